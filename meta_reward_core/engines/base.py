@@ -1,0 +1,88 @@
+"""The one seam of the method: an engine turns conversations into completions.
+
+An engine knows nothing of rubrics, scores or pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the form that chat templates take."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Conversation = list[Message]
+
+FinishReason = Literal["stop", "length", "refused"]
+"""`stop`: the model ended its reply. `length`: the token limit cut it off. `refused`: the
+engine could not take the prompt (it is too long); the completion's `refusal` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Raw text of an engine, before anything reads a meaning into it.
+
+    Attributes:
+        text: the reply, without special tokens; empty when refused.
+        tokens: how many tokens were generated (the end token included).
+        finish_reason: why the reply ended.
+        refusal: the engine's reason when it refused the prompt.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy decoding.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the most likely token.
+        top_p: nucleus: the smallest set of tokens whose probability reaches it.
+        max_new_tokens: limit of one reply, in tokens.
+    """
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+Progress = Callable[[int, int], None]
+"""Called with (completions done, tokens generated so far) while an engine works."""
+
+
+class Engine(Protocol):
+    """Where tokens come from."""
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Draw `n` completions for each conversation.
+
+        The same engine, conversations, sampling and seed give the same completions on a CPU.
+
+        Returns:
+            One list per conversation, in order, each with exactly `n` completions.
+
+        Raises:
+            EngineError: the engine failed as a whole. A single prompt it cannot take is not
+                an error: its completions carry `finish_reason="refused"`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory. The engine cannot be used afterwards."""
+        ...

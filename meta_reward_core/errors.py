@@ -1,0 +1,95 @@
+"""The one error tree, named by the boundary that was crossed.
+
+MetaRewardError
+├── InputError            what a person gave us is wrong
+│   ├── RecipeError         a recipe file, key or value
+│   ├── PromptFileError     a file of prompts
+│   ├── ModelFolderError    a model that may not or cannot be loaded
+│   └── TemplateError       a prompt template
+├── EngineError           a model could not produce tokens
+├── TrainingError         a training refused to start, or went wrong
+├── ArtifactError         files of an experiment
+│   ├── StorageFullError    no room for what is to be written
+│   └── DamagedArtifactError  bytes differ from what the manifest promises
+├── ExperimentBusyError   another process works on the same experiment
+└── NoPairsError          an iteration ended without one preference pair
+"""
+
+from typing import ClassVar
+
+
+class MetaRewardError(Exception):
+    """Base of everything this project raises on purpose.
+
+    Attributes:
+        retryable: whether the same call may succeed later without a change by a person.
+        exit_code: what a command exits with when this error ends it.
+    """
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(MetaRewardError):
+    """What a person gave us is wrong; the message says where and what to do."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe file, key or value is wrong."""
+
+
+class PromptFileError(InputError):
+    """A file of prompts is missing, unreadable or holds no prompt."""
+
+
+class ModelFolderError(InputError):
+    """A model folder is absent, incomplete, unsafe or outside the allowed root."""
+
+
+class TemplateError(InputError):
+    """A prompt template misses a placeholder or names an unknown one."""
+
+
+class EngineError(MetaRewardError):
+    """A model could not produce tokens."""
+
+    retryable = True
+
+
+class TrainingError(MetaRewardError):
+    """A training refused to start, diverged, or lost rows."""
+
+
+class ArtifactError(MetaRewardError):
+    """The files of an experiment are not as they should be."""
+
+
+class StorageFullError(ArtifactError):
+    """There is no room for what is to be written."""
+
+    retryable = True
+    exit_code = 4
+
+
+class DamagedArtifactError(ArtifactError):
+    """The bytes of a file differ from what its manifest promises."""
+
+    retryable = True
+
+
+class ExperimentBusyError(MetaRewardError):
+    """Another process works on the same experiment."""
+
+    retryable = True
+    exit_code = 5
+
+
+class NoPairsError(MetaRewardError):
+    """An iteration ended without one preference pair: there is nothing to train on.
+
+    A finding about the data, not a fault; it has an exit code of its own.
+    """
+
+    exit_code = 3
