@@ -1,0 +1,173 @@
+"""Files hold the work: each is written whole, once, and the first writer wins.
+
+This module knows bytes, names and hashes. What the tables mean stands in `tables`, when a shard
+is done in `shards`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from meta_reward_core.errors import ArtifactError, StorageFullError
+
+_TEMPORARY = ".partial-"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def sha256_of(data: bytes) -> str:
+    """Hash bytes; hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Hash a value that JSON can express, independent of the order of its keys."""
+    return sha256_of(canonical_json(value))
+
+
+def canonical_json(value: Any) -> bytes:
+    """Write JSON that is the same bytes for the same value, and readable."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+class ArtifactStore:
+    """A folder of artifacts at any fsspec address; paths inside are relative, with `/`.
+
+    Args:
+        url: a local folder, or an address such as `s3://bucket/folder`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._fs, root = fsspec.core.url_to_fs(url)
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Full path of an artifact on its file system."""
+        return f"{self.root}/{name}"
+
+    def local_path(self, name: str) -> Path:
+        """Path on this machine.
+
+        Raises:
+            ArtifactError: the store is remote.
+        """
+        if not self.is_local:
+            raise ArtifactError(f"{self.path(name)} is not on this machine")
+        return Path(self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Say whether an artifact of this name exists."""
+        return bool(self._fs.exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        """Read an artifact.
+
+        Raises:
+            ArtifactError: there is none of this name, or it cannot be read.
+        """
+        try:
+            return bytes(self._fs.cat_file(self.path(name)))
+        except OSError as error:
+            raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in a folder, sorted; none if there is no such folder."""
+        try:
+            entries = self._fs.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]
+        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write an artifact unless one of this name exists; nobody ever sees half of it.
+
+        Returns:
+            True if this call wrote it, False if it was there.
+
+        Raises:
+            StorageFullError: there is no room.
+            ArtifactError: it cannot be written for another reason.
+        """
+        try:
+            if self.is_local:
+                return _link_into_place(Path(self.path(name)), data)
+            self._fs.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _storage_error(error, self.path(name)) from error
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove an artifact, or a whole folder of them; a missing one is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self.path(name), recursive=True)
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left half-written (local stores)."""
+        if self.is_local and Path(self.root).is_dir():
+            for left in Path(self.root).rglob(f"{_TEMPORARY}*"):
+                left.unlink(missing_ok=True)
+
+
+def _storage_error(error: OSError, path: str) -> ArtifactError:
+    if error.errno in _FULL:
+        return StorageFullError(
+            f"no room left while writing {path}: free space, or move "
+            "META_REWARD_ARTIFACT_ROOT, and run the same command again"
+        )
+    return ArtifactError(f"cannot write {path}: {error}")
+
+
+def _link_into_place(target: Path, data: bytes) -> bool:
+    """Write beside the target, then link: a rename would let the LAST writer win."""
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        _write_durably(temporary, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        _sync_folder(target.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turn the operating system's "no space" into our error, for writers that are not ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _storage_error(error, str(path)) from error
+        raise

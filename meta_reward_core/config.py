@@ -1,0 +1,268 @@
+"""The shape of a recipe: every value of the method, with its unit, bounds and source.
+
+A recipe is validated once, at the edge. Below `iteration`, functions take the values they need.
+This module reads no files; `meta_reward_core.recipes` does.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from meta_reward_core.records import PairKind
+from meta_reward_core.training.settings import DpoSettings
+
+PAPER = "Wu et al. 2024, arXiv 2407.19594"
+SECONDARY = "secondary texts on Wu et al. 2024"
+OURS = "our choice; the paper is silent"
+
+Value = TypeVar("Value")
+
+
+def at_iteration(schedule: "list[Value] | Value", iteration: int) -> Value:
+    """Read a per-iteration schedule: a single value holds always, a list by iteration from 1.
+
+    Past the end of a list its last value goes on.
+    """
+    if isinstance(schedule, list):
+        value: Value = schedule[min(iteration, len(schedule)) - 1]
+        return value
+    return schedule
+
+
+def value(
+    default: Any,
+    text: str,
+    *,
+    source: str,
+    unit: str = "",
+    **bounds: Any,
+) -> Any:
+    """Declare one value of a recipe with what a person needs to know about it."""
+    extra = {"unit": unit, "source": source}
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+NonEmpty = Annotated[list[Value], Field(min_length=1)]
+
+
+class SampleRecipe(Section):
+    """Which instructions of the pool an iteration works on."""
+
+    prompts: int = value(
+        5000, "Instructions drawn for one iteration.", source=PAPER, unit="prompts", ge=1
+    )
+    allow_reuse: bool = value(
+        default=False,
+        text="May an instruction serve in more than one iteration? Without it, a pool that is too "
+        "small is refused.",
+        source=PAPER,
+    )
+
+
+class SamplingRecipe(Section):
+    """How tokens are drawn in one role."""
+
+    temperature: float = value(
+        0.8, "Divides the logits; 0 is greedy.", source=PAPER, ge=0.0, le=5.0
+    )
+    top_p: float = value(0.95, "Probability kept by nucleus sampling.", source=PAPER, gt=0, le=1)
+    max_new_tokens: int = value(
+        1024, "Limit of one reply.", source=OURS, unit="tokens", ge=1, le=131_072
+    )
+
+
+class ActorRecipe(SamplingRecipe):
+    """The actor answers instructions."""
+
+    samples: int = value(7, "Responses for each instruction (K).", source=PAPER, ge=2, le=256)
+    system_prompt: str | None = value(
+        None, "A system message before every instruction.", source=OURS
+    )
+
+
+class JudgeRecipe(SamplingRecipe):
+    """The judge scores responses."""
+
+    samples: int = value(11, "Judgments for each response (N).", source=PAPER, ge=1, le=256)
+    template: str = value(
+        "judge", "Prompt template: a shipped name or a file.", source="Yuan et al. 2024, rubric"
+    )
+    rubric: str = value("rubric", "The rubric that {rubric} stands for.", source=OURS)
+    min_valid_judgments: int = value(
+        1, "A response with fewer readable scores stays unscored.", source=OURS, ge=1
+    )
+
+
+class PairingRecipe(Section):
+    """Which responses become the chosen and the rejected one."""
+
+    rho: NonEmpty[Share] | Share = value(
+        [0.0, 0.32, 0.32, 0.40],
+        "Width of the tiers within which length decides; by iteration. 0 is best against worst.",
+        source=f"{PAPER}; iterations 1 to 3 from {SECONDARY}",
+    )
+    max_chosen_chars: NonEmpty[Positive | None] | Positive | None = value(
+        [2500, None],
+        "A longer chosen response gives no pair; by iteration.",
+        source=SECONDARY,
+        unit="characters",
+    )
+    length_unit: Literal["characters", "tokens"] = value(
+        "characters", "How the length of a response is measured.", source="AlpacaEval"
+    )
+
+
+class MetaJudgeRecipe(SamplingRecipe):
+    """The meta-judge compares two judgments of one response."""
+
+    template: str = value("meta_judge", "Prompt template: a shipped name or a file.", source=PAPER)
+    max_judgments: int | None = value(
+        None,
+        "At most so many different judgments of a response battle, the first by sample. "
+        "None: all of them.",
+        source=OURS,
+        ge=2,
+    )
+    max_chosen_judgment_chars: NonEmpty[Positive | None] | Positive | None = value(
+        [1100, 1000],
+        "A longer winning judgment gives no pair; by iteration.",
+        source=SECONDARY,
+        unit="characters",
+    )
+    elo_prior: float = value(
+        1e-4,
+        "Weight of the squared ratings in the Elo fit: it makes the optimum finite and unique.",
+        source=OURS,
+        gt=0,
+        le=1,
+    )
+    hide_score_line: bool = value(
+        default=False,
+        text="Remove the judges' score lines before the meta-judge reads them (against its "
+        "preference for the higher score).",
+        source=OURS,
+    )
+    max_score_gap: float | None = value(
+        None,
+        "Only judgments whose scores differ by no more than this battle.",
+        source=OURS,
+        unit="points",
+        ge=0,
+        le=5,
+    )
+    max_pair_share: float | None = value(
+        None,
+        "Judge pairs are at most this share of all pairs (against a judge that always says 5).",
+        source="NeMo-Aligner's documentation",
+        gt=0,
+        lt=1,
+    )
+
+
+class EngineRecipe(Section):
+    """Where tokens come from."""
+
+    kind: Literal["transformers", "scripted"] = value(
+        "transformers", "The engine. `scripted` is for tests of the plumbing.", source=OURS
+    )
+    device: str = value("auto", "auto, cpu, cuda or cuda:<n>.", source=OURS)
+    dtype: Literal["float32", "bfloat16", "float16"] = value(
+        "float32", "Number format of the weights while generating.", source=OURS
+    )
+    threads: int | None = value(
+        None,
+        "CPU threads of torch. Part of the recipe because sums depend on it: with it, the same "
+        "seed gives the same bytes.",
+        source=OURS,
+        unit="threads",
+        ge=1,
+        le=1024,
+    )
+    batch_tokens: int = value(
+        65_536,
+        "Budget of one decoding batch: sequences times their longest length.",
+        source=OURS,
+        unit="tokens",
+        ge=64,
+    )
+    max_model_tokens: int | None = value(
+        None, "Longest prompt plus reply; None: what the model says.", source=OURS, unit="tokens"
+    )
+
+
+class EvaluationRecipe(Section):
+    """What is measured after training. Nothing of it reaches training."""
+
+    oracle: Literal["miniature"] | None = value(
+        None, "A program that knows the truth; only the miniature world has one.", source=OURS
+    )
+    prompts: int = value(120, "Held-out instructions.", source=OURS, unit="prompts", ge=1)
+    judge_items: int = value(
+        100, "Held-out responses of known quality that are judged.", source=OURS, ge=2
+    )
+    judgments: int = value(5, "Judgments for each of those.", source=OURS, ge=1)
+    comparisons: int = value(
+        100, "Held-out pairs of judgments that the meta-judge compares.", source=OURS, ge=2
+    )
+
+
+class Recipe(Section):
+    """A whole experiment's settings; the default values are the paper's."""
+
+    name: str = Field(description="What people call it.", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    description: str = Field("", description="One sentence for lists.")
+    world: Literal["miniature"] | None = value(
+        None, "A synthetic world that supplies prompts and a seed model.", source=OURS
+    )
+    model: str | None = value(
+        None, "The seed model M0: a folder or a Hugging Face id.", source=PAPER
+    )
+    iterations: int = value(4, "How many iterations the schedule covers.", source=PAPER, ge=1)
+    pair_kinds: NonEmpty[NonEmpty[PairKind]] = value(
+        [["actor", "judge"], ["actor", "judge"], ["actor"], ["actor"]],
+        "Which pairs train; by iteration.",
+        source=PAPER,
+    )
+    shard_prompts: int = value(
+        64, "Prompts of one shard: the unit of work that is claimed, stored and repeated.",
+        source=OURS, unit="prompts", ge=1,
+    )  # fmt: skip
+    sample: SampleRecipe = SampleRecipe()
+    actor: ActorRecipe = ActorRecipe()
+    judge: JudgeRecipe = JudgeRecipe()
+    pairing: PairingRecipe = PairingRecipe()
+    meta_judge: MetaJudgeRecipe = MetaJudgeRecipe()
+    training: DpoSettings = DpoSettings()
+    engine: EngineRecipe = EngineRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @model_validator(mode="after")
+    def _check_across_sections(self) -> Self:
+        if self.judge.min_valid_judgments > self.judge.samples:
+            raise ValueError(
+                f"judge.min_valid_judgments is {self.judge.min_valid_judgments}, but only "
+                f"judge.samples = {self.judge.samples} judgments are made"
+            )
+        if self.evaluation.oracle == "miniature" and self.world != "miniature":
+            raise ValueError("evaluation.oracle: miniature needs world: miniature")
+        return self
+
+    def trains_on(self, kind: PairKind, iteration: int) -> bool:
+        """Say whether pairs of this kind are scheduled in this iteration (counted from 1)."""
+        return kind in at_iteration(list(self.pair_kinds), iteration)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every value, in hexadecimal."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()

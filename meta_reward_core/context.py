@@ -1,0 +1,116 @@
+"""What a stage may know (`IterationContext`) and what it may use (`Tools`)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from meta_reward_core.artifacts import digest_of
+from meta_reward_core.config import EngineRecipe, Recipe
+from meta_reward_core.engines.base import Engine, Progress
+from meta_reward_core.shards import IterationFiles
+from meta_reward_core.templates import PromptTemplate
+
+_RECORDED_PACKAGES = ("meta-reward", "torch", "transformers", "trl", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model folder on this machine and the hash of what is in it."""
+
+    name: str
+    folder: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The words in which judge and meta-judge are asked, as the experiment keeps them."""
+
+    judge: PromptTemplate
+    meta_judge: PromptTemplate
+    rubric: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all the words."""
+        return digest_of([self.judge.text, self.meta_judge.text, self.rubric])
+
+
+@dataclass(frozen=True, slots=True)
+class IterationContext:
+    """Everything that the stages of iteration `number` are functions of.
+
+    Attributes:
+        number: t, from 1.
+        model: M_{t-1}: actor, judge, meta-judge, starting point and reference.
+        pool: the experiment's instructions, as files of the pseudo-iteration 0.
+        earlier: the files of the iterations before, in order.
+    """
+
+    number: int
+    recipe: Recipe
+    templates: Templates
+    seed: int
+    model: Model
+    files: IterationFiles
+    pool: IterationFiles
+    earlier: tuple[IterationFiles, ...]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where M_t lies, or will."""
+        return self.files.store.local_path(f"{self.files.folder}/checkpoint")
+
+
+EngineLoader = Callable[[Path, EngineRecipe], Engine]
+
+
+class Tools:
+    """What a process lends to the stages it runs: one loaded engine, a scratch folder, an ear.
+
+    Args:
+        load_engine: makes an engine of a model folder.
+        scratch: a private folder; the trainer keeps its own state there while it works.
+        progress: told (done, tokens) while an engine generates.
+        on_log: told each row of the training log.
+    """
+
+    def __init__(
+        self,
+        *,
+        load_engine: EngineLoader,
+        scratch: Path,
+        progress: Progress | None = None,
+        on_log: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        self.scratch = scratch
+        self.progress = progress
+        self.on_log = on_log
+        self._load_engine = load_engine
+        self._loaded: tuple[str, Engine] | None = None
+
+    def engine(self, model: Model, recipe: EngineRecipe) -> Engine:
+        """Return the engine of a model, loading it only if another one was loaded."""
+        if self._loaded is not None and self._loaded[0] == model.sha256:
+            return self._loaded[1]
+        self.release_engine()
+        self._loaded = (model.sha256, self._load_engine(model.folder, recipe))
+        return self._loaded[1]
+
+    def release_engine(self) -> None:
+        """Free the loaded model's memory; a training must have the device to itself."""
+        if self._loaded is not None:
+            self._loaded[1].close()
+            self._loaded = None
+
+    @staticmethod
+    def packages() -> dict[str, str]:
+        """Versions of the packages that results depend on."""
+        return dict(_installed_versions())
+
+
+@cache
+def _installed_versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in _RECORDED_PACKAGES)

@@ -1,0 +1,73 @@
+"""An engine whose answers are written by the caller: for tests and demonstrations, no model.
+
+It knows no tokenizer: a token is a word between blanks.
+"""
+
+from collections.abc import Callable, Sequence
+
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    FinishReason,
+    Progress,
+    Sampling,
+)
+from meta_reward_core.errors import EngineError
+
+Reply = str | tuple[str, FinishReason]
+Script = Callable[[Conversation, int, int], Reply]
+"""Called with (conversation, sample index, seed); returns a text, or a text and why it ended."""
+
+
+class ScriptedEngine:
+    """Answers from a script. The same conversation, sample index and seed give the same reply.
+
+    Attributes:
+        calls: how many completions have been asked for since construction.
+    """
+
+    def __init__(self, script: Script) -> None:
+        """Keep the script; nothing is loaded."""
+        self.calls = 0
+        self._script = script
+        self._closed = False
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Ask the script `n` times for each conversation. See `Engine.sample`."""
+        if self._closed:
+            raise EngineError("This engine is closed: make a new one.")
+        answers: list[list[Completion]] = []
+        for conversation in conversations:
+            answers.append(
+                [self._answer(conversation, index, sampling, seed) for index in range(n)]
+            )
+            if progress is not None:
+                progress(len(answers) * n, sum(c.tokens for row in answers for c in row))
+        return answers
+
+    def close(self) -> None:
+        """Refuse every later call, as an engine that holds a model would have to."""
+        self._closed = True
+
+    def _answer(
+        self, conversation: Conversation, index: int, sampling: Sampling, seed: int
+    ) -> Completion:
+        """One completion; a text of more than `max_new_tokens` words is cut off there."""
+        self.calls += 1
+        reply = self._script(conversation, index, seed)
+        text, reason = (reply, None) if isinstance(reply, str) else reply
+        if reason == "refused":
+            return Completion(text="", tokens=0, finish_reason="refused", refusal=text)
+        words = text.split()
+        if reason is None and len(words) > sampling.max_new_tokens:
+            text, reason = " ".join(words[: sampling.max_new_tokens]), "length"
+        tokens = min(len(words), sampling.max_new_tokens)
+        return Completion(text=text, tokens=tokens, finish_reason=reason or "stop")

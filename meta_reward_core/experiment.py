@@ -1,0 +1,245 @@
+"""An experiment on disk: its recipe, words, seed, instructions and lineage M0 -> M1 -> ...
+
+`experiment.json` is written once, when the experiment begins; from then on it is the truth about
+the experiment's settings, whatever happens to the recipe files it came from.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from meta_reward_core.artifacts import ArtifactStore, canonical_json
+from meta_reward_core.config import Recipe
+from meta_reward_core.context import IterationContext, Model, Templates
+from meta_reward_core.errors import ArtifactError, ExperimentBusyError, InputError
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.prompt_files import PromptFile
+from meta_reward_core.recipes import parse_recipe
+from meta_reward_core.shards import IterationFiles, Work, shard_key
+from meta_reward_core.tables import table_of
+from meta_reward_core.templates import PromptTemplate, load_template
+
+_JUDGE_PLACES = frozenset({"instruction", "response"})
+_META_JUDGE_PLACES = frozenset({"instruction", "response", "judgment_a", "judgment_b"})
+
+
+def load_templates(recipe: Recipe) -> Templates:
+    """Read the words that a recipe names.
+
+    Raises:
+        TemplateError: a file is missing, or lacks a place that it must have.
+    """
+    return Templates(
+        judge=load_template(recipe.judge.template, required=_JUDGE_PLACES),
+        meta_judge=load_template(recipe.meta_judge.template, required=_META_JUDGE_PLACES),
+        rubric=load_template(recipe.judge.rubric).text,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment that exists on disk.
+
+    Attributes:
+        seed_model: M0, as it was when the experiment began.
+    """
+
+    name: str
+    recipe: Recipe
+    templates: Templates
+    seed: int
+    seed_model: Model
+    store: ArtifactStore
+
+    def files(self, number: int) -> IterationFiles:
+        """Open the files of an iteration; number 0 holds the pool of instructions."""
+        return IterationFiles(self.store, f"{self.name}/iteration-{number}")
+
+    def model(self, number: int) -> Model:
+        """Find M_number.
+
+        Raises:
+            ArtifactError: it has not been made.
+        """
+        if number == 0:
+            return self.seed_model
+        files = self.files(number)
+        manifest = files.manifest("train")
+        if manifest is None or manifest.checkpoint is None:
+            raise ArtifactError(
+                f"M{number} of experiment {self.name!r} has not been made: "
+                f"run iteration {number} first"
+            )
+        folder = self.store.local_path(f"{files.folder}/checkpoint")
+        return Model(f"M{number}", folder, manifest.checkpoint)
+
+    def context(self, number: int) -> IterationContext:
+        """Gather what the stages of an iteration are functions of."""
+        return IterationContext(
+            number=number,
+            recipe=self.recipe,
+            templates=self.templates,
+            seed=self.seed,
+            model=self.model(number - 1),
+            files=self.files(number),
+            pool=self.files(0),
+            earlier=tuple(self.files(earlier) for earlier in range(1, number)),
+        )
+
+    def finished_iterations(self) -> int:
+        """Count the iterations from the first that are finished without a gap."""
+        number = 0
+        while self.store.exists(f"{self.name}/iteration-{number + 1}/manifest.json"):
+            number += 1
+        return number
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine away; the lock dies with its process.
+
+        Raises:
+            ExperimentBusyError: another process holds it.
+        """
+        path = self.store.local_path(f"{self.name}/.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ExperimentBusyError(
+                f"another process is running experiment {self.name!r}: "
+                "wait for it, or stop it and run this command again"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def begin_experiment(
+    store: ArtifactStore,
+    name: str,
+    *,
+    recipe: Recipe,
+    seed: int,
+    seed_model: Model,
+    prompts: PromptFile,
+) -> Experiment:
+    """Write a new experiment: first its instructions, last `experiment.json`.
+
+    Raises:
+        InputError: an experiment of this name exists.
+        StorageFullError: there is no room.
+    """
+    templates = load_templates(recipe)
+    experiment = Experiment(name, recipe, templates, seed, seed_model, store)
+    if store.exists(f"{name}/experiment.json"):
+        raise InputError(f"an experiment {name!r} exists already: choose another name")
+    _write_pool(experiment.files(0), prompts)
+    description = {
+        "name": name,
+        "recipe": recipe.model_dump(mode="json"),
+        "templates": {
+            "judge": templates.judge.text,
+            "meta_judge": templates.meta_judge.text,
+            "rubric": templates.rubric,
+        },
+        "seed": seed,
+        "seed_model": {"folder": str(seed_model.folder), "sha256": seed_model.sha256},
+        "prompts": len(prompts.prompts),
+    }
+    store.put_if_absent(f"{name}/experiment.json", canonical_json(description))
+    return experiment
+
+
+def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
+    rows = [
+        {
+            "prompt_id": prompt.prompt_id,
+            "text": prompt.text,
+            "extra": _extra(prompts.extra.get(prompt.prompt_id)),
+        }
+        for prompt in prompts.prompts
+    ]
+    files.discard("pool", 0, ["prompts"])
+    work = Work({("prompts", 0): table_of("prompts", rows)}, {"prompts": len(rows)})
+    files.publish("pool", 0, key=shard_key(stage="pool"), work=work, packages={})
+
+
+def _extra(values: Mapping[str, Any] | None) -> str | None:
+    return json.dumps(values, ensure_ascii=False, default=str) if values else None
+
+
+def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
+    """Open an experiment that exists, or return None.
+
+    Raises:
+        ArtifactError: its description cannot be read, or its seed model changed or is gone.
+    """
+    if not store.exists(f"{name}/experiment.json"):
+        return None
+    found = json.loads(store.read(f"{name}/experiment.json"))
+    words = found["templates"]
+    experiment = Experiment(
+        name=name,
+        recipe=parse_recipe(found["recipe"], origin=f"{name}/experiment.json"),
+        templates=Templates(
+            judge=PromptTemplate("judge", words["judge"]),
+            meta_judge=PromptTemplate("meta_judge", words["meta_judge"]),
+            rubric=words["rubric"],
+        ),
+        seed=found["seed"],
+        seed_model=Model("M0", Path(found["seed_model"]["folder"]), found["seed_model"]["sha256"]),
+        store=store,
+    )
+    _check_seed_model(experiment)
+    return experiment
+
+
+def _check_seed_model(experiment: Experiment) -> None:
+    model = experiment.seed_model
+    if not model.folder.is_dir():
+        raise ArtifactError(
+            f"the seed model of experiment {experiment.name!r} is gone: {model.folder}. "
+            "Put it back, or begin another experiment"
+        )
+    if hash_model_folder(model.folder) != model.sha256:
+        raise ArtifactError(
+            f"the seed model of experiment {experiment.name!r} has changed since the experiment "
+            f"began: {model.folder}. Restore it, or begin another experiment"
+        )
+
+
+def check_same_settings(experiment: Experiment, *, recipe: Recipe, seed: int | None) -> None:
+    """Refuse to go on with an experiment under other settings than it began with.
+
+    Raises:
+        InputError: naming each difference.
+    """
+    old, new = (_flat(item.model_dump(mode="json")) for item in (experiment.recipe, recipe))
+    differences = [
+        f"  {key}: it began with {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+    if seed is not None and seed != experiment.seed:
+        differences.append(f"  seed: it began with {experiment.seed}, now {seed}")
+    if differences:
+        raise InputError(
+            f"experiment {experiment.name!r} was begun with other settings; "
+            "use another --experiment name, or leave these as they were:\n" + "\n".join(differences)
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in values.items():
+        flat |= (
+            _flat(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {prefix + key: entry}
+        )
+    return flat

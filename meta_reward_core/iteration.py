@@ -1,0 +1,154 @@
+r"""The paper's algorithm on one page: the ordered stages of one iteration.
+
+    prompts -> responses -> judgments, scores -> actor pairs
+                              \-> battles -> ratings -> judge pairs
+    actor pairs + judge pairs -> M_t -> evaluation
+
+Every way to run an iteration (the command line, the in-process command, workers) drives this
+declaration; none of them knows an order of its own. A shard is a pure function of the recipe,
+the model, its inputs and the seed, so whoever runs it gets the same bytes.
+
+Source: Wu et al. 2024, section 2 and algorithm 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from meta_reward_core import steps
+from meta_reward_core.context import IterationContext, Tools
+from meta_reward_core.shards import ShardManifest, Work, shard_key
+
+Resource = Literal["cpu", "engine", "trainer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the paper, split into shards.
+
+    Attributes:
+        reads: tables of this iteration that the step reads.
+        part_by_part: shard k reads only part k of its tables; otherwise one shard reads all.
+        resource: what a shard needs: nothing, a model that generates, or a training.
+        run: makes the tables of one shard.
+        scheduled: whether this iteration has the step at all.
+    """
+
+    name: str
+    title: str
+    reads: tuple[str, ...]
+    part_by_part: bool
+    resource: Resource
+    run: Callable[[IterationContext, int, Tools], Work]
+    scheduled: Callable[[IterationContext], bool] = lambda context: True  # noqa: ARG005
+
+    def plan_shards(self, context: IterationContext) -> int:
+        """Say into how many shards the step falls, once the steps before it are finished."""
+        return len(context.files.part_numbers("prompts")) if self.part_by_part else 1
+
+    def key(self, context: IterationContext, shard: int) -> str:
+        """Hash everything that the shard is made from."""
+        part = shard if self.part_by_part else None
+        return shard_key(
+            stage=self.name,
+            shard=shard,
+            recipe=context.recipe.sha256,
+            templates=context.templates.sha256,
+            seed=context.seed,
+            iteration=context.number,
+            model=None if self.resource == "cpu" else context.model.sha256,
+            inputs=context.files.inputs_digest(self.reads, part),
+            earlier=steps.earlier_inputs(context) if not self.reads else None,
+        )
+
+    def finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
+        """Return the shard's manifest if it is done, undamaged and still made from these inputs."""
+        return context.files.finished(self.name, shard, self.key(context, shard))
+
+    def run_shard(self, context: IterationContext, shard: int, tools: Tools) -> ShardManifest:
+        """Make the shard anew and publish it, whatever an earlier attempt has left."""
+        key = self.key(context, shard)
+        context.files.discard(self.name, shard, steps.leftovers(self.name, shard))
+        work = self.run(context, shard, tools)
+        return context.files.publish(
+            self.name, shard, key=key, work=work, packages=tools.packages()
+        )
+
+
+def _has_judge_pairs(context: IterationContext) -> bool:
+    return context.recipe.trains_on("judge", context.number)
+
+
+def _has_actor_pairs(context: IterationContext) -> bool:
+    return context.recipe.trains_on("actor", context.number)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "sample",
+        "Draw this iteration's instructions",
+        reads=(),
+        part_by_part=False,
+        resource="cpu",
+        run=steps.sample,
+    ),
+    Stage(
+        "generate",
+        "The actor answers each instruction K times",
+        reads=("prompts",),
+        part_by_part=True,
+        resource="engine",
+        run=steps.generate,
+    ),
+    Stage(
+        "judge",
+        "The judge scores each response N times",
+        reads=("prompts", "responses"),
+        part_by_part=True,
+        resource="engine",
+        run=steps.judge,
+    ),
+    Stage(
+        "pair_actor",
+        "Best against worst response, length-controlled",
+        reads=("prompts", "responses", "scores"),
+        part_by_part=False,
+        resource="cpu",
+        run=steps.pair_actor,
+        scheduled=_has_actor_pairs,
+    ),
+    Stage(
+        "meta_judge",
+        "The meta-judge compares judgments, in both orders",
+        reads=("prompts", "responses", "judgments", "scores"),
+        part_by_part=True,
+        resource="engine",
+        run=steps.meta_judge,
+        scheduled=_has_judge_pairs,
+    ),
+    Stage(
+        "pair_judge",
+        "Elo, then best against worst judgment",
+        reads=("prompts", "responses", "judgments", "scores", "battles", "actor_pairs"),
+        part_by_part=False,
+        resource="cpu",
+        run=steps.pair_judge,
+        scheduled=_has_judge_pairs,
+    ),
+    Stage(
+        "train",
+        "DPO from M_{t-1}, against M_{t-1}",
+        reads=("actor_pairs", "judge_pairs"),
+        part_by_part=False,
+        resource="trainer",
+        run=steps.train,
+    ),
+    Stage(
+        "evaluate",
+        "Measure what came of it",
+        reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
+        part_by_part=False,
+        resource="engine",
+        run=steps.evaluate,
+    ),
+)

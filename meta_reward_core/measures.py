@@ -1,0 +1,496 @@
+"""What an iteration looks like from above: spread of points, biases, lengths, and alarms.
+
+Pure functions of records and columns. The mean of nothing is None, never 0. Shares are in
+[0, 1], lengths in characters unless named otherwise.
+
+Source: arXiv 2407.19594, section 4 (score, position and length bias of judge and meta-judge).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from scipy.stats import spearmanr
+
+from meta_reward_core.parsing import MAX_POINTS
+from meta_reward_core.records import Battle, Dropped, Judgment, PairKind, ResponseScore
+
+BIN_WIDTH: Final = 0.5
+
+HISTOGRAM_BINS: Final = tuple(k * BIN_WIDTH for k in range(int(MAX_POINTS / BIN_WIDTH) + 1))
+"""Where each bin begins: [0, .5), [.5, 1), ... [4.5, 5), and exactly 5 alone, because a judge
+that collapses piles up there."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeMeasures:
+    """How the judge used its points.
+
+    Attributes:
+        judgments: how many were written.
+        scored: how many carry points.
+        parse_rate: scored / judgments.
+        mean: of the points.
+        histogram: count per bin of `HISTOGRAM_BINS`.
+        entropy_bits: of the histogram; 0 for one value only, at most log2(11) = 3.46.
+        share_at_max: share of the points that are exactly 5.
+        unscored: count per reason, most frequent first.
+    """
+
+    judgments: int
+    scored: int
+    parse_rate: float | None
+    mean: float | None
+    histogram: tuple[int, ...]
+    entropy_bits: float | None
+    share_at_max: float | None
+    unscored: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MetaJudgeMeasures:
+    """How the meta-judge decided. "Decided" means a verdict A or B; ties and unparsed are not.
+
+    Attributes:
+        battles: orders fought.
+        decided: how many named a winner.
+        ties: stated ties.
+        parse_rate: readable verdicts (ties among them) / battles.
+        won_by_first: share of decided battles that the judgment shown first won.
+        won_by_second: the rest of them.
+        both_orders: pairs of judgments with a readable verdict in both orders.
+        inconsistency: share of those whose two verdicts name different outcomes.
+        unequal_scores: decided battles of judgments with different points.
+        won_by_higher_score: share of those that the higher points won.
+        unequal_lengths: decided battles of judgments of different length.
+        won_by_longer: share of those that the longer judgment won.
+        unparsed: count per reason, most frequent first.
+    """
+
+    battles: int
+    decided: int
+    ties: int
+    parse_rate: float | None
+    won_by_first: float | None
+    won_by_second: float | None
+    both_orders: int
+    inconsistency: float | None
+    unequal_scores: int
+    won_by_higher_score: float | None
+    unequal_lengths: int
+    won_by_longer: float | None
+    unparsed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PairMeasures:
+    """The pairs of one kind. pairs + dropped = prompts.
+
+    Attributes:
+        dropped: count per reason, most frequent first.
+        yield_rate: pairs / prompts.
+        chosen_chars: mean length of the chosen texts.
+        rejected_chars: mean length of the rejected texts.
+    """
+
+    kind: PairKind
+    pairs: int
+    dropped: dict[str, int]
+    yield_rate: float | None
+    chosen_chars: float | None
+    rejected_chars: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IterationMeasures:
+    """All that the alarms look at; a part that was not measured is None or absent.
+
+    Attributes:
+        response_chars: mean length of the responses.
+        score_length_correlation: Spearman of a response's mean score with its length.
+        pairs: per scheduled kind.
+    """
+
+    judge: JudgeMeasures | None = None
+    meta_judge: MetaJudgeMeasures | None = None
+    pairs: tuple[PairMeasures, ...] = ()
+    response_chars: float | None = None
+    score_length_correlation: float | None = None
+
+
+AlarmName = Literal[
+    "judge_collapse",
+    "judge_drift",
+    "judgments_unreadable",
+    "verdicts_unreadable",
+    "too_few_pairs",
+    "length_growth",
+    "one_position_won_everything",
+    "meta_judge_follows_score",
+    "meta_judge_inconsistent",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that went wrong in an iteration, for people: what is the case, what to try."""
+
+    name: AlarmName
+    sentence: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmLimits:
+    """When an alarm rings. Our choices, not the paper's.
+
+    Attributes:
+        share_in_one_bin: largest share of the points in one bin of the histogram.
+        entropy_bits: smallest entropy of the points.
+        mean_drift: largest change of the mean points from the iteration before.
+        parse_rate: smallest share of readable replies.
+        yield_rate: smallest share of prompts with a pair.
+        length_growth: largest ratio of the mean response length to the iteration before.
+        higher_score_share: largest share of battles won by the higher points.
+        inconsistency: largest share of pairs decided differently in the two orders.
+        least_count: fewer points, battles or pairs than this say nothing about a spread or a bias.
+    """
+
+    share_in_one_bin: float = 0.8
+    entropy_bits: float = 1.0
+    mean_drift: float = 0.75
+    parse_rate: float = 0.9
+    yield_rate: float = 0.1
+    length_growth: float = 1.25
+    higher_score_share: float = 0.9
+    inconsistency: float = 0.5
+    least_count: int = 20
+
+
+def mean_of(values: Iterable[float]) -> float | None:
+    """Arithmetic mean; None of nothing."""
+    collected = list(values)
+    return math.fsum(collected) / len(collected) if collected else None
+
+
+def score_histogram(scores: Iterable[float]) -> tuple[int, ...]:
+    """Count of the points in each bin of `HISTOGRAM_BINS`.
+
+    Raises:
+        ValueError: points outside [0, 5].
+    """
+    counts = [0] * len(HISTOGRAM_BINS)
+    for score in scores:
+        if not 0 <= score <= MAX_POINTS:
+            raise ValueError(f"Points must lie between 0 and {MAX_POINTS:g}, not {score}.")
+        counts[int(score / BIN_WIDTH)] += 1
+    return tuple(counts)
+
+
+def entropy_bits(counts: Sequence[int]) -> float | None:
+    """Shannon entropy of a histogram in bits; None when it is empty."""
+    total = sum(counts)
+    if total == 0:
+        return None
+    shares = [count / total for count in counts if count]
+    return abs(math.fsum(share * math.log2(share) for share in shares))
+
+
+def measure_judge(judgments: Iterable[Judgment]) -> JudgeMeasures:
+    """Spread and readability of the judge's points."""
+    judged = list(judgments)
+    scores = [judgment.score for judgment in judged if judgment.score is not None]
+    histogram = score_histogram(scores)
+    return JudgeMeasures(
+        judgments=len(judged),
+        scored=len(scores),
+        parse_rate=_share(len(scores), len(judged)),
+        mean=mean_of(scores),
+        histogram=histogram,
+        entropy_bits=entropy_bits(histogram),
+        share_at_max=_share(histogram[-1], len(scores)),
+        unscored=_by_frequency(j.unscored_reason or "unknown" for j in judged if j.score is None),
+    )
+
+
+def measure_meta_judge(
+    battles: Iterable[Battle], judgments: Mapping[str, Judgment]
+) -> MetaJudgeMeasures:
+    """Position, score and length bias of the meta-judge.
+
+    Args:
+        battles: of an iteration, in any order.
+        judgments: those that battled, by judgment id.
+    """
+    fought = list(battles)
+    decided = [battle for battle in fought if battle.verdict in ("A", "B")]
+    first = sum(battle.verdict == "A" for battle in decided)
+    unparsed = [battle for battle in fought if battle.verdict is None]
+    consistent = _agreements(fought)
+    by_score = _won_by_more(decided, {i: j.score for i, j in judgments.items()})
+    by_length = _won_by_more(decided, {i: len(j.text) for i, j in judgments.items()})
+    return MetaJudgeMeasures(
+        battles=len(fought),
+        decided=len(decided),
+        ties=sum(battle.verdict == "tie" for battle in fought),
+        parse_rate=_share(len(fought) - len(unparsed), len(fought)),
+        won_by_first=_share(first, len(decided)),
+        won_by_second=_share(len(decided) - first, len(decided)),
+        both_orders=len(consistent),
+        inconsistency=_share(consistent.count(False), len(consistent)),
+        unequal_scores=len(by_score),
+        won_by_higher_score=_share(sum(by_score), len(by_score)),
+        unequal_lengths=len(by_length),
+        won_by_longer=_share(sum(by_length), len(by_length)),
+        unparsed=_by_frequency(battle.unparsed_reason or "unknown" for battle in unparsed),
+    )
+
+
+def measure_pairs(
+    kind: PairKind,
+    *,
+    chosen_chars: Sequence[int],
+    rejected_chars: Sequence[int],
+    dropped: Iterable[Dropped],
+) -> PairMeasures:
+    """Yield and lengths of the pairs of one kind; drops of another kind are passed over.
+
+    Args:
+        kind: actor or judge.
+        chosen_chars: length of each pair's chosen text.
+        rejected_chars: length of each pair's rejected text.
+        dropped: what gave no pair.
+    """
+    reasons = drops_by_reason(dropped, kind)
+    pairs = len(chosen_chars)
+    return PairMeasures(
+        kind=kind,
+        pairs=pairs,
+        dropped=reasons,
+        yield_rate=_share(pairs, pairs + sum(reasons.values())),
+        chosen_chars=mean_of(chosen_chars),
+        rejected_chars=mean_of(rejected_chars),
+    )
+
+
+def drops_by_reason(dropped: Iterable[Dropped], kind: PairKind) -> dict[str, int]:
+    """How many prompts gave no pair of a kind, per reason, most frequent first."""
+    return _by_frequency(drop.reason for drop in dropped if drop.kind == kind)
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Rank correlation of two columns; None for fewer than two rows or a constant column.
+
+    Raises:
+        ValueError: the columns differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"Columns of {len(first)} and {len(second)} rows cannot correlate.")
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)
+
+
+def score_length_correlation(scores: Iterable[ResponseScore]) -> float | None:
+    """Spearman of a response's mean points with its length in characters, over scored ones."""
+    scored = [(score.mean, score.length_chars) for score in scores if score.mean is not None]
+    return spearman([mean for mean, _ in scored], [length for _, length in scored])
+
+
+def find_alarms(
+    now: IterationMeasures,
+    *,
+    before: IterationMeasures | None = None,
+    limits: AlarmLimits | None = None,
+) -> list[Alarm]:
+    """Everything about an iteration that a person should look at before going on.
+
+    Args:
+        now: the iteration.
+        before: the one before it, for what compares two; None for the first.
+        limits: when an alarm rings; our defaults if None.
+    """
+    limits = limits or AlarmLimits()
+    alarms: list[Alarm] = []
+    if now.judge is not None:
+        alarms += _judge_alarms(now.judge, before.judge if before else None, limits)
+    if now.meta_judge is not None:
+        alarms += _meta_judge_alarms(now.meta_judge, limits)
+    for pairs in now.pairs:
+        alarms += _pair_alarms(pairs, limits)
+    alarms += _length_alarms(now.response_chars, before.response_chars if before else None, limits)
+    return alarms
+
+
+def _judge_alarms(
+    now: JudgeMeasures, before: JudgeMeasures | None, limits: AlarmLimits
+) -> list[Alarm]:
+    alarms = []
+    if now.parse_rate is not None and now.parse_rate < limits.parse_rate:
+        alarms.append(
+            _unreadable("judgments_unreadable", "judgments", now.parse_rate, now.unscored)
+        )
+    if _collapsed(now, limits):
+        alarms.append(_collapse(now))
+    drift = _difference(now.mean, before.mean if before else None)
+    if drift is not None and abs(drift) > limits.mean_drift:
+        alarms.append(
+            Alarm(
+                "judge_drift",
+                f"The judge's mean points moved by {drift:+.2f} to {now.mean:.2f} "
+                "in one iteration.",
+                "Compare with human verdicts in the audit before trusting the scores; lower the "
+                "learning rate or leave judge pairs out of the next iteration.",
+            )
+        )
+    return alarms
+
+
+def _collapsed(now: JudgeMeasures, limits: AlarmLimits) -> bool:
+    if now.scored < limits.least_count:
+        return False
+    crowded = max(now.histogram) / now.scored > limits.share_in_one_bin
+    return crowded or (now.entropy_bits or 0.0) < limits.entropy_bits
+
+
+def _collapse(now: JudgeMeasures) -> Alarm:
+    crowd = max(now.histogram)
+    start = HISTOGRAM_BINS[now.histogram.index(crowd)]
+    where = f"at {start:g}" if start == MAX_POINTS else f"from {start:g} to {start + BIN_WIDTH:g}"
+    return Alarm(
+        "judge_collapse",
+        f"{crowd / now.scored:.0%} of the points lie {where} "
+        f"(entropy {now.entropy_bits:.2f} bits): the judge hardly tells responses apart.",
+        "Hide the score line from the meta-judge, pair only judgments of close points, or cap "
+        "the share of judge pairs; begin again from the last checkpoint whose points spread.",
+    )
+
+
+def _meta_judge_alarms(now: MetaJudgeMeasures, limits: AlarmLimits) -> list[Alarm]:
+    alarms = []
+    if now.parse_rate is not None and now.parse_rate < limits.parse_rate:
+        alarms.append(_unreadable("verdicts_unreadable", "verdicts", now.parse_rate, now.unparsed))
+    if now.decided and now.won_by_first in (0.0, 1.0):
+        alarms.append(_one_position(now))
+    if _above(now.won_by_higher_score, limits.higher_score_share, now.unequal_scores, limits):
+        alarms.append(
+            Alarm(
+                "meta_judge_follows_score",
+                f"The judgment with the higher points won {now.won_by_higher_score:.0%} of the "
+                "battles: the meta-judge follows points, not reasons.",
+                "Hide the score line from the meta-judge, or pair only judgments of close points.",
+            )
+        )
+    if _above(now.inconsistency, limits.inconsistency, now.both_orders, limits):
+        alarms.append(
+            Alarm(
+                "meta_judge_inconsistent",
+                f"In {now.inconsistency:.0%} of the pairs the verdict changed with the order.",
+                "Train judge pairs of this iteration with care: look at them first, or use a "
+                "stronger seed model.",
+            )
+        )
+    return alarms
+
+
+def _one_position(now: MetaJudgeMeasures) -> Alarm:
+    position = "first" if now.won_by_first == 1.0 else "second"
+    return Alarm(
+        "one_position_won_everything",
+        f"The judgment shown {position} won all {now.decided} decided battles, so no judge pair "
+        "can be made.",
+        "Read some verdicts: the meta-judge ignores the judgments. Use a stronger seed model or "
+        "another meta-judge template.",
+    )
+
+
+def _pair_alarms(pairs: PairMeasures, limits: AlarmLimits) -> list[Alarm]:
+    if pairs.yield_rate is None or pairs.yield_rate >= limits.yield_rate:
+        return []
+    reason = next(iter(pairs.dropped), None)
+    why = f" The most frequent reason: {reason}." if reason else ""
+    return [
+        Alarm(
+            "too_few_pairs",
+            f"Only {pairs.yield_rate:.0%} of the prompts gave a pair of kind {pairs.kind}.{why}",
+            "See the drop reasons: raise the number of responses or judgments, the temperature, "
+            "or the length limits that drop pairs.",
+        )
+    ]
+
+
+def _length_alarms(now: float | None, before: float | None, limits: AlarmLimits) -> list[Alarm]:
+    if now is None or not before or now / before <= limits.length_growth:
+        return []
+    return [
+        Alarm(
+            "length_growth",
+            f"Responses grew from {before:.0f} to {now:.0f} characters in one iteration.",
+            "Raise rho, or limit the length of chosen responses.",
+        )
+    ]
+
+
+def _unreadable(name: AlarmName, what: str, parse_rate: float, reasons: Mapping[str, int]) -> Alarm:
+    reason = next(iter(reasons), "unknown")
+    return Alarm(
+        name,
+        f"Only {parse_rate:.0%} of the {what} could be read; the most frequent reason: {reason}.",
+        "Read some of them: raise the token limit if they are cut off, or train the seed model "
+        "on the reply format.",
+    )
+
+
+def _above(share: float | None, limit: float, count: int, limits: AlarmLimits) -> bool:
+    return share is not None and share > limit and count >= limits.least_count
+
+
+def _difference(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else now - before
+
+
+def _agreements(battles: Sequence[Battle]) -> list[bool]:
+    """Per pair of judgments readable in both orders: do both orders name the same outcome?"""
+    outcome = {
+        (
+            battle.prompt_id,
+            battle.response_id,
+            battle.first_judgment_id,
+            battle.second_judgment_id,
+        ): _winner(battle)
+        for battle in battles
+        if battle.verdict is not None
+    }
+    return [
+        won == outcome[prompt, response, second, first]
+        for (prompt, response, first, second), won in outcome.items()
+        if first < second and (prompt, response, second, first) in outcome
+    ]
+
+
+def _winner(battle: Battle) -> str | None:
+    """The judgment that won; None for a tie."""
+    winners = {"A": battle.first_judgment_id, "B": battle.second_judgment_id}
+    return winners.get(battle.verdict or "")
+
+
+def _won_by_more(decided: Sequence[Battle], amount: Mapping[str, float | None]) -> list[bool]:
+    """Per decided battle of unequal amounts: did the larger amount win?"""
+    wins = []
+    for battle in decided:
+        first = amount.get(battle.first_judgment_id)
+        second = amount.get(battle.second_judgment_id)
+        if first is not None and second is not None and first != second:
+            wins.append((battle.verdict == "A") == (first > second))
+    return wins
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _by_frequency(reasons: Iterable[str]) -> dict[str, int]:
+    counts = Counter(reasons)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,160 @@
+"""Step 5: the meta-judge compares the judgments of the response whose scores vary most."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
+from meta_reward_core.pairing import (
+    DropReason,
+    select_distinct_judgments,
+    select_most_varied_response,
+)
+from meta_reward_core.parsing import parse_verdict, remove_score_lines
+from meta_reward_core.records import Battle, Judgment, ResponseScore
+from meta_reward_core.seeds import derive_seed
+from meta_reward_core.shards import Counts
+from meta_reward_core.templates import PromptTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBattle:
+    """Two judgments of one response, in the order in which the meta-judge will see them."""
+
+    instruction: str
+    response: str
+    first: Judgment
+    second: Judgment
+
+
+@dataclass(frozen=True, slots=True)
+class Contenders:
+    """The judgments of one response that battle each other, by ascending sample."""
+
+    response: ResponseScore
+    judgments: tuple[Judgment, ...]
+
+
+def select_contenders(
+    scores: Sequence[ResponseScore],
+    judgments: Mapping[str, Sequence[Judgment]],
+    *,
+    seed: int,
+    max_judgments: int | None,
+) -> Contenders | DropReason:
+    """Choose which judgments of a prompt battle, or say why none do.
+
+    The choice depends on its arguments alone, so that every step that asks gets the same answer.
+
+    Args:
+        scores: of all responses of one prompt.
+        judgments: response_id -> judgments.
+        seed: decides between responses of equal variance.
+        max_judgments: at most so many battle, the first by sample.
+
+    Source: Wu et al. 2024, section 2.2.
+    """
+    prompt_id = scores[0].prompt_id if scores else ""
+    rng = random.Random(derive_seed(seed, "most-varied", prompt_id))
+    response = select_most_varied_response(scores, rng=rng)
+    if isinstance(response, DropReason):
+        return response
+    distinct = select_distinct_judgments(judgments.get(response.response_id, ()))
+    if isinstance(distinct, DropReason):
+        return distinct
+    return Contenders(response, tuple(distinct[:max_judgments]))
+
+
+def orders_to_compare(
+    judgments: Sequence[Judgment], *, max_score_gap: float | None
+) -> list[tuple[Judgment, Judgment]]:
+    """List all ordered pairs, those with the same first judgment beside each other.
+
+    Source: Wu et al. 2024, section 2.2: each pair in both orders.
+    """
+    return [
+        (first, second)
+        for first, second in permutations(judgments, 2)
+        if max_score_gap is None or _score_gap(first, second) <= max_score_gap
+    ]
+
+
+def _score_gap(first: Judgment, second: Judgment) -> float:
+    if first.score is None or second.score is None:
+        raise ValueError("only scored judgments battle")
+    return abs(first.score - second.score)
+
+
+def fight_battles(
+    battles: Sequence[PlannedBattle],
+    engine: Engine,
+    *,
+    template: PromptTemplate,
+    rubric: str,
+    hide_score_line: bool,
+    sampling: Sampling,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[list[Battle], Counts]:
+    """Let the meta-judge decide each planned battle, once.
+
+    Returns:
+        One battle for each planned one, in order, keyed by the judgments' ids; counts.
+
+    Source: Wu et al. 2024, section 2.2.
+    """
+    conversations = [
+        _conversation(battle, template, rubric=rubric, hide_score_line=hide_score_line)
+        for battle in battles
+    ]
+    drawn = engine.sample(conversations, 1, sampling=sampling, seed=seed, progress=progress)
+    fought = [
+        _read_battle(battle, completions[0])
+        for battle, completions in zip(battles, drawn, strict=True)
+    ]
+    return fought, _count(fought)
+
+
+def _conversation(
+    battle: PlannedBattle, template: PromptTemplate, *, rubric: str, hide_score_line: bool
+) -> Conversation:
+    shown = [battle.first.text, battle.second.text]
+    if hide_score_line:
+        shown = [remove_score_lines(text) for text in shown]
+    values: Mapping[str, str] = {
+        "rubric": rubric,
+        "instruction": battle.instruction,
+        "response": battle.response,
+        "judgment_a": shown[0],
+        "judgment_b": shown[1],
+    }
+    return [{"role": "user", "content": template.fill(**values)}]
+
+
+def _read_battle(battle: PlannedBattle, completion: Completion) -> Battle:
+    parsed = parse_verdict(completion.text)
+    refused = completion.finish_reason == "refused"
+    return Battle(
+        prompt_id=battle.first.prompt_id,
+        response_id=battle.first.response_id,
+        first_judgment_id=battle.first.judgment_id,
+        second_judgment_id=battle.second.judgment_id,
+        text=completion.text,
+        verdict=None if refused else parsed.verdict,
+        unparsed_reason="prompt_refused" if refused else parsed.reason,
+        tokens=completion.tokens,
+    )
+
+
+def _count(battles: Sequence[Battle]) -> Counts:
+    verdicts = Counter(battle.verdict for battle in battles)
+    return {
+        "battles": len(battles),
+        "won_by_first": verdicts["A"],
+        "won_by_second": verdicts["B"],
+        "ties": verdicts["tie"],
+        "unparsed": verdicts[None],
+        "tokens": sum(battle.tokens for battle in battles),
+    }

@@ -1,0 +1,132 @@
+"""Reading recipes: YAML files that extend one another, and `key=value` changes on top."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.errors import RecipeError
+
+Values = dict[str, Any]
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that appears twice is an error, not the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [key.value for key, _ in node.value]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise RecipeError(f"the key {doubled[0]!r} appears twice (line {node.start_mark.line})")
+        return super().construct_mapping(node, deep)
+
+
+def shipped_recipes() -> list[str]:
+    """List the names of the recipes that come with the package, sorted."""
+    names = (entry.name for entry in files(__package__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by its shipped name or its file, apply `key=value` changes, validate.
+
+    Args:
+        name_or_path: a name from `shipped_recipes`, or the path of a YAML file.
+        changes: such as `actor.samples=5`; values are YAML.
+
+    Raises:
+        RecipeError: the recipe is missing, malformed, extends itself, or a value is impossible.
+    """
+    values = _read_extended(name_or_path, chain=())
+    for change in changes:
+        _apply_change(values, change)
+    return parse_recipe(values, origin=name_or_path)
+
+
+def parse_recipe(values: Values, *, origin: str) -> Recipe:
+    """Validate plain values as a recipe.
+
+    Raises:
+        RecipeError: with one line per wrong value.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(problem) for problem in error.errors()]
+        raise RecipeError(f"recipe {origin!r} is not valid:\n" + "\n".join(lines)) from error
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"  {where}: unknown key; `--help` and docs/recipes.md list the known ones"
+    return f"  {where}: {problem['msg']} (given: {problem['input']!r:.80})"
+
+
+def _read_extended(name_or_path: str, *, chain: tuple[str, ...]) -> Values:
+    path = _find(name_or_path, relative_to=chain[-1] if chain else None)
+    if path in chain:
+        steps = " -> ".join([*chain[chain.index(path) :], path])
+        raise RecipeError(f"recipes extend each other in a circle: {steps}")
+    values = _read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: `extends` takes one recipe's name, not {parent!r}")
+    return _merge(_read_extended(parent, chain=(*chain, path)), values)
+
+
+def _find(name_or_path: str, *, relative_to: str | None) -> str:
+    """Find a shipped recipe by name, or a file (beside the recipe that extends it)."""
+    if name_or_path in shipped_recipes():
+        return str(files(__package__) / f"{name_or_path}.yaml")
+    path = Path(name_or_path)
+    if relative_to is not None and not path.is_absolute():
+        path = Path(relative_to).parent / path
+    if path.is_file():
+        return str(path.resolve())
+    known = ", ".join(shipped_recipes())
+    raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file, or one of: {known}")
+
+
+def _read_yaml(path: str) -> Values:
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
+    return values
+
+
+def _merge(base: Values, over: Values) -> Values:
+    """Lay `over` on `base`; sections are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, new in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+    return merged
+
+
+def _apply_change(values: Values, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
+    try:
+        new = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {key}: {text!r} is not a readable value: {error}") from error
+    *sections, last = key.strip().split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"--set {key}: {section!r} is a value, not a section")
+    target[last] = new

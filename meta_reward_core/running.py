@@ -1,0 +1,112 @@
+"""Drive the declared stages of one iteration in this process, one shard after the other."""
+
+import time
+from typing import Protocol
+
+from meta_reward_core.artifacts import canonical_json
+from meta_reward_core.context import IterationContext, Tools
+from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.shards import ShardManifest
+
+
+class Ledger(Protocol):
+    """Whoever keeps count of an iteration: rows of a database, or a person watching."""
+
+    def skip_stage(self, stage: Stage) -> None:
+        """This iteration does not have the stage."""
+
+    def plan_stage(self, stage: Stage, shards: int) -> None:
+        """The stage falls into so many shards."""
+
+    def start_shard(self, stage: Stage, shard: int) -> None:
+        """A shard begins (again)."""
+
+    def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
+        """A shard was finished by an earlier run."""
+
+    def finish_shard(
+        self, stage: Stage, shard: int, manifest: ShardManifest, *, seconds: float
+    ) -> None:
+        """A shard is finished."""
+
+    def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:
+        """A shard failed or was interrupted."""
+
+    def finish_stage(self, stage: Stage) -> None:
+        """All shards of the stage are finished."""
+
+
+def run_iteration(context: IterationContext, tools: Tools, ledger: Ledger) -> None:
+    """Run what is left of an iteration; finished, undamaged shards are not run again.
+
+    Raises:
+        NoPairsError: the iteration gave no preference pair.
+        MetaRewardError: a shard failed.
+    """
+    context.files.store.sweep()
+    for stage in STAGES:
+        if not stage.scheduled(context):
+            ledger.skip_stage(stage)
+            continue
+        shards = stage.plan_shards(context)
+        ledger.plan_stage(stage, shards)
+        for shard in range(shards):
+            _run_shard(context, stage, shard, tools, ledger)
+        ledger.finish_stage(stage)
+    publish_manifest(context)
+
+
+def _run_shard(
+    context: IterationContext, stage: Stage, shard: int, tools: Tools, ledger: Ledger
+) -> None:
+    done = stage.finished_shard(context, shard)
+    if done is not None:
+        ledger.reuse_shard(stage, shard, done)
+        return
+    ledger.start_shard(stage, shard)
+    began = time.monotonic()
+    try:
+        manifest = stage.run_shard(context, shard, tools)
+    except BaseException as error:
+        ledger.fail_shard(stage, shard, error)
+        raise
+    ledger.finish_shard(stage, shard, manifest, seconds=time.monotonic() - began)
+
+
+def publish_manifest(context: IterationContext) -> None:
+    """Write the iteration's own manifest, last: it says that everything before it is whole."""
+    manifests = context.files.manifests()
+    summary = {
+        "iteration": context.number,
+        "recipe": context.recipe.sha256,
+        "templates": context.templates.sha256,
+        "seed": context.seed,
+        "model_in": context.model.sha256,
+        "model_out": context.files.checkpoint_sha256(),
+        "packages": Tools.packages(),
+        "rows": _rows_by_table(manifests),
+        "parts": {part.path: part.sha256 for made in manifests for part in made.parts},
+        "counts": _counts_by_stage(manifests),
+    }
+    name = f"{context.files.folder}/manifest.json"
+    data = canonical_json(summary)
+    store = context.files.store
+    if store.exists(name) and store.read(name) != data:
+        store.delete(name)
+    store.put_if_absent(name, data)
+
+
+def _rows_by_table(manifests: list[ShardManifest]) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    for part in (part for made in manifests for part in made.parts):
+        rows[part.table] = rows.get(part.table, 0) + part.rows
+    return rows
+
+
+def _counts_by_stage(manifests: list[ShardManifest]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for made in manifests:
+        stage = counts.setdefault(made.stage, {})
+        for name, count in made.counts.items():
+            stage[name] = stage.get(name, 0) + count
+    return counts

@@ -1,0 +1,225 @@
+"""When a shard is done: a manifest says it was made from these very inputs, and its bytes agree.
+
+A shard is a pure function of recipe, model, inputs and seed. Their hash is its key. The
+manifest is written after the shard's parts, so a shard without one was never finished, and a
+shard whose key has changed (its inputs were remade and differ) is made again.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from meta_reward_core.artifacts import ArtifactStore, canonical_json, digest_of, sha256_of
+from meta_reward_core.errors import ArtifactError, DamagedArtifactError
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.tables import SCHEMA_VERSION, concatenate, from_parquet, to_parquet
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a shard made: tables by (name, part number), and figures about them."""
+
+    tables: dict[tuple[str, int], pa.Table]
+    counts: Counts = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a table. `path` is relative to the iteration's folder."""
+
+    table: str
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardManifest:
+    """What a finished shard promises.
+
+    Attributes:
+        key: hash of everything the shard was made from.
+        checkpoint: hash of the model folder that it made, if it made one.
+    """
+
+    stage: str
+    shard: int
+    key: str
+    parts: tuple[Part, ...]
+    counts: Counts
+    checkpoint: str | None
+    packages: dict[str, str]
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "ShardManifest":
+        """Read a manifest.
+
+        Raises:
+            ValueError, KeyError, TypeError: the bytes are no manifest.
+        """
+        values = json.loads(data)
+        parts = tuple(Part(**part) for part in values.pop("parts"))
+        if values.pop("schema") != SCHEMA_VERSION:
+            raise ValueError("written under another schema version")
+        return cls(parts=parts, **values)
+
+    def to_json(self) -> bytes:
+        """Write the manifest; the same manifest gives the same bytes."""
+        return canonical_json({"schema": SCHEMA_VERSION, **asdict(self)})
+
+
+def part_path(table: str, part: int) -> str:
+    """Name of a part, relative to the iteration's folder."""
+    return f"{table}/part-{part:05d}.parquet"
+
+
+class IterationFiles:
+    """The files of one iteration: parts of tables, and the manifests that make them count."""
+
+    def __init__(self, store: ArtifactStore, folder: str) -> None:
+        self.store = store
+        self.folder = folder
+        self._manifests: dict[tuple[str, int], ShardManifest] | None = None
+
+    def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
+        """Return the manifest of a shard that is done and undamaged, else None."""
+        manifest = self._known().get((stage, shard))
+        if manifest is None or manifest.key != key:
+            return None
+        return manifest if self._is_whole(manifest) else None
+
+    def manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
+        """Return a shard's manifest as it stands, unchecked."""
+        return self._known().get((stage, shard))
+
+    def manifests(self) -> list[ShardManifest]:
+        """Return all manifests, by stage and shard."""
+        return [manifest for _, manifest in sorted(self._known().items())]
+
+    def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
+        """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
+        manifest = self._known().pop((stage, shard), None)
+        self.store.delete(self._at(_manifest_path(stage, shard)))
+        promised = [part.path for part in manifest.parts] if manifest else []
+        for path in {*promised, *leftovers}:
+            self.store.delete(self._at(path))
+
+    def publish(
+        self, stage: str, shard: int, *, key: str, work: Work, packages: Mapping[str, str]
+    ) -> ShardManifest:
+        """Write a shard's parts, then its manifest.
+
+        Raises:
+            ArtifactError: somebody else wrote other bytes under the same name meanwhile.
+        """
+        parts = [
+            self._put_part(table, number, rows)
+            for (table, number), rows in sorted(work.tables.items(), key=lambda item: item[0])
+        ]
+        manifest = ShardManifest(
+            stage, shard, key, tuple(parts), work.counts, work.checkpoint, dict(packages)
+        )
+        self._put(_manifest_path(stage, shard), manifest.to_json())
+        self._known()[stage, shard] = manifest
+        return manifest
+
+    def parts(self, table: str) -> list[Part]:
+        """Parts of a table that finished shards promise, by part number."""
+        found = [part for made in self._known().values() for part in made.parts]
+        return sorted((part for part in found if part.table == table), key=lambda part: part.path)
+
+    def part_numbers(self, table: str) -> list[int]:
+        """Numbers of the parts of a table, ascending."""
+        return [_part_number(part) for part in self.parts(table)]
+
+    def read(self, table: str, part: int | None = None) -> pa.Table:
+        """Read one part of a table, or all of it.
+
+        Raises:
+            DamagedArtifactError: bytes differ from what the manifest promises.
+        """
+        wanted = [known for known in self.parts(table) if part in (None, _part_number(known))]
+        return concatenate(table, [self._read_part(known) for known in wanted])
+
+    def inputs_digest(self, tables: Iterable[str], part: int | None = None) -> str:
+        """Hash what a shard reads: the promised hashes of those parts, and of checkpoints."""
+        wanted = set(tables)
+        read: dict[str, str | None] = {}
+        for manifest in self.manifests():
+            for known in manifest.parts:
+                if known.table in wanted and part in (None, _part_number(known)):
+                    read[known.path] = known.sha256
+                    read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
+        return digest_of(read)
+
+    def _known(self) -> dict[tuple[str, int], ShardManifest]:
+        if self._manifests is None:
+            found = (self._read_manifest(name) for name in self.store.names(self._at("manifests")))
+            self._manifests = {(made.stage, made.shard): made for made in found if made}
+        return self._manifests
+
+    def _read_manifest(self, name: str) -> ShardManifest | None:
+        """A damaged manifest is no manifest: its shard is made again."""
+        try:
+            return ShardManifest.from_json(self.store.read(self._at(f"manifests/{name}")))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _is_whole(self, manifest: ShardManifest) -> bool:
+        try:
+            if any(sha256_of(self._bytes(part)) != part.sha256 for part in manifest.parts):
+                return False
+            return manifest.checkpoint in (None, self.checkpoint_sha256())
+        except ArtifactError:
+            return False
+
+    def checkpoint_sha256(self) -> str | None:
+        """Hash the iteration's checkpoint folder as it is now; None if there is none."""
+        folder = self.store.local_path(self._at("checkpoint"))
+        return hash_model_folder(folder) if folder.is_dir() else None
+
+    def _bytes(self, part: Part) -> bytes:
+        return self.store.read(self._at(part.path))
+
+    def _read_part(self, part: Part) -> pa.Table:
+        data = self._bytes(part)
+        if sha256_of(data) != part.sha256:
+            raise DamagedArtifactError(
+                f"{self._at(part.path)} differs from its manifest; run the same command again: "
+                "the shard will be remade"
+            )
+        return from_parquet(data, name=part.table, origin=self._at(part.path))
+
+    def _put_part(self, table: str, number: int, rows: pa.Table) -> Part:
+        data = to_parquet(rows)
+        path = part_path(table, number)
+        self._put(path, data)
+        return Part(table, path, rows.num_rows, len(data), sha256_of(data))
+
+    def _put(self, path: str, data: bytes) -> None:
+        name = self._at(path)
+        if not self.store.put_if_absent(name, data) and self.store.read(name) != data:
+            raise ArtifactError(f"another attempt has written other bytes to {name}")
+
+    def _at(self, path: str) -> str:
+        return f"{self.folder}/{path}"
+
+
+def _part_number(part: Part) -> int:
+    return int(part.path.removesuffix(".parquet").rpartition("-")[2])
+
+
+def _manifest_path(stage: str, shard: int) -> str:
+    return f"manifests/{stage}-{shard:05d}.json"
+
+
+def shard_key(**ingredients: Any) -> str:
+    """Hash everything that a shard is made from."""
+    return digest_of({"schema": SCHEMA_VERSION, **ingredients})
