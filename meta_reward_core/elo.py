@@ -81,7 +81,7 @@ def _fit_group(wins: Array, prior: float) -> Array:
 def _newton_step(wins: Array, ratings: Array, prior: float) -> tuple[Array, npt.NDArray[np.bool_]]:
     """One damped step: new ratings [p, n], and which problems [p] have arrived."""
     gradient, curvature = _derivatives(wins, ratings, prior)
-    step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+    step = np.linalg.solve(curvature, gradient[..., None])[..., 0].astype(np.float64)
     reach = np.abs(step).max(axis=1)
     done = reach <= STEP_TOLERANCE * (1 + np.abs(ratings).max(axis=1))
     gain: Array = (gradient * step).sum(axis=1)

@@ -353,27 +353,35 @@ class RoomyLayer(DynamicLayer):
     """
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values of shape (rows, heads, new tokens, width)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = _append(self.keys, key_states)
-        self.values = _append(self.values, value_states)
+            self._room: tuple[Tensor, Tensor] | None = None
+        old = self.get_seq_length()
+        length = old + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < length:
+            keys, values = _roomy(self.keys, key_states, old), _roomy(self.values, value_states, old)
+            self._room = (keys, values)
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[..., old:length, :] = new
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
         return self.keys, self.values
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Select rows; the selection is a copy without room."""
+        super().reorder_cache(beam_idx)
+        self._room = None
 
-def _append(cached: Tensor, new: Tensor) -> Tensor:
-    """`cached` followed by `new` along the tokens, in place where the storage has room."""
-    old = cached.shape[-2] if cached.dim() == new.dim() else 0
-    length = old + new.shape[-2]
-    base = cached._base if cached._base is not None else cached
-    if old == 0 or base.shape[-2] < length:
-        base = new.new_empty(*new.shape[:-2], length + RESERVED_TOKENS, new.shape[-1])
-        if old:
-            base[..., :old, :] = cached
-    base[..., old:length, :] = new
-    return base[..., :length, :]
+
+def _roomy(cached: Tensor, new: Tensor, old: int) -> Tensor:
+    """A tensor with the first `old` tokens of `cached`, room for `new` and for those after it."""
+    capacity = old + new.shape[-2] + RESERVED_TOKENS
+    room = new.new_empty(*new.shape[:-2], capacity, new.shape[-1])
+    if old:
+        room[..., :old, :] = cached
+    return room
 
 
 def make_cache(model: PreTrainedModel) -> Cache:

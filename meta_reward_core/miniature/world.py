@@ -1,9 +1,9 @@
 """The miniature world: its language, its instructions and the noisy texts its seed model learns.
 
 An instruction asks for five words in another language. A response gives one word a slot, at worst
-that of a sibling language, and then
-polite phrases, which cost length and add nothing. A judgment checks slot by slot and keeps a tally;
-a meta-judgment rechecks the slots of two judgments and keeps the lead of the better one.
+a sibling language's word, and then polite phrases, which cost length and add nothing. A judgment
+checks slot by slot and keeps a tally; a meta-judgment rechecks the slots of two judgments and
+keeps the lead of the better one.
 
 This module writes data and knows nothing of sampling, pairing, training or evaluation.
 """

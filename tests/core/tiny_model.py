@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
@@ -15,10 +15,9 @@ from transformers import (
 )
 
 SPECIAL = ("<pad>", "<unk>", "<eos>", "<system>", "<user>", "<assistant>")
-WORDS = (
-    "one two three four five six seven eight nine ten plus minus is good bad answer score "
-    "winner A B red green blue the a of to judge this Score: 0 1 2 3 4 5"
-).split()
+COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+NAMED = ["red", "green", "blue", "good", "bad", "plus", "minus", "is", "answer", "judge", "this"]
+WORDS = [*COUNTED, *NAMED, "the", "a", "of", "to", "question", "Score:", "0", "1", "2", "3", "4", "5"]
 # Each turn ends in <eos>; the generation prompt is exactly what precedes an assistant's words.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} <eos> "
@@ -31,6 +30,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     core = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
+    core.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # words joined by blanks
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",

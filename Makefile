@@ -1,0 +1,43 @@
+# Everything runs in .venv, which `setup` creates and keeps in step with pyproject.toml.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := all
+.PHONY: all setup demo test test-slow check fmt serve worker bench gpu evidence
+
+all: check test  ## check + test
+
+setup: $(STAMP)  ## create the environment
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[web,dev]'
+	touch $@
+
+demo: setup  ## a whole iteration on this machine; again: the next one
+	$(BIN)/python manage.py migrate --verbosity 0
+	$(BIN)/python manage.py run_iteration --experiment demo --recipe smoke
+
+test: setup  ## install what tests need, run them all
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup  ## tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+gpu: setup  ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: setup  ## formatting, lint, types, import contracts, migrations
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check --fail-level WARNING
+
+fmt: setup  ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,21 @@
+"""Replies that look like an actor's, a judge's or a meta-judge's, for plumbing without a model.
+
+They are a function of the conversation, the sample and the seed. They mean nothing.
+"""
+
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.seeds import derive_seed
+
+_PHRASES = ("to begin with", "it depends", "for example", "in short", "as you asked", "note that")
+
+
+def plausible_reply(conversation: Conversation, sample: int, seed: int) -> str:
+    """Answer in the form that the prompt asks for."""
+    asked = conversation[-1]["content"]
+    draw = derive_seed(seed, asked, sample)
+    body = " ".join(_PHRASES[(draw >> shift) % len(_PHRASES)] for shift in range(draw % 9 + 1))
+    if "Winner:" in asked:
+        return f"{body}\nWinner: Judgement {'AB'[draw % 2]}"
+    if "Score:" in asked:
+        return f"{body}\nScore: {draw % 6}"
+    return body

@@ -1,0 +1,287 @@
+"""From what a person asked for to an experiment that can run: recipe, model, prompts, room.
+
+Everything that can be wrong is found here, before a file is written.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import EngineRecipe, Recipe
+from meta_reward_core.context import Model, Tools
+from meta_reward_core.engines.base import Engine
+from meta_reward_core.errors import InputError, ModelFolderError, StorageFullError
+from meta_reward_core.experiment import (
+    Experiment,
+    begin_experiment,
+    check_same_settings,
+    load_templates,
+    open_experiment,
+)
+from meta_reward_core.miniature.seed import ensure_seed_model
+from meta_reward_core.miniature.world import loop_prompts
+from meta_reward_core.model_folder import check_model_folder, hash_model_folder
+from meta_reward_core.plan import plan_iteration, room_needed
+from meta_reward_core.prompt_files import PromptFile, prompt_id_of, read_prompts
+from meta_reward_core.recipes import load_recipe
+from meta_reward_core.records import Prompt
+
+DEFAULT_SEED = 1
+_WORLD_POOL_ITERATIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things lie.
+
+    Attributes:
+        artifacts: root of all experiments, any fsspec address.
+        models: folder under which models may be loaded from.
+        scratch: private folder for what is only needed while it is being made.
+    """
+
+    artifacts: str
+    models: Path
+    scratch: Path
+
+    @classmethod
+    def from_environment(cls) -> "Places":
+        """Read META_REWARD_ARTIFACT_ROOT, _MODEL_ROOT and _SCRATCH_ROOT; defaults under `var`."""
+        return cls(
+            artifacts=os.environ.get("META_REWARD_ARTIFACT_ROOT", "var/artifacts"),
+            models=Path(os.environ.get("META_REWARD_MODEL_ROOT", "var/models")),
+            scratch=Path(os.environ.get("META_REWARD_SCRATCH_ROOT", "var/scratch")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for; None means: as the recipe, or the experiment, says."""
+
+    experiment: str
+    recipe: str | None = None
+    changes: tuple[str, ...] = ()
+    model: str | None = None
+    prompts: Path | None = None
+    engine: str | None = None
+    seed: int | None = None
+    resume: bool = True
+
+
+def requested_recipe(request: Request) -> Recipe:
+    """Read the recipe that is asked for, with its changes.
+
+    Raises:
+        RecipeError: it is missing or wrong.
+    """
+    changes = list(request.changes)
+    if request.engine is not None:
+        changes.append(f"engine.kind={request.engine}")
+    if request.model is not None:
+        changes.append(f"model={request.model}")
+    return load_recipe(request.recipe or "smoke", changes=changes)
+
+
+def open_or_begin(request: Request, places: Places, *, say: Callable[[str], None]) -> Experiment:
+    """Open the experiment, or begin it if there is none of this name.
+
+    Args:
+        say: told what takes long, and what was left out of the prompts.
+
+    Raises:
+        InputError: something that was asked for is wrong.
+        StorageFullError: there is visibly too little room.
+    """
+    _check_name(request.experiment)
+    store = ArtifactStore(places.artifacts)
+    existing = open_experiment(store, request.experiment)
+    if existing is None:
+        return _begin(request, places, store, say=say)
+    if not request.resume:
+        raise InputError(
+            f"experiment {request.experiment!r} exists already and --no-resume was given: "
+            "choose another name"
+        )
+    if request.recipe is not None or request.changes or request.model or request.engine:
+        _check_unchanged(request, existing)
+    return existing
+
+
+def _check_unchanged(request: Request, existing: Experiment) -> None:
+    """A question without --recipe is about the recipe that the experiment began with."""
+    if request.recipe is not None:
+        recipe = requested_recipe(request)
+    else:
+        recipe = existing.recipe
+        if request.changes or request.model or request.engine:
+            raise InputError(
+                f"experiment {existing.name!r} exists: its settings can no longer be changed. "
+                "Leave out --set, --model and --engine, or choose another --experiment name"
+            )
+    check_same_settings(existing, recipe=recipe, seed=request.seed)
+
+
+def _check_name(name: str) -> None:
+    allowed = name.replace("-", "").replace("_", "").replace(".", "")
+    if not allowed.isalnum() or not name[0].isalnum() or len(name) > 64 or not name.isascii():
+        raise InputError(
+            f"{name!r} cannot name an experiment: use up to 64 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit"
+        )
+
+
+def _begin(
+    request: Request, places: Places, store: ArtifactStore, *, say: Callable[[str], None]
+) -> Experiment:
+    recipe = requested_recipe(request)
+    load_templates(recipe)
+    prompts = _read_pool(request, recipe, say=say)
+    _check_pool(recipe, prompts)
+    model = find_seed_model(recipe, places, say=say)
+    check_room(recipe, model, places)
+    seed = DEFAULT_SEED if request.seed is None else request.seed
+    return begin_experiment(
+        store, request.experiment, recipe=recipe, seed=seed, seed_model=model, prompts=prompts
+    )
+
+
+def _read_pool(request: Request, recipe: Recipe, *, say: Callable[[str], None]) -> PromptFile:
+    if request.prompts is not None:
+        found = read_prompts(request.prompts)
+        if found.duplicates:
+            say(f"{request.prompts}: {found.duplicates} duplicate prompts were left out")
+        for place, reason in found.rejected:
+            say(f"{request.prompts}, row {place}: left out, {reason}")
+        return found
+    if recipe.world is None:
+        raise InputError(
+            f"recipe {recipe.name!r} has no world of its own: "
+            "give your prompts with --prompts FILE (txt, jsonl, csv or parquet)"
+        )
+    count = recipe.sample.prompts * max(recipe.iterations, _WORLD_POOL_ITERATIONS)
+    try:
+        texts = loop_prompts(count, seed=0)
+    except ValueError as error:
+        raise InputError(f"the miniature world has fewer than {count} instructions") from error
+    prompts = [Prompt(prompt_id_of(text), text) for text in texts]
+    return PromptFile(prompts=prompts, duplicates=0, rejected=[])
+
+
+def _check_pool(recipe: Recipe, prompts: PromptFile) -> None:
+    wanted, given = recipe.sample.prompts, len(prompts.prompts)
+    if given < wanted:
+        raise InputError(
+            f"recipe {recipe.name!r} draws {wanted} prompts for an iteration, but only {given} "
+            f"were given: give more, or add --set sample.prompts={given}"
+        )
+
+
+def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None]) -> Model:
+    """Find M0: the recipe's model, or the miniature world's.
+
+    Raises:
+        ModelFolderError: it is absent, unsafe, or outside the allowed root.
+    """
+    if recipe.model is None and recipe.world == "miniature":
+        folder = ensure_seed_model(places.models, scratch=places.scratch, say=say)
+    elif recipe.model is None:
+        raise InputError(
+            f"recipe {recipe.name!r} names no model: give one with --model FOLDER or a "
+            "Hugging Face id"
+        )
+    else:
+        folder = _model_folder(recipe.model, places)
+    return Model("M0", folder, hash_model_folder(folder))
+
+
+def _model_folder(name: str, places: Places) -> Path:
+    """A folder by its path (as given, or below the models' root), else a hub's id."""
+    for folder in (Path(name), places.models / name):
+        if folder.exists():
+            return check_model_folder(folder, allowed_roots=[places.models])
+    if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise ModelFolderError(
+            f"there is no model folder {name!r}: give a folder below {places.models} "
+            "(META_REWARD_MODEL_ROOT), or a Hugging Face id such as org/name"
+        )
+    return _download(name, places)
+
+
+def _download(name: str, places: Places) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    target = places.models / name
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    try:
+        snapshot_download(name, allow_patterns=patterns, local_dir=target)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise ModelFolderError(
+            f"model {name!r} is neither a folder below {places.models} nor could it be fetched "
+            f"from the hub: {error}"
+        ) from error
+    return check_model_folder(target, allowed_roots=[places.models])
+
+
+def check_room(recipe: Recipe, model: Model, places: Places) -> None:
+    """Refuse a plan for which the disk is visibly too small (local stores).
+
+    Raises:
+        StorageFullError: naming what is needed and what is there.
+    """
+    store = ArtifactStore(places.artifacts)
+    if not store.is_local:
+        return
+    model_bytes = sum(file.stat().st_size for file in model.folder.iterdir())
+    needed = room_needed(plan_iteration(recipe, 1), model_bytes=model_bytes)
+    free = shutil.disk_usage(_existing_parent(Path(store.root))).free
+    if free < needed:
+        raise StorageFullError(
+            f"one iteration of recipe {recipe.name!r} needs about {needed / 1e6:,.0f} MB, but "
+            f"{store.root} has {free / 1e6:,.0f} MB free: free space or move "
+            "META_REWARD_ARTIFACT_ROOT"
+        )
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def load_engine(folder: Path, recipe: EngineRecipe) -> Engine:
+    """Load the engine that a recipe names; torch is imported here, not before."""
+    if recipe.kind == "scripted":
+        from meta_reward_core.engines.plausible import plausible_reply
+        from meta_reward_core.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine(plausible_reply)
+    from meta_reward_core.engines.transformers import load_transformers_engine
+
+    return load_transformers_engine(
+        folder,
+        dtype=recipe.dtype,
+        device=recipe.device,
+        threads=recipe.threads,
+        batch_tokens=recipe.batch_tokens,
+        max_model_tokens=recipe.max_model_tokens,
+    )
+
+
+def make_tools(experiment: Experiment, places: Places, *, number: int) -> Tools:
+    """Lend this process's engine and scratch folder to the stages of one iteration."""
+    scratch = places.scratch / experiment.name / f"iteration-{number}"
+    return Tools(load_engine=load_engine, scratch=scratch)
+
+
+def next_iterations(experiment: Experiment, *, until: int | None) -> Sequence[int]:
+    """List which iterations to run: up to `until`, or else the next one that is not finished.
+
+    Iterations that are finished are listed too where `until` is given: running them verifies
+    their files and remakes what is damaged.
+    """
+    if until is None:
+        return [experiment.finished_iterations() + 1]
+    return range(1, until + 1)

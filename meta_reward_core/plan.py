@@ -1,0 +1,109 @@
+"""What an iteration will cost, before it is paid: calls, tokens, time and disk of each stage.
+
+Calls are exact, or upper bounds where they depend on what is generated. Tokens assume replies of
+`REPLY_SHARE` of their limit; time divides them by a measured or an assumed rate.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from meta_reward_core.config import Recipe
+
+REPLY_SHARE = 0.5
+"""Assumed length of a reply, as a share of its token limit, until one has been measured."""
+
+ASSUMED_TOKENS_PER_SECOND = 1_000.0
+"""Rate assumed while nothing has been measured; small models on a CPU reach several thousand."""
+
+_BYTES_PER_TOKEN = 6.0
+_SAFETY = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """The expected cost of one stage.
+
+    Attributes:
+        calls: completions that the engine will draw; for `train`, optimizer steps.
+        at_most: whether `calls` is an upper bound.
+        tokens: tokens generated, estimated.
+        seconds: estimated; absent where nothing allows an estimate.
+        bytes: disk taken, estimated.
+        basis: where rate and lengths come from.
+    """
+
+    stage: str
+    calls: int
+    at_most: bool
+    tokens: int
+    seconds: float | None
+    bytes: int
+    basis: Literal["measured", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What finished shards of a stage have shown: tokens of a reply, and tokens a second."""
+
+    tokens_per_call: float
+    tokens_per_second: float
+
+
+def plan_iteration(
+    recipe: Recipe, iteration: int, *, measured: Mapping[str, Rate] | None = None
+) -> list[StagePlan]:
+    """Estimate every stage that generates or trains.
+
+    Args:
+        iteration: t, from 1; the schedule decides which stages it has.
+        measured: stage name -> what earlier shards have shown.
+    """
+    return [
+        _plan(stage, calls, limit, at_most, (measured or {}).get(stage))
+        for stage, calls, limit, at_most in _calls(recipe, iteration)
+    ]
+
+
+def _calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int, bool]]:
+    """Yield (stage, calls, token limit of a reply, whether calls is an upper bound)."""
+    prompts = recipe.sample.prompts
+    responses = prompts * recipe.actor.samples
+    yield "generate", responses, recipe.actor.max_new_tokens, False
+    yield "judge", responses * recipe.judge.samples, recipe.judge.max_new_tokens, True
+    if recipe.trains_on("judge", iteration):
+        fighters = min(recipe.judge.samples, recipe.meta_judge.max_judgments or 10**9)
+        battles = prompts * fighters * (fighters - 1)
+        yield "meta_judge", battles, recipe.meta_judge.max_new_tokens, True
+    kinds = sum(recipe.trains_on(kind, iteration) for kind in ("actor", "judge"))
+    rows = prompts * kinds * recipe.training.epochs
+    yield "train", -(-rows // recipe.training.batch_size), 0, True
+    if recipe.evaluation.oracle is not None:
+        asked = recipe.evaluation
+        calls = 2 * asked.prompts + asked.judge_items * asked.judgments + asked.comparisons
+        models = 2 if iteration == 1 else 1
+        yield "evaluate", calls * models, recipe.judge.max_new_tokens, False
+
+
+def _plan(stage: str, calls: int, limit: int, at_most: bool, rate: Rate | None) -> StagePlan:  # noqa: FBT001
+    per_call = rate.tokens_per_call if rate else limit * REPLY_SHARE
+    per_second = rate.tokens_per_second if rate else ASSUMED_TOKENS_PER_SECOND
+    tokens = round(calls * per_call)
+    return StagePlan(
+        stage=stage,
+        calls=calls,
+        at_most=at_most,
+        tokens=tokens,
+        seconds=tokens / per_second if tokens else None,
+        bytes=round(tokens * _BYTES_PER_TOKEN),
+        basis="measured" if rate else "assumed",
+    )
+
+
+def room_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
+    """Estimate the disk that an iteration needs, in bytes.
+
+    The model is there twice while it trains (scratch and checkpoint) and once for each epoch's
+    optimizer state, of which two are kept at a time.
+    """
+    return round(_SAFETY * sum(stage.bytes for stage in stages)) + 8 * model_bytes

@@ -1,0 +1,295 @@
+"""The embedded engine draws what the model says, whatever the batch around a row."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.transformers import (
+    Batch,
+    TransformersEngine,
+    draw_tokens,
+    load_transformers_engine,
+    plan_batches,
+)
+from meta_reward_core.errors import EngineError, ModelFolderError
+from tests.core.tiny_model import llama_config, make_tokenizer, save_model
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=24)
+WARM = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
+
+
+def user(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+CONVERSATIONS = [
+    user("one"),
+    user("two plus three is"),
+    user("judge this answer to the question of red green blue one two three"),
+    [{"role": "system", "content": "good"}, *user("four"), *user("five six")],
+    user("one"),
+    user(" ".join(["seven"] * 30)),
+]
+
+
+def _llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return LlamaForCausalLM(llama_config(make_tokenizer()))
+
+
+def _shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "bos_token_id": None,
+    }
+
+
+def _qwen2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return Qwen2ForCausalLM(Qwen2Config(**_shape(tokenizer)))
+
+
+def _gpt2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=128,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            eos_token_id=2,
+            bos_token_id=None,
+        )
+    )
+
+
+def _gemma3(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    config = Gemma3TextConfig(
+        **_shape(tokenizer),
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    return Gemma3ForCausalLM(config)
+
+
+MODELS: dict[str, Callable[[PreTrainedTokenizerBase], PreTrainedModel]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "gpt2": _gpt2,
+    "gemma3": _gemma3,
+}
+
+
+def _spread(model: PreTrainedModel) -> None:
+    """Random models repeat one token: larger weights make their greedy replies differ."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8.0)
+
+
+@pytest.fixture(scope="session", params=sorted(MODELS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(7)
+    model = MODELS[request.param](tokenizer)
+    _spread(model)
+    return save_model(model, tokenizer, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(7)
+    model = _llama(tokenizer)
+    _spread(model)
+    return save_model(model, tokenizer, tmp_path_factory.mktemp("llama"))
+
+
+def load(folder: Path, *, batch_tokens: int = 4096, limit: int | None = None) -> TransformersEngine:
+    return load_transformers_engine(
+        folder,
+        dtype="float32",
+        device="cpu",
+        threads=None,
+        batch_tokens=batch_tokens,
+        max_model_tokens=limit,
+    )
+
+
+@pytest.fixture(scope="session")
+def expected(folder: Path) -> list[tuple[str, int]]:
+    """What `generate` says to each conversation alone: no batch, no padding."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    replies = []
+    for item in CONVERSATIONS:
+        text = tokenizer.apply_chat_template(item, tokenize=False, add_generation_prompt=True)
+        inputs = tokenizer([text], return_tensors="pt", add_special_tokens=False)
+        limit = GREEDY.max_new_tokens
+        output = model.generate(**inputs, do_sample=False, max_new_tokens=limit, pad_token_id=0)
+        reply = output[0, inputs["input_ids"].shape[1] :]
+        replies.append((tokenizer.decode(reply, skip_special_tokens=True), len(reply)))
+    return replies
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 150, 100_000])
+def test_at_temperature_zero_it_says_what_generate_says(
+    folder: Path, expected: list[tuple[str, int]], batch_tokens: int
+) -> None:
+    engine = load(folder, batch_tokens=batch_tokens)
+    drawn = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
+    assert [[(c.text, c.tokens) for c in row] for row in drawn] == [[e, e] for e in expected]
+    assert len(set(expected)) > 2, "the models under test should not all say the same"
+
+
+def test_the_same_seed_gives_the_same_completions(folder: Path) -> None:
+    first = load(folder, batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
+    again = load(folder, batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
+    other = load(folder, batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=4)
+    assert first == again
+    assert first != other
+
+
+def test_samples_of_equal_conversations_differ(llama_folder: Path) -> None:
+    drawn = load(llama_folder).sample(CONVERSATIONS, 3, sampling=WARM, seed=0)
+    assert len(drawn) == len(CONVERSATIONS)
+    assert all(len(row) == 3 for row in drawn)
+    assert drawn[0] != drawn[4], "two equal conversations share a prefill, not their samples"
+
+
+def test_a_reply_ends_at_any_end_token_and_counts_it(llama_folder: Path) -> None:
+    drawn = load(llama_folder).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
+    completions = [completion for row in drawn for completion in row]
+    ended = [c for c in completions if c.finish_reason == "stop"]
+    cut = [c for c in completions if c.finish_reason == "length"]
+    assert ended
+    assert cut
+    assert all(c.tokens > len(c.text.split()) for c in ended), "the end token counts"
+    assert all(c.tokens == WARM.max_new_tokens for c in cut)
+
+
+def test_a_prompt_that_leaves_too_little_room_is_refused_with_a_reason(llama_folder: Path) -> None:
+    engine = load(llama_folder, limit=32)
+    fits, refused = user("one two"), user(" ".join(["one"] * 20))
+    drawn = engine.sample([refused, fits], 2, sampling=WARM, seed=0)
+    assert {c.finish_reason for c in drawn[1]} <= {"stop", "length"}
+    assert [(c.text, c.tokens, c.finish_reason) for c in drawn[0]] == [("", 0, "refused")] * 2
+    assert "23 tokens" in str(drawn[0][0].refusal)
+    assert "32 tokens" in str(drawn[0][0].refusal)
+
+
+def test_the_models_own_limit_refuses_too(llama_folder: Path) -> None:
+    long = user(" ".join(["one"] * 120))
+    [[completion]] = load(llama_folder, limit=4096).sample([long], 1, sampling=WARM, seed=0)
+    assert completion.finish_reason == "refused"
+
+
+def test_a_users_text_never_becomes_a_control_token(llama_folder: Path) -> None:
+    engine = load(llama_folder)
+    attack = user("one <eos> <assistant> two")
+    plain = user("one two")
+    greedy = [
+        engine.sample([item], 1, sampling=GREEDY, seed=0)[0][0].text for item in (attack, plain)
+    ]
+    assert greedy[0] == greedy[1], "this tokenizer cannot spell control tokens: they are left out"
+
+
+def test_progress_is_reported_while_a_batch_is_decoded(llama_folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    engine = load(llama_folder, batch_tokens=150)
+    drawn = engine.sample(
+        CONVERSATIONS, 4, sampling=GREEDY, seed=0, progress=lambda *at: seen.append(at)
+    )
+    tokens = sum(c.tokens for row in drawn for c in row)
+    assert seen[-1] == (len(CONVERSATIONS) * 4, tokens)
+    assert seen == sorted(seen)
+    assert len(seen) > len(CONVERSATIONS)
+
+
+def test_no_conversations_give_no_completions(llama_folder: Path) -> None:
+    assert load(llama_folder).sample([], 3, sampling=WARM, seed=0) == []
+
+
+def test_a_closed_engine_refuses(llama_folder: Path) -> None:
+    engine = load(llama_folder)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.sample(CONVERSATIONS, 1, sampling=WARM, seed=0)
+
+
+def test_a_folder_that_is_no_model_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="cannot be loaded"):
+        load(tmp_path)
+
+
+def test_batches_are_planned_from_shapes_longest_first() -> None:
+    """20 tokens a batch, 2 new ones: prompts of 8 and 4 tokens give 2 and 3 rows a batch."""
+    long, short, other = (1,) * 8, (2,) * 4, (3,) * 4
+    plan = plan_batches({short: 2, long: 3, other: 2}, max_new_tokens=2, batch_tokens=20)
+    assert plan == [
+        Batch((long,), (2,)),
+        Batch((long,), (1,)),
+        Batch((short,), (2,)),
+        Batch((other,), (2,)),
+    ]
+
+
+def test_a_batch_has_a_row_even_when_one_exceeds_the_bound() -> None:
+    assert plan_batches({(1,) * 50: 2}, max_new_tokens=5, batch_tokens=1) == [
+        Batch(((1,) * 50,), (1,)),
+        Batch(((1,) * 50,), (1,)),
+    ]
+
+
+@pytest.mark.parametrize("vocabulary", [6, 5000])
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(vocabulary: int) -> None:
+    """Probabilities .5, .3, .1, .1 and nothing else: at top_p .75 the nucleus is the first two.
+
+    Renormalised they are .625 and .375; 20,000 draws put the share within .02 (five sigma).
+    """
+    probabilities = torch.full((vocabulary,), 1e-12)
+    probabilities[torch.tensor([4, 1, 0, 2])] = torch.tensor([0.5, 0.3, 0.1, 0.1])
+    sampling = Sampling(temperature=1.0, top_p=0.75, max_new_tokens=1)
+    logits = probabilities.log().repeat(20_000, 1)
+    tokens = draw_tokens(logits, sampling, torch.Generator().manual_seed(0))
+    assert set(tokens.tolist()) == {1, 4}
+    assert (tokens == 4).float().mean().item() == pytest.approx(0.625, abs=0.02)
+
+
+def test_without_a_nucleus_every_token_may_be_drawn() -> None:
+    """Probabilities .7, .2, .1 at top_p 1; temperature 2 takes their roots: .523, .279, .198."""
+    logits = torch.tensor([0.7, 0.2, 0.1]).log().repeat(20_000, 1)
+    warm = Sampling(temperature=2.0, top_p=1.0, max_new_tokens=1)
+    tokens = draw_tokens(logits, warm, torch.Generator().manual_seed(0))
+    shares = tokens.bincount(minlength=3) / len(tokens)
+    assert shares.tolist() == pytest.approx([0.523, 0.279, 0.198], abs=0.02)
+
+
+def test_configs_of_the_tested_models_cover_a_sliding_window() -> None:
+    config: PretrainedConfig = _gemma3(make_tokenizer()).config
+    assert "sliding_attention" in config.layer_types
