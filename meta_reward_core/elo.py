@@ -16,9 +16,10 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 STEP_TOLERANCE = 1e-11
-"""Newton stops when its step is shorter, relative to 1 + the largest rating."""
+"""Newton stops at a step shorter than this, relative to 1 + the largest rating."""
 
 _MAX_STEPS = 200
+_NEAR = 1e-5  # so near, steps shrink quadratically; one that does not is rounding alone
 _SUFFICIENT = 1e-4
 
 
@@ -39,6 +40,7 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
 
     Raises:
         ValueError: a matrix is not square, has a negative or non-finite entry, or prior <= 0.
+        ArithmeticError: Newton did not arrive; no matrix that is known does that.
     """
     if not (np.isfinite(prior) and prior > 0):
         raise ValueError(f"prior must be a positive number, not {prior}.")
@@ -68,41 +70,45 @@ def _fit_group(wins: Array, prior: float) -> Array:
     size = wins.shape[1]
     wins = wins * ~np.eye(size, dtype=bool)
     ratings = np.zeros(wins.shape[:2])
+    reach = np.full(len(wins), np.inf)
     active = np.flatnonzero(wins.any(axis=(1, 2)))
     for _ in range(_MAX_STEPS):
         if active.size == 0:
-            break
-        moved, done = _newton_step(wins[active], ratings[active], prior)
-        ratings[active] = moved
-        active = active[~done]
-    return ratings - ratings.mean(axis=1, keepdims=True) if size else ratings
+            return ratings
+        ratings[active], now = _newton_step(wins[active], ratings[active], prior)
+        arrived = (now <= STEP_TOLERANCE) | ((now <= _NEAR) & (now >= reach[active] / 2))
+        reach[active] = now
+        active = active[~arrived]
+    raise ArithmeticError(f"{active.size} of {len(wins)} Elo problems did not converge.")
 
 
-def _newton_step(wins: Array, ratings: Array, prior: float) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """One damped step: new ratings [p, n], and which problems [p] have arrived."""
+def _newton_step(wins: Array, ratings: Array, prior: float) -> tuple[Array, Array]:
+    """One damped step: new centred ratings [p, n], and the relative length of the step [p]."""
     gradient, curvature = _derivatives(wins, ratings, prior)
     step = np.linalg.solve(curvature, gradient[..., None])[..., 0].astype(np.float64)
-    reach = np.abs(step).max(axis=1)
-    done = reach <= STEP_TOLERANCE * (1 + np.abs(ratings).max(axis=1))
-    gain: Array = (gradient * step).sum(axis=1)
-    scale = _line_search(wins, ratings, step, gain, prior)
-    return ratings + scale[:, None] * step, done | (scale == 0)
+    scale = _line_search(wins, ratings, step, (gradient * step).sum(axis=1), prior)
+    moved = ratings + scale[:, None] * step
+    reach: Array = np.abs(step).max(axis=1) / (1 + np.abs(ratings).max(axis=1))
+    return moved - moved.mean(axis=1, keepdims=True), reach
 
 
 def _derivatives(wins: Array, ratings: Array, prior: float) -> tuple[Array, Array]:
-    """Gradient [p, n] and negated Hessian [p, n, n] of the objective."""
+    """Gradient [p, n] and negated Hessian [p, n, n] of the objective at centred ratings."""
     loses = _sigmoid(ratings[:, None, :] - ratings[:, :, None])
     pull = wins * loses
     gradient = pull.sum(axis=2) - pull.sum(axis=1) - 2 * prior * ratings
     weight = (wins + wins.swapaxes(1, 2)) * loses * loses.swapaxes(1, 2)
-    curvature = -weight
+    trace = weight.sum(axis=(1, 2))[:, None]
+    # Moving all ratings together changes next to nothing and is never wanted: stiffen that
+    # direction, or rounding would be magnified by 1 / prior along it.
+    curvature = trace[..., None] / wins.shape[1] - weight
     diagonal = np.arange(wins.shape[1])
-    curvature[:, diagonal, diagonal] += weight.sum(axis=2) + 2 * prior
+    curvature[:, diagonal, diagonal] += weight.sum(axis=2) + 2 * prior + 1e-15 * trace
     return gradient, curvature
 
 
 def _line_search(wins: Array, ratings: Array, step: Array, gain: Array, prior: float) -> Array:
-    """Largest of 1, 1/2, 1/4 ... per problem [p] that gains enough; 0 where none does."""
+    """Largest of 1, 1/2, 1/4 ... per problem [p] that gains enough."""
     before = _objective(wins, ratings, prior)
     # Near the optimum the gain drowns in rounding; a full step that loses no more is right there.
     slack = 1e-13 * (1 + np.abs(before))
@@ -113,7 +119,7 @@ def _line_search(wins: Array, ratings: Array, step: Array, gain: Array, prior: f
         if not short.any():
             return scale
         scale[short] /= 2
-    return np.where(short, 0.0, scale)
+    return scale
 
 
 def _objective(wins: Array, ratings: Array, prior: float) -> Array:

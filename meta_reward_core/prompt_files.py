@@ -99,11 +99,10 @@ def _collect(rows: Iterable[NumberedRow]) -> PromptFile:
     seen: set[str] = set()
     duplicates = 0
     for number, row in rows:
-        text, reason = _prompt_text(row)
-        if text is None or reason is not None:
-            found.rejected.append((number, reason or "not_a_text"))
+        prompt = _prompt(row)
+        if not isinstance(prompt, Prompt):
+            found.rejected.append((number, prompt))
             continue
-        prompt = Prompt(prompt_id_of(text), text)
         if prompt.prompt_id in seen:
             duplicates += 1
             continue
@@ -114,17 +113,19 @@ def _collect(rows: Iterable[NumberedRow]) -> PromptFile:
     return PromptFile(found.prompts, duplicates, found.rejected, found.extra)
 
 
-def _prompt_text(row: Row) -> tuple[str | None, RejectReason | None]:
-    """The prompt of a row, or why there is none. Exactly one of the two is set."""
+def _prompt(row: Row) -> Prompt | RejectReason:
+    """The prompt of a row, or why there is none."""
     column = _column(row)
-    value = row[column] if column else None
-    text = _user_turn(value) if isinstance(value, list) else value
+    text = row[column] if column else None
+    if column == "messages" or isinstance(text, list):
+        text = _user_turn(text)
+        if text is None:
+            return "no_user_turn"
     if not isinstance(text, str):
-        return None, "no_user_turn" if isinstance(value, list) else "not_a_text"
+        return "not_a_text"
     if column == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
         text = f"{text}\n\n{row['input']}"
-    reason = why_unusable(text)
-    return (None, reason) if reason else (text, None)
+    return why_unusable(text) or Prompt(prompt_id_of(text), text)
 
 
 def why_unusable(text: str) -> RejectReason | None:
@@ -133,14 +134,16 @@ def why_unusable(text: str) -> RejectReason | None:
         return "empty"
     if "\x00" in text:
         return "null_byte"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "lone_surrogate"
     return None
 
 
-def _user_turn(messages: list[Any]) -> str | None:
+def _user_turn(messages: object) -> str | None:
     """Content of the first user message, if it is a text."""
-    for message in messages:
+    for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
             return content if isinstance(content, str) else None
@@ -148,7 +151,9 @@ def _user_turn(messages: list[Any]) -> str | None:
 
 
 def _column(row: Row) -> str | None:
-    return next((name for name in PROMPT_COLUMNS if name in row), None)
+    """The first known column that holds something; the first known one if none does."""
+    known = [name for name in PROMPT_COLUMNS if name in row]
+    return next((name for name in known if row[name] is not None), known[0] if known else None)
 
 
 def _extra(row: Row) -> dict[str, Any]:
@@ -230,8 +235,9 @@ def _read_csv(path: Path) -> Iterator[NumberedRow]:
             _check_cells(path, reader.line_num, row)
             yield reader.line_num, row
     except csv.Error as error:
+        # The count stands at the last good row, so the bad one begins on the next line.
         raise PromptFileError(
-            f"{path.name}, line {reader.line_num}: is not valid CSV ({error}); "
+            f"{path.name}, line {reader.line_num + 1}: is not valid CSV ({error}); "
             "put cells that hold commas, quotes or line breaks in double quotes."
         ) from error
 

@@ -12,13 +12,13 @@ from meta_reward_core.config import SamplingRecipe, at_iteration
 from meta_reward_core.context import IterationContext, Model, Tools
 from meta_reward_core.engines.base import Sampling
 from meta_reward_core.errors import NoPairsError
-from meta_reward_core.evaluation import measure_with_oracle
 from meta_reward_core.evaluation.own_data import as_measurements, measure_iteration
 from meta_reward_core.evaluation.records import Measurement
 from meta_reward_core.generation import generate_responses
 from meta_reward_core.judge_pairs import JudgedPrompts, cap_pairs, pair_judgments, plan_battles
 from meta_reward_core.judging import judge_responses
 from meta_reward_core.meta_judging import fight_battles
+from meta_reward_core.miniature.evaluation import measure_model
 from meta_reward_core.pairing import score_responses
 from meta_reward_core.records import (
     Battle,
@@ -218,8 +218,6 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
     """
-    from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
-
     rows = [
         row
         for kind in _PAIR_KINDS
@@ -228,6 +226,8 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
     ]
     if not rows:
         raise NoPairsError(_why_no_pairs(context))
+    from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
+
     tools.release_engine()
     outcome = train_dpo(
         rows,
@@ -277,7 +277,7 @@ def _truth(context: IterationContext, model: Model, tools: Tools) -> list[Measur
     recipe = context.recipe
     if recipe.evaluation.oracle is None:
         return []
-    return measure_with_oracle(
+    return measure_model(
         tools.engine(model, recipe.engine),
         model.name,
         prompts=recipe.evaluation.prompts,

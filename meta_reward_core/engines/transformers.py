@@ -362,8 +362,8 @@ class RoomyLayer(DynamicLayer):
         old = self.get_seq_length()
         length = old + key_states.shape[-2]
         if self._room is None or self._room[0].shape[-2] < length:
-            keys, values = _roomy(self.keys, key_states, old), _roomy(self.values, value_states, old)
-            self._room = (keys, values)
+            keys = _roomy(self.keys, key_states, old)
+            self._room = (keys, _roomy(self.values, value_states, old))
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[..., old:length, :] = new
         self.keys, self.values = (room[..., :length, :] for room in self._room)

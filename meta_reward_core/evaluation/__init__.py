@@ -1,8 +1,5 @@
-"""Measuring: what the files of an iteration say, and, where one exists, what the truth says.
+"""Measuring: what the files of an iteration say about the model that made them.
 
-Nothing here is read by a step that trains or selects.
+Nothing here is read by a step that trains or selects. The truth, where there is one, is asked by
+`miniature.evaluation`.
 """
-
-from meta_reward_core.miniature.evaluation import measure_model as measure_with_oracle
-
-__all__ = ["measure_with_oracle"]

@@ -166,10 +166,10 @@ def measure_meta_judge(
     fought, _ = fight_battles(
         [
             PlannedBattle(
-                row["instruction"],
-                row["response"],
-                _shown(index, "a", row["judgment_a"]),
-                _shown(index, "b", row["judgment_b"]),
+                row.instruction,
+                row.response,
+                _shown(index, "a", row.judgment_a),
+                _shown(index, "b", row.judgment_b),
             )
             for index, row in enumerate(rows)
         ],
@@ -180,10 +180,10 @@ def measure_meta_judge(
         sampling=sampling,
         seed=seed,
     )
-    right = [battle.verdict == row["better"] for battle, row in zip(fought, rows, strict=True)]
+    right = [battle.verdict == row.better for battle, row in zip(fought, rows, strict=True)]
     yield "accuracy", fmean(right), len(right)
     for position, name in (("A", "accuracy_better_first"), ("B", "accuracy_better_second")):
-        subset = [hit for hit, row in zip(right, rows, strict=True) if row["better"] == position]
+        subset = [hit for hit, row in zip(right, rows, strict=True) if row.better == position]
         yield name, _mean_or_none([float(hit) for hit in subset]), len(subset)
 
 

@@ -104,10 +104,10 @@ CHAT_TEMPLATE = (
 )
 
 # The seed's actor mostly writes a sibling language's word for these many words of each slot.
-MISCONCEIVED_WORDS_A_SLOT = 2
+MISCONCEIVED_WORDS_A_SLOT = 3
 MISCONCEPTION_RATE = 0.6
 ACTOR_SLIP_RATES = (0.02, 0.12, 0.3)
-PHRASE_WEIGHTS = (3, 4, 4, 3, 2, 1, 1, 1)
+PHRASE_WEIGHTS = (2, 3, 4, 4, 3, 2, 1, 1)
 TIE_LEAN_TO_A = 0.6
 HELD_OUT_ONE_IN = 10
 TASK_WEIGHTS = {"actor": 20, "judge": 30, "meta_judge": 50}
@@ -124,8 +124,8 @@ class JudgeNoise:
     """
 
     base: float = 0.05
-    stinginess: float = 0.35
-    leniency: float = 0.45
+    stinginess: float = 0.2
+    leniency: float = 0.6
 
 
 SEED_JUDGE_NOISE = JudgeNoise()
@@ -379,8 +379,12 @@ def seed_rows(
     seed: int,
     judge_noise: JudgeNoise = SEED_JUDGE_NOISE,
     meta_judge_noise: float = 0.03,
+    block_rows: int = 16,
 ) -> Iterator[dict[str, Any]]:
     """Rows of supervised fine-tuning data for the three roles, from the pool's instructions.
+
+    Rows come in blocks of one task, thus of about one length: read in order with a batch of one
+    block, they need little padding and the tasks stay well mixed.
 
     Yields:
         `prompt` and `completion` as chat messages, and the `task`.
@@ -388,8 +392,10 @@ def seed_rows(
     rng = random.Random(seed)
     pool = _all_instructions()[0]
     tasks, weights = tuple(TASK_WEIGHTS), tuple(TASK_WEIGHTS.values())
-    for _ in range(count):
-        task = rng.choices(tasks, weights)[0]
+    task = tasks[0]
+    for index in range(count):
+        if index % block_rows == 0:
+            task = rng.choices(tasks, weights)[0]
         instruction = rng.choice(pool)
         if task == "actor":
             prompt, completion = instruction, draft_actor_response(rng, instruction).response

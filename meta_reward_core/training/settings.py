@@ -47,6 +47,9 @@ class TrainingSettings(BaseModel):
         description="Longest row in tokens, prompt and reply. Longer rows are refused, not cut.",
     )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
+    adam_beta2: float = Field(
+        default=0.999, gt=0, lt=1, description="Memory of AdamW's second moment."
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to it.")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16",
@@ -97,6 +100,9 @@ class SftSettings(TrainingSettings):
 
     learning_rate: float = Field(default=1e-5, gt=0, le=1, description="Peak learning rate.")
     epochs: int = Field(default=3, ge=1, le=1000, description="Passes over the rows, at most.")
+    row_order: Literal["shuffled", "as_given"] = Field(
+        default="shuffled", description="As given: for data that is written in a good order."
+    )
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps after which it ends, whatever the epoch."
     )

@@ -50,7 +50,9 @@ def test_when_one_position_wins_everything_the_matrix_is_zero(
 
 
 def test_the_matrix_by_hand() -> None:
-    """w1 = 3/4, w2 = 1/4. x shown first beats y: B[x,y] += .75. x shown second beats y:
+    """One win first and three second: w1 = 3/4, w2 = 1/4.
+
+    x shown first beats y: B[x,y] += .75. x shown second beats y:
     B[x,y] += .25. z shown second beats x: B[z,x] += .25. (z, x) tied, (y, z) unreadable: nothing.
     """
     weights = weights_from_counts(wins_first=1, wins_second=3)

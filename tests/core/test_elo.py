@@ -15,7 +15,6 @@ from meta_reward_core.elo import fit_elo
 
 Array = npt.NDArray[np.float64]
 
-# 0.5 each, the paper's case of unequal weights, and no outcome at all
 _ENTRIES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
@@ -44,14 +43,10 @@ def fit_by_scipy(matrix: Array, prior: float) -> Array:
         gap = ratings[:, None] - ratings[None, :]
         return float((matrix * np.logaddexp(0, -gap)).sum() + prior * (ratings**2).sum())
 
-    start = np.zeros(len(matrix))
-    best = minimize(
-        loss,
-        start,
-        jac=lambda ratings: -gradient(matrix, ratings, prior),
-        method="BFGS",
-        options={"gtol": 1e-13, "maxiter": 10_000},
-    )
+    def slope(ratings: Array) -> Array:
+        return -gradient(matrix, ratings, prior)
+
+    best = minimize(loss, np.zeros(len(matrix)), jac=slope, method="BFGS", tol=1e-13)
     return np.asarray(best.x, dtype=np.float64)
 
 
@@ -66,8 +61,10 @@ def test_two_judgments_have_a_closed_form() -> None:
 def test_one_judgment_that_wins_everything_has_the_rating_that_the_prior_allows(
     prior: float,
 ) -> None:
-    """B = [[0, 1], [0, 0]], e = (x, -x): d/dx log s(2x) - 2 prior x^2 = 0 means
-    s(-2x) = 2 prior x, solved here by bisection.
+    """A root found by bisection.
+
+    B = [[0, 1], [0, 0]], e = (x, -x): d/dx (log s(2x) - 2 prior x^2) = 0 means
+    2 s(-2x) = 4 prior x.
     """
     root = brentq(lambda x: 1 / (1 + math.exp(2 * x)) - 2 * prior * x, 0, 50, xtol=1e-14)
     (ratings,) = fit_elo([np.array([[0.0, 1.0], [0.0, 0.0]])], prior=prior)
@@ -84,8 +81,10 @@ def test_scipy_finds_the_same_ratings(matrix: Array, prior: float) -> None:
 @settings(deadline=None)
 @given(battle_matrices(), st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_the_gradient_vanishes_at_the_ratings(matrix: Array, prior: float) -> None:
-    """The objective is strictly concave, so this alone proves the optimum. The curvature is at
-    least 2 * prior, so ratings are within |gradient| / (2 * prior) of it: 1e-9 at the default.
+    """The objective is strictly concave, so this alone proves the optimum.
+
+    The curvature is at least 2 * prior, so ratings are within |gradient| / (2 * prior) of
+    it: 1e-9 at the default.
     """
     (ratings,) = fit_elo([matrix], prior=prior)
     assert np.abs(gradient(matrix, ratings, prior)).max() < 1e-13

@@ -149,7 +149,9 @@ def test_scores_do_not_depend_on_the_order_of_judgments(
 
 
 def test_rho_narrows_the_choice_to_the_shortest_good_and_the_longest_bad() -> None:
-    """S_max 5, S_min 1, rho .4: good is [.6 * 5 + .4 * 1, 5] = [3.4, 5], bad is
+    """With S_max 5, S_min 1, rho .4.
+
+    Good is [.6 * 5 + .4 * 1, 5] = [3.4, 5], bad is
     [1, .6 * 1 + .4 * 5] = [1, 2.6]. Good: r0 (900), r1 (300); bad: r3 (500), r4 (100).
     """
     scores = [
@@ -165,7 +167,7 @@ def test_rho_narrows_the_choice_to_the_shortest_good_and_the_longest_bad() -> No
 
 
 def test_a_score_on_the_border_belongs_to_the_tier() -> None:
-    """rho .1: the border is .9 * 5 + .1 * 4 = 4.9, which is 4.9 only up to rounding."""
+    """With rho .1 the border is .9 * 5 + .1 * 4 = 4.9, which is 4.9 only up to rounding."""
     scores = [scored(0, 5.0, 900), scored(1, 4.9, 300), scored(2, 4.1, 400), scored(3, 4.0, 100)]
     assert select_actor_pair(scores, rho=0.1) == ActorPair("p", "r1", "r2", 4.9, 4.1)
 

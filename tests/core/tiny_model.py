@@ -17,7 +17,7 @@ from transformers import (
 SPECIAL = ("<pad>", "<unk>", "<eos>", "<system>", "<user>", "<assistant>")
 COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 NAMED = ["red", "green", "blue", "good", "bad", "plus", "minus", "is", "answer", "judge", "this"]
-WORDS = [*COUNTED, *NAMED, "the", "a", "of", "to", "question", "Score:", "0", "1", "2", "3", "4", "5"]
+WORDS = [*COUNTED, *NAMED, "the", "a", "of", "to", "question", "Score:", *"012345"]
 # Each turn ends in <eos>; the generation prompt is exactly what precedes an assistant's words.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} <eos> "

@@ -99,7 +99,7 @@ def test_the_seed_judge_favours_the_longer_of_two_equally_good_responses() -> No
 
 
 def test_a_misconception_is_the_same_meaning_in_a_sibling_language() -> None:
-    """Each language errs on two words a slot, with a word of the same row."""
+    """Each language errs on three words a slot, with a word of the same row."""
     for language in world.LANGUAGES:
         for slot, rows in enumerate(world.LEXICON):
             believed = {row: world.misconception(language, slot, row[0]) for row in rows}

@@ -1,0 +1,234 @@
+"""The miniature's M0: a tiny Llama trained from scratch on the world's three roles, then gated.
+
+Whether a model of this size learns to compare judgments depends on the seed of its training.
+So seeds are tried in order and the first whose meta-judge passes the gate on held-out comparisons
+is kept; which ones failed is written beside the model. After this, nothing that trains or selects
+sees the world's truth again.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from meta_reward_core.artifacts import canonical_json, digest_of
+from meta_reward_core.engines.base import Engine, Sampling
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.miniature import world
+from meta_reward_core.miniature.evaluation import measure_meta_judge
+from meta_reward_core.prompt_files import prompt_id_of
+from meta_reward_core.templates import load_template
+from meta_reward_core.training.settings import SftSettings
+
+if TYPE_CHECKING:
+    from meta_reward_core.training.rows import SftRow
+
+SFT_ROWS = 28_800
+SFT = SftSettings(
+    learning_rate=2.5e-3,
+    batch_size=16,
+    device_batch_size=16,
+    epochs=1,
+    scheduler="cosine",
+    warmup_share=0.05,
+    max_length=512,
+    weight_decay=0.01,
+    adam_beta2=0.95,
+    row_order="as_given",
+    dtype="float32",
+    gradient_checkpointing=False,
+    log_every_steps=100,
+)
+THREADS = 1
+"""Weights depend on the order of sums, so on the number of threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a seed's meta-judge must reach on held-out comparisons.
+
+    Attributes:
+        comparisons: how many it is asked; in half of them the better judgment stands first.
+        accuracy: least share of right verdicts.
+        order_gap: largest difference between the accuracies of the two halves.
+    """
+
+    comparisons: int = 400
+    accuracy: float = 0.8
+    order_gap: float = 0.1
+
+
+GATE = Gate()
+MAX_SEEDS = 8
+_REPLY_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """How the meta-judge of one SFT seed did."""
+
+    sft_seed: int
+    accuracy: float
+    accuracy_better_first: float
+    accuracy_better_second: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is good enough, and even-handed."""
+        gap = abs(self.accuracy_better_first - self.accuracy_better_second)
+        return self.accuracy >= GATE.accuracy and gap <= GATE.order_gap
+
+
+def seed_key() -> str:
+    """Hash of everything that the seed model is made from; another key, another model."""
+    templates = [load_template(f"miniature_{name}").text for name in ("judge", "meta_judge")]
+    return digest_of(
+        {
+            "world": world.WORLD_VERSION,
+            "rows": SFT_ROWS,
+            "sft": SFT.model_dump(mode="json"),
+            "threads": THREADS,
+            "gate": asdict(GATE),
+            "templates": templates,
+        }
+    )
+
+
+def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]) -> Path:
+    """Return the seed's folder: the shipped one, a cached one, or one trained now.
+
+    Args:
+        models: where a trained one is kept.
+        scratch: where the trainer keeps its state.
+        say: told what takes long, and how the gate went.
+
+    Raises:
+        TrainingError: no seed passed the gate.
+    """
+    key = seed_key()
+    for folder in (shipped_seed(), models / f"miniature-seed-{key[:12]}"):
+        if _was_made_from(folder, key):
+            return folder
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".miniature-seed-{key[:12]}.lock"):
+        if not _was_made_from(folder, key):
+            train_seed_model(folder, scratch=scratch / "miniature-seed", say=say)
+    return folder
+
+
+def shipped_seed() -> Path:
+    """Folder of the seed that comes with the package."""
+    return Path(str(files("meta_reward_core.miniature") / "seed_model"))
+
+
+def _record_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.json"
+
+
+def _was_made_from(folder: Path, key: str) -> bool:
+    record = _record_of(folder)
+    return folder.is_dir() and record.is_file() and json.loads(record.read_text())["key"] == key
+
+
+def train_seed_model(folder: Path, *, scratch: Path, say: Callable[[str], None]) -> None:
+    """Try SFT seeds in order until one passes the gate; keep it, and say which failed.
+
+    Raises:
+        TrainingError: `MAX_SEEDS` seeds failed.
+    """
+    tried: list[GateResult] = []
+    for sft_seed in range(1, MAX_SEEDS + 1):
+        say(f"training the miniature's seed model, SFT seed {sft_seed} (two to five minutes)")
+        candidate = scratch / f"candidate-{sft_seed}"
+        shutil.rmtree(candidate, ignore_errors=True)
+        _train(candidate, scratch=scratch / f"trainer-{sft_seed}", sft_seed=sft_seed, say=say)
+        result = measure_gate(candidate, sft_seed=sft_seed)
+        tried.append(result)
+        say(_sentence(result))
+        if result.passed:
+            _publish(candidate, folder, tried)
+            return
+    raise TrainingError(f"none of {MAX_SEEDS} SFT seeds passed the gate: {tried}")
+
+
+def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str], None]) -> None:
+    import torch
+
+    from meta_reward_core.training.sft import InitialModel, train_sft
+
+    steps = SFT_ROWS // SFT.batch_size
+
+    def tell(entry: dict[str, float]) -> None:
+        if "loss" in entry:
+            say(f"  step {entry['step']:.0f} of {steps}, loss {entry['loss']:.3f}")
+
+    torch.set_num_threads(THREADS)
+    train_sft(
+        _rows(sft_seed),
+        start=InitialModel(world.model_config(), world.build_tokenizer()),
+        settings=SFT,
+        checkpoint=candidate,
+        scratch=scratch,
+        seed=sft_seed,
+        on_log=tell,
+    )
+
+
+def _rows(sft_seed: int) -> "list[SftRow]":
+    return [
+        {
+            "prompt": row["prompt"],
+            "completion": row["completion"],
+            "kind": row["task"],
+            "prompt_id": prompt_id_of(row["prompt"][0]["content"]),
+        }
+        for row in world.seed_rows(SFT_ROWS, seed=sft_seed)
+    ]
+
+
+def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
+    """Ask a candidate's meta-judge for held-out comparisons, greedily."""
+    from meta_reward_core.engines.transformers import load_transformers_engine
+
+    engine: Engine = load_transformers_engine(
+        folder,
+        dtype="float32",
+        device="cpu",
+        threads=THREADS,
+        batch_tokens=65_536,
+        max_model_tokens=None,
+    )
+    figures = measure_meta_judge(
+        engine,
+        comparisons=GATE.comparisons,
+        sampling=Sampling(temperature=0.0, top_p=1.0, max_new_tokens=_REPLY_TOKENS),
+        template=load_template("miniature_meta_judge"),
+        seed=0,
+    )
+    values = {name: value or 0.0 for name, value, _ in figures}
+    engine.close()
+    return GateResult(sft_seed=sft_seed, **values)
+
+
+def _sentence(result: GateResult) -> str:
+    verdict = "passed" if result.passed else "failed"
+    return (
+        f"SFT seed {result.sft_seed} {verdict} the gate: meta-judge accuracy "
+        f"{result.accuracy:.3f} (better one first {result.accuracy_better_first:.3f}, "
+        f"second {result.accuracy_better_second:.3f}; needed {GATE.accuracy}, "
+        f"gap at most {GATE.order_gap})"
+    )
+
+
+def _publish(candidate: Path, folder: Path, tried: list[GateResult]) -> None:
+    """Move the model into place, then write the record that makes it count."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(candidate, folder)
+    record = {"key": seed_key(), "tried": [asdict(result) for result in tried]}
+    _record_of(folder).write_bytes(canonical_json(record))

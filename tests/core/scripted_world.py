@@ -1,0 +1,63 @@
+"""A small experiment whose engine is a script: every step but training, in a second."""
+
+from pathlib import Path
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import Recipe
+from meta_reward_core.context import IterationContext, Model, Tools
+from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.scripted import Script, ScriptedEngine
+from meta_reward_core.experiment import Experiment, begin_experiment
+from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.prompt_files import PromptFile, prompt_id_of
+from meta_reward_core.records import Prompt
+
+RECIPE = {
+    "name": "scripted",
+    "shard_prompts": 8,
+    "sample": {"prompts": 20},
+    "actor": {"samples": 5},
+    "judge": {"samples": 6},
+    "meta_judge": {"max_judgments": None, "max_chosen_judgment_chars": 60},
+    "pairing": {"rho": 0.3, "max_chosen_chars": 70},
+    "engine": {"kind": "scripted"},
+}
+
+
+def prompt_file(count: int) -> PromptFile:
+    texts = [f"question {number}?" for number in range(count)]
+    prompts = [Prompt(prompt_id_of(text), text) for text in texts]
+    return PromptFile(prompts=prompts, duplicates=0, rejected=[])
+
+
+def begin(root: Path, *, prompts: int = 60, **changes: object) -> Experiment:
+    return begin_experiment(
+        ArtifactStore(str(root)),
+        "scripted",
+        recipe=Recipe.model_validate(RECIPE | changes),
+        seed=1,
+        seed_model=Model("M0", root, "0" * 64),
+        prompts=prompt_file(prompts),
+    )
+
+
+def scripted_tools(scratch: Path, script: Script = plausible_reply) -> Tools:
+    return Tools(load_engine=lambda folder, recipe: ScriptedEngine(script), scratch=scratch)
+
+
+def stages_before_training() -> list[Stage]:
+    names = [stage.name for stage in STAGES]
+    return list(STAGES[: names.index("train")])
+
+
+def run_before_training(context: IterationContext, tools: Tools) -> list[tuple[str, int]]:
+    """Run what is not finished; return which shards that was."""
+    ran = []
+    for stage in stages_before_training():
+        if not stage.scheduled(context):
+            continue
+        for shard in range(stage.plan_shards(context)):
+            if stage.finished_shard(context, shard) is None:
+                stage.run_shard(context, shard, tools)
+                ran.append((stage.name, shard))
+    return ran

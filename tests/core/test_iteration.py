@@ -1,0 +1,160 @@
+"""A shard is done when its manifest says so and its bytes agree; else it is made again."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.errors import DamagedArtifactError, InputError, NoPairsError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.iteration import STAGES
+from tests.core.scripted_world import begin, run_before_training, scripted_tools
+
+
+def bytes_below(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_stages_stand_in_the_papers_order() -> None:
+    assert [stage.name for stage in STAGES] == [
+        "sample",
+        "generate",
+        "judge",
+        "pair_actor",
+        "meta_judge",
+        "pair_judge",
+        "train",
+        "evaluate",
+    ]
+
+
+def test_the_same_experiment_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        root = tmp_path / name
+        run_before_training(begin(root).context(1), scripted_tools(root))
+    one, two = (bytes_below(tmp_path / name / "scripted/iteration-1") for name in ("one", "two"))
+    assert one == two
+    assert len(one) > 20
+
+
+def test_finished_shards_are_not_run_again(tmp_path: Path) -> None:
+    experiment = begin(tmp_path)
+    tools = scripted_tools(tmp_path)
+    assert len(run_before_training(experiment.context(1), tools)) == 12
+    assert run_before_training(experiment.context(1), tools) == []
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_a_damaged_part_is_found_by_its_hash_and_made_again(tmp_path: Path, damage: str) -> None:
+    experiment = begin(tmp_path)
+    tools = scripted_tools(tmp_path)
+    run_before_training(experiment.context(1), tools)
+    folder = tmp_path / "scripted/iteration-1"
+    before = bytes_below(folder)
+    part = folder / "judgments/part-00001.parquet"
+    data = part.read_bytes()
+    part.unlink()
+    if damage == "truncate":
+        part.write_bytes(data[:-100])
+    if damage == "flip":
+        part.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    assert run_before_training(experiment.context(1), tools) == [("judge", 1)]
+    assert bytes_below(folder) == before
+
+
+def test_a_damaged_part_is_never_read_as_if_it_were_whole(tmp_path: Path) -> None:
+    context = begin(tmp_path).context(1)
+    run_before_training(context, scripted_tools(tmp_path))
+    part = tmp_path / "scripted/iteration-1/responses/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"X")
+    with pytest.raises(DamagedArtifactError, match=r"responses/part-00000\.parquet"):
+        context.files.read("responses", 0)
+
+
+def test_a_part_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
+    """As if a process had been killed between a shard's parts and its manifest."""
+    experiment = begin(tmp_path)
+    tools = scripted_tools(tmp_path)
+    run_before_training(experiment.context(1), tools)
+    before = bytes_below(tmp_path)
+    (tmp_path / "scripted/iteration-1/manifests/generate-00002.json").unlink()
+    (tmp_path / "scripted/iteration-1/responses/part-00002.parquet").write_bytes(b"other bytes")
+    assert run_before_training(experiment.context(1), tools) == [("generate", 2)]
+    assert bytes_below(tmp_path) == before
+
+
+def test_where_a_remade_shard_differs_all_that_was_made_from_it_is_made_again(
+    tmp_path: Path,
+) -> None:
+    """On a GPU the same seed may give other tokens; here another script stands for it."""
+
+    def other(conversation: Conversation, sample: int, seed: int) -> str:
+        return plausible_reply(conversation, sample, seed + 1)
+
+    experiment = begin(tmp_path)
+    run_before_training(experiment.context(1), scripted_tools(tmp_path))
+    (tmp_path / "scripted/iteration-1/responses/part-00001.parquet").unlink()
+    ran = run_before_training(experiment.context(1), scripted_tools(tmp_path, other))
+    assert ran == [
+        ("generate", 1),
+        ("judge", 1),
+        ("pair_actor", 0),
+        ("meta_judge", 1),
+        ("pair_judge", 0),
+    ]
+
+
+def second(experiment: Experiment) -> IterationContext:
+    """Iteration 2 as far as its first step needs it: M1 is not made here."""
+    first = experiment.context(1)
+    return replace(first, number=2, files=experiment.files(2), earlier=(experiment.files(1),))
+
+
+def test_no_instruction_serves_in_two_iterations(tmp_path: Path) -> None:
+    experiment = begin(tmp_path, prompts=40)
+    tools = scripted_tools(tmp_path)
+    drawn = []
+    for context in (experiment.context(1), second(experiment)):
+        STAGES[0].run_shard(context, 0, tools)
+        drawn.append(set(context.files.read("prompts")["prompt_id"].to_pylist()))
+    assert [len(ids) for ids in drawn] == [20, 20]
+    assert not drawn[0] & drawn[1]
+
+
+def test_a_pool_that_is_used_up_is_refused_unless_reuse_is_allowed(tmp_path: Path) -> None:
+    experiment = begin(tmp_path, prompts=39)
+    tools = scripted_tools(tmp_path)
+    STAGES[0].run_shard(experiment.context(1), 0, tools)
+    with pytest.raises(InputError, match="only 19 were not used"):
+        STAGES[0].run_shard(second(experiment), 0, tools)
+    reusing = begin(tmp_path / "b", prompts=39, sample={"prompts": 20, "allow_reuse": True})
+    STAGES[0].run_shard(reusing.context(1), 0, tools)
+    context = second(reusing)
+    STAGES[0].run_shard(context, 0, tools)
+    assert len(set(context.files.read("prompts")["prompt_id"].to_pylist())) == 20
+
+
+def test_an_iteration_without_a_pair_ends_with_that_finding(tmp_path: Path) -> None:
+    """A judge that gives every response 3 points leaves nothing to compare."""
+
+    def indifferent(conversation: Conversation, sample: int, seed: int) -> str:
+        asked = conversation[-1]["content"]
+        return "Score: 3" if "Score:" in asked else f"answer {sample} {seed % 97}"
+
+    context = begin(tmp_path).context(1)
+    tools = scripted_tools(tmp_path, indifferent)
+    run_before_training(context, tools)
+    train = next(stage for stage in STAGES if stage.name == "train")
+    with pytest.raises(NoPairsError) as error:
+        train.run_shard(context, 0, tools)
+    assert "actor: 20 prompts, equal_scores" in str(error.value)
+    assert "judge: 20 prompts, zero_variance" in str(error.value)
+    assert not context.checkpoint.exists()

@@ -1,0 +1,1 @@
+"""The screens: Django. Never loads torch, transformers, trl or vllm, even indirectly."""

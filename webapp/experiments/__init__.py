@@ -1,0 +1,1 @@
+"""Ask for experiments and watch them."""

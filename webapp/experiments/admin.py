@@ -1,0 +1,75 @@
+"""The administrators' view of the rows. Rows are changed by the workers, so this only looks."""
+
+from typing import ClassVar
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+
+
+class LookOnly(admin.ModelAdmin):  # type: ignore[type-arg]
+    """A status that is edited by hand would break the claim that holds it."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        """Nobody adds rows here."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """Nobody changes rows here."""
+        return False
+
+
+@admin.register(Experiment)
+class ExperimentAdmin(LookOnly):
+    """Experiments; those with their rows may be deleted here."""
+
+    list_display: ClassVar = ["name", "owner", "status", "seed", "recipe_name", "created"]
+    list_filter: ClassVar = ["status", "created"]
+    search_fields: ClassVar = ["name"]
+    list_select_related: ClassVar = ["owner"]
+
+    @admin.display(description="recipe")
+    def recipe_name(self, experiment: Experiment) -> str:
+        """Name of the recipe that the experiment began with."""
+        return str(experiment.recipe.get("name", ""))
+
+
+@admin.register(Iteration)
+class IterationAdmin(LookOnly):
+    """Iterations."""
+
+    list_display: ClassVar = ["experiment", "number", "status", "started", "finished", "finding"]
+    list_filter: ClassVar = ["status", "experiment"]
+    search_fields: ClassVar = ["experiment__name"]
+    list_select_related: ClassVar = ["experiment"]
+
+
+@admin.register(Stage)
+class StageAdmin(LookOnly):
+    """Stages."""
+
+    list_display: ClassVar = ["iteration", "position", "name", "status", "shard_count"]
+    list_filter: ClassVar = ["status", "name", "iteration__experiment"]
+    list_select_related: ClassVar = ["iteration__experiment"]
+
+
+@admin.register(Shard)
+class ShardAdmin(LookOnly):
+    """Shards."""
+
+    list_display: ClassVar = ["stage", "index", "status", "attempt_count", "done", "tokens"]
+    list_filter: ClassVar = ["status", "stage__name", "stage__iteration__experiment"]
+    list_select_related: ClassVar = ["stage__iteration__experiment"]
+
+
+@admin.register(Attempt)
+class AttemptAdmin(LookOnly):
+    """Attempts."""
+
+    list_display: ClassVar = [
+        "shard", "number", "status", "worker", "pid", "started", "seconds", "error",
+    ]  # fmt: skip
+    list_filter: ClassVar = ["status", "worker", "shard__stage__name"]
+    search_fields: ClassVar = ["error", "worker", "shard__stage__iteration__experiment__name"]
+    list_select_related: ClassVar = ["shard__stage__iteration__experiment"]

@@ -1,0 +1,243 @@
+"""Rows hold the intent: Experiment -> Iteration -> Stage -> Shard -> Attempt.
+
+Files hold the work; no large text stands here. A row changes its status in one place alone,
+`workers.lifecycle`. History is never deleted: each attempt at a shard is a row of its own.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+
+SHA256_CHARS = 64
+
+valid_name = RegexValidator(
+    r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
+    "Up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit.",
+)
+
+
+class RunStatus(models.TextChoices):
+    """Where an experiment or an iteration stands."""
+
+    WAITING = "waiting", "waiting"
+    RUNNING = "running", "running"
+    FINISHED = "finished", "finished"
+    INTERRUPTED = "interrupted", "interrupted"
+    FAILED = "failed", "failed"
+    NO_PAIRS = "no_pairs", "ended without a pair"
+
+
+class StageStatus(models.TextChoices):
+    """Where a stage stands. Skipped: this iteration's schedule does not have it."""
+
+    WAITING = "waiting", "waiting"
+    RUNNING = "running", "running"
+    FINISHED = "finished", "finished"
+    SKIPPED = "skipped", "skipped"
+    FAILED = "failed", "failed"
+
+
+class ShardStatus(models.TextChoices):
+    """Where a shard stands. Waiting ones and failed ones may be claimed."""
+
+    WAITING = "waiting", "waiting"
+    RUNNING = "running", "running"
+    FINISHED = "finished", "finished"
+    FAILED = "failed", "failed"
+
+
+class AttemptStatus(models.TextChoices):
+    """How an attempt ended. Lost: its process went away without a word."""
+
+    RUNNING = "running", "running"
+    FINISHED = "finished", "finished"
+    FAILED = "failed", "failed"
+    INTERRUPTED = "interrupted", "interrupted"
+    LOST = "lost", "lost"
+
+
+def _known_status(model: str, values: Iterable[str]) -> models.CheckConstraint:
+    return models.CheckConstraint(
+        condition=Q(status__in=list(values)), name=f"{model}_status_is_known"
+    )
+
+
+class Experiment(models.Model):
+    """A recipe, a seed and a seed model, run for some iterations.
+
+    Attributes:
+        name: also the folder under the artifact root.
+        recipe: all its values as they were when the experiment began.
+    """
+
+    name = models.CharField(max_length=64, unique=True, validators=[valid_name])
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="experiments",
+    )
+    recipe = models.JSONField()
+    recipe_sha256 = models.CharField(max_length=SHA256_CHARS)
+    seed = models.BigIntegerField()
+    seed_model_folder = models.CharField(max_length=4096)
+    seed_model_sha256 = models.CharField(max_length=SHA256_CHARS)
+    artifact_root = models.CharField(max_length=4096)
+    status = models.CharField(max_length=16, choices=RunStatus, default=RunStatus.WAITING)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Newest first."""
+
+        ordering: ClassVar = ["-created", "-pk"]
+        constraints: ClassVar = [_known_status("experiment", RunStatus.values)]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Iteration(models.Model):
+    """One turn of the loop, M_{number-1} to M_number.
+
+    Attributes:
+        model_in: hash of M_{number-1}.
+        model_out: hash of M_number, once it is made.
+        finding: why it ended otherwise than finished, in words.
+        metrics: the summary of a finished iteration.
+    """
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="iterations")
+    number = models.PositiveIntegerField()
+    status = models.CharField(max_length=16, choices=RunStatus, default=RunStatus.WAITING)
+    model_in = models.CharField(max_length=SHA256_CHARS)
+    model_out = models.CharField(max_length=SHA256_CHARS, blank=True, default="")
+    finding = models.TextField(blank=True, default="")
+    metrics = models.JSONField(default=dict, blank=True)
+    started = models.DateTimeField(null=True, blank=True)
+    finished = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """In the order of the loop."""
+
+        ordering: ClassVar = ["experiment", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["experiment", "number"], name="iteration_is_unique"),
+            models.CheckConstraint(condition=Q(number__gte=1), name="iteration_counts_from_1"),
+            _known_status("iteration", RunStatus.values),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.experiment} iteration {self.number}"
+
+
+class Stage(models.Model):
+    """One step of the paper in one iteration.
+
+    Attributes:
+        position: its place in the core's declaration, from 0.
+        shard_count: known once the steps before it are finished.
+    """
+
+    iteration = models.ForeignKey(Iteration, on_delete=models.CASCADE, related_name="stages")
+    name = models.CharField(max_length=32)
+    title = models.CharField(max_length=200)
+    position = models.PositiveSmallIntegerField()
+    status = models.CharField(max_length=16, choices=StageStatus, default=StageStatus.WAITING)
+    shard_count = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        """In the order of the paper."""
+
+        ordering: ClassVar = ["iteration", "position"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["iteration", "name"], name="stage_name_is_unique"),
+            models.UniqueConstraint(
+                fields=["iteration", "position"], name="stage_position_is_unique"
+            ),
+            _known_status("stage", StageStatus.values),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.iteration} {self.name}"
+
+
+class Shard(models.Model):
+    """The unit of work that is claimed, stored and repeated.
+
+    Attributes:
+        attempt_count: how often it was claimed; the latest attempt has this number.
+        token: of the attempt that holds it; whoever writes must show it.
+        counts: what its manifest counts, once it is finished.
+        done: completions of the running attempt so far.
+        tokens: tokens of the running attempt so far.
+    """
+
+    stage = models.ForeignKey(Stage, on_delete=models.CASCADE, related_name="shards")
+    index = models.PositiveIntegerField()
+    status = models.CharField(max_length=16, choices=ShardStatus, default=ShardStatus.WAITING)
+    attempt_count = models.PositiveIntegerField(default=0)
+    token = models.UUIDField(null=True, blank=True, editable=False)
+    counts = models.JSONField(default=dict, blank=True)
+    done = models.PositiveBigIntegerField(default=0)
+    tokens = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        """By stage."""
+
+        ordering: ClassVar = ["stage", "index"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["stage", "index"], name="shard_is_unique"),
+            _known_status("shard", ShardStatus.values),
+            models.CheckConstraint(
+                condition=Q(status=ShardStatus.RUNNING, token__isnull=False)
+                | ~Q(status=ShardStatus.RUNNING) & Q(token__isnull=True),
+                name="shard_is_held_while_it_runs",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.stage} shard {self.index}"
+
+
+class Attempt(models.Model):
+    """One try at a shard by one process.
+
+    Attributes:
+        token: fences the shard's row: an attempt that lost its claim can change nothing.
+        error: what went wrong, for people.
+        worker: host name of the machine.
+    """
+
+    shard = models.ForeignKey(Shard, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    token = models.UUIDField(unique=True, editable=False)
+    status = models.CharField(max_length=16, choices=AttemptStatus, default=AttemptStatus.RUNNING)
+    started = models.DateTimeField()
+    finished = models.DateTimeField(null=True, blank=True)
+    seconds = models.FloatField(null=True, blank=True)
+    error = models.TextField(blank=True, default="")
+    worker = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+
+    class Meta:
+        """Oldest first."""
+
+        ordering: ClassVar = ["shard", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["shard", "number"], name="attempt_is_unique"),
+            models.UniqueConstraint(
+                fields=["shard"],
+                condition=Q(status=AttemptStatus.RUNNING),
+                name="one_attempt_runs",
+            ),
+            models.CheckConstraint(condition=Q(number__gte=1), name="attempt_counts_from_1"),
+            _known_status("attempt", AttemptStatus.values),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.shard} attempt {self.number}"

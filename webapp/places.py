@@ -1,0 +1,21 @@
+"""Where this installation keeps what it makes: from the environment, else under `var/`."""
+
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+VAR_ROOT = Path(os.environ.get("META_REWARD_VAR", BASE_DIR / "var")).absolute()
+
+
+def root_from_environment(name: str, default: str) -> str:
+    """Read the address of a root; a plain folder is made absolute, an address such as s3:// kept.
+
+    Args:
+        name: of the environment variable.
+        default: folder under `VAR_ROOT`.
+    """
+    given = os.environ.get(name)
+    if given is None:
+        return str(VAR_ROOT / default)
+    return given if "://" in given else str(Path(given).absolute())

@@ -1,0 +1,44 @@
+"""The key that signs sessions: given by the environment, else made once and kept in a file."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from django.utils.functional import lazystr
+
+
+def read_or_make_key(path: Path) -> str:
+    """Read the key in a file that only its owner may read; make it if there is none.
+
+    The file appears whole: of several processes that start at once, one makes the key for all.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(64))
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+    return path.read_text().strip()
+
+
+class LocalKey:
+    """The key as a text that is read, or made, when it is first needed, not at import."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: str | None = None
+
+    def __str__(self) -> str:
+        if self._key is None:
+            self._key = read_or_make_key(self._path)
+        return self._key
+
+
+def lazy_key(path: Path) -> str:
+    """Stand for the key in `path` without touching the file system yet."""
+    key: str = lazystr(LocalKey(path))
+    return key

@@ -1,0 +1,110 @@
+"""Settings, from the environment, with defaults for one machine.
+
+META_REWARD_SECRET_KEY      signs sessions; default: made once, kept in var/secret_key
+META_REWARD_DEBUG           1: Django's debug pages; never on a machine that others can reach
+META_REWARD_ALLOWED_HOSTS   host names, separated by commas; default: this machine alone
+META_REWARD_CSRF_ORIGINS    such as https://example.org, separated by commas
+META_REWARD_VAR             folder of all that is made here; default: var/
+DATABASE_URL                default: SQLite in var/db.sqlite3
+META_REWARD_ARTIFACT_ROOT   files of experiments, any fsspec address; default: var/artifacts
+META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
+META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
+META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
+"""
+
+import os
+
+import dj_database_url
+
+from webapp.places import BASE_DIR, VAR_ROOT, root_from_environment
+from webapp.secret_key import lazy_key
+
+
+def _listed(name: str, default: str = "") -> list[str]:
+    return [entry.strip() for entry in os.environ.get(name, default).split(",") if entry.strip()]
+
+
+DEBUG = os.environ.get("META_REWARD_DEBUG", "").lower() in {"1", "true", "yes"}
+SECRET_KEY = os.environ.get("META_REWARD_SECRET_KEY") or lazy_key(VAR_ROOT / "secret_key")
+ALLOWED_HOSTS = _listed("META_REWARD_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = _listed("META_REWARD_CSRF_ORIGINS")
+
+META_REWARD_ARTIFACT_ROOT = root_from_environment("META_REWARD_ARTIFACT_ROOT", "artifacts")
+META_REWARD_MODEL_ROOT = root_from_environment("META_REWARD_MODEL_ROOT", "models")
+META_REWARD_SCRATCH_ROOT = root_from_environment("META_REWARD_SCRATCH_ROOT", "scratch")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "webapp.experiments",
+    "workers",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "webapp.urls"
+WSGI_APPLICATION = "webapp.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {
+    "default": dj_database_url.config(
+        default=f"sqlite:///{VAR_ROOT / 'db.sqlite3'}", conn_health_checks=True
+    )
+}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Writers queue up at BEGIN instead of failing half-way through; readers never wait for them.
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 30,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATICFILES_DIRS = [BASE_DIR / "webapp" / "static"]
+STATIC_ROOT = os.environ.get("META_REWARD_STATIC_ROOT")
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None
+
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
