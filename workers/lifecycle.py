@@ -85,9 +85,7 @@ def finish(attempt: Attempt, *, counts: Mapping[str, int], seconds: float) -> bo
             status=ShardStatus.FINISHED, token=None, counts=dict(counts)
         )
         if won == 1:
-            _running(attempt).update(
-                status=AttemptStatus.FINISHED, finished=Now(), seconds=seconds
-            )
+            _running(attempt).update(status=AttemptStatus.FINISHED, finished=Now(), seconds=seconds)
     return won == 1
 
 
@@ -121,12 +119,20 @@ def reopen(shard: Shard) -> bool:
     )
 
 
-def start_iteration(iteration: Iteration) -> bool:
-    """Let an iteration and its experiment run; False if it runs already."""
+def start_iteration(iteration: Iteration, *, model_in: str) -> bool:
+    """Let an iteration and its experiment run; False if it runs already.
+
+    Args:
+        model_in: hash of the model that it begins with.
+    """
     with transaction.atomic():
         won = (
             Iteration.objects.filter(pk=iteration.pk, status__in=_AT_REST).update(
-                status=RunStatus.RUNNING, started=Now(), finished=None, finding=""
+                status=RunStatus.RUNNING,
+                model_in=model_in,
+                started=Now(),
+                finished=None,
+                finding="",
             )
             == 1
         )
@@ -160,7 +166,11 @@ def stop_iteration(
     status: Literal[RunStatus.INTERRUPTED, RunStatus.FAILED, RunStatus.NO_PAIRS],
     finding: str,
 ) -> bool:
-    """End a running iteration otherwise than finished; False if it does not run."""
+    """End a running iteration otherwise than finished; False if it does not run.
+
+    Args:
+        finding: why, for people.
+    """
     return _end_iteration(iteration, status, experiment_status=status, finding=finding)
 
 
@@ -203,9 +213,7 @@ def plan_stage(stage: Stage, *, shards: int) -> bool:
 
 def skip_stage(stage: Stage) -> bool:
     """Mark a stage that this iteration's schedule does not have; False if it has been begun."""
-    fresh = Stage.objects.filter(
-        pk=stage.pk, status__in=(StageStatus.WAITING, StageStatus.SKIPPED)
-    )
+    fresh = Stage.objects.filter(pk=stage.pk, status__in=(StageStatus.WAITING, StageStatus.SKIPPED))
     return fresh.update(status=StageStatus.SKIPPED) == 1
 
 

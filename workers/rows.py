@@ -6,6 +6,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.plan import Rate
+from meta_reward_core.summary import Timing
 from webapp.experiments import models
 from webapp.experiments.models import Attempt, AttemptStatus
 
@@ -52,9 +53,7 @@ def record_iteration(row: models.Experiment, number: int, *, model_in: str) -> m
     )
     models.Stage.objects.bulk_create(
         (
-            models.Stage(
-                iteration=iteration, name=stage.name, title=stage.title, position=position
-            )
+            models.Stage(iteration=iteration, name=stage.name, title=stage.title, position=position)
             for position, stage in enumerate(STAGES)
         ),
         ignore_conflicts=True,
@@ -72,6 +71,16 @@ def finished_attempts(iterations: Sequence[models.Iteration]) -> list[Attempt]:
     ).select_related("shard__stage")
     latest = {attempt.shard_id: attempt for attempt in attempts.order_by("number")}
     return list(latest.values())
+
+
+def stage_timings(iteration: models.Iteration) -> dict[str, Timing]:
+    """How long the shards of each stage took, in whichever run each was finished."""
+    timings: dict[str, Timing] = {}
+    for attempt in finished_attempts([iteration]):
+        stage = attempt.shard.stage.name
+        spent = Timing(attempt.seconds or 0.0, attempt.shard.counts.get("tokens", 0))
+        timings[stage] = timings.get(stage, Timing(0.0)) + spent
+    return timings
 
 
 def measured_rates(experiment: models.Experiment) -> dict[str, Rate]:

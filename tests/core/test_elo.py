@@ -154,6 +154,21 @@ def test_extreme_weights_are_safe(scale: float) -> None:
     assert np.abs(slope).max() <= 1e-12 * max(1.0, scale)
 
 
+@pytest.mark.parametrize("prior", [1e-12, 1e-6, 1e-4, 1.0])
+def test_wild_weights_need_a_line_search_and_converge_all_the_same(prior: float) -> None:
+    """Weights over 12 orders of magnitude: full Newton steps overshoot on some of these."""
+    rng = np.random.default_rng(1)
+    matrices = list(10 ** rng.uniform(-6, 6, (40, 8, 8)) * (1 - np.eye(8)))
+    for matrix, ratings in zip(matrices, fit_elo(matrices, prior=prior), strict=True):
+        assert np.abs(gradient(matrix, ratings, prior)).max() < 1e-12 * matrix.sum()
+
+
+def test_ratings_that_did_not_arrive_are_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meta_reward_core.elo._MAX_STEPS", 2)
+    with pytest.raises(ArithmeticError, match="1 of 2 Elo problems did not converge"):
+        fit_elo([np.zeros((2, 2)), np.array([[0.0, 1.0], [0.0, 0.0]])])
+
+
 @pytest.mark.parametrize(
     "matrix",
     [

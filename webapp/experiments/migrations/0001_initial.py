@@ -7,7 +7,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -16,151 +15,342 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Shard',
+            name="Shard",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('index', models.PositiveIntegerField()),
-                ('status', models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('finished', 'finished'), ('failed', 'failed')], default='waiting', max_length=16)),
-                ('attempt_count', models.PositiveIntegerField(default=0)),
-                ('token', models.UUIDField(blank=True, editable=False, null=True)),
-                ('counts', models.JSONField(blank=True, default=dict)),
-                ('done', models.PositiveBigIntegerField(default=0)),
-                ('tokens', models.PositiveBigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("index", models.PositiveIntegerField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("finished", "finished"),
+                            ("failed", "failed"),
+                        ],
+                        default="waiting",
+                        max_length=16,
+                    ),
+                ),
+                ("attempt_count", models.PositiveIntegerField(default=0)),
+                ("token", models.UUIDField(blank=True, editable=False, null=True)),
+                ("counts", models.JSONField(blank=True, default=dict)),
+                ("done", models.PositiveBigIntegerField(default=0)),
+                ("tokens", models.PositiveBigIntegerField(default=0)),
             ],
             options={
-                'ordering': ['stage', 'index'],
+                "ordering": ["stage", "index"],
             },
         ),
         migrations.CreateModel(
-            name='Experiment',
+            name="Experiment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=64, unique=True, validators=[django.core.validators.RegexValidator('\\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\\Z', "Up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit.")])),
-                ('recipe', models.JSONField()),
-                ('recipe_sha256', models.CharField(max_length=64)),
-                ('seed', models.BigIntegerField()),
-                ('seed_model_folder', models.CharField(max_length=4096)),
-                ('seed_model_sha256', models.CharField(max_length=64)),
-                ('artifact_root', models.CharField(max_length=4096)),
-                ('status', models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('finished', 'finished'), ('interrupted', 'interrupted'), ('failed', 'failed'), ('no_pairs', 'ended without a pair')], default='waiting', max_length=16)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('owner', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='experiments', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "name",
+                    models.CharField(
+                        max_length=64,
+                        unique=True,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\\Z",
+                                "Up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit.",
+                            )
+                        ],
+                    ),
+                ),
+                ("recipe", models.JSONField()),
+                ("recipe_sha256", models.CharField(max_length=64)),
+                ("seed", models.BigIntegerField()),
+                ("seed_model_folder", models.CharField(max_length=4096)),
+                ("seed_model_sha256", models.CharField(max_length=64)),
+                ("artifact_root", models.CharField(max_length=4096)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("finished", "finished"),
+                            ("interrupted", "interrupted"),
+                            ("failed", "failed"),
+                            ("no_pairs", "ended without a pair"),
+                        ],
+                        default="waiting",
+                        max_length=16,
+                    ),
+                ),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="experiments",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created', '-pk'],
+                "ordering": ["-created", "-pk"],
             },
         ),
         migrations.CreateModel(
-            name='Iteration',
+            name="Iteration",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('status', models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('finished', 'finished'), ('interrupted', 'interrupted'), ('failed', 'failed'), ('no_pairs', 'ended without a pair')], default='waiting', max_length=16)),
-                ('model_in', models.CharField(max_length=64)),
-                ('model_out', models.CharField(blank=True, default='', max_length=64)),
-                ('finding', models.TextField(blank=True, default='')),
-                ('metrics', models.JSONField(blank=True, default=dict)),
-                ('started', models.DateTimeField(blank=True, null=True)),
-                ('finished', models.DateTimeField(blank=True, null=True)),
-                ('experiment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='iterations', to='experiments.experiment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("finished", "finished"),
+                            ("interrupted", "interrupted"),
+                            ("failed", "failed"),
+                            ("no_pairs", "ended without a pair"),
+                        ],
+                        default="waiting",
+                        max_length=16,
+                    ),
+                ),
+                ("model_in", models.CharField(max_length=64)),
+                ("model_out", models.CharField(blank=True, default="", max_length=64)),
+                ("finding", models.TextField(blank=True, default="")),
+                ("metrics", models.JSONField(blank=True, default=dict)),
+                ("started", models.DateTimeField(blank=True, null=True)),
+                ("finished", models.DateTimeField(blank=True, null=True)),
+                (
+                    "experiment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="iterations",
+                        to="experiments.experiment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['experiment', 'number'],
+                "ordering": ["experiment", "number"],
             },
         ),
         migrations.CreateModel(
-            name='Attempt',
+            name="Attempt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('token', models.UUIDField(editable=False, unique=True)),
-                ('status', models.CharField(choices=[('running', 'running'), ('finished', 'finished'), ('failed', 'failed'), ('interrupted', 'interrupted'), ('lost', 'lost')], default='running', max_length=16)),
-                ('started', models.DateTimeField()),
-                ('finished', models.DateTimeField(blank=True, null=True)),
-                ('seconds', models.FloatField(blank=True, null=True)),
-                ('error', models.TextField(blank=True, default='')),
-                ('worker', models.CharField(max_length=255)),
-                ('pid', models.PositiveIntegerField()),
-                ('shard', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='experiments.shard')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                ("token", models.UUIDField(editable=False, unique=True)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("running", "running"),
+                            ("finished", "finished"),
+                            ("failed", "failed"),
+                            ("interrupted", "interrupted"),
+                            ("lost", "lost"),
+                        ],
+                        default="running",
+                        max_length=16,
+                    ),
+                ),
+                ("started", models.DateTimeField()),
+                ("finished", models.DateTimeField(blank=True, null=True)),
+                ("seconds", models.FloatField(blank=True, null=True)),
+                ("error", models.TextField(blank=True, default="")),
+                ("worker", models.CharField(max_length=255)),
+                ("pid", models.PositiveIntegerField()),
+                (
+                    "shard",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="attempts",
+                        to="experiments.shard",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['shard', 'number'],
+                "ordering": ["shard", "number"],
             },
         ),
         migrations.CreateModel(
-            name='Stage',
+            name="Stage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=32)),
-                ('title', models.CharField(max_length=200)),
-                ('position', models.PositiveSmallIntegerField()),
-                ('status', models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('finished', 'finished'), ('skipped', 'skipped'), ('failed', 'failed')], default='waiting', max_length=16)),
-                ('shard_count', models.PositiveIntegerField(blank=True, null=True)),
-                ('iteration', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='stages', to='experiments.iteration')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=32)),
+                ("title", models.CharField(max_length=200)),
+                ("position", models.PositiveSmallIntegerField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("finished", "finished"),
+                            ("skipped", "skipped"),
+                            ("failed", "failed"),
+                        ],
+                        default="waiting",
+                        max_length=16,
+                    ),
+                ),
+                ("shard_count", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "iteration",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="stages",
+                        to="experiments.iteration",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['iteration', 'position'],
+                "ordering": ["iteration", "position"],
             },
         ),
         migrations.AddField(
-            model_name='shard',
-            name='stage',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='shards', to='experiments.stage'),
+            model_name="shard",
+            name="stage",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="shards",
+                to="experiments.stage",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['waiting', 'running', 'finished', 'interrupted', 'failed', 'no_pairs'])), name='experiment_status_is_known'),
+            model_name="experiment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "status__in",
+                        ["waiting", "running", "finished", "interrupted", "failed", "no_pairs"],
+                    )
+                ),
+                name="experiment_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='iteration',
-            constraint=models.UniqueConstraint(fields=('experiment', 'number'), name='iteration_is_unique'),
+            model_name="iteration",
+            constraint=models.UniqueConstraint(
+                fields=("experiment", "number"), name="iteration_is_unique"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='iteration',
-            constraint=models.CheckConstraint(condition=models.Q(('number__gte', 1)), name='iteration_counts_from_1'),
+            model_name="iteration",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("number__gte", 1)), name="iteration_counts_from_1"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='iteration',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['waiting', 'running', 'finished', 'interrupted', 'failed', 'no_pairs'])), name='iteration_status_is_known'),
+            model_name="iteration",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "status__in",
+                        ["waiting", "running", "finished", "interrupted", "failed", "no_pairs"],
+                    )
+                ),
+                name="iteration_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='attempt',
-            constraint=models.UniqueConstraint(fields=('shard', 'number'), name='attempt_is_unique'),
+            model_name="attempt",
+            constraint=models.UniqueConstraint(
+                fields=("shard", "number"), name="attempt_is_unique"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='attempt',
-            constraint=models.UniqueConstraint(condition=models.Q(('status', 'running')), fields=('shard',), name='one_attempt_runs'),
+            model_name="attempt",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("status", "running")),
+                fields=("shard",),
+                name="one_attempt_runs",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='attempt',
-            constraint=models.CheckConstraint(condition=models.Q(('number__gte', 1)), name='attempt_counts_from_1'),
+            model_name="attempt",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("number__gte", 1)), name="attempt_counts_from_1"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='attempt',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['running', 'finished', 'failed', 'interrupted', 'lost'])), name='attempt_status_is_known'),
+            model_name="attempt",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("status__in", ["running", "finished", "failed", "interrupted", "lost"])
+                ),
+                name="attempt_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='stage',
-            constraint=models.UniqueConstraint(fields=('iteration', 'name'), name='stage_name_is_unique'),
+            model_name="stage",
+            constraint=models.UniqueConstraint(
+                fields=("iteration", "name"), name="stage_name_is_unique"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='stage',
-            constraint=models.UniqueConstraint(fields=('iteration', 'position'), name='stage_position_is_unique'),
+            model_name="stage",
+            constraint=models.UniqueConstraint(
+                fields=("iteration", "position"), name="stage_position_is_unique"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='stage',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['waiting', 'running', 'finished', 'skipped', 'failed'])), name='stage_status_is_known'),
+            model_name="stage",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("status__in", ["waiting", "running", "finished", "skipped", "failed"])
+                ),
+                name="stage_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='shard',
-            constraint=models.UniqueConstraint(fields=('stage', 'index'), name='shard_is_unique'),
+            model_name="shard",
+            constraint=models.UniqueConstraint(fields=("stage", "index"), name="shard_is_unique"),
         ),
         migrations.AddConstraint(
-            model_name='shard',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['waiting', 'running', 'finished', 'failed'])), name='shard_status_is_known'),
+            model_name="shard",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["waiting", "running", "finished", "failed"])),
+                name="shard_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='shard',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'running'), ('token__isnull', False)), models.Q(models.Q(('status', 'running'), _negated=True), ('token__isnull', True)), _connector='OR'), name='shard_is_held_while_it_runs'),
+            model_name="shard",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("status", "running"), ("token__isnull", False)),
+                    models.Q(
+                        models.Q(("status", "running"), _negated=True), ("token__isnull", True)
+                    ),
+                    _connector="OR",
+                ),
+                name="shard_is_held_while_it_runs",
+            ),
         ),
     ]

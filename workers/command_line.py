@@ -1,0 +1,121 @@
+"""What the commands share: where things lie, how they end, how they write a file."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError, OutputWrapper
+from django.db import connection
+from rich.console import Console
+
+from meta_reward_core.console import make_console
+from meta_reward_core.errors import ArtifactError, InputError, MetaRewardError
+from meta_reward_core.launch import Places
+from webapp.experiments.models import Experiment
+
+EXIT_INTERRUPTED = 130
+
+
+def configured_places() -> Places:
+    """Where the settings say that things lie."""
+    return Places(
+        artifacts=settings.META_REWARD_ARTIFACT_ROOT,
+        models=Path(settings.META_REWARD_MODEL_ROOT),
+        scratch=Path(settings.META_REWARD_SCRATCH_ROOT),
+    )
+
+
+@contextlib.contextmanager
+def explained_errors(*, go_on: str = "") -> Iterator[None]:
+    """Turn what this project raises on purpose into one message and its exit code.
+
+    Args:
+        go_on: told after an interruption: how to go on.
+    """
+    with _sigterm_like_ctrl_c():
+        try:
+            yield
+        except MetaRewardError as error:
+            raise CommandError(str(error), returncode=error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise CommandError(
+                f"stopped; what is finished is kept. {go_on}".strip(),
+                returncode=EXIT_INTERRUPTED,
+            ) from error
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """A supervisor's SIGTERM stops as cleanly as a person's Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def require_tables() -> None:
+    """Refuse to begin without the database's tables.
+
+    Raises:
+        InputError: saying which command makes them.
+    """
+    if Experiment._meta.db_table not in connection.introspection.table_names():
+        raise InputError("the database has no tables yet: run `python manage.py migrate` first")
+
+
+def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
+    """Write through a command's stdout, which otherwise adds an end to every line."""
+    stdout.ending = ""
+    return make_console(stdout, color=not no_color)
+
+
+def require_writable(path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, before the work begins.
+
+    Raises:
+        InputError: its folder is missing or may not be written to, or it is a folder.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: name a file in a folder that exists")
+
+
+def write_whole(path: Path, chunks: Iterable[str]) -> None:
+    """Write a text file that appears whole or not at all, replacing one of this name.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, whole or not at all."""
+    write_whole(path, [json.dumps(value, indent=1, ensure_ascii=False), "\n"])

@@ -1,0 +1,74 @@
+"""Write preference pairs in the format of another tool."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.errors import InputError
+from meta_reward_core.exports import EXPORTS, PairRow, llama_factory_dataset_info
+from workers.command_line import (
+    configured_places,
+    explained_errors,
+    require_writable,
+    write_whole,
+)
+from workers.reading import iteration_files, latest_iteration, read_recipe
+
+
+class Command(BaseCommand):
+    """`manage.py export_pairs`."""
+
+    help = "Write an experiment's preference pairs as JSON lines, in the format of another tool."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("--experiment", required=True, metavar="NAME")
+        add("--iteration", type=int, metavar="N", help="default: all that have been begun")
+        add("--kind", choices=["actor", "judge"], help="default: both")
+        add("--format", choices=sorted(EXPORTS), default="trl")
+        add("--output", type=Path, required=True, metavar="FILE", help="a JSON lines file")
+        add("--overwrite", action="store_true", help="replace a file of this name")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Write the file, whole or not at all."""
+        output: Path = options["output"]
+        with explained_errors():
+            require_writable(output)
+            if output.exists() and not options["overwrite"]:
+                raise InputError(f"{output} exists: choose another name, or add --overwrite")
+            kinds = [options["kind"]] if options["kind"] else ["actor", "judge"]
+            pairs = _read_pairs(options["experiment"], options["iteration"], kinds)
+            rows = list(EXPORTS[options["format"]](pairs))
+            write_whole(output, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        self.stdout.write(f"{len(pairs):,} pairs as {len(rows):,} rows in {output}")
+        if options["format"] == "llama-factory":
+            entry = {output.stem: llama_factory_dataset_info(output.name)}
+            self.stdout.write(f"for dataset_info.json:\n{json.dumps(entry, indent=2)}")
+
+
+def _read_pairs(name: str, number: int | None, kinds: Sequence[str]) -> list[PairRow]:
+    """Read the pairs.
+
+    Raises:
+        InputError: there is none.
+    """
+    store = ArtifactStore(configured_places().artifacts)
+    read_recipe(store, name)
+    numbers = range(1, latest_iteration(store, name) + 1) if number is None else [number]
+    pairs = [pair for number in numbers for pair in _pairs_of(store, name, number, kinds)]
+    if not pairs:
+        raise InputError(f"experiment {name!r} has no such pairs: see manage.py show_iteration")
+    return pairs
+
+
+def _pairs_of(
+    store: ArtifactStore, name: str, number: int, kinds: Sequence[str]
+) -> Iterator[PairRow]:
+    files = iteration_files(store, name, number)
+    for kind in kinds:
+        yield from files.read(f"{kind}_pairs").to_pylist()

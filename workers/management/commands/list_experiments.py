@@ -1,0 +1,42 @@
+"""List the experiments that the database knows."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db.models import Count, Q
+from rich.table import Table
+
+from webapp.experiments.models import Experiment, RunStatus
+from workers.command_line import explained_errors, open_console, require_tables
+
+
+class Command(BaseCommand):
+    """`manage.py list_experiments`."""
+
+    help = "List all experiments: status, recipe, seed, finished iterations. Newest first."
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Print one row for each experiment."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors():
+            require_tables()
+            experiments = Experiment.objects.annotate(
+                done=Count("iterations", filter=Q(iterations__status=RunStatus.FINISHED))
+            )
+            if not experiments:
+                console.print(
+                    "no experiment yet; begin one: "
+                    "python manage.py run_iteration --experiment demo --recipe smoke"
+                )
+                return
+            table = Table("experiment", "status", "recipe", "seed", "iterations", "begun")
+            for experiment in experiments:
+                table.add_row(
+                    experiment.name,
+                    experiment.get_status_display(),
+                    experiment.recipe["name"],
+                    str(experiment.seed),
+                    f"{experiment.done} of {experiment.recipe['iterations']}",
+                    f"{experiment.created:%Y-%m-%d %H:%M}",
+                )
+            console.print(table)

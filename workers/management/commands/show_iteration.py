@@ -1,0 +1,64 @@
+"""Show what an iteration did: the tables that ended its run."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.console import print_summary
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.shards import IterationFiles
+from meta_reward_core.summary import Summary, summarize_iteration
+from webapp.experiments.models import Iteration
+from workers.command_line import (
+    configured_places,
+    explained_errors,
+    open_console,
+    require_tables,
+    require_writable,
+    write_json,
+)
+from workers.reading import iteration_files, latest_iteration, read_recipe
+from workers.rows import stage_timings
+
+
+class Command(BaseCommand):
+    """`manage.py show_iteration`."""
+
+    help = (
+        "Show an iteration's tables: stages, pairs and drops, biases, training, and the truth "
+        "where a program knows it. Works while the iteration runs, too."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument("--experiment", required=True, metavar="NAME")
+        parser.add_argument("--iteration", type=int, metavar="N", help="default: the latest")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Print, and write if asked."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors():
+            require_tables()
+            require_writable(options["json"])
+            summary = _summary(options["experiment"], options["iteration"])
+            print_summary(console, summary)
+            if options["json"] is not None:
+                write_json(options["json"], summary)
+
+
+def _summary(name: str, number: int | None) -> Summary:
+    store = ArtifactStore(configured_places().artifacts)
+    recipe = read_recipe(store, name)
+    number = latest_iteration(store, name) if number is None else number
+    row = Iteration.objects.filter(experiment__name=name, number=number).first()
+    return summarize_iteration(
+        iteration_files(store, name, number),
+        number=number,
+        recipe=recipe,
+        stages=[stage.name for stage in STAGES],
+        before=IterationFiles(store, f"{name}/iteration-{number - 1}") if number > 1 else None,
+        timings=stage_timings(row) if row else None,
+    )

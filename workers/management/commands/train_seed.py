@@ -1,0 +1,147 @@
+"""Make a seed model: fine-tune a model on evaluation and instruction data (EFT and IFT)."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from django.core.management.base import BaseCommand, CommandParser
+from pydantic import ValidationError
+from rich.console import Console
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.eft_files import read_sft_rows
+from meta_reward_core.errors import InputError
+from meta_reward_core.launch import Places, find_seed_model
+from meta_reward_core.prompt_files import prompt_id_of
+from meta_reward_core.training.settings import LoraSettings, SftSettings
+from workers.command_line import configured_places, explained_errors, open_console
+
+_EXAMPLE = """\
+example:
+  python manage.py train_seed --model my-model --data eft.jsonl --data ift.jsonl \\
+      --output my-seed --epochs 2 --learning-rate 1e-5 --dtype float32
+"""
+
+
+class Command(BaseCommand):
+    """`manage.py train_seed`."""
+
+    help = (
+        "Fine-tune a model on JSON lines of EFT data (judge prompt, judgment) or IFT data "
+        "(instruction, response), in any of the known column names. The result is a folder "
+        "below META_REWARD_MODEL_ROOT that run_iteration takes as --model."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the example's lines as they are."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=_EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options; those of the training are the fields of its settings."""
+        add = parser.add_argument
+        add("--model", required=True, metavar="PATH|HUB_ID", help="the model to begin with")
+        add("--data", type=Path, action="append", required=True, metavar="FILE",
+            help="JSON lines; repeatable")  # fmt: skip
+        add("--output", required=True, metavar="NAME", help="of the new model; must not exist")
+        add("--seed", type=int, default=1, metavar="N", help="of the order of the rows")
+        add("--lora-rank", type=int, metavar="R", help="train adapters of this rank, then merge")
+        training = parser.add_argument_group("training")
+        for name, field in SftSettings.model_fields.items():
+            if name == "lora":
+                continue
+            literal = get_origin(field.annotation) is Literal
+            training.add_argument(
+                f"--{name.replace('_', '-')}",
+                choices=get_args(field.annotation) if literal else None,
+                metavar=None if literal else "VALUE",
+                help=f"{field.description} Default: {field.default}.".replace("%", "%%"),
+            )
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Check everything, train, say where the model lies."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors(go_on="The same command goes on from the last whole epoch."):
+            _train(options, configured_places(), console)
+
+
+def _train(options: dict[str, Any], places: Places, console: Console) -> None:
+    settings = _settings(options)
+    target = _target(options["output"], places)
+    rows = [row for file in options["data"] for row in _rows(file, console)]
+    recipe = Recipe(name="seed", model=options["model"])
+    start = find_seed_model(recipe, places, say=console.print)
+
+    from meta_reward_core.training.sft import train_sft  # only a training pays for TRL's import
+
+    outcome = train_sft(
+        rows,
+        start=start.folder,
+        settings=settings,
+        checkpoint=target,
+        scratch=places.scratch / "train-seed" / options["output"],
+        seed=options["seed"],
+        on_log=lambda row: _show(console, row),
+    )
+    console.print(
+        f"{outcome.rows_trained:,} rows trained, {outcome.rows_held_out:,} held out, "
+        f"{len(outcome.refused):,} refused"
+    )
+    for refused in outcome.refused[:10]:
+        console.print(f"  refused {refused.prompt_id[:16]} ({refused.kind}): {refused.reason}")
+    console.print(f"the model lies in {target}", soft_wrap=True)
+    console.print(
+        "next: python manage.py run_iteration --experiment NAME --recipe paper-llama3-8b "
+        f"--model {options['output']} --prompts FILE",
+        soft_wrap=True,
+    )
+
+
+def _settings(options: dict[str, Any]) -> SftSettings:
+    given = {
+        name: options[name]
+        for name in SftSettings.model_fields
+        if name != "lora" and options.get(name) is not None
+    }
+    try:
+        if options["lora_rank"] is not None:
+            given["lora"] = LoraSettings(r=options["lora_rank"])
+        return SftSettings.model_validate(given)
+    except ValidationError as error:
+        lines = [
+            f"  --{'-'.join(map(str, problem['loc'])).replace('_', '-') or 'settings'}: "
+            f"{problem['msg']} (given: {problem['input']!r:.80})"
+            for problem in error.errors()
+        ]
+        raise InputError("the training cannot be set like this:\n" + "\n".join(lines)) from error
+
+
+def _target(name: str, places: Places) -> Path:
+    target = places.models / name
+    if Path(name).name != name or name.startswith("."):
+        raise InputError(f"--output names a folder below {places.models}, so {name!r} will not do")
+    if target.exists():
+        raise InputError(f"{target} exists: choose another --output")
+    return target
+
+
+def _rows(file: Path, console: Console) -> list[Any]:
+    """Read a file's rows with what a training wants to know of each."""
+    found = read_sft_rows(file)
+    for rejected in found.rejected:
+        console.print(f"{file}, line {rejected.line}: left out, {rejected.column}: "
+                      f"{rejected.reason}")  # fmt: skip
+    return [
+        {**row, "kind": file.stem, "prompt_id": prompt_id_of(row["prompt"][-1]["content"])}
+        for row in found.rows
+    ]
+
+
+def _show(console: Console, row: dict[str, float]) -> None:
+    figures = [f"{name} {row[name]:.4f}" for name in ("loss", "mean_token_accuracy") if name in row]
+    console.print(f"step {row['step']:.0f}, epoch {row['epoch']:.2f}: {', '.join(figures)}")

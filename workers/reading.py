@@ -1,0 +1,49 @@
+"""Open what lies on disk for commands that only look: no lock, no model, no hash of weights."""
+
+import json
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import Recipe
+from meta_reward_core.errors import InputError
+from meta_reward_core.recipes import parse_recipe
+from meta_reward_core.shards import IterationFiles
+
+
+def read_recipe(store: ArtifactStore, name: str) -> Recipe:
+    """Read the recipe that an experiment began with.
+
+    Raises:
+        InputError: there is no such experiment.
+    """
+    description = f"{name}/experiment.json"
+    if not store.exists(description):
+        raise InputError(
+            f"there is no experiment {name!r} under {store.root}: see manage.py list_experiments"
+        )
+    return parse_recipe(json.loads(store.read(description))["recipe"], origin=description)
+
+
+def iteration_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:
+    """Open the files of an iteration.
+
+    Raises:
+        InputError: it has not been begun.
+    """
+    files = IterationFiles(store, f"{name}/iteration-{number}")
+    if number < 1 or not files.manifests():
+        raise InputError(f"iteration {number} of experiment {name!r} has not been begun")
+    return files
+
+
+def latest_iteration(store: ArtifactStore, name: str) -> int:
+    """Number of the last iteration that has been begun.
+
+    Raises:
+        InputError: none has.
+    """
+    number = 0
+    while IterationFiles(store, f"{name}/iteration-{number + 1}").manifests():
+        number += 1
+    if number == 0:
+        raise InputError(f"no iteration of experiment {name!r} has been begun")
+    return number
