@@ -6,7 +6,7 @@ Without a terminal the same is told in plain lines, not often.
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,11 +26,21 @@ _PLAIN_WIDTH: Final = 110
 _ABSENT: Final = "–"
 
 
-def make_console(stream: IO[str], *, color: bool = True) -> Console:
+class Stream(Protocol):
+    """All that is asked of what is written to."""
+
+    def isatty(self) -> bool:
+        """Say whether a person sits behind it."""
+
+    def write(self, text: str, /) -> object:
+        """Take a text."""
+
+
+def make_console(stream: Stream, *, color: bool = True) -> Console:
     """Write to `stream`; where it is no terminal, with a fixed width and without colours."""
     terminal = stream.isatty()
     return Console(
-        file=stream,
+        file=cast(IO[str], stream),
         no_color=not color,
         width=None if terminal else _PLAIN_WIDTH,
         highlight=False,

@@ -4,10 +4,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
-from meta_reward_core.parsing import parse_score
+from meta_reward_core.parsing import (
+    JUDGMENT_CUT_OFF,
+    NO_SCORE_LINE,
+    PROMPT_REFUSED,
+    UnscoredReason,
+    parse_score,
+)
 from meta_reward_core.records import Judgment, Response
 from meta_reward_core.shards import Counts
 from meta_reward_core.templates import PromptTemplate
+
+_END_OF_NUMBER = frozenset(".0123456789")
 
 
 def judge_conversation(
@@ -59,18 +67,29 @@ def judge_responses(
 
 
 def _read_judgment(response: Response, sample: int, completion: Completion) -> Judgment:
-    parsed = parse_score(completion.text)
-    refused = completion.finish_reason == "refused"
+    score, reason = _read_score(completion)
     return Judgment(
         prompt_id=response.prompt_id,
         response_id=response.response_id,
         judgment_id=f"{response.response_id}.j{sample}",
         sample=sample,
         text=completion.text,
-        score=None if refused else parsed.score,
-        unscored_reason="prompt_refused" if refused else parsed.reason,
+        score=score,
+        unscored_reason=reason,
         tokens=completion.tokens,
     )
+
+
+def _read_score(completion: Completion) -> tuple[float | None, UnscoredReason | None]:
+    """Read the points; a number at which the token limit struck may have lost its end."""
+    if completion.finish_reason == "refused":
+        return None, PROMPT_REFUSED
+    parsed = parse_score(completion.text)
+    if completion.finish_reason == "length" and (
+        parsed.reason == NO_SCORE_LINE or completion.text.rstrip()[-1:] in _END_OF_NUMBER
+    ):
+        return None, JUDGMENT_CUT_OFF
+    return parsed.score, parsed.reason
 
 
 def _count(judgments: Sequence[Judgment]) -> Counts:

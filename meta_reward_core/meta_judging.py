@@ -12,7 +12,7 @@ from meta_reward_core.pairing import (
     select_distinct_judgments,
     select_most_varied_response,
 )
-from meta_reward_core.parsing import parse_verdict, remove_score_lines
+from meta_reward_core.parsing import PROMPT_REFUSED, parse_verdict, remove_score_lines
 from meta_reward_core.records import Battle, Judgment, ResponseScore
 from meta_reward_core.seeds import derive_seed
 from meta_reward_core.shards import Counts
@@ -143,7 +143,7 @@ def _read_battle(battle: PlannedBattle, completion: Completion) -> Battle:
         second_judgment_id=battle.second.judgment_id,
         text=completion.text,
         verdict=None if refused else parsed.verdict,
-        unparsed_reason="prompt_refused" if refused else parsed.reason,
+        unparsed_reason=PROMPT_REFUSED if refused else parsed.reason,
         tokens=completion.tokens,
     )
 

@@ -17,14 +17,21 @@ MIN_POINTS: Final = 0.0
 MAX_POINTS: Final = 5.0
 
 UnscoredReason = Literal[
-    "no_score_line", "score_not_a_number", "score_out_of_range", "score_on_another_scale"
+    "no_score_line",
+    "score_not_a_number",
+    "score_out_of_range",
+    "score_on_another_scale",
+    "judgment_cut_off",
+    "prompt_refused",
 ]
 NO_SCORE_LINE: Final = "no_score_line"
 SCORE_NOT_A_NUMBER: Final = "score_not_a_number"
 SCORE_OUT_OF_RANGE: Final = "score_out_of_range"
 SCORE_ON_ANOTHER_SCALE: Final = "score_on_another_scale"
+JUDGMENT_CUT_OFF: Final = "judgment_cut_off"
+PROMPT_REFUSED: Final = "prompt_refused"
 
-UnparsedReason = Literal["no_winner_line", "winner_not_readable"]
+UnparsedReason = Literal["no_winner_line", "winner_not_readable", "prompt_refused"]
 NO_WINNER_LINE: Final = "no_winner_line"
 WINNER_NOT_READABLE: Final = "winner_not_readable"
 
@@ -33,10 +40,13 @@ UNSCORED_TEXT: Final[dict[UnscoredReason, str]] = {
     SCORE_NOT_A_NUMBER: "What follows 'Score:' is not one plain decimal number.",
     SCORE_OUT_OF_RANGE: "The points lie outside 0 to 5.",
     SCORE_ON_ANOTHER_SCALE: "The points are given out of something else than 5.",
+    JUDGMENT_CUT_OFF: "The token limit cut the judgment off before or within its score.",
+    PROMPT_REFUSED: "The engine refused the prompt: with the reply it is longer than it takes.",
 }
 UNPARSED_TEXT: Final[dict[UnparsedReason, str]] = {
     NO_WINNER_LINE: "The meta-judgment has no line that begins with 'Winner:'.",
     WINNER_NOT_READABLE: "What follows 'Winner:' is neither Judgement A, Judgement B nor a tie.",
+    PROMPT_REFUSED: "The engine refused the prompt: with the reply it is longer than it takes.",
 }
 
 # A line may open with markdown, never with a quotation mark or ">": those quote somebody else.

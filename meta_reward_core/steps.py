@@ -318,7 +318,7 @@ def _why_no_pairs(context: IterationContext) -> str:
     ]
     return "\n".join(
         [
-            f"no preference pair came of iteration {context.number}, M{context.number} is not made:",
+            f"iteration {context.number} gave no preference pair; M{context.number} is not made:",
             *lines,
         ]
     )

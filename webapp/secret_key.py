@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from django.utils.functional import lazystr
 
@@ -38,7 +39,6 @@ class LocalKey:
         return self._key
 
 
-def lazy_key(path: Path) -> str:
-    """Stand for the key in `path` without touching the file system yet."""
-    key: str = lazystr(LocalKey(path))
-    return key
+def lazy_key(path: Path) -> Any:
+    """Stand for the key in `path`, a text, without touching the file system yet."""
+    return lazystr(LocalKey(path))

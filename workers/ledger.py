@@ -68,7 +68,9 @@ class RowLedger:
         attempt, self._attempt = self._attempt, None
         stopped = not isinstance(error, Exception)
         if attempt is not None:
-            status = AttemptStatus.INTERRUPTED if stopped else AttemptStatus.FAILED
+            status: lifecycle.Unfinished = (
+                AttemptStatus.INTERRUPTED if stopped else AttemptStatus.FAILED
+            )
             lifecycle.fail(attempt, status=status, error=_reason(error))
         if not stopped:
             lifecycle.fail_stage(self._stages[stage.name])

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from webapp.experiments.models import (
@@ -262,15 +262,15 @@ def _fail_all(attempts: Iterable[Attempt], *, status: Unfinished, error: str) ->
     return sum(fail(attempt, status=status, error=error) for attempt in attempts)
 
 
-def _held_shard(attempt: Attempt) -> Any:
+def _held_shard(attempt: Attempt) -> QuerySet[Shard]:
     return Shard.objects.filter(
         pk=attempt.shard_id, status=ShardStatus.RUNNING, token=attempt.token
     )
 
 
-def _running(attempt: Attempt) -> Any:
+def _running(attempt: Attempt) -> QuerySet[Attempt]:
     return Attempt.objects.filter(pk=attempt.pk, status=AttemptStatus.RUNNING)
 
 
-def _experiment_of(iteration: Iteration) -> Any:
+def _experiment_of(iteration: Iteration) -> QuerySet[Experiment]:
     return Experiment.objects.filter(pk=iteration.experiment_id)

@@ -73,8 +73,9 @@ class PromptEncoder:
         return {"role": message["role"], "content": content}
 
     def _render(self, conversation: Conversation) -> str:
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in conversation]
         text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in conversation], tokenize=False, add_generation_prompt=True
+            turns, tokenize=False, add_generation_prompt=True
         )
         return str(text)
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def load_transformers_engine(
             tokenizer = AutoTokenizer.from_pretrained(
                 model_folder, local_files_only=True, trust_remote_code=False
             )
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 model_folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -285,7 +286,7 @@ def prefill(model: PreTrainedModel, batch: Batch) -> Decoding:
     )
     copies = torch.tensor(batch.copies, device=model.device)
     source = torch.arange(len(batch.prompts), device=model.device).repeat_interleave(copies)
-    cache.reorder_cache(source)
+    _select_rows(cache, source)
     return Decoding(
         cache=cache,
         mask=mask[source],
@@ -313,10 +314,15 @@ def advance(model: PreTrainedModel, state: Decoding, tokens: Tensor) -> None:
 def drop_finished(state: Decoding, tokens: Tensor) -> Tensor:
     """Take the finished rows out of `state`, and return the tokens of the others."""
     kept = state.going.nonzero()[:, 0]
-    state.cache.reorder_cache(kept)
+    _select_rows(state.cache, kept)
     state.mask, state.positions = state.mask[kept], state.positions[kept]
     state.rows, state.going = state.rows[kept], state.going[kept]
     return tokens[kept]
+
+
+def _select_rows(cache: Cache, rows: Tensor) -> None:
+    """Keep these rows of a cache; a row named twice is repeated."""
+    cache.reorder_cache(rows)  # type: ignore[arg-type]  # any tensor of int64 does
 
 
 def draw_tokens(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
@@ -369,17 +375,17 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[..., :length, :] for room in self._room)
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Select rows; the selection is a copy without room."""
         super().reorder_cache(beam_idx)
         self._room = None
 
 
-def _roomy(cached: Tensor, new: Tensor, old: int) -> Tensor:
+def _roomy(cached: Tensor | None, new: Tensor, old: int) -> Tensor:
     """A tensor with the first `old` tokens of `cached`, room for `new` and for those after it."""
     capacity = old + new.shape[-2] + RESERVED_TOKENS
     room = new.new_empty(*new.shape[:-2], capacity, new.shape[-1])
-    if old:
+    if old and cached is not None:
         room[..., :old, :] = cached
     return room
 

@@ -52,7 +52,7 @@ def train_dpo(
             precompute_ref_log_probs=True,
             precompute_ref_batch_size=settings.device_batch_size,
         )
-        return DPOTrainer(
+        trainer: Trainer = DPOTrainer(
             model=inputs.model,
             args=arguments,
             train_dataset=inputs.train_dataset,
@@ -60,6 +60,7 @@ def train_dpo(
             processing_class=inputs.tokenizer,
             peft_config=inputs.peft_config,
         )
+        return trainer
 
     return run_training(
         rows,

@@ -135,7 +135,7 @@ def _token_ids(
 ) -> list[int]:
     """Token ids as TRL makes them."""
     ids = tokenizer.apply_chat_template(
-        [dict(message) for message in messages],
+        [{"role": message["role"], "content": message["content"]} for message in messages],
         tokenize=True,
         return_dict=False,
         add_generation_prompt=add_generation_prompt,

@@ -14,7 +14,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     r: int = Field(default=16, ge=1, le=1024, description="Rank of the adapters.")
-    alpha: float = Field(default=32.0, gt=0, description="Scale of the adapters, before / r.")
+    alpha: int = Field(default=32, ge=1, description="Scale of the adapters, divided by r.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the adapters.")
     target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
         default="all-linear",

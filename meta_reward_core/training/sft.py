@@ -61,7 +61,7 @@ def train_sft(
             completion_only_loss=True,
             packing=False,
         )
-        return SFTTrainer(
+        trainer: Trainer = SFTTrainer(
             model=inputs.model,
             args=arguments,
             train_dataset=inputs.train_dataset,
@@ -69,6 +69,7 @@ def train_sft(
             processing_class=inputs.tokenizer,
             peft_config=inputs.peft_config,
         )
+        return trainer
 
     begun = make_initial_folder(start, scratch, seed) if isinstance(start, InitialModel) else start
     outcome = run_training(

@@ -93,7 +93,7 @@ class TrainerInputs:
     arguments: dict[str, Any]
     train_dataset: Dataset
     eval_dataset: Dataset | None
-    peft_config: Any
+    peft_config: Any  # peft's, or None
 
 
 class MakeTrainer(Protocol):
@@ -205,7 +205,8 @@ def _check_validation(rows: SortedRows, rule: CheckpointRule) -> None:
 
 def _check_rows_kept(trainer: Trainer, rows: SortedRows) -> None:
     """TRL drops rows without an error in some settings: never in ours."""
-    kept = [len(trainer.train_dataset), len(trainer.eval_dataset or ())]
+    datasets: tuple[Any, Any] = trainer.train_dataset, trainer.eval_dataset
+    kept = [0 if dataset is None else len(dataset) for dataset in datasets]
     if kept != [len(rows.trained), len(rows.held_out)]:
         raise TrainingError(
             f"TRL kept {kept} of {len(rows.trained)} rows to train on and "
@@ -318,13 +319,12 @@ class _Watch(TrainerCallback):
 
     def on_log(
         self,
-        _args: TrainingArguments,
+        args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
-        _control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **_: object,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
     ) -> None:
-        row = select_metrics({**(logs or {}), "step": state.global_step})
+        row = select_metrics({**kwargs["logs"], "step": state.global_step})
         broken = [key for key, value in row.items() if not math.isfinite(value)]
         if broken:
             raise TrainingError(
@@ -335,14 +335,22 @@ class _Watch(TrainerCallback):
             self._on_log(row)
 
     def on_epoch_end(
-        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
     ) -> None:
         skipped = round(state.epoch or 0) % self._save_every_epochs
         if skipped and state.global_step < state.max_steps:
             control.should_save = control.should_evaluate = False
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
     ) -> None:
         if state.is_world_process_zero:
             mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")

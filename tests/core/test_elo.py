@@ -157,7 +157,7 @@ def test_extreme_weights_are_safe(scale: float) -> None:
 @pytest.mark.parametrize("prior", [1e-12, 1e-6, 1e-4, 1.0])
 def test_wild_weights_need_a_line_search_and_converge_all_the_same(prior: float) -> None:
     """Weights over 12 orders of magnitude: full Newton steps overshoot on some of these."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(8)
     matrices = list(10 ** rng.uniform(-6, 6, (40, 8, 8)) * (1 - np.eye(8)))
     for matrix, ratings in zip(matrices, fit_elo(matrices, prior=prior), strict=True):
         assert np.abs(gradient(matrix, ratings, prior)).max() < 1e-12 * matrix.sum()

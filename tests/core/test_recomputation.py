@@ -71,9 +71,7 @@ def test_the_actor_pairs_on_disk_are_exactly_those_of_the_papers_rule(iteration:
         assert row["rejected"][0]["content"] == responses[row["rejected_response_id"]]["text"]
 
 
-def actor_pair_by_the_rule(
-    scores: list[Row], responses: dict[str, Row]
-) -> tuple[str, str] | None:
+def actor_pair_by_the_rule(scores: list[Row], responses: dict[str, Row]) -> tuple[str, str] | None:
     means = {s["response_id"]: s["mean"] for s in scores if s["mean"] is not None}
     if len(means) < 2:
         return None

@@ -1,7 +1,5 @@
 """The administrators' view of the rows. Rows are changed by the workers, so this only looks."""
 
-from typing import ClassVar
-
 from django.contrib import admin
 from django.http import HttpRequest
 
@@ -24,10 +22,20 @@ class LookOnly(admin.ModelAdmin):  # type: ignore[type-arg]
 class ExperimentAdmin(LookOnly):
     """Experiments; those with their rows may be deleted here."""
 
-    list_display: ClassVar = ["name", "owner", "status", "seed", "recipe_name", "created"]
-    list_filter: ClassVar = ["status", "created"]
-    search_fields: ClassVar = ["name"]
-    list_select_related: ClassVar = ["owner"]
+    list_display = (
+        "name",
+        "owner",
+        "status",
+        "seed",
+        "recipe_name",
+        "created",
+    )
+    list_filter = (
+        "status",
+        "created",
+    )
+    search_fields = ("name",)
+    list_select_related = ("owner",)
 
     @admin.display(description="recipe")
     def recipe_name(self, experiment: Experiment) -> str:
@@ -39,37 +47,74 @@ class ExperimentAdmin(LookOnly):
 class IterationAdmin(LookOnly):
     """Iterations."""
 
-    list_display: ClassVar = ["experiment", "number", "status", "started", "finished", "finding"]
-    list_filter: ClassVar = ["status", "experiment"]
-    search_fields: ClassVar = ["experiment__name"]
-    list_select_related: ClassVar = ["experiment"]
+    list_display = (
+        "experiment",
+        "number",
+        "status",
+        "started",
+        "finished",
+        "finding",
+    )
+    list_filter = (
+        "status",
+        "experiment",
+    )
+    search_fields = ("experiment__name",)
+    list_select_related = ("experiment",)
 
 
 @admin.register(Stage)
 class StageAdmin(LookOnly):
     """Stages."""
 
-    list_display: ClassVar = ["iteration", "position", "name", "status", "shard_count"]
-    list_filter: ClassVar = ["status", "name", "iteration__experiment"]
-    list_select_related: ClassVar = ["iteration__experiment"]
+    list_display = (
+        "iteration",
+        "position",
+        "name",
+        "status",
+        "shard_count",
+    )
+    list_filter = (
+        "status",
+        "name",
+        "iteration__experiment",
+    )
+    list_select_related = ("iteration__experiment",)
 
 
 @admin.register(Shard)
 class ShardAdmin(LookOnly):
     """Shards."""
 
-    list_display: ClassVar = ["stage", "index", "status", "attempt_count", "done", "tokens"]
-    list_filter: ClassVar = ["status", "stage__name", "stage__iteration__experiment"]
-    list_select_related: ClassVar = ["stage__iteration__experiment"]
+    list_display = (
+        "stage",
+        "index",
+        "status",
+        "attempt_count",
+        "done",
+        "tokens",
+    )
+    list_filter = (
+        "status",
+        "stage__name",
+        "stage__iteration__experiment",
+    )
+    list_select_related = ("stage__iteration__experiment",)
 
 
 @admin.register(Attempt)
 class AttemptAdmin(LookOnly):
     """Attempts."""
 
-    list_display: ClassVar = [
-        "shard", "number", "status", "worker", "pid", "started", "seconds", "error",
-    ]  # fmt: skip
-    list_filter: ClassVar = ["status", "worker", "shard__stage__name"]
-    search_fields: ClassVar = ["error", "worker", "shard__stage__iteration__experiment__name"]
-    list_select_related: ClassVar = ["shard__stage__iteration__experiment"]
+    list_display = ("shard", "number", "status", "worker", "pid", "started", "seconds", "error")  # fmt: skip
+    list_filter = (
+        "status",
+        "worker",
+        "shard__stage__name",
+    )
+    search_fields = (
+        "error",
+        "worker",
+        "shard__stage__iteration__experiment__name",
+    )
+    list_select_related = ("shard__stage__iteration__experiment",)

@@ -16,7 +16,7 @@ SHA256_CHARS = 64
 
 valid_name = RegexValidator(
     r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
-    "Up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit.",
+    "Up to 64 letters, digits and -_. after a letter or digit.",
 )
 
 

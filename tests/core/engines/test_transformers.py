@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def user(text: str) -> Conversation:
     return [{"role": "user", "content": text}]
 
 
-CONVERSATIONS = [
+CONVERSATIONS: list[Conversation] = [
     user("one"),
     user("two plus three is"),
     user("judge this answer to the question of red green blue one two three"),
@@ -53,7 +54,7 @@ def _llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     return LlamaForCausalLM(llama_config(make_tokenizer()))
 
 
-def _shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+def _shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -144,8 +145,8 @@ def load(folder: Path, *, batch_tokens: int = 4096, limit: int | None = None) ->
 @pytest.fixture(scope="session")
 def expected(folder: Path) -> list[tuple[str, int]]:
     """What `generate` says to each conversation alone: no batch, no padding."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     replies = []
     for item in CONVERSATIONS:
         text = tokenizer.apply_chat_template(item, tokenize=False, add_generation_prompt=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -49,21 +50,21 @@ def undisturbed(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return Undisturbed(root / "m1", outcome, logged)
 
 
-def mean_log_probability(folder: Path, *, column: str) -> float:
+def mean_log_probability(folder: Path, *, column: Literal["chosen", "rejected"]) -> float:
     """Mean over ROWS of the summed log-probability of a reply, computed from `folder` alone."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-    totals = []
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    total = 0.0
     for row in ROWS:
-        options = {"tokenize": True, "return_dict": False}
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **options)
-        whole = tokenizer.apply_chat_template([*row["prompt"], *row[column]], **options)
-        ids = torch.tensor([whole])
+        prompt = tokenizer.apply_chat_template(
+            row["prompt"], add_generation_prompt=True, return_dict=False
+        )
+        whole = [*row["prompt"], *row[column]]
+        ids = torch.tensor([tokenizer.apply_chat_template(whole, return_dict=False)])
         with torch.inference_mode():
             logs = model(ids).logits[0, :-1].log_softmax(-1)
-        taken = logs.gather(-1, ids[0, 1:, None])[len(prompt) - 1 :]
-        totals.append(taken.sum().item())
-    return sum(totals) / len(totals)
+        total += float(logs.gather(-1, ids[0, 1:, None])[len(prompt) - 1 :].sum())
+    return total / len(ROWS)
 
 
 def test_the_policy_learns_to_prefer_what_was_chosen(undisturbed: Undisturbed) -> None:
@@ -202,7 +203,8 @@ def test_the_reference_of_the_second_iteration_is_m1_and_not_m0(
     assert row["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert row["rewards/chosen"] == pytest.approx(0.0, abs=1e-6)
     assert row["rewards/rejected"] == pytest.approx(0.0, abs=1e-6)
-    for column in ("chosen", "rejected"):
+    columns: tuple[Literal["chosen"], Literal["rejected"]] = ("chosen", "rejected")
+    for column in columns:
         of_m1 = mean_log_probability(undisturbed.folder, column=column)
         of_m0 = mean_log_probability(first_model, column=column)
         assert row[f"logps/{column}"] == pytest.approx(of_m1, abs=1e-3)
@@ -210,7 +212,7 @@ def test_the_reference_of_the_second_iteration_is_m1_and_not_m0(
 
 
 def test_adapters_are_merged_before_publication(first_model: Path, tmp_path: Path) -> None:
-    settings = TINY_DPO.model_copy(update={"epochs": 1, "lora": LoraSettings(r=2, alpha=4.0)})
+    settings = TINY_DPO.model_copy(update={"epochs": 1, "lora": LoraSettings(r=2, alpha=4)})
     outcome = train_dpo(
         ROWS[:16],
         start=first_model,
@@ -221,8 +223,8 @@ def test_adapters_are_merged_before_publication(first_model: Path, tmp_path: Pat
     )
     assert outcome.log[0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-6)
     check_model_folder(tmp_path / "m1", allowed_roots=[tmp_path])
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "m1", local_files_only=True)
-    begun = AutoModelForCausalLM.from_pretrained(first_model, local_files_only=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "m1", local_files_only=True)
+    begun: Any = AutoModelForCausalLM.from_pretrained(first_model, local_files_only=True)
     assert loaded.state_dict().keys() == begun.state_dict().keys()
     assert any(
         not torch.equal(new, old)

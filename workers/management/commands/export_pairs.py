@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from django.core.management.base import BaseCommand, CommandParser
 
@@ -71,4 +71,5 @@ def _pairs_of(
 ) -> Iterator[PairRow]:
     files = iteration_files(store, name, number)
     for kind in kinds:
-        yield from files.read(f"{kind}_pairs").to_pylist()
+        for row in files.read(f"{kind}_pairs").to_pylist():
+            yield cast(PairRow, row)

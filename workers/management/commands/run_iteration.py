@@ -138,13 +138,14 @@ def _command(request: Request, until: int | None) -> str:
 def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
     experiment = _open(request, places, console)
     row = record_experiment(experiment, artifact_root=places.artifacts)
-    summaries = []
     with experiment.locked():
         lost = forget_lost_attempts(row)
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
-        for number in next_iterations(experiment, until=until):
-            summaries.append(_run_one(experiment, row, number, places, console))
+        summaries = [
+            _run_one(experiment, row, number, places, console)
+            for number in next_iterations(experiment, until=until)
+        ]
     _print_next_step(experiment, request, console)
     return {"experiment": experiment.name, "iterations": summaries}
 

@@ -1,0 +1,109 @@
+"""`python -m meta_reward_core`: run a recipe with the core alone - no web, no database, no queue.
+
+It drives the same stages over the same files as `manage.py run_iteration`; either may go on with
+what the other began.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from meta_reward_core.command import (
+    EXIT_CODES,
+    EXIT_INTERRUPTED,
+    add_run_options,
+    request_of,
+    show_plan,
+)
+from meta_reward_core.console import ConsoleLedger, make_console, print_summary
+from meta_reward_core.errors import MetaRewardError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.launch import Places, Request, make_tools, next_iterations, open_or_begin
+from meta_reward_core.running import run_iteration
+from meta_reward_core.summary import Summary, summarize_iteration
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    options = vars(_parser().parse_args(arguments))
+    console = make_console(sys.stdout)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = _do(options, console)
+        if options["json"] is not None:
+            options["json"].write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    except MetaRewardError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; what is finished is kept. The same command goes on.\n")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m meta_reward_core",
+        description="Run iterations of Meta-Rewarding with the core alone.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_run_options(parser)
+    return parser
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise KeyboardInterrupt
+
+
+def _do(options: dict[str, Any], console: Console) -> Summary:
+    request, places = request_of(options), Places.from_environment()
+    if options["dry_run"]:
+        return show_plan(request, options["iterations"], places, console, rates={})
+    return _run(request, options["iterations"], places, console)
+
+
+def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
+    experiment = open_or_begin(request, places, say=lambda text: console.print(escape(text)))
+    with experiment.locked():
+        summaries = [
+            _run_one(experiment, number, places, console)
+            for number in next_iterations(experiment, until=until)
+        ]
+    done = experiment.finished_iterations()
+    console.print(f"M{done} lies in {experiment.model(done).folder}", soft_wrap=True)
+    return {"experiment": experiment.name, "iterations": summaries}
+
+
+def _run_one(experiment: Experiment, number: int, places: Places, console: Console) -> Summary:
+    context = experiment.context(number)
+    watcher = ConsoleLedger(console, context)
+    tools = make_tools(experiment, places, number=number)
+    tools.progress, tools.on_log = watcher.report, watcher.log
+    try:
+        with watcher.shown():
+            run_iteration(context, tools, watcher)
+    finally:
+        tools.release_engine()
+    summary = summarize_iteration(
+        context.files,
+        number=number,
+        recipe=experiment.recipe,
+        stages=[stage.name for stage in STAGES],
+        before=experiment.files(number - 1) if number > 1 else None,
+        timings=watcher.timings,
+    )
+    print_summary(console, summary)
+    return summary
+
+
+if __name__ == "__main__":
+    sys.exit(main())

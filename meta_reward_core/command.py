@@ -1,0 +1,130 @@
+"""What both command lines share: the options of a run, and what a plan looks like."""
+
+import argparse
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.console import print_plan
+from meta_reward_core.errors import InputError
+from meta_reward_core.experiment import Experiment, check_same_settings, open_experiment
+from meta_reward_core.launch import Places, Request, requested_recipe
+from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Rate, plan_iteration
+from meta_reward_core.prompt_files import read_prompts
+from meta_reward_core.recipes import shipped_recipes
+from meta_reward_core.summary import Summary
+
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\
+exit codes:
+  0 finished   1 failed   2 something given is wrong   3 no preference pair survived
+  4 no room on the disk   5 another process runs this experiment   130 stopped
+"""
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of a run."""
+    add = parser.add_argument
+    add("--experiment", required=True, metavar="NAME", help="created on first use")
+    recipes = ", ".join(shipped_recipes())
+    add("--recipe", metavar="NAME|FILE", help=f"a YAML file, or one of: {recipes}")
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
+    add("--model", metavar="PATH|HUB_ID", help="the seed model M0, instead of the recipe's")
+    add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
+    add("--iterations", type=_counting, metavar="N",
+        help="go on until iteration N is finished; else one iteration is run")  # fmt: skip
+    add("--engine", choices=["transformers", "scripted"], help="where tokens come from")
+    add("--seed", type=int, metavar="N", help="of everything random in the experiment")
+    add("--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="go on with an experiment that exists; --no-resume refuses it")  # fmt: skip
+    add("--dry-run", action="store_true", help="say what it would cost; write nothing")
+    add("--json", type=Path, metavar="FILE", help="write the summaries, or the plan, there")
+
+
+def _counting(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("counts from 1")
+    return number
+
+
+def request_of(options: Mapping[str, Any]) -> Request:
+    """Read a request from parsed options."""
+    return Request(
+        experiment=options["experiment"],
+        recipe=options["recipe"],
+        changes=tuple(options["changes"]),
+        model=options["model"],
+        prompts=options["prompts"],
+        engine=options["engine"],
+        seed=options["seed"],
+        resume=options["resume"],
+    )
+
+
+def show_plan(
+    request: Request,
+    until: int | None,
+    places: Places,
+    console: Console,
+    *,
+    rates: Mapping[str, Rate],
+) -> Summary:
+    """Say what would be run, and at what cost, without writing anything.
+
+    Args:
+        until: the iteration to go on to; None for one.
+        rates: what this experiment's finished shards have shown, by stage.
+
+    Raises:
+        InputError: something that was asked for is wrong.
+    """
+    existing = open_experiment(ArtifactStore(places.artifacts), request.experiment)
+    recipe = existing.recipe if existing and not request.recipe else requested_recipe(request)
+    _check_request(request, existing)
+    done = existing.finished_iterations() if existing else 0
+    plans = {
+        number: plan_iteration(recipe, number, measured=rates)
+        for number in _iterations_to_plan(done, until)
+    }
+    for number, plan in plans.items():
+        print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
+    if not plans:
+        console.print(f"nothing is left to run: {done} iterations are finished")
+    console.print(_how_estimated(measured=bool(rates)))
+    return {
+        "experiment": request.experiment,
+        "exists": existing is not None,
+        "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},
+    }
+
+
+def _check_request(request: Request, existing: Experiment | None) -> None:
+    if existing is None:
+        if request.prompts is not None:
+            read_prompts(request.prompts)
+        return
+    if not request.resume:
+        raise InputError(f"experiment {request.experiment!r} exists: --no-resume refuses it")
+    recipe = requested_recipe(request) if request.recipe else existing.recipe
+    check_same_settings(existing, recipe=recipe, seed=request.seed)
+
+
+def _iterations_to_plan(done: int, until: int | None) -> Iterable[int]:
+    return range(done + 1, (done + 1 if until is None else until) + 1)
+
+
+def _how_estimated(*, measured: bool) -> str:
+    assumed = f"half the token limit, at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
+    if measured:
+        return (
+            "measured: length of replies and tokens per second of this experiment's own finished "
+            f"shards; assumed: {assumed}"
+        )
+    return f"assumed: {assumed}; after the first iteration both are taken from what was measured"

@@ -1,0 +1,118 @@
+"""Real commands in processes of their own, on the shipped seed model, in a folder of their own."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+TINY = """\
+extends: smoke
+name: tiny
+description: The smallest iteration that exercises every stage.
+shard_prompts: 6
+sample: {prompts: 12}
+actor: {samples: 5}
+judge: {samples: 5}
+meta_judge: {max_judgments: 3}
+evaluation: {prompts: 8, judge_items: 8, judgments: 2, comparisons: 8}
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A database, an artifact root and a recipe that nobody else uses."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "DATABASE_URL": f"sqlite:///{self.root}/db.sqlite3",
+            "META_REWARD_ARTIFACT_ROOT": str(self.artifacts),
+            "META_REWARD_MODEL_ROOT": str(self.root / "models"),
+            "META_REWARD_SCRATCH_ROOT": str(self.root / "scratch"),
+            "SECRET_KEY": "only-for-this-test",
+        }
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "tiny.yaml"
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=CHECKOUT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=500)
+        return subprocess.CompletedProcess(arguments, process.returncode, output)
+
+    def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return self.call("manage.py", *arguments)
+
+    def run_iteration(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        return self.manage("run_iteration", *self.experiment_options(), *options)
+
+    def experiment_options(self) -> list[str]:
+        return ["--experiment", "tiny", "--recipe", str(self.recipe)]
+
+    def start_and_kill(self, *options: str, after_seconds: float) -> bool:
+        """Kill the whole process group; return whether it was still running."""
+        process = self.start("manage.py", "run_iteration", *self.experiment_options(), *options)
+        deadline = time.monotonic() + after_seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        was_running = process.poll() is None
+        if was_running:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return was_running
+
+    def digests(self) -> dict[str, str]:
+        """Hash every file of the artifacts but the lock."""
+        return {
+            str(path.relative_to(self.artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.artifacts.rglob("*"))
+            if path.is_file() and path.name != ".lock"
+        }
+
+
+def make_site(root: Path) -> Site:
+    root.mkdir(parents=True, exist_ok=True)
+    site = Site(root)
+    site.recipe.write_text(TINY)
+    assert site.manage("migrate", "--verbosity", "0").returncode == 0
+    return site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return make_site(tmp_path / "site")
+
+
+@pytest.fixture(scope="session")
+def quiet_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """An iteration that nobody disturbed. Read it, do not write to it."""
+    site = make_site(tmp_path_factory.mktemp("quiet"))
+    finished = site.run_iteration("--iterations", "1", "--json", str(site.root / "summary.json"))
+    assert finished.returncode == 0, finished.stdout
+    return site

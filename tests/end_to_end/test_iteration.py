@@ -1,0 +1,141 @@
+"""A whole iteration with a real model, from the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from meta_reward_core.model_folder import hash_model_folder
+from tests.end_to_end.conftest import CHECKOUT, Site
+
+LYING_ORACLE = """
+import random, runpy, sys
+from meta_reward_core.miniature import oracle
+oracle.true_quality = lambda instruction, response: random.uniform(0, 5)
+sys.argv = ["manage.py", *sys.argv[1:]]
+runpy.run_path("manage.py", run_name="__main__")
+"""
+
+
+def test_it_leaves_every_table_a_checkpoint_and_a_summary(quiet_site: Site) -> None:
+    folder = quiet_site.artifacts / "tiny/iteration-1"
+    tables = {path.parent.name for path in folder.rglob("*.parquet")}
+    assert tables == {
+        "prompts",
+        "responses",
+        "judgments",
+        "scores",
+        "battles",
+        "ratings",
+        "actor_pairs",
+        "judge_pairs",
+        "dropped",
+        "refused",
+        "training_log",
+        "evaluation",
+    }
+    summary = json.loads((quiet_site.root / "summary.json").read_text())["iterations"][0]
+    assert summary["finished"]
+    assert summary["training"]["trained"] > 0
+    metrics = {(row["subject"], row["metric"]) for row in summary["truth"]}
+    assert ("actor", "true_quality") in metrics
+    assert ("judge", "single_judgment_exact") in metrics
+
+
+def test_the_checkpoint_holds_config_tokenizer_template_and_safetensors_alone(
+    quiet_site: Site,
+) -> None:
+    checkpoint = quiet_site.artifacts / "tiny/iteration-1/checkpoint"
+    assert {path.name for path in checkpoint.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+    for path in checkpoint.glob("*.json"):
+        assert str(quiet_site.root) not in path.read_text()
+
+
+def test_the_second_iteration_starts_from_and_refers_to_m1(
+    quiet_site: Site, tmp_path: Path
+) -> None:
+    """At step 1 policy and reference are the same weights, so the margin is 0 and the loss ln 2.
+
+    With M0 as the reference of M2 the first margin would not be 0, since M1 differs from M0.
+    """
+    site = Site(tmp_path / "copy")
+    shutil.copytree(quiet_site.root, site.root)
+    finished = site.run_iteration("--iterations", "2")
+    assert finished.returncode == 0, finished.stdout
+    second = site.artifacts / "tiny/iteration-2"
+    manifest = json.loads((second / "manifest.json").read_text())
+    m1 = hash_model_folder(site.artifacts / "tiny/iteration-1/checkpoint")
+    assert manifest["model_in"] == m1
+    assert manifest["model_out"] == hash_model_folder(second / "checkpoint") != m1
+    log = pq.read_table(second / "training_log/part-00000.parquet").to_pylist()
+    first = {row["metric"]: row["value"] for row in log if row["step"] == 1}
+    assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-4)
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_the_core_alone_gives_the_same_bytes(quiet_site: Site, site: Site) -> None:
+    finished = site.call("-m", "meta_reward_core", *site.experiment_options(), "--iterations", "1")
+    assert finished.returncode == 0, finished.stdout
+    assert site.digests() == quiet_site.digests()
+
+
+def test_what_the_truth_says_changes_nothing_but_the_evaluation(
+    quiet_site: Site, site: Site
+) -> None:
+    """The oracle lies at random; every other file, the weights included, stays the same."""
+    arguments = [*site.experiment_options(), "--iterations", "1"]
+    finished = site.call("-c", LYING_ORACLE, "run_iteration", *arguments)
+    assert finished.returncode == 0, finished.stdout
+    honest, lied = quiet_site.digests(), site.digests()
+    changed = {name for name in honest if honest[name] != lied[name]}
+    assert changed == {
+        "tiny/iteration-1/evaluation/part-00000.parquet",
+        "tiny/iteration-1/manifests/evaluate-00000.json",
+        "tiny/iteration-1/manifest.json",
+    }
+
+
+def test_a_damaged_file_of_a_finished_iteration_is_made_again(
+    quiet_site: Site, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "copy")
+    shutil.copytree(quiet_site.root, site.root)
+    before = site.digests()
+    part = site.artifacts / "tiny/iteration-1/responses/part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-50])
+    weights = site.artifacts / "tiny/iteration-1/checkpoint/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+    finished = site.run_iteration("--iterations", "1")
+    assert finished.returncode == 0, finished.stdout
+    assert site.digests() == before
+
+
+def test_the_dry_run_writes_nothing(site: Site) -> None:
+    planned = site.run_iteration("--dry-run", "--json", str(site.root / "plan.json"))
+    assert planned.returncode == 0, planned.stdout
+    plan = json.loads((site.root / "plan.json").read_text())["plan"]["1"]
+    assert {"generate", "judge", "meta_judge", "train"} <= {stage["stage"] for stage in plan}
+    assert not site.artifacts.exists()
+
+
+def test_importing_the_web_loads_no_model_library() -> None:
+    program = (
+        "import os, sys, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'webapp.settings';"
+        "django.setup(); import webapp.urls, webapp.wsgi;"
+        "print([m for m in ('torch', 'transformers', 'trl', 'vllm') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"

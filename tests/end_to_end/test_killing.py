@@ -1,0 +1,83 @@
+"""Killing changes nothing: what is left after any number of kills equals a quiet run's bytes."""
+
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Site, make_site
+
+
+def kill_often(site: Site, *, kills: int, seed: int, run_seconds: float) -> int:
+    """Kill the command at random moments, starting it again each time; then let it finish."""
+    rng = random.Random(seed)
+    killed = 0
+    for _ in range(kills):
+        moment = rng.uniform(0.3, run_seconds)
+        killed += site.start_and_kill("--iterations", "1", after_seconds=moment)
+    finished = site.run_iteration("--iterations", "1")
+    assert finished.returncode == 0, finished.stdout
+    return killed
+
+
+def check_rows(site: Site) -> None:
+    """Every shard is finished once, whatever number of attempts it took."""
+    with sqlite3.connect(site.root / "db.sqlite3") as database:
+        shards = database.execute("select id, status from experiments_shard order by id").fetchall()
+        finished = database.execute(
+            "select shard_id, count(*) from experiments_attempt "
+            "where status = 'finished' group by shard_id having count(*) > 1"
+        ).fetchall()
+        running = database.execute(
+            "select count(*) from experiments_attempt where status = 'running'"
+        ).fetchone()
+    assert {status for _, status in shards} == {"finished"}
+    assert finished == []
+    assert running == (0,)
+
+
+def test_an_iteration_killed_again_and_again_equals_a_quiet_one(
+    quiet_site: Site, site: Site
+) -> None:
+    killed = kill_often(site, kills=4, seed=1, run_seconds=14.0)
+    assert killed >= 2, "the kills must have hit a running process"
+    assert site.digests() == quiet_site.digests()
+    check_rows(site)
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(quiet_site: Site, tmp_path: Path) -> None:
+    site = make_site(tmp_path / "often")
+    timed = make_site(tmp_path / "timed")
+    began = time.monotonic()
+    assert timed.run_iteration("--iterations", "1").returncode == 0
+    run_seconds = time.monotonic() - began
+    killed = kill_often(site, kills=20, seed=2, run_seconds=run_seconds)
+    assert killed >= 10
+    assert site.digests() == quiet_site.digests()
+    check_rows(site)
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(site: Site) -> None:
+    process = site.start("manage.py", "run_iteration", *site.experiment_options())
+    time.sleep(8)
+    process.send_signal(2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "To go on: python manage.py run_iteration --experiment tiny" in output
+    assert "Traceback" not in output
+
+
+def test_two_processes_never_run_the_same_experiment(site: Site) -> None:
+    first = site.start("manage.py", "run_iteration", *site.experiment_options())
+    lock = site.artifacts / "tiny" / ".lock"
+    deadline = time.monotonic() + 60
+    while not lock.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = site.run_iteration()
+    output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+    assert second.returncode == 5
+    assert "another process is running experiment 'tiny'" in second.stdout
