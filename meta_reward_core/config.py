@@ -6,7 +6,7 @@ This module reads no files; `meta_reward_core.recipes` does.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,14 +20,17 @@ OURS = "our choice; the paper is silent"
 Value = TypeVar("Value")
 
 
-def at_iteration(schedule: "list[Value] | Value", iteration: int) -> Value:
+@overload
+def at_iteration(schedule: list[Value], iteration: int) -> Value: ...
+@overload
+def at_iteration(schedule: Value, iteration: int) -> Value: ...
+def at_iteration(schedule: Any, iteration: int) -> Any:
     """Read a per-iteration schedule: a single value holds always, a list by iteration from 1.
 
     Past the end of a list its last value goes on.
     """
     if isinstance(schedule, list):
-        value: Value = schedule[min(iteration, len(schedule)) - 1]
-        return value
+        return schedule[min(iteration, len(schedule)) - 1]
     return schedule
 
 
@@ -40,7 +43,7 @@ def value(
     **bounds: Any,
 ) -> Any:
     """Declare one value of a recipe with what a person needs to know about it."""
-    extra = {"unit": unit, "source": source}
+    extra: dict[str, Any] = {"unit": unit, "source": source}
     return Field(default, description=text, json_schema_extra=extra, **bounds)
 
 

@@ -358,13 +358,16 @@ class RoomyLayer(DynamicLayer):
     of the decoding time of a small model.
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._room: tuple[Tensor, Tensor] | None = None
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values of shape (rows, heads, new tokens, width)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._room: tuple[Tensor, Tensor] | None = None
         old = self.get_seq_length()
         length = old + key_states.shape[-2]
         if self._room is None or self._room[0].shape[-2] < length:

@@ -4,12 +4,12 @@ The judge that is measured here is the one that gave the scores. Nothing here is
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from meta_reward_core.evaluation.records import Measurement
+from meta_reward_core.evaluation.records import Measurement, Subject
 from meta_reward_core.measures import (
     IterationMeasures,
     JudgeMeasures,
@@ -69,15 +69,17 @@ def _reply_lengths(pairs: pa.Table, side: Literal["chosen", "rejected"]) -> list
 
 def as_measurements(measured: IterationMeasures, *, model: str) -> list[Measurement]:
     """Flatten into rows of the table `evaluation`."""
-    found = [("actor", figure) for figure in _actor_figures(measured)]
+    found: list[tuple[Subject, Figure]] = [("actor", figure) for figure in _actor_figures(measured)]
     if measured.judge is not None:
         found += [("judge", figure) for figure in _judge_figures(measured.judge)]
     if measured.meta_judge is not None:
         found += [("meta_judge", figure) for figure in _meta_judge_figures(measured.meta_judge)]
     for pairs in measured.pairs:
         found += [("pairs", figure) for figure in _pair_figures(pairs)]
-    rows: list[Any] = found
-    return [Measurement(model, subject, *figure, "own_data") for subject, figure in rows]
+    return [
+        Measurement(model, subject, metric, value, count, "own_data")
+        for subject, (metric, value, count) in found
+    ]
 
 
 def _actor_figures(measured: IterationMeasures) -> Iterator[Figure]:

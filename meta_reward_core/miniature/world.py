@@ -79,6 +79,7 @@ PHRASES = (
 INSTRUCTION_WORDS = ("Translate", "to", ":")
 TEMPLATE_WORDS = ("Judge", "Compare", "Reply")
 VERDICTS = ("yes", "no")
+FINDINGS = ("right", "wrong")
 SCORES = tuple(str(score) for score in range(SLOTS + 1))
 TALLIES = tuple(f"{score};" for score in SCORES)
 LEADS = (
@@ -321,7 +322,7 @@ def write_meta_judgment(
     *,
     noise: float,
 ) -> str:
-    """The meta-judgment's text: for each slot the truth, both verdicts and the lead; a winner.
+    """The meta-judgment's text: for each slot the truth, who is right and the lead; a winner.
 
     Args:
         rng: source of the errors and of the choice on a tie.
@@ -334,9 +335,10 @@ def write_meta_judgment(
     lead = 0
     for right, said_a, said_b in zip(draft.right, verdicts_a, verdicts_b, strict=True):
         believed = right != (rng.random() < noise)
-        lead += (said_a == believed) - (said_b == believed)
-        stated = " ".join(_yes_or_no(yes) for yes in (believed, said_a, said_b))
-        lines.append(f"{stated} {LEADS[SLOTS + lead]}")
+        a_is_right, b_is_right = said_a == believed, said_b == believed
+        lead += a_is_right - b_is_right
+        findings = f"{FINDINGS[not a_is_right]} {FINDINGS[not b_is_right]}"
+        lines.append(f"{_yes_or_no(believed)} {findings} {LEADS[SLOTS + lead]}")
     a_wins = lead > 0 or (lead == 0 and rng.random() < TIE_LEAN_TO_A)
     return "\n".join([*lines, f"Winner: Judgement {'A' if a_wins else 'B'}"])
 
@@ -486,6 +488,7 @@ def vocabulary() -> tuple[str, ...]:
         TEMPLATE_WORDS,
         REPLY_WORDS,
         VERDICTS,
+        FINDINGS,
         SCORES,
         TALLIES,
         LEADS,

@@ -130,21 +130,20 @@ def weights(iteration: Path) -> tuple[float, float]:
 def gradient(battles: np.ndarray, elo: np.ndarray) -> np.ndarray:
     """d/de_m of sum B[m,n] log sigmoid(e_m - e_n) - prior * sum e^2."""
     loses = 1 / (1 + np.exp(elo[:, None] - elo[None, :]))
-    gained = battles * loses
-    return gained.sum(axis=1) - gained.sum(axis=0) - 2 * PRIOR * elo
+    gained = np.asarray(battles * loses)
+    return np.asarray(gained.sum(axis=1) - gained.sum(axis=0) - 2 * PRIOR * elo)
 
 
 def maximise(battles: np.ndarray) -> np.ndarray:
-    def loss(elo: np.ndarray) -> float:
+    def loss_and_gradient(elo: np.ndarray) -> tuple[float, np.ndarray]:
         gaps = elo[:, None] - elo[None, :]
-        return float((battles * np.logaddexp(0, -gaps)).sum() + PRIOR * (elo**2).sum())
+        loss = (battles * np.logaddexp(0, -gaps)).sum() + PRIOR * (elo**2).sum()
+        return float(loss), -gradient(battles, elo)
 
     start = np.zeros(len(battles))
-    result = minimize(
-        loss, start, jac=lambda elo: -gradient(battles, elo), method="BFGS",
-        options={"gtol": 1e-10, "maxiter": 10_000},
-    )  # fmt: skip
-    return np.asarray(result.x)
+    options: Any = {"gtol": 1e-10, "maxiter": 10_000}
+    found: Any = minimize(loss_and_gradient, start, jac=True, method="BFGS", options=options)
+    return np.asarray(found.x)
 
 
 def test_the_judge_pairs_on_disk_are_exactly_best_against_worst(iteration: Path) -> None:

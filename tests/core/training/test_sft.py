@@ -44,10 +44,9 @@ def test_a_model_is_trained_from_nothing_twice_to_the_same_bytes(tmp_path: Path)
 
 
 def test_prompts_carry_no_loss(first_model: Path, tmp_path: Path) -> None:
-    """Rows with equal completions and other prompts: no prompt token's embedding as output moves.
+    """In the head, a word of prompts alone ("plus") moves as one that never occurs ("blue").
 
-    The head's row of a word that occurs in prompts alone gets no gradient beyond that of a word
-    that occurs nowhere: both move alike, by the softmax alone.
+    Both are pushed down by the softmax; only words of completions ("good") are pulled up.
     """
     train_sft(
         ROWS,

@@ -1,6 +1,7 @@
 """Run iterations of an experiment in this process, on this machine."""
 
 import argparse
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ class Command(BaseCommand):
         console = open_console(self.stdout, no_color=options["no_color"])
         console.quiet = options["verbosity"] == 0
         request = _request(options)
-        go_on = f"To go on: {_command(request, options['iterations'])}"
+        go_on = f"To go on: {_same_command(request, options['iterations'])}"
         with explained_errors(go_on=go_on):
             require_tables()
             require_writable(options["json"])
@@ -129,10 +130,25 @@ def _request(options: dict[str, Any]) -> Request:
     )
 
 
-def _command(request: Request, until: int | None) -> str:
-    """What to type to go on; an experiment knows its own recipe."""
-    command = f"python manage.py run_iteration --experiment {request.experiment}"
-    return command if until is None else f"{command} --iterations {until}"
+def _command(name: str) -> str:
+    """What to type for the next iteration; the experiment knows its own recipe."""
+    return f"python manage.py run_iteration --experiment {name}"
+
+
+def _same_command(request: Request, until: int | None) -> str:
+    """What to type to go on, wherever this run was stopped."""
+    given = {
+        "--recipe": request.recipe,
+        "--model": request.model,
+        "--prompts": request.prompts,
+        "--engine": request.engine,
+        "--seed": request.seed,
+        "--iterations": until,
+    }
+    changes = [word for change in request.changes for word in ("--set", change)]
+    words = [word for option, value in given.items() if value is not None
+             for word in (option, str(value))]  # fmt: skip
+    return shlex.join([*_command(request.experiment).split(), *words, *changes])
 
 
 def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
@@ -146,7 +162,7 @@ def _run(request: Request, until: int | None, places: Places, console: Console) 
             _run_one(experiment, row, number, places, console)
             for number in next_iterations(experiment, until=until)
         ]
-    _print_next_step(experiment, request, console)
+    _print_next_step(experiment, console)
     return {"experiment": experiment.name, "iterations": summaries}
 
 
@@ -174,13 +190,13 @@ def _run_one(
     return summary
 
 
-def _print_next_step(experiment: Experiment, request: Request, console: Console) -> None:
+def _print_next_step(experiment: Experiment, console: Console) -> None:
     done = experiment.finished_iterations()
     model = experiment.model(done)
     console.print(f"M{done} lies in {escape(str(model.folder))}", soft_wrap=True)
     if done < experiment.recipe.iterations:
         console.print(
-            f"next, M{done} to M{done + 1}: [bold]{escape(_command(request, None))}[/bold]",
+            f"next, M{done} to M{done + 1}: [bold]{_command(experiment.name)}[/bold]",
             soft_wrap=True,
         )
     else:

@@ -1,0 +1,78 @@
+"""The pages as a person's browser asks for them."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import DatabaseError
+from django.urls import reverse
+
+from webapp.experiments import views
+from webapp.experiments.models import Iteration
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_index_lists_experiments_and_iterations(client, iteration):
+    page = client.get("/").content.decode()
+    assert "first" in page
+    assert "recipe smoke" in page
+    assert "waiting" in page
+    assert "alice" in page
+
+
+def test_the_index_says_how_to_begin(client):
+    assert "run_iteration --experiment" in client.get("/").content.decode()
+
+
+def test_a_finding_is_shown_as_text_and_never_as_html(client, iteration):
+    Iteration.objects.update(finding="<script>alert(1)</script>", status="no_pairs")
+    page = client.get("/").content.decode()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "ended without a pair" in page
+
+
+def test_the_index_asks_the_database_as_often_for_many(
+    client, iteration, django_assert_max_num_queries
+):
+    for number in range(2, 30):
+        Iteration.objects.create(experiment=iteration.experiment, number=number)
+    with django_assert_max_num_queries(2):
+        client.get("/")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+def test_pages_that_show_take_no_post(client, path):
+    assert client.post(path).status_code == 405
+
+
+def test_healthz_says_ok(client):
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.content) == (200, b"ok")
+
+
+def test_healthz_says_when_the_database_is_gone(client, monkeypatch):
+    class Gone:
+        def cursor(self):
+            raise DatabaseError("gone")
+
+    monkeypatch.setattr(views, "connection", Gone())
+    assert client.get("/healthz").status_code == 503
+
+
+def test_the_style_sheet_is_served(client):
+    answer = client.get("/static/site.css")
+    assert answer.status_code == 200
+    assert b"prefers-color-scheme: dark" in b"".join(answer)
+    answer.close()
+
+
+@pytest.mark.parametrize("model", ["experiment", "iteration", "stage", "shard", "attempt"])
+def test_the_admin_lists_rows_but_does_not_change_them(client, iteration, model):
+    client.force_login(User.objects.create_superuser("root", password="correct horse"))
+    assert client.get(reverse(f"admin:experiments_{model}_changelist")).status_code == 200
+    assert client.get(reverse(f"admin:experiments_{model}_add")).status_code == 403
+
+
+def test_the_admin_is_for_staff(client, alice):
+    client.force_login(alice)
+    assert client.get(reverse("admin:index")).status_code == 302

@@ -1,0 +1,135 @@
+"""What is wrong is told in one message, with an exit code, and nothing is half-written."""
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from webapp.experiments.models import Experiment
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def refusal_of(installation, *arguments, **named):
+    with pytest.raises(CommandError) as caught:
+        installation.run_iteration(*arguments, **named)
+    return caught.value
+
+
+RECIPES = {
+    "an unknown key": "name: x\nactors: {}\n",
+    "an impossible value": "name: x\njudge: {top_p: 7}\n",
+    "a circle": "extends: wrong.yaml\nname: x\n",
+    "no YAML": "name: [\n",
+}
+
+
+@pytest.mark.parametrize("text", RECIPES.values(), ids=RECIPES.keys())
+def test_a_wrong_recipe(installation, text):
+    path = write(installation.root / "wrong.yaml", text)
+    assert_refused(installation, ("--recipe", path), "wrong.yaml")
+
+
+PROMPTS = {
+    "empty.txt": ("", "holds no prompt"),
+    "broken.jsonl": ("{not json\n", "broken.jsonl"),
+    "strange.docx": ("x", "suffix"),
+    "few.txt": ("one question?\n", "only 1 were given"),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_wrong_prompts(installation, name):
+    text, message = PROMPTS[name]
+    path = write(installation.root / name, text)
+    assert_refused(installation, ("--prompts", path), message)
+
+
+def assert_refused(installation, arguments, message, *, code=2, name="mine"):
+    refusal = refusal_of(installation, *arguments, name=name)
+    assert message in str(refusal)
+    assert refusal.returncode == code
+    assert not Experiment.objects.exists()
+    assert not installation.artifacts.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--recipe", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        (["--set", "actor.samples=0"], "actor.samples"),
+        (["--set", "actor.samples"], "key=value"),
+        (["--prompts", "/nowhere/prompts.txt"], "prompts.txt"),
+        (["--model", "/nowhere/model"], "no model folder"),
+        (["--model", "/etc"], "outside the allowed model folders"),
+        (["--json", "/nowhere/out.json"], "cannot be written"),
+    ],
+)
+def test_a_wrong_option(installation, arguments, message):
+    assert_refused(installation, arguments, message)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65])
+def test_a_name_that_is_no_folder(installation, name):
+    assert_refused(installation, (), "cannot name an experiment", name=name)
+
+
+def test_a_model_that_holds_a_pickle(installation):
+    (installation.model / "extra.bin").write_bytes(b"\x80\x04")
+    assert_refused(installation, (), "may be a pickle")
+
+
+def test_a_model_without_a_chat_template(installation):
+    (installation.model / "chat_template.jinja").unlink()
+    assert_refused(installation, (), "chat template")
+
+
+def test_a_disk_that_is_visibly_too_small(installation, monkeypatch):
+    free = type("Usage", (), {"free": 1})
+    monkeypatch.setattr("meta_reward_core.launch.shutil.disk_usage", lambda path: free)
+    assert_refused(installation, (), "MB free", code=4)
+
+
+def test_other_settings_than_it_began_with(installation):
+    installation.run_iteration()
+    refusal = refusal_of(installation, "--set", "actor.samples=9", "--seed", 5)
+    assert refusal.returncode == 2
+    assert "actor.samples: it began with 4, now 9" in str(refusal)
+    assert "seed: it began with 1, now 5" in str(refusal)
+
+
+def test_no_resume_refuses_what_exists(installation):
+    installation.run_iteration("--no-resume")
+    refusal = refusal_of(installation, "--no-resume")
+    assert refusal.returncode == 2
+    assert "exists already" in str(refusal)
+
+
+def test_rows_whose_files_are_gone(installation, settings, tmp_path):
+    installation.run_iteration()
+    settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "elsewhere")
+    refusal = refusal_of(installation)
+    assert refusal.returncode == 2
+    assert "META_REWARD_ARTIFACT_ROOT" in str(refusal)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x"])
+def test_iterations_count_from_1(installation, number):
+    assert "--iterations" in str(refusal_of(installation, "--iterations", number))
+
+
+def test_a_database_without_tables_says_what_to_do(installation, monkeypatch):
+    monkeypatch.setattr(type(connection.introspection), "table_names", lambda *_: [])
+    assert "manage.py migrate" in str(refusal_of(installation))
+
+
+@pytest.mark.parametrize("command", ["show_iteration", "export_pairs"])
+def test_an_experiment_that_is_not_there(installation, command, tmp_path):
+    more = ["--output", str(tmp_path / "x.jsonl")] if command == "export_pairs" else []
+    with pytest.raises(CommandError, match="no experiment 'nobody'") as caught:
+        call_command(command, "--experiment", "nobody", *more)
+    assert caught.value.returncode == 2
+    assert not (tmp_path / "x.jsonl").exists()

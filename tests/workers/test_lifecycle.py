@@ -1,0 +1,192 @@
+"""Claims and ends of attempts: one winner, and history stays."""
+
+import os
+
+import pytest
+
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+from workers import lifecycle
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def iteration():
+    experiment = Experiment.objects.create(
+        name="first",
+        recipe={"name": "smoke"},
+        recipe_sha256="a" * 64,
+        seed=1,
+        seed_model_folder="/m",
+        seed_model_sha256="b" * 64,
+        artifact_root="/a",
+    )
+    return Iteration.objects.create(experiment=experiment, number=1, model_in="b" * 64)
+
+
+@pytest.fixture
+def stage(iteration):
+    stage = Stage.objects.create(iteration=iteration, name="judge", title="Judge", position=2)
+    assert lifecycle.plan_stage(stage, shards=2)
+    return stage
+
+
+@pytest.fixture
+def shard(stage):
+    return stage.shards.get(index=0)
+
+
+def status_of(row):
+    return type(row).objects.get(pk=row.pk).status
+
+
+def test_of_two_who_saw_it_waiting_one_wins(shard):
+    seen_by_alice, seen_by_bob = (Shard.objects.get(pk=shard.pk) for _ in range(2))
+    attempt = lifecycle.claim(seen_by_alice)
+    assert lifecycle.claim(seen_by_bob) is None
+    assert attempt.number == 1
+    assert attempt.pid == os.getpid()
+    assert Attempt.objects.count() == 1
+
+
+def test_a_finished_shard_cannot_be_claimed(shard):
+    lifecycle.finish(lifecycle.claim(shard), counts={}, seconds=1.0)
+    assert lifecycle.claim(shard) is None
+
+
+def test_finishing_writes_counts_and_seconds(shard):
+    attempt = lifecycle.claim(shard)
+    assert lifecycle.finish(attempt, counts={"judgments": 5}, seconds=2.5)
+    shard.refresh_from_db()
+    attempt.refresh_from_db()
+    assert (shard.status, shard.counts, shard.token) == ("finished", {"judgments": 5}, None)
+    assert (attempt.status, attempt.seconds) == ("finished", 2.5)
+    assert attempt.finished >= attempt.started
+
+
+def test_an_attempt_ends_once(shard):
+    attempt = lifecycle.claim(shard)
+    assert lifecycle.finish(attempt, counts={}, seconds=1.0)
+    assert not lifecycle.finish(attempt, counts={}, seconds=1.0)
+    assert not lifecycle.fail(attempt, status="failed", error="late")
+    assert status_of(attempt) == "finished"
+
+
+def test_an_attempt_that_lost_its_claim_can_change_nothing(shard):
+    lost = lifecycle.claim(shard)
+    lifecycle.fail(lost, status="lost", error="gone")
+    holder = lifecycle.claim(shard)
+    assert not lifecycle.report(lost, done=9, tokens=9)
+    assert not lifecycle.finish(lost, counts={"wrong": 1}, seconds=1.0)
+    assert not lifecycle.fail(lost, status="failed", error="late")
+    assert lifecycle.report(holder, done=1, tokens=2)
+    shard.refresh_from_db()
+    assert (shard.status, shard.done, shard.tokens) == ("running", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "status, after", [("failed", "failed"), ("interrupted", "waiting"), ("lost", "waiting")]
+)
+def test_a_retry_leaves_the_history(shard, status, after):
+    first = lifecycle.claim(shard)
+    lifecycle.report(first, done=7, tokens=70)
+    assert lifecycle.fail(first, status=status, error="no luck")
+    assert status_of(shard) == after
+    second = lifecycle.claim(shard)
+    assert second.number == 2
+    shard.refresh_from_db()
+    assert (shard.done, shard.tokens) == (0, 0)
+    assert list(shard.attempts.values_list("status", "error")) == [
+        (status, "no luck"),
+        ("running", ""),
+    ]
+
+
+def test_files_that_are_there_finish_a_shard_without_an_attempt(shard):
+    assert lifecycle.accept(shard, counts={"judgments": 3})
+    assert status_of(shard) == "finished"
+    assert not Attempt.objects.exists()
+
+
+def test_a_running_shard_is_not_accepted(shard):
+    lifecycle.claim(shard)
+    assert not lifecycle.accept(shard, counts={})
+
+
+def test_a_finished_shard_may_be_opened_again(shard):
+    assert not lifecycle.reopen(shard)
+    lifecycle.accept(shard, counts={})
+    assert lifecycle.reopen(shard)
+    assert lifecycle.claim(shard) is not None
+
+
+def test_a_stage_ends_when_its_last_shard_does(stage):
+    first, second = stage.shards.all()
+    lifecycle.accept(first, counts={})
+    assert not lifecycle.finish_stage(stage)
+    lifecycle.accept(second, counts={})
+    assert lifecycle.finish_stage(stage)
+    assert not lifecycle.finish_stage(stage)
+
+
+def test_planning_again_keeps_the_shards(stage, shard):
+    lifecycle.accept(shard, counts={"judgments": 1})
+    assert lifecycle.plan_stage(stage, shards=3)
+    assert list(stage.shards.values_list("status", flat=True)) == ["finished", "waiting", "waiting"]
+
+
+def test_a_skipped_stage_gets_no_shards(iteration):
+    stage = Stage.objects.create(iteration=iteration, name="meta_judge", title="M", position=4)
+    assert lifecycle.skip_stage(stage)
+    assert lifecycle.skip_stage(stage)
+    assert not lifecycle.plan_stage(stage, shards=1)
+    assert not stage.shards.exists()
+
+
+def test_a_stage_that_was_begun_is_not_skipped(stage):
+    assert not lifecycle.skip_stage(stage)
+
+
+def test_an_iteration_is_started_by_one(iteration):
+    assert lifecycle.start_iteration(iteration, model_in="c" * 64)
+    assert not lifecycle.start_iteration(iteration, model_in="c" * 64)
+    iteration.refresh_from_db()
+    assert (iteration.status, iteration.model_in) == ("running", "c" * 64)
+    assert status_of(iteration.experiment) == "running"
+
+
+@pytest.mark.parametrize("is_last, after", [(True, "finished"), (False, "waiting")])
+def test_the_last_iteration_finishes_the_experiment(iteration, is_last, after):
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    assert lifecycle.finish_iteration(
+        iteration, model_out="d" * 64, metrics={"pairs": []}, is_last=is_last
+    )
+    iteration.refresh_from_db()
+    assert (iteration.status, iteration.model_out) == ("finished", "d" * 64)
+    assert status_of(iteration.experiment) == after
+
+
+def test_a_finding_is_forgotten_when_it_runs_again(iteration):
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    assert lifecycle.stop_iteration(iteration, status="no_pairs", finding="all equal")
+    iteration.refresh_from_db()
+    assert (iteration.status, iteration.finding) == ("no_pairs", "all equal")
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    iteration.refresh_from_db()
+    assert iteration.finding == ""
+
+
+def test_only_a_running_iteration_ends(iteration):
+    assert not lifecycle.stop_iteration(iteration, status="failed", finding="?")
+    assert not lifecycle.finish_iteration(iteration, model_out="", metrics={}, is_last=True)
+
+
+def test_who_holds_the_lock_ends_what_a_killed_process_left(iteration, stage, shard):
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    attempt = lifecycle.claim(shard)
+    assert lifecycle.give_up_claims(iteration.experiment, status="lost", error="killed") == 1
+    rows = [attempt, shard, stage, iteration, iteration.experiment]
+    assert [status_of(row) for row in rows] == [
+        "lost", "waiting", "waiting", "interrupted", "interrupted",
+    ]  # fmt: skip
+    assert lifecycle.give_up_claims(iteration.experiment, status="lost", error="killed") == 0

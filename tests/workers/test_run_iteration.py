@@ -1,0 +1,212 @@
+"""`manage.py run_iteration` with a scripted engine and no real training."""
+
+import json
+import re
+
+import pytest
+from django.core.management import CommandError
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.errors import EngineError
+from meta_reward_core.experiment import open_experiment
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+
+
+@pytest.fixture
+def stopped(installation, use_script):
+    """An experiment whose second judge shard raises what the test says, then works."""
+
+    def stop_by(error):
+        judged = []
+
+        def script(conversation, sample, seed):
+            if "Score:" in conversation[-1]["content"] and sample == 0:
+                judged.append(conversation)
+                if len(judged) == 20:  # 4 prompts x 4 responses are the first shard
+                    raise error
+            return plausible_reply(conversation, sample, seed)
+
+        use_script(script)
+        with pytest.raises(CommandError) as caught:
+            installation.run_iteration()
+        use_script(plausible_reply)
+        return caught.value
+
+    return stop_by
+
+
+def statuses(model):
+    return list(model.objects.values_list("status", flat=True))
+
+
+def table_bytes(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*.parquet"))
+    }
+
+
+def test_an_iteration_leaves_rows_files_tables_and_the_next_step(installation):
+    shown = installation.run_iteration()
+    iteration = Iteration.objects.get()
+    assert (iteration.status, iteration.number) == ("finished", 1)
+    assert (installation.artifacts / "mine" / "iteration-1" / "manifest.json").exists()
+    assert iteration.model_out != iteration.model_in
+    assert set(statuses(Stage)) == {"finished"}
+    assert set(statuses(Shard)) == {"finished"}
+    assert Shard.objects.filter(stage__name="judge").count() == 2
+    assert Experiment.objects.get().status == "waiting"
+    for expected in ("Stages", "Pairs", "Judging", "DPO", "0.4200", "M1 lies in"):
+        assert expected in shown
+    assert shown.rstrip().endswith("python manage.py run_iteration --experiment mine")
+
+
+def test_the_same_command_again_runs_the_next_iteration(installation):
+    installation.run_iteration()
+    shown = installation.run("run_iteration", "--experiment", "mine")
+    assert statuses(Iteration) == ["finished", "finished"]
+    first, second = Iteration.objects.all()
+    assert second.model_in == first.model_out
+    assert Experiment.objects.get().status == "finished"
+    assert "export_pairs" in shown.splitlines()[-1]
+
+
+def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(installation, tmp_path):
+    installation.run_iteration()
+    shown = installation.run_iteration("--iterations", 2, "--json", tmp_path / "out.json")
+    assert "iteration 1 was finished before" in shown
+    assert Attempt.objects.filter(shard__stage__iteration__number=1).count() == 11
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [summary["iteration"] for summary in written["iterations"]] == [1, 2]
+    assert written["iterations"][1]["training"]["loss"] == {"first": 0.69, "last": 0.42}
+
+
+def test_a_damaged_shard_is_made_again_and_its_history_stays(installation):
+    installation.run_iteration()
+    part = next((installation.artifacts / "mine").rglob("judgments/part-00000.parquet"))
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-7])
+    installation.run_iteration("--iterations", 1)
+    assert part.read_bytes() == whole
+    attempts = Attempt.objects.filter(shard__stage__name="judge", shard__index=0)
+    assert list(attempts.values_list("number", "status")) == [(1, "finished"), (2, "finished")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(installation, stopped, error):
+    if isinstance(error, SystemExit):
+        with pytest.raises(SystemExit):
+            stopped(error)
+    else:
+        refusal = stopped(error)
+        assert refusal.returncode == 130
+        command = re.search(r"To go on: (python manage.py run_iteration .*)", str(refusal))
+        assert f"--experiment mine --recipe {installation.recipe}" in command[1]
+    assert statuses(Iteration) == ["interrupted"]
+    assert statuses(Attempt) == ["finished"] * 4 + ["interrupted"]
+
+
+def test_going_on_after_a_stop_equals_a_quiet_run(installation, stopped):
+    installation.run_iteration(name="quiet")
+    stopped(KeyboardInterrupt())
+    installation.run_iteration()
+    assert table_bytes(installation.artifacts / "mine") == table_bytes(
+        installation.artifacts / "quiet"
+    )
+    judged = Attempt.objects.filter(
+        shard__stage__name="judge", shard__stage__iteration__experiment__name="mine"
+    )
+    assert list(judged.values_list("shard__index", "number", "status")) == [
+        (0, 1, "finished"),
+        (1, 1, "interrupted"),
+        (1, 2, "finished"),
+    ]
+
+
+def test_rows_that_a_killed_process_left_running_are_lost_and_run_again(installation, stopped):
+    stopped(KeyboardInterrupt())
+    attempt = Attempt.objects.last()
+    Attempt.objects.filter(pk=attempt.pk).update(status="running", finished=None)
+    Shard.objects.filter(pk=attempt.shard_id).update(status="running", token=attempt.token)
+    Stage.objects.filter(name="judge").update(status="running")
+    Iteration.objects.update(status="running")
+    shown = installation.run_iteration()
+    assert "an earlier run was killed" in shown
+    assert statuses(Iteration) == ["finished"]
+    attempt.refresh_from_db()
+    assert attempt.status == "lost"
+
+
+def test_an_engine_that_fails_is_one_message_and_a_failed_attempt(installation, stopped):
+    refusal = stopped(EngineError("the device is gone"))
+    assert (str(refusal), refusal.returncode) == ("the device is gone", 1)
+    iteration = Iteration.objects.get()
+    assert (iteration.status, iteration.finding) == ("failed", "the device is gone")
+    assert statuses(Attempt)[-1] == "failed"
+    installation.run_iteration()
+    assert statuses(Iteration) == ["finished"]
+
+
+def test_no_pair_is_a_finding_with_an_exit_code_of_its_own(installation, use_script, tmp_path):
+    use_script(lambda conversation, sample, seed: f"answer {sample}\nScore: 3")
+    for _ in range(2):
+        with pytest.raises(CommandError) as caught:
+            installation.run_iteration()
+        assert caught.value.returncode == 3
+    assert "no preference pair" in str(caught.value)
+    iteration = Iteration.objects.get()
+    assert iteration.status == "no_pairs"
+    assert "8 prompts" in iteration.finding
+    assert not (installation.artifacts / "mine" / "iteration-1" / "checkpoint").exists()
+
+
+def test_files_made_without_a_database_get_their_rows(installation):
+    installation.run_iteration()
+    Experiment.objects.all().delete()
+    shown = installation.run_iteration("--iterations", 1)
+    assert "was finished before" in shown
+    assert statuses(Iteration) == ["finished"]
+    assert set(statuses(Shard)) == {"finished"}
+    assert not Attempt.objects.exists()
+
+
+def test_another_process_that_runs_it_is_left_alone(installation, settings):
+    installation.run_iteration()
+    before = statuses(Attempt)
+    store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
+    with (
+        open_experiment(store, "mine").locked(),
+        pytest.raises(CommandError, match="another process") as caught,
+    ):
+        installation.run_iteration()
+    assert caught.value.returncode == 5
+    assert statuses(Attempt) == before
+
+
+def test_a_plan_is_shown_and_nothing_written(installation, tmp_path):
+    shown = installation.run_iteration("--dry-run", "--json", tmp_path / "plan.json")
+    assert "assumed" in shown
+    plan = json.loads((tmp_path / "plan.json").read_text())["plan"]["1"]
+    assert [(stage["stage"], stage["calls"]) for stage in plan] == [
+        ("generate", 8 * 4),
+        ("judge", 8 * 4 * 5),
+        ("meta_judge", 8 * 5 * 4),
+        ("train", 5),  # 2 pairs a prompt, 10 epochs, 32 rows a step
+    ]
+    assert not installation.artifacts.exists()
+    assert not Experiment.objects.exists()
+
+
+def test_a_later_plan_uses_what_was_measured(installation):
+    installation.run_iteration()
+    shown = installation.run("run_iteration", "--experiment", "mine", "--dry-run")
+    assert "mine, iteration 2" in shown
+    assert "measured" in shown
+    assert "nothing is left to run" in installation.run(
+        "run_iteration", "--experiment", "mine", "--dry-run", "--iterations", "1"
+    )
+
+
+def test_without_a_word(installation):
+    assert installation.run_iteration("--verbosity", 0) == ""
