@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test test-slow check fmt serve worker bench gpu evidence
+.PHONY: all setup demo test test-slow check fmt seed gpu
 
 all: check test  ## check + test
 
@@ -29,6 +29,9 @@ test-slow: setup  ## tests that take minutes
 
 gpu: setup  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+seed: setup  ## train the miniature's seed model that ships with the package
+	$(BIN)/python -m meta_reward_core.miniature
 
 check: setup  ## formatting, lint, types, import contracts, migrations
 	$(BIN)/ruff format --check .

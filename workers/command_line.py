@@ -15,12 +15,11 @@ from django.core.management.base import CommandError, OutputWrapper
 from django.db import connection
 from rich.console import Console
 
+from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import make_console
 from meta_reward_core.errors import ArtifactError, InputError, MetaRewardError
 from meta_reward_core.launch import Places
 from webapp.experiments.models import Experiment
-
-EXIT_INTERRUPTED = 130
 
 
 def configured_places() -> Places:

@@ -2,22 +2,23 @@
 
 import pytest
 from django.contrib.auth.models import User
+from pytest_django.fixtures import SettingsWrapper
 
 from webapp.experiments.models import Experiment, Iteration
 
 
 @pytest.fixture(autouse=True)
-def _own_key(settings):
+def _own_key(settings: SettingsWrapper) -> None:
     settings.SECRET_KEY = "for tests alone"
 
 
 @pytest.fixture
-def alice(db):
+def alice(db: None) -> User:
     return User.objects.create_user("alice", password="correct horse")
 
 
 @pytest.fixture
-def experiment(alice):
+def experiment(alice: User) -> Experiment:
     return Experiment.objects.create(
         name="first",
         owner=alice,
@@ -31,5 +32,5 @@ def experiment(alice):
 
 
 @pytest.fixture
-def iteration(experiment):
+def iteration(experiment: Experiment) -> Iteration:
     return Iteration.objects.create(experiment=experiment, number=1, model_in="b" * 64)

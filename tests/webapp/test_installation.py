@@ -15,7 +15,7 @@ from webapp.secret_key import lazy_key, read_or_make_key
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def test_the_key_is_made_once_for_its_owner_alone(tmp_path):
+def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "var" / "secret_key"
     key = read_or_make_key(path)
     assert len(key) >= 50
@@ -24,13 +24,13 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_processes_that_start_at_once_agree_on_the_key(tmp_path):
+def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(read_or_make_key, [tmp_path / "key"] * 32))
     assert len(keys) == 1
 
 
-def test_the_key_is_not_made_before_it_is_needed(tmp_path):
+def test_the_key_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
     key = lazy_key(tmp_path / "key")
     assert not (tmp_path / "key").exists()
     assert str(key) == (tmp_path / "key").read_text()
@@ -39,26 +39,26 @@ def test_the_key_is_not_made_before_it_is_needed(tmp_path):
 @pytest.mark.parametrize(
     "given, root", [("s3://bucket/x", "s3://bucket/x"), ("/data/x", "/data/x")]
 )
-def test_an_address_stays_as_it_is(monkeypatch, given, root):
+def test_an_address_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, given: str, root: str) -> None:
     monkeypatch.setenv("SOME_ROOT", given)
     assert root_from_environment("SOME_ROOT", "x") == root
 
 
-def test_a_relative_folder_becomes_absolute(monkeypatch):
+def test_a_relative_folder_becomes_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_ROOT", "data")
     assert root_from_environment("SOME_ROOT", "x") == str(Path("data").absolute())
 
 
 @pytest.mark.django_db
-def test_no_migration_is_missing():
+def test_no_migration_is_missing() -> None:
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
-def test_the_system_check_finds_nothing():
+def test_the_system_check_finds_nothing() -> None:
     call_command("check", fail_level="WARNING")
 
 
-def test_the_site_loads_no_model_library():
+def test_the_site_loads_no_model_library() -> None:
     code = (
         "import sys, django; django.setup();"
         "import webapp.urls, webapp.wsgi;"

@@ -3,7 +3,9 @@
 import pytest
 from django.contrib.auth.models import User
 from django.db import DatabaseError
+from django.test import Client
 from django.urls import reverse
+from pytest_django import DjangoAssertNumQueries
 
 from webapp.experiments import views
 from webapp.experiments.models import Iteration
@@ -11,7 +13,7 @@ from webapp.experiments.models import Iteration
 pytestmark = pytest.mark.django_db
 
 
-def test_the_index_lists_experiments_and_iterations(client, iteration):
+def test_the_index_lists_experiments_and_iterations(client: Client, iteration: Iteration) -> None:
     page = client.get("/").content.decode()
     assert "first" in page
     assert "recipe smoke" in page
@@ -19,11 +21,11 @@ def test_the_index_lists_experiments_and_iterations(client, iteration):
     assert "alice" in page
 
 
-def test_the_index_says_how_to_begin(client):
+def test_the_index_says_how_to_begin(client: Client) -> None:
     assert "run_iteration --experiment" in client.get("/").content.decode()
 
 
-def test_a_finding_is_shown_as_text_and_never_as_html(client, iteration):
+def test_a_finding_is_shown_as_text_and_never_as_html(client: Client, iteration: Iteration) -> None:
     Iteration.objects.update(finding="<script>alert(1)</script>", status="no_pairs")
     page = client.get("/").content.decode()
     assert "<script>" not in page
@@ -32,8 +34,8 @@ def test_a_finding_is_shown_as_text_and_never_as_html(client, iteration):
 
 
 def test_the_index_asks_the_database_as_often_for_many(
-    client, iteration, django_assert_max_num_queries
-):
+    client: Client, iteration: Iteration, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
     for number in range(2, 30):
         Iteration.objects.create(experiment=iteration.experiment, number=number)
     with django_assert_max_num_queries(2):
@@ -41,38 +43,42 @@ def test_the_index_asks_the_database_as_often_for_many(
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz"])
-def test_pages_that_show_take_no_post(client, path):
+def test_pages_that_show_take_no_post(client: Client, path: str) -> None:
     assert client.post(path).status_code == 405
 
 
-def test_healthz_says_ok(client):
+def test_healthz_says_ok(client: Client) -> None:
     answer = client.get("/healthz")
     assert (answer.status_code, answer.content) == (200, b"ok")
 
 
-def test_healthz_says_when_the_database_is_gone(client, monkeypatch):
+def test_healthz_says_when_the_database_is_gone(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Gone:
-        def cursor(self):
+        def cursor(self) -> None:
             raise DatabaseError("gone")
 
     monkeypatch.setattr(views, "connection", Gone())
     assert client.get("/healthz").status_code == 503
 
 
-def test_the_style_sheet_is_served(client):
+def test_the_style_sheet_is_served(client: Client) -> None:
     answer = client.get("/static/site.css")
     assert answer.status_code == 200
-    assert b"prefers-color-scheme: dark" in b"".join(answer)
+    assert b"prefers-color-scheme: dark" in b"".join(iter(answer))
     answer.close()
 
 
 @pytest.mark.parametrize("model", ["experiment", "iteration", "stage", "shard", "attempt"])
-def test_the_admin_lists_rows_but_does_not_change_them(client, iteration, model):
+def test_the_admin_lists_rows_but_does_not_change_them(
+    client: Client, iteration: Iteration, model: str
+) -> None:
     client.force_login(User.objects.create_superuser("root", password="correct horse"))
     assert client.get(reverse(f"admin:experiments_{model}_changelist")).status_code == 200
     assert client.get(reverse(f"admin:experiments_{model}_add")).status_code == 403
 
 
-def test_the_admin_is_for_staff(client, alice):
+def test_the_admin_is_for_staff(client: Client, alice: User) -> None:
     client.force_login(alice)
     assert client.get(reverse("admin:index")).status_code == 302

@@ -1,17 +1,19 @@
 """An installation of its own: folders, a stub of a model, a recipe, and no real training."""
 
-import io
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from django.core.management import call_command
+from pytest_django.fixtures import SettingsWrapper
 
 from meta_reward_core import launch
 from meta_reward_core.engines.plausible import plausible_reply
-from meta_reward_core.engines.scripted import ScriptedEngine
+from meta_reward_core.engines.scripted import Script, ScriptedEngine
+from tests.workers.installation import Installation, UseScript
+
+OnLog = Callable[[dict[str, float]], None]
 
 RECIPE = """\
 name: scripted
@@ -26,42 +28,10 @@ engine: {kind: scripted}
 """
 
 
-@dataclass
-class Installation:
-    """Where this test's commands work, and how to run one."""
-
-    root: Path
-
-    @property
-    def artifacts(self):
-        return self.root / "artifacts"
-
-    def run(self, command, *arguments):
-        out = io.StringIO()
-        call_command(command, *map(str, arguments), stdout=out)
-        return out.getvalue()
-
-    def run_iteration(self, *arguments, name="mine"):
-        given = () if "--recipe" in arguments else ("--recipe", self.recipe)
-        if "--prompts" not in arguments:
-            given = (*given, "--prompts", self.prompts)
-        return self.run("run_iteration", "--experiment", name, *given, *arguments)
-
-    @property
-    def recipe(self):
-        return self.root / "recipe.yaml"
-
-    @property
-    def prompts(self):
-        return self.root / "prompts.txt"
-
-    @property
-    def model(self):
-        return self.root / "models" / "stub"
-
-
 @pytest.fixture
-def installation(tmp_path, settings, db, fake_training):
+def installation(
+    tmp_path: Path, settings: SettingsWrapper, db: None, fake_training: None
+) -> Installation:
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "artifacts")
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "models")
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
@@ -76,10 +46,12 @@ def installation(tmp_path, settings, db, fake_training):
 
 
 @pytest.fixture
-def fake_training(monkeypatch):
+def fake_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a function in TRL's place that writes a folder which depends on the rows alone."""
 
-    def train_dpo(rows, *, checkpoint, on_log, **_):
+    def train_dpo(
+        rows: list[object], *, checkpoint: Path, on_log: OnLog, **_: object
+    ) -> SimpleNamespace:
         checkpoint.mkdir()
         (checkpoint / "model.safetensors").write_bytes(f"after {len(rows)} rows".encode())
         (checkpoint / "config.json").write_text("{}")
@@ -96,10 +68,10 @@ def fake_training(monkeypatch):
 
 
 @pytest.fixture
-def use_script(monkeypatch):
+def use_script(monkeypatch: pytest.MonkeyPatch) -> UseScript:
     """Let the engine answer by another script; returns the function that sets it."""
 
-    def use(script):
+    def use(script: Script) -> None:
         monkeypatch.setattr(launch, "load_engine", lambda folder, recipe: ScriptedEngine(script))
 
     use(plausible_reply)

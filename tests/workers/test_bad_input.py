@@ -1,20 +1,26 @@
 """What is wrong is told in one message, with an exit code, and nothing is half-written."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from pytest_django.fixtures import SettingsWrapper
 
+from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment
 
 
-def write(path, text):
+def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
 
 
-def refusal_of(installation, *arguments, **named):
+def refusal_of(installation: Installation, *arguments: object, name: str = "mine") -> CommandError:
     with pytest.raises(CommandError) as caught:
-        installation.run_iteration(*arguments, **named)
+        installation.run_iteration(*arguments, name=name)
     return caught.value
 
 
@@ -27,7 +33,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("text", RECIPES.values(), ids=RECIPES.keys())
-def test_a_wrong_recipe(installation, text):
+def test_a_wrong_recipe(installation: Installation, text: str) -> None:
     path = write(installation.root / "wrong.yaml", text)
     assert_refused(installation, ("--recipe", path), "wrong.yaml")
 
@@ -41,13 +47,20 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_wrong_prompts(installation, name):
+def test_wrong_prompts(installation: Installation, name: str) -> None:
     text, message = PROMPTS[name]
     path = write(installation.root / name, text)
     assert_refused(installation, ("--prompts", path), message)
 
 
-def assert_refused(installation, arguments, message, *, code=2, name="mine"):
+def assert_refused(
+    installation: Installation,
+    arguments: Sequence[object],
+    message: str,
+    *,
+    code: int = 2,
+    name: str = "mine",
+) -> None:
     refusal = refusal_of(installation, *arguments, name=name)
     assert message in str(refusal)
     assert refusal.returncode == code
@@ -67,32 +80,36 @@ def assert_refused(installation, arguments, message, *, code=2, name="mine"):
         (["--json", "/nowhere/out.json"], "cannot be written"),
     ],
 )
-def test_a_wrong_option(installation, arguments, message):
+def test_a_wrong_option(
+    installation: Installation, arguments: Sequence[object], message: str
+) -> None:
     assert_refused(installation, arguments, message)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65])
-def test_a_name_that_is_no_folder(installation, name):
+def test_a_name_that_is_no_folder(installation: Installation, name: str) -> None:
     assert_refused(installation, (), "cannot name an experiment", name=name)
 
 
-def test_a_model_that_holds_a_pickle(installation):
+def test_a_model_that_holds_a_pickle(installation: Installation) -> None:
     (installation.model / "extra.bin").write_bytes(b"\x80\x04")
     assert_refused(installation, (), "may be a pickle")
 
 
-def test_a_model_without_a_chat_template(installation):
+def test_a_model_without_a_chat_template(installation: Installation) -> None:
     (installation.model / "chat_template.jinja").unlink()
     assert_refused(installation, (), "chat template")
 
 
-def test_a_disk_that_is_visibly_too_small(installation, monkeypatch):
-    free = type("Usage", (), {"free": 1})
+def test_a_disk_that_is_visibly_too_small(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(free=1)
     monkeypatch.setattr("meta_reward_core.launch.shutil.disk_usage", lambda path: free)
     assert_refused(installation, (), "MB free", code=4)
 
 
-def test_other_settings_than_it_began_with(installation):
+def test_other_settings_than_it_began_with(installation: Installation) -> None:
     installation.run_iteration()
     refusal = refusal_of(installation, "--set", "actor.samples=9", "--seed", 5)
     assert refusal.returncode == 2
@@ -100,14 +117,16 @@ def test_other_settings_than_it_began_with(installation):
     assert "seed: it began with 1, now 5" in str(refusal)
 
 
-def test_no_resume_refuses_what_exists(installation):
+def test_no_resume_refuses_what_exists(installation: Installation) -> None:
     installation.run_iteration("--no-resume")
     refusal = refusal_of(installation, "--no-resume")
     assert refusal.returncode == 2
     assert "exists already" in str(refusal)
 
 
-def test_rows_whose_files_are_gone(installation, settings, tmp_path):
+def test_rows_whose_files_are_gone(
+    installation: Installation, settings: SettingsWrapper, tmp_path: Path
+) -> None:
     installation.run_iteration()
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "elsewhere")
     refusal = refusal_of(installation)
@@ -117,17 +136,21 @@ def test_rows_whose_files_are_gone(installation, settings, tmp_path):
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x"])
-def test_iterations_count_from_1(installation, number):
+def test_iterations_count_from_1(installation: Installation, number: str) -> None:
     assert "--iterations" in str(refusal_of(installation, "--iterations", number))
 
 
-def test_a_database_without_tables_says_what_to_do(installation, monkeypatch):
+def test_a_database_without_tables_says_what_to_do(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(type(connection.introspection), "table_names", lambda *_: [])
     assert "manage.py migrate" in str(refusal_of(installation))
 
 
 @pytest.mark.parametrize("command", ["show_iteration", "export_pairs"])
-def test_an_experiment_that_is_not_there(installation, command, tmp_path):
+def test_an_experiment_that_is_not_there(
+    installation: Installation, command: str, tmp_path: Path
+) -> None:
     more = ["--output", str(tmp_path / "x.jsonl")] if command == "export_pairs" else []
     with pytest.raises(CommandError, match="no experiment 'nobody'") as caught:
         call_command(command, "--experiment", "nobody", *more)

@@ -7,8 +7,7 @@ import pytest
 from meta_reward_core.errors import EngineError, ExperimentBusyError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.shards import ShardManifest
-from webapp.experiments.models import Attempt, Experiment, Shard
-from workers import ledger as ledger_module
+from webapp.experiments.models import Attempt, AttemptStatus, Experiment, Iteration, Shard
 from workers import lifecycle
 from workers.ledger import RowLedger
 from workers.rows import record_iteration
@@ -18,7 +17,7 @@ SAMPLE, GENERATE, META_JUDGE = STAGES[0], STAGES[1], STAGES[4]
 
 
 @pytest.fixture
-def iteration():
+def iteration() -> Iteration:
     experiment = Experiment.objects.create(
         name="first", recipe={"name": "smoke"}, seed=1, artifact_root="/a"
     )
@@ -26,27 +25,27 @@ def iteration():
 
 
 @pytest.fixture
-def ledger(iteration):
+def ledger(iteration: Iteration) -> RowLedger:
     made = RowLedger(iteration)
     made.plan_stage(GENERATE, 2)
     return made
 
 
-def manifest(**counts):
+def manifest(**counts: int) -> ShardManifest:
     return ShardManifest("generate", 0, "key", (), counts, None, {})
 
 
-def shards():
+def shards() -> list[tuple[str, dict[str, int]]]:
     return list(Shard.objects.values_list("status", "counts"))
 
 
-def test_the_rows_have_the_stages_in_the_papers_order(iteration):
+def test_the_rows_have_the_stages_in_the_papers_order(iteration: Iteration) -> None:
     assert [stage.name for stage in iteration.stages.all()] == [stage.name for stage in STAGES]
     again = record_iteration(iteration.experiment, 1, model_in="b" * 64)
     assert again.stages.count() == len(STAGES)
 
 
-def test_a_quiet_stage(ledger, iteration):
+def test_a_quiet_stage(ledger: RowLedger, iteration: Iteration) -> None:
     for shard in range(2):
         ledger.start_shard(GENERATE, shard)
         ledger.finish_shard(GENERATE, shard, manifest(tokens=shard), seconds=1.5)
@@ -56,13 +55,13 @@ def test_a_quiet_stage(ledger, iteration):
     assert list(Attempt.objects.values_list("status", "seconds")) == [("finished", 1.5)] * 2
 
 
-def test_finished_files_become_a_finished_row_without_an_attempt(ledger):
+def test_finished_files_become_a_finished_row_without_an_attempt(ledger: RowLedger) -> None:
     ledger.reuse_shard(GENERATE, 0, manifest(tokens=7))
     assert shards()[0] == ("finished", {"tokens": 7})
     assert not Attempt.objects.exists()
 
 
-def test_a_row_whose_file_was_damaged_is_run_again(ledger):
+def test_a_row_whose_file_was_damaged_is_run_again(ledger: RowLedger) -> None:
     ledger.reuse_shard(GENERATE, 0, manifest(tokens=7))
     ledger.start_shard(GENERATE, 0)
     ledger.finish_shard(GENERATE, 0, manifest(tokens=7), seconds=1.0)
@@ -76,7 +75,14 @@ def test_a_row_whose_file_was_damaged_is_run_again(ledger):
         (KeyboardInterrupt(), "interrupted", "waiting", "running"),
     ],
 )
-def test_a_shard_that_fails_says_why(ledger, iteration, error, attempt, shard, stage):
+def test_a_shard_that_fails_says_why(
+    ledger: RowLedger,
+    iteration: Iteration,
+    error: BaseException,
+    attempt: str,
+    shard: str,
+    stage: str,
+) -> None:
     ledger.start_shard(GENERATE, 0)
     ledger.fail_shard(GENERATE, 0, error)
     row = Attempt.objects.get()
@@ -85,14 +91,16 @@ def test_a_shard_that_fails_says_why(ledger, iteration, error, attempt, shard, s
     assert iteration.stages.get(name="generate").status == stage
 
 
-def test_a_stage_that_is_not_scheduled_is_skipped(ledger, iteration):
+def test_a_stage_that_is_not_scheduled_is_skipped(ledger: RowLedger, iteration: Iteration) -> None:
     ledger.skip_stage(META_JUDGE)
     assert iteration.stages.get(name="meta_judge").status == "skipped"
 
 
-def test_progress_is_written_but_not_too_often(ledger, monkeypatch):
+def test_progress_is_written_but_not_too_often(
+    ledger: RowLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr("workers.ledger.time.monotonic", lambda: now.seconds)
     ledger.report(1, 10)
     ledger.start_shard(GENERATE, 0)
     for step in range(20):
@@ -106,16 +114,18 @@ def test_progress_is_written_but_not_too_often(ledger, monkeypatch):
     assert shard.done == 33
 
 
-def test_a_process_whose_claim_was_taken_over_stops(ledger, monkeypatch):
+def test_a_process_whose_claim_was_taken_over_stops(
+    ledger: RowLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger.start_shard(GENERATE, 0)
-    lifecycle.fail(Attempt.objects.get(), status="lost", error="?")
+    lifecycle.fail(Attempt.objects.get(), status=AttemptStatus.LOST, error="?")
     with pytest.raises(ExperimentBusyError, match="another process"):
         ledger.report(1, 1)
     with pytest.raises(ExperimentBusyError):
         ledger.finish_shard(GENERATE, 0, manifest(), seconds=1.0)
 
 
-def test_a_shard_that_another_process_runs_is_not_started(ledger):
+def test_a_shard_that_another_process_runs_is_not_started(ledger: RowLedger) -> None:
     ledger.start_shard(GENERATE, 0)
     with pytest.raises(ExperimentBusyError):
         ledger.start_shard(GENERATE, 0)

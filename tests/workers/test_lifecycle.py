@@ -3,15 +3,24 @@
 import os
 
 import pytest
+from django.db.models import Model
 
-from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Experiment,
+    Iteration,
+    RunStatus,
+    Shard,
+    Stage,
+)
 from workers import lifecycle
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def iteration():
+def iteration() -> Iteration:
     experiment = Experiment.objects.create(
         name="first",
         recipe={"name": "smoke"},
@@ -25,74 +34,88 @@ def iteration():
 
 
 @pytest.fixture
-def stage(iteration):
+def stage(iteration: Iteration) -> Stage:
     stage = Stage.objects.create(iteration=iteration, name="judge", title="Judge", position=2)
     assert lifecycle.plan_stage(stage, shards=2)
     return stage
 
 
 @pytest.fixture
-def shard(stage):
+def shard(stage: Stage) -> Shard:
     return stage.shards.get(index=0)
 
 
-def status_of(row):
-    return type(row).objects.get(pk=row.pk).status
+def claimed(shard: Shard) -> Attempt:
+    attempt = lifecycle.claim(shard)
+    assert attempt is not None
+    return attempt
 
 
-def test_of_two_who_saw_it_waiting_one_wins(shard):
+def status_of(row: Model) -> str:
+    row.refresh_from_db()
+    status: str = row.status  # type: ignore[attr-defined]
+    return status
+
+
+def test_of_two_who_saw_it_waiting_one_wins(shard: Shard) -> None:
     seen_by_alice, seen_by_bob = (Shard.objects.get(pk=shard.pk) for _ in range(2))
-    attempt = lifecycle.claim(seen_by_alice)
+    attempt = claimed(seen_by_alice)
     assert lifecycle.claim(seen_by_bob) is None
     assert attempt.number == 1
     assert attempt.pid == os.getpid()
     assert Attempt.objects.count() == 1
 
 
-def test_a_finished_shard_cannot_be_claimed(shard):
-    lifecycle.finish(lifecycle.claim(shard), counts={}, seconds=1.0)
+def test_a_finished_shard_cannot_be_claimed(shard: Shard) -> None:
+    lifecycle.finish(claimed(shard), counts={}, seconds=1.0)
     assert lifecycle.claim(shard) is None
 
 
-def test_finishing_writes_counts_and_seconds(shard):
-    attempt = lifecycle.claim(shard)
+def test_finishing_writes_counts_and_seconds(shard: Shard) -> None:
+    attempt = claimed(shard)
     assert lifecycle.finish(attempt, counts={"judgments": 5}, seconds=2.5)
     shard.refresh_from_db()
     attempt.refresh_from_db()
     assert (shard.status, shard.counts, shard.token) == ("finished", {"judgments": 5}, None)
     assert (attempt.status, attempt.seconds) == ("finished", 2.5)
+    assert attempt.finished is not None
     assert attempt.finished >= attempt.started
 
 
-def test_an_attempt_ends_once(shard):
-    attempt = lifecycle.claim(shard)
+def test_an_attempt_ends_once(shard: Shard) -> None:
+    attempt = claimed(shard)
     assert lifecycle.finish(attempt, counts={}, seconds=1.0)
     assert not lifecycle.finish(attempt, counts={}, seconds=1.0)
-    assert not lifecycle.fail(attempt, status="failed", error="late")
+    assert not lifecycle.fail(attempt, status=AttemptStatus.FAILED, error="late")
     assert status_of(attempt) == "finished"
 
 
-def test_an_attempt_that_lost_its_claim_can_change_nothing(shard):
-    lost = lifecycle.claim(shard)
-    lifecycle.fail(lost, status="lost", error="gone")
-    holder = lifecycle.claim(shard)
+def test_an_attempt_that_lost_its_claim_can_change_nothing(shard: Shard) -> None:
+    lost = claimed(shard)
+    lifecycle.fail(lost, status=AttemptStatus.LOST, error="gone")
+    holder = claimed(shard)
     assert not lifecycle.report(lost, done=9, tokens=9)
     assert not lifecycle.finish(lost, counts={"wrong": 1}, seconds=1.0)
-    assert not lifecycle.fail(lost, status="failed", error="late")
+    assert not lifecycle.fail(lost, status=AttemptStatus.FAILED, error="late")
     assert lifecycle.report(holder, done=1, tokens=2)
     shard.refresh_from_db()
     assert (shard.status, shard.done, shard.tokens) == ("running", 1, 2)
 
 
 @pytest.mark.parametrize(
-    "status, after", [("failed", "failed"), ("interrupted", "waiting"), ("lost", "waiting")]
+    "status, after",
+    [
+        (AttemptStatus.FAILED, "failed"),
+        (AttemptStatus.INTERRUPTED, "waiting"),
+        (AttemptStatus.LOST, "waiting"),
+    ],
 )
-def test_a_retry_leaves_the_history(shard, status, after):
-    first = lifecycle.claim(shard)
+def test_a_retry_leaves_the_history(shard: Shard, status: lifecycle.Unfinished, after: str) -> None:
+    first = claimed(shard)
     lifecycle.report(first, done=7, tokens=70)
     assert lifecycle.fail(first, status=status, error="no luck")
     assert status_of(shard) == after
-    second = lifecycle.claim(shard)
+    second = claimed(shard)
     assert second.number == 2
     shard.refresh_from_db()
     assert (shard.done, shard.tokens) == (0, 0)
@@ -102,25 +125,25 @@ def test_a_retry_leaves_the_history(shard, status, after):
     ]
 
 
-def test_files_that_are_there_finish_a_shard_without_an_attempt(shard):
+def test_files_that_are_there_finish_a_shard_without_an_attempt(shard: Shard) -> None:
     assert lifecycle.accept(shard, counts={"judgments": 3})
     assert status_of(shard) == "finished"
     assert not Attempt.objects.exists()
 
 
-def test_a_running_shard_is_not_accepted(shard):
-    lifecycle.claim(shard)
+def test_a_running_shard_is_not_accepted(shard: Shard) -> None:
+    claimed(shard)
     assert not lifecycle.accept(shard, counts={})
 
 
-def test_a_finished_shard_may_be_opened_again(shard):
+def test_a_finished_shard_may_be_opened_again(shard: Shard) -> None:
     assert not lifecycle.reopen(shard)
     lifecycle.accept(shard, counts={})
     assert lifecycle.reopen(shard)
-    assert lifecycle.claim(shard) is not None
+    claimed(shard)
 
 
-def test_a_stage_ends_when_its_last_shard_does(stage):
+def test_a_stage_ends_when_its_last_shard_does(stage: Stage) -> None:
     first, second = stage.shards.all()
     lifecycle.accept(first, counts={})
     assert not lifecycle.finish_stage(stage)
@@ -129,13 +152,13 @@ def test_a_stage_ends_when_its_last_shard_does(stage):
     assert not lifecycle.finish_stage(stage)
 
 
-def test_planning_again_keeps_the_shards(stage, shard):
+def test_planning_again_keeps_the_shards(stage: Stage, shard: Shard) -> None:
     lifecycle.accept(shard, counts={"judgments": 1})
     assert lifecycle.plan_stage(stage, shards=3)
     assert list(stage.shards.values_list("status", flat=True)) == ["finished", "waiting", "waiting"]
 
 
-def test_a_skipped_stage_gets_no_shards(iteration):
+def test_a_skipped_stage_gets_no_shards(iteration: Iteration) -> None:
     stage = Stage.objects.create(iteration=iteration, name="meta_judge", title="M", position=4)
     assert lifecycle.skip_stage(stage)
     assert lifecycle.skip_stage(stage)
@@ -143,11 +166,11 @@ def test_a_skipped_stage_gets_no_shards(iteration):
     assert not stage.shards.exists()
 
 
-def test_a_stage_that_was_begun_is_not_skipped(stage):
+def test_a_stage_that_was_begun_is_not_skipped(stage: Stage) -> None:
     assert not lifecycle.skip_stage(stage)
 
 
-def test_an_iteration_is_started_by_one(iteration):
+def test_an_iteration_is_started_by_one(iteration: Iteration) -> None:
     assert lifecycle.start_iteration(iteration, model_in="c" * 64)
     assert not lifecycle.start_iteration(iteration, model_in="c" * 64)
     iteration.refresh_from_db()
@@ -156,7 +179,9 @@ def test_an_iteration_is_started_by_one(iteration):
 
 
 @pytest.mark.parametrize("is_last, after", [(True, "finished"), (False, "waiting")])
-def test_the_last_iteration_finishes_the_experiment(iteration, is_last, after):
+def test_the_last_iteration_finishes_the_experiment(
+    iteration: Iteration, is_last: bool, after: str
+) -> None:
     lifecycle.start_iteration(iteration, model_in="b" * 64)
     assert lifecycle.finish_iteration(
         iteration, model_out="d" * 64, metrics={"pairs": []}, is_last=is_last
@@ -166,9 +191,9 @@ def test_the_last_iteration_finishes_the_experiment(iteration, is_last, after):
     assert status_of(iteration.experiment) == after
 
 
-def test_a_finding_is_forgotten_when_it_runs_again(iteration):
+def test_a_finding_is_forgotten_when_it_runs_again(iteration: Iteration) -> None:
     lifecycle.start_iteration(iteration, model_in="b" * 64)
-    assert lifecycle.stop_iteration(iteration, status="no_pairs", finding="all equal")
+    assert lifecycle.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding="all equal")
     iteration.refresh_from_db()
     assert (iteration.status, iteration.finding) == ("no_pairs", "all equal")
     lifecycle.start_iteration(iteration, model_in="b" * 64)
@@ -176,17 +201,25 @@ def test_a_finding_is_forgotten_when_it_runs_again(iteration):
     assert iteration.finding == ""
 
 
-def test_only_a_running_iteration_ends(iteration):
-    assert not lifecycle.stop_iteration(iteration, status="failed", finding="?")
+def test_only_a_running_iteration_ends(iteration: Iteration) -> None:
+    assert not lifecycle.stop_iteration(iteration, status=RunStatus.FAILED, finding="?")
     assert not lifecycle.finish_iteration(iteration, model_out="", metrics={}, is_last=True)
 
 
-def test_who_holds_the_lock_ends_what_a_killed_process_left(iteration, stage, shard):
+def test_who_holds_the_lock_ends_what_a_killed_process_left(
+    iteration: Iteration, stage: Stage, shard: Shard
+) -> None:
     lifecycle.start_iteration(iteration, model_in="b" * 64)
-    attempt = lifecycle.claim(shard)
-    assert lifecycle.give_up_claims(iteration.experiment, status="lost", error="killed") == 1
+    attempt = claimed(shard)
+    assert (
+        lifecycle.give_up_claims(iteration.experiment, status=AttemptStatus.LOST, error="killed")
+        == 1
+    )
     rows = [attempt, shard, stage, iteration, iteration.experiment]
     assert [status_of(row) for row in rows] == [
         "lost", "waiting", "waiting", "interrupted", "interrupted",
     ]  # fmt: skip
-    assert lifecycle.give_up_claims(iteration.experiment, status="lost", error="killed") == 0
+    assert (
+        lifecycle.give_up_claims(iteration.experiment, status=AttemptStatus.LOST, error="killed")
+        == 0
+    )

@@ -2,25 +2,30 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError
+from pytest_django.fixtures import SettingsWrapper
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.plausible import plausible_reply
 from meta_reward_core.errors import EngineError
 from meta_reward_core.experiment import open_experiment
+from tests.workers.installation import Installation, StopBy, UseScript
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
 
 
 @pytest.fixture
-def stopped(installation, use_script):
+def stopped(installation: Installation, use_script: UseScript) -> StopBy:
     """An experiment whose second judge shard raises what the test says, then works."""
 
-    def stop_by(error):
+    def stop_by(error: BaseException) -> CommandError:
         judged = []
 
-        def script(conversation, sample, seed):
+        def script(conversation: Conversation, sample: int, seed: int) -> str:
             if "Score:" in conversation[-1]["content"] and sample == 0:
                 judged.append(conversation)
                 if len(judged) == 20:  # 4 prompts x 4 responses are the first shard
@@ -36,18 +41,19 @@ def stopped(installation, use_script):
     return stop_by
 
 
-def statuses(model):
+def statuses(model: Any) -> list[str]:
     return list(model.objects.values_list("status", flat=True))
 
 
-def table_bytes(root):
+def table_bytes(root: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*.parquet"))
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.parquet"))
     }
 
 
-def test_an_iteration_leaves_rows_files_tables_and_the_next_step(installation):
+def test_an_iteration_leaves_rows_files_tables_and_the_next_step(
+    installation: Installation,
+) -> None:
     shown = installation.run_iteration()
     iteration = Iteration.objects.get()
     assert (iteration.status, iteration.number) == ("finished", 1)
@@ -62,7 +68,7 @@ def test_an_iteration_leaves_rows_files_tables_and_the_next_step(installation):
     assert shown.rstrip().endswith("python manage.py run_iteration --experiment mine")
 
 
-def test_the_same_command_again_runs_the_next_iteration(installation):
+def test_the_same_command_again_runs_the_next_iteration(installation: Installation) -> None:
     installation.run_iteration()
     shown = installation.run("run_iteration", "--experiment", "mine")
     assert statuses(Iteration) == ["finished", "finished"]
@@ -72,7 +78,9 @@ def test_the_same_command_again_runs_the_next_iteration(installation):
     assert "export_pairs" in shown.splitlines()[-1]
 
 
-def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(installation, tmp_path):
+def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(
+    installation: Installation, tmp_path: Path
+) -> None:
     installation.run_iteration()
     shown = installation.run_iteration("--iterations", 2, "--json", tmp_path / "out.json")
     assert "iteration 1 was finished before" in shown
@@ -82,7 +90,7 @@ def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(installatio
     assert written["iterations"][1]["training"]["loss"] == {"first": 0.69, "last": 0.42}
 
 
-def test_a_damaged_shard_is_made_again_and_its_history_stays(installation):
+def test_a_damaged_shard_is_made_again_and_its_history_stays(installation: Installation) -> None:
     installation.run_iteration()
     part = next((installation.artifacts / "mine").rglob("judgments/part-00000.parquet"))
     whole = part.read_bytes()
@@ -94,7 +102,9 @@ def test_a_damaged_shard_is_made_again_and_its_history_stays(installation):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(installation, stopped, error):
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
+    installation: Installation, stopped: StopBy, error: BaseException
+) -> None:
     if isinstance(error, SystemExit):
         with pytest.raises(SystemExit):
             stopped(error)
@@ -102,12 +112,15 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(installation, stopp
         refusal = stopped(error)
         assert refusal.returncode == 130
         command = re.search(r"To go on: (python manage.py run_iteration .*)", str(refusal))
+        assert command is not None
         assert f"--experiment mine --recipe {installation.recipe}" in command[1]
     assert statuses(Iteration) == ["interrupted"]
     assert statuses(Attempt) == ["finished"] * 4 + ["interrupted"]
 
 
-def test_going_on_after_a_stop_equals_a_quiet_run(installation, stopped):
+def test_going_on_after_a_stop_equals_a_quiet_run(
+    installation: Installation, stopped: StopBy
+) -> None:
     installation.run_iteration(name="quiet")
     stopped(KeyboardInterrupt())
     installation.run_iteration()
@@ -124,9 +137,11 @@ def test_going_on_after_a_stop_equals_a_quiet_run(installation, stopped):
     ]
 
 
-def test_rows_that_a_killed_process_left_running_are_lost_and_run_again(installation, stopped):
+def test_rows_that_a_killed_process_left_running_are_lost_and_run_again(
+    installation: Installation, stopped: StopBy
+) -> None:
     stopped(KeyboardInterrupt())
-    attempt = Attempt.objects.last()
+    attempt = Attempt.objects.get(status="interrupted")
     Attempt.objects.filter(pk=attempt.pk).update(status="running", finished=None)
     Shard.objects.filter(pk=attempt.shard_id).update(status="running", token=attempt.token)
     Stage.objects.filter(name="judge").update(status="running")
@@ -138,7 +153,9 @@ def test_rows_that_a_killed_process_left_running_are_lost_and_run_again(installa
     assert attempt.status == "lost"
 
 
-def test_an_engine_that_fails_is_one_message_and_a_failed_attempt(installation, stopped):
+def test_an_engine_that_fails_is_one_message_and_a_failed_attempt(
+    installation: Installation, stopped: StopBy
+) -> None:
     refusal = stopped(EngineError("the device is gone"))
     assert (str(refusal), refusal.returncode) == ("the device is gone", 1)
     iteration = Iteration.objects.get()
@@ -148,7 +165,9 @@ def test_an_engine_that_fails_is_one_message_and_a_failed_attempt(installation, 
     assert statuses(Iteration) == ["finished"]
 
 
-def test_no_pair_is_a_finding_with_an_exit_code_of_its_own(installation, use_script, tmp_path):
+def test_no_pair_is_a_finding_with_an_exit_code_of_its_own(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
     use_script(lambda conversation, sample, seed: f"answer {sample}\nScore: 3")
     for _ in range(2):
         with pytest.raises(CommandError) as caught:
@@ -161,7 +180,7 @@ def test_no_pair_is_a_finding_with_an_exit_code_of_its_own(installation, use_scr
     assert not (installation.artifacts / "mine" / "iteration-1" / "checkpoint").exists()
 
 
-def test_files_made_without_a_database_get_their_rows(installation):
+def test_files_made_without_a_database_get_their_rows(installation: Installation) -> None:
     installation.run_iteration()
     Experiment.objects.all().delete()
     shown = installation.run_iteration("--iterations", 1)
@@ -171,12 +190,16 @@ def test_files_made_without_a_database_get_their_rows(installation):
     assert not Attempt.objects.exists()
 
 
-def test_another_process_that_runs_it_is_left_alone(installation, settings):
+def test_another_process_that_runs_it_is_left_alone(
+    installation: Installation, settings: SettingsWrapper
+) -> None:
     installation.run_iteration()
     before = statuses(Attempt)
     store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
+    experiment = open_experiment(store, "mine")
+    assert experiment is not None
     with (
-        open_experiment(store, "mine").locked(),
+        experiment.locked(),
         pytest.raises(CommandError, match="another process") as caught,
     ):
         installation.run_iteration()
@@ -184,7 +207,7 @@ def test_another_process_that_runs_it_is_left_alone(installation, settings):
     assert statuses(Attempt) == before
 
 
-def test_a_plan_is_shown_and_nothing_written(installation, tmp_path):
+def test_a_plan_is_shown_and_nothing_written(installation: Installation, tmp_path: Path) -> None:
     shown = installation.run_iteration("--dry-run", "--json", tmp_path / "plan.json")
     assert "assumed" in shown
     plan = json.loads((tmp_path / "plan.json").read_text())["plan"]["1"]
@@ -198,7 +221,7 @@ def test_a_plan_is_shown_and_nothing_written(installation, tmp_path):
     assert not Experiment.objects.exists()
 
 
-def test_a_later_plan_uses_what_was_measured(installation):
+def test_a_later_plan_uses_what_was_measured(installation: Installation) -> None:
     installation.run_iteration()
     shown = installation.run("run_iteration", "--experiment", "mine", "--dry-run")
     assert "mine, iteration 2" in shown
@@ -208,5 +231,5 @@ def test_a_later_plan_uses_what_was_measured(installation):
     )
 
 
-def test_without_a_word(installation):
+def test_without_a_word(installation: Installation) -> None:
     assert installation.run_iteration("--verbosity", 0) == ""

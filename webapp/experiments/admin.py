@@ -106,7 +106,7 @@ class ShardAdmin(LookOnly):
 class AttemptAdmin(LookOnly):
     """Attempts."""
 
-    list_display = ("shard", "number", "status", "worker", "pid", "started", "seconds", "error")  # fmt: skip
+    list_display = ("shard", "number", "status", "worker", "pid", "started", "seconds", "error")
     list_filter = (
         "status",
         "worker",

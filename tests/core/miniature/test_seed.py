@@ -1,0 +1,96 @@
+"""The seed model: shipped, gated, and made again when what it is made from changes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from meta_reward_core.artifacts import digest_of
+from meta_reward_core.miniature import seed, world
+from meta_reward_core.miniature.seed import GATE, GateResult
+
+SEED_DATA_OF_VERSION = {1: "filled in below"}
+
+
+def test_the_shipped_seed_was_made_from_what_stands_here_now() -> None:
+    record = json.loads(seed.shipped_seed().with_suffix(".json").read_text())
+    assert record["key"] == seed.seed_key(), "run `make seed`: the seed's recipe has changed"
+    assert seed.ensure_seed_model(Path("/nowhere"), scratch=Path("/nowhere"), say=print) == (
+        seed.shipped_seed()
+    )
+
+
+def test_the_shipped_seed_is_the_first_that_passed_the_gate_and_the_failures_are_named() -> None:
+    record = json.loads(seed.shipped_seed().with_suffix(".json").read_text())
+    results = [GateResult(**result) for result in record["tried"]]
+    assert [result.sft_seed for result in results] == list(range(1, len(results) + 1))
+    assert [result.passed for result in results] == [False] * (len(results) - 1) + [True]
+
+
+def test_the_shipped_seed_really_passes_the_gate() -> None:
+    record = json.loads(seed.shipped_seed().with_suffix(".json").read_text())
+    claimed = GateResult(**record["tried"][-1])
+    measured = seed.measure_gate(seed.shipped_seed(), sft_seed=claimed.sft_seed)
+    assert measured.passed
+    assert measured.accuracy == pytest.approx(claimed.accuracy, abs=0.01)
+
+
+def test_the_shipped_seed_is_well_below_five_million_parameters() -> None:
+    weights = seed.shipped_seed() / "model.safetensors"
+    assert weights.stat().st_size / 4 < 1_500_000
+
+
+def test_another_world_recipe_or_gate_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {seed.seed_key()}
+    for target, name, value in (
+        (world, "WORLD_VERSION", 10_000),
+        (seed, "SFT_ROWS", 16),
+        (seed, "SFT", seed.SFT.model_copy(update={"learning_rate": 0.1})),
+        (seed, "GATE", seed.Gate(accuracy=0.5)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, value)
+            keys.add(seed.seed_key())
+    assert len(keys) == 5
+
+
+def test_a_change_of_the_seed_data_raises_the_worlds_version() -> None:
+    """The key holds the world's version, so data that changes without it would go unnoticed."""
+    data = digest_of([world.vocabulary(), list(world.seed_rows(320, seed=1))])
+    assert {world.WORLD_VERSION: data} == SEED_DATA_OF_VERSION
+
+
+def test_a_cached_seed_is_found_and_one_of_another_key_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "WORLD_VERSION", 10_000)
+    made: list[Path] = []
+
+    def train(folder: Path, *, scratch: Path, say: object) -> None:
+        folder.mkdir(parents=True)
+        record = {"key": seed.seed_key(), "tried": []}
+        (folder.parent / f"{folder.name}.json").write_text(json.dumps(record))
+        made.append(folder)
+
+    monkeypatch.setattr(seed, "train_seed_model", train)
+    first = seed.ensure_seed_model(tmp_path, scratch=tmp_path, say=print)
+    again = seed.ensure_seed_model(tmp_path, scratch=tmp_path, say=print)
+    assert first == again != seed.shipped_seed()
+    assert made == [first]
+    monkeypatch.setattr(world, "WORLD_VERSION", 10_001)
+    assert seed.ensure_seed_model(tmp_path, scratch=tmp_path, say=print) != first
+
+
+@pytest.mark.parametrize(
+    "accuracy, first, second, passed",
+    [
+        (0.85, 0.85, 0.85, True),
+        (GATE.accuracy, 0.8, 0.8, True),
+        (0.79, 0.79, 0.79, False),
+        (0.85, 0.95, 0.75, False),
+    ],
+)
+def test_the_gate_asks_for_accuracy_and_for_an_even_hand(
+    accuracy: float, first: float, second: float, *, passed: bool
+) -> None:
+    assert GateResult(1, accuracy, first, second).passed is passed
