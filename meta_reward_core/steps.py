@@ -236,6 +236,7 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
         checkpoint=context.checkpoint,
         scratch=tools.scratch / "training",
         seed=_seed(context, "train") % 2**31,
+        threads=context.recipe.engine.threads,
         on_log=tools.on_log,
     )
     tables = {

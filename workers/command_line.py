@@ -1,6 +1,7 @@
 """What the commands share: where things lie, how they end, how they write a file."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -12,12 +13,12 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, OutputWrapper
-from django.db import connection
+from django.db import OperationalError, connection
 from rich.console import Console
 
 from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import make_console
-from meta_reward_core.errors import ArtifactError, InputError, MetaRewardError
+from meta_reward_core.errors import ArtifactError, InputError, MetaRewardError, StorageFullError
 from meta_reward_core.launch import Places
 from webapp.experiments.models import Experiment
 
@@ -43,11 +44,25 @@ def explained_errors(*, go_on: str = "") -> Iterator[None]:
             yield
         except MetaRewardError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
+        except (OperationalError, OSError) as error:
+            if not _says_full(error):
+                raise
+            raise CommandError(
+                f"no room left on the disk ({error}): free space and run the same command again",
+                returncode=StorageFullError.exit_code,
+            ) from error
         except KeyboardInterrupt as error:
             raise CommandError(
                 f"stopped; what is finished is kept. {go_on}".strip(),
                 returncode=EXIT_INTERRUPTED,
             ) from error
+
+
+def _says_full(error: Exception) -> bool:
+    """SQLite has no code for a full disk, only words."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(error)
 
 
 @contextlib.contextmanager

@@ -157,8 +157,6 @@ def train_seed_model(folder: Path, *, scratch: Path, say: Callable[[str], None])
 
 
 def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str], None]) -> None:
-    import torch
-
     from meta_reward_core.training.sft import InitialModel, train_sft
 
     steps = SFT_ROWS // SFT.batch_size
@@ -167,7 +165,6 @@ def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str]
         if "loss" in entry:
             say(f"  step {entry['step']:.0f} of {steps}, loss {entry['loss']:.3f}")
 
-    torch.set_num_threads(THREADS)
     train_sft(
         _rows(sft_seed),
         start=InitialModel(world.model_config(), world.build_tokenizer()),
@@ -175,6 +172,7 @@ def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str]
         checkpoint=candidate,
         scratch=scratch,
         seed=sft_seed,
+        threads=THREADS,
         on_log=tell,
     )
 

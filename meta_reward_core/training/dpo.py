@@ -20,6 +20,7 @@ def train_dpo(
     scratch: Path,
     seed: int,
     world_size: int = 1,
+    threads: int | None = None,
     on_log: OnLog | None = None,
 ) -> TrainingOutcome:
     """Train the model in `start` on pairs and publish the result as `checkpoint`.
@@ -36,6 +37,7 @@ def train_dpo(
         scratch: a private folder of this job; deleted when the training ends well.
         seed: of the order of rows and of dropout in adapters.
         world_size: how many processes train; checked.
+        threads: CPU threads of torch; sums, and so the weights' last bits, depend on them.
         on_log: called with each new row of the log.
 
     Raises:
@@ -71,5 +73,6 @@ def train_dpo(
         scratch=scratch,
         seed=seed,
         world_size=world_size,
+        threads=threads,
         on_log=on_log,
     )

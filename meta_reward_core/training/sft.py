@@ -43,6 +43,7 @@ def train_sft(
     scratch: Path,
     seed: int,
     world_size: int = 1,
+    threads: int | None = None,
     on_log: OnLog | None = None,
 ) -> TrainingOutcome:
     """Train on completions and publish the result as `checkpoint`; prompts carry no loss.
@@ -81,6 +82,7 @@ def train_sft(
         scratch=scratch,
         seed=seed,
         world_size=world_size,
+        threads=threads,
         on_log=on_log,
     )
     if begun is not start:

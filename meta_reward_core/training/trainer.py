@@ -114,6 +114,7 @@ def run_training(
     scratch: Path,
     seed: int,
     world_size: int,
+    threads: int | None,
     on_log: OnLog | None,
 ) -> TrainingOutcome:
     """Train, resuming where the same job was killed, and publish the weights that the rule keeps.
@@ -122,6 +123,8 @@ def run_training(
         TrainingError: too many rows refused, a row lost, a loss that is not finite, or another
             number of processes than `world_size`.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     _check_world_size(world_size)
     with quiet_libraries(), _quiet_datasets():
         tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)

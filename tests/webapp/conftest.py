@@ -2,13 +2,13 @@
 
 import pytest
 from django.contrib.auth.models import User
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django.fixtures import Settings
 
 from webapp.experiments.models import Experiment, Iteration
 
 
 @pytest.fixture(autouse=True)
-def _own_key(settings: SettingsWrapper) -> None:
+def _own_key(settings: Settings) -> None:
     settings.SECRET_KEY = "for tests alone"
 
 

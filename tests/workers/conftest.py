@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django.fixtures import Settings
 
 from meta_reward_core import launch
 from meta_reward_core.engines.plausible import plausible_reply
@@ -29,9 +29,7 @@ engine: {kind: scripted}
 
 
 @pytest.fixture
-def installation(
-    tmp_path: Path, settings: SettingsWrapper, db: None, fake_training: None
-) -> Installation:
+def installation(tmp_path: Path, settings: Settings, db: None, fake_training: None) -> Installation:
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "artifacts")
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "models")
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django.fixtures import Settings
 
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment
@@ -125,7 +125,7 @@ def test_no_resume_refuses_what_exists(installation: Installation) -> None:
 
 
 def test_rows_whose_files_are_gone(
-    installation: Installation, settings: SettingsWrapper, tmp_path: Path
+    installation: Installation, settings: Settings, tmp_path: Path
 ) -> None:
     installation.run_iteration()
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "elsewhere")

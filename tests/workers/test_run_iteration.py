@@ -1,5 +1,6 @@
 """`manage.py run_iteration` with a scripted engine and no real training."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError
-from pytest_django.fixtures import SettingsWrapper
+from django.db import OperationalError
+from pytest_django.fixtures import Settings
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.engines.base import Conversation
@@ -191,7 +193,7 @@ def test_files_made_without_a_database_get_their_rows(installation: Installation
 
 
 def test_another_process_that_runs_it_is_left_alone(
-    installation: Installation, settings: SettingsWrapper
+    installation: Installation, settings: Settings
 ) -> None:
     installation.run_iteration()
     before = statuses(Attempt)
@@ -233,3 +235,22 @@ def test_a_later_plan_uses_what_was_measured(installation: Installation) -> None
 
 def test_without_a_word(installation: Installation) -> None:
     assert installation.run_iteration("--verbosity", 0) == ""
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("database or disk is full"), OSError(errno.ENOSPC, "No space left")]
+)
+def test_a_disk_that_fills_up_is_one_message_with_a_code(
+    installation: Installation, stopped: StopBy, error: Exception
+) -> None:
+    refusal = stopped(error)
+    assert "no room left on the disk" in str(refusal)
+    assert refusal.returncode == 4
+    installation.run_iteration()
+    assert statuses(Iteration) == ["finished"]
+
+
+def test_a_fault_of_ours_is_not_dressed_up(installation: Installation, stopped: StopBy) -> None:
+    with pytest.raises(ZeroDivisionError):
+        stopped(ZeroDivisionError())
+    assert statuses(Iteration) == ["failed"]

@@ -22,13 +22,8 @@ from transformers import (
 )
 
 from meta_reward_core.engines.base import Conversation, Sampling
-from meta_reward_core.engines.transformers import (
-    Batch,
-    TransformersEngine,
-    draw_tokens,
-    load_transformers_engine,
-    plan_batches,
-)
+from meta_reward_core.engines.decoding import Batch, draw_tokens, plan_batches
+from meta_reward_core.engines.transformers import TransformersEngine, load_transformers_engine
 from meta_reward_core.errors import EngineError, ModelFolderError
 from tests.core.tiny_model import llama_config, make_tokenizer, save_model
 
@@ -136,7 +131,7 @@ def load(folder: Path, *, batch_tokens: int = 4096, limit: int | None = None) ->
         folder,
         dtype="float32",
         device="cpu",
-        threads=None,
+        threads=1,
         batch_tokens=batch_tokens,
         max_model_tokens=limit,
     )

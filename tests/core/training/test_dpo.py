@@ -45,6 +45,7 @@ def undisturbed(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         checkpoint=root / "m1",
         scratch=root / "scratch",
         seed=5,
+        threads=1,
         on_log=logged.append,
     )
     return Undisturbed(root / "m1", outcome, logged)
@@ -148,7 +149,7 @@ def die(row):
 
 root = Path({root!r})
 train_dpo(ROWS, start=Path({start!r}), settings=VALIDATED, checkpoint=root / "m1",
-          scratch=root / "scratch", seed=5, on_log=die)
+          scratch=root / "scratch", seed=5, threads=1, on_log=die)
 """
 
 
@@ -173,6 +174,7 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_bytes(
         checkpoint=tmp_path / "m1",
         scratch=tmp_path / "scratch",
         seed=5,
+        threads=1,
         on_log=logged.append,
     )
     assert logged[0]["step"] == 4, "it resumed, it did not begin again"
@@ -198,6 +200,7 @@ def test_the_reference_of_the_second_iteration_is_m1_and_not_m0(
         checkpoint=tmp_path / "m2",
         scratch=tmp_path / "scratch",
         seed=5,
+        threads=1,
     )
     [row] = second.log
     assert row["loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -220,6 +223,7 @@ def test_adapters_are_merged_before_publication(first_model: Path, tmp_path: Pat
         checkpoint=tmp_path / "m1",
         scratch=tmp_path / "scratch",
         seed=5,
+        threads=1,
     )
     assert outcome.log[0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-6)
     check_model_folder(tmp_path / "m1", allowed_roots=[tmp_path])
@@ -243,6 +247,7 @@ def test_the_first_writer_of_a_checkpoint_wins(first_model: Path, tmp_path: Path
         checkpoint=other,
         scratch=tmp_path / "scratch",
         seed=5,
+        threads=1,
     )
     assert not outcome.published
     assert (other / "config.json").read_text() == "{}"
@@ -258,6 +263,7 @@ def test_a_long_row_is_refused_and_counted(first_model: Path, tmp_path: Path) ->
         checkpoint=tmp_path / "m1",
         scratch=tmp_path / "scratch",
         seed=5,
+        threads=1,
     )
     assert outcome.rows_trained == 15
     assert outcome.refused == [RefusedRow("prompt-40", "actor", "longer_than_max_length")]
@@ -273,6 +279,7 @@ def test_too_many_refused_rows_stop_the_training(first_model: Path, tmp_path: Pa
             checkpoint=tmp_path / "m1",
             scratch=tmp_path / "scratch",
             seed=5,
+            threads=1,
         )
     assert not (tmp_path / "m1").exists()
 
@@ -289,6 +296,7 @@ def test_a_diverging_training_stops_and_publishes_nothing(
             checkpoint=tmp_path / "m1",
             scratch=tmp_path / "scratch",
             seed=5,
+            threads=1,
         )
     assert not (tmp_path / "m1").exists()
 
@@ -304,5 +312,6 @@ def test_a_training_on_fewer_processes_than_asked_is_refused(
             checkpoint=tmp_path / "m1",
             scratch=tmp_path / "scratch",
             seed=5,
+            threads=1,
             world_size=2,
         )

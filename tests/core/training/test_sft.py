@@ -33,6 +33,7 @@ def test_a_model_is_trained_from_nothing_twice_to_the_same_bytes(tmp_path: Path)
             checkpoint=tmp_path / name,
             scratch=tmp_path / f"scratch-{name}",
             seed=3,
+            threads=1,
         )
         hashes.append(hash_model_folder(tmp_path / name))
     losses = [row["loss"] for row in outcome.log]
@@ -55,6 +56,7 @@ def test_prompts_carry_no_loss(first_model: Path, tmp_path: Path) -> None:
         checkpoint=tmp_path / "m",
         scratch=tmp_path / "scratch",
         seed=3,
+        threads=1,
     )
     tokenizer = make_tokenizer()
     new: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "m", local_files_only=True)
@@ -75,6 +77,7 @@ def test_max_steps_ends_the_training_whatever_the_epoch(first_model: Path, tmp_p
         checkpoint=tmp_path / "m",
         scratch=tmp_path / "scratch",
         seed=3,
+        threads=1,
     )
     assert outcome.kept_step == 6
     assert outcome.kept_epoch == pytest.approx(1.5)
@@ -94,4 +97,5 @@ def test_control_tokens_in_a_text_and_empty_completions_are_refused(
             checkpoint=tmp_path / "m",
             scratch=tmp_path / "scratch",
             seed=3,
+            threads=1,
         )
