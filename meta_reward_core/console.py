@@ -161,6 +161,7 @@ class ConsoleLedger:
     def _remove_task(self) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.remove_task(self._task)
+            self._progress.refresh()  # or the line that follows is written above the old bar
             self._task = None
 
     def _say(self, line: str) -> None:
