@@ -5,7 +5,6 @@ what the other began.
 """
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,10 +22,11 @@ from meta_reward_core.command import (
     show_plan,
 )
 from meta_reward_core.console import ConsoleLedger, make_console, print_summary
-from meta_reward_core.errors import MetaRewardError
+from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.launch import Places, Request, make_tools, next_iterations, open_or_begin
+from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.running import run_iteration
 from meta_reward_core.summary import Summary, summarize_iteration
 
@@ -37,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = make_console(sys.stdout)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        require_writable(options["json"])
         result = _do(options, console)
         if options["json"] is not None:
-            options["json"].write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+            write_json(options["json"], result)
     except MetaRewardError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -91,18 +92,25 @@ def _run_one(experiment: Experiment, number: int, places: Places, console: Conso
     try:
         with watcher.shown():
             run_iteration(context, tools, watcher)
+    except NoPairsError:
+        print_summary(console, _summarize(experiment, number, watcher))
+        raise
     finally:
         tools.release_engine()
-    summary = summarize_iteration(
-        context.files,
+    summary = _summarize(experiment, number, watcher)
+    print_summary(console, summary)
+    return summary
+
+
+def _summarize(experiment: Experiment, number: int, watcher: ConsoleLedger) -> Summary:
+    return summarize_iteration(
+        experiment.files(number),
         number=number,
         recipe=experiment.recipe,
         stages=[stage.name for stage in STAGES],
         before=experiment.files(number - 1) if number > 1 else None,
         timings=watcher.timings,
     )
-    print_summary(console, summary)
-    return summary
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.console import print_plan
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment, check_same_settings, open_experiment
-from meta_reward_core.launch import Places, Request, requested_recipe
+from meta_reward_core.launch import Places, Request, check_name, requested_recipe
 from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Rate, plan_iteration
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.recipes import shipped_recipes
@@ -85,6 +85,7 @@ def show_plan(
     Raises:
         InputError: something that was asked for is wrong.
     """
+    check_name(request.experiment)
     existing = open_experiment(ArtifactStore(places.artifacts), request.experiment)
     recipe = existing.recipe if existing and not request.recipe else requested_recipe(request)
     _check_request(request, existing)

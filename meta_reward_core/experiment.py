@@ -138,23 +138,34 @@ def begin_experiment(
     """
     templates = load_templates(recipe)
     experiment = Experiment(name, recipe, templates, seed, seed_model, store)
-    if store.exists(f"{name}/experiment.json"):
-        raise InputError(f"an experiment {name!r} exists already: choose another name")
-    _write_pool(experiment.files(0), prompts)
+    with experiment.locked():
+        if store.exists(f"{name}/experiment.json"):
+            raise InputError(f"an experiment {name!r} exists already: choose another name")
+        _write_pool(experiment.files(0), prompts)
+        store.put_if_absent(
+            f"{name}/experiment.json", _description(experiment, len(prompts.prompts))
+        )
+    return experiment
+
+
+def _description(experiment: Experiment, prompts: int) -> bytes:
+    templates = experiment.templates
     description = {
-        "name": name,
-        "recipe": recipe.model_dump(mode="json"),
+        "name": experiment.name,
+        "recipe": experiment.recipe.model_dump(mode="json"),
         "templates": {
             "judge": templates.judge.text,
             "meta_judge": templates.meta_judge.text,
             "rubric": templates.rubric,
         },
-        "seed": seed,
-        "seed_model": {"folder": str(seed_model.folder), "sha256": seed_model.sha256},
-        "prompts": len(prompts.prompts),
+        "seed": experiment.seed,
+        "seed_model": {
+            "folder": str(experiment.seed_model.folder),
+            "sha256": experiment.seed_model.sha256,
+        },
+        "prompts": prompts,
     }
-    store.put_if_absent(f"{name}/experiment.json", canonical_json(description))
-    return experiment
+    return canonical_json(description)
 
 
 def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:

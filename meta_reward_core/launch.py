@@ -95,7 +95,7 @@ def open_or_begin(request: Request, places: Places, *, say: Callable[[str], None
         InputError: something that was asked for is wrong.
         StorageFullError: there is visibly too little room.
     """
-    _check_name(request.experiment)
+    check_name(request.experiment)
     store = ArtifactStore(places.artifacts)
     existing = open_experiment(store, request.experiment)
     if existing is None:
@@ -124,7 +124,12 @@ def _check_unchanged(request: Request, existing: Experiment) -> None:
     check_same_settings(existing, recipe=recipe, seed=request.seed)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what cannot name a folder and a row.
+
+    Raises:
+        InputError: saying what can.
+    """
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not allowed.isalnum() or not name[0].isalnum() or len(name) > 64 or not name.isascii():
         raise InputError(

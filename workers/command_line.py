@@ -2,14 +2,10 @@
 
 import contextlib
 import errno
-import json
-import os
-import secrets
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, OutputWrapper
@@ -18,7 +14,7 @@ from rich.console import Console
 
 from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import make_console
-from meta_reward_core.errors import ArtifactError, InputError, MetaRewardError, StorageFullError
+from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.launch import Places
 from webapp.experiments.models import Experiment
 
@@ -97,39 +93,3 @@ def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
     """Write through a command's stdout, which otherwise adds an end to every line."""
     stdout.ending = ""
     return make_console(stdout, color=not no_color)
-
-
-def require_writable(path: Path | None) -> None:
-    """Refuse a file that could not be written at the end, before the work begins.
-
-    Raises:
-        InputError: its folder is missing or may not be written to, or it is a folder.
-    """
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: name a file in a folder that exists")
-
-
-def write_whole(path: Path, chunks: Iterable[str]) -> None:
-    """Write a text file that appears whole or not at all, replacing one of this name.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as readable JSON, whole or not at all."""
-    write_whole(path, [json.dumps(value, indent=1, ensure_ascii=False), "\n"])

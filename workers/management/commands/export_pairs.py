@@ -10,11 +10,10 @@ from django.core.management.base import BaseCommand, CommandParser
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import InputError
 from meta_reward_core.exports import EXPORTS, PairRow, llama_factory_dataset_info
+from meta_reward_core.output_files import require_writable, write_whole
 from workers.command_line import (
     configured_places,
     explained_errors,
-    require_writable,
-    write_whole,
 )
 from workers.reading import iteration_files, latest_iteration, read_recipe
 

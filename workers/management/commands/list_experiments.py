@@ -7,7 +7,11 @@ from django.db.models import Count, Q
 from rich.table import Table
 
 from webapp.experiments.models import Experiment, RunStatus
-from workers.command_line import explained_errors, open_console, require_tables
+from workers.command_line import (
+    explained_errors,
+    open_console,
+    require_tables,
+)
 
 
 class Command(BaseCommand):

@@ -20,6 +20,7 @@ from meta_reward_core.launch import (
     next_iterations,
     open_or_begin,
 )
+from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.plan import Rate
 from meta_reward_core.summary import Summary
 from webapp.experiments import models
@@ -28,8 +29,6 @@ from workers.command_line import (
     explained_errors,
     open_console,
     require_tables,
-    require_writable,
-    write_json,
 )
 from workers.in_process import forget_lost_attempts, run_recorded, summarize
 from workers.rows import check_rows_have_files, measured_rates, record_experiment

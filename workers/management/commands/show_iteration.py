@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.console import print_summary
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.shards import IterationFiles
 from meta_reward_core.summary import Summary, summarize_iteration
 from webapp.experiments.models import Iteration
@@ -16,8 +17,6 @@ from workers.command_line import (
     explained_errors,
     open_console,
     require_tables,
-    require_writable,
-    write_json,
 )
 from workers.reading import iteration_files, latest_iteration, read_recipe
 from workers.rows import stage_timings

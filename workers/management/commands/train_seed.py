@@ -14,7 +14,11 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.launch import Places, find_seed_model
 from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.training.settings import LoraSettings, SftSettings
-from workers.command_line import configured_places, explained_errors, open_console
+from workers.command_line import (
+    configured_places,
+    explained_errors,
+    open_console,
+)
 
 _EXAMPLE = """\
 example:

@@ -1,0 +1,46 @@
+"""Files that a command writes for a person: whole or not at all, and refused before the work."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from meta_reward_core.errors import ArtifactError, InputError
+
+
+def require_writable(path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, before the work begins.
+
+    Raises:
+        InputError: its folder is missing or may not be written to, or it is a folder.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: name a file in a folder that exists")
+
+
+def write_whole(path: Path, chunks: Iterable[str]) -> None:
+    """Write a text file that appears whole or not at all, replacing one of this name.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, whole or not at all."""
+    write_whole(path, [json.dumps(value, indent=1, ensure_ascii=False), "\n"])
