@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test test-slow check fmt seed evidence gpu
+.PHONY: all setup demo test test-slow check fmt bench seed evidence gpu
 
 all: check test  ## check + test
 
@@ -29,6 +29,9 @@ test-slow: setup  ## tests that take minutes
 
 gpu: setup  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+bench: setup  ## ratios of our parts against what people would use instead
+	$(BIN)/python benchmarks/engine.py
 
 evidence: setup  ## the miniature's arms over three loop seeds, about half an hour
 	$(BIN)/python benchmarks/miniature_arms.py --seeds 3 --output var/miniature_arms.md

@@ -67,6 +67,7 @@ def train_dpo(
     return run_training(
         rows,
         make_trainer,
+        columns=lambda encoded: dict(encoded.row),
         start=start,
         settings=settings,
         checkpoint=checkpoint,

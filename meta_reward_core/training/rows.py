@@ -1,8 +1,9 @@
 """Rows of a training: measured before TRL sees them, so that none is cut or lost in silence."""
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -47,11 +48,20 @@ class RefusedRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row and its token ids: of the prompt, and of prompt and reply for each of its replies."""
+
+    row: TrainingRow
+    prompt_ids: list[int]
+    whole_ids: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
 class SortedRows:
     """Rows in = trained + held out + refused."""
 
-    trained: list[TrainingRow]
-    held_out: list[TrainingRow]
+    trained: list[EncodedRow]
+    held_out: list[EncodedRow]
     refused: list[RefusedRow]
 
 
@@ -68,42 +78,53 @@ def sort_rows(
     Raises:
         TrainingError: more than `max_refused_share` of the rows are refused, or none is left.
     """
-    find_refusal = refusal_finder(tokenizer, max_length=max_length)
-    trained: list[TrainingRow] = []
-    held_out: list[TrainingRow] = []
+    special = special_token_pattern(tokenizer)
+    trained: list[EncodedRow] = []
+    held_out: list[EncodedRow] = []
     refused: list[RefusedRow] = []
-    for row in rows:
-        reason = find_refusal(row)
+    for encoded in encode_rows(rows, tokenizer):
+        row = encoded.row
+        reason = find_refusal(encoded, special, max_length=max_length)
         if reason is not None:
             refused.append(RefusedRow(row["prompt_id"], row["kind"], reason))
         elif is_held_out(row["prompt_id"], share=validation_share):
-            held_out.append(row)
+            held_out.append(encoded)
         else:
-            trained.append(row)
-    _check_enough(rows, trained, refused, max_refused_share)
+            trained.append(encoded)
+    _check_enough(rows, len(trained), refused, max_refused_share)
     return SortedRows(trained, held_out, refused)
 
 
-def refusal_finder(
-    tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> Callable[[TrainingRow], str | None]:
-    """A function that says why a row cannot be trained on, or None where it can."""
-    special = special_token_pattern(tokenizer)
+def encode_rows(
+    rows: Sequence[TrainingRow], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[EncodedRow]:
+    """Yield each row with its token ids, as TRL would make them, all encoded in one call."""
+    texts = [
+        _render(tokenizer, messages, add_generation_prompt=not replied)
+        for row in rows
+        for replied, messages in enumerate([row["prompt"], *_dialogues(row)])
+    ]
+    ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    for row in rows:
+        yield EncodedRow(row, next(ids), [next(ids) for _ in _dialogues(row)])
 
-    def find_refusal(row: TrainingRow) -> str | None:
-        prompt, completions = row["prompt"], list(_completions(row))
-        messages = [*prompt, *(message for turns in completions for message in turns)]
-        if any(special.search(message["content"]) for message in messages):
-            return "control_token_in_text"
-        prompt_ids = _token_ids(tokenizer, prompt, add_generation_prompt=True)
-        whole = [_token_ids(tokenizer, [*prompt, *turns]) for turns in completions]
-        if any(ids[: len(prompt_ids)] != prompt_ids for ids in whole):
-            return "prompt_is_no_prefix_of_the_row"
-        if any(len(ids) == len(prompt_ids) for ids in whole):
-            return "empty_completion"
-        return "longer_than_max_length" if max(map(len, whole)) > max_length else None
 
-    return find_refusal
+def find_refusal(encoded: EncodedRow, special: re.Pattern[str], *, max_length: int) -> str | None:
+    """Say why a row cannot be trained on; None where it can.
+
+    Args:
+        special: finds the text of a control token.
+        max_length: of prompt and reply, in tokens.
+    """
+    messages = [message for turns in _dialogues(encoded.row) for message in turns]
+    if any(special.search(message["content"]) for message in messages):
+        return "control_token_in_text"
+    prompt = encoded.prompt_ids
+    if any(ids[: len(prompt)] != prompt for ids in encoded.whole_ids):
+        return "prompt_is_no_prefix_of_the_row"
+    if any(len(ids) == len(prompt) for ids in encoded.whole_ids):
+        return "empty_completion"
+    return "longer_than_max_length" if max(map(len, encoded.whole_ids)) > max_length else None
 
 
 def is_held_out(prompt_id: str, *, share: float) -> bool:
@@ -120,32 +141,26 @@ def hash_rows(rows: Sequence[TrainingRow]) -> str:
     return total.hexdigest()
 
 
-def _completions(row: TrainingRow) -> Iterator[list[Message]]:
+def _dialogues(row: TrainingRow) -> list[list[Message]]:
+    """The prompt followed by each reply that the row holds."""
     values: dict[str, Any] = dict(row)
-    for column in ("chosen", "rejected", "completion"):
-        if column in values:
-            yield values[column]
+    replies = (values[name] for name in ("chosen", "rejected", "completion") if name in values)
+    return [[*row["prompt"], *reply] for reply in replies]
 
 
-def _token_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool = False,
-) -> list[int]:
-    """Token ids as TRL makes them."""
-    ids = tokenizer.apply_chat_template(
-        [{"role": message["role"], "content": message["content"]} for message in messages],
-        tokenize=True,
-        return_dict=False,
-        add_generation_prompt=add_generation_prompt,
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> str:
+    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt
     )
-    return list(ids)
+    return str(text)
 
 
 def _check_enough(
     rows: Sequence[TrainingRow],
-    trained: Sequence[TrainingRow],
+    trained: int,
     refused: Sequence[RefusedRow],
     max_refused_share: float,
 ) -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -16,9 +17,12 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from meta_reward_core.quiet import quiet_libraries
-from meta_reward_core.training.rows import SftRow
+from meta_reward_core.training.rows import EncodedRow, SftRow
 from meta_reward_core.training.settings import SftSettings
 from meta_reward_core.training.trainer import OnLog, TrainerInputs, TrainingOutcome, run_training
+
+_NO_LOSS = -100
+"""The label that torch's cross entropy ignores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def train_sft(
             **inputs.arguments,
             max_steps=settings.max_steps or -1,
             train_sampling_strategy="sequential" if settings.row_order == "as_given" else "random",
-            completion_only_loss=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
             packing=False,
         )
         trainer: Trainer = SFTTrainer(
@@ -76,6 +80,7 @@ def train_sft(
     outcome = run_training(
         rows,
         make_trainer,
+        columns=_labelled,
         start=begun,
         settings=settings,
         checkpoint=checkpoint,
@@ -88,6 +93,12 @@ def train_sft(
     if begun is not start:
         shutil.rmtree(begun, ignore_errors=True)
     return outcome
+
+
+def _labelled(encoded: EncodedRow) -> dict[str, Any]:
+    """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
+    ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
+    return {"input_ids": ids, "labels": [_NO_LOSS] * prompt + ids[prompt:]}
 
 
 def make_initial_folder(initial: InitialModel, scratch: Path, seed: int) -> Path:

@@ -48,11 +48,20 @@ from meta_reward_core.training.checkpoint import (
     open_scratch,
     publish_model,
 )
-from meta_reward_core.training.rows import RefusedRow, SortedRows, TrainingRow, hash_rows, sort_rows
+from meta_reward_core.training.rows import (
+    EncodedRow,
+    RefusedRow,
+    SortedRows,
+    TrainingRow,
+    hash_rows,
+    sort_rows,
+)
 from meta_reward_core.training.settings import CheckpointRule, LoraSettings, TrainingSettings
 
 LogRow = dict[str, float]
 OnLog = Callable[[LogRow], None]
+Columns = Callable[[EncodedRow], dict[str, Any]]
+"""What TRL's trainer reads of a row."""
 
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
@@ -108,6 +117,7 @@ def run_training(
     rows: Sequence[TrainingRow],
     make_trainer: MakeTrainer,
     *,
+    columns: Columns,
     start: Path,
     settings: TrainingSettings,
     checkpoint: Path,
@@ -138,8 +148,8 @@ def run_training(
         _check_validation(sorted_rows, settings.keep)
         with PartialState().main_process_first():
             open_scratch(scratch, _describe_job(rows, start, settings, seed, world_size))
-            train_dataset = _to_dataset(sorted_rows.trained, scratch / "train.parquet")
-            eval_dataset = _to_dataset(sorted_rows.held_out, scratch / "validation.parquet")
+            train_dataset = _to_dataset(sorted_rows.trained, columns, scratch / "train.parquet")
+            eval_dataset = _to_dataset(sorted_rows.held_out, columns, scratch / "held_out.parquet")
         trainer = make_trainer(
             TrainerInputs(
                 model=load_float32(start),
@@ -235,13 +245,15 @@ def _describe_job(
     }
 
 
-def _to_dataset(rows: Sequence[TrainingRow], file: Path) -> Dataset | None:
+def _to_dataset(rows: Sequence[EncodedRow], columns: Columns, file: Path) -> Dataset | None:
     """Rows as a dataset on the disk, which every process of a training can open."""
     if not rows:
         return None
     if not file.exists():
         partial = file.with_suffix(".partial")
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), partial)
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist([columns(row) for row in rows]), partial
+        )
         partial.rename(file)
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "datasets"))
 
