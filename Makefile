@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test test-slow check fmt bench seed evidence gpu
+.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu
 
 all: check test  ## check + test
 
@@ -20,6 +20,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## a whole iteration on this machine; again: the next one
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py run_iteration --experiment demo --recipe smoke
+
+serve: setup  ## bring up site, broker and one worker; Ctrl-C stops all
+	$(BIN)/python manage.py serve
+
+worker: setup  ## add a worker to a running `make serve`, or to CELERY_BROKER_URL
+	$(BIN)/python manage.py worker
 
 test: setup  ## install what tests need, run them all
 	$(BIN)/python -m pytest -m "not slow and not gpu"

@@ -1,6 +1,8 @@
 """Where this installation keeps what it makes: from the environment, else under `var/`."""
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -19,3 +21,12 @@ def root_from_environment(name: str, default: str) -> str:
     if given is None:
         return str(VAR_ROOT / default)
     return given if "://" in given else str(Path(given).absolute())
+
+
+def short_runtime_folder() -> Path:
+    """Name a folder for sockets, the same for every process of this user's installation.
+
+    A socket's path may have no more than 107 bytes, so it cannot lie under `VAR_ROOT`.
+    """
+    installation = hashlib.sha256(os.fsencode(VAR_ROOT)).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"meta-reward-{os.geteuid()}-{installation}"

@@ -5,7 +5,8 @@ META_REWARD_DEBUG           1: Django's debug pages; never on a machine that oth
 META_REWARD_ALLOWED_HOSTS   host names, separated by commas; default: this machine alone
 META_REWARD_CSRF_ORIGINS    such as https://example.org, separated by commas
 META_REWARD_VAR             folder of all that is made here; default: var/
-DATABASE_URL                default: SQLite in var/db.sqlite3
+DATABASE_URL                default: SQLite in var/db.sqlite3; postgres://user:password@host/name
+CELERY_BROKER_URL           a Redis server; default: the one that `manage.py serve` brings up
 META_REWARD_ARTIFACT_ROOT   files of experiments, any fsspec address; default: var/artifacts
 META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
 META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
@@ -16,7 +17,7 @@ import os
 
 import dj_database_url
 
-from webapp.places import BASE_DIR, VAR_ROOT, root_from_environment
+from webapp.places import BASE_DIR, VAR_ROOT, root_from_environment, short_runtime_folder
 from webapp.secret_key import lazy_key
 
 
@@ -32,6 +33,14 @@ CSRF_TRUSTED_ORIGINS = _listed("META_REWARD_CSRF_ORIGINS")
 META_REWARD_ARTIFACT_ROOT = root_from_environment("META_REWARD_ARTIFACT_ROOT", "artifacts")
 META_REWARD_MODEL_ROOT = root_from_environment("META_REWARD_MODEL_ROOT", "models")
 META_REWARD_SCRATCH_ROOT = root_from_environment("META_REWARD_SCRATCH_ROOT", "scratch")
+
+# The embedded broker. Where CELERY_BROKER_URL names a server, nobody starts it.
+META_REWARD_BROKER_ROOT = str(VAR_ROOT / "broker")
+META_REWARD_BROKER_SOCKET = str(short_runtime_folder() / "broker.sock")
+META_REWARD_BROKER_EMBEDDED = not os.environ.get("CELERY_BROKER_URL")
+CELERY_BROKER_URL = (
+    os.environ.get("CELERY_BROKER_URL") or f"redis+socket://{META_REWARD_BROKER_SOCKET}"
+)
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -78,6 +87,12 @@ DATABASES = {
         default=f"sqlite:///{VAR_ROOT / 'db.sqlite3'}", conn_health_checks=True
     )
 }
+if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    # One connection for each thread, kept between requests and checked before it is used again. No
+    # pool: a pool's threads do not survive the fork of a worker. Who works outside of a request
+    # calls `close_old_connections` before each piece of work, or a connection that the server
+    # has closed fails for ever.
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Writers queue up at BEGIN instead of failing half-way through; readers never wait for them.
     DATABASES["default"]["OPTIONS"] = {

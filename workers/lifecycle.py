@@ -10,16 +10,18 @@ This module knows rows alone: no files, no method.
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import DateTimeField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
+    Driver,
     Experiment,
     Iteration,
     RunStatus,
@@ -29,44 +31,136 @@ from webapp.experiments.models import (
     StageStatus,
 )
 
-CLAIMABLE = (ShardStatus.WAITING, ShardStatus.FAILED)
+CLAIMABLE: Final = (ShardStatus.WAITING, ShardStatus.FAILED)
 
 _AT_REST = [status for status in RunStatus if status != RunStatus.RUNNING]
-_SHARD_AFTER = {
-    AttemptStatus.FAILED: ShardStatus.FAILED,
-    AttemptStatus.INTERRUPTED: ShardStatus.WAITING,
-    AttemptStatus.LOST: ShardStatus.WAITING,
-}
 Unfinished = Literal[AttemptStatus.FAILED, AttemptStatus.INTERRUPTED, AttemptStatus.LOST]
+Stopped = Literal[
+    RunStatus.INTERRUPTED,
+    RunStatus.FAILED,
+    RunStatus.NO_PAIRS,
+    RunStatus.PAUSED,
+    RunStatus.CANCELLED,
+]
 
 
 def claim(shard: Shard) -> Attempt | None:
-    """Take a shard that waits, or failed, for this process.
+    """Take a shard that waits, or failed, for a process that holds the experiment's lock.
 
     Returns:
         The attempt that now holds it; None if somebody else was faster or it is finished.
     """
+    return _claim(Shard.objects.filter(pk=shard.pk, status__in=CLAIMABLE), lease=None)
+
+
+def claim_for(
+    shard: Shard, *, seconds: float, max_failures: int, worker: str | None = None
+) -> Attempt | None:
+    """Take a shard for a worker, for so long as it extends its lease.
+
+    Args:
+        seconds: length of the lease.
+        max_failures: a shard that failed so often waits for a person.
+        worker: who takes it; by default this machine.
+
+    Returns:
+        The attempt that now holds it; None if somebody else was faster, or nobody may have it.
+    """
+    # Conditions on the shard itself stand in the UPDATE, not in a subquery over shards: PostgreSQL
+    # checks only the former again after it has waited for another claim.
+    free = Shard.objects.filter(
+        pk=shard.pk,
+        status=ShardStatus.WAITING,
+        failures__lt=max_failures,
+        stage__in=Stage.objects.filter(
+            status=StageStatus.RUNNING, iteration__in=_driven_by_workers()
+        ),
+    )
+    return _claim(free, lease=_from_now(seconds), worker=worker)
+
+
+def _driven_by_workers() -> QuerySet[Iteration]:
+    return Iteration.objects.filter(
+        status=RunStatus.RUNNING,
+        driver=Driver.WORKERS,
+        cancel_requested=False,
+        pause_requested=False,
+    )
+
+
+def _claim(
+    free: QuerySet[Shard], *, lease: ExpressionWrapper | None, worker: str | None = None
+) -> Attempt | None:
     token = uuid4()
     with transaction.atomic():
-        won = Shard.objects.filter(pk=shard.pk, status__in=CLAIMABLE).update(
+        won = free.update(
             status=ShardStatus.RUNNING,
             token=token,
             attempt_count=F("attempt_count") + 1,
             counts={},
             done=0,
             tokens=0,
+            lease_until=lease,
         )
         if won != 1:
             return None
-        held = Shard.objects.get(pk=shard.pk)
+        held = Shard.objects.get(token=token)
         return Attempt.objects.create(
             shard=held,
             number=held.attempt_count,
             token=token,
             started=Now(),
-            worker=socket.gethostname(),
+            worker=worker or socket.gethostname(),
             pid=os.getpid(),
         )
+
+
+def _from_now(seconds: float) -> ExpressionWrapper:
+    """A moment by the database's own clock: the machines' clocks may differ."""
+    return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
+
+
+def extend(attempt: Attempt, *, seconds: float, done: int, tokens: int) -> bool:
+    """Extend a worker's lease and tell how far it is; False if it no longer holds its shard."""
+    changed = _held_shard(attempt).update(lease_until=_from_now(seconds), done=done, tokens=tokens)
+    return changed == 1
+
+
+def may_go_on(attempt: Attempt) -> bool:
+    """Say whether an attempt's iteration still runs, and nobody asked it to stop."""
+    return _driven_by_workers().filter(stages__shards=attempt.shard_id).exists()
+
+
+def expired_attempts() -> QuerySet[Attempt]:
+    """Attempts of workers that have not extended their lease in time."""
+    return Attempt.objects.filter(
+        status=AttemptStatus.RUNNING,
+        shard__status=ShardStatus.RUNNING,
+        shard__token=F("token"),
+        shard__lease_until__lt=Now(),
+    )
+
+
+def expire(attempt: Attempt, *, error: str) -> bool:
+    """Take a shard from an attempt whose lease has run out; False if it was extended meanwhile."""
+    overdue = _held_shard(attempt).filter(lease_until__lt=Now())
+    return _end_attempt(attempt, overdue, status=AttemptStatus.LOST, error=error)
+
+
+def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:
+    """Note that a message about a waiting shard is being sent; False if one was, or is.
+
+    Args:
+        again_after_seconds: an earlier message of this age no longer counts.
+    """
+    overdue = Q(sent__isnull=True) | Q(sent__lt=_from_now(-again_after_seconds))
+    waiting = Shard.objects.filter(overdue, pk=shard.pk, status=ShardStatus.WAITING)
+    return waiting.update(sent=Now()) == 1
+
+
+def mark_unsent(shard: Shard) -> None:
+    """Note that the broker did not take a message; the reconciler sends it later."""
+    Shard.objects.filter(pk=shard.pk).update(sent=None)
 
 
 def report(attempt: Attempt, *, done: int, tokens: int) -> bool:
@@ -74,30 +168,45 @@ def report(attempt: Attempt, *, done: int, tokens: int) -> bool:
     return _held_shard(attempt).update(done=done, tokens=tokens) == 1
 
 
-def finish(attempt: Attempt, *, counts: Mapping[str, int], seconds: float) -> bool:
+def finish(attempt: Attempt, *, counts: Mapping[str, int], seconds: float | None) -> bool:
     """Finish an attempt and its shard; False if it no longer holds its shard.
 
     Args:
         counts: what the shard's manifest counts.
+        seconds: how long it ran; None if an earlier attempt had left the finished files.
     """
     with transaction.atomic():
         won = _held_shard(attempt).update(
-            status=ShardStatus.FINISHED, token=None, counts=dict(counts)
+            status=ShardStatus.FINISHED, token=None, lease_until=None, counts=dict(counts)
         )
         if won == 1:
             _running(attempt).update(status=AttemptStatus.FINISHED, finished=Now(), seconds=seconds)
     return won == 1
 
 
-def fail(attempt: Attempt, *, status: Unfinished, error: str) -> bool:
+def fail(attempt: Attempt, *, status: Unfinished, error: str, again: bool = False) -> bool:
     """End an attempt without a result and give its shard back; False if it had lost it.
 
     Args:
         status: failed leaves the shard failed; interrupted and lost let it wait again.
         error: what went wrong, for people.
+        again: a failed shard, too, waits again.
     """
+    return _end_attempt(attempt, _held_shard(attempt), status=status, error=error, again=again)
+
+
+def _end_attempt(
+    attempt: Attempt, held: QuerySet[Shard], *, status: Unfinished, error: str, again: bool = True
+) -> bool:
+    fails = status == AttemptStatus.FAILED and not again
     with transaction.atomic():
-        won = _held_shard(attempt).update(status=_SHARD_AFTER[status], token=None)
+        won = held.update(
+            status=ShardStatus.FAILED if fails else ShardStatus.WAITING,
+            token=None,
+            lease_until=None,
+            sent=None,
+            failures=F("failures") + (status != AttemptStatus.INTERRUPTED),
+        )
         if won == 1:
             _running(attempt).update(status=status, finished=Now(), error=error)
     return won == 1
@@ -113,23 +222,29 @@ def reopen(shard: Shard) -> bool:
     """Let a finished shard, whose files no longer hold, wait again; False if it is not finished."""
     return (
         Shard.objects.filter(pk=shard.pk, status=ShardStatus.FINISHED).update(
-            status=ShardStatus.WAITING
+            status=ShardStatus.WAITING, sent=None
         )
         == 1
     )
 
 
-def start_iteration(iteration: Iteration, *, model_in: str) -> bool:
+def start_iteration(
+    iteration: Iteration, *, model_in: str, driver: Driver = Driver.COMMAND
+) -> bool:
     """Let an iteration and its experiment run; False if it runs already.
 
     Args:
         model_in: hash of the model that it begins with.
+        driver: who takes its steps.
     """
     with transaction.atomic():
         won = (
             Iteration.objects.filter(pk=iteration.pk, status__in=_AT_REST).update(
                 status=RunStatus.RUNNING,
                 model_in=model_in,
+                driver=driver,
+                cancel_requested=False,
+                pause_requested=False,
                 started=Now(),
                 finished=None,
                 finding="",
@@ -163,7 +278,7 @@ def finish_iteration(
 def stop_iteration(
     iteration: Iteration,
     *,
-    status: Literal[RunStatus.INTERRUPTED, RunStatus.FAILED, RunStatus.NO_PAIRS],
+    status: Stopped,
     finding: str,
 ) -> bool:
     """End a running iteration otherwise than finished; False if it does not run.
@@ -211,6 +326,51 @@ def plan_stage(stage: Stage, *, shards: int) -> bool:
     return won
 
 
+def begin_stage(stage: Stage, *, shards: int) -> bool:
+    """Let a waiting stage run and give it its shards; False if somebody else has begun it."""
+    with transaction.atomic():
+        won = (
+            Stage.objects.filter(pk=stage.pk, status=StageStatus.WAITING).update(
+                status=StageStatus.RUNNING, shard_count=shards
+            )
+            == 1
+        )
+        if won:
+            Shard.objects.bulk_create(
+                (Shard(stage=stage, index=index) for index in range(shards)),
+                ignore_conflicts=True,
+            )
+            Shard.objects.filter(stage=stage, status=ShardStatus.WAITING).update(sent=None)
+    return won
+
+
+def reopen_stage(stage: Stage) -> bool:
+    """Let a finished stage run again, because files of it no longer hold; later stages wait."""
+    finished = Stage.objects.filter(pk=stage.pk, status=StageStatus.FINISHED)
+    later = Stage.objects.filter(
+        iteration=stage.iteration_id, position__gt=stage.position, status=StageStatus.RUNNING
+    )
+    with transaction.atomic():
+        won = finished.update(status=StageStatus.RUNNING) == 1
+        if won:
+            later.update(status=StageStatus.WAITING)
+    return won
+
+
+def rest_stages(iteration: Iteration) -> None:
+    """Let the stages of an iteration that is at rest wait, and what failed be tried again."""
+    stages = Stage.objects.filter(
+        iteration=iteration.pk,
+        iteration__in=Iteration.objects.exclude(status=RunStatus.RUNNING),
+    )
+    Shard.objects.filter(stage__in=stages, status=ShardStatus.FAILED).update(
+        status=ShardStatus.WAITING
+    )
+    Shard.objects.filter(stage__in=stages, status=ShardStatus.WAITING).update(failures=0, sent=None)
+    unfinished = (StageStatus.RUNNING, StageStatus.FAILED)
+    stages.filter(status__in=unfinished).update(status=StageStatus.WAITING)
+
+
 def skip_stage(stage: Stage) -> bool:
     """Mark a stage that this iteration's schedule does not have; False if it has been begun."""
     fresh = Stage.objects.filter(pk=stage.pk, status__in=(StageStatus.WAITING, StageStatus.SKIPPED))
@@ -238,7 +398,8 @@ def fail_stage(stage: Stage) -> bool:
 def give_up_claims(experiment: Experiment, *, status: Unfinished, error: str) -> int:
     """End every attempt of an experiment that the rows say is running.
 
-    Only who holds the experiment's lock may call this: then nobody runs, whatever rows say.
+    Only who holds the experiment's lock may call this: then nobody but workers, whose claims are
+    leased and left alone, runs anything, whatever rows say.
 
     Args:
         status: interrupted, if this process stops on purpose; lost, if another one vanished.
@@ -246,14 +407,15 @@ def give_up_claims(experiment: Experiment, *, status: Unfinished, error: str) ->
     Returns:
         How many attempts were ended.
     """
+    iterations = experiment.iterations.exclude(status=RunStatus.RUNNING, driver=Driver.WORKERS)
     attempts = Attempt.objects.filter(
-        shard__stage__iteration__experiment=experiment, status=AttemptStatus.RUNNING
+        shard__stage__iteration__in=iterations, status=AttemptStatus.RUNNING
     )
     ended = _fail_all(attempts, status=status, error=error)
-    Stage.objects.filter(iteration__experiment=experiment, status=StageStatus.RUNNING).update(
+    Stage.objects.filter(iteration__in=iterations, status=StageStatus.RUNNING).update(
         status=StageStatus.WAITING
     )
-    for iteration in experiment.iterations.filter(status=RunStatus.RUNNING):
+    for iteration in iterations.filter(status=RunStatus.RUNNING):
         stop_iteration(iteration, status=RunStatus.INTERRUPTED, finding=error)
     return ended
 

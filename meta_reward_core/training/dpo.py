@@ -50,7 +50,8 @@ def train_dpo(
         arguments = DPOConfig(
             **inputs.arguments,
             beta=settings.beta,
-            loss_type=["sigmoid"],
+            loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
+            loss_weights=[1.0, settings.sft_weight] if settings.sft_weight else None,
             precompute_ref_log_probs=True,
             precompute_ref_batch_size=settings.device_batch_size,
         )

@@ -93,6 +93,13 @@ class DpoSettings(TrainingSettings):
     beta: float = Field(
         default=0.1, gt=0, description="How strongly the policy is tied to its reference."
     )
+    sft_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Weight of the chosen replies' mean negative log-likelihood beside the DPO "
+        "loss: it keeps their form. 0 is the paper's; source: Pang et al. 2024, arXiv 2404.19733.",
+    )
 
 
 class SftSettings(TrainingSettings):

@@ -29,6 +29,15 @@ class RunStatus(models.TextChoices):
     INTERRUPTED = "interrupted", "interrupted"
     FAILED = "failed", "failed"
     NO_PAIRS = "no_pairs", "ended without a pair"
+    PAUSED = "paused", "paused"
+    CANCELLED = "cancelled", "cancelled"
+
+
+class Driver(models.TextChoices):
+    """Who takes an iteration's steps: one command, in its own process, or the workers."""
+
+    COMMAND = "command", "a command"
+    WORKERS = "workers", "workers"
 
 
 class StageStatus(models.TextChoices):
@@ -72,6 +81,7 @@ class Experiment(models.Model):
     Attributes:
         name: also the folder under the artifact root.
         recipe: all its values as they were when the experiment began.
+        until: the workers begin the next iteration as long as this one is not finished.
     """
 
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])
@@ -89,6 +99,7 @@ class Experiment(models.Model):
     seed_model_sha256 = models.CharField(max_length=SHA256_CHARS)
     artifact_root = models.CharField(max_length=4096)
     status = models.CharField(max_length=16, choices=RunStatus, default=RunStatus.WAITING)
+    until = models.PositiveIntegerField(default=0)
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -109,6 +120,9 @@ class Iteration(models.Model):
         model_out: hash of M_number, once it is made.
         finding: why it ended otherwise than finished, in words.
         metrics: the summary of a finished iteration.
+        driver: who runs it, or ran it last.
+        cancel_requested, pause_requested: read when a shard is claimed and at every heartbeat;
+            the status changes once nothing of the iteration runs any more.
     """
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="iterations")
@@ -118,6 +132,9 @@ class Iteration(models.Model):
     model_out = models.CharField(max_length=SHA256_CHARS, blank=True, default="")
     finding = models.TextField(blank=True, default="")
     metrics = models.JSONField(default=dict, blank=True)
+    driver = models.CharField(max_length=16, choices=Driver, default=Driver.COMMAND)
+    cancel_requested = models.BooleanField(default=False)
+    pause_requested = models.BooleanField(default=False)
     started = models.DateTimeField(null=True, blank=True)
     finished = models.DateTimeField(null=True, blank=True)
 
@@ -175,6 +192,10 @@ class Shard(models.Model):
         counts: what its manifest counts, once it is finished.
         done: completions of the running attempt so far.
         tokens: tokens of the running attempt so far.
+        failures: attempts that failed or were lost since a person last asked for a retry.
+        lease_until: when a worker's claim ends unless it is extended, in the database's time;
+            a command that runs all shards itself holds the experiment's lock instead.
+        sent: when a message about it was last given to the broker.
     """
 
     stage = models.ForeignKey(Stage, on_delete=models.CASCADE, related_name="shards")
@@ -185,6 +206,9 @@ class Shard(models.Model):
     counts = models.JSONField(default=dict, blank=True)
     done = models.PositiveBigIntegerField(default=0)
     tokens = models.PositiveBigIntegerField(default=0)
+    failures = models.PositiveIntegerField(default=0)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    sent = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         """By stage."""
@@ -197,6 +221,10 @@ class Shard(models.Model):
                 condition=Q(status=ShardStatus.RUNNING, token__isnull=False)
                 | ~Q(status=ShardStatus.RUNNING) & Q(token__isnull=True),
                 name="shard_is_held_while_it_runs",
+            ),
+            models.CheckConstraint(
+                condition=Q(status=ShardStatus.RUNNING) | Q(lease_until__isnull=True),
+                name="shard_is_leased_only_while_it_runs",
             ),
         ]
 
@@ -241,3 +269,39 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.shard} attempt {self.number}"
+
+
+class Worker(models.Model):
+    """A worker as it last showed itself; a row that stays silent is swept.
+
+    Attributes:
+        name: Celery's name of it.
+        host, pid: its machine, and its main process there.
+        queues: names of the queues it takes work from, separated by commas.
+        device: where its engine computes, once it has said so.
+        shard: what it works on.
+        since: since when it does that, or nothing.
+    """
+
+    name = models.CharField(max_length=255)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    queues = models.CharField(max_length=255)
+    device = models.CharField(max_length=255, blank=True, default="")
+    shard = models.ForeignKey(
+        Shard, on_delete=models.SET_NULL, null=True, blank=True, related_name="workers"
+    )
+    since = models.DateTimeField()
+    started = models.DateTimeField()
+    heartbeat = models.DateTimeField()
+
+    class Meta:
+        """By machine."""
+
+        ordering: ClassVar = ["host", "pid"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["host", "pid"], name="worker_is_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,13 @@
+"""The Celery application: it carries messages, rows and files hold everything else.
+
+    celery --app workers.celery worker --pool prefork --concurrency 1 --queues gpu,cpu
+"""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+
+app = Celery("meta_reward", include=["workers.tasks", "workers.signals"])
+app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,0 +1,138 @@
+"""The process that loads a model and runs shards for a worker: `python -m workers.engine_child`.
+
+It knows files and the method alone: no rows, no queue. Requests come as lines of JSON on the
+standard input, one at a time; what happens goes out as lines of JSON on what was the standard
+output. All that libraries print goes to the standard error, of which the worker keeps the end.
+
+    in   {"artifact_root", "scratch", "experiment", "iteration", "stage", "shard"}
+    out  {"progress": [done, tokens]} ... {"log": {...}} ... then one of
+         {"finished": counts, "reused": whether the files were there, "device": where}
+         {"failed": message, "kind": class of the error, "retryable": ...}
+"""
+
+import functools
+import json
+import os
+import resource
+import select
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.context import Tools
+from meta_reward_core.errors import ArtifactError, MetaRewardError
+from meta_reward_core.experiment import Experiment, open_experiment
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.launch import load_engine
+
+PROGRESS_SECONDS: Final = 0.25
+IDLE_SECONDS: Final = 600.0
+"""A child without work for so long gives its memory back."""
+
+
+class Reporter:
+    """Writes messages, progress not too often."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._told_at = 0.0
+
+    def send(self, **message: Any) -> None:
+        """Write one message."""
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
+
+    def progress(self, done: int, tokens: int) -> None:
+        """Tell how far the engine is."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = now
+            self.send(progress=[done, tokens])
+
+    def log(self, row: dict[str, float]) -> None:
+        """Tell a row of the training's log."""
+        self.send(log=row)
+
+
+def main() -> None:
+    """Serve requests until there are no more."""
+    _limit_memory(os.environ.get("META_REWARD_ENGINE_MEMORY_MB"))
+    reporter = Reporter(_take_standard_output())
+    tools = Tools(
+        load_engine=load_engine,
+        scratch=Path(),
+        progress=reporter.progress,
+        on_log=reporter.log,
+    )
+    for request in _requests(sys.stdin):
+        serve(request, tools, reporter)
+
+
+def serve(request: dict[str, Any], tools: Tools, reporter: Reporter) -> None:
+    """Run one shard and tell how it ended."""
+    try:
+        counts, reused = _run(request, tools)
+    except MetaRewardError as error:
+        reporter.send(failed=str(error), kind=type(error).__name__, retryable=error.retryable)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
+        traceback.print_exc()
+        reporter.send(failed=str(error), kind=type(error).__name__, retryable=True, fault=True)
+    else:
+        reporter.send(finished=counts, reused=reused, device=_device())
+
+
+def _run(request: dict[str, Any], tools: Tools) -> tuple[dict[str, int], bool]:
+    stage = next(stage for stage in STAGES if stage.name == request["stage"])
+    experiment = _open(request["artifact_root"], request["experiment"])
+    context = experiment.context(request["iteration"])
+    done = stage.finished_shard(context, request["shard"])
+    if done is not None:
+        return done.counts, True
+    tools.scratch = Path(request["scratch"])
+    return stage.run_shard(context, request["shard"], tools).counts, False
+
+
+@functools.lru_cache(maxsize=4)
+def _open(artifact_root: str, name: str) -> Experiment:
+    """An experiment's settings never change, and hashing its seed model takes a while."""
+    experiment = open_experiment(ArtifactStore(artifact_root), name)
+    if experiment is None:
+        raise ArtifactError(f"experiment {name!r} is not there any more, under {artifact_root}")
+    return experiment
+
+
+def _requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
+    while select.select([stream], [], [], IDLE_SECONDS)[0]:
+        line = stream.readline()
+        if not line:
+            return
+        yield json.loads(line)
+
+
+def _take_standard_output() -> IO[str]:
+    """Keep the standard output for messages; what others print goes to the standard error."""
+    taken = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return os.fdopen(taken, "w", encoding="utf-8")
+
+
+def _limit_memory(megabytes: str | None) -> None:
+    """Let an allocation beyond the limit fail here, before the machine has to choose a victim."""
+    if megabytes:
+        limit = int(megabytes) * 2**20
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""A worker's side of its engine child: start it, ask it, listen, kill it.
+
+The child stays loaded between shards of one model. Killing it frees its device, is how a shard is
+cancelled, and keeps whatever goes wrong in it (out of memory, a fault in CUDA) away from here.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Final
+
+from meta_reward_core.iteration import Resource
+from workers.processes import dying_with_parent
+
+_LAST_LINES: Final = 12
+_LAST_BYTES: Final = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRequest:
+    """Which shard of what is to be run; see `workers.engine_child`."""
+
+    artifact_root: str
+    scratch: str
+    experiment: str
+    iteration: int
+    stage: str
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """How a shard ended that is finished.
+
+    Attributes:
+        reused: an earlier attempt had left the finished files.
+        device: where the engine computes.
+    """
+
+    counts: dict[str, int]
+    reused: bool
+    device: str
+
+
+class ShardFailedError(Exception):
+    """A shard failed in the child.
+
+    Attributes:
+        kind: class of the error, by name.
+        retryable: whether another attempt may end otherwise.
+    """
+
+    def __init__(self, message: str, *, kind: str, retryable: bool) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.message = message
+        self.kind = kind
+        self.retryable = retryable
+
+
+class ShardStoppedError(Exception):
+    """The child was killed on purpose, in the middle of a shard."""
+
+
+class EngineHost:
+    """At most one engine child at a time."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._model: str | None = None
+        self._unread = b""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, if one runs."""
+        return self._child.pid if self._child else None
+
+    def run(
+        self,
+        request: ShardRequest,
+        *,
+        resource: Resource,
+        model: str,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float = 1.0,
+    ) -> ShardResult:
+        """Let the child run a shard.
+
+        Args:
+            model: whatever tells one loaded engine from another.
+            hear: told the child's messages about its progress.
+            may_go_on: asked every so often; False kills the child.
+
+        Raises:
+            ShardFailedError: the shard failed, or the child died.
+            ShardStoppedError: `may_go_on` said no.
+        """
+        self._prepare(resource, model)
+        try:
+            self._ask(request)
+            answer = self._listen(hear, may_go_on, every_seconds)
+        except BaseException:
+            self.kill()
+            raise
+        if resource == "trainer" or answer.get("fault"):
+            self.kill()
+        if "failed" in answer:
+            raise ShardFailedError(
+                answer["failed"], kind=answer["kind"], retryable=answer["retryable"]
+            )
+        return ShardResult(answer["finished"], answer["reused"], answer["device"])
+
+    def kill(self) -> None:
+        """End the child, and whatever it has started, now."""
+        if self._child is None:
+            return
+        try:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout, self._errors):
+            _close(stream)
+        self._child = self._errors = self._model = None
+        self._unread = b""
+
+    def _prepare(self, resource: Resource, model: str) -> None:
+        """Have a child in which this model, and no other, is or may be loaded."""
+        if self._child is not None and self._child.poll() is not None:
+            self.kill()  # it had nothing to do for long, or somebody killed it
+        if resource == "trainer" or (
+            resource == "engine" and self._model is not None and self._model != model
+        ):
+            self.kill()
+        if self._child is None:
+            self._start()
+        if resource == "engine":
+            self._model = model
+
+    def _start(self) -> None:
+        self._errors = tempfile.TemporaryFile()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "workers.engine_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            process_group=0,
+            preexec_fn=dying_with_parent(),  # noqa: PLW1509 - one prctl, in a process of one thread
+        )
+
+    def _ask(self, request: ShardRequest) -> None:
+        assert self._child is not None and self._child.stdin is not None  # noqa: S101, PT018
+        try:
+            self._child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _listen(
+        self,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float,
+    ) -> dict[str, Any]:
+        """Hear messages until the last one of this shard."""
+        ask_at = time.monotonic() + every_seconds
+        while True:
+            message = self._next_message(max(ask_at - time.monotonic(), 0.0))
+            if message is not None and ("finished" in message or "failed" in message):
+                return message
+            if message is not None:
+                hear(message)
+            if time.monotonic() >= ask_at:
+                if not may_go_on():
+                    raise ShardStoppedError
+                ask_at = time.monotonic() + every_seconds
+
+    def _next_message(self, timeout_seconds: float) -> dict[str, Any] | None:
+        """Wait for a line of the child; None if none came in time."""
+        assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
+        if b"\n" not in self._unread:
+            if not select.select([self._child.stdout], [], [], timeout_seconds)[0]:
+                return None
+            read = os.read(self._child.stdout.fileno(), 65536)
+            if not read:
+                raise self._death()
+            self._unread += read
+        line, found, rest = self._unread.partition(b"\n")
+        if not found:
+            return None
+        self._unread = rest
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _death(self) -> ShardFailedError:
+        """Put into words how the child ended."""
+        assert self._child is not None  # noqa: S101
+        code = self._child.wait()
+        how = _describe_end(code)
+        last = _last_lines(self._errors)
+        return ShardFailedError(
+            f"{how}\n{last}" if last else how, kind="EngineDied", retryable=True
+        )
+
+
+def _describe_end(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "the engine's process was killed (SIGKILL): by a person, or by the system because "
+            "memory ran out"
+        )
+    if code < 0:
+        return f"the engine's process was ended by {signal.Signals(-code).name}"
+    return f"the engine's process ended with exit code {code}"
+
+
+def _last_lines(errors: IO[bytes] | None) -> str:
+    if errors is None:
+        return ""
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(size - _LAST_BYTES, 0))
+    lines = errors.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-_LAST_LINES:])
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is None:
+        return
+    try:
+        stream.close()
+    except BrokenPipeError:
+        pass

@@ -1,0 +1,69 @@
+"""Bring up a whole installation with one command."""
+
+import os
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+
+from meta_reward_core.errors import InputError, MetaRewardError
+from workers.broker import broker_answers, configured_broker
+from workers.parts import bind_address, broker_part, is_free, reconciler_part, web_part, worker_part
+from workers.supervisor import Part, Supervisor
+
+_THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
+
+
+class Command(BaseCommand):
+    """`manage.py serve`."""
+
+    help = (
+        "Bring up the site, the broker, the reconciler and one worker; Ctrl-C stops all. With "
+        "CELERY_BROKER_URL set, that server is the broker; with DATABASE_URL, that is the database."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument("--host", default="127.0.0.1", help="address that the site listens on")
+        parser.add_argument("--port", type=int, default=8000, help="port that it listens on")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Migrate, then run until a signal."""
+        host, port = options["host"], options["port"]
+        try:
+            _require_free(host, port)
+            call_command("migrate", verbosity=0)
+            connections.close_all()
+            self._greet(host, port)
+            Supervisor(_parts(host, port), self._write).run()
+        except MetaRewardError as error:
+            raise CommandError(str(error), returncode=error.exit_code) from error
+
+    def _greet(self, host: str, port: int) -> None:
+        self._write(f"http://{bind_address(host, port)}  Ctrl-C stops everything")
+        if host not in _THIS_MACHINE and not os.environ.get("META_REWARD_ALLOWED_HOSTS"):
+            self._write(
+                "only requests for localhost are answered: set META_REWARD_ALLOWED_HOSTS to "
+                "the names that others call this machine by"
+            )
+        if settings.META_REWARD_BROKER_EMBEDDED and broker_answers(configured_broker()):
+            self._write("the embedded broker runs already and is used as it is")
+
+    def _write(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+def _require_free(host: str, port: int) -> None:
+    if not is_free(host, port):
+        raise InputError(
+            f"{bind_address(host, port)} is taken: name another port, as in "
+            f"`python manage.py serve --port {port + 1}`"
+        )
+
+
+def _parts(host: str, port: int) -> list[Part]:
+    broker = [broker_part()] if settings.META_REWARD_BROKER_EMBEDDED else []
+    return [*broker, web_part(host, port), reconciler_part(), worker_part()]

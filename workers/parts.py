@@ -1,0 +1,93 @@
+"""The programs that make up a running installation, each as a part for the supervisor."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from django.conf import settings
+
+from webapp.places import BASE_DIR
+from workers.broker import broker_answers, configured_broker, start_broker
+from workers.processes import start_child
+from workers.supervisor import Part
+
+QUEUES = ("gpu", "cpu")
+_WEB_GRACE_SECONDS = 3
+_WORKER_GRACE_SECONDS = 10  # a running shard is given back in that time
+
+
+def broker_part() -> Part:
+    """The embedded broker; one of ours that runs already is used as it is."""
+    return Part("broker", lambda: start_broker(configured_broker()), stops_last=True)
+
+
+def web_part(host: str, port: int) -> Part:
+    """The site."""
+    command = [
+        *(sys.executable, "-m", "gunicorn", "webapp.wsgi:application"),
+        *("--bind", bind_address(host, port), "--workers", "2", "--threads", "4"),
+        *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
+        *("--name", "meta-reward-web", "--chdir", str(BASE_DIR)),
+    ]
+    return Part("web", lambda: start_child(command), grace_seconds=_WEB_GRACE_SECONDS + 2)
+
+
+def reconciler_part() -> Part:
+    """Whoever sends again what nobody works on."""
+    return Part("reconciler", lambda: start_child(manage("reconcile")))
+
+
+def worker_part(queues: str = ",".join(QUEUES)) -> Part:
+    """One worker, which runs one task at a time."""
+    return Part("worker", lambda: _start_worker(queues), grace_seconds=_WORKER_GRACE_SECONDS)
+
+
+def manage(*arguments: str) -> list[str]:
+    """Write out a command of `manage.py`."""
+    return [sys.executable, str(BASE_DIR / "manage.py"), *arguments]
+
+
+def bind_address(host: str, port: int) -> str:
+    """Write a host and a port as one word; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether the site could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def broker_is_reachable() -> bool:
+    """Whether the embedded broker answers; of a server that settings name, Celery says it."""
+    return not settings.META_REWARD_BROKER_EMBEDDED or broker_answers(configured_broker())
+
+
+def _start_worker(queues: str) -> subprocess.Popen[bytes] | None:
+    """Start a worker as soon as there is a broker for it."""
+    return start_child(_worker_command(queues)) if broker_is_reachable() else None
+
+
+def _worker_command(queues: str) -> list[str]:
+    # One process for tasks: a GPU is not shared.
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "celery",
+            "--app",
+            "workers.celery:app",
+            "--workdir",
+            str(BASE_DIR),
+        ),
+        *("worker", "--queues", queues, "--pool", "prefork", "--concurrency", "1"),
+        *("--loglevel", "INFO", "--without-gossip", "--without-mingle"),
+        *("--hostname", f"worker-{os.getpid()}@%h"),
+    ]
