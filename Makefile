@@ -28,6 +28,7 @@ worker: setup  ## add a worker to a running `make serve`, or to CELERY_BROKER_UR
 	$(BIN)/python manage.py worker
 
 test: setup  ## install what tests need, run them all
+	tests/services.sh
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: setup  ## tests that take minutes

@@ -113,10 +113,13 @@ class ArtifactStore:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self.path(name), recursive=True)
 
-    def sweep(self) -> None:
-        """Remove what writers that were killed left half-written (local stores)."""
-        if self.is_local and Path(self.root).is_dir():
-            for left in Path(self.root).rglob(f"{_TEMPORARY}*"):
+    def sweep(self, folder: str) -> None:
+        """Remove what writers that were killed left half-written in a folder (local stores).
+
+        Only who knows that nobody writes there may call this.
+        """
+        if self.is_local and Path(self.path(folder)).is_dir():
+            for left in Path(self.path(folder)).rglob(f"{_TEMPORARY}*"):
                 left.unlink(missing_ok=True)
 
 

@@ -1,7 +1,26 @@
 """What all tests share."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+
+from tests import services
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("ours", deadline=None)
 settings.load_profile("ours")
+
+
+@pytest.fixture
+def running_broker() -> Iterator[services.Broker]:
+    """A broker of the test's own, which it may kill."""
+    with services.broker() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The DATABASE_URL of a PostgreSQL server with an empty database; make your own in it."""
+    with services.postgres() as url:
+        yield url

@@ -10,6 +10,9 @@ CELERY_BROKER_URL           a Redis server; default: the one that `manage.py ser
 META_REWARD_ARTIFACT_ROOT   files of experiments, any fsspec address; default: var/artifacts
 META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
 META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
+META_REWARD_LEASE_SECONDS   a worker that is silent for so long loses its shard; default: 30
+META_REWARD_MAX_ATTEMPTS    a shard that failed so often waits for a person; default: 5
+META_REWARD_ENGINE_MEMORY_MB  limit of an engine process's memory; default: none
 META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
 """
 
@@ -41,6 +44,36 @@ META_REWARD_BROKER_EMBEDDED = not os.environ.get("CELERY_BROKER_URL")
 CELERY_BROKER_URL = (
     os.environ.get("CELERY_BROKER_URL") or f"redis+socket://{META_REWARD_BROKER_SOCKET}"
 )
+
+# Celery carries messages and nothing else: rows are the truth. Why each value is as it is stands in
+# docs/decisions/0004-rows-are-the-truth.md.
+CELERY_TASK_SERIALIZER = "json"
+CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_RESULT_BACKEND = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "cpu"
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.2}
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30.0
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 43_200,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    "socket_keepalive": True,
+    "socket_connect_timeout": 5,
+    "health_check_interval": 25,
+    "global_keyprefix": "meta-reward:",
+}
+
+META_REWARD_LEASE_SECONDS = float(os.environ.get("META_REWARD_LEASE_SECONDS", "30"))
+META_REWARD_MAX_ATTEMPTS = int(os.environ.get("META_REWARD_MAX_ATTEMPTS", "5"))
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import uuid4
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import DateTimeField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
@@ -53,15 +54,11 @@ def claim(shard: Shard) -> Attempt | None:
     return _claim(Shard.objects.filter(pk=shard.pk, status__in=CLAIMABLE), lease=None)
 
 
-def claim_for(
-    shard: Shard, *, seconds: float, max_failures: int, worker: str | None = None
-) -> Attempt | None:
+def claim_for(shard: Shard, *, seconds: float) -> Attempt | None:
     """Take a shard for a worker, for so long as it extends its lease.
 
     Args:
         seconds: length of the lease.
-        max_failures: a shard that failed so often waits for a person.
-        worker: who takes it; by default this machine.
 
     Returns:
         The attempt that now holds it; None if somebody else was faster, or nobody may have it.
@@ -71,12 +68,12 @@ def claim_for(
     free = Shard.objects.filter(
         pk=shard.pk,
         status=ShardStatus.WAITING,
-        failures__lt=max_failures,
+        failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
         stage__in=Stage.objects.filter(
             status=StageStatus.RUNNING, iteration__in=_driven_by_workers()
         ),
     )
-    return _claim(free, lease=_from_now(seconds), worker=worker)
+    return _claim(free, lease=_from_now(seconds))
 
 
 def _driven_by_workers() -> QuerySet[Iteration]:
@@ -89,7 +86,7 @@ def _driven_by_workers() -> QuerySet[Iteration]:
 
 
 def _claim(
-    free: QuerySet[Shard], *, lease: ExpressionWrapper | None, worker: str | None = None
+    free: QuerySet[Shard], *, lease: ExpressionWrapper | None
 ) -> Attempt | None:
     token = uuid4()
     with transaction.atomic():
@@ -110,7 +107,7 @@ def _claim(
             number=held.attempt_count,
             token=token,
             started=Now(),
-            worker=worker or socket.gethostname(),
+            worker=socket.gethostname(),
             pid=os.getpid(),
         )
 
@@ -129,6 +126,13 @@ def extend(attempt: Attempt, *, seconds: float, done: int, tokens: int) -> bool:
 def may_go_on(attempt: Attempt) -> bool:
     """Say whether an attempt's iteration still runs, and nobody asked it to stop."""
     return _driven_by_workers().filter(stages__shards=attempt.shard_id).exists()
+
+
+def is_hopeless(shard: Shard) -> bool:
+    """Say whether a shard will not be tried again without a person."""
+    failed = shard.status == ShardStatus.FAILED
+    tired = shard.failures >= settings.META_REWARD_MAX_ATTEMPTS
+    return failed or (shard.status == ShardStatus.WAITING and tired)
 
 
 def expired_attempts() -> QuerySet[Attempt]:

@@ -28,7 +28,7 @@ from meta_reward_core.training.settings import SftSettings
 if TYPE_CHECKING:
     from meta_reward_core.training.rows import SftRow
 
-SFT_ROWS = 28_800
+SFT_ROWS = 38_400
 SFT = SftSettings(
     learning_rate=2.5e-3,
     batch_size=16,

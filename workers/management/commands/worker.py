@@ -1,5 +1,6 @@
 """Add one worker to whatever broker the settings name."""
 
+from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -49,5 +50,5 @@ def _queues(given: str) -> str:
     names = [name.strip() for name in given.split(",")]
     unknown = set(names) - set(QUEUES)
     if unknown:
-        raise ValueError(f"no queue: {', '.join(sorted(unknown))}")
+        raise ArgumentTypeError(f"no such queue: {', '.join(sorted(unknown))}")
     return ",".join(names)

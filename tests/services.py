@@ -1,0 +1,153 @@
+"""The servers that tests need, real ones, each stopped by what started it."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+from workers.broker import BrokerPlace, start_broker, stop_broker, wait_for_broker
+from workers.processes import start_child, stop_child
+
+INSTALL_POSTGRESQL = "apt-get install --yes postgresql"
+_START_SECONDS = 30
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="mr-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Broker:
+    """A Redis-compatible server of a test's own, which the test may kill."""
+
+    place: BrokerPlace
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return self.place.url
+
+    def start(self) -> None:
+        self.process = start_broker(self.place, stdout=subprocess.DEVNULL)
+        assert self.process is not None, "another broker runs there"
+        wait_for_broker(self.place)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            stop_broker(self.process)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[Broker]:
+    """Run a broker with everything that the embedded one has, its append-only file too."""
+    with short_folder() as folder:
+        running = Broker(BrokerPlace(data=folder / "data", socket=folder / "s" / "broker.sock"))
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL cluster; gives the DATABASE_URL of its empty database."""
+    with short_folder() as folder:
+        user = _unprivileged_user(folder)
+        data = folder / "data"
+        _initdb(data, user)
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(folder),
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "max_connections": "200",
+        }
+        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        with (folder / "log").open("wb") as log:
+            server = start_child(
+                [str(_program("postgres")), "-D", str(data), *words],
+                stdout=log,
+                death_signal=signal.SIGQUIT,
+                user=user,
+            )
+            try:
+                _wait_for_postgres(folder, server)
+                yield f"postgres://postgres@{quote(str(folder), safe='')}/postgres"
+            finally:
+                stop_child(server, number=signal.SIGINT, grace_seconds=10)
+
+
+def _program(name: str) -> Path:
+    """Where a program of PostgreSQL lies: Debian keeps them out of the PATH."""
+    found = shutil.which(name)
+    if found is not None:
+        return Path(found)
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (folder / name).exists():
+            return folder / name
+    raise AssertionError(
+        f"tests need a PostgreSQL server and found no {name}: install one, on Debian by "
+        f"`{INSTALL_POSTGRESQL}`"
+    )
+
+
+def _unprivileged_user(folder: Path) -> str | None:
+    """PostgreSQL refuses to run as root; Debian's package brings a user for it."""
+    if os.geteuid() != 0:
+        return None
+    shutil.chown(folder, "postgres", "postgres")
+    return pwd.getpwnam("postgres").pw_name
+
+
+def _initdb(data: Path, user: str | None) -> None:
+    command = [
+        *(str(_program("initdb")), "--pgdata", str(data), "--username", "postgres"),
+        *("--auth", "trust", "--encoding", "UTF8", "--no-locale", "--no-sync"),
+    ]
+    made = subprocess.run(
+        command,
+        user=user,
+        extra_groups=None if user is None else [],
+        cwd=data.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+
+
+def _wait_for_postgres(folder: Path, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
+        except psycopg.OperationalError:
+            log = (folder / "log").read_text()
+            assert server.poll() is None, log
+            assert time.monotonic() < deadline, log
+            time.sleep(0.05)
+        else:
+            return

@@ -1,0 +1,69 @@
+"""Make rows true again after whatever went wrong: the outbox, and the undertaker.
+
+A message that the broker refused or forgot is sent again; a shard whose worker fell silent waits
+for another one; an iteration that stands still is advanced. Each step is a conditional UPDATE,
+so any number of reconcilers may run at once.
+"""
+
+import logging
+import time
+from typing import Final
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections
+
+from webapp.experiments.models import Iteration, StageStatus
+from workers import lifecycle, presence, scheduling, stopping
+from workers.sending import empty_queues, queue_of, send_shards
+
+EVERY_SECONDS: Final = 3.0
+
+# A message is in the queue, with a worker that is about to claim its shard, or lost.
+_AGAIN_IF_QUEUE_EMPTY_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 900.0
+
+_log = logging.getLogger(__name__)
+
+
+def reconcile() -> None:
+    """Do all that is to be done now."""
+    expire_leases()
+    presence.sweep()
+    empty: frozenset[str] | None = None
+    for iteration in scheduling.iterations_of_workers():
+        scheduling.advance(iteration)
+        if empty is None:
+            empty = empty_queues()
+        _send_again(iteration, empty)
+
+
+def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
+    """Reconcile until the process is stopped."""
+    while not stopping.is_stopping():
+        close_old_connections()
+        try:
+            reconcile()
+        except DatabaseError as error:
+            _log.warning("the database does not answer: %s", error)
+        time.sleep(every_seconds)
+
+
+def expire_leases() -> int:
+    """Take shards from workers that fell silent; returns how many."""
+    seconds = settings.META_REWARD_LEASE_SECONDS
+    return sum(
+        lifecycle.expire(
+            attempt,
+            error=f"the worker on {attempt.worker} was silent for more than {seconds:g} seconds",
+        )
+        for attempt in lifecycle.expired_attempts()
+    )
+
+
+def _send_again(iteration: Iteration, empty: frozenset[str]) -> None:
+    for stage in iteration.stages.filter(status=StageStatus.RUNNING):
+        lost = queue_of(stage.name) in empty
+        send_shards(
+            stage,
+            again_after_seconds=_AGAIN_IF_QUEUE_EMPTY_SECONDS if lost else _AGAIN_SECONDS,
+        )

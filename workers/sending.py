@@ -1,0 +1,70 @@
+"""Give messages to the broker. What it does not take, the reconciler sends later."""
+
+import logging
+from functools import partial
+from typing import Final
+
+from django.db import transaction
+from kombu.exceptions import ChannelError, KombuError
+from redis.exceptions import RedisError
+
+from meta_reward_core.iteration import STAGES, Resource
+from webapp.experiments.models import Shard, Stage
+from workers import lifecycle
+from workers.celery import app
+
+QUEUES: Final[dict[Resource, str]] = {"cpu": "cpu", "engine": "gpu", "trainer": "gpu"}
+
+_QUEUE_OF_STAGE: Final = {stage.name: QUEUES[stage.resource] for stage in STAGES}
+_REFUSALS: Final = (KombuError, RedisError, OSError)
+_NEVER: Final = 1e9
+
+_log = logging.getLogger(__name__)
+
+
+def send_shards(stage: Stage, *, again_after_seconds: float = _NEVER) -> None:
+    """Send a message for every shard of a stage that waits, once what is written is committed.
+
+    Args:
+        again_after_seconds: a message of this age counts as lost.
+    """
+    queue = _QUEUE_OF_STAGE[stage.name]
+    for shard in stage.shards.filter(status="waiting", index__lt=stage.shard_count or 0):
+        transaction.on_commit(partial(_send, shard, queue, again_after_seconds))
+
+
+def _send(shard: Shard, queue: str, again_after_seconds: float) -> None:
+    if not lifecycle.mark_sent(shard, again_after_seconds=again_after_seconds):
+        return
+    try:
+        app.send_task("workers.run_shard", args=[shard.pk], queue=queue)
+    except _REFUSALS as error:
+        lifecycle.mark_unsent(shard)
+        _log.warning("the broker did not take %s, it will be sent later: %s", shard, error)
+
+
+def empty_queues() -> frozenset[str]:
+    """Names of the queues without a message; none if the broker does not answer."""
+    try:
+        with app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=5)
+            channel = connection.default_channel
+            return frozenset(
+                name for name in set(QUEUES.values()) if _length(channel, name) == 0
+            )
+    except _REFUSALS as error:
+        _log.warning("the broker does not answer: %s", error)
+        return frozenset()
+
+
+def _length(channel: "object", queue: str) -> int:
+    try:
+        found = channel.queue_declare(queue, passive=True)  # type: ignore[attr-defined]
+    except ChannelError:  # Redis forgets an empty list
+        return 0
+    return int(found.message_count)
+
+
+def queue_of(stage: str) -> str:
+    """Name of the queue from which a stage's shards are taken."""
+    return _QUEUE_OF_STAGE[stage]
