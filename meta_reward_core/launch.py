@@ -157,9 +157,9 @@ def _read_pool(request: Request, recipe: Recipe, *, say: Callable[[str], None]) 
     if request.prompts is not None:
         found = read_prompts(request.prompts)
         if found.duplicates:
-            say(f"{request.prompts}: {found.duplicates} duplicate prompts were left out")
+            say(f"{request.prompts.name}: {found.duplicates} duplicate(s) left out")
         for place, reason in found.rejected:
-            say(f"{request.prompts}, row {place}: left out, {reason}")
+            say(f"{request.prompts.name}, row {place}: left out, {reason}")
         return found
     if recipe.world is None:
         raise InputError(

@@ -43,7 +43,7 @@ def run_iteration(context: IterationContext, tools: Tools, ledger: Ledger) -> No
         NoPairsError: the iteration gave no preference pair.
         MetaRewardError: a shard failed.
     """
-    context.files.store.sweep(context.files.folder)
+    context.files.store.sweep(context.files.folder.rpartition("/")[0])
     for stage in STAGES:
         if not stage.scheduled(context):
             ledger.skip_stage(stage)

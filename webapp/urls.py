@@ -7,6 +7,7 @@ from webapp.experiments import views
 
 urlpatterns = [
     path("", views.index, name="index"),
+    path("workers", views.workers, name="workers"),
     path("healthz", views.healthz, name="healthz"),
     path("admin/", admin.site.urls),
 ]

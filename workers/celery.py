@@ -1,6 +1,6 @@
 """The Celery application: it carries messages, rows and files hold everything else.
 
-    celery --app workers.celery worker --pool prefork --concurrency 1 --queues gpu,cpu
+celery --app workers.celery worker --pool prefork --concurrency 1 --queues gpu,cpu
 """
 
 import os

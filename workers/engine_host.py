@@ -4,6 +4,7 @@ The child stays loaded between shards of one model. Killing it frees its device,
 cancelled, and keeps whatever goes wrong in it (out of memory, a fault in CUDA) away from here.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -122,10 +123,8 @@ class EngineHost:
         """End the child, and whatever it has started, now."""
         if self._child is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout, self._errors):
             _close(stream)
@@ -146,14 +145,14 @@ class EngineHost:
             self._model = model
 
     def _start(self) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._child = subprocess.Popen(
             [sys.executable, "-m", "workers.engine_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             process_group=0,
-            preexec_fn=dying_with_parent(),  # noqa: PLW1509 - one prctl, in a process of one thread
+            preexec_fn=dying_with_parent(),
         )
 
     def _ask(self, request: ShardRequest) -> None:
@@ -234,7 +233,5 @@ def _last_lines(errors: IO[bytes] | None) -> str:
 def _close(stream: IO[bytes] | None) -> None:
     if stream is None:
         return
-    try:
+    with contextlib.suppress(BrokenPipeError):
         stream.close()
-    except BrokenPipeError:
-        pass

@@ -10,13 +10,14 @@ This module knows rows alone: no files, no method.
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Literal
 from uuid import uuid4
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import DateTimeField, ExpressionWrapper, F, Q, QuerySet
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from webapp.experiments.models import (
@@ -85,9 +86,7 @@ def _driven_by_workers() -> QuerySet[Iteration]:
     )
 
 
-def _claim(
-    free: QuerySet[Shard], *, lease: ExpressionWrapper | None
-) -> Attempt | None:
+def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None:
     token = uuid4()
     with transaction.atomic():
         won = free.update(
@@ -112,7 +111,7 @@ def _claim(
         )
 
 
-def _from_now(seconds: float) -> ExpressionWrapper:
+def _from_now(seconds: float) -> Combinable:
     """A moment by the database's own clock: the machines' clocks may differ."""
     return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
@@ -291,6 +290,16 @@ def stop_iteration(
         finding: why, for people.
     """
     return _end_iteration(iteration, status, experiment_status=status, finding=finding)
+
+
+def cancel_paused(iteration: Iteration) -> bool:
+    """Cancel an iteration that is paused; False if it is not."""
+    paused = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.PAUSED)
+    with transaction.atomic():
+        won = paused.update(status=RunStatus.CANCELLED) == 1
+        if won:
+            _experiment_of(iteration).update(status=RunStatus.CANCELLED)
+    return won
 
 
 def _end_iteration(

@@ -36,7 +36,7 @@ _self: _Self | None = None  # set in the main process, before it forks
 
 def introduce(name: str, *, pid: int, queues: Sequence[str]) -> None:
     """Remember who this worker is."""
-    global _self  # noqa: PLW0603
+    global _self
     _self = _Self(name, pid, ",".join(queues))
 
 

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
 from webapp.experiments.models import Iteration, StageStatus
-from workers import lifecycle, presence, scheduling, stopping
+from workers import lifecycle, presence, scheduling
 from workers.sending import empty_queues, queue_of, send_shards
 
 EVERY_SECONDS: Final = 3.0
@@ -39,7 +39,7 @@ def reconcile() -> None:
 
 def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
     """Reconcile until the process is stopped."""
-    while not stopping.is_stopping():
+    while True:
         close_old_connections()
         try:
             reconcile()

@@ -69,7 +69,9 @@ def settle(iteration: Iteration) -> bool:
     running = Shard.objects.filter(stage__iteration=iteration, status=ShardStatus.RUNNING)
     if running.exists():
         return False
-    status = RunStatus.CANCELLED if iteration.cancel_requested else RunStatus.PAUSED
+    status: lifecycle.Stopped = (
+        RunStatus.CANCELLED if iteration.cancel_requested else RunStatus.PAUSED
+    )
     with transaction.atomic():
         won = lifecycle.stop_iteration(iteration, status=status, finding="by a person")
         if won:
@@ -127,13 +129,11 @@ def _complete(iteration: Iteration, rows: dict[str, Stage]) -> bool:
     if reopen_damaged(iteration, context, rows):
         return False
     publish_manifest(context)
-    context.files.store.sweep(context.files.folder)
+    context.files.store.sweep(context.files.folder.rpartition("/")[0])
     return _finish(iteration)
 
 
-def reopen_damaged(
-    iteration: Iteration, context: IterationContext, rows: dict[str, Stage]
-) -> bool:
+def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
     """Let shards run again whose finished files are gone or damaged; False if all are whole."""
     for step in STAGES:
         row = rows[step.name]

@@ -49,9 +49,7 @@ def empty_queues() -> frozenset[str]:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
             channel = connection.default_channel
-            return frozenset(
-                name for name in set(QUEUES.values()) if _length(channel, name) == 0
-            )
+            return frozenset(name for name in set(QUEUES.values()) if _length(channel, name) == 0)
     except _REFUSALS as error:
         _log.warning("the broker does not answer: %s", error)
         return frozenset()

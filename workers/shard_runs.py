@@ -144,9 +144,7 @@ def _stopped(shard: Shard, attempt: Attempt, why: Stop | None) -> None:
         _log.warning("%s was lost to another worker", shard)
         return
     error = "the worker was stopped" if why is Stop.SHUTDOWN else "stopped by a person"
-    _persistently(
-        lambda: lifecycle.fail(attempt, status=AttemptStatus.INTERRUPTED, error=error)
-    )
+    _persistently(lambda: lifecycle.fail(attempt, status=AttemptStatus.INTERRUPTED, error=error))
     if why is Stop.SHUTDOWN:
         send_shards(shard.stage)  # to another worker, or to this one when it is back
 

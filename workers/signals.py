@@ -11,7 +11,9 @@ from workers.processes import die_with_parent
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def _introduce(sender: str, instance: Any, **_: object) -> None:
-    presence.introduce(sender, pid=os.getpid(), queues=sorted(instance.app.amqp.queues.consume_from))
+    presence.introduce(
+        sender, pid=os.getpid(), queues=sorted(instance.app.amqp.queues.consume_from)
+    )
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]

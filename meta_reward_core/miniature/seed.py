@@ -28,7 +28,7 @@ from meta_reward_core.training.settings import SftSettings
 if TYPE_CHECKING:
     from meta_reward_core.training.rows import SftRow
 
-SFT_ROWS = 38_400
+SFT_ROWS = 35_200
 SFT = SftSettings(
     learning_rate=2.5e-3,
     batch_size=16,
@@ -44,7 +44,7 @@ SFT = SftSettings(
     gradient_checkpointing=False,
     log_every_steps=100,
 )
-THREADS = 1
+THREADS = 2
 """Weights depend on the order of sums, so on the number of threads."""
 
 

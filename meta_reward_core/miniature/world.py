@@ -111,7 +111,7 @@ ACTOR_SLIP_RATES = (0.02, 0.12, 0.3)
 PHRASE_WEIGHTS = (2, 3, 4, 4, 3, 2, 1, 1)
 TIE_LEAN_TO_A = 0.6
 HELD_OUT_ONE_IN = 10
-TASK_WEIGHTS = {"actor": 20, "judge": 30, "meta_judge": 50}
+TASK_WEIGHTS = {"actor": 20, "judge": 40, "meta_judge": 40}
 
 
 @dataclass(frozen=True, slots=True)

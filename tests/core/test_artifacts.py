@@ -61,7 +61,9 @@ def test_what_a_killed_writer_left_is_invisible_and_swept(store: ArtifactStore) 
     left = Path(store.path("folder/.partial-0123456789abcdef"))
     left.write_bytes(b"half")
     assert store.names("folder") == ["whole"]
-    store.sweep()
+    store.sweep("elsewhere")
+    assert left.exists()
+    store.sweep("folder")
     assert not left.exists()
 
 

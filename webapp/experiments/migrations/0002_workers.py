@@ -6,102 +6,181 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('experiments', '0001_initial'),
+        ("experiments", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Worker',
+            name="Worker",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=255)),
-                ('host', models.CharField(max_length=255)),
-                ('pid', models.PositiveIntegerField()),
-                ('queues', models.CharField(max_length=255)),
-                ('device', models.CharField(blank=True, default='', max_length=255)),
-                ('since', models.DateTimeField()),
-                ('started', models.DateTimeField()),
-                ('heartbeat', models.DateTimeField()),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=255)),
+                ("host", models.CharField(max_length=255)),
+                ("pid", models.PositiveIntegerField()),
+                ("queues", models.CharField(max_length=255)),
+                ("device", models.CharField(blank=True, default="", max_length=255)),
+                ("since", models.DateTimeField()),
+                ("started", models.DateTimeField()),
+                ("heartbeat", models.DateTimeField()),
             ],
             options={
-                'ordering': ['host', 'pid'],
+                "ordering": ["host", "pid"],
             },
         ),
         migrations.RemoveConstraint(
-            model_name='experiment',
-            name='experiment_status_is_known',
+            model_name="experiment",
+            name="experiment_status_is_known",
         ),
         migrations.RemoveConstraint(
-            model_name='iteration',
-            name='iteration_status_is_known',
+            model_name="iteration",
+            name="iteration_status_is_known",
         ),
         migrations.AddField(
-            model_name='experiment',
-            name='until',
+            model_name="experiment",
+            name="until",
             field=models.PositiveIntegerField(default=0),
         ),
         migrations.AddField(
-            model_name='iteration',
-            name='cancel_requested',
+            model_name="iteration",
+            name="cancel_requested",
             field=models.BooleanField(default=False),
         ),
         migrations.AddField(
-            model_name='iteration',
-            name='driver',
-            field=models.CharField(choices=[('command', 'a command'), ('workers', 'workers')], default='command', max_length=16),
+            model_name="iteration",
+            name="driver",
+            field=models.CharField(
+                choices=[("command", "a command"), ("workers", "workers")],
+                default="command",
+                max_length=16,
+            ),
         ),
         migrations.AddField(
-            model_name='iteration',
-            name='pause_requested',
+            model_name="iteration",
+            name="pause_requested",
             field=models.BooleanField(default=False),
         ),
         migrations.AddField(
-            model_name='shard',
-            name='failures',
+            model_name="shard",
+            name="failures",
             field=models.PositiveIntegerField(default=0),
         ),
         migrations.AddField(
-            model_name='shard',
-            name='lease_until',
+            model_name="shard",
+            name="lease_until",
             field=models.DateTimeField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='shard',
-            name='sent',
+            model_name="shard",
+            name="sent",
             field=models.DateTimeField(blank=True, null=True),
         ),
         migrations.AlterField(
-            model_name='experiment',
-            name='status',
-            field=models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('finished', 'finished'), ('interrupted', 'interrupted'), ('failed', 'failed'), ('no_pairs', 'ended without a pair'), ('paused', 'paused'), ('cancelled', 'cancelled')], default='waiting', max_length=16),
+            model_name="experiment",
+            name="status",
+            field=models.CharField(
+                choices=[
+                    ("waiting", "waiting"),
+                    ("running", "running"),
+                    ("finished", "finished"),
+                    ("interrupted", "interrupted"),
+                    ("failed", "failed"),
+                    ("no_pairs", "ended without a pair"),
+                    ("paused", "paused"),
+                    ("cancelled", "cancelled"),
+                ],
+                default="waiting",
+                max_length=16,
+            ),
         ),
         migrations.AlterField(
-            model_name='iteration',
-            name='status',
-            field=models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('finished', 'finished'), ('interrupted', 'interrupted'), ('failed', 'failed'), ('no_pairs', 'ended without a pair'), ('paused', 'paused'), ('cancelled', 'cancelled')], default='waiting', max_length=16),
+            model_name="iteration",
+            name="status",
+            field=models.CharField(
+                choices=[
+                    ("waiting", "waiting"),
+                    ("running", "running"),
+                    ("finished", "finished"),
+                    ("interrupted", "interrupted"),
+                    ("failed", "failed"),
+                    ("no_pairs", "ended without a pair"),
+                    ("paused", "paused"),
+                    ("cancelled", "cancelled"),
+                ],
+                default="waiting",
+                max_length=16,
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['waiting', 'running', 'finished', 'interrupted', 'failed', 'no_pairs', 'paused', 'cancelled'])), name='experiment_status_is_known'),
+            model_name="experiment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "status__in",
+                        [
+                            "waiting",
+                            "running",
+                            "finished",
+                            "interrupted",
+                            "failed",
+                            "no_pairs",
+                            "paused",
+                            "cancelled",
+                        ],
+                    )
+                ),
+                name="experiment_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='iteration',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['waiting', 'running', 'finished', 'interrupted', 'failed', 'no_pairs', 'paused', 'cancelled'])), name='iteration_status_is_known'),
+            model_name="iteration",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "status__in",
+                        [
+                            "waiting",
+                            "running",
+                            "finished",
+                            "interrupted",
+                            "failed",
+                            "no_pairs",
+                            "paused",
+                            "cancelled",
+                        ],
+                    )
+                ),
+                name="iteration_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='shard',
-            constraint=models.CheckConstraint(condition=models.Q(('status', 'running'), ('lease_until__isnull', True), _connector='OR'), name='shard_is_leased_only_while_it_runs'),
+            model_name="shard",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("status", "running"), ("lease_until__isnull", True), _connector="OR"
+                ),
+                name="shard_is_leased_only_while_it_runs",
+            ),
         ),
         migrations.AddField(
-            model_name='worker',
-            name='shard',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='workers', to='experiments.shard'),
+            model_name="worker",
+            name="shard",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="workers",
+                to="experiments.shard",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='worker',
-            constraint=models.UniqueConstraint(fields=('host', 'pid'), name='worker_is_unique'),
+            model_name="worker",
+            constraint=models.UniqueConstraint(fields=("host", "pid"), name="worker_is_unique"),
         ),
     ]

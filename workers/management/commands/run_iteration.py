@@ -1,15 +1,21 @@
-"""Run iterations of an experiment in this process, on this machine."""
+"""Run iterations of an experiment in this process, or let the workers run them."""
 
 import argparse
 import shlex
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.command import EXIT_CODES, add_run_options, request_of, show_plan
+from meta_reward_core.command import (
+    EXIT_CODES,
+    EXIT_INTERRUPTED,
+    add_run_options,
+    request_of,
+    show_plan,
+)
 from meta_reward_core.console import print_summary
 from meta_reward_core.errors import NoPairsError
 from meta_reward_core.experiment import Experiment
@@ -30,6 +36,8 @@ from workers.command_line import (
     open_console,
     require_tables,
 )
+from workers.following import follow
+from workers.handing_over import hand_over, kept_from_workers
 from workers.in_process import forget_lost_attempts, run_recorded, summarize
 from workers.rows import check_rows_have_files, measured_rates, record_experiment
 
@@ -44,6 +52,9 @@ examples:
   your own model and prompts, with another value; first only the plan
     python manage.py run_iteration --experiment mine --recipe paper-llama3-8b \\
         --model my-model --prompts prompts.jsonl --set actor.samples=5 --dry-run
+
+  by the workers that `make serve` and `make worker` have brought up, on any number of machines
+    python manage.py run_iteration --experiment demo --recipe smoke --queue
 
 """
 
@@ -69,6 +80,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add_run_options(parser)
+        parser.add_argument(
+            "--queue",
+            action="store_true",
+            help="let the workers run it, and follow; Ctrl-C stops following, not the work",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Plan, or run."""
@@ -88,7 +104,8 @@ class Command(BaseCommand):
                     rates=_rates(request.experiment),
                 )
             else:
-                result = _run(request, options["iterations"], configured_places(), console)
+                run = _run_by_workers if options["queue"] else _run
+                result = run(request, options["iterations"], configured_places(), console)
             if options["json"] is not None:
                 write_json(options["json"], result)
 
@@ -122,7 +139,7 @@ def _same_command(request: Request, until: int | None) -> str:
 def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
     experiment = _open(request, places, console)
     row = record_experiment(experiment, artifact_root=places.artifacts)
-    with experiment.locked():
+    with kept_from_workers(experiment, row):
         lost = forget_lost_attempts(row)
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
@@ -132,6 +149,49 @@ def _run(request: Request, until: int | None, places: Places, console: Console) 
         ]
     _print_next_step(experiment, console)
     return {"experiment": experiment.name, "iterations": summaries}
+
+
+def _run_by_workers(
+    request: Request, until: int | None, places: Places, console: Console
+) -> Summary:
+    experiment = _open(request, places, console)
+    row = record_experiment(experiment, artifact_root=places.artifacts)
+    iteration = hand_over(experiment, row, until=until)
+    try:
+        summaries = [_follow_one(experiment, iteration, console)]
+        while (following := _following(iteration)) is not None:
+            iteration = following
+            summaries.append(_follow_one(experiment, iteration, console))
+    except KeyboardInterrupt as error:
+        raise CommandError(
+            "no longer following; the workers go on. To follow again: "
+            f"{_command(experiment.name)} --queue; to stop them: "
+            f"python manage.py control_iteration cancel --experiment {experiment.name}",
+            returncode=EXIT_INTERRUPTED,
+        ) from error
+    _print_next_step(experiment, console)
+    return {"experiment": experiment.name, "iterations": summaries}
+
+
+def _following(iteration: models.Iteration) -> models.Iteration | None:
+    """The next iteration, if the workers have begun it on their own."""
+    following = models.Iteration.objects.filter(
+        experiment=iteration.experiment_id,
+        experiment__until__gt=iteration.number,
+        number=iteration.number + 1,
+    )
+    return following.first()
+
+
+def _follow_one(experiment: Experiment, iteration: models.Iteration, console: Console) -> Summary:
+    console.print(f"[bold]{experiment.name}[/bold], iteration {iteration.number}, by the workers")
+    try:
+        summary: Summary = follow(iteration, console).metrics
+    except NoPairsError:
+        print_summary(console, summarize(experiment, iteration))
+        raise
+    print_summary(console, summary)
+    return summary
 
 
 def _open(request: Request, places: Places, console: Console) -> Experiment:

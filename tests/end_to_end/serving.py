@@ -1,0 +1,120 @@
+"""A `manage.py serve` of a test's own, and a census of all that it started."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass
+class Server:
+    """One installation in a folder of its own."""
+
+    root: Path
+    extra: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        mine = {"META_REWARD_VAR": str(self.root), "META_REWARD_SECRET_KEY": "for tests alone"}
+        given = {"DATABASE_URL", "CELERY_BROKER_URL"} | mine.keys()
+        inherited = {name: value for name, value in os.environ.items() if name not in given}
+        return inherited | mine | self.extra
+
+    def manage(self, *arguments: str, log: str) -> "subprocess.Popen[bytes]":
+        """Start a command in a session of its own, as a terminal would; its words go to a file."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.log(log).open("ab") as file:
+            return subprocess.Popen(
+                [sys.executable, "manage.py", *arguments],
+                cwd=CHECKOUT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        self.port = free_port()
+        self.process = self.manage("serve", "--port", str(self.port), log="serve")
+        return self.process
+
+    def log(self, name: str) -> Path:
+        return self.root / f"{name}.log"
+
+    def said(self, name: str = "serve") -> str:
+        return self.log(name).read_text(errors="replace")
+
+    def get(self, path: str = "/healthz") -> str | None:
+        """Ask the site; None if nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as page:
+                return str(page.read().decode())
+        except (urllib.error.URLError, ConnectionError):
+            return None
+
+    def wait_until_up(self) -> None:
+        wait(lambda: self.get() == "ok" and "ready." in self.said(), explain=self.said)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs with this installation's environment."""
+        mine = f"META_REWARD_VAR={self.root}"
+        return [process for process in psutil.process_iter() if mine in _environment(process)]
+
+    def part(self, words: str) -> psutil.Process:
+        """The eldest process whose command line has these words."""
+        found = [one for one in self.processes() if re.search(words, " ".join(_command(one)))]
+        assert found, self.said()
+        return min(found, key=lambda one: one.create_time())
+
+    def stop(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(30)
+        for process in self.processes():
+            process.kill()
+
+
+def _environment(process: psutil.Process) -> list[str]:
+    try:
+        return [f"{name}={value}" for name, value in process.environ().items()]
+    except (psutil.Error, OSError):
+        return []
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait(
+    come_true: Callable[[], object], *, explain: Callable[[], object] = str, seconds: float = 60
+) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not come_true():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.1)

@@ -1,0 +1,64 @@
+"""A model and prompts of one's own, and a seed model made of one's own data."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+
+from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.miniature.world import seed_rows
+from tests.core.tiny_model import make_model_folder
+from tests.end_to_end.conftest import Site
+
+SMALL = [
+    "sample.prompts=3",
+    "actor.samples=2",
+    "actor.max_new_tokens=8",
+    "judge.samples=2",
+    "judge.max_new_tokens=8",
+    "meta_judge.max_new_tokens=8",
+    "engine.dtype=float32",
+    "engine.threads=1",
+    "training.dtype=float32",
+]
+
+
+def test_a_model_that_cannot_judge_ends_in_that_finding_with_its_own_exit_code(
+    site: Site,
+) -> None:
+    """A random model of 128 positions: the judge's prompt does not even fit."""
+    make_model_folder(site.root / "models" / "random")
+    prompts = site.root / "prompts.txt"
+    prompts.write_text("one two three\nis this good\nthe answer\none two three\n")
+    changes = [option for change in SMALL for option in ("--set", change)]
+    finished = site.manage(
+        "run_iteration", "--experiment", "own", "--recipe", "paper-llama3-8b",
+        "--model", "random", "--prompts", str(prompts), *changes,
+    )  # fmt: skip
+    assert finished.returncode == 3, finished.stdout
+    assert "prompts.txt: 1 duplicate(s) left out" in finished.stdout
+    assert "iteration 1 gave no preference pair; M1 is not made" in finished.stdout
+    assert "no_scored_response" in finished.stdout
+    folder = site.artifacts / "own/iteration-1"
+    judgments = pq.read_table(folder / "judgments/part-00000.parquet").to_pylist()
+    assert {row["unscored_reason"] for row in judgments} == {"prompt_refused"}
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_seed_model_is_made_from_eft_rows_and_serves_as_m0(site: Site) -> None:
+    shutil.copytree(shipped_seed(), site.root / "models" / "base")
+    data = site.root / "eft.jsonl"
+    rows = [
+        {"prompt": row["prompt"][0]["content"], "response": row["completion"][0]["content"]}
+        for row in seed_rows(64, seed=9)
+    ]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    trained = site.manage(
+        "train_seed", "--model", "base", "--data", str(data), "--output", "mine",
+        "--epochs", "1", "--dtype", "float32", "--batch-size", "16", "--learning-rate", "1e-5",
+        "--gradient-checkpointing", "false",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stdout
+    assert "64 rows trained, 0 held out, 0 refused" in trained.stdout
+    planned = site.run_iteration("--model", "mine", "--dry-run")
+    assert planned.returncode == 0, planned.stdout

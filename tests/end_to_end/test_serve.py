@@ -1,0 +1,165 @@
+"""`manage.py serve` and `manage.py worker` in processes of their own."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from tests.end_to_end.serving import Server, wait
+from tests.services import Broker
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "var")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that tests may shake, if they leave it up."""
+    made = Server(tmp_path_factory.mktemp("up") / "var")
+    made.start()
+    made.wait_until_up()
+    yield made
+    made.stop()
+
+
+def broker_of(server: Server) -> "redis.Redis":
+    command = " ".join(server.part("valkey-server").cmdline())
+    return redis.Redis(unix_socket_path=command.split("unixsocket:")[1].strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_comes_up_with_one_command_and_stops_without_leaving_anything(
+    server: Server, number: signal.Signals
+) -> None:
+    process = server.start()
+    server.wait_until_up()
+    assert "There is no experiment yet" in (server.get("/") or "")
+    assert "@" in (server.get("/workers") or "")
+    names = ["valkey-server", "gunicorn", "manage.py reconcile", "celery"]
+    parts = [server.part(name) for name in names]
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(30) == 0, server.said()
+    assert time.monotonic() - began < 12, server.said()
+    assert server.processes() == []
+    assert not any(part.is_running() for part in parts)
+    assert "Traceback" not in server.said()
+
+
+def test_a_killed_supervisor_leaves_nothing(server: Server) -> None:
+    process = server.start()
+    server.wait_until_up()
+    assert len(server.processes()) >= 7
+    process.kill()
+    process.wait()
+    wait(lambda: not server.processes(), explain=lambda: server.processes(), seconds=10)
+
+
+def test_a_page_is_right_after_a_restart_of_the_site(up: Server) -> None:
+    before = up.get("/")
+    site = up.part("gunicorn")
+    site.kill()
+    wait(lambda: up.part("gunicorn").pid != site.pid and up.get() == "ok", explain=up.said)
+    assert up.get("/") == before
+    assert "web        | killed by signal 9; started again in" in up.said()
+
+
+def test_a_broker_that_is_killed_comes_back_with_its_messages(up: Server) -> None:
+    with broker_of(up) as client:
+        client.rpush("kept", "a message")
+    broker = up.part("valkey-server")
+    broker.kill()
+    wait(lambda: broker_pid(up) not in (None, broker.pid), explain=up.said)
+
+    def is_there() -> bool:
+        try:
+            with broker_of(up) as client:
+                return client.lrange("kept", 0, -1) == [b"a message"]
+        except redis.RedisError:
+            return False
+
+    wait(is_there, explain=up.said)
+
+
+def broker_pid(server: Server) -> int | None:
+    names = [(one.pid, one.name()) for one in server.processes() if one.is_running()]
+    return next((pid for pid, name in names if name.startswith("valkey")), None)
+
+
+def test_a_worker_that_is_killed_leaves_no_child_and_is_replaced(up: Server) -> None:
+    worker = up.part("celery")
+    children = worker.children(recursive=True)
+    assert children
+    worker.kill()
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() for child in children)
+    wait(lambda: any("celery" in " ".join(one.cmdline()) for one in alive(up)), explain=up.said)
+
+
+def alive(server: Server) -> list[psutil.Process]:
+    return [one for one in server.processes() if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_another_worker_joins_and_leaves(up: Server) -> None:
+    before = {process.pid for process in up.processes()}
+    worker = up.manage("worker", "--queues", "cpu", log="worker")
+    wait(lambda: "ready." in up.said("worker"), explain=lambda: up.said("worker"))
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(20) == 0, up.said("worker")
+    assert {process.pid for process in up.processes()} <= before
+    assert up.get() == "ok"
+
+
+def test_a_second_one_on_the_same_port_says_what_to_do(up: Server) -> None:
+    second = up.manage("serve", "--port", str(up.port), log="second")
+    assert second.wait(30) == 2
+    assert f"127.0.0.1:{up.port} is taken: name another port" in up.said("second")
+
+
+def test_a_second_one_on_another_port_uses_the_broker_of_the_first(up: Server) -> None:
+    first = up.process
+    up.start()
+    second = up.process
+    try:
+        wait(lambda: up.get() == "ok")
+        brokers = [one for one in alive(up) if one.name().startswith("valkey")]
+        assert len(brokers) == 1
+    finally:
+        assert second is not None
+        second.send_signal(signal.SIGINT)
+        second.wait(30)
+        up.process = first
+    assert any(one.name().startswith("valkey") for one in alive(up))
+
+
+def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
+    worker = server.manage("worker", log="worker")
+    assert worker.wait(30) == 2
+    assert "run `make serve` on this machine first, or set CELERY_BROKER_URL" in server.said(
+        "worker"
+    )
+
+
+def test_servers_of_its_own_are_used_instead(
+    server: Server, running_broker: Broker, postgres_url: str
+) -> None:
+    server.extra = {"CELERY_BROKER_URL": running_broker.url, "DATABASE_URL": postgres_url}
+    process = server.start()
+    server.wait_until_up()
+    assert "There is no experiment yet" in (server.get("/") or "")
+    assert not any(one.name().startswith("valkey") for one in server.processes())
+    assert not (server.root / "db.sqlite3").exists()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0, server.said()
+    assert server.processes() == []
+    assert isinstance(running_broker.process, subprocess.Popen)
+    assert running_broker.process.poll() is None

@@ -1,0 +1,154 @@
+"""Real worker processes, a real broker and a reconciler around one site, each of which may die."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.end_to_end.conftest import CHECKOUT, Site
+from tests.services import Broker
+from workers.processes import dying_with_parent
+
+LEASE_SECONDS = 4
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class WorkerSite(Site):
+    """A site whose processes know a broker, and forget a silent worker soon."""
+
+    broker_url: str = ""
+    more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **super().environment,
+            "CELERY_BROKER_URL": self.broker_url,
+            "META_REWARD_LEASE_SECONDS": str(LEASE_SECONDS),
+            "META_REWARD_VAR": str(self.root / "var"),
+            "OMP_NUM_THREADS": "1",
+            **self.more,
+        }
+
+    def rows(self, question: str) -> list[tuple[Any, ...]]:
+        """Ask the SQLite database."""
+        with contextlib.closing(sqlite3.connect(self.root / "db.sqlite3", timeout=30)) as database:
+            return database.execute(question).fetchall()
+
+    def statuses(self, table: str) -> dict[str, int]:
+        return dict(self.rows(f"select status, count(*) from experiments_{table} group by status"))
+
+    def running(self, stage: str) -> bool:
+        """Whether an engine has begun to draw tokens, or to train, for a stage."""
+        return bool(
+            self.rows(
+                "select 1 from experiments_shard s join experiments_stage t on t.id = s.stage_id "
+                f"where t.name = '{stage}' and s.status = 'running' and s.done > 0"
+            )
+        )
+
+    def iteration(self) -> str:
+        return str(self.rows("select status from experiments_iteration")[0][0])
+
+
+@dataclass
+class Cluster:
+    """The processes of one test; whatever it leaves is killed."""
+
+    site: WorkerSite
+    broker: Broker
+    processes: list[Process] = field(default_factory=list)
+
+    def start(self, *command: str) -> Process:
+        with (self.site.root / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=CHECKOUT,
+                env=self.site.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=dying_with_parent(),
+            )
+        self.processes.append(process)
+        return process
+
+    def start_worker(self, queues: str = "gpu,cpu") -> Process:
+        name = f"worker-{len(self.processes)}@%h"
+        celery = ("-m", "celery", "--app", "workers.celery:app", "worker", "--loglevel", "INFO")
+        pool = ("--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle")
+        return self.start(*celery, *pool, "--queues", queues, "--hostname", name)
+
+    def start_reconciler(self) -> Process:
+        return self.start("manage.py", "reconcile")
+
+    def hand_over(self, *options: str) -> Process:
+        """Give the iteration to the workers, and follow it in a process of its own."""
+        following = self.start(
+            "manage.py", "run_iteration", *self.site.experiment_options(), "--queue", *options
+        )
+        self.wait_until(lambda: bool(self.site.rows("select 1 from experiments_iteration")))
+        return following
+
+    def kill_tree(self, process: Process) -> None:
+        """SIGKILL to a worker and what it has forked; its engine has to die by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def engines(self) -> list[psutil.Process]:
+        """Engine processes of this test's workers."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "environ"])
+            if "workers.engine_child" in (process.info["cmdline"] or [])
+            and (process.info["environ"] or {}).get("CELERY_BROKER_URL") == self.site.broker_url
+        ]
+
+    def wait_until(self, holds: Callable[[], object], *, seconds: float = 120) -> float:
+        """Wait; returns how long it took."""
+        began = time.monotonic()
+        while not holds():
+            assert time.monotonic() - began < seconds, f"{holds} in vain\n{self.log()}"
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def wait_finished(self, *, seconds: float = 300) -> None:
+        ended = ("finished", "failed", "no_pairs")
+        self.wait_until(lambda: self.site.iteration() in ended, seconds=seconds)
+        assert self.site.iteration() == "finished", self.log()
+
+    def log(self) -> str:
+        return (self.site.root / "log").read_text(errors="replace")[-6000:]
+
+    def stop(self) -> None:
+        for process in self.processes:
+            self.kill_tree(process)
+
+
+@contextlib.contextmanager
+def cluster(root: Path, broker: Broker, **more: str) -> Iterator[Cluster]:
+    """An empty site with its broker, without a worker yet."""
+    from tests.end_to_end.conftest import TINY
+
+    root.mkdir(parents=True)
+    site = WorkerSite(root, broker.url, more)
+    (root / "log").touch()
+    site.recipe.write_text(TINY)
+    assert site.manage("migrate", "--verbosity", "0").returncode == 0
+    running = Cluster(site, broker)
+    try:
+        yield running
+    finally:
+        running.stop()

@@ -1,0 +1,353 @@
+"""Leased claims: one owner at a time, and a shard that nobody works on can always be taken."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.db import transaction
+from django.db.models import F
+from hypothesis import HealthCheck, settings
+from hypothesis.extra.django import TestCase
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.strategies import booleans, sampled_from
+
+from tests.end_to_end.conftest import CHECKOUT
+from tests.services import postgres
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Driver,
+    Experiment,
+    Iteration,
+    RunStatus,
+    Shard,
+    Stage,
+    StageStatus,
+)
+from workers import lifecycle, scheduling
+
+MAX_ATTEMPTS = 5
+
+
+def make_iteration(name: str = "leased") -> Iteration:
+    experiment = Experiment.objects.create(
+        name=name,
+        recipe={"name": "smoke"},
+        recipe_sha256="a" * 64,
+        seed=1,
+        seed_model_folder="/m",
+        seed_model_sha256="b" * 64,
+        artifact_root="/a",
+    )
+    iteration = Iteration.objects.create(experiment=experiment, number=1, model_in="b" * 64)
+    assert lifecycle.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
+    return iteration
+
+
+def make_shard(iteration: Iteration, *, shards: int = 1) -> Shard:
+    stage = Stage.objects.create(iteration=iteration, name="judge", title="Judge", position=2)
+    assert lifecycle.begin_stage(stage, shards=shards)
+    return stage.shards.get(index=0)
+
+
+def let_lease_run_out(shard: Shard) -> None:
+    Shard.objects.filter(pk=shard.pk, lease_until__isnull=False).update(
+        lease_until=F("lease_until") - timedelta(hours=1)
+    )
+
+
+@pytest.fixture
+def shard(db: None) -> Shard:
+    return make_shard(make_iteration())
+
+
+def claimed(shard: Shard) -> Attempt:
+    attempt = lifecycle.claim_for(shard, seconds=60)
+    assert attempt is not None
+    return attempt
+
+
+def test_a_claim_has_a_lease_of_the_databases_time(shard: Shard) -> None:
+    attempt = claimed(shard)
+    shard.refresh_from_db()
+    assert shard.lease_until is not None
+    assert timedelta(seconds=55) < shard.lease_until - attempt_start(attempt)
+    assert shard.lease_until - attempt_start(attempt) < timedelta(seconds=65)
+    assert lifecycle.claim_for(shard, seconds=60) is None
+    assert not lifecycle.expired_attempts().exists()
+
+
+def attempt_start(attempt: Attempt):  # type: ignore[no-untyped-def]
+    attempt.refresh_from_db()
+    return attempt.started
+
+
+def test_a_silent_worker_loses_its_shard_and_can_change_nothing_more(shard: Shard) -> None:
+    silent = claimed(shard)
+    let_lease_run_out(shard)
+    assert [attempt.pk for attempt in lifecycle.expired_attempts()] == [silent.pk]
+    assert lifecycle.expire(silent, error="silent")
+    other = claimed(shard)
+    assert not lifecycle.extend(silent, seconds=60, done=1, tokens=1)
+    assert not lifecycle.finish(silent, counts={"wrong": 1}, seconds=1.0)
+    assert not lifecycle.fail(silent, status=AttemptStatus.FAILED, error="late")
+    assert lifecycle.finish(other, counts={"right": 1}, seconds=1.0)
+    shard.refresh_from_db()
+    assert (shard.status, shard.counts, shard.failures) == ("finished", {"right": 1}, 1)
+
+
+def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:
+    attempt = claimed(shard)
+    let_lease_run_out(shard)
+    assert lifecycle.extend(attempt, seconds=60, done=3, tokens=30)
+    assert not lifecycle.expire(attempt, error="silent")
+    shard.refresh_from_db()
+    assert (shard.status, shard.done, shard.tokens) == ("running", 3, 30)
+
+
+@pytest.mark.parametrize("flag", ["cancel_requested", "pause_requested"])
+def test_flags_are_read_at_claim_and_heartbeat(shard: Shard, flag: str) -> None:
+    attempt = claimed(shard)
+    assert lifecycle.may_go_on(attempt)
+    Iteration.objects.update(**{flag: True})
+    assert not lifecycle.may_go_on(attempt)
+    lifecycle.fail(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
+    assert lifecycle.claim_for(shard, seconds=60) is None
+    scheduling.advance(Iteration.objects.get())
+    assert Iteration.objects.get().status == {"c": "cancelled", "p": "paused"}[flag[0]]
+
+
+def test_an_interruption_is_no_failure(shard: Shard) -> None:
+    for _ in range(MAX_ATTEMPTS + 2):
+        lifecycle.fail(claimed(shard), status=AttemptStatus.INTERRUPTED, error="stopped")
+    shard.refresh_from_db()
+    assert (shard.failures, shard.attempt_count) == (0, MAX_ATTEMPTS + 2)
+
+
+def test_after_too_many_failures_the_iteration_fails_and_a_retry_keeps_history(
+    shard: Shard,
+) -> None:
+    for number in range(MAX_ATTEMPTS):
+        error = f"no luck {number}"
+        lifecycle.fail(claimed(shard), status=AttemptStatus.FAILED, error=error, again=True)
+    assert lifecycle.claim_for(shard, seconds=60) is None
+    iteration = Iteration.objects.get()
+    add_other_stages(iteration)
+    scheduling.advance(iteration)
+    iteration.refresh_from_db()
+    assert iteration.status == "failed"
+    assert iteration.finding.startswith("no luck 4")
+    lifecycle.rest_stages(iteration)
+    assert lifecycle.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
+    assert lifecycle.begin_stage(Stage.objects.get(name="judge"), shards=1)
+    assert claimed(shard).number == MAX_ATTEMPTS + 1
+    assert Attempt.objects.filter(status="failed").count() == MAX_ATTEMPTS
+
+
+def add_other_stages(iteration: Iteration) -> None:
+    for position, step in enumerate(scheduling.STAGES):
+        Stage.objects.get_or_create(
+            iteration=iteration,
+            name=step.name,
+            defaults={
+                "title": step.title,
+                "position": position,
+                "status": StageStatus.FINISHED if position < 2 else StageStatus.WAITING,
+            },
+        )
+
+
+class Leases(RuleBasedStateMachine):
+    """Two workers that may die, sleep, be late or finish; a reconciler; a person with a button."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shard = make_shard(make_iteration(f"m{Experiment.objects.count()}"))
+        self.iteration = self.shard.stage.iteration
+        add_other_stages(self.iteration)
+        self.attempts: dict[str, Attempt] = {}
+        self.finishes = 0
+
+    @rule(worker=sampled_from("ab"))
+    def claims(self, worker: str) -> None:
+        attempt = lifecycle.claim_for(self.shard, seconds=60)
+        if attempt is not None:
+            self.attempts[worker] = attempt
+
+    @rule(worker=sampled_from("ab"))
+    def heartbeats(self, worker: str) -> None:
+        attempt = self.attempts.get(worker)
+        if attempt is None:
+            return
+        held = lifecycle.extend(attempt, seconds=60, done=1, tokens=1)
+        if not held:
+            del self.attempts[worker]
+        elif not lifecycle.may_go_on(attempt):
+            lifecycle.fail(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
+            del self.attempts[worker]
+
+    @rule(worker=sampled_from("ab"))
+    def finishes_late_or_in_time(self, worker: str) -> None:
+        attempt = self.attempts.pop(worker, None)
+        if attempt is not None:
+            self.finishes += lifecycle.finish(attempt, counts={}, seconds=1.0)
+
+    @rule(worker=sampled_from("ab"), again=booleans())
+    def fails(self, worker: str, again: bool) -> None:
+        attempt = self.attempts.pop(worker, None)
+        if attempt is not None:
+            lifecycle.fail(attempt, status=AttemptStatus.FAILED, error="failed", again=again)
+
+    @rule(worker=sampled_from("ab"))
+    def dies(self, worker: str) -> None:
+        self.attempts.pop(worker, None)
+
+    @rule()
+    def time_passes(self) -> None:
+        let_lease_run_out(self.shard)
+
+    @rule()
+    def reconciler_expires(self) -> None:
+        for attempt in lifecycle.expired_attempts():
+            lifecycle.expire(attempt, error="silent")
+
+    @rule(flag=sampled_from(["cancel_requested", "pause_requested"]))
+    def person_stops(self, flag: str) -> None:
+        Iteration.objects.filter(status=RunStatus.RUNNING).update(**{flag: True})
+        self.settles()
+
+    @rule()
+    def settles(self) -> None:
+        self.iteration.refresh_from_db()
+        if self.iteration.status == RunStatus.RUNNING and (
+            self.iteration.cancel_requested or self.iteration.pause_requested
+        ):
+            scheduling.settle(self.iteration)
+
+    @rule()
+    def person_resumes(self) -> None:
+        self.iteration.refresh_from_db()
+        if self.iteration.status != RunStatus.RUNNING:
+            lifecycle.rest_stages(self.iteration)
+            lifecycle.start_iteration(self.iteration, model_in="b" * 64, driver=Driver.WORKERS)
+            lifecycle.begin_stage(self.shard.stage, shards=1)
+
+    @invariant()
+    def at_most_one_owner(self) -> None:
+        running = list(Attempt.objects.filter(shard=self.shard, status=AttemptStatus.RUNNING))
+        self.shard.refresh_from_db()
+        assert len(running) == (self.shard.status == "running")
+        if running:
+            assert running[0].token == self.shard.token
+            assert self.shard.lease_until is not None
+        assert self.finishes <= 1
+        assert (self.shard.status == "finished") == (self.finishes == 1)
+
+    def teardown(self) -> None:
+        """Whatever has happened: when the dust settles, the shard can be finished."""
+        let_lease_run_out(self.shard)
+        self.reconciler_expires()
+        self.settles()
+        for row in Iteration.objects.filter(status=RunStatus.RUNNING):
+            if Shard.objects.get(pk=self.shard.pk).status != "finished":
+                scheduling.advance(row)
+        self.person_resumes()
+        self.shard.refresh_from_db()
+        if self.shard.status != "finished":
+            assert lifecycle.finish(claimed(self.shard), counts={}, seconds=1.0)
+
+
+class TestLeases(TestCase):
+    def test_no_two_owners_and_never_wedged(self) -> None:
+        class Rolled(Leases):
+            def __init__(self) -> None:
+                self.undone = transaction.atomic()
+                self.undone.__enter__()
+                super().__init__()
+
+            def teardown(self) -> None:
+                try:
+                    super().teardown()
+                finally:
+                    transaction.set_rollback(True)
+                    self.undone.__exit__(None, None, None)
+
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            Rolled,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+
+RACE = """
+import os, sys, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
+django.setup()
+from webapp.experiments.models import Shard
+from workers import lifecycle
+won = 0
+for shard in Shard.objects.all():
+    won += lifecycle.claim_for(shard, seconds=600) is not None
+print(won)
+"""
+
+PREPARE = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
+django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+from tests.workers.test_leases import make_iteration, make_shard
+make_shard(make_iteration(), shards=250)
+"""
+
+COUNT = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
+django.setup()
+from django.db.models import Count
+from webapp.experiments.models import Attempt, Shard
+twice = Attempt.objects.values("shard").annotate(n=Count("pk")).filter(n__gt=1).count()
+print(Shard.objects.filter(status="running").count(), Attempt.objects.count(), twice)
+"""
+
+
+@contextlib.contextmanager
+def sqlite(tmp_path: Path) -> Iterator[str]:
+    yield f"sqlite:///{tmp_path}/db.sqlite3"
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_two_thousand_concurrent_claims_give_no_duplicate(database: str, tmp_path: Path) -> None:
+    """Eight processes each claim each of 250 shards, in the same order at the same time."""
+    with sqlite(tmp_path) if database == "sqlite" else postgres() as url:
+        environment = os.environ | {"DATABASE_URL": url, "META_REWARD_VAR": str(tmp_path)}
+
+        def start(program: str) -> "subprocess.Popen[str]":
+            return subprocess.Popen(
+                [sys.executable, "-c", program],
+                cwd=CHECKOUT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+
+        def output(process: "subprocess.Popen[str]") -> str:
+            out, _ = process.communicate(timeout=240)
+            assert process.returncode == 0
+            return out
+
+        output(start(PREPARE))
+        won = Counter(int(output(racer)) for racer in [start(RACE) for _ in range(8)])
+        assert sum(wins * racers for wins, racers in won.items()) == 250
+        assert output(start(COUNT)).split() == ["250", "250", "0"]

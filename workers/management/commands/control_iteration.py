@@ -1,0 +1,62 @@
+"""Pause, cancel, resume or retry what the workers run."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+
+from meta_reward_core.errors import InputError
+from webapp.experiments.models import Experiment, Iteration, RunStatus
+from workers import scheduling
+from workers.command_line import explained_errors, require_tables
+from workers.handing_over import request_cancel, request_pause, resume
+from workers.reconciler import expire_leases
+
+ACTIONS: Final[dict[str, Callable[[Experiment], Iteration]]] = {
+    "pause": request_pause,
+    "cancel": request_cancel,
+    "resume": resume,
+    "retry": resume,
+}
+_STOPS: Final = ("pause", "cancel")
+
+
+class Command(BaseCommand):
+    """`manage.py control_iteration`."""
+
+    help = (
+        "Control an experiment that the workers run. Pausing and cancelling stop what runs within "
+        "seconds and keep every finished shard; retry also tries again what has failed too often."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument("action", choices=list(ACTIONS))
+        parser.add_argument("--experiment", required=True, metavar="NAME")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Ask; after a request to stop, wait until nothing runs any more."""
+        with explained_errors():
+            require_tables()
+            row = Experiment.objects.filter(name=options["experiment"]).first()
+            if row is None:
+                raise InputError(f"there is no experiment {options['experiment']!r}")
+            iteration = ACTIONS[options["action"]](row)
+            if options["action"] in _STOPS:
+                _wait_for_rest(iteration)
+            iteration.refresh_from_db()
+            self.stdout.write(f"{iteration}: {iteration.get_status_display()}")
+
+
+def _wait_for_rest(iteration: Iteration) -> None:
+    """Wait for running shards to be stopped; those of a dead worker end with their lease."""
+    give_up_at = time.monotonic() + settings.META_REWARD_LEASE_SECONDS + 10
+    while time.monotonic() < give_up_at:
+        iteration.refresh_from_db()
+        if iteration.status != RunStatus.RUNNING:
+            return
+        expire_leases()
+        scheduling.advance(iteration)
+        time.sleep(0.2)

@@ -1,0 +1,32 @@
+"""Send again what was lost, and let go on what stands still; `serve` runs this."""
+
+import contextlib
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from workers.command_line import explained_errors, require_tables
+from workers.reconciler import reconcile, reconcile_forever
+
+
+class Command(BaseCommand):
+    """`manage.py reconcile`."""
+
+    help = (
+        "Watch over the workers: shards of workers that fell silent are given to others, messages "
+        "that the broker lost are sent again. Run it once for all machines; more do no harm."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument("--once", action="store_true", help="look once, and end")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Watch until stopped."""
+        with explained_errors():
+            require_tables()
+            if options["once"]:
+                reconcile()
+                return
+            with contextlib.suppress(KeyboardInterrupt):
+                reconcile_forever()
