@@ -8,14 +8,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from meta_reward_core.records import PairKind
 from meta_reward_core.training.settings import DpoSettings
-
-PAPER = "Wu et al. 2024, arXiv 2407.19594"
-SECONDARY = "secondary texts on Wu et al. 2024"
-OURS = "our choice; the paper is silent"
+from meta_reward_core.values import OURS, PAPER, SECONDARY, Section, value
 
 Value = TypeVar("Value")
 
@@ -32,25 +29,6 @@ def at_iteration(schedule: Any, iteration: int) -> Any:
     if isinstance(schedule, list):
         return schedule[min(iteration, len(schedule)) - 1]
     return schedule
-
-
-def value(
-    default: Any,
-    text: str,
-    *,
-    source: str,
-    unit: str = "",
-    **bounds: Any,
-) -> Any:
-    """Declare one value of a recipe with what a person needs to know about it."""
-    extra: dict[str, Any] = {"unit": unit, "source": source}
-    return Field(default, description=text, json_schema_extra=extra, **bounds)
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -2,77 +2,164 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
+
+from meta_reward_core.values import OURS, PAPER, Section, value
 
 CheckpointRule = Literal["last", "lowest_validation_loss", "highest_validation_accuracy"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Section):
     """Train low-rank adapters, merged into the weights before they are published."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    r: int = Field(default=16, ge=1, le=1024, description="Rank of the adapters.")
-    alpha: int = Field(default=32, ge=1, description="Scale of the adapters, divided by r.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the adapters.")
-    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
+    r: int = value(
+        default=16,
+        ge=1,
+        le=1024,
+        text="Rank of the adapters.",
+        source=OURS,
+    )
+    alpha: int = value(
+        default=32,
+        ge=1,
+        text="Scale of the adapters, divided by r.",
+        source=OURS,
+    )
+    dropout: float = value(
+        default=0.0,
+        ge=0,
+        lt=1,
+        text="Dropout inside the adapters.",
+        source=OURS,
+    )
+    target_modules: tuple[str, ...] | Literal["all-linear"] = value(
         default="all-linear",
-        description="Names of the layers that get an adapter. The language-model head may not.",
+        text="Names of the layers that get an adapter. The language-model head may not.",
+        source=OURS,
     )
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Section):
     """What DPO and supervised fine-tuning have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    learning_rate: float = Field(default=5e-6, gt=0, le=1, description="Peak learning rate.")
-    batch_size: int = Field(
-        default=32, ge=1, description="Rows per optimizer step, over all devices."
+    learning_rate: float = value(
+        default=5e-6,
+        gt=0,
+        le=1,
+        text="Peak learning rate.",
+        source=PAPER,
     )
-    device_batch_size: int = Field(
+    batch_size: int = value(
+        default=32,
+        ge=1,
+        text="Rows per optimizer step, over all devices.",
+        source=PAPER,
+        unit="rows",
+    )
+    device_batch_size: int = value(
         default=4,
         ge=1,
-        description="Rows one device holds at once; gradients accumulate up to batch_size.",
+        text="Rows one device holds at once; gradients accumulate up to batch_size.",
+        source=OURS,
+        unit="rows",
     )
-    epochs: int = Field(default=10, ge=1, le=1000, description="Passes over the rows, at most.")
-    scheduler: Scheduler = Field(default="cosine", description="How the learning rate falls.")
-    warmup_share: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the steps in which it rises to its peak."
+    epochs: int = value(
+        default=10,
+        ge=1,
+        le=1000,
+        text="Passes over the rows, at most.",
+        source=PAPER,
+        unit="epochs",
     )
-    max_length: int = Field(
+    scheduler: Scheduler = value(
+        default="cosine",
+        text="How the learning rate falls.",
+        source=PAPER,
+    )
+    warmup_share: float = value(
+        default=0.1,
+        ge=0,
+        lt=1,
+        text="Share of the steps in which it rises to its peak.",
+        source=OURS,
+    )
+    max_length: int = value(
         default=2048,
         ge=8,
-        description="Longest row in tokens, prompt and reply. Longer rows are refused, not cut.",
+        text="Longest row in tokens, prompt and reply. Longer rows are refused, not cut.",
+        source=OURS,
+        unit="tokens",
     )
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
-    adam_beta2: float = Field(
-        default=0.999, gt=0, lt=1, description="Memory of AdamW's second moment."
+    weight_decay: float = value(
+        default=0.0,
+        ge=0,
+        le=1,
+        text="Decoupled weight decay.",
+        source=OURS,
     )
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to it.")
-    dtype: Literal["float32", "bfloat16"] = Field(
+    adam_beta2: float = value(
+        default=0.999,
+        gt=0,
+        lt=1,
+        text="Memory of AdamW's second moment.",
+        source=OURS,
+    )
+    max_grad_norm: float = value(
+        default=1.0,
+        gt=0,
+        text="Gradients are clipped to it.",
+        source=OURS,
+    )
+    dtype: Literal["float32", "bfloat16"] = value(
         default="bfloat16",
-        description="Precision of the computation. Weights in training are always float32; what "
+        text="Precision of the computation. Weights in training are always float32; what "
         "is published has the precision of the model training began from.",
+        source=OURS,
     )
-    gradient_checkpointing: bool = Field(
-        default=True, description="Recompute activations: less memory, a fifth slower."
+    gradient_checkpointing: bool = value(
+        default=True,
+        text="Recompute activations: less memory, a fifth slower.",
+        source=OURS,
     )
-    lora: LoraSettings | None = Field(
-        default=None, description="Train adapters instead of all weights."
+    lora: LoraSettings | None = value(
+        default=None,
+        text="Train adapters instead of all weights.",
+        source=OURS,
     )
-    max_refused_share: float = Field(
-        default=0.1, ge=0, le=1, description="Share of refused rows above which training stops."
+    max_refused_share: float = value(
+        default=0.1,
+        ge=0,
+        le=1,
+        text="Share of refused rows above which training stops.",
+        source=OURS,
     )
-    validation_share: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of prompts held out, by a hash of prompt_id."
+    validation_share: float = value(
+        default=0.0,
+        ge=0,
+        lt=1,
+        text="Share of prompts held out, by a hash of prompt_id.",
+        source=OURS,
     )
-    keep: CheckpointRule = Field(default="last", description="Which epoch's weights are kept.")
-    save_every_epochs: int = Field(
-        default=1, ge=1, description="Epochs between two states to resume from and choose among."
+    keep: CheckpointRule = value(
+        default="last",
+        text="Which epoch's weights are kept.",
+        source=OURS,
     )
-    log_every_steps: int = Field(default=1, ge=1, description="Steps between two rows of the log.")
+    save_every_epochs: int = value(
+        default=1,
+        ge=1,
+        text="Epochs between two states to resume from and choose among.",
+        source=OURS,
+        unit="epochs",
+    )
+    log_every_steps: int = value(
+        default=1,
+        ge=1,
+        text="Steps between two rows of the log.",
+        source=OURS,
+        unit="steps",
+    )
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainingSettings":
@@ -90,28 +177,51 @@ class TrainingSettings(BaseModel):
 class DpoSettings(TrainingSettings):
     """Direct Preference Optimization; the defaults are the paper's where it names them."""
 
-    beta: float = Field(
-        default=0.1, gt=0, description="How strongly the policy is tied to its reference."
+    beta: float = value(
+        default=0.1,
+        gt=0,
+        text="How strongly the policy is tied to its reference.",
+        source=PAPER,
     )
-    sft_weight: float = Field(
+    sft_weight: float = value(
         default=0.0,
         ge=0,
         le=10,
-        description="Weight of the chosen replies' mean negative log-likelihood beside the DPO "
-        "loss: it keeps their form. 0 is the paper's; source: Pang et al. 2024, arXiv 2404.19733.",
+        text="Weight of the chosen replies' mean negative log-likelihood beside the DPO "
+        "loss: it keeps their form. 0 is the paper's.",
+        source="Pang et al. 2024, arXiv 2404.19733",
     )
 
 
 class SftSettings(TrainingSettings):
     """Supervised fine-tuning on completions alone."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, le=1, description="Peak learning rate.")
-    epochs: int = Field(default=3, ge=1, le=1000, description="Passes over the rows, at most.")
-    row_order: Literal["shuffled", "as_given"] = Field(
-        default="shuffled", description="As given: for data that is written in a good order."
+    learning_rate: float = value(
+        default=1e-5,
+        gt=0,
+        le=1,
+        text="Peak learning rate.",
+        source=OURS,
     )
-    max_steps: int | None = Field(
-        default=None, ge=1, description="Optimizer steps after which it ends, whatever the epoch."
+    epochs: int = value(
+        default=3,
+        ge=1,
+        le=1000,
+        text="Passes over the rows, at most.",
+        source=OURS,
+        unit="epochs",
+    )
+    row_order: Literal["shuffled", "as_given"] = value(
+        default="shuffled",
+        text="As given: for data that is written in a good order.",
+        source=OURS,
+    )
+    max_steps: int | None = value(
+        default=None,
+        ge=1,
+        text="Optimizer steps after which it ends, whatever the epoch.",
+        source=OURS,
+        unit="steps",
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,72 @@
+"""`python -m meta_reward_core.recipes.reference`: the reference page of recipes, from the code."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.recipes import load_recipe, shipped_recipes
+
+_HEAD = """\
+# Recipes
+
+A recipe is a YAML file. What it does not say has the value below; the defaults are the paper's
+wherever the paper names one. `extends: NAME` (a shipped recipe, or a file beside it) begins with
+another recipe's values, `--set section.key=value` changes one on the command line. An unknown
+key is an error.
+
+A value marked "by iteration" may be a list: its entries hold for iterations 1, 2, ... and the
+last one goes on.
+
+This page is written by `python -m meta_reward_core.recipes.reference`; a test holds it to the
+code.
+"""
+
+
+def write_reference() -> str:
+    """Write the page."""
+    lines = [_HEAD, "## Shipped\n"]
+    lines += [f"- `{name}`: {load_recipe(name).description}" for name in shipped_recipes()]
+    lines += ["", "## Values", "", "| key | default | bounds | unit | meaning | source |"]
+    lines += ["|---|---|---|---|---|---|", *_rows(Recipe, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _rows(inner, f"{prefix}{name}.")
+        else:
+            yield _row(prefix + name, field)
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    extra: Any = field.json_schema_extra or {}
+    default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+    cells = [f"`{key}`", default, _bounds(field), extra.get("unit", "")]
+    cells += [field.description or "", extra.get("source", "")]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(value: object) -> str:
+    """Write a value as a recipe would."""
+    return json.dumps(value).strip('"')
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return ", ".join(
+        f"{sign} {getattr(rule, name):g}"
+        for rule in field.metadata
+        for name, sign in signs.items()
+        if getattr(rule, name, None) is not None
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(write_reference())
