@@ -138,6 +138,7 @@ def _command(place: BrokerPlace) -> list[str]:
         "appendfsync": "everysec",
         "save": "",
         "loglevel": "warning",
+        "set-proc-title": "no",  # a title would overwrite what `ps` shows of its arguments
         "maxmemory": "256mb",
         "maxmemory-policy": "noeviction",  # a full broker refuses; it never forgets a message
     }

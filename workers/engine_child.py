@@ -75,7 +75,7 @@ def main() -> None:
 def serve(request: dict[str, Any], tools: Tools, reporter: Reporter) -> None:
     """Run one shard and tell how it ended."""
     try:
-        counts, reused = _run(request, tools)
+        counts, reused = run_shard(request, tools)
     except MetaRewardError as error:
         reporter.send(failed=str(error), kind=type(error).__name__, retryable=error.retryable)
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
@@ -85,7 +85,12 @@ def serve(request: dict[str, Any], tools: Tools, reporter: Reporter) -> None:
         reporter.send(finished=counts, reused=reused, device=_device())
 
 
-def _run(request: dict[str, Any], tools: Tools) -> tuple[dict[str, int], bool]:
+def run_shard(request: dict[str, Any], tools: Tools) -> tuple[dict[str, int], bool]:
+    """Run one shard, unless its finished files are there.
+
+    Returns:
+        What its manifest counts, and whether an earlier attempt had made it.
+    """
     stage = next(stage for stage in STAGES if stage.name == request["stage"])
     experiment = _open(request["artifact_root"], request["experiment"])
     context = experiment.context(request["iteration"])

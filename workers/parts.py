@@ -82,6 +82,7 @@ def _worker_command(queues: str) -> list[str]:
             sys.executable,
             "-m",
             "celery",
+            "--quiet",
             "--app",
             "workers.celery:app",
             "--workdir",

@@ -1,7 +1,6 @@
 """A `manage.py serve` of a test's own, and a census of all that it started."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,6 +15,13 @@ from pathlib import Path
 import psutil
 
 CHECKOUT = Path(__file__).parents[2]
+
+PARTS = {
+    "broker": "valkey-server",
+    "web": "-m gunicorn",
+    "reconciler": "manage.py reconcile",
+    "worker": "-m celery",
+}
 
 
 @dataclass
@@ -75,11 +81,22 @@ class Server:
         mine = f"META_REWARD_VAR={self.root}"
         return [process for process in psutil.process_iter() if mine in _environment(process)]
 
-    def part(self, words: str) -> psutil.Process:
-        """The eldest process whose command line has these words."""
-        found = [one for one in self.processes() if re.search(words, " ".join(_command(one)))]
-        assert found, self.said()
-        return min(found, key=lambda one: one.create_time())
+    def pids(self, part: str) -> set[int]:
+        """Processes that are a part, with the forks that share its command line."""
+        return {one.pid for one in self.processes() if PARTS[part] in " ".join(_command(one))}
+
+    def part(self, name: str) -> psutil.Process:
+        """The process that the supervisor itself started as this part."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        found = [one for one in children if one.pid in self.pids(name)]
+        assert len(found) == 1, self.said()
+        return found[0]
+
+    def wait_until_replaced(self, name: str, *, killed: int) -> None:
+        wait(
+            lambda: self.pids(name) - {killed} and killed not in self.pids(name), explain=self.said
+        )
 
     def stop(self) -> None:
         """Leave nothing behind, whatever the test did."""

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import redis
 
-from tests.end_to_end.serving import Server, wait
+from tests.end_to_end.serving import PARTS, Server, wait
 from tests.services import Broker
 
 
@@ -31,9 +31,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.stop()
 
 
-def broker_of(server: Server) -> "redis.Redis":
-    command = " ".join(server.part("valkey-server").cmdline())
-    return redis.Redis(unix_socket_path=command.split("unixsocket:")[1].strip())
+def broker_client(server: Server) -> "redis.Redis":
+    command = server.part("broker").cmdline()
+    return redis.Redis(unix_socket_path=command[command.index("--unixsocket") + 1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -44,8 +44,7 @@ def test_it_comes_up_with_one_command_and_stops_without_leaving_anything(
     server.wait_until_up()
     assert "There is no experiment yet" in (server.get("/") or "")
     assert "@" in (server.get("/workers") or "")
-    names = ["valkey-server", "gunicorn", "manage.py reconcile", "celery"]
-    parts = [server.part(name) for name in names]
+    parts = [server.part(name) for name in PARTS]
     began = time.monotonic()
     process.send_signal(number)
     assert process.wait(30) == 0, server.said()
@@ -66,56 +65,49 @@ def test_a_killed_supervisor_leaves_nothing(server: Server) -> None:
 
 def test_a_page_is_right_after_a_restart_of_the_site(up: Server) -> None:
     before = up.get("/")
-    site = up.part("gunicorn")
+    site = up.part("web")
     site.kill()
-    wait(lambda: up.part("gunicorn").pid != site.pid and up.get() == "ok", explain=up.said)
+    up.wait_until_replaced("web", killed=site.pid)
+    wait(lambda: up.get() == "ok", explain=up.said)
     assert up.get("/") == before
     assert "web        | killed by signal 9; started again in" in up.said()
 
 
 def test_a_broker_that_is_killed_comes_back_with_its_messages(up: Server) -> None:
-    with broker_of(up) as client:
+    with broker_client(up) as client:
         client.rpush("kept", "a message")
-    broker = up.part("valkey-server")
+    broker = up.part("broker")
     broker.kill()
-    wait(lambda: broker_pid(up) not in (None, broker.pid), explain=up.said)
-
-    def is_there() -> bool:
-        try:
-            with broker_of(up) as client:
-                return client.lrange("kept", 0, -1) == [b"a message"]
-        except redis.RedisError:
-            return False
-
-    wait(is_there, explain=up.said)
+    up.wait_until_replaced("broker", killed=broker.pid)
+    with broker_client(up) as client:
+        wait(lambda: kept_messages(client) == [b"a message"], explain=up.said)
 
 
-def broker_pid(server: Server) -> int | None:
-    names = [(one.pid, one.name()) for one in server.processes() if one.is_running()]
-    return next((pid for pid, name in names if name.startswith("valkey")), None)
+def kept_messages(client: "redis.Redis") -> object:
+    try:
+        return client.lrange("kept", 0, -1)
+    except redis.RedisError:
+        return None
 
 
 def test_a_worker_that_is_killed_leaves_no_child_and_is_replaced(up: Server) -> None:
-    worker = up.part("celery")
+    worker = up.part("worker")
     children = worker.children(recursive=True)
     assert children
     worker.kill()
     psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() for child in children)
-    wait(lambda: any("celery" in " ".join(one.cmdline()) for one in alive(up)), explain=up.said)
-
-
-def alive(server: Server) -> list[psutil.Process]:
-    return [one for one in server.processes() if one.status() != psutil.STATUS_ZOMBIE]
+    up.wait_until_replaced("worker", killed=worker.pid)
 
 
 def test_another_worker_joins_and_leaves(up: Server) -> None:
-    before = {process.pid for process in up.processes()}
     worker = up.manage("worker", "--queues", "cpu", log="worker")
     wait(lambda: "ready." in up.said("worker"), explain=lambda: up.said("worker"))
+    joined = psutil.Process(worker.pid).children(recursive=True)
+    assert joined
     worker.send_signal(signal.SIGINT)
     assert worker.wait(20) == 0, up.said("worker")
-    assert {process.pid for process in up.processes()} <= before
+    assert not any(process.is_running() for process in joined)
     assert up.get() == "ok"
 
 
@@ -126,19 +118,18 @@ def test_a_second_one_on_the_same_port_says_what_to_do(up: Server) -> None:
 
 
 def test_a_second_one_on_another_port_uses_the_broker_of_the_first(up: Server) -> None:
-    first = up.process
+    first, port = up.process, up.port
     up.start()
     second = up.process
     try:
         wait(lambda: up.get() == "ok")
-        brokers = [one for one in alive(up) if one.name().startswith("valkey")]
-        assert len(brokers) == 1
+        assert len(up.pids("broker")) == 1
     finally:
         assert second is not None
         second.send_signal(signal.SIGINT)
         second.wait(30)
-        up.process = first
-    assert any(one.name().startswith("valkey") for one in alive(up))
+        up.process, up.port = first, port
+    assert up.pids("broker")
 
 
 def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
@@ -156,7 +147,7 @@ def test_servers_of_its_own_are_used_instead(
     process = server.start()
     server.wait_until_up()
     assert "There is no experiment yet" in (server.get("/") or "")
-    assert not any(one.name().startswith("valkey") for one in server.processes())
+    assert not server.pids("broker")
     assert not (server.root / "db.sqlite3").exists()
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0, server.said()

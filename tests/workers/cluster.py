@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from tests.end_to_end.conftest import CHECKOUT, Site
+from tests.end_to_end.conftest import CHECKOUT, TINY, Site
 from tests.services import Broker
 from workers.processes import dying_with_parent
 
@@ -28,6 +28,7 @@ class WorkerSite(Site):
     """A site whose processes know a broker, and forget a silent worker soon."""
 
     broker_url: str = ""
+    models: Path = Path()
     more: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -37,6 +38,7 @@ class WorkerSite(Site):
             "CELERY_BROKER_URL": self.broker_url,
             "META_REWARD_LEASE_SECONDS": str(LEASE_SECONDS),
             "META_REWARD_VAR": str(self.root / "var"),
+            "META_REWARD_MODEL_ROOT": str(self.models),
             "OMP_NUM_THREADS": "1",
             **self.more,
         }
@@ -50,11 +52,11 @@ class WorkerSite(Site):
         return dict(self.rows(f"select status, count(*) from experiments_{table} group by status"))
 
     def running(self, stage: str) -> bool:
-        """Whether an engine has begun to draw tokens, or to train, for a stage."""
+        """Whether a shard of a stage is running."""
         return bool(
             self.rows(
                 "select 1 from experiments_shard s join experiments_stage t on t.id = s.stage_id "
-                f"where t.name = '{stage}' and s.status = 'running' and s.done > 0"
+                f"where t.name = '{stage}' and s.status = 'running'"
             )
         )
 
@@ -137,17 +139,21 @@ class Cluster:
             self.kill_tree(process)
 
 
-@contextlib.contextmanager
-def cluster(root: Path, broker: Broker, **more: str) -> Iterator[Cluster]:
-    """An empty site with its broker, without a worker yet."""
-    from tests.end_to_end.conftest import TINY
-
+def make_site(root: Path, models: Path, broker_url: str = "", **more: str) -> WorkerSite:
+    """An empty site; sites with the same folder of models make the same bytes."""
     root.mkdir(parents=True)
-    site = WorkerSite(root, broker.url, more)
+    site = WorkerSite(root, broker_url, models, more)
     (root / "log").touch()
-    site.recipe.write_text(TINY)
-    assert site.manage("migrate", "--verbosity", "0").returncode == 0
-    running = Cluster(site, broker)
+    site.recipe.write_text(TINY + "model: seed\n")
+    migrated = site.manage("migrate", "--verbosity", "0")
+    assert migrated.returncode == 0, migrated.stdout
+    return site
+
+
+@contextlib.contextmanager
+def cluster(root: Path, models: Path, broker: Broker, **more: str) -> Iterator[Cluster]:
+    """An empty site with its broker, without a worker yet."""
+    running = Cluster(make_site(root, models, broker.url, **more), broker)
     try:
         yield running
     finally:

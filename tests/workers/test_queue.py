@@ -1,0 +1,293 @@
+"""Real workers, a real broker, a real engine; and what may happen to each of them.
+
+Whatever happens, the files equal those of `manage.py run_iteration` on a quiet machine.
+"""
+
+import contextlib
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from meta_reward_core.miniature.seed import shipped_seed
+from tests.services import Broker, broker
+from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
+
+CONTROL_SECONDS = 5.0
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that all sites share, with the seed model in it."""
+    root = tmp_path_factory.mktemp("models")
+    shutil.copytree(shipped_seed(), root / "seed")
+    return root
+
+
+@pytest.fixture(scope="session")
+def quiet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkerSite:
+    """An iteration that one command ran, undisturbed. Read it, do not write to it."""
+    site = make_site(tmp_path_factory.mktemp("in-process") / "site", models)
+    finished = site.run_iteration("--iterations", "1")
+    assert finished.returncode == 0, finished.stdout
+    return site
+
+
+@pytest.fixture
+def redis() -> Iterator[Broker]:
+    with broker() as running:
+        yield running
+
+
+@pytest.fixture
+def site_with_workers(tmp_path: Path, models: Path, redis: Broker) -> Iterator[Cluster]:
+    with cluster(tmp_path / "site", models, redis) as running:
+        yield running
+
+
+def check_rows(site: WorkerSite) -> None:
+    """Every shard is finished, by one attempt, whatever number of others it took."""
+    assert set(site.statuses("shard")) == {"finished"}
+    assert "running" not in site.statuses("attempt")
+    twice = site.rows(
+        "select shard_id from experiments_attempt where status = 'finished' "
+        "group by shard_id having count(*) > 1"
+    )
+    assert twice == []
+
+
+def test_a_whole_iteration_equals_the_commands(
+    site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    worker = here.start_worker()
+    following = here.hand_over()
+    here.wait_finished()
+    assert following.wait(20) == 0
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+    assert here.site.statuses("attempt") == {"finished": 11}
+    assert "M1 lies in" in here.log()
+    assert here.site.rows("select queues, device from experiments_worker") == [("cpu,gpu", "cpu")]
+    assert len(here.engines()) == 1
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert here.engines() == []
+    assert here.site.rows("select * from experiments_worker") == []
+
+
+@pytest.mark.parametrize("stage", ["judge", "train"])
+def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
+    site_with_workers: Cluster, quiet: WorkerSite, stage: str
+) -> None:
+    here = site_with_workers
+    worker = here.start_worker()
+    here.start_reconciler()
+    here.hand_over()
+    here.wait_until(lambda: here.site.running(stage))
+    here.kill_tree(worker)
+    here.wait_until(lambda: here.engines() == [], seconds=3)
+    here.start_worker()
+    here.wait_finished()
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+    assert here.site.statuses("attempt")["lost"] == 1
+
+
+def test_a_broker_that_forgets_everything_changes_nothing(
+    site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    here.start_worker()
+    here.start_reconciler()
+    here.hand_over()
+    here.wait_until(lambda: here.site.running("generate"))
+    here.broker.kill()
+    time.sleep(2)
+    shutil.rmtree(here.broker.place.data)
+    here.broker.start()
+    here.wait_finished()
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+    assert set(here.site.statuses("attempt")) == {"finished"}
+
+
+def test_an_engine_killed_in_the_middle_is_a_readable_failure_and_tried_again(
+    site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    here.start_worker()
+    here.hand_over()
+    here.wait_until(lambda: here.site.running("train") and here.engines())
+    time.sleep(0.5)
+    for engine in here.engines():
+        engine.kill()
+    here.wait_finished()
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+    errors = here.site.rows("select error from experiments_attempt where status = 'failed'")
+    assert len(errors) == 1
+    assert "was killed (SIGKILL)" in errors[0][0]
+
+
+LONG = ("--set", "judge.samples=400", "--set", "shard_prompts=2")
+
+
+def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) -> None:
+    here = site_with_workers
+    here.start_worker()
+    following = here.hand_over(*LONG)
+    here.wait_until(lambda: count(here.site, "judge", "finished") >= 1)
+    here.wait_until(lambda: here.site.running("judge"))
+    finished = count(here.site, "judge", "finished")
+    seconds = control(here, "cancel", until="cancelled")
+    assert seconds < CONTROL_SECONDS
+    assert here.engines() == []
+    assert count(here.site, "judge", "finished") >= finished
+    assert "running" not in here.site.statuses("shard")
+    assert following.wait(20) == 130
+    control(here, "resume", until="running")
+    here.wait_until(lambda: here.site.running("judge"))
+    control(here, "pause", until="paused")
+
+
+def test_pause_and_resume_of_a_running_training(
+    site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    here.start_worker()
+    here.hand_over()
+    here.wait_until(lambda: here.site.running("train"))
+    time.sleep(1)
+    assert control(here, "pause", until="paused") < CONTROL_SECONDS
+    assert here.engines() == []
+    control(here, "resume", until="running")
+    here.wait_finished()
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+
+
+def count(site: WorkerSite, stage: str, status: str) -> int:
+    question = (
+        "select count(*) from experiments_shard s join experiments_stage t on t.id = s.stage_id "
+        f"where t.name = '{stage}' and s.status = '{status}'"
+    )
+    return int(site.rows(question)[0][0])
+
+
+def control(here: Cluster, action: str, *, until: str) -> float:
+    """Ask, as a person does; returns how long it takes until the row says so.
+
+    Python needs seconds to start on a busy machine, so the time counts from the flag on.
+    """
+    asking = here.start("manage.py", "control_iteration", action, "--experiment", "tiny")
+    flag = f"select 1 from experiments_iteration where {action}_requested or status = '{until}'"
+    if action in ("cancel", "pause"):
+        here.wait_until(lambda: here.site.rows(flag))
+    seconds = here.wait_until(lambda: here.site.iteration() == until)
+    assert asking.wait(20) == 0, here.log()
+    return seconds
+
+
+def test_ctrl_c_stops_following_and_not_the_work(
+    site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    following = here.hand_over()
+    time.sleep(1)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(20) == 130
+    assert "the workers go on" in here.log()
+    assert "no worker is up" in here.log()
+    assert "Traceback" not in here.log()
+    assert here.site.iteration() == "running"
+
+
+def test_a_worker_that_is_stopped_gives_its_shard_back_at_once(site_with_workers: Cluster) -> None:
+    here = site_with_workers
+    worker = here.start_worker()
+    here.hand_over(*LONG)
+    here.wait_until(lambda: here.site.running("judge"))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert here.engines() == []
+    assert here.site.statuses("attempt").get("interrupted") == 1
+    assert "running" not in here.site.statuses("shard")
+    here.start_worker()
+    here.wait_until(lambda: here.site.running("judge"))
+
+
+def test_a_limit_of_memory_is_a_readable_failure(
+    tmp_path: Path, models: Path, redis: Broker
+) -> None:
+    limits = {"META_REWARD_ENGINE_MEMORY_MB": "40", "META_REWARD_MAX_ATTEMPTS": "2"}
+    with cluster(tmp_path / "site", models, redis, **limits) as here:
+        here.start_worker()
+        here.hand_over()
+        here.wait_until(lambda: here.site.iteration() == "failed")
+        errors = here.site.rows("select error from experiments_attempt where status = 'failed'")
+        assert len(errors) == 2
+        assert all("emory" in error or "bad_alloc" in error for (error,) in errors), errors
+
+
+def disturb(here: Cluster, workers: list[Process], *, seed: int, seconds: float) -> int:
+    """Kill workers, engines and the broker at random moments; returns how many."""
+    rng = random.Random(seed)
+    killed = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and here.site.iteration() == "running":
+        time.sleep(rng.uniform(2.0, 8.0))
+        victim = rng.choice(["worker", "worker", "engine", "broker"])
+        if victim == "broker":
+            here.broker.kill()
+            time.sleep(rng.uniform(0.0, 2.0))
+            here.broker.start()
+        elif victim == "engine":
+            for engine in here.engines()[:1]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    engine.kill()
+        else:
+            index = rng.randrange(len(workers))
+            here.kill_tree(workers[index])
+            workers[index] = here.start_worker()
+        killed += 1
+    return killed
+
+
+@pytest.mark.parametrize(
+    "seed, seconds", [(1, 30.0), pytest.param(2, 240.0, marks=pytest.mark.slow)]
+)
+def test_random_kills_of_workers_engines_and_broker_change_nothing(
+    tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite, seed: int, seconds: float
+) -> None:
+    generous = {"META_REWARD_MAX_ATTEMPTS": "100"}
+    with cluster(tmp_path / "site", models, redis, **generous) as here:
+        workers = [here.start_worker(), here.start_worker()]
+        here.start_reconciler()
+        here.hand_over()
+        assert disturb(here, workers, seed=seed, seconds=seconds) >= 3
+        here.wait_finished()
+        assert here.site.digests() == quiet.digests()
+        check_rows(here.site)
+
+
+def test_two_experiments_at_once_both_finish(site_with_workers: Cluster) -> None:
+    here = site_with_workers
+    scripted = ("--engine", "scripted", "--queue")
+    for name in ("alice", "bob"):
+        here.start(
+            *("manage.py", "run_iteration", "--experiment", name),
+            *("--recipe", str(here.site.recipe), *scripted),
+        )
+    here.start_worker()
+    here.start_worker()
+    with contextlib.suppress(sqlite3.Error):
+        here.wait_until(lambda: here.site.statuses("iteration") == {"finished": 2}, seconds=240)
+    assert here.site.statuses("iteration") == {"finished": 2}, here.log()
+    check_rows(here.site)

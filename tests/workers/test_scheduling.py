@@ -1,0 +1,357 @@
+"""Rows drive the stages: the same order, the same bytes, whoever calls and however often.
+
+The engine's process is replaced by a function here, and the broker by a list; both are real in
+`test_queue`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+from pytest_django.fixtures import Settings
+
+from meta_reward_core import launch
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.context import Tools
+from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.errors import EngineError, ExperimentBusyError, InputError, MetaRewardError
+from meta_reward_core.experiment import open_experiment
+from tests.workers.installation import Installation, UseScript
+from tests.workers.test_run_iteration import statuses, table_bytes
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+from workers import engine_child, handing_over, opening, scheduling, sending, shard_runs
+from workers.command_line import configured_places
+from workers.engine_host import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
+from workers.reconciler import reconcile
+from workers.rows import record_experiment
+
+
+def do_nothing(request: ShardRequest) -> None:
+    """What happens before most shards."""
+
+
+class HostHere:
+    """Runs shards in this very process."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[ShardRequest], None] = do_nothing
+        self.ran: list[tuple[str, int]] = []
+
+    def run(self, request: ShardRequest, *, may_go_on: Callable[[], bool], **_: Any) -> ShardResult:
+        self.before(request)
+        if not may_go_on():
+            raise ShardStoppedError
+        tools = Tools(load_engine=launch.load_engine, scratch=Path(request.scratch))
+        tools.on_log = lambda row: None
+        try:
+            counts, reused = engine_child.run_shard(
+                {name: getattr(request, name) for name in ShardRequest.__slots__}, tools
+            )
+        except MetaRewardError as error:
+            raise ShardFailedError(
+                str(error), kind=type(error).__name__, retryable=error.retryable
+            ) from error
+        self.ran.append((request.stage, request.shard))
+        return ShardResult(counts, reused, "cpu")
+
+
+class Queue:
+    """Messages that nobody has taken yet."""
+
+    def __init__(self) -> None:
+        self.messages: deque[int] = deque()
+        self.refuses = False
+
+    def send_task(self, name: str, *, args: list[int], queue: str) -> None:
+        if self.refuses:
+            raise OSError("the broker is away")
+        self.messages.append(args[0])
+
+    def work(self, *, most: int = 1000) -> None:
+        """Be a worker until nothing is left to do."""
+        while self.messages and most:
+            shard_runs.run_shard(self.messages.popleft())
+            most -= 1
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> HostHere:
+    made = HostHere()
+    monkeypatch.setattr(shard_runs, "_host", made)
+    return made
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
+    made = Queue()
+    monkeypatch.setattr(sending, "app", made)
+    monkeypatch.setattr("workers.reconciler.empty_queues", lambda: frozenset({"gpu", "cpu"}))
+    monkeypatch.setattr("django.db.transaction.on_commit", lambda function: function())
+    monkeypatch.setattr(shard_runs, "close_old_connections", lambda: None)
+    return made
+
+
+def hand_over(installation: Installation, *, until: int | None = 1) -> Iteration:
+    """Begin an experiment as the command does, without following it."""
+    request = launch.Request("mine", recipe=str(installation.recipe), prompts=installation.prompts)
+    places = configured_places()
+    experiment = launch.open_or_begin(request, places, say=lambda text: None)
+    row = record_experiment(experiment, artifact_root=places.artifacts)
+    return handing_over.hand_over(experiment, row, until=until)
+
+
+def test_an_iteration_by_the_workers_equals_one_by_the_command(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    installation.run_iteration(name="quiet")
+    hand_over(installation)
+    queue.work()
+    mine = Iteration.objects.get(experiment__name="mine")
+    quiet = Iteration.objects.get(experiment__name="quiet")
+    assert (mine.status, mine.driver, mine.model_out) == ("finished", "workers", quiet.model_out)
+    root = installation.artifacts
+    assert table_bytes(root / "mine") == table_bytes(root / "quiet")
+    manifest = "iteration-1/manifest.json"
+    assert (root / "mine" / manifest).read_bytes() == (root / "quiet" / manifest).read_bytes()
+    assert len(host.ran) == len(set(host.ran)) == 11
+    assert mine.metrics["pairs"] == quiet.metrics["pairs"]
+
+
+def test_calling_it_again_and_again_changes_nothing(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    iteration = hand_over(installation)
+    while queue.messages:
+        for _ in range(3):
+            scheduling.advance(iteration)
+            reconcile()
+        assert len(queue.messages) == len(set(queue.messages))
+        queue.work(most=1)
+    assert len(host.ran) == len(set(host.ran))
+    scheduling.advance(iteration)
+    assert statuses(Iteration) == ["finished"]
+    assert Attempt.objects.count() == Shard.objects.count() == 11
+
+
+def test_a_message_delivered_three_times_runs_its_shard_once(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    hand_over(installation)
+    while queue.messages:
+        shard = queue.messages.popleft()
+        for _ in range(3):
+            shard_runs.run_shard(shard)
+    assert statuses(Iteration) == ["finished"]
+    assert len(host.ran) == 11
+
+
+def test_the_goal_begins_the_next_iteration_and_no_more(
+    installation: Installation, queue: Queue
+) -> None:
+    hand_over(installation, until=2)
+    queue.work()
+    assert statuses(Iteration) == ["finished", "finished"]
+    first, second = Iteration.objects.all()
+    assert second.model_in == first.model_out
+    assert Experiment.objects.get().status == "finished"
+
+
+def test_what_the_broker_refuses_is_sent_by_the_reconciler(
+    installation: Installation, queue: Queue
+) -> None:
+    queue.refuses = True
+    hand_over(installation)
+    assert not queue.messages
+    assert set(Shard.objects.values_list("sent", flat=True)) == {None}
+    queue.refuses = False
+    reconcile()
+    queue.work()
+    assert statuses(Iteration) == ["finished"]
+
+
+def test_an_engine_that_dies_is_a_readable_failure_and_tried_again(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    def die_once(request: ShardRequest) -> None:
+        if (request.stage, request.shard) == ("judge", 1):
+            host.before = do_nothing
+            raise ShardFailedError("out of memory", kind="EngineDied", retryable=True)
+
+    host.before = die_once
+    hand_over(installation)
+    queue.work()
+    assert statuses(Iteration) == ["finished"]
+    attempts = Attempt.objects.filter(shard__stage__name="judge", shard__index=1)
+    assert list(attempts.values_list("number", "status", "error")) == [
+        (1, "failed", "EngineDied: out of memory"),
+        (2, "finished", ""),
+    ]
+
+
+def test_a_shard_that_always_fails_ends_the_iteration_until_a_person_retries(
+    installation: Installation, queue: Queue, use_script: UseScript
+) -> None:
+    def broken(*_: object) -> str:
+        raise EngineError("the device is gone")
+
+    use_script(broken)
+    hand_over(installation)
+    queue.work()
+    iteration = Iteration.objects.get()
+    assert iteration.status == "failed"
+    assert iteration.finding.startswith("EngineError: the device is gone")
+    failed = Attempt.objects.filter(status="failed").count()
+    assert failed == 5 + 4  # the shards took turns, and the first reached its cap first
+    assert Stage.objects.get(name="generate").status == "failed"
+    use_script(plausible_reply)
+    installation.run("control_iteration", "retry", "--experiment", "mine")
+    queue.work()
+    assert statuses(Iteration) == ["finished"]
+    assert Attempt.objects.filter(status="failed").count() == failed
+
+
+def test_no_pair_is_a_finding(
+    installation: Installation, queue: Queue, use_script: UseScript
+) -> None:
+    use_script(lambda conversation, sample, seed: f"answer {sample}\nScore: 3")
+    hand_over(installation)
+    queue.work()
+    iteration = Iteration.objects.get()
+    assert iteration.status == "no_pairs"
+    assert "no preference pair" in iteration.finding
+
+
+@pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_stop_in_the_middle_keeps_what_is_finished_and_resumes(
+    installation: Installation, queue: Queue, host: HostHere, action: str, status: str
+) -> None:
+    def stop(request: ShardRequest) -> None:
+        if (request.stage, request.shard) == ("judge", 1):
+            host.before = do_nothing
+            Iteration.objects.update(**{f"{action}_requested": True})
+
+    host.before = stop
+    hand_over(installation)
+    queue.work()
+    assert statuses(Iteration) == [status]
+    assert not Shard.objects.filter(status="running").exists()
+    before = list(host.ran)
+    assert ("judge", 0) in before
+    shown = installation.run("control_iteration", "resume", "--experiment", "mine")
+    assert "running" in shown
+    queue.work()
+    assert statuses(Iteration) == ["finished"]
+    assert len(host.ran) == len(set(host.ran)) == 11
+
+
+@pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_stop_without_any_worker_takes_effect_at_once(
+    installation: Installation, queue: Queue, action: str, status: str
+) -> None:
+    hand_over(installation)
+    installation.run("control_iteration", action, "--experiment", "mine")
+    assert statuses(Iteration) == [status]
+    queue.work()
+    assert not Attempt.objects.exists()
+    if action == "pause":
+        installation.run("control_iteration", "cancel", "--experiment", "mine")
+        assert statuses(Iteration) == ["cancelled"]
+
+
+def test_files_damaged_on_the_way_are_made_again_before_the_end(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    installation.run_iteration(name="quiet")
+
+    def damage(request: ShardRequest) -> None:
+        if request.stage == "evaluate":
+            host.before = do_nothing
+            part = installation.artifacts / "mine/iteration-1/responses/part-00000.parquet"
+            part.write_bytes(part.read_bytes()[:-9])
+
+    host.before = damage
+    hand_over(installation)
+    queue.work()
+    assert set(statuses(Iteration)) == {"finished"}
+    root = installation.artifacts
+    assert table_bytes(root / "mine") == table_bytes(root / "quiet")
+
+
+def test_a_damaged_input_is_made_again_and_then_its_reader_runs(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    def damage(request: ShardRequest) -> None:
+        if request.stage == "meta_judge":
+            host.before = do_nothing
+            part = installation.artifacts / "mine/iteration-1/judgments/part-00000.parquet"
+            part.write_bytes(part.read_bytes()[:-9])
+
+    host.before = damage
+    hand_over(installation)
+    queue.work()
+    assert statuses(Iteration) == ["finished"]
+    assert host.ran.count(("judge", 0)) == 2
+
+
+def test_a_finished_iteration_handed_over_again_is_checked_and_mended(
+    installation: Installation, queue: Queue
+) -> None:
+    installation.run_iteration()
+    part = installation.artifacts / "mine/iteration-1/judgments/part-00000.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-7])
+    hand_over(installation)
+    queue.work()
+    assert part.read_bytes() == whole
+    assert statuses(Iteration) == ["finished"]
+
+
+def test_files_made_without_rows_are_reused(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    installation.run_iteration()
+    Experiment.objects.all().delete()
+    hand_over(installation)
+    queue.work()
+    assert statuses(Iteration) == ["finished"]
+    assert set(Attempt.objects.values_list("seconds", flat=True)) == {None}
+
+
+def test_the_command_keeps_away_while_the_workers_run_it_and_they_while_it_runs(
+    installation: Installation, queue: Queue, settings: Settings
+) -> None:
+    hand_over(installation)
+    with pytest.raises(CommandError, match="run by the workers") as caught:
+        installation.run_iteration()
+    assert caught.value.returncode == 5
+    queue.work()
+    experiment = open_experiment(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), "mine")
+    assert experiment is not None
+    with experiment.locked(), pytest.raises(ExperimentBusyError):
+        hand_over(installation, until=2)
+
+
+def test_files_that_are_gone_end_the_iteration_with_words(
+    installation: Installation, queue: Queue
+) -> None:
+    hand_over(installation)
+    (installation.artifacts / "mine/experiment.json").unlink()
+    opening._open.cache_clear()
+    engine_child._open.cache_clear()
+    queue.work()
+    iteration = Iteration.objects.get()
+    assert iteration.status == "failed"
+    assert "mine" in iteration.finding
+
+
+def test_nothing_to_stop_and_nothing_to_resume_say_so(installation: Installation) -> None:
+    installation.run_iteration()
+    for action in ("pause", "cancel", "resume"):
+        with pytest.raises(CommandError) as caught:
+            installation.run("control_iteration", action, "--experiment", "mine")
+        assert caught.value.returncode == InputError.exit_code
+    with pytest.raises(CommandError, match="no experiment"):
+        installation.run("control_iteration", "pause", "--experiment", "other")
