@@ -10,6 +10,7 @@ output. All that libraries print goes to the standard error, of which the worker
          {"failed": message, "kind": class of the error, "retryable": ...}
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -22,11 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from filelock import FileLock
+
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.context import Tools
 from meta_reward_core.errors import ArtifactError, MetaRewardError
 from meta_reward_core.experiment import Experiment, open_experiment
-from meta_reward_core.iteration import STAGES
+from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.launch import load_engine
 
 PROGRESS_SECONDS: Final = 0.25
@@ -93,12 +96,28 @@ def run_shard(request: dict[str, Any], tools: Tools) -> tuple[dict[str, int], bo
     """
     stage = next(stage for stage in STAGES if stage.name == request["stage"])
     experiment = _open(request["artifact_root"], request["experiment"])
-    context = experiment.context(request["iteration"])
-    done = stage.finished_shard(context, request["shard"])
-    if done is not None:
-        return done.counts, True
     tools.scratch = Path(request["scratch"])
-    return stage.run_shard(context, request["shard"], tools).counts, False
+    with _alone(stage, tools.scratch):
+        context = experiment.context(request["iteration"])
+        done = stage.finished_shard(context, request["shard"])
+        if done is not None:
+            return done.counts, True
+        return stage.run_shard(context, request["shard"], tools).counts, False
+
+
+@contextlib.contextmanager
+def _alone(stage: Stage, scratch: Path) -> Iterator[None]:
+    """Let one training at a time use a scratch folder.
+
+    A worker that was frozen loses its shard while its child trains on; the next one waits here, and
+    then finds the finished files. The lock dies with its process.
+    """
+    if stage.resource != "trainer":
+        yield
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    with FileLock(scratch / ".training.lock"):
+        yield
 
 
 @functools.lru_cache(maxsize=4)

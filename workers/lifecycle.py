@@ -8,7 +8,6 @@ This module knows rows alone: no files, no method.
 """
 
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, Literal
@@ -32,6 +31,7 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
+from workers.machine import machine_name
 
 CLAIMABLE: Final = (ShardStatus.WAITING, ShardStatus.FAILED)
 
@@ -106,7 +106,7 @@ def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None
             number=held.attempt_count,
             token=token,
             started=Now(),
-            worker=socket.gethostname(),
+            worker=machine_name(),
             pid=os.getpid(),
         )
 
@@ -134,14 +134,19 @@ def is_hopeless(shard: Shard) -> bool:
     return failed or (shard.status == ShardStatus.WAITING and tired)
 
 
-def expired_attempts() -> QuerySet[Attempt]:
-    """Attempts of workers that have not extended their lease in time."""
+def leased_attempts() -> QuerySet[Attempt]:
+    """Attempts of workers that hold a shard."""
     return Attempt.objects.filter(
         status=AttemptStatus.RUNNING,
         shard__status=ShardStatus.RUNNING,
         shard__token=F("token"),
-        shard__lease_until__lt=Now(),
+        shard__lease_until__isnull=False,
     )
+
+
+def expired_attempts() -> QuerySet[Attempt]:
+    """Attempts of workers that have not extended their lease in time."""
+    return leased_attempts().filter(shard__lease_until__lt=Now())
 
 
 def expire(attempt: Attempt, *, error: str) -> bool:

@@ -6,7 +6,6 @@ For people alone. No decision is made from these rows, and a worker that cannot 
 import contextlib
 import logging
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +16,7 @@ from django.db.models import DateTimeField, ExpressionWrapper
 from django.db.models.functions import Now
 
 from webapp.experiments.models import Shard, Worker
+from workers.machine import machine_name
 
 SILENT_SECONDS: Final = 60.0
 """A worker that was silent for so long is swept away."""
@@ -66,7 +66,7 @@ def leave() -> None:
     """Take the row away: the worker ends."""
     if _self is not None:
         with _unimportant():
-            Worker.objects.filter(host=socket.gethostname(), pid=_self.pid).delete()
+            Worker.objects.filter(host=machine_name(), pid=_self.pid).delete()
 
 
 def sweep() -> int:
@@ -82,7 +82,7 @@ def _write(**changes: Any) -> None:
         return
     with _unimportant():
         Worker.objects.update_or_create(
-            host=socket.gethostname(),
+            host=machine_name(),
             pid=_self.pid,
             defaults={"heartbeat": Now(), **changes},
             create_defaults={

@@ -12,8 +12,9 @@ from typing import Final
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
-from webapp.experiments.models import Iteration, StageStatus
+from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
 from workers import lifecycle, presence, scheduling
+from workers.machine import is_gone
 from workers.sending import empty_queues, queue_of, send_shards
 
 EVERY_SECONDS: Final = 3.0
@@ -45,13 +46,21 @@ def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
             reconcile()
         except DatabaseError as error:
             _log.warning("the database does not answer: %s", error)
+        except Exception:  # noqa: BLE001 other iterations need their watchman
+            _log.exception("reconciling failed; it is tried again")
         time.sleep(every_seconds)
 
 
 def expire_leases() -> int:
-    """Take shards from workers that fell silent; returns how many."""
+    """Take shards from workers that ended or fell silent; returns from how many."""
     seconds = settings.META_REWARD_LEASE_SECONDS
+    gone = [
+        attempt for attempt in lifecycle.leased_attempts() if is_gone(attempt.worker, attempt.pid)
+    ]
     return sum(
+        lifecycle.fail(attempt, status=AttemptStatus.LOST, error="the worker's process is gone")
+        for attempt in gone
+    ) + sum(
         lifecycle.expire(
             attempt,
             error=f"the worker on {attempt.worker} was silent for more than {seconds:g} seconds",

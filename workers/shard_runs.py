@@ -67,6 +67,9 @@ def _run_claimed(shard: Shard, attempt: Attempt) -> None:
         _stopped(shard, attempt, vigil.stop)
     except ShardFailedError as error:
         _failed(shard, attempt, error)
+    except OSError as error:  # no memory, or no process, for the engine
+        failure = ShardFailedError(str(error), kind=type(error).__name__, retryable=True)
+        _failed(shard, attempt, failure)
     else:
         _finished(attempt, result, seconds=time.monotonic() - began)
 

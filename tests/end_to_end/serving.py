@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,7 +69,7 @@ class Server:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as page:
                 return str(page.read().decode())
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # refused, reset or late
             return None
 
     def wait_until_up(self) -> None:

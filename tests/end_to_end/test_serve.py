@@ -1,34 +1,42 @@
 """`manage.py serve` and `manage.py worker` in processes of their own."""
 
+import contextlib
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 import redis
 
 from tests.end_to_end.serving import PARTS, Server, wait
-from tests.services import Broker
+from tests.services import Broker, short_folder
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[Server]:
+    with short_folder() as folder:
+        made = Server(folder / "var", {"TMPDIR": str(folder)})
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "var")
-    yield made
-    made.stop()
+def server() -> Iterator[Server]:
+    with own_server() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def up() -> Iterator[Server]:
     """A server that tests may shake, if they leave it up."""
-    made = Server(tmp_path_factory.mktemp("up") / "var")
-    made.start()
-    made.wait_until_up()
-    yield made
-    made.stop()
+    with own_server() as made:
+        made.start()
+        made.wait_until_up()
+        yield made
 
 
 def broker_client(server: Server) -> "redis.Redis":
@@ -73,6 +81,9 @@ def test_a_page_is_right_after_a_restart_of_the_site(up: Server) -> None:
     assert "web        | killed by signal 9; started again in" in up.said()
 
 
+SEND_ADVANCE = "from workers.tasks import advance; advance.apply_async([0], queue='cpu')"
+
+
 def test_a_broker_that_is_killed_comes_back_with_its_messages(up: Server) -> None:
     with broker_client(up) as client:
         client.rpush("kept", "a message")
@@ -81,6 +92,10 @@ def test_a_broker_that_is_killed_comes_back_with_its_messages(up: Server) -> Non
     up.wait_until_replaced("broker", killed=broker.pid)
     with broker_client(up) as client:
         wait(lambda: kept_messages(client) == [b"a message"], explain=up.said)
+    assert (
+        up.manage("shell", "--verbosity", "0", "--command", SEND_ADVANCE, log="sent").wait(60) == 0
+    )
+    wait(lambda: "Task workers.advance" in up.said(), explain=up.said)  # the worker is back, too
 
 
 def kept_messages(client: "redis.Redis") -> object:
@@ -143,7 +158,7 @@ def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
 def test_servers_of_its_own_are_used_instead(
     server: Server, running_broker: Broker, postgres_url: str
 ) -> None:
-    server.extra = {"CELERY_BROKER_URL": running_broker.url, "DATABASE_URL": postgres_url}
+    server.extra |= {"CELERY_BROKER_URL": running_broker.url, "DATABASE_URL": postgres_url}
     process = server.start()
     server.wait_until_up()
     assert "There is no experiment yet" in (server.get("/") or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 
 from tests.end_to_end.conftest import CHECKOUT, TINY, Site
 from tests.services import Broker
@@ -44,7 +45,10 @@ class WorkerSite(Site):
         }
 
     def rows(self, question: str) -> list[tuple[Any, ...]]:
-        """Ask the SQLite database."""
+        """Ask the database, which may be another than the usual SQLite."""
+        if "DATABASE_URL" in self.more:
+            with psycopg.connect(self.more["DATABASE_URL"]) as connection:
+                return connection.execute(question).fetchall()
         with contextlib.closing(sqlite3.connect(self.root / "db.sqlite3", timeout=30)) as database:
             return database.execute(question).fetchall()
 
@@ -100,7 +104,13 @@ class Cluster:
         following = self.start(
             "manage.py", "run_iteration", *self.site.experiment_options(), "--queue", *options
         )
-        self.wait_until(lambda: bool(self.site.rows("select 1 from experiments_iteration")))
+        self.wait_until(
+            lambda: (
+                following.poll() is not None
+                or self.site.rows("select 1 from experiments_iteration")
+            )
+        )
+        assert following.poll() is None, self.log()
         return following
 
     def kill_tree(self, process: Process) -> None:

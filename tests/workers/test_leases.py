@@ -17,6 +17,7 @@ from hypothesis.extra.django import TestCase
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from hypothesis.strategies import booleans, sampled_from
 
+from meta_reward_core.iteration import STAGES
 from tests.end_to_end.conftest import CHECKOUT
 from tests.services import postgres
 from webapp.experiments.models import (
@@ -151,7 +152,7 @@ def test_after_too_many_failures_the_iteration_fails_and_a_retry_keeps_history(
 
 
 def add_other_stages(iteration: Iteration) -> None:
-    for position, step in enumerate(scheduling.STAGES):
+    for position, step in enumerate(STAGES):
         Stage.objects.get_or_create(
             iteration=iteration,
             name=step.name,
@@ -278,7 +279,7 @@ class TestLeases(TestCase):
                     transaction.set_rollback(True)
                     self.undone.__exit__(None, None, None)
 
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Rolled,
             settings=settings(
                 max_examples=40,

@@ -4,6 +4,7 @@ Whatever happens, the files equal those of `manage.py run_iteration` on a quiet 
 """
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from meta_reward_core.miniature.seed import shipped_seed
-from tests.services import Broker, broker
+from tests.services import Broker, broker, postgres
 from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
 
 CONTROL_SECONDS = 5.0
@@ -82,6 +83,41 @@ def test_a_whole_iteration_equals_the_commands(
     assert here.site.rows("select * from experiments_worker") == []
 
 
+def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
+    tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite
+) -> None:
+    with (
+        postgres() as url,
+        cluster(tmp_path / "site", models, redis, DATABASE_URL=url) as here,
+    ):
+        here.start_worker("gpu")
+        here.start_worker("gpu,cpu")
+        here.hand_over()
+        here.wait_finished()
+        assert here.site.digests() == quiet.digests()
+        check_rows(here.site)
+        assert here.site.statuses("attempt") == {"finished": 11}
+
+
+def test_a_frozen_worker_loses_its_shard_and_changes_nothing_when_it_wakes(
+    site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    frozen = here.start_worker()
+    here.start_reconciler()
+    here.hand_over()
+    here.wait_until(lambda: here.site.running("train"))
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    here.start_worker()
+    here.wait_until(lambda: here.site.statuses("attempt").get("lost"))
+    here.wait_until(lambda: here.site.iteration() == "finished" or here.site.running("evaluate"))
+    os.killpg(frozen.pid, signal.SIGCONT)
+    here.wait_finished()
+    time.sleep(2)
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+
+
 @pytest.mark.parametrize("stage", ["judge", "train"])
 def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
     site_with_workers: Cluster, quiet: WorkerSite, stage: str
@@ -136,7 +172,7 @@ def test_an_engine_killed_in_the_middle_is_a_readable_failure_and_tried_again(
     assert "was killed (SIGKILL)" in errors[0][0]
 
 
-LONG = ("--set", "judge.samples=400", "--set", "shard_prompts=2")
+LONG = ("--set", "judge.samples=250", "--set", "shard_prompts=2")
 
 
 def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) -> None:

@@ -1,0 +1,71 @@
+"""Do two workers of one thread each finish a judge stage nearly twice as fast as one does?
+
+Runs the same experiment with one worker and with two, on a broker and a database of their own,
+and compares the wall-clock time between the first claim and the last finish of the judge stage.
+Model loading is part of it, as it is in life.
+
+    python benchmarks/two_workers.py [--samples 64] [--goal 1.7]
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from meta_reward_core.miniature.seed import shipped_seed
+from tests.services import broker
+from tests.workers.cluster import cluster
+
+SPAN = (
+    "select (julianday(max(a.finished)) - julianday(min(a.started))) * 86400, "
+    "count(*), sum(a.seconds) "
+    "from experiments_attempt a join experiments_shard s on s.id = a.shard_id "
+    "join experiments_stage t on t.id = s.stage_id "
+    "where t.name = 'judge' and a.status = 'finished'"
+)
+FINISHED = "select 1 from experiments_stage where name = 'judge' and status = 'finished'"
+
+
+def judge_seconds(root: Path, models: Path, *, workers: int, samples: int) -> float:
+    """Time a judge stage of 12 shards by so many workers."""
+    with broker() as redis, cluster(root, models, redis) as here:
+        for _ in range(workers):
+            here.start_worker()
+        here.start_reconciler()
+        changes = (
+            *("--set", "sample.prompts=36", "--set", "shard_prompts=3"),
+            *("--set", f"judge.samples={samples}", "--set", "engine.threads=1"),
+        )
+        here.hand_over(*changes)
+        here.wait_until(lambda: here.site.rows(FINISHED), seconds=1800)
+        seconds, shards, worked = here.site.rows(SPAN)[0]
+    print(
+        f"{workers} worker(s): {seconds:.1f} s for {shards} shards, "
+        f"which took {worked:.1f} s together"
+    )
+    return float(seconds)
+
+
+def main() -> None:
+    """Compare, and fail below the goal."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=64, help="judgments of one response")
+    parser.add_argument("--goal", type=float, default=1.7)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        models = root / "models"
+        shutil.copytree(shipped_seed(), models / "seed")
+        one, two = (
+            judge_seconds(root / str(workers), models, workers=workers, samples=options.samples)
+            for workers in (1, 2)
+        )
+    print(f"two workers are {one / two:.2f} times as fast as one")
+    sys.exit(one / two < options.goal)
+
+
+if __name__ == "__main__":
+    main()
