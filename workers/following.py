@@ -7,11 +7,10 @@ from typing import Final
 from django.db import close_old_connections
 from django.utils import timezone
 from rich.console import Console
-from rich.markup import escape
 
 from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import ConsoleLedger
-from meta_reward_core.errors import MetaRewardError, NoPairsError
+from meta_reward_core.errors import MetaRewardError, NoPairsError, StorageFullError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.shards import ShardManifest
@@ -146,4 +145,5 @@ def _raise_unless_finished(iteration: Iteration) -> None:
             f"python manage.py control_iteration resume --experiment {iteration.experiment}"
         )
     if iteration.status == RunStatus.FAILED:
-        raise MetaRewardError(escape(iteration.finding))
+        full = iteration.finding.startswith(StorageFullError.__name__)
+        raise (StorageFullError if full else MetaRewardError)(iteration.finding)

@@ -127,7 +127,7 @@ def free_port() -> int:
 
 
 def wait(
-    come_true: Callable[[], object], *, explain: Callable[[], object] = str, seconds: float = 60
+    come_true: Callable[[], object], *, explain: Callable[[], object] = str, seconds: float = 150
 ) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + seconds

@@ -44,19 +44,16 @@ def broker_client(server: Server) -> "redis.Redis":
     return redis.Redis(unix_socket_path=command[command.index("--unixsocket") + 1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_comes_up_with_one_command_and_stops_without_leaving_anything(
-    server: Server, number: signal.Signals
-) -> None:
+def test_it_comes_up_with_one_command_and_ctrl_c_leaves_nothing_running(server: Server) -> None:
     process = server.start()
     server.wait_until_up()
     assert "There is no experiment yet" in (server.get("/") or "")
     assert "@" in (server.get("/workers") or "")
     parts = [server.part(name) for name in PARTS]
     began = time.monotonic()
-    process.send_signal(number)
-    assert process.wait(30) == 0, server.said()
-    assert time.monotonic() - began < 12, server.said()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0, server.said()
+    assert time.monotonic() - began < 20, server.said()
     assert server.processes() == []
     assert not any(part.is_running() for part in parts)
     assert "Traceback" not in server.said()
@@ -68,7 +65,7 @@ def test_a_killed_supervisor_leaves_nothing(server: Server) -> None:
     assert len(server.processes()) >= 7
     process.kill()
     process.wait()
-    wait(lambda: not server.processes(), explain=lambda: server.processes(), seconds=10)
+    wait(lambda: not server.processes(), explain=server.processes, seconds=20)
 
 
 def test_a_page_is_right_after_a_restart_of_the_site(up: Server) -> None:
@@ -121,14 +118,14 @@ def test_another_worker_joins_and_leaves(up: Server) -> None:
     joined = psutil.Process(worker.pid).children(recursive=True)
     assert joined
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(20) == 0, up.said("worker")
+    assert worker.wait(60) == 0, up.said("worker")
     assert not any(process.is_running() for process in joined)
     assert up.get() == "ok"
 
 
 def test_a_second_one_on_the_same_port_says_what_to_do(up: Server) -> None:
     second = up.manage("serve", "--port", str(up.port), log="second")
-    assert second.wait(30) == 2
+    assert second.wait(60) == 2
     assert f"127.0.0.1:{up.port} is taken: name another port" in up.said("second")
 
 
@@ -142,14 +139,14 @@ def test_a_second_one_on_another_port_uses_the_broker_of_the_first(up: Server) -
     finally:
         assert second is not None
         second.send_signal(signal.SIGINT)
-        second.wait(30)
+        second.wait(60)
         up.process, up.port = first, port
     assert up.pids("broker")
 
 
 def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
     worker = server.manage("worker", log="worker")
-    assert worker.wait(30) == 2
+    assert worker.wait(60) == 2
     assert "run `make serve` on this machine first, or set CELERY_BROKER_URL" in server.said(
         "worker"
     )
@@ -164,8 +161,8 @@ def test_servers_of_its_own_are_used_instead(
     assert "There is no experiment yet" in (server.get("/") or "")
     assert not server.pids("broker")
     assert not (server.root / "db.sqlite3").exists()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0, server.said()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0, server.said()
     assert server.processes() == []
     assert isinstance(running_broker.process, subprocess.Popen)
     assert running_broker.process.poll() is None

@@ -107,7 +107,7 @@ class Cluster:
         self.wait_until(
             lambda: (
                 following.poll() is not None
-                or self.site.rows("select 1 from experiments_iteration")
+                or self.site.rows("select 1 from experiments_iteration where status <> 'waiting'")
             )
         )
         assert following.poll() is None, self.log()
@@ -128,7 +128,7 @@ class Cluster:
             and (process.info["environ"] or {}).get("CELERY_BROKER_URL") == self.site.broker_url
         ]
 
-    def wait_until(self, holds: Callable[[], object], *, seconds: float = 120) -> float:
+    def wait_until(self, holds: Callable[[], object], *, seconds: float = 240) -> float:
         """Wait; returns how long it took."""
         began = time.monotonic()
         while not holds():

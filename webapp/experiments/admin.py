@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
-from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage, Worker
 
 
 class LookOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -51,6 +51,7 @@ class IterationAdmin(LookOnly):
         "experiment",
         "number",
         "status",
+        "driver",
         "started",
         "finished",
         "finding",
@@ -91,6 +92,8 @@ class ShardAdmin(LookOnly):
         "index",
         "status",
         "attempt_count",
+        "failures",
+        "lease_until",
         "done",
         "tokens",
     )
@@ -117,4 +120,12 @@ class AttemptAdmin(LookOnly):
         "worker",
         "shard__stage__iteration__experiment__name",
     )
+    list_select_related = ("shard__stage__iteration__experiment",)
+
+
+@admin.register(Worker)
+class WorkerAdmin(LookOnly):
+    """Workers, as they last showed themselves."""
+
+    list_display = ("name", "host", "pid", "queues", "device", "shard", "since", "heartbeat")
     list_select_related = ("shard__stage__iteration__experiment",)
