@@ -514,7 +514,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
         ]
     )
     core.add_special_tokens(list(SPECIAL_TOKENS))
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD_TOKEN,
         unk_token=UNKNOWN_TOKEN,
