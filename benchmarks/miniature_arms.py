@@ -92,11 +92,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(recipe, seed) for seed in range(1, options.seeds + 1) for recipe in ARMS.values()]
     with ThreadPoolExecutor(options.processes) as pool:
-        done = dict(
-            zip(
-                jobs, pool.map(lambda job: run(*job, options.iterations, folder), jobs), strict=True
-            )
-        )
+        runs = {
+            (recipe, seed): pool.submit(run, recipe, seed, options.iterations, folder)
+            for recipe, seed in jobs
+        }
+        done = {job: future.result() for job, future in runs.items()}
     lines: list[str] = []
     for arm, recipe in ARMS.items():
         lines += table(arm, [done[recipe, seed] for seed in range(1, options.seeds + 1)])
