@@ -137,7 +137,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "train",
-        "DPO from M_{t-1}, against M_{t-1}",
+        "DPO, from and against the model before",
         reads=("actor_pairs", "judge_pairs"),
         part_by_part=False,
         resource="trainer",
