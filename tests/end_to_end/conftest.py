@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,13 @@ def make_site(root: Path) -> Site:
     site.recipe.write_text(TINY)
     assert site.manage("migrate", "--verbosity", "0").returncode == 0
     return site
+
+
+def copy_files(site: Site, root: Path) -> Site:
+    """The files of a site, under a database that has never heard of them."""
+    copy = make_site(root)
+    shutil.copytree(site.artifacts, copy.artifacts)
+    return copy
 
 
 @pytest.fixture

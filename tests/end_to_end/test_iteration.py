@@ -1,7 +1,6 @@
 """A whole iteration with a real model, from the command line."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from meta_reward_core.model_folder import hash_model_folder
-from tests.end_to_end.conftest import CHECKOUT, Site
+from tests.end_to_end.conftest import CHECKOUT, Site, copy_files
 
 LYING_ORACLE = """
 import random, runpy, sys
@@ -78,8 +77,7 @@ def test_the_second_iteration_starts_from_and_refers_to_m1(
 
     With M0 as the reference of M2 they would not be, since M1 differs from M0.
     """
-    site = Site(tmp_path / "copy")
-    shutil.copytree(quiet_site.root, site.root)
+    site = copy_files(quiet_site, tmp_path / "copy")
     finished = site.run_iteration("--iterations", "2")
     assert finished.returncode == 0, finished.stdout
     second = site.artifacts / "tiny/iteration-2"
@@ -118,8 +116,7 @@ def test_what_the_truth_says_changes_nothing_but_the_evaluation(
 def test_a_damaged_file_of_a_finished_iteration_is_made_again(
     quiet_site: Site, tmp_path: Path
 ) -> None:
-    site = Site(tmp_path / "copy")
-    shutil.copytree(quiet_site.root, site.root)
+    site = copy_files(quiet_site, tmp_path / "copy")
     before = site.digests()
     part = site.artifacts / "tiny/iteration-1/responses/part-00001.parquet"
     part.write_bytes(part.read_bytes()[:-50])
