@@ -14,8 +14,8 @@ def plausible_reply(conversation: Conversation, sample: int, seed: int) -> str:
     asked = conversation[-1]["content"]
     draw = derive_seed(seed, asked, sample)
     body = " ".join(_PHRASES[(draw >> shift) % len(_PHRASES)] for shift in range(draw % 9 + 1))
-    if "Winner:" in asked:
+    if "Winner:" in asked or asked.startswith("Compare"):
         return f"{body}\nWinner: Judgement {'AB'[draw % 2]}"
-    if "Score:" in asked:
+    if "Score:" in asked or asked.startswith("Judge"):
         return f"{body}\nScore: {draw % 6}"
     return body

@@ -142,6 +142,7 @@ def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
     assert here.site.statuses("attempt")["lost"] == 1
 
 
+@pytest.mark.slow
 def test_a_broker_that_forgets_everything_changes_nothing(
     site_with_workers: Cluster, quiet: WorkerSite
 ) -> None:
@@ -200,6 +201,7 @@ def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) 
     control(here, "pause", until="paused")
 
 
+@pytest.mark.slow
 def test_pause_and_resume_of_a_running_training(
     site_with_workers: Cluster, quiet: WorkerSite
 ) -> None:
@@ -238,6 +240,7 @@ def control(here: Cluster, action: str, *, until: str) -> float:
     return seconds
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_following_and_not_the_work(
     site_with_workers: Cluster, quiet: WorkerSite
 ) -> None:
@@ -252,6 +255,7 @@ def test_ctrl_c_stops_following_and_not_the_work(
     assert here.site.iteration() == "running"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_gives_its_shard_back_at_once(site_with_workers: Cluster) -> None:
     here = site_with_workers
     worker = here.start_worker()
@@ -266,6 +270,7 @@ def test_a_worker_that_is_stopped_gives_its_shard_back_at_once(site_with_workers
     here.wait_until(lambda: here.site.running("judge"))
 
 
+@pytest.mark.slow
 def test_a_limit_of_memory_is_a_readable_failure(
     tmp_path: Path, models: Path, redis: Broker
 ) -> None:
@@ -303,9 +308,8 @@ def disturb(here: Cluster, workers: list[Process], *, seed: int, seconds: float)
     return killed
 
 
-@pytest.mark.parametrize(
-    "seed, seconds", [(1, 30.0), pytest.param(2, 240.0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed, seconds", [(1, 30.0), (2, 240.0)])
 def test_random_kills_of_workers_engines_and_broker_change_nothing(
     tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite, seed: int, seconds: float
 ) -> None:
@@ -320,6 +324,7 @@ def test_random_kills_of_workers_engines_and_broker_change_nothing(
         check_rows(here.site)
 
 
+@pytest.mark.slow
 def test_two_experiments_at_once_both_finish(site_with_workers: Cluster) -> None:
     here = site_with_workers
     scripted = ("--engine", "scripted", "--queue")
