@@ -27,6 +27,11 @@ evaluation: {prompts: 8, judge_items: 8, judgments: 2, comparisons: 8}
 """
 
 
+def _heed_ctrl_c() -> None:
+    """A shell that runs the tests in its background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Site:
     """A database, an artifact root and a recipe that nobody else uses."""
@@ -60,6 +65,7 @@ class Site:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
 
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":

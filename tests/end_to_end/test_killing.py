@@ -1,6 +1,7 @@
 """Killing changes nothing: what is left after any number of kills equals a quiet run's bytes."""
 
 import random
+import signal
 import sqlite3
 import time
 from pathlib import Path
@@ -61,10 +62,17 @@ def test_twenty_kills_change_nothing(quiet_site: Site, tmp_path: Path) -> None:
         check_rows(site)
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(site: Site) -> None:
     process = site.start("manage.py", "run_iteration", *site.experiment_options())
-    time.sleep(8)
-    process.send_signal(2)
+    wait_for(site.artifacts / "tiny/iteration-1/manifests/sample-00000.json")
+    process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "To go on: python manage.py run_iteration --experiment tiny" in output
@@ -73,10 +81,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(site: Site) -> None:
 
 def test_two_processes_never_run_the_same_experiment(site: Site) -> None:
     first = site.start("manage.py", "run_iteration", *site.experiment_options())
-    lock = site.artifacts / "tiny" / ".lock"
-    deadline = time.monotonic() + 60
-    while not lock.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(site.artifacts / "tiny/iteration-1/manifests/sample-00000.json")
     second = site.run_iteration()
     output, _ = first.communicate(timeout=300)
     assert first.returncode == 0, output

@@ -73,8 +73,7 @@ def test_a_page_is_right_after_a_restart_of_the_site(up: Server) -> None:
     site = up.part("web")
     site.kill()
     up.wait_until_replaced("web", killed=site.pid)
-    wait(lambda: up.get() == "ok", explain=up.said)
-    assert up.get("/") == before
+    wait(lambda: up.get("/") == before, explain=up.said)
     assert "web        | killed by signal 9; started again in" in up.said()
 
 
