@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from meta_reward_core.actor_pairs import pair_responses
-from meta_reward_core.artifacts import digest_of
+from meta_reward_core.artifacts import digest_of, explain_full_disk
 from meta_reward_core.battles import PositionWeights, weights_from_counts
 from meta_reward_core.config import SamplingRecipe, at_iteration
 from meta_reward_core.context import IterationContext, Model, Tools
@@ -229,16 +229,17 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
     from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
 
     tools.release_engine()
-    outcome = train_dpo(
-        rows,
-        start=context.model.folder,
-        settings=context.recipe.training,
-        checkpoint=context.checkpoint,
-        scratch=tools.scratch / "training",
-        seed=_seed(context, "train") % 2**31,
-        threads=context.recipe.engine.threads,
-        on_log=tools.on_log,
-    )
+    with explain_full_disk(tools.scratch):
+        outcome = train_dpo(
+            rows,
+            start=context.model.folder,
+            settings=context.recipe.training,
+            checkpoint=context.checkpoint,
+            scratch=tools.scratch / "training",
+            seed=_seed(context, "train") % 2**31,
+            threads=context.recipe.engine.threads,
+            on_log=tools.on_log,
+        )
     tables = {
         ("training_log", 0): table_of("training_log", _long(outcome.log)),
         ("refused", 0): table_of(
