@@ -1,13 +1,17 @@
 """Every address of the site."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
-from webapp.experiments import views
+from webapp import health
 
+# `new` and `compare` come before the names of experiments.
 urlpatterns = [
-    path("", views.index, name="index"),
-    path("workers", views.workers, name="workers"),
-    path("healthz", views.healthz, name="healthz"),
+    path("healthz", health.healthz, name="healthz"),
     path("admin/", admin.site.urls),
+    path("", include("webapp.people.urls")),
+    path("", include("webapp.launching.urls")),
+    path("", include("webapp.results.urls")),
+    path("", include("webapp.trying.urls")),
+    path("", include("webapp.experiments.urls")),
 ]

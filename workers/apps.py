@@ -4,6 +4,10 @@ from django.apps import AppConfig
 
 
 class WorkersConfig(AppConfig):
-    """Commands, and later tasks, that run the method and keep the rows."""
+    """Commands and tasks that run the method and keep the rows."""
 
     name = "workers"
+
+    def ready(self) -> None:
+        """Let the pages send messages by name: theirs is then the application of this package."""
+        from workers import celery  # noqa: F401

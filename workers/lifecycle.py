@@ -74,7 +74,7 @@ def claim_for(shard: Shard, *, seconds: float) -> Attempt | None:
             status=StageStatus.RUNNING, iteration__in=_driven_by_workers()
         ),
     )
-    return _claim(free, lease=_from_now(seconds))
+    return _claim(free, lease=from_now(seconds))
 
 
 def _driven_by_workers() -> QuerySet[Iteration]:
@@ -111,14 +111,14 @@ def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None
         )
 
 
-def _from_now(seconds: float) -> Combinable:
-    """A moment by the database's own clock: the machines' clocks may differ."""
+def from_now(seconds: float) -> Combinable:
+    """Name a moment by the database's own clock: the machines' clocks may differ."""
     return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
 
 def extend(attempt: Attempt, *, seconds: float, done: int, tokens: int) -> bool:
     """Extend a worker's lease and tell how far it is; False if it no longer holds its shard."""
-    changed = _held_shard(attempt).update(lease_until=_from_now(seconds), done=done, tokens=tokens)
+    changed = _held_shard(attempt).update(lease_until=from_now(seconds), done=done, tokens=tokens)
     return changed == 1
 
 
@@ -161,7 +161,7 @@ def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:
     Args:
         again_after_seconds: an earlier message of this age no longer counts.
     """
-    overdue = Q(sent__isnull=True) | Q(sent__lt=_from_now(-again_after_seconds))
+    overdue = Q(sent__isnull=True) | Q(sent__lt=from_now(-again_after_seconds))
     waiting = Shard.objects.filter(overdue, pk=shard.pk, status=ShardStatus.WAITING)
     return waiting.update(sent=Now()) == 1
 

@@ -13,7 +13,8 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
 from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
-from workers import lifecycle, presence, scheduling
+from webapp.experiments.orders import send_order
+from workers import lifecycle, orders, presence, scheduling
 from workers.machine import is_gone
 from workers.sending import empty_queues, queue_of, send_shards
 
@@ -36,10 +37,12 @@ def reconcile() -> None:
         if empty is None:
             empty = empty_queues()
         _send_again(iteration, empty)
+    _send_orders_again()
 
 
 def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
-    """Reconcile until the process is stopped."""
+    """Reconcile, and carry out orders, until the process is stopped."""
+    orders.start_carrying_out()
     while True:
         close_old_connections()
         try:
@@ -76,3 +79,11 @@ def _send_again(iteration: Iteration, empty: frozenset[str]) -> None:
             stage,
             again_after_seconds=_AGAIN_IF_QUEUE_EMPTY_SECONDS if lost else _AGAIN_SECONDS,
         )
+
+
+def _send_orders_again() -> None:
+    """A message too many does no harm: an order is claimed before it is carried out."""
+    waiting = list(orders.waiting_for_engine())
+    if waiting and "gpu" in empty_queues():
+        for order in waiting:
+            send_order(order)

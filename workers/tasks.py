@@ -1,7 +1,7 @@
 """What a message can ask for. Each task is thin and takes one id; rows say the rest."""
 
-from webapp.experiments.models import Iteration
-from workers import scheduling, shard_runs
+from webapp.experiments.models import Iteration, Order
+from workers import orders, scheduling, shard_runs
 from workers.celery import app
 
 
@@ -17,3 +17,11 @@ def advance(iteration_id: int) -> None:
     iteration = Iteration.objects.filter(pk=iteration_id).first()
     if iteration is not None:
         scheduling.advance(iteration)
+
+
+@app.task(name="workers.carry_out")  # type: ignore[untyped-decorator]
+def carry_out(order_id: int) -> None:
+    """Carry out an order that needs an engine, if it still waits."""
+    order = Order.objects.select_related("experiment", "by").filter(pk=order_id).first()
+    if order is not None:
+        orders.carry_out(order, orders.WITH_ENGINE)

@@ -1,20 +1,37 @@
 """Rows and a client for the pages."""
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
+from django.test import Client
 from pytest_django.fixtures import Settings
 
 from webapp.experiments.models import Experiment, Iteration
 
 
 @pytest.fixture(autouse=True)
-def _own_key(settings: Settings) -> None:
+def _quick_and_apart(settings: Settings) -> None:
     settings.SECRET_KEY = "for tests alone"
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture
 def alice(db: None) -> User:
-    return User.objects.create_user("alice", password="correct horse")
+    return make_person("alice", "operator")
+
+
+def make_person(name: str, *roles: str) -> User:
+    """An account with some roles."""
+    person = User.objects.create_user(name, password="correct horse")
+    person.groups.set(Group.objects.filter(name__in=roles))
+    return person
+
+
+@pytest.fixture
+def client(alice: User) -> Client:
+    """A browser in which alice, an operator, has signed in."""
+    client = Client()
+    client.force_login(alice)
+    return client
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from django.db import DatabaseError
 from django.test import Client
 from django.urls import reverse
 
-from webapp.experiments import views
+from webapp import health
 from webapp.experiments.models import Iteration
 
 pytestmark = pytest.mark.django_db
@@ -49,7 +49,7 @@ def test_healthz_says_when_the_database_is_gone(
         def cursor(self) -> None:
             raise DatabaseError("gone")
 
-    monkeypatch.setattr(views, "connection", Gone())
+    monkeypatch.setattr(health, "connection", Gone())
     assert client.get("/healthz").status_code == 503
 
 

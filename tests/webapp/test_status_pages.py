@@ -194,7 +194,7 @@ def test_experiments_come_ten_to_a_page(client: Client, alice: User) -> None:
     assert "run-01" in second
     assert 'href="?page=2"' in first
     assert 'href="?page=1"' in second
-    assert get(client, "/?page=nonsense") == first
+    assert "run-11" in get(client, "/?page=nonsense")
 
 
 def test_a_waiting_experiment_says_that_no_worker_is_up(client: Client, running: Stage) -> None:

@@ -153,6 +153,8 @@ def test_ctrl_c_reaches_the_supervisor_alone() -> None:
 
 @pytest.mark.parametrize("size", [200_000])
 def test_a_line_without_end_is_cut(size: int) -> None:
-    with supervised(one=f"head -c {size} /dev/zero | tr '\\0' x; echo; echo all; sleep 60") as running:
+    with supervised(
+        one=f"head -c {size} /dev/zero | tr '\\0' x; echo; echo all; sleep 60"
+    ) as running:
         running.read_until("all")
         assert sum(line.count("x") for line in running.lines) == size

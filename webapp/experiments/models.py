@@ -80,6 +80,7 @@ class Experiment(models.Model):
 
     Attributes:
         name: also the folder under the artifact root.
+        is_private: seen by its owner and by admins alone, instead of by everybody with an account.
         recipe: all its values as they were when the experiment began.
         until: the workers begin the next iteration as long as this one is not finished.
     """
@@ -92,6 +93,7 @@ class Experiment(models.Model):
         blank=True,
         related_name="experiments",
     )
+    is_private = models.BooleanField(default=False)
     recipe = models.JSONField()
     recipe_sha256 = models.CharField(max_length=SHA256_CHARS)
     seed = models.BigIntegerField()
@@ -107,6 +109,7 @@ class Experiment(models.Model):
 
         ordering: ClassVar = ["-created", "-pk"]
         constraints: ClassVar = [_known_status("experiment", RunStatus.values)]
+        permissions: ClassVar = [("run_experiment", "Can start and steer experiments")]
 
     def __str__(self) -> str:
         return self.name
@@ -305,3 +308,77 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class OrderKind(models.TextChoices):
+    """What a person can ask for."""
+
+    LAUNCH = "launch", "begin an experiment"
+    NEXT = "next", "run the next iteration"
+    PAUSE = "pause", "pause"
+    CANCEL = "cancel", "cancel"
+    RESUME = "resume", "go on, and try again what failed"
+    CHAT = "chat", "try models"
+    PUBLISH = "publish", "publish a model"
+
+
+class OrderStatus(models.TextChoices):
+    """How far an order is. Refused: it cannot be done, and its finding says why."""
+
+    WAITING = "waiting", "waiting"
+    RUNNING = "running", "running"
+    DONE = "done", "done"
+    REFUSED = "refused", "refused"
+
+
+class Order(models.Model):
+    """What a person asked for on a page or through the API, and what became of it.
+
+    The pages only write orders; `workers.orders` carries them out. Together they are the log of
+    who did what when, so an order outlives its experiment and the person.
+
+    Attributes:
+        subject: name of the experiment, which a launch only makes.
+        wish: what was asked for, as the kind needs it.
+        outcome: what came of it, as the kind gives it.
+        finding: why it was refused, in words.
+        token, lease_until: whose it is while it runs, and until when unless extended.
+    """
+
+    kind = models.CharField(max_length=16, choices=OrderKind)
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="orders",
+    )
+    experiment = models.ForeignKey(
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="orders"
+    )
+    subject = models.CharField(max_length=64)
+    wish = models.JSONField(default=dict, blank=True)
+    status = models.CharField(max_length=16, choices=OrderStatus, default=OrderStatus.WAITING)
+    outcome = models.JSONField(default=dict, blank=True)
+    finding = models.TextField(blank=True, default="")
+    token = models.UUIDField(null=True, blank=True, editable=False)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+    finished = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Newest first."""
+
+        ordering: ClassVar = ["-created", "-pk"]
+        indexes: ClassVar = [models.Index(fields=["status", "kind"], name="order_is_waiting")]
+        constraints: ClassVar = [
+            _known_status("order", OrderStatus.values),
+            models.CheckConstraint(
+                condition=Q(status=OrderStatus.RUNNING, token__isnull=False)
+                | ~Q(status=OrderStatus.RUNNING) & Q(token__isnull=True),
+                name="order_is_held_while_it_runs",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.subject}"

@@ -1,11 +1,9 @@
 """Pages about experiments."""
 
 from django.core.paginator import Paginator
-from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from webapp.experiments.models import Experiment
 from webapp.experiments.progress import (
     count_live_workers,
     experiments_progress,
@@ -13,15 +11,17 @@ from webapp.experiments.progress import (
     needs_workers,
     worker_states,
 )
+from webapp.people.access import sees, visible_experiments
 from webapp.regions import render_page
 
 _EXPERIMENTS_ON_A_PAGE = 10
 
 
 @require_safe
+@sees
 def index(request: HttpRequest) -> HttpResponse:
     """Show how far all experiments are, newest first."""
-    rows = Experiment.objects.select_related("owner").prefetch_related("iterations")
+    rows = visible_experiments(request.user).select_related("owner").prefetch_related("iterations")
     page = Paginator(rows, _EXPERIMENTS_ON_A_PAGE).get_page(request.GET.get("page"))
     experiments = experiments_progress(page.object_list)
     context = {
@@ -40,6 +40,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@sees
 def workers(request: HttpRequest) -> HttpResponse:
     """Show the workers and what each does."""
     states = worker_states()
@@ -53,14 +54,3 @@ def workers(request: HttpRequest) -> HttpResponse:
         region="experiments/partials/worker-list.html",
         context=context,
     )
-
-
-@require_safe
-def healthz(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
-    """Say whether the site and its database answer."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError:
-        return HttpResponse("the database does not answer", status=503, content_type="text/plain")
-    return HttpResponse("ok", content_type="text/plain")

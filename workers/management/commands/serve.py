@@ -1,9 +1,11 @@
 """Bring up a whole installation with one command."""
 
 import os
+import secrets
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
@@ -35,11 +37,20 @@ class Command(BaseCommand):
         try:
             _require_free(host, port)
             call_command("migrate", verbosity=0)
+            self._make_first_account()
             connections.close_all()
             self._greet(host, port)
             Supervisor(_parts(host, port), self._write).run()
         except MetaRewardError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
+
+    def _make_first_account(self) -> None:
+        """Somebody has to be able to sign in; the password is shown once and stored nowhere."""
+        if User.objects.exists():
+            return
+        password = secrets.token_urlsafe(12)
+        User.objects.create_superuser("admin", password=password)
+        self._write(f"first account: sign in as admin with the password {password} and change it")
 
     def _greet(self, host: str, port: int) -> None:
         self._write(f"http://{bind_address(host, port)}  Ctrl-C stops everything")

@@ -1,0 +1,1 @@
+"""Start experiments from a form, duplicate and compare them."""

@@ -1,0 +1,63 @@
+"""Fetch and authorise in one step: who may not see a thing is told that there is none."""
+
+from typing import Final
+
+from django.contrib.auth.decorators import permission_required
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.shortcuts import get_object_or_404
+
+from webapp.experiments.models import Experiment
+from webapp.people.roles import RUN, RUN_ALL, SEE
+
+Person = AbstractBaseUser | AnonymousUser
+
+sees: Final = permission_required(SEE, raise_exception=True)
+"""Decorator of a view for whoever may see experiments."""
+runs: Final = permission_required(RUN, raise_exception=True)
+"""Decorator of a view for whoever may start and steer experiments."""
+
+
+def visible_experiments(person: Person) -> QuerySet[Experiment]:
+    """Experiments that a person may see: private ones only their owner and admins."""
+    user = _user(person)
+    if user is None or not user.has_perm(SEE):
+        return Experiment.objects.none()
+    if user.has_perm(RUN_ALL):
+        return Experiment.objects.all()
+    return Experiment.objects.filter(Q(is_private=False) | Q(owner=user))
+
+
+def find_experiment(person: Person, name: str) -> Experiment:
+    """Find an experiment that a person may see.
+
+    Raises:
+        Http404: there is none of this name, or it is a stranger's.
+    """
+    return get_object_or_404(visible_experiments(person), name=name)
+
+
+def may_steer(person: Person, experiment: Experiment) -> bool:
+    """Whether a person may steer an experiment: its owner, an admin, anybody if nobody does."""
+    user = _user(person)
+    if user is None or not user.has_perm(RUN):
+        return False
+    return user.has_perm(RUN_ALL) or experiment.owner_id in (None, user.pk)
+
+
+def find_to_steer(person: Person, name: str) -> Experiment:
+    """Find an experiment that a person may steer.
+
+    Raises:
+        Http404: there is none of this name, or it is a stranger's private one.
+        PermissionDenied: it may be seen, but not steered.
+    """
+    experiment = find_experiment(person, name)
+    if not may_steer(person, experiment):
+        raise PermissionDenied(f"{experiment} belongs to somebody else: ask them, or an admin")
+    return experiment
+
+
+def _user(person: Person) -> User | None:
+    return person if isinstance(person, User) and person.is_active else None

@@ -1,0 +1,43 @@
+"""The four roles, as Django groups: what each may do is a set of permissions.
+
+A person may have several. Superusers may do everything, with or without a role.
+"""
+
+from typing import Final
+
+from django.apps import apps
+from django.contrib.auth.management import create_permissions
+from django.contrib.auth.models import Group, Permission
+
+SEE: Final = "experiments.view_experiment"
+"""See experiments, their results, workers and the log."""
+RUN: Final = "experiments.run_experiment"
+"""Start experiments, and steer one's own and those that nobody owns."""
+RUN_ALL: Final = "experiments.change_experiment"
+"""Steer and see everybody's."""
+
+VIEWER: Final = "viewer"
+OPERATOR: Final = "operator"
+AUDITOR: Final = "auditor"
+ADMIN: Final = "admin"
+
+PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
+    VIEWER: (SEE,),
+    OPERATOR: (SEE, RUN),
+    AUDITOR: (),
+    ADMIN: (SEE, RUN, RUN_ALL),
+}
+
+
+def make_roles() -> None:
+    """Make the groups that are missing, and give every group at least its permissions."""
+    for config in apps.get_app_configs():
+        create_permissions(config, verbosity=0)
+    for role, names in PERMISSIONS.items():
+        group, _ = Group.objects.get_or_create(name=role)
+        group.permissions.add(*(_permission(name) for name in names))
+
+
+def _permission(name: str) -> Permission:
+    app, codename = name.split(".")
+    return Permission.objects.get(content_type__app_label=app, codename=codename)

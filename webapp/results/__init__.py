@@ -1,0 +1,1 @@
+"""Look into what an experiment made, prompt by prompt."""

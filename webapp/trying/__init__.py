@@ -1,0 +1,1 @@
+"""Try models on a prompt of one's own, and publish them."""
