@@ -12,6 +12,7 @@ META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var
 META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
 META_REWARD_LEASE_SECONDS   a worker that is silent for so long loses its shard; default: 30
 META_REWARD_MAX_ATTEMPTS    a shard that failed so often waits for a person; default: 5
+META_REWARD_TURN_SECONDS    a worker stays with one experiment for so long while others wait: 60
 META_REWARD_ENGINE_MEMORY_MB  limit of an engine process's memory; default: none
 META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
 """
@@ -72,6 +73,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 
 META_REWARD_LEASE_SECONDS = float(os.environ.get("META_REWARD_LEASE_SECONDS", "30"))
+META_REWARD_TURN_SECONDS = float(os.environ.get("META_REWARD_TURN_SECONDS", "60"))
 META_REWARD_MAX_ATTEMPTS = int(os.environ.get("META_REWARD_MAX_ATTEMPTS", "5"))
 
 INSTALLED_APPS = [

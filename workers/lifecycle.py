@@ -64,17 +64,20 @@ def claim_for(shard: Shard, *, seconds: float) -> Attempt | None:
     Returns:
         The attempt that now holds it; None if somebody else was faster, or nobody may have it.
     """
+    return _claim(claimable_shards().filter(pk=shard.pk), lease=from_now(seconds))
+
+
+def claimable_shards() -> QuerySet[Shard]:
+    """Shards that wait for a worker."""
     # Conditions on the shard itself stand in the UPDATE, not in a subquery over shards: PostgreSQL
     # checks only the former again after it has waited for another claim.
-    free = Shard.objects.filter(
-        pk=shard.pk,
+    return Shard.objects.filter(
         status=ShardStatus.WAITING,
         failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
         stage__in=Stage.objects.filter(
             status=StageStatus.RUNNING, iteration__in=_driven_by_workers()
         ),
     )
-    return _claim(free, lease=from_now(seconds))
 
 
 def _driven_by_workers() -> QuerySet[Iteration]:

@@ -66,3 +66,8 @@ def _length(channel: "object", queue: str) -> int:
 def queue_of(stage: str) -> str:
     """Name of the queue from which a stage's shards are taken."""
     return _QUEUE_OF_STAGE[stage]
+
+
+def stages_of_queue_with(stage: str) -> list[str]:
+    """Names of the stages whose shards are taken from the same queue as a stage's."""
+    return [name for name, queue in _QUEUE_OF_STAGE.items() if queue == _QUEUE_OF_STAGE[stage]]

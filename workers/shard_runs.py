@@ -14,7 +14,7 @@ from meta_reward_core.artifacts import digest_of
 from meta_reward_core.errors import DamagedArtifactError, NoPairsError
 from meta_reward_core.iteration import STAGES
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, RunStatus, Shard
-from workers import lifecycle, presence, scheduling, stopping
+from workers import lifecycle, presence, scheduling, stopping, turns
 from workers.engine_host import (
     EngineHost,
     ShardFailedError,
@@ -41,12 +41,13 @@ class Stop(Enum):
 
 
 def run_shard(shard_id: int) -> None:
-    """Run a shard if it still waits, and let its iteration go on."""
+    """Run a shard, or another of the same queue whose turn it is, and let its iteration go on."""
     shard = _find(shard_id)
     if shard is None:
         return
-    attempt = lifecycle.claim_for(shard, seconds=settings.META_REWARD_LEASE_SECONDS)
-    if attempt is not None:
+    claimed = turns.claim(shard)
+    if claimed is not None:
+        shard, attempt = claimed
         with presence.working_on(shard):
             _run_claimed(shard, attempt)
     close_old_connections()

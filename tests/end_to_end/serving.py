@@ -1,17 +1,21 @@
 """A `manage.py serve` of a test's own, and a census of all that it started."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+_TOKEN = r'(?<=name="csrfmiddlewaretoken" value=")\w+|(?<="X-CSRFToken": ")\w+'
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -31,6 +35,9 @@ class Server:
     extra: dict[str, str] = field(default_factory=dict)
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = None
+    browser: urllib.request.OpenerDirector = field(
+        default_factory=lambda: urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,15 +72,30 @@ class Server:
         return self.log(name).read_text(errors="replace")
 
     def get(self, path: str = "/healthz") -> str | None:
-        """Ask the site; None if nobody answers."""
+        """Ask the site; None if nobody answers. What differs at every answer is left out."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as page:
-                return str(page.read().decode())
+            with self.browser.open(f"http://127.0.0.1:{self.port}{path}", timeout=5) as page:
+                return re.sub(_TOKEN, "", page.read().decode())
         except OSError:  # refused, reset or late
             return None
 
     def wait_until_up(self) -> None:
+        """Wait for every part, and sign in as a newcomer does."""
         wait(lambda: self.get() == "ok" and "ready." in self.said(), explain=self.said)
+        password = re.search(r"sign in as admin with the password (\S+)", self.said())
+        if password:
+            self.sign_in("admin", password[1])
+
+    def sign_in(self, name: str, password: str) -> None:
+        """Fill in the form."""
+        address = f"http://127.0.0.1:{self.port}/people/login"
+        with self.browser.open(address, timeout=5) as page:
+            token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.read().decode())
+        assert token
+        values = {"csrfmiddlewaretoken": token[1], "username": name, "password": password}
+        form = urllib.parse.urlencode(values).encode()
+        with self.browser.open(address, data=form, timeout=5) as page:
+            assert "Sign out" in page.read().decode()
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs with this installation's environment."""

@@ -1,0 +1,86 @@
+"""Whose turn it is: experiments share the workers fairly.
+
+A message is a ticket for one shard of its queue; which shard it buys is decided when a worker
+takes it. While only one experiment waits, that is the shard the message names. Otherwise a worker
+stays with the experiment that it serves for one turn, because every change loads another model,
+and then goes to the one that fewest workers serve, of those the one that was served longest ago.
+"""
+
+import time
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.db.models import Count, F, Max, QuerySet
+
+from webapp.experiments.models import Attempt, Shard, ShardStatus
+from workers import lifecycle
+from workers.sending import stages_of_queue_with
+
+_served: tuple[int, float] | None = None  # the experiment of this process, and since when
+
+
+def claim(named: Shard) -> tuple[Shard, Attempt] | None:
+    """Take the shard whose turn it is, by a message that names one of the same queue.
+
+    Returns:
+        The shard and the attempt that now holds it; None if nothing waits any more.
+    """
+    for shard in _in_turn(named):
+        attempt = lifecycle.claim_for(shard, seconds=settings.META_REWARD_LEASE_SECONDS)
+        if attempt is not None:
+            _serve(shard.stage.iteration.experiment_id)
+            return shard, attempt
+    return None
+
+
+def _serve(experiment: int) -> None:
+    global _served
+    if _served is None or _served[0] != experiment:
+        _served = experiment, time.monotonic()
+
+
+def _in_turn(named: Shard) -> Iterator[Shard]:
+    """Shards that wait, those of the experiment whose turn it is first, the named one before."""
+    stages = stages_of_queue_with(named.stage.name)
+    waiting = lifecycle.claimable_shards().filter(
+        stage__name__in=stages, index__lt=F("stage__shard_count")
+    )
+    for experiment in _order(waiting):
+        if experiment == named.stage.iteration.experiment_id:
+            yield named
+        theirs = waiting.filter(stage__iteration__experiment=experiment)
+        yield from theirs.select_related("stage__iteration__experiment").order_by("?")[:8]
+
+
+def _order(waiting: QuerySet[Shard]) -> list[int]:
+    experiments = set(waiting.values_list("stage__iteration__experiment", flat=True).distinct())
+    if len(experiments) < 2:
+        return list(experiments)
+    mine = _served is not None and time.monotonic() - _served[1] < settings.META_REWARD_TURN_SECONDS
+    stays = _served[0] if _served is not None and mine else None
+    workers, served = _workers_of(experiments), _last_served(experiments)
+    return sorted(
+        experiments,
+        key=lambda pk: (pk != stays, workers.get(pk, 0), served.get(pk, 0), pk),
+    )
+
+
+def _workers_of(experiments: set[int]) -> dict[int, int]:
+    rows = (
+        Shard.objects.filter(
+            status=ShardStatus.RUNNING, stage__iteration__experiment__in=experiments
+        )
+        .values(experiment=F("stage__iteration__experiment"))
+        .annotate(workers=Count("pk"))
+    )
+    return {row["experiment"]: row["workers"] for row in rows}
+
+
+def _last_served(experiments: set[int]) -> dict[int, int]:
+    """By experiment the latest attempt: its number grows with time."""
+    rows = (
+        Attempt.objects.filter(shard__stage__iteration__experiment__in=experiments)
+        .values(experiment=F("shard__stage__iteration__experiment"))
+        .annotate(latest=Max("pk"))
+    )
+    return {row["experiment"]: row["latest"] for row in rows}
