@@ -27,6 +27,33 @@ PARTS = {
 }
 
 
+class Browser:
+    """Keeps the cookies of one person, whatever site it asks on this machine."""
+
+    def __init__(self) -> None:
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+    def get(self, port: int, path: str) -> str | None:
+        """Read a page; None if nobody answers. What differs at every answer is left out."""
+        try:
+            return re.sub(_TOKEN, "", self._open(port, path))
+        except OSError:  # refused, reset or late
+            return None
+
+    def sign_in(self, port: int, name: str, password: str) -> None:
+        """Fill in the form."""
+        form = self._open(port, "/people/login")
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+        assert token
+        values = {"csrfmiddlewaretoken": token[1], "username": name, "password": password}
+        assert "Sign out" in self._open(port, "/people/login", values)
+
+    def _open(self, port: int, path: str, values: dict[str, str] | None = None) -> str:
+        data = urllib.parse.urlencode(values).encode() if values else None
+        with self._opener.open(f"http://127.0.0.1:{port}{path}", data=data, timeout=5) as page:
+            return str(page.read().decode())
+
+
 @dataclass
 class Server:
     """One installation in a folder of its own."""
@@ -35,9 +62,7 @@ class Server:
     extra: dict[str, str] = field(default_factory=dict)
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = None
-    browser: urllib.request.OpenerDirector = field(
-        default_factory=lambda: urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    )
+    browser: "Browser" = field(default_factory=lambda: Browser())
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,30 +97,15 @@ class Server:
         return self.log(name).read_text(errors="replace")
 
     def get(self, path: str = "/healthz") -> str | None:
-        """Ask the site; None if nobody answers. What differs at every answer is left out."""
-        try:
-            with self.browser.open(f"http://127.0.0.1:{self.port}{path}", timeout=5) as page:
-                return re.sub(_TOKEN, "", page.read().decode())
-        except OSError:  # refused, reset or late
-            return None
+        """Ask the site; None if nobody answers."""
+        return self.browser.get(self.port, path)
 
     def wait_until_up(self) -> None:
         """Wait for every part, and sign in as a newcomer does."""
         wait(lambda: self.get() == "ok" and "ready." in self.said(), explain=self.said)
         password = re.search(r"sign in as admin with the password (\S+)", self.said())
         if password:
-            self.sign_in("admin", password[1])
-
-    def sign_in(self, name: str, password: str) -> None:
-        """Fill in the form."""
-        address = f"http://127.0.0.1:{self.port}/people/login"
-        with self.browser.open(address, timeout=5) as page:
-            token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.read().decode())
-        assert token
-        values = {"csrfmiddlewaretoken": token[1], "username": name, "password": password}
-        form = urllib.parse.urlencode(values).encode()
-        with self.browser.open(address, data=form, timeout=5) as page:
-            assert "Sign out" in page.read().decode()
+            self.browser.sign_in(self.port, "admin", password[1])
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs with this installation's environment."""

@@ -41,6 +41,7 @@ class WorkerSite(Site):
             "META_REWARD_VAR": str(self.root / "var"),
             "META_REWARD_MODEL_ROOT": str(self.models),
             "OMP_NUM_THREADS": "1",
+            "DJANGO_SUPERUSER_PASSWORD": "correct horse",
             **self.more,
         }
 
@@ -128,12 +129,18 @@ class Cluster:
             and (process.info["environ"] or {}).get("CELERY_BROKER_URL") == self.site.broker_url
         ]
 
-    def wait_until(self, holds: Callable[[], object], *, seconds: float = 240) -> float:
+    def wait_until(
+        self,
+        holds: Callable[[], object],
+        *,
+        seconds: float = 240,
+        every_seconds: float = 0.05,
+    ) -> float:
         """Wait; returns how long it took."""
         began = time.monotonic()
         while not holds():
             assert time.monotonic() - began < seconds, f"{holds} in vain\n{self.log()}"
-            time.sleep(0.05)
+            time.sleep(every_seconds)
         return time.monotonic() - began
 
     def wait_finished(self, *, seconds: float = 300) -> None:

@@ -6,6 +6,7 @@ Whatever happens, the files equal those of `manage.py run_iteration` on a quiet 
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from meta_reward_core.iteration import STAGES
 from meta_reward_core.miniature.seed import shipped_seed
+from tests.end_to_end.serving import Browser, free_port
 from tests.services import Broker, broker, postgres
 from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
 
@@ -140,6 +143,65 @@ def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
     assert here.site.digests() == quiet.digests()
     check_rows(here.site)
     assert here.site.statuses("attempt")["lost"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "broker", "site"])
+def test_kills_in_every_stage_change_nothing(
+    tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite, victim: str
+) -> None:
+    """One iteration; every stage is struck once while a shard of it runs."""
+    with cluster(tmp_path / "site", models, redis, META_REWARD_MAX_ATTEMPTS="100") as here:
+        here.start_reconciler()
+        pages = Pages(here)
+        worker = here.start_worker()
+        here.hand_over()
+        for stage in STAGES:
+            here.wait_until(lambda name=stage.name: here.site.running(name), every_seconds=0.001)  # type: ignore[misc]
+            if victim == "worker":
+                here.kill_tree(worker)
+                worker = here.start_worker()
+            elif victim == "broker":
+                here.broker.kill()
+                here.broker.start()
+            else:
+                pages.restart()
+            here.wait_until(pages.are_right)
+        here.wait_finished()
+        here.wait_until(pages.are_right)
+        assert here.site.digests() == quiet.digests()
+        check_rows(here.site)
+
+
+class Pages:
+    """The site of a cluster, in a process that may be killed, and somebody who looks at it."""
+
+    def __init__(self, here: Cluster) -> None:
+        self.here = here
+        self.port = free_port()
+        self.browser = Browser()
+        account = ("createsuperuser", "--noinput", "--username", "ann", "--email", "a@example.org")
+        made = here.site.manage(*account)
+        assert made.returncode == 0, made.stdout
+        self.process = self.start()
+        here.wait_until(lambda: self.browser.get(self.port, "/healthz") == "ok")
+        self.browser.sign_in(self.port, "ann", here.site.environment["DJANGO_SUPERUSER_PASSWORD"])
+
+    def start(self) -> Process:
+        where = ("--bind", f"127.0.0.1:{self.port}", "--no-control-socket")
+        return self.here.start("-m", "gunicorn", "webapp.wsgi:application", *where)
+
+    def restart(self) -> None:
+        self.here.kill_tree(self.process)
+        self.process = self.start()
+
+    def are_right(self) -> bool:
+        """Whether the page of the iteration shows every stage as its row has it."""
+        question = "select name, status from experiments_stage order by position"
+        before = self.here.site.rows(question)
+        page = self.browser.get(self.port, "/experiments/tiny/iterations/1")
+        shown = re.findall(r'data-stage="(\w+)" data-status="(\w+)"', page or "")
+        return shown == before == self.here.site.rows(question)
 
 
 @pytest.mark.slow
@@ -322,6 +384,24 @@ def test_random_kills_of_workers_engines_and_broker_change_nothing(
         here.wait_finished()
         assert here.site.digests() == quiet.digests()
         check_rows(here.site)
+
+
+@pytest.mark.slow
+def test_a_small_experiment_does_not_wait_for_a_large_one(
+    tmp_path: Path, models: Path, redis: Broker
+) -> None:
+    """One worker; the small one comes when the large one has begun to judge, and ends before it."""
+    with cluster(tmp_path / "site", models, redis, META_REWARD_TURN_SECONDS="1") as here:
+        here.start_worker()
+        here.hand_over("--set", "judge.samples=60", "--set", "shard_prompts=1")
+        here.wait_until(lambda: here.site.running("judge"))
+        options = ("--experiment", "small", "--recipe", str(here.site.recipe))
+        here.start("manage.py", "run_iteration", *options, "--queue")
+        small = "select status from experiments_iteration i join experiments_experiment e "
+        small += "on e.id = i.experiment_id where e.name = 'small'"
+        here.wait_until(lambda: here.site.rows(small) == [("finished",)])
+        assert here.site.iteration() == "running"
+        assert count(here.site, "judge", "finished") > 0
 
 
 @pytest.mark.slow
