@@ -60,7 +60,9 @@ def test_the_style_sheet_is_served(client: Client) -> None:
     answer.close()
 
 
-@pytest.mark.parametrize("model", ["experiment", "iteration", "stage", "shard", "attempt"])
+@pytest.mark.parametrize(
+    "model", ["experiment", "iteration", "stage", "shard", "attempt", "order", "worker"]
+)
 def test_the_admin_lists_rows_but_does_not_change_them(
     client: Client, iteration: Iteration, model: str
 ) -> None:

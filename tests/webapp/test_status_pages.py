@@ -1,88 +1,48 @@
-"""The pages that show progress: whole, as a region, while something runs and afterwards."""
+"""The list of experiments and the workers: whole, as a region, while something runs and after."""
 
 from datetime import timedelta
-from typing import Any
-from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage, Worker
+from tests.webapp.conftest import make_person
+from tests.webapp.watching_cast import (
+    HOSTILE,
+    HTMX,
+    RESTORE,
+    add_attempt,
+    add_worker,
+    count_queries,
+    finish,
+    get,
+    make_private,
+    run_judging,
+)
+from webapp.experiments.models import Experiment, Iteration, Shard, Stage
 
 pytestmark = pytest.mark.django_db
-
-HTMX = {"HX-Request": "true"}
-HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 @pytest.fixture
 def running(iteration: Iteration) -> Stage:
-    """A judge stage of four shards: two finished, one that runs, one that waits."""
-    Experiment.objects.update(status="running")
-    Iteration.objects.update(status="running", driver="workers", started=timezone.now())
-    return add_stage(iteration)
+    return run_judging(iteration)
 
 
-def add_stage(iteration: Iteration) -> Stage:
-    stage = Stage.objects.create(
-        iteration=iteration,
-        name="judge",
-        title="Judge",
-        position=2,
-        status="running",
-        shard_count=4,
-    )
-    for index in range(2):
-        Shard.objects.create(stage=stage, index=index, status="finished", counts={"tokens": 700})
-    begun = Shard.objects.create(
-        stage=stage, index=2, status="running", token=uuid4(), tokens=12_000
-    )
-    add_attempt(begun, status="running", seconds_ago=10)
-    Shard.objects.create(stage=stage, index=3)
-    return stage
-
-
-def add_attempt(shard: Shard, number: int = 1, seconds_ago: float = 60, **values: Any) -> Attempt:
-    started = timezone.now() - timedelta(seconds=seconds_ago)
-    given = {"status": "failed", "worker": "host-1", "pid": 71} | values
-    return Attempt.objects.create(
-        shard=shard, number=number, token=uuid4(), started=started, **given
-    )
-
-
-def add_worker(**values: Any) -> Worker:
-    now = timezone.now()
-    given = {"name": "worker-7@host-1", "host": "host-1", "pid": 7, "queues": "cpu,gpu"}
-    times = {"since": now, "started": now, "heartbeat": now}
-    return Worker.objects.create(**(given | times | values))
-
-
-def get(client: Client, path: str = "/", **headers: str) -> str:
-    return client.get(path, headers=headers).content.decode()
-
-
-def test_a_running_stage_shows_shards_tokens_and_speed(client: Client, running: Stage) -> None:
-    """Two finished shards of 700 tokens; 12,000 tokens in 10 seconds are 1,200 a second."""
+def test_a_running_experiment_shows_stage_shards_and_speed(client: Client, running: Stage) -> None:
+    """12,000 tokens in 10 seconds are 1,200 a second."""
     page = get(client)
     assert '<progress value="2" max="4"' in page
+    assert "stage 1 of 1: Judge" in page
     assert "2 of 4 shards" in page
-    assert "1,400 tokens" in page
     assert any(f"{speed:,} tokens/s" in page for speed in range(1100, 1201))
 
 
 @pytest.mark.parametrize("path", ["/", "/workers"])
 @pytest.mark.parametrize(
     "headers, is_whole",
-    [
-        ({}, True),
-        (HTMX, False),
-        (HTMX | {"HX-History-Restore-Request": "true"}, True),
-        (HTMX | {"HX-Boosted": "true"}, True),
-    ],
+    [({}, True), (HTMX, False), (RESTORE, True), (HTMX | {"HX-Boosted": "true"}, True)],
 )
 def test_htmx_gets_the_region_alone_and_others_the_page(
     client: Client, running: Stage, path: str, headers: dict[str, str], is_whole: bool
@@ -118,47 +78,57 @@ def test_it_goes_on_asking_between_two_iterations_of_the_workers(
     assert "hx-get" not in get(client, **HTMX)
 
 
-def test_a_failure_shows_the_end_of_what_was_said(client: Client, running: Stage) -> None:
-    error = "\n".join(f"line {number}" for number in range(1000))
-    shard = running.shards.get(index=3)
-    add_attempt(shard, error=error, finished=timezone.now())
-    page = get(client)
-    assert "Judge, shard 3, attempt 1: failed on host-1 (process 71)" in page
-    assert "line 999</pre>" in page
-    assert "line 991" not in page
+def test_a_finished_experiment_shows_its_last_figure(client: Client, iteration: Iteration) -> None:
+    finish(iteration)
+    assert "M1 true quality 4" in get(client)
+    finish(iteration, truth=[])
+    assert "mean points 3.1 in iteration 1" in get(client)
 
 
-def test_the_last_three_failures_of_each_iteration_are_shown(
-    client: Client, running: Stage, experiment: Experiment
+def test_names_and_status_narrow_the_list(client: Client, alice: User) -> None:
+    for name, status in (("red-1", "failed"), ("red-2", "finished"), ("blue", "failed")):
+        Experiment.objects.create(name=name, recipe={}, seed=1, status=status)
+
+    def shown(query: str) -> list[str]:
+        page = get(client, f"/?{query}")
+        return [name for name in ("red-1", "red-2", "blue") if f"/experiments/{name}" in page]
+
+    assert shown("q=RED") == ["red-1", "red-2"]
+    assert shown("status=failed") == ["red-1", "blue"]
+    assert shown("q=red&status=failed") == ["red-1"]
+    assert shown("status=dreaming") == ["red-1", "red-2", "blue"]
+    assert "No experiment is like that" in get(client, "/?q=green")
+
+
+def test_pages_keep_the_filter(client: Client, alice: User) -> None:
+    for number in range(25):
+        Experiment.objects.create(name=f"run-{number:02}", recipe={}, seed=1)
+    first, second = get(client, "/?q=run"), get(client, "/?q=run&page=2")
+    assert "run-24" in first
+    assert "run-00" not in first
+    assert "run-00" in second
+    assert 'href="?q=run&amp;page=2"' in first
+    assert 'href="?q=run&amp;page=1"' in second
+    assert "run-24" in get(client, "/?page=nonsense")
+
+
+def test_a_stranger_does_not_see_a_private_experiment(
+    client: Client, experiment: Experiment
 ) -> None:
-    other = add_stage(Iteration.objects.create(experiment=experiment, number=2))
-    for number in range(1, 8):
-        add_attempt(running.shards.get(index=3), number, error=f"first {number}")
-    add_attempt(other.shards.get(index=3), error="second")
-    page = get(client)
-    assert [f"first {number}" in page for number in range(1, 8)] == [False] * 4 + [True] * 3
-    assert "second" in page
-
-
-def test_a_finished_iteration_keeps_quiet_about_its_stages_once_there_is_a_later_one(
-    client: Client, running: Stage, experiment: Experiment
-) -> None:
-    Iteration.objects.update(status="finished")
-    assert "2 of 4 shards" in get(client)
-    Iteration.objects.create(experiment=experiment, number=2)
-    assert "2 of 4 shards" not in get(client)
+    make_private(experiment, make_person("bob", "operator"))
+    assert "first" not in get(client)
 
 
 def test_text_of_others_is_never_html(client: Client, running: Stage) -> None:
     Iteration.objects.update(finding=HOSTILE)
     Stage.objects.update(title=HOSTILE)
-    add_attempt(running.shards.get(index=3), error=HOSTILE, worker=HOSTILE)
+    Experiment.objects.update(recipe={"name": HOSTILE})
     add_worker(name=HOSTILE, host=HOSTILE, queues=HOSTILE, device=HOSTILE)
-    for path in ("/", "/workers"):
+    for path in (f"/?q={HOSTILE}", "/", "/workers"):
         page = get(client, path)
         assert "<script>alert" not in page
         assert "<img" not in page
-        assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;script&gt;alert(1)" in get(client)
 
 
 def test_the_pages_ask_the_database_as_often_for_many(
@@ -166,42 +136,24 @@ def test_the_pages_ask_the_database_as_often_for_many(
 ) -> None:
     add_worker(shard=running.shards.get(index=2))
     before = {path: count_queries(client, path) for path in ("/", "/workers")}
-    assert before["/"] <= 11
-    assert before["/workers"] <= 1
+    assert before["/"] <= 12
+    assert before["/workers"] <= 5
     for number in range(2, 9):
         mine = Experiment.objects.create(
             name=f"more-{number}", owner=alice, recipe={}, seed=1, status="running"
         )
         for turn in range(1, 4):
-            stage = add_stage(Iteration.objects.create(experiment=mine, number=turn))
+            stage = run_judging(Iteration.objects.create(experiment=mine, number=turn))
             add_attempt(stage.shards.get(index=3), error="no")
         add_worker(pid=number + 100, shard=stage.shards.get(index=2))
     assert {path: count_queries(client, path) for path in before} == before
-
-
-def count_queries(client: Client, path: str) -> int:
-    with CaptureQueriesContext(connection) as asked:
-        client.get(path)
-    return len(asked)
-
-
-def test_experiments_come_ten_to_a_page(client: Client, alice: User) -> None:
-    for number in range(12):
-        Experiment.objects.create(name=f"run-{number:02}", recipe={}, seed=1)
-    first, second = get(client), get(client, "/?page=2")
-    assert "run-11" in first
-    assert "run-01" not in first
-    assert "run-01" in second
-    assert 'href="?page=2"' in first
-    assert 'href="?page=1"' in second
-    assert "run-11" in get(client, "/?page=nonsense")
 
 
 def test_a_waiting_experiment_says_that_no_worker_is_up(client: Client, running: Stage) -> None:
     assert "No worker is up" in get(client)
     silent = add_worker(heartbeat=timezone.now() - timedelta(minutes=2))
     assert "No worker is up" in get(client)
-    Worker.objects.filter(pk=silent.pk).update(heartbeat=timezone.now())
+    type(silent).objects.filter(pk=silent.pk).update(heartbeat=timezone.now())
     assert "No worker is up" not in get(client)
 
 
@@ -230,7 +182,7 @@ def test_the_workers_page_rests_when_none_works(client: Client, running: Stage) 
 
 def test_a_silent_worker_is_called_silent(client: Client, running: Stage) -> None:
     heard = timezone.now() - timedelta(seconds=100)
-    add_worker(shard=running.shards.get(index=2), heartbeat=heard)
+    add_worker(shard=Shard.objects.get(index=2), heartbeat=heard)
     page = get(client, "/workers")
     assert ">silent<" in page
     assert "100 s ago" in page

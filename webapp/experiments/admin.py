@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
-from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage, Worker
+from webapp.experiments.models import Attempt, Experiment, Iteration, Order, Shard, Stage, Worker
 
 
 class LookOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -129,3 +129,17 @@ class WorkerAdmin(LookOnly):
 
     list_display = ("name", "host", "pid", "queues", "device", "shard", "since", "heartbeat")
     list_select_related = ("shard__stage__iteration__experiment",)
+
+
+@admin.register(Order)
+class OrderAdmin(LookOnly):
+    """What people asked for: the log, which nobody edits."""
+
+    list_display = ("created", "by", "kind", "subject", "status", "finding", "finished")
+    list_filter = ("status", "kind", "by")
+    search_fields = ("subject", "finding")
+    list_select_related = ("by",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """A log from which entries can be taken is none."""
+        return False

@@ -1,4 +1,4 @@
-"""Addresses of the pages about experiments and workers."""
+"""Addresses of the pages about experiments, iterations, workers and the log."""
 
 from django.urls import path
 
@@ -7,4 +7,12 @@ from webapp.experiments import views
 urlpatterns = [
     path("", views.index, name="index"),
     path("workers", views.workers, name="workers"),
+    path("log", views.log, name="log"),
+    path("experiments/<str:name>", views.experiment, name="experiment"),
+    path("experiments/<str:name>/steer", views.steer, name="steer"),
+    path(
+        "experiments/<str:name>/iterations/<int:number>",
+        views.iteration,
+        name="iteration",
+    ),
 ]

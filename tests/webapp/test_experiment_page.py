@@ -1,0 +1,217 @@
+"""The page of one experiment: where it stands, where its models come from, how it went."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from meta_reward_core.measures import AlarmName
+from meta_reward_core.recipes import load_recipe
+from tests.webapp.conftest import make_person
+from tests.webapp.watching_cast import (
+    HOSTILE,
+    HTMX,
+    RESTORE,
+    add_stage,
+    count_queries,
+    finish,
+    get,
+    make_private,
+    run_judging,
+)
+from webapp.experiments.alarms import MEANINGS
+from webapp.experiments.models import Experiment, Iteration, OrderKind, Shard
+from webapp.experiments.orders import place_order
+
+pytestmark = pytest.mark.django_db
+
+PATH = "/experiments/first"
+
+
+def test_a_new_experiment_says_that_nothing_has_happened(
+    client: Client, experiment: Experiment
+) -> None:
+    page = get(client, PATH)
+    assert "0 iterations finished" in page
+    assert "Curves appear once an iteration is finished." in page
+    assert "Run iteration 1" in page
+    assert "hx-get" not in page
+
+
+def test_the_pages_about_an_experiment_are_linked(client: Client, iteration: Iteration) -> None:
+    page = get(client, PATH)
+    for link in ("duplicate", "try", "files"):
+        assert f'href="{PATH}/{link}"' in page
+    assert 'href="/experiments/compare?name=first"' in page
+    assert 'href="/log?experiment=first"' in page
+    assert 'href="/experiments/new"' in get(client, "/")
+    page = get(client, f"{PATH}/iterations/1")
+    for link in ("prompts", "what-if"):
+        assert f'href="{PATH}/iterations/1/{link}"' in page
+
+
+@pytest.mark.parametrize("headers, is_whole", [({}, True), (HTMX, False), (RESTORE, True)])
+def test_htmx_gets_the_state_alone_and_going_back_the_page(
+    client: Client, iteration: Iteration, headers: dict[str, str], is_whole: bool
+) -> None:
+    run_judging(iteration)
+    answer = client.get(PATH, headers=headers)
+    page = answer.content.decode()
+    assert ("<html" in page) == is_whole
+    assert ("Lineage" in page) == is_whole
+    assert page.count('id="experiment-state"') == 1
+    assert "HX-Request" in answer.headers["Vary"]
+
+
+def test_the_state_asks_again_while_it_runs_and_only_then(
+    client: Client, iteration: Iteration
+) -> None:
+    run_judging(iteration)
+    assert 'hx-get="/experiments/first?seen=0" hx-trigger="every 2s"' in get(client, PATH, **HTMX)
+    finish(iteration)
+    assert "hx-get" not in get(client, PATH, **HTMX)
+
+
+def test_once_an_iteration_is_finished_the_page_comes_anew(
+    client: Client, iteration: Iteration
+) -> None:
+    run_judging(iteration)
+    assert "HX-Refresh" not in client.get(f"{PATH}?seen=0", headers=HTMX).headers
+    finish(iteration)
+    assert client.get(f"{PATH}?seen=0", headers=HTMX).headers["HX-Refresh"] == "true"
+    assert "HX-Refresh" not in client.get(f"{PATH}?seen=1", headers=HTMX).headers
+
+
+def test_another_browser_sees_the_same(client: Client, iteration: Iteration) -> None:
+    run_judging(iteration)
+    other = Client()
+    other.force_login(make_person("vera", "viewer"))
+    assert "2 of 4 shards" in get(client, PATH)
+    assert "2 of 4 shards" in get(other, PATH)
+
+
+def test_curves_and_their_numbers_stand_on_the_page(client: Client, iteration: Iteration) -> None:
+    """Quality 3 before and 4 after iteration 1; then 5: three points, from M0 to M2."""
+    finish(iteration)
+    finish(Iteration.objects.create(experiment=iteration.experiment, number=2))
+    page = get(client, PATH)
+    assert "True quality: quality, 0 to 5 by model M" in page
+    for model, quality in ((0, 3), (1, 4), (2, 5)):
+        assert f'<th scope="row">{model}</th><td>{quality}</td>' in page
+    assert "actor: All scored responses have the same score." in page
+    assert "Biases of the meta-judge" not in page  # nobody measured them
+
+
+def test_the_lineage_says_what_each_model_was_trained_on(
+    client: Client, iteration: Iteration
+) -> None:
+    Experiment.objects.update(recipe={"name": "smoke", "pair_kinds": [["actor", "judge"]]})
+    finish(iteration)
+    for name, counts in (
+        ("sample", {"prompts": 36}),
+        ("pair_actor", {"pairs": 30, "dropped": 6}),
+        ("train", {"kept_step": 1250, "trained": 30}),
+    ):
+        stage = add_stage(iteration, name=name, position=len(name), status="finished")
+        Shard.objects.create(stage=stage, index=0, status="finished", counts=counts)
+    page = get(client, PATH)
+    assert "M0, which is also the reference" in page
+    assert "30 actor (6 prompts without), judge: not yet" in page
+    assert "step 1,250" in page
+    assert f'<code title="{"c" * 64}">{"c" * 12}</code>' in page
+
+
+def test_values_that_differ_from_the_shipped_recipe_are_marked(
+    client: Client, experiment: Experiment
+) -> None:
+    recipe = load_recipe("smoke", changes=["actor.samples=5"]).model_dump(mode="json")
+    Experiment.objects.update(recipe=recipe)
+    page = get(client, PATH)
+    assert "1 value differs from the shipped recipe" in page
+    changed = page.split('<tr class="changed">')[1].split("</tr>")[0]
+    assert "actor.samples" in changed
+    assert '<td data-label="Here">5 </td>' in changed
+    assert '<td data-label="As shipped">7</td>' in changed
+    Experiment.objects.update(recipe=load_recipe("smoke").model_dump(mode="json"))
+    assert "is shipped." in get(client, PATH)
+    Experiment.objects.update(recipe={"name": "my-own"})
+    assert "nothing to compare" in get(client, PATH)
+
+
+def test_an_alarm_says_what_it_means_and_what_to_try(client: Client, iteration: Iteration) -> None:
+    alarm = {"name": "length_growth", "sentence": "Grew from 70 to 99.", "advice": "Raise rho."}
+    finish(iteration, alarms=[alarm])
+    page = get(client, PATH)
+    assert "Iteration 1: Responses grow longer" in page
+    assert "Grew from 70 to 99." in page
+    assert "Judges like long answers" in page
+    assert "What to try: Raise rho." in page
+
+
+def test_every_alarm_has_a_meaning() -> None:
+    assert set(MEANINGS) == set(AlarmName.__args__)  # type: ignore[attr-defined]
+
+
+def test_an_order_is_shown_until_it_is_done_or_refused(
+    client: Client, experiment: Experiment, alice: User
+) -> None:
+    order = place_order(OrderKind.NEXT, by=alice, experiment=experiment)
+    page = get(client, PATH)
+    assert "run the next iteration, asked by alice" in page
+    assert "hx-get" in page
+    assert "steer-next" not in page
+    type(order).objects.update(status="refused", finding="no room on the disk")
+    page = get(client, PATH)
+    assert "no room on the disk" in page
+    assert "hx-get" not in page
+    assert "steer-next" in page
+
+
+def test_text_of_others_is_never_html(client: Client, iteration: Iteration, alice: User) -> None:
+    stage = run_judging(iteration)
+    type(stage).objects.update(title=HOSTILE)
+    Experiment.objects.update(
+        recipe={"name": HOSTILE, "rubric": HOSTILE * 100, "pair_kinds": [[HOSTILE]]},
+        seed_model_folder=f"/models/{HOSTILE}",
+    )
+    Iteration.objects.update(finding=HOSTILE)
+    finish(
+        Iteration.objects.create(experiment=iteration.experiment, number=2),
+        alarms=[{"name": HOSTILE, "sentence": HOSTILE, "advice": HOSTILE}],
+        pairs=[{"kind": "actor", "pairs": 1, "dropped": {HOSTILE: 1}}],
+    )
+    Experiment.objects.update(status="running")
+    order = place_order(OrderKind.PAUSE, by=alice, experiment=iteration.experiment)
+    type(order).objects.update(finding=HOSTILE, status="refused")
+    page = get(client, PATH)
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert "{{ 7|add:7 }}" in page
+
+
+def test_strangers_are_kept_out(client: Client, experiment: Experiment) -> None:
+    assert Client().get(PATH).status_code == 302
+    auditor = Client()
+    auditor.force_login(make_person("ada", "auditor"))
+    assert auditor.get(PATH).status_code == 403
+    make_private(experiment, make_person("bob", "operator"))
+    assert client.get(PATH).status_code == 404
+    assert client.get("/experiments/none-of-this-name").status_code == 404
+    assert client.post(PATH).status_code == 405
+
+
+def test_the_page_asks_the_database_as_often_for_many(
+    client: Client, experiment: Experiment
+) -> None:
+    def add(number: int) -> None:
+        row = Iteration.objects.create(experiment=experiment, number=number)
+        run_judging(row)
+        finish(row)
+
+    add(1)
+    run_judging(Iteration.objects.create(experiment=experiment, number=9))
+    before = count_queries(client, PATH)
+    assert before <= 14
+    for number in range(2, 8):
+        add(number)
+    Experiment.objects.update(status="running")
+    assert count_queries(client, PATH) == before

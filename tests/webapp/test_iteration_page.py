@@ -1,0 +1,300 @@
+"""The page of one iteration: stages, shards, attempts, failures, and charts from its files."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.records import Judgment, Rating, ResponseScore
+from meta_reward_core.shards import IterationFiles, Work
+from meta_reward_core.tables import table_of
+from tests.webapp.conftest import make_person
+from tests.webapp.watching_cast import (
+    HOSTILE,
+    HTMX,
+    RESTORE,
+    add_attempt,
+    add_stage,
+    count_queries,
+    finish,
+    get,
+    make_private,
+    run_judging,
+)
+from webapp.experiments import tables
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+from webapp.experiments.stages import duration_text, stages_of
+
+pytestmark = pytest.mark.django_db
+
+PATH = "/experiments/first/iterations/1"
+CHARTS = HTMX | {"HX-Target": "iteration-charts"}
+
+
+@pytest.fixture
+def files(experiment: Experiment, tmp_path: Path) -> IterationFiles:
+    Experiment.objects.update(artifact_root=str(tmp_path))
+    return IterationFiles(ArtifactStore(str(tmp_path)), "first/iteration-1")
+
+
+def publish(files: IterationFiles, stage: str, shard: int, made: dict[str, list[Any]]) -> None:
+    parts = {(name, shard): table_of(name, rows) for name, rows in made.items()}
+    files.publish(stage, shard, key=f"{stage}-{shard}", work=Work(parts), packages={})
+
+
+def judged(shard: int, *scores: float | None) -> dict[str, list[Any]]:
+    """Judgments of one response, and its variance of 1."""
+    response = f"r{shard}"
+    return {
+        "judgments": [
+            Judgment("p", response, f"{response}.{n}", n, "text", score, None, 9)
+            for n, score in enumerate(scores)
+        ],
+        "scores": [ResponseScore("p", response, 0, 1, 3.0, 1.0, 40, 9, "stop")],
+    }
+
+
+def pair(chosen: str, rejected: str) -> dict[str, Any]:
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    return {"prompt": said("p"), "chosen": said(chosen), "rejected": said(rejected)}
+
+
+def logged(step: int, metric: str, value: float) -> dict[str, Any]:
+    return {"step": step, "epoch": step / 10, "metric": metric, "value": value}
+
+
+@pytest.mark.parametrize(
+    "headers, region",
+    [
+        ({}, ""),
+        (RESTORE, ""),
+        (HTMX, "iteration-state"),
+        (HTMX | {"HX-Target": "iteration-state"}, "iteration-state"),
+        (CHARTS, "iteration-charts"),
+    ],
+)
+def test_htmx_gets_the_region_it_asks_for(
+    client: Client, iteration: Iteration, headers: dict[str, str], region: str
+) -> None:
+    run_judging(iteration)
+    answer = client.get(PATH, headers=headers)
+    page = answer.content.decode()
+    assert ("<html" in page) == (region == "")
+    assert ('id="iteration-state"' in page) == (region in ("", "iteration-state"))
+    assert ('id="iteration-charts"' in page) == (region in ("", "iteration-charts"))
+    assert "HX-Target" in answer.headers["Vary"]
+    assert "HX-Request" in answer.headers["Vary"]
+
+
+def test_both_regions_ask_again_while_it_runs_and_only_then(
+    client: Client, iteration: Iteration
+) -> None:
+    run_judging(iteration)
+    assert f'hx-get="{PATH}?page=1" hx-trigger="every 2s"' in get(client, f"{PATH}?page=1")
+    assert 'hx-trigger="every 10s"' in get(client, PATH, **CHARTS)
+    finish(iteration)
+    assert "hx-trigger" not in get(client, PATH)
+    assert "hx-trigger" not in get(client, PATH, **CHARTS)
+
+
+def test_the_timeline_shows_speed_and_what_is_left(client: Client, iteration: Iteration) -> None:
+    """A finished shard took 100 s; one runs since 10 s and one waits: 90 + 100 s by one worker."""
+    run_judging(iteration)
+    page = get(client, PATH)
+    assert "1. Judge" in page
+    assert "2 of 4 shards · 1 running" in page
+    assert any(f"about {text} left" in page for text in ("3 min 10 s", "3 min 9 s", "3 min 8 s"))
+
+
+def test_nobody_says_how_long_it_takes_before_a_shard_is_finished(iteration: Iteration) -> None:
+    stage = run_judging(iteration)
+    Attempt.objects.filter(status="finished").delete()
+    stage.shards.filter(status="finished").update(status="waiting")
+    (progress,) = stages_of([iteration])[iteration.pk]
+    assert progress.seconds_left is None
+    assert progress.left == ""
+
+
+def test_a_training_shows_its_step_of_at_most_so_many(iteration: Iteration) -> None:
+    """70 pairs in batches of 16 are 5 steps an epoch, 10 in two; 4 took 20 s, 6 take 30 s."""
+    iteration.experiment.recipe = {"training": {"batch_size": 16, "epochs": 2}}
+    pairs = add_stage(iteration, name="pair_actor", position=3, status="finished", shard_count=1)
+    Shard.objects.create(stage=pairs, index=0, status="finished", counts={"pairs": 70})
+    train = add_stage(iteration, name="train", position=6, shard_count=1)
+    shard = Shard.objects.create(stage=train, index=0, done=4)
+    attempt = add_attempt(shard, status="running", seconds_ago=20)
+    progress = stages_of([iteration])[iteration.pk][1]
+    assert (progress.step, progress.steps) == (4, 10)
+    assert progress.seconds_left == pytest.approx(30, abs=1)
+    Attempt.objects.filter(pk=attempt.pk).update(number=2)  # it was resumed somewhere on the way
+    assert stages_of([iteration])[iteration.pk][1].seconds_left is None
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.2, "under 1 s"), (59, "59 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_a_failure_shows_the_end_of_what_was_said_and_a_button(
+    client: Client, iteration: Iteration
+) -> None:
+    stage = run_judging(iteration)
+    error = "\n".join(f"line {number}" for number in range(1000))
+    Shard.objects.filter(index=3).update(status="failed", failures=1)
+    for number in range(1, 5):
+        add_attempt(stage.shards.get(index=3), number, error=f"try {number}\n{error}")
+    Iteration.objects.update(status="failed")
+    Experiment.objects.update(status="failed")
+    page = get(client, PATH)
+    assert "Judge, shard 3, attempt 4: failed on host-1 (process 71)" in page
+    assert page.split("Shards and attempts")[0].count("line 999</pre>") == 3
+    assert "line 991<" not in page
+    assert "Try again" in page
+    assert "1 failed" in page
+
+
+def test_shards_come_in_pages_by_stage_and_status(client: Client, iteration: Iteration) -> None:
+    run_judging(iteration)
+    other = add_stage(iteration, name="generate", title="Generate", position=1)
+    Shard.objects.bulk_create(Shard(stage=other, index=index) for index in range(40))
+
+    def shown(query: str) -> int:
+        return get(client, f"{PATH}?{query}").count('data-label="Done"')
+
+    assert shown("") == 25
+    assert shown("page=2") == 19
+    assert shown("stage=judge") == 4
+    assert shown("stage=judge&status=finished") == 2
+    assert shown("status=dreaming&stage=generate&page=2") == 15
+    assert shown("stage=nonsense") == 0
+    assert 'href="?stage=generate&amp;page=2"' in get(client, f"{PATH}?stage=generate")
+    assert '<details id="shards" class="more" open>' in get(client, f"{PATH}?stage=judge")
+
+
+def test_charts_show_what_finished_shards_made(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    assert "Charts appear as shards are finished" in get(client, PATH, **CHARTS)
+    run_judging(iteration)
+    publish(files, "judge", 0, judged(0, 3.0, 3.0, 5.0, None))
+    page = get(client, PATH, **CHARTS)
+    assert '<th scope="row">3</th><td>2</td>' in page
+    assert '<th scope="row">5</th><td>1</td>' in page
+    assert "Do the judgments of one response agree?" in page
+    assert "DPO loss" not in page
+    publish(files, "judge", 1, judged(1, 3.0))
+    assert '<th scope="row">3</th><td>3</td>' in get(client, PATH, **CHARTS)
+
+
+def test_a_finished_iteration_shows_all_charts(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    """One pair of 10 against 20 characters; ratings from -1 to 1 are 2 nats apart."""
+    run_judging(iteration)
+    finish(iteration)
+    publish(files, "pair_actor", 0, {"actor_pairs": [pair("a" * 10, "b" * 20)]})
+    ratings = [Rating("p", "r", f"j{n}", float(n)) for n in (-1, 0, 1)]
+    publish(files, "pair_judge", 0, {"ratings": ratings, "judge_pairs": [pair("x" * 30, "y" * 30)]})
+    log = [
+        logged(step, metric, value)
+        for step in (1, 2)
+        for metric, value in (("loss", 0.7), ("eval_loss", 0.8), ("logps/chosen", -3.5))
+    ]
+    publish(files, "train", 0, {"training_log": log})
+    page = get(client, PATH)
+    for title in (
+        "Length of chosen and rejected responses",
+        "Length of chosen and rejected judgments",
+        "How far do the battles part judgments?",
+        "DPO loss",
+        "Log-probabilities",
+        "Speed of the stages",
+    ):
+        assert f"<figcaption>{title}</figcaption>" in page
+    assert '<th scope="row">2</th><td>0.7</td><td>0.8</td>' in page
+    assert "so far" not in page.split("What it made")[1][:10]
+
+
+def test_a_part_is_read_once(
+    client: Client, iteration: Iteration, files: IterationFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(files, "judge", 0, judged(0, 3.0))
+    before = get(client, PATH, **CHARTS)
+    monkeypatch.setattr(tables, "_read", None)
+    assert get(client, PATH, **CHARTS) == before
+
+
+def test_a_part_that_is_gone_is_said(
+    client: Client, iteration: Iteration, files: IterationFiles, tmp_path: Path
+) -> None:
+    publish(files, "judge", 0, judged(0, 2.0, 2.5))
+    for part in (tmp_path / "first/iteration-1/judgments").iterdir():
+        part.unlink()
+    page = get(client, PATH)
+    assert "Some files cannot be read now" in page
+    assert "judgments/part-00000.parquet" in page
+
+
+def test_the_epoch_that_was_kept_stands_in_the_lineage(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    finish(iteration)
+    publish(files, "train", 0, {"training_log": [logged(n, "loss", 1.0) for n in range(30)]})
+    stage = add_stage(iteration, name="train", status="finished", shard_count=1)
+    Shard.objects.create(stage=stage, index=0, status="finished", counts={"kept_step": 15})
+    assert "step 15, epoch 1.5" in get(client, "/experiments/first")
+
+
+def test_another_browser_and_a_reload_see_the_same(client: Client, iteration: Iteration) -> None:
+    run_judging(iteration)
+    now = timezone.now() - timedelta(hours=3)
+    Iteration.objects.update(started=now)
+    other = Client()
+    other.force_login(make_person("vera", "viewer"))
+    shown = f'begun <time datetime="{now.isoformat(timespec="microseconds")}'
+    assert all(shown in get(browser, PATH) for browser in (client, client, other))
+
+
+def test_text_of_others_is_never_html(client: Client, iteration: Iteration) -> None:
+    stage = run_judging(iteration)
+    Iteration.objects.update(finding=HOSTILE)
+    Stage.objects.update(title=HOSTILE, name="judge")
+    Shard.objects.filter(index=0).update(counts={HOSTILE: 1, "tokens": 5})
+    add_attempt(stage.shards.get(index=3), error=HOSTILE, worker=HOSTILE)
+    for path in (PATH, f"{PATH}?stage={HOSTILE}"):
+        page = get(client, path)
+        assert "<script>alert" not in page
+        assert "<img" not in page
+
+
+def test_strangers_are_kept_out(client: Client, iteration: Iteration) -> None:
+    assert Client().get(PATH).status_code == 302
+    assert client.post(PATH).status_code == 405
+    assert client.get("/experiments/first/iterations/2").status_code == 404
+    auditor = Client()
+    auditor.force_login(make_person("ada", "auditor"))
+    assert auditor.get(PATH).status_code == 403
+    make_private(iteration.experiment, make_person("bob", "operator"))
+    assert client.get(PATH).status_code == 404
+
+
+def test_the_page_asks_the_database_as_often_for_many(
+    client: Client, iteration: Iteration, alice: User
+) -> None:
+    stage = run_judging(iteration)
+    add_attempt(stage.shards.get(index=3), error="no")
+    before = count_queries(client, PATH)
+    assert before <= 18
+    for index in range(4, 24):
+        add_attempt(Shard.objects.create(stage=stage, index=index), error="no")
+    assert count_queries(client, PATH) == before

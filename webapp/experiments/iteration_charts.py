@@ -1,0 +1,174 @@
+"""Charts of one iteration, from its tables as far as finished shards have made them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+from django.db.models import BigIntegerField, Sum
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.measures import BIN_WIDTH, HISTOGRAM_BINS
+from webapp.charts import Chart, Point, Series, bar_chart, histogram, line_chart
+from webapp.experiments.models import Attempt, AttemptStatus, Iteration
+from webapp.experiments.tables import LogRow, Numbers, TableReader
+from webapp.scales import Scale, wide_scale
+
+_BINS: Final = 12
+_POINTS_OF_A_LINE: Final = 150
+
+_TRAINING: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
+    ("DPO loss", "loss", {"training": "loss", "validation": "eval_loss"}),
+    (
+        "DPO accuracy",
+        "share of pairs",
+        {"training": "rewards/accuracies", "validation": "eval_rewards/accuracies"},
+    ),
+    (
+        "DPO margin of the rewards",
+        "margin",
+        {"training": "rewards/margins", "validation": "eval_rewards/margins"},
+    ),
+    (
+        "Log-probabilities",
+        "log-probability",
+        {"chosen": "logps/chosen", "rejected": "logps/rejected"},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IterationCharts:
+    """Charts with numbers; `problem` says which files could not be read, if any."""
+
+    charts: tuple[Chart, ...]
+    problem: str
+
+
+def iteration_charts(iteration: Iteration) -> IterationCharts:
+    """Draw what an iteration's finished shards have made, and how fast."""
+    experiment = iteration.experiment
+    charts, problem = [_speed(iteration)], ""
+    try:
+        folder = f"{experiment.name}/iteration-{iteration.number}"
+        charts = [*_of_tables(TableReader(experiment.artifact_root, folder)), *charts]
+    except ArtifactError as error:
+        problem = str(error)
+    return IterationCharts(tuple(chart for chart in charts if chart.drawing), problem)
+
+
+def _of_tables(tables: TableReader) -> Iterator[Chart]:
+    yield _points(tables.points())
+    yield _histogram(
+        "Do the judgments of one response agree?",
+        tables.variances(),
+        x_label="variance of a response's points",
+        description="One count for each scored response. 0: all its judgments give the same.",
+    )
+    for kind, texts in (("actor", "responses"), ("judge", "judgments")):
+        yield _lengths(kind, texts, tables)
+    yield _histogram(
+        "How far do the battles part judgments?",
+        tables.elo_spreads(),
+        x_label="best minus worst Elo, in nats",
+        description="One count for each response whose judgments battled.",
+    )
+    log = tables.training_log()
+    for title, y_label, metrics in _TRAINING:
+        yield _of_training(title, log, metrics, y_label)
+
+
+def _points(counts: Sequence[int]) -> Chart:
+    return histogram(
+        "Points that the judge gave",
+        [(f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, counts, strict=True)],
+        x_label="points",
+        description=f"Each column holds {BIN_WIDTH:g} of a point, the last one exactly 5 alone.",
+    )
+
+
+def _histogram(title: str, values: Numbers, *, x_label: str, description: str) -> Chart:
+    if not values.size:
+        return histogram(title, [], x_label=x_label)
+    scale = _bins(values)
+    counts, _ = np.histogram(values, bins=scale.ticks)
+    named = [
+        (scale.label(start), int(count)) for start, count in zip(scale.ticks, counts, strict=False)
+    ]
+    return histogram(title, named, x_label=x_label, description=description)
+
+
+def _bins(values: Numbers) -> Scale:
+    """Cut the values' range at round numbers."""
+    return wide_scale([float(values.min()), float(values.max())], about=_BINS)
+
+
+def _lengths(kind: str, texts: str, tables: TableReader) -> Chart:
+    title = f"Length of chosen and rejected {texts}"
+    sides = {side: tables.lengths(kind, side) for side in ("chosen", "rejected")}
+    both = np.concatenate(list(sides.values()))
+    if not both.size:
+        return line_chart(title, [], x_label="characters", y_label="pairs")
+    scale = _bins(both)
+    return line_chart(
+        title,
+        [Series(side, _middles(values, scale)) for side, values in sides.items()],
+        x_label="characters",
+        y_label="pairs",
+        description=f"How many of the {kind} pairs are that long, to {scale.label(scale.step)}.",
+    )
+
+
+def _middles(values: Numbers, scale: Scale) -> list[Point]:
+    counts, edges = np.histogram(values, bins=scale.ticks)
+    return [
+        (float(edge + scale.step / 2), float(count))
+        for edge, count in zip(edges, counts, strict=False)
+    ]
+
+
+def _of_training(
+    title: str, log: Sequence[LogRow], metrics: Mapping[str, str], y_label: str
+) -> Chart:
+    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for step, metric, value in log:
+        lines[metric].append((step, value))
+    longest = max((len(lines[metric]) for metric in metrics.values()), default=0)
+    every = -(-longest // _POINTS_OF_A_LINE)
+    series = [
+        Series(name, _thinned(lines[metric], every))
+        for name, metric in metrics.items()
+        if lines[metric]
+    ]
+    means = f"Each point is the mean of {every} of the training's figures." if every > 1 else ""
+    return line_chart(title, series, x_label="step", y_label=y_label, description=means)
+
+
+def _thinned(points: Sequence[tuple[int, float]], every: int) -> list[Point]:
+    runs = [points[start : start + every] for start in range(0, len(points), max(1, every))]
+    return [(run[-1][0], fmean(value for _, value in run)) for run in runs]
+
+
+def _speed(iteration: Iteration) -> Chart:
+    """Draw tokens a second of each stage's finished shards, for one worker."""
+    tokens = Sum(Cast(KeyTextTransform("tokens", "shard__counts"), BigIntegerField()))
+    rows = (
+        Attempt.objects.filter(
+            shard__stage__iteration=iteration,
+            status=AttemptStatus.FINISHED,
+            seconds__gt=0,
+        )
+        .order_by("shard__stage__position")
+        .values_list("shard__stage__title")
+        .annotate(made=tokens, taken=Sum("seconds"))
+    )
+    return bar_chart(
+        "Speed of the stages",
+        [(title, made / seconds) for title, made, seconds in rows if made],
+        y_label="tokens a second",
+        description="Of one worker, over the shards that are finished, start included.",
+    )

@@ -1,0 +1,116 @@
+"""Where each model of an experiment comes from: M0, M1, ... with what it was trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from webapp.experiments.models import Experiment, Iteration, Shard, ShardStatus
+from webapp.experiments.tables import kept_epoch
+
+_HASH_CHARS: Final = 12
+_STAGES: Final = ("sample", "pair_actor", "pair_judge", "train")
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of one kind; both are None as long as the stage is not finished."""
+
+    kind: str
+    made: int | None
+    dropped: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A model and the iteration that makes it.
+
+    Attributes:
+        before: number of the model that it starts from, which is also the reference of DPO.
+        prompts: instructions drawn; None as long as they are not.
+        kept_step, kept_epoch: of the weights that were kept.
+        short_hash: the beginning of the hash of its folder; empty as long as it is not made.
+    """
+
+    row: Iteration
+    before: int
+    prompts: int | None
+    pairs: tuple[Pairs, ...]
+    trained: int | None
+    kept_step: int | None
+    kept_epoch: float | None
+    short_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """M0 and what followed."""
+
+    seed_hash: str
+    seed_short_hash: str
+    seed_name: str
+    generations: tuple[Generation, ...]
+
+
+def lineage_of(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
+    """Read the lineage; the database is asked once."""
+    counts = _counts(experiment)
+    return Lineage(
+        seed_hash=experiment.seed_model_sha256,
+        seed_short_hash=experiment.seed_model_sha256[:_HASH_CHARS],
+        seed_name=experiment.seed_model_folder.rstrip("/").rpartition("/")[2],
+        generations=tuple(
+            _generation(experiment, row, counts.get(row.number, {})) for row in iterations
+        ),
+    )
+
+
+def _counts(experiment: Experiment) -> dict[int, dict[str, dict[str, int]]]:
+    rows = Shard.objects.filter(
+        stage__iteration__experiment=experiment,
+        stage__name__in=_STAGES,
+        status=ShardStatus.FINISHED,
+    ).values_list("stage__iteration__number", "stage__name", "counts")
+    found: dict[int, dict[str, dict[str, int]]] = {}
+    for number, stage, counts in rows:
+        found.setdefault(number, {})[stage] = counts
+    return found
+
+
+def _generation(experiment: Experiment, row: Iteration, counts: Counts) -> Generation:
+    trained = counts.get("train", {})
+    step = trained.get("kept_step")
+    made = row.model_out
+    epoch = (
+        kept_epoch(experiment.artifact_root, _folder(row), made, step) if made and step else None
+    )
+    return Generation(
+        row=row,
+        before=row.number - 1,
+        prompts=counts.get("sample", {}).get("prompts"),
+        pairs=tuple(
+            _pairs(kind, counts.get(f"pair_{kind}", {}))
+            for kind in _kinds(experiment.recipe, row.number)
+        ),
+        trained=trained.get("trained"),
+        kept_step=step,
+        kept_epoch=epoch,
+        short_hash=made[:_HASH_CHARS],
+        hash=made,
+    )
+
+
+def _folder(row: Iteration) -> str:
+    return f"{row.experiment.name}/iteration-{row.number}"
+
+
+def _pairs(kind: str, counts: Mapping[str, int]) -> Pairs:
+    return Pairs(kind, counts.get("pairs"), counts.get("dropped"))
+
+
+def _kinds(recipe: Mapping[str, Any], number: int) -> Sequence[str]:
+    """Name the kinds of pairs that an iteration schedules; past the end the last entry goes on."""
+    schedule: list[list[str]] = recipe.get("pair_kinds") or []
+    return schedule[min(number, len(schedule)) - 1] if schedule else []

@@ -1,0 +1,81 @@
+"use strict";
+// Keys for the desk, and how long an item was looked at. Everything works without this file.
+(() => {
+  const choices = { a: "A", b: "B", t: "tie", x: "neither" };
+  const sureness = { l: "1", m: "2", h: "3" };
+  const form = document.getElementById("answer");
+  const toggle = document.getElementById("shortcuts");
+
+  if (toggle) {
+    toggle.checked = localStorage.getItem("audit-shortcuts") !== "off";
+    toggle.addEventListener("change", () => {
+      localStorage.setItem("audit-shortcuts", toggle.checked ? "on" : "off");
+    });
+  }
+
+  const pick = (name, value) => {
+    const box = form && form.querySelector(`input[name="${name}"][value="${value}"]`);
+    if (!box) return false;
+    box.checked = true;
+    box.dispatchEvent(new Event("change", { bubbles: true }));
+    return true;
+  };
+
+  const tag = (digit) => {
+    const box = form && form.querySelectorAll('input[name="tags"]')[digit - 1];
+    if (!box) return false;
+    box.click();
+    return true;
+  };
+
+  const comment = () => {
+    const box = form && form.querySelector("textarea");
+    if (box) box.focus();
+    return Boolean(box);
+  };
+
+  const press = (key) => {
+    const target = document.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    if (target) target.click();
+    return Boolean(target);
+  };
+
+  const act = (event) => {
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (event.altKey) return /^Digit[1-8]$/.test(event.code) && tag(Number(event.code.slice(5)));
+    if (key in choices && pick("choice", choices[key])) return true;
+    if (/^[0-5]$/.test(key) && pick("points", key)) return true;
+    if (key in sureness && pick("confidence", sureness[key])) return true;
+    if (key === "c" && comment()) return true;
+    return press(key);
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.repeat) return;
+    const place = event.target;
+    const isText = place.matches("textarea, select, input:not([type=radio], [type=checkbox])");
+    if (isText) {
+      if (event.key === "Escape") place.blur();
+      return;
+    }
+    if (toggle && !toggle.checked) return;
+    if (event.key === "Enter" && place.closest("a, button, summary")) return;
+    if (act(event)) event.preventDefault();
+  });
+
+  // Whoever leaves in the middle of a word finds it again.
+  if (form) {
+    let isSent = false;
+    form.addEventListener("submit", () => { isSent = true; });
+    window.addEventListener("pagehide", () => {
+      if (!isSent) navigator.sendBeacon(form.getAttribute("hx-post"), new FormData(form));
+    });
+  }
+
+  const seconds = form && form.querySelector('input[name="seconds"]');
+  if (seconds) {
+    setInterval(() => {
+      if (document.visibilityState === "visible") seconds.value = Number(seconds.value || 0) + 1;
+    }, 1000);
+  }
+})();
