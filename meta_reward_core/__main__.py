@@ -25,8 +25,9 @@ from meta_reward_core.console import ConsoleLedger, make_console, print_summary
 from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.launch import Places, Request, make_tools, next_iterations, open_or_begin
+from meta_reward_core.launch import Places, make_tools, next_iterations, open_or_begin
 from meta_reward_core.output_files import require_writable, write_json
+from meta_reward_core.request import Request
 from meta_reward_core.running import run_iteration
 from meta_reward_core.summary import Summary, summarize_iteration
 

@@ -9,13 +9,14 @@ from typing import Any
 from rich.console import Console
 
 from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.console import print_plan
+from meta_reward_core.console import print_outside_judge, print_plan
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment, check_same_settings, open_experiment
-from meta_reward_core.launch import Places, Request, check_name, requested_recipe
+from meta_reward_core.launch import Places
 from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Rate, plan_iteration
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.recipes import shipped_recipes
+from meta_reward_core.request import Request, check_name, requested_recipe
 from meta_reward_core.summary import Summary
 
 EXIT_INTERRUPTED = 130
@@ -39,7 +40,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
     add("--iterations", type=_counting, metavar="N",
         help="go on until iteration N is finished; else one iteration is run")  # fmt: skip
-    add("--engine", choices=["transformers", "scripted"], help="where tokens come from")
+    add("--engine", choices=["transformers", "vllm", "openai", "scripted"],
+        help="where tokens come from")  # fmt: skip
     add("--seed", type=int, metavar="N", help="of everything random in the experiment")
     add("--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on with an experiment that exists; --no-resume refuses it")  # fmt: skip
@@ -94,6 +96,7 @@ def show_plan(
         number: plan_iteration(recipe, number, measured=rates)
         for number in _iterations_to_plan(done, until)
     }
+    print_outside_judge(console, recipe.judge.endpoint)
     for number, plan in plans.items():
         print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
     if not plans:
@@ -102,6 +105,7 @@ def show_plan(
     return {
         "experiment": request.experiment,
         "exists": existing is not None,
+        "outside_judge": recipe.judge.endpoint,
         "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},
     }
 

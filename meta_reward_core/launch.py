@@ -13,6 +13,7 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.context import Model, Tools
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.kinds import ENGINE_LOADERS
 from meta_reward_core.errors import InputError, ModelFolderError, StorageFullError
 from meta_reward_core.experiment import (
     Experiment,
@@ -26,11 +27,15 @@ from meta_reward_core.miniature.world import loop_prompts
 from meta_reward_core.model_folder import check_model_folder, hash_model_folder
 from meta_reward_core.plan import plan_iteration, room_needed
 from meta_reward_core.prompt_files import PromptFile, prompt_id_of, read_prompts
-from meta_reward_core.recipes import load_recipe
 from meta_reward_core.records import Prompt
-
-DEFAULT_SEED = 1
-_WORLD_POOL_ITERATIONS = 8
+from meta_reward_core.request import (
+    DEFAULT_SEED,
+    Request,
+    check_name,
+    check_pool,
+    requested_recipe,
+    world_pool_size,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,34 +60,6 @@ class Places:
             models=Path(os.environ.get("META_REWARD_MODEL_ROOT", "var/models")),
             scratch=Path(os.environ.get("META_REWARD_SCRATCH_ROOT", "var/scratch")),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a person asked for; None means: as the recipe, or the experiment, says."""
-
-    experiment: str
-    recipe: str | None = None
-    changes: tuple[str, ...] = ()
-    model: str | None = None
-    prompts: Path | None = None
-    engine: str | None = None
-    seed: int | None = None
-    resume: bool = True
-
-
-def requested_recipe(request: Request) -> Recipe:
-    """Read the recipe that is asked for, with its changes.
-
-    Raises:
-        RecipeError: it is missing or wrong.
-    """
-    changes = list(request.changes)
-    if request.engine is not None:
-        changes.append(f"engine.kind={request.engine}")
-    if request.model is not None:
-        changes.append(f"model={request.model}")
-    return load_recipe(request.recipe or "smoke", changes=changes)
 
 
 def open_or_begin(request: Request, places: Places, *, say: Callable[[str], None]) -> Experiment:
@@ -124,27 +101,13 @@ def _check_unchanged(request: Request, existing: Experiment) -> None:
     check_same_settings(existing, recipe=recipe, seed=request.seed)
 
 
-def check_name(name: str) -> None:
-    """Refuse what cannot name a folder and a row.
-
-    Raises:
-        InputError: saying what can.
-    """
-    allowed = name.replace("-", "").replace("_", "").replace(".", "")
-    if not allowed.isalnum() or not name[0].isalnum() or len(name) > 64 or not name.isascii():
-        raise InputError(
-            f"{name!r} cannot name an experiment: use up to 64 letters, digits, '-', '_' and '.', "
-            "beginning with a letter or digit"
-        )
-
-
 def _begin(
     request: Request, places: Places, store: ArtifactStore, *, say: Callable[[str], None]
 ) -> Experiment:
     recipe = requested_recipe(request)
     load_templates(recipe)
     prompts = _read_pool(request, recipe, say=say)
-    _check_pool(recipe, prompts)
+    check_pool(recipe, len(prompts.prompts))
     model = find_seed_model(recipe, places, say=say)
     check_room(recipe, model, places)
     seed = DEFAULT_SEED if request.seed is None else request.seed
@@ -166,22 +129,13 @@ def _read_pool(request: Request, recipe: Recipe, *, say: Callable[[str], None]) 
             f"recipe {recipe.name!r} has no world of its own: "
             "give your prompts with --prompts FILE (txt, jsonl, csv or parquet)"
         )
-    count = recipe.sample.prompts * max(recipe.iterations, _WORLD_POOL_ITERATIONS)
+    count = world_pool_size(recipe)
     try:
         texts = loop_prompts(count, seed=0)
     except ValueError as error:
         raise InputError(f"the miniature world has fewer than {count} instructions") from error
     prompts = [Prompt(prompt_id_of(text), text) for text in texts]
     return PromptFile(prompts=prompts, duplicates=0, rejected=[])
-
-
-def _check_pool(recipe: Recipe, prompts: PromptFile) -> None:
-    wanted, given = recipe.sample.prompts, len(prompts.prompts)
-    if given < wanted:
-        raise InputError(
-            f"recipe {recipe.name!r} draws {wanted} prompts for an iteration, but only {given} "
-            f"were given: give more, or add --set sample.prompts={given}"
-        )
 
 
 def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None]) -> Model:
@@ -257,22 +211,8 @@ def _existing_parent(path: Path) -> Path:
 
 
 def load_engine(folder: Path, recipe: EngineRecipe) -> Engine:
-    """Load the engine that a recipe names; torch is imported here, not before."""
-    if recipe.kind == "scripted":
-        from meta_reward_core.engines.plausible import plausible_reply
-        from meta_reward_core.engines.scripted import ScriptedEngine
-
-        return ScriptedEngine(plausible_reply)
-    from meta_reward_core.engines.transformers import load_transformers_engine
-
-    return load_transformers_engine(
-        folder,
-        dtype=recipe.dtype,
-        device=recipe.device,
-        threads=recipe.threads,
-        batch_tokens=recipe.batch_tokens,
-        max_model_tokens=recipe.max_model_tokens,
-    )
+    """Load the engine that a recipe names; its libraries are imported then, not before."""
+    return ENGINE_LOADERS[recipe.kind](folder, recipe)
 
 
 def make_tools(experiment: Experiment, places: Places, *, number: int) -> Tools:

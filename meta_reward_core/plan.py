@@ -4,7 +4,7 @@ Calls are exact, or upper bounds where they depend on what is generated. Tokens 
 `REPLY_SHARE` of their limit; time divides them by a measured or an assumed rate.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,3 +107,14 @@ def room_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
     optimizer state, of which two are kept at a time.
     """
     return round(_SAFETY * sum(stage.bytes for stage in stages)) + 8 * model_bytes
+
+
+def room_until(plans: Sequence[Sequence[StagePlan]], *, model_bytes: int) -> int:
+    """Estimate the disk that several iterations need in a row, in bytes.
+
+    What an iteration leaves behind is its files and its checkpoint; the last one also trains.
+    """
+    if not plans:
+        return 0
+    left = sum(_SAFETY * sum(stage.bytes for stage in plan) + model_bytes for plan in plans[:-1])
+    return round(left) + room_needed(list(plans[-1]), model_bytes=model_bytes)

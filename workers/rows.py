@@ -1,16 +1,11 @@
 """Rows of an experiment that lies on disk. The files are the truth; rows follow them."""
 
-from collections.abc import Sequence
-
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.plan import Rate
 from meta_reward_core.summary import Timing
 from webapp.experiments import models
-from webapp.experiments.models import Attempt, AttemptStatus
-
-_CALLS = {"generate": "completions", "judge": "judgments", "meta_judge": "battles"}
+from webapp.launching.rates import finished_attempts
 
 
 def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -> None:
@@ -61,18 +56,6 @@ def record_iteration(row: models.Experiment, number: int, *, model_in: str) -> m
     return iteration
 
 
-def finished_attempts(iterations: Sequence[models.Iteration]) -> list[Attempt]:
-    """Of every finished shard the attempt that finished it, if one did."""
-    attempts = Attempt.objects.filter(
-        shard__stage__iteration__in=iterations,
-        shard__status=models.ShardStatus.FINISHED,
-        status=AttemptStatus.FINISHED,
-        seconds__isnull=False,
-    ).select_related("shard__stage")
-    latest = {attempt.shard_id: attempt for attempt in attempts.order_by("number")}
-    return list(latest.values())
-
-
 def stage_timings(iteration: models.Iteration) -> dict[str, Timing]:
     """How long the shards of each stage took, in whichever run each was finished."""
     timings: dict[str, Timing] = {}
@@ -81,17 +64,3 @@ def stage_timings(iteration: models.Iteration) -> dict[str, Timing]:
         spent = Timing(attempt.seconds or 0.0, attempt.shard.counts.get("tokens", 0))
         timings[stage] = timings.get(stage, Timing(0.0)) + spent
     return timings
-
-
-def measured_rates(experiment: models.Experiment) -> dict[str, Rate]:
-    """What the experiment's finished shards have shown, by stage, for a plan."""
-    rates: dict[str, Rate] = {}
-    attempts = finished_attempts(list(experiment.iterations.all()))
-    for stage, counted in _CALLS.items():
-        made = [attempt for attempt in attempts if attempt.shard.stage.name == stage]
-        calls = sum(attempt.shard.counts.get(counted, 0) for attempt in made)
-        tokens = sum(attempt.shard.counts.get("tokens", 0) for attempt in made)
-        seconds = sum(attempt.seconds or 0.0 for attempt in made)
-        if calls and tokens and seconds:
-            rates[stage] = Rate(tokens / calls, tokens / seconds)
-    return rates

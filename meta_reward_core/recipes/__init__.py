@@ -47,6 +47,46 @@ def load_recipe(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
     return parse_recipe(values, origin=name_or_path)
 
 
+def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Apply `key=value` changes to a recipe that has been read already, and validate.
+
+    Raises:
+        RecipeError: a change is malformed or a value impossible.
+    """
+    values = recipe.model_dump(mode="json")
+    for change in changes:
+        _apply_change(values, change)
+    return parse_recipe(values, origin=recipe.name)
+
+
+def read_recipe_text(text: str) -> Recipe:
+    """Read a recipe that somebody sent: it may extend a shipped one, and no file of this machine.
+
+    Raises:
+        RecipeError: malformed, of another machine's files, or a value is impossible.
+    """
+    values = _read_sent(text)
+    parent = values.pop("extends", None)
+    if parent is not None and parent not in shipped_recipes():
+        known = ", ".join(shipped_recipes())
+        raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r}")
+    base = _read_extended(parent, chain=()) if parent else {}
+    return parse_recipe(_merge(base, values), origin=str(values.get("name", "sent")))
+
+
+def _read_sent(text: str) -> Values:
+    """An alias is refused: a few lines of them stand for gigabytes."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _StrictLoader)):
+            raise RecipeError("the recipe uses YAML aliases (*name): write the values out")
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"the recipe is not readable YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError("a recipe holds `key: value` lines")
+    return values
+
+
 def parse_recipe(values: Values, *, origin: str) -> Recipe:
     """Validate plain values as a recipe.
 

@@ -19,6 +19,7 @@ from meta_reward_core.context import Tools
 from meta_reward_core.engines.plausible import plausible_reply
 from meta_reward_core.errors import EngineError, ExperimentBusyError, InputError, MetaRewardError
 from meta_reward_core.experiment import open_experiment
+from meta_reward_core.request import Request
 from tests.workers.installation import Installation, UseScript
 from tests.workers.test_run_iteration import statuses, table_bytes
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
@@ -47,7 +48,7 @@ class HostHere:
         tools = Tools(load_engine=launch.load_engine, scratch=Path(request.scratch))
         tools.on_log = lambda row: None
         try:
-            counts, reused = engine_child.run_shard(
+            answer = engine_child.run_shard(
                 {name: getattr(request, name) for name in ShardRequest.__slots__}, tools
             )
         except MetaRewardError as error:
@@ -55,7 +56,7 @@ class HostHere:
                 str(error), kind=type(error).__name__, retryable=error.retryable
             ) from error
         self.ran.append((request.stage, request.shard))
-        return ShardResult(counts, reused, "cpu")
+        return ShardResult(answer["finished"], answer["reused"], "cpu")
 
 
 class Queue:
@@ -96,7 +97,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
 
 def hand_over(installation: Installation, *, until: int | None = 1) -> Iteration:
     """Begin an experiment as the command does, without following it."""
-    request = launch.Request("mine", recipe=str(installation.recipe), prompts=installation.prompts)
+    request = Request("mine", recipe=str(installation.recipe), prompts=installation.prompts)
     places = configured_places()
     experiment = launch.open_or_begin(request, places, say=lambda text: None)
     row = record_experiment(experiment, artifact_root=places.artifacts)

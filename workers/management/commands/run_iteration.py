@@ -21,15 +21,16 @@ from meta_reward_core.errors import NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.launch import (
     Places,
-    Request,
     make_tools,
     next_iterations,
     open_or_begin,
 )
 from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.plan import Rate
+from meta_reward_core.request import Request
 from meta_reward_core.summary import Summary
 from webapp.experiments import models
+from webapp.launching.rates import measured_rates
 from workers.command_line import (
     configured_places,
     explained_errors,
@@ -39,7 +40,7 @@ from workers.command_line import (
 from workers.following import follow
 from workers.handing_over import hand_over, kept_from_workers
 from workers.in_process import forget_lost_attempts, run_recorded, summarize
-from workers.rows import check_rows_have_files, measured_rates, record_experiment
+from workers.rows import check_rows_have_files, record_experiment
 
 EXAMPLES = """\
 examples:

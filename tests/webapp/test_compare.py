@@ -1,0 +1,127 @@
+"""Several experiments beside each other."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries
+
+from tests.webapp.conftest import make_person
+from tests.webapp.launching_cast import HTMX, make_experiment, places
+from webapp.experiments.models import Experiment, Iteration
+
+pytestmark = pytest.mark.django_db
+
+__all__ = ["places"]
+
+COMPARE = "/experiments/compare"
+
+
+def finished(row: Experiment, number: int, **metrics: Any) -> None:
+    Iteration.objects.create(
+        experiment=row, number=number, model_in="b" * 64, status="finished", metrics=metrics
+    )
+
+
+def chart(answer: Any, title: str) -> Any:
+    groups = answer.context["comparison"].groups
+    return next(one for group in groups for one in group.charts if one.title == title)
+
+
+def test_only_what_differs_is_listed(client: Client) -> None:
+    make_experiment("a")
+    make_experiment("b", changes=["actor.samples=5"], seed=2)
+    answer = client.get(f"{COMPARE}?name=b&name=a")
+    rows = [
+        (row.key, [(cell.experiment, cell.text) for cell in row.cells])
+        for row in answer.context["comparison"].differences
+    ]
+    assert rows == [
+        ("seed", [("b", "2"), ("a", "1")]),
+        ("actor.samples", [("b", "5"), ("a", "7")]),
+    ]
+
+
+def test_figures_become_curves_and_what_is_missing_stays_missing(client: Client) -> None:
+    first, second = make_experiment("a"), make_experiment("b")
+    finished(first, 1, judge={"mean": 3.5}, pairs=[{"kind": "actor", "pairs": 30}])
+    finished(first, 2, judge={"mean": None})
+    finished(second, 1, judge=None, truth=[{"subject": "actor", "metric": "quality", "after": 2}])
+    answer = client.get(f"{COMPARE}?name=a&name=b")
+    mean = chart(answer, "Mean score")
+    assert mean.table.columns[1:] == ("a", "b")
+    assert mean.table.rows[0][1].startswith("3.5")
+    assert "0" not in [cell for row in mean.table.rows for cell in row[1:]]
+    assert chart(answer, "Pairs of the actor").table.rows[0][1] == "30"
+    assert chart(answer, "Actor: quality").table.rows[0][2] == "2"
+    titles = [one.title for group in answer.context["comparison"].groups for one in group.charts]
+    assert "Readable judgments" not in titles
+
+
+def test_without_a_finished_iteration_it_says_so(client: Client) -> None:
+    make_experiment("a")
+    make_experiment("b")
+    page = client.get(f"{COMPARE}?name=a&name=b").content.decode()
+    assert "They do not differ." in page
+    assert "None of them has finished an iteration yet." in page
+
+
+def test_one_needs_another(client: Client) -> None:
+    make_experiment("a")
+    assert "Choose one more." in client.get(f"{COMPARE}?name=a").content.decode()
+    assert "Begin one" not in client.get(COMPARE).content.decode()
+
+
+def test_with_no_experiment_the_form_is_offered(client: Client) -> None:
+    assert "Begin one" in client.get(COMPARE).content.decode()
+
+
+def test_strangers_private_experiments_are_not_there(client: Client) -> None:
+    make_experiment("a")
+    make_experiment("unseen-one", is_private=True, owner=make_person("bob", "operator"))
+    page = client.get(f"{COMPARE}?name=a&name=unseen-one").content.decode()
+    assert "unseen-one" not in page
+    assert "Choose one more." in page
+
+
+def test_more_than_can_be_told_apart_are_cut(client: Client) -> None:
+    for number in range(8):
+        make_experiment(f"e{number}")
+    query = "&".join(f"name=e{number}" for number in range(8))
+    answer = client.get(f"{COMPARE}?{query}")
+    assert len(answer.context["comparison"].experiments) == 6
+    assert "Only the first 6 are compared" in answer.content.decode()
+
+
+def test_htmx_gets_the_comparison_alone(client: Client) -> None:
+    make_experiment("a")
+    region = client.get(f"{COMPARE}?name=a", headers=HTMX).content.decode()
+    assert "<html" not in region
+    assert 'id="comparison"' in region
+    restored = {**HTMX, "HX-History-Restore-Request": "true"}
+    assert "<html" in client.get(COMPARE, headers=restored).content.decode()
+
+
+def test_hostile_recipes_stay_text(client: Client) -> None:
+    make_experiment("a", changes=['actor.system_prompt="<script>alert(1)</script>"'])
+    make_experiment("b")
+    assert "<script>alert" not in client.get(f"{COMPARE}?name=a&name=b").content.decode()
+
+
+def test_only_who_may_see_compares(client: Client) -> None:
+    assert Client().get(COMPARE).status_code == 302
+    assert client.post(COMPARE).status_code == 405
+    client.force_login(make_person("otto", "auditor"))
+    assert client.get(COMPARE).status_code == 403
+    client.force_login(make_person("vera", "viewer"))
+    assert client.get(COMPARE).status_code == 200
+
+
+def test_it_asks_the_database_little(
+    client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(6):
+        finished(make_experiment(f"e{number}"), 1, judge={"mean": 1.0})
+    query = "&".join(f"name=e{number}" for number in range(6))
+    with django_assert_max_num_queries(8):
+        client.get(f"{COMPARE}?{query}")

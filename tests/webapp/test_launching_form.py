@@ -1,0 +1,325 @@
+"""Beginning an experiment from a form: every value, its checks, and the order that comes of it."""
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
+
+from meta_reward_core.plan import plan_iteration
+from meta_reward_core.recipes import load_recipe, shipped_recipes
+from tests.webapp.conftest import make_person
+from tests.webapp.launching_cast import (
+    HTMX,
+    NEW,
+    filled,
+    launch,
+    make_experiment,
+    make_model,
+    only_order,
+    places,
+)
+from webapp.experiments.models import (
+    Attempt,
+    Experiment,
+    Iteration,
+    Order,
+    OrderKind,
+    Shard,
+    Stage,
+)
+from webapp.experiments.orders import place_order
+from webapp.launching.fields import recipe_fields
+from webapp.launching.model_choices import known_model_bytes
+from webapp.launching.wishes import LaunchWish
+
+pytestmark = pytest.mark.django_db
+
+__all__ = ["places"]
+
+
+def text(answer: Any) -> str:
+    return str(answer.content.decode())
+
+
+def test_the_shipped_recipes_are_offered(client: Client) -> None:
+    page = text(client.get(NEW))
+    assert all(f"?recipe={name}" in page for name in shipped_recipes())
+
+
+def test_every_field_is_shown_with_what_it_means(client: Client) -> None:
+    page = text(client.get(f"{NEW}?recipe=smoke"))
+    for field in recipe_fields().values():
+        assert f'name="recipe.{field.key}"' in page
+    assert "Responses for each instruction (K). At least 2, at most 256." in page
+    assert 'id="recipe-sample-prompts" name="recipe.sample.prompts" value="36"' in page
+
+
+def test_an_unknown_recipe_is_named(client: Client) -> None:
+    page = text(client.get(f"{NEW}?recipe=../../etc/passwd"))
+    assert "no recipe &#x27;../../etc/passwd&#x27; comes with this installation" in page
+
+
+def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
+    answer = launch(client, **{"recipe.actor.samples": "5", "is_private": "on"})
+    order = only_order()
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == f"/experiments/new/orders/{order.pk}"
+    assert (order.kind, order.by, order.subject) == (OrderKind.LAUNCH, alice, "mine")
+    wish = LaunchWish.read(order.wish)
+    assert wish == LaunchWish(
+        name="mine",
+        seed=7,
+        until=2,
+        is_private=True,
+        recipe="smoke",
+        changes=("actor.samples=5",),
+    )
+    assert wish.asked_recipe() == load_recipe("smoke", changes=["actor.samples=5"])
+
+
+def test_only_what_was_changed_is_kept(client: Client) -> None:
+    page = client.get(f"{NEW}?recipe=smoke")
+    texts = {f"recipe.{key}": value for key, value in page.context["sheet"].draft.texts.items()}
+    launch(client, **texts)
+    assert only_order().wish["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "error"),
+    [
+        ("actor.samples", "1", "Input should be greater than or equal to 2."),
+        ("actor.samples", "many", "&#x27;many&#x27; is not a whole number."),
+        ("actor.samples", "", "A value is needed."),
+        ("actor.temperature", "nan", "&#x27;nan&#x27; is not a number."),
+        ("pairing.rho", "0.3, 2", "Input should be less than or equal to 1."),
+        ("pair_kinds", "[actor], [critic]", "Input should be &#x27;actor&#x27; or"),
+        ("judge.template", "/etc/passwd", "Choose one of: judge, miniature_judge."),
+        ("judge.min_valid_judgments", "12", "but only judge.samples = 11 judgments are made."),
+        ("training.batch_size", "17", "batch_size must be a multiple of device_batch_size."),
+    ],
+)
+def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, error: str) -> None:
+    page = text(launch(client, **{f"recipe.{key}": typed}))
+    note = page.split(f'id="note-recipe-{key.replace(".", "-")}"')[1].split("</p>")[0]
+    assert error in note
+    assert not Order.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"name": "../x"}, "Up to 64 letters"),
+        ({"name": ""}, "This field is required."),
+        ({"until": "0"}, "greater than or equal to 1"),
+        ({"seed": "-1"}, "greater than or equal to 0"),
+        ({"model_from": "hub", "model_hub": "../../x"}, "Give an id such as org/name."),
+        ({"model_from": "folder"}, "not one of the available choices"),
+        ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
+        ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),
+        ({"until": "9"}, "9 iterations draw 324 different prompts, but there are only 288"),
+        ({"recipe.world": "none", "recipe.evaluation.oracle": "none"}, "has no world now"),
+        ({"prompts_from": "file", "prompts_stored": "../../etc/passwd"}, "is no longer here"),
+    ],
+)
+def test_a_wrong_setting_is_told_and_nothing_is_ordered(
+    client: Client, changes: dict[str, str], error: str
+) -> None:
+    assert error in text(launch(client, **changes))
+    assert not Order.objects.exists()
+
+
+def test_a_taken_name_is_refused(client: Client, alice: User) -> None:
+    make_experiment("mine")
+    assert "An experiment of this name exists" in text(launch(client))
+    place_order(OrderKind.LAUNCH, by=alice, subject="another")
+    assert "is being opened already" in text(launch(client, name="another"))
+
+
+def test_a_change_asks_for_the_checks_alone(client: Client) -> None:
+    given = filled(name="", **{"recipe.actor.samples": "5", "recipe.judge.samples": "0"})
+    region = text(client.post(NEW, given, headers=HTMX))
+    assert "<html" not in region
+    assert 'id="note-recipe-actor-samples" hx-swap-oob="true"' in region
+    assert "Input should be greater than or equal to 1." in region
+    assert "This field is required." not in region
+    assert "Still missing: name." in region
+
+
+def test_htmx_never_launches(client: Client) -> None:
+    client.post(NEW, filled(action="launch"), headers=HTMX)
+    assert not Order.objects.exists()
+
+
+def test_the_button_checks_without_javascript(client: Client) -> None:
+    page = text(client.post(NEW, filled(action="check", **{"recipe.actor.samples": "5"})))
+    assert "<html" in page
+    assert "Changed; it was <b>7</b>" in page
+    assert not Order.objects.exists()
+
+
+def test_the_estimate_is_the_plans(client: Client) -> None:
+    page = client.post(NEW, filled(until="2", **{"recipe.actor.samples": "5"}), headers=HTMX)
+    recipe = load_recipe("smoke", changes=["actor.samples=5"])
+    stages = [stage for number in (1, 2) for stage in plan_iteration(recipe, number)]
+    cost = page.context["sheet"].estimate
+    assert cost.tokens == sum(stage.tokens for stage in stages)
+    assert cost.calls == sum(stage.calls for stage in stages if stage.tokens)
+    assert cost.free_bytes > 0
+    assert "Nothing of this model has been measured yet." in text(page)
+
+
+def test_the_disk_holds_every_iteration_and_the_last_ones_training(client: Client) -> None:
+    """1.5 times the files and a model for each before the last, which needs 8 models more."""
+    page = client.post(NEW, filled(until="2"), headers=HTMX)
+    recipe = load_recipe("smoke")
+    files = [sum(stage.bytes for stage in plan_iteration(recipe, number)) for number in (1, 2)]
+    model = known_model_bytes(recipe)
+    assert model is not None
+    wanted = round(1.5 * files[0] + model) + round(1.5 * files[1]) + 8 * model
+    assert page.context["sheet"].estimate.disk_bytes == wanted
+
+
+def test_a_disk_that_is_too_small_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webapp.launching.estimates.free_bytes", lambda: 1000)
+    assert "The disk is too small for that" in text(client.post(NEW, filled(), headers=HTMX))
+
+
+def test_the_estimate_uses_what_was_measured(client: Client) -> None:
+    row = make_experiment("before")
+    iteration = Iteration.objects.create(
+        experiment=row, number=1, model_in="b" * 64, status="finished"
+    )
+    stage = Stage.objects.create(iteration=iteration, name="generate", title="g", position=0)
+    counts = {"completions": 10, "tokens": 200}
+    shard = Shard.objects.create(stage=stage, index=0, status="finished", counts=counts)
+    Attempt.objects.create(
+        shard=shard,
+        number=1,
+        status="finished",
+        seconds=2.0,
+        pid=1,
+        token=uuid4(),
+        started=timezone.now(),
+    )
+    page = client.post(NEW, filled(until="1"), headers=HTMX)
+    # 36 prompts of 7 responses of 200 / 10 tokens, at 200 / 2 tokens a second: 50.4 s.
+    generate = page.context["sheet"].estimate.costs[0]
+    assert (generate.tokens, generate.time, generate.is_measured) == (36 * 7 * 20, "50 s", True)
+    assert "Measured in before" in text(page)
+
+
+def test_a_private_experiment_of_a_stranger_is_no_measure(client: Client) -> None:
+    row = make_experiment("unseen-one", is_private=True, owner=make_person("bob", "operator"))
+    Iteration.objects.create(experiment=row, number=1, model_in="b" * 64, status="finished")
+    assert "unseen-one" not in text(client.post(NEW, filled(), headers=HTMX))
+
+
+def test_folders_of_models_are_offered_if_they_may_be_loaded(client: Client, places: Path) -> None:
+    make_model(places / "models" / "good")
+    make_model(places / "models" / "org" / "nested")
+    pickled = make_model(places / "models" / "pickled")
+    (pickled / "pytorch_model.bin").write_bytes(b"")
+    outside = make_model(places / "outside")
+    (places / "models" / "linked").symlink_to(outside)
+    page = client.get(f"{NEW}?recipe=smoke")
+    models = page.context["sheet"].models
+    assert [one.name for one in models.choices] == ["good", "org/nested"]
+    assert {one.name for one in models.unusable} == {"linked", "pickled"}
+    launch(client, model_from="folder", model_folder="org/nested")
+    assert only_order().wish["changes"] == ['model="org/nested"']
+
+
+def test_no_model_is_chosen_for_a_person(client: Client, places: Path) -> None:
+    make_model(places / "models" / "good")
+    sheet = client.get(f"{NEW}?recipe=paper-llama3-8b").context["sheet"]
+    assert sheet.missing == ["name", "seed model M0", "prompts"]
+
+
+def test_a_recipe_of_ones_own_extends_a_shipped_one(client: Client) -> None:
+    yaml = "extends: smoke\nname: mine\nactor: {samples: 3}"
+    page = text(client.post(NEW, {"base_text": yaml, "action": "begin"}))
+    assert 'name="recipe.actor.samples" value="3"' in page
+    launch(client, base_recipe="", base_text=yaml)
+    assert LaunchWish.read(only_order().wish).asked_recipe().actor.samples == 3
+
+
+@pytest.mark.parametrize(
+    ("yaml", "problem"),
+    [
+        ("extends: /etc/passwd", "takes a shipped recipe here"),
+        ("a: &a [1]\nb: *a", "uses YAML aliases"),
+        ("name: [", "not readable YAML"),
+        ("just words", "holds `key: value` lines"),
+        ("name: x\nactors: {}", "unknown key"),
+        ("x" * 70_000, "at most 65,536 characters"),
+    ],
+)
+def test_a_wrong_recipe_is_told(client: Client, yaml: str, problem: str) -> None:
+    assert problem in text(client.post(NEW, {"base_text": yaml, "action": "begin"}))
+
+
+def test_a_recipe_comes_as_a_file_too(client: Client) -> None:
+    file = SimpleUploadedFile("r.yaml", b"extends: smoke\nname: sent")
+    page = client.post(NEW, {"recipe_file": file, "action": "begin"})
+    assert page.context["sheet"].base.recipe.name == "sent"
+    file = SimpleUploadedFile("r.yaml", b"\xff\xfe")
+    assert "not UTF-8" in text(client.post(NEW, {"recipe_file": file, "action": "begin"}))
+
+
+def test_a_template_of_this_machine_is_never_read(client: Client) -> None:
+    yaml = "extends: smoke\nname: spy\njudge: {template: /etc/passwd}"
+    page = text(launch(client, base_recipe="", base_text=yaml))
+    assert "Choose one of: judge, miniature_judge." in page
+    assert not Order.objects.exists()
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "{{ settings.SECRET_KEY }}"])
+def test_hostile_text_stays_text(client: Client, hostile: str) -> None:
+    page = text(launch(client, name=hostile, **{"recipe.actor.system_prompt": hostile}))
+    assert "<script>alert" not in page
+    assert "for tests alone" not in page
+    yaml = f"extends: smoke\nname: mine\ndescription: {hostile!r}"
+    page = text(client.post(NEW, {"base_text": yaml, "action": "begin"}))
+    assert "<script>alert" not in page
+
+
+def test_who_only_looks_cannot_begin(client: Client) -> None:
+    client.force_login(make_person("vera", "viewer"))
+    assert client.get(NEW).status_code == 403
+    assert launch(client).status_code == 403
+    assert client.post(f"{NEW}/prompts", filled()).status_code == 403
+
+
+def test_strangers_sign_in_first() -> None:
+    assert Client().get(NEW).headers["Location"].startswith("/people/login")
+
+
+def test_other_methods_are_refused(client: Client) -> None:
+    assert client.put(NEW).status_code == 405
+    assert client.get(f"{NEW}/prompts").status_code == 405
+    assert client.post(f"{NEW}/orders/1").status_code == 405
+
+
+def test_restoring_history_gives_the_whole_page(client: Client) -> None:
+    headers = {**HTMX, "HX-History-Restore-Request": "true"}
+    assert "<html" in text(client.get(f"{NEW}?recipe=smoke", headers=headers))
+
+
+def test_the_form_asks_the_database_little(
+    client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(5):
+        make_experiment(f"e{number}")
+    with django_assert_max_num_queries(12):
+        client.post(NEW, filled(), headers=HTMX)
+
+
+def test_experiments_are_never_made_by_the_form(client: Client) -> None:
+    launch(client)
+    assert not Experiment.objects.exists()

@@ -1,0 +1,136 @@
+"""What an experiment will cost, before it is paid."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import Recipe
+from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, StagePlan, plan_iteration, room_until
+from webapp.launching.model_choices import known_model_bytes
+from webapp.launching.rates import rates_of_like
+from webapp.people.access import Person
+
+_TITLES = {
+    "generate": "responses",
+    "judge": "judgments",
+    "meta_judge": "battles",
+    "train": "training steps",
+    "evaluate": "evaluation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one stage over all iterations.
+
+    Attributes:
+        time: None where nothing allows an estimate.
+    """
+
+    title: str
+    calls: int
+    at_most: bool
+    tokens: int
+    time: str
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of an experiment.
+
+    Attributes:
+        time: of all stages for which it can be estimated.
+        basis: where rates and lengths come from, in words.
+        disk_bytes: None as long as the size of the model is unknown.
+        free_bytes: None where the files do not lie on this machine.
+        is_too_large: whether the disk is visibly too small.
+    """
+
+    costs: tuple[Cost, ...]
+    calls: int
+    tokens: int
+    time: str
+    basis: str
+    disk_bytes: int | None
+    free_bytes: int | None
+    is_too_large: bool
+
+
+def estimate(person: Person, recipe: Recipe, *, until: int) -> Estimate:
+    """Estimate the iterations from the first to `until`."""
+    like, rates = rates_of_like(person, recipe)
+    plans = [plan_iteration(recipe, number, measured=rates) for number in range(1, until + 1)]
+    stages = [stage for plan in plans for stage in plan]
+    drawn = [stage for stage in stages if stage.tokens]
+    model_bytes = known_model_bytes(recipe)
+    disk = None if model_bytes is None else room_until(plans, model_bytes=model_bytes)
+    free = free_bytes()
+    return Estimate(
+        costs=tuple(_cost(name, stages) for name in dict.fromkeys(s.stage for s in stages)),
+        calls=sum(stage.calls for stage in drawn),
+        tokens=sum(stage.tokens for stage in drawn),
+        time=_time(drawn),
+        basis=_basis(like),
+        disk_bytes=disk,
+        free_bytes=free,
+        is_too_large=disk is not None and free is not None and disk > free,
+    )
+
+
+def free_bytes() -> int | None:
+    """Room where the files of experiments lie; None if that is not on this machine."""
+    store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
+    if not store.is_local:
+        return None
+    root = Path(store.root).absolute()
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def in_words(seconds: float) -> str:
+    """A time as a person says it: 40 s, 12 min, 3 h 20 min, 5 days."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{timedelta(hours=hours).days} days"
+
+
+def _cost(name: str, stages: Sequence[StagePlan]) -> Cost:
+    mine = [stage for stage in stages if stage.stage == name]
+    return Cost(
+        title=_TITLES.get(name, name),
+        calls=sum(stage.calls for stage in mine),
+        at_most=any(stage.at_most for stage in mine),
+        tokens=sum(stage.tokens for stage in mine),
+        time=_time(mine),
+        is_measured=any(stage.basis == "measured" for stage in mine),
+    )
+
+
+def _time(stages: Sequence[StagePlan]) -> str:
+    known = [stage.seconds for stage in stages if stage.seconds is not None]
+    return in_words(sum(known)) if known else ""
+
+
+def _basis(like: str) -> str:
+    assumed = f"replies of half their limit at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
+    if not like:
+        return (
+            f"Assumed: {assumed}. Nothing of this model has been measured yet. "
+            "Training takes time that is not estimated."
+        )
+    return (
+        f"Measured in {like}: tokens per reply and per second. Where it has measured nothing, "
+        f"{assumed} are assumed. Training takes time that is not estimated."
+    )
