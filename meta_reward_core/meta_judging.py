@@ -57,14 +57,18 @@ def select_contenders(
     Source: Wu et al. 2024, section 2.2.
     """
     prompt_id = scores[0].prompt_id if scores else ""
-    rng = random.Random(derive_seed(seed, "most-varied", prompt_id))
-    response = select_most_varied_response(scores, rng=rng)
+    response = select_most_varied_response(scores, rng=most_varied_rng(seed, prompt_id))
     if isinstance(response, DropReason):
         return response
     distinct = select_distinct_judgments(judgments.get(response.response_id, ()))
     if isinstance(distinct, DropReason):
         return distinct
     return Contenders(response, tuple(distinct[:max_judgments]))
+
+
+def most_varied_rng(seed: int, prompt_id: str) -> random.Random:
+    """What decides between the responses of a prompt whose points vary alike."""
+    return random.Random(derive_seed(seed, "most-varied", prompt_id))
 
 
 def orders_to_compare(

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from meta_reward_core.battles import PositionWeights
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.records import Judgment, Response, ResponseScore
@@ -27,8 +30,9 @@ RATING_TOLERANCE: Final = 1e-9
 
 LengthUnit = Literal["characters", "tokens"]
 
-ScoredResponse = tuple[float, ResponseScore]
-"""A mean that is there, and the scores it belongs to."""
+Mask = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
+Figures = npt.NDArray[np.float64]
 
 
 class DropReason(StrEnum):
@@ -162,6 +166,120 @@ def score_response(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreGrid:
+    """Scores of the responses of many prompts: a row for each prompt, as wide as the longest.
+
+    All arrays have shape [prompts, places]. A place that is not `scored` holds no score, or no
+    response at all, and its other values mean nothing.
+
+    Attributes:
+        scored: whether there is a mean.
+        mean: of the points.
+        length: in the unit that "shortest" and "longest" count.
+        chars: length in characters.
+        sample: index among the K, which breaks ties.
+        cut_off: whether the token limit struck.
+        may_be_chosen: whether it ended by itself and holds any text.
+    """
+
+    scored: Mask
+    mean: Figures
+    length: Counts
+    chars: Counts
+    sample: Counts
+    cut_off: Mask
+    may_be_chosen: Mask
+
+    @classmethod
+    def of(cls, scores: Sequence[ResponseScore], *, length_unit: LengthUnit) -> "ScoreGrid":
+        """The grid of one prompt, places in the order of `scores`."""
+        return cls.of_columns(
+            scored=np.array([[score.mean is not None for score in scores]], dtype=bool),
+            mean=np.array([[score.mean or 0.0 for score in scores]], dtype=np.float64),
+            chars=np.array([[score.length_chars for score in scores]], dtype=np.int64),
+            tokens=np.array([[score.length_tokens for score in scores]], dtype=np.int64),
+            sample=np.array([[score.sample for score in scores]], dtype=np.int64),
+            finish_reason=np.array([[score.finish_reason for score in scores]], dtype=object),
+            length_unit=length_unit,
+        )
+
+    @classmethod
+    def of_columns(
+        cls,
+        *,
+        scored: Mask,
+        mean: Figures,
+        chars: Counts,
+        tokens: Counts,
+        sample: Counts,
+        finish_reason: npt.NDArray[np.object_],
+        length_unit: LengthUnit,
+    ) -> "ScoreGrid":
+        """The grid of columns that all have its shape, named as in `ResponseScore`."""
+        cut_off = finish_reason == "length"
+        return cls(
+            scored=scored,
+            mean=mean,
+            length=chars if length_unit == "characters" else tokens,
+            chars=chars,
+            sample=sample,
+            cut_off=cut_off,
+            may_be_chosen=~cut_off & (finish_reason != "refused") & (chars > 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Which responses of a grid are good and which are bad.
+
+    Attributes:
+        top: [prompts] S_max, 0 where nothing is scored.
+        bottom: [prompts] S_min, 0 where nothing is scored.
+        best_from: [prompts] where the tier of the good ones begins.
+        worst_to: [prompts] where the tier of the bad ones ends.
+        best: [prompts, places] who is good.
+        worst: [prompts, places] who is bad.
+    """
+
+    top: Figures
+    bottom: Figures
+    best_from: Figures
+    worst_to: Figures
+    best: Mask
+    worst: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class ActorChoices:
+    """What became of each prompt of a grid; all arrays have shape [prompts].
+
+    Attributes:
+        paired: whether there is a pair.
+        chosen: place of the chosen response, where there is a pair.
+        rejected: place of the rejected response, where there is a pair.
+        reason: index into `ACTOR_REASONS` of why there is none, where there is none.
+    """
+
+    paired: Mask
+    chosen: npt.NDArray[np.intp]
+    rejected: npt.NDArray[np.intp]
+    reason: npt.NDArray[np.intp]
+
+
+ACTOR_REASONS: Final = (
+    DropReason.NO_SCORED_RESPONSE,
+    DropReason.ONE_SCORED_RESPONSE,
+    DropReason.EQUAL_SCORES,
+    DropReason.TOP_TIER_CUT_OFF,
+    DropReason.TOP_TIER_EMPTY,
+    DropReason.SAME_RESPONSE,
+    DropReason.TIERS_OVERLAP,
+    DropReason.CHOSEN_TOO_LONG,
+)
+"""Why a prompt has no actor pair; of several reasons the first holds."""
+
+
 def select_actor_pair(
     scores: Sequence[ResponseScore],
     *,
@@ -169,16 +287,9 @@ def select_actor_pair(
     max_chosen_chars: int | None = None,
     length_unit: LengthUnit = "characters",
 ) -> ActorPair | DropReason:
-    """The shortest good response against the longest bad one.
+    """The shortest good response of one prompt against the longest bad one.
 
-    With S_max and S_min over all scored responses:
-    chosen = the shortest with score in [(1 - rho) * S_max + rho * S_min, S_max],
-    rejected = the longest with score in [S_min, (1 - rho) * S_min + rho * S_max].
-    Ties in length break by the smaller `sample`. Cut-off responses shape the tiers and may be
-    rejected, but are never chosen. rho = 0 is plain best against worst.
-
-    Departs from the paper: an empty response is never chosen either, since training on it
-    teaches silence; and borders are widened by `SCORE_TOLERANCE`.
+    The rule is `select_actor_pairs`.
 
     Args:
         scores: of the responses of one prompt, in any order.
@@ -189,42 +300,88 @@ def select_actor_pair(
     Raises:
         ValueError: rho lies outside [0, 1].
     """
-    if not 0 <= rho <= 1:
-        raise ValueError(f"rho must lie between 0 and 1, not {rho}.")
-    scored = [(score.mean, score) for score in scores if score.mean is not None]
-    if len(scored) < 2:
-        return DropReason.ONE_SCORED_RESPONSE if scored else DropReason.NO_SCORED_RESPONSE
-    top, bottom = max(mean for mean, _ in scored), min(mean for mean, _ in scored)
-    if top - bottom <= SCORE_TOLERANCE:
-        return DropReason.EQUAL_SCORES
-    best_tier = [s for s in scored if s[0] >= (1 - rho) * top + rho * bottom - SCORE_TOLERANCE]
-    worst_tier = [s for s in scored if s[0] <= (1 - rho) * bottom + rho * top + SCORE_TOLERANCE]
-    choosable = [item for item in best_tier if _may_be_chosen(item[1])]
-    if not choosable:
-        return _why_none_choosable([score for _, score in best_tier])
-    chosen = min(choosable, key=lambda item: (_length(item[1], length_unit), item[1].sample))
-    rejected = min(worst_tier, key=lambda item: (-_length(item[1], length_unit), item[1].sample))
-    return _actor_pair(chosen, rejected, max_chosen_chars=max_chosen_chars)
-
-
-def _actor_pair(
-    chosen: ScoredResponse, rejected: ScoredResponse, *, max_chosen_chars: int | None
-) -> ActorPair | DropReason:
-    """The pair of two scored responses, unless something is wrong with it."""
-    (score_chosen, best), (score_rejected, worst) = chosen, rejected
-    if best.response_id == worst.response_id:
-        return DropReason.SAME_RESPONSE
-    if score_chosen <= score_rejected + SCORE_TOLERANCE:
-        return DropReason.TIERS_OVERLAP
-    if max_chosen_chars is not None and best.length_chars > max_chosen_chars:
-        return DropReason.CHOSEN_TOO_LONG
+    grid = ScoreGrid.of(scores, length_unit=length_unit)
+    made = select_actor_pairs(grid, rho=rho, max_chosen_chars=max_chosen_chars)
+    if not made.paired[0]:
+        return ACTOR_REASONS[made.reason[0]]
+    best, worst = scores[made.chosen[0]], scores[made.rejected[0]]
     return ActorPair(
         prompt_id=best.prompt_id,
         chosen_response_id=best.response_id,
         rejected_response_id=worst.response_id,
-        score_chosen=score_chosen,
-        score_rejected=score_rejected,
+        score_chosen=float(grid.mean[0, made.chosen[0]]),
+        score_rejected=float(grid.mean[0, made.rejected[0]]),
     )
+
+
+def select_actor_pairs(
+    grid: ScoreGrid, *, rho: float, max_chosen_chars: int | None
+) -> ActorChoices:
+    """The shortest good response against the longest bad one, of many prompts at once.
+
+    With S_max and S_min over all scored responses of a prompt:
+    chosen = the shortest with score in [(1 - rho) * S_max + rho * S_min, S_max],
+    rejected = the longest with score in [S_min, (1 - rho) * S_min + rho * S_max].
+    Ties in length break by the smaller `sample`. Cut-off responses shape the tiers and may be
+    rejected, but are never chosen. rho = 0 is plain best against worst.
+
+    Departs from the paper: an empty response is never chosen either, since training on it
+    teaches silence; and borders are widened by `SCORE_TOLERANCE`.
+
+    Raises:
+        ValueError: rho lies outside [0, 1].
+    """
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho must lie between 0 and 1, not {rho}.")
+    if grid.scored.shape[1] == 0:
+        nothing = np.zeros(len(grid.scored), dtype=np.intp)
+        return ActorChoices(nothing.astype(bool), nothing, nothing, reason=nothing)
+    tiers = find_tiers(grid, rho=rho)
+    choosable = tiers.best & grid.may_be_chosen
+    rows = np.arange(len(tiers.top))
+    chosen = _first_place(choosable, grid.length, grid.sample)
+    rejected = _first_place(tiers.worst, -grid.length, grid.sample)
+    wrong = np.stack(
+        [
+            ~grid.scored.any(axis=1),
+            grid.scored.sum(axis=1) == 1,
+            tiers.top - tiers.bottom <= SCORE_TOLERANCE,
+            ~choosable.any(axis=1) & (tiers.best & grid.cut_off).any(axis=1),
+            ~choosable.any(axis=1),
+            chosen == rejected,
+            grid.mean[rows, chosen] <= grid.mean[rows, rejected] + SCORE_TOLERANCE,
+            grid.chars[rows, chosen] > as_bound(max_chosen_chars),
+        ]
+    )
+    paired: Mask = ~np.asarray(wrong.any(axis=0))
+    return ActorChoices(paired, chosen, rejected, reason=wrong.argmax(axis=0))
+
+
+def find_tiers(grid: ScoreGrid, *, rho: float) -> Tiers:
+    """The good and the bad responses of each prompt."""
+    known = grid.scored.any(axis=1)
+    highest = grid.mean.max(axis=1, where=grid.scored, initial=-np.inf)
+    lowest = grid.mean.min(axis=1, where=grid.scored, initial=np.inf)
+    top, bottom = np.where(known, highest, 0.0), np.where(known, lowest, 0.0)
+    best_from = (1 - rho) * top + rho * bottom
+    worst_to = (1 - rho) * bottom + rho * top
+    return Tiers(
+        top=top,
+        bottom=bottom,
+        best_from=best_from,
+        worst_to=worst_to,
+        best=grid.scored & (grid.mean >= (best_from - SCORE_TOLERANCE)[:, None]),
+        worst=grid.scored & (grid.mean <= (worst_to + SCORE_TOLERANCE)[:, None]),
+    )
+
+
+def _first_place(mask: Mask, length: Counts, sample: Counts) -> npt.NDArray[np.intp]:
+    """Place of the smallest (length, sample) of each row within the mask; any where it is empty."""
+    last = np.iinfo(np.int64).max
+    shortest = np.where(mask, length, last).min(axis=1)
+    tied = mask & (length == shortest[:, None])
+    places: npt.NDArray[np.intp] = np.where(tied, sample, last).argmin(axis=1)
+    return places
 
 
 def select_most_varied_response(
@@ -235,16 +392,37 @@ def select_most_varied_response(
     Equal variances (within `SCORE_TOLERANCE`) are decided by `rng`, independently of the order
     of `scores`; without a tie nothing is drawn from it.
     """
-    scored = [(score.variance, score) for score in scores if score.variance is not None]
+    scored = [score for score in scores if score.variance is not None]
     if not scored:
         return DropReason.NO_SCORED_RESPONSE
-    largest = max(variance for variance, _ in scored)
-    if largest <= SCORE_TOLERANCE:
+    variance = np.array([[score.variance for score in scored]], dtype=np.float64)
+    tied = mark_most_varied(variance, np.ones_like(variance, dtype=bool))[0]
+    most_varied = [score for score, is_tied in zip(scored, tied, strict=True) if is_tied]
+    if not most_varied:
         return DropReason.ZERO_VARIANCE
-    tied = [score for variance, score in scored if variance >= largest - SCORE_TOLERANCE]
-    if len(tied) == 1:
-        return tied[0]
-    return rng.choice(sorted(tied, key=lambda score: score.sample))
+    drawn = draw_sample([score.sample for score in most_varied], rng)
+    return next(score for score in most_varied if score.sample == drawn)
+
+
+def draw_sample(samples: Sequence[int], rng: random.Random) -> int:
+    """Decide between responses of equal variance; of one, nothing is drawn."""
+    return samples[0] if len(samples) == 1 else rng.choice(sorted(samples))
+
+
+def mark_most_varied(variance: Figures, scored: Mask) -> Mask:
+    """Mark the responses that share the largest variance, of many prompts at once.
+
+    Args:
+        variance: of each response's points, of shape [prompts, places].
+        scored: whether there is one, of the same shape.
+
+    Returns:
+        Of that shape; a row marks nothing where the judgments of every response agree.
+    """
+    largest = variance.max(axis=1, where=scored, initial=0.0)
+    tied = scored & (variance >= largest[:, None] - SCORE_TOLERANCE)
+    marked: Mask = tied & (largest > SCORE_TOLERANCE)[:, None]
+    return marked
 
 
 def select_distinct_judgments(judgments: Iterable[Judgment]) -> list[Judgment] | DropReason:
@@ -293,7 +471,7 @@ def select_judge_pair(
     rejected = _first_sample(j for elo, j in rated if elo <= worst + RATING_TOLERANCE)
     if chosen.text == rejected.text:
         return DropReason.EQUAL_TEXT
-    if max_chosen_judgment_chars is not None and len(chosen.text) > max_chosen_judgment_chars:
+    if len(chosen.text) > as_bound(max_chosen_judgment_chars):
         return DropReason.CHOSEN_JUDGMENT_TOO_LONG
     return JudgePair(
         prompt_id=chosen.prompt_id,
@@ -305,6 +483,11 @@ def select_judge_pair(
     )
 
 
+def as_bound(limit: int | None) -> float:
+    """A limit that is not set is never exceeded."""
+    return math.inf if limit is None else limit
+
+
 def _rating(judgment: Judgment, ratings: Mapping[str, float]) -> float:
     if judgment.judgment_id not in ratings:
         raise ArtifactError(f"Judgment {judgment.judgment_id} battled but has no rating.")
@@ -313,19 +496,6 @@ def _rating(judgment: Judgment, ratings: Mapping[str, float]) -> float:
 
 def _first_sample(judgments: Iterable[Judgment]) -> Judgment:
     return min(judgments, key=lambda judgment: judgment.sample)
-
-
-def _may_be_chosen(score: ResponseScore) -> bool:
-    return score.finish_reason not in {"length", "refused"} and score.length_chars > 0
-
-
-def _why_none_choosable(tier: Sequence[ResponseScore]) -> DropReason:
-    cut_off = any(score.finish_reason == "length" for score in tier)
-    return DropReason.TOP_TIER_CUT_OFF if cut_off else DropReason.TOP_TIER_EMPTY
-
-
-def _length(score: ResponseScore, unit: LengthUnit) -> int:
-    return score.length_chars if unit == "characters" else score.length_tokens
 
 
 def _mean(values: Sequence[float]) -> float:

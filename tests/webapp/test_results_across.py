@@ -1,0 +1,124 @@
+"""The same prompt across models, and what differs between two texts."""
+
+import time
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_django.fixtures import Settings
+
+from meta_reward_core.shards import Work
+from tests.webapp.conftest import make_person
+from tests.webapp.results_cast import record, run, scripted_experiment
+from tests.webapp.test_results_prompts import HTMX, rows_of
+from webapp.experiments.models import Experiment
+from webapp.results.differences import LONGEST, differences
+
+
+@pytest.fixture
+def twice(alice: User, tmp_path: Path, settings: Settings) -> str:
+    """Two iterations that draw the same prompts; returns the page of one of them."""
+    settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
+    made = scripted_experiment(tmp_path, reuse=True)
+    checkpoint = tmp_path / "scripted/iteration-1/checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    work = Work({}, {}, checkpoint="1" * 64)
+    made.files(1).publish("train", 0, key="k", work=work, packages={})
+    run(made, tmp_path, 2)
+    record(made, alice, numbers=(1, 2))
+    return f"/experiments/scripted/prompts/{rows_of(made, 'prompts')[0]['prompt_id']}"
+
+
+@pytest.mark.django_db
+def test_answers_stand_side_by_side_with_what_is_new_marked(client: Client, twice: str) -> None:
+    answer = client.get(twice)
+    answers = answer.context["answers"]
+    assert [(one.model, one.number) for one in answers] == [(0, 1), (1, 2)]
+    assert {stretch.change for stretch in answers[0].stretches} == {"same"}
+    assert {stretch.change for stretch in answers[1].stretches} >= {"new"}
+    assert "<ins>" in answer.content.decode()
+
+
+@pytest.mark.django_db
+def test_which_answer_is_shown_can_be_picked(client: Client, twice: str) -> None:
+    best = client.get(f"{twice}?pick=best").context["answers"]
+    worst = client.get(f"{twice}?pick=worst").context["answers"]
+    assert all(b.mean > w.mean for b, w in zip(best, worst, strict=True))
+    first = client.get(f"{twice}?pick=first").context["answers"]
+    assert [one.sample for one in first] == [0, 0]
+    assert client.get(f"{twice}?pick=%3Cb%3E").context["pick"] == "chosen"
+
+
+@pytest.mark.django_db
+def test_a_prompt_that_served_once_says_so(
+    client: Client, alice: User, tmp_path: Path, settings: Settings
+) -> None:
+    settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
+    made = scripted_experiment(tmp_path)
+    record(made, alice)
+    prompt_id = rows_of(made, "prompts")[0]["prompt_id"]
+    page = client.get(f"/experiments/scripted/prompts/{prompt_id}").content.decode()
+    assert "Only iteration 1 of 1 has drawn this prompt" in page
+    assert client.get(f"/experiments/scripted/prompts/{'0' * 64}").status_code == 404
+
+
+@pytest.mark.django_db
+def test_region_history_methods_and_access(client: Client, twice: str) -> None:
+    assert client.get(twice, headers=HTMX).content.decode().lstrip().startswith("<section")
+    restored = client.get(twice, headers=HTMX | {"HX-History-Restore-Request": "true"})
+    assert "<html" in restored.content.decode()
+    assert client.post(twice).status_code == 405
+    somebody = Client()
+    assert somebody.get(twice)["Location"].startswith("/people/login")
+    somebody.force_login(make_person("dora", "auditor"))
+    assert somebody.get(twice).status_code == 403
+    somebody.force_login(make_person("bob", "viewer"))
+    Experiment.objects.update(is_private=True)
+    assert somebody.get(twice).status_code == 404
+
+
+def test_words_are_compared_one_by_one() -> None:
+    found = [(one.change, one.text) for one in differences("a cat sat", "a black cat stood")]
+    assert found == [
+        ("same", "a "),
+        ("new", "black "),
+        ("same", "cat "),
+        ("gone", "sat"),
+        ("new", "stood"),
+    ]
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_both_texts_can_be_put_together_again(before: str, after: str) -> None:
+    found = differences(before, after)
+    assert "".join(one.text for one in found if one.change != "new") == before
+    assert "".join(one.text for one in found if one.change != "gone") == after
+
+
+def test_long_texts_are_compared_line_by_line_first() -> None:
+    lines = [f"line {number} has some words" for number in range(400)]
+    changed = [*lines[:200], "line 200 has OTHER words", *lines[201:]]
+    found = differences("\n".join(lines), "\n".join(changed))
+    assert [one.text for one in found if one.change == "new"] == ["OTHER "]
+    assert [one.text for one in found if one.change == "gone"] == ["some "]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a " * 10_000, "b " * 10_000),
+        ("a " * 10_000, "a b " * 5_000),
+        ("a\n" * 10_000, "b\n" * 9_000),
+        ("<" * 1_000_000, "<" * 999_999),
+        ("a " * 1_000, "b a " * 499),
+    ],
+)
+def test_no_text_makes_the_comparison_long(before: str, after: str) -> None:
+    began = time.process_time()
+    found = differences(before, after)
+    assert time.process_time() - began < 2
+    assert "".join(one.text for one in found if one.change != "gone") == after[:LONGEST]

@@ -1,0 +1,230 @@
+"""Other rules over what is on disk: shown at once, without a new generation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries
+from pytest_django.fixtures import Settings
+
+from meta_reward_core.experiment import Experiment as OnDisk
+from meta_reward_core.what_if import rules_of
+from tests.core import scripted_world
+from tests.webapp.conftest import make_person
+from tests.webapp.results_cast import record, scripted_experiment, sloppy_reply
+from tests.webapp.test_results_prompts import HTMX, rows_of
+from webapp.experiments.models import Experiment
+from webapp.results.index import IterationIndex, find_index
+from webapp.results.reading import OpenIteration, open_iteration
+from webapp.results.what_if_page import WhatIf, ask_what_if
+
+pytestmark = pytest.mark.django_db
+PAGE = "/experiments/scripted/iterations/1/what-if"
+AS_IT_WAS = {
+    "rho": "0.3",
+    "max_chosen_chars": "70",
+    "max_chosen_judgment_chars": "60",
+    "min_valid_judgments": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> OnDisk:
+    return scripted_experiment(tmp_path_factory.mktemp("what-if"))
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pieces")
+
+
+@pytest.fixture
+def row(on_disk: OnDisk, alice: User, settings: Settings, pieces: Path) -> Experiment:
+    settings.META_REWARD_SCRATCH_ROOT = str(pieces)
+    return record(on_disk, alice)
+
+
+def ask(client: Client, **changes: object) -> WhatIf:
+    answer = client.get(PAGE, AS_IT_WAS | {name: str(value) for name, value in changes.items()})
+    assert answer.status_code == 200
+    made: WhatIf = answer.context["made"]
+    return made
+
+
+def opened(row: Experiment) -> tuple[OpenIteration, IterationIndex]:
+    iteration = open_iteration(row, 1)
+    return iteration, find_index(iteration, budget_seconds=60.0)[0]
+
+
+def test_unchanged_rules_make_exactly_the_pairs_on_disk(row: Experiment, on_disk: OnDisk) -> None:
+    iteration, index = opened(row)
+    made = ask_what_if(iteration, index, rules_of(iteration.recipe, 1)).made
+    grid_ids = index.rows["response_id"].to_pylist()
+    remade = {
+        prompt_id: (
+            grid_ids[at][made["actor"].chosen[at]],
+            grid_ids[at][made["actor"].rejected[at]],
+        )
+        for at, prompt_id in enumerate(index.prompt_ids)
+        if made["actor"].paired[at]
+    }
+    assert remade == {
+        pair["prompt_id"]: (pair["chosen_response_id"], pair["rejected_response_id"])
+        for pair in rows_of(on_disk, "actor_pairs")
+    }
+    judged = {index.prompt_ids[at] for at in made["judge"].paired.nonzero()[0]}
+    assert judged == {pair["prompt_id"] for pair in rows_of(on_disk, "judge_pairs")}
+    for kind in ("actor", "judge"):
+        dropped = [d["reason"] for d in rows_of(on_disk, "dropped") if d["kind"] == kind]
+        assert made[kind].drops() == {reason: dropped.count(reason) for reason in dropped}
+
+
+def test_the_page_begins_as_it_was(client: Client, row: Experiment) -> None:
+    answer = client.get(PAGE)
+    assert answer.context["made"].as_it_was
+    assert answer.context["made"].changed == []
+    assert "These are the recipe's own rules" in answer.content.decode().replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rho": 0.0},
+        {"rho": 0.5},
+        {"max_chosen_chars": ""},
+        {"max_chosen_chars": 30},
+        {"max_chosen_judgment_chars": ""},
+        {"max_chosen_judgment_chars": 30},
+        {"min_valid_judgments": 5},
+        {"min_valid_judgments": 6, "rho": 0.1},
+    ],
+)
+def test_moved_rules_make_what_an_iteration_under_them_makes(
+    client: Client, row: Experiment, on_disk: OnDisk, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """The same scripted iteration is run under the moved recipe; replies do not depend on it."""
+    values = {name: changes.get(name, AS_IT_WAS[name]) for name in AS_IT_WAS}
+    recipe = {
+        "pairing": {
+            "rho": float(values["rho"]),
+            "max_chosen_chars": int(values["max_chosen_chars"] or 0) or None,
+        },
+        "judge": {"samples": 6, "min_valid_judgments": int(values["min_valid_judgments"])},
+        "meta_judge": {
+            "max_chosen_judgment_chars": int(values["max_chosen_judgment_chars"] or 0) or None
+        },
+    }
+    again = scripted_experiment(tmp_path, recipe)
+    made = ask(client, **changes)
+    index = opened(row)[1]
+    for kind in ("actor", "judge"):
+        pairs = made.made[kind]
+        known = {at: index.prompt_ids[at] for at in (~pairs.unknown).nonzero()[0].tolist()}
+        expected = {pair["prompt_id"] for pair in rows_of(again, f"{kind}_pairs")}
+        got = {prompt_id for at, prompt_id in known.items() if pairs.paired[at]}
+        if kind == "actor" or "min_valid_judgments" not in changes:
+            assert got == expected & set(known.values())
+    before = {pair["prompt_id"]: pair for pair in rows_of(on_disk, "actor_pairs")}
+    after = {pair["prompt_id"]: pair for pair in rows_of(again, "actor_pairs")}
+    names = ("chosen_response_id", "rejected_response_id")
+    differing = {
+        prompt_id
+        for prompt_id in index.prompt_ids
+        if [before.get(prompt_id, {}).get(name) for name in names]
+        != [after.get(prompt_id, {}).get(name) for name in names]
+    }
+    changed = {index.prompt_ids[at] for kind, at in made.changed if kind == "actor"}
+    assert changed == differing
+
+
+def test_lengths_and_counts_are_shown_before_and_after(client: Client, row: Experiment) -> None:
+    made = ask(client, rho=0.0, max_chosen_chars="")
+    actor = next(kind for kind in made.kinds if kind.kind == "actor")
+    assert actor.before < actor.after
+    assert actor.chosen_before is not None
+    assert actor.chosen_after is not None
+    assert actor.chosen_after > actor.chosen_before, "without length control they are longer"
+    assert any(drop.before > drop.after == 0 for drop in actor.drops)
+
+
+def test_changed_prompts_are_linked_in_words(client: Client, row: Experiment) -> None:
+    answer = client.get(PAGE, AS_IT_WAS | {"rho": "0"})
+    change = answer.context["changed"][0]
+    page = answer.content.decode()
+    assert f"/experiments/scripted/iterations/1/prompts/{change.prompt_id}" in page
+    assert change.before in page.replace("&#x27;", "'")
+
+
+def test_what_only_battles_would_tell_is_said_to_be_unknown(
+    client: Client, row: Experiment
+) -> None:
+    for least in (5, 6):
+        answer = client.get(PAGE, AS_IT_WAS | {"min_valid_judgments": str(least)})
+        judge = next(kind for kind in answer.context["made"].kinds if kind.kind == "judge")
+        if judge.unknown:
+            break
+    assert judge.calls >= 2 * judge.unknown > 0
+    page = answer.content.decode()
+    assert f"{judge.calls} meta-judge calls would tell" in page
+    assert "is unknown" in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("rho", "1.5", "less than or equal to 1"),
+        ("rho", "nan", "Enter a number"),
+        ("rho", "", "required"),
+        ("max_chosen_chars", "0", "greater than or equal to 1"),
+        ("max_chosen_judgment_chars", "many", "Enter a whole number"),
+        ("min_valid_judgments", "<b>", "Enter a whole number"),
+        ("min_valid_judgments", "99", "less than or equal to 6"),
+    ],
+)
+def test_impossible_rules_are_said_in_place(
+    client: Client, row: Experiment, field: str, value: str, said: str
+) -> None:
+    answer = client.get(PAGE, AS_IT_WAS | {field: value}, headers=HTMX)
+    assert answer.status_code == 200
+    assert said in answer.content.decode()
+    assert "<b>" not in answer.content.decode()
+
+
+def test_region_history_and_methods(client: Client, row: Experiment) -> None:
+    assert client.get(PAGE, headers=HTMX).content.decode().lstrip().startswith("<section")
+    restored = client.get(PAGE, headers=HTMX | {"HX-History-Restore-Request": "true"})
+    assert "<html" in restored.content.decode()
+    assert client.post(PAGE).status_code == 405
+
+
+def test_who_may_not_see_is_turned_away(row: Experiment) -> None:
+    somebody = Client()
+    assert somebody.get(PAGE)["Location"].startswith("/people/login")
+    somebody.force_login(make_person("dora", "auditor"))
+    assert somebody.get(PAGE).status_code == 403
+    somebody.force_login(make_person("bob", "viewer"))
+    Experiment.objects.update(is_private=True)
+    assert somebody.get(PAGE).status_code == 404
+
+
+def test_few_queries(
+    client: Client, row: Experiment, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    with django_assert_max_num_queries(6):
+        client.get(PAGE, AS_IT_WAS | {"rho": "0"})
+
+
+def test_an_iteration_without_pairs_yet_says_so(
+    client: Client, alice: User, tmp_path: Path, settings: Settings
+) -> None:
+    settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
+    begun = scripted_world.begin(tmp_path)
+    record(begun, alice)
+    assert "No prompt has been drawn yet" in client.get(PAGE).content.decode()
+    tools = scripted_world.scripted_tools(tmp_path, sloppy_reply)
+    for stage in scripted_world.stages_before_training()[:2]:
+        for shard in range(stage.plan_shards(begun.context(1))):
+            stage.run_shard(begun.context(1), shard, tools)
+    assert "No pairs have been chosen yet" in client.get(PAGE).content.decode()

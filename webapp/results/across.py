@@ -1,0 +1,111 @@
+"""The same prompt in every iteration that drew it, one answer of each model side by side."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.records import Response, ResponseScore
+from meta_reward_core.tables import records_of
+from webapp.results.differences import LONGEST, Stretch, differences, unchanged
+from webapp.results.index import IterationIndex
+from webapp.results.reading import OpenIteration, rows_of_prompt
+
+PICKS: Final = {
+    "chosen": "the chosen answer, else the best scored",
+    "best": "the best scored answer",
+    "worst": "the worst scored answer",
+    "first": "the answer drawn first",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What M_{number-1} answered in iteration `number`.
+
+    Attributes:
+        stretches: the answer, with what differs from the answer before.
+        left_out: characters at its end that are neither compared nor shown.
+    """
+
+    number: int
+    model: int
+    sample: int
+    mean: float | None
+    chars: int
+    role: str
+    stretches: Sequence[Stretch]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    number: int
+    response: Response
+    mean: float | None
+    role: str
+
+
+def answers_across(
+    found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str, *, pick: str
+) -> list[Answer]:
+    """One answer of each iteration that has the prompt, in order.
+
+    Args:
+        pick: which answer, one of `PICKS`.
+
+    Raises:
+        ArtifactError: a file is gone or differs from its manifest.
+    """
+    return list(_compared(list(_picked(found, prompt_id, pick))))
+
+
+def _picked(
+    found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str, pick: str
+) -> Iterator[_Pick]:
+    for opened, index in found:
+        row = index.row_of.get(prompt_id)
+        if row is None:
+            continue
+        part = int(index.counts("part")[row])
+        responses = records_of(rows_of_prompt(opened.files, "responses", part, prompt_id), Response)
+        scores = records_of(rows_of_prompt(opened.files, "scores", part, prompt_id), ResponseScore)
+        if responses:
+            pair = index.kinds["actor"].pairs.get(prompt_id, {})
+            yield _pick(opened.number, responses, scores, pair.get("chosen_response_id"), pick)
+
+
+def _pick(
+    number: int,
+    responses: Sequence[Response],
+    scores: Sequence[ResponseScore],
+    chosen_id: str | None,
+    pick: str,
+) -> _Pick:
+    means = {score.response_id: score.mean for score in scores}
+    scored = [(mean, name) for name, mean in means.items() if mean is not None]
+    wanted = {
+        "first": responses[0].response_id,
+        "best": max(scored)[1] if scored else responses[0].response_id,
+        "worst": min(scored)[1] if scored else responses[0].response_id,
+    }
+    wanted["chosen"] = chosen_id or wanted["best"]
+    response = next(one for one in responses if one.response_id == wanted[pick])
+    role = "chosen" if response.response_id == chosen_id else ""
+    return _Pick(number, response, means.get(response.response_id), role)
+
+
+def _compared(picks: Sequence[_Pick]) -> Iterator[Answer]:
+    before: str | None = None
+    for pick in picks:
+        text = pick.response.text
+        yield Answer(
+            number=pick.number,
+            model=pick.number - 1,
+            sample=pick.response.sample,
+            mean=pick.mean,
+            chars=len(text),
+            role=pick.role,
+            stretches=unchanged(text) if before is None else differences(before, text),
+            left_out=max(0, len(text) - LONGEST),
+        )
+        before = text

@@ -1,0 +1,205 @@
+"""Which files of an experiment can be had: those it is made of, and some written on the way out.
+
+What a path may be is listed here, name by name; every other path is no file. So nothing outside
+of the experiment's folder can be asked for, nor the lock or half-written files in it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.exports import EXPORTS
+from meta_reward_core.shards import IterationFiles
+from meta_reward_core.tables import SCHEMAS
+from webapp.results.reading import OpenIteration
+
+_SHOWN: Final = 8
+_TABLES: Final = "|".join(SCHEMAS)
+_FORMATS: Final = "|".join(map(re.escape, EXPORTS))
+_PLAIN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+
+_STORED: Final = re.compile(
+    r"experiment\.json"
+    r"|iteration-\d{1,6}/(?:"
+    r"manifest\.json"
+    r"|manifests/[a-z_]+-\d{5}\.json"
+    rf"|(?:{_TABLES})/part-\d{{5}}\.parquet"
+    rf"|checkpoint/{_PLAIN}"
+    r")",
+    re.ASCII,
+)
+_WRITTEN: Final = re.compile(
+    r"iteration-(?P<number>\d{1,6})/(?:"
+    rf"(?P<table>{_TABLES})\.csv"
+    rf"|(?P<kind>actor|judge|all)_pairs\.(?P<format>{_FORMATS})\.jsonl"
+    r"|(?P<pairs>pairs)\.parquet"
+    r"|(?P<checkpoint>checkpoint)\.zip"
+    r")",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is written while it is sent; one of the fields says which.
+
+    Attributes:
+        table: as CSV.
+        kind: of pairs (`all` for both), in the format of another tool.
+    """
+
+    number: int
+    table: str | None
+    kind: str | None
+    format: str | None
+    is_checkpoint: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file in the list. `rows` only of tables; `size` absent where it is written on the way."""
+
+    path: str
+    what: str
+    rows: int | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A table of an iteration: its parts, as far as they are shown, and the whole of it as CSV."""
+
+    name: str
+    rows: int
+    size: int
+    csv: str
+    part_count: int
+    parts: Sequence[FileRow]
+
+
+@dataclass(frozen=True, slots=True)
+class IterationRow:
+    """What an iteration has to offer; `zip` is the checkpoint as an archive."""
+
+    number: int
+    zip: str
+    tables: Sequence[TableRow]
+    exports: Sequence[FileRow]
+    checkpoint: Sequence[FileRow]
+    manifests: Sequence[FileRow]
+    manifest_count: int
+
+
+def is_stored(path: str) -> bool:
+    """Whether a path is the name of a file that an experiment may have."""
+    return _STORED.fullmatch(path) is not None
+
+
+def read_written(path: str) -> Written | None:
+    """Read the name of a file that is written on the way out; None if it is no such name."""
+    found = _WRITTEN.fullmatch(path)
+    if found is None:
+        return None
+    return Written(
+        number=int(found["number"]),
+        table=found["table"],
+        kind="all" if found["pairs"] else found["kind"],
+        format=found["format"],
+        is_checkpoint=found["checkpoint"] is not None,
+    )
+
+
+def safe_local_path(store: ArtifactStore, experiment: str, path: str) -> Path | None:
+    """Find a stored file on this machine; None if it is gone, or a link leads out of the folder."""
+    root = store.local_path(experiment).resolve()
+    found = (root / path).resolve()
+    return found if found.is_relative_to(root) and found.is_file() else None
+
+
+def list_iterations(opened: Sequence[OpenIteration], *, whole: str) -> list[IterationRow]:
+    """List the files of iterations as their manifests promise them; number 0 is the pool.
+
+    Args:
+        whole: of which long list all is wanted, such as `1-judgments` or `1-manifests`.
+    """
+    return [_iteration(one.files, one.number, whole) for one in opened]
+
+
+def _iteration(files: IterationFiles, number: int, whole: str) -> IterationRow:
+    tables = [_table(files, number, name, whole) for name in SCHEMAS]
+    made = [table for table in tables if table is not None]
+    has_pairs = any(table.name.endswith("_pairs") and table.rows for table in made)
+    checkpoint = list(_checkpoint(files, number))
+    return IterationRow(
+        number=number,
+        zip=f"iteration-{number}/checkpoint.zip",
+        tables=made,
+        exports=list(_exports(number)) if has_pairs else [],
+        checkpoint=checkpoint,
+        manifests=_shown(list(_manifests(files, number)), f"{number}-manifests", whole),
+        manifest_count=len(files.manifests()),
+    )
+
+
+def _table(files: IterationFiles, number: int, name: str, whole: str) -> TableRow | None:
+    parts = files.parts(name)
+    if not parts:
+        return None
+    return TableRow(
+        name=name,
+        rows=sum(part.rows for part in parts),
+        size=sum(part.bytes for part in parts),
+        csv=f"iteration-{number}/{name}.csv",
+        part_count=len(parts),
+        parts=_shown(
+            [
+                FileRow(f"iteration-{number}/{part.path}", part.path, part.rows, part.bytes)
+                for part in parts
+            ],
+            f"{number}-{name}",
+            whole,
+        ),
+    )
+
+
+def _shown(found: list[FileRow], name: str, whole: str) -> list[FileRow]:
+    """A list as far as it is shown before all of it is asked for."""
+    return found if name == whole else found[:_SHOWN]
+
+
+def _exports(number: int) -> Iterator[FileRow]:
+    yield FileRow(f"iteration-{number}/pairs.parquet", "all pairs, for DPO, Parquet", None, None)
+    for name in EXPORTS:
+        what = f"all pairs as {name}, JSON lines"
+        yield FileRow(f"iteration-{number}/all_pairs.{name}.jsonl", what, None, None)
+
+
+def _checkpoint(files: IterationFiles, number: int) -> Iterator[FileRow]:
+    if not files.store.is_local:
+        return
+    folder = files.store.local_path(f"{files.folder}/checkpoint")
+    for name in checkpoint_files(folder):
+        size = (folder / name).stat().st_size
+        yield FileRow(f"iteration-{number}/checkpoint/{name}", name, None, size)
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    """Names of the files of a checkpoint, sorted; links are none of them."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_file() and not entry.is_symlink() and re.fullmatch(_PLAIN, entry.name)
+    )
+
+
+def _manifests(files: IterationFiles, number: int) -> Iterator[FileRow]:
+    for made in files.manifests():
+        name = f"{made.stage}-{made.shard:05d}.json"
+        yield FileRow(f"iteration-{number}/manifests/{name}", name, None, None)
+    if files.store.exists(f"{files.folder}/manifest.json"):
+        yield FileRow(f"iteration-{number}/manifest.json", "manifest.json", None, None)

@@ -1,0 +1,83 @@
+"""What a reader of results may ask for."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from django import forms
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.pairing import ACTOR_REASONS, REASON_TEXT, DropReason
+from meta_reward_core.what_if import PairRules
+
+SORTS: Final = {
+    "": "as they were drawn",
+    "gap": "score gap, largest first",
+    "variance": "variance, largest first",
+    "mean": "mean score, highest first",
+    "length": "length, longest first",
+    "-gap": "score gap, smallest first",
+    "-variance": "variance, smallest first",
+    "-mean": "mean score, lowest first",
+    "-length": "length, shortest first",
+}
+_JUDGE_REASONS: Final = tuple(
+    reason
+    for reason in DropReason
+    if reason == DropReason.NO_SCORED_RESPONSE or reason not in ACTOR_REASONS
+)
+
+
+def _outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
+    said = [(str(reason), REASON_TEXT[reason].rstrip(".")) for reason in reasons]
+    return [("", "any"), ("pair", "has a pair"), ("dropped", "has none"), *said]
+
+
+class ListForm(forms.Form):
+    """Which prompts to list, and in which order."""
+
+    q = forms.CharField(label="Text", required=False, max_length=500, strip=False)
+    sort = forms.ChoiceField(label="Order", required=False, choices=list(SORTS.items()))
+    actor = forms.ChoiceField(label="Actor pair", required=False, choices=_outcomes(ACTOR_REASONS))
+    judge = forms.ChoiceField(label="Judge pair", required=False, choices=_outcomes(_JUDGE_REASONS))
+    unscored = forms.BooleanField(label="with judgments that carry no score", required=False)
+    inconsistent = forms.BooleanField(
+        label="where the meta-judge's verdict changes with the order", required=False
+    )
+
+
+class RulesForm(forms.Form):
+    """Other values of the rules that choose pairs."""
+
+    rho = forms.FloatField(
+        label="rho",
+        min_value=0,
+        max_value=1,
+        help_text="Width of the tiers within which length decides; 0 is best against worst.",
+        widget=forms.NumberInput(attrs={"type": "range", "step": "0.01"}),
+    )
+    max_chosen_chars = forms.IntegerField(
+        label="Longest chosen response",
+        required=False,
+        min_value=1,
+        help_text="Characters; empty for no limit.",
+    )
+    max_chosen_judgment_chars = forms.IntegerField(
+        label="Longest chosen judgment",
+        required=False,
+        min_value=1,
+        help_text="Characters; empty for no limit.",
+    )
+
+    def __init__(self, *args: Any, recipe: Recipe, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["min_valid_judgments"] = forms.IntegerField(
+            label="Fewest readable judgments",
+            min_value=1,
+            max_value=recipe.judge.samples,
+            help_text="A response with fewer readable scores stays unscored.",
+            widget=forms.NumberInput(attrs={"type": "range"}),
+        )
+
+    def rules(self) -> PairRules:
+        """The rules that were asked for, once the form is valid."""
+        return PairRules(**self.cleaned_data)

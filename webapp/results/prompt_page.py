@@ -1,0 +1,355 @@
+"""One prompt of an iteration: what was answered, judged and compared, and what came of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.measures import measure_meta_judge
+from meta_reward_core.pairing import REASON_TEXT, ScoreGrid, find_tiers
+from meta_reward_core.records import Battle, Judgment, Response, ResponseScore
+from meta_reward_core.tables import records_of
+from meta_reward_core.what_if import PairRules, rules_of
+from webapp.charts import Cell, Chart, heat_map
+from webapp.results.index import IterationIndex
+from webapp.results.listing import Outcome, outcome_of
+from webapp.results.reading import OpenIteration, read_outcomes, rows_of_prompt
+
+LONGEST_SHOWN: Final = 20_000
+"""A page shows so many characters of a text and says how many there are."""
+
+_WINS: Final = {"A": 1.0, "B": -1.0, "tie": 0.0}
+_LABELS: Final = {"A": "row", "B": "col", "tie": "tie", None: "?"}
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text as far as it is shown, and how long it is."""
+
+    text: str
+    chars: int
+    left_out: int
+
+    @classmethod
+    def of(cls, text: str) -> "Passage":
+        """Cut a text to what a page shows."""
+        return cls(text[:LONGEST_SHOWN], len(text), max(0, len(text) - LONGEST_SHOWN))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgmentView:
+    """A judgment; `elo` only where it battled. `role` says what it became in the pair."""
+
+    name: str
+    judgment_id: str
+    passage: Passage
+    score: float | None
+    unscored: str
+    tokens: int
+    elo: float | None
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseView:
+    """A response with everything that was said about it.
+
+    Attributes:
+        points: of each judgment, in order, as short text.
+        mean, variance: absent where it is not scored.
+        role: what it became in the pair.
+        notes: in words, what else the rules saw in it.
+    """
+
+    name: str
+    response_id: str
+    passage: Passage
+    tokens: int
+    points: Sequence[str]
+    valid: int
+    mean: float | None
+    variance: float | None
+    role: str
+    notes: Sequence[str]
+    judgments: Sequence[JudgmentView]
+
+
+@dataclass(frozen=True, slots=True)
+class PairView:
+    """Whether a kind of pair was made of the prompt, and why just this one, in sentences."""
+
+    outcome: Outcome
+    why: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPage:
+    """Everything that the page of a prompt shows.
+
+    Attributes:
+        battles: both orders of every pair of judgments; None where nothing battled.
+        weights: position weights, in words; empty without battles.
+    """
+
+    prompt_id: str
+    passage: Passage
+    extra: str | None
+    responses: Sequence[ResponseView]
+    actor: PairView
+    judge: PairView
+    battles: Chart | None
+    inconsistent: int
+    both_orders: int
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the files say of a prompt."""
+
+    responses: Sequence[Response]
+    judgments: Mapping[str, Sequence[Judgment]]
+    scores: Mapping[str, ResponseScore]
+    battles: Sequence[Battle]
+    elo: Mapping[str, float]
+    battled: str | None
+
+
+def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> PromptPage:
+    """Read a prompt's page from the files of its part.
+
+    Raises:
+        ArtifactError: a file is gone or differs from its manifest.
+    """
+    prompt_id = index.prompt_ids[row]
+    found = _read(opened, index, row)
+    prompts = rows_of_prompt(opened.files, "prompts", _part(index, row), prompt_id).to_pylist()
+    rules = rules_of(opened.recipe, opened.number)
+    return PromptPage(
+        prompt_id=prompt_id,
+        passage=Passage.of(index.rows["text"][row].as_py()),
+        extra=prompts[0]["extra"] if prompts else None,
+        responses=_responses(found, index, prompt_id),
+        actor=PairView(
+            outcome_of(index, "actor", row),
+            list(_why_actor(found, index, row, rules, opened.recipe)),
+        ),
+        judge=PairView(outcome_of(index, "judge", row), list(_why_judge(found, opened, rules))),
+        battles=_battle_chart(found) if found.battles else None,
+        inconsistent=int(index.counts("inconsistent")[row]),
+        both_orders=int(index.counts("both_orders")[row]),
+        before=index.prompt_ids[row - 1] if row > 0 else None,
+        after=index.prompt_ids[row + 1] if row + 1 < len(index) else None,
+    )
+
+
+def _part(index: IterationIndex, row: int) -> int:
+    return int(index.counts("part")[row])
+
+
+def _read(opened: OpenIteration, index: IterationIndex, row: int) -> _Read:
+    part, prompt_id = _part(index, row), index.prompt_ids[row]
+    judgments: dict[str, list[Judgment]] = {}
+    for judgment in records_of(
+        rows_of_prompt(opened.files, "judgments", part, prompt_id), Judgment
+    ):
+        judgments.setdefault(judgment.response_id, []).append(judgment)
+    scores = records_of(rows_of_prompt(opened.files, "scores", part, prompt_id), ResponseScore)
+    rated = index.rows["rated_judgment_id"][row].as_py() or []
+    return _Read(
+        responses=records_of(rows_of_prompt(opened.files, "responses", part, prompt_id), Response),
+        judgments=judgments,
+        scores={score.response_id: score for score in scores},
+        battles=read_outcomes(opened.files, part, prompt_id),
+        elo=dict(zip(rated, index.rows["elo"][row].as_py() or [], strict=True)),
+        battled=index.rows["battled_response_id"][row].as_py(),
+    )
+
+
+def _responses(found: _Read, index: IterationIndex, prompt_id: str) -> list[ResponseView]:
+    actor = index.kinds["actor"].pairs.get(prompt_id, {})
+    judge = index.kinds["judge"].pairs.get(prompt_id, {})
+    return [_response(response, found, actor, judge) for response in found.responses]
+
+
+def _response(
+    response: Response, found: _Read, actor: Mapping[str, str], judge: Mapping[str, str]
+) -> ResponseView:
+    score = found.scores.get(response.response_id)
+    judgments = found.judgments.get(response.response_id, [])
+    return ResponseView(
+        name=f"Response {response.sample}",
+        response_id=response.response_id,
+        passage=Passage.of(response.text),
+        tokens=response.tokens,
+        points=[_points(judgment) for judgment in judgments],
+        valid=score.valid if score else 0,
+        mean=score.mean if score else None,
+        variance=score.variance if score else None,
+        role=_role(response.response_id, actor, "response_id"),
+        notes=list(_notes(response, found)),
+        judgments=[_judgment(one, found.elo.get(one.judgment_id), judge) for one in judgments],
+    )
+
+
+def _notes(response: Response, found: _Read) -> Iterator[str]:
+    if response.finish_reason == "length":
+        yield "cut off by the token limit"
+    if response.finish_reason == "refused":
+        yield "refused by the engine: the prompt is too long"
+    if not response.text:
+        yield "empty"
+    if response.response_id == found.battled and found.battles:
+        yield "its judgments battled"
+
+
+def _judgment(judgment: Judgment, elo: float | None, judge: Mapping[str, str]) -> JudgmentView:
+    return JudgmentView(
+        name=f"Judgment {judgment.sample}",
+        judgment_id=judgment.judgment_id,
+        passage=Passage.of(judgment.text),
+        score=judgment.score,
+        unscored=(judgment.unscored_reason or "").replace("_", " "),
+        tokens=judgment.tokens,
+        elo=elo,
+        role=_role(judgment.judgment_id, judge, "judgment_id"),
+    )
+
+
+def _role(identity: str, pair: Mapping[str, str], of: str) -> str:
+    for role in ("chosen", "rejected"):
+        if pair.get(f"{role}_{of}") == identity:
+            return role
+    return ""
+
+
+def _points(judgment: Judgment) -> str:
+    return "–" if judgment.score is None else f"{judgment.score:g}"
+
+
+def _why_actor(
+    found: _Read, index: IterationIndex, row: int, rules: PairRules, recipe: Recipe
+) -> Iterator[str]:
+    """Say how the rule of length control came to what it chose."""
+    reason = index.kinds["actor"].reason_of(row)
+    scores = [score for score in found.scores.values() if score.mean is not None]
+    if len(scores) >= 2:
+        yield from _say_tiers(scores, rules, recipe)
+    if reason is not None:
+        yield REASON_TEXT[reason]
+        return
+    pair = index.kinds["actor"].pairs.get(index.prompt_ids[row])
+    if pair is None:
+        return
+    best = found.scores[pair["chosen_response_id"]]
+    worst = found.scores[pair["rejected_response_id"]]
+    yield (
+        f"Chosen is response {best.sample}: with {best.length_chars:,} characters the shortest "
+        "good one that ended by itself and holds text."
+    )
+    yield (
+        f"Rejected is response {worst.sample}: with {worst.length_chars:,} characters the "
+        "longest bad one."
+    )
+    if rules.max_chosen_chars is not None:
+        yield f"The chosen one keeps within {rules.max_chosen_chars:,} characters."
+
+
+def _say_tiers(scores: Sequence[ResponseScore], rules: PairRules, recipe: Recipe) -> Iterator[str]:
+    grid = ScoreGrid.of(scores, length_unit=recipe.pairing.length_unit)
+    tiers = find_tiers(grid, rho=rules.rho)
+    good = [score.sample for score, is_in in zip(scores, tiers.best[0], strict=True) if is_in]
+    bad = [score.sample for score, is_in in zip(scores, tiers.worst[0], strict=True) if is_in]
+    top, bottom = tiers.top[0], tiers.bottom[0]
+    yield (
+        f"Mean scores lie between {bottom:.3g} and {top:.3g}. With rho {rules.rho:g}, good is "
+        f"{tiers.best_from[0]:.3g} and better ({_samples(good)}), bad is {tiers.worst_to[0]:.3g} "
+        f"and worse ({_samples(bad)})."
+    )
+    if recipe.pairing.length_unit == "tokens":
+        yield "Shortest and longest count tokens."
+
+
+def _samples(samples: Sequence[int]) -> str:
+    listed = ", ".join(map(str, sorted(samples)))
+    return f"response {listed}" if len(samples) == 1 else f"responses {listed}"
+
+
+def _why_judge(found: _Read, opened: OpenIteration, rules: PairRules) -> Iterator[str]:
+    """Say which judgments battled and how the pair came out of it."""
+    if found.battled is None or found.battled not in found.scores:
+        yield from _without_battles(found, opened)
+        return
+    score = found.scores[found.battled]
+    fighters = {battle.first_judgment_id for battle in found.battles}
+    yield (
+        f"Response {score.sample} went to the meta-judge: its points vary most "
+        f"(variance {score.variance or 0:.3g}). {len(fighters)} different readable judgments met "
+        f"in {len(found.battles)} battles, each pair in both orders."
+    )
+    if not found.elo:
+        return
+    weights = opened.weights
+    yield (
+        f"A win counts {weights.first:.3g} for the judgment shown first and {weights.second:.3g} "
+        f"for the one shown second: over the iteration the first won {weights.wins_first:,} "
+        f"battles and the second {weights.wins_second:,}."
+    )
+    yield "Chosen is the judgment of the highest Elo rating, rejected that of the lowest."
+    if rules.max_chosen_judgment_chars is not None:
+        yield (
+            f"A chosen judgment of more than {rules.max_chosen_judgment_chars:,} characters "
+            "would give no pair."
+        )
+
+
+def _without_battles(found: _Read, opened: OpenIteration) -> Iterator[str]:
+    if opened.is_made("pair_judge") or not found.scores:
+        return
+    if opened.recipe.trains_on("judge", opened.number):
+        yield "Its judgments have not battled yet."
+
+
+def _battle_chart(found: _Read) -> Chart:
+    """Both orders of every pair: the row is shown first, the column second."""
+    sample_of = {
+        judgment.judgment_id: judgment.sample
+        for judgment in found.judgments.get(found.battled or "", ())
+    }
+    fought = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
+    ids = sorted({pair[0] for pair in fought}, key=lambda one: sample_of.get(one, 0))
+    names = {one: f"j{sample_of.get(one, 0)}" for one in ids}
+    return heat_map(
+        "Every battle, in both orders",
+        list(names.values()),
+        list(names.values()),
+        {
+            (names[first], names[second]): _cell(battle, fought.get((second, first)))
+            for (first, second), battle in fought.items()
+            if first in names and second in names
+        },
+        row_label="shown first",
+        column_label="shown second",
+        scale=(-1.0, 1.0),
+        description=(
+            "row: the judgment of the row won, shown first. col: the one of the column won, shown "
+            "second. A marked corner: the other order named another winner. ?: not readable."
+        ),
+    )
+
+
+def _cell(battle: Battle, other: Battle | None) -> Cell:
+    disagrees = other is not None and bool(measure_meta_judge([battle, other], {}).inconsistency)
+    explanations = {
+        "A": "the judgment shown first won",
+        "B": "the judgment shown second won",
+        "tie": "a tie",
+        None: f"no verdict: {(battle.unparsed_reason or 'unknown').replace('_', ' ')}",
+    }
+    return Cell(
+        value=_WINS.get(battle.verdict or ""),
+        label=_LABELS[battle.verdict],
+        mark="the other order disagrees" if disagrees else "",
+        explanation=explanations[battle.verdict],
+    )

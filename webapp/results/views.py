@@ -1,0 +1,260 @@
+"""Pages about what an experiment made."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import wraps
+from itertools import chain
+from typing import Any, Concatenate, ParamSpec, cast
+
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.shards import IterationFiles
+from meta_reward_core.what_if import rules_of
+from webapp.experiments.models import Experiment
+from webapp.people.access import find_experiment, sees
+from webapp.regions import render_page
+from webapp.results.across import PICKS, answers_across
+from webapp.results.downloads import (
+    Written,
+    checkpoint_files,
+    is_stored,
+    list_iterations,
+    read_written,
+    safe_local_path,
+)
+from webapp.results.forms import ListForm, RulesForm
+from webapp.results.index import KINDS, find_index
+from webapp.results.listing import describe_rows, find_rows
+from webapp.results.prompt_page import read_prompt_page
+from webapp.results.reading import OpenIteration, open_iteration
+from webapp.results.streams import csv_of, jsonl_of, parquet_of, zip_of
+from webapp.results.what_if_page import SHOWN_ON_A_PAGE, ask_what_if, describe_changed
+
+_PROMPTS_ON_A_PAGE = 25
+
+_log = logging.getLogger(__name__)
+_Rest = ParamSpec("_Rest")
+_View = Callable[Concatenate[HttpRequest, _Rest], HttpResponseBase]
+
+
+def _explains_damage(view: _View[_Rest]) -> _View[_Rest]:
+    """Say so where a file is gone or damaged, instead of failing."""
+
+    @wraps(view)
+    def explained(
+        request: HttpRequest, *args: _Rest.args, **kwargs: _Rest.kwargs
+    ) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except ArtifactError as error:
+            _log.warning("%s cannot be shown: %s", request.path, error)
+            return render(request, "results/damaged.html", status=503)
+
+    return cast("_View[_Rest]", explained)
+
+
+@require_safe
+@sees
+@_explains_damage
+def prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """List the prompts of an iteration, searched, filtered and sorted."""
+    opened = _find_iteration(request, name, number)
+    index, progress = find_index(opened)
+    form = ListForm(request.GET, label_suffix="")
+    rows = find_rows(index, form.cleaned_data) if form.is_valid() else []
+    page = Paginator(rows, _PROMPTS_ON_A_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "experiment": opened.experiment,
+        "number": number,
+        "form": form,
+        "page": page,
+        "prompts": describe_rows(index, list(page.object_list)),
+        "prompt_count": len(index),
+        "progress": progress,
+    }
+    return render_page(
+        request,
+        "results/prompts.html",
+        region="results/partials/prompt-list.html",
+        context=context,
+    )
+
+
+@require_safe
+@sees
+@_explains_damage
+def prompt(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
+    """Show everything that became of one prompt in one iteration."""
+    opened = _find_iteration(request, name, number)
+    index, progress = find_index(opened)
+    row = index.row_of.get(prompt_id)
+    if row is None and progress.is_whole:
+        raise Http404
+    context = {
+        "experiment": opened.experiment,
+        "number": number,
+        "model": number - 1,
+        "progress": progress,
+        "prompt": None if row is None else read_prompt_page(opened, index, row),
+    }
+    return render_page(
+        request, "results/prompt.html", region="results/partials/prompt.html", context=context
+    )
+
+
+@require_safe
+@sees
+@_explains_damage
+def across(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
+    """Show what each model answered to the same prompt."""
+    experiment = find_experiment(request.user, name)
+    numbers = experiment.iterations.order_by("number").values_list("number", flat=True)
+    opened = [open_iteration(experiment, number) for number in numbers]
+    read = [(one, *find_index(one)) for one in opened]
+    found = [(one, index) for one, index, _ in read]
+    having = [index for _, index in found if prompt_id in index.row_of]
+    is_whole = all(progress.is_whole for _, _, progress in read)
+    if not having and is_whole:
+        raise Http404
+    pick = request.GET.get("pick", "")
+    pick = pick if pick in PICKS else next(iter(PICKS))
+    context = {
+        "experiment": experiment,
+        "prompt_id": prompt_id,
+        "text": having[0].rows["text"][having[0].row_of[prompt_id]].as_py() if having else "",
+        "answers": answers_across(found, prompt_id, pick=pick),
+        "iteration_count": len(opened),
+        "is_whole": is_whole,
+        "picks": PICKS,
+        "pick": pick,
+    }
+    return render_page(
+        request, "results/across.html", region="results/partials/across.html", context=context
+    )
+
+
+@require_safe
+@sees
+@_explains_damage
+def what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """Show which pairs other rules would have made, without a new generation."""
+    opened = _find_iteration(request, name, number)
+    index, progress = find_index(opened)
+    as_they_were = rules_of(opened.recipe, number)
+    given = {key: request.GET.get(key, "") for key in asdict(as_they_were)}
+    asked = given if any(key in request.GET for key in given) else asdict(as_they_were)
+    form = RulesForm(asked, recipe=opened.recipe, label_suffix="")
+    made = ask_what_if(opened, index, form.rules()) if form.is_valid() else None
+    page = Paginator(made.changed if made else [], SHOWN_ON_A_PAGE).get_page(
+        request.GET.get("page")
+    )
+    context = {
+        "experiment": opened.experiment,
+        "number": number,
+        "form": form,
+        "progress": progress,
+        "made": made,
+        "as_they_were": as_they_were,
+        "weights": opened.weights,
+        "page": page,
+        "changed": describe_changed(made, index, list(page.object_list)) if made else [],
+        "prompt_count": len(index),
+    }
+    return render_page(
+        request, "results/what_if.html", region="results/partials/what-if.html", context=context
+    )
+
+
+@require_safe
+@sees
+@_explains_damage
+def files(request: HttpRequest, name: str) -> HttpResponse:
+    """List every file of an experiment that can be had."""
+    experiment = find_experiment(request.user, name)
+    numbers = sorted(experiment.iterations.values_list("number", flat=True))
+    opened = [open_iteration(experiment, number) for number in (0, *numbers)]
+    whole = request.GET.get("all", "")
+    context = {"experiment": experiment, "iterations": list_iterations(opened, whole=whole)}
+    return render(request, "results/files.html", context)
+
+
+@require_safe
+@sees
+@_explains_damage
+def file(request: HttpRequest, name: str, path: str) -> HttpResponseBase:
+    """Send a file of an experiment, or write one while it is sent."""
+    experiment = find_experiment(request.user, name)
+    if is_stored(path):
+        return _as_download(_stored(experiment, path), experiment, path)
+    wanted = read_written(path)
+    if wanted is None:
+        raise Http404
+    stream = _written(experiment, wanted)
+    first = next(stream, b"")
+    return _as_download(StreamingHttpResponse(chain([first], stream)), experiment, path)
+
+
+def _find_iteration(request: HttpRequest, name: str, number: int) -> OpenIteration:
+    """Open an iteration that this person may see.
+
+    Raises:
+        Http404: there is none, or it is a stranger's.
+    """
+    experiment = find_experiment(request.user, name)
+    get_object_or_404(experiment.iterations, number=number)
+    return open_iteration(experiment, number)
+
+
+def _stored(experiment: Experiment, path: str) -> HttpResponseBase:
+    store = ArtifactStore(experiment.artifact_root)
+    if not store.is_local:
+        where = f"{experiment.name}/{path}"
+        if not store.exists(where):
+            raise Http404
+        return HttpResponse(store.read(where))
+    found = safe_local_path(store, experiment.name, path)
+    if found is None:
+        raise Http404
+    return FileResponse(found.open("rb"))
+
+
+def _written(experiment: Experiment, wanted: Written) -> Iterator[bytes]:
+    store = ArtifactStore(experiment.artifact_root)
+    made = IterationFiles(store, f"{experiment.name}/iteration-{wanted.number}")
+    if wanted.is_checkpoint:
+        return _checkpoint(store, made)
+    if wanted.table is not None:
+        if not made.parts(wanted.table):
+            raise Http404
+        return csv_of(made, wanted.table)
+    kinds = KINDS if wanted.kind == "all" else tuple(k for k in KINDS if k == wanted.kind)
+    if not any(made.parts(f"{kind}_pairs") for kind in kinds):
+        raise Http404
+    if wanted.format is None:
+        return parquet_of(made, kinds)
+    return jsonl_of(made, kinds, format_name=wanted.format)
+
+
+def _checkpoint(store: ArtifactStore, made: IterationFiles) -> Iterator[bytes]:
+    folder = store.local_path(f"{made.folder}/checkpoint")
+    names = checkpoint_files(folder)
+    if not names:
+        raise Http404
+    return zip_of(folder, names)
+
+
+def _as_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
+    """Have a browser save the file and guess nothing about it."""
+    name = f"{experiment.name}-{path.replace('/', '-')}"
+    answer["Content-Type"] = "application/octet-stream"
+    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    answer["X-Content-Type-Options"] = "nosniff"
+    answer["Cache-Control"] = "private, no-store"
+    return answer  # type: ignore[no-any-return]

@@ -1,0 +1,221 @@
+"""What other rules would have made of an iteration, beside what is on disk."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from meta_reward_core.pairing import REASON_TEXT, Counts, Mask
+from meta_reward_core.records import PairKind
+from meta_reward_core.what_if import (
+    REASONS,
+    PairRules,
+    Pairs,
+    drops_by_reason,
+    remake_actor_pairs,
+    remake_judge_pairs,
+    rules_of,
+)
+from webapp.results.index import IterationIndex, KindOnDisk
+from webapp.results.listing import excerpt_of
+from webapp.results.reading import OpenIteration
+
+SHOWN_ON_A_PAGE: Final = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How often a reason drops prompts, before and after."""
+
+    text: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class KindView:
+    """One kind of pair before and after. Lengths are mean characters, absent without a pair."""
+
+    kind: PairKind
+    before: int
+    after: int
+    unknown: int
+    calls: int
+    drops: Sequence[Drop]
+    chosen_before: float | None
+    chosen_after: float | None
+    rejected_before: float | None
+    rejected_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A prompt whose pair of a kind is another one, in words."""
+
+    row: int
+    kind: PairKind
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedPrompt:
+    """A changed pair as the page lists it."""
+
+    prompt_id: str
+    excerpt: str
+    kind: PairKind
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """What rules make of an iteration.
+
+    Attributes:
+        as_it_was: whether the rules are those of the recipe.
+        changed: (kind, row) of each pair that changes, actor pairs first.
+    """
+
+    rules: PairRules
+    as_it_was: bool
+    kinds: Sequence[KindView]
+    changed: Sequence[tuple[PairKind, int]]
+    made: dict[PairKind, Pairs]
+
+
+def ask_what_if(opened: OpenIteration, index: IterationIndex, rules: PairRules) -> WhatIf:
+    """Choose all pairs anew under other rules; kinds that are not made yet are left out."""
+    made = _remade(opened, index, rules)
+    known = {kind: pairs for kind, pairs in made.items() if index.kinds[kind].made}
+    return WhatIf(
+        rules=rules,
+        as_it_was=rules == rules_of(opened.recipe, opened.number),
+        kinds=[_kind_view(kind, pairs, index) for kind, pairs in known.items()],
+        changed=[
+            (kind, row)
+            for kind, pairs in known.items()
+            for row in np.flatnonzero(_is_changed(kind, pairs, index)).tolist()
+        ],
+        made=known,
+    )
+
+
+def describe_changed(
+    what_if: WhatIf, index: IterationIndex, shown: Sequence[tuple[PairKind, int]]
+) -> list[ChangedPrompt]:
+    """Put some of the changes into words."""
+    return [
+        ChangedPrompt(
+            prompt_id=index.prompt_ids[row],
+            excerpt=excerpt_of(index.rows["text"][row].as_py()),
+            kind=kind,
+            before=_said_before(index, kind, row),
+            after=_said_after(index, kind, what_if.made[kind], row),
+        )
+        for kind, row in shown
+    ]
+
+
+def _remade(
+    opened: OpenIteration, index: IterationIndex, rules: PairRules
+) -> dict[PairKind, Pairs]:
+    actor = remake_actor_pairs(index.judged, rules)
+    trains_on_actor = opened.recipe.trains_on("actor", opened.number)
+    judge = remake_judge_pairs(
+        index.judged,
+        rules,
+        seed=opened.experiment.seed,
+        actor_pairs=int(actor.paired.sum()) if trains_on_actor else 0,
+        max_pair_share=opened.recipe.meta_judge.max_pair_share,
+    )
+    return {"actor": actor, "judge": judge}
+
+
+def _kind_view(kind: PairKind, pairs: Pairs, index: IterationIndex) -> KindView:
+    before = index.kinds[kind]
+    chosen_after, rejected_after = pairs.mean_chars()
+    chosen_before, rejected_before = _chars_before(kind, index)
+    return KindView(
+        kind=kind,
+        before=int(before.paired.sum()),
+        after=int(pairs.paired.sum()),
+        unknown=int(pairs.unknown.sum()),
+        calls=int(pairs.calls.sum()),
+        drops=list(_drops(before, pairs)),
+        chosen_before=chosen_before,
+        chosen_after=chosen_after,
+        rejected_before=rejected_before,
+        rejected_after=rejected_after,
+    )
+
+
+def _drops(before: KindOnDisk, pairs: Pairs) -> Iterator[Drop]:
+    then, now = drops_by_reason(before.reason[~before.paired]), pairs.drops()
+    for reason in REASONS:
+        if reason in then or reason in now:
+            yield Drop(REASON_TEXT[reason], then.get(reason, 0), now.get(reason, 0))
+
+
+def _chars_before(kind: PairKind, index: IterationIndex) -> tuple[float | None, float | None]:
+    paired = index.kinds[kind].paired
+    if kind == "judge":
+        return (
+            _mean_of(index.judged.chosen_judgment_chars[paired]),
+            _mean_of(index.judged.rejected_judgment_chars[paired]),
+        )
+    chars = index.judged.grid.chars
+    chosen, rejected = index.actor_places
+    rows = np.flatnonzero(paired)
+    return _mean_of(chars[rows, chosen[rows]]), _mean_of(chars[rows, rejected[rows]])
+
+
+def _mean_of(figures: Counts) -> float | None:
+    return float(figures.mean()) if figures.size else None
+
+
+def _is_changed(kind: PairKind, pairs: Pairs, index: IterationIndex) -> Mask:
+    """Whether a prompt's pair is another one, or gone, or new, or no longer known.
+
+    Judge pairs of a response that has battled can only come and go.
+    """
+    before = index.kinds[kind].paired
+    changed: Mask = (before != pairs.paired) | (pairs.unknown & before)
+    if kind == "actor":
+        chosen, rejected = index.actor_places
+        moved = (pairs.chosen != chosen) | (pairs.rejected != rejected)
+        changed |= before & pairs.paired & moved
+    return changed | pairs.unknown
+
+
+def _said_before(index: IterationIndex, kind: PairKind, row: int) -> str:
+    reason = index.kinds[kind].reason_of(row)
+    if reason is not None:
+        return REASON_TEXT[reason]
+    if kind == "judge":
+        return "a pair"
+    chosen, rejected = index.actor_places
+    return _said_pair(index, row, int(chosen[row]), int(rejected[row]))
+
+
+def _said_after(index: IterationIndex, kind: PairKind, pairs: Pairs, row: int) -> str:
+    if pairs.unknown[row]:
+        return (
+            f"unknown: another response would battle; {int(pairs.calls[row])} meta-judge calls "
+            "would tell"
+        )
+    if not pairs.paired[row]:
+        return REASON_TEXT[REASONS[pairs.reason[row]]]
+    if kind == "judge":
+        return "a pair"
+    return _said_pair(index, row, int(pairs.chosen[row]), int(pairs.rejected[row]))
+
+
+def _said_pair(index: IterationIndex, row: int, chosen: int, rejected: int) -> str:
+    grid = index.judged.grid
+    return (
+        f"response {grid.sample[row, chosen]} ({grid.chars[row, chosen]:,} characters) over "
+        f"{grid.sample[row, rejected]} ({grid.chars[row, rejected]:,})"
+    )
