@@ -1,12 +1,16 @@
-"""The process that loads a model and runs shards for a worker: `python -m workers.engine_child`.
+"""The process that loads a model and works with it: `python -m workers.engine_child`.
 
 It knows files and the method alone: no rows, no queue. Requests come as lines of JSON on the
 standard input, one at a time; what happens goes out as lines of JSON on what was the standard
 output. All that libraries print goes to the standard error, of which the worker keeps the end.
 
+A shard writes its files; completions that somebody asked for come back in the answer.
+
     in   {"artifact_root", "scratch", "experiment", "iteration", "stage", "shard"}
+         {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
     out  {"progress": [done, tokens]} ... {"log": {...}} ... then one of
          {"finished": counts, "reused": whether the files were there, "device": where}
+         {"finished": by conversation, the completions, "device": where}
          {"failed": message, "kind": class of the error, "retryable": ...}
 """
 
@@ -20,6 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,6 +32,7 @@ from filelock import FileLock
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.context import Tools
+from meta_reward_core.engines.base import Sampling
 from meta_reward_core.errors import ArtifactError, MetaRewardError
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.iteration import STAGES, Stage
@@ -76,19 +82,19 @@ def main() -> None:
 
 
 def serve(request: dict[str, Any], tools: Tools, reporter: Reporter) -> None:
-    """Run one shard and tell how it ended."""
+    """Do what is asked for and tell how it ended."""
     try:
-        counts, reused = run_shard(request, tools)
+        answer = run_shard(request, tools) if "stage" in request else draw(request, tools)
     except MetaRewardError as error:
         reporter.send(failed=str(error), kind=type(error).__name__, retryable=error.retryable)
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
         traceback.print_exc()
         reporter.send(failed=str(error), kind=type(error).__name__, retryable=True, fault=True)
     else:
-        reporter.send(finished=counts, reused=reused, device=_device())
+        reporter.send(**answer, device=_device())
 
 
-def run_shard(request: dict[str, Any], tools: Tools) -> tuple[dict[str, int], bool]:
+def run_shard(request: dict[str, Any], tools: Tools) -> dict[str, Any]:
     """Run one shard, unless its finished files are there.
 
     Returns:
@@ -101,8 +107,23 @@ def run_shard(request: dict[str, Any], tools: Tools) -> tuple[dict[str, int], bo
         context = experiment.context(request["iteration"])
         done = stage.finished_shard(context, request["shard"])
         if done is not None:
-            return done.counts, True
-        return stage.run_shard(context, request["shard"], tools).counts, False
+            return {"finished": done.counts, "reused": True}
+        made = stage.run_shard(context, request["shard"], tools)
+        return {"finished": made.counts, "reused": False}
+
+
+def draw(request: dict[str, Any], tools: Tools) -> dict[str, Any]:
+    """Draw completions by one of an experiment's models, which stays loaded."""
+    experiment = _open(request["artifact_root"], request["experiment"])
+    engine = tools.engine(experiment.model(request["number"]), experiment.recipe.engine)
+    drawn = engine.sample(
+        request["conversations"],
+        request["samples"],
+        sampling=Sampling(**request["sampling"]),
+        seed=request["seed"],
+        progress=tools.progress,
+    )
+    return {"finished": [[asdict(completion) for completion in replies] for replies in drawn]}
 
 
 @contextlib.contextmanager

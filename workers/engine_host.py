@@ -1,7 +1,8 @@
 """A worker's side of its engine child: start it, ask it, listen, kill it.
 
-The child stays loaded between shards of one model. Killing it frees its device, is how a shard is
-cancelled, and keeps whatever goes wrong in it (out of memory, a fault in CUDA) away from here.
+The child stays loaded between shards of one model, and between those and completions that somebody
+asked for. Killing it frees its device, is how a shard is cancelled, and keeps whatever goes wrong
+in it (out of memory, a fault in CUDA) away from here.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
+from meta_reward_core.engines.base import Completion, Conversation, Sampling
 from meta_reward_core.iteration import Resource
 from workers.processes import dying_with_parent
 
@@ -37,6 +39,19 @@ class ShardRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """Which completions are to be drawn by M_number of an experiment; see `engine_child`."""
+
+    artifact_root: str
+    experiment: str
+    number: int
+    conversations: Sequence[Conversation]
+    samples: int
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardResult:
     """How a shard ended that is finished.
 
@@ -51,7 +66,7 @@ class ShardResult:
 
 
 class ShardFailedError(Exception):
-    """A shard failed in the child.
+    """A shard, or whatever else was asked for, failed in the child.
 
     Attributes:
         kind: class of the error, by name.
@@ -106,18 +121,55 @@ class EngineHost:
         """
         self._prepare(resource, model)
         try:
+            answer = self._exchange(request, hear, may_go_on, every_seconds)
+        finally:
+            if resource == "trainer":
+                self.kill()
+        return ShardResult(answer["finished"], answer["reused"], answer["device"])
+
+    def sample(
+        self,
+        request: SampleRequest,
+        *,
+        model: str,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float = 1.0,
+    ) -> list[list[Completion]]:
+        """Let the child draw completions; the arguments are those of `run`.
+
+        Returns:
+            One list per conversation, in order, each of `request.samples` completions.
+
+        Raises:
+            ShardFailedError: the engine failed, or the child died.
+            ShardStoppedError: `may_go_on` said no.
+        """
+        self._prepare("engine", model)
+        answer = self._exchange(request, hear, may_go_on, every_seconds)
+        return [[Completion(**drawn) for drawn in replies] for replies in answer["finished"]]
+
+    def _exchange(
+        self,
+        request: ShardRequest | SampleRequest,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float,
+    ) -> dict[str, Any]:
+        """Ask, and wait for the last message; a child that was not heard out is killed."""
+        try:
             self._ask(request)
             answer = self._listen(hear, may_go_on, every_seconds)
         except BaseException:
             self.kill()
             raise
-        if resource == "trainer" or answer.get("fault"):
+        if answer.get("fault"):
             self.kill()
         if "failed" in answer:
             raise ShardFailedError(
                 answer["failed"], kind=answer["kind"], retryable=answer["retryable"]
             )
-        return ShardResult(answer["finished"], answer["reused"], answer["device"])
+        return answer
 
     def kill(self) -> None:
         """End the child, and whatever it has started, now."""
@@ -155,7 +207,7 @@ class EngineHost:
             preexec_fn=dying_with_parent(),
         )
 
-    def _ask(self, request: ShardRequest) -> None:
+    def _ask(self, request: ShardRequest | SampleRequest) -> None:
         assert self._child is not None and self._child.stdin is not None  # noqa: S101, PT018
         try:
             self._child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
@@ -169,7 +221,7 @@ class EngineHost:
         may_go_on: Callable[[], bool],
         every_seconds: float,
     ) -> dict[str, Any]:
-        """Hear messages until the last one of this shard."""
+        """Hear messages until the last one about what was asked."""
         ask_at = time.monotonic() + every_seconds
         while True:
             message = self._next_message(max(ask_at - time.monotonic(), 0.0))
@@ -208,6 +260,10 @@ class EngineHost:
         return ShardFailedError(
             f"{how}\n{last}" if last else how, kind="EngineDied", retryable=True
         )
+
+
+HOST: Final = EngineHost()
+"""Of this pool process, which runs one task at a time: one child for whatever comes."""
 
 
 def _describe_end(code: int) -> str:

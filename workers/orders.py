@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError, MetaRewardError
 from webapp.experiments.models import Experiment, Iteration, Order, OrderKind, OrderStatus
-from workers import handing_over
+from workers import handing_over, launching, publishing, trying
 from workers.lifecycle import from_now
 from workers.opening import open_row
 
@@ -57,8 +57,11 @@ QUICK: Final[Mapping[str, Deed]] = {
     OrderKind.RESUME: _steers(handing_over.resume),
     OrderKind.NEXT: _run_next,
 }
-SLOW: Final[Mapping[str, Deed]] = {}
-WITH_ENGINE: Final[Mapping[str, Deed]] = {}
+SLOW: Final[Mapping[str, Deed]] = {
+    OrderKind.LAUNCH: launching.launch,
+    OrderKind.PUBLISH: publishing.publish,
+}
+WITH_ENGINE: Final[Mapping[str, Deed]] = {OrderKind.CHAT: trying.try_models}
 
 
 def carry_out(order: Order, deeds: Mapping[str, Deed]) -> bool:

@@ -16,7 +16,7 @@ from meta_reward_core.iteration import STAGES
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, RunStatus, Shard
 from workers import lifecycle, presence, scheduling, stopping, turns
 from workers.engine_host import (
-    EngineHost,
+    HOST,
     ShardFailedError,
     ShardRequest,
     ShardResult,
@@ -29,7 +29,7 @@ _RESOURCES: Final = {stage.name: stage.resource for stage in STAGES}
 _BROKEN: Final = (OperationalError, InterfaceError)
 
 _log = logging.getLogger(__name__)
-_host = EngineHost()  # of this pool process, which runs one task at a time
+_host = HOST
 
 
 class Stop(Enum):

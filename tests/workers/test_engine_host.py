@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from meta_reward_core.iteration import Resource
-from meta_reward_core.launch import Places, Request, open_or_begin
+from meta_reward_core.launch import Places, open_or_begin
+from meta_reward_core.request import Request
 from tests.workers.installation import Installation
 from workers.engine_host import (
     EngineHost,

@@ -15,6 +15,10 @@ RUN: Final = "experiments.run_experiment"
 """Start experiments, and steer one's own and those that nobody owns."""
 RUN_ALL: Final = "experiments.change_experiment"
 """Steer and see everybody's."""
+ANSWER: Final = "audit.answer_batch"
+"""Answer items of the audit batches that one is assigned to, and see those alone."""
+ADJUDICATE: Final = "audit.adjudicate_item"
+"""See everybody's audit answers in the admin, and decide between conflicting ones."""
 
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
@@ -24,8 +28,8 @@ ADMIN: Final = "admin"
 PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     VIEWER: (SEE,),
     OPERATOR: (SEE, RUN),
-    AUDITOR: (),
-    ADMIN: (SEE, RUN, RUN_ALL),
+    AUDITOR: (ANSWER,),
+    ADMIN: (SEE, RUN, RUN_ALL, ADJUDICATE),
 }
 
 

@@ -1,0 +1,269 @@
+"""The README.md of a published model: what it is, how it was made, and what is known about it.
+
+A pure function of plain values; it reads no files. No place on a machine gets into it: of a path
+in a recipe only the last name is kept.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Final
+
+import yaml
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.summary import Summary
+
+_PAPER: Final = "https://arxiv.org/abs/2407.19594"
+_PATH_IN_TEXT: Final = re.compile(r"(?<![\w:/.])(?:~|/)[\w.-]*/[^\s'\"`]*")
+_COUNTS: Final = {
+    "sample": {"prompts": "instructions"},
+    "generate": {"completions": "answers drawn", "refused": "prompts refused by the engine"},
+    "judge": {"judgments": "judgments", "unscored": "judgments without a readable score"},
+    "meta_judge": {"battles": "battles of judgments"},
+    "train": {
+        "rows": "pairs given to the training",
+        "trained": "of them trained on",
+        "refused": "of them refused",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a model comes from.
+
+    Attributes:
+        seed_model: what M0 is called: a hub's id, or a folder's name.
+        sha256: of every model from M0 on, in order.
+    """
+
+    seed_model: str
+    sha256: Sequence[str]
+
+
+def write_model_card(
+    *,
+    experiment: str,
+    number: int,
+    recipe: Recipe,
+    seed: int,
+    lineage: Lineage,
+    summaries: Sequence[Summary],
+) -> str:
+    """Write the model card of M_number.
+
+    Args:
+        summaries: of the iterations 1 to `number`, in order; `meta_reward_core.summary`.
+
+    Returns:
+        Markdown with the front matter that the Hugging Face hub reads.
+    """
+    title = f"{experiment} M{number}"
+    sections = [
+        _front_matter(title),
+        f"# {title}\n\n{_introduction(number)}",
+        _lineage(lineage),
+        *(_iteration(summary) for summary in summaries),
+        _recipe(recipe, seed),
+        _LICENSE,
+        _USE,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def name_of_model(name: str | None) -> str:
+    """What a recipe's model may be called in public: an id as it is, of a path the last name."""
+    if name is None:
+        return "the miniature world's seed model"
+    return PurePath(name).name if _is_place(name) else name
+
+
+_LICENSE: Final = """\
+## License
+
+This card grants no license. The weights derive from the seed model, and the preference pairs from
+the instructions that were given: the licenses of both decide what may be done with this model.
+Whoever publishes it states the license here."""
+
+_USE: Final = """\
+## Use
+
+The folder holds config, tokenizer, chat template and safetensors weights, and no code.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+```
+
+The model was trained to be preferred by itself. Nothing here measures truth or safety: evaluate it
+for your purpose before you rely on it."""
+
+
+def _front_matter(title: str) -> str:
+    values = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "other",
+        "model_name": title,
+        "tags": ["meta-rewarding", "self-rewarding", "dpo"],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+
+
+def _introduction(number: int) -> str:
+    rounds = "one iteration" if number == 1 else f"{number} iterations"
+    return (
+        f"A language model after {rounds} of Meta-Rewarding ([Wu et al. 2024]({_PAPER})): it "
+        "answered instructions, judged its own answers, judged its own judgments, and was trained "
+        "by DPO on the pairs that it found."
+    )
+
+
+def _lineage(lineage: Lineage) -> str:
+    rows = [
+        f"| M{number} | {_origin(number, lineage.seed_model)} | `{sha256}` |"
+        for number, sha256 in enumerate(lineage.sha256)
+    ]
+    head = "| model | what it is | sha256 of its files |\n|---|---|---|"
+    return "## Lineage\n\n" + "\n".join([head, *rows])
+
+
+def _origin(number: int, seed_model: str) -> str:
+    if number == 0:
+        return f"seed model: {_cell(seed_model)}"
+    before = number - 1
+    return f"M{before} trained on what it made in iteration {number}; M{before} is the reference"
+
+
+def _iteration(summary: Summary) -> str:
+    number = summary["iteration"]
+    parts = [
+        f"## Iteration {number}",
+        _listed("Data", [*_counts(summary), *_pairs(summary)]),
+        _listed("Judge", _judge(summary.get("judge"))),
+        _listed("Meta-judge", _meta_judge(summary.get("meta_judge"))),
+        _listed("Training", _training(summary.get("training"))),
+        _listed("Against the truth of the synthetic world", _truth(summary, number)),
+        _listed("Alarms", [_alarm(alarm) for alarm in summary.get("alarms", [])] or ["none"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:\n", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _counts(summary: Summary) -> list[str]:
+    return [
+        f"{row['counts'][name]:,} {words}"
+        for row in summary.get("stages", [])
+        for name, words in _COUNTS.get(row["stage"], {}).items()
+        if name in row["counts"]
+    ]
+
+
+def _pairs(summary: Summary) -> list[str]:
+    return [
+        f"{pairs['pairs']:,} pairs of kind {pairs['kind']}; "
+        f"{sum(pairs['dropped'].values()):,} prompts without one{_reasons(pairs['dropped'])}"
+        for pairs in summary.get("pairs", [])
+    ]
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
+    return f" ({listed})" if listed else ""
+
+
+def _judge(judge: Mapping[str, Any] | None) -> list[str]:
+    if judge is None:
+        return []
+    return _known(
+        ("judgments with a readable score", _share(judge["parse_rate"])),
+        ("mean of the points", _figure(judge["mean"])),
+        ("entropy of the points, bits", _figure(judge["entropy_bits"])),
+        ("share of the points that are 5", _share(judge["share_at_max"])),
+    )
+
+
+def _meta_judge(meta_judge: Mapping[str, Any] | None) -> list[str]:
+    if meta_judge is None:
+        return []
+    return _known(
+        ("readable verdicts", _share(meta_judge["parse_rate"])),
+        ("won by the judgment shown first", _share(meta_judge["won_by_first"])),
+        ("won by the higher score", _share(meta_judge["won_by_higher_score"])),
+        ("won by the longer judgment", _share(meta_judge["won_by_longer"])),
+        ("verdicts that changed with the order", _share(meta_judge["inconsistency"])),
+    )
+
+
+def _training(training: Mapping[str, Any] | None) -> list[str]:
+    if training is None:
+        return []
+    figures = [
+        f"{name}: {ends['first']:.3f} at the first, {ends['last']:.3f} at the last step"
+        for name, ends in training.items()
+        if isinstance(ends, Mapping)
+    ]
+    return [*figures, f"weights kept: of step {training['kept_step']:,}"]
+
+
+def _truth(summary: Summary, number: int) -> list[str]:
+    return [
+        f"{row['subject']}, {row['metric']}: {_before(row['before'], number)}"
+        f"M{number} {row['after']:.3f}"
+        for row in summary.get("truth", [])
+        if row["after"] is not None
+    ]
+
+
+def _before(value: float | None, number: int) -> str:
+    return "" if value is None else f"M{number - 1} {value:.3f}, "
+
+
+def _alarm(alarm: Mapping[str, str]) -> str:
+    return f"{alarm['name']}: {alarm['sentence']}"
+
+
+def _known(*figures: tuple[str, str]) -> list[str]:
+    return [f"{name}: {value}" for name, value in figures if value]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _recipe(recipe: Recipe, seed: int) -> str:
+    values = without_places(recipe.model_dump(mode="json"))
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"## Recipe\n\nSeed of the randomness: {seed}.\n\n{fence}yaml\n{text}\n{fence}"
+
+
+def without_places(value: Any) -> Any:
+    """Take places of a machine out of plain values; of a path the last name stays."""
+    if isinstance(value, Mapping):
+        return {key: without_places(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_places(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    return _PATH_IN_TEXT.sub(lambda found: PurePath(found.group()).name, value)
+
+
+def _is_place(name: str) -> bool:
+    return name.startswith(("~", ".")) or PurePath(name).is_absolute()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,336 @@
+"""The pages on which two models are tried: asked for, watched, cancelled, read."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from tests.webapp.conftest import make_person
+from webapp.experiments.models import Experiment, Iteration, Order, Worker
+
+pytestmark = pytest.mark.django_db
+
+HTMX = {"HX-Request": "true"}
+PAGE = "/experiments/first/try"
+HOSTILE = (
+    "</pre><script>alert(1)</script>{{ 1|add:1 }}<img src=x hx-get=/ onerror=alert(2)>\u202e\u200b"
+)
+FORM = {
+    "prompt": "What is\r\nthe capital of France?",
+    "first": "0",
+    "second": "1",
+    "temperature": "0.7",
+    "top_p": "0.9",
+    "max_new_tokens": "64",
+    "seed": "3",
+    "judges": ["second"],
+    "judgments": "2",
+}
+
+
+@pytest.fixture(autouse=True)
+def m1(iteration: Iteration) -> Iteration:
+    """The experiment has M0 and M1."""
+    Iteration.objects.update(status="finished", model_out="c" * 64)
+    return iteration
+
+
+def add_try(experiment: Experiment, by: User | None = None, **values: Any) -> Order:
+    wish = {
+        "prompt": "What is the capital of France?",
+        "models": [0, 1],
+        "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
+        "seed": 3,
+        "judges": [1],
+        "judgments": 2,
+    }
+    return Order.objects.create(
+        kind="chat", experiment=experiment, by=by, subject="first", wish=wish, **values
+    )
+
+
+def answer(model: int, text: str, **more: Any) -> dict[str, Any]:
+    plain = {"tokens": 12, "finish_reason": "stop", "refusal": None, "seconds": 1.5}
+    return {"model": model, "text": text, **plain, **more}
+
+
+def judgment(model: int, text: str, score: float | None) -> dict[str, Any]:
+    reason = None if score is not None else "no_score_line"
+    return {
+        "judge": 1,
+        "model": model,
+        "text": text,
+        "score": score,
+        "unscored_reason": reason,
+        "tokens": 9,
+    }
+
+
+@pytest.fixture
+def finished(experiment: Experiment, alice: User) -> Order:
+    outcome = {
+        "answers": [answer(0, "Lyon?"), answer(1, "Paris.", finish_reason="length")],
+        "judgments": [
+            judgment(0, "Wrong. Score: 1", 1.0),
+            judgment(0, "Wrong indeed. Score: 2", 2.0),
+            judgment(1, "Right. Score: 5", 5.0),
+            judgment(1, "Hm", None),
+        ],
+    }
+    return add_try(experiment, alice, status="done", outcome=outcome, finished=timezone.now())
+
+
+def get(client: Client, path: str, **headers: str) -> str:
+    answered = client.get(path, headers=headers)
+    assert answered.status_code == 200
+    return answered.content.decode()
+
+
+def test_asking_places_an_order_that_a_worker_can_read(
+    client: Client, experiment: Experiment, alice: User
+) -> None:
+    answered = client.post(PAGE, FORM)
+    order = Order.objects.get()
+    assert answered.status_code == 302
+    assert answered.headers["Location"] == f"{PAGE}/{order.pk}"
+    assert (order.kind, order.by, order.experiment) == ("chat", alice, experiment)
+    assert order.wish == {
+        "prompt": "What is\nthe capital of France?",
+        "models": [0, 1],
+        "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
+        "seed": 3,
+        "judges": [1],
+        "judgments": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"prompt": ""}, "required"),
+        ({"prompt": "   "}, "empty"),
+        ({"prompt": "x" * 20_001}, "20000"),
+        ({"second": "0"}, "Choose another one"),
+        ({"second": "2"}, "valid choice"),
+        ({"temperature": "2.5"}, "less than or equal"),
+        ({"temperature": "nan"}, "Enter a number"),
+        ({"top_p": "0"}, "greater than or equal"),
+        ({"max_new_tokens": "2049"}, "less than or equal"),
+        ({"seed": "-1"}, "greater than or equal"),
+        ({"judgments": "12"}, "less than or equal"),
+        ({"judges": ["third"]}, "valid choice"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_asked(
+    client: Client, change: dict[str, Any], words: str
+) -> None:
+    page = client.post(PAGE, FORM | change).content.decode()
+    assert words in page
+    assert "errorlist" in page
+    assert not Order.objects.exists()
+
+
+def test_with_m0_alone_there_is_nothing_to_compare(client: Client) -> None:
+    Iteration.objects.update(status="running")
+    page = get(client, PAGE)
+    assert "There is only M0" in page
+    assert "textarea" not in page
+
+
+def test_the_form_begins_with_the_actors_own_settings(
+    client: Client, experiment: Experiment
+) -> None:
+    Experiment.objects.update(recipe={"name": "x", "actor": {"temperature": 0.35}})
+    page = get(client, PAGE)
+    assert 'name="temperature" value="0.35"' in page
+    assert '<option value="1" selected>M1</option>' in page
+
+
+def test_an_earlier_try_can_be_asked_again(client: Client, finished: Order) -> None:
+    page = get(client, f"{PAGE}?again={finished.pk}")
+    assert "What is the capital of France?</textarea>" in page
+    assert 'value="second" id="id_judges_1" checked' in page.replace("\n", " ") or (
+        "checked" in page.split('value="second"')[1][:60]
+    )
+    get(client, f"{PAGE}?again=nonsense")
+    get(client, f"{PAGE}?again=999999")
+
+
+def test_both_answers_stand_side_by_side_with_scores_and_reasons(
+    client: Client, finished: Order
+) -> None:
+    page = get(client, f"{PAGE}/{finished.pk}")
+    assert page.index("Lyon?") < page.index("Paris.")
+    assert "12 tokens · 1.5 s with loading · ended by itself" in page
+    assert "cut off by the token limit" in page
+    assert "M1 as judge: <strong>1.50</strong> of 5" in page
+    assert "M1 as judge: <strong>5.00</strong> of 5" in page
+    assert "1 of 2 judgments carries" in page or "1 of 2 judgments carry" in page
+    assert "has no line that begins with" in page
+    assert "hx-get" not in page
+
+
+def test_a_refused_prompt_says_why(client: Client, experiment: Experiment) -> None:
+    refused = answer(0, "", finish_reason="refused", refusal="4,000 tokens are too many")
+    order = add_try(
+        experiment, status="done", outcome={"answers": [refused, answer(1, "")], "judgments": []}
+    )
+    page = get(client, f"{PAGE}/{order.pk}")
+    assert "4,000 tokens are too many" in page
+    assert "an empty answer" in page
+
+
+def test_the_page_asks_until_the_order_has_ended(client: Client, experiment: Experiment) -> None:
+    order = add_try(experiment)
+    path = f"{PAGE}/{order.pk}"
+    region = get(client, path, **HTMX)
+    assert f'hx-get="{path}" hx-trigger="every 2s"' in region
+    assert "behind the work that waits" in region
+    assert "No worker is up" in region
+    assert 'http-equiv="refresh"' in get(client, path)
+    doing = {"doing": "M1 answers", "tokens": 1234, "answers": [answer(0, "first")]}
+    Order.objects.update(status="running", token="0" * 32, outcome=doing)
+    now = timezone.now()
+    Worker.objects.create(
+        name="w", host="h", pid=1, queues="gpu", since=now, started=now, heartbeat=now
+    )
+    region = get(client, path, **HTMX)
+    assert "M1 answers: 1,234 tokens" in region
+    assert "first" in region
+    assert "No worker is up" not in region
+    Order.objects.update(status="refused", token=None, finding="the engine died")
+    region = get(client, path, **HTMX)
+    assert "hx-get" not in region
+    assert "the engine died" in region
+
+
+@pytest.mark.parametrize("path", [PAGE, "result"])
+@pytest.mark.parametrize(
+    "headers, is_whole",
+    [
+        ({}, True),
+        (HTMX, False),
+        (HTMX | {"HX-History-Restore-Request": "true"}, True),
+        (HTMX | {"HX-Boosted": "true"}, True),
+    ],
+)
+def test_htmx_gets_the_region_alone_and_others_the_page(
+    client: Client, finished: Order, path: str, headers: dict[str, str], is_whole: bool
+) -> None:
+    page = get(client, f"{PAGE}/{finished.pk}" if path == "result" else path, **headers)
+    assert ("<html" in page) == is_whole
+
+
+def test_past_tries_are_listed_and_watched(client: Client, finished: Order) -> None:
+    page = get(client, PAGE)
+    assert f'href="{PAGE}/{finished.pk}"' in page
+    assert "hx-get" not in page
+    assert finished.experiment is not None
+    add_try(finished.experiment)
+    assert 'hx-get="/experiments/first/try"' in get(client, PAGE, **HTMX)
+
+
+def test_texts_of_people_and_models_are_never_html(client: Client, finished: Order) -> None:
+    outcome = {
+        "answers": [answer(0, HOSTILE), answer(1, "", refusal=HOSTILE, finish_reason="refused")],
+        "judgments": [judgment(0, HOSTILE, 3.0), judgment(0, HOSTILE, None)],
+        "doing": HOSTILE,
+    }
+    wish = finished.wish | {"prompt": HOSTILE}
+    Order.objects.update(outcome=outcome, wish=wish, finding=HOSTILE)
+    for path in (PAGE, f"{PAGE}/{finished.pk}", f"{PAGE}?again={finished.pk}"):
+        page = get(client, path)
+        assert "<script>alert" not in page
+        assert "<img" not in page
+        assert "{{ 1|add:1 }}" in page
+
+
+def test_a_megabyte_is_shown(client: Client, finished: Order) -> None:
+    outcome = {"answers": [answer(0, "x" * 1_000_000), answer(1, "y")], "judgments": []}
+    Order.objects.update(outcome=outcome)
+    assert "x" * 1_000_000 in get(client, f"{PAGE}/{finished.pk}")
+
+
+# Cancelling
+
+
+def test_who_asked_may_cancel(client: Client, experiment: Experiment, alice: User) -> None:
+    order = add_try(experiment, alice, status="running", token="0" * 32)
+    assert ">Cancel<" in get(client, f"{PAGE}/{order.pk}")
+    assert client.post(f"{PAGE}/{order.pk}/cancel").status_code == 302
+    order.refresh_from_db()
+    assert (order.status, order.finding) == ("refused", "cancelled by alice")
+    assert (order.token, order.lease_until) == (None, None)
+    assert ">Cancel<" not in get(client, f"{PAGE}/{order.pk}")
+
+
+def test_what_has_ended_cannot_be_cancelled(client: Client, finished: Order) -> None:
+    page = client.post(f"{PAGE}/{finished.pk}/cancel", follow=True).content.decode()
+    assert "It had ended already." in page
+    finished.refresh_from_db()
+    assert finished.status == "done"
+
+
+def test_a_stranger_may_not_cancel_but_who_steers_may(
+    client: Client, experiment: Experiment, alice: User
+) -> None:
+    bob = make_person("bob", "operator")
+    theirs = add_try(experiment, alice)
+    browser = Client()
+    browser.force_login(bob)
+    assert browser.post(f"{PAGE}/{theirs.pk}/cancel").status_code == 403
+    assert ">Cancel<" not in get(browser, f"{PAGE}/{theirs.pk}")
+    his = add_try(experiment, bob)
+    assert client.post(f"{PAGE}/{his.pk}/cancel").status_code == 302
+
+
+# Who may
+
+
+def test_methods_roles_and_strangers(client: Client, finished: Order, alice: User) -> None:
+    result = f"{PAGE}/{finished.pk}"
+    assert client.put(PAGE).status_code == 405
+    assert client.post(result).status_code == 405
+    assert client.get(f"{result}/cancel").status_code == 405
+    for path in (PAGE, result):
+        assert Client().get(path).status_code == 302
+        assert "/people/login" in Client().get(path).headers["Location"]
+    viewer, nobody = Client(), Client()
+    viewer.force_login(make_person("vera", "viewer"))
+    nobody.force_login(make_person("nora"))
+    assert "textarea" not in get(viewer, PAGE)
+    assert "Lyon?" in get(viewer, result)
+    assert viewer.post(PAGE, FORM).status_code == 403
+    assert viewer.post(f"{result}/cancel").status_code == 403
+    assert nobody.get(PAGE).status_code == 403
+    Experiment.objects.update(is_private=True)
+    assert viewer.get(PAGE).status_code == 404
+    assert viewer.get(result).status_code == 404
+    assert client.get(f"{PAGE}/999999").status_code == 404
+
+
+def test_a_try_of_another_experiment_is_not_found_here(client: Client, finished: Order) -> None:
+    Experiment.objects.create(name="second", recipe={}, seed=1)
+    assert client.get(f"/experiments/second/try/{finished.pk}").status_code == 404
+
+
+def test_pages_ask_the_database_as_often_for_many(
+    client: Client, experiment: Experiment, finished: Order, alice: User
+) -> None:
+    def count(path: str) -> int:
+        with CaptureQueriesContext(connection) as asked:
+            get(client, path)
+        return len(asked)
+
+    paths = (PAGE, f"{PAGE}/{finished.pk}")
+    before = [count(path) for path in paths]
+    for number in range(30):
+        add_try(experiment, make_person(f"p{number}"), finished=timezone.now() - timedelta(1))
+    assert [count(path) for path in paths] == before
+    assert max(before) <= 10
+    assert "Page 1 of 2" in get(client, PAGE)

@@ -1,0 +1,201 @@
+"""Trying models: the real child process answers and judges, and a person may stop it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.errors import EngineError
+from meta_reward_core.experiment import open_experiment
+from meta_reward_core.launch import Places, open_or_begin
+from meta_reward_core.request import Request
+from meta_reward_core.shards import Work
+from tests.workers.installation import Installation
+from webapp.experiments.models import Experiment, Order, OrderKind
+from workers import stopping, trying
+from workers.engine_host import EngineHost, SampleRequest, ShardFailedError
+from workers.orders import WITH_ENGINE, carry_out
+from workers.rows import record_experiment
+
+Heard = list[dict[str, Any]]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineHost]:
+    made = EngineHost()
+    monkeypatch.setattr(trying, "HOST", made)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def row(installation: Installation) -> Experiment:
+    """An experiment with M0 and a stand-in of M1; its engine is scripted."""
+    root = installation.root
+    places = Places(str(installation.artifacts), root / "models", root / "scratch")
+    request = Request("mine", recipe=str(installation.recipe), prompts=installation.prompts)
+    experiment = open_or_begin(request, places, say=lambda text: None)
+    make_model(installation.artifacts)
+    return record_experiment(experiment, artifact_root=places.artifacts)
+
+
+def make_model(root: Path) -> None:
+    """Put M1's folder and the manifest that promises it where a training would."""
+    experiment = open_experiment(ArtifactStore(str(root)), "mine")
+    assert experiment is not None
+    files = experiment.files(1)
+    folder = root / "mine" / "iteration-1" / "checkpoint"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights of M1")
+    work = Work({}, {}, checkpoint=files.checkpoint_sha256())
+    files.publish("train", 0, key="a key", work=work, packages={})
+
+
+def ask(row: Experiment, **changes: Any) -> Order:
+    wish = {
+        "prompt": "What is the capital of France?",
+        "models": [0, 1],
+        "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 40},
+        "seed": 3,
+        "judges": [0],
+        "judgments": 2,
+    }
+    return Order.objects.create(
+        kind=OrderKind.CHAT, experiment=row, subject="mine", wish=wish | changes
+    )
+
+
+def carried_out(order: Order) -> Order:
+    assert carry_out(order, WITH_ENGINE)
+    order.refresh_from_db()
+    return order
+
+
+def test_both_answer_and_a_judge_scores_both(row: Experiment, host: EngineHost) -> None:
+    order = carried_out(ask(row))
+    assert (order.status, order.finding) == ("done", "")
+    answers = order.outcome["answers"]
+    assert [answer["model"] for answer in answers] == [0, 1]
+    assert all(answer["text"] and answer["tokens"] for answer in answers)
+    judgments = order.outcome["judgments"]
+    assert [(j["judge"], j["model"]) for j in judgments] == [(0, 0), (0, 0), (0, 1), (0, 1)]
+    assert all((j["score"] is None) != (j["unscored_reason"] is None) for j in judgments)
+    assert host.pid is not None, "the model stays loaded for the next shard"
+
+
+def test_the_same_seed_answers_the_same_and_without_judges_none_judges(
+    row: Experiment, host: EngineHost
+) -> None:
+    first = carried_out(ask(row, judges=[]))
+    second = carried_out(ask(row, judges=[]))
+    assert first.outcome["judgments"] == []
+    texts = [[answer["text"] for answer in order.outcome["answers"]] for order in (first, second)]
+    assert texts[0] == texts[1]
+
+
+def test_who_answered_last_judges_first(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M0 and M1 answer, then M1 and M0 judge: three models are loaded instead of four."""
+    asked: list[int] = []
+    sample = host.sample
+
+    def note(request: SampleRequest, **rest: Any) -> Any:
+        asked.append(request.number)
+        return sample(request, **rest)
+
+    monkeypatch.setattr(host, "sample", note)
+    carried_out(ask(row, judges=[0, 1]))
+    assert asked == [0, 1, 1, 0]
+    asked.clear()
+    carried_out(ask(row, judges=[0]))
+    assert asked == [1, 0, 0]
+
+
+def test_cancelling_kills_the_engine_and_keeps_the_reason(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = ask(row)
+
+    def cancel_meanwhile(request: SampleRequest, *, may_go_on: Any, **rest: Any) -> Any:
+        Order.objects.filter(pk=order.pk).update(
+            status="refused", token=None, finding="cancelled by alice"
+        )
+        return EngineHost.sample(host, request, may_go_on=may_go_on, every_seconds=0.0, **rest)
+
+    monkeypatch.setattr(host, "sample", cancel_meanwhile)
+    order = carried_out(order)
+    assert (order.status, order.finding) == ("refused", "cancelled by alice")
+    assert host.pid is None
+
+
+def test_a_worker_that_stops_gives_the_order_back(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "is_stopping", lambda: True)
+    order = carried_out(ask(row))
+    assert (order.status, order.token, order.outcome) == ("waiting", None, {})
+    monkeypatch.setattr(stopping, "is_stopping", lambda: False)
+    assert carried_out(order).status == "done"
+
+
+def test_a_model_that_was_not_made_is_refused_in_words(row: Experiment, host: EngineHost) -> None:
+    order = carried_out(ask(row, models=[0, 2]))
+    assert order.status == "refused"
+    assert "M2 of experiment 'mine' has not been made" in order.finding
+
+
+def test_an_engine_that_dies_is_refused_with_the_reason(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(request: SampleRequest, **rest: Any) -> Any:
+        raise ShardFailedError("out of memory", kind="EngineDied", retryable=True)
+
+    monkeypatch.setattr(host, "sample", die)
+    order = carried_out(ask(row))
+    assert (order.status, order.finding) == ("refused", "EngineDied: out of memory")
+
+
+def test_an_order_that_is_another_workers_by_now_is_left_alone(
+    row: Experiment, host: EngineHost
+) -> None:
+    order = ask(row)
+    Order.objects.update(status="running", token="1" * 32)
+    vigil = trying.Vigil(order)
+    assert vigil.may_go_on()
+    Order.objects.update(token="2" * 32)
+    assert not vigil.may_go_on()
+    Order.objects.update(status="waiting", token=None)
+    with pytest.raises(EngineError, match="stopped"):
+        trying.try_models(order)
+
+
+def test_a_null_character_of_a_model_is_shown_and_stored(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meta_reward_core.engines.base import Completion
+
+    def answer(request: SampleRequest, **rest: Any) -> list[list[Completion]]:
+        return [[Completion("a\x00b", 3, "stop")] * request.samples] * len(request.conversations)
+
+    monkeypatch.setattr(host, "sample", answer)
+    order = carried_out(ask(row))
+    assert order.outcome["answers"][0]["text"] == "a␀b"
+    assert order.outcome["judgments"][0]["unscored_reason"] == "no_score_line"
+
+
+def test_a_refused_prompt_has_a_reason_and_nothing_to_judge(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meta_reward_core.engines.base import Completion
+
+    def refuse(request: SampleRequest, **rest: Any) -> list[list[Completion]]:
+        return [[Completion("", 0, "refused", "too long")]]
+
+    monkeypatch.setattr(host, "sample", refuse)
+    order = carried_out(ask(row))
+    assert order.status == "done"
+    assert order.outcome["answers"][0]["refusal"] == "too long"
+    assert order.outcome["judgments"] == []

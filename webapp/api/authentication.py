@@ -1,0 +1,65 @@
+"""Who asks: a program by its token, or a person whose browser has signed in.
+
+Both become `request.user`, so that what may be done is decided where it is for the pages.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+from django.contrib.auth.models import User
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils import timezone
+from ninja.security import APIKeyCookie, HttpBearer
+
+from webapp.api.models import ApiToken, digest_of_token
+
+_NOTED_EVERY: Final = timedelta(minutes=1)
+
+
+class TokenAuth(HttpBearer):
+    """`Authorization: Bearer TOKEN`."""
+
+    openapi_bearerFormat = "a token made on the page of tokens"  # noqa: N815 OpenAPI's name
+
+    def authenticate(self, request: HttpRequest, token: str) -> User | None:
+        """Find the owner of a token that is valid still."""
+        now = timezone.now()
+        row = (
+            ApiToken.objects.filter(
+                Q(expires__isnull=True) | Q(expires__gt=now),
+                digest=digest_of_token(token),
+                owner__is_active=True,
+            )
+            .select_related("owner")
+            .first()
+        )
+        if row is None:
+            return None
+        _note_use(row)
+        request.user = row.owner
+        return row.owner
+
+
+class SignedIn(APIKeyCookie):
+    """The session of a browser, with the CSRF token where something is changed."""
+
+    param_name = "sessionid"
+
+    def __call__(self, request: HttpRequest) -> User | None:
+        """Let strangers be told to sign in before anything is said of CSRF."""
+        if not request.user.is_authenticated:
+            return None
+        found: User | None = super().__call__(request)
+        return found
+
+    def authenticate(self, request: HttpRequest, key: str | None) -> User | None:  # noqa: ARG002
+        """The session was read by the middleware."""
+        return request.user if isinstance(request.user, User) else None
+
+
+def _note_use(row: ApiToken) -> None:
+    """Note when a token was used, but not at every request."""
+    now = timezone.now()
+    stale = Q(last_used__isnull=True) | Q(last_used__lt=now - _NOTED_EVERY)
+    ApiToken.objects.filter(stale, pk=row.pk).update(last_used=now)

@@ -1,0 +1,161 @@
+"""Operations on experiments."""
+
+from typing import Annotated, Any, Final, Literal
+
+from django.http import HttpRequest, StreamingHttpResponse
+from ninja import Query, Router, Status
+
+from webapp.api.launches import place_launch
+from webapp.api.pair_exports import KINDS, export_lines
+from webapp.api.permissions import runs, sees
+from webapp.api.problems import PROBLEMS, ConflictError
+from webapp.api.schemas import (
+    ExperimentOut,
+    ExperimentPage,
+    LaunchChanges,
+    LaunchIn,
+    MetricsOut,
+    OrderOut,
+    StatusOut,
+)
+from webapp.experiments.controls import has_pending
+from webapp.experiments.models import Order, OrderKind, RunStatus
+from webapp.experiments.orders import place_order
+from webapp.experiments.stages import stages_of
+from webapp.launching.sheets import find_base
+from webapp.people.access import find_experiment, find_to_steer, visible_experiments
+from webapp.people.signed_in import person_of
+
+Limit = Annotated[int, Query(ge=1, le=200)]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
+Format = Literal["trl", "distilabel", "openrlhf", "llama-factory", "online-rlhf", "oxen"]
+
+_ACTIONS: Final = {
+    "start": OrderKind.NEXT,
+    "next": OrderKind.NEXT,
+    "pause": OrderKind.PAUSE,
+    "resume": OrderKind.RESUME,
+    "cancel": OrderKind.CANCEL,
+}
+
+router = Router(tags=["experiments"])
+
+
+@router.get("", response={200: ExperimentPage, **PROBLEMS})
+@sees
+def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> ExperimentPage:
+    """List the experiments that you may see, newest first."""
+    rows = visible_experiments(request.user).select_related("owner")
+    return ExperimentPage(
+        count=rows.count(),
+        experiments=[ExperimentOut.of(row) for row in rows[offset : offset + limit]],
+    )
+
+
+@router.post("", response={202: OrderOut, **PROBLEMS})
+@runs
+def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[OrderOut]:
+    """Begin an experiment with a shipped recipe, or the text of one. It starts by itself."""
+    base = find_base(request, name=given.recipe, text=given.recipe_text, origin="")
+    return _placed(place_launch(request, base, given, by=person_of(request)))
+
+
+@router.get("/{name}", response={200: ExperimentOut, **PROBLEMS})
+@sees
+def get_experiment(request: HttpRequest, name: str) -> ExperimentOut:
+    """Say what an experiment is."""
+    return ExperimentOut.of(find_experiment(request.user, name))
+
+
+@router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})
+@sees
+def get_experiment_recipe(request: HttpRequest, name: str) -> dict[str, Any]:
+    """Read the whole recipe that an experiment began with."""
+    recipe: dict[str, Any] = find_experiment(request.user, name).recipe
+    return recipe
+
+
+@router.post("/{name}/duplicate", response={202: OrderOut, **PROBLEMS})
+@runs
+def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) -> Status[OrderOut]:
+    """Begin another experiment like this one, with changes."""
+    base = find_base(request, name="", text="", origin=name)
+    return _placed(place_launch(request, base, given, by=person_of(request)))
+
+
+@router.get("/{name}/status", response={200: StatusOut, **PROBLEMS})
+@sees
+def get_status(request: HttpRequest, name: str) -> StatusOut:
+    """Say how far an experiment is, by iteration and stage."""
+    found = visible_experiments(request.user).prefetch_related("iterations__experiment")
+    row = found.get(pk=find_experiment(request.user, name).pk)
+    return StatusOut.of(row, stages_of(row.iterations.all()))
+
+
+@router.get("/{name}/metrics", response={200: list[MetricsOut], **PROBLEMS})
+@sees
+def get_metrics(request: HttpRequest, name: str) -> list[MetricsOut]:
+    """Read what was measured in each finished iteration."""
+    row = find_experiment(request.user, name)
+    finished = row.iterations.filter(status=RunStatus.FINISHED).order_by("number")
+    return [
+        MetricsOut(iteration=number, metrics=metrics)
+        for number, metrics in finished.values_list("number", "metrics")
+    ]
+
+
+@router.get(
+    "/{name}/pairs",
+    response={200: Any, **PROBLEMS},
+    openapi_extra={
+        "responses": {
+            200: {
+                "description": "One JSON object on each line.",
+                "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+            }
+        }
+    },
+)
+@sees
+def export_pairs(
+    request: HttpRequest,
+    name: str,
+    form: Annotated[Format, Query(alias="format")] = "trl",
+    kind: Literal["actor", "judge"] | None = None,
+    iteration: Annotated[int | None, Query(ge=1, le=10**6)] = None,
+) -> StreamingHttpResponse:
+    """Read preference pairs in the format of another tool, of one iteration or of all finished."""
+    row = find_experiment(request.user, name)
+    finished = row.iterations.filter(status=RunStatus.FINISHED).order_by("number")
+    numbers = [
+        number
+        for number in finished.values_list("number", flat=True)
+        if iteration in (None, number)
+    ]
+    lines = export_lines(row, numbers=numbers, kinds=[kind] if kind else KINDS, form=form)
+    response = StreamingHttpResponse(lines, content_type="application/x-ndjson")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}-{form}.jsonl"'
+    return response
+
+
+@router.post("/{name}/{action}", response={202: OrderOut, **PROBLEMS})
+@runs
+def steer_experiment(
+    request: HttpRequest,
+    name: str,
+    action: Literal["start", "next", "pause", "resume", "cancel"],
+) -> Status[OrderOut]:
+    """Start or steer an experiment.
+
+    `start` and `next` run the next iteration; `resume` also tries again what failed. The order
+    that comes back says later whether it could be done.
+    """
+    row = find_to_steer(request.user, name)
+    kind = _ACTIONS[action]
+    if has_pending(row, kind):
+        raise ConflictError("the same was asked for already, and nobody has carried it out yet")
+    return _placed(place_order(kind, by=person_of(request), experiment=row))
+
+
+def _placed(order: Order) -> Status[OrderOut]:
+    return Status(202, OrderOut.of(order))

@@ -1,0 +1,65 @@
+"""Tokens by which programs sign in as a person."""
+
+import hashlib
+import secrets
+from datetime import datetime
+from typing import ClassVar, Final
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import models
+
+_MARK: Final = "mr_"
+_SECRET_BYTES: Final = 32
+_PREFIX_CHARS: Final = 10
+
+
+class ApiToken(models.Model):
+    """A token, of which only the hash is kept: whoever reads this table cannot sign in.
+
+    Attributes:
+        name: what its owner calls it.
+        prefix: how it begins, to tell it from others.
+        digest: sha256 of the whole token. It is long and random, so a slow hash would gain nothing.
+        expires: None never.
+    """
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens"
+    )
+    name = models.CharField(max_length=64)
+    prefix = models.CharField(max_length=16)
+    digest = models.CharField(max_length=64, unique=True)
+    created = models.DateTimeField(auto_now_add=True)
+    last_used = models.DateTimeField(null=True, blank=True)
+    expires = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Newest first."""
+
+        ordering: ClassVar = ["-created", "-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+
+def make_token(owner: User, *, name: str, expires: datetime | None) -> tuple[ApiToken, str]:
+    """Make a token.
+
+    Returns:
+        Its row, and the token itself, which nobody will see again.
+    """
+    token = _MARK + secrets.token_urlsafe(_SECRET_BYTES)
+    row = ApiToken.objects.create(
+        owner=owner,
+        name=name,
+        prefix=token[:_PREFIX_CHARS],
+        digest=digest_of_token(token),
+        expires=expires,
+    )
+    return row, token
+
+
+def digest_of_token(token: str) -> str:
+    """Hash a token; hexadecimal."""
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()

@@ -1,0 +1,46 @@
+"""Preference pairs as lines of JSON in another tool's format, read part by part."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.exports import EXPORTS, Export, PairRow
+from meta_reward_core.shards import IterationFiles
+from webapp.experiments.models import Experiment
+
+KINDS: Final = ("actor", "judge")
+
+
+def export_lines(
+    experiment: Experiment, *, numbers: Sequence[int], kinds: Sequence[str], form: str
+) -> Iterator[str]:
+    """Write the pairs of some iterations.
+
+    The first pair of each kind and iteration is written before this returns: pairs of one kind
+    are alike, so that a format which cannot hold them is refused before anything is sent.
+
+    Raises:
+        ArtifactError: the files are damaged, or the format cannot hold the pairs.
+    """
+    store = ArtifactStore(experiment.artifact_root)
+    tables = [
+        _lines(IterationFiles(store, f"{experiment.name}/iteration-{number}"), kind, EXPORTS[form])
+        for number in numbers
+        for kind in kinds
+    ]
+    first = [list(itertools.islice(table, 1)) for table in tables]
+    parts = (part for pair in zip(first, tables, strict=True) for part in pair)
+    return itertools.chain.from_iterable(parts)
+
+
+def _lines(files: IterationFiles, kind: str, export: Export) -> Iterator[str]:
+    table = f"{kind}_pairs"
+    for part in files.part_numbers(table):
+        for row in export(_pairs(files.read(table, part).to_pylist())):
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _pairs(rows: list[dict[str, Any]]) -> Iterator[PairRow]:
+    return (cast(PairRow, row) for row in rows)

@@ -1,0 +1,1 @@
+"""Tell people what happened to their experiments, by e-mail or by a webhook."""

@@ -1,0 +1,160 @@
+"""Write notices into the outbox: what has come to rest, who wants to know, and in which words.
+
+Whoever calls this, and however often: an occasion is noted once, together with its notices.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, Min, OuterRef, QuerySet
+from django.utils import timezone
+
+from webapp.experiments.models import Driver, Iteration, RunStatus
+from webapp.notices.models import Channel, Choice, Event, Notice, Occasion, Recipient
+from webapp.people.access import visible_experiments
+
+_TOLD: Final = (
+    RunStatus.FINISHED,
+    RunStatus.FAILED,
+    RunStatus.NO_PAIRS,
+    RunStatus.PAUSED,
+    RunStatus.INTERRUPTED,
+)
+_FINDING_CHARS: Final = 2000
+
+
+def note_occasions() -> int:
+    """Write the notices of every iteration that has come to rest; returns how many."""
+    since = Choice.objects.aggregate(since=Min("since"))["since"]
+    if since is None:
+        return 0
+    return sum(
+        _note(iteration, iteration.finished)
+        for iteration in _unnoted().filter(finished__gte=since)
+        if iteration.finished is not None
+    )
+
+
+def _unnoted() -> QuerySet[Iteration]:
+    noted = Occasion.objects.filter(iteration=OuterRef("pk"), ended=OuterRef("finished"))
+    return (
+        Iteration.objects.filter(~Exists(noted), status__in=_TOLD, finished__isnull=False)
+        .select_related("experiment")
+        .order_by("finished", "pk")
+    )
+
+
+@transaction.atomic
+def _note(iteration: Iteration, ended: datetime) -> int:
+    occasion, is_new = Occasion.objects.get_or_create(iteration=iteration, ended=ended)
+    if not is_new:
+        return 0
+    notices = [
+        _notice(choice, occasion, iteration)
+        for choice in Choice.objects.filter(
+            event__in=list(events_of(iteration)), since__lte=ended
+        ).select_related("recipient__person")
+        if concerns(choice.recipient, iteration)
+    ]
+    return len(Notice.objects.bulk_create(notices, ignore_conflicts=True))
+
+
+def concerns(recipient: Recipient, iteration: Iteration) -> bool:
+    """Whether somebody may see an experiment, and wants to hear of it."""
+    experiment = iteration.experiment
+    if recipient.only_own and experiment.owner_id != recipient.person_id:
+        return False
+    return visible_experiments(recipient.person).filter(pk=experiment.pk).exists()
+
+
+def events_of(iteration: Iteration) -> Iterator[Event]:
+    """Say what it means that an iteration has come to rest."""
+    if iteration.status in (RunStatus.FAILED, RunStatus.NO_PAIRS):
+        yield Event.FAILED
+    elif iteration.status != RunStatus.FINISHED:
+        yield Event.WAITS
+    else:
+        yield Event.ENDED
+        if iteration.metrics.get("alarms"):
+            yield Event.ALARM
+        if _waits_for_a_person(iteration):
+            yield Event.WAITS
+
+
+def write_test(recipient: Recipient, channel: Channel) -> Notice:
+    """Write a notice that only shows that notices arrive."""
+    return Notice.objects.create(
+        recipient=recipient,
+        event=Event.TEST,
+        channel=channel,
+        subject="A test of notices",
+        text="Notices of Meta-Reward arrive here.",
+        due=timezone.now(),
+    )
+
+
+def _waits_for_a_person(iteration: Iteration) -> bool:
+    """Whether workers have finished an iteration and nobody has asked for the next one."""
+    experiment = iteration.experiment
+    is_last = iteration.number >= experiment.recipe.get("iterations", 0)
+    by_workers = iteration.driver == Driver.WORKERS
+    return by_workers and not is_last and experiment.until <= iteration.number
+
+
+def _notice(choice: Choice, occasion: Occasion, iteration: Iteration) -> Notice:
+    event = Event(choice.event)
+    return Notice(
+        recipient=choice.recipient,
+        event=event,
+        channel=choice.channel,
+        occasion=occasion,
+        experiment=iteration.experiment,
+        subject=_subject(event, iteration),
+        text="\n\n".join(_paragraphs(event, iteration)),
+        details=_details(iteration),
+        due=timezone.now(),
+    )
+
+
+def _subject(event: Event, iteration: Iteration) -> str:
+    name, number = iteration.experiment.name, iteration.number
+    alarms = len(iteration.metrics.get("alarms", []))
+    return {
+        Event.ENDED: f"{name}: iteration {number} ended",
+        Event.FAILED: f"{name}: iteration {number} {iteration.get_status_display()}",
+        Event.ALARM: f"{name}: iteration {number} raised {alarms} alarm{'s'[: alarms != 1]}",
+        Event.WAITS: f"{name} waits for you: iteration {number} {iteration.get_status_display()}",
+    }[event]
+
+
+def _paragraphs(event: Event, iteration: Iteration) -> Iterator[str]:
+    yield f"{_subject(event, iteration)}."
+    if event is Event.ALARM:
+        for alarm in iteration.metrics["alarms"]:
+            yield f"{alarm['sentence']}\n{alarm['advice']}"
+    if iteration.finding:
+        yield iteration.finding[:_FINDING_CHARS]
+    if event is Event.WAITS:
+        yield "It goes on when somebody asks for it: resume it, or run the next iteration."
+    if link := _link(iteration):
+        yield link
+
+
+def _link(iteration: Iteration) -> str:
+    site = settings.META_REWARD_SITE_URL
+    if not site:
+        return ""
+    return f"{site}/experiments/{iteration.experiment.name}/iterations/{iteration.number}"
+
+
+def _details(iteration: Iteration) -> dict[str, Any]:
+    return {
+        "experiment": iteration.experiment.name,
+        "iteration": iteration.number,
+        "status": iteration.status,
+        "alarms": [alarm["name"] for alarm in iteration.metrics.get("alarms", [])],
+        "link": _link(iteration),
+    }

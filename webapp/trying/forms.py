@@ -1,0 +1,166 @@
+"""What a person fills in to try two models, and to publish one."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.prompt_files import REJECT_TEXT, why_unusable
+
+MAX_PROMPT_CHARS: Final = 20_000
+MAX_REPLY_TOKENS: Final = 2048
+MAX_JUDGMENTS: Final = 11
+_SEEDS: Final = 2**31
+
+_valid_repository = RegexValidator(
+    r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}\Z",
+    "Write it as owner/name, with letters, digits and -_. alone.",
+)
+
+
+class TryForm(forms.Form):
+    """A prompt, two models, how they shall answer, and who shall judge."""
+
+    prompt = forms.CharField(
+        max_length=MAX_PROMPT_CHARS,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 6}),
+        help_text=f"Up to {MAX_PROMPT_CHARS:,} characters.",
+    )
+    first = forms.TypedChoiceField(label="First model", coerce=int)
+    second = forms.TypedChoiceField(label="Second model", coerce=int)
+    temperature = forms.FloatField(
+        min_value=0, max_value=2, help_text="0 takes the most likely token every time."
+    )
+    top_p = forms.FloatField(
+        label="Top-p",
+        min_value=0.01,
+        max_value=1,
+        help_text="Share of the probability that tokens are drawn from.",
+    )
+    max_new_tokens = forms.IntegerField(
+        label="Longest answer",
+        min_value=1,
+        max_value=MAX_REPLY_TOKENS,
+        help_text=f"In tokens, up to {MAX_REPLY_TOKENS:,}.",
+    )
+    seed = forms.IntegerField(
+        min_value=0,
+        max_value=_SEEDS - 1,
+        help_text="On a CPU the same seed gives the same answers.",
+    )
+    judges = forms.MultipleChoiceField(
+        label="Judges of both answers",
+        choices=[("first", "The first model"), ("second", "The second model")],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+    judgments = forms.IntegerField(
+        label="Judgments of each answer",
+        min_value=1,
+        max_value=MAX_JUDGMENTS,
+        help_text="By each judge, in the experiment's own words and settings.",
+    )
+
+    def __init__(self, *args: Any, made: Sequence[int], **kwargs: Any) -> None:
+        """Offer the models that are made.
+
+        Args:
+            made: their numbers; M0 is 0.
+        """
+        super().__init__(*args, **kwargs)
+        choices = [(number, f"M{number}") for number in made]
+        for name in ("first", "second"):
+            field = self.fields[name]
+            assert isinstance(field, forms.TypedChoiceField)  # noqa: S101 for the types
+            field.choices = choices
+
+    def clean_prompt(self) -> str:
+        """Take line ends as a prompt file has them, and refuse what could not be one."""
+        prompt = str(self.cleaned_data["prompt"]).replace("\r\n", "\n")
+        reason = why_unusable(prompt)
+        if reason is not None:
+            raise ValidationError(REJECT_TEXT[reason])
+        return prompt
+
+    def clean(self) -> dict[str, Any]:
+        """Two models are two."""
+        values = super().clean() or self.cleaned_data
+        if "second" in values and values.get("first") == values["second"]:
+            self.add_error("second", "Choose another one than the first.")
+        return values
+
+    def wish(self) -> dict[str, Any]:
+        """Put a valid form into the words of an order; `workers.trying` reads them."""
+        values = self.cleaned_data
+        return {
+            "prompt": values["prompt"],
+            "models": [values["first"], values["second"]],
+            "sampling": {name: values[name] for name in ("temperature", "top_p", "max_new_tokens")},
+            "seed": values["seed"],
+            "judges": [values[name] for name in ("first", "second") if name in values["judges"]],
+            "judgments": values["judgments"],
+        }
+
+
+def first_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
+    """What stands in the form at first: the latest model against M0, as the actor answers."""
+    actor = recipe.actor
+    return {
+        "first": made[0],
+        "second": made[-1],
+        "temperature": actor.temperature,
+        "top_p": actor.top_p,
+        "max_new_tokens": min(actor.max_new_tokens, MAX_REPLY_TOKENS),
+        "seed": secrets.randbelow(10_000),
+        "judgments": min(recipe.judge.samples, 3),
+    }
+
+
+def values_of(wish: dict[str, Any]) -> dict[str, Any]:
+    """Turn an order's wish back into what stood in the form."""
+    first, second = wish["models"]
+    judges = [
+        name for name, number in (("first", first), ("second", second)) if number in wish["judges"]
+    ]
+    return {
+        **{name: wish[name] for name in ("prompt", "seed", "judgments")},
+        **wish["sampling"],
+        "first": first,
+        "second": second,
+        "judges": judges,
+    }
+
+
+class PublishForm(forms.Form):
+    """Where a model is published, besides the folder of this installation."""
+
+    repository = forms.CharField(
+        label="Hugging Face repository",
+        required=False,
+        max_length=193,
+        validators=[_valid_repository],
+        help_text="owner/name; empty: only the folder and the archive.",
+    )
+    is_public = forms.BooleanField(
+        label="Everybody may see the repository", required=False, initial=False
+    )
+
+    def __init__(self, *args: Any, has_hub: bool, **kwargs: Any) -> None:
+        """Leave the repository out where no token is configured."""
+        super().__init__(*args, **kwargs)
+        if not has_hub:
+            del self.fields["repository"], self.fields["is_public"]
+
+    def wish(self, *, number: int) -> dict[str, Any]:
+        """Put a valid form into the words of an order; `workers.publishing` reads them."""
+        values = self.cleaned_data
+        return {
+            "number": number,
+            "repository": values.get("repository", ""),
+            "is_public": values.get("is_public", False),
+        }

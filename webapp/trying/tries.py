@@ -1,0 +1,178 @@
+"""Tries as pages show them: read from orders, with every text as it was written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.db.models.functions import Now
+
+from meta_reward_core.measures import mean_of
+from meta_reward_core.parsing import UNSCORED_TEXT
+from webapp.experiments.models import Experiment, Order, OrderKind, OrderStatus, RunStatus
+from webapp.people.access import may_steer
+
+ACTIVE: Final = (OrderStatus.WAITING, OrderStatus.RUNNING)
+
+_REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
+_ENDINGS: Final = {
+    "stop": "ended by itself",
+    "length": "cut off by the token limit",
+    "refused": "refused",
+}
+_TITLE_CHARS: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class JudgmentShown:
+    """One judgment. `points` is empty where none could be read, and `reason` says why."""
+
+    text: str
+    points: str
+    reason: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge thinks of one answer.
+
+    Attributes:
+        mean: of its points; empty if none could be read.
+    """
+
+    judge: str
+    mean: str
+    scored: int
+    judgments: Sequence[JudgmentShown]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerShown:
+    """One model's answer and what was thought of it."""
+
+    model: str
+    text: str
+    refusal: str
+    tokens: int
+    seconds: float
+    ending: str
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One try.
+
+    Attributes:
+        title: the prompt's first line, shortened.
+        doing: what a worker does for it now.
+    """
+
+    row: Order
+    title: str
+    prompt: str
+    models: Sequence[str]
+    judges: Sequence[str]
+    settings: str
+    is_active: bool
+    doing: str
+    tokens: int
+    answers: Sequence[AnswerShown]
+
+
+def made_models(experiment: Experiment) -> list[int]:
+    """Numbers of the models that an experiment has made, M0 first."""
+    finished = experiment.iterations.filter(status=RunStatus.FINISHED)
+    return [0, *finished.order_by("number").values_list("number", flat=True)]
+
+
+def read_try(order: Order) -> Try:
+    """Read a try from its order."""
+    wish, outcome = order.wish, order.outcome
+    sampling = wish["sampling"]
+    prompt = str(wish["prompt"])
+    return Try(
+        row=order,
+        title=_shortened(prompt),
+        prompt=prompt,
+        models=[f"M{number}" for number in wish["models"]],
+        judges=[f"M{number}" for number in wish["judges"]],
+        settings=f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, "
+        f"up to {sampling['max_new_tokens']:,} tokens, seed {wish['seed']}",
+        is_active=order.status in ACTIVE,
+        doing=outcome.get("doing", ""),
+        tokens=outcome.get("tokens", 0),
+        answers=[
+            _answer(answer, wish["judges"], outcome.get("judgments", []))
+            for answer in outcome.get("answers", [])
+        ],
+    )
+
+
+def may_cancel(user: User, order: Order) -> bool:
+    """Whether somebody may cancel a try: who asked for it, and who steers the experiment."""
+    if order.status not in ACTIVE or order.experiment is None:
+        return False
+    return order.by_id == user.pk or may_steer(user, order.experiment)
+
+
+def cancel(order: Order, *, by: User) -> bool:
+    """Cancel a try; False if it had ended. Whoever works on it finds that it is no longer theirs.
+
+    One conditional UPDATE, so that a worker that ends it at the same time is first or loses.
+    """
+    active = Order.objects.filter(pk=order.pk, kind=OrderKind.CHAT, status__in=ACTIVE)
+    cancelled = active.update(
+        status=OrderStatus.REFUSED,
+        token=None,
+        lease_until=None,
+        finished=Now(),
+        finding=f"cancelled by {by.get_username()}",
+    )
+    return cancelled == 1
+
+
+def _shortened(prompt: str) -> str:
+    line = next((line for line in prompt.splitlines() if line.strip()), "")
+    return line if len(line) <= _TITLE_CHARS else f"{line[:_TITLE_CHARS]}…"
+
+
+def _answer(
+    answer: Mapping[str, Any], judges: Sequence[int], judgments: Sequence[Mapping[str, Any]]
+) -> AnswerShown:
+    model = answer["model"]
+    return AnswerShown(
+        model=f"M{model}",
+        text=answer["text"],
+        refusal=answer.get("refusal") or "",
+        tokens=answer["tokens"],
+        seconds=answer["seconds"],
+        ending=_ENDINGS[answer["finish_reason"]],
+        verdicts=[
+            _verdict(judge, theirs)
+            for judge in judges
+            if (theirs := [j for j in judgments if (j["judge"], j["model"]) == (judge, model)])
+        ],
+    )
+
+
+def _verdict(judge: int, judgments: Sequence[Mapping[str, Any]]) -> Verdict:
+    points = [judgment["score"] for judgment in judgments if judgment["score"] is not None]
+    mean = mean_of(points)
+    return Verdict(
+        judge=f"M{judge}",
+        mean="" if mean is None else f"{mean:.2f}",
+        scored=len(points),
+        judgments=[_judgment(judgment) for judgment in judgments],
+    )
+
+
+def _judgment(judgment: Mapping[str, Any]) -> JudgmentShown:
+    reason, score = judgment["unscored_reason"], judgment["score"]
+    return JudgmentShown(
+        text=judgment["text"],
+        points="" if score is None else f"{score:g}",
+        reason="" if reason is None else _REASONS.get(reason, reason),
+        tokens=judgment["tokens"],
+    )

@@ -1,0 +1,243 @@
+"""Publish a model: a clean folder with a model card, the same as an archive, and on the hub.
+
+The deed of an order. A publication appears as a whole, and one that is made again takes the place
+of the one before. No place of this machine stands in what is published: that is checked.
+"""
+
+import contextlib
+import shutil
+import struct
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+
+from meta_reward_core.errors import (
+    ArtifactError,
+    DamagedArtifactError,
+    InputError,
+    MetaRewardError,
+)
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.model_card import Lineage, name_of_model, write_model_card
+from meta_reward_core.model_folder import hash_model_folder
+from webapp.experiments import models
+from webapp.experiments.models import Order, OrderStatus, RunStatus
+from workers.in_process import summarize
+from workers.opening import open_row
+
+Outcome = dict[str, Any]
+
+_SUFFIXES: Final = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
+_CARD: Final = "README.md"
+_FOLDER_MODE: Final = 0o755
+_FILE_MODE: Final = 0o644
+
+
+class HubError(MetaRewardError):
+    """The hub did not take a model; the folder and the archive are there."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A publication on this machine; names are relative to the root of publications."""
+
+    folder: str
+    archive: str
+    size_bytes: int
+    files: Sequence[str]
+
+    def outcome(self) -> Outcome:
+        """Put it into plain values."""
+        return {
+            "folder": self.folder,
+            "archive": self.archive,
+            "bytes": self.size_bytes,
+            "files": list(self.files),
+        }
+
+
+def publish(order: Order) -> Outcome:
+    """Carry out an order to publish.
+
+    Raises:
+        InputError: the experiment is gone, or it has not made this model.
+        ArtifactError: the model's files are not as they should be.
+        HubError: the hub refused; what lies on this machine stays.
+    """
+    if order.experiment is None:
+        raise InputError(f"experiment {order.subject!r} is gone")
+    number = int(order.wish["number"])
+    experiment = open_row(order.experiment)
+    card = _write_card(experiment, order.experiment, number)
+    published = _publish_here(experiment, number, card)
+    outcome = published.outcome()
+    repository = str(order.wish.get("repository", ""))
+    if repository:
+        _tell(order, {**outcome, "doing": f"uploading to {repository}"})
+        outcome["repository"] = _upload(
+            Path(settings.META_REWARD_PUBLISH_ROOT) / published.folder,
+            repository,
+            message=f"{experiment.name} M{number}",
+            is_public=bool(order.wish.get("is_public")),
+        )
+    return outcome
+
+
+def _tell(order: Order, outcome: Outcome) -> None:
+    Order.objects.filter(pk=order.pk, status=OrderStatus.RUNNING).update(outcome=outcome)
+
+
+def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> str:
+    finished = row.iterations.filter(number__lte=number, status=RunStatus.FINISHED)
+    iterations = list(finished.order_by("number"))
+    if number < 1 or [iteration.number for iteration in iterations] != list(range(1, number + 1)):
+        raise InputError(f"M{number} of experiment {row.name!r} has not been made yet")
+    return write_model_card(
+        experiment=row.name,
+        number=number,
+        recipe=experiment.recipe,
+        seed=experiment.seed,
+        lineage=Lineage(
+            name_of_model(experiment.recipe.model),
+            [experiment.model(made).sha256 for made in range(number + 1)],
+        ),
+        summaries=[
+            iteration.metrics or summarize(experiment, iteration) for iteration in iterations
+        ],
+    )
+
+
+def _publish_here(experiment: Experiment, number: int, card: str) -> Published:
+    """Make the folder and the archive beside their places, then put both there."""
+    root = Path(settings.META_REWARD_PUBLISH_ROOT)
+    home = root / experiment.name
+    name = f"M{number}"
+    with _beside(home / f".{name}.partial") as partial:
+        folder, archive = partial / name, partial / f"{name}.tar"
+        folder.mkdir()
+        _copy_model(experiment, number, folder)
+        (folder / _CARD).write_text(card, encoding="utf-8")
+        _check_no_places(folder)
+        _pack(folder, archive, prefix=f"{experiment.name}-{name}")
+        _replace(folder, home / name)
+        archive.replace(home / archive.name)
+    files = sorted(file.name for file in (home / name).iterdir())
+    return Published(
+        folder=f"{experiment.name}/{name}",
+        archive=f"{experiment.name}/{archive.name}",
+        size_bytes=(home / archive.name).stat().st_size,
+        files=files,
+    )
+
+
+@contextlib.contextmanager
+def _beside(partial: Path) -> Iterator[Path]:
+    """A folder for what is half made; what a killed publication left there is thrown away.
+
+    Orders to publish are carried out one after another, by one thread.
+    """
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=_FOLDER_MODE, parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
+    """Copy what belongs to a model, and check that it is the model that was made.
+
+    Raises:
+        DamagedArtifactError: its files have changed since.
+    """
+    model = experiment.model(number)
+    for file in sorted(model.folder.iterdir()):
+        if file.suffix in _SUFFIXES and file.is_file() and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+            (folder / file.name).chmod(_FILE_MODE)
+    if hash_model_folder(folder) != model.sha256:
+        raise DamagedArtifactError(
+            f"the files of M{number} have changed since it was made: run iteration {number} again"
+        )
+
+
+def _check_no_places(folder: Path) -> None:
+    """Refuse to publish a file in which a folder of this machine is named.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    named = {
+        str(Path(place).absolute()).encode()
+        for place in (
+            settings.BASE_DIR,
+            settings.META_REWARD_ARTIFACT_ROOT,
+            settings.META_REWARD_MODEL_ROOT,
+            settings.META_REWARD_SCRATCH_ROOT,
+            settings.META_REWARD_PUBLISH_ROOT,
+        )
+        if "://" not in str(place)
+    }
+    for file in sorted(folder.iterdir()):
+        words = _words_of(file)
+        if any(place in words for place in named):
+            raise ArtifactError(f"{file.name} names a folder of this machine: it is not published")
+
+
+def _words_of(file: Path) -> bytes:
+    """All of a file in which words stand; of safetensors the header, after eight bytes of size."""
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with file.open("rb") as stream:
+        size = stream.read(8)
+        return stream.read(struct.unpack("<Q", size)[0]) if len(size) == 8 else b""
+
+
+def _pack(folder: Path, archive: Path, *, prefix: str) -> None:
+    """Write an archive that tells nothing of who wrote it, nor when."""
+    with tarfile.open(archive, "w") as tar:
+        for file in sorted(folder.iterdir()):
+            entry = tarfile.TarInfo(f"{prefix}/{file.name}")
+            entry.size = file.stat().st_size
+            entry.mode = _FILE_MODE
+            with file.open("rb") as stream:
+                tar.addfile(entry, stream)
+    archive.chmod(_FILE_MODE)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Put a folder in its place; the one that was there goes with what is thrown away."""
+    if target.exists():
+        target.rename(new.parent / "before")
+    new.rename(target)
+
+
+def _upload(folder: Path, repository: str, *, message: str, is_public: bool) -> str:
+    """Send a folder to a repository of the hub.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        HubError: without a token, or refused.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if not settings.META_REWARD_HF_TOKEN:
+        raise HubError("no token of the hub is configured: set HF_TOKEN")
+    hub = HfApi(token=settings.META_REWARD_HF_TOKEN)
+    try:
+        made = hub.create_repo(repository, private=not is_public, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise HubError(
+            f"the folder and the archive are there, but the hub did not take {repository}: {error}"
+        ) from error
+    return str(made)

@@ -1,0 +1,259 @@
+"""Let two models of an experiment answer a person's own prompt, and judge each other's answers.
+
+The deed of an order. It draws tokens through the same engine process as shards do, and asks the
+judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+from meta_reward_core.artifacts import digest_of
+from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
+from meta_reward_core.errors import EngineError, InputError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.generation import actor_conversation
+from meta_reward_core.judging import judge_responses
+from meta_reward_core.prompt_files import prompt_id_of
+from meta_reward_core.records import Response
+from meta_reward_core.seeds import derive_seed
+from webapp.experiments import models
+from webapp.experiments.models import Order, OrderStatus
+from workers import presence, stopping
+from workers.engine_host import HOST, SampleRequest, ShardFailedError, ShardStoppedError
+from workers.opening import open_row
+
+Outcome = dict[str, Any]
+
+_BROKEN: Final = (OperationalError, InterfaceError)
+_NULL_SHOWN: Final = "\N{SYMBOL FOR NULL}"  # PostgreSQL refuses the character itself
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an order for a try asks for.
+
+    Attributes:
+        models: numbers of those that answer, M0 is 0.
+        judges: numbers of those that judge all answers.
+        judgments: of each answer, by each judge.
+    """
+
+    prompt: str
+    models: Sequence[int]
+    sampling: Sampling
+    seed: int
+    judges: Sequence[int]
+    judgments: int
+
+    @classmethod
+    def of(cls, order: Order) -> "Wish":
+        """Read it."""
+        wish = dict(order.wish)
+        return cls(sampling=Sampling(**wish.pop("sampling")), **wish)
+
+
+class Vigil:
+    """Watches over an order while an engine works for it: tells how far it is, and when to stop.
+
+    Attributes:
+        outcome: what is there to be seen by now.
+    """
+
+    def __init__(self, order: Order) -> None:
+        token = Order.objects.values_list("token", flat=True).get(pk=order.pk)
+        self._held = Order.objects.filter(
+            pk=order.pk, status=OrderStatus.RUNNING, token=token, token__isnull=False
+        )
+        self.outcome: Outcome = {"answers": [], "judgments": []}
+
+    def begin(self, doing: str) -> None:
+        """Say what is done now.
+
+        Raises:
+            ShardStoppedError: the order was cancelled, or is somebody else's by now.
+        """
+        self.outcome |= {"doing": doing, "tokens": 0}
+        if not self.may_go_on():
+            raise ShardStoppedError
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take what the engine says about its progress."""
+        if "progress" in message:
+            self.outcome["tokens"] = message["progress"][1]
+
+    def may_go_on(self) -> bool:
+        """Tell how far it is; False if the order is no longer ours, or the worker stops."""
+        try:
+            close_old_connections()
+            if stopping.is_stopping():
+                self._give_back()
+                return False
+            presence.beat()
+            return self._held.update(outcome=self.outcome) == 1
+        except _BROKEN as error:
+            _log.warning("the database does not answer: %s", error)
+            return True
+
+    def _give_back(self) -> None:
+        """Let another worker have it, or this one when it is back."""
+        self._held.update(status=OrderStatus.WAITING, token=None, lease_until=None, outcome={})
+
+
+class HostedEngine:
+    """One of an experiment's models in this worker's engine process: an engine like any other."""
+
+    def __init__(self, row: models.Experiment, number: int, *, sha256: str, vigil: Vigil) -> None:
+        self._row = row
+        self._number = number
+        self._loaded_as = digest_of([sha256, row.recipe["engine"]])
+        self._vigil = vigil
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None = None,  # noqa: ARG002 the vigil hears it
+    ) -> list[list[Completion]]:
+        """Draw completions; see `Engine.sample`."""
+        request = SampleRequest(
+            artifact_root=self._row.artifact_root,
+            experiment=self._row.name,
+            number=self._number,
+            conversations=conversations,
+            samples=n,
+            sampling=sampling,
+            seed=seed,
+        )
+        return HOST.sample(
+            request,
+            model=self._loaded_as,
+            hear=self._vigil.hear,
+            may_go_on=self._vigil.may_go_on,
+        )
+
+    def close(self) -> None:
+        """Leave the model loaded: the next shard may want it."""
+
+
+def try_models(order: Order) -> Outcome:
+    """Carry out an order for a try.
+
+    Returns:
+        Answers and judgments, as plain values.
+
+    Raises:
+        InputError: the experiment is gone.
+        ArtifactError: one of the models is not there.
+        EngineError: the engine failed, or was stopped.
+    """
+    if order.experiment is None:
+        raise InputError(f"experiment {order.subject!r} is gone")
+    wish, vigil = Wish.of(order), Vigil(order)
+    experiment = open_row(order.experiment)
+    engines = {
+        number: HostedEngine(
+            order.experiment, number, sha256=experiment.model(number).sha256, vigil=vigil
+        )
+        for number in {*wish.models, *wish.judges}
+    }
+    try:
+        _try(wish, experiment, engines, vigil)
+    except ShardStoppedError as error:
+        raise EngineError("it was stopped") from error
+    except ShardFailedError as error:
+        raise EngineError(str(error)) from error
+    return {name: vigil.outcome[name] for name in ("answers", "judgments")}
+
+
+def _try(
+    wish: Wish, experiment: Experiment, engines: dict[int, HostedEngine], vigil: Vigil
+) -> None:
+    """Let all answer, then all judge; who answered last judges first and need not load again."""
+    order = sorted(wish.models, key=lambda number: number in wish.judges)
+    for number in order:
+        vigil.begin(f"M{number} answers")
+        began = time.monotonic()
+        completion = _answer(wish, experiment, engines[number])
+        vigil.outcome["answers"].append(
+            {
+                "model": number,
+                **asdict(completion),
+                "text": _storable(completion.text),
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        )
+    vigil.outcome["answers"].sort(key=lambda answer: wish.models.index(answer["model"]))
+    for number in reversed(order):
+        if number in wish.judges:
+            vigil.begin(f"M{number} judges")
+            vigil.outcome["judgments"] += _judge(
+                wish, experiment, number, engines[number], vigil.outcome["answers"]
+            )
+
+
+def _answer(wish: Wish, experiment: Experiment, engine: HostedEngine) -> Completion:
+    system_prompt = experiment.recipe.actor.system_prompt
+    conversation = actor_conversation(wish.prompt, system_prompt=system_prompt)
+    seed = derive_seed(wish.seed, "try", "answer")
+    return engine.sample([conversation], 1, sampling=wish.sampling, seed=seed)[0][0]
+
+
+def _judge(
+    wish: Wish,
+    experiment: Experiment,
+    judge: int,
+    engine: HostedEngine,
+    answers: Sequence[Outcome],
+) -> list[Outcome]:
+    """Judge what was answered; a prompt that the engine refused has no answer to judge."""
+    settings = experiment.recipe.judge
+    prompt_id = prompt_id_of(wish.prompt)
+    responses = [
+        Response(
+            prompt_id=prompt_id,
+            response_id=str(answer["model"]),
+            sample=0,
+            text=answer["text"],
+            tokens=answer["tokens"],
+            finish_reason=answer["finish_reason"],
+        )
+        for answer in answers
+        if answer["finish_reason"] != "refused"
+    ]
+    if not responses:
+        return []
+    judgments, _ = judge_responses(
+        responses,
+        engine,
+        instructions={prompt_id: wish.prompt},
+        template=experiment.templates.judge,
+        rubric=experiment.templates.rubric,
+        samples=wish.judgments,
+        sampling=Sampling(settings.temperature, settings.top_p, settings.max_new_tokens),
+        seed=derive_seed(wish.seed, "try", "judge", judge),
+    )
+    return [
+        {
+            "judge": judge,
+            "model": int(judgment.response_id),
+            "text": _storable(judgment.text),
+            "score": judgment.score,
+            "unscored_reason": judgment.unscored_reason,
+            "tokens": judgment.tokens,
+        }
+        for judgment in judgments
+    ]
+
+
+def _storable(text: str) -> str:
+    return text.replace("\x00", _NULL_SHOWN)
