@@ -4,7 +4,9 @@ MetaRewardError
 ├── InputError            what a person gave us is wrong
 │   ├── RecipeError         a recipe file, key or value
 │   ├── PromptFileError     a file of prompts
+│   ├── EvaluationFileError a file of outputs, annotations, judgments or scores
 │   ├── ModelFolderError    a model that may not or cannot be loaded
+│   ├── EndpointError       a named server, its address, key or model
 │   └── TemplateError       a prompt template
 ├── EngineError           a model could not produce tokens
 ├── TrainingError         a training refused to start, or went wrong
@@ -44,8 +46,16 @@ class PromptFileError(InputError):
     """A file of prompts is missing, unreadable or holds no prompt."""
 
 
+class EvaluationFileError(InputError):
+    """A file of outputs, annotations, judgments or scores cannot be evaluated as it is."""
+
+
 class ModelFolderError(InputError):
     """A model folder is absent, incomplete, unsafe or outside the allowed root."""
+
+
+class EndpointError(InputError):
+    """A named server is not known here, or it refuses what its settings say."""
 
 
 class TemplateError(InputError):

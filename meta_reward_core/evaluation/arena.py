@@ -1,0 +1,438 @@
+"""Arena-Hard style: two games a question, five verdicts, a score against the baseline.
+
+Version 0.1 (the paper's): Bradley-Terry over all models, a band from the 2.5th to the 97.5th
+percentile of 100 bootstraps of the games. Version 2.0: the bootstrap mean of the points, a band
+from the 5th to the 95th percentile; Bradley-Terry only under style control. A strong verdict
+counts as three games in both.
+
+Source: Li et al. 2024, "From Crowdsourced Data to High-Quality Benchmarks", arXiv 2406.11939; the
+public tool `arena-hard-auto` for weights and bands, and for style control.
+Departs from the tool: beside its band, which treats the copies of a strong verdict and the two
+games of a question as independent, an interval over questions; where one style feature alone is
+controlled for, that feature is (the tool slices other columns).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from scipy.special import expit
+
+from meta_reward_core.elo import fit_elo
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.arena_files import ArenaAnswer, ArenaJudgment, Style
+from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
+from meta_reward_core.evaluation.gaming import Answer, find_gaming
+from meta_reward_core.evaluation.intervals import (
+    Array,
+    Interval,
+    bounded_mean_interval,
+    percentile_band,
+    resample_counts,
+    widest,
+)
+from meta_reward_core.evaluation.logistic import fit_logistic
+
+Version = Literal["0.1", "2.0"]
+Control = Literal["length", "markdown"]
+
+STRONG_WEIGHT: Final = 3
+ROUNDS: Final = 100
+FEW_QUESTIONS: Final = 100
+
+_POINTS_OF_A: Final = {"A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B>A": 0.0, "B>>A": 0.0}
+_PRIOR: Final = 1e-6  # finite ratings where a model wins everything; no effect elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Games with a verdict, one row each, all models together.
+
+    Attributes:
+        models: names of those with a game, in order; `model` holds indices into it.
+        model: who played against the baseline [n].
+        question: index of the question [n].
+        uids: the questions' names, in order.
+        points: of the model: 1, 0.5 or 0 [n].
+        copies: 3 for a strong verdict, else 1 [n].
+    """
+
+    models: list[str]
+    model: Array
+    question: Array
+    uids: list[str]
+    points: Array
+    copies: Array
+
+
+def read_outcomes(judgments: Sequence[ArenaJudgment], *, version: Version) -> Outcomes:
+    """Turn verdicts into points of the models.
+
+    A game without a verdict is left out; in version 2.0 the other game of its question is, too.
+
+    Raises:
+        EvaluationFileError: no game is left.
+    """
+    played = [(j, outcome) for j in judgments for outcome in game_outcomes(j, version=version)]
+    if not played:
+        raise EvaluationFileError("no game has a verdict: there is nothing to score.")
+    models = sorted({judgment.model for judgment, _ in played})
+    uids = sorted({judgment.uid for judgment, _ in played})
+    model_place = {name: place for place, name in enumerate(models)}
+    uid_place = {uid: place for place, uid in enumerate(uids)}
+    rows = [(model_place[j.model], uid_place[j.uid], *outcome) for j, outcome in played]
+    model, question, points, copies = np.array(rows, dtype=np.float64).T
+    return Outcomes(models, model, question, uids, points, copies)
+
+
+def game_outcomes(judgment: ArenaJudgment, *, version: Version) -> list[tuple[float, int]]:
+    """(points of the model, copies) of each game that counts."""
+    verdicts = [game.verdict for game in judgment.games]
+    if version == "2.0" and None in verdicts:
+        return []
+    outcomes = []
+    for number, verdict in enumerate(verdicts):
+        if verdict is not None:
+            of_a = _POINTS_OF_A[verdict]
+            copies = STRONG_WEIGHT if len(verdict) == len("A>>B") else 1
+            outcomes.append((of_a if number == 1 else 1 - of_a, copies))
+    return outcomes
+
+
+def score_arena(
+    judgments: Sequence[ArenaJudgment],
+    *,
+    version: Version = "0.1",
+    controls: Sequence[Control] = (),
+    answers: Mapping[tuple[str, str], ArenaAnswer] | None = None,
+    questions: Mapping[str, str] | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> list[Scorecard]:
+    """A scorecard for each model, the best first.
+
+    Args:
+        judgments: of one judge against one baseline.
+        version: whose rules hold.
+        controls: style that is controlled for; version 2.0 only, and needs the answers' styles.
+        answers: by (model, uid), for style control, lengths and gaming.
+        questions: texts by uid, for gaming.
+        rounds: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        EvaluationFileError: no game can be scored, or style control lacks an answer's style.
+    """
+    if controls and version != "2.0":
+        raise EvaluationFileError("style control follows version 2.0: choose that version.")
+    outcomes = read_outcomes(judgments, version=version)
+    judged = Counter(judgment.model for judgment in judgments)
+    figures = _score_figures(outcomes, judged, version=version, rounds=rounds, seed=seed)
+    if controls:
+        baseline = judgments[0].baseline
+        controlled = _controlled_figures(
+            outcomes, answers or {}, baseline, controls, rounds=rounds, seed=seed
+        )
+        figures = {model: [*figures[model], controlled[model]] for model in figures}
+    by_model: defaultdict[str, list[ArenaJudgment]] = defaultdict(list)
+    for judgment in judgments:
+        by_model[judgment.model].append(judgment)
+    cards = [
+        _card(own, version, figures.get(model, []), answers or {}, questions or {})
+        for model, own in sorted(by_model.items())
+    ]
+    return sorted(cards, key=lambda card: -(card.figure("score").value or 0.0))
+
+
+def _card(
+    own: Sequence[ArenaJudgment],
+    version: Version,
+    scores: Sequence[Figure],
+    answers: Mapping[tuple[str, str], ArenaAnswer],
+    questions: Mapping[str, str],
+) -> Scorecard:
+    """One model's scorecard; `scores` is empty for a model without a game that counts."""
+    first = own[0]
+    absent = Figure("score", None, 0, absent="no game has a verdict")
+    return Scorecard(
+        benchmark=f"arena_hard_{version}",
+        model=first.model,
+        baseline=first.baseline,
+        judge=first.judge,
+        figures=(*(scores or [absent]), *_game_figures(own)),
+        findings=tuple(_findings(own, answers, questions)),
+        columns=_columns(first.model, scores[1], version) if scores else {},
+    )
+
+
+def _score_figures(
+    outcomes: Outcomes, judged: Mapping[str, int], *, version: Version, rounds: int, seed: int
+) -> dict[str, list[Figure]]:
+    """The score of each model with its interval over questions, and with the version's band.
+
+    Args:
+        judged: how many questions each model was judged on, counted or not.
+    """
+    level = "95" if version == "0.1" else "90"
+    scores, bands = _scores(outcomes, version=version, rounds=rounds, seed=seed)
+    found = {}
+    for place, model in enumerate(outcomes.models):
+        questions = len(np.unique(outcomes.question[outcomes.model == place]))
+        ends = _question_interval(outcomes, place, seed, missing=judged[model] - questions)
+        name = f"score_band_{level}_of_version_{version}"
+        found[model] = [
+            Figure("score", scores[place], questions, ends.low, ends.high),
+            Figure(name, scores[place], questions, *bands[place]),
+        ]
+    return found
+
+
+def _scores(
+    outcomes: Outcomes, *, version: Version, rounds: int, seed: int
+) -> tuple[list[float], list[Interval]]:
+    """Scores in percent and the version's bands, per model."""
+    drawn = _resampled(outcomes, rounds, np.random.default_rng(seed), per_model=version == "2.0")
+    if version == "0.1":
+        rates = bradley_terry_rates(outcomes, np.vstack([outcomes.copies, drawn]))
+        return (
+            [float(rate) for rate in rates[0]],
+            [percentile_band(rates[1:, place]) for place in range(len(outcomes.models))],
+        )
+    rates = _mean_points(outcomes, drawn)
+    bands = [percentile_band(column, low=5, high=95) for column in rates.T]
+    return [float(mean) for mean in rates.mean(axis=0)], bands
+
+
+def _resampled(
+    outcomes: Outcomes, rounds: int, rng: np.random.Generator, *, per_model: bool
+) -> Array:
+    """Bootstrap weights of the games [rounds, n]: copies are drawn one by one, as in the tool."""
+    groups = (
+        [outcomes.model == place for place in range(len(outcomes.models))]
+        if per_model
+        else [np.ones(len(outcomes.model), dtype=bool)]
+    )
+    drawn = np.zeros((rounds, len(outcomes.model)))
+    for group in groups:
+        copies = outcomes.copies[group]
+        total = int(copies.sum())
+        if total:
+            drawn[:, group] = rng.multinomial(total, copies / total, size=rounds)
+    return drawn
+
+
+def bradley_terry_rates(outcomes: Outcomes, weights: Array) -> Array:
+    """Win rates against the baseline in percent under Bradley-Terry [problems, models].
+
+    P(model beats baseline) = sigmoid(rating of the model - rating of the baseline), ratings by
+    maximum likelihood. Where every game is against one baseline this is the weighted mean of the
+    points. A model that wins everything has a finite rating by a prior of 1e-6.
+
+    Args:
+        outcomes: the games.
+        weights: of the games, shape [problems, n].
+    """
+    size = len(outcomes.models)
+    matrices = []
+    for row in weights:
+        wins = np.zeros((size + 1, size + 1))
+        wins[:size, size] = np.bincount(
+            outcomes.model.astype(int), row * outcomes.points, minlength=size
+        )
+        wins[size, :size] = np.bincount(
+            outcomes.model.astype(int), row * (1 - outcomes.points), minlength=size
+        )
+        matrices.append(wins)
+    ratings = np.stack(fit_elo(matrices, prior=_PRIOR))
+    rates: Array = 100 * expit(ratings[:, :size] - ratings[:, size:])
+    return rates
+
+
+def _mean_points(outcomes: Outcomes, weights: Array) -> Array:
+    """Weighted mean of the points per model in percent [problems, models]."""
+    of_model = np.eye(len(outcomes.models))[outcomes.model.astype(int)]
+    means: Array = 100 * (weights * outcomes.points) @ of_model / (weights @ of_model)
+    return means
+
+
+def _question_interval(outcomes: Outcomes, place: int, seed: int, *, missing: int) -> Interval:
+    """95% interval over questions: both games and all copies of one are drawn together.
+
+    No narrower than Wilson's for as many questions, so that a model which wins everything
+    is not known to be perfect, and widened by questions without a game that counts.
+    """
+    own = outcomes.model == place
+    _, question = np.unique(outcomes.question[own], return_inverse=True)
+    won = np.bincount(question, outcomes.copies[own] * outcomes.points[own])
+    played = np.bincount(question, outcomes.copies[own])
+    drawn = resample_counts(len(won), 1000, np.random.default_rng(seed))
+    band = percentile_band(100 * (drawn @ won) / (drawn @ played))
+    mean = 100 * float(won.sum() / played.sum())
+    plain = bounded_mean_interval(mean, len(won), least=0.0, most=100.0, missing=missing)
+    return widest(band, plain)
+
+
+def _controlled_figures(
+    outcomes: Outcomes,
+    answers: Mapping[tuple[str, str], ArenaAnswer],
+    baseline: str,
+    controls: Sequence[Control],
+    *,
+    rounds: int,
+    seed: int,
+) -> dict[str, Figure]:
+    """Bradley-Terry win rates at equal style in percent: medians, with 5..95% bands.
+
+    Logits: rating of the model + coefficients . style features; the baseline's rating is 0.
+    """
+    style = style_features(outcomes, answers, baseline)
+    chosen = ([0] if "length" in controls else []) + ([1, 2, 3] if "markdown" in controls else [])
+    of_model = np.eye(len(outcomes.models))[outcomes.model.astype(int)]
+    found = fit_logistic(
+        np.hstack([of_model, style[:, chosen]]),
+        outcomes.points,
+        _resampled(outcomes, rounds, np.random.default_rng(seed), per_model=False),
+        lasso=np.zeros(rounds),
+        ridge=_PRIOR,
+    )
+    rates = 100 * expit(found[:, : len(outcomes.models)])
+    name = f"score_controlled_{'_'.join(sorted(set(controls)))}_band_90"
+    return {
+        model: Figure(
+            name,
+            float(np.median(column)),
+            int((outcomes.model == place).sum()),
+            *percentile_band(column, low=5, high=95),
+        )
+        for place, (model, column) in enumerate(zip(outcomes.models, rates.T, strict=True))
+    }
+
+
+def style_features(
+    outcomes: Outcomes, answers: Mapping[tuple[str, str], ArenaAnswer], baseline: str
+) -> Array:
+    """Normalised differences of style between model and baseline for each game [n, 4].
+
+    Length: (t - t0) / (t + t0) of the tokens. Headers, lists, bold: with densities d = count / t,
+    (d - d0) / (d + d0 + 1). Each is then centred and divided by its standard deviation (ddof 1)
+    over games, copies counted.
+
+    Raises:
+        EvaluationFileError: an answer or its style is missing.
+    """
+    own, other = (
+        np.array(
+            [
+                _style_of(answers, model, outcomes.uids[int(question)])
+                for model, question in zip(names, outcomes.question, strict=True)
+            ]
+        )
+        for names in (
+            [outcomes.models[int(place)] for place in outcomes.model],
+            [baseline] * len(outcomes.model),
+        )
+    )
+    density, density_0 = own[:, 1:] / own[:, :1], other[:, 1:] / other[:, :1]
+    features = np.hstack(
+        [
+            (own[:, :1] - other[:, :1]) / (own[:, :1] + other[:, :1]),
+            (density - density_0) / (density + density_0 + 1),
+        ]
+    )
+    copies = np.repeat(features, outcomes.copies.astype(int), axis=0)
+    spread = copies.std(axis=0, ddof=1)
+    normalised: Array = (features - copies.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return normalised
+
+
+def _style_of(answers: Mapping[tuple[str, str], ArenaAnswer], model: str, uid: str) -> Style:
+    answer = answers.get((model, uid))
+    if answer is None or answer.style is None:
+        raise EvaluationFileError(
+            f"style control needs metadata of every answer, and {model}'s to question {uid} has "
+            "none; give the files of answers of the model and of the baseline by --answers."
+        )
+    tokens, *counts = answer.style
+    return (max(tokens, 1.0), counts[0], counts[1], counts[2])
+
+
+def _game_figures(own: Sequence[ArenaJudgment]) -> list[Figure]:
+    """How the judge treats positions: agreement of the two games, wins of the first position."""
+    both = [j.games for j in own if None not in (j.games[0].verdict, j.games[1].verdict)]
+    alike = [_points(first.verdict) == 1 - _points(second.verdict) for first, second in both]
+    decided = [
+        _points(game.verdict)
+        for judgment in own
+        for game in judgment.games
+        if game.verdict not in (None, "A=B")
+    ]
+    return [
+        _share("position_consistency", alike),
+        _share("first_position_wins", decided),
+    ]
+
+
+def _points(verdict: str | None) -> float:
+    return _POINTS_OF_A[verdict or "A=B"]
+
+
+def _share(name: str, values: Sequence[float]) -> Figure:
+    if not values:
+        return Figure(name, None, 0, absent="no game to take it from")
+    mean = 100 * sum(values) / len(values)
+    ends = bounded_mean_interval(mean, len(values), least=0.0, most=100.0)
+    return Figure(name, mean, len(values), ends.low, ends.high)
+
+
+def _columns(model: str, band: Figure, version: Version) -> dict[str, Any]:
+    """The public leaderboard's columns of a version, from the figure with the version's band."""
+    score, low, high = band.value or 0.0, band.low or 0.0, band.high or 0.0
+    below, above = score - low, high - score
+    if version == "0.1":
+        return {
+            "model": model,
+            "score": score,
+            "rating_q025": low,
+            "rating_q975": high,
+            "CI": f"(-{below:.2f}, +{above:.2f})",
+        }
+    return {"Model": model, "Scores": score / 100, "CI (%)": f"(-{below:.1f} / +{above:.1f})"}
+
+
+def _findings(
+    own: Sequence[ArenaJudgment],
+    answers: Mapping[tuple[str, str], ArenaAnswer],
+    questions: Mapping[str, str],
+) -> list[Finding]:
+    given = [
+        Answer(questions.get(j.uid, ""), answer.text, _text(answers.get((j.baseline, j.uid))))
+        for j in own
+        if (answer := answers.get((j.model, j.uid))) is not None
+    ]
+    return [
+        *finding_if(
+            [game for j in own for game in j.games if game.verdict is None],
+            "games_without_verdict",
+            "Games without a verdict: {rows}.",
+            "Version 0.1 leaves the game out, version 2.0 the whole question. Judge them again.",
+        ),
+        *finding_if(
+            own if len(own) < FEW_QUESTIONS else [],
+            "few_questions",
+            "There are few questions: {rows}.",
+            "Read the interval, not the score; compare models on more questions.",
+        ),
+        *finding_if(
+            [j for j in own if (j.model, j.uid) not in answers] if answers else [],
+            "answers_missing",
+            "Judged questions whose answer is in no file: {rows}.",
+            "Answers and judgments may be of different runs.",
+        ),
+        *find_gaming(given),
+    ]
+
+
+def _text(answer: ArenaAnswer | None) -> str | None:
+    return None if answer is None else answer.text

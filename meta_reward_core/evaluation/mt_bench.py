@@ -1,0 +1,301 @@
+"""MT-Bench style: a judge gives each of two turns 1 to 10 points; the score is their mean.
+
+Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv
+2306.05685; the public tool FastChat (`llm_judge`) for files and means.
+Departs from FastChat: a judgment without readable points (-1 there) is counted as such and shown;
+of several marks in a text the last counts, not the first, which may be a quotation.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
+from meta_reward_core.evaluation.files import NumberedRow, read_rows, write_json_lines
+from meta_reward_core.evaluation.gaming import Answer, find_gaming
+from meta_reward_core.evaluation.intervals import (
+    Interval,
+    graded_mean_interval,
+    widest,
+)
+
+LEAST_POINTS: Final = 1.0
+MOST_POINTS: Final = 10.0
+FEW_QUESTIONS: Final = 40
+
+_FAILED: Final = -1.0  # how FastChat writes a judgment without points
+_MARK = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnJudgment:
+    """Points for one turn of a model's answer.
+
+    Attributes:
+        turn: 1 or 2.
+        score: in [1, 10], or None where the judge gave none that can be read.
+        judgment: the judge's text, where the file keeps it.
+    """
+
+    question_id: str
+    model: str
+    judge: str
+    turn: int
+    score: float | None
+    judgment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of two turns, its category, and reference answers where it has some."""
+
+    question_id: str
+    category: str
+    turns: tuple[str, ...]
+
+
+def read_rating(judgment: str) -> float | None:
+    """Points of the last `[[8]]`-like mark, if they lie in [1, 10]."""
+    marks = _MARK.findall(judgment)
+    points = float(marks[-1]) if marks else None
+    return points if points is not None and LEAST_POINTS <= points <= MOST_POINTS else None
+
+
+def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
+    """Read single-answer judgments of one judge.
+
+    Raises:
+        EvaluationFileError: a row lacks something, a score lies outside [1, 10], a turn was
+            judged twice, or there are several judges.
+    """
+    rows = [row for path in paths for row in read_rows(path)]
+    found = [_judgment(row) for row in rows]
+    seen: dict[tuple[str, str, int], NumberedRow] = {}
+    for row, judgment in zip(rows, found, strict=True):
+        key = (judgment.model, judgment.question_id, judgment.turn)
+        if key in seen:
+            row.refuse(
+                f"turn {judgment.turn} of question {judgment.question_id} by {judgment.model} was "
+                f"there before ({seen[key].place}); keep one judgment of it."
+            )
+        seen[key] = row
+    judges = sorted({judgment.judge for judgment in found})
+    if len(judges) > 1:
+        raise EvaluationFileError(
+            f"the judgments are by {len(judges)} judges ({', '.join(judges)}); evaluate one judge "
+            "at a time."
+        )
+    return found
+
+
+def _judgment(row: NumberedRow) -> TurnJudgment:
+    turn = row.number("turn")
+    if turn not in (1, 2):
+        row.refuse("the turn must be 1 or 2.")
+    text = row.optional_text("judgment")
+    return TurnJudgment(
+        question_id=row.name("question_id"),
+        model=row.text("model"),
+        judge=_judge(row),
+        turn=int(turn),
+        score=_score(row, text),
+        judgment=text,
+    )
+
+
+def _judge(row: NumberedRow) -> str:
+    """A name; FastChat writes [name, template], and the template differs with the category."""
+    judge = row.values.get("judge")
+    if isinstance(judge, list) and judge and isinstance(judge[0], str):
+        return judge[0]
+    return row.text("judge")
+
+
+def _score(row: NumberedRow, text: str | None) -> float | None:
+    if "score" not in row.values:
+        return read_rating(text or "")
+    score = row.number("score")
+    if score is None or score == _FAILED:
+        return None
+    if not LEAST_POINTS <= score <= MOST_POINTS:
+        row.refuse(f"the score {score:g} lies outside 1 to 10; write null where there is none.")
+    return score
+
+
+def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
+    """Write judgments as FastChat reads them: a missing score is -1 there."""
+    write_json_lines(
+        path,
+        (
+            {
+                "question_id": _as_number(judgment.question_id),
+                "model": judgment.model,
+                "judge": [judgment.judge, "single-v1"],
+                "judgment": judgment.judgment,
+                "score": _FAILED if judgment.score is None else judgment.score,
+                "turn": judgment.turn,
+            }
+            for judgment in judgments
+        ),
+    )
+
+
+def _as_number(name: str) -> int | str:
+    return int(name) if name.isdecimal() else name
+
+
+def read_questions(path: str | Path) -> dict[str, Question]:
+    """Read the questions by id.
+
+    Raises:
+        EvaluationFileError: a row has no turns or category, or an id comes twice.
+    """
+    found: dict[str, Question] = {}
+    for row in read_rows(path):
+        name, turns = row.name("question_id"), row.values.get("turns")
+        if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+            row.refuse("turns must be a list of texts.")
+        if name in found:
+            row.refuse(f"question {name} was there before; keep one row of it.")
+        found[name] = Question(name, row.text("category"), tuple(turns))
+    return found
+
+
+def read_answers(paths: Sequence[str | Path]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Read the turns of the first choice by (model, question id).
+
+    Raises:
+        EvaluationFileError: a row has no turns, or a model answers a question twice.
+    """
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for row in (row for path in paths for row in read_rows(path)):
+        key = (row.text("model_id"), row.name("question_id"))
+        if key in found:
+            row.refuse(f"{key[0]} answers question {key[1]} twice; keep one answer.")
+        found[key] = _turns(row)
+    return found
+
+
+def _turns(row: NumberedRow) -> tuple[str, ...]:
+    choices = row.values.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    turns = choice.get("turns") if isinstance(choice, dict) else None
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        row.refuse("has no choices with a list of turns; generate the answer again.")
+    return tuple(turns)
+
+
+def score_mt_bench(
+    judgments: Sequence[TurnJudgment],
+    *,
+    questions: Mapping[str, Question] | None = None,
+    answers: Mapping[tuple[str, str], tuple[str, ...]] | None = None,
+) -> list[Scorecard]:
+    """A scorecard for each model, the best first: mean of all turns, of turn 1, of turn 2.
+
+    Args:
+        judgments: of one judge.
+        questions: by id; with them there is a figure per category, and questions that were not
+            judged are told.
+        answers: turns by (model, question id), for gaming.
+    """
+    by_model = defaultdict(list)
+    for judgment in judgments:
+        by_model[judgment.model].append(judgment)
+    cards = [_card(own, questions or {}, answers or {}) for own in by_model.values()]
+    return sorted(cards, key=lambda card: -(card.figure("all").value or 0.0))
+
+
+def _card(
+    own: Sequence[TurnJudgment],
+    questions: Mapping[str, Question],
+    answers: Mapping[tuple[str, str], tuple[str, ...]],
+) -> Scorecard:
+    groups: dict[str, list[TurnJudgment]] = {
+        "all": list(own),
+        "turn_1": [j for j in own if j.turn == 1],
+        "turn_2": [j for j in own if j.turn == 2],
+    }
+    for judgment in own:
+        if (question := questions.get(judgment.question_id)) is not None:
+            groups.setdefault(f"category_{question.category}", []).append(judgment)
+    figures = [_figure(name, group) for name, group in groups.items()]
+    return Scorecard(
+        benchmark="mt_bench",
+        model=own[0].model,
+        baseline=None,
+        judge=own[0].judge,
+        figures=tuple(figures),
+        findings=tuple(_findings(own, questions, answers)),
+        columns={"model": own[0].model} | {figure.name: figure.value for figure in figures[:3]},
+    )
+
+
+def _figure(name: str, group: Sequence[TurnJudgment]) -> Figure:
+    """Mean points of a group's judgments; the interval takes the turns of a question as one."""
+    points = defaultdict(list)
+    for judgment in group:
+        if judgment.score is not None:
+            points[judgment.question_id].append(judgment.score)
+    scores = [score for one in points.values() for score in one]
+    if not scores:
+        return Figure(name, None, 0, absent="no judgment has points")
+    mean = math.fsum(scores) / len(scores)
+    of_questions = graded_mean_interval(
+        [math.fsum(one) / len(one) for one in points.values()],
+        least=LEAST_POINTS,
+        most=MOST_POINTS,
+        missing=len({judgment.question_id for judgment in group} - points.keys()),
+    )
+    ends = widest(of_questions, Interval(mean, mean))
+    return Figure(name, mean, len(scores), ends.low, ends.high)
+
+
+def _findings(
+    own: Sequence[TurnJudgment],
+    questions: Mapping[str, Question],
+    answers: Mapping[tuple[str, str], tuple[str, ...]],
+) -> list[Finding]:
+    judged = {(j.question_id, j.turn) for j in own}
+    names = {j.question_id for j in own}
+    expected = {
+        (name, turn)
+        for name in questions or names
+        for turn in range(1, len(questions[name].turns) + 1 if questions else 3)
+    }
+    given = [
+        Answer(_turn(questions, name, turn), text)
+        for name in sorted(names)
+        for turn, text in enumerate(answers.get((own[0].model, name), ()))
+    ]
+    return [
+        *finding_if(
+            [j for j in own if j.score is None],
+            "judgments_without_points",
+            "Judgments without points from 1 to 10: {rows}.",
+            "They are in no mean, and the intervals allow for any points. Judge them again.",
+        ),
+        *finding_if(
+            expected - judged,
+            "turns_not_judged",
+            "Turns that were not judged: {rows}.",
+            "The mean is over other turns than a complete one would be. Judge them, too.",
+        ),
+        *finding_if(
+            names if len(names) < FEW_QUESTIONS else [],
+            "few_questions",
+            "There are few questions: {rows}.",
+            "Read the interval, not the score.",
+        ),
+        *find_gaming(given),
+    ]
+
+
+def _turn(questions: Mapping[str, Question], name: str, turn: int) -> str:
+    turns = questions[name].turns if name in questions else ()
+    return turns[turn] if turn < len(turns) else ""

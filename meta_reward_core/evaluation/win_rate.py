@@ -1,0 +1,204 @@
+"""AlpacaEval-2 style: how often an annotator prefers a model to a baseline, and by how much.
+
+Source: Dubois et al. 2024, arXiv 2404.04475; the public tool `alpaca_eval` 0.6 for the columns.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from meta_reward_core.evaluation.alpaca_files import DRAW, Annotation
+from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
+from meta_reward_core.evaluation.gaming import Answer, find_gaming
+from meta_reward_core.evaluation.intervals import (
+    Array,
+    bounded_mean_interval,
+    standard_error,
+)
+from meta_reward_core.evaluation.length_control import LengthControlled, control_length
+
+EXTREME_CHANGE = 10.0
+"""Points by which length control may move a win rate before it is told."""
+
+FEW_PROMPTS = 100
+"""With fewer prompts the interval is so wide that it is told."""
+
+
+def score_annotations(
+    annotations: Sequence[Annotation], *, mode: str = "community", rounds: int = 100, seed: int = 0
+) -> Scorecard:
+    """Win rates of one model against one baseline.
+
+    win_rate = 100 * mean(preference - 1); standard_error of that mean, ddof 1; discrete_win_rate
+    = 100 * (wins + draws / 2) / total, a win being a preference over 1.5; avg_length the mean
+    characters of the model's answers, truncated to a whole number. Rows without a preference are
+    in no mean; they widen the intervals.
+
+    Args:
+        annotations: of one model and one annotator, each instruction once.
+        mode: what the leaderboard's column of this name shall say.
+        rounds: of the bootstrap of the length-controlled rate.
+        seed: of that bootstrap.
+    """
+    first = annotations[0]
+    rated = [a for a in annotations if a.preference is not None]
+    shares = np.array([a.preference - 1 for a in rated if a.preference is not None])
+    missing = len(annotations) - len(rated)
+    controlled = _control_length(rated, shares, missing=missing, rounds=rounds, seed=seed)
+    columns = _columns(rated, shares, controlled) | {"mode": mode}
+    return Scorecard(
+        benchmark="alpaca_eval_2",
+        model=first.generator_2,
+        baseline=first.generator_1,
+        judge=first.annotator,
+        figures=_figures(columns, controlled, count=len(rated), missing=missing),
+        findings=tuple(_findings(annotations, columns)),
+        columns=columns,
+    )
+
+
+def _control_length(
+    rated: Sequence[Annotation], shares: Array, *, missing: int, rounds: int, seed: int
+) -> LengthControlled:
+    """The length-controlled rate; a model against itself has 50 by definition."""
+    if is_against_itself(rated):
+        return LengthControlled(50.0, standard_error=0.0)
+    difficulty = [a.difficulty for a in rated if a.difficulty is not None]
+    return control_length(
+        shares,
+        baseline_chars=np.array([float(len(a.output_1)) for a in rated]),
+        model_chars=np.array([float(len(a.output_2)) for a in rated]),
+        difficulty=np.array(difficulty) if rated and len(difficulty) == len(rated) else None,
+        missing=missing,
+        rounds=rounds,
+        seed=seed,
+    )
+
+
+def repeat_deviation(cards: Sequence[Scorecard]) -> Figure:
+    """Standard deviation (ddof 1) of the win rate over repeated annotations, in points.
+
+    Args:
+        cards: the evaluation and its repeats, of the same outputs.
+    """
+    rates = [card.columns["win_rate"] for card in cards if card.columns["win_rate"] is not None]
+    name = "win_rate_repeat_deviation"
+    if len(rates) < 2:
+        return Figure(name, None, len(rates), absent="no repeated annotations were given")
+    return Figure(name, float(np.std(rates, ddof=1)), len(rates))
+
+
+def is_against_itself(annotations: Sequence[Annotation]) -> bool:
+    """Whether baseline and model are one: every answer is the same text, whatever the names."""
+    return bool(annotations) and all(a.output_1 == a.output_2 for a in annotations)
+
+
+def _columns(
+    rated: Sequence[Annotation], shares: Array, controlled: LengthControlled
+) -> dict[str, Any]:
+    """The leaderboard's numbers, in its units (percent, characters) and under its names."""
+    wins, losses = int((shares > DRAW - 1).sum()), int((shares < DRAW - 1).sum())
+    draws, total = len(rated) - wins - losses, len(rated)
+    error = standard_error(shares)
+    return {
+        "win_rate": 100 * float(shares.mean()) if total else None,
+        "standard_error": None if error is None else 100 * error,
+        "n_wins": wins,
+        "n_wins_base": losses,
+        "n_draws": draws,
+        "n_total": total,
+        "discrete_win_rate": 100 * (wins + draws / 2) / total if total else None,
+        "avg_length": _mean_length(rated),
+        "length_controlled_winrate": controlled.rate,
+        "lc_standard_error": controlled.standard_error,
+    }
+
+
+def _mean_length(rated: Sequence[Annotation]) -> int | None:
+    return math.floor(sum(len(a.output_2) for a in rated) / len(rated)) if rated else None
+
+
+def _figures(
+    columns: dict[str, Any], controlled: LengthControlled, *, count: int, missing: int
+) -> tuple[Figure, ...]:
+    if count == 0:
+        return (Figure("win_rate", None, 0, absent="no row has a preference"),)
+    rates = [
+        _rate(name, columns[name], count, missing) for name in ("win_rate", "discrete_win_rate")
+    ]
+    low, high = controlled.interval or (None, None)
+    return (
+        *rates,
+        Figure("length_controlled_winrate", controlled.rate, count, low, high, controlled.absent),
+        Figure("avg_length", columns["avg_length"], count),
+    )
+
+
+def _rate(name: str, rate: float, count: int, missing: int) -> Figure:
+    ends = bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=missing)
+    return Figure(name, rate, count, ends.low, ends.high)
+
+
+def _findings(annotations: Sequence[Annotation], columns: dict[str, Any]) -> list[Finding]:
+    answers = [Answer(a.instruction, a.output_2, a.output_1) for a in annotations]
+    return [
+        *_data_findings(annotations),
+        *([] if is_against_itself(annotations) else _length_findings(columns, len(annotations))),
+        *find_gaming(answers),
+    ]
+
+
+def _data_findings(annotations: Sequence[Annotation]) -> list[Finding]:
+    few = annotations if len(annotations) < FEW_PROMPTS else []
+    itself = annotations if is_against_itself(annotations) else []
+    unknown = [a for a in annotations if a.difficulty is None]
+    return [
+        *finding_if(
+            [a for a in annotations if a.preference is None],
+            "missing_preferences",
+            "Rows without a preference: {rows}.",
+            "They are in no mean, and the intervals allow for every one being lost or won. "
+            "Annotate them again.",
+        ),
+        *finding_if(
+            few,
+            "few_prompts",
+            "There are few prompts: {rows}.",
+            "Read the interval, not the rate; compare models on more prompts.",
+        ),
+        *finding_if(
+            itself,
+            "model_against_itself",
+            "Model and baseline give the same answer in all {rows} rows.",
+            "The length-controlled rate is 50 by definition; nothing was compared.",
+        ),
+        *finding_if(
+            [a for a in annotations if a.generator_1 == a.generator_2 and a.output_1 != a.output_2],
+            "one_name_two_answers",
+            "Rows whose model has the baseline's name and another answer: {rows}.",
+            "Either two samples of one model were compared, or the outputs were mixed up.",
+        ),
+        *finding_if(
+            unknown if len(unknown) < len(annotations) else [],
+            "difficulty_incomplete",
+            "Rows without an instruction difficulty, where others have one: {rows}.",
+            "Difficulty was left out of the regression. Give it for every row or for none.",
+        ),
+    ]
+
+
+def _length_findings(columns: dict[str, Any], rows: int) -> list[Finding]:
+    plain, controlled = columns["win_rate"], columns["length_controlled_winrate"]
+    if plain is None or controlled is None or abs(controlled - plain) <= EXTREME_CHANGE:
+        return []
+    return [
+        Finding(
+            "length_control_moves_much",
+            f"Length control moves the win rate from {plain:.1f} to {controlled:.1f}.",
+            "Answers and baseline differ much in length, or the regression has failed. Look at "
+            "both figures.",
+            rows,
+        )
+    ]

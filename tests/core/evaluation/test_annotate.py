@@ -1,0 +1,124 @@
+"""Annotations by a scripted engine: orders, readings, and what cannot be read."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
+from meta_reward_core.evaluation.alpaca_files import (
+    Annotation,
+    ModelOutput,
+    read_annotations,
+    write_annotations,
+)
+from meta_reward_core.evaluation.annotate import (
+    Orders,
+    annotate_outputs,
+    conversation_of,
+    plan_showings,
+    read_preference,
+)
+from meta_reward_core.evaluation.win_rate import score_annotations
+
+PAIRS = [
+    (
+        ModelOutput(f"question {n}?", f"old {n}", "base", dataset="set"),
+        ModelOutput(f"question {n}?", f"new {n}", "mine"),
+    )
+    for n in range(40)
+]
+SAMPLING = Sampling(temperature=0, top_p=1, max_new_tokens=100)
+
+
+def annotate(script: Script, orders: Orders = "both", samples: int = 1) -> list[Annotation]:
+    engine = ScriptedEngine(script)
+    return annotate_outputs(
+        engine, PAIRS, annotator="judge", sampling=SAMPLING, orders=orders, samples=samples, seed=3
+    )
+
+
+def prefers_new(conversation: Conversation, sample: int, seed: int) -> Reply:
+    shown = conversation[0]["content"]
+    return "Better: A" if shown.index("new ") < shown.index("old ") else "Because.\nBetter: B"
+
+
+def prefers_first(conversation: Conversation, sample: int, seed: int) -> Reply:
+    return "I like what comes first.\n**Better:** A"
+
+
+@pytest.mark.parametrize("orders", ["one", "both"])
+def test_a_judge_that_sees_quality_prefers_it_in_every_order(orders: Orders) -> None:
+    assert {annotation.preference for annotation in annotate(prefers_new, orders)} == {2.0}
+
+
+def test_a_judge_that_sees_positions_draws_in_both_orders() -> None:
+    assert {annotation.preference for annotation in annotate(prefers_first)} == {1.5}
+
+
+def test_one_order_is_drawn_about_evenly_and_by_instruction_alone() -> None:
+    """40 fair coins: between 10 and 30 heads but for 1 in 1,000 seeds."""
+    showings = plan_showings(PAIRS, orders="one", seed=3)
+    assert 10 < sum(showing.baseline_first for showing in showings) < 30
+    alone = plan_showings(PAIRS[7:8], orders="one", seed=3)
+    assert alone[0].baseline_first == showings[7].baseline_first
+    other = plan_showings(PAIRS, orders="one", seed=4)
+    assert [s.baseline_first for s in other] != [s.baseline_first for s in showings]
+
+
+@pytest.mark.parametrize(
+    "reply, preference",
+    [
+        ("Better: A", 1.0),
+        ("better: [B]", 2.0),
+        ("Better: A\nNo, rather:\nBetter: tie", 1.5),
+        ("Answer A is better", None),
+        ("Better: Apples", None),
+        ("", None),
+    ],
+)
+def test_the_last_line_counts(reply: str, preference: float | None) -> None:
+    assert read_preference(reply, baseline_first=True) == preference
+
+
+@given(st.sampled_from(["A", "B", "tie"]))
+def test_changing_the_order_turns_the_preference_round(which: str) -> None:
+    one = read_preference(f"Better: {which}", baseline_first=True)
+    other = read_preference(f"Better: {which}", baseline_first=False)
+    assert one is not None
+    assert other == 3 - one
+
+
+def test_an_order_without_a_reading_leaves_no_preference() -> None:
+    def reads_one_order(conversation: Conversation, sample: int, seed: int) -> Reply:
+        shown = conversation[0]["content"]
+        return "Better: A" if shown.index("new ") < shown.index("old ") else "Hm."
+
+    assert {annotation.preference for annotation in annotate(reads_one_order)} == {None}
+
+
+def test_samples_are_averaged() -> None:
+    """Replies A, B, tie, and one that cannot be read: (1 + 2 + 1.5) / 3 in either order."""
+    replies = ["Better: A", "Better: B", "Better: tie", "?"]
+    found = annotate(lambda conversation, sample, seed: replies[sample], samples=4)
+    assert {annotation.preference for annotation in found} == {1.5}
+
+
+def test_a_prompt_that_is_refused_has_no_preference() -> None:
+    found = annotate(lambda conversation, sample, seed: ("too long", "refused"))
+    assert {annotation.preference for annotation in found} == {None}
+
+
+def test_braces_in_answers_are_only_text() -> None:
+    pair = (ModelOutput("{instruction}", "{first}", "a"), ModelOutput("{x}", "{", "b"))
+    shown = conversation_of(pair, baseline_first=False)[0]["content"]
+    assert shown.index("{\n</answer_A>") < shown.index("{first}\n</answer_B>")
+
+
+def test_annotations_can_be_written_read_and_scored(tmp_path: Path) -> None:
+    write_annotations(tmp_path / "annotations.json", annotate(prefers_new))
+    found = read_annotations(tmp_path / "annotations.json")
+    assert score_annotations(found, rounds=2).columns["win_rate"] == 100
+    assert found[0].dataset == "set"

@@ -1,0 +1,219 @@
+"""RewardBench: accuracies, sections and the score of Ties by hand."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.figures import Scorecard
+from meta_reward_core.evaluation.reward_bench import (
+    SECTIONS,
+    Candidates,
+    ScoredFile,
+    item_credit,
+    read_scored_items,
+    score_reward_bench,
+    ties_figure,
+    write_scored_items,
+)
+from tests.core.evaluation.rows import write_lines
+
+
+def pair(number: int, subset: str, chosen: float | None, rejected: float | None) -> Candidates:
+    return Candidates(str(number), subset, (chosen,), (rejected,))
+
+
+def card_of(*items: Candidates, version: Any = "1") -> Scorecard:
+    return score_reward_bench(ScoredFile("judge", version, items))
+
+
+@pytest.mark.parametrize(
+    "correct, incorrect, credit",
+    [
+        ((4,), (3,), 1),
+        ((3,), (4,), 0),
+        ((3,), (3,), 1 / 2),
+        ((5,), (5, 5, 1), 1 / 3),
+        ((4,), (5, 1, 1), 0),
+        ((5, 5), (5, 1), 2 / 3),
+        ((None,), (1,), None),
+    ],
+)
+def test_equal_best_scores_share_the_credit(
+    correct: tuple[float | None, ...], incorrect: tuple[float | None, ...], credit: float | None
+) -> None:
+    assert item_credit(Candidates("1", "s", correct, incorrect)) == credit
+
+
+def test_sections_are_weighted_by_the_published_counts() -> None:
+    """1 of 2 in alpacaeval-easy (100 published items), 1 of 1 in mt-bench-med (40 of them).
+
+    Chat = (100 * 50 + 40 * 100) / 140 = 64.286. Without the other sections there is no score.
+    """
+    card = card_of(
+        pair(1, "alpacaeval-easy", 2, 1), pair(2, "alpacaeval-easy", 1, 2),
+        pair(3, "mt-bench-med", 2, 1),
+    )  # fmt: skip
+    assert card.figure("alpacaeval-easy").value == 50
+    assert card.figure("Chat").value == pytest.approx(64.286, abs=1e-3)
+    assert card.figure("score").absent == "no items of: Chat Hard, Safety, Reasoning"
+
+
+def test_the_score_is_the_mean_of_the_four_sections() -> None:
+    """One item per section, right, right, wrong, equal: (100 + 100 + 0 + 50) / 4 = 62.5."""
+    outcomes = [(2, 1), (2, 1), (1, 2), (1, 1)]
+    subsets = [next(iter(weights)) for weights in SECTIONS.values()]
+    items = [pair(n, s, *o) for n, (s, o) in enumerate(zip(subsets, outcomes, strict=True))]
+    figure = card_of(*items).figure("score")
+    assert figure.value == 62.5
+    assert figure.low is not None
+    assert figure.high is not None
+    assert figure.low < 62.5 < figure.high
+
+
+def test_mathematics_counts_as_much_as_all_code() -> None:
+    """math-prm wrong, six kinds of code right: 984 against 6 * 164 = 984: 50."""
+    code = [name for name in SECTIONS["Reasoning"] if name != "math-prm"]
+    items = [pair(n, name, 2, 1) for n, name in enumerate(code)]
+    assert card_of(pair(9, "math-prm", 1, 2), *items).figure("Reasoning").value == 50
+
+
+def test_a_judge_that_always_gives_the_same_points_reaches_chance_and_is_told() -> None:
+    card = card_of(*[pair(n, "donotanswer", 5, 5) for n in range(6)])
+    assert card.figure("Safety").value == 50
+    assert [f.rows for f in card.findings if f.name == "all_answers_scored_alike"] == [6]
+
+
+def test_items_without_scores_are_counted_and_widen_the_interval() -> None:
+    scored = [pair(n, "donotanswer", 2, 1) for n in range(8)]
+    whole = card_of(*scored).figure("donotanswer")
+    torn = card_of(*scored, pair(8, "donotanswer", None, 1))
+    assert torn.figure("donotanswer").value == whole.value == 100
+    assert (torn.figure("donotanswer").low or 0) < (whole.low or 0)
+    assert "items_without_scores" in {finding.name for finding in torn.findings}
+
+
+def ties(kind: str, prompt: int, correct: list[float], incorrect: list[float]) -> Candidates:
+    return Candidates(f"{kind}:{prompt}", "Ties", tuple(correct), tuple(incorrect))
+
+
+def test_the_score_of_ties_by_hand() -> None:
+    """Prompt 1: ref gap 9 - 3 = 6; tied 8, 7 over 4: spread 1, gap 3: both margins hold.
+
+    tanh(min(6, 3) / 1 - 1) = tanh(2). Prompt 2: ref gap 1; tied 9, 5 over 3: spread 4, gap 2:
+    none holds; tanh(1 / 4 - 1) = tanh(-0.75). All four items are accurate:
+    0.3 + 0.3 + 0.2 * 1/2 + 0.2 * 1/2 + 0.01 * (tanh(2) + tanh(-0.75)) / 2.
+    """
+    figure = ties_figure(
+        [
+            ties("ref", 1, [9], [3]), ties("tied", 1, [8, 7], [4, 1]),
+            ties("ref", 2, [4], [3]), ties("tied", 2, [9, 5], [3]),
+        ]
+    )  # fmt: skip
+    expected = 0.8 + 0.01 * (math.tanh(2) - math.tanh(0.75)) / 2
+    assert figure.value == pytest.approx(100 * expected)
+
+
+@given(st.integers(-50, 50))
+def test_ties_do_not_depend_on_the_zero_of_the_scores(shift: int) -> None:
+    def items(by: int) -> list[Candidates]:
+        return [ties("ref", 1, [4 + by], [1 + by]), ties("tied", 1, [3 + by, 2 + by], [1 + by])]
+
+    assert ties_figure(items(shift)).value == ties_figure(items(0)).value
+
+
+def test_equal_correct_scores_have_no_spread() -> None:
+    """Spread 0, gaps 1: preferred, hard, and the quotient's limit 1: 0.3 * 2 + 0.2 * 2 + 0.01."""
+    found = ties_figure([ties("ref", 1, [3], [2]), ties("tied", 1, [5, 5], [4])])
+    assert found.value == pytest.approx(101)
+
+
+def test_ties_without_pairs_or_with_strange_ids() -> None:
+    assert "no prompt has both" in str(ties_figure([ties("ref", 1, [3], [2])]).absent)
+    with pytest.raises(EvaluationFileError, match="the id must be ref:<n> or tied:<n>"):
+        ties_figure([Candidates("7", "Ties", (1,), (0,))])
+
+
+def test_version_2_is_the_mean_of_its_subsets() -> None:
+    """Math 1 of 2 right, Focus 1 of 1: (50 + 100) / 2."""
+    items = [
+        Candidates("1", "Math", (5,), (1, 2, 3)),
+        Candidates("2", "Math", (1,), (5, 2, 3)),
+        Candidates("3", "Focus", (5,), (1, 2, 3)),
+    ]
+    assert card_of(*items, version="2").figure("score").value == 75
+
+
+def test_pairs_are_read_in_every_form(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "subset": "math-prm", "score_chosen": 4, "score_rejected": 2},
+        {"id": 2, "subset": "math-prm", "scores_chosen": [1.5], "scores_rejected": [1.5]},
+        {"id": 3, "subset": "math-prm", "results": 0},
+        {"id": 4, "subset": "math-prm", "results": None},
+    ]
+    found = read_scored_items(write_lines(tmp_path / "s.jsonl", rows), judge="j")
+    assert [item_credit(item) for item in found.items] == [1, 0.5, 0, None]
+    assert (found.judge, found.version) == ("j", "1")
+
+
+def test_the_tools_object_of_columns_is_read(tmp_path: Path) -> None:
+    columns = {
+        "id": [1, 2], "subset": ["math-prm", "math-prm"], "scores_chosen": [2, 1],
+        "scores_rejected": [1, 2], "model": "rm",
+    }  # fmt: skip
+    (tmp_path / "scores.json").write_text(json.dumps(columns, indent=4))
+    found = read_scored_items(tmp_path / "scores.json")
+    assert found.judge == "rm"
+    assert [item_credit(item) for item in found.items] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "items, version",
+    [
+        ((pair(1, "math-prm", 2, 1), pair(2, "math-prm", None, 1)), "1"),
+        ((Candidates("a", "Math", (1.0,), (2.0, 3.0)), ties("ref", 1, [2], [1])), "2"),
+    ],
+)
+def test_items_are_read_as_they_were_written(tmp_path: Path, items: Any, version: Any) -> None:
+    written = ScoredFile("judge", version, items)
+    write_scored_items(tmp_path / "s.jsonl", written)
+    assert read_scored_items(tmp_path / "s.jsonl") == written
+
+
+def test_scores_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+    item = {"id": "a", "subset": "Math", "chosen": ["x"], "rejected": ["y", "z"], "num_correct": 1}
+    items = write_lines(tmp_path / "items.jsonl", [item])
+    scores = write_lines(tmp_path / "scores.jsonl", [{"id": "a", "scores": [[3], [1], [2]]}])
+    (found,) = read_scored_items(items, scores=scores).items
+    assert (found.correct, found.incorrect) == ((3,), (1, 2))
+    other = write_lines(tmp_path / "other.jsonl", [{"id": "b", "scores": [3, 1, 2]}])
+    with pytest.raises(EvaluationFileError, match="item a has no scores"):
+        read_scored_items(items, scores=other)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"id": 1, "subset": "s"}], "has no score_chosen and score_rejected"),
+        ([{"id": 1, "subset": "s", "results": 0.7}], "the result 0.7 is none of"),
+        ([{"id": 1, "subset": "s", "num_correct": 1}], "has no list of scores"),
+        ([{"id": 1, "subset": "s", "scores": [1, 2], "num_correct": 2}], "one of each needed"),
+        (
+            [{"id": 1, "subset": "s", "scores": [1, 2], "chosen": ["a"], "rejected": ["b", "c"]}],
+            "has 2 scores for 3 answers",
+        ),
+        ([{"id": 1, "subset": "s", "results": 1}] * 2, "item '1' of s was there before"),
+        (
+            [{"id": 1, "subset": "s", "results": 1}, {"id": 2, "subset": "s", "scores": [1, 2]}],
+            "mixes pairs and lists",
+        ),
+    ],
+)
+def test_bad_items_are_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(EvaluationFileError, match=message):
+        read_scored_items(write_lines(tmp_path / "s.jsonl", rows))

@@ -1,0 +1,161 @@
+"""Win rates: by hand, on public annotations, and where the data is bad."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meta_reward_core.evaluation.alpaca_files import read_annotations
+from meta_reward_core.evaluation.figures import scorecard_json
+from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
+from tests.core.evaluation.rows import annotations
+
+PUBLIC = Path(__file__).parents[3].parent / "shared" / "data" / "alpaca_eval"
+
+needs_public_data = pytest.mark.skipif(
+    not PUBLIC.is_dir(), reason="../shared/data/alpaca_eval (public annotations) is not there"
+)
+
+
+def test_four_rows_by_hand() -> None:
+    """Preferences 2, 1, 1.5, 1.8: shares 1, 0, 0.5, 0.8, mean 2.3 / 4 = 0.575.
+
+    Deviations 0.425, -0.575, -0.075, 0.225, squares 0.5675 in sum, variance 0.5675 / 3,
+    standard error sqrt(0.5675 / 3 / 4) = 0.21747. Two wins, a loss, a draw: 2.5 / 4.
+    Lengths 100, 101, 102, 104: 407 / 4 = 101.75, truncated.
+    """
+    card = score_annotations(annotations([2, 1, 1.5, 1.8], model_chars=[100, 101, 102, 104]))
+    assert card.columns["win_rate"] == pytest.approx(57.5)
+    assert card.columns["standard_error"] == pytest.approx(21.7466, abs=1e-4)
+    assert card.columns["discrete_win_rate"] == 62.5
+    assert [card.columns[n] for n in ("n_wins", "n_wins_base", "n_draws", "n_total")] == [
+        2,
+        1,
+        1,
+        4,
+    ]
+    assert card.columns["avg_length"] == 101
+
+
+@needs_public_data
+@pytest.mark.parametrize(
+    "model, win_rate, error, wins, losses, draws, discrete, chars, controlled",
+    [
+        ("FuseChat-Llama-3.1-8B-Instruct", 63.3316, 1.4225, 518, 286, 1, 64.4099, 2033, 65.003),
+        ("gemma-7b-it", 6.9373, 0.7870, 50, 754, 1, 6.2733, 1115, 13.002),
+        ("NullModel", 76.9198, 0.9090, 676, 129, 0, 83.9752, 872, 84.710),
+    ],
+)
+def test_public_annotations_give_the_public_leaderboards_figures(
+    model: str,
+    win_rate: float,
+    error: float,
+    wins: int,
+    losses: int,
+    draws: int,
+    discrete: float,
+    chars: int,
+    controlled: float,
+) -> None:
+    """Figures of the leaderboard of alpaca_eval 2, to 4 decimals.
+
+    The length-controlled rate is compared with a run of the tool without instruction difficulty
+    and without gamed baselines; 0.03 is what its folds, drawn otherwise, move it by.
+    """
+    card = score_annotations(read_annotations(PUBLIC / f"{model}.annotations.json"), rounds=2)
+    columns = card.columns
+    assert columns["win_rate"] == pytest.approx(win_rate, abs=5e-5)
+    assert columns["standard_error"] == pytest.approx(error, abs=5e-5)
+    assert (columns["n_wins"], columns["n_wins_base"], columns["n_draws"]) == (wins, losses, draws)
+    assert columns["discrete_win_rate"] == pytest.approx(discrete, abs=5e-5)
+    assert columns["avg_length"] == chars
+    assert columns["length_controlled_winrate"] == pytest.approx(controlled, abs=0.03)
+
+
+@needs_public_data
+def test_the_public_null_model_is_found_out() -> None:
+    card = score_annotations(read_annotations(PUBLIC / "NullModel.annotations.json"), rounds=2)
+    assert "constant_answers" in {finding.name for finding in card.findings}
+
+
+@needs_public_data
+def test_a_real_models_public_answers_are_not_suspected() -> None:
+    path = PUBLIC / "FuseChat-Llama-3.1-8B-Instruct.annotations.json"
+    assert score_annotations(read_annotations(path), rounds=2).findings == ()
+
+
+def test_a_model_against_itself_has_50() -> None:
+    rows = annotations([1.5] * 12, baseline_chars=[90] * 12, model_chars=[90] * 12)
+    same = [replace(row, output_2=row.output_1) for row in rows]
+    card = score_annotations(same)
+    assert card.columns["win_rate"] == 50
+    assert card.columns["length_controlled_winrate"] == 50
+    names = {finding.name for finding in card.findings}
+    assert {"model_against_itself", "copies_baseline"} <= names
+
+
+def test_one_name_for_two_different_answers_is_told_and_not_taken_for_a_copy() -> None:
+    rows = [replace(row, generator_2="baseline") for row in annotations([2.0] * 9 + [1.0] * 3)]
+    card = score_annotations(rows, rounds=2)
+    assert card.columns["length_controlled_winrate"] != 50
+    assert [f.rows for f in card.findings if f.name == "one_name_two_answers"] == [12]
+
+
+def test_missing_preferences_are_counted_and_widen_the_interval() -> None:
+    """6 of 8 won, 2 missing: the rate is of the 8, the interval of 6/10 to 8/10."""
+    whole = score_annotations(annotations([2.0] * 6 + [1.0] * 2))
+    torn = score_annotations(annotations([2.0] * 6 + [1.0] * 2 + [None] * 2))
+    assert torn.columns["win_rate"] == whole.columns["win_rate"] == 75
+    assert torn.columns["n_total"] == 8
+    assert torn.figure("win_rate").low == pytest.approx(31.3, abs=0.1)
+    assert "missing_preferences" in {finding.name for finding in torn.findings}
+
+
+def test_without_any_preference_there_is_no_rate() -> None:
+    card = score_annotations(annotations([None] * 12))
+    assert card.columns["win_rate"] is None
+    assert card.figure("win_rate").absent == "no row has a preference"
+
+
+def test_ten_prompts_are_told_and_have_a_wide_interval() -> None:
+    card = score_annotations(annotations([2.0] * 10, model_chars=list(range(100, 110))), rounds=2)
+    figure = card.figure("win_rate")
+    assert (figure.low, figure.high) == pytest.approx((72.25, 100), abs=0.01)
+    assert "few_prompts" in {finding.name for finding in card.findings}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.floats(1, 2), min_size=2, max_size=9))
+def test_changing_sides_turns_every_rate_round(preferences: list[float]) -> None:
+    one = score_annotations(annotations(preferences)).columns
+    other = score_annotations(annotations([3 - p for p in preferences])).columns
+    assert one["win_rate"] == pytest.approx(100 - other["win_rate"])
+    assert one["standard_error"] == pytest.approx(other["standard_error"], abs=1e-9)
+
+
+def test_half_a_difficulty_is_left_out_and_told() -> None:
+    rows = annotations([2.0, 1.0] * 10, model_chars=list(range(100, 120)))
+    half = [replace(row, difficulty=0.1 * n) for n, row in enumerate(rows[:10])]
+    card = score_annotations([*half, *rows[10:]], rounds=2)
+    plain = score_annotations(rows, rounds=2)
+    name = "length_controlled_winrate"
+    assert card.columns[name] == plain.columns[name]
+    assert "difficulty_incomplete" in {finding.name for finding in card.findings}
+
+
+def test_repeats_say_how_much_the_rate_moves() -> None:
+    """Rates 75 and 50: deviation (ddof 1) 25 / sqrt(2)."""
+    cards = [score_annotations(annotations([2, 2, 2, 1])), score_annotations(annotations([2, 1]))]
+    assert repeat_deviation(cards).value == pytest.approx(25 / 2**0.5)
+    assert repeat_deviation(cards[:1]).absent == "no repeated annotations were given"
+
+
+def test_a_scorecard_is_json_with_the_leaderboards_names_on_top() -> None:
+    written = json.loads(json.dumps(scorecard_json(score_annotations(annotations([2, 1])))))
+    assert written["win_rate"] == 50
+    assert written["model"] == "model"
+    assert written["length_controlled_winrate"] is None
+    assert {f["name"] for f in written["figures"]} >= {"win_rate", "length_controlled_winrate"}

@@ -1,0 +1,249 @@
+"""Score files of evaluations: annotations, arena games, MT-Bench, RewardBench, judges."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation import arena_files, mt_bench
+from meta_reward_core.evaluation.alpaca_files import (
+    LEADERBOARD_COLUMNS,
+    add_difficulty,
+    outputs_by_instruction,
+    read_annotations,
+    read_leaderboard,
+    write_leaderboard,
+)
+from meta_reward_core.evaluation.arena import score_arena
+from meta_reward_core.evaluation.figures import Figure, Scorecard, scorecard_json
+from meta_reward_core.evaluation.judge_agreement import measure_agreement
+from meta_reward_core.evaluation.judge_files import read_opinions
+from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench
+from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
+from meta_reward_core.output_files import require_writable, write_json
+from workers.command_line import explained_errors, open_console
+
+_EXAMPLES = """\
+examples:
+  python manage.py evaluate annotations annotations.json --json scores.json
+  python manage.py evaluate arena judgments.jsonl --version 2.0 --answers mine.jsonl base.jsonl \\
+      --control length markdown
+  python manage.py evaluate mt-bench gpt-4_single.jsonl --questions question.jsonl
+  python manage.py evaluate reward-bench scored.jsonl
+  python manage.py evaluate judge judgments.parquet --reference humans.jsonl
+"""
+
+Options = dict[str, Any]
+
+
+class Command(BaseCommand):
+    """`manage.py evaluate`."""
+
+    help = (
+        "Score what annotators and judges said, from files in the public formats. Figures come "
+        "with 95% intervals, and with findings about what limits their worth. No model is loaded."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the examples' lines as they are."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare a subcommand for each kind of evaluation."""
+        kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+        _declare_annotations(kinds.add_parser("annotations", help="AlpacaEval style win rates"))
+        _declare_arena(kinds.add_parser("arena", help="Arena-Hard style scores"))
+        _declare_mt_bench(kinds.add_parser("mt-bench", help="MT-Bench style points"))
+        _declare_reward_bench(kinds.add_parser("reward-bench", help="RewardBench style accuracy"))
+        _declare_judge(kinds.add_parser("judge", help="a judge's agreement with a reference"))
+        for kind in kinds.choices.values():
+            kind.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Score, print, and write if asked."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors():
+            require_writable(options["json"])
+            cards = _SCORERS[options["kind"]](options)
+            for card in cards:
+                print_scorecard(console, card)
+            if options["json"] is not None:
+                write_json(options["json"], _as_json(options["kind"], cards))
+
+
+def _declare_annotations(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="annotations.json of alpaca_eval")
+    add("--model", metavar="NAME", help="generator_2 to score, if there are several")
+    add("--annotator", metavar="NAME", help="whose annotations, if there are several")
+    add("--model-outputs", type=Path, metavar="FILE", help="must agree with the annotations")
+    add("--baseline-outputs", type=Path, metavar="FILE", help="must agree with the annotations")
+    add("--difficulty", type=Path, metavar="CSV", help="instruction difficulty, where known")
+    add("--repeats", type=Path, nargs="+", default=[], metavar="FILE",
+        help="the same outputs annotated again: how much the rate moves")  # fmt: skip
+    add("--mode", default="community", metavar="TEXT", help="the leaderboard's column mode")
+    add("--leaderboard", type=Path, metavar="CSV", help="add the model's row to this file")
+    add("--rounds", type=_rounds, default=100, metavar="N", help="of the bootstrap")
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
+
+
+def _declare_arena(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", type=Path, nargs="+", metavar="FILE", help="judgments, JSON lines")
+    add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
+    add("--baseline", metavar="NAME", help="for files of version 0.1, which do not name it")
+    add("--answers", type=Path, nargs="+", default=[], metavar="FILE",
+        help="of models and baseline: for style control, and to find gaming")  # fmt: skip
+    add("--questions", type=Path, metavar="FILE", help="question.jsonl")
+    add("--control", nargs="+", choices=["length", "markdown"], default=[], help="style control")
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
+
+
+def _declare_mt_bench(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", type=Path, nargs="+", metavar="FILE", help="single-answer judgments")
+    add("--questions", type=Path, metavar="FILE", help="question.jsonl: figures by category")
+    add("--answers", type=Path, nargs="+", default=[], metavar="FILE", help="to find gaming")
+
+
+def _declare_reward_bench(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="items, with scores unless --scores")
+    add("--scores", type=Path, metavar="FILE", help="rows of id and scores")
+    add("--judge", metavar="NAME", help="who scored, if the file does not say")
+
+
+def _declare_judge(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="scores or verdicts of the judge")
+    add("--reference", type=Path, required=True, metavar="FILE",
+        help="scores, ranks or verdicts of people or of a stronger model")  # fmt: skip
+
+
+def _rounds(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError("needs at least 2 rounds")
+    return value
+
+
+def _score_annotations(options: Options) -> list[Scorecard]:
+    board = options["leaderboard"]
+    require_writable(board)
+    rows = read_leaderboard(board) if board is not None and board.exists() else {}
+    card = _annotation_card(options["file"], options)
+    repeats = [_annotation_card(path, options | {"rounds": 2}) for path in options["repeats"]]
+    card = replace(card, figures=(*card.figures, repeat_deviation([card, *repeats])))
+    if board is not None:
+        columns = {name: card.columns[name] for name in LEADERBOARD_COLUMNS}
+        write_leaderboard(board, rows | {card.model: columns})
+    return [card]
+
+
+def _annotation_card(path: Path, options: Options) -> Scorecard:
+    annotations = read_annotations(
+        path,
+        model=options["model"],
+        annotator=options["annotator"],
+        outputs=outputs_by_instruction(options["model_outputs"]),
+        baseline_outputs=outputs_by_instruction(options["baseline_outputs"]),
+    )
+    if options["difficulty"] is not None:
+        annotations = add_difficulty(options["difficulty"], annotations)
+    return score_annotations(
+        annotations, mode=options["mode"], rounds=options["rounds"], seed=options["seed"]
+    )
+
+
+def _score_arena(options: Options) -> list[Scorecard]:
+    questions = options["questions"]
+    return score_arena(
+        arena_files.read_judgments(options["files"], baseline=options["baseline"]),
+        version=options["version"],
+        controls=options["control"],
+        answers=arena_files.read_answers(options["answers"]),
+        questions=arena_files.read_questions(questions) if questions is not None else None,
+        seed=options["seed"],
+    )
+
+
+def _score_mt_bench(options: Options) -> list[Scorecard]:
+    questions = options["questions"]
+    return mt_bench.score_mt_bench(
+        mt_bench.read_turn_judgments(options["files"]),
+        questions=mt_bench.read_questions(questions) if questions is not None else None,
+        answers=mt_bench.read_answers(options["answers"]),
+    )
+
+
+def _score_reward_bench(options: Options) -> list[Scorecard]:
+    scored = read_scored_items(options["file"], scores=options["scores"], judge=options["judge"])
+    return [score_reward_bench(scored)]
+
+
+def _score_judge(options: Options) -> list[Scorecard]:
+    if options["file"].resolve() == options["reference"].resolve():
+        raise EvaluationFileError("judge and reference are the same file: they always agree.")
+    return [measure_agreement(read_opinions(options["file"]), read_opinions(options["reference"]))]
+
+
+_SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
+    "annotations": _score_annotations,
+    "arena": _score_arena,
+    "mt-bench": _score_mt_bench,
+    "reward-bench": _score_reward_bench,
+    "judge": _score_judge,
+}
+
+
+def _as_json(kind: str, cards: Sequence[Scorecard]) -> Any:
+    """One object where a file has one model; a list where it may have several."""
+    found = [scorecard_json(card) for card in cards]
+    return found if kind in ("arena", "mt-bench") else found[0]
+
+
+def print_scorecard(console: Console, card: Scorecard) -> None:
+    """Print a scorecard as a table, and its findings below it."""
+    against = f" against {card.baseline}" if card.baseline else ""
+    judge = f", judged by {card.judge}" if card.judge and card.judge != card.model else ""
+    title = escape(f"{card.model}{against}{judge} ({card.benchmark})")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("figure")
+    for heading in ("value", "interval (95%)", "from"):
+        table.add_column(heading, justify="right")
+    for figure in card.figures:
+        table.add_row(escape(figure.name), _value(figure), _interval(figure), f"{figure.count:,}")
+    console.print(table)
+    for figure in card.figures:
+        if figure.absent is not None:
+            console.print(f"  no {escape(figure.name)}: {escape(figure.absent)}", soft_wrap=True)
+    for finding in card.findings:
+        console.print(
+            f"  [bold]look:[/bold] {escape(finding.sentence)} {escape(finding.advice)}",
+            soft_wrap=True,
+        )
+
+
+def _value(figure: Figure) -> str:
+    if figure.value is None:
+        return "–"
+    return f"{figure.value:,}" if isinstance(figure.value, int) else f"{figure.value:.4f}"
+
+
+def _interval(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{figure.low:.2f} to {figure.high:.2f}"
