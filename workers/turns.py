@@ -71,9 +71,9 @@ def _workers_of(experiments: set[int]) -> dict[int, int]:
             status=ShardStatus.RUNNING, stage__iteration__experiment__in=experiments
         )
         .values(experiment=F("stage__iteration__experiment"))
-        .annotate(workers=Count("pk"))
+        .annotate(running=Count("pk"))
     )
-    return {row["experiment"]: row["workers"] for row in rows}
+    return {row["experiment"]: row["running"] for row in rows}
 
 
 def _last_served(experiments: set[int]) -> dict[int, int]:

@@ -173,6 +173,9 @@ def test_kills_in_every_stage_change_nothing(
         check_rows(here.site)
 
 
+SHOWN_STAGE = r'class="title">\d+\. ([^<]+)</span>\s*<span class="status status-(\w+)"'
+
+
 class Pages:
     """The site of a cluster, in a process that may be killed, and somebody who looks at it."""
 
@@ -197,10 +200,10 @@ class Pages:
 
     def are_right(self) -> bool:
         """Whether the page of the iteration shows every stage as its row has it."""
-        question = "select name, status from experiments_stage order by position"
+        question = "select title, status from experiments_stage order by position"
         before = self.here.site.rows(question)
         page = self.browser.get(self.port, "/experiments/tiny/iterations/1")
-        shown = re.findall(r'data-stage="(\w+)" data-status="(\w+)"', page or "")
+        shown = re.findall(SHOWN_STAGE, page or "")
         return shown == before == self.here.site.rows(question)
 
 
@@ -397,7 +400,7 @@ def test_a_small_experiment_does_not_wait_for_a_large_one(
         here.wait_until(lambda: here.site.running("judge"))
         options = ("--experiment", "small", "--recipe", str(here.site.recipe))
         here.start("manage.py", "run_iteration", *options, "--queue")
-        small = "select status from experiments_iteration i join experiments_experiment e "
+        small = "select i.status from experiments_iteration i join experiments_experiment e "
         small += "on e.id = i.experiment_id where e.name = 'small'"
         here.wait_until(lambda: here.site.rows(small) == [("finished",)])
         assert here.site.iteration() == "running"

@@ -1,0 +1,54 @@
+"""A real Chromium for tests that use the pages as a person does."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+INSTALL_CHROMIUM = "apt-get install --yes chromium"
+# Chromium refuses a sandbox to root; it looks for updates of its own at every start unless told.
+_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextlib.contextmanager
+def chromium(*, width: int = 1440, dark: bool = False) -> Iterator[BrowserContext]:
+    """A browser of a test's own, without anybody's cookies; a script's error fails the test."""
+    program = shutil.which("chromium")
+    assert program, f"the test needs Chromium: {INSTALL_CHROMIUM}"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(_OPTIONS))
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        errors: list[str] = []
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        try:
+            yield context
+        finally:
+            browser.close()
+        assert errors == []
+
+
+def serious_violations(page: Page) -> list[str]:
+    """What axe finds on a page that keeps somebody from using it."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['nodes'][0]['html'][:200]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def is_too_wide(page: Page) -> bool:
+    """Whether a person has to scroll sideways to read the page."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))

@@ -1,0 +1,234 @@
+"""The audit's desk in a real browser, with the keyboard alone."""
+
+import re
+import socket
+import sqlite3
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.end_to_end.conftest import Site, make_site
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+PREPARE = """
+from pathlib import Path
+from tests.webapp import audit_cast
+from tests.webapp.conftest import make_person
+
+root = Path({root!r})
+audit_cast.write_files(root)
+alice, carol = make_person("alice", "operator"), make_person("carol", "auditor")
+dave = make_person("dave", "auditor")
+row = audit_cast.record(root, owner=alice)
+for _ in range(3):
+    audit_cast.draw(row, by=alice, auditors=[carol, dave], size=20)
+"""
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A site that a browser can visit, with three batches of twenty items for carol and dave."""
+
+    site: Site
+    url: str
+
+    def count(self, table: str, condition: str = "1") -> int:
+        with sqlite3.connect(self.site.root / "db.sqlite3") as database:
+            query = f"SELECT COUNT(*) FROM audit_{table} WHERE {condition}"
+            return int(database.execute(query).fetchone()[0])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    site = make_site(tmp_path_factory.mktemp("desk"))
+    prepared = site.manage("shell", "-v", "0", "-c", PREPARE.format(root=str(site.artifacts)))
+    assert prepared.returncode == 0, prepared.stdout
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = site.start("-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "4",
+                        "--log-level", "error", "webapp.wsgi")  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url)
+        yield Served(site, url)
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def wait_for(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/healthz"):
+                return
+        except OSError:
+            assert time.monotonic() < deadline, "the site did not come up"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened.set_default_timeout(20_000)
+    yield opened
+    opened.close()
+
+
+def sign_in(page: Page, served: Served, name: str) -> None:
+    page.goto(f"{served.url}/people/login")
+    page.focus("input[name=username]")
+    page.keyboard.type(name)
+    page.keyboard.press("Tab")
+    page.keyboard.type("correct horse")
+    page.keyboard.press("Enter")
+    expect(page.locator("header")).to_contain_text(name)
+
+
+def press(page: Page, key: str, *, until: str) -> None:
+    """Press a key that leads to a page with a heading or a text."""
+    page.keyboard.press(key)
+    expect(page.locator("main")).to_contain_text(until)
+
+
+def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
+    context: BrowserContext, served: Served
+) -> None:
+    page = context.new_page()
+    sign_in(page, served, "carol")
+    problems: list[str] = []
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(f"{served.url}/audits/1/desk")
+    for count in range(20):
+        expect(page.locator("main")).to_contain_text("Which judgment is better?")
+        source = page.content()
+        assert "Elo" not in source
+        assert "Score:" not in source
+        page.keyboard.press("abtx"[count % 4])
+        page.keyboard.press("h")
+        if count == 3:
+            comment_and_reload(page)
+        if count == 5:
+            page.keyboard.press("Alt+Digit4")
+            page.keyboard.press("d")
+            expect(page.locator("main")).to_contain_text("Show as text")
+            expect(page.locator("input[value='too long']")).to_be_checked()
+        press(page, "Enter", until="Your answer:")
+        if count == 7:
+            press(page, "u", until="Which judgment is better?")
+            expect(page.locator("input[value=neither]")).to_be_checked()
+            page.keyboard.press("a")
+            press(page, "Enter", until="A is better")
+        if count == 9:
+            press(page, "r", until="Elo of A and B")
+        page.keyboard.press("n")
+    expect(page.locator("main")).to_contain_text("Nothing is left for you")
+    assert served.count("answer", "auditor_name = 'carol' AND confidence = 3") == 20
+    assert served.count("answer", "comment = 'seen twice'") == 1
+    assert served.count("answer", "tags LIKE '%too long%'") == 1
+    assert served.count("answer", "revealed IS NOT NULL") == 1
+    assert served.count("history", "change = 'undone'") == 1
+    assert not problems
+    read_the_report(context, served)
+
+
+def read_the_report(context: BrowserContext, served: Served) -> None:
+    context.clear_cookies()
+    page = context.new_page()
+    sign_in(page, served, "alice")
+    page.goto(f"{served.url}/audits/1")
+    expect(page.locator("main")).to_contain_text("20 of 20 items answered")
+    expect(page.locator("main")).to_contain_text("Agreement with the meta-judge, without ties")
+
+
+def comment_and_reload(page: Page) -> None:
+    """Leave in the middle of an item: what is filled in is there afterwards."""
+    page.keyboard.press("c")
+    with page.expect_response("**/draft"):
+        page.keyboard.type("seen twice")
+    page.wait_for_timeout(1200)
+    page.reload()
+    expect(page.locator("textarea")).to_have_value("seen twice")
+    expect(page.locator("input[value=neither]")).to_be_checked()
+    expect(page.locator("input[name=confidence][value='3']")).to_be_checked()
+
+
+def test_shortcuts_can_be_switched_off(context: BrowserContext, served: Served) -> None:
+    page = context.new_page()
+    sign_in(page, served, "carol")
+    page.goto(f"{served.url}/audits/2/desk")
+    page.keyboard.press("?")
+    page.get_by_label("Keyboard shortcuts").uncheck()
+    page.reload()
+    page.keyboard.press("a")
+    expect(page.locator("input[name=choice][value=A]")).not_to_be_checked()
+
+
+class Auditor:
+    """Answers items as fast as the site hands them out, without a browser."""
+
+    def __init__(self, served: Served, name: str) -> None:
+        self.url = served.url
+        self.answered: list[str] = []
+        cookies = urllib.request.HTTPCookieProcessor()
+        self.opener = urllib.request.build_opener(cookies)
+        form = self.read("/people/login")[1]
+        login = "/people/login?next=/audits"
+        self.post(login, form, username=name, password="correct horse")
+
+    def read(self, path: str) -> tuple[str, str]:
+        """Where one is led, and the page there."""
+        with self.opener.open(self.url + path, timeout=60) as answer:
+            return answer.url, answer.read().decode()
+
+    def post(self, path: str, page: str, **values: str) -> None:
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+        assert token is not None
+        data = urllib.parse.urlencode(values | {"csrfmiddlewaretoken": token[1]}).encode()
+        self.opener.open(self.url + path, data, timeout=60).close()
+
+    def answer_everything(self) -> None:
+        while True:
+            url, page = self.read("/audits/3/desk")
+            path = url.removeprefix(self.url)
+            if path.endswith("/desk"):
+                return
+            self.post(path, page, choice="tie", confidence="2")
+            self.answered.append(path)
+
+
+def test_two_auditors_who_race_answer_every_item_once(served: Served) -> None:
+    auditors = [Auditor(served, name) for name in ("carol", "dave")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Auditor.answer_everything, auditors))
+    answered = [path for auditor in auditors for path in auditor.answered]
+    assert len(answered) == len(set(answered)) == 20
+    assert served.count("answer", "item_id IN (SELECT id FROM audit_item WHERE batch_id = 3)") == 20
+    assert served.count("history", "change = 'late'") == 0
+    assert all(auditor.answered for auditor in auditors)

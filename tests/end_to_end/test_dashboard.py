@@ -1,0 +1,141 @@
+"""A newcomer in a real browser: serve, sign in, launch from the form, look at every page."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser import chromium, is_too_wide, serious_violations
+from tests.end_to_end.serving import Server
+from tests.services import Broker, short_folder
+
+SMALL = {"judge.samples": "5", "actor.samples": "4", "sample.prompts": "12"}
+MINUTES = 60_000.0
+
+
+@contextlib.contextmanager
+def serving(**more: str) -> Iterator[Server]:
+    with short_folder() as folder:
+        server = Server(folder / "var", {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", **more})
+        try:
+            server.start()
+            server.wait_until_up()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+def sign_in(browser: BrowserContext, server: Server) -> Page:
+    """With the account that the server made and named."""
+    password = re.search(r"as admin with the password (\S+)", server.said())
+    assert password
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(password[1])
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Experiments")).to_be_visible()
+    return page
+
+
+def launch(page: Page, name: str) -> None:
+    """From the list to the page of an experiment that has begun."""
+    page.get_by_role("link", name="New experiment").first.click()
+    page.get_by_role("link", name="smoke", exact=True).click()
+    page.locator("[name=name]").fill(name)
+    page.locator("[name=until]").fill("1")
+    for key, value in SMALL.items():
+        field = page.locator(f'[name="recipe.{key}"]')
+        if not field.is_visible():
+            page.locator("details", has=field).last.locator("summary").click()
+        field.fill(value)
+    expect(page.locator("#check").get_by_text("Ready.")).to_be_visible()
+    page.get_by_role("button", name="Launch").click()
+    page.wait_for_url(f"**/experiments/{name}", timeout=MINUTES)
+
+
+def wait_finished(page: Page, server: Server, name: str) -> None:
+    """The page says it by itself, without a reload."""
+    page.goto(f"http://127.0.0.1:{server.port}/experiments/{name}/iterations/1")
+    expect(page.locator("main .status-finished").first).to_be_visible(timeout=3 * MINUTES)
+    expect(page.locator("main .status-running")).to_have_count(0, timeout=3 * MINUTES)
+    expect(page.locator("main .status-failed")).to_have_count(0)
+    expect(page.locator("svg").first).to_be_visible(timeout=MINUTES)
+
+
+def test_an_experiment_from_the_form_to_its_charts(embedded: Server) -> None:
+    with chromium() as browser:
+        page = sign_in(browser, embedded)
+        launch(page, "first")
+        wait_finished(page, embedded, "first")
+        assert "M1" in page.locator("h1").inner_text()
+        page.get_by_role("link", name="Prompts, responses and judgments").click()
+        page.locator("main table a").first.click()
+        expect(page.locator("svg").first).to_be_visible()
+
+
+PAGES = [
+    "/",
+    "/experiments/new",
+    "/experiments/new?recipe=smoke",
+    "/experiments/compare?name=first",
+    "/experiments/first",
+    "/experiments/first/duplicate",
+    "/experiments/first/files",
+    "/experiments/first/try",
+    "/experiments/first/iterations/1",
+    "/experiments/first/iterations/1/prompts",
+    "/experiments/first/iterations/1/what-if",
+    "/experiments/first/iterations/1/publish",
+    "/workers",
+    "/log",
+    "/audits",
+    "/people/tokens",
+    "/people/notices",
+    "/people/password",
+]
+
+
+@pytest.mark.parametrize("width, dark", [(390, True), (1440, False)])
+def test_every_page_can_be_used_and_read(embedded: Server, width: int, dark: bool) -> None:
+    """Needs the experiment of the test above, or makes it."""
+    found: dict[str, list[str]] = {}
+    with chromium(width=width, dark=dark) as browser:
+        page = sign_in(browser, embedded)
+        if embedded.get("/experiments/first") is None:
+            launch(page, "first")
+            wait_finished(page, embedded, "first")
+        for path in PAGES:
+            answer = page.goto(f"http://127.0.0.1:{embedded.port}{path}")
+            assert answer is not None
+            problems = [] if answer.ok else [f"answers {answer.status}"]
+            problems += serious_violations(page)
+            found[path] = problems + (["is too wide"] if is_too_wide(page) else [])
+    assert {path: problems for path, problems in found.items() if problems} == {}
+
+
+def test_a_page_says_when_nothing_is_there_yet(tmp_path: Path, embedded: Server) -> None:
+    with chromium(width=390) as browser:
+        page = sign_in(browser, embedded)
+        page.goto(f"http://127.0.0.1:{embedded.port}/?q=no-such-name")
+        assert serious_violations(page) == []
+
+
+@pytest.mark.slow
+def test_the_same_on_servers_of_its_own(running_broker: Broker, postgres_url: str) -> None:
+    with (
+        serving(CELERY_BROKER_URL=running_broker.url, DATABASE_URL=postgres_url) as server,
+        chromium() as browser,
+    ):
+        page = sign_in(browser, server)
+        launch(page, "first")
+        wait_finished(page, server, "first")
