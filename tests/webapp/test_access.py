@@ -1,0 +1,150 @@
+"""Who may ask what: every address of the site against every kind of person.
+
+The table must name each address; a new view cannot be forgotten.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from tests.webapp.conftest import make_person
+from webapp.experiments.models import Experiment, Iteration, Order
+
+pytestmark = pytest.mark.django_db
+
+# Who may ask at all; what they get may still be that there is no such thing.
+ANYBODY: Final = {"healthz", "login"}
+MEMBERS: Final = {"logout", "password_change"}
+VIEWERS: Final = {
+    *("index", "workers", "log", "experiment", "iteration", "compare", "files", "file"),
+    *("prompts", "prompt", "across", "what-if", "try", "try_result"),
+    *("publish", "published_archive", "launch_order"),
+    *("tokens", "revoke_token", "notices", "renew_notice_secret", "send_test_notice"),
+}
+OPERATORS: Final = {
+    *("new_experiment", "new_experiment_prompts", "duplicate", "steer", "cancel_try"),
+}
+OF_AN_EXPERIMENT: Final = {"name": "first", "number": 1, "prompt_id": "a" * 64, "path": "x"}
+ASKED_BY_POST: Final = {
+    *("logout", "revoke_token", "renew_notice_secret", "send_test_notice"),
+    *("new_experiment_prompts", "steer", "cancel_try"),
+}
+APART: Final = {"admin", "api-1.0.0", "audit"}  # tests of their own stand beside them
+
+
+def named_patterns(resolver: URLResolver) -> Iterator[tuple[str, list[str]]]:
+    for entry in resolver.url_patterns:
+        if isinstance(entry, URLPattern):
+            if entry.name and entry.lookup_str.partition(".")[0] == "webapp":
+                yield entry.name, list(entry.pattern.regex.groupindex)
+            elif entry.name in {"login", "logout", "password_change"}:
+                yield entry.name, []
+        elif entry.namespace not in APART and "audit" not in str(entry.urlconf_name):
+            yield from named_patterns(entry)
+
+
+ADDRESSES: Final = dict(named_patterns(get_resolver()))
+
+
+def test_every_address_is_in_the_table_once() -> None:
+    table = [*ANYBODY, *MEMBERS, *VIEWERS, *OPERATORS]
+    assert sorted(table) == sorted(ADDRESSES)
+
+
+def ask(client: Client, name: str, **given: object) -> int:
+    """The status of an answer, to the method that the address knows."""
+    values = OF_AN_EXPERIMENT | {"pk": 1} | given
+    path = reverse(name, kwargs={key: values[key] for key in ADDRESSES[name]})
+    return (client.post if name in ASKED_BY_POST else client.get)(path).status_code
+
+
+def browser_of(person: User | None) -> Client:
+    client = Client()
+    if person is not None:
+        client.force_login(person)
+    return client
+
+
+@pytest.mark.parametrize("name", sorted(ADDRESSES))
+def test_strangers_are_asked_to_sign_in(iteration: Iteration, name: str) -> None:
+    status = ask(browser_of(None), name)
+    assert status == (200 if name in ANYBODY else 302)
+
+
+@pytest.mark.parametrize("name", sorted(VIEWERS | OPERATORS))
+@pytest.mark.parametrize("role", ["", "auditor"])
+def test_whoever_has_no_role_that_sees_is_turned_away(
+    iteration: Iteration, role: str, name: str
+) -> None:
+    assert ask(browser_of(make_person("nora", role)), name) == 403
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_viewers_only_look(iteration: Iteration, name: str) -> None:
+    assert ask(browser_of(make_person("vera", "viewer")), name) == 403
+
+
+@pytest.mark.parametrize("name", sorted(VIEWERS))
+def test_viewers_may_look(iteration: Iteration, name: str) -> None:
+    assert ask(browser_of(make_person("vera", "viewer")), name) in (200, 302, 404)
+
+
+@pytest.mark.parametrize("name", sorted(MEMBERS))
+def test_members_keep_their_own_things(db: None, name: str) -> None:
+    assert ask(browser_of(make_person("nora")), name) in (200, 302, 303, 404)
+
+
+THEIRS: Final = sorted(name for name, keys in ADDRESSES.items() if "name" in keys)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_private_experiment_is_not_there_for_strangers(iteration: Iteration, name: str) -> None:
+    Experiment.objects.update(is_private=True)
+    stranger = make_person("mallory", "operator")
+    order = Order.objects.create(kind="chat", experiment=iteration.experiment, subject="first")
+    assert ask(browser_of(stranger), name, number=order.pk if "try" in name else 1) == 404
+
+
+@pytest.mark.parametrize("path", ["steer", "iterations/1/publish"])
+@pytest.mark.parametrize("name, role", [("mallory", "operator"), ("vera", "viewer")])
+def test_what_belongs_to_somebody_else_is_seen_and_not_steered(
+    iteration: Iteration, name: str, role: str, path: str
+) -> None:
+    Iteration.objects.update(status="finished", model_out="c" * 64)
+    person = browser_of(make_person(name, role))
+    assert ask(person, "experiment") == 200
+    assert person.post(f"/experiments/first/{path}", {"do": "next"}).status_code == 403
+    assert not Order.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["experiment", "iteration"])
+def test_admins_see_private_experiments(iteration: Iteration, name: str) -> None:
+    Experiment.objects.update(is_private=True)
+    assert ask(browser_of(make_person("ada", "admin")), name) == 200
+
+
+def test_a_private_experiment_is_in_no_list_of_strangers(iteration: Iteration) -> None:
+    Experiment.objects.update(is_private=True)
+    stranger = browser_of(make_person("mallory", "operator"))
+    for path in ("/", "/experiments/compare", "/log"):
+        assert "first" not in stranger.get(path).content.decode().replace("first account", "")
+
+
+def test_somebody_who_was_dismissed_is_a_stranger(iteration: Iteration, alice: User) -> None:
+    client = browser_of(alice)
+    assert ask(client, "index") == 200
+    User.objects.update(is_active=False)
+    assert ask(client, "index") == 302
+
+
+def test_a_region_sends_the_whole_page_to_the_form(iteration: Iteration) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://testserver/workers"}
+    answer = browser_of(None).get("/workers", headers=headers)
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (
+        204,
+        "http://testserver/workers",
+    )
