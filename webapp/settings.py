@@ -10,14 +10,24 @@ CELERY_BROKER_URL           a Redis server; default: the one that `manage.py ser
 META_REWARD_ARTIFACT_ROOT   files of experiments, any fsspec address; default: var/artifacts
 META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
 META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
+META_REWARD_UPLOAD_MB       largest file of prompts that a form takes, in MB; default: 32
 META_REWARD_LEASE_SECONDS   a worker that is silent for so long loses its shard; default: 30
 META_REWARD_MAX_ATTEMPTS    a shard that failed so often waits for a person; default: 5
 META_REWARD_TURN_SECONDS    a worker stays with one experiment for so long while others wait: 60
 META_REWARD_ENGINE_MEMORY_MB  limit of an engine process's memory; default: none
+META_REWARD_PUBLISH_ROOT    where published models are put; default: var/published
+HF_TOKEN                    lets models be published on the Hugging Face hub; default: not there
+META_REWARD_EMAIL_HOST      mail server for notices; default: no e-mail is sent
+META_REWARD_EMAIL_PORT      default: 465 with tls, else 587 with starttls, else 25
+META_REWARD_EMAIL_SECURITY  tls, starttls or none; default: starttls
+META_REWARD_EMAIL_USER, META_REWARD_EMAIL_PASSWORD, META_REWARD_EMAIL_FROM
+META_REWARD_WEBHOOK_HOSTS   hosts (or host:port) that notices may be sent to, separated by commas
+META_REWARD_SITE_URL        such as https://example.org, for links in notices; default: no links
 META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
 """
 
 import os
+from pathlib import Path
 
 import dj_database_url
 
@@ -37,6 +47,15 @@ CSRF_TRUSTED_ORIGINS = _listed("META_REWARD_CSRF_ORIGINS")
 META_REWARD_ARTIFACT_ROOT = root_from_environment("META_REWARD_ARTIFACT_ROOT", "artifacts")
 META_REWARD_MODEL_ROOT = root_from_environment("META_REWARD_MODEL_ROOT", "models")
 META_REWARD_SCRATCH_ROOT = root_from_environment("META_REWARD_SCRATCH_ROOT", "scratch")
+
+# Prompts that people sent by a form, each under the hash of its content.
+META_REWARD_UPLOAD_ROOT = str(VAR_ROOT / "uploads")
+META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32")) * 1_000_000)
+FILE_UPLOAD_HANDLERS = [
+    "webapp.launching.uploads.LimitedUploads",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 
 # The embedded broker. Where CELERY_BROKER_URL names a server, nobody starts it.
 META_REWARD_BROKER_ROOT = str(VAR_ROOT / "broker")
@@ -76,6 +95,25 @@ META_REWARD_LEASE_SECONDS = float(os.environ.get("META_REWARD_LEASE_SECONDS", "3
 META_REWARD_TURN_SECONDS = float(os.environ.get("META_REWARD_TURN_SECONDS", "60"))
 META_REWARD_MAX_ATTEMPTS = int(os.environ.get("META_REWARD_MAX_ATTEMPTS", "5"))
 
+META_REWARD_PUBLISH_ROOT = str(
+    Path(os.environ.get("META_REWARD_PUBLISH_ROOT", VAR_ROOT / "published")).absolute()
+)
+META_REWARD_HF_TOKEN = os.environ.get("HF_TOKEN", "")
+
+# Notices. Without a mail server no e-mail is offered, without allowed hosts no webhook.
+EMAIL_HOST = os.environ.get("META_REWARD_EMAIL_HOST", "")
+_EMAIL_SECURITY = os.environ.get("META_REWARD_EMAIL_SECURITY", "starttls")
+EMAIL_USE_SSL = _EMAIL_SECURITY == "tls"
+EMAIL_USE_TLS = _EMAIL_SECURITY == "starttls"
+_EMAIL_PORTS = {"tls": "465", "starttls": "587"}
+EMAIL_PORT = int(os.environ.get("META_REWARD_EMAIL_PORT", _EMAIL_PORTS.get(_EMAIL_SECURITY, "25")))
+EMAIL_HOST_USER = os.environ.get("META_REWARD_EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = os.environ.get("META_REWARD_EMAIL_PASSWORD", "")
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = os.environ.get("META_REWARD_EMAIL_FROM", "meta-reward@localhost")
+META_REWARD_WEBHOOK_HOSTS = _listed("META_REWARD_WEBHOOK_HOSTS")
+META_REWARD_SITE_URL = os.environ.get("META_REWARD_SITE_URL", "").rstrip("/")
+
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -88,6 +126,9 @@ INSTALLED_APPS = [
     "csp",
     "webapp.experiments",
     "webapp.people",
+    "webapp.audit",
+    "webapp.api",
+    "webapp.notices",
     "workers",
 ]
 

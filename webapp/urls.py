@@ -10,8 +10,11 @@ urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("admin/", admin.site.urls),
     path("", include("webapp.people.urls")),
+    path("", include("webapp.api.urls")),
+    path("", include("webapp.notices.urls")),
     path("", include("webapp.launching.urls")),
     path("", include("webapp.results.urls")),
     path("", include("webapp.trying.urls")),
+    path("", include("webapp.audit.urls")),
     path("", include("webapp.experiments.urls")),
 ]

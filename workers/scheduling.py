@@ -15,6 +15,7 @@ from meta_reward_core.errors import MetaRewardError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.running import publish_manifest
+from webapp.audit.gate import why_held
 from webapp.experiments.models import (
     Attempt,
     Driver,
@@ -58,10 +59,20 @@ def _take_step(pk: int) -> bool:
     for step in STAGES:
         row = rows[step.name]
         if row.status == StageStatus.WAITING:
+            if step.resource == "trainer" and _is_held(iteration):
+                return False
             return _begin(step, row, context_of(iteration))
         if row.status not in _DONE:
             return _finish_if_done(iteration, step, row)
     return _complete(iteration, rows)
+
+
+def _is_held(iteration: Iteration) -> bool:
+    """Whether the audit's gate keeps an iteration from training; its finding then says why."""
+    why = why_held(iteration)
+    running = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING)
+    running.exclude(finding=why).update(finding=why)
+    return bool(why)
 
 
 def settle(iteration: Iteration) -> bool:

@@ -1,0 +1,251 @@
+"""Estimates for a whole iteration from a stratified sample, with intervals.
+
+Every item has a stratum, and every stratum a known size: an answer stands for
+`population / answered` items of its stratum. So an estimate does not depend on how many items
+were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
+keeps its promise also near 0 and 1 and in small strata; other figures use a stratified jackknife.
+
+Source: Särndal, Swensson, Wretman 1992, chapters 3 and 5 (Hajek's ratio estimator and its
+linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Array = npt.NDArray[np.float64]
+Figure = Callable[[Array], float | None]
+
+CONFIDENCE: Final = 0.95
+_SAME: Final = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure of the whole population, as far as the answers tell.
+
+    Attributes:
+        value: absent where nothing was counted.
+        low, high: its interval; absent where too few answers tell how much they vary.
+        count: items behind it.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+NOTHING: Final = Estimate(None, None, None, 0)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which stratum each answered item is from, and how large the strata are.
+
+    Attributes:
+        strata: name of the stratum of each answered item, shape [n].
+        sizes: items of each stratum in the population, answered or not.
+    """
+
+    strata: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+    @cached_property
+    def members(self) -> dict[str, npt.NDArray[np.intp]]:
+        """Places of the answered items of each stratum, strata by name."""
+        names = np.array(self.strata, dtype=object)
+        return {name: np.flatnonzero(names == name) for name in sorted(set(self.strata))}
+
+    @cached_property
+    def weights(self) -> Array:
+        """How many items of the population each answered one stands for, shape [n]."""
+        weights = np.zeros(len(self.strata))
+        for name, places in self.members.items():
+            weights[places] = self.sizes[name] / len(places)
+        return weights
+
+    def left_out(self, name: str) -> float:
+        """Share of a stratum that was not answered: what its variance shrinks by."""
+        return 1 - len(self.members[name]) / self.sizes[name]
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the population whose strata have any answer."""
+        total = sum(self.sizes.values())
+        return sum(self.sizes[name] for name in self.members) / total if total else None
+
+
+def estimate_share(
+    design: Design,
+    part: Sequence[float],
+    whole: Sequence[float],
+    *,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate the population's sum of `part` over its sum of `whole`, a share in [0, 1].
+
+    An item that does not belong to what is asked has a whole of 0; it stays in the lists,
+    because it tells how many such items its stratum has.
+
+    Args:
+        part: shape [n], 0 <= part <= whole.
+        whole: shape [n].
+        confidence: of the interval, in (0, 1).
+    """
+    y, x = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    count = int(np.count_nonzero(x))
+    total = float(design.weights @ x)
+    if total <= 0:
+        return NOTHING
+    share = float(design.weights @ y) / total
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    below, above = 0.0, 0.0
+    for name, places in design.members.items():
+        low, high = _stratum_reach(y[places], x[places], design.left_out(name), z)
+        scale = (design.sizes[name] * float(x[places].mean()) / total) ** 2
+        moved = _size_variance(y[places], x[places], share, design.left_out(name))
+        moved *= (z * design.sizes[name] / total) ** 2
+        below += scale * low**2 + moved
+        above += scale * high**2 + moved
+    return Estimate(
+        share, max(0.0, share - math.sqrt(below)), min(1.0, share + math.sqrt(above)), count
+    )
+
+
+def _stratum_reach(y: Array, x: Array, left_out: float, z: float) -> tuple[float, float]:
+    """How far a stratum's own share may lie below and above its estimate."""
+    if x.sum() <= 0 or left_out <= 0:
+        return 0.0, 0.0
+    share = float(y.sum() / x.sum())
+    size = _effective_size(y, x, share, left_out)
+    if size is None:
+        return 0.0, 0.0
+    low, high = wilson(share, size, z=z)
+    return share - low, high - share
+
+
+def _effective_size(y: Array, x: Array, share: float, left_out: float) -> float | None:
+    """How many independent yes-or-no answers would vary like these; None: they do not vary."""
+    inside = x > 0
+    alone = len(y) < 2 or int(inside.sum()) < 2
+    spread = share * (1 - share)
+    if alone:
+        return float(inside.sum()) / left_out
+    residuals = (y - share * x) / x.mean()
+    variance = left_out * float(residuals.var(ddof=1)) / len(y)
+    if variance > _SAME:
+        return spread / variance
+    # All alike. Inside (0, 1) that is how such items are; at 0 or 1 it may be luck.
+    return None if spread > _SAME else float(inside.sum()) / left_out
+
+
+def _size_variance(y: Array, x: Array, overall: float, left_out: float) -> float:
+    """Variance that comes from not knowing how many items of the stratum belong to the whole."""
+    if len(x) < 2 or x.sum() <= 0 or left_out <= 0:
+        return 0.0
+    share = float(y.sum() / x.sum())
+    return left_out * (share - overall) ** 2 * float(x.var(ddof=1)) / len(x)
+
+
+def wilson(share: float, size: float, *, z: float) -> tuple[float, float]:
+    """Wilson's score interval of a share seen in `size` independent answers."""
+    middle = (share + z * z / (2 * size)) / (1 + z * z / size)
+    reach = z * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    reach /= 1 + z * z / size
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def estimate_plain_share(yes: int, count: int, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Share of independent answers without a design, with Wilson's interval."""
+    if count == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return Estimate(yes / count, *wilson(yes / count, count, z=z), count)
+
+
+def estimate_mean(
+    design: Design, values: Sequence[float | None], *, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Estimate the population's mean over items that have a value.
+
+    Args:
+        values: shape [n]; None where an item does not belong to what is asked.
+    """
+    x = np.array([value is not None for value in values], dtype=np.float64)
+    y = np.array([value or 0.0 for value in values], dtype=np.float64)
+    total = float(design.weights @ x)
+    if total <= 0:
+        return NOTHING
+    mean = float(design.weights @ y) / total
+    residuals = (y - mean * x) / total
+    variance = sum(
+        design.left_out(name)
+        * design.sizes[name] ** 2
+        * float(residuals[places].var(ddof=1))
+        / len(places)
+        for name, places in design.members.items()
+        if len(places) > 1
+    )
+    freedom = sum(len(places) - 1 for places in design.members.values())
+    if freedom < 1:
+        return Estimate(mean, None, None, int(x.sum()))
+    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(variance)
+    return Estimate(mean, mean - reach, mean + reach, int(x.sum()))
+
+
+def estimate_figure(
+    design: Design,
+    figure: Figure,
+    *,
+    count: int,
+    confidence: float = CONFIDENCE,
+    least: float = -1.0,
+    most: float = 1.0,
+) -> Estimate:
+    """Estimate any smooth function of weighted items by a stratified delete-one jackknife.
+
+    Args:
+        figure: from weights of shape [n] to the figure; None where there is none.
+        count: items behind it.
+        least, most: bounds of the figure.
+    """
+    value = figure(design.weights)
+    if value is None:
+        return Estimate(None, None, None, count)
+    variance = _jackknife_variance(design, figure, value)
+    freedom = sum(len(places) - 1 for places in design.members.values())
+    if variance is None or freedom < 2:
+        return Estimate(value, None, None, count)
+    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(variance)
+    return Estimate(value, max(least, value - reach), min(most, value + reach), count)
+
+
+def _jackknife_variance(design: Design, figure: Figure, value: float) -> float | None:
+    """Variance by leaving one item out at a time; None where a figure without it is none."""
+    variance = 0.0
+    for name, places in design.members.items():
+        without = [figure(_leave_out(design.weights, places, place)) for place in places]
+        known = np.array([found for found in without if found is not None])
+        if len(known) < len(without):
+            return None
+        n = len(places)
+        factor = (n - 1) / n if n > 1 else 1.0
+        variance += design.left_out(name) * factor * float(((known - value) ** 2).sum())
+    return variance
+
+
+def _leave_out(weights: Array, members: npt.NDArray[np.intp], place: int) -> Array:
+    """Weights in which the rest of a stratum stands for the item that is left out, too."""
+    left = weights.copy()
+    if len(members) > 1:
+        left[members] *= len(members) / (len(members) - 1)
+    left[place] = 0.0
+    return left

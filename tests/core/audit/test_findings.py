@@ -1,0 +1,139 @@
+"""What a batch says: counted by hand on few answers."""
+
+from typing import Any
+
+import pytest
+
+from meta_reward_core.audit.estimates import Estimate
+from meta_reward_core.audit.findings import (
+    AuditedPair,
+    AuditedResponse,
+    compare_with_coin,
+    find_consistency,
+    find_in_pairs,
+    find_in_responses,
+)
+
+
+def pair(human: str, forward: str | None, backward: str | None, **changes: Any) -> AuditedPair:
+    values: dict[str, Any] = {
+        "stratum": "all", "higher_score": "first", "longer": None, "shown_left": "first",
+        "groups": {},
+    } | changes  # fmt: skip
+    return AuditedPair(human=human, forward=forward, backward=backward, **values)  # type: ignore[arg-type]
+
+
+PAIRS = [
+    pair("first", "first", "first"),
+    pair("first", "first", "second"),
+    pair("second", "tie", "second"),
+    pair("neither", "tie", "first"),
+    pair("second", None, "first"),
+]
+
+
+def test_agreement_counts_each_readable_order() -> None:
+    """Orders that say what people say: 2, 1, 1, 1, 0 of 2, 2, 2, 2, 1: 5 of 9.
+
+    Without ties: 2, 1, 1, -, 0 of 2, 2, 1, 0, 1: 4 of 6.
+    """
+    found = find_in_pairs(PAIRS, {"all": 100})
+    assert found.agreement.value == pytest.approx(5 / 9)
+    assert found.agreement_decided.value == pytest.approx(4 / 6)
+    assert (found.agreement.count, found.agreement_decided.count) == (5, 4)
+
+
+def test_the_confusion_matrix_is_by_what_the_meta_judge_saw_first() -> None:
+    """Nine orders as (people, meta-judge), A shown first to the meta-judge.
+
+    1: (A, A), (B, B). 2: (A, A), (B, A). 3: (B, tie), (A, A). 4: (tie, tie), (tie, B). 5: (A, B).
+    """
+    found = find_in_pairs(PAIRS, {"all": 100})
+    counts = [[round(share * 9) for share in row] for row in found.confusion]
+    assert counts == [[3, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+
+def test_kappa_is_that_of_the_confusion_matrix() -> None:
+    """Agreed 5/9; by chance (4 * 4 + 3 * 3 + 2 * 2) / 81 = 29/81: (45 - 29) / (81 - 29)."""
+    found = find_in_pairs(PAIRS, {"all": 100})
+    assert found.kappa.value == pytest.approx(16 / 52)
+    assert found.kappa.low is not None
+
+
+def test_biases_stand_beside_peoples_own() -> None:
+    """Decided orders: first, first | first, second | second | first | first.
+
+    Shown first wins: yes, no | yes, yes | yes | no | no: 4 of 7. Higher (first): 5 of 7.
+    People choose the first in 2 of 4 decided answers, and it was on the left each time.
+    """
+    found = find_in_pairs(PAIRS, {"all": 100})
+    by_name = {bias.name: bias for bias in found.biases}
+    shown = by_name["the one shown first wins"]
+    assert (shown.meta_judge.value, shown.people.value) == pytest.approx((4 / 7, 2 / 4))
+    higher = by_name["the higher score wins"]
+    assert (higher.meta_judge.value, higher.people.value) == pytest.approx((5 / 7, 2 / 4))
+    assert by_name["the longer one wins"].meta_judge.value is None
+
+
+def test_groups_are_estimated_apart() -> None:
+    pairs = [
+        pair("first", "first", "first", groups={"certainty": "orders agree"}),
+        pair("first", "first", "second", groups={"certainty": "orders disagree"}),
+    ]
+    groups = {group.name: group.agreement for group in find_in_pairs(pairs, {"all": 9}).groups}
+    assert groups["orders agree"].value == 1
+    assert groups["orders disagree"].value == 0.5
+
+
+def test_a_group_no_better_than_a_coin_is_named() -> None:
+    pairs = [
+        pair("first", "first", "first", groups={"score_gap": "score gap above 1"}),
+        pair("first", "first", "second", groups={"score_gap": "equal score"}),
+    ] * 40
+    sentences = find_in_pairs(pairs, {"all": 5000}).sentences
+    assert sentences[0].startswith("The meta-judge is better than a coin")
+    assert any("not show" in said and "equal score" in said for said in sentences[1:])
+
+
+@pytest.mark.parametrize("estimate, said", [
+    (Estimate(0.7, 0.6, 0.8, 50), "is better than a coin"),
+    (Estimate(0.3, 0.2, 0.4, 50), "is worse than a coin"),
+    (Estimate(0.5, 0.4, 0.6, 50), "do not show"),
+    (Estimate(None, None, None, 0), "too few answers"),
+])  # fmt: skip
+def test_the_comparison_with_a_coin_is_said_in_words(estimate: Estimate, said: str) -> None:
+    assert said in compare_with_coin(estimate)
+
+
+def test_no_answer_is_no_figure() -> None:
+    found = find_in_pairs([], {"all": 10})
+    assert found.agreement.value is None
+    assert "No answer yet" in found.sentences[0]
+    assert find_in_responses([], {"all": 10}).spearman.value is None
+
+
+def test_the_judge_is_compared_with_peoples_points() -> None:
+    responses = [AuditedResponse("all", human, human + 1, {}) for human in (0.0, 1, 2, 3, 4)] * 6
+    found = find_in_responses(responses, {"all": 300})
+    assert (found.spearman.value, found.kendall.value) == pytest.approx((1, 1))
+    assert found.difference.value == pytest.approx(-1)
+    assert any("too generous, by 1.00" in said for said in found.sentences)
+
+
+def test_consistency_counts_repeats_and_several_auditors() -> None:
+    """Own repeats alike in 1 of 2; of 2 items with two auditors 1 is alike.
+
+    Alpha: coincidences a-a 2, a-b 2 (both ways); n = 4: 1 - 3 * 2 / (2 * 3 * 1) = 0.
+    """
+    found = find_consistency(
+        [("first", "first"), ("first", "tie")],
+        [[("carol", "a"), ("dave", "a")], [("carol", "a"), ("dave", "b")], [("carol", "b")]],
+    )
+    assert (found.same.value, found.other.value) == (0.5, 0.5)
+    assert found.alpha == pytest.approx(0.0)
+    assert found.alpha_units == 2
+
+
+def test_points_within_half_a_point_are_alike() -> None:
+    found = find_consistency([(3.0, 3.5), (1.0, 4.0)], [], points=True)
+    assert found.same.value == 0.5

@@ -1,0 +1,28 @@
+"""In the miniature an auditor that knows the truth finds the meta-judge's true accuracy."""
+
+import pytest
+
+from meta_reward_core.audit.findings import COIN
+from tests.core.audit.miniature_battles import NOISE, audited_world, fight
+from tests.core.audit.simulated_battles import World, audit, coverage
+
+
+@pytest.fixture(scope="module", params=NOISE)
+def miniature(request: pytest.FixtureRequest) -> tuple[str, World]:
+    name: str = request.param
+    return name, audited_world(fight(120, noise=NOISE[name], seed=7))
+
+
+def test_the_true_accuracy_lies_in_at_least_17_of_20_intervals(
+    miniature: tuple[str, World],
+) -> None:
+    held = coverage(miniature[1], strategy="score_gap", size=120, runs=range(20))
+    assert held >= 17 / 20
+
+
+def test_only_the_coin_is_not_told_from_a_coin(miniature: tuple[str, World]) -> None:
+    """A batch of 120 has an interval of about +- 9 points around .50, .70 or .95."""
+    name, world = miniature
+    found = audit(world, strategy="uniform", size=120, seed=1)
+    assert found.low is not None
+    assert (found.low > COIN) == (name != "coin")

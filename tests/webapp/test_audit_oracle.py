@@ -1,0 +1,68 @@
+"""Miniature battles in real files, audited through the rows by an oracle, before the gate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+
+from meta_reward_core.artifacts import ArtifactStore, canonical_json
+from meta_reward_core.pairing import score_responses
+from meta_reward_core.shards import IterationFiles, Work
+from meta_reward_core.tables import table_of
+from tests.core.audit.miniature_battles import NOISE, ask_oracle, audited_world, fight
+from tests.webapp import audit_cast
+from tests.webapp.audit_cast import carol, draw
+from webapp.audit import desk, gate
+from webapp.audit.models import Batch, Gate
+from webapp.audit.reporting import make_report
+from webapp.experiments.models import Experiment, Iteration
+
+__all__ = ["carol"]
+
+pytestmark = pytest.mark.django_db
+
+
+def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, float]:
+    """Files and rows of a miniature iteration, and the true accuracy of its meta-judge."""
+    fought = fight(60, noise=noise, seed=3)
+    store = ArtifactStore(str(root))
+    words = {"judge": "{instruction} {response}", "meta_judge": "", "rubric": "Five words."}
+    store.put_if_absent("scripted/experiment.json", canonical_json({"templates": words}))
+    scores = score_responses(fought.responses, fought.judgments)
+    prompts = [{"prompt_id": p.prompt_id, "text": p.text, "extra": None} for p in fought.prompts]
+    tables: dict[str, Sequence[object]] = {
+        "prompts": prompts, "responses": fought.responses, "judgments": fought.judgments,
+        "scores": scores, "battles": fought.battles, "ratings": [], "judge_pairs": [],
+    }  # fmt: skip
+    made = {(name, 0): table_of(name, rows) for name, rows in tables.items()}
+    files = IterationFiles(store, "scripted/iteration-1")
+    files.publish("all", 0, key="k", work=Work(made), packages={})
+    return audit_cast.record(root, owner=owner), audited_world(fought).accuracy
+
+
+def answer_by_oracle(batch: Batch, person: User) -> None:
+    """Be an auditor who takes item after item and sees nothing but texts."""
+    while (item := desk.take_next(batch, person)) is not None:
+        choice = ask_oracle(item.instruction, item.response, item.first, item.second)
+        assert desk.answer(item, person, desk.Given(choice, None, 3, (), "", 1.0))
+
+
+@pytest.mark.parametrize("level", NOISE)
+def test_an_oracle_at_the_desk_finds_the_truth_and_the_gate_stops_the_coin(
+    level: str, tmp_path: Path, alice: User, carol: User
+) -> None:
+    experiment, truth = miniature(tmp_path, alice, noise=NOISE[level])
+    Gate.objects.create(experiment=experiment, answers=50)
+    iteration = Iteration.objects.get(experiment=experiment)
+    assert "no audit of these battles" in gate.why_held(iteration)
+    batch = draw(experiment, by=alice, auditors=[carol], strategy="score_gap", size=100)
+    answer_by_oracle(batch, carol)
+    report = make_report(batch)
+    assert report.pairs is not None
+    found = report.pairs.agreement_decided
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= truth <= found.high
+    assert bool(gate.why_held(iteration)) == (level == "coin")
+    assert ("do not show" in report.sentences[0]) == (level == "coin")

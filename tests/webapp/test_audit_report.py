@@ -1,0 +1,517 @@
+"""Batches are made, read, exported and imported; the estimates are those of the core."""
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+from pytest_django.fixtures import DjangoAssertNumQueries
+
+from meta_reward_core.eft_files import read_sft_rows
+from tests.webapp.audit_cast import (
+    artifacts,
+    audited,
+    batch,
+    browser,
+    carol,
+    dave,
+    draw,
+    give,
+    take,
+)
+from tests.webapp.conftest import make_person
+from webapp.audit import desk
+from webapp.audit.models import Answer, Batch, Gate, History, Item, Override
+from webapp.audit.spreadsheet import guard_cell, unguard_cell
+from webapp.experiments.models import Experiment, Stage
+
+__all__ = ["artifacts", "audited", "batch", "carol", "dave"]
+
+pytestmark = pytest.mark.django_db
+
+NEW: dict[str, Any] = {
+    "iteration": 1, "kind": "judgments", "strategy": "certainty", "size": 10, "seed": 1,
+    "same_share": 10, "other_share": 20, "hides_score_lines": "on", "reveals_at_once": "on",
+    "guidelines": "",
+}  # fmt: skip
+
+
+def answer_by_forward(batch: Batch, auditor: User) -> None:
+    """Answer as the meta-judge did with the first judgment shown first."""
+    for item in batch.items.select_related("truth"):
+        Answer.objects.create(
+            item=item,
+            auditor=auditor,
+            auditor_name=auditor.username,
+            choice=item.truth.facts["forward"] or "tie",
+            seconds=5,
+        )
+    batch.items.update(is_answered=True)
+
+
+def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: User) -> None:
+    assert client.get("/experiments/scripted/audits/new").status_code == 200
+    answer = client.post("/experiments/scripted/audits/new", NEW | {"auditors": [carol.pk]})
+    made = Batch.objects.get()
+    assert answer["Location"] == f"/audits/{made.pk}"
+    assert list(made.auditors.all()) == [carol]
+    assert made.items.filter(again="").count() == 10
+    assert made.items.filter(again="same").count() == 1
+    assert made.items.filter(again="other").count() == 2
+    assert sum(stratum["sampled"] for stratum in made.strata) == 10
+    assert made.rubric
+    page = client.get(f"/audits/{made.pk}").content.decode()
+    assert "orders agree" in page
+    assert "No answer yet compares" in page
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "score_gap", "position", "length", "decided",
+                                      "uncertain"])  # fmt: skip
+def test_every_strategy_draws_from_real_files(
+    strategy: str, audited: Experiment, alice: User
+) -> None:
+    made = draw(audited, by=alice, auditors=[], strategy=strategy, size=30)
+    assert made.items.count() == 30
+    by_name = {stratum["name"]: stratum for stratum in made.strata}
+    for item in made.items.all():
+        stratum = by_name[item.stratum]
+        assert item.probability == pytest.approx(stratum["sampled"] / stratum["population"])
+
+
+def test_the_same_seed_draws_the_same_items(audited: Experiment, alice: User) -> None:
+    first, second = (draw(audited, by=alice, auditors=[], same_share=0.2) for _ in range(2))
+    rows = [list(one.items.values_list("key", "number", "is_swapped")) for one in (first, second)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"strategy": "score"}, "no such strategy"),
+    ({"size": 1}, "greater than or equal to 2"),
+    ({"iteration": 7}, "not one of the available choices"),
+])  # fmt: skip
+def test_a_batch_that_cannot_be_drawn_is_sent_back(
+    changes: dict[str, Any], said: str, client: Client, audited: Experiment
+) -> None:
+    answer = client.post("/experiments/scripted/audits/new", NEW | changes)
+    assert answer.status_code == 422
+    assert said in answer.content.decode()
+    assert not Batch.objects.exists()
+
+
+def test_an_unfinished_stage_is_not_drawn_from(client: Client, audited: Experiment) -> None:
+    Stage.objects.filter(name="pair_judge").update(status="running")
+    answer = client.post("/experiments/scripted/audits/new", NEW)
+    assert "has no finished stage" in answer.content.decode()
+    assert not Batch.objects.exists()
+
+
+def test_the_report_says_what_the_answers_say(client: Client, batch: Batch, carol: User) -> None:
+    answer_by_forward(batch, carol)
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert "12 of 12 items answered" in page
+    assert "Agreement with the meta-judge, without ties" in page
+    assert "The meta-judge is better than a coin" in page
+    assert "the higher score wins" in page
+    assert "carol" in page
+
+
+def test_the_last_word_replaces_an_answer(client: Client, batch: Batch, carol: User) -> None:
+    answer_by_forward(batch, carol)
+    batch.items.update(adjudicated="tie")
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert "No answer yet compares" in page
+
+
+def test_repeats_tell_how_consistent_auditors_are(
+    client: Client, audited: Experiment, alice: User, carol: User
+) -> None:
+    again = draw(audited, by=alice, auditors=[carol], same_share=0.5, size=10)
+    answer_by_forward(again, carol)
+    page = re.sub(r"\s+", " ", client.get(f"/audits/{again.pk}").content.decode())
+    assert re.search(r"same answer again</th><td[^>]*>100.0%</td>.*?<td[^>]*>5</td>", page)
+
+
+def test_the_report_of_responses_compares_points(
+    client: Client, audited: Experiment, alice: User, carol: User
+) -> None:
+    good = draw(audited, by=alice, auditors=[carol], kind="responses", strategy="length", size=40)
+    for item in good.items.select_related("truth"):
+        points = min(5.0, item.truth.facts["mean"] + 0.25)
+        Answer.objects.create(item=item, auditor_name="carol", points=points)
+    page = client.get(f"/audits/{good.pk}").content.decode()
+    assert "Kendall" in page
+    assert "Responses that people find better get higher scores" in page
+    assert "too strict" in page
+
+
+def test_a_batch_of_files_that_were_made_again_says_so(client: Client, batch: Batch) -> None:
+    assert "made again" not in client.get(f"/audits/{batch.pk}").content.decode()
+    Batch.objects.update(source_sha256="e" * 64)
+    assert "was made again after" in client.get(f"/audits/{batch.pk}").content.decode()
+
+
+def test_a_batch_of_a_deleted_experiment_can_be_read(
+    client: Client, batch: Batch, audited: Experiment, carol: User
+) -> None:
+    answer_by_forward(batch, carol)
+    audited.delete()
+    assert "The experiment was deleted" in client.get(f"/audits/{batch.pk}").content.decode()
+    assert client.get(f"/audits/{batch.pk}/export/csv").status_code == 200
+    answer = client.get(f"/audits/{batch.pk}/export/eft", follow=True)
+    assert "the experiment is gone" in answer.content.decode()
+
+
+def test_strangers_see_no_private_audits(client: Client, batch: Batch) -> None:
+    Experiment.objects.update(is_private=True)
+    bob = browser(make_person("bob", "operator"))
+    for path in (f"/audits/{batch.pk}", f"/audits/{batch.pk}/export/csv",
+                 "/experiments/scripted/audits", "/experiments/scripted/audits/new"):  # fmt: skip
+        assert bob.get(path).status_code == 404
+        assert Client().get(path).status_code == 302
+    assert f"Batch {batch.pk}" not in bob.get("/audits").content.decode()
+
+
+def test_viewers_read_and_change_nothing(batch: Batch) -> None:
+    viewer = browser(make_person("bob", "viewer"))
+    assert viewer.get(f"/audits/{batch.pk}").status_code == 200
+    for what in ("close", "auditors", "import"):
+        assert viewer.post(f"/audits/{batch.pk}/{what}").status_code == 403
+        assert viewer.get(f"/audits/{batch.pk}/{what}").status_code == 405
+    other = browser(make_person("charlie", "operator"))
+    assert other.post(f"/audits/{batch.pk}/close").status_code == 403
+
+
+def test_a_batch_is_closed_and_opened(client: Client, batch: Batch) -> None:
+    client.post(f"/audits/{batch.pk}/close")
+    assert Batch.objects.get().status == "closed"
+    client.post(f"/audits/{batch.pk}/close")
+    assert Batch.objects.get().status == "open"
+
+
+def test_only_auditors_are_assigned(client: Client, batch: Batch, alice: User, dave: User) -> None:
+    client.post(f"/audits/{batch.pk}/auditors", {"auditors": [dave.pk]})
+    assert list(batch.auditors.all()) == [dave]
+    client.post(f"/audits/{batch.pk}/auditors", {"auditors": [alice.pk]})
+    assert list(batch.auditors.all()) == [dave]
+
+
+def test_a_report_asks_the_database_little(
+    client: Client, batch: Batch, carol: User, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    answer_by_forward(batch, carol)
+    with django_assert_max_num_queries(16):
+        client.get(f"/audits/{batch.pk}")
+
+
+def test_the_page_of_an_experiment_shows_the_trend(
+    client: Client, batch: Batch, carol: User
+) -> None:
+    assert "Over iterations" not in client.get("/experiments/scripted/audits").content.decode()
+    answer_by_forward(batch, carol)
+    page = client.get("/experiments/scripted/audits").content.decode()
+    assert "Agreement of people and meta-judge" in page
+
+
+def test_a_gate_is_set_changed_and_removed(client: Client, audited: Experiment) -> None:
+    path = "/experiments/scripted/audits/gate"
+    client.post(path, {"least": "0.6", "confidence": "0.9", "answers": "40"})
+    client.post(path, {"least": "0.7", "confidence": "0.9", "answers": "40"})
+    assert Gate.objects.get().least == 0.7
+    bad = client.post(path, {"least": "1.5", "confidence": "0.9", "answers": "40"})
+    assert bad.status_code == 422
+    assert "below 1" in bad.content.decode()
+    client.post(path, {"remove": "1"})
+    assert not Gate.objects.exists()
+
+
+def test_an_override_needs_a_reason_and_is_recorded(client: Client, audited: Experiment) -> None:
+    Gate.objects.create(experiment=audited)
+    path = "/experiments/scripted/audits/override"
+    assert client.post(path, {"iteration": 1, "reason": ""}).status_code == 422
+    for _ in range(2):
+        client.post(path, {"iteration": 1, "reason": "a trial run"})
+    assert Override.objects.get().by_name == "alice"
+    assert "a trial run" in client.get("/experiments/scripted/audits").content.decode()
+
+
+# Files.
+
+
+def exported(client: Client, batch: Batch, form: str) -> bytes:
+    answer = client.get(f"/audits/{batch.pk}/export/{form}")
+    assert answer.status_code == 200
+    assert answer["Content-Disposition"].startswith("attachment")
+    content: bytes = answer.content
+    return content
+
+
+def lines(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.decode().split("\n") if line]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_what_was_exported_can_be_imported(
+    form: str, client: Client, batch: Batch, carol: User
+) -> None:
+    answer_by_forward(batch, carol)
+    Answer.objects.filter(item__number=1).update(comment="=1+1", tags=["too long", "off topic"])
+    before = list(Answer.objects.order_by("item").values("item", "choice", "tags", "comment"))
+    content = exported(client, batch, form)
+    Answer.objects.all().delete()
+    Item.objects.update(is_answered=False)
+    said = send(client, batch, f"a.{form}", content)
+    assert "12 answers imported, 0 were there already" in said
+    assert "0 answers imported, 12 were there already" in send(client, batch, f"a.{form}", content)
+    after = list(Answer.objects.order_by("item").values("item", "choice", "tags", "comment"))
+    assert after == before
+    assert set(Answer.objects.values_list("auditor", flat=True)) == {carol.pk}
+    assert History.objects.filter(change="imported", by_name="alice").count() == 12
+
+
+def send(client: Client, batch: Batch, name: str, content: bytes) -> str:
+    file = SimpleUploadedFile(name, content)
+    answer = client.post(f"/audits/{batch.pk}/import", {"file": file}, follow=True)
+    return str(answer.content.decode())
+
+
+def row(drawn: Batch, **changes: Any) -> dict[str, Any]:
+    return {"batch": drawn.pk, "item": 1, "auditor": "carol", "answer": "tie"} | changes
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "another batch": ({"batch": 10**6}, "belongs to batch"),
+    "no such item": ({"item": 99}, "there is no item 99"),
+    "no number": ({"item": "one"}, "is no number"),
+    "half an item": ({"item": 1.5}, "there is no item 1.5"),
+    "not a number at all": ({"item": float("nan")}, "is no number"),
+    "unknown answer": ({"answer": "A"}, "is none of the known ones"),
+    "unknown tag": ({"tags": ["rude"]}, "is not known"),
+    "confidence": ({"confidence": 9}, "none of 1, 2 and 3"),
+}
+
+
+@pytest.mark.parametrize("changes, said", FAULTS.values(), ids=FAULTS)
+def test_a_foreign_file_changes_nothing(
+    changes: dict[str, Any], said: str, client: Client, batch: Batch
+) -> None:
+    rows = [row(batch, item=2), row(batch, **changes)]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    page = send(client, batch, "answers.jsonl", content)
+    assert "nothing was imported. line 2" in page
+    assert said in page
+    assert not Answer.objects.exists()
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("a.jsonl", b"{", "is not JSON"),
+    ("a.jsonl", b"[1, 2]", "is not an object"),
+    ("a.json", b"[" * 100_000, "is not readable JSON"),
+    ("a.csv", b"\xff\xfe", "is not UTF-8"),
+    ("a.csv", b"batch,item\n", "holds no answer"),
+    ("a.csv", b"title\nhello\n", "belongs to batch"),
+    ("a.json", b'[{"annotations": []}]', "has 0 annotations"),
+    ("a.jsonl", b"\n", "holds no answer"),
+])  # fmt: skip
+def test_a_malformed_file_is_refused_with_the_reason(
+    name: str, content: bytes, said: str, client: Client, batch: Batch
+) -> None:
+    assert said in send(client, batch, name, content)
+    assert not Answer.objects.exists()
+
+
+def test_an_item_twice_in_a_file_is_refused(client: Client, batch: Batch) -> None:
+    content = "\n".join(json.dumps(row(batch)) for _ in range(2)).encode()
+    assert "item 1 stands in line 1 already" in send(client, batch, "a.jsonl", content)
+
+
+def test_a_file_that_contradicts_an_answer_is_refused_whole(
+    client: Client, batch: Batch, carol: User
+) -> None:
+    item = take(browser(carol), batch)
+    give(browser(carol), item, "A")
+    rows = [row(batch, item=12), row(batch, item=item.number)]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    said = send(client, batch, "a.jsonl", content)
+    assert "has another answer already" in said
+    assert Answer.objects.count() == 1
+    assert not Item.objects.get(batch=batch, number=12).is_answered
+
+
+def test_an_item_that_somebody_looks_at_is_not_imported(
+    client: Client, batch: Batch, carol: User
+) -> None:
+    item = take(browser(carol), batch)
+    content = json.dumps(row(batch, item=item.number)).encode()
+    assert "somebody is answering item" in send(client, batch, "a.jsonl", content)
+
+
+def test_label_studio_tasks_hide_what_is_hidden_and_come_back(client: Client, batch: Batch) -> None:
+    tasks = json.loads(exported(client, batch, "label-studio"))
+    assert len(tasks) == 12
+    data = tasks[0]["data"]
+    assert set(data) == {"batch", "item", "instruction", "response", "judgment_a", "judgment_b"}
+    assert "Score:" not in json.dumps(tasks)
+    result = [{"from_name": "answer", "type": "choices", "value": {"choices": ["A"]}}]
+    tasks[0]["annotations"] = [{"completed_by": 7, "result": result, "lead_time": 12.5}]
+    said = send(client, batch, "done.json", json.dumps(tasks[:1]).encode())
+    assert "1 answers imported" in said
+    answer = Answer.objects.select_related("item").get()
+    assert answer.item.number == data["item"]
+    assert answer.choice == ("second" if answer.item.is_swapped else "first")
+    assert (answer.auditor_name, answer.seconds) == ("label-studio 7", 12.5)
+
+
+def test_argilla_records_hide_what_is_hidden_and_come_back(client: Client, batch: Batch) -> None:
+    records = lines(exported(client, batch, "argilla"))
+    assert set(records[0]["fields"]) == {"instruction", "response", "judgment_a", "judgment_b"}
+    assert set(records[0]["metadata"]) == {"batch", "item"}
+    given = {"user_id": "u1", "status": "submitted", "values": {"answer": {"value": "neither"}}}
+    records[0]["responses"] = [given]
+    records[1]["responses"] = {"answer": [{"value": "tie", "user_id": "u1"}]}
+    content = "\n".join(map(json.dumps, records[:2])).encode()
+    assert "2 answers imported" in send(client, batch, "records.jsonl", content)
+    assert set(Answer.objects.values_list("choice", flat=True)) == {"neither", "tie"}
+
+
+def test_training_rows_hold_what_people_preferred(
+    client: Client, batch: Batch, carol: User, tmp_path: Any
+) -> None:
+    answer_by_forward(batch, carol)
+    decided = batch.items.filter(answer__choice__in=("first", "second")).count()
+    pairs = lines(exported(client, batch, "judge-pairs"))
+    assert len(pairs) == decided > 0
+    winner = batch.items.filter(answer__choice="second")[0]
+    [pair] = [one for one in pairs if one["chosen"][0]["content"] == winner.second
+              and one["rejected"][0]["content"] == winner.first
+              and winner.instruction in one["prompt"][0]["content"]]  # fmt: skip
+    assert pair["kind"] == "judge"
+    path = tmp_path / "eft.jsonl"
+    path.write_bytes(exported(client, batch, "eft"))
+    assert len(read_sft_rows(path).rows) == decided
+
+
+def test_assessments_name_the_human_source(client: Client, batch: Batch, carol: User) -> None:
+    answer_by_forward(batch, carol)
+    [first, *_] = lines(exported(client, batch, "mlflow"))
+    assert first["source"] == {"source_type": "HUMAN", "source_id": "carol"}
+    assert first["feedback"]["value"] in ("first", "second", "tie")
+
+
+def test_parquet_holds_the_same_answers(client: Client, batch: Batch, carol: User) -> None:
+    answer_by_forward(batch, carol)
+    table = pq.read_table(io.BytesIO(exported(client, batch, "parquet")))
+    assert table.num_rows == 12
+    assert set(table["auditor"].to_pylist()) == {"carol"}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", " =1", "＝1", "'x", "plain"])
+def test_no_cell_is_a_formula(text: str) -> None:
+    cell = guard_cell(text)
+    assert not cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "＝"))
+    assert unguard_cell(cell) == text
+
+
+def test_cells_of_a_csv_are_guarded(client: Client, batch: Batch, carol: User) -> None:
+    answer_by_forward(batch, carol)
+    Answer.objects.update(comment="=HYPERLINK(1)")
+    cells = list(csv.DictReader(io.StringIO(exported(client, batch, "csv").decode())))
+    assert {cell["comment"] for cell in cells} == {"'=HYPERLINK(1)"}
+
+
+# Review.
+
+
+def reviewer() -> Client:
+    person = make_person("rita", "admin")
+    person.is_staff = True
+    person.save()
+    return browser(person)
+
+
+def test_reviewers_see_disagreements_first(batch: Batch, carol: User) -> None:
+    answer_by_forward(batch, carol)
+    for item in batch.items.select_related("truth"):
+        item.truth.facts |= {"forward": "first", "backward": "first"}
+        item.truth.save()
+    odd = batch.items.all()[7]
+    Answer.objects.update(choice="first")
+    Answer.objects.filter(item=odd).update(choice="second")
+    page = reviewer().get(reverse("admin:audit_answer_changelist")).content.decode()
+    assert page.index(f"{batch.pk}/{odd.number}<") == min(
+        page.index(f"{batch.pk}/{item.number}<") for item in batch.items.all()
+    )
+    only = reviewer_again().get(reverse("admin:audit_answer_changelist") + "?standing=0")
+    assert f"{batch.pk}/{odd.number}<" in only.content.decode()
+
+
+def reviewer_again() -> Client:
+    return browser(User.objects.get(username="rita"))
+
+
+def test_reviewers_find_items_on_which_auditors_differ(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    again = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
+    answer_by_forward(again, carol)
+    path = reverse("admin:audit_item_changelist") + "?auditors=differ"
+    client = reviewer()
+    assert "0 items" in client.get(path).content.decode()
+    repeat = again.items.filter(again="other").select_related("original")[0]
+    Answer.objects.filter(item=repeat).update(choice="neither")
+    page = client.get(path).content.decode()
+    assert "1 item" in page
+    assert reverse("admin:audit_item_change", args=[repeat.original_id]) in page
+
+
+def test_a_reviewer_has_the_last_word_and_history_keeps_it(batch: Batch, carol: User) -> None:
+    item = batch.items.all()[0]
+    path = reverse("admin:audit_item_change", args=[item.pk])
+    client = reviewer()
+    inline = {"history-TOTAL_FORMS": 0, "history-INITIAL_FORMS": 0}
+    bad = client.post(path, {"adjudicated": "both", "adjudication": ""} | inline)
+    assert "neither; for a response" in bad.content.decode()
+    client.post(path, {"adjudicated": "tie", "adjudication": "both miss it"} | inline)
+    item.refresh_from_db()
+    assert item.adjudicated == "tie"
+    assert History.objects.get().values["reason"] == "both miss it"
+
+
+def test_an_auditor_in_the_admin_sees_their_own_answers_alone(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    give(browser(carol), take(browser(carol), batch), comment="by carol")
+    give(browser(dave), take(browser(dave), batch), comment="by dave")
+    User.objects.update(is_staff=True)
+    client = browser(carol)
+    page = client.get(reverse("admin:audit_answer_changelist")).content.decode()
+    assert "carol" in page
+    assert ">dave<" not in page
+    assert "agree" not in page
+    other = Answer.objects.get(auditor=dave)
+    path = reverse("admin:audit_answer_change", args=[other.pk])
+    assert client.get(path).status_code == 302
+    for model in ("item", "batch"):
+        assert client.get(reverse(f"admin:audit_{model}_changelist")).status_code == 403
+
+
+def test_batches_are_closed_and_assigned_in_the_admin(batch: Batch, dave: User) -> None:
+    client = reviewer()
+    path = reverse("admin:audit_batch_changelist")
+    client.post(path, {"action": "close_batches", "_selected_action": [batch.pk]})
+    assert Batch.objects.get().status == "closed"
+    change = reverse("admin:audit_batch_change", args=[batch.pk])
+    client.post(change, {"status": "open", "auditors": [dave.pk]})
+    assert list(batch.auditors.all()) == [dave]
+
+
+def test_a_lease_has_one_winner(batch: Batch, carol: User, dave: User) -> None:
+    item = batch.items.all()[0]
+    won = [desk._lease(item, person) for person in (carol, dave, carol)]
+    assert won == [True, False, True]

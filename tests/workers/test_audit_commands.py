@@ -1,0 +1,55 @@
+"""Batches are drawn and read from the command line, too."""
+
+import io
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+
+from tests.webapp.audit_cast import artifacts, audited, carol
+from tests.webapp.conftest import alice
+from webapp.audit.models import Answer, Batch
+from webapp.experiments.models import Experiment
+
+__all__ = ["alice", "artifacts", "audited", "carol"]
+
+pytestmark = pytest.mark.django_db
+
+
+def run(command: str, *arguments: str) -> str:
+    out = io.StringIO()
+    call_command(command, *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None:
+    said = run("create_audit", "--experiment", "scripted", "--iteration", "1", "--size", "30",
+               "--auditor", "carol", "--same-share", "0", "--other-share", "0")  # fmt: skip
+    batch = Batch.objects.get()
+    assert f"batch {batch.pk}: 30 items" in said
+    assert list(batch.auditors.all()) == [carol]
+    for item in batch.items.select_related("truth"):
+        choice = item.truth.facts["forward"] or "tie"
+        Answer.objects.create(item=item, auditor_name="carol", choice=choice)
+    report = run("audit_report", "--batch", str(batch.pk))
+    assert "30 of 30 items answered" in report
+    assert "better than a coin" in report
+    assert "Cohen's kappa" in report
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--experiment", "none", "--iteration", "1"], "no experiment 'none'"),
+    (["--experiment", "scripted", "--iteration", "9"], "no finished stage"),
+    (["--experiment", "scripted", "--iteration", "1", "--auditor", "bob"], "'bob' is no active"),
+    (["--experiment", "scripted", "--iteration", "1", "--same-share", "2"], "between 0 and 1"),
+    (["--experiment", "scripted", "--iteration", "1", "--strategy", "score"], "is none for"),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_said(arguments: list[str], said: str, audited: Experiment) -> None:
+    with pytest.raises(CommandError, match=said):
+        run("create_audit", *arguments)
+    assert not Batch.objects.exists()
+
+
+def test_a_batch_that_is_not_there_is_said(audited: Experiment) -> None:
+    with pytest.raises(CommandError, match="there is no batch 99"):
+        run("audit_report", "--batch", "99")

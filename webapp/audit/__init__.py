@@ -1,0 +1,1 @@
+"""Humans judge the judge: blind items, their answers, and what follows from them."""

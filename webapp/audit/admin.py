@@ -1,0 +1,260 @@
+"""Review: answers with disagreements first, adjudication, history, assignment, closing."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import (
+    Case,
+    CharField,
+    Exists,
+    F,
+    IntegerField,
+    OuterRef,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
+from django.forms import ModelForm, ValidationError
+from django.http import HttpRequest
+
+from webapp.audit.desk import note
+from webapp.audit.models import Answer, Batch, BatchStatus, Change, Choice, History, Item
+from webapp.people.roles import ADJUDICATE, ANSWER
+from webapp.people.signed_in import person_of
+
+
+class Reviewed(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that reviewers see and nobody adds or deletes."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Rows come from the desk and from imports."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Nothing of an audit is deleted."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Only reviewers change anything."""
+        return request.user.has_perm(ADJUDICATE)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Reviewers see everything."""
+        return request.user.has_perm(ADJUDICATE)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """Reviewers, and auditors for their own answers."""
+        return request.user.has_perm(ADJUDICATE) or request.user.has_perm(ANSWER)
+
+
+@admin.register(Batch)
+class BatchAdmin(Reviewed):
+    """Batches: close them, and say who answers them."""
+
+    list_display = ("pk", "subject", "iteration", "kind", "strategy", "status", "created")
+    list_filter = ("status", "kind", "subject")
+    fields = ("subject", "iteration", "kind", "strategy", "seed", "status", "auditors")
+    readonly_fields = ("subject", "iteration", "kind", "strategy", "seed")
+    filter_horizontal = ("auditors",)
+    actions = ("close_batches", "open_batches")
+
+    @admin.action(description="Close")
+    def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:  # noqa: ARG002
+        """Take no more answers."""
+        rows.update(status=BatchStatus.CLOSED)
+
+    @admin.action(description="Open again")
+    def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:  # noqa: ARG002
+        """Take answers again."""
+        rows.update(status=BatchStatus.OPEN)
+
+
+def with_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
+    """Say of each answer how it stands to the meta-judge's verdicts, disagreements first."""
+    forward, backward = (
+        KeyTextTransform(name, "item__truth__facts") for name in ("forward", "backward")
+    )
+    said = rows.annotate(forward=Cast(forward, CharField()), backward=Cast(backward, CharField()))
+    return said.annotate(
+        standing=Case(
+            When(choice="", then=Value(3)),
+            When(forward=F("choice"), backward=F("choice"), then=Value(2)),
+            When(forward=F("choice"), then=Value(1)),
+            When(backward=F("choice"), then=Value(1)),
+            default=Value(0),
+            output_field=IntegerField(),
+        )
+    )
+
+
+class StandingFilter(admin.SimpleListFilter):
+    """Answers by how many of the meta-judge's verdicts say the same."""
+
+    title = "meta-judge"
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """From the most to the least conflict."""
+        return [("0", "disagrees"), ("1", "agrees in one order"), ("2", "agrees")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Answer]) -> QuerySet[Answer]:  # noqa: ARG002
+        """Rows of the chosen standing."""
+        return rows.filter(Q(standing=self.value())) if self.value() else rows
+
+
+@admin.register(Answer)
+class AnswerAdmin(Reviewed):
+    """Answers: reviewers see all, disagreements first; auditors see their own alone."""
+
+    list_display = ("item_number", "batch", "auditor_name", "said", "confidence", "standing",
+                    "tags", "given")  # fmt: skip
+    list_filter = (StandingFilter, "confidence", "choice", "item__batch")
+    search_fields = ("comment", "auditor_name")
+    list_select_related = ("item__batch",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
+        """Everybody's for reviewers, one's own for auditors."""
+        if request.user.has_perm(ADJUDICATE):
+            return with_standing(Answer.objects.all())
+        return Answer.objects.filter(auditor=person_of(request))
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        """Disagreements of the surest first."""
+        if request.user.has_perm(ADJUDICATE):
+            return ("standing", "-confidence", "pk")
+        return ("-given",)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Auditors see their own work."""
+        if super().has_view_permission(request, obj):
+            return True
+        own = obj is None or obj.auditor_id == request.user.pk
+        return own and request.user.has_perm(ANSWER)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """An answer changes on the desk alone; reviewers adjudicate the item."""
+        return False
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        """What would tell an auditor the meta-judge's verdict is for reviewers."""
+        filters = super().get_list_filter(request)
+        return filters if request.user.has_perm(ADJUDICATE) else ("confidence", "choice")
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        """The same holds of columns."""
+        if request.user.has_perm(ADJUDICATE):
+            return self.list_display
+        return ("item_number", "auditor_name", "said", "confidence", "tags", "given")
+
+    @admin.display(ordering="item__number", description="item")
+    def item_number(self, row: Answer) -> str:
+        """The item's place in its batch."""
+        return f"{row.item.batch_id}/{row.item.number}"
+
+    @admin.display(ordering="item__batch", description="batch")
+    def batch(self, row: Answer) -> str:
+        """The batch, for reviewers."""
+        return str(row.item.batch)
+
+    @admin.display(description="answer")
+    def said(self, row: Answer) -> str:
+        """The answer, whatever its kind."""
+        return row.choice or f"{row.points:g}"
+
+    @admin.display(ordering="standing", description="meta-judge")
+    def standing(self, row: Any) -> str:
+        """How many verdicts say the same."""
+        names = {0: "disagrees", 1: "agrees in one order", 2: "agrees"}
+        return names.get(row.standing, "")
+
+
+class ConflictFilter(admin.SimpleListFilter):
+    """Items on which auditors differ: a repeat has another answer than the item."""
+
+    title = "auditors"
+    parameter_name = "auditors"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """Only those that differ can be asked for."""
+        return [("differ", "differ")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Item]) -> QuerySet[Item]:  # noqa: ARG002
+        """Items of which one answer differs from another."""
+        if self.value() != "differ":
+            return rows
+        repeats = Answer.objects.filter(item__original=OuterRef("pk"))
+        same = Q(choice=OuterRef("answer__choice")) & (
+            Q(points=OuterRef("answer__points")) | Q(points__isnull=True)
+        )
+        return rows.filter(is_answered=True).filter(Exists(repeats.exclude(same)))
+
+
+class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
+    """The last word on an item."""
+
+    class Meta:
+        """Only that."""
+
+        model = Item
+        fields = ("adjudicated", "adjudication")
+
+    def clean_adjudicated(self) -> str:
+        """One of the answers that an auditor could give."""
+        value: str = self.cleaned_data["adjudicated"].strip()
+        if not value or _is_answer(value, self.instance.batch.kind):
+            return value
+        raise ValidationError("first, second, tie or neither; for a response 0 to 5 points")
+
+
+def _is_answer(value: str, kind: str) -> bool:
+    if kind == "judgments":
+        return value in Choice.values
+    try:
+        return 0 <= float(value) <= 5
+    except ValueError:
+        return False
+
+
+class HistoryInline(admin.TabularInline):  # type: ignore[type-arg]
+    """What happened to an item."""
+
+    model = History
+    extra = 0
+    can_delete = False
+    fields = readonly_fields = ("when", "change", "by_name", "values")
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Nobody writes history."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Reviewers read it."""
+        return request.user.has_perm(ADJUDICATE)
+
+
+@admin.register(Item)
+class ItemAdmin(Reviewed):
+    """Items: read the answers and have the last word."""
+
+    form = AdjudicationForm
+    list_display = ("number", "batch", "stratum", "again", "is_answered", "adjudicated")
+    list_filter = (ConflictFilter, "is_answered", "again", "batch", "stratum")
+    list_select_related = ("batch",)
+    readonly_fields = ("batch", "number", "instruction", "response", "first", "second")
+    fields = (*readonly_fields, "adjudicated", "adjudication")
+    inlines = (HistoryInline,)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """For reviewers alone."""
+        return request.user.has_perm(ADJUDICATE)
+
+    def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
+        """Write the last word, and that it was spoken."""
+        Item.objects.filter(pk=obj.pk).update(
+            adjudicated=obj.adjudicated, adjudication=obj.adjudication
+        )
+        values = {"adjudicated": obj.adjudicated, "reason": obj.adjudication}
+        note(obj, Change.ADJUDICATED, person_of(request), values)

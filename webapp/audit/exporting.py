@@ -1,0 +1,227 @@
+"""Answers, tasks and training rows of a batch, in the formats of other tools."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meta_reward_core.errors import InputError
+from meta_reward_core.templates import PromptTemplate
+from webapp.audit.making import experiment_words
+from webapp.audit.models import Answer, Batch, Item, Kind
+from webapp.audit.reporting import final_value
+from webapp.audit.spreadsheet import guard_cell
+from webapp.audit.texts import shown_judgments
+
+Row = dict[str, Any]
+
+COLUMNS: Final = (
+    "batch", "item", "key", "again", "stratum", "probability", "auditor", "answer", "points",
+    "confidence", "tags", "comment", "seconds", "given", "adjudicated", "is_swapped",
+    "instruction", "response", "first", "second",
+)  # fmt: skip
+"""Columns of exported answers; `answer` is first, second, tie or neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFile:
+    """A file to hand out."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+def answer_rows(batch: Batch) -> Iterator[Row]:
+    """One row for each answer, repeats too, in the order of the batch."""
+    answers = Answer.objects.filter(item__batch=batch).select_related("item")
+    for answer in answers.order_by("item__number"):
+        item = answer.item
+        yield {
+            "batch": batch.pk,
+            "item": item.number,
+            "key": item.key,
+            "again": item.again,
+            "stratum": item.stratum,
+            "probability": item.probability,
+            "auditor": answer.auditor_name,
+            "answer": answer.choice,
+            "points": answer.points,
+            "confidence": answer.confidence,
+            "tags": answer.tags,
+            "comment": answer.comment,
+            "seconds": answer.seconds,
+            "given": answer.given.isoformat(),
+            "adjudicated": item.adjudicated,
+            "is_swapped": item.is_swapped,
+            "instruction": item.instruction,
+            "response": item.response,
+            "first": item.first,
+            "second": item.second,
+        }
+
+
+def _csv(batch: Batch) -> bytes:
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink)
+    writer.writerow(COLUMNS)
+    for row in answer_rows(batch):
+        row["tags"] = "; ".join(row["tags"])
+        writer.writerow([guard_cell(row[name]) for name in COLUMNS])
+    return sink.getvalue().encode()
+
+
+def _lines(rows: Iterable[Row]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+_ANSWERS: Final = pa.schema(
+    [
+        (name, {
+            "batch": pa.int64(), "item": pa.int64(), "probability": pa.float64(),
+            "points": pa.float64(), "confidence": pa.int64(), "seconds": pa.float64(),
+            "is_swapped": pa.bool_(), "tags": pa.list_(pa.string()),
+        }.get(name, pa.string()))
+        for name in COLUMNS
+    ]
+)  # fmt: skip
+
+
+def _parquet(batch: Batch) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(answer_rows(batch)), schema=_ANSWERS), sink)
+    return sink.getvalue()
+
+
+def _task(batch: Batch, item: Item) -> Row:
+    """An item as an auditor sees it: nothing that is hidden on the desk."""
+    shown: Row = {"instruction": item.instruction, "response": item.response}
+    if batch.kind == Kind.JUDGMENTS:
+        a, b = shown_judgments(
+            item.first,
+            item.second,
+            is_swapped=item.is_swapped,
+            hides_score_lines=batch.hides_score_lines,
+        )
+        shown |= {"judgment_a": a, "judgment_b": b}
+    return shown
+
+
+def _open_items(batch: Batch) -> Iterable[Item]:
+    return batch.items.filter(is_answered=False, again="")
+
+
+def _label_studio(batch: Batch) -> bytes:
+    """Tasks of what is not answered; name the control `answer` in the labelling interface."""
+    tasks = [
+        {"data": {"batch": batch.pk, "item": item.number, **_task(batch, item)}}
+        for item in _open_items(batch)
+    ]
+    return json.dumps(tasks, ensure_ascii=False, indent=1).encode()
+
+
+def _argilla(batch: Batch) -> bytes:
+    """Records of what is not answered, for a question named `answer`."""
+    return _lines(
+        {
+            "id": f"{batch.pk}-{item.number}",
+            "fields": _task(batch, item),
+            "metadata": {"batch": batch.pk, "item": item.number},
+        }
+        for item in _open_items(batch)
+    )
+
+
+def _assessments(batch: Batch) -> bytes:
+    """Assessments as MLflow names them, one for each answer."""
+    return _lines(
+        {
+            "trace_id": row["key"],
+            "assessment_name": "better_judgment" if row["answer"] else "response_quality",
+            "source": {"source_type": "HUMAN", "source_id": row["auditor"]},
+            "feedback": {"value": row["answer"] or row["points"]},
+            "rationale": row["comment"] or None,
+            "create_time": row["given"],
+            "metadata": {"batch": str(batch.pk), "item": str(row["item"]),
+                         "tags": "; ".join(row["tags"])},
+        }
+        for row in answer_rows(batch)
+    )  # fmt: skip
+
+
+def _preferred(batch: Batch) -> Iterator[tuple[Item, str, str]]:
+    """Items with a winner, its text and the loser's; repeats and ties are left out."""
+    if batch.kind != Kind.JUDGMENTS:
+        raise InputError("only a batch of judgments has preferred ones: choose another format")
+    items = batch.items.filter(again="").select_related("answer", "truth")
+    for item in items:
+        item.batch = batch
+        choice = final_value(item)
+        if choice in ("first", "second"):
+            texts = (item.first, item.second)
+            yield item, *(texts if choice == "first" else texts[::-1])
+
+
+def _judge_prompt(batch: Batch) -> Callable[[Item], str]:
+    if batch.experiment is None:
+        raise InputError("the experiment is gone, and with it the words of its judge prompt")
+    words = experiment_words(batch.experiment)
+    template = PromptTemplate("judge", words["judge"])
+    return lambda item: template.fill(
+        rubric=words["rubric"], instruction=item.instruction, response=item.response
+    )
+
+
+def _eft(batch: Batch) -> bytes:
+    """The judgments that people preferred, as rows that teach the judge."""
+    ask = _judge_prompt(batch)
+    return _lines(
+        {"prompt": ask(item), "response": better} for item, better, _ in _preferred(batch)
+    )
+
+
+def _judge_pairs(batch: Batch) -> bytes:
+    """Human judge pairs: TRL's conversational rows as the table `judge_pairs` has them."""
+    ask = _judge_prompt(batch)
+    return _lines(
+        {
+            "prompt": [{"role": "user", "content": ask(item)}],
+            "chosen": [{"role": "assistant", "content": better}],
+            "rejected": [{"role": "assistant", "content": worse}],
+            "kind": "judge",
+            "iteration": batch.iteration,
+            "prompt_id": item.truth.facts["prompt_id"],
+            "score_chosen": 1.0,
+            "score_rejected": 0.0,
+            "source": "human",
+        }
+        for item, better, worse in _preferred(batch)
+    )
+
+
+FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {
+    "csv": ("csv", "text/csv; charset=utf-8", _csv),
+    "jsonl": ("jsonl", "application/jsonl", lambda batch: _lines(answer_rows(batch))),
+    "parquet": ("parquet", "application/vnd.apache.parquet", _parquet),
+    "label-studio": ("label-studio.json", "application/json", _label_studio),
+    "argilla": ("argilla.jsonl", "application/jsonl", _argilla),
+    "mlflow": ("mlflow.jsonl", "application/jsonl", _assessments),
+    "eft": ("eft.jsonl", "application/jsonl", _eft),
+    "judge-pairs": ("judge-pairs.jsonl", "application/jsonl", _judge_pairs),
+}
+"""By name: ending of the file, media type, and what writes it."""
+
+
+def export_batch(batch: Batch, form: str) -> ExportFile:
+    """Write a batch in one format.
+
+    Raises:
+        InputError: the batch has nothing of that kind.
+    """
+    ending, media_type, write = FORMATS[form]
+    return ExportFile(f"audit-{batch.pk}.{ending}", media_type, write(batch))

@@ -1,0 +1,241 @@
+"""Forms of the audit."""
+
+from typing import Any, cast
+
+from django import forms
+from django.contrib.auth.models import Permission, User
+from django.db.models import Q, QuerySet
+
+from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
+from webapp.audit.desk import TAGS, Given
+from webapp.audit.making import BatchPlan
+from webapp.audit.models import Confidence, Gate, Item, Kind
+from webapp.people.roles import ANSWER
+
+_MOST_ITEMS = 5000
+
+
+class AnswerForm(forms.Form):
+    """What every answer holds; the question itself is a subclass's."""
+
+    confidence = forms.TypedChoiceField(
+        choices=Confidence.choices,
+        coerce=int,
+        initial=Confidence.MEDIUM,
+        widget=forms.RadioSelect,
+        label="How sure are you?",
+    )
+    tags = forms.MultipleChoiceField(
+        choices=[(tag, tag) for tag in TAGS],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        label="What is wrong, if anything",
+    )
+    comment = forms.CharField(
+        required=False, max_length=4000, widget=forms.Textarea(attrs={"rows": 2})
+    )
+    seconds = forms.FloatField(required=False, widget=forms.HiddenInput)
+
+    def given(self, item: Item) -> Given:
+        """The answer, by the item's own names of its judgments."""
+        values = self.cleaned_data
+        choice = values.get("choice", "")
+        return Given(
+            choice=unswap(choice, item),
+            points=values.get("points"),
+            confidence=values["confidence"],
+            tags=tuple(values["tags"]),
+            comment=values["comment"],
+            seconds=values["seconds"] or 0.0,
+        )
+
+
+class ChoiceForm(AnswerForm):
+    """Which of two judgments is better, by the letters that are shown."""
+
+    choice = forms.ChoiceField(
+        choices=[
+            ("A", "A is better"),
+            ("B", "B is better"),
+            ("tie", "Both alike"),
+            ("neither", "Neither is acceptable"),
+        ],
+        widget=forms.RadioSelect,
+        label="Which judgment is better?",
+    )
+    field_order = ("choice", "confidence", "tags", "comment", "seconds")
+
+
+class PointsForm(AnswerForm):
+    """How good a response is."""
+
+    points = forms.TypedChoiceField(
+        choices=[(str(points), str(points)) for points in range(6)],
+        coerce=float,
+        widget=forms.RadioSelect,
+        label="How good is this response, from 0 to 5?",
+    )
+    field_order = ("points", "confidence", "tags", "comment", "seconds")
+
+
+def answer_form(
+    kind: str, data: Any = None, *, initial: dict[str, Any] | None = None
+) -> AnswerForm:
+    """The form of a kind of item."""
+    return (ChoiceForm if kind == Kind.JUDGMENTS else PointsForm)(data, initial=initial)
+
+
+def unswap(letter: str, item: Item) -> str:
+    """From the letter that was shown to the item's own name of a judgment."""
+    a, b = ("second", "first") if item.is_swapped else ("first", "second")
+    return {"A": a, "B": b}.get(letter, letter)
+
+
+def swap(choice: str, item: Item) -> str:
+    """From the item's own name of a judgment to the letter that was shown."""
+    a, b = ("second", "first") if item.is_swapped else ("first", "second")
+    return {a: "A", b: "B"}.get(choice, choice)
+
+
+def possible_auditors() -> QuerySet[User]:
+    """Active accounts that may answer."""
+    app, codename = ANSWER.split(".")
+    named = Q(content_type__app_label=app, codename=codename)
+    permission = Permission.objects.filter(named)
+    may = Q(groups__permissions__in=permission) | Q(user_permissions__in=permission)
+    return User.objects.filter(may, is_active=True).distinct().order_by("username")
+
+
+class BatchForm(forms.Form):
+    """What a new batch shall be."""
+
+    iteration = forms.TypedChoiceField(coerce=int, label="Iteration")
+    kind = forms.ChoiceField(choices=Kind.choices, label="Question")
+    strategy = forms.ChoiceField(
+        choices=list(STRATEGIES.items()),
+        initial="certainty",
+        label="Draw items",
+        help_text="Every item has a known chance, so estimates hold for the whole iteration.",
+    )
+    size = forms.IntegerField(
+        min_value=2, max_value=_MOST_ITEMS, initial=100, label="Distinct items"
+    )
+    same_share = forms.IntegerField(
+        min_value=0, max_value=50, initial=10, label="Again to the same auditor, percent"
+    )
+    other_share = forms.IntegerField(
+        min_value=0, max_value=100, initial=20, label="Again to another auditor, percent"
+    )
+    seed = forms.IntegerField(min_value=0, max_value=2**53, initial=1)
+    hides_score_lines = forms.BooleanField(
+        required=False, initial=True, label="Cut the judgments' own score lines"
+    )
+    reveals_at_once = forms.BooleanField(
+        required=False,
+        initial=True,
+        label="Reveal after each answer",
+        help_text="Otherwise when the batch is closed.",
+    )
+    guidelines = forms.CharField(
+        required=False,
+        max_length=20_000,
+        widget=forms.Textarea(attrs={"rows": 6}),
+        label="Guidelines for annotators",
+        help_text="Markdown. At hand beside every item.",
+    )
+    auditors = forms.ModelMultipleChoiceField(
+        queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
+    )
+
+    def __init__(self, *args: Any, numbers: list[int], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        iteration = cast("forms.TypedChoiceField", self.fields["iteration"])
+        iteration.choices = [(number, str(number)) for number in numbers]
+        auditors = cast("forms.ModelMultipleChoiceField[User]", self.fields["auditors"])
+        auditors.queryset = possible_auditors()
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse a strategy that the kind does not have."""
+        values = super().clean() or {}
+        kind, strategy = values.get("kind"), values.get("strategy")
+        known = {str(name): strategies for name, strategies in STRATEGIES_OF.items()}
+        if kind and strategy and strategy not in known[kind]:
+            self.add_error("strategy", "There is no such strategy for this question.")
+        return values
+
+    def plan(self) -> BatchPlan:
+        """What was asked for."""
+        values = self.cleaned_data
+        return BatchPlan(
+            kind=values["kind"],
+            strategy=values["strategy"],
+            size=values["size"],
+            seed=values["seed"],
+            same_share=values["same_share"] / 100,
+            other_share=values["other_share"] / 100,
+            hides_score_lines=values["hides_score_lines"],
+            reveals_at_once=values["reveals_at_once"],
+            guidelines=values["guidelines"],
+        )
+
+
+class AuditorsForm(forms.Form):
+    """Who answers a batch."""
+
+    auditors = forms.ModelMultipleChoiceField(
+        queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        auditors = cast("forms.ModelMultipleChoiceField[User]", self.fields["auditors"])
+        auditors.queryset = possible_auditors()
+
+
+class GateForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What an audit must show before an experiment trains on judge pairs."""
+
+    class Meta:
+        """All but the experiment."""
+
+        model = Gate
+        fields = ("least", "confidence", "answers")
+        labels = {  # noqa: RUF012
+            "least": "Agreement must be shown to be above",
+            "confidence": "With confidence",
+            "answers": "From at least so many answered items",
+        }
+
+    def clean_least(self) -> float:
+        """A share."""
+        return _share(self.cleaned_data["least"])
+
+    def clean_confidence(self) -> float:
+        """A share above 0."""
+        share = _share(self.cleaned_data["confidence"])
+        if share == 0:
+            raise forms.ValidationError("Must be above 0 and below 1.")
+        return share
+
+
+def _share(value: float) -> float:
+    if not 0 <= value < 1:
+        raise forms.ValidationError("Must be at least 0 and below 1.")
+    return value
+
+
+class OverrideForm(forms.Form):
+    """Let an iteration train although its audit was not passed."""
+
+    iteration = forms.IntegerField(min_value=1)
+    reason = forms.CharField(
+        min_length=5, max_length=2000, widget=forms.Textarea(attrs={"rows": 2})
+    )
+
+
+class ImportForm(forms.Form):
+    """A file of answers."""
+
+    file = forms.FileField(
+        help_text="CSV or JSON lines as exported here, or what Label Studio or Argilla gave back."
+    )

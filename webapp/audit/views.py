@@ -1,0 +1,277 @@
+"""Pages of whoever makes audits and reads what came of them."""
+
+from typing import Any, Final
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db import IntegrityError, transaction
+from django.db.models import Count, Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from meta_reward_core.errors import InputError, MetaRewardError
+from webapp.audit import gate as gates
+from webapp.audit.desk_views import my_batches
+from webapp.audit.exporting import FORMATS, export_batch
+from webapp.audit.figures import batch_figures, report_figures, trend_figures
+from webapp.audit.forms import AuditorsForm, BatchForm, GateForm, ImportForm, OverrideForm
+from webapp.audit.importing import import_file
+from webapp.audit.making import make_batch
+from webapp.audit.models import Batch, BatchStatus, Gate, Override
+from webapp.audit.reporting import agreement_by_iteration, make_report
+from webapp.experiments.models import Experiment, RunStatus
+from webapp.people.access import (
+    find_experiment,
+    find_to_steer,
+    may_steer,
+    runs,
+    sees,
+    visible_experiments,
+)
+from webapp.people.roles import ANSWER, RUN_ALL, SEE
+from webapp.people.signed_in import person_of
+
+_SHOWN: Final = 100
+
+
+def visible_batches(person: User) -> QuerySet[Batch]:
+    """Batches whose results a person may see; of a deleted experiment one's own, or an admin's."""
+    if not person.has_perm(SEE):
+        return Batch.objects.none()
+    orphans = Q(experiment__isnull=True)
+    if not person.has_perm(RUN_ALL):
+        orphans &= Q(by=person)
+    return Batch.objects.filter(Q(experiment__in=visible_experiments(person)) | orphans)
+
+
+def _find_to_change(person: User, pk: int) -> Batch:
+    """Find a batch that a person may change: who may steer its experiment, or made it.
+
+    Raises:
+        Http404: there is none, or it is a stranger's.
+        PermissionDenied: it may be seen, but not changed.
+    """
+    batch = get_object_or_404(visible_batches(person).select_related("experiment"), pk=pk)
+    if batch.experiment is not None and not may_steer(person, batch.experiment):
+        raise PermissionDenied("this audit belongs to somebody else's experiment")
+    return batch
+
+
+@require_safe
+def audits(request: HttpRequest) -> HttpResponse:
+    """List what the person answers, and what they may read."""
+    person = person_of(request)
+    if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
+        raise PermissionDenied
+    batches = visible_batches(person).annotate(
+        item_count=Count("items", distinct=True),
+        answer_count=Count("items__answer", distinct=True),
+    )
+    context = {
+        "mine": my_batches(person) if person.has_perm(ANSWER) else [],
+        "batches": [batch_figures(batch) for batch in batches[:_SHOWN]],
+        "experiments": visible_experiments(person)[:_SHOWN],
+    }
+    return render(request, "audit/audits.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@runs
+def new_batch(request: HttpRequest, name: str) -> HttpResponse:
+    """Make a batch for an iteration."""
+    experiment = find_to_steer(request.user, name)
+    numbers = list(experiment.iterations.order_by("-number").values_list("number", flat=True))
+    form = BatchForm(request.POST or None, numbers=numbers)
+    if request.method == "POST" and form.is_valid():
+        try:
+            batch = _make(request, experiment, form)
+        except MetaRewardError as error:
+            form.add_error(None, str(error))
+        else:
+            return redirect("audit_report", pk=batch.pk)
+    status = 422 if form.errors else 200
+    context = {"experiment": experiment, "form": form, "has_iterations": bool(numbers)}
+    return render(request, "audit/new.html", context, status=status)
+
+
+def _make(request: HttpRequest, experiment: Experiment, form: BatchForm) -> Batch:
+    return make_batch(
+        experiment,
+        form.cleaned_data["iteration"],
+        form.plan(),
+        by=person_of(request),
+        auditors=form.cleaned_data["auditors"],
+    )
+
+
+@require_safe
+@sees
+def report(request: HttpRequest, pk: int) -> HttpResponse:
+    """Show what a batch says."""
+    person = person_of(request)
+    batch = get_object_or_404(visible_batches(person).select_related("experiment"), pk=pk)
+    return _show_report(request, batch, ImportForm())
+
+
+def _show_report(
+    request: HttpRequest, batch: Batch, import_form: ImportForm, *, status: int = 200
+) -> HttpResponse:
+    person = person_of(request)
+    made = make_report(batch)
+    context = {
+        "batch": batch,
+        "report": made,
+        "figures": report_figures(made),
+        "formats": list(FORMATS),
+        "may_change": batch.experiment is None or may_steer(person, batch.experiment),
+        "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
+        "import_form": import_form,
+    }
+    return render(request, "audit/report.html", context, status=status)
+
+
+@require_POST
+@runs
+def close(request: HttpRequest, pk: int) -> HttpResponse:
+    """Close a batch, or open it again."""
+    batch = _find_to_change(person_of(request), pk)
+    is_open = batch.status == BatchStatus.OPEN
+    status = BatchStatus.CLOSED if is_open else BatchStatus.OPEN
+    Batch.objects.filter(pk=pk, status=batch.status).update(status=status)
+    return redirect("audit_report", pk=pk)
+
+
+@require_POST
+@runs
+def auditors(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say who answers a batch."""
+    batch = _find_to_change(person_of(request), pk)
+    form = AuditorsForm(request.POST)
+    if form.is_valid():
+        batch.auditors.set(form.cleaned_data["auditors"])
+    else:
+        messages.error(request, "Only active accounts with the role auditor can be chosen.")
+    return redirect("audit_report", pk=pk)
+
+
+@require_safe
+@sees
+def export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
+    """Hand a batch out in a format."""
+    batch = get_object_or_404(
+        visible_batches(person_of(request)).select_related("experiment"), pk=pk
+    )
+    if form not in FORMATS:
+        raise Http404("there is no such format")
+    try:
+        file = export_batch(batch, form)
+    except InputError as error:
+        messages.error(request, str(error))
+        return redirect("audit_report", pk=pk)
+    disposition = f'attachment; filename="{file.name}"'
+    return HttpResponse(
+        file.content,
+        content_type=file.media_type,
+        headers={"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"},
+    )
+
+
+@require_POST
+@runs
+def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take answers from a file, all of them or none."""
+    person = person_of(request)
+    batch = _find_to_change(person, pk)
+    form = ImportForm(request.POST, request.FILES)
+    if form.is_valid():
+        file = form.cleaned_data["file"]
+        try:
+            done = import_file(batch, file.name, file.read(), by=person)
+        except InputError as error:
+            form.add_error("file", str(error))
+        else:
+            messages.success(
+                request, f"{done.added} answers imported, {done.known} were there already."
+            )
+            return redirect("audit_report", pk=pk)
+    return _show_report(request, batch, form, status=422)
+
+
+@require_safe
+@sees
+def experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
+    """Show an experiment's audits, their trend, and its gate."""
+    experiment = find_experiment(request.user, name)
+    gate = Gate.objects.filter(experiment=experiment).first()
+    form = GateForm(instance=gate or Gate(experiment=experiment))
+    return _show_experiment(request, experiment, form, OverrideForm())
+
+
+def _show_experiment(
+    request: HttpRequest,
+    experiment: Experiment,
+    gate_form: GateForm,
+    override_form: OverrideForm,
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    running = experiment.iterations.filter(status=RunStatus.RUNNING).first()
+    batches = experiment.audits.annotate(
+        item_count=Count("items", distinct=True),
+        answer_count=Count("items__answer", distinct=True),
+    )
+    context: dict[str, Any] = {
+        "experiment": experiment,
+        "trend": trend_figures(agreement_by_iteration(experiment)),
+        "batches": [batch_figures(batch) for batch in batches],
+        "gate": Gate.objects.filter(experiment=experiment).first(),
+        "gate_form": gate_form,
+        "override_form": override_form,
+        "overrides": experiment.audit_overrides.all(),
+        "held": gates.why_held(running) if running else "",
+        "may_change": may_steer(person_of(request), experiment),
+    }
+    return render(request, "audit/experiment.html", context, status=status)
+
+
+@require_POST
+@runs
+def set_gate(request: HttpRequest, name: str) -> HttpResponse:
+    """Ask for a passed audit before training, or stop asking."""
+    experiment = find_to_steer(request.user, name)
+    if "remove" in request.POST:
+        Gate.objects.filter(experiment=experiment).delete()
+        return redirect("experiment_audits", name=name)
+    gate = Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
+    form = GateForm(request.POST, instance=gate)
+    if form.is_valid():
+        form.save()
+        return redirect("experiment_audits", name=name)
+    return _show_experiment(request, experiment, form, OverrideForm(), status=422)
+
+
+@require_POST
+@runs
+def override(request: HttpRequest, name: str) -> HttpResponse:
+    """Let an iteration train although its audit was not passed, for a reason."""
+    experiment = find_to_steer(request.user, name)
+    form = OverrideForm(request.POST)
+    if not form.is_valid():
+        gate = Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
+        gate_form = GateForm(instance=gate)
+        return _show_experiment(request, experiment, gate_form, form, status=422)
+    person = person_of(request)
+    try:
+        with transaction.atomic():
+            Override.objects.create(
+                experiment=experiment,
+                iteration=form.cleaned_data["iteration"],
+                reason=form.cleaned_data["reason"],
+                by=person,
+                by_name=person.get_username(),
+            )
+    except IntegrityError:
+        messages.info(request, "That iteration was let through already.")
+    return redirect("experiment_audits", name=name)

@@ -1,0 +1,79 @@
+"""Draw an audit batch from an iteration."""
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandParser
+
+from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
+from meta_reward_core.errors import InputError
+from webapp.audit.forms import possible_auditors
+from webapp.audit.making import BatchPlan, make_batch
+from webapp.audit.models import Kind
+from webapp.experiments.models import Experiment
+from workers.command_line import explained_errors, open_console, require_tables
+
+
+class Command(BaseCommand):
+    """`manage.py create_audit`."""
+
+    help = "Draw items of an iteration that people shall judge blind, each with a known chance."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """What a form of the site asks for."""
+        parser.add_argument("--experiment", required=True)
+        parser.add_argument("--iteration", type=int, required=True)
+        parser.add_argument("--kind", choices=Kind.values, default=Kind.JUDGMENTS)
+        parser.add_argument("--strategy", choices=list(STRATEGIES), default="certainty")
+        parser.add_argument("--size", type=int, default=100, help="distinct items")
+        parser.add_argument("--seed", type=int, default=1)
+        parser.add_argument("--same-share", type=float, default=0.1,
+                            help="share of items that come again to the same auditor")  # fmt: skip
+        parser.add_argument("--other-share", type=float, default=0.2,
+                            help="share of items that come again to another auditor")  # fmt: skip
+        parser.add_argument("--show-score-lines", action="store_true")
+        parser.add_argument("--reveal-at-the-end", action="store_true")
+        parser.add_argument("--guidelines", default="", help="markdown, at hand on the desk")
+        parser.add_argument("--auditor", action="append", default=[], help="repeat for several")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Draw the batch and say where it is."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors():
+            require_tables()
+            plan = _plan(options)
+            experiment = Experiment.objects.filter(name=options["experiment"]).first()
+            if experiment is None:
+                raise InputError(f"there is no experiment {options['experiment']!r}")
+            auditors = _auditors(options["auditor"])
+            batch = make_batch(experiment, options["iteration"], plan, by=None, auditors=auditors)
+            console.print(f"batch {batch.pk}: {batch.items.count()} items, /audits/{batch.pk}")
+
+
+def _plan(options: dict[str, Any]) -> BatchPlan:
+    kind, strategy = options["kind"], options["strategy"]
+    if strategy not in STRATEGIES_OF[kind]:
+        known = ", ".join(STRATEGIES_OF[kind])
+        raise InputError(f"--strategy {strategy} is none for {kind}: choose from {known}")
+    shares = [options["same_share"], options["other_share"]]
+    if not all(0 <= share <= 1 for share in shares):
+        raise InputError("--same-share and --other-share lie between 0 and 1")
+    return BatchPlan(
+        kind=kind,
+        strategy=strategy,
+        size=options["size"],
+        seed=options["seed"],
+        same_share=shares[0],
+        other_share=shares[1],
+        hides_score_lines=not options["show_score_lines"],
+        reveals_at_once=not options["reveal_at_the_end"],
+        guidelines=options["guidelines"],
+    )
+
+
+def _auditors(names: list[str]) -> list[User]:
+    found = {person.username: person for person in possible_auditors()}
+    unknown = sorted(set(names) - found.keys())
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is no active account with the role auditor")
+    return [found[name] for name in names]
