@@ -23,17 +23,32 @@ VIEWERS: Final = {
     *("index", "workers", "log", "experiment", "iteration", "compare", "files", "file"),
     *("prompts", "prompt", "across", "what-if", "try", "try_result"),
     *("publish", "published_archive", "launch_order"),
+    *("audits", "audit_report", "audit_export", "experiment_audits"),
     *("tokens", "revoke_token", "notices", "renew_notice_secret", "send_test_notice"),
 }
 OPERATORS: Final = {
+    *("audit_new", "audit_gate", "audit_override", "audit_close", "audit_auditors"),
+    "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "steer", "cancel_try"),
 }
-OF_AN_EXPERIMENT: Final = {"name": "first", "number": 1, "prompt_id": "a" * 64, "path": "x"}
+AUDITORS: Final = {
+    *("audit_desk", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),
+    "audit_reveal",
+}
+OF_AN_EXPERIMENT: Final = {
+    "name": "first",
+    "number": 1,
+    "prompt_id": "a" * 64,
+    "path": "x",
+    "form": "jsonl",
+}
 ASKED_BY_POST: Final = {
     *("logout", "revoke_token", "renew_notice_secret", "send_test_notice"),
     *("new_experiment_prompts", "steer", "cancel_try"),
+    *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
+    *("audit_gate", "audit_override", "audit_reveal", "audit_skipped"),
 }
-APART: Final = {"admin", "api-1.0.0", "audit"}  # tests of their own stand beside them
+APART: Final = {"admin", "api-1.0.0"}  # tests of their own stand beside them
 
 
 def named_patterns(resolver: URLResolver) -> Iterator[tuple[str, list[str]]]:
@@ -43,7 +58,7 @@ def named_patterns(resolver: URLResolver) -> Iterator[tuple[str, list[str]]]:
                 yield entry.name, list(entry.pattern.regex.groupindex)
             elif entry.name in {"login", "logout", "password_change"}:
                 yield entry.name, []
-        elif entry.namespace not in APART and "audit" not in str(entry.urlconf_name):
+        elif entry.namespace not in APART:
             yield from named_patterns(entry)
 
 
@@ -51,7 +66,7 @@ ADDRESSES: Final = dict(named_patterns(get_resolver()))
 
 
 def test_every_address_is_in_the_table_once() -> None:
-    table = [*ANYBODY, *MEMBERS, *VIEWERS, *OPERATORS]
+    table = [*ANYBODY, *MEMBERS, *VIEWERS, *OPERATORS, *AUDITORS]
     assert sorted(table) == sorted(ADDRESSES)
 
 
@@ -80,6 +95,18 @@ def test_strangers_are_asked_to_sign_in(iteration: Iteration, name: str) -> None
 def test_whoever_has_no_role_that_sees_is_turned_away(
     iteration: Iteration, role: str, name: str
 ) -> None:
+    expected = {"index": 302, "audits": 200}.get(name, 403) if role == "auditor" else 403
+    assert ask(browser_of(make_person("nora", role)), name) == expected
+
+
+def test_whoever_only_audits_is_led_to_the_audits(db: None) -> None:
+    answer = browser_of(make_person("arthur", "auditor")).get("/")
+    assert answer.headers["Location"] == reverse("audits")
+
+
+@pytest.mark.parametrize("name", sorted(AUDITORS))
+@pytest.mark.parametrize("role", ["", "viewer", "operator"])
+def test_only_auditors_sit_at_the_desk(iteration: Iteration, role: str, name: str) -> None:
     assert ask(browser_of(make_person("nora", role)), name) == 403
 
 

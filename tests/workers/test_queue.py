@@ -154,19 +154,23 @@ def test_kills_in_every_stage_change_nothing(
     with cluster(tmp_path / "site", models, redis, META_REWARD_MAX_ATTEMPTS="100") as here:
         here.start_reconciler()
         pages = Pages(here)
-        worker = here.start_worker()
         here.hand_over()
+        worker = here.start_worker()
         for stage in STAGES:
             here.wait_until(lambda name=stage.name: here.site.running(name), every_seconds=0.001)  # type: ignore[misc]
+            os.killpg(worker.pid, signal.SIGSTOP)  # or the next stage might pass unseen
             if victim == "worker":
                 here.kill_tree(worker)
-                worker = here.start_worker()
             elif victim == "broker":
                 here.broker.kill()
                 here.broker.start()
             else:
                 pages.restart()
             here.wait_until(pages.are_right)
+            if victim == "worker":
+                worker = here.start_worker()
+            else:
+                os.killpg(worker.pid, signal.SIGCONT)
         here.wait_finished()
         here.wait_until(pages.are_right)
         assert here.site.digests() == quiet.digests()

@@ -46,6 +46,7 @@ from webapp.people.access import (
     may_steer,
     runs,
     sees,
+    sees_or_audits,
     visible_experiments,
 )
 from webapp.regions import render_page, wants_region
@@ -64,7 +65,7 @@ class FilterForm(forms.Form):
 
 
 @require_safe
-@sees
+@sees_or_audits
 def index(request: HttpRequest) -> HttpResponse:
     """List experiments, newest first."""
     form = FilterForm(request.GET)

@@ -1,22 +1,39 @@
 """Fetch and authorise in one step: who may not see a thing is told that there is none."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Final
 
 from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.shortcuts import get_object_or_404
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
 
 from webapp.experiments.models import Experiment
-from webapp.people.roles import RUN, RUN_ALL, SEE
+from webapp.people.roles import ANSWER, RUN, RUN_ALL, SEE
 
 Person = AbstractBaseUser | AnonymousUser
+View = Callable[[HttpRequest], HttpResponse]
 
 sees: Final = permission_required(SEE, raise_exception=True)
 """Decorator of a view for whoever may see experiments."""
 runs: Final = permission_required(RUN, raise_exception=True)
 """Decorator of a view for whoever may start and steer experiments."""
+
+
+def sees_or_audits(view: View) -> View:
+    """Decorator of the first page: who may only audit goes on to the audits."""
+
+    @wraps(view)
+    def decide(request: HttpRequest) -> HttpResponse:
+        user = _user(request.user)
+        if user is not None and not user.has_perm(SEE) and user.has_perm(ANSWER):
+            return redirect("audits")
+        return sees(view)(request)
+
+    return decide
 
 
 def visible_experiments(person: Person) -> QuerySet[Experiment]:
