@@ -82,6 +82,11 @@ class JudgeRecipe(SamplingRecipe):
     min_valid_judgments: int = value(
         1, "A response with fewer readable scores stays unscored.", source=OURS, ge=1
     )
+    endpoint: str | None = value(
+        None,
+        "An outside judge instead of the model itself, for comparison: a named endpoint.",
+        source=OURS,
+    )
 
 
 class PairingRecipe(Section):
@@ -153,8 +158,13 @@ class MetaJudgeRecipe(SamplingRecipe):
 class EngineRecipe(Section):
     """Where tokens come from."""
 
-    kind: Literal["transformers", "scripted"] = value(
+    kind: Literal["transformers", "vllm", "openai", "scripted"] = value(
         "transformers", "The engine. `scripted` is for tests of the plumbing.", source=OURS
+    )
+    endpoint: str | None = value(
+        None,
+        "Of `openai`: the server, by its name in META_REWARD_ENDPOINTS.",
+        source=OURS,
     )
     device: str = value("auto", "auto, cpu, cuda or cuda:<n>.", source=OURS)
     dtype: Literal["float32", "bfloat16", "float16"] = value(
@@ -179,6 +189,28 @@ class EngineRecipe(Section):
     max_model_tokens: int | None = value(
         None, "Longest prompt plus reply; None: what the model says.", source=OURS, unit="tokens"
     )
+    tensor_parallel: int = value(
+        1, "Of `vllm`: devices that share each layer.", source=OURS, unit="devices", ge=1, le=64
+    )
+    memory_share: float = value(
+        0.9,
+        "Of `vllm` on a GPU: share of its memory for weights and cache. On a CPU the cache holds "
+        "batch_tokens.",
+        source=OURS,
+        gt=0,
+        lt=1,
+    )
+    max_sequences: int = value(
+        256, "Of `vllm`: replies decoded at a time.", source=OURS, unit="replies", ge=1, le=8192
+    )
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> Self:
+        if (self.kind == "openai") != (self.endpoint is not None):
+            raise ValueError(
+                "engine.endpoint names the server of engine.kind: openai, and of no other kind"
+            )
+        return self
 
 
 class EvaluationRecipe(Section):

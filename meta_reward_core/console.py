@@ -231,6 +231,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     number = summary["iteration"]
     state = "" if summary["finished"] else " (not finished)"
     console.rule(f"Iteration {number}: M{number - 1} to M{number}{state}")
+    print_outside_judge(console, summary["outside_judge"])
     tables = [
         _stage_table(summary["stages"]),
         _pair_table(summary["pairs"]),
@@ -244,6 +245,14 @@ def print_summary(console: Console, summary: Summary) -> None:
     for alarm in summary["alarms"]:
         console.print(f"[bold red]alarm[/bold red] {escape(alarm['sentence'])}")
         console.print(f"      {escape(alarm['advice'])}")
+
+
+def print_outside_judge(console: Console, endpoint: str | None) -> None:
+    """Say so where the model does not judge itself."""
+    if endpoint is not None:
+        console.print(
+            f"[bold]outside judge[/bold]: the endpoint {escape(endpoint)} gives the points"
+        )
 
 
 def _table(title: str, *columns: str) -> Table:

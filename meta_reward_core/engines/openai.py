@@ -1,0 +1,324 @@
+"""Completions from any server that speaks the OpenAI chat protocol.
+
+Many requests are under way at a time; one that fails for a reason that may pass is sent again after
+a growing, jittered wait. Sampling happens elsewhere: the same seed gives the same completions only
+as far as the server keeps that promise.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+from pydantic import SecretStr
+
+from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
+from meta_reward_core.engines.chat import Answer, TryAgainError, read_answer, request_body
+from meta_reward_core.engines.endpoints import WEIGHTS_PLACEHOLDER, Endpoint, find_endpoint
+from meta_reward_core.errors import EndpointError, EngineError
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.seeds import derive_seed
+
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""Between two attempts, where the server does not say how long."""
+
+LONGEST_PATIENCE_SECONDS: Final = 600.0
+"""A server that wants to be left alone for longer has failed."""
+
+LARGEST_ANSWER_BYTES: Final = 64 * 2**20
+_CONNECT_SECONDS: Final = 15.0
+_SEED_RANGE: Final = 2**31
+
+_Work = Callable[[Iterator[int]], Coroutine[Any, Any, None]]
+
+
+def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine":
+    """Make the engine of a named endpoint; nothing is sent yet.
+
+    Args:
+        model_folder: the weights that must answer, or None for an outside judge.
+
+    Raises:
+        EndpointError: there is no such endpoint, its key is missing, or it cannot tell weights
+            apart although it has to.
+    """
+    endpoint = find_endpoint(name)
+    if model_folder is None:
+        if endpoint.follows_weights:
+            raise EndpointError(
+                f"endpoint {name!r} serves the weights of an experiment: it is no outside judge"
+            )
+        return OpenAiEngine(name, endpoint, model=endpoint.model)
+    if not endpoint.follows_weights:
+        raise EndpointError(
+            f"endpoint {name!r} always answers by the model {endpoint.model!r}, which is not the "
+            f"one that is trained: name its model such as policy-{WEIGHTS_PLACEHOLDER}, or give "
+            "the endpoint as judge.endpoint"
+        )
+    return OpenAiEngine(name, endpoint, model=endpoint.model_name(hash_model_folder(model_folder)))
+
+
+class OpenAiEngine:
+    """Asks one endpoint for completions; made by `load_endpoint_engine`."""
+
+    def __init__(
+        self, name: str, endpoint: Endpoint, *, model: str, first_wait_seconds: float = 0.5
+    ) -> None:
+        """Read the endpoint's key; nothing is sent yet.
+
+        Args:
+            name: what messages call the endpoint.
+            model: its model, by the name that the server knows.
+            first_wait_seconds: before the second attempt; doubled for each further one.
+        """
+        self._name = name
+        self._endpoint = endpoint
+        self._model = model
+        self._key = endpoint.key()
+        self._first_wait_seconds = first_wait_seconds
+        self._closed = False
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Draw `n` completions for each conversation. See `Engine.sample`.
+
+        Greedy replies are asked for once and repeated. Conversations that begin alike are sent one
+        after another, so that a server with a prefix cache finds them in it.
+
+        Raises:
+            EndpointError: the endpoint, or a setting of it, is wrong.
+            EngineError: a request failed as often as it may.
+        """
+        if self._closed:
+            raise EngineError("This engine is closed: make a new one.")
+        wanted = min(n, 1) if sampling.temperature == 0 else n
+        drawn = asyncio.run(self._draw(conversations, wanted, sampling, seed, progress))
+        return [row * n if len(row) < n else row for row in drawn]
+
+    def close(self) -> None:
+        """Refuse every later call; connections end with each call."""
+        self._closed = True
+
+    async def _draw(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None,
+    ) -> list[list[Completion]]:
+        drawn: list[list[Completion]] = [[] for _ in conversations]
+        order = sorted(range(len(drawn)), key=lambda at: _texts(conversations[at]))
+        tell = _teller(progress)
+        async with self._client() as client:
+            caller = _Caller(
+                client,
+                endpoint=self._endpoint,
+                model=self._model,
+                first_wait_seconds=self._first_wait_seconds,
+                rng=random.Random(seed),
+            )
+
+            async def work(waiting: Iterator[int]) -> None:
+                for at in waiting:
+                    drawn[at] = await caller.complete(
+                        conversations[at], n, sampling=sampling, seed=derive_seed(seed, at)
+                    )
+                    tell(drawn[at])
+
+            try:
+                await _together(work, order, concurrency=self._endpoint.concurrency)
+            except (EndpointError, EngineError) as error:
+                told = self._hide(f"endpoint {self._name!r}: {error}")
+                raise type(error)(told) from None
+        return [[self._without_key(completion) for completion in row] for row in drawn]
+
+    def _client(self) -> httpx2.AsyncClient:
+        headers = {"User-Agent": "meta-reward", "Accept": "application/json"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        count = self._endpoint.concurrency
+        return httpx2.AsyncClient(
+            headers=headers,
+            timeout=httpx2.Timeout(self._endpoint.timeout_seconds, connect=_CONNECT_SECONDS),
+            limits=httpx2.Limits(max_connections=count, max_keepalive_connections=count),
+            follow_redirects=False,
+            verify=_trusted_certificates(),
+            trust_env=False,  # no proxy and no .netrc may see or replace the key
+        )
+
+    def _without_key(self, completion: Completion) -> Completion:
+        """A server that repeats the key must not bring it into files."""
+        refusal = completion.refusal
+        return replace(
+            completion,
+            text=self._hide(completion.text),
+            refusal=None if refusal is None else self._hide(refusal),
+        )
+
+    def _hide(self, text: str) -> str:
+        return text if self._key is None else _hidden(text, self._key)
+
+
+class _Caller:
+    """Sends the requests of one call to `sample`, and sends again what may be sent again."""
+
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        *,
+        endpoint: Endpoint,
+        model: str,
+        first_wait_seconds: float,
+        rng: random.Random,
+    ) -> None:
+        self._client = client
+        self._endpoint = endpoint
+        self._model = model
+        self._first_wait_seconds = first_wait_seconds
+        self._rng = rng
+        self._not_before = 0.0
+
+    async def complete(
+        self, conversation: Conversation, n: int, *, sampling: Sampling, seed: int
+    ) -> list[Completion]:
+        """Exactly `n` completions; what a server leaves out is asked for again."""
+        drawn: list[Completion] = []
+        requests = 0
+        while len(drawn) < n:
+            asked = min(n - len(drawn), self._endpoint.max_choices or n)
+            body = request_body(
+                self._endpoint,
+                model=self._model,
+                conversation=conversation,
+                sampling=sampling,
+                n=asked,
+                seed=derive_seed(seed, requests) % _SEED_RANGE,
+            )
+            answer = await self._ask(body)
+            refusal = answer.refusal or self._too_long(answer, sampling.max_new_tokens)
+            if refusal is not None:
+                return [Completion("", 0, "refused", refusal=refusal)] * n
+            drawn += answer.completions[:asked]
+            requests += 1
+        return drawn
+
+    def _too_long(self, answer: Answer, max_new_tokens: int) -> str | None:
+        """Why a prompt should have been refused that the server took."""
+        prompt_tokens, limit = answer.prompt_tokens, self._endpoint.context_tokens
+        if prompt_tokens is None or limit is None or prompt_tokens + max_new_tokens <= limit:
+            return None
+        return (
+            f"the prompt of {prompt_tokens} tokens and a reply of up to {max_new_tokens} "
+            f"exceed the endpoint's limit of {limit} tokens"
+        )
+
+    async def _ask(self, body: dict[str, Any]) -> Answer:
+        for attempt in range(self._endpoint.attempts):
+            await self._wait_until_allowed()
+            try:
+                return await self._send(body)
+            except TryAgainError as error:
+                if attempt + 1 == self._endpoint.attempts:
+                    raise EngineError(f"{error}; that was attempt {attempt + 1}") from None
+                await self._wait(attempt, error)
+        raise AssertionError("an endpoint has at least one attempt")
+
+    async def _send(self, body: dict[str, Any]) -> Answer:
+        """One attempt."""
+        seconds = self._endpoint.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._exchange(body)
+        except (TimeoutError, httpx2.TimeoutException):
+            raise TryAgainError(f"it did not answer within {seconds:g} seconds") from None
+        except httpx2.InvalidURL as error:
+            raise EndpointError(f"its base_url is no address: {error}") from None
+        except httpx2.RequestError as error:
+            how = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise TryAgainError(f"the connection failed ({how})") from None
+
+    async def _exchange(self, body: dict[str, Any]) -> Answer:
+        address = f"{self._endpoint.base_url.rstrip('/')}/chat/completions"
+        received = bytearray()
+        async with self._client.stream("POST", address, json=body) as response:
+            async for chunk in response.aiter_bytes():
+                received += chunk
+                if len(received) > LARGEST_ANSWER_BYTES:
+                    raise TryAgainError(f"its answer is larger than {LARGEST_ANSWER_BYTES} bytes")
+        return read_answer(
+            response.status_code,
+            response.headers,
+            bytes(received),
+            max_new_tokens=body[self._endpoint.limit_field],
+        )
+
+    async def _wait(self, attempt: int, error: TryAgainError) -> None:
+        """Wait longer each time; half of it by chance, so that not all come back together."""
+        asked = error.wait_seconds
+        if asked is not None and asked > LONGEST_PATIENCE_SECONDS:
+            raise EngineError(f"{error}; it asks to wait {asked:,.0f} seconds") from None
+        if asked is not None:
+            self._not_before = max(self._not_before, _now() + asked)
+        longest = min(self._first_wait_seconds * 2**attempt, LONGEST_WAIT_SECONDS)
+        await asyncio.sleep(longest * (0.5 + 0.5 * self._rng.random()))
+
+    async def _wait_until_allowed(self) -> None:
+        """What one request was told by `Retry-After` holds for all of them."""
+        while (left := self._not_before - _now()) > 0:
+            await asyncio.sleep(left + self._first_wait_seconds * self._rng.random())
+
+
+async def _together(work: _Work, order: Sequence[int], *, concurrency: int) -> None:
+    """Let several workers share what is to be done; the first failure stops all of them."""
+    waiting = iter(order)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(order))):
+                group.create_task(work(waiting))
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+def _teller(progress: Progress | None) -> Callable[[Sequence[Completion]], None]:
+    """Count what comes in, and tell."""
+    done = tokens = 0
+
+    def tell(completions: Sequence[Completion]) -> None:
+        nonlocal done, tokens
+        done += len(completions)
+        tokens += sum(completion.tokens for completion in completions)
+        if progress is not None:
+            progress(done, tokens)
+
+    return tell
+
+
+def _texts(conversation: Conversation) -> list[str]:
+    return [message["content"] for message in conversation]
+
+
+@cache
+def _trusted_certificates() -> ssl.SSLContext:
+    """The system's; reading them takes longer than a short request."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+def _hidden(text: str, key: SecretStr) -> str:
+    return text.replace(key.get_secret_value(), "[key]")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

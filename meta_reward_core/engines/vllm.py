@@ -1,0 +1,311 @@
+"""vLLM inside this process: continuous batching, paged attention, a cache of shared prefixes.
+
+Prompts are rendered by the same encoder as the embedded engine's, refused by the same rule, and
+handed over in the order of their tokens, so that equal beginnings are neighbours. vLLM's scheduler
+runs in this process and not in a child of its own: killing the process then frees everything, and
+its randomness can be set before each call, which a seed in the request cannot do on a CPU.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
+from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
+from meta_reward_core.errors import EngineError, InputError, ModelFolderError
+from meta_reward_core.quiet import quiet_libraries
+from meta_reward_core.seeds import derive_seed
+
+_SEED_RANGE: Final = 2**31
+_CPU_BLOCK_TOKENS: Final = 128
+_SETTINGS: Final = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def load_vllm_engine(
+    model_folder: Path,
+    *,
+    dtype: str,
+    threads: int | None,
+    batch_tokens: int,
+    max_model_tokens: int | None,
+    max_sequences: int,
+    tensor_parallel: int,
+    memory_share: float,
+) -> "VllmEngine":
+    """Load safetensors weights of a local folder; no network, no code from the folder.
+
+    A process bears one such engine at a time: close it before the next one is loaded.
+
+    Args:
+        model_folder: a folder that `check_model_folder` has passed.
+        dtype: a torch dtype by name.
+        threads: threads of a CPU, or None to leave them.
+        batch_tokens: tokens that the cache of a CPU holds.
+        max_model_tokens: a limit below the model's own, or None.
+        max_sequences: replies decoded at a time.
+        tensor_parallel: devices that share each layer.
+        memory_share: of a GPU's memory, for weights and cache.
+
+    Raises:
+        InputError: vLLM is not installed.
+        ModelFolderError: the folder cannot be loaded.
+        EngineError: vLLM does not take the model, or not within this memory.
+    """
+    vllm = _import_vllm()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    tokenizer, config = _read_folder(model_folder)
+    on_cpu = bool(import_module("vllm.platforms").current_platform.is_cpu())
+    cache_tokens = batch_tokens + max_sequences * _CPU_BLOCK_TOKENS
+    restore = _guard_threads()
+    try:
+        with quiet_libraries():
+            llm = vllm.LLM(
+                model=str(model_folder),
+                dtype=dtype,
+                max_model_len=max_model_tokens,
+                max_num_seqs=max_sequences,
+                tensor_parallel_size=tensor_parallel,
+                gpu_memory_utilization=memory_share,
+                kv_cache_memory_bytes=_cache_bytes(config, dtype, cache_tokens) if on_cpu else None,
+                enforce_eager=on_cpu,  # compiling for a CPU takes longer than it saves
+                enable_prefix_caching=True,
+                generation_config="vllm",
+                load_format="safetensors",
+                trust_remote_code=False,
+                seed=0,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise EngineError(f"vLLM cannot load {model_folder}: {error}") from error
+    return VllmEngine(
+        llm,
+        tokenizer,
+        end_ids=_end_token_ids(model_folder, config, tokenizer),
+        seeded_requests=tensor_parallel > 1,
+        on_close=restore,
+    )
+
+
+class VllmEngine:
+    """A loaded model that draws completions; made by `load_vllm_engine`."""
+
+    def __init__(
+        self,
+        llm: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_ids: Sequence[int],
+        seeded_requests: bool,
+        on_close: Callable[[], None],
+    ) -> None:
+        """Keep a vLLM `LLM`.
+
+        Args:
+            end_ids: tokens that end a reply.
+            seeded_requests: whether each request carries a seed, because tokens are drawn in other
+                processes; otherwise the seed is this process's.
+            on_close: called when the model has been freed.
+        """
+        self._llm: Any = llm
+        self._tokenizer = tokenizer
+        self._encoder = PromptEncoder(tokenizer)
+        self._end_ids = list(end_ids)
+        self._seeded_requests = seeded_requests
+        self._on_close = on_close
+        self._limit = int(llm.llm_engine.model_config.max_model_len)
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Draw `n` completions for each conversation. See `Engine.sample`.
+
+        A prompt is refused unless it AND `max_new_tokens` fit into the model. Greedy replies are
+        drawn once and repeated.
+        """
+        if self._llm is None:
+            raise EngineError("This engine is closed: load the model again.")
+        prompts = self._encoder.encode(conversations)
+        refusals = [self._refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
+        wanted: dict[TokenIds, int] = {}
+        for prompt, refusal in zip(prompts, refusals, strict=True):
+            if refusal is None:
+                wanted[prompt] = wanted.get(prompt, 0) + n
+        done = n * sum(refusal is not None for refusal in refusals)
+        drawn = self._draw(wanted, sampling, seed=seed, tell=_teller(progress, done=done))
+        return [
+            [refusal] * n if refusal else [next(drawn[prompt]) for _ in range(n)]
+            for prompt, refusal in zip(prompts, refusals, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Free the model's memory, on an accelerator too."""
+        if self._llm is None:
+            return
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        gc.collect()
+        import_module("vllm.distributed").cleanup_dist_env_and_memory()
+        self._on_close()
+
+    def _refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
+        if prompt_tokens + max_new_tokens <= self._limit:
+            return None
+        reason = (
+            f"the prompt of {prompt_tokens} tokens and a reply of up to {max_new_tokens} "
+            f"exceed the model's limit of {self._limit} tokens"
+        )
+        return Completion(text="", tokens=0, finish_reason="refused", refusal=reason)
+
+    def _draw(
+        self,
+        wanted: Mapping[TokenIds, int],
+        sampling: Sampling,
+        *,
+        seed: int,
+        tell: Callable[[Sequence[Completion]], None],
+    ) -> dict[TokenIds, Iterator[Completion]]:
+        """All completions of each distinct prompt; prompts that begin alike enter side by side."""
+        engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
+        self._begin(seed)
+        waiting: dict[str, TokenIds] = {}
+        drawn: dict[TokenIds, Iterator[Completion]] = {}
+        try:
+            for index, prompt in enumerate(sorted(wanted)):
+                params = self._params(sampling, wanted[prompt], derive_seed(seed, index))
+                engine.add_request(str(index), as_input(list(prompt)), params)
+                waiting[str(index)] = prompt
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        prompt = waiting.pop(output.request_id)
+                        completions = self._read(output, wanted[prompt])
+                        drawn[prompt] = iter(completions)
+                        tell(completions)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"Out of memory: lower memory_share. {error}") from error
+        finally:
+            if waiting:
+                engine.abort_request(list(waiting))
+        return drawn
+
+    def _begin(self, seed: int) -> None:
+        """Start from the same state whatever was drawn before: seed, and an empty prefix cache."""
+        self._llm.llm_engine.reset_prefix_cache()
+        torch.manual_seed(seed)
+
+    def _params(self, sampling: Sampling, n: int, seed: int) -> Any:
+        return import_module("vllm").SamplingParams(
+            n=1 if sampling.temperature == 0 else n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=self._end_ids,
+            seed=seed % _SEED_RANGE if self._seeded_requests else None,
+            detokenize=False,
+            output_kind=import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _read(self, output: Any, n: int) -> list[Completion]:
+        """Generated token ids as text, by sample; a greedy reply stands for all."""
+        outputs = sorted(output.outputs, key=lambda one: one.index)
+        rows = [list(one.token_ids) for one in outputs]
+        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+        completions = [
+            Completion(
+                text=text,
+                tokens=len(row),
+                finish_reason="stop" if row and row[-1] in self._end_ids else "length",
+            )
+            for text, row in zip(texts, rows, strict=True)
+        ]
+        return completions * n if len(completions) < n else completions
+
+
+def _import_vllm() -> Any:
+    """Import vLLM by settings that it reads while it is imported."""
+    os.environ.update(_SETTINGS)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        return import_module("vllm")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "engine.kind: vllm needs vLLM, which is not installed here. See docs/engines.md"
+        ) from error
+
+
+def _read_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:
+    try:
+        with quiet_libraries():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelFolderError(f"{folder} cannot be loaded as a model: {error}") from error
+    return tokenizer, config
+
+
+def _cache_bytes(config: Any, dtype: str, tokens: int) -> int:
+    """Memory of the keys and values of so many tokens, in all layers."""
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+    return int(tokens * text.num_hidden_layers * 2 * heads * width * size)
+
+
+def _end_token_ids(
+    folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """Ids that end a reply, by the generation config and by the tokenizer."""
+    try:
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    named = generation.eos_token_id
+    ends = set(named) if isinstance(named, list) else {named}
+    ids = sorted(end for end in {*ends, tokenizer.eos_token_id} if end is not None)
+    if not ids:
+        raise ModelFolderError("The model names no end token: its replies would never stop.")
+    return tuple(ids)
+
+
+def _guard_threads() -> Callable[[], None]:
+    """Return what undoes vLLM's replacement of `torch.set_num_threads`, which a training needs."""
+    original = torch.set_num_threads
+
+    def restore() -> None:
+        torch.set_num_threads = original
+
+    return restore
+
+
+def _teller(progress: Progress | None, *, done: int) -> Callable[[Sequence[Completion]], None]:
+    """Count what comes in, and tell; `done` completions are there already."""
+    tokens = 0
+
+    def tell(completions: Sequence[Completion]) -> None:
+        nonlocal done, tokens
+        done += len(completions)
+        tokens += sum(completion.tokens for completion in completions)
+        if progress is not None:
+            progress(done, tokens)
+
+    return tell

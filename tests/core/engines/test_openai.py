@@ -1,0 +1,385 @@
+"""The engine that asks servers, against a real one that misbehaves."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from meta_reward_core.engines.base import Completion, Conversation, Engine, Sampling
+from meta_reward_core.engines.endpoints import Endpoint
+from meta_reward_core.engines.openai import OpenAiEngine
+from meta_reward_core.errors import EndpointError, EngineError
+from tests.core.engines.misbehaving_server import (
+    Behaviour,
+    MisbehavingServer,
+    completion,
+    dripping,
+    failing,
+    fewer,
+    half_closed,
+    misbehaving_server,
+    reset,
+    saying,
+    silent,
+)
+
+WARM = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=16)
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=16)
+KEY = "sk-very-secret"
+
+
+@pytest.fixture
+def server() -> Iterator[MisbehavingServer]:
+    with misbehaving_server() as running:
+        yield running
+
+
+def user(text: str) -> Conversation:
+    return [{"role": "user", "content": text}]
+
+
+def engine_of(server: MisbehavingServer, **settings: Any) -> OpenAiEngine:
+    fields = {"base_url": server.url, "model": "m", "attempts": 4, "timeout_seconds": 5} | settings
+    endpoint = Endpoint.model_validate(fields)
+    return OpenAiEngine("here", endpoint, model="m", first_wait_seconds=0.01)
+
+
+def draw_one(server: MisbehavingServer, **settings: Any) -> Completion:
+    [[drawn]] = engine_of(server, **settings).sample([user("hi")], 1, sampling=WARM, seed=1)
+    return drawn
+
+
+def test_each_conversation_gets_its_own_completions_in_order(server: MisbehavingServer) -> None:
+    engine: Engine = engine_of(server)
+    names = ["d", "a", "c", "b"]
+    drawn = engine.sample([user(name) for name in names], 3, sampling=WARM, seed=5)
+    assert [[c.text.split()[0] for c in row] for row in drawn] == [[name] * 3 for name in names]
+    assert len({c.text for row in drawn for c in row}) == 12
+
+
+def test_a_request_says_how_tokens_are_drawn(server: MisbehavingServer) -> None:
+    engine_of(server, extra={"top_k": 5}).sample([user("hi")], 2, sampling=WARM, seed=5)
+    [sent] = server.requests
+    seed = sent.pop("seed")
+    assert 0 <= seed < 2**31
+    assert sent == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "n": 2,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "max_tokens": 16,
+        "stream": False,
+        "top_k": 5,
+    }
+
+
+def test_the_same_seed_sends_the_same_seeds(server: MisbehavingServer) -> None:
+    draw = [
+        engine_of(server).sample([user("a"), user("a")], 2, sampling=WARM, seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    assert draw[0] == draw[1]
+    assert draw[0] != draw[2]
+    assert draw[0][0] != draw[0][1], "equal conversations do not get equal replies"
+
+
+def test_no_seed_is_sent_where_the_server_takes_none(server: MisbehavingServer) -> None:
+    draw_one(server, send_seed=False)
+    assert "seed" not in server.requests[0]
+
+
+def test_greedy_replies_are_asked_for_once(server: MisbehavingServer) -> None:
+    [row] = engine_of(server).sample([user("hi")], 3, sampling=GREEDY, seed=1)
+    assert [request["n"] for request in server.requests] == [1]
+    assert row == [row[0]] * 3
+
+
+def test_requests_that_begin_alike_follow_one_another(server: MisbehavingServer) -> None:
+    engine = engine_of(server, concurrency=1)
+    engine.sample([user(text) for text in ("ab", "b", "aa", "ba")], 1, sampling=WARM, seed=1)
+    assert [sent["messages"][0]["content"] for sent in server.requests] == ["aa", "ab", "b", "ba"]
+
+
+def test_no_more_requests_are_under_way_than_allowed(server: MisbehavingServer) -> None:
+    def busy(exchange: Any) -> None:
+        time.sleep(0.05)
+        exchange.answer(200, completion(["done"]))
+
+    server.usually = busy
+    engine = engine_of(server, concurrency=3)
+    engine.sample([user(str(at)) for at in range(12)], 1, sampling=WARM, seed=1)
+    assert server.peak == 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(failing(429), id="too many requests"),
+        pytest.param(failing(500), id="server error"),
+        pytest.param(failing(503), id="overloaded"),
+        pytest.param(saying(b"<html>Bad gateway</html>", 502), id="a gateway's page"),
+        pytest.param(saying(b'{"choices": [{"mess'), id="broken JSON"),
+        pytest.param(saying(b"[" * 100_000), id="deep JSON"),
+        pytest.param(saying(b'{"choices": "none"}'), id="another form"),
+        pytest.param(saying(completion([])), id="no choices"),
+        pytest.param(saying(completion(["hi"], ended="abort")), id="an aborted reply"),
+        pytest.param(saying(b'{"choices": [{"message": {}}], "usage": {}}'), id="no usage"),
+        pytest.param(saying(b"not gzip", Content_Encoding="gzip"), id="wrong encoding"),
+        pytest.param(half_closed, id="half an answer"),
+        pytest.param(reset, id="a reset"),
+    ],
+)
+def test_what_may_pass_is_tried_again(server: MisbehavingServer, trouble: Behaviour) -> None:
+    server.coming = [trouble, trouble]
+    assert draw_one(server).text.startswith("hi ")
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("trouble", [silent, dripping])
+def test_a_request_has_a_time_limit(server: MisbehavingServer, trouble: Behaviour) -> None:
+    server.coming = [trouble]
+    begun = time.monotonic()
+    assert draw_one(server, timeout_seconds=0.3).text.startswith("hi ")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_storm_of_429_is_weathered(server: MisbehavingServer) -> None:
+    server.coming = [failing(429)] * 30
+    conversations = [user(str(at)) for at in range(20)]
+    engine = engine_of(server, attempts=12)
+    drawn = engine.sample(conversations, 2, sampling=WARM, seed=1)
+    assert [len(row) for row in drawn] == [2] * 20
+    assert len(server.requests) == 50
+
+
+def test_what_does_not_pass_ends_as_an_engine_error_with_words(server: MisbehavingServer) -> None:
+    server.usually = failing(503, "the model is loading")
+    with pytest.raises(
+        EngineError, match=r"'here'.*503.*the model is loading.*attempt 4"
+    ) as failed:
+        draw_one(server)
+    assert failed.value.retryable
+    assert len(server.requests) == 4
+
+
+def test_the_first_failure_stops_the_other_requests(server: MisbehavingServer) -> None:
+    server.coming = [silent] * 8 + [failing(404, "the model `m` does not exist")]
+    begun = time.monotonic()
+    with pytest.raises(EndpointError, match="does not exist"):
+        engine_of(server, concurrency=9, timeout_seconds=60).sample(
+            [user(str(at)) for at in range(40)], 1, sampling=WARM, seed=1
+        )
+    assert time.monotonic() - begun < 10
+    assert len(server.requests) == 9
+
+
+def test_a_server_that_is_not_there_is_an_engine_error() -> None:
+    with misbehaving_server() as gone:
+        pass
+    with pytest.raises(EngineError, match="connection failed"):
+        draw_one(gone)
+
+
+def test_retry_after_holds_for_all_requests(server: MisbehavingServer) -> None:
+    server.coming = [saying(b"{}", 429, Retry_After="1")]
+    begun = time.monotonic()
+    engine = engine_of(server, concurrency=1)
+    engine.sample([user("a"), user("b")], 1, sampling=WARM, seed=1)
+    assert time.monotonic() - begun >= 1
+
+
+def test_a_server_that_wants_an_hour_has_failed(server: MisbehavingServer) -> None:
+    server.coming = [saying(b"{}", 429, Retry_After="3600")]
+    with pytest.raises(EngineError, match="wait 3,600 seconds"):
+        draw_one(server)
+    assert len(server.requests) == 1
+
+
+def test_choices_that_are_left_out_are_asked_for_again(server: MisbehavingServer) -> None:
+    server.usually = fewer
+    [row] = engine_of(server).sample([user("hi")], 3, sampling=WARM, seed=1)
+    assert [c.text for c in row] == ["only one"] * 3
+    assert [sent["n"] for sent in server.requests] == [3, 2, 1]
+    assert len({sent["seed"] for sent in server.requests}) == 3
+
+
+def test_choices_too_many_are_left_out(server: MisbehavingServer) -> None:
+    server.usually = saying(completion(["a", "b", "c"]))
+    [row] = engine_of(server).sample([user("hi")], 2, sampling=WARM, seed=1)
+    assert [c.text for c in row] == ["a", "b"]
+
+
+def test_a_request_asks_for_no_more_choices_than_the_server_takes(
+    server: MisbehavingServer,
+) -> None:
+    [row] = engine_of(server, max_choices=2).sample([user("hi")], 5, sampling=WARM, seed=1)
+    assert [sent["n"] for sent in server.requests] == [2, 2, 1]
+    assert len({c.text for c in row}) == 5
+
+
+def test_one_bad_choice_does_not_spoil_the_others(server: MisbehavingServer) -> None:
+    body = json.loads(completion(["good", "bad"], tokens=9))
+    body["choices"][1]["message"] = None
+    server.coming = [saying(json.dumps(body).encode())]
+    [row] = engine_of(server).sample([user("hi")], 2, sampling=WARM, seed=1)
+    assert row[0].text == "good"
+    assert [sent["n"] for sent in server.requests] == [2, 1]
+
+
+TOO_LONG = (
+    "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens. "
+    "Please reduce the length of the input messages."
+)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(failing(400, TOO_LONG, type="BadRequestError"), id="by its words"),
+        pytest.param(failing(400, "no", code="context_length_exceeded"), id="by its code"),
+        pytest.param(failing(400, "no", type="exceed_context_size_error"), id="by its type"),
+        pytest.param(saying(b"", 413), id="by its status"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_refused_and_the_others_are_not(
+    server: MisbehavingServer, refusal: Behaviour
+) -> None:
+    server.coming = [refusal]
+    engine = engine_of(server, concurrency=1)
+    drawn = engine.sample([user("a long one"), user("b")], 2, sampling=WARM, seed=1)
+    assert [(c.text, c.tokens, c.finish_reason) for c in drawn[0]] == [("", 0, "refused")] * 2
+    assert "too long" in str(drawn[0][0].refusal)
+    assert [c.finish_reason for c in drawn[1]] == ["stop", "stop"]
+    assert len(server.requests) == 2
+
+
+def test_a_prompt_is_refused_that_leaves_too_little_room_for_the_reply(
+    server: MisbehavingServer,
+) -> None:
+    """A prompt of 85 tokens and a reply of 16 exceed 100; a prompt of 84 does not."""
+    for prompt_tokens, reason in ((85, "refused"), (84, "stop")):
+        body = json.loads(completion(["shortened"]))
+        body["usage"]["prompt_tokens"] = prompt_tokens
+        server.coming = [saying(json.dumps(body).encode())]
+        drawn = draw_one(server, context_tokens=100)
+        assert drawn.finish_reason == reason
+        assert ("85 tokens" in str(drawn.refusal)) == (reason == "refused")
+
+
+def test_a_reply_that_the_server_withholds_is_refused(server: MisbehavingServer) -> None:
+    server.coming = [saying(completion([""], ended="content_filter"))]
+    drawn = draw_one(server)
+    assert drawn.finish_reason == "refused"
+    assert "content filter" in str(drawn.refusal)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        pytest.param(failing(400, "top_p must be in (0, 1]"), "400.*top_p", id="bad request"),
+        pytest.param(failing(401, "who are you"), "key.*401.*who are you", id="no key"),
+        pytest.param(failing(403, "not for you"), "key.*403", id="not allowed"),
+        pytest.param(failing(404, "no such model"), "404.*no such model", id="no such model"),
+        pytest.param(
+            failing(429, "pay first", code="insufficient_quota"), "pay first", id="no money"
+        ),
+    ],
+)
+def test_what_a_person_must_mend_is_not_tried_again(
+    server: MisbehavingServer, trouble: Behaviour, words: str
+) -> None:
+    server.usually = trouble
+    with pytest.raises(EndpointError, match=words) as failed:
+        draw_one(server)
+    assert not failed.value.retryable
+    assert len(server.requests) == 1
+
+
+def test_no_redirect_is_followed(server: MisbehavingServer) -> None:
+    server.usually = saying(b"", 302, Location="/v1/elsewhere")
+    with pytest.raises(EndpointError, match="redirect"):
+        draw_one(server)
+    assert server.followed == []
+
+
+def test_the_servers_count_of_tokens_is_kept(server: MisbehavingServer) -> None:
+    """32 tokens over texts of 3 and 11 characters, each one more: 4 of 16 and 12 of 16."""
+    server.usually = saying(completion(["abc", "abcdefghijk"], tokens=32))
+    [row] = engine_of(server).sample([user("hi")], 2, sampling=WARM, seed=1)
+    assert [c.tokens for c in row] == [8, 24]
+
+
+def test_a_reply_that_was_cut_off_has_as_many_tokens_as_it_may(server: MisbehavingServer) -> None:
+    """50 tokens, of which one reply has its 16: 34 over texts of 9 and 6, so 20 of 34 and 14."""
+    body = json.loads(completion(["a" * 9, "a" * 99, "a" * 6], tokens=50))
+    body["choices"][1]["finish_reason"] = "length"
+    server.usually = saying(json.dumps(body).encode())
+    [row] = engine_of(server).sample([user("hi")], 3, sampling=WARM, seed=1)
+    assert [c.tokens for c in row] == [20, 16, 14]
+
+
+def test_listed_tokens_are_counted(server: MisbehavingServer) -> None:
+    body = json.loads(completion(["a", "b"], tokens=30))
+    for choice, ids in zip(body["choices"], ([1, 2, 3], [4]), strict=True):
+        choice["token_ids"] = ids
+    server.usually = saying(json.dumps(body).encode())
+    [row] = engine_of(server).sample([user("hi")], 2, sampling=WARM, seed=1)
+    assert [c.tokens for c in row] == [3, 1]
+
+
+def test_a_reply_that_the_limit_cut_off_says_so(server: MisbehavingServer) -> None:
+    server.usually = saying(completion(["a b"], ended="length"))
+    assert draw_one(server).finish_reason == "length"
+
+
+def test_half_a_character_does_not_reach_files(server: MisbehavingServer) -> None:
+    server.usually = saying(completion(["a \ud83d b"]))
+    assert draw_one(server).text.encode() == b"a ? b"
+
+
+def test_progress_counts_completions_and_tokens(server: MisbehavingServer) -> None:
+    server.usually = saying(completion(["one two", "three"]))
+    seen: list[tuple[int, int]] = []
+    engine_of(server, concurrency=1).sample(
+        [user("a"), user("b")], 2, sampling=WARM, seed=1, progress=lambda *at: seen.append(at)
+    )
+    assert seen == [(2, 3), (4, 6)]
+
+
+def test_the_key_goes_to_its_endpoint_and_nowhere_else(
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    caplog.set_level(logging.DEBUG)
+    server.coming = [
+        saying(completion([f"your key is {KEY}"])),
+        failing(401, f"unknown key Bearer {KEY}"),
+    ]
+    assert draw_one(server, key_env="SOME_KEY").text == "your key is [key]"
+    with pytest.raises(EndpointError, match=r"unknown key Bearer \[key\]") as failed:
+        draw_one(server, key_env="SOME_KEY")
+    assert {sent["Authorization"] for sent in server.headers} == {f"Bearer {KEY}"}
+    assert KEY not in repr(failed.getrepr(style="long"))
+    assert KEY not in caplog.text
+
+
+def test_an_endpoint_without_a_key_sends_none(server: MisbehavingServer) -> None:
+    draw_one(server)
+    assert "Authorization" not in server.headers[0]
+
+
+def test_no_conversations_ask_for_nothing(server: MisbehavingServer) -> None:
+    assert engine_of(server).sample([], 3, sampling=WARM, seed=1) == []
+    assert server.requests == []
+
+
+def test_a_closed_engine_refuses(server: MisbehavingServer) -> None:
+    engine = engine_of(server)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.sample([user("hi")], 1, sampling=WARM, seed=1)

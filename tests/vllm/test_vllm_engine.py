@@ -1,0 +1,94 @@
+"""vLLM behind the engine protocol: the same promises as the embedded engine's."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.transformers import load_transformers_engine
+from meta_reward_core.engines.vllm import VllmEngine
+from meta_reward_core.miniature.world import loop_prompts
+from tests.vllm.installation import SEED_MODEL, load_seed_model
+
+WARM = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=48)
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=48)
+CONVERSATIONS: list[Conversation] = [
+    [{"role": "user", "content": text}] for text in loop_prompts(24, seed=0)
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[VllmEngine]:
+    made = load_seed_model()
+    yield made
+    made.close()
+
+
+def test_greedy_replies_are_those_of_the_embedded_engine(engine: VllmEngine) -> None:
+    embedded = load_transformers_engine(
+        SEED_MODEL,
+        dtype="float32",
+        device="cpu",
+        threads=None,
+        batch_tokens=65_536,
+        max_model_tokens=None,
+    )
+    expected = embedded.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
+    assert engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0) == expected
+
+
+def test_the_same_seed_gives_the_same_completions_whatever_was_drawn_before(
+    engine: VllmEngine,
+) -> None:
+    first = engine.sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
+    other = engine.sample(CONVERSATIONS, 5, sampling=WARM, seed=4)
+    assert engine.sample(CONVERSATIONS, 5, sampling=WARM, seed=3) == first
+    assert other != first
+
+
+def test_each_conversation_gets_its_own_completions_in_order(engine: VllmEngine) -> None:
+    alone = [engine.sample([one], 1, sampling=GREEDY, seed=0)[0] for one in CONVERSATIONS[:6]]
+    assert engine.sample(CONVERSATIONS[:6], 1, sampling=GREEDY, seed=0) == alone
+    drawn = engine.sample([CONVERSATIONS[0]] * 3, 4, sampling=WARM, seed=1)
+    assert [len(row) for row in drawn] == [4, 4, 4]
+    assert drawn[0] != drawn[1], "equal conversations do not share their samples"
+
+
+def test_tokens_count_the_end_and_say_why_a_reply_ended(engine: VllmEngine) -> None:
+    short = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=12)
+    drawn = [c for row in engine.sample(CONVERSATIONS, 5, sampling=short, seed=1) for c in row]
+    assert {c.finish_reason for c in drawn} == {"stop", "length"}
+    assert all(c.tokens == 12 for c in drawn if c.finish_reason == "length")
+    assert all(c.tokens <= 12 for c in drawn)
+
+
+def test_a_prompt_that_leaves_too_little_room_is_refused_with_a_reason(engine: VllmEngine) -> None:
+    long: Conversation = [{"role": "user", "content": "yes " * 230}]
+    drawn = engine.sample([long, CONVERSATIONS[0]], 2, sampling=WARM, seed=1)
+    assert [(c.text, c.tokens, c.finish_reason) for c in drawn[0]] == [("", 0, "refused")] * 2
+    assert "limit of 256 tokens" in str(drawn[0][0].refusal)
+    assert [c.finish_reason for c in drawn[1]] != ["refused"] * 2
+
+
+def test_progress_counts_completions_and_tokens(engine: VllmEngine) -> None:
+    seen: list[tuple[int, int]] = []
+    drawn = engine.sample(
+        CONVERSATIONS, 3, sampling=WARM, seed=1, progress=lambda *at: seen.append(at)
+    )
+    assert seen[-1] == (72, sum(c.tokens for row in drawn for c in row))
+    assert seen == sorted(seen)
+    assert len(seen) > 10
+
+
+def test_what_an_interrupted_call_left_undone_does_not_reach_the_next(engine: VllmEngine) -> None:
+    def stop(done: int, tokens: int) -> None:
+        raise KeyboardInterrupt
+
+    expected = engine.sample(CONVERSATIONS, 2, sampling=WARM, seed=9)
+    with pytest.raises(KeyboardInterrupt):
+        engine.sample(CONVERSATIONS, 5, sampling=WARM, seed=1, progress=stop)
+    assert engine.sample(CONVERSATIONS, 2, sampling=WARM, seed=9) == expected
+
+
+def test_no_conversations_give_no_completions(engine: VllmEngine) -> None:
+    assert engine.sample([], 3, sampling=WARM, seed=0) == []
