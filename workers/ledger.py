@@ -9,6 +9,7 @@ from meta_reward_core.shards import ShardManifest
 from webapp.experiments import models
 from webapp.experiments.models import Attempt, AttemptStatus, Shard, ShardStatus
 from workers import lifecycle
+from workers.training_figures import TrainingFigures
 
 REPORT_SECONDS: Final = 0.5
 """Progress is written at most so often: a row is not a log."""
@@ -25,6 +26,7 @@ class RowLedger:
         self._name = str(iteration)
         self._attempt: Attempt | None = None
         self._reported_at = 0.0
+        self._figures = TrainingFigures()
 
     def skip_stage(self, stage: Stage) -> None:
         """This iteration does not have the stage."""
@@ -40,6 +42,7 @@ class RowLedger:
         if row.status == ShardStatus.FINISHED:
             self._check(lifecycle.reopen(row))
         self._attempt = lifecycle.claim(row)
+        self._figures = TrainingFigures()
         self._check(self._attempt is not None)
 
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
@@ -85,10 +88,12 @@ class RowLedger:
         if self._attempt is None or now - self._reported_at < REPORT_SECONDS:
             return
         self._reported_at = now
-        self._check(lifecycle.report(self._attempt, done=done, tokens=tokens))
+        figures = self._figures.rows()
+        self._check(lifecycle.report(self._attempt, done=done, tokens=tokens, figures=figures))
 
     def log(self, row: dict[str, float]) -> None:
-        """A training's step counts as progress; its figures stand in the artifacts."""
+        """A training's step counts as progress; all its figures stand in the artifacts later."""
+        self._figures.hear(row)
         self.report(int(row.get("step", 0)), 0)
 
     def _row(self, stage: Stage, shard: int) -> Shard:

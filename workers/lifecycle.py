@@ -32,6 +32,7 @@ from webapp.experiments.models import (
     StageStatus,
 )
 from workers.machine import machine_name
+from workers.training_figures import Figures
 
 CLAIMABLE: Final = (ShardStatus.WAITING, ShardStatus.FAILED)
 
@@ -99,6 +100,7 @@ def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None
             counts={},
             done=0,
             tokens=0,
+            figures=[],
             lease_until=lease,
         )
         if won != 1:
@@ -119,10 +121,12 @@ def from_now(seconds: float) -> Combinable:
     return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
 
-def extend(attempt: Attempt, *, seconds: float, done: int, tokens: int) -> bool:
+def extend(
+    attempt: Attempt, *, seconds: float, done: int, tokens: int, figures: Figures | None = None
+) -> bool:
     """Extend a worker's lease and tell how far it is; False if it no longer holds its shard."""
-    changed = _held_shard(attempt).update(lease_until=from_now(seconds), done=done, tokens=tokens)
-    return changed == 1
+    told = {"done": done, "tokens": tokens} | ({"figures": figures} if figures else {})
+    return _held_shard(attempt).update(lease_until=from_now(seconds), **told) == 1
 
 
 def may_go_on(attempt: Attempt) -> bool:
@@ -174,9 +178,10 @@ def mark_unsent(shard: Shard) -> None:
     Shard.objects.filter(pk=shard.pk).update(sent=None)
 
 
-def report(attempt: Attempt, *, done: int, tokens: int) -> bool:
+def report(attempt: Attempt, *, done: int, tokens: int, figures: Figures | None = None) -> bool:
     """Tell how far an attempt is; False if it no longer holds its shard."""
-    return _held_shard(attempt).update(done=done, tokens=tokens) == 1
+    told = {"done": done, "tokens": tokens} | ({"figures": figures} if figures else {})
+    return _held_shard(attempt).update(**told) == 1
 
 
 def finish(attempt: Attempt, *, counts: Mapping[str, int], seconds: float | None) -> bool:
@@ -188,7 +193,11 @@ def finish(attempt: Attempt, *, counts: Mapping[str, int], seconds: float | None
     """
     with transaction.atomic():
         won = _held_shard(attempt).update(
-            status=ShardStatus.FINISHED, token=None, lease_until=None, counts=dict(counts)
+            status=ShardStatus.FINISHED,
+            token=None,
+            lease_until=None,
+            counts=dict(counts),
+            figures=[],
         )
         if won == 1:
             _running(attempt).update(status=AttemptStatus.FINISHED, finished=Now(), seconds=seconds)

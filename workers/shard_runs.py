@@ -24,6 +24,7 @@ from workers.engine_host import (
 )
 from workers.opening import context_of
 from workers.sending import send_shards
+from workers.training_figures import TrainingFigures
 
 _RESOURCES: Final = {stage.name: stage.resource for stage in STAGES}
 _BROKEN: Final = (OperationalError, InterfaceError)
@@ -108,6 +109,7 @@ class Vigil:
         self._lease_seconds = lease_seconds
         self._extended_at = time.monotonic()
         self._done = self._tokens = 0
+        self._figures = TrainingFigures()
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take what the engine says about its progress."""
@@ -115,6 +117,7 @@ class Vigil:
             self._done, self._tokens = message["progress"]
         elif "log" in message:
             self._done = int(message["log"].get("step", 0))
+            self._figures.hear(message["log"])
 
     def may_go_on(self) -> bool:
         """Extend the lease; say whether the shard may go on."""
@@ -135,7 +138,11 @@ class Vigil:
     def _ask_rows(self) -> Stop | None:
         asked_at = time.monotonic()
         if not lifecycle.extend(
-            self._attempt, seconds=self._lease_seconds, done=self._done, tokens=self._tokens
+            self._attempt,
+            seconds=self._lease_seconds,
+            done=self._done,
+            tokens=self._tokens,
+            figures=self._figures.rows(),
         ):
             return Stop.LOST
         self._extended_at = asked_at

@@ -196,6 +196,19 @@ def test_charts_show_what_finished_shards_made(
     assert '<th scope="row">3</th><td>3</td>' in get(client, PATH, **CHARTS)
 
 
+def test_a_running_training_is_drawn_before_its_log_is_written(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    train = run_judging(iteration)
+    Stage.objects.filter(pk=train.pk).update(name="train")
+    running = Shard.objects.filter(stage=train, status="running")
+    running.update(figures=[{"step": 1.0, "loss": 0.69}, {"step": 2.0, "loss": 0.42}])
+    page = get(client, PATH, **CHARTS)
+    assert "DPO loss" in page
+    assert '<th scope="row">2</th><td>0.42</td>' in page
+    assert "DPO accuracy" not in page
+
+
 def test_a_finished_iteration_shows_all_charts(
     client: Client, iteration: Iteration, files: IterationFiles
 ) -> None:

@@ -4,6 +4,7 @@ Whatever happens, the files equal those of `manage.py run_iteration` on a quiet 
 """
 
 import contextlib
+import html
 import os
 import random
 import re
@@ -207,7 +208,7 @@ class Pages:
         question = "select title, status from experiments_stage order by position"
         before = self.here.site.rows(question)
         page = self.browser.get(self.port, "/experiments/tiny/iterations/1")
-        shown = re.findall(SHOWN_STAGE, page or "")
+        shown = re.findall(SHOWN_STAGE, html.unescape(page or ""))
         return shown == before == self.here.site.rows(question)
 
 

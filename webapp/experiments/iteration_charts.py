@@ -14,31 +14,13 @@ from django.db.models.functions import Cast
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.measures import BIN_WIDTH, HISTOGRAM_BINS
 from webapp.charts import Chart, Point, Series, bar_chart, histogram, line_chart
-from webapp.experiments.models import Attempt, AttemptStatus, Iteration
+from webapp.experiments.charted import TRAINING_CHARTS
+from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
 from webapp.experiments.tables import LogRow, Numbers, TableReader
 from webapp.scales import Scale, wide_scale
 
 _BINS: Final = 12
 _POINTS_OF_A_LINE: Final = 150
-
-_TRAINING: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
-    ("DPO loss", "loss", {"training": "loss", "validation": "eval_loss"}),
-    (
-        "DPO accuracy",
-        "share of pairs",
-        {"training": "rewards/accuracies", "validation": "eval_rewards/accuracies"},
-    ),
-    (
-        "DPO margin of the rewards",
-        "margin",
-        {"training": "rewards/margins", "validation": "eval_rewards/margins"},
-    ),
-    (
-        "Log-probabilities",
-        "log-probability",
-        {"chosen": "logps/chosen", "rejected": "logps/rejected"},
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +37,28 @@ def iteration_charts(iteration: Iteration) -> IterationCharts:
     charts, problem = [_speed(iteration)], ""
     try:
         folder = f"{experiment.name}/iteration-{iteration.number}"
-        charts = [*_of_tables(TableReader(experiment.artifact_root, folder)), *charts]
+        tables = TableReader(experiment.artifact_root, folder)
+        charts = [*_of_tables(tables, running=_running_log(iteration)), *charts]
     except ArtifactError as error:
         problem = str(error)
     return IterationCharts(tuple(chart for chart in charts if chart.drawing), problem)
 
 
-def _of_tables(tables: TableReader) -> Iterator[Chart]:
+def _running_log(iteration: Iteration) -> list[LogRow]:
+    """Read what a training that runs now has told so far."""
+    told = Shard.objects.filter(
+        stage__iteration=iteration, stage__name="train", status=ShardStatus.RUNNING
+    ).values_list("figures", flat=True)
+    return [
+        (int(row["step"]), metric, value)
+        for rows in told
+        for row in rows
+        for metric, value in row.items()
+        if metric != "step"
+    ]
+
+
+def _of_tables(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
     yield _points(tables.points())
     yield _histogram(
         "Do the judgments of one response agree?",
@@ -77,8 +74,8 @@ def _of_tables(tables: TableReader) -> Iterator[Chart]:
         x_label="best minus worst Elo, in nats",
         description="One count for each response whose judgments battled.",
     )
-    log = tables.training_log()
-    for title, y_label, metrics in _TRAINING:
+    log = tables.training_log() or running
+    for title, y_label, metrics in TRAINING_CHARTS:
         yield _of_training(title, log, metrics, y_label)
 
 

@@ -195,6 +195,7 @@ class Shard(models.Model):
         counts: what its manifest counts, once it is finished.
         done: completions of the running attempt so far.
         tokens: tokens of the running attempt so far.
+        figures: of the running attempt, if it is a training: some rows of its log so far.
         failures: attempts that failed or were lost since a person last asked for a retry.
         lease_until: when a worker's claim ends unless it is extended, in the database's time;
             a command that runs all shards itself holds the experiment's lock instead.
@@ -209,6 +210,7 @@ class Shard(models.Model):
     counts = models.JSONField(default=dict, blank=True)
     done = models.PositiveBigIntegerField(default=0)
     tokens = models.PositiveBigIntegerField(default=0)
+    figures = models.JSONField(default=list, blank=True)
     failures = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, blank=True)
     sent = models.DateTimeField(null=True, blank=True)
