@@ -9,16 +9,16 @@ This module knows rows alone: no files, no method.
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from typing import Any, Final, Literal
 from uuid import uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import DateTimeField, ExpressionWrapper, F, Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
+from webapp.database_time import from_now
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -114,11 +114,6 @@ def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None
             worker=machine_name(),
             pid=os.getpid(),
         )
-
-
-def from_now(seconds: float) -> Combinable:
-    """Name a moment by the database's own clock: the machines' clocks may differ."""
-    return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
 
 def extend(

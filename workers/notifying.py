@@ -19,11 +19,11 @@ from django.db import DatabaseError, close_old_connections
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
+from webapp.database_time import from_now
 from webapp.notices.models import Channel, Event, Notice, NoticeStatus
 from webapp.notices.occasions import note_occasions
 from webapp.notices.webhooks import WebhookError, post_signed
 from webapp.people.access import visible_experiments
-from workers.lifecycle import from_now
 
 EVERY_SECONDS: Final = 2.0
 MOST_TRIES: Final = 8

@@ -20,9 +20,9 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError, MetaRewardError
+from webapp.database_time import from_now
 from webapp.experiments.models import Experiment, Iteration, Order, OrderKind, OrderStatus
 from workers import handing_over, launching, publishing, trying
-from workers.lifecycle import from_now
 from workers.opening import open_row
 
 Outcome = dict[str, Any]

@@ -28,11 +28,10 @@ def cohen_kappa(table: npt.ArrayLike) -> float | None:
     total = counts.sum()
     if total <= 0:
         return None
-    shares = counts / total
-    chance = float(shares.sum(axis=1) @ shares.sum(axis=0))
+    chance = float(counts.sum(axis=1) @ counts.sum(axis=0)) / total**2
     if chance >= 1 - 1e-12:
         return None
-    return (float(np.trace(shares)) - chance) / (1 - chance)
+    return float((np.trace(counts) / total - chance) / (1 - chance))
 
 
 def krippendorff_alpha(

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from meta_reward_core.evaluation.intervals import wilson
+
 Array = npt.NDArray[np.float64]
 Figure = Callable[[Array], float | None]
 
@@ -153,14 +155,6 @@ def _size_variance(y: Array, x: Array, overall: float, left_out: float) -> float
         return 0.0
     share = float(y.sum() / x.sum())
     return left_out * (share - overall) ** 2 * float(x.var(ddof=1)) / len(x)
-
-
-def wilson(share: float, size: float, *, z: float) -> tuple[float, float]:
-    """Wilson's score interval of a share seen in `size` independent answers."""
-    middle = (share + z * z / (2 * size)) / (1 + z * z / size)
-    reach = z * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
-    reach /= 1 + z * z / size
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def estimate_plain_share(yes: int, count: int, *, confidence: float = CONFIDENCE) -> Estimate:

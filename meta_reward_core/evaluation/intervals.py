@@ -45,15 +45,22 @@ def bounded_mean_interval(
     """
     share = (mean - least) / (most - least)
     total = count + missing
-    low = _wilson(share * count / total, total).low
-    high = _wilson((share * count + missing) / total, total).high
+    low = wilson(share * count / total, total).low
+    high = wilson((share * count + missing) / total, total).high
     return Interval(least + low * (most - least), least + high * (most - least))
 
 
-def _wilson(share: float, count: int) -> Interval:
+def wilson(share: float, size: float, *, z: float = Z_95) -> Interval:
+    """Wilson's score interval of a share seen in `size` independent answers.
+
+    Args:
+        share: brought into [0, 1], from which rounding may have led it out.
+        size: number of answers, or what they are worth.
+        z: quantile of the normal distribution for half of what lies outside.
+    """
     share = min(max(share, 0.0), 1.0)
-    spread = Z_95**2 / count
-    half = Z_95 * np.sqrt(share * (1 - share) / count + spread / (4 * count))
+    spread = z**2 / size
+    half = z * np.sqrt(share * (1 - share) / size + spread / (4 * size))
     low, high = (share + spread / 2 - half, share + spread / 2 + half)
     return Interval(max(0.0, float(low / (1 + spread))), min(1.0, float(high / (1 + spread))))
 

@@ -11,6 +11,7 @@ Departs: intervals take all that belongs to one prompt as one observation, which
 than too narrow, because pairs of one prompt are not independent.
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from meta_reward_core.audit.agreement import cohen_kappa
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
 from meta_reward_core.evaluation.intervals import (
@@ -134,12 +136,11 @@ def cohens_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
 
     None without pairs, and where both always say the same one thing (0 / 0).
     """
-    if not pairs:
-        return None
-    observed = sum(one == other for one, other in pairs) / len(pairs)
-    first, second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    expected = sum(first[name] * second[name] for name in first) / len(pairs) ** 2
-    return None if expected == 1 else (observed - expected) / (1 - expected)
+    names = {name: index for index, name in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
+    table = np.zeros((len(names), len(names)))
+    for one, other in pairs:
+        table[names[one], names[other]] += 1
+    return cohen_kappa(table)
 
 
 def _why_no_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:

@@ -7,16 +7,15 @@ out in the database's time. Nothing here reads what is hidden of an item.
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import DateTimeField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
-from django.db.models.expressions import Combinable
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.audit.models import Again, Answer, Batch, BatchStatus, Change, History, Item
+from webapp.database_time import from_now
 
 LEASE_SECONDS: Final = 15 * 60.0
 _CANDIDATES: Final = 8
@@ -75,11 +74,6 @@ class Progress:
     def total(self) -> int:
         """Answered and left together."""
         return self.mine + self.left
-
-
-def from_now(seconds: float) -> Combinable:
-    """Name a moment by the database's own clock."""
-    return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
 
 def assigned_batches(person: User) -> QuerySet[Batch]:

@@ -12,9 +12,9 @@ from meta_reward_core.audit.estimates import (
     estimate_mean,
     estimate_plain_share,
     estimate_share,
-    wilson,
 )
 from meta_reward_core.audit.sampling import STRATEGIES_OF
+from meta_reward_core.evaluation.intervals import wilson
 from tests.core.audit.simulated_battles import coverage, simulate
 
 
