@@ -30,7 +30,7 @@ worker: setup  ## add a worker to a running `make serve`, or to CELERY_BROKER_UR
 
 test: setup  ## install what tests need, run them all
 	tests/services.sh
-	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not vllm"
 
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"

@@ -12,6 +12,13 @@ settings.register_profile("ours", deadline=None)
 settings.load_profile("ours")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with few long tests come first, or one process would be left alone with them."""
+    long = {"end_to_end", "project"}
+    items.sort(key=lambda item: not (long & set(item.path.parts) or item.path.stem == "test_queue"))
+
+
 @pytest.fixture
 def running_broker() -> Iterator[services.Broker]:
     """A broker of the test's own, which it may kill."""
