@@ -372,13 +372,17 @@ class _Watch(TrainerCallback):
 
 
 def select_metrics(logs: Mapping[str, float]) -> LogRow:
-    """The metrics of one log row that equal runs share, with step and epoch; empty if none."""
+    """The metrics of one log row that equal runs share, with step and epoch; empty if none.
+
+    In the order of their names: a training that goes on reads its earlier rows from a file in
+    which they stand in that order.
+    """
 
     def is_metric(key: str) -> bool:
         name = key.removeprefix("eval_")
         return name in LOGGED or name.startswith(LOGGED_FAMILIES)
 
-    metrics = {key: float(value) for key, value in logs.items() if is_metric(key)}
+    metrics = {key: float(logs[key]) for key in sorted(logs) if is_metric(key)}
     return {"step": logs["step"], "epoch": logs["epoch"], **metrics} if metrics else {}
 
 

@@ -179,6 +179,8 @@ def test_a_training_killed_after_an_epoch_ends_with_the_same_bytes(
     )
     assert logged[0]["step"] == 4, "it resumed, it did not begin again"
     assert outcome == undisturbed.outcome
+    order = [list(row) for row in outcome.log]
+    assert order == [list(row) for row in undisturbed.outcome.log], "it is written in this order"
     assert hash_model_folder(tmp_path / "m1") == hash_model_folder(undisturbed.folder)
 
 
