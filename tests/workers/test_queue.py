@@ -272,15 +272,35 @@ def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) 
 
 
 @pytest.mark.slow
-def test_pause_and_resume_of_a_running_training(
+def test_cancel_pause_and_resume_with_every_worker_down(
     site_with_workers: Cluster, quiet: WorkerSite
+) -> None:
+    here = site_with_workers
+    worker = here.start_worker()
+    here.hand_over()
+    here.wait_until(lambda: here.site.running("judge"))
+    here.kill_tree(worker)
+    here.wait_until(lambda: here.engines() == [], seconds=3)
+    for action, status in (("pause", "paused"), ("cancel", "cancelled")):
+        assert control(here, action, until=status) < CONTROL_SECONDS
+        control(here, "resume", until="running")
+    here.start_worker()
+    here.wait_finished()
+    assert here.site.digests() == quiet.digests()
+    check_rows(here.site)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
+def test_pause_or_cancel_and_resume_of_a_running_training(
+    site_with_workers: Cluster, quiet: WorkerSite, action: str, status: str
 ) -> None:
     here = site_with_workers
     here.start_worker()
     here.hand_over()
     here.wait_until(lambda: here.site.running("train"))
     time.sleep(1)
-    assert control(here, "pause", until="paused") < CONTROL_SECONDS
+    assert control(here, action, until=status) < CONTROL_SECONDS
     assert here.engines() == []
     control(here, "resume", until="running")
     here.wait_finished()
