@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 INSTALL_CHROMIUM = "apt-get install --yes chromium"
 # Chromium refuses a sandbox to root; it looks for updates of its own at every start unless told.
@@ -25,6 +25,7 @@ def chromium(*, width: int = 1440, dark: bool = False) -> Iterator[BrowserContex
     """A browser of a test's own, without anybody's cookies; a script's error fails the test."""
     program = shutil.which("chromium")
     assert program, f"the test needs Chromium: {INSTALL_CHROMIUM}"
+    expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(_OPTIONS))
         context = browser.new_context(

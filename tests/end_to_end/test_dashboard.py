@@ -60,7 +60,7 @@ def launch(page: Page, name: str) -> None:
         field.fill(value)
     expect(page.locator("#check").get_by_text("Ready.")).to_be_visible()
     page.get_by_role("button", name="Launch").click()
-    page.wait_for_url(f"**/experiments/{name}", timeout=MINUTES)
+    page.wait_for_url(f"**/experiments/{name}", timeout=3 * MINUTES)
 
 
 def wait_finished(page: Page, server: Server, name: str) -> None:
