@@ -1,11 +1,7 @@
 """Rows and a client for the pages."""
 
-from collections.abc import Iterator
-
 import pytest
 from django.contrib.auth.models import Group, User
-from django.core.signals import request_finished
-from django.db import close_old_connections
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -21,14 +17,6 @@ def _quick_and_apart(settings: Settings) -> None:
 @pytest.fixture
 def alice(db: None) -> User:
     return make_person("alice", "operator")
-
-
-@pytest.fixture(autouse=True)
-def _keep_the_connection() -> Iterator[None]:
-    """Whoever closes an answer would close a server's connection, on which the test goes on."""
-    request_finished.disconnect(close_old_connections)
-    yield
-    request_finished.connect(close_old_connections)
 
 
 def make_person(name: str, *roles: str) -> User:

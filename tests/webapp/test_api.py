@@ -451,3 +451,10 @@ def test_whatever_is_sent_is_answered_in_json_and_never_by_a_fault(
     assert status in (200, 202, 401, 403, 404, 405, 409, 422)
     if status >= 400:
         assert "detail" in answer
+
+
+@pytest.mark.parametrize("body", [{"name": "a\0"}, {"values": {"k\0": 1}}, {"prompts": ["\0"]}])
+def test_the_character_nul_is_refused_in_words(program: Program, body: dict[str, object]) -> None:
+    status, answer = program.ask("POST", "/experiments", body)
+    assert status == 422
+    assert "NUL" in str(answer["detail"])

@@ -74,3 +74,9 @@ def test_the_admin_lists_rows_but_does_not_change_them(
 def test_the_admin_is_for_staff(client: Client, alice: User) -> None:
     client.force_login(alice)
     assert client.get(reverse("admin:index")).status_code == 302
+
+
+@pytest.mark.parametrize("path", ["/experiments/%00", "/?name=%00", "/api/v1/experiments/%00"])
+def test_the_character_nul_is_no_address(client: Client, path: str) -> None:
+    """PostgreSQL would refuse the question itself."""
+    assert client.get(path).status_code == 404

@@ -54,9 +54,7 @@ def body_of(client: Client, path: str) -> bytes:
     assert answer["Content-Disposition"].startswith('attachment; filename="scripted-')
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert answer["Content-Type"] == "application/octet-stream"
-    body = b"".join(iter(answer))
-    answer.close()
-    return body
+    return b"".join(iter(answer))
 
 
 def test_the_list_names_every_table_with_rows_and_size(

@@ -1,9 +1,11 @@
 """The API as a whole. Its description is an operation like the others: nothing is for strangers."""
 
+import json
 from functools import wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver
@@ -13,6 +15,7 @@ from ninja.operation import Operation
 from webapp.api import experiments, installation
 from webapp.api.authentication import SignedIn, TokenAuth
 from webapp.api.problems import tell_problems
+from webapp.null_characters import holds_null_character
 
 
 class _NamedOperations(NinjaAPI):
@@ -55,6 +58,9 @@ def _in_json(view: Any) -> Any:
     @login_not_required
     @wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if _holds_null_character(request):
+            detail = "a text holds the character NUL: leave it out"
+            return JsonResponse({"detail": detail}, status=422)
         response: HttpResponse = view(request, *args, **kwargs)
         if response.status_code != 405:
             return response
@@ -62,6 +68,14 @@ def _in_json(view: Any) -> Any:
         return JsonResponse({"detail": "this method is not allowed"}, status=405, headers=allowed)
 
     return answer
+
+
+def _holds_null_character(request: HttpRequest) -> bool:
+    """Look into a body; one that cannot be read is left to whoever says why."""
+    try:
+        return b"\\u0000" in request.body and holds_null_character(json.loads(request.body))
+    except (RequestDataTooBig, ValueError, RecursionError):
+        return False
 
 
 @login_not_required
