@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 INSTALL_CHROMIUM = "apt-get install --yes chromium"
 # Chromium refuses a sandbox to root; it looks for updates of its own at every start unless told.
@@ -21,23 +21,30 @@ _OPTIONS = (
 
 
 @contextlib.contextmanager
-def chromium(*, width: int = 1440, dark: bool = False) -> Iterator[BrowserContext]:
-    """A browser of a test's own, without anybody's cookies; a script's error fails the test."""
+def launched_chromium() -> Iterator[Browser]:
+    """A browser of a test's own."""
     program = shutil.which("chromium")
     assert program, f"the test needs Chromium: {INSTALL_CHROMIUM}"
     expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(_OPTIONS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def chromium(*, width: int = 1440, dark: bool = False) -> Iterator[BrowserContext]:
+    """A browser without anybody's cookies; a script's error fails the test."""
+    errors: list[str] = []
+    with launched_chromium() as browser:
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
-        errors: list[str] = []
         context.on("weberror", lambda error: errors.append(str(error.error)))
-        try:
-            yield context
-        finally:
-            browser.close()
-        assert errors == []
+        yield context
+    assert errors == []
 
 
 def serious_violations(page: Page) -> list[str]:

@@ -9,18 +9,12 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.browser import launched_chromium
 from tests.end_to_end.conftest import Site, make_site
-
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 
 PREPARE = """
 from pathlib import Path
@@ -35,10 +29,6 @@ row = audit_cast.record(root, owner=alice)
 for _ in range(3):
     audit_cast.draw(row, by=alice, auditors=[carol, dave], size=20)
 """
-
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"
-)
 
 
 @dataclass(frozen=True)
@@ -86,10 +76,8 @@ def wait_for(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+    with launched_chromium() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
