@@ -75,8 +75,8 @@ def wait_finished(page: Page, server: Server, name: str) -> None:
 def test_an_experiment_from_the_form_to_its_charts(embedded: Server) -> None:
     with chromium() as browser:
         page = sign_in(browser, embedded)
-        launch(page, "first")
-        wait_finished(page, embedded, "first")
+        launch(page, "launched")
+        wait_finished(page, embedded, "launched")
         assert "M1" in page.locator("h1").inner_text()
         page.get_by_role("link", name="Prompts, responses and judgments").click()
         page.locator("main table a").first.click()
