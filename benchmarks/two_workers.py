@@ -2,13 +2,15 @@
 
 Runs the same experiment with one worker and with two, on a broker and a database of their own,
 and compares the wall-clock time between the first claim and the last finish of the judge stage.
-Model loading is part of it, as it is in life.
+Model loading is part of it, as it is in life. A machine that shares its cores with others gives
+single pairs of runs between 1.6 and 2.1, so several pairs are run in turn; their median counts.
 
-    python benchmarks/two_workers.py [--samples 64] [--goal 1.7]
+    python benchmarks/two_workers.py [--pairs 5] [--samples 64] [--goal 1.7]
 """
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -53,18 +55,26 @@ def main() -> None:
     """Compare, and fail below the goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=64, help="judgments of one response")
-    parser.add_argument("--goal", type=float, default=1.7)
+    parser.add_argument("--pairs", type=int, default=5, help="runs by one worker and by two")
+    parser.add_argument("--goal", type=float, default=1.7, help="fail below this median ratio")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         models = root / "models"
         shutil.copytree(shipped_seed(), models / "seed")
-        one, two = (
-            judge_seconds(root / str(workers), models, workers=workers, samples=options.samples)
-            for workers in (1, 2)
-        )
-    print(f"two workers are {one / two:.2f} times as fast as one")
-    sys.exit(one / two < options.goal)
+        ratios = []
+        for pair in range(options.pairs):
+            one, two = (
+                judge_seconds(
+                    root / f"{pair}-{workers}", models, workers=workers, samples=options.samples
+                )
+                for workers in (1, 2)
+            )
+            ratios.append(one / two)
+            print(f"two workers are {ratios[-1]:.2f} times as fast as one", flush=True)
+    median = statistics.median(ratios)
+    print(f"median of {len(ratios)} pairs: {median:.2f}")
+    sys.exit(median < options.goal)
 
 
 if __name__ == "__main__":
