@@ -23,6 +23,20 @@ engine could not take the prompt (it is too long); the completion's `refusal` sa
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """One generated token, and what could have stood in its place.
+
+    Attributes:
+        text: of the token.
+        alternatives: (text, natural logarithm of its probability), the likeliest first; the
+            generated token is among them or not, as the engine has it.
+    """
+
+    text: str
+    alternatives: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """Raw text of an engine, before anything reads a meaning into it.
 
@@ -31,12 +45,15 @@ class Completion:
         tokens: how many tokens were generated (the end token included).
         finish_reason: why the reply ended.
         refusal: the engine's reason when it refused the prompt.
+        choices: of each generated token, where `Sampling.alternatives` asked for it and the
+            engine can tell.
     """
 
     text: str
     tokens: int
     finish_reason: FinishReason
     refusal: str | None = None
+    choices: tuple[TokenChoice, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +64,14 @@ class Sampling:
         temperature: divides the logits; 0 takes the most likely token.
         top_p: nucleus: the smallest set of tokens whose probability reaches it.
         max_new_tokens: limit of one reply, in tokens.
+        alternatives: how many likely tokens to tell of each place, with their log-probabilities.
+            A wish: an engine that has none leaves `Completion.choices` out.
     """
 
     temperature: float
     top_p: float
     max_new_tokens: int
+    alternatives: int = 0
 
 
 Progress = Callable[[int, int], None]

@@ -14,7 +14,13 @@ from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import Any, Final
 
-from meta_reward_core.engines.base import Completion, Conversation, FinishReason, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    FinishReason,
+    Sampling,
+    TokenChoice,
+)
 from meta_reward_core.engines.endpoints import Endpoint
 from meta_reward_core.errors import EndpointError
 
@@ -86,6 +92,8 @@ def request_body(
         endpoint.limit_field: sampling.max_new_tokens,
         "stream": False,
     }
+    if sampling.alternatives:
+        body |= {"logprobs": True, "top_logprobs": sampling.alternatives}
     return body | {"seed": seed} if endpoint.send_seed else body
 
 
@@ -161,7 +169,39 @@ def _read_choice(choice: Any, tokens: int) -> Completion | str:
         text = ""  # all its tokens went into a reasoning that is not part of the reply
     if not isinstance(text, str):
         return "a reply that is no text"
-    return Completion(_whole(text), tokens, reason)
+    return Completion(_whole(text), tokens, reason, choices=_token_choices(choice))
+
+
+def _token_choices(choice: dict[str, Any]) -> tuple[TokenChoice, ...] | None:
+    """Tokens with their alternatives, where the server tells them and all are readable."""
+    told = choice.get("logprobs")
+    listed = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(listed, list) or not listed:
+        return None
+    read = [_token_choice(one) for one in listed]
+    known = tuple(one for one in read if one is not None)
+    return known if len(known) == len(read) else None
+
+
+def _token_choice(told: Any) -> TokenChoice | None:
+    token = told.get("token") if isinstance(told, dict) else None
+    others = told.get("top_logprobs") if isinstance(told, dict) else None
+    if not isinstance(token, str) or not isinstance(others, list):
+        return None
+    alternatives = [_alternative(other) for other in others]
+    known = [one for one in alternatives if one is not None]
+    known.sort(key=lambda one: -one[1])
+    return TokenChoice(_whole(token), tuple(known)) if len(known) == len(alternatives) else None
+
+
+def _alternative(told: Any) -> tuple[str, float] | None:
+    token = told.get("token") if isinstance(told, dict) else None
+    value = told.get("logprob") if isinstance(told, dict) else None
+    if not isinstance(token, str) or isinstance(value, bool):
+        return None
+    if not isinstance(value, int | float) or math.isnan(value) or value > 0:
+        return None
+    return _whole(token), float(value)
 
 
 def _token_counts(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: int) -> list[int]:

@@ -17,7 +17,13 @@ from typing import Any, Final
 import httpx2
 from pydantic import SecretStr
 
-from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Progress,
+    Sampling,
+    TokenChoice,
+)
 from meta_reward_core.engines.chat import Answer, TryAgainError, read_answer, request_body
 from meta_reward_core.engines.endpoints import WEIGHTS_PLACEHOLDER, Endpoint, find_endpoint
 from meta_reward_core.errors import EndpointError, EngineError
@@ -161,12 +167,17 @@ class OpenAiEngine:
 
     def _without_key(self, completion: Completion) -> Completion:
         """A server that repeats the key must not bring it into files."""
-        refusal = completion.refusal
+        refusal, choices = completion.refusal, completion.choices
         return replace(
             completion,
             text=self._hide(completion.text),
             refusal=None if refusal is None else self._hide(refusal),
+            choices=None if choices is None else tuple(map(self._choice_without_key, choices)),
         )
+
+    def _choice_without_key(self, choice: TokenChoice) -> TokenChoice:
+        alternatives = tuple((self._hide(text), value) for text, value in choice.alternatives)
+        return TokenChoice(self._hide(choice.text), alternatives)
 
     def _hide(self, text: str) -> str:
         return text if self._key is None else _hidden(text, self._key)

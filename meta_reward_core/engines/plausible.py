@@ -14,6 +14,12 @@ def plausible_reply(conversation: Conversation, sample: int, seed: int) -> str:
     asked = conversation[-1]["content"]
     draw = derive_seed(seed, asked, sample)
     body = " ".join(_PHRASES[(draw >> shift) % len(_PHRASES)] for shift in range(draw % 9 + 1))
+    if "Better: tie" in asked:
+        return f"{body}\nBetter: {('A', 'B', 'tie')[draw % 3]}"
+    if "[[A>>B]]" in asked:
+        return f"{body}\n[[{('A>>B', 'A>B', 'A=B', 'B>A', 'B>>A')[draw % 5]}]]"
+    if "Rating: [[" in asked:
+        return f"{body}\nRating: [[{draw % 10 + 1}]]"
     if "Winner:" in asked or asked.startswith("Compare"):
         return f"{body}\nWinner: Judgement {'AB'[draw % 2]}"
     if "Score:" in asked or asked.startswith("Judge"):

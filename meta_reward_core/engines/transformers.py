@@ -1,13 +1,15 @@
 """The embedded engine: a Hugging Face causal model decoded by a loop of our own.
 
-`generate` prefills a prompt once per sample; here each distinct prompt is prefilled once and its
-cache is repeated for the samples. What a batch holds is planned from shapes alone, so that the
-same call draws the same tokens wherever the number of threads is the same. Of the generation
-config only the end tokens are read: how tokens are drawn is the recipe's matter.
+`generate` reads a prompt once per sample, and again for each token; here what prompts of a call
+have in common is read once, and once for each token that all their rows draw. What a batch holds
+is planned from shapes alone, so that the same call draws the same tokens wherever the number of
+threads is the same. Of the generation config only the end tokens are read: how tokens are drawn
+is the recipe's matter.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,12 @@ from transformers import (
 )
 
 from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
-from meta_reward_core.engines.decoding import decode, plan_batches
+from meta_reward_core.engines.decoding import Rows, decode
+from meta_reward_core.engines.plain_rows import PlainRows
+from meta_reward_core.engines.prefixes import Batch, plan_plain_batches, plan_shared_batches
 from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
+from meta_reward_core.engines.shared_rows import SharedRows
+from meta_reward_core.engines.sharing import enable_sharing
 from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.quiet import quiet_libraries
 
@@ -44,7 +50,8 @@ def load_transformers_engine(
         dtype: a torch dtype by name, or "auto" for the one the weights are stored in.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
         threads: threads of the CPU, or None to leave them; the same number gives the same tokens.
-        batch_tokens: bound on rows x (longest prompt + max_new_tokens) decoded together.
+        batch_tokens: bound on the tokens held at a time, each shared one counted once; where
+            prefixes cannot be shared, on rows x (longest prompt + max_new_tokens).
         max_model_tokens: a limit below the model's own, or None.
 
     Raises:
@@ -86,8 +93,9 @@ class TransformersEngine:
         batch_tokens: int,
         max_model_tokens: int | None,
     ) -> None:
-        """Put `model` into evaluation mode and keep it."""
+        """Put `model` into evaluation mode, find out whether it can share prefixes, and keep it."""
         self._model: PreTrainedModel | None = model.eval()
+        self._shares = enable_sharing(model)
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
         self._batch_tokens = batch_tokens
@@ -144,14 +152,18 @@ class TransformersEngine:
         if self._model is None:
             raise EngineError("This engine is closed: load the model again.")
         drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
-        batches = plan_batches(
+        model = self._model
+        make_rows: Callable[[PreTrainedModel, Batch], Rows]
+        plan, make_rows = (
+            (plan_shared_batches, SharedRows) if self._shares else (plan_plain_batches, PlainRows)
+        )
+        batches = plan(
             wanted, max_new_tokens=sampling.max_new_tokens, batch_tokens=self._batch_tokens
         )
         for index, batch in enumerate(batches):
             try:
                 rows = decode(
-                    self._model,
-                    batch,
+                    partial(make_rows, model, batch),
                     end_ids=self._end_ids,
                     sampling=sampling,
                     generator=_generator(seed, index),

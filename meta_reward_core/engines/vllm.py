@@ -16,11 +16,20 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Progress,
+    Sampling,
+    TokenChoice,
+)
 from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
 from meta_reward_core.errors import EngineError, InputError, ModelFolderError
 from meta_reward_core.quiet import quiet_libraries
 from meta_reward_core.seeds import derive_seed
+
+MOST_ALTERNATIVES: Final = 20
+"""Likely tokens that vLLM tells of each place, unless it is set otherwise."""
 
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
@@ -215,6 +224,7 @@ class VllmEngine:
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self._end_ids,
+            logprobs=min(sampling.alternatives, MOST_ALTERNATIVES) or None,
             seed=seed % _SEED_RANGE if self._seeded_requests else None,
             detokenize=False,
             output_kind=import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY,
@@ -230,10 +240,29 @@ class VllmEngine:
                 text=text,
                 tokens=len(row),
                 finish_reason="stop" if row and row[-1] in self._end_ids else "length",
+                choices=self._choices(row, one.logprobs),
             )
-            for text, row in zip(texts, rows, strict=True)
+            for text, row, one in zip(texts, rows, outputs, strict=True)
         ]
         return completions * n if len(completions) < n else completions
+
+    def _choices(self, row: Sequence[int], told: Any) -> tuple[TokenChoice, ...] | None:
+        """Tokens with their alternatives; `told` has an object of token ids for each place."""
+        if told is None:
+            return None
+        return tuple(
+            TokenChoice(
+                self._text(token),
+                tuple(
+                    (self._text(other), float(place[other].logprob))
+                    for other in sorted(place, key=lambda known: -place[known].logprob)
+                ),
+            )
+            for token, place in zip(row, told, strict=True)
+        )
+
+    def _text(self, token: int) -> str:
+        return str(self._tokenizer.decode([token]))
 
 
 def _import_vllm() -> Any:

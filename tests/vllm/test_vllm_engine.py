@@ -1,6 +1,8 @@
 """vLLM behind the engine protocol: the same promises as the embedded engine's."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +62,24 @@ def test_tokens_count_the_end_and_say_why_a_reply_ended(engine: VllmEngine) -> N
     assert {c.finish_reason for c in drawn} == {"stop", "length"}
     assert all(c.tokens == 12 for c in drawn if c.finish_reason == "length")
     assert all(c.tokens <= 12 for c in drawn)
+
+
+def test_alternatives_of_each_token_are_told_where_they_are_asked_for(engine: VllmEngine) -> None:
+    """Greedy: the generated token is the likeliest, and what is drawn does not change."""
+    asking = replace(GREEDY, alternatives=5)
+    plain = engine.sample(CONVERSATIONS[:3], 2, sampling=GREEDY, seed=0)
+    told = engine.sample(CONVERSATIONS[:3], 2, sampling=asking, seed=0)
+    for one, other in zip(plain, told, strict=True):
+        assert [replace(completion, choices=None) for completion in other] == one
+        for completion in other:
+            assert completion.choices is not None
+            assert len(completion.choices) == completion.tokens
+            for choice in completion.choices:
+                values = [value for _, value in choice.alternatives]
+                assert len(values) == 5
+                assert choice.alternatives[0][0] == choice.text
+                assert values == sorted(values, reverse=True)
+                assert 0 < sum(map(math.exp, values)) <= 1.001
 
 
 def test_a_prompt_that_leaves_too_little_room_is_refused_with_a_reason(engine: VllmEngine) -> None:

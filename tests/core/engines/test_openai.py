@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from meta_reward_core.engines.base import Completion, Conversation, Engine, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Sampling,
+    TokenChoice,
+)
 from meta_reward_core.engines.endpoints import Endpoint
 from meta_reward_core.engines.openai import OpenAiEngine
 from meta_reward_core.errors import EndpointError, EngineError
@@ -383,3 +389,66 @@ def test_a_closed_engine_refuses(server: MisbehavingServer) -> None:
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.sample([user("hi")], 1, sampling=WARM, seed=1)
+
+
+def with_logprobs(content: Any) -> bytes:
+    said = json.loads(completion(["Better: A"]))
+    said["choices"][0]["logprobs"] = {"content": content}
+    return json.dumps(said).encode()
+
+
+def told(token: Any, *others: tuple[Any, Any]) -> dict[str, Any]:
+    return {
+        "token": token,
+        "logprob": -0.1,
+        "top_logprobs": [{"token": text, "logprob": value} for text, value in others],
+    }
+
+
+def test_log_probabilities_are_asked_for_and_read_only_on_request(
+    server: MisbehavingServer,
+) -> None:
+    """The likeliest first, whatever order they come in."""
+    content = [told("Better:", ("Better:", 0.0)), told(" A", (" B", -2.5), (" A", -0.1))]
+    server.usually = saying(with_logprobs(content))
+    asking = Sampling(temperature=0, top_p=1, max_new_tokens=16, alternatives=5)
+    [[drawn]] = engine_of(server).sample([user("hi")], 1, sampling=asking, seed=1)
+    assert drawn.choices == (
+        TokenChoice("Better:", (("Better:", 0.0),)),
+        TokenChoice(" A", ((" A", -0.1), (" B", -2.5))),
+    )
+    draw_one(server)
+    first, second = server.requests
+    assert (first["logprobs"], first["top_logprobs"]) == (True, 5)
+    assert "logprobs" not in second
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "many",
+        [],
+        [3],
+        [told(3, (" A", -1.0))],
+        [told("A", (" A", "likely"))],
+        [told("A", (" A", True))],
+        [told("A", (" A", 2.0))],
+        [{"token": "A", "top_logprobs": {"A": -1}}],
+    ],
+)
+def test_log_probabilities_of_another_form_are_not_used(
+    server: MisbehavingServer, content: Any
+) -> None:
+    server.usually = saying(with_logprobs(content))
+    drawn = draw_one(server)
+    assert (drawn.text, drawn.choices) == ("Better: A", None)
+
+
+def test_a_key_that_comes_back_among_tokens_is_hidden(
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    server.usually = saying(with_logprobs([told(KEY, (KEY, -1.0))]))
+    drawn = draw_one(server, key_env="SOME_KEY")
+    assert drawn.choices == (TokenChoice("[key]", (("[key]", -1.0),)),)

@@ -1,31 +1,16 @@
 """The embedded engine draws what the model says, whatever the batch around a row."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meta_reward_core.engines.base import Conversation, Sampling
-from meta_reward_core.engines.decoding import Batch, draw_tokens, plan_batches
 from meta_reward_core.engines.transformers import TransformersEngine, load_transformers_engine
 from meta_reward_core.errors import EngineError, ModelFolderError
-from tests.core.tiny_model import llama_config, make_tokenizer, save_model
+from tests.core.engines.architectures import MODELS, make_random
+from tests.core.tiny_model import make_tokenizer, save_model
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=24)
 WARM = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
@@ -42,88 +27,21 @@ CONVERSATIONS: list[Conversation] = [
     [{"role": "system", "content": "good"}, *user("four"), *user("five six")],
     user("one"),
     user(" ".join(["seven"] * 30)),
+    user(" ".join([*["this", "is", "the", "question"] * 10, "one", "two"])),
+    user(" ".join([*["this", "is", "the", "question"] * 10, "good"])),
 ]
-
-
-def _llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return LlamaForCausalLM(llama_config(make_tokenizer()))
-
-
-def _shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-        "eos_token_id": 2,
-        "bos_token_id": None,
-    }
-
-
-def _qwen2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return Qwen2ForCausalLM(Qwen2Config(**_shape(tokenizer)))
-
-
-def _gpt2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=128,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            eos_token_id=2,
-            bos_token_id=None,
-        )
-    )
-
-
-def _gemma3(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = Gemma3TextConfig(
-        **_shape(tokenizer),
-        head_dim=8,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-    )
-    return Gemma3ForCausalLM(config)
-
-
-MODELS: dict[str, Callable[[PreTrainedTokenizerBase], PreTrainedModel]] = {
-    "llama": _llama,
-    "qwen2": _qwen2,
-    "gpt2": _gpt2,
-    "gemma3": _gemma3,
-}
-
-
-def _spread(model: PreTrainedModel) -> None:
-    """Random models repeat one token: larger weights make their greedy replies differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(8.0)
 
 
 @pytest.fixture(scope="session", params=sorted(MODELS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = make_tokenizer()
-    torch.manual_seed(7)
-    model = MODELS[request.param](tokenizer)
-    _spread(model)
-    return save_model(model, tokenizer, tmp_path_factory.mktemp(request.param))
+    model = make_random(MODELS[request.param])
+    return save_model(model, make_tokenizer(), tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = make_tokenizer()
-    torch.manual_seed(7)
-    model = _llama(tokenizer)
-    _spread(model)
-    return save_model(model, tokenizer, tmp_path_factory.mktemp("llama"))
+    model = make_random(MODELS["llama"])
+    return save_model(model, make_tokenizer(), tmp_path_factory.mktemp("llama"))
 
 
 def load(folder: Path, *, batch_tokens: int = 4096, limit: int | None = None) -> TransformersEngine:
@@ -243,49 +161,5 @@ def test_a_folder_that_is_no_model_is_an_input_error(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_batches_are_planned_from_shapes_longest_first() -> None:
-    """20 tokens a batch, 2 new ones: prompts of 8 and 4 tokens give 2 and 3 rows a batch."""
-    long, short, other = (1,) * 8, (2,) * 4, (3,) * 4
-    plan = plan_batches({short: 2, long: 3, other: 2}, max_new_tokens=2, batch_tokens=20)
-    assert plan == [
-        Batch((long,), (2,)),
-        Batch((long,), (1,)),
-        Batch((short,), (2,)),
-        Batch((other,), (2,)),
-    ]
-
-
-def test_a_batch_has_a_row_even_when_one_exceeds_the_bound() -> None:
-    assert plan_batches({(1,) * 50: 2}, max_new_tokens=5, batch_tokens=1) == [
-        Batch(((1,) * 50,), (1,)),
-        Batch(((1,) * 50,), (1,)),
-    ]
-
-
-@pytest.mark.parametrize("vocabulary", [6, 5000])
-def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(vocabulary: int) -> None:
-    """Probabilities .5, .3, .1, .1 and nothing else: at top_p .75 the nucleus is the first two.
-
-    Renormalised they are .625 and .375; 20,000 draws put the share within .02 (five sigma).
-    """
-    probabilities = torch.full((vocabulary,), 1e-12)
-    probabilities[torch.tensor([4, 1, 0, 2])] = torch.tensor([0.5, 0.3, 0.1, 0.1])
-    sampling = Sampling(temperature=1.0, top_p=0.75, max_new_tokens=1)
-    logits = probabilities.log().repeat(20_000, 1)
-    tokens = draw_tokens(logits, sampling, torch.Generator().manual_seed(0))
-    assert set(tokens.tolist()) == {1, 4}
-    assert (tokens == 4).float().mean().item() == pytest.approx(0.625, abs=0.02)
-
-
-def test_without_a_nucleus_every_token_may_be_drawn() -> None:
-    """Probabilities .7, .2, .1 at top_p 1; temperature 2 takes their roots: .523, .279, .198."""
-    logits = torch.tensor([0.7, 0.2, 0.1]).log().repeat(20_000, 1)
-    warm = Sampling(temperature=2.0, top_p=1.0, max_new_tokens=1)
-    tokens = draw_tokens(logits, warm, torch.Generator().manual_seed(0))
-    shares = tokens.bincount(minlength=3) / len(tokens)
-    assert shares.tolist() == pytest.approx([0.523, 0.279, 0.198], abs=0.02)
-
-
 def test_configs_of_the_tested_models_cover_a_sliding_window() -> None:
-    config: PretrainedConfig = _gemma3(make_tokenizer()).config
-    assert "sliding_attention" in config.layer_types
+    assert "sliding_attention" in make_random(MODELS["gemma3"]).config.layer_types

@@ -1,0 +1,349 @@
+"""Attention that reads a prefix once for all sequences that share it.
+
+The queries of all readers of a segment are the rows of ONE product with the segment's keys and
+values; what a sequence has of its own is read apart; the parts are joined as one softmax over all.
+Served to any model through transformers' `AttentionInterface`. Knows the tensors of a layer; knows
+no token, no prompt and no sampling.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+ATTENTION_NAME: Final = "shared_prefixes"
+# Scores held at a time: few enough for the caches of a CPU, enough to keep a GPU busy.
+SCORES_AT_ONCE: Final = {"cpu": 2**21, "cuda": 2**27}
+# New tokens attend to each other in steps, each up to its own last key: half of the square.
+CAUSAL_STEP: Final = 256
+# Scores are to the base 2, whose exponentials some CPUs take several times as fast.
+LOG2_E: Final = math.log2(math.e)
+HALVES: Final = (torch.float16, torch.bfloat16)
+# Finite, so that a query that sees nothing of a segment gives it the weight 0 and not NaN.
+HIDDEN: Final = -1e30
+
+
+class CannotShareError(Exception):
+    """The model's attention asks for something that cannot be read in parts."""
+
+
+def use_shared_attention(model: PreTrainedModel) -> None:
+    """Make `model` attend by `attend_shared` from now on: every call needs a `Reading` then."""
+    AttentionInterface.register(ATTENTION_NAME, attend_shared)
+    model.set_attn_implementation(ATTENTION_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Keys and values of segments, padded on the right to the longest one.
+
+    Attributes:
+        keys: of each layer, (segments, key heads, longest, width).
+        values: likewise.
+        starts: position of each segment's first token.
+        lengths: tokens of each segment.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    starts: list[int]
+    lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A level as the sequences of one call read it.
+
+    Attributes:
+        readers: the sequences that read each segment, padded by any; (segments, most readers).
+        places: where each sequence's result lies among segments x most readers, or one past the
+            end where it reads nothing of this level; (sequences,).
+        complete: whether every sequence reads something.
+        in_order: whether `readers` are all sequences in order, so that none is to be moved.
+        padding: what hides the padding of the segments, by type, once it has been asked for.
+    """
+
+    level: Level
+    readers: Tensor
+    places: Tensor
+    complete: bool
+    in_order: bool
+    padding: dict[torch.dtype, Tensor | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a call of the model reads besides its own tokens.
+
+    Attributes:
+        prefixes: what precedes the call's own tokens.
+        positions: of the call's own tokens, (sequences, tokens).
+        last: the highest of them, at most.
+    """
+
+    prefixes: list[Prefix]
+    positions: Tensor
+    last: int
+    _windows: dict[tuple[int, int, int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def bias(
+        self, number: int, window: int | None, groups: int, dtype: torch.dtype
+    ) -> Tensor | None:
+        """What hides keys of prefix `number`; layers with the same window have it in common.
+
+        Returns:
+            (segments, 1, queries or 1, longest), queries as `_attend` wants them: readers x
+            `groups` x tokens. None where everything is seen.
+        """
+        prefix = self.prefixes[number]
+        if window is None or self.last - min(prefix.level.starts) < window:
+            if dtype not in prefix.padding:
+                prefix.padding[dtype] = _padding_bias(prefix.level, self.positions.device, dtype)
+            return prefix.padding[dtype]
+        key = (number, window, groups, dtype)
+        if key not in self._windows:
+            self._windows[key] = _window_bias(prefix, self.positions, window, groups, dtype)
+        return self._windows[key]
+
+
+def _padding_bias(level: Level, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    longest = max(level.lengths)
+    if min(level.lengths) == longest:
+        return None
+    return _hide(_padding(level, device)[:, None, None], dtype)
+
+
+def _padding(level: Level, device: torch.device) -> Tensor:
+    """Where a level holds no key: (segments, longest)."""
+    lengths = torch.tensor(level.lengths, device=device)
+    return torch.arange(max(level.lengths), device=device) >= lengths[:, None]
+
+
+def _window_bias(
+    prefix: Prefix, positions: Tensor, window: int, groups: int, dtype: torch.dtype
+) -> Tensor:
+    level, device = prefix.level, positions.device
+    starts = torch.tensor(level.starts, device=device)
+    keys_at = starts[:, None] + torch.arange(max(level.lengths), device=device)
+    ages = positions[prefix.readers][..., None] - keys_at[:, None, None]
+    hidden = (ages >= window) | _padding(level, device)[:, None, None]
+    hidden = hidden[:, :, None].expand(-1, -1, groups, -1, -1)
+    return _hide(hidden.flatten(1, 3)[:, None], dtype)
+
+
+def _causal_bias(
+    first: int, last: int, window: int | None, groups: int, like: Tensor
+) -> Tensor | None:
+    """What own tokens first..last-1 see of those before `last`: (1, 1, groups x queries, last)."""
+    if last - first == 1 and (window is None or last <= window):
+        return None
+    queries_at = torch.arange(first, last, device=like.device)[:, None]
+    ages = queries_at - torch.arange(last, device=like.device)
+    hidden = (ages < 0) | (ages >= (last if window is None else window))
+    return _hide(hidden.repeat(groups, 1)[None, None], _bias_dtype(like))
+
+
+def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bias whose rows begin at multiples of 16 numbers, which the fused kernel wants."""
+    *shape, longest = hidden.shape
+    room = torch.zeros(*shape, -(-longest // 16) * 16, device=hidden.device, dtype=dtype)
+    lowest = max(HIDDEN, torch.finfo(dtype).min)
+    return room[..., :longest].masked_fill_(hidden, lowest)
+
+
+def attend_shared(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    shared_reading: Reading | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend to the prefixes of `shared_reading` and, causally, to the call's own tokens.
+
+    Args:
+        module: the model's attention module, which names its layer.
+        query: (sequences, heads, tokens, width).
+        key: of each sequence's own tokens, the new ones last; (sequences, key heads, own, width).
+        value: likewise.
+        attention_mask: must be None: what hides keys is said by `shared_reading`.
+        scaling: factor of the scores; None for one over the root of the width.
+        softcap: bound of the scores, by a hyperbolic tangent, as in Gemma 2.
+        sliding_window: how many tokens a query sees, its own included.
+        s_aux: a score of each head that takes part in the softmax without a value (GPT-OSS).
+        position_bias: must be None.
+        shared_reading: what this call reads, handed through the model.
+
+    Returns:
+        (sequences, tokens, heads, width of a value), and no weights.
+
+    Raises:
+        CannotShareError: the attention is of a kind that this function does not know.
+    """
+    if shared_reading is None:
+        raise CannotShareError("the model does not hand arguments on to its attention")
+    if attention_mask is not None or position_bias is not None:
+        raise CannotShareError("the model adds a mask or a bias of its own to the scores")
+    if not getattr(module, "is_causal", True):
+        raise CannotShareError("the model's attention is not causal")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window if sliding_window and sliding_window <= shared_reading.last else None
+    if not shared_reading.prefixes and window is None and softcap is None and s_aux is None:
+        return _plain_causal(query, key, value, scale), None
+    query = query * (scale * LOG2_E if softcap is None else scale / softcap)
+    cap = None if softcap is None else softcap * LOG2_E
+    layer: Any = module.layer_idx
+    parts = [_attend_own(query, key, value, window=window, cap=cap)]
+    for number, prefix in enumerate(shared_reading.prefixes):
+        keys, values = prefix.level.keys[layer], prefix.level.values[layer]
+        groups = query.shape[1] // keys.shape[1]
+        bias = shared_reading.bias(number, window, groups, _bias_dtype(query))
+        parts.append(_attend_prefix(query, keys, values, prefix, bias=bias, cap=cap))
+    joined = _join(parts, s_aux)
+    return joined.to(query.dtype).transpose(1, 2).contiguous(), None
+
+
+def _plain_causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Where nothing is shared and nothing is special; own tokens are all new or one is."""
+    result = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return result.transpose(1, 2).contiguous()
+
+
+Part = tuple[Tensor, Tensor]
+"""Attention to some of the keys: the result (..., width), and its weight beside other parts
+(..., 1), which is the logarithm, to the base 2, of the sum of its exponentiated scores."""
+
+
+def _attend_own(
+    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, cap: float | None
+) -> Part:
+    """Attend causally to own tokens, of which the last ones are the queries."""
+    sequences, heads, tokens, width = query.shape
+    own, key_heads = key.shape[2], key.shape[1]
+    results, weights = [], []
+    for first in range(own - tokens, own, CAUSAL_STEP):
+        last = min(first + CAUSAL_STEP, own)
+        some = query[:, :, first - own + tokens : last - own + tokens]
+        folded = some.reshape(sequences, key_heads, -1, width)
+        bias = _causal_bias(first, last, window, heads // key_heads, query)
+        result, weight = _attend(folded, key[:, :, :last], value[:, :, :last], bias=bias, cap=cap)
+        results.append(result.reshape(sequences, heads, last - first, -1))
+        weights.append(weight.reshape(sequences, heads, last - first, 1))
+    return _beside(results), _beside(weights)
+
+
+def _beside(items: list[Tensor]) -> Tensor:
+    return items[0] if len(items) == 1 else torch.cat(items, dim=2)
+
+
+def _attend_prefix(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    prefix: Prefix,
+    *,
+    bias: Tensor | None,
+    cap: float | None,
+) -> Part:
+    """Gather the queries of each segment's readers, attend, and put the results back in order."""
+    segments, most = prefix.readers.shape
+    _, heads, tokens, width = query.shape
+    key_heads = keys.shape[1]
+    apart = (segments, most, key_heads, heads // key_heads, tokens, width)
+    gathered = query if prefix.in_order else query.index_select(0, prefix.readers.view(-1))
+    folded = gathered.reshape(apart).transpose(1, 2).reshape(segments, key_heads, -1, width)
+    result, weight = _attend(folded, keys, values, bias=bias, cap=cap)
+
+    def put_back(item: Tensor, nothing: float) -> Tensor:
+        item = item.reshape(segments, key_heads, most, -1, tokens, item.shape[-1]).transpose(1, 2)
+        item = item.reshape(segments * most, heads, tokens, -1)
+        if prefix.in_order:
+            return item
+        if not prefix.complete:
+            item = torch.cat([item, item.new_full((1, *item.shape[1:]), nothing)])
+        return item.index_select(0, prefix.places)
+
+    return put_back(result, 0.0), put_back(weight, HIDDEN)
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, cap: float | None
+) -> Part:
+    """Attend with every query (segments, key heads, queries, width) to all keys of its segment."""
+    if cap is None and _bias_dtype(query) != torch.float32:
+        return _attend_fused(query, keys, values, bias)
+    segments, key_heads, queries, _ = query.shape
+    scores = segments * key_heads * keys.shape[2]
+    step = max(1, SCORES_AT_ONCE.get(query.device.type, 2**27) // scores)
+    results, weights = [], []
+    for first in range(0, queries, step):
+        some = slice(first, first + step)
+        hides = bias if bias is None or bias.shape[2] == 1 else bias[:, :, some]
+        result, weight = _attend_at_once(query[:, :, some], keys, values, hides, cap)
+        results.append(result)
+        weights.append(weight)
+    return _beside(results), _beside(weights)
+
+
+def _bias_dtype(query: Tensor) -> torch.dtype:
+    """Half precision on a GPU goes through a fused kernel, which wants the bias in it too."""
+    fused = query.is_cuda and query.dtype in HALVES and query.shape[-1] % 8 == 0
+    return query.dtype if fused else torch.float32
+
+
+def _attend_fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Part:
+    """One kernel instead of ten: beside these, launching them takes longer than they take.
+
+    The kernel is the one behind `scaled_dot_product_attention`, which keeps its sums to itself.
+    """
+    hides = None if bias is None else bias.expand(*query.shape[:3], keys.shape[2])
+    result, weight, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, keys, values, hides, compute_log_sumexp=True, scale=1 / LOG2_E
+    )
+    return result.float(), weight[:, :, : query.shape[2], None] * LOG2_E
+
+
+def _attend_at_once(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, cap: float | None
+) -> Part:
+    scores = (query @ keys.transpose(-1, -2)).float()
+    if cap is not None:
+        scores = scores.tanh_().mul_(cap)
+    if bias is not None:
+        scores += bias
+    top = scores.amax(-1, keepdim=True)
+    exponentials = scores.sub_(top).exp2_()
+    total = exponentials.sum(-1, keepdim=True)
+    result = (exponentials.to(values.dtype) @ values).float()
+    return result.div_(total), total.log2_().add_(top)
+
+
+def _join(parts: Sequence[Part], s_aux: Tensor | None) -> Tensor:
+    """One softmax over all parts: (sequences, heads, tokens, width)."""
+    weights = [weight for _, weight in parts]
+    if s_aux is not None:
+        weights.append((s_aux.float() * LOG2_E).view(1, -1, 1, 1).expand_as(weights[0]))
+    shares = torch.stack(weights).div_(LOG2_E).softmax(0)
+    joined = parts[0][0] * shares[0]
+    for (result, _), share in zip(parts[1:], shares[1:], strict=False):
+        joined.addcmul_(result, share)
+    return joined

@@ -1,0 +1,96 @@
+"""Reading prefixes once gives what reading them for every row gives, whatever the model."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.prefixes import find_levels, make_batch
+from meta_reward_core.engines.shared_attention import use_shared_attention
+from meta_reward_core.engines.shared_rows import SharedRows
+from meta_reward_core.engines.sharing import enable_sharing
+from meta_reward_core.engines.transformers import TransformersEngine
+from tests.core.engines.architectures import MODELS, RARER_MODELS, UNSHARED_MODELS, make_random
+from tests.core.engines.both_ways import distances, family
+from tests.core.tiny_model import make_tokenizer
+
+SERVED = MODELS | RARER_MODELS
+# float32: the same numbers are added in another order. Observed: under 1e-6.
+TOLERANCE = 2e-5
+
+
+@pytest.mark.parametrize("name", sorted(SERVED))
+def test_logits_are_those_of_plain_decoding(name: str) -> None:
+    batch = family()
+    assert [len(level) for level in find_levels(batch)] == [1, 1, 4]
+    assert max(distances(make_random(SERVED[name]), batch)) < TOLERANCE
+
+
+def test_prompts_are_read_in_pieces_with_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few tokens are read at once, and however few scores are held."""
+    monkeypatch.setattr("meta_reward_core.engines.shared_rows.PREFILL_TOKENS", 10)
+    monkeypatch.setattr("meta_reward_core.engines.shared_attention.CAUSAL_STEP", 3)
+    monkeypatch.setattr("meta_reward_core.engines.shared_attention.SCORES_AT_ONCE", {"cpu": 50})
+    for name in ("llama", "gemma3"):
+        assert max(distances(make_random(MODELS[name]), family())) < TOLERANCE
+
+
+def test_a_row_gets_the_same_logits_alone_and_among_others() -> None:
+    model = make_random(MODELS["gemma3"])
+    use_shared_attention(model)
+    batch = family()
+    with torch.inference_mode():
+        together = SharedRows(model, batch).logits
+        firsts = [sum(batch.copies[:index]) for index in range(len(batch.prompts))]
+        for first, prompt in zip(firsts, batch.prompts, strict=True):
+            alone = SharedRows(model, make_batch([prompt], [1])).logits[0]
+            assert torch.allclose(together[first], alone, atol=1e-4 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("name", sorted(SERVED))
+def test_models_of_the_attention_interface_share_prefixes(name: str) -> None:
+    assert enable_sharing(make_random(SERVED[name]))
+
+
+@pytest.mark.parametrize("name", sorted(UNSHARED_MODELS))
+def test_a_model_that_cannot_share_says_so_and_draws_all_the_same(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_random(UNSHARED_MODELS[name])
+    before = model.config._attn_implementation
+    with caplog.at_level(logging.WARNING):
+        engine = TransformersEngine(
+            model, make_tokenizer(), batch_tokens=4096, max_model_tokens=None
+        )
+    assert "Prefixes are not shared" in caplog.text
+    assert model.config._attn_implementation == before
+    conversation: Conversation = [{"role": "user", "content": "one two"}]
+    [drawn] = engine.sample([conversation], 3, sampling=Sampling(0.0, 1.0, 5), seed=0)
+    assert len({completion.text for completion in drawn}) == 1
+    assert drawn[0].tokens
+
+
+def test_a_model_whose_attention_computes_something_else_is_not_shared(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scores of an unknown model, here: twice what we think they are."""
+    model = make_random(MODELS["llama"])
+    monkeypatch.setattr("meta_reward_core.engines.shared_attention.LOG2_E", 2.9)
+    assert not enable_sharing(model)
+    assert "logits differ by" in caplog.text
+
+
+def test_layers_with_a_state_are_not_shared(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_random(MODELS["gemma3"])
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    assert not enable_sharing(model)
+    assert "linear_attention" in caplog.text
+
+
+def test_saved_models_name_no_attention_of_ours(tmp_path: Path) -> None:
+    model = make_random(MODELS["llama"])
+    assert enable_sharing(model)
+    model.save_pretrained(tmp_path)
+    assert "shared_prefixes" not in (tmp_path / "config.json").read_text()
