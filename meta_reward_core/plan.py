@@ -1,7 +1,8 @@
 """What an iteration will cost, before it is paid: calls, tokens, time and disk of each stage.
 
 Calls are exact, or upper bounds where they depend on what is generated. Tokens assume replies of
-`REPLY_SHARE` of their limit; time divides them by a measured or an assumed rate.
+`REPLY_SHARE` of their limit; time divides them by an assumed rate. Where shards of the stage have
+been finished, lengths and time come from a line through them: seconds of a shard, and of a token.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ ASSUMED_TOKENS_PER_SECOND = 1_000.0
 
 _BYTES_PER_TOKEN = 6.0
 _SAFETY = 1.5
+_LEAST_SHARDS = 4
+_LEAST_SPREAD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,36 @@ class Rate:
 
     tokens_per_call: float
     tokens_per_second: float
+    seconds_per_shard: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCost:
+    """What one finished shard took."""
+
+    calls: int
+    tokens: int
+    seconds: float
+
+
+def fit_rate(shards: Sequence[ShardCost]) -> Rate | None:
+    """Fit seconds = a + b * tokens by least squares, with a and b not below zero.
+
+    Shards of about one size say nothing of `a`: unless their tokens vary by `_LEAST_SPREAD` of
+    their mean (standard deviation), and where the line would be no sensible one, a is 0.
+    """
+    calls, tokens = sum(one.calls for one in shards), sum(one.tokens for one in shards)
+    seconds = sum(one.seconds for one in shards)
+    if not (calls and tokens and seconds):
+        return None
+    mean = tokens / len(shards)
+    spread = sum((one.tokens - mean) ** 2 for one in shards)
+    if len(shards) >= _LEAST_SHARDS and spread >= len(shards) * (_LEAST_SPREAD * mean) ** 2:
+        slope = sum((one.tokens - mean) * one.seconds for one in shards) / spread
+        start = seconds / len(shards) - slope * mean
+        if slope > 0 and start > 0:
+            return Rate(tokens / calls, 1 / slope, start)
+    return Rate(tokens / calls, tokens / seconds)
 
 
 def plan_iteration(
@@ -60,7 +93,7 @@ def plan_iteration(
         measured: stage name -> what earlier shards have shown.
     """
     return [
-        _plan(stage, calls, limit, at_most, (measured or {}).get(stage))
+        _plan(stage, calls, limit, at_most, (measured or {}).get(stage), recipe=recipe)
         for stage, calls, limit, at_most in _calls(recipe, iteration)
     ]
 
@@ -85,16 +118,26 @@ def _calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int, bool
         yield "evaluate", calls * models, recipe.judge.max_new_tokens, False
 
 
-def _plan(stage: str, calls: int, limit: int, at_most: bool, rate: Rate | None) -> StagePlan:  # noqa: FBT001
+def _plan(
+    stage: str,
+    calls: int,
+    limit: int,
+    at_most: bool,  # noqa: FBT001
+    rate: Rate | None,
+    *,
+    recipe: Recipe,
+) -> StagePlan:
     per_call = rate.tokens_per_call if rate else limit * REPLY_SHARE
     per_second = rate.tokens_per_second if rate else ASSUMED_TOKENS_PER_SECOND
     tokens = round(calls * per_call)
+    shards = -(-recipe.sample.prompts // recipe.shard_prompts)
+    starting = shards * rate.seconds_per_shard if rate else 0.0
     return StagePlan(
         stage=stage,
         calls=calls,
         at_most=at_most,
         tokens=tokens,
-        seconds=tokens / per_second if tokens else None,
+        seconds=starting + tokens / per_second if tokens else None,
         bytes=round(tokens * _BYTES_PER_TOKEN),
         basis="measured" if rate else "assumed",
     )

@@ -5,38 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import Message
 from meta_reward_core.engines.rendering import special_token_pattern
 from meta_reward_core.errors import TrainingError
-
-
-class PreferenceRow(TypedDict):
-    """A pair in TRL's conversational form; `kind` and `prompt_id` name it, the rest rides along."""
-
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
-    kind: str
-    prompt_id: str
-    iteration: NotRequired[int]
-    score_chosen: NotRequired[float]
-    score_rejected: NotRequired[float]
-
-
-class SftRow(TypedDict):
-    """A prompt and the completion to be learned, in TRL's conversational form."""
-
-    prompt: list[Message]
-    completion: list[Message]
-    kind: str
-    prompt_id: str
-
-
-TrainingRow = PreferenceRow | SftRow
+from meta_reward_core.training.row_forms import TrainingRow
 
 
 class RefusedRow(NamedTuple):

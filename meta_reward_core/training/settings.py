@@ -7,6 +7,7 @@ from pydantic import model_validator
 from meta_reward_core.values import OURS, PAPER, Section, value
 
 CheckpointRule = Literal["last", "lowest_validation_loss", "highest_validation_accuracy"]
+Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 
@@ -122,9 +123,37 @@ class TrainingSettings(Section):
         text="Recompute activations: less memory, a fifth slower.",
         source=OURS,
     )
+    processes: int = value(
+        default=1,
+        ge=1,
+        le=64,
+        text="Processes that train together, one for each device of a machine. How many really "
+        "run is checked. batch_size stays the same.",
+        source=OURS,
+        unit="processes",
+    )
+    sharding: Sharding = value(
+        default="none",
+        text="What the processes divide among them beside the rows: nothing; weights, gradients "
+        "and optimizer (fsdp, zero3); gradients and optimizer (zero2, with DeepSpeed installed).",
+        source=OURS,
+    )
     lora: LoraSettings | None = value(
         default=None,
         text="Train adapters instead of all weights.",
+        source=OURS,
+    )
+    stop_at_loss_growth: float | None = value(
+        default=10.0,
+        gt=1,
+        text="Training stops when the last ten losses of the log are so many times the first one "
+        "on average. None: never. A loss that is no number always stops it.",
+        source=OURS,
+    )
+    stop_at_grad_norm: float | None = value(
+        default=None,
+        gt=0,
+        text="Training stops at a gradient whose norm, before it is clipped, is above this.",
         source=OURS,
     )
     max_refused_share: float = value(
@@ -165,6 +194,8 @@ class TrainingSettings(Section):
     def _batches_divide(self) -> "TrainingSettings":
         if self.batch_size % self.device_batch_size:
             raise ValueError("batch_size must be a multiple of device_batch_size")
+        if self.batch_size % (self.device_batch_size * self.processes):
+            raise ValueError("batch_size must be a multiple of device_batch_size x processes")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from transformers import (
@@ -12,17 +12,14 @@ from transformers import (
     GenerationConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
-    Trainer,
 )
-from trl import SFTConfig, SFTTrainer
 
 from meta_reward_core.quiet import quiet_libraries
-from meta_reward_core.training.rows import EncodedRow, SftRow
+from meta_reward_core.training.launching import TrainingPlace, train
+from meta_reward_core.training.objectives import SFT
+from meta_reward_core.training.outcome import TrainingOutcome
+from meta_reward_core.training.row_forms import SftRow
 from meta_reward_core.training.settings import SftSettings
-from meta_reward_core.training.trainer import OnLog, TrainerInputs, TrainingOutcome, run_training
-
-_NO_LOSS = -100
-"""The label that torch's cross entropy ignores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,62 +40,21 @@ def train_sft(
     *,
     start: Path | InitialModel,
     settings: SftSettings,
-    checkpoint: Path,
-    scratch: Path,
-    seed: int,
-    world_size: int = 1,
-    threads: int | None = None,
-    on_log: OnLog | None = None,
+    **place: Unpack[TrainingPlace],
 ) -> TrainingOutcome:
-    """Train on completions and publish the result as `checkpoint`; prompts carry no loss.
+    """Train on completions and publish the result as a checkpoint; prompts carry no loss.
 
     See `train_dpo` for the arguments; `start` may also be a model yet to be made.
 
     Raises:
-        TrainingError: see `run_training`.
+        TrainingError: see `train`.
     """
-
-    def make_trainer(inputs: TrainerInputs) -> Trainer:
-        arguments = SFTConfig(
-            **inputs.arguments,
-            max_steps=settings.max_steps or -1,
-            train_sampling_strategy="sequential" if settings.row_order == "as_given" else "random",
-            dataset_kwargs={"skip_prepare_dataset": True},
-            packing=False,
-        )
-        trainer: Trainer = SFTTrainer(
-            model=inputs.model,
-            args=arguments,
-            train_dataset=inputs.train_dataset,
-            eval_dataset=inputs.eval_dataset,
-            processing_class=inputs.tokenizer,
-            peft_config=inputs.peft_config,
-        )
-        return trainer
-
-    begun = make_initial_folder(start, scratch, seed) if isinstance(start, InitialModel) else start
-    outcome = run_training(
-        rows,
-        make_trainer,
-        columns=_labelled,
-        start=begun,
-        settings=settings,
-        checkpoint=checkpoint,
-        scratch=scratch,
-        seed=seed,
-        world_size=world_size,
-        threads=threads,
-        on_log=on_log,
-    )
-    if begun is not start:
-        shutil.rmtree(begun, ignore_errors=True)
+    if isinstance(start, Path):
+        return train(SFT, rows, start=start, settings=settings, **place)
+    begun = make_initial_folder(start, place["scratch"], place["seed"])
+    outcome = train(SFT, rows, start=begun, settings=settings, **place)
+    shutil.rmtree(begun, ignore_errors=True)
     return outcome
-
-
-def _labelled(encoded: EncodedRow) -> dict[str, Any]:
-    """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
-    ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
-    return {"input_ids": ids, "labels": [_NO_LOSS] * prompt + ids[prompt:]}
 
 
 def make_initial_folder(initial: InitialModel, scratch: Path, seed: int) -> Path:

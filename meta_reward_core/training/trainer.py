@@ -4,15 +4,11 @@ TRL trains; this module hands it measured rows, watches its log, lets it resume,
 It knows nothing of losses.
 """
 
-import hashlib
-import json
-import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -27,115 +23,61 @@ from datasets import (
     enable_progress_bars,
 )
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
-from meta_reward_core.errors import ModelFolderError, TrainingError
+from meta_reward_core.errors import TrainingError
 from meta_reward_core.model_folder import hash_model_folder
 from meta_reward_core.quiet import quiet_libraries
 from meta_reward_core.training.checkpoint import (
     find_resume_state,
-    mark_complete,
     open_scratch,
-    publish_model,
 )
+from meta_reward_core.training.objectives import Objective, TrainerInputs
+from meta_reward_core.training.outcome import OnLog, TrainingOutcome
+from meta_reward_core.training.publishing import load_float32, publish_weights
+from meta_reward_core.training.row_forms import TrainingRow
 from meta_reward_core.training.rows import (
     EncodedRow,
-    RefusedRow,
     SortedRows,
-    TrainingRow,
     hash_rows,
     sort_rows,
 )
 from meta_reward_core.training.settings import CheckpointRule, LoraSettings, TrainingSettings
-
-LogRow = dict[str, float]
-OnLog = Callable[[LogRow], None]
-Columns = Callable[[EncodedRow], dict[str, Any]]
-"""What TRL's trainer reads of a row."""
+from meta_reward_core.training.watching import Watch, select_metrics
 
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
     "highest_validation_accuracy": "eval_rewards/accuracies",
 }
-# Of TRL's log: what depends on rows, seed and weights alone, never on the clock.
-LOGGED = ("loss", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy")
-LOGGED_FAMILIES = ("rewards/", "logps/")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOutcome:
-    """What a training did. Rows in = rows_trained + rows_held_out + len(refused).
-
-    Attributes:
-        log: TRL's metrics by step, without clock or memory: equal runs have equal logs.
-        kept_step: the optimizer step whose weights were published; kept_epoch likewise.
-        rule: the rule that chose it.
-        published: False when another writer had published the same checkpoint before.
-    """
-
-    rows_trained: int
-    rows_held_out: int
-    refused: list[RefusedRow]
-    log: list[LogRow]
-    kept_step: int
-    kept_epoch: float
-    rule: CheckpointRule
-    published: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerInputs:
-    """What a trainer of TRL is made from."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    arguments: dict[str, Any]
-    train_dataset: Dataset
-    eval_dataset: Dataset | None
-    peft_config: Any  # peft's, or None
-
-
-class MakeTrainer(Protocol):
-    """Makes TRL's trainer of one objective."""
-
-    def __call__(self, inputs: TrainerInputs) -> Trainer:
-        """The trainer, not yet started."""
-        ...
 
 
 def run_training(
+    objective: Objective,
     rows: Sequence[TrainingRow],
-    make_trainer: MakeTrainer,
     *,
-    columns: Columns,
     start: Path,
     settings: TrainingSettings,
     checkpoint: Path,
     scratch: Path,
     seed: int,
-    world_size: int,
-    threads: int | None,
-    on_log: OnLog | None,
+    threads: int | None = None,
+    on_log: OnLog | None = None,
 ) -> TrainingOutcome:
     """Train, resuming where the same job was killed, and publish the weights that the rule keeps.
 
+    Each process of a training calls this; see `launching.train` for the arguments.
+
     Raises:
-        TrainingError: too many rows refused, a row lost, a loss that is not finite, or another
-            number of processes than `world_size`.
+        TrainingError: too many rows refused, a row lost, a training that diverges, or another
+            number of processes than the settings ask for.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    _check_world_size(world_size)
+    _check_world_size(settings.processes)
     with quiet_libraries(), _quiet_datasets():
         tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
         sorted_rows = sort_rows(
@@ -147,30 +89,31 @@ def run_training(
         )
         _check_validation(sorted_rows, settings.keep)
         with PartialState().main_process_first():
-            open_scratch(scratch, _describe_job(rows, start, settings, seed, world_size))
-            train_dataset = _to_dataset(sorted_rows.trained, columns, scratch / "train.parquet")
-            eval_dataset = _to_dataset(sorted_rows.held_out, columns, scratch / "held_out.parquet")
-        trainer = make_trainer(
+            open_scratch(scratch, _describe_job(objective, rows, start, settings, seed))
+            train_dataset = _to_dataset(sorted_rows.trained, objective, scratch / "train.parquet")
+            eval_dataset = _to_dataset(
+                sorted_rows.held_out, objective, scratch / "held_out.parquet"
+            )
+        trainer = objective.make_trainer(
             TrainerInputs(
                 model=load_float32(start),
                 tokenizer=tokenizer,
                 arguments=_arguments(
-                    settings,
-                    scratch,
-                    seed=seed,
-                    world_size=world_size,
-                    validate=eval_dataset is not None,
+                    settings, scratch, seed=seed, validate=eval_dataset is not None
                 ),
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 peft_config=_peft_config(settings.lora),
-            )
+            ),
+            settings,
         )
         _check_rows_kept(trainer, sorted_rows)
-        _watch(trainer, settings.save_every_epochs, on_log)
-        resume = find_resume_state(Path(str(trainer.args.output_dir)))
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Watch(settings, on_log))
+        with PartialState().main_process_first():
+            resume = find_resume_state(Path(str(trainer.args.output_dir)))
         _train(trainer, resume)
-        published = _publish(trainer, start=start, checkpoint=checkpoint, scratch=scratch)
+        published = publish_weights(trainer, start=start, checkpoint=checkpoint, scratch=scratch)
     outcome = _outcome(trainer.state, sorted_rows, settings.keep, published=published)
     if trainer.is_world_process_zero():
         shutil.rmtree(scratch)
@@ -189,26 +132,11 @@ def _quiet_datasets() -> Iterator[None]:
             enable_progress_bars()
 
 
-def load_float32(folder: Path) -> PreTrainedModel:
-    """The weights of a folder in float32: steps of 5e-6 vanish in bfloat16 weights."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelFolderError(f"{folder} cannot be loaded as a model: {error}") from error
-
-
 def _check_world_size(asked: int) -> None:
     """`accelerate launch --num_processes 2` has been seen to start one process, silently."""
-    if PartialState().num_processes != asked:
-        raise TrainingError(
-            f"{asked} training processes were asked for and {PartialState().num_processes} run."
-        )
+    running = PartialState(cpu=not torch.cuda.is_available()).num_processes
+    if running != asked:
+        raise TrainingError(f"{asked} training processes were asked for and {running} run.")
 
 
 def _check_validation(rows: SortedRows, rule: CheckpointRule) -> None:
@@ -228,46 +156,41 @@ def _check_rows_kept(trainer: Trainer, rows: SortedRows) -> None:
 
 
 def _describe_job(
+    objective: Objective,
     rows: Sequence[TrainingRow],
     start: Path,
     settings: TrainingSettings,
     seed: int,
-    world_size: int,
 ) -> dict[str, object]:
     """All that the weights depend on: a state of a job that differs in it is no state of ours."""
     return {
+        "objective": objective.name,
         "rows": hash_rows(rows),
         "start": hash_model_folder(start),
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "world_size": world_size,
         "versions": [torch.__version__, transformers.__version__, trl.__version__],
     }
 
 
-def _to_dataset(rows: Sequence[EncodedRow], columns: Columns, file: Path) -> Dataset | None:
+def _to_dataset(rows: Sequence[EncodedRow], objective: Objective, file: Path) -> Dataset | None:
     """Rows as a dataset on the disk, which every process of a training can open."""
     if not rows:
         return None
     if not file.exists():
         partial = file.with_suffix(".partial")
         pyarrow.parquet.write_table(
-            pyarrow.Table.from_pylist([columns(row) for row in rows]), partial
+            pyarrow.Table.from_pylist([objective.columns(row) for row in rows]), partial
         )
         partial.rename(file)
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "datasets"))
 
 
 def _arguments(
-    settings: TrainingSettings, scratch: Path, *, seed: int, world_size: int, validate: bool
+    settings: TrainingSettings, scratch: Path, *, seed: int, validate: bool
 ) -> dict[str, Any]:
     """Our settings as `TrainingArguments` of transformers; TRL's configs extend these."""
-    per_step = settings.device_batch_size * world_size
-    if settings.batch_size % per_step:
-        raise TrainingError(
-            f"batch_size {settings.batch_size} is no multiple of {settings.device_batch_size} "
-            f"rows on each of {world_size} devices."
-        )
+    per_step = settings.device_batch_size * settings.processes
     return {
         "output_dir": str(scratch / "states"),
         "per_device_train_batch_size": settings.device_batch_size,
@@ -283,6 +206,8 @@ def _arguments(
         "max_length": None,  # rows are measured before; nothing is left to cut
         "bf16": settings.dtype == "bfloat16",
         "gradient_checkpointing": settings.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "ddp_find_unused_parameters": False,
         "logging_steps": settings.log_every_steps,
         "logging_nan_inf_filter": False,  # or a diverged loss is logged as a fine one
         "save_strategy": "epoch",
@@ -325,112 +250,11 @@ def _peft_config(lora: LoraSettings | None) -> Any:
     )
 
 
-class _Watch(TrainerCallback):
-    """Passes the log on, stops at a loss that is not finite, and seals the states."""
-
-    def __init__(self, save_every_epochs: int, on_log: OnLog | None) -> None:
-        self._save_every_epochs = save_every_epochs
-        self._on_log = on_log
-
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> None:
-        row = select_metrics({**kwargs["logs"], "step": state.global_step})
-        broken = [key for key, value in row.items() if not math.isfinite(value)]
-        if broken:
-            raise TrainingError(
-                f"The training diverged at step {state.global_step}: {', '.join(broken)} "
-                "is not finite. Lower the learning rate."
-            )
-        if row and self._on_log is not None and state.is_world_process_zero:
-            self._on_log(row)
-
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
-        skipped = round(state.epoch or 0) % self._save_every_epochs
-        if skipped and state.global_step < state.max_steps:
-            control.should_save = control.should_evaluate = False
-
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero:
-            mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
-
-
-def select_metrics(logs: Mapping[str, float]) -> LogRow:
-    """The metrics of one log row that equal runs share, with step and epoch; empty if none.
-
-    In the order of their names: a training that goes on reads its earlier rows from a file in
-    which they stand in that order.
-    """
-
-    def is_metric(key: str) -> bool:
-        name = key.removeprefix("eval_")
-        return name in LOGGED or name.startswith(LOGGED_FAMILIES)
-
-    metrics = {key: float(logs[key]) for key in sorted(logs) if is_metric(key)}
-    return {"step": logs["step"], "epoch": logs["epoch"], **metrics} if metrics else {}
-
-
-def _watch(trainer: Trainer, save_every_epochs: int, on_log: OnLog | None) -> None:
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Watch(save_every_epochs, on_log))
-
-
 def _train(trainer: Trainer, resume: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         raise TrainingError(f"Out of memory: lower device_batch_size. {error}") from error
-
-
-def _publish(trainer: Trainer, *, start: Path, checkpoint: Path, scratch: Path) -> bool:
-    """Have the main process write what was learned, in the precision training began from."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-        weights = model.state_dict()
-    else:
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    dtype = stored_dtype(start)
-
-    def write_weights(folder: Path) -> None:
-        cast = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in weights.items()
-        }
-        model.save_pretrained(folder, state_dict=cast)
-
-    published = False
-    if trainer.is_world_process_zero():
-        job_name = hashlib.sha256(str(scratch).encode()).hexdigest()[:12]
-        published = publish_model(
-            write_weights, start=start, checkpoint=checkpoint, job_name=job_name
-        )
-    trainer.accelerator.wait_for_everyone()
-    return published
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The precision a folder's config names; float32 where it names none."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    dtype = getattr(torch, str(name), None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def _outcome(

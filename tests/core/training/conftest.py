@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.training.rows import PreferenceRow, SftRow
+from meta_reward_core.training.row_forms import PreferenceRow, SftRow
 from meta_reward_core.training.settings import DpoSettings, SftSettings
 from tests.core.tiny_model import COUNTED, make_model_folder
 

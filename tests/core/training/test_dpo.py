@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.model_folder import check_model_folder, hash_model_folder
 from meta_reward_core.training.dpo import train_dpo
+from meta_reward_core.training.objectives import DPO
+from meta_reward_core.training.outcome import TrainingOutcome
 from meta_reward_core.training.rows import RefusedRow
 from meta_reward_core.training.settings import LoraSettings
-from meta_reward_core.training.trainer import TrainingOutcome
+from meta_reward_core.training.trainer import run_training
 from tests.core.tiny_model import WORDS
 from tests.core.training.conftest import TINY_DPO, preference_row, preference_rows
 
@@ -306,14 +308,15 @@ def test_a_diverging_training_stops_and_publishes_nothing(
 def test_a_training_on_fewer_processes_than_asked_is_refused(
     first_model: Path, tmp_path: Path
 ) -> None:
+    """A launcher that starts one process and says nothing has been seen."""
     with pytest.raises(TrainingError, match="2 training processes were asked for and 1 run"):
-        train_dpo(
+        run_training(
+            DPO,
             ROWS,
             start=first_model,
-            settings=TINY_DPO,
+            settings=TINY_DPO.model_copy(update={"processes": 2}),
             checkpoint=tmp_path / "m1",
             scratch=tmp_path / "scratch",
             seed=5,
             threads=1,
-            world_size=2,
         )

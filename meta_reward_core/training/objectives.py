@@ -1,0 +1,89 @@
+"""The two losses that a training may have, as TRL's trainers. Nothing here knows of processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from meta_reward_core.training.rows import EncodedRow
+from meta_reward_core.training.settings import DpoSettings, SftSettings, TrainingSettings
+
+_NO_LOSS = -100
+"""The label that torch's cross entropy ignores."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerInputs:
+    """What a trainer of TRL is made from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    arguments: dict[str, Any]
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
+    peft_config: Any  # peft's, or None
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is minimised.
+
+    Attributes:
+        settings: the class that its settings have.
+        columns: what TRL's trainer reads of a row.
+        make_trainer: the trainer, not yet started.
+    """
+
+    name: str
+    settings: type[TrainingSettings]
+    columns: Callable[[EncodedRow], dict[str, Any]]
+    make_trainer: Callable[[TrainerInputs, Any], Trainer]
+
+
+def _make_dpo_trainer(inputs: TrainerInputs, settings: DpoSettings) -> Trainer:
+    arguments = DPOConfig(
+        **inputs.arguments,
+        beta=settings.beta,
+        loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
+        loss_weights=[1.0, settings.sft_weight] if settings.sft_weight else None,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=settings.device_batch_size,
+    )
+    return _made(DPOTrainer, inputs, arguments)
+
+
+def _make_sft_trainer(inputs: TrainerInputs, settings: SftSettings) -> Trainer:
+    arguments = SFTConfig(
+        **inputs.arguments,
+        max_steps=settings.max_steps or -1,
+        train_sampling_strategy="sequential" if settings.row_order == "as_given" else "random",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False,
+    )
+    return _made(SFTTrainer, inputs, arguments)
+
+
+def _made(trainer: Any, inputs: TrainerInputs, arguments: Any) -> Trainer:
+    made: Trainer = trainer(
+        model=inputs.model,
+        args=arguments,
+        train_dataset=inputs.train_dataset,
+        eval_dataset=inputs.eval_dataset,
+        processing_class=inputs.tokenizer,
+        peft_config=inputs.peft_config,
+    )
+    return made
+
+
+def _labelled(encoded: EncodedRow) -> dict[str, Any]:
+    """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
+    ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
+    return {"input_ids": ids, "labels": [_NO_LOSS] * prompt + ids[prompt:]}
+
+
+DPO: Final = Objective("dpo", DpoSettings, lambda row: dict(row.row), _make_dpo_trainer)
+SFT: Final = Objective("sft", SftSettings, _labelled, _make_sft_trainer)
+OBJECTIVES: Final = {objective.name: objective for objective in (DPO, SFT)}

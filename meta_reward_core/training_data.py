@@ -1,0 +1,119 @@
+"""Which rows an iteration trains on: its own pairs, less what an audit withheld, plus people's.
+
+What people decided reaches the files before the training, as one more shard, `audit`. No stage
+makes it: whoever drives the iteration writes it, from a database that this package does not know.
+An iteration without it trains on all its pairs. It is an input of the training like any other, so
+its hashes are part of the training's key.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.records import PairKind
+from meta_reward_core.seeds import derive_seed
+from meta_reward_core.shards import Counts, IterationFiles, Work, part_path, shard_key
+from meta_reward_core.tables import table_of
+
+Row = dict[str, Any]
+
+AUDIT_TABLES: Final = ("withheld", "human_pairs")
+PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
+_AUDIT: Final = "audit"
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A kind of pairs that an iteration made and must not train on, and why."""
+
+    kind: PairKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """Rows to train on, and how many people gave or withheld; no counts without an audit."""
+
+    rows: list[Row]
+    counts: Counts
+
+
+def write_audit(
+    files: IterationFiles, *, withheld: Sequence[Withheld], human_pairs: Sequence[Row] | None
+) -> None:
+    """Write what an audit says about an iteration's training; equal content is left as it is.
+
+    Args:
+        human_pairs: rows of the table `human_pairs`; None where nobody asks for any. None there
+            are is written down too, so that one that comes later changes no training.
+    """
+    reasons = [asdict(one) for one in withheld]
+    rows = list(human_pairs or ())
+    key = shard_key(stage=_AUDIT, withheld=reasons, human_pairs=rows)
+    if files.finished(_AUDIT, 0, key) is not None:
+        return
+    files.discard(_AUDIT, 0, [part_path(table, 0) for table in AUDIT_TABLES])
+    if not reasons and human_pairs is None:
+        return
+    tables = {
+        ("withheld", 0): table_of("withheld", reasons),
+        ("human_pairs", 0): table_of("human_pairs", rows),
+    }
+    counts = {"withheld_kinds": len(reasons), "human_pairs": len(rows)}
+    files.publish(_AUDIT, 0, key=key, work=Work(tables, counts), packages={})
+
+
+def has_audit(files: IterationFiles) -> bool:
+    """Say whether what an audit gave was ever written."""
+    return files.manifest(_AUDIT) is not None
+
+
+def has_whole_audit(files: IterationFiles) -> bool:
+    """Say whether what an audit gave was written, and is undamaged."""
+    manifest = files.manifest(_AUDIT)
+    return manifest is not None and files.finished(_AUDIT, 0, manifest.key) is not None
+
+
+def training_rows(context: IterationContext) -> TrainingRows:
+    """Gather the rows that an iteration trains on.
+
+    People's pairs are about judgments: they stay out where judge pairs do. Which of them are
+    taken is drawn by the experiment's seed.
+    """
+    files = context.files
+    kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
+    withheld = set(files.read("withheld")["kind"].to_pylist())
+    rows = [row for kind in kinds if kind not in withheld
+            for row in files.read(f"{kind}_pairs").to_pylist()]  # fmt: skip
+    if not has_audit(files):
+        return TrainingRows(rows, {})
+    left_out = sum(files.read(f"{kind}_pairs").num_rows for kind in kinds if kind in withheld)
+    offered = files.read("human_pairs").to_pylist() if "judge" in {*kinds} - withheld else []
+    taken = draw_human_pairs(
+        offered,
+        others=len(rows),
+        max_share=context.recipe.audit.human_pairs_share,
+        seed=context.seed,
+    )
+    counts = {"withheld": left_out, "human": len(taken), "human_offered": len(offered)}
+    return TrainingRows(rows + taken, counts)
+
+
+def draw_human_pairs(
+    offered: Sequence[Row], *, others: int, max_share: float, seed: int
+) -> list[Row]:
+    """Take people's pairs up to a share of all rows; the same seed takes the same ones.
+
+    Args:
+        others: rows that are not people's.
+        max_share: of people's pairs among all rows, in [0, 1).
+    """
+    allowed = int(others * max_share / (1 - max_share) + 1e-9)
+    drawn = sorted(offered, key=lambda row: derive_seed(seed, "human", *_names(row)))
+    taken = {_names(row) for row in drawn[:allowed]}
+    return [row for row in offered if _names(row) in taken]
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    return str(row["iteration"]), row["chosen_judgment_id"], row["rejected_judgment_id"]

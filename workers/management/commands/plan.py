@@ -1,0 +1,138 @@
+"""Say what a recipe takes on named hardware: device-hours, wall time and disk."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from rich.console import Console
+from rich.table import Table
+
+from meta_reward_core.config import Recipe
+from meta_reward_core.errors import InputError
+from meta_reward_core.hardware import (
+    DEVICES,
+    LLAMA3_8B,
+    ModelSize,
+    StageTime,
+    disk_bytes,
+    plan_on_hardware,
+)
+from meta_reward_core.output_files import require_writable, write_json
+from meta_reward_core.recipes import load_recipe
+from workers.command_line import explained_errors, open_console
+
+_EXAMPLE = """\
+examples:
+  python manage.py plan --recipe paper-llama3-8b --hardware h100 --devices 8
+  python manage.py plan --recipe paper-llama3-8b --set sample.prompts=1000000 \\
+      --hardware h100 --devices 8 --workers 100
+"""
+
+
+class Command(BaseCommand):
+    """`manage.py plan`."""
+
+    help = (
+        "Say what a recipe takes on named hardware. It is calculated from the makers' figures and "
+        "from assumptions that docs/planning.md lists; `run_iteration --dry-run` uses what "
+        "was measured."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the example's lines as they are."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=_EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("--recipe", required=True, metavar="NAME|FILE", help="a shipped recipe or a YAML file")
+        add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+            help="change a value of the recipe; repeatable")  # fmt: skip
+        add("--hardware", required=True, choices=sorted(DEVICES), help="the device of each worker")
+        add("--devices", type=_count, default=8, help="devices of each worker; default 8")
+        add("--workers", type=_count, default=1, help="machines that take shards; default 1")
+        add("--parameters", type=float, default=LLAMA3_8B.parameters,
+            help="weights of the model; default those of Llama 3 8B")  # fmt: skip
+        add("--kv-bytes", type=float, default=LLAMA3_8B.kv_bytes,
+            help="bytes of keys and values for a token; default those of Llama 3 8B")  # fmt: skip
+        add("--json", type=Path, metavar="FILE", help="write the plan there")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Calculate and print."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors():
+            require_writable(options["json"])
+            recipe = load_recipe(options["recipe"], changes=options["changes"])
+            plans = _plan(recipe, options)
+            for number, times in plans.items():
+                console.print(_table(number, times))
+            _tell_sum(console, recipe, plans, options)
+            if options["json"] is not None:
+                shown = {str(number): [asdict(one) for one in times]
+                         for number, times in plans.items()}  # fmt: skip
+                write_json(options["json"], {"recipe": recipe.name, "plan": shown})
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("counts from 1")
+    return number
+
+
+def _model(options: dict[str, Any]) -> ModelSize:
+    return ModelSize(options["parameters"], options["kv_bytes"])
+
+
+def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, list[StageTime]]:
+    try:
+        return {
+            number: plan_on_hardware(
+                recipe,
+                number,
+                device=DEVICES[options["hardware"]],
+                devices=options["devices"],
+                workers=options["workers"],
+                model=_model(options),
+            )
+            for number in range(1, recipe.iterations + 1)
+        }
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _table(number: int, times: list[StageTime]) -> Table:
+    table = Table(title=f"iteration {number}")
+    for name in ("stage", "calls, at most", "shards", "rounds", "device-hours", "wall time"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for one in times:
+        cells = f"{one.calls:,}", f"{one.shards:,}", f"{one.rounds:,}", f"{one.device_hours:,.1f}"
+        table.add_row(one.stage, *cells, f"{one.wall_seconds / 3600:,.2f} h")
+    return table
+
+
+def _tell_sum(
+    console: Console,
+    recipe: Recipe,
+    plans: dict[int, list[StageTime]],
+    options: dict[str, Any],
+) -> None:
+    every = [one for times in plans.values() for one in times]
+    hours = sum(one.device_hours for one in every)
+    wall = sum(one.wall_seconds for one in every) / 3600
+    disk = max(disk_bytes(recipe, number, model=_model(options)) for number in plans)
+    device = DEVICES[options["hardware"]].title
+    console.print(
+        f"{recipe.iterations} iterations on {options['workers']:,} x {options['devices']} "
+        f"{device}: about {hours:,.0f} device-hours, {wall:,.1f} hours of wall time, "
+        f"{disk / 1e9:,.0f} GB of disk for the largest iteration. "
+        "Calculated, not measured: see docs/planning.md."
+    )
