@@ -1,11 +1,18 @@
 """Step 5: the meta-judge compares the judgments of the response whose scores vary most."""
 
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from meta_reward_core.deciding import (
+    Pair,
+    find_undecided,
+    split_into_rounds,
+    still_needed,
+    take_standings,
+)
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
 from meta_reward_core.pairing import (
     DropReason,
@@ -100,25 +107,104 @@ def fight_battles(
     hide_score_line: bool,
     sampling: Sampling,
     seed: int,
+    decided_at: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Battle], Counts]:
     """Let the meta-judge decide each planned battle, once.
 
+    Args:
+        decided_at: see `deciding`; with it, battles that can change no pair any more are left
+            out. The rounds of all responses are fought together.
+
     Returns:
-        One battle for each planned one, in order, keyed by the judgments' ids; counts.
+        One battle for each planned one that was fought, in order, keyed by the judgments' ids;
+        counts.
 
     Source: Wu et al. 2024, section 2.2.
     """
-    conversations = [
-        _conversation(battle, template, rubric=rubric, hide_score_line=hide_score_line)
-        for battle in battles
-    ]
-    drawn = engine.sample(conversations, 1, sampling=sampling, seed=seed, progress=progress)
-    fought = [
-        _read_battle(battle, completions[0])
-        for battle, completions in zip(battles, drawn, strict=True)
-    ]
-    return fought, _count(fought)
+
+    def fight(some: Sequence[PlannedBattle], number: int, before: int) -> list[Battle]:
+        conversations = [
+            _conversation(battle, template, rubric=rubric, hide_score_line=hide_score_line)
+            for battle in some
+        ]
+        drawn = engine.sample(
+            conversations,
+            1,
+            sampling=sampling,
+            seed=derive_seed(seed, "round", number) if number else seed,
+            progress=_continued(progress, before),
+        )
+        return [
+            _read_battle(battle, completions[0])
+            for battle, completions in zip(some, drawn, strict=True)
+        ]
+
+    if decided_at is None:
+        fought = fight(battles, 0, 0)
+    else:
+        fought = fight_in_rounds(battles, fight, decided_at=decided_at)
+    return fought, _count(fought, planned=len(battles))
+
+
+Fight = Callable[[Sequence[PlannedBattle], int, int], list[Battle]]
+
+
+def fight_in_rounds(
+    battles: Sequence[PlannedBattle], fight: Fight, *, decided_at: float
+) -> list[Battle]:
+    """Fight round after round, leaving out the battles of judgments whose place is decided.
+
+    Args:
+        battles: planned ones, of any number of responses.
+        fight: fights some; told the round's number, from 0, and how many were fought before.
+        decided_at: see `deciding.find_undecided`.
+    """
+    planned = {_order(battle.first, battle.second): battle for battle in battles}
+    orders: defaultdict[str, list[Pair]] = defaultdict(list)
+    for order, battle in planned.items():
+        orders[battle.first.response_id].append(order)
+    rounds = {name: split_into_rounds(all_of_it) for name, all_of_it in orders.items()}
+    verdicts: defaultdict[str, dict[Pair, str | None]] = defaultdict(dict)
+    fought: dict[Pair, Battle] = {}
+    for number in range(max(map(len, rounds.values()), default=0)):
+        due = {
+            order
+            for name, its_rounds in rounds.items()
+            for order in _due(its_rounds, number, orders[name], verdicts[name], decided_at)
+        }
+        some = [battle for order, battle in planned.items() if order in due]
+        for done in fight(some, number, len(fought)) if some else ():
+            order = done.first_judgment_id, done.second_judgment_id
+            fought[order] = done
+            verdicts[done.response_id][order] = done.verdict
+    return [fought[order] for order in planned if order in fought]
+
+
+def _due(
+    rounds: Sequence[Sequence[Pair]],
+    number: int,
+    orders: Sequence[Pair],
+    verdicts: Mapping[Pair, str | None],
+    decided_at: float,
+) -> Sequence[Pair]:
+    """What one response still needs of a round; everything of the first one."""
+    if number >= len(rounds) or number == 0:
+        return rounds[number] if number == 0 else ()
+    standings = take_standings(orders, verdicts)
+    return still_needed(rounds[number], find_undecided(standings, deviations=decided_at))
+
+
+def _order(first: Judgment, second: Judgment) -> Pair:
+    return first.judgment_id, second.judgment_id
+
+
+def _continued(progress: Progress | None, before: int) -> Progress | None:
+    """Tell the progress of a round as that of all rounds."""
+    if progress is None or before == 0:
+        return progress
+    tell = progress
+    return lambda done, tokens: tell(before + done, tokens)
 
 
 def _conversation(
@@ -152,8 +238,9 @@ def _read_battle(battle: PlannedBattle, completion: Completion) -> Battle:
     )
 
 
-def _count(battles: Sequence[Battle]) -> Counts:
+def _count(battles: Sequence[Battle], *, planned: int) -> Counts:
     verdicts = Counter(battle.verdict for battle in battles)
+    skipped = {"skipped": planned - len(battles)} if planned > len(battles) else {}
     return {
         "battles": len(battles),
         "won_by_first": verdicts["A"],
@@ -161,4 +248,5 @@ def _count(battles: Sequence[Battle]) -> Counts:
         "ties": verdicts["tie"],
         "unparsed": verdicts[None],
         "tokens": sum(battle.tokens for battle in battles),
+        **skipped,
     }

@@ -1,0 +1,174 @@
+"""All ratios in one table: `make bench`, or `python benchmarks/table.py elo memory`.
+
+A row compares two things that one run measured in turn (A B A B ...); its figure is the median of
+the ratios of the pairs. A module of rows has a function
+
+    measure(*, pairs: int) -> Iterator[Row]
+
+and runs in a process of its own, so that no row sees threads or memory of another's. A row module
+that cannot run here raises `NotHereError`, which the table says. Rows that were measured before and
+are not asked for now stay as they are.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+MODULES = ("engine_shapes", "elo", "dpo_step", "memory", "adaptive_battles")
+PACKAGES = ("torch", "transformers", "trl", "numpy", "pyarrow")
+_MARK = "ROW "
+_HEAD = """\
+# Benchmarks
+
+Written by `make bench` (`benchmarks/table.py`). Each figure is the median of the ratios of at
+least five pairs, measured in turn in one run; in brackets the lowest and the highest ratio. Above
+1 is to our favour unless the bound is an upper one; "wanted" is what we set out to reach. Absolute
+times belong to the machines named below and are no figures to compare by.
+
+| row | against | ratio | wanted | reached | measured | note |
+|---|---|--:|--:|---|---|---|
+"""
+
+
+class NotHereError(Exception):
+    """A row's contender or device is not on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what is measured; the table has one row of each name.
+        against: what it is compared with.
+        ratios: one for each pair; the figure is their median.
+        at_least: the bound that is wanted; None where a row only shows something.
+        note: absolute medians with units, versions of contenders, limits.
+        at_most: whether the bound is an upper one.
+    """
+
+    name: str
+    against: str
+    ratios: Sequence[float]
+    at_least: float | None
+    note: str = ""
+    at_most: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """The figure to quote."""
+        return statistics.median(self.ratios)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the bound is kept; None without one."""
+        if self.at_least is None:
+            return None
+        return self.ratio <= self.at_least if self.at_most else self.ratio >= self.at_least
+
+
+def in_turn(
+    ours: Callable[[], float], theirs: Callable[[], float], *, pairs: int
+) -> list[tuple[float, float]]:
+    """Measure A and B alternately; each function gives its figure (seconds, bytes, a rate)."""
+    return [(ours(), theirs()) for _ in range(pairs)]
+
+
+def format_row(row: Row, *, measured: str) -> str:
+    """Write one line of Markdown."""
+    sign = "≤" if row.at_most else "≥"
+    wanted = "" if row.at_least is None else f"{sign} {row.at_least:g}"
+    reached = {None: "", True: "yes", False: "no"}[row.reached]
+    spread = f"{row.ratio:.3g} ({min(row.ratios):.3g} to {max(row.ratios):.3g})"
+    cells = [row.name, row.against, spread, wanted, reached, measured, row.note]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def machine() -> str:
+    """Name what this was measured on."""
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else platform.machine()
+
+
+def _print_rows(module: str, pairs: int) -> None:
+    """In a process of its own: measure one module's rows."""
+    try:
+        for row in importlib.import_module(module).measure(pairs=pairs):
+            print(_MARK + json.dumps(asdict(row)), flush=True)
+    except NotHereError as error:
+        print(f"{module}: not measured here: {error}", flush=True)
+
+
+def _measure(module: str, pairs: int) -> Iterator[Row]:
+    """Run one module and pass on all it prints; raises where it failed."""
+    command = [sys.executable, __file__, "--pairs", str(pairs), "--child", module]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout or ():
+            if line.startswith(_MARK):
+                yield Row(**json.loads(line.removeprefix(_MARK)))
+            else:
+                print(line, end="", flush=True)
+    if child.returncode:
+        raise SystemExit(f"benchmarks/{module}.py failed; rows measured before it are written")
+
+
+def _name(line: str) -> str:
+    return line.split(" | ", 1)[0].removeprefix("| ")
+
+
+def write_page(page: str, lines: Iterable[str], machines: str) -> str:
+    """The page with these rows in place of those of the same names."""
+    _, _, below = page.partition("|---|---|--:|--:|---|---|---|\n")
+    table, _, foot = below.partition("\n\n")
+    kept = {_name(line): line for line in table.splitlines() if line.startswith("| ")}
+    kept |= {_name(line): line for line in lines}
+    stood = [line for line in foot.splitlines() if line.startswith("- ") and line != machines]
+    return (
+        _HEAD
+        + "\n".join(kept.values())
+        + "\n\nMeasured on:\n\n"
+        + "\n".join([*stood, machines, ""])
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="module", help=", ".join(MODULES))
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        _print_rows(options.child, options.pairs)
+        return
+    today = f"{datetime.now(tz=UTC):%Y-%m-%d}"
+    for module in options.modules or MODULES:
+        for row in _measure(module, options.pairs):
+            line = format_row(row, measured=today)
+            print(line, flush=True)
+            page = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
+            text = write_page(page, [line], f"- {today}: {machine()}")
+            options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
