@@ -2,51 +2,58 @@
 
 EFT teaches the judge: its prompt is the judge's prompt, its response a justification with points.
 IFT teaches the actor. Both come as `{prompt, response}`, as `{prompt_text, response_text, ...}`
-or, ready for TRL, as `{prompt, completion}`; each text may also be a list of messages.
+or, ready for TRL, as `{prompt, completion}`; each text may also be a list of messages. A column
+`prompt_id` names the instruction that a row of EFT data is about, so that all judgments of answers
+to it stay on one side of a validation split.
 
 Source: arXiv 2401.10020, section 2.1 (seed data).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 from meta_reward_core.engines.base import Conversation, Message
 from meta_reward_core.errors import PromptFileError
-from meta_reward_core.prompt_files import RejectReason, Row, read_json_lines, why_unusable
+from meta_reward_core.held_out import HeldOut
+from meta_reward_core.prompt_files import (
+    RejectReason,
+    Row,
+    prompt_id_of,
+    read_json_lines,
+    why_unusable,
+)
+from meta_reward_core.training.row_forms import SftRow
 
 _FORMS = (("prompt", "response"), ("prompt_text", "response_text"), ("prompt", "completion"))
 
 
-class SftRow(TypedDict):
-    """One row of supervised fine-tuning, in TRL's conversational prompt-completion form."""
-
-    prompt: Conversation
-    completion: Conversation
-
-
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that cannot be trained on: its line from 1, the column at fault and why."""
+    """A row that is not trained on: its line from 1, the column at fault and why."""
 
     line: int
     column: str
-    reason: RejectReason
+    reason: RejectReason | Literal["held_out"]
 
 
 @dataclass(frozen=True, slots=True)
 class SftFile:
-    """What a file of fine-tuning data holds, in the order of the file."""
+    """What a file of fine-tuning data holds, in its order; the file's name is its rows' kind."""
 
     rows: list[SftRow]
     rejected: list[RejectedRow]
 
 
-def read_sft_rows(path: str | Path) -> SftFile:
+def read_sft_rows(path: str | Path, *, held_out: HeldOut | None = None) -> SftFile:
     """Read EFT or IFT data from a JSON lines file.
 
-    Further columns (`prompt_id`, `language`, `quality_score`) are not looked at: rows are
-    neither ranked nor filtered here.
+    Further columns (`language`, `quality_score`) are not looked at: rows are not ranked here.
+
+    Args:
+        path: of the file.
+        held_out: prompts that are kept for evaluation; a row whose prompt, or whose `prompt_id`,
+            is one of them is rejected.
 
     Raises:
         PromptFileError: the file is missing or malformed, a row has none of the known forms, or
@@ -55,7 +62,7 @@ def read_sft_rows(path: str | Path) -> SftFile:
     path = Path(path)
     found = SftFile(rows=[], rejected=[])
     for line, row in read_json_lines(path):
-        outcome = _sft_row(line, row, *_columns(path, line, row))
+        outcome = _sft_row(line, row, *_columns(path, line, row), kind=path.stem, held_out=held_out)
         if isinstance(outcome, RejectedRow):
             found.rejected.append(outcome)
         else:
@@ -80,7 +87,9 @@ def _columns(path: Path, line: int, row: Row) -> tuple[str, str]:
     )
 
 
-def _sft_row(line: int, row: Row, prompt: str, response: str) -> SftRow | RejectedRow:
+def _sft_row(
+    line: int, row: Row, prompt: str, response: str, *, kind: str, held_out: HeldOut | None
+) -> SftRow | RejectedRow:
     """A row for SFT, or what is wrong with it."""
     messages = _messages(row[prompt], "user")
     if isinstance(messages, str):
@@ -88,7 +97,11 @@ def _sft_row(line: int, row: Row, prompt: str, response: str) -> SftRow | Reject
     completion = _messages(row[response], "assistant")
     if isinstance(completion, str):
         return RejectedRow(line, response, completion)
-    return {"prompt": messages, "completion": completion}
+    text, named = messages[-1]["content"], row.get("prompt_id")
+    if held_out is not None and (text in held_out or named in held_out.prompt_ids):
+        return RejectedRow(line, prompt, "held_out")
+    prompt_id = named if isinstance(named, str) and named else prompt_id_of(text)
+    return {"prompt": messages, "completion": completion, "kind": kind, "prompt_id": prompt_id}
 
 
 def _messages(value: object, role: Literal["user", "assistant"]) -> Conversation | RejectReason:

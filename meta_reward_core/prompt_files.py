@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from meta_reward_core.errors import PromptFileError
 from meta_reward_core.records import Prompt
+from meta_reward_core.source_files import read_source_bytes, read_source_text
 
 PROMPT_COLUMNS: Final = ("prompt", "instruction", "text", "prompt_text", "messages")
 """Where a row's prompt is looked for; the first that is there counts."""
@@ -45,12 +46,14 @@ class PromptFile:
         duplicates: rows left out because the same text came before.
         rejected: (line of a text, JSON or CSV file, or row of a Parquet file, from 1; reason).
         extra: further columns of a row, by prompt id; only where there are any.
+        held_out: prompts left out because they are kept for evaluation.
     """
 
     prompts: list[Prompt]
     duplicates: int
     rejected: list[tuple[int, RejectReason]]
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
+    held_out: int = 0
 
 
 def prompt_id_of(text: str) -> str:
@@ -170,28 +173,10 @@ def _why_none(found: PromptFile) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     # Not str.splitlines: it also splits at characters that may stand inside a prompt.
-    return (line.rstrip("\n") for line in io.StringIO(_text(path), newline=None))
-
-
-def _text(path: Path) -> str:
-    """The text of a UTF-8 file, without its byte order mark."""
-    data = _bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PromptFileError(
-            f"{path.name}, line {line}: is not UTF-8 text; save the file as UTF-8."
-        ) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PromptFileError(
-            f"{path.name}: cannot be read ({error.strerror}); check the path and its permissions."
-        ) from error
+    return (
+        line.rstrip("\n")
+        for line in io.StringIO(read_source_text(path, PromptFileError), newline=None)
+    )
 
 
 def _read_text_lines(path: Path) -> Iterator[NumberedRow]:
@@ -224,7 +209,7 @@ def _json_object(path: Path, number: int, line: str) -> Row:
 
 
 def _read_csv(path: Path) -> Iterator[NumberedRow]:
-    text = _text(path)
+    text = read_source_text(path, PromptFileError)
     # The limit is one for the whole process and guards nothing here: raise it, never lower it.
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restval=None)
@@ -253,7 +238,7 @@ def _check_cells(path: Path, number: int, row: dict[Any, Any]) -> None:
 
 def _read_parquet(path: Path) -> Iterator[NumberedRow]:
     try:
-        table = pq.read_table(io.BytesIO(_bytes(path)))
+        table = pq.read_table(io.BytesIO(read_source_bytes(path, PromptFileError)))
         if _column(dict.fromkeys(table.column_names)) is None:
             raise PromptFileError(f"{path.name}: {_no_column(table.column_names)}")
         yield from enumerate(table.to_pylist(), start=1)

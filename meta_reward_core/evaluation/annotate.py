@@ -4,15 +4,19 @@ Knows no files and no scores: pairs of outputs in, annotations out, in the order
 is shown, what is asked of the engine and what is read are functions of their own, so that a shard
 of pairs is annotated like the whole.
 
-Source: Dubois et al. 2024, arXiv 2404.04475 (one order, drawn at random); the wording of the
-prompt is ours. An engine here returns texts and no log-probabilities; `samples` replies to each
-prompt, averaged, stand in for their weighting.
+Where the engine tells the log-probabilities of its tokens, a reply's preference is the mean over
+the verdicts that could have stood there, by their probabilities; else it is the verdict alone, and
+`samples` replies to each prompt, averaged, stand in for the weighting.
+
+Source: Dubois et al. 2024, arXiv 2404.04475 (one order, drawn at random; weighting by
+log-probabilities, section 3); the wording of the prompt is ours.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from meta_reward_core.engines.base import (
     Completion,
@@ -23,6 +27,8 @@ from meta_reward_core.engines.base import (
     Sampling,
 )
 from meta_reward_core.evaluation.alpaca_files import DRAW, Annotation, ModelOutput
+from meta_reward_core.prompt_files import prompt_id_of
+from meta_reward_core.records import Verdict
 from meta_reward_core.seeds import derive_seed
 
 Orders = Literal["one", "both"]
@@ -31,6 +37,9 @@ a preference for a position cancels out."""
 
 OutputPair = tuple[ModelOutput, ModelOutput]
 """(the baseline's output, the model's output) to one instruction"""
+
+Asked = tuple["Showing", list[Completion]]
+"""A pair in one order, and the replies to it"""
 
 PROMPT: Final = """\
 Compare two answers to an instruction. Judge what they say, and not their length or their order.
@@ -95,13 +104,60 @@ def read_preference(reply: str, *, baseline_first: bool) -> float | None:
 
     None where no line says so.
     """
+    verdict = read_better(reply)
+    return None if verdict is None else _preference_of(verdict, baseline_first=baseline_first)
+
+
+def read_better(reply: str) -> Verdict | None:
+    """Which answer the last `Better:` line names; None where no line does."""
     for line in reversed(reply.splitlines()):
-        if (found := _LINE.match(line)) is not None:
-            which = found["which"].upper()
-            if which == "TIE":
-                return DRAW
-            return 1.0 if (which == "A") == baseline_first else 2.0
+        found = _LINE.match(line)
+        if found is not None and (verdict := _verdict_of(found["which"])) is not None:
+            return verdict
     return None
+
+
+def weighted_preference(completion: Completion, *, baseline_first: bool) -> float | None:
+    """The preference expected over the verdicts that the last line could have given.
+
+    sum_v p(v) * preference(v) / sum_v p(v), v one of A, B and tie, by the alternatives of the
+    verdict's token.
+
+    Returns:
+        None where the reply has no verdict, something follows its line, or the engine told no
+        alternative that is a verdict.
+    """
+    found = _LINE.match((completion.text.strip().splitlines() or [""])[-1])
+    if found is None or completion.choices is None:
+        return None
+    which = _verdict_of(found["which"])
+    token = next((c for c in reversed(completion.choices) if _verdict_of(c.text) == which), None)
+    weights = [
+        (math.exp(value), verdict)
+        for text, value in (token.alternatives if token else ())
+        if (verdict := _verdict_of(text)) is not None
+    ]
+    total = math.fsum(weight for weight, _ in weights)
+    if total == 0:
+        return None
+    preferences = (
+        w * _preference_of(verdict, baseline_first=baseline_first) for w, verdict in weights
+    )
+    return math.fsum(preferences) / total
+
+
+def _verdict_of(token: str) -> Verdict | None:
+    """The verdict that a token begins; a tie may be cut into several tokens."""
+    bare = token.strip(" \n*_`[]().:").upper()
+    if bare in ("A", "B"):
+        return "A" if bare == "A" else "B"
+    return "tie" if bare and "TIE".startswith(bare) else None
+
+
+def _preference_of(verdict: Verdict, *, baseline_first: bool) -> float:
+    if verdict == "tie":
+        return DRAW
+    return 1.0 if (verdict == "A") == baseline_first else 2.0
 
 
 def annotate_outputs(
@@ -133,26 +189,80 @@ def annotate_outputs(
     Raises:
         EngineError: the engine failed as a whole.
     """
+    asked = ask_for_verdicts(
+        engine, pairs, sampling=sampling, orders=orders, samples=samples, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    return annotations_of(pairs, asked, annotator=annotator)
+
+
+def ask_for_verdicts(
+    engine: Engine,
+    pairs: Sequence[OutputPair],
+    *,
+    sampling: Sampling,
+    orders: Orders,
+    samples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[Asked]:
+    """What the engine replies to each showing; see `annotate_outputs`.
+
+    Raises:
+        EngineError: the engine failed as a whole.
+    """
     showings = plan_showings(pairs, orders=orders, seed=seed)
     conversations = [
         conversation_of(pairs[showing.pair], baseline_first=showing.baseline_first)
         for showing in showings
     ]
     replies = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
+    return list(zip(showings, replies, strict=True))
+
+
+def annotations_of(
+    pairs: Sequence[OutputPair], asked: Sequence[Asked], *, annotator: str
+) -> list[Annotation]:
+    """Annotations in the order of the pairs; see `annotate_outputs`."""
     said: dict[int, list[float | None]] = {number: [] for number in range(len(pairs))}
-    for showing, completions in zip(showings, replies, strict=True):
+    for showing, completions in asked:
         said[showing.pair].append(_mean_preference(completions, showing))
     return [_annotation(pair, _mean(said[number]), annotator) for number, pair in enumerate(pairs)]
+
+
+def verdict_rows(pairs: Sequence[OutputPair], asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+    """Each reply as a verdict that `judge_files` reads: who was shown first, the verdict, the text.
+
+    The two are called baseline and model, whatever their names.
+    """
+    for showing, completions in asked:
+        names = ("baseline", "model") if showing.baseline_first else ("model", "baseline")
+        for completion in completions:
+            refused = completion.finish_reason == "refused"
+            yield {
+                "prompt_id": prompt_id_of(pairs[showing.pair][0].instruction),
+                "first_id": names[0],
+                "second_id": names[1],
+                "verdict": None if refused else read_better(completion.text),
+                "text": completion.text,
+            }
 
 
 def _mean_preference(completions: Sequence[Completion], showing: Showing) -> float | None:
     """Mean over the readable replies to one prompt."""
     found = [
-        read_preference(completion.text, baseline_first=showing.baseline_first)
+        _read_completion(completion, baseline_first=showing.baseline_first)
         for completion in completions
         if completion.finish_reason != "refused"
     ]
     return _mean([preference for preference in found if preference is not None])
+
+
+def _read_completion(completion: Completion, *, baseline_first: bool) -> float | None:
+    weighted = weighted_preference(completion, baseline_first=baseline_first)
+    if weighted is not None:
+        return weighted
+    return read_preference(completion.text, baseline_first=baseline_first)
 
 
 def _mean(preferences: Sequence[float | None]) -> float | None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.output_files import write_whole
+from meta_reward_core.source_files import read_source_bytes, read_source_text
 
 _SHOWN_CHARS = 60
 
@@ -116,7 +117,9 @@ def read_table(path: str | Path) -> list[NumberedRow]:
         EvaluationFileError: the file is missing, malformed or empty.
     """
     path = Path(path)
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.DictReader(
+        io.StringIO(read_source_text(path, EvaluationFileError), newline=""), strict=True
+    )
     try:
         rows = [NumberedRow(f"{path.name}, line {reader.line_num}", row) for row in reader]
     except csv.Error as error:
@@ -132,7 +135,7 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _read_json(path: Path) -> Iterator[NumberedRow]:
-    text = _text(path)
+    text = read_source_text(path, EvaluationFileError)
     opening = text.lstrip()[:1]
     if opening == "[":
         yield from _array_rows(path, text)
@@ -213,30 +216,10 @@ def _object(place: str, value: object) -> dict[str, Any]:
 
 def _read_parquet(path: Path) -> Iterator[NumberedRow]:
     try:
-        rows = pq.read_table(io.BytesIO(_bytes(path))).to_pylist()
+        rows = pq.read_table(io.BytesIO(read_source_bytes(path, EvaluationFileError))).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise EvaluationFileError(
             f"{path.name}: is not a readable Parquet file ({error}); write it again."
         ) from error
     for number, row in enumerate(rows, start=1):
         yield NumberedRow(f"{path.name}, row {number}", row)
-
-
-def _text(path: Path) -> str:
-    data = _bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise EvaluationFileError(
-            f"{path.name}, line {line}: is not UTF-8 text; save the file as UTF-8."
-        ) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EvaluationFileError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions."
-        ) from error

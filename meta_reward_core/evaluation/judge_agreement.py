@@ -323,7 +323,22 @@ def self_consistency(judge: Opinions) -> list[Figure]:
     if repeated:
         spread = float(np.mean([np.std(scores, ddof=1) for scores in repeated]))
         figures.append(Figure("deviation_when_asked_again", spread, len(repeated)))
-    return figures
+    return [*figures, *_reason_figures(judge)]
+
+
+def _reason_figures(judge: Opinions) -> list[Figure]:
+    """How often the reasons say enough to be compared, and how often they agree with the end."""
+    if not judge.reasons:
+        return []
+    readable = [agrees for agrees in judge.reasons if agrees is not None]
+    # Judgments of one response are not independent: the interval takes each response as one.
+    size = min(len(readable), len(judge.scores or judge.verdicts))
+    return [
+        _percentage(
+            "reasons_can_be_compared", [a is not None for a in judge.reasons], len(judge.reasons)
+        ),
+        _percentage("agrees_with_own_reasons", readable, size),
+    ]
 
 
 def _same_twice(said: Sequence[object]) -> float:

@@ -2,7 +2,9 @@
 
 Either scores, one row per judgment: `prompt_id, response_id, score` (an experiment's table
 `judgments` is such a file), or `rank` in its place, 1 being the best. Or verdicts on pairs, one
-row per order shown: `prompt_id, first_id, second_id, verdict` with verdict A, B or tie.
+row per order shown: `prompt_id, first_id, second_id, verdict` with verdict A, B or tie (the table
+`battles` is such a file). Or the answers of a finished audit, as its pages export them: points of
+responses, or which of two judgments is better. A judgment's `text` is read for its own reasons.
 """
 
 from collections import defaultdict
@@ -13,7 +15,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.audit_files import read_audit_rows
 from meta_reward_core.evaluation.files import NumberedRow, read_rows, write_json_lines
+from meta_reward_core.evaluation.stated_points import read_stated_points, stated_preference
+from meta_reward_core.parsing import remove_verdict_lines
 from meta_reward_core.records import Verdict
 
 SAME: Final = 1e-9
@@ -42,6 +47,8 @@ class Opinions:
         verdicts: of each order shown, one for each time that it was asked.
         missing: judgments without a score, or verdicts that could not be read.
         has_scale: whether scores are points and not ranks.
+        reasons: of each judgment whose text is there, whether its total, or its verdict, agrees
+            with what its reasons say; None where they say nothing that can be read.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Opinions:
     verdicts: Mapping[Shown, Sequence[Verdict]]
     missing: int
     has_scale: bool
+    reasons: Sequence[bool | None] = ()
 
 
 def read_opinions(path: str | Path) -> Opinions:
@@ -58,16 +66,27 @@ def read_opinions(path: str | Path) -> Opinions:
         EvaluationFileError: a row has none of the known forms, forms are mixed, or nothing can
             be used.
     """
-    rows = read_rows(path)
+    return opinions_of(Path(path).name, read_rows(path))
+
+
+def opinions_of(name: str, rows: Sequence[NumberedRow]) -> Opinions:
+    """Opinions from rows that stand in one file or in several parts of one.
+
+    Args:
+        name: for messages, and of the opinions.
+        rows: of one form.
+
+    Raises:
+        EvaluationFileError: see `read_opinions`.
+    """
+    rows = read_audit_rows(rows)
     forms = {_form(row) for row in rows}
     if len(forms) > 1:
-        raise EvaluationFileError(
-            f"{Path(path).name}: mixes {' and '.join(sorted(forms))}; split the file."
-        )
+        raise EvaluationFileError(f"{name}: mixes {' and '.join(sorted(forms))}; split the file.")
     form = forms.pop()
-    found = _verdicts(path, rows) if form == "verdict" else _scores(path, rows, form)
+    found = _verdicts(name, rows) if form == "verdict" else _scores(name, rows, form)
     if not found.scores and not found.verdicts:
-        raise EvaluationFileError(f"{Path(path).name}: no row has a {form} that can be read.")
+        raise EvaluationFileError(f"{name}: no row has a {form} that can be read.")
     return found
 
 
@@ -78,7 +97,7 @@ def _form(row: NumberedRow) -> str:
     return forms[0]
 
 
-def _scores(path: str | Path, rows: Sequence[NumberedRow], form: str) -> Opinions:
+def _scores(file: str, rows: Sequence[NumberedRow], form: str) -> Opinions:
     sign = -1.0 if form == "rank" else 1.0
     found: defaultdict[Response, list[float]] = defaultdict(list)
     seen: set[tuple[Response, str]] = set()
@@ -94,15 +113,36 @@ def _scores(path: str | Path, rows: Sequence[NumberedRow], form: str) -> Opinion
             missing += 1
         else:
             found[key].append(sign * value)
-    return Opinions(Path(path).name, dict(found), {}, missing, has_scale=form == "score")
+    return Opinions(
+        file, dict(found), {}, missing, has_scale=form == "score", reasons=_reasons(rows)
+    )
 
 
-def _verdicts(path: str | Path, rows: Sequence[NumberedRow]) -> Opinions:
+def _reasons(rows: Sequence[NumberedRow]) -> tuple[bool | None, ...]:
+    """Whether each total that has a text agrees with the points that the text names."""
+    return tuple(
+        read_stated_points(text).agrees
+        for row in rows
+        if (text := row.values.get("text"))
+        and isinstance(text, str)
+        and row.number("score") is not None
+    )
+
+
+def _agrees_with_reasons(row: NumberedRow, verdict: str) -> bool | None:
+    """Whether a verdict names the one that its reasons call better."""
+    text = row.values.get("text")
+    stated = stated_preference(remove_verdict_lines(text)) if isinstance(text, str) else None
+    return None if stated is None else stated == verdict
+
+
+def _verdicts(file: str, rows: Sequence[NumberedRow]) -> Opinions:
     found: defaultdict[Shown, list[Verdict]] = defaultdict(list)
+    reasons: list[bool | None] = []
     missing = 0
     for row in rows:
         verdict = row.optional_text("verdict")
-        key = (row.name("prompt_id"), row.name("first_id"), row.name("second_id"))
+        key = (row.name("prompt_id"), _shown_id(row, "first"), _shown_id(row, "second"))
         if key[1] == key[2]:
             row.refuse(f"{key[1]} is compared with itself; remove the row.")
         if verdict not in (None, "A", "B", "tie"):
@@ -111,7 +151,15 @@ def _verdicts(path: str | Path, rows: Sequence[NumberedRow]) -> Opinions:
             missing += 1
         else:
             found[key].append(cast(Verdict, verdict))
-    return Opinions(Path(path).name, {}, dict(found), missing, has_scale=False)
+            if row.values.get("text"):
+                reasons.append(_agrees_with_reasons(row, verdict))
+    return Opinions(file, {}, dict(found), missing, has_scale=False, reasons=tuple(reasons))
+
+
+def _shown_id(row: NumberedRow, side: str) -> str:
+    """What was shown on a side: a response, or a judgment in the table `battles`."""
+    battle = f"{side}_judgment_id"
+    return row.name(battle if battle in row.values else f"{side}_id")
 
 
 def write_verdicts(path: Path, verdicts: Iterable[tuple[Shown, Verdict | None]]) -> None:

@@ -16,7 +16,12 @@ from typing import Final
 
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
-from meta_reward_core.evaluation.files import NumberedRow, read_rows, write_json_lines
+from meta_reward_core.evaluation.files import (
+    NumberedRow,
+    is_missing,
+    read_rows,
+    write_json_lines,
+)
 from meta_reward_core.evaluation.gaming import Answer, find_gaming
 from meta_reward_core.evaluation.intervals import (
     Interval,
@@ -57,6 +62,7 @@ class Question:
     question_id: str
     category: str
     turns: tuple[str, ...]
+    reference: tuple[str, ...] = ()
 
 
 def read_rating(judgment: str) -> float | None:
@@ -162,8 +168,34 @@ def read_questions(path: str | Path) -> dict[str, Question]:
             row.refuse("turns must be a list of texts.")
         if name in found:
             row.refuse(f"question {name} was there before; keep one row of it.")
-        found[name] = Question(name, row.text("category"), tuple(turns))
+        found[name] = Question(name, row.text("category"), tuple(turns), _reference(row))
     return found
+
+
+def _reference(row: NumberedRow) -> tuple[str, ...]:
+    """Reference answers by turn; none where the row has none."""
+    texts = row.values.get("reference")
+    if is_missing(texts):
+        return ()
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        row.refuse("reference must be a list of texts, one for each turn.")
+    return tuple(texts)
+
+
+def write_answers(path: Path, model: str, answers: Mapping[str, Sequence[str]]) -> None:
+    """Write one model's turns by question id as FastChat reads them."""
+    write_json_lines(
+        path,
+        (
+            {
+                "question_id": _as_number(name),
+                "answer_id": f"{model}-{name}",
+                "model_id": model,
+                "choices": [{"index": 0, "turns": list(turns)}],
+            }
+            for name, turns in answers.items()
+        ),
+    )
 
 
 def read_answers(paths: Sequence[str | Path]) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Subject = Literal["actor", "judge", "meta_judge", "pairs", "training"]
-Basis = Literal["own_data", "oracle"]
+Basis = Literal["own_data", "oracle", "self_judged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Measurement:
         value: the figure; absent when there was nothing to take it from.
         count: how many items it was taken from.
         basis: `own_data`: the iteration's own files, which the judge under test has scored.
-            `oracle`: held-out items and a program that knows the truth.
+            `oracle`: held-out items and a program that knows the truth. `self_judged`: the same
+            held-out items by the model's own judge.
     """
 
     model: str

@@ -251,7 +251,7 @@ def score_reward_bench(scored: ScoredFile) -> Scorecard:
 
 
 def _subset_figure(name: str, items: Sequence[Candidates]) -> Figure:
-    """Accuracy of a subset in percent; of Ties its own score, which has no interval."""
+    """Accuracy of a subset in percent; of Ties its own score."""
     if name.lower() == TIES:
         return ties_figure(items)
     earned = [credit for item in items if (credit := item_credit(item)) is not None]
@@ -280,18 +280,16 @@ def _sections(subsets: Mapping[str, Figure]) -> list[Figure]:
 
 
 def _weighted(name: str, subsets: Mapping[str, Figure], weights: Mapping[str, int]) -> Figure:
-    """Mean of subsets by weight. The interval is Wilson's for as many items."""
-    parts = [
-        (figure.value, weights[subset])
-        for subset, figure in subsets.items()
-        if figure.value is not None
-    ]
-    count = sum(figure.count for figure in subsets.values())
+    """Mean of subsets by weight; those without a value are left out."""
+    parts = [figure for figure in subsets.values() if figure.value is not None]
+    count = sum(figure.count for figure in parts)
     if not parts:
         return Figure(name, None, 0, absent="no item of this section")
-    mean = sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
-    ends = bounded_mean_interval(mean, count, least=0, most=100)
-    return Figure(name, mean, count, ends.low, ends.high)
+    shares = [float(weights[figure.name]) for figure in parts]
+    mean = sum(
+        (figure.value or 0.0) * share for figure, share in zip(parts, shares, strict=True)
+    ) / sum(shares)
+    return Figure(name, mean, count, *_mean_ends(parts, shares))
 
 
 def _mean_of_subsets(subsets: Mapping[str, Figure]) -> list[Figure]:
@@ -304,16 +302,26 @@ def _mean_of_subsets(subsets: Mapping[str, Figure]) -> list[Figure]:
     return [Figure("score", mean, count, *_mean_ends(list(subsets.values())))]
 
 
-def _mean_ends(parts: Sequence[Figure]) -> tuple[float | None, float | None]:
-    """Ends of a mean of independent figures: half widths add in squares; absent if one has none."""
-    size, mean = len(parts), sum(figure.value or 0.0 for figure in parts) / len(parts)
-    below, above = [], []
-    for figure in parts:
+def _mean_ends(
+    parts: Sequence[Figure], weights: Sequence[float] | None = None
+) -> tuple[float | None, float | None]:
+    """Ends of a weighted mean of independent figures; absent if one has none.
+
+    mean - sqrt(sum_i (w_i (v_i - low_i))^2) and mean + sqrt(sum_i (w_i (high_i - v_i))^2), with
+    sum_i w_i = 1. A subset of few items with a large weight keeps its width that way, and so do
+    items without scores (Zou and Donner 2008, "Construction of confidence limits about effect
+    measures", Statistics in Medicine 27).
+    """
+    given = weights or [1.0] * len(parts)
+    mean, below, above = 0.0, [], []
+    for figure, weight in zip(parts, given, strict=True):
         if figure.value is None or figure.low is None or figure.high is None:
             return None, None
-        below.append(figure.value - figure.low)
-        above.append(figure.high - figure.value)
-    return mean - math.hypot(*below) / size, mean + math.hypot(*above) / size
+        share = weight / sum(given)
+        mean += share * figure.value
+        below.append(share * (figure.value - figure.low))
+        above.append(share * (figure.high - figure.value))
+    return mean - math.hypot(*below), mean + math.hypot(*above)
 
 
 @dataclass(frozen=True, slots=True)

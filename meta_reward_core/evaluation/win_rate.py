@@ -53,7 +53,10 @@ def score_annotations(
         model=first.generator_2,
         baseline=first.generator_1,
         judge=first.annotator,
-        figures=_figures(columns, controlled, count=len(rated), missing=missing),
+        figures=(
+            *_figures(columns, controlled, count=len(rated), missing=missing),
+            *_figures_by_dataset(annotations),
+        ),
         findings=tuple(_findings(annotations, columns)),
         columns=columns,
     )
@@ -134,6 +137,23 @@ def _figures(
         Figure("length_controlled_winrate", controlled.rate, count, low, high, controlled.absent),
         Figure("avg_length", columns["avg_length"], count),
     )
+
+
+def _figures_by_dataset(annotations: Sequence[Annotation]) -> list[Figure]:
+    """The win rate of each dataset, where the instructions come from several."""
+    datasets = list(dict.fromkeys(a.dataset for a in annotations if a.dataset))
+    if len(datasets) < 2:
+        return []
+    return [_dataset_rate(dataset, annotations) for dataset in datasets]
+
+
+def _dataset_rate(dataset: str, annotations: Sequence[Annotation]) -> Figure:
+    own = [a.preference for a in annotations if a.dataset == dataset]
+    shares = [preference - 1 for preference in own if preference is not None]
+    if not shares:
+        return Figure(f"dataset_{dataset}", None, 0, absent="no row has a preference")
+    rate = 100 * sum(shares) / len(shares)
+    return _rate(f"dataset_{dataset}", rate, len(shares), len(own) - len(shares))
 
 
 def _rate(name: str, rate: float, count: int, missing: int) -> Figure:

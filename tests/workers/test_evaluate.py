@@ -109,3 +109,106 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(annotations: 
 def test_without_a_kind_the_usage_is_told() -> None:
     with pytest.raises(CommandError, match="KIND"):
         evaluate()
+
+
+def output_rows(rows: list[dict[str, Any]], **changes: Any) -> list[dict[str, Any]]:
+    return [
+        {"instruction": row["instruction"], "output": row["output_2"], "generator": "model"}
+        | changes
+        for row in rows
+    ]
+
+
+def test_outputs_of_other_instructions_are_refused(annotations: Path, tmp_path: Path) -> None:
+    rows = output_rows(json.loads(annotations.read_text()))
+    others = write_array(tmp_path / "o.json", [*rows[1:], rows[0] | {"instruction": "other?"}])
+    with pytest.raises(CommandError, match="1 of 20 outputs have no annotation and 1 annotations"):
+        evaluate("annotations", annotations, "--model-outputs", others)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('[{"instruction": "q", "generator_1": "b", "generator_2": "m", "preference": 2}]',
+         "has no output_1; add it"),
+        ('[{"instruction": "q", "preference": 2, "preference": 1}]', "key 'preference' twice"),
+        ('[{"instruction": "q", "output_1": "a", "output_2": "b", "generator_1": "b", '
+         '"generator_2": "m", "preference": Infinity}]', "preference must be a number"),
+        ("[]", "holds no row"),
+    ],
+)  # fmt: skip
+def test_a_file_that_lacks_something_is_one_sentence(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CommandError, match=message) as raised:
+        evaluate("annotations", tmp_path / "a.json")
+    assert raised.value.returncode == 2
+
+
+def test_preferences_that_are_nan_are_missing_and_never_a_number(tmp_path: Path) -> None:
+    """10 won of 20, 10 NaN: the rate is of the 10; the interval allows for all of the others."""
+    rows = [annotation_row(n, preference=2 if n < 10 else float("nan")) for n in range(20)]
+    path = write_array(tmp_path / "nan.json", rows)
+    assert "NaN" in path.read_text()
+    shown = evaluate("annotations", path, "--rounds", 2, "--json", tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["win_rate"], written["n_total"]) == (100, 10)
+    figure = next(f for f in written["figures"] if f["name"] == "win_rate")
+    assert figure["low"] < 31
+    assert "Rows without a preference: 10" in shown
+
+
+def test_nothing_but_nan_has_no_rate(tmp_path: Path) -> None:
+    rows = [annotation_row(n, preference=float("nan")) for n in range(12)]
+    evaluate("annotations", write_array(tmp_path / "nan.json", rows), "--json", tmp_path / "o.json")
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert (written["win_rate"], written["length_controlled_winrate"]) == (None, None)
+
+
+def test_ten_prompts_have_a_wide_interval_and_are_told(tmp_path: Path) -> None:
+    rows = [annotation_row(n, preference=2, output_2="x" * (n + 9)) for n in range(10)]
+    path = write_array(tmp_path / "ten.json", rows)
+    shown = evaluate("annotations", path, "--rounds", 5, "--json", tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert "There are few prompts: 10" in shown
+    for figure in written["figures"][:3]:
+        assert figure["high"] - figure["low"] > 20, figure["name"]
+
+
+def test_a_file_of_the_baseline_alone_is_50_or_refused(tmp_path: Path) -> None:
+    """One model: as its own baseline it has 50; Arena-Hard has no such game."""
+    rows = [
+        annotation_row(n, preference=1.5, output_2=f"the baseline's answer {n}",
+                       generator_2="baseline")
+        for n in range(12)
+    ]  # fmt: skip
+    path = write_array(tmp_path / "own.json", rows)
+    shown = evaluate("annotations", path, "--json", tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["win_rate"], written["length_controlled_winrate"]) == (50, 50)
+    assert "nothing was compared" in shown
+    game = {"uid": "q", "judge": "j", "baseline": "m", "model": "m", "games": [{}, {}]}
+    with pytest.raises(CommandError, match="m plays against itself"):
+        evaluate("arena", write_lines(tmp_path / "a.jsonl", [game]))
+
+
+def test_arena_judgments_of_one_model_are_scored_without_a_sure_rank(tmp_path: Path) -> None:
+    games = [{"score": "B>A"}, {"score": "A>B"}]
+    rows = [
+        {"uid": f"q{n}", "judge": "j", "baseline": "b", "model": "m", "games": games}
+        for n in range(10)
+    ]
+    path = write_lines(tmp_path / "one.jsonl", rows)
+    shown = evaluate("arena", path, "--json", tmp_path / "out.json")
+    (card,) = json.loads((tmp_path / "out.json").read_text())
+    score = next(figure for figure in card["figures"] if figure["name"] == "score")
+    assert score["value"] > 99
+    assert score["low"] < 75
+    assert "few" in shown
+
+
+def test_a_judge_and_its_reference_without_their_files_are_refused(tmp_path: Path) -> None:
+    for given in ([], ["mine.jsonl"], ["--experiment", "mine"]):
+        with pytest.raises(CommandError, match="give a FILE"):
+            evaluate("judge", *given)

@@ -1,12 +1,14 @@
 """Annotations by a scripted engine: orders, readings, and what cannot be read."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.base import Completion, Conversation, Sampling, TokenChoice
 from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
 from meta_reward_core.evaluation.alpaca_files import (
     Annotation,
@@ -20,6 +22,7 @@ from meta_reward_core.evaluation.annotate import (
     conversation_of,
     plan_showings,
     read_preference,
+    weighted_preference,
 )
 from meta_reward_core.evaluation.win_rate import score_annotations
 
@@ -122,3 +125,71 @@ def test_annotations_can_be_written_read_and_scored(tmp_path: Path) -> None:
     found = read_annotations(tmp_path / "annotations.json")
     assert score_annotations(found, rounds=2).columns["win_rate"] == 100
     assert found[0].dataset == "set"
+
+
+def weighed(*tokens: tuple[str, dict[str, float]]) -> Completion:
+    """A reply of these tokens, each with the probabilities of what could have stood there."""
+    choices = tuple(
+        TokenChoice(text, tuple((other, math.log(p)) for other, p in others.items()))
+        for text, others in tokens
+    )
+    return Completion("".join(text for text, _ in tokens), len(tokens), "stop", choices=choices)
+
+
+REASONS = ("A is fine.\n", {"A is fine.\n": 1.0})
+MARK = ("Better:", {"Better:": 1.0})
+
+
+def test_a_preference_is_weighed_by_the_probabilities_of_the_verdicts() -> None:
+    """A 0.6, B 0.3, tie 0.05, the baseline first: (0.6 * 1 + 0.3 * 2 + 0.05 * 1.5) / 0.95."""
+    reply = weighed(REASONS, MARK, (" A", {" A": 0.6, " B": 0.3, "tie": 0.05, " C": 0.05}))
+    expected = (0.6 + 0.6 + 0.075) / 0.95
+    assert weighted_preference(reply, baseline_first=True) == pytest.approx(expected)
+    assert weighted_preference(reply, baseline_first=False) == pytest.approx(3 - expected)
+
+
+def test_a_tie_may_be_cut_into_tokens() -> None:
+    reply = weighed(MARK, (" t", {" t": 0.5, " A": 0.5}), ("ie", {"ie": 1.0}))
+    assert weighted_preference(reply, baseline_first=True) == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Completion("Better: A", 2, "stop"),
+        weighed(MARK, (" A", {" C": 1.0})),
+        weighed(MARK, (" A", {" A": 1.0}), ("\nI am sure of A.", {"": 1.0})),
+        weighed(("no verdict", {"A": 1.0})),
+        Completion("", 0, "stop", choices=()),
+    ],
+)
+def test_what_cannot_be_weighed_is_not(reply: Completion) -> None:
+    assert weighted_preference(reply, baseline_first=True) is None
+
+
+class Weighing(ScriptedEngine):
+    """An engine that tells alternatives when it is asked for them."""
+
+    def __init__(self) -> None:
+        super().__init__(prefers_first)
+
+    def sample(self, conversations: Any, n: int, *, sampling: Sampling, **more: Any) -> Any:
+        told = weighed(MARK, (" A", {" A": 0.75, " B": 0.25}))
+        plain = Completion(told.text, told.tokens, "stop")
+        return [[told if sampling.alternatives else plain] * n for _ in conversations]
+
+
+def test_annotations_are_weighed_only_where_it_is_asked_for() -> None:
+    """One order, the model first in some: 1.25 or 1.75 by weight, 1 or 2 by verdict."""
+    found = [
+        {
+            a.preference
+            for a in annotate_outputs(
+                Weighing(), PAIRS, annotator="j", orders="one", seed=3,
+                sampling=Sampling(0, 1, 9, alternatives=alternatives),
+            )
+        }
+        for alternatives in (0, 20)
+    ]  # fmt: skip
+    assert found[0] == {1.0, 2.0}
+    assert sorted(p for p in found[1] if p is not None) == pytest.approx([1.25, 1.75])

@@ -15,13 +15,18 @@ from scipy.stats import kendalltau, spearmanr
 
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.figures import Scorecard
-from meta_reward_core.evaluation.judge_agreement import cohens_kappa, measure_agreement
+from meta_reward_core.evaluation.judge_agreement import (
+    cohens_kappa,
+    measure_agreement,
+    self_consistency,
+)
 from meta_reward_core.evaluation.judge_files import (
     Opinions,
     pair_orders,
     read_opinions,
     write_verdicts,
 )
+from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.records import Verdict
 from tests.core.evaluation.rows import write_lines
 
@@ -287,3 +292,63 @@ def test_verdicts_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_bad_opinions_are_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(EvaluationFileError, match=message):
         read_opinions(write_lines(tmp_path / "rows.jsonl", rows))
+
+
+def test_own_reasons_by_hand(tmp_path: Path) -> None:
+    """Four totals: two agree with the points named, one does not, one names none: 2 of 3."""
+    texts = ["+1 +1\nScore: 2", "One point.\nScore: 1", "+1\nScore: 4", "Good.\nScore: 3"]
+    rows = [
+        {"prompt_id": f"p{n}", "response_id": "r", "score": int(text[-1]), "text": text}
+        for n, text in enumerate(texts)
+    ]
+    figures = {
+        figure.name: figure
+        for figure in self_consistency(read_opinions(write_lines(tmp_path / "o.jsonl", rows)))
+    }
+    assert figures["reasons_can_be_compared"].value == 75
+    assert figures["agrees_with_own_reasons"].value == pytest.approx(200 / 3)
+    assert figures["agrees_with_own_reasons"].count == 3
+
+
+def test_verdicts_are_compared_with_their_reasons_in_the_table_of_battles(tmp_path: Path) -> None:
+    row = {
+        "prompt_id": "p", "response_id": "r", "first_judgment_id": "a", "second_judgment_id": "b",
+    }  # fmt: skip
+    said = [
+        ("A", "Judgement A is better.\nWinner: Judgement A"),
+        ("B", "Judgement A is clearer.\nWinner: Judgement B"),
+        ("A", "Winner: Judgement A"),
+    ]
+    rows = [row | {"verdict": verdict, "text": text} for verdict, text in said]
+    found = read_opinions(write_lines(tmp_path / "b.jsonl", rows))
+    assert found.reasons == (True, False, None)
+    assert found.verdicts == {("p", "a", "b"): ["A", "B", "A"]}
+
+
+AUDITED = {
+    "batch": 1, "item": 1, "key": "abc.r0", "again": "", "auditor": "alice", "answer": "",
+    "points": 4.0, "adjudicated": "", "instruction": "Why?", "response": "So.", "is_swapped": False,
+}  # fmt: skip
+
+
+def test_an_audit_of_responses_is_a_reference(tmp_path: Path) -> None:
+    """What was adjudicated counts, and an item that was shown again counts once."""
+    rows = [
+        AUDITED,
+        AUDITED | {"key": "abc.r1", "points": 2.0, "adjudicated": "3.5"},
+        AUDITED | {"key": "abc.r0", "points": 1.0, "again": "same"},
+    ]
+    found = read_opinions(write_lines(tmp_path / "audit-1.jsonl", rows))
+    name = prompt_id_of("Why?")
+    assert found.scores == {(name, "abc.r0"): [4.0], (name, "abc.r1"): [3.5]}
+
+
+def test_an_audit_of_judgments_is_a_reference(tmp_path: Path) -> None:
+    pair = AUDITED | {"key": "abc.r0.j1 abc.r0.j2", "points": None}
+    answers = ["first", "second", "tie", "neither"]
+    rows = [pair | {"answer": answer} for answer in answers]
+    found = read_opinions(write_lines(tmp_path / "audit-2.jsonl", rows))
+    shown = (prompt_id_of("Why?"), "abc.r0.j1", "abc.r0.j2")
+    assert found.verdicts == {shown: ["A", "B", "tie", "tie"]}
+    with pytest.raises(EvaluationFileError, match="the answer must be one of"):
+        read_opinions(write_lines(tmp_path / "bad.jsonl", [pair | {"answer": "maybe"}]))

@@ -83,6 +83,34 @@ def test_mathematics_counts_as_much_as_all_code() -> None:
     assert card_of(pair(9, "math-prm", 1, 2), *items).figure("Reasoning").value == 50
 
 
+def test_a_sections_interval_by_hand() -> None:
+    """Donotanswer (136 published) 1 of 1, refusals-offensive (100) 0 of 1; weights 0.576, 0.424.
+
+    Wilson of 1 of 1: 20.65 to 100; of 0 of 1: 0 to 79.35. Mean 57.63. Below: only the first may be
+    lower, by 0.576 * 79.35 = 45.73. Above: only the second may be higher, by 0.424 * 79.35 = 33.62.
+    """
+    figure = card_of(pair(1, "donotanswer", 2, 1), pair(2, "refusals-offensive", 1, 2)).figure(
+        "Safety"
+    )
+    assert figure.value == pytest.approx(57.63, abs=0.01)
+    assert (figure.low, figure.high) == pytest.approx((57.63 - 45.73, 57.63 + 33.62), abs=0.01)
+
+
+def test_a_few_items_of_a_heavy_subset_keep_the_section_uncertain() -> None:
+    """All code right on 200 items: mathematics, with half the weight, has only one."""
+    code = [pair(n, "hep-python", 2, 1) for n in range(200)]
+    figure = card_of(pair(999, "math-prm", 2, 1), *code).figure("Reasoning")
+    assert figure.value == 100
+    assert (figure.low or 0) < 40
+
+
+def test_items_without_scores_widen_their_section_too() -> None:
+    scored = [pair(n, "donotanswer", 2, 1) for n in range(8)]
+    whole = card_of(*scored).figure("Safety")
+    torn = card_of(*scored, *[pair(8 + n, "donotanswer", None, 1) for n in range(8)])
+    assert (torn.figure("Safety").low or 0) < (whole.low or 0) - 20
+
+
 def test_a_judge_that_always_gives_the_same_points_reaches_chance_and_is_told() -> None:
     card = card_of(*[pair(n, "donotanswer", 5, 5) for n in range(6)])
     assert card.figure("Safety").value == 50

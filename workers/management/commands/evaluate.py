@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation import arena_files, mt_bench
 from meta_reward_core.evaluation.alpaca_files import (
@@ -23,12 +24,14 @@ from meta_reward_core.evaluation.alpaca_files import (
 )
 from meta_reward_core.evaluation.arena import score_arena
 from meta_reward_core.evaluation.figures import Figure, Scorecard, scorecard_json
-from meta_reward_core.evaluation.judge_agreement import measure_agreement
-from meta_reward_core.evaluation.judge_files import read_opinions
+from meta_reward_core.evaluation.judge_runs import compare_on_fixed_set, compare_on_own_responses
+from meta_reward_core.evaluation.named_engines import find_experiment
 from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench
 from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
 from meta_reward_core.output_files import require_writable, write_json
-from workers.command_line import explained_errors, open_console
+from meta_reward_core.reporting.kept_cards import ReferenceKind, keep_card, read_place
+from workers.command_line import configured_places, explained_errors, open_console
+from workers.evaluation_runs import declare_runs, run_benchmark
 
 _EXAMPLES = """\
 examples:
@@ -38,6 +41,8 @@ examples:
   python manage.py evaluate mt-bench gpt-4_single.jsonl --questions question.jsonl
   python manage.py evaluate reward-bench scored.jsonl
   python manage.py evaluate judge judgments.parquet --reference humans.jsonl
+  python manage.py evaluate run alpaca --prompts mine.txt --model experiment:mine/M2 \\
+      --baseline experiment:mine/M0 --judge endpoint:judge --out var/evaluation/mine-2
 """
 
 Options = dict[str, Any]
@@ -47,8 +52,9 @@ class Command(BaseCommand):
     """`manage.py evaluate`."""
 
     help = (
-        "Score what annotators and judges said, from files in the public formats. Figures come "
-        "with 95% intervals, and with findings about what limits their worth. No model is loaded."
+        "Score what annotators and judges said, from files in the public formats; `run` lets "
+        "models answer and judge first. Figures come with 95% intervals, and with findings about "
+        "what limits their worth."
     )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -69,19 +75,40 @@ class Command(BaseCommand):
         _declare_mt_bench(kinds.add_parser("mt-bench", help="MT-Bench style points"))
         _declare_reward_bench(kinds.add_parser("reward-bench", help="RewardBench style accuracy"))
         _declare_judge(kinds.add_parser("judge", help="a judge's agreement with a reference"))
+        declare_runs(kinds.add_parser("run", help="answer, judge and score by models"))
         for kind in kinds.choices.values():
             kind.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
+            kind.add_argument("--keep", metavar="EXPERIMENT/M<t>",
+                help="keep the figures with this model, for `manage.py report`")  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Score, print, and write if asked."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors():
+        with explained_errors(go_on="The same command goes on where it was."):
             require_writable(options["json"])
-            cards = _SCORERS[options["kind"]](options)
+            keep = None if options["keep"] is None else read_place(options["keep"])
+            if options["kind"] == "run":
+                cards = run_benchmark(options, configured_places(), console)
+            else:
+                cards = _SCORERS[options["kind"]](options)
             for card in cards:
                 print_scorecard(console, card)
             if options["json"] is not None:
                 write_json(options["json"], _as_json(options["kind"], cards))
+            if keep is not None:
+                _keep(cards, *keep, reference=options.get("reference_is"))
+
+
+def _keep(
+    cards: Sequence[Scorecard], experiment: str, number: int, *, reference: ReferenceKind | None
+) -> None:
+    if len(cards) != 1:
+        raise EvaluationFileError(
+            f"--keep takes the figures of one model, and here are {len(cards)} scorecards: "
+            "evaluate them one at a time."
+        )
+    store = ArtifactStore(configured_places().artifacts)
+    keep_card(store, experiment, number, cards[0], reference=reference)
 
 
 def _declare_annotations(parser: argparse.ArgumentParser) -> None:
@@ -128,9 +155,16 @@ def _declare_reward_bench(parser: argparse.ArgumentParser) -> None:
 
 def _declare_judge(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="scores or verdicts of the judge")
-    add("--reference", type=Path, required=True, metavar="FILE",
-        help="scores, ranks or verdicts of people or of a stronger model")  # fmt: skip
+    add("file", type=Path, nargs="?", metavar="FILE",
+        help="scores or verdicts of the judge on a fixed set")  # fmt: skip
+    add("--reference", type=Path, metavar="FILE",
+        help="opinions of people or of a stronger model, or an audit's export")  # fmt: skip
+    add("--experiment", metavar="NAME",
+        help="each iteration's own judgments, told apart from the fixed set")  # fmt: skip
+    add("--own-reference", type=Path, nargs="+", default=[], metavar="FILE",
+        help="the reference on its responses, or on its judgments")  # fmt: skip
+    add("--reference-is", choices=["model", "humans"], default="model",
+        help="of --keep: whose opinions the reference holds")  # fmt: skip
 
 
 def _rounds(text: str) -> int:
@@ -195,9 +229,23 @@ def _score_reward_bench(options: Options) -> list[Scorecard]:
 
 
 def _score_judge(options: Options) -> list[Scorecard]:
-    if options["file"].resolve() == options["reference"].resolve():
-        raise EvaluationFileError("judge and reference are the same file: they always agree.")
-    return [measure_agreement(read_opinions(options["file"]), read_opinions(options["reference"]))]
+    """Out of distribution first, then in distribution, whichever of them is asked for."""
+    file, reference, name = options["file"], options["reference"], options["experiment"]
+    if (file is None) != (reference is None) or (name is None) == bool(options["own_reference"]):
+        raise EvaluationFileError(
+            "give a FILE with its --reference, an --experiment with its --own-reference, or both."
+        )
+    cards = []
+    if file is not None:
+        if file.resolve() == reference.resolve():
+            raise EvaluationFileError("judge and reference are the same file: they always agree.")
+        cards.append(compare_on_fixed_set(file, reference))
+    if name is not None:
+        experiment = find_experiment(name, configured_places())
+        cards += compare_on_own_responses(experiment, options["own_reference"])
+    if not cards:
+        raise EvaluationFileError("give a FILE and its --reference, or see --help.")
+    return cards
 
 
 _SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
@@ -212,7 +260,7 @@ _SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
 def _as_json(kind: str, cards: Sequence[Scorecard]) -> Any:
     """One object where a file has one model; a list where it may have several."""
     found = [scorecard_json(card) for card in cards]
-    return found if kind in ("arena", "mt-bench") else found[0]
+    return found if kind in ("arena", "mt-bench", "run") or len(found) != 1 else found[0]
 
 
 def print_scorecard(console: Console, card: Scorecard) -> None:

@@ -1,0 +1,162 @@
+"""An engine that keeps what it draws, so that an evaluation which was stopped goes on.
+
+A shard of completions is a function of who draws, the conversations, how many, how and by which
+seed. The hash of these names its file: a shard whose file is there is read, whoever drew it, and
+whatever is asked otherwise is drawn anew. The engine below is loaded at the first shard that is
+missing, and never where none is.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from meta_reward_core.artifacts import ArtifactStore, canonical_json, digest_of
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Progress,
+    Sampling,
+    TokenChoice,
+)
+from meta_reward_core.errors import EngineError
+from meta_reward_core.seeds import derive_seed
+
+_FORMAT: Final = 1
+
+
+class KeptEngine:
+    """Draws by another engine, and keeps the completions in a folder.
+
+    Args:
+        load: makes the engine that draws.
+        identity: whatever tells this engine's completions from another's: name, hash of the
+            weights, settings.
+        store: where shards are kept.
+        shard_conversations: conversations of one shard, the most that a stop can lose.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        *,
+        identity: Mapping[str, Any],
+        store: ArtifactStore,
+        shard_conversations: int = 64,
+    ) -> None:
+        self._load = load
+        self._identity = dict(identity)
+        self._store = store
+        self._shard_conversations = shard_conversations
+        self._engine: Engine | None = None
+        self._closed = False
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Draw `n` completions for each conversation, or read those that are kept.
+
+        See `Engine.sample`. Each shard has a seed of its own, so the size of a shard is part of
+        what the completions are functions of.
+        """
+        if self._closed:
+            raise EngineError("This engine is closed: make a new one.")
+        drawn: list[list[Completion]] = []
+        tokens = 0
+        for number, shard in enumerate(_shards(conversations, self._shard_conversations)):
+            tell = _after(progress, len(drawn) * n, tokens)
+            drawn += self._shard(
+                shard, n, sampling=sampling, seed=derive_seed(seed, "shard", number), progress=tell
+            )
+            tokens += sum(one.tokens for row in drawn[-len(shard) :] for one in row)
+            if progress is not None:
+                progress(len(drawn) * n, tokens)
+        return drawn
+
+    def close(self) -> None:
+        """Free the model, if one was loaded; nothing can be drawn afterwards."""
+        self._closed = True
+        self.unload()
+
+    def unload(self) -> None:
+        """Free the model until something is drawn again: the next one needs its memory."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _shard(
+        self,
+        shard: list[Conversation],
+        n: int,
+        *,
+        sampling: Sampling,
+        seed: int,
+        progress: Progress | None,
+    ) -> list[list[Completion]]:
+        key = digest_of(
+            {
+                "format": _FORMAT,
+                "engine": self._identity,
+                "conversations": shard,
+                "n": n,
+                "sampling": asdict(sampling),
+                "seed": seed,
+            }
+        )
+        name = f"{key}.json"
+        if (kept := self._kept(name)) is not None:
+            return kept
+        if self._engine is None:
+            self._engine = self._load()
+        drawn = self._engine.sample(shard, n, sampling=sampling, seed=seed, progress=progress)
+        rows = [[_as_json(completion) for completion in row] for row in drawn]
+        # Read back what is kept: another process may have been first, with other texts.
+        content = canonical_json({"sha256": digest_of(rows), "completions": rows})
+        return drawn if self._store.put_if_absent(name, content) else self._kept(name) or drawn
+
+    def _kept(self, name: str) -> list[list[Completion]] | None:
+        """Completions of a file that is there and whole; a damaged one is removed."""
+        if not self._store.exists(name):
+            return None
+        try:
+            found = json.loads(self._store.read(name))
+            if digest_of(found["completions"]) == found["sha256"]:
+                return [[_from_json(one) for one in row] for row in found["completions"]]
+        except (ValueError, KeyError, TypeError):
+            pass
+        self._store.delete(name)
+        return None
+
+
+def _shards(conversations: Sequence[Conversation], size: int) -> Iterator[list[Conversation]]:
+    return (list(conversations[at : at + size]) for at in range(0, len(conversations), size))
+
+
+def _after(progress: Progress | None, done: int, tokens: int) -> Progress | None:
+    """Tell what is done of a shard on top of the shards before it."""
+    if progress is None:
+        return None
+    return lambda more, drawn: progress(done + more, tokens + drawn)
+
+
+def _as_json(completion: Completion) -> dict[str, Any]:
+    values = asdict(completion)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _from_json(values: Mapping[str, Any]) -> Completion:
+    choices = values.get("choices")
+    if choices is None:
+        return Completion(**values)
+    read = (
+        TokenChoice(one["text"], tuple((text, value) for text, value in one["alternatives"]))
+        for one in choices
+    )
+    return Completion(**{**values, "choices": tuple(read)})

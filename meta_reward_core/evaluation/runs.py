@@ -1,0 +1,337 @@
+"""Whole evaluations: a model answers, a judge judges, files are written, the files are scored.
+
+Every file has its public form, so that another tool can take over at any point, and is read again
+before it is scored: what is printed is what the file says.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from meta_reward_core.engines.base import Progress, Sampling
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation import alpaca_files, arena_files, mt_bench
+from meta_reward_core.evaluation.alpaca_files import ModelOutput
+from meta_reward_core.evaluation.annotate import (
+    Orders,
+    annotations_of,
+    ask_for_verdicts,
+    verdict_rows,
+)
+from meta_reward_core.evaluation.answering import Answers, answer_turns, as_outputs
+from meta_reward_core.evaluation.arena import Version, score_arena
+from meta_reward_core.evaluation.arena_games import answers_with_style, play_games
+from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
+from meta_reward_core.evaluation.files import read_rows, write_json_lines
+from meta_reward_core.evaluation.judge_agreement import self_consistency
+from meta_reward_core.evaluation.judge_files import opinions_of
+from meta_reward_core.evaluation.mt_bench_judging import judge_turns
+from meta_reward_core.evaluation.named_engines import NamedEngine
+from meta_reward_core.evaluation.reward_bench import (
+    read_scored_items,
+    score_reward_bench,
+    write_scored_items,
+)
+from meta_reward_core.evaluation.reward_bench_judging import read_items, score_items
+from meta_reward_core.evaluation.win_rate import score_annotations
+from meta_reward_core.prompt_files import prompt_id_of
+from meta_reward_core.templates import PromptTemplate
+
+Side = NamedEngine | Path
+"""Who answers, or the file of what was answered."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all evaluations share.
+
+    Attributes:
+        out: an existing folder for the files.
+        judge: who judges.
+        answering: how answers are drawn.
+        judging: how judgments are.
+        samples: judgments of the same thing, averaged.
+        seed: of everything random.
+        tell: given the name of a step and how many replies it takes, returns who is told its
+            progress.
+        system_prompt: a system message before every prompt that is answered.
+    """
+
+    out: Path
+    judge: NamedEngine
+    answering: Sampling
+    judging: Sampling
+    samples: int
+    seed: int
+    tell: Callable[[str, int], Progress | None]
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The judge's prompt and rubric."""
+
+    template: PromptTemplate
+    rubric: str
+
+
+def run_alpaca(
+    run: Run,
+    *,
+    instructions: Sequence[str] | None,
+    model: Side,
+    baseline: Side,
+    orders: Orders = "both",
+) -> Scorecard:
+    """Win rates of a model against a baseline on any instructions.
+
+    Writes `model_outputs.json`, `baseline_outputs.json`, `annotations.json`, and every reply of the
+    annotator as a row of `verdicts.jsonl`.
+
+    Args:
+        run: what all evaluations share.
+        instructions: to be answered; None takes those of a file of outputs.
+        model: who is evaluated.
+        baseline: whom it is compared with.
+        orders: in which each pair is shown.
+
+    Raises:
+        EvaluationFileError: model and baseline answer other instructions, or nobody says which.
+        EngineError: an engine failed; the same run goes on where it was.
+    """
+    asked = list(instructions) if instructions is not None else _instructions_of(baseline, model)
+    sides = {"baseline": baseline, "model": model}
+    found: dict[str, tuple[list[ModelOutput], list[Finding]]] = {
+        role: _outputs(run, role, side, asked) for role, side in sides.items()
+    }
+    outputs, notes = found["model"]
+    pairs = alpaca_files.pair_outputs(found["baseline"][0], outputs)
+    said = ask_for_verdicts(
+        run.judge.engine,
+        pairs,
+        sampling=run.judging,
+        orders=orders,
+        samples=run.samples,
+        seed=run.seed,
+        progress=run.tell("annotate", len(pairs) * (2 if orders == "both" else 1) * run.samples),
+    )
+    run.judge.engine.unload()
+    path = run.out / "annotations.json"
+    annotations = annotations_of(pairs, said, annotator=run.judge.name)
+    alpaca_files.write_annotations(path, annotations)
+    write_json_lines(run.out / "verdicts.jsonl", verdict_rows(pairs, said))
+    card = score_annotations(alpaca_files.read_annotations(path), seed=run.seed)
+    card = replace(card, figures=(*card.figures, *_steadiness(run.out / "verdicts.jsonl")))
+    return _with_findings(card, [*notes, *_trained_on(model, asked)])
+
+
+def _steadiness(path: Path) -> list[Figure]:
+    """How far the annotator agrees with itself: orders, repeats, its own reasons."""
+    rows = read_rows(path)
+    if all(row.values.get("verdict") is None for row in rows):
+        return []
+    return self_consistency(opinions_of(path.name, rows))
+
+
+def _instructions_of(*sides: Side) -> list[str]:
+    for side in sides:
+        if isinstance(side, Path):
+            return [output.instruction for output in alpaca_files.read_outputs(side)]
+    raise EvaluationFileError(
+        "nobody says which instructions to answer: give them by --prompts, or give a file of "
+        "outputs."
+    )
+
+
+def _outputs(
+    run: Run, role: str, side: Side, instructions: Sequence[str]
+) -> tuple[list[ModelOutput], list[Finding]]:
+    if isinstance(side, Path):
+        outputs, notes = alpaca_files.read_outputs(side), []
+    else:
+        answers = _answers(run, role, side, [(instruction,) for instruction in instructions])
+        outputs = as_outputs(instructions, answers, generator=side.name)
+        notes = answers.findings if role == "model" else []
+    alpaca_files.write_outputs(run.out / f"{role}_outputs.json", outputs)
+    return outputs, notes
+
+
+def _answers(run: Run, role: str, side: NamedEngine, prompts: Sequence[Sequence[str]]) -> Answers:
+    answers = answer_turns(
+        side.engine,
+        prompts,
+        sampling=run.answering,
+        seed=run.seed,
+        system_prompt=run.system_prompt,
+        progress=run.tell(f"answer ({role})", len(prompts)),
+    )
+    side.engine.unload()
+    return answers
+
+
+def run_arena(
+    run: Run, *, questions: Path, model: Side, baseline: Side, version: Version = "0.1"
+) -> Scorecard:
+    """Two games a question against a baseline.
+
+    Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl`.
+
+    Raises:
+        EvaluationFileError: a file lacks something, or an answer is missing.
+        EngineError: an engine failed; the same run goes on where it was.
+    """
+    asked = arena_files.read_questions(questions)
+    base, _ = _arena_answers(run, "baseline", baseline, asked)
+    own, notes = _arena_answers(run, "model", model, asked)
+    judgments = play_games(
+        run.judge.engine,
+        asked,
+        base,
+        own,
+        judge=run.judge.name,
+        sampling=run.judging,
+        seed=run.seed,
+        progress=run.tell("judge", 2 * len(asked)),
+    )
+    run.judge.engine.unload()
+    path = run.out / "judgments.jsonl"
+    arena_files.write_judgments(path, judgments)
+    (card,) = score_arena(
+        arena_files.read_judgments([path]),
+        version=version,
+        answers={
+            (answer.model, uid): answer for side in (base, own) for uid, answer in side.items()
+        },
+        questions=asked,
+        seed=run.seed,
+    )
+    return _with_findings(card, [*notes, *_trained_on(model, asked.values())])
+
+
+def _arena_answers(
+    run: Run, role: str, side: Side, questions: Mapping[str, str]
+) -> tuple[dict[str, arena_files.ArenaAnswer], list[Finding]]:
+    notes: list[Finding] = []
+    if isinstance(side, Path):
+        found = list(arena_files.read_answers([side]).values())
+        _require_one_model(side, {answer.model for answer in found})
+    else:
+        answers = _answers(run, role, side, [(text,) for text in questions.values()])
+        found = answers_with_style(list(questions), answers.turns, model=side.name)
+        notes = answers.findings
+    by_uid = {answer.uid: answer for answer in found}
+    _require_all(side, questions.keys() - by_uid.keys(), len(questions))
+    arena_files.write_answers(run.out / f"{role}_answers.jsonl", [by_uid[uid] for uid in questions])
+    return by_uid, notes
+
+
+def run_mt_bench(run: Run, *, questions: Path, model: Side) -> Scorecard:
+    """Two turns a question, each graded from 1 to 10.
+
+    Writes `model_answers.jsonl` and `judgments.jsonl`.
+
+    Raises:
+        EvaluationFileError: a file lacks something, or an answer is missing.
+        EngineError: an engine failed; the same run goes on where it was.
+    """
+    asked = mt_bench.read_questions(questions)
+    answers, name, notes = _mt_bench_answers(run, model, asked)
+    judgments = judge_turns(
+        run.judge.engine,
+        asked,
+        answers,
+        model=name,
+        judge=run.judge.name,
+        sampling=run.judging,
+        seed=run.seed,
+        progress=run.tell("judge", sum(map(len, answers.values()))),
+    )
+    run.judge.engine.unload()
+    path = run.out / "judgments.jsonl"
+    mt_bench.write_turn_judgments(path, judgments)
+    (card,) = mt_bench.score_mt_bench(
+        mt_bench.read_turn_judgments([path]),
+        questions=asked,
+        answers={(name, question): turns for question, turns in answers.items()},
+    )
+    first_turns = [question.turns[0] for question in asked.values()]
+    return _with_findings(card, [*notes, *_trained_on(model, first_turns)])
+
+
+def _mt_bench_answers(
+    run: Run, side: Side, questions: Mapping[str, mt_bench.Question]
+) -> tuple[dict[str, tuple[str, ...]], str, list[Finding]]:
+    """Turns by question id, who answered, and what is to be told."""
+    notes: list[Finding] = []
+    if isinstance(side, Path):
+        found = mt_bench.read_answers([side])
+        name = _require_one_model(side, {model for model, _ in found})
+        by_id = {question: turns for (_, question), turns in found.items()}
+    else:
+        answers = _answers(run, "model", side, [q.turns for q in questions.values()])
+        by_id, name = dict(zip(questions, answers.turns, strict=True)), side.name
+        notes = answers.findings
+    _require_all(side, questions.keys() - by_id.keys(), len(questions))
+    mt_bench.write_answers(run.out / "model_answers.jsonl", name, by_id)
+    return by_id, name, notes
+
+
+def run_reward_bench(run: Run, *, items: Path, words: Words) -> Scorecard:
+    """The judge scores the answers of every item by the loop's rubric.
+
+    Writes `scores.jsonl`.
+
+    Raises:
+        EvaluationFileError: an item lacks something.
+        EngineError: the engine failed; the same run goes on where it was.
+    """
+    version, asked = read_items(items)
+    scored = score_items(
+        run.judge.engine,
+        asked,
+        version=version,
+        judge=run.judge.name,
+        template=words.template,
+        rubric=words.rubric,
+        samples=run.samples,
+        sampling=run.judging,
+        seed=run.seed,
+        progress=run.tell("judge", run.samples * sum(item.answers for item in asked)),
+    )
+    run.judge.engine.unload()
+    path = run.out / "scores.jsonl"
+    write_scored_items(path, scored)
+    card = score_reward_bench(read_scored_items(path))
+    return _with_findings(card, _trained_on(run.judge, [item.prompt for item in asked]))
+
+
+def _require_one_model(path: Path, names: set[str]) -> str:
+    if len(names) > 1:
+        raise EvaluationFileError(
+            f"{path.name}: holds answers of {len(names)} models ({', '.join(sorted(names)[:5])}); "
+            "give one model's."
+        )
+    return names.pop()
+
+
+def _require_all(side: Side, missing: Collection[str], asked: int) -> None:
+    if missing:
+        raise EvaluationFileError(
+            f"{side.name}: {len(missing)} of {asked} questions have no answer, first "
+            f"{min(missing)}; generate them, or evaluate on fewer questions."
+        )
+
+
+def _trained_on(side: Side, texts: Collection[str]) -> list[Finding]:
+    """Instructions that the experiment of a model trains on measure memory, not skill."""
+    known = side.training_prompt_ids if isinstance(side, NamedEngine) else frozenset()
+    return finding_if(
+        [text for text in texts if prompt_id_of(text) in known],
+        "prompts_of_training",
+        "Instructions that are in the experiment's own pool for training: {rows}.",
+        "Evaluate on prompts that were held out: name their file in sample.held_out.",
+    )
+
+
+def _with_findings(card: Scorecard, more: Sequence[Finding]) -> Scorecard:
+    return replace(card, findings=(*card.findings, *more))

@@ -1,0 +1,126 @@
+"""Completions are kept by what they are functions of."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.engines.base import Completion, Conversation, Sampling, TokenChoice
+from meta_reward_core.engines.scripted import ScriptedEngine
+from meta_reward_core.errors import EngineError
+from meta_reward_core.evaluation.kept_engine import KeptEngine, _as_json, _from_json
+
+SAMPLING = Sampling(temperature=0.5, top_p=1.0, max_new_tokens=9)
+
+
+def talks(count: int) -> list[Conversation]:
+    return [[{"role": "user", "content": f"say {n}"}] for n in range(count)]
+
+
+class Counted:
+    """An engine that is loaded and asked where somebody counts."""
+
+    def __init__(self, folder: Path, *, identity: str = "m", shard: int = 2) -> None:
+        self.loads: list[ScriptedEngine] = []
+        self.engine = KeptEngine(
+            self._load,
+            identity={"name": identity},
+            store=ArtifactStore(str(folder)),
+            shard_conversations=shard,
+        )
+
+    def _load(self) -> ScriptedEngine:
+        self.loads.append(ScriptedEngine(lambda c, n, seed: f"{c[-1]['content']} {n} {seed}"))
+        return self.loads[-1]
+
+    @property
+    def calls(self) -> int:
+        return sum(engine.calls for engine in self.loads)
+
+
+def test_what_is_kept_is_not_drawn_again_and_no_model_is_loaded(tmp_path: Path) -> None:
+    first, second = Counted(tmp_path), Counted(tmp_path)
+    drawn = first.engine.sample(talks(5), 3, sampling=SAMPLING, seed=1)
+    assert second.engine.sample(talks(5), 3, sampling=SAMPLING, seed=1) == drawn
+    assert (first.calls, second.calls, second.loads) == (15, 0, [])
+
+
+@pytest.mark.parametrize(
+    "identity, count, n, sampling, seed",
+    [
+        ("other", 4, 1, SAMPLING, 1),
+        ("m", 4, 2, SAMPLING, 1),
+        ("m", 4, 1, Sampling(0.4, 1.0, 9), 1),
+        ("m", 4, 1, Sampling(0.5, 1.0, 9, alternatives=5), 1),
+        ("m", 4, 1, SAMPLING, 2),
+    ],
+)
+def test_whatever_is_asked_otherwise_is_drawn_anew(
+    tmp_path: Path, identity: str, count: int, n: int, sampling: Sampling, seed: int
+) -> None:
+    Counted(tmp_path).engine.sample(talks(4), 1, sampling=SAMPLING, seed=1)
+    asked = Counted(tmp_path, identity=identity)
+    asked.engine.sample(talks(count), n, sampling=sampling, seed=seed)
+    assert asked.calls == count * n
+
+
+def test_only_the_shards_that_changed_are_drawn(tmp_path: Path) -> None:
+    """Shards of two: the fifth conversation changes, so only the third shard does."""
+    Counted(tmp_path).engine.sample(talks(6), 1, sampling=SAMPLING, seed=1)
+    again = Counted(tmp_path)
+    again.engine.sample([*talks(4), *talks(2)], 1, sampling=SAMPLING, seed=1)
+    assert again.calls == 2
+
+
+def test_a_damaged_shard_is_drawn_again(tmp_path: Path) -> None:
+    drawn = Counted(tmp_path).engine.sample(talks(2), 1, sampling=SAMPLING, seed=1)
+    (file,) = tmp_path.iterdir()
+    file.write_text(file.read_text().replace("say 0", "say 9"))
+    again = Counted(tmp_path)
+    assert again.engine.sample(talks(2), 1, sampling=SAMPLING, seed=1) == drawn
+    assert again.calls == 2
+
+
+def test_progress_goes_on_across_shards(tmp_path: Path) -> None:
+    told: list[int] = []
+    asked = Counted(tmp_path)
+    asked.engine.sample(
+        talks(5), 2, sampling=SAMPLING, seed=1, progress=lambda done, _: told.append(done)
+    )
+    assert told == sorted(told)
+    assert told[-1] == 10
+
+
+def test_a_model_is_freed_and_comes_back_but_not_after_closing(tmp_path: Path) -> None:
+    asked = Counted(tmp_path)
+    asked.engine.sample(talks(1), 1, sampling=SAMPLING, seed=1)
+    asked.engine.unload()
+    asked.engine.sample(talks(1), 1, sampling=SAMPLING, seed=2)
+    assert len(asked.loads) == 2
+    asked.engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        asked.engine.sample(talks(1), 1, sampling=SAMPLING, seed=2)
+
+
+@settings(max_examples=30)
+@given(
+    st.builds(
+        Completion,
+        text=st.text(),
+        tokens=st.integers(0, 9),
+        finish_reason=st.sampled_from(["stop", "length", "refused"]),
+        refusal=st.none() | st.text(),
+        choices=st.none()
+        | st.tuples(
+            st.builds(
+                TokenChoice,
+                st.text(),
+                st.lists(st.tuples(st.text(), st.floats(-99, 0))).map(tuple),
+            )
+        ),
+    )
+)
+def test_a_completion_is_read_as_it_was_kept(completion: Completion) -> None:
+    assert _from_json(_as_json(completion)) == completion

@@ -1,0 +1,353 @@
+"""`manage.py evaluate run`: models answer and judge, files are written, a stopped run goes on."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+
+from meta_reward_core import launch
+from meta_reward_core.config import EngineRecipe
+from meta_reward_core.engines.base import Conversation, Engine
+from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.scripted import Reply, ScriptedEngine
+from meta_reward_core.errors import EngineError
+from tests.core.engines.misbehaving_server import completion, misbehaving_server, saying
+from tests.core.evaluation.rows import write_array, write_lines
+from tests.core.tiny_model import make_model_folder
+from tests.workers.installation import Installation, UseScript
+
+
+def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+    """An actor that answers, and a judge that prefers what says `good`."""
+    asked = conversation[-1]["content"]
+    if "Better: A" in asked:
+        return f"Better: {'A' if asked.index('good') < asked.index('plain') else 'B'}"
+    if "[[A>>B]]" in asked:
+        return f"[[{'A>B' if asked.index('good') < asked.index('plain') else 'B>>A'}]]"
+    if "Rating: [[" in asked:
+        return "Rating: [[8]]"
+    if "Score:" in asked:
+        points = 4 if "good" in asked else 2
+        return f"It earns {points} points.\nScore: {points}"
+    return f"good answer to: {asked}"
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "evaluation.txt"
+    path.write_text("".join(f"prompt {n}?\n" for n in range(12)))
+    return path
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    rows = [
+        {"instruction": f"prompt {n}?", "output": f"plain {n}", "generator": "base"}
+        for n in range(12)
+    ]
+    return write_array(tmp_path / "base.json", rows)
+
+
+def test_win_rates_on_ones_own_prompts_from_one_command(
+    installation: Installation, use_script: UseScript, prompts: Path, baseline: Path, tmp_path: Path
+) -> None:
+    use_script(script)
+    out = tmp_path / "out"
+    shown = installation.run(
+        "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
+        "--baseline-outputs", baseline, "--judge", "scripted", "--out", out,
+    )  # fmt: skip
+    assert "100.0000" in shown
+    (card,) = json.loads((out / "scores.json").read_text())
+    assert (card["win_rate"], card["n_total"], card["model"]) == (100, 12, "stub")
+    figures = {figure["name"]: figure["value"] for figure in card["figures"]}
+    assert figures["position_consistency"] == 100
+    assert figures["first_position_wins"] == 50
+    outputs = json.loads((out / "model_outputs.json").read_text())
+    assert outputs[3]["output"] == "good answer to: prompt 3?"
+    again = installation.run("evaluate", "annotations", out / "annotations.json")
+    assert "100.0000" in again
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    installation: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: Path,
+    baseline: Path,
+    tmp_path: Path,
+) -> None:
+    """12 prompts in shards of 4: the engine fails in the third; only that one is drawn again."""
+    drawn: list[str] = []
+
+    def failing(conversation: Conversation, sample: int, seed: int) -> Reply:
+        drawn.append(conversation[-1]["content"])
+        if len(drawn) == 9:
+            raise EngineError("the power went")
+        return script(conversation, sample, seed)
+
+    def load(folder: Path, recipe: EngineRecipe) -> Engine:
+        return ScriptedEngine(failing)
+
+    monkeypatch.setattr(launch, "load_engine", load)
+    arguments = (
+        "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
+        "--baseline-outputs", baseline, "--judge", "stub", "--out", tmp_path / "out", "--shard", 4,
+    )  # fmt: skip
+    with pytest.raises(CommandError, match="the power went"):
+        installation.run(*arguments)
+    assert drawn[:8] == [f"prompt {n}?" for n in range(8)]
+    drawn.clear()
+    drawn += ["not the ninth"] * 9
+    installation.run(*arguments)
+    asked = [text for text in drawn[9:] if text.startswith("prompt")]
+    assert asked == [f"prompt {n}?" for n in range(8, 12)]
+    drawn.clear()
+    installation.run(*arguments)
+    assert drawn == []
+
+
+def test_another_seed_or_judge_is_asked_anew(
+    installation: Installation, use_script: UseScript, prompts: Path, baseline: Path, tmp_path: Path
+) -> None:
+    use_script(script)
+    out = tmp_path / "out"
+    for seed in (1, 1, 2):
+        installation.run(
+            "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub", "--seed", seed,
+            "--baseline-outputs", baseline, "--judge", "scripted", "--out", out,
+        )  # fmt: skip
+    assert len(list((out / "kept").iterdir())) == 4  # answers and judgments of two seeds
+
+
+def test_arena_games_are_played_and_scored(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
+    use_script(script)
+    questions = write_lines(
+        tmp_path / "question.jsonl",
+        [{"uid": f"q{n}", "category": "c", "prompt": f"task {n}"} for n in range(6)],
+    )
+    answers = write_lines(
+        tmp_path / "base.jsonl",
+        [
+            {"uid": f"q{n}", "model": "base",
+             "messages": [{"role": "assistant", "content": {"answer": "plain"}}]}
+            for n in range(6)
+        ],
+    )  # fmt: skip
+    installation.run(
+        "evaluate", "run", "arena", "--questions", questions, "--model", "stub",
+        "--baseline-answers", answers, "--judge", "scripted", "--out", tmp_path / "out",
+    )  # fmt: skip
+    (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert card["benchmark"] == "arena_hard_0.1"
+    judged = (tmp_path / "out" / "judgments.jsonl").read_text().splitlines()
+    assert [game["score"] for game in json.loads(judged[0])["games"]] == ["B>>A", "A>B"]
+    shown = installation.run("evaluate", "arena", tmp_path / "out" / "judgments.jsonl")
+    assert "stub against base" in shown
+
+
+def test_an_answer_that_is_missing_is_told(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
+    use_script(script)
+    question = {"question_id": 1, "category": "math", "turns": ["one", "two"]}
+    questions = write_lines(tmp_path / "q.jsonl", [question, question | {"question_id": 2}])
+    answers = write_lines(
+        tmp_path / "a.jsonl",
+        [{"question_id": 1, "model_id": "m", "choices": [{"index": 0, "turns": ["a", "b"]}]}],
+    )
+    with pytest.raises(CommandError, match=r"a\.jsonl: 1 of 2 questions have no answer, first 2"):
+        installation.run(
+            "evaluate", "run", "mt-bench", "--questions", questions, "--model-answers", answers,
+            "--judge", "scripted", "--out", tmp_path / "out",
+        )  # fmt: skip
+
+
+def test_two_turns_are_answered_in_view_of_the_first_and_graded(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
+    talks: list[Conversation] = []
+
+    def remember(conversation: Conversation, sample: int, seed: int) -> Reply:
+        talks.append(conversation)
+        return script(conversation, sample, seed)
+
+    use_script(remember)
+    rows = [{"question_id": n, "category": "math", "turns": ["one", "two"]} for n in (81, 82)]
+    questions = write_lines(tmp_path / "q.jsonl", rows)
+    installation.run(
+        "evaluate", "run", "mt-bench", "--questions", questions, "--model", "stub",
+        "--judge", "scripted", "--out", tmp_path / "out",
+    )  # fmt: skip
+    (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (card["all"], card["turn_2"]) == (8, 8)
+    answer = json.loads((tmp_path / "out" / "model_answers.jsonl").read_text().splitlines()[0])
+    assert answer["choices"][0]["turns"] == ["good answer to: one", "good answer to: two"]
+    assert [message["content"] for message in talks[2]] == ["one", "good answer to: one", "two"]
+    assert "Assistant: good answer to: one" in talks[-1][0]["content"]
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_reward_bench_items_are_scored_by_the_loops_judge(
+    installation: Installation, use_script: UseScript, tmp_path: Path, version: str
+) -> None:
+    use_script(script)
+    row: dict[str, Any] = {"id": 1, "subset": "math-prm", "prompt": "why?"}
+    if version == "1":
+        row |= {"chosen": "good", "rejected": "plain"}
+    else:
+        row |= {"chosen": ["good"], "rejected": ["plain", "dull"], "num_correct": 1}
+    items = write_lines(tmp_path / "items.jsonl", [row])
+    installation.run(
+        "evaluate", "run", "reward-bench", "--items", items, "--judge", "stub",
+        "--out", tmp_path / "out", "--samples", 2,
+    )  # fmt: skip
+    (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert card["benchmark"] == f"reward_bench_{version}"
+    assert card["math-prm"] == 100
+
+
+def test_a_judge_is_asked_again_and_compared_with_people(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
+    use_script(script)
+    responses = [
+        {"instruction": f"why {n}?", "prompt_id": f"p{n}", "response_id": f"{n}.{text}",
+         "response": text}
+        for n in range(3) for text in ("good", "plain")
+    ]  # fmt: skip
+    people = [
+        {"prompt_id": row["prompt_id"], "response_id": row["response_id"], "score": score}
+        for row, score in zip(responses, [5, 3] * 3, strict=True)
+    ]
+    installation.run(
+        "evaluate", "run", "judge", "--responses", write_lines(tmp_path / "r.jsonl", responses),
+        "--reference", write_lines(tmp_path / "people.jsonl", people), "--judge", "stub",
+        "--out", tmp_path / "out", "--samples", 3,
+    )  # fmt: skip
+    (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
+    figures = {figure["name"]: figure["value"] for figure in card["figures"]}
+    assert card["benchmark"] == "judge_agreement"
+    assert figures["agreement"] == 100
+    assert figures["same_when_asked_again"] == 100
+    assert figures["agrees_with_own_reasons"] == 100
+    assert figures["mean_absolute_error"] == 1
+
+
+def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
+    use_script(plausible_reply)
+    installation.run_iteration()
+    installation.run(
+        "evaluate", "run", "judge", "--experiment", "mine", "--judge", "scripted",
+        "--out", tmp_path / "strong", "--samples", 1,
+    )  # fmt: skip
+    (card,) = json.loads((tmp_path / "strong" / "scores.json").read_text())
+    assert card["benchmark"] == "judge_agreement_on_own_responses"
+    assert card["model"] == "mine, iteration 1 (M0)"
+    fixed = [{"prompt_id": "p", "response_id": name, "score": n} for n, name in enumerate("abc")]
+    shown = installation.run(
+        "evaluate", "judge", write_lines(tmp_path / "judge.jsonl", fixed),
+        "--reference", write_lines(tmp_path / "people.jsonl", fixed), "--experiment", "mine",
+        "--own-reference", tmp_path / "strong" / "judgments.jsonl",
+        "--json", tmp_path / "both.json",
+    )  # fmt: skip
+    cards = json.loads((tmp_path / "both.json").read_text())
+    assert [card["benchmark"] for card in cards] == [
+        "judge_agreement", "judge_agreement_on_own_responses",
+    ]  # fmt: skip
+    assert "iteration 1" in shown
+
+
+def test_prompts_of_the_models_own_training_are_told(
+    installation: Installation, use_script: UseScript, baseline: Path, tmp_path: Path
+) -> None:
+    use_script(plausible_reply)
+    installation.run_iteration()
+    seen = tmp_path / "seen.txt"
+    seen.write_text("question 3?\nsomething new\n")
+    shown = installation.run(
+        "evaluate", "run", "alpaca", "--prompts", seen, "--model", "experiment:mine/M1",
+        "--baseline", "stub", "--judge", "scripted", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert "in the experiment's own pool for training: 1" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["judge", "--judge", "scripted"], "either a file by --responses"),
+        (["judge", "--judge", "scripted", "--experiment", "no"], "there is no experiment 'no'"),
+        (["alpaca", "--model", "scripted", "--baseline", "scripted", "--judge", "scripted"],
+         "nobody says which instructions"),
+        (["alpaca", "--model", "experiment:no/M1", "--baseline", "scripted", "--judge", "scripted",
+          "--prompts", "PROMPTS"], "there is no experiment 'no'"),
+        (["alpaca", "--model", "endpoint:no", "--baseline", "scripted", "--judge", "scripted",
+          "--prompts", "PROMPTS"], "there is no endpoint 'no'"),
+        (["alpaca", "--model", "nothing", "--baseline", "scripted", "--judge", "scripted",
+          "--prompts", "PROMPTS"], "no model folder 'nothing'"),
+        (["alpaca", "--model", "stub", "--baseline", "scripted", "--judge", "scripted",
+          "--prompts", "PROMPTS", "--set", "dtype=int3"], "dtype"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_wrongly_is_one_sentence(
+    installation: Installation, prompts: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    given = [str(prompts) if word == "PROMPTS" else word for word in arguments]
+    with pytest.raises(CommandError, match=message) as raised:
+        installation.run("evaluate", "run", *given, "--out", tmp_path / "out")
+    assert raised.value.returncode == 2
+
+
+def test_a_real_model_answers_and_judges(
+    installation: Installation, prompts: Path, baseline: Path, tmp_path: Path
+) -> None:
+    make_model_folder(tmp_path / "models" / "tiny")
+    shown = installation.run(
+        "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "tiny",
+        "--baseline-outputs", baseline, "--judge", "tiny", "--out", tmp_path / "out",
+        "--max-new-tokens", 6, "--judge-tokens", 4, "--set", "threads=1", "--judge-set",
+        "threads=1",
+    )  # fmt: skip
+    outputs = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
+    assert len(outputs) == 12
+    assert any(row["output"] for row in outputs)
+    assert "Rows without a preference: 12" in shown  # it knows no better than to babble
+
+
+def test_an_endpoint_judges_with_log_probabilities(
+    installation: Installation,
+    use_script: UseScript,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: Path,
+    baseline: Path,
+    tmp_path: Path,
+) -> None:
+    """Always A with 0.75 against B with 0.25: 1.25 and 1.75 in the two orders, 1.5 in all."""
+    use_script(script)
+    alternatives = [{"token": t, "logprob": math.log(p)} for t, p in ((" A", 0.75), (" B", 0.25))]
+    said = json.loads(completion(["Better: A"]))
+    said["choices"][0]["logprobs"] = {
+        "content": [
+            {"token": "Better:", "top_logprobs": []},
+            {"token": " A", "top_logprobs": alternatives},
+        ]
+    }
+    with misbehaving_server() as server:
+        server.usually = saying(json.dumps(said).encode())
+        entry = {"base_url": server.url, "model": "strong"}
+        monkeypatch.setenv("META_REWARD_ENDPOINTS", json.dumps({"judge": entry}))
+        installation.run(
+            "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
+            "--baseline-outputs", baseline, "--judge", "endpoint:judge", "--out", tmp_path / "out",
+            "--log-probabilities", 5,
+        )  # fmt: skip
+        assert {request["top_logprobs"] for request in server.requests} == {5}
+    rows = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [row["preference"] for row in rows] == pytest.approx([1.5] * 12)
+    assert {row["annotator"] for row in rows} == {"judge"}

@@ -1,0 +1,287 @@
+"""`manage.py evaluate run`: from its options to an evaluation with models."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.engines.base import Progress, Sampling
+from meta_reward_core.errors import InputError
+from meta_reward_core.evaluation.figures import Scorecard, scorecard_json
+from meta_reward_core.evaluation.judge_runs import (
+    compare_on_fixed_set,
+    compare_on_own_responses,
+    items_of_iteration,
+    read_judge_items,
+    run_judge,
+)
+from meta_reward_core.evaluation.named_engines import NamedEngine, find_experiment, open_engine
+from meta_reward_core.evaluation.runs import (
+    Run,
+    Side,
+    Words,
+    run_alpaca,
+    run_arena,
+    run_mt_bench,
+    run_reward_bench,
+)
+from meta_reward_core.launch import Places
+from meta_reward_core.output_files import write_json
+from meta_reward_core.prompt_files import read_prompts
+from meta_reward_core.templates import load_template
+
+_ENGINE: Final = "a model folder, a Hugging Face id, experiment:NAME/M2, endpoint:NAME, or scripted"
+
+MOST_TEMPERATURE: Final = 5.0
+
+Options = dict[str, Any]
+
+
+def declare_runs(parser: argparse.ArgumentParser) -> None:
+    """Declare a subcommand for each benchmark that can be run."""
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    alpaca = benchmarks.add_parser("alpaca", help="win rates against a baseline, on any prompts")
+    add = alpaca.add_argument
+    add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
+    _declare_sides(alpaca, "outputs", baseline=True)
+    add("--orders", choices=["one", "both"], default="both", help="in which a pair is shown")
+    arena = benchmarks.add_parser("arena", help="Arena-Hard: two games a question")
+    add = arena.add_argument
+    add("--questions", type=Path, required=True, metavar="FILE", help="question.jsonl")
+    _declare_sides(arena, "answers", baseline=True)
+    add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
+    turns = benchmarks.add_parser("mt-bench", help="MT-Bench: two turns, 1 to 10 points")
+    turns.add_argument(
+        "--questions", type=Path, required=True, metavar="FILE", help="question.jsonl"
+    )
+    _declare_sides(turns, "answers", baseline=False)
+    rewards = benchmarks.add_parser("reward-bench", help="RewardBench: the judge scores answers")
+    rewards.add_argument("--items", type=Path, required=True, metavar="FILE", help="its rows")
+    _declare_words(rewards)
+    judge = benchmarks.add_parser("judge", help="the judge scores responses")
+    add = judge.add_argument
+    add("--responses", type=Path, metavar="FILE",
+        help="rows of instruction, response, response_id")  # fmt: skip
+    add("--experiment", metavar="NAME", help="instead: the responses of one of its iterations")
+    add("--iteration", type=counting, metavar="N", help="which iteration")
+    add("--reference", type=Path, metavar="FILE", help="scores, ranks, verdicts, or an audit")
+    add("--reference-is", choices=["model", "humans"], default="model",
+        help="of --keep: whose opinions the reference holds")  # fmt: skip
+    _declare_words(judge)
+    for name, benchmark in benchmarks.choices.items():
+        _declare_shared(benchmark, samples=5 if name in ("judge", "reward-bench") else 1)
+
+
+def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool) -> None:
+    for role in ("model", "baseline") if baseline else ("model",):
+        either = parser.add_mutually_exclusive_group(required=True)
+        either.add_argument(f"--{role}", metavar="ENGINE", help=f"who answers: {_ENGINE}")
+        either.add_argument(
+            f"--{role}-{what}", type=Path, metavar="FILE", dest=f"{role}_file",
+            help=f"what the {role} has answered, instead",
+        )  # fmt: skip
+        parser.add_argument(f"--{role}-name", metavar="NAME", help="to show, if not its own")
+
+
+def _declare_words(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
+    add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")
+
+
+def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
+    add = parser.add_argument
+    add("--judge", required=True, metavar="ENGINE", help=f"who judges: {_ENGINE}")
+    add("--judge-name", metavar="NAME", help="to show, if not its own")
+    add("--out", type=Path, required=True, metavar="FOLDER",
+        help="for the files; the same command goes on in it where it was stopped")  # fmt: skip
+    add("--temperature", type=temperature, default=0.0, help="of answers; default: 0, greedy")
+    add("--top-p", type=share, default=1.0, help="of answers and judgments; default: 1")
+    add("--max-new-tokens", type=counting, default=2048, metavar="N", help="of an answer")
+    add("--system-prompt", metavar="TEXT", help="before every prompt that is answered")
+    add("--judge-temperature", type=temperature, default=0.0 if samples == 1 else 0.8,
+        help="of judgments; default: 0 where one is asked for, else 0.8")  # fmt: skip
+    add("--judge-tokens", type=counting, default=1024, metavar="N", help="of a judgment, at most")
+    add("--samples", type=counting, default=samples, metavar="N",
+        help=f"judgments of the same thing; default: {samples}")  # fmt: skip
+    add("--log-probabilities", type=int, default=0, metavar="N",
+        help="weigh verdicts by log-probabilities of N tokens (vllm, openai)")  # fmt: skip
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="of the model's and the baseline's engine, such as dtype=bfloat16")  # fmt: skip
+    add("--judge-set", dest="judge_changes", action="append", default=[], metavar="KEY=VALUE",
+        help="of the judge's engine")  # fmt: skip
+    add("--shard", type=counting, default=64, metavar="N",
+        help="conversations that are kept together: the most that a stop loses")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of everything random")
+
+
+def counting(text: str) -> int:
+    """Read an option that counts from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("counts from 1")
+    return number
+
+
+def temperature(text: str) -> float:
+    """Read a temperature."""
+    number = float(text)
+    if not 0 <= number <= MOST_TEMPERATURE:
+        raise argparse.ArgumentTypeError(f"lies between 0 and {MOST_TEMPERATURE:g}")
+    return number
+
+
+def share(text: str) -> float:
+    """Read a share above 0 and up to 1."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError("is a share above 0 and up to 1")
+    return number
+
+
+def run_benchmark(options: Options, places: Places, console: Console) -> list[Scorecard]:
+    """Run the benchmark that is asked for; its figures are written beside its files, too.
+
+    Raises:
+        InputError: something that was asked for is wrong.
+        EngineError: an engine failed; the same command goes on where it was.
+    """
+    options["out"].mkdir(parents=True, exist_ok=True)
+    engines = _Engines(options, places, console)
+    cards = _RUNNERS[options["benchmark"]](options, engines)
+    write_json(options["out"] / "scores.json", [scorecard_json(card) for card in cards])
+    console.print(f"files lie in {escape(str(options['out']))}", soft_wrap=True)
+    return cards
+
+
+class _Engines:
+    """Who answers and judges in one command."""
+
+    def __init__(self, options: Options, places: Places, console: Console) -> None:
+        self.places = places
+        self._options = options
+        self._console = console
+        self._kept = ArtifactStore(str(options["out"] / "kept"))
+
+    def run(self) -> Run:
+        options = self._options
+        judging = Sampling(
+            options["judge_temperature"],
+            options["top_p"],
+            options["judge_tokens"],
+            alternatives=options["log_probabilities"],
+        )
+        return Run(
+            out=options["out"],
+            judge=self._open(options["judge"], options["judge_name"], options["judge_changes"]),
+            answering=Sampling(options["temperature"], options["top_p"], options["max_new_tokens"]),
+            judging=judging,
+            samples=options["samples"],
+            seed=options["seed"],
+            tell=lambda step, total: progress_lines(self._console, step, total),
+            system_prompt=options["system_prompt"],
+        )
+
+    def side(self, role: str) -> Side:
+        options = self._options
+        if options[f"{role}_file"] is not None:
+            path: Path = options[f"{role}_file"]
+            return path
+        return self._open(options[role], options[f"{role}_name"], options["changes"])
+
+    def _open(self, spec: str, name: str | None, changes: Sequence[str]) -> NamedEngine:
+        return open_engine(
+            spec,
+            places=self.places,
+            kept=self._kept,
+            name=name,
+            changes=changes,
+            shard_conversations=self._options["shard"],
+            say=lambda text: self._console.print(escape(text)),
+        )
+
+
+def progress_lines(console: Console, step: str, total: int) -> Progress:
+    """Print about twenty lines on the way to so many replies."""
+    told = 0
+
+    def tell(done: int, tokens: int) -> None:
+        nonlocal told
+        if done - told >= max(1, total // 20) or (done == total and told < total):
+            told = done
+            console.print(f"{step}: {done:,} of {total:,} replies, {tokens:,} tokens")
+
+    return tell
+
+
+def _words(options: Options) -> Words:
+    required = frozenset({"instruction", "response"})
+    template = load_template(options["template"], required=required)
+    return Words(template, load_template(options["rubric"]).text)
+
+
+def _alpaca(options: Options, engines: _Engines) -> list[Scorecard]:
+    prompts = options["prompts"]
+    texts = None if prompts is None else [prompt.text for prompt in read_prompts(prompts).prompts]
+    return [
+        run_alpaca(
+            engines.run(),
+            instructions=texts,
+            model=engines.side("model"),
+            baseline=engines.side("baseline"),
+            orders=options["orders"],
+        )
+    ]
+
+
+def _arena(options: Options, engines: _Engines) -> list[Scorecard]:
+    return [
+        run_arena(
+            engines.run(),
+            questions=options["questions"],
+            model=engines.side("model"),
+            baseline=engines.side("baseline"),
+            version=options["version"],
+        )
+    ]
+
+
+def _mt_bench(options: Options, engines: _Engines) -> list[Scorecard]:
+    return [
+        run_mt_bench(engines.run(), questions=options["questions"], model=engines.side("model"))
+    ]
+
+
+def _reward_bench(options: Options, engines: _Engines) -> list[Scorecard]:
+    return [run_reward_bench(engines.run(), items=options["items"], words=_words(options))]
+
+
+def _judge(options: Options, engines: _Engines) -> list[Scorecard]:
+    """Judge a file of responses, or an iteration's own; compare where there is a reference."""
+    named, reference = options["experiment"], options["reference"]
+    if (named is None) == (options["responses"] is None):
+        raise InputError("name either a file by --responses, or --experiment and --iteration")
+    if named is None:
+        path = run_judge(
+            engines.run(), read_judge_items(options["responses"]), words=_words(options)
+        )
+    else:
+        experiment = find_experiment(named, engines.places)
+        files = experiment.files(options["iteration"] or experiment.finished_iterations())
+        path = run_judge(engines.run(), items_of_iteration(files), words=_words(options))
+        if reference is None:
+            return compare_on_own_responses(experiment, [path])
+    return [] if reference is None else [compare_on_fixed_set(path, reference)]
+
+
+_RUNNERS: Final[dict[str, Callable[[Options, _Engines], list[Scorecard]]]] = {
+    "alpaca": _alpaca,
+    "arena": _arena,
+    "mt-bench": _mt_bench,
+    "reward-bench": _reward_bench,
+    "judge": _judge,
+}

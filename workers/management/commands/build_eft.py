@@ -1,0 +1,129 @@
+"""Build evaluation data (EFT) for `train_seed` from answers that people have ranked."""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from rich.console import Console
+from rich.table import Table
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.eft_building import EftData, build_eft, read_ranked
+from meta_reward_core.engines.base import Sampling
+from meta_reward_core.errors import InputError
+from meta_reward_core.evaluation.files import write_json_lines
+from meta_reward_core.evaluation.named_engines import open_engine
+from meta_reward_core.held_out import read_held_out
+from meta_reward_core.output_files import require_writable
+from meta_reward_core.templates import load_template
+from workers.command_line import configured_places, explained_errors, open_console
+from workers.evaluation_runs import counting, progress_lines, share, temperature
+
+_EXAMPLE = """\
+example:
+  python manage.py build_eft --ranked ranked.jsonl --judge my-ift-model --output eft.jsonl \\
+      --held-out held_out.jsonl
+  python manage.py train_seed --model my-model --data eft.jsonl --data ift.jsonl \\
+      --held-out held_out.jsonl --output my-seed --validation-share 0.1 \\
+      --keep lowest_validation_loss
+"""
+
+
+class Command(BaseCommand):
+    """`manage.py build_eft`."""
+
+    help = (
+        "Let a judge score answers that people have ranked, several times, and keep the judgments "
+        "that order the answers as the people do. The same command goes on where it was stopped."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the example's lines as they are."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=_EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("--ranked", type=Path, required=True, metavar="FILE",
+            help="rows of instruction, response, rank; or of prompt, responses, ranks")  # fmt: skip
+        add("--judge", required=True, metavar="ENGINE",
+            help="a model folder, a hub's id, endpoint:NAME, scripted")  # fmt: skip
+        add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+            help="of the judge's engine, such as dtype=bfloat16")  # fmt: skip
+        add("--output", type=Path, required=True, metavar="FILE", help="JSON lines")
+        add("--held-out", type=Path, action="append", default=[], metavar="FILE",
+            help="prompts that are kept for evaluation; repeatable")  # fmt: skip
+        add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
+        add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")
+        add("--samples", type=counting, default=4, metavar="N", help="times that all are judged")
+        add("--most-share", type=share, default=1.0, metavar="SHARE",
+            help="of the rows that may have the same points; default: 1, all")  # fmt: skip
+        add("--temperature", type=temperature, default=0.8, help="of the judgments; default: 0.8")
+        add("--top-p", type=share, default=0.95, help="of the judgments; default: 0.95")
+        add("--max-new-tokens", type=counting, default=1024, metavar="N", help="of a judgment")
+        add("--seed", type=int, default=0, metavar="N", help="of everything random")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Check everything, judge, write."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors(go_on="The same command goes on where it was."):
+            _build(options, console)
+
+
+def _build(options: dict[str, Any], console: Console) -> None:
+    output: Path = options["output"]
+    require_writable(output)
+    template = load_template(options["template"], required=frozenset({"instruction", "response"}))
+    rubric = load_template(options["rubric"]).text
+    ranked = read_ranked(options["ranked"])
+    held_out = read_held_out(options["held_out"])
+    named = open_engine(
+        options["judge"],
+        places=configured_places(),
+        kept=ArtifactStore(str(output.with_name(f"{output.name}.kept"))),
+        changes=options["changes"],
+        say=console.print,
+    )
+    data = build_eft(
+        named.engine,
+        ranked,
+        template=template,
+        rubric=rubric,
+        samples=options["samples"],
+        sampling=Sampling(options["temperature"], options["top_p"], options["max_new_tokens"]),
+        seed=options["seed"],
+        held_out=held_out,
+        most_share=options["most_share"],
+        tell=lambda total: progress_lines(console, "judge", total),
+    )
+    named.engine.close()
+    _show(console, data)
+    if not data.rows:
+        raise InputError("no judgment orders the answers as people do: no file was written")
+    write_json_lines(output, map(asdict, data.rows))
+    console.print(f"next: python manage.py train_seed --data {output} ...", soft_wrap=True)
+
+
+def _show(console: Console, data: EftData) -> None:
+    table = Table("judgments", f"{data.judgments:,}", title_justify="left")
+    table.add_row("kept", f"{len(data.rows):,}")
+    points = Counter(round(row.score) for row in data.rows)
+    _add_rows(table, "kept with points", dict(sorted(points.items())))
+    _add_rows(table, "not kept", data.not_kept)
+    _add_rows(table, "prompts left out", data.left_out)
+    console.print(table)
+
+
+def _add_rows(table: Table, what: str, numbers: Mapping[Any, int]) -> None:
+    for name, number in numbers.items():
+        table.add_row(f"{what}: {name}", f"{number:,}")

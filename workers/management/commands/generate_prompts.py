@@ -1,0 +1,199 @@
+"""Make prompts for the pool: 8-shot self-instruct from seed instructions."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.engines.base import Sampling
+from meta_reward_core.errors import InputError
+from meta_reward_core.evaluation.files import write_json_lines
+from meta_reward_core.evaluation.named_engines import open_engine
+from meta_reward_core.held_out import held_out_key, read_held_out
+from meta_reward_core.languages import check_languages
+from meta_reward_core.near_duplicates import SIMILAR
+from meta_reward_core.output_files import require_writable
+from meta_reward_core.prompt_files import read_prompts
+from meta_reward_core.prompt_generation import (
+    PLACES,
+    Filters,
+    Generated,
+    Shots,
+    generate_prompts,
+)
+from meta_reward_core.records import Prompt
+from meta_reward_core.templates import load_template
+from workers.command_line import configured_places, explained_errors, open_console
+from workers.evaluation_runs import counting, share, temperature
+
+_EXAMPLE = """\
+example:
+  python manage.py generate_prompts --seeds seeds.jsonl --engine my-model --count 20000 \\
+      --hold-out 500 --held-out alpaca_eval.jsonl --out var/prompts
+"""
+
+
+class Command(BaseCommand):
+    """`manage.py generate_prompts`."""
+
+    help = (
+        "Let a model write new prompts in the manner of seed instructions. Near-duplicates, other "
+        "languages, what is too short or too long and what is held out are left out, and counted "
+        "by reason. The same command goes on where it was stopped."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the example's lines as they are."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=_EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("--seeds", type=Path, required=True, metavar="FILE",
+            help="instructions by people: txt, jsonl, csv, parquet")  # fmt: skip
+        add("--engine", required=True, metavar="ENGINE",
+            help="who writes: a model folder, a hub's id, endpoint:NAME, scripted")  # fmt: skip
+        add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+            help="of the engine, such as dtype=bfloat16")  # fmt: skip
+        add(
+            "--count", type=counting, required=True, metavar="N", help="prompts to make, all in all"
+        )
+        add("--out", type=Path, required=True, metavar="FOLDER",
+            help="for prompts.jsonl, held_out.jsonl and left_out.jsonl")  # fmt: skip
+        add("--hold-out", type=int, default=0, metavar="N",
+            help="so many of them go to held_out.jsonl, for evaluation")  # fmt: skip
+        add("--held-out", type=Path, action="append", default=[], metavar="FILE",
+            help="prompts that are never made, nor anything near them; repeatable")  # fmt: skip
+        add("--language", action="append", metavar="CODE",
+            help="allowed languages, such as en; repeatable; any: all. Default: en")  # fmt: skip
+        add("--least-chars", type=int, default=10, metavar="N", help="shorter ones are left out")
+        add("--most-chars", type=int, default=2000, metavar="N", help="longer ones are left out")
+        add("--similar", type=share, default=SIMILAR, metavar="SHARE",
+            help=f"ROUGE-L from which a prompt repeats another; default: {SIMILAR}")  # fmt: skip
+        add("--template", default="self_instruct", metavar="NAME|FILE", help="with {examples}")
+        add("--shots", type=counting, default=6, metavar="N", help="examples from the seeds")
+        add("--own-shots", type=int, default=2, metavar="N", help="examples of the model's own")
+        add("--samples", type=counting, default=4, metavar="N", help="replies to each request")
+        add("--requests", type=counting, default=16, metavar="N", help="of one round")
+        add("--temperature", type=temperature, default=0.6, help="of the replies; default: 0.6")
+        add("--top-p", type=share, default=0.9, help="of the replies; default: 0.9")
+        add("--max-new-tokens", type=counting, default=512, metavar="N", help="of one reply")
+        add("--seed", type=int, default=0, metavar="N", help="of everything random")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Check everything, generate, write."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors(go_on="The same command goes on where it was."):
+            _generate(options, console)
+
+
+def _generate(options: dict[str, Any], console: Console) -> None:
+    if not 0 <= options["hold_out"] < options["count"]:
+        raise InputError("--hold-out must be smaller than --count")
+    filters = _filters(options)
+    shots = _shots(options)
+    seeds = [prompt.text for prompt in read_prompts(options["seeds"]).prompts]
+    out: Path = options["out"]
+    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out / "prompts.jsonl")
+    named = open_engine(
+        options["engine"],
+        places=configured_places(),
+        kept=ArtifactStore(str(out / "kept")),
+        changes=options["changes"],
+        say=console.print,
+    )
+    found = generate_prompts(
+        named.engine,
+        seeds,
+        count=options["count"],
+        shots=shots,
+        filters=filters,
+        seed=options["seed"],
+        tell=lambda made, replies: console.print(f"{made:,} prompts from {replies:,} replies"),
+    )
+    named.engine.close()
+    _write(out, found, options["hold_out"])
+    _show(console, found, options)
+
+
+def _filters(options: dict[str, Any]) -> Filters:
+    languages = tuple(options["language"] or ("en",))
+    languages = () if "any" in languages else languages
+    check_languages(languages)
+    return Filters(
+        least_chars=options["least_chars"],
+        most_chars=options["most_chars"],
+        languages=languages,
+        similar=options["similar"],
+        held_out=read_held_out(options["held_out"]),
+    )
+
+
+def _shots(options: dict[str, Any]) -> Shots:
+    if options["own_shots"] < 0:
+        raise InputError("--own-shots counts from 0")
+    return Shots(
+        template=load_template(options["template"], required=PLACES, allowed=PLACES),
+        sampling=Sampling(options["temperature"], options["top_p"], options["max_new_tokens"]),
+        seeds=options["shots"],
+        own=options["own_shots"],
+        requests=options["requests"],
+        samples=options["samples"],
+    )
+
+
+def _write(out: Path, found: Generated, hold_out: int) -> None:
+    """Which prompts are held out is decided by their hashes, not by when they came."""
+    ranked = sorted((prompt for prompt, _ in found.prompts), key=lambda p: held_out_key(p.text))
+    kept = {prompt.prompt_id for prompt in ranked[: min(hold_out, max(len(ranked) - 1, 0))]}
+    rows = [_row(prompt, number) for prompt, number in found.prompts]
+    write_json_lines(out / "prompts.jsonl", (r for r in rows if r["prompt_id"] not in kept))
+    if kept:
+        write_json_lines(out / "held_out.jsonl", (r for r in rows if r["prompt_id"] in kept))
+    write_json_lines(
+        out / "left_out.jsonl",
+        (
+            {"text": text, "reason": reason, "nearly_repeats": other}
+            for text, reason, other in found.left_out
+        ),
+    )
+
+
+def _row(prompt: Prompt, number: int) -> dict[str, Any]:
+    return {
+        "prompt": prompt.text,
+        "prompt_id": prompt.prompt_id,
+        "source": "generated",
+        "round": number,
+    }
+
+
+def _show(console: Console, found: Generated, options: dict[str, Any]) -> None:
+    table = Table("replies", "of which", title_justify="left")
+    table.add_row("became prompts", f"{len(found.prompts):,}")
+    for reason, number in found.counts.items():
+        table.add_row(f"left out: {reason}", f"{number:,}")
+    console.print(table)
+    if len(found.prompts) < options["count"]:
+        console.print(
+            f"only {len(found.prompts):,} of {options['count']:,}: the last rounds brought nothing "
+            "new. Give more seeds, a higher --temperature, or another --seed."
+        )
+    folder = escape(str(options["out"]))
+    held_out = f" --set sample.held_out={folder}/held_out.jsonl" if options["hold_out"] else ""
+    console.print(
+        f"next: python manage.py run_iteration --prompts {folder}/prompts.jsonl{held_out}",
+        soft_wrap=True,
+    )
