@@ -1,15 +1,26 @@
-"""`python -m meta_reward_core.miniature`: train the seed model that the package ships, anew."""
+"""`python -m meta_reward_core.miniature`: train the seed model that the package ships, anew.
 
+With the name of a variant, such as `miniature-sft2` or `miniature-sft1-noisy`, train that one and
+keep it under META_REWARD_MODEL_ROOT.
+"""
+
+import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.launch import Places
 from meta_reward_core.miniature.seed import shipped_seed, train_seed_model
+from meta_reward_core.miniature.seed_variants import SeedVariant, ensure_variant, read_variant
 
 
-def main() -> None:
-    """Train, gate and put the first seed that passes into the package."""
+def main() -> int:
+    """Train and gate; return the exit code, 1 where the gate was failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variant", nargs="?", type=_variant, help="such as miniature-sft2-noisy")
+    variant: SeedVariant | None = parser.parse_args().variant
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -17,9 +28,25 @@ def main() -> None:
         sys.stdout.flush()
 
     with tempfile.TemporaryDirectory() as scratch:
-        train_seed_model(shipped_seed(), scratch=Path(scratch), say=say)
-    say(f"written to {shipped_seed()}")
+        if variant is None:
+            train_seed_model(shipped_seed(), scratch=Path(scratch), say=say)
+            say(f"written to {shipped_seed()}")
+            return 0
+        models = Places.from_environment().models
+        try:
+            say(f"lies in {ensure_variant(variant, models, scratch=Path(scratch), say=say)}")
+        except TrainingError as error:
+            say(str(error))
+            return 1
+    return 0
+
+
+def _variant(name: str) -> SeedVariant:
+    found = read_variant(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{name!r} is not like miniature-sft2 or -sft2-noisy")
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from meta_reward_core.generation import actor_conversation
 from meta_reward_core.judging import judge_responses
 from meta_reward_core.meta_judging import PlannedBattle, fight_battles
 from meta_reward_core.miniature import oracle, world
+from meta_reward_core.miniature.win_rates import baseline_answers, measure_wins
 from meta_reward_core.records import Judgment, Response
 from meta_reward_core.seeds import derive_seed
 from meta_reward_core.templates import PromptTemplate
@@ -45,10 +46,22 @@ def measure_model(
     """Measure a model in its three roles.
 
     Returns:
-        Measurements whose basis is `oracle`.
+        Measurements whose basis is `oracle`; of the win rate also by the model's own judge.
     """
     seeded = partial(derive_seed, seed, "oracle")
-    actor_figures = _measure_actor(engine, prompts, actor, seed=seeded("actor"))
+    instructions = world.held_out_prompts(prompts, seed=HELD_OUT_SEED)
+    answers = _answer(engine, instructions, actor, seed=seeded("actor"))
+    actor_figures = _measure_actor(engine, instructions, answers, actor, seed=seeded("actor"))
+    wins = measure_wins(
+        engine,
+        instructions,
+        answers,
+        baseline_answers(instructions, seed=HELD_OUT_SEED),
+        judgments=judgments,
+        sampling=judge,
+        template=judge_template,
+        seed=seeded("wins"),
+    )
     judge_figures = measure_judge(
         engine,
         items=judge_items,
@@ -66,21 +79,27 @@ def measure_model(
     )
     return [
         *(Measurement(model, "actor", *figure, "oracle") for figure in actor_figures),
+        *(Measurement(model, "actor", *figure) for figure in wins),
         *(Measurement(model, "judge", *figure, "oracle") for figure in judge_figures),
         *(Measurement(model, "meta_judge", *figure, "oracle") for figure in meta_judge_figures),
     ]
 
 
-def _measure_actor(engine: Engine, prompts: int, sampling: Sampling, *, seed: int) -> Measured:
-    instructions = world.held_out_prompts(prompts, seed=HELD_OUT_SEED)
+def _measure_actor(
+    engine: Engine,
+    instructions: Sequence[str],
+    drawn: Sequence[str],
+    sampling: Sampling,
+    *,
+    seed: int,
+) -> Measured:
     greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=sampling.max_new_tokens)
-    drawn = _answer(engine, instructions, sampling, seed=seed)
     most_likely = _answer(engine, instructions, greedy, seed=seed)
     for name, answers in (("true_quality", drawn), ("true_quality_greedy", most_likely)):
         qualities = map(oracle.true_quality, instructions, answers)
-        yield name, fmean(qualities), prompts
-    yield "length_chars", fmean(map(len, drawn)), prompts
-    yield "length_words", fmean(len(answer.split()) for answer in drawn), prompts
+        yield name, fmean(qualities), len(instructions)
+    yield "length_chars", fmean(map(len, drawn)), len(instructions)
+    yield "length_words", fmean(len(answer.split()) for answer in drawn), len(instructions)
 
 
 def _answer(

@@ -26,7 +26,7 @@ from meta_reward_core.templates import load_template
 from meta_reward_core.training.settings import SftSettings
 
 if TYPE_CHECKING:
-    from meta_reward_core.training.rows import SftRow
+    from meta_reward_core.training.row_forms import SftRow
 
 SFT_ROWS = 35_200
 SFT = SftSettings(
@@ -44,6 +44,14 @@ SFT = SftSettings(
     gradient_checkpointing=False,
     log_every_steps=100,
 )
+_HASHED_SETTINGS = {
+    *("adam_beta2", "batch_size", "device_batch_size", "dtype", "epochs"),
+    *("gradient_checkpointing", "keep", "learning_rate", "log_every_steps", "lora"),
+    *("max_grad_norm", "max_length", "max_refused_share", "max_steps", "row_order"),
+    *("save_every_epochs", "scheduler", "validation_share", "warmup_share", "weight_decay"),
+}
+"""What could be set when the shipped seed was made. A setting that came later, and that `SFT` does
+not set, leaves the training as it was and the seed the same."""
 THREADS = 2
 """Weights depend on the order of sums, so on the number of threads."""
 
@@ -91,7 +99,7 @@ def seed_key() -> str:
         {
             "world": world.WORLD_VERSION,
             "rows": SFT_ROWS,
-            "sft": SFT.model_dump(mode="json"),
+            "sft": SFT.model_dump(mode="json", include=_HASHED_SETTINGS | SFT.model_fields_set),
             "threads": THREADS,
             "gate": asdict(GATE),
             "templates": templates,
@@ -146,17 +154,32 @@ def train_seed_model(folder: Path, *, scratch: Path, say: Callable[[str], None])
         say(f"training the miniature's seed model, SFT seed {sft_seed} (two to five minutes)")
         candidate = scratch / f"candidate-{sft_seed}"
         shutil.rmtree(candidate, ignore_errors=True)
-        _train(candidate, scratch=scratch / f"trainer-{sft_seed}", sft_seed=sft_seed, say=say)
+        train_candidate(
+            candidate, scratch=scratch / f"trainer-{sft_seed}", sft_seed=sft_seed, say=say
+        )
         result = measure_gate(candidate, sft_seed=sft_seed)
         tried.append(result)
-        say(_sentence(result))
+        say(gate_sentence(result))
         if result.passed:
             _publish(candidate, folder, tried)
             return
     raise TrainingError(f"none of {MAX_SEEDS} SFT seeds passed the gate: {tried}")
 
 
-def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str], None]) -> None:
+def train_candidate(
+    candidate: Path,
+    *,
+    scratch: Path,
+    sft_seed: int,
+    say: Callable[[str], None],
+    meta_judge_noise: float | world.JudgeNoise = world.SEED_META_JUDGE_NOISE,
+) -> None:
+    """Train a model on the seed data of an SFT seed; nobody has gated it yet.
+
+    Args:
+        candidate: folder that is made.
+        meta_judge_noise: how the meta-judge of the seed data errs.
+    """
     from meta_reward_core.training.sft import InitialModel, train_sft
 
     steps = SFT_ROWS // SFT.batch_size
@@ -166,7 +189,7 @@ def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str]
             say(f"  step {entry['step']:.0f} of {steps}, loss {entry['loss']:.3f}")
 
     train_sft(
-        _rows(sft_seed),
+        _rows(sft_seed, meta_judge_noise),
         start=InitialModel(world.model_config(), world.build_tokenizer()),
         settings=SFT,
         checkpoint=candidate,
@@ -177,7 +200,7 @@ def _train(candidate: Path, *, scratch: Path, sft_seed: int, say: Callable[[str]
     )
 
 
-def _rows(sft_seed: int) -> "list[SftRow]":
+def _rows(sft_seed: int, noise: float | world.JudgeNoise) -> "list[SftRow]":
     return [
         {
             "prompt": row["prompt"],
@@ -185,7 +208,7 @@ def _rows(sft_seed: int) -> "list[SftRow]":
             "kind": row["task"],
             "prompt_id": prompt_id_of(row["prompt"][0]["content"]),
         }
-        for row in world.seed_rows(SFT_ROWS, seed=sft_seed)
+        for row in world.seed_rows(SFT_ROWS, seed=sft_seed, meta_judge_noise=noise)
     ]
 
 
@@ -213,7 +236,8 @@ def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
     return GateResult(sft_seed=sft_seed, **values)
 
 
-def _sentence(result: GateResult) -> str:
+def gate_sentence(result: GateResult) -> str:
+    """Say in words how a seed did at the gate."""
     verdict = "passed" if result.passed else "failed"
     return (
         f"SFT seed {result.sft_seed} {verdict} the gate: meta-judge accuracy "

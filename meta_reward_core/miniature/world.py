@@ -130,6 +130,8 @@ class JudgeNoise:
 
 
 SEED_JUDGE_NOISE = JudgeNoise()
+SEED_META_JUDGE_NOISE = 0.03
+"""Chance that the seed's meta-judge rechecks a slot wrongly, whatever the length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,13 +316,20 @@ def write_judgment(draft: Draft, verdicts: Sequence[bool]) -> str:
     return "\n".join([*lines, f"Score: {tally}"])
 
 
+def _recheck(rng: random.Random, draft: Draft, noise: float | JudgeNoise) -> tuple[bool, ...]:
+    """What the meta-judge believes of each slot."""
+    if isinstance(noise, JudgeNoise):
+        return draw_verdicts(rng, draft, noise)
+    return tuple(right != (rng.random() < noise) for right in draft.right)
+
+
 def write_meta_judgment(
     rng: random.Random,
     draft: Draft,
     verdicts_a: Sequence[bool],
     verdicts_b: Sequence[bool],
     *,
-    noise: float,
+    noise: float | JudgeNoise,
 ) -> str:
     """The meta-judgment's text: for each slot the truth, who is right and the lead; a winner.
 
@@ -329,12 +338,13 @@ def write_meta_judgment(
         draft: the response that both judgments are about.
         verdicts_a: what the first judgment said of each slot.
         verdicts_b: what the second one said.
-        noise: chance of rechecking a slot wrongly, whatever the length.
+        noise: chance of rechecking a slot wrongly, whatever the length; or a judge's, whose bias
+            towards verbose responses it then shares.
     """
     lines = []
     lead = 0
-    for right, said_a, said_b in zip(draft.right, verdicts_a, verdicts_b, strict=True):
-        believed = right != (rng.random() < noise)
+    rechecked = _recheck(rng, draft, noise)
+    for believed, said_a, said_b in zip(rechecked, verdicts_a, verdicts_b, strict=True):
         a_is_right, b_is_right = said_a == believed, said_b == believed
         lead += a_is_right - b_is_right
         findings = f"{FINDINGS[not a_is_right]} {FINDINGS[not b_is_right]}"
@@ -380,7 +390,7 @@ def seed_rows(
     *,
     seed: int,
     judge_noise: JudgeNoise = SEED_JUDGE_NOISE,
-    meta_judge_noise: float = 0.03,
+    meta_judge_noise: float | JudgeNoise = SEED_META_JUDGE_NOISE,
     block_rows: int = 16,
 ) -> Iterator[dict[str, Any]]:
     """Rows of supervised fine-tuning data for the three roles, from the pool's instructions.
@@ -421,7 +431,7 @@ def _judge_example(rng: random.Random, instruction: str, noise: JudgeNoise) -> t
 
 
 def _meta_judge_example(
-    rng: random.Random, instruction: str, judge_noise: JudgeNoise, noise: float
+    rng: random.Random, instruction: str, judge_noise: JudgeNoise, noise: float | JudgeNoise
 ) -> tuple[str, str]:
     draft = draft_judged_response(rng, instruction)
     verdicts = [draw_verdicts(rng, draft, judge_noise) for _ in range(2)]

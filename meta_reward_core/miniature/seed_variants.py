@@ -1,0 +1,116 @@
+"""Other M0s of the miniature: of another SFT seed, or with a meta-judge as noisy as the judge.
+
+A recipe asks for one by its name, `miniature-sft<K>` or `miniature-sft<K>-noisy`. It is trained at
+the first wish and kept with the record of its gate. A sharp one must pass the gate; how a noisy one
+does at it is written down and decides nothing, because to fail is what it is there for.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from meta_reward_core.artifacts import canonical_json, digest_of
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.miniature import seed, world
+from meta_reward_core.miniature.seed import GateResult
+
+_NAME: Final = re.compile(r"miniature-sft([1-9][0-9]{0,3})(-noisy)?")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedVariant:
+    """Which M0.
+
+    Attributes:
+        sft_seed: of its training, and of the data it is trained on.
+        noisy: whether the meta-judge of its data rechecks as badly, and with the same bias
+            towards verbose responses, as the judge judges.
+    """
+
+    sft_seed: int
+    noisy: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return f"miniature-sft{self.sft_seed}{'-noisy' if self.noisy else ''}"
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that it is made from."""
+        return digest_of({"seed": seed.seed_key(), **asdict(self)})
+
+
+def read_variant(name: str | None) -> SeedVariant | None:
+    """The variant that a recipe's model names, or None if it names something else."""
+    found = _NAME.fullmatch(name or "")
+    return SeedVariant(int(found[1]), noisy=found[2] is not None) if found else None
+
+
+def known_gate(variant: SeedVariant, models: Path) -> GateResult | None:
+    """How a variant did at the gate, if it has been tried."""
+    if not variant.noisy:
+        record = json.loads(seed.shipped_seed().with_suffix(".json").read_text())
+        for tried in record["tried"] if record["key"] == seed.seed_key() else []:
+            if tried["sft_seed"] == variant.sft_seed:
+                return GateResult(**tried)
+    path = _record(variant, models)
+    return GateResult(**json.loads(path.read_text())["gate"]) if path.is_file() else None
+
+
+def ensure_variant(
+    variant: SeedVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
+) -> Path:
+    """Return a variant's folder: the shipped one, a kept one, or one trained now.
+
+    Raises:
+        TrainingError: it is a sharp one that failed the gate, now or earlier.
+    """
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{variant.name}-{variant.key[:12]}.lock"):
+        gate = known_gate(variant, models) or _make(variant, models, scratch=scratch, say=say)
+    if not variant.noisy and not gate.passed:
+        raise TrainingError(f"{seed.gate_sentence(gate)}: it is no seed model")
+    folder = _folder(variant, models)
+    return folder if folder.is_dir() else seed.shipped_seed()
+
+
+def _folder(variant: SeedVariant, models: Path) -> Path:
+    return models / f"{variant.name}-{variant.key[:12]}"
+
+
+def _record(variant: SeedVariant, models: Path) -> Path:
+    folder = _folder(variant, models)
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _make(
+    variant: SeedVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
+) -> GateResult:
+    """Train and gate; the folder first, then the record that makes it count."""
+    say(f"training the seed model {variant.name} (two to five minutes on two idle cores)")
+    place = scratch / f"{variant.name}-{variant.key[:12]}"
+    candidate, folder = place / "candidate", _folder(variant, models)
+    shutil.rmtree(place, ignore_errors=True)
+    seed.train_candidate(
+        candidate,
+        scratch=place / "trainer",
+        sft_seed=variant.sft_seed,
+        say=say,
+        meta_judge_noise=(world.SEED_JUDGE_NOISE if variant.noisy else world.SEED_META_JUDGE_NOISE),
+    )
+    gate = seed.measure_gate(candidate, sft_seed=variant.sft_seed)
+    say(seed.gate_sentence(gate))
+    shutil.rmtree(folder, ignore_errors=True)
+    if gate.passed or variant.noisy:
+        shutil.move(candidate, folder)
+    shutil.rmtree(place, ignore_errors=True)
+    record = {"key": variant.key, "variant": asdict(variant), "gate": asdict(gate)}
+    _record(variant, models).write_bytes(canonical_json(record))
+    return gate

@@ -1,0 +1,121 @@
+"""What a report consists of, before anybody writes or draws it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+DASH: Final = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Short sentences, one below the other."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Text to be shown as it is, such as a recipe."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table; each row's first cell is its heading.
+
+    Attributes:
+        note: what a reader must know to read it.
+        outside: number of the first rows that are the paper's and not ours.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    outside: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A named line through (x, y); y None where nothing is known."""
+
+    name: str
+    points: Sequence[tuple[float, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class LinePlot:
+    """Curves over a number."""
+
+    title: str
+    curves: Sequence[Curve]
+    x_label: str
+    y_label: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatPlot:
+    """A share for each (row, column), from 0 to 1."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    shares: dict[tuple[str, str], float]
+    row_label: str
+    column_label: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Something that belongs here and cannot be computed, with the reason."""
+
+    title: str
+    reason: str
+
+
+Block = Text | Notes | Code | Grid | LinePlot | HeatPlot | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Blocks under one heading."""
+
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole report."""
+
+    title: str
+    sections: Sequence[Section]
+
+
+def with_reason(grid: Grid, *, ours: int, reason: str) -> list[Block]:
+    """The table; if none of its rows is ours, also why."""
+    return [grid] if ours else [grid, Absent(f"{grid.title}, of these models", reason)]
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """A figure as people read it; a dash for none."""
+    return DASH if value is None else f"{value:,.{decimals}f}"
+
+
+def between(low: float | None, high: float | None, decimals: int = 2) -> str:
+    """An interval as people read it; nothing for none."""
+    if low is None or high is None:
+        return ""
+    return f"{low:,.{decimals}f} to {high:,.{decimals}f}"

@@ -1,0 +1,86 @@
+"""Where the scorecards of an experiment's models lie, so that its report finds them.
+
+`<experiment>/evaluations/M<t>/<benchmark>.json`, as `manage.py evaluate --json` writes them; a
+judge's agreement with people has a name of its own beside its agreement with a model. Another
+evaluation of the same model by the same rule takes the place of the earlier one.
+"""
+
+import json
+import re
+from typing import Any, Final, Literal
+
+from meta_reward_core.artifacts import ArtifactStore, canonical_json
+from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.evaluation.figures import Scorecard, scorecard_json
+
+Card = dict[str, Any]
+ReferenceKind = Literal["model", "humans"]
+
+_PLACE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/M([0-9]{1,6})")
+_UNSAFE: Final = re.compile(r"[^a-z0-9.]+")
+
+
+def keep_card(
+    store: ArtifactStore,
+    experiment: str,
+    number: int,
+    card: Scorecard,
+    *,
+    reference: ReferenceKind | None = None,
+) -> str:
+    """Keep what an evaluation says of M_number; return where.
+
+    Args:
+        reference: of a judge's agreement: with whom.
+
+    Raises:
+        ArtifactError: there is no such experiment, or it cannot be written.
+    """
+    if not store.exists(f"{experiment}/experiment.json"):
+        raise ArtifactError(
+            f"{store.root} holds no experiment {experiment!r}: `list_experiments` names those "
+            "that there are"
+        )
+    benchmark = _UNSAFE.sub("-", card.benchmark.lower()).strip("-")
+    name = f"{_folder(experiment, number)}/{'-'.join(filter(None, [benchmark, reference]))}.json"
+    store.delete(name)
+    store.put_if_absent(name, canonical_json({"reference": reference, **scorecard_json(card)}))
+    return name
+
+
+def read_place(text: str) -> tuple[str, int]:
+    """The experiment and the number of a model that is named `EXPERIMENT/M<t>`.
+
+    Raises:
+        InputError: it is not named so.
+    """
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        raise InputError(f"{text!r} names no model: write EXPERIMENT/M0, EXPERIMENT/M1, ...")
+    return found[1], int(found[2])
+
+
+def kept_cards(store: ArtifactStore, experiment: str, number: int) -> list[Card]:
+    """All scorecards of M_number, by name.
+
+    Raises:
+        ArtifactError: one of them is not readable.
+    """
+    folder = _folder(experiment, number)
+    return [_read(store, f"{folder}/{name}") for name in store.names(folder)]
+
+
+def _read(store: ArtifactStore, name: str) -> Card:
+    try:
+        card: Card = json.loads(store.read(name))
+        if not isinstance(card["figures"], list) or not isinstance(card["benchmark"], str):
+            raise TypeError("not a scorecard")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{store.path(name)} is no scorecard ({error}): remove it, or evaluate again"
+        ) from error
+    return card
+
+
+def _folder(experiment: str, number: int) -> str:
+    return f"{experiment}/evaluations/M{number}"

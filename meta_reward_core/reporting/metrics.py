@@ -1,0 +1,145 @@
+"""Figures of a model that arms are compared by, and how sure one of them is from one run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from meta_reward_core.evaluation.intervals import Z_95, Interval, bounded_mean_interval
+from meta_reward_core.evaluation.records import Basis
+from meta_reward_core.reporting.estimates import Estimate, Key, estimate
+from meta_reward_core.reporting.runs import Arm, Run
+
+_LEAST_FOR_A_CORRELATION: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of M_t.
+
+    Attributes:
+        bounds: its least and its largest value; None where it has none.
+        items: what its count counts, so that things of one prompt count once: `count` as it
+            stands, or the recipe's held-out responses that are judged. `none`: one run alone has no
+            interval.
+    """
+
+    title: str
+    subject: str
+    metric: str
+    basis: Basis = "oracle"
+    decimals: int = 3
+    bounds: tuple[float, float] | None = None
+    items: Literal["count", "judge_items", "none"] = "count"
+
+    def value(self, run: Run, number: int) -> float | None:
+        """The figure of M_number of a run."""
+        return run.figure(number, self.subject, self.metric, self.basis)[0]
+
+    def interval(self, run: Run, number: int) -> Interval | None:
+        """95% over items, for one run."""
+        value, count = run.figure(number, self.subject, self.metric, self.basis)
+        if self.items == "judge_items":
+            count = min(count, run.recipe.evaluation.judge_items)
+        if value is None or self.bounds is None or not count or self.items == "none":
+            return None
+        if self.metric == "spearman":
+            return _correlation(value, count)
+        least, most = self.bounds
+        return bounded_mean_interval(value, count, least=least, most=most)
+
+
+def within_bounds(metric: Metric, interval: Interval) -> Interval:
+    """Cut off what no value of the figure can be, of an interval that knows nothing of it."""
+    least, most = metric.bounds or (-math.inf, math.inf)
+    return Interval(max(least, interval.low), min(most, interval.high))
+
+
+def _correlation(value: float, count: int) -> Interval | None:
+    """Fisher's z with the variance of Bonett and Wright 2000, Psychometrika 65, for Spearman."""
+    if count < _LEAST_FOR_A_CORRELATION or abs(value) >= 1:
+        return None
+    half = Z_95 * math.sqrt((1 + value**2 / 2) / (count - 3))
+    return Interval(math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half))
+
+
+QUALITY: Final = (
+    Metric("true quality of sampled answers, 0 to 5", "actor", "true_quality", bounds=(0, 5)),
+    Metric("true quality of greedy answers, 0 to 5", "actor", "true_quality_greedy", bounds=(0, 5)),
+    Metric("win rate by the truth, %", "actor", "win_rate", decimals=1, bounds=(0, 100)),
+    Metric(
+        "length-controlled win rate by the truth, %",
+        "actor",
+        "length_controlled_win_rate",
+        decimals=1,
+        bounds=(0, 100),
+        items="none",
+    ),
+    Metric(
+        "win rate by its own judge, %",
+        "actor",
+        "win_rate",
+        basis="self_judged",
+        decimals=1,
+        bounds=(0, 100),
+    ),
+    Metric(
+        "length-controlled win rate by its own judge, %",
+        "actor",
+        "length_controlled_win_rate",
+        basis="self_judged",
+        decimals=1,
+        bounds=(0, 100),
+        items="none",
+    ),
+    Metric("length of answers, words", "actor", "length_words", decimals=1),
+)
+JUDGE: Final = (
+    Metric(
+        "share of single judgments that are exact",
+        "judge",
+        "single_judgment_exact",
+        bounds=(0, 1),
+        items="judge_items",
+    ),
+    Metric(
+        "order of two responses as in truth",
+        "judge",
+        "order_agreement",
+        bounds=(0, 1),
+        items="judge_items",
+    ),
+    Metric("Spearman correlation with the truth", "judge", "spearman", bounds=(-1, 1)),
+    Metric("judgments that can be read", "judge", "parse_rate", bounds=(0, 1), items="judge_items"),
+)
+BIAS: Final = (
+    Metric("points that ten words of filler are worth", "judge", "points_per_10_words"),
+    Metric("mean points on the same held-out responses", "judge", "mean_score"),
+    Metric("meta-judge right, share", "meta_judge", "accuracy", bounds=(0, 1)),
+    Metric("the same, the better one first", "meta_judge", "accuracy_better_first", bounds=(0, 1)),
+    Metric(
+        "the same, the better one second", "meta_judge", "accuracy_better_second", bounds=(0, 1)
+    ),
+)
+PRIMARY: Final = (QUALITY[0], QUALITY[1], JUDGE[0], JUDGE[1])
+"""What claims are made of; named before any run, the rest is for exploring."""
+COMPARED: Final = (*QUALITY, *JUDGE, *BIAS[:3])
+
+
+def values(arm: Arm, metric: Metric, number: int) -> dict[Key, float]:
+    """The figure of M_number in each run of an arm that has it."""
+    return {
+        (run.seed_model, run.seed): value
+        for run in arm.runs
+        if (value := metric.value(run, number)) is not None
+    }
+
+
+def estimate_metric(arm: Arm, metric: Metric, number: int) -> Estimate:
+    """Mean over the runs of an arm."""
+    return estimate(values(arm, metric, number))
+
+
+def last_model(arms: Sequence[Arm]) -> int:
+    """The last model that every arm with runs has."""
+    return min((arm.iterations for arm in arms if arm.runs), default=0)

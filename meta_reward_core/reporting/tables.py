@@ -1,0 +1,351 @@
+"""The paper's seven tables, with a run's figures below the paper's own.
+
+A figure comes from a scorecard that `manage.py evaluate --experiment` has kept, from an iteration's
+own data, or, in the miniature, from the truth. Where there is none, the table says why.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from meta_reward_core.config import at_iteration
+from meta_reward_core.evaluation.intervals import Interval, wilson
+from meta_reward_core.reporting import metrics, paper
+from meta_reward_core.reporting.document import (
+    DASH,
+    Absent,
+    Block,
+    Grid,
+    between,
+    number,
+    with_reason,
+)
+from meta_reward_core.reporting.estimates import estimate
+from meta_reward_core.reporting.kept_cards import Card
+from meta_reward_core.reporting.metrics import Metric, estimate_metric
+from meta_reward_core.reporting.runs import Arm, Run
+
+_PAPERS: Final = "The first rows are the paper's own, of models with 8 billion parameters."
+_NO_CARD: Final = (
+    "no evaluation of this kind is kept for these models: score its files by `manage.py evaluate "
+    "{command} --keep EXPERIMENT/M<t>`"
+)
+
+
+def paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
+    """All seven tables: heading and blocks."""
+    return [
+        (
+            "Table 1: AlpacaEval 2",
+            [*_alpaca(arms), *_truth_blocks(arms, "Table 1", metrics.QUALITY)],
+        ),
+        ("Table 2: Arena-Hard", _arena(arms)),
+        (
+            "Table 3: the judge against a stronger judge",
+            [*_judge(arms, "model"), *_truth_blocks(arms, "Table 3", metrics.JUDGE)],
+        ),
+        ("Table 4: length control", _length_control(arms)),
+        (
+            "Table 5: biases of the meta-judge",
+            [*_biases(arms), *_truth_blocks(arms, "Table 5", metrics.BIAS)],
+        ),
+        ("Table 6: MT-Bench", _mt_bench(arms)),
+        ("Table 7: the judge against people", _judge(arms, "humans")),
+    ]
+
+
+def _alpaca(arms: Sequence[Arm]) -> list[Block]:
+    rows = _card_rows(
+        arms,
+        lambda card: card["benchmark"] == "alpaca_eval_2",
+        [("length_controlled_winrate", 2), ("win_rate", 2), ("avg_length", 0)],
+    )
+    return _beside_the_paper(
+        "AlpacaEval 2, percent and characters",
+        ("model", "LC win rate", "win rate", "length"),
+        paper.ALPACA_EVAL,
+        rows,
+        command="annotations FILE",
+    )
+
+
+def _arena(arms: Sequence[Arm]) -> list[Block]:
+    rows = [*_arena_rows(arms, "0.1", band="95"), *_arena_rows(arms, "2.0", band="90")]
+    return _beside_the_paper(
+        "Arena-Hard, score and its band",
+        ("model", "score", "the version's band"),
+        paper.ARENA_HARD,
+        rows,
+        command="arena FILE",
+    )
+
+
+def _arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[str, ...]]:
+    found = _card_rows(
+        arms,
+        lambda card: card["benchmark"] == f"arena_hard_{version}",
+        [("score", 1), (f"score_band_{band}_of_version_{version}", 1)],
+    )
+    return [(f"{row[0]}, version {version}", *row[1:]) for row in found]
+
+
+def _judge(arms: Sequence[Arm], reference: str) -> list[Block]:
+    is_model = reference == "model"
+    rows = _card_rows(
+        arms,
+        lambda card: card["benchmark"] == "judge_agreement" and card.get("reference") == reference,
+        [("agreement", 2), ("agreement_without_ties", 2), ("spearman", 3)],
+        percent=("agreement", "agreement_without_ties"),
+    )
+    return _beside_the_paper(
+        f"Agreement of the judge with {'a stronger model' if is_model else 'people'}, percent",
+        ("judge", "agreement", "without ties", "Spearman"),
+        paper.JUDGE_AND_MODEL if is_model else paper.JUDGE_AND_HUMANS,
+        rows,
+        command=f"judge FILE --reference FILE --reference-is {reference}",
+    )
+
+
+def _mt_bench(arms: Sequence[Arm]) -> list[Block]:
+    rows = _card_rows(
+        arms,
+        lambda card: card["benchmark"] == "mt_bench",
+        [("all", 3), ("turn_1", 3), ("turn_2", 3)],
+    )
+    return _beside_the_paper(
+        "MT-Bench, points of 10",
+        ("model", "all", "turn 1", "turn 2"),
+        paper.MT_BENCH,
+        rows,
+        command="mt-bench FILE",
+    )
+
+
+def _beside_the_paper(
+    title: str,
+    columns: Sequence[str],
+    theirs: Sequence[Sequence[str]],
+    ours: Sequence[Sequence[str]],
+    *,
+    command: str,
+) -> list[Block]:
+    grid = Grid(
+        title,
+        columns,
+        [*_named(theirs), *ours],
+        note=f"{_PAPERS} In brackets: 95% intervals over prompts.",
+        outside=len(theirs),
+    )
+    return with_reason(grid, ours=len(ours), reason=_NO_CARD.format(command=command))
+
+
+def _named(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    return [(f"paper: {row[0]}", *row[1:]) for row in rows]
+
+
+def _card_rows(
+    arms: Sequence[Arm],
+    is_wanted: Callable[[Card], bool],
+    names: Sequence[tuple[str, int]],
+    *,
+    percent: Sequence[str] = (),
+) -> list[tuple[str, ...]]:
+    """One row for each kept scorecard of the wanted kind."""
+    rows = []
+    for arm in arms:
+        for run in arm.runs:
+            for t, cards in sorted(run.cards.items()):
+                rows += [
+                    (
+                        f"{run.name} M{t}",
+                        *(_card_cell(card, name, digits, 100 if name in percent else 1)
+                          for name, digits in names),
+                    )
+                    for card in cards
+                    if is_wanted(card)
+                ]  # fmt: skip
+    return rows
+
+
+def _card_cell(card: Card, name: str, decimals: int, scale: float) -> str:
+    found = figure_of(card, name)
+    if found is None or found["value"] is None:
+        return DASH
+    low, high = (None if found[end] is None else scale * found[end] for end in ("low", "high"))
+    interval = between(low, high, decimals)
+    text = number(scale * found["value"], decimals)
+    return f"{text} ({interval})" if interval else text
+
+
+def figure_of(card: Card, name: str) -> Mapping[str, Any] | None:
+    """A scorecard's figure by its name."""
+    return next((one for one in card["figures"] if one["name"] == name), None)
+
+
+def _truth_blocks(arms: Sequence[Arm], table: str, wanted: Sequence[Metric]) -> list[Block]:
+    """The table's counterpart in the miniature, by the truth; nothing where there is no truth."""
+    if not any(arm.recipe and arm.recipe.evaluation.oracle for arm in arms):
+        return []
+    known = [one for one in wanted if any(_has(arm, one) for arm in arms)]
+    absent: list[Block] = [
+        Absent(
+            f"{table} in the miniature: {one.title}",
+            "these runs were evaluated before it was measured; a new experiment has it",
+        )
+        for one in wanted
+        if one not in known
+    ]
+    if len(arms) == 1:
+        grids: list[Block] = [_of_one_arm(arms[0], table, known)] if known else []
+    else:
+        grids = [_of_one_metric(arms, table, one) for one in known]
+    return [*grids, *absent]
+
+
+def _has(arm: Arm, metric: Metric) -> bool:
+    return any(metrics.values(arm, metric, t) for t in range(arm.iterations + 1))
+
+
+def _of_one_arm(arm: Arm, table: str, wanted: Sequence[Metric]) -> Grid:
+    return Grid(
+        f"{table} in the miniature: {arm.label}",
+        ("figure", *(f"M{t}" for t in range(arm.iterations + 1))),
+        [
+            (one.title, *(_cell(arm, one, t) for t in range(arm.iterations + 1)))
+            for one in wanted
+        ],
+        note=_how_sure([arm]),
+    )  # fmt: skip
+
+
+def _of_one_metric(arms: Sequence[Arm], table: str, metric: Metric) -> Grid:
+    last = max(arm.iterations for arm in arms)
+    return Grid(
+        f"{table} in the miniature: {metric.title}",
+        ("arm", "runs", *(f"M{t}" for t in range(last + 1))),
+        [
+            (arm.label, str(len(arm.runs)), *(_cell(arm, metric, t) for t in range(last + 1)))
+            for arm in arms
+            if arm.runs
+        ],
+        note=_how_sure(arms),
+    )
+
+
+def _cell(arm: Arm, metric: Metric, t: int) -> str:
+    """The mean over runs with its interval over loop seeds; of one run, over items."""
+    found = estimate_metric(arm, metric, t)
+    interval = found.here
+    if found.runs == 1:
+        interval = next(iter(metric.interval(run, t) for run in arm.runs if _value(run, metric, t)))
+    text = number(found.mean, metric.decimals)
+    if interval is None:
+        return text
+    return f"{text} ({between(*metrics.within_bounds(metric, interval), metric.decimals)})"
+
+
+def _value(run: Run, metric: Metric, t: int) -> bool:
+    return metric.value(run, t) is not None
+
+
+def _how_sure(arms: Sequence[Arm]) -> str:
+    if max(len(arm.runs) for arm in arms) > 1:
+        return (
+            "Means over runs; in brackets 95% intervals over loop seeds of these seed models. M0 "
+            "differs between loop seeds of one seed model only by what is drawn to evaluate it."
+        )
+    return "One run: in brackets 95% intervals over held-out items, not over other seeds."
+
+
+def _length_control(arms: Sequence[Arm]) -> list[Block]:
+    """Arms of different rho side by side, at the last model that all have."""
+    last = metrics.last_model(arms)
+    rows = []
+    for arm in arms:
+        if arm.recipe is None or not last:
+            continue
+        rho = at_iteration(arm.recipe.pairing.rho, last)
+        rows.append((f"{arm.label} M{last}", f"{rho:g}", _length(arm, last)))
+    grid = Grid(
+        "Length of the answers with and without length control, characters",
+        ("model", "rho of the last iteration", "characters"),
+        [*((name, name.rpartition("rho ")[2], value) for name, value in _named_lengths()), *rows],
+        note=f"{_PAPERS} In brackets: 95% intervals over loop seeds.",
+        outside=len(paper.LENGTH_CONTROL),
+    )
+    different = len({row[1] for row in rows}) > 1
+    reason = "it takes two experiments of different pairing.rho: report them together"
+    return with_reason(grid, ours=int(different), reason=reason)
+
+
+def _named_lengths() -> Iterator[tuple[str, str]]:
+    for name, value in paper.LENGTH_CONTROL:
+        yield f"paper: {name}", value
+
+
+def _length(arm: Arm, t: int) -> str:
+    """Characters of M_t's held-out answers, else those of the iteration that M_t began."""
+    metric = Metric("length of answers, characters", "actor", "length_chars", decimals=1)
+    return _cell(arm, metric, t) if _has(arm, metric) else _own_length(arm, t)
+
+
+def _own_length(arm: Arm, t: int) -> str:
+    found = [run.summaries[t - 1].get("response_chars") for run in arm.runs if run.iterations >= t]
+    known = [chars for chars in found if chars is not None]
+    if not known:
+        return DASH
+    return f"{sum(known) / len(known):,.0f} (of the answers that M{t - 1} gave to train M{t})"
+
+
+def _biases(arms: Sequence[Arm]) -> list[Block]:
+    rows = [
+        (
+            f"{arm.label}, iteration {t}",
+            *(_bias_cell(arm, t, name)
+              for name in ("won_by_higher_score", "won_by_first", "inconsistency")),
+        )
+        for arm in arms
+        for t in range(1, arm.iterations + 1)
+        if _meta_judged(arm, t)
+    ]  # fmt: skip
+    grid = Grid(
+        "What wins the battles, percent",
+        ("battles", "higher score", "shown first", "verdict changes with the order"),
+        [*_named(paper.META_JUDGE_BIAS), *rows],
+        note=f"{_PAPERS} In brackets 95% intervals: over runs where there are several; of one run, "
+        "with all battles of a response taken as one observation.",
+        outside=len(paper.META_JUDGE_BIAS),
+    )
+    reason = "no iteration of these experiments asked its meta-judge"
+    return with_reason(grid, ours=len(rows), reason=reason)
+
+
+def _meta_judged(arm: Arm, t: int) -> list[tuple[Run, Mapping[str, Any]]]:
+    """The runs that asked their meta-judge in iteration t, with their summaries."""
+    summaries = [(run, run.summaries[t - 1]) for run in arm.runs if run.iterations >= t]
+    return [(run, summary) for run, summary in summaries if summary.get("meta_judge")]
+
+
+def _bias_cell(arm: Arm, t: int, name: str) -> str:
+    known = [
+        (run, summary, 100 * share)
+        for run, summary in _meta_judged(arm, t)
+        if (share := summary["meta_judge"].get(name)) is not None
+    ]
+    found = estimate({(run.seed_model, run.seed): share for run, _, share in known})
+    interval = found.here
+    if len(known) == 1 and (responses := _battled(known[0][1])):
+        ends = wilson(known[0][2] / 100, responses)
+        interval = Interval(100 * ends.low, 100 * ends.high)
+    text = number(found.mean, 1)
+    if interval is None:
+        return text
+    return f"{text} ({between(max(0.0, interval.low), min(100.0, interval.high), 1)})"
+
+
+def _battled(summary: Mapping[str, Any]) -> int:
+    """How many responses had their judgments compared: one for each prompt of judge pairs."""
+    return sum(
+        pairs["pairs"] + sum(pairs["dropped"].values())
+        for pairs in summary.get("pairs") or []
+        if pairs["kind"] == "judge"
+    )

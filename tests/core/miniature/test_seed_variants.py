@@ -1,0 +1,160 @@
+"""Other seed models: found by name, trained once, gated where they should be good."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from meta_reward_core.errors import ModelFolderError, TrainingError
+from meta_reward_core.launch import Places, find_seed_model
+from meta_reward_core.miniature import seed, world
+from meta_reward_core.miniature.seed import GateResult
+from meta_reward_core.miniature.seed_variants import (
+    SeedVariant,
+    ensure_variant,
+    known_gate,
+    read_variant,
+)
+from meta_reward_core.recipes import load_recipe
+
+Trained = list[tuple[int, object]]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Training and gate in no time; SFT seed 7 fails the gate, and so does any noisy one."""
+    made: Trained = []
+
+    def train(candidate: Path, *, sft_seed: int, meta_judge_noise: object, **_: object) -> None:
+        made.append((sft_seed, meta_judge_noise))
+        candidate.mkdir(parents=True)
+        (candidate / "config.json").write_text("{}")
+        (candidate / "model.safetensors").write_text(f"{sft_seed} {meta_judge_noise}")
+
+    def gate(folder: Path, *, sft_seed: int) -> GateResult:
+        good = sft_seed != 7 and "JudgeNoise" not in (folder / "model.safetensors").read_text()
+        return GateResult(sft_seed, *([0.9] * 3 if good else [0.6] * 3))
+
+    monkeypatch.setattr(seed, "train_candidate", train)
+    monkeypatch.setattr(seed, "measure_gate", gate)
+    return made
+
+
+def ensure(variant: SeedVariant, root: Path) -> Path:
+    return ensure_variant(variant, root / "models", scratch=root / "scratch", say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "name, variant",
+    [
+        ("miniature-sft2", SeedVariant(2)),
+        ("miniature-sft12-noisy", SeedVariant(12, noisy=True)),
+        ("miniature-sft0", None),
+        ("miniature-sft2-loud", None),
+        ("meta-llama/some-model", None),
+        (None, None),
+    ],
+)
+def test_a_recipe_names_a_variant(name: str | None, variant: SeedVariant | None) -> None:
+    assert read_variant(name) == variant
+    assert variant is None or variant.name == name
+
+
+def test_it_is_trained_at_the_first_wish_alone(tmp_path: Path, trained: Trained) -> None:
+    first = ensure(SeedVariant(2), tmp_path)
+    assert ensure(SeedVariant(2), tmp_path) == first
+    assert (first / "model.safetensors").is_file()
+    assert trained == [(2, world.SEED_META_JUDGE_NOISE)]
+    assert not (tmp_path / "scratch" / first.name).exists()
+
+
+def test_the_first_one_is_the_shipped_one(tmp_path: Path, trained: Trained) -> None:
+    assert ensure(SeedVariant(1), tmp_path) == seed.shipped_seed()
+    assert trained == []
+
+
+def test_one_that_fails_the_gate_is_no_model_but_is_remembered(
+    tmp_path: Path, trained: Trained
+) -> None:
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="SFT seed 7 failed the gate"):
+            ensure(SeedVariant(7), tmp_path)
+    gate = known_gate(SeedVariant(7), tmp_path / "models")
+    assert gate is not None
+    assert not gate.passed
+    assert len(trained) == 1
+    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+
+
+def test_a_noisy_one_learns_the_judges_noise_and_is_kept_although_it_fails(
+    tmp_path: Path, trained: Trained
+) -> None:
+    folder = ensure(SeedVariant(1, noisy=True), tmp_path)
+    assert trained == [(1, world.SEED_JUDGE_NOISE)]
+    assert folder.name.startswith("miniature-sft1-noisy-")
+    record = json.loads(folder.with_name(f"{folder.name}.json").read_text())
+    assert record["gate"]["accuracy"] == 0.6
+
+
+def test_a_killed_training_leaves_nothing_that_counts(
+    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record comes last; a folder without one is made again."""
+
+    def die(folder: Path, *, sft_seed: int) -> GateResult:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seed, "measure_gate", die)
+        with pytest.raises(KeyboardInterrupt):
+            ensure(SeedVariant(2), tmp_path)
+    assert known_gate(SeedVariant(2), tmp_path / "models") is None
+    assert (ensure(SeedVariant(2), tmp_path) / "config.json").is_file()
+    assert len(trained) == 2
+
+
+def test_a_launch_finds_the_variant_that_its_recipe_names(tmp_path: Path, trained: Trained) -> None:
+    places = Places(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
+    recipe = load_recipe("miniature-noisy-meta-judge")
+    found = find_seed_model(recipe, places, say=lambda _: None)
+    assert found.folder.name.startswith("miniature-sft1-noisy-")
+    other = recipe.model_copy(update={"world": None})
+    with pytest.raises(ModelFolderError):
+        find_seed_model(other, places, say=lambda _: None)
+
+
+def test_a_noisy_meta_judge_errs_as_the_judge_does_and_more_so_with_length() -> None:
+    """Of verbose responses it believes most wrong words; a sharp one is wrong in 3% of slots."""
+
+    def believed_wrongly(noise: float | world.JudgeNoise, *, phrases: int) -> float:
+        errors = slots = 0
+        for row in world.seed_rows(3000, seed=5, meta_judge_noise=noise):
+            if row["task"] != "meta_judge":
+                continue
+            asked, said = row["prompt"][0]["content"], row["completion"][0]["content"]
+            if _phrases(asked) != phrases:
+                continue
+            truth, stated = _truth(asked), [line.split()[0] for line in said.splitlines()[:5]]
+            errors += sum(a != b for a, b in zip(truth, stated, strict=True))
+            slots += 5
+        return errors / slots
+
+    assert believed_wrongly(world.SEED_META_JUDGE_NOISE, phrases=7) < 0.06
+    assert believed_wrongly(world.SEED_JUDGE_NOISE, phrases=7) > 0.2
+    assert believed_wrongly(world.SEED_JUDGE_NOISE, phrases=0) < 0.25
+
+
+def _response(asked: str) -> tuple[list[str], list[str]]:
+    """The expected words and the words given, read off the first judgment that is shown."""
+    rows = [line.split() for line in asked.splitlines()]
+    judged = [row for row in rows if len(row) == 4 and row[2] in world.VERDICTS][:5]
+    return [row[0] for row in judged], [row[1] for row in judged]
+
+
+def _truth(asked: str) -> list[str]:
+    expected, given = _response(asked)
+    return ["yes" if a == b else "no" for a, b in zip(expected, given, strict=True)]
+
+
+def _phrases(asked: str) -> int:
+    return sum(asked.count(phrase) for phrase in world.PHRASES)

@@ -1,0 +1,98 @@
+"""`manage.py report` and `evaluate --keep`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError
+
+from tests.core.evaluation.rows import annotation_row, write_array
+from tests.workers.installation import Installation, UseScript
+
+
+@pytest.fixture
+def finished(installation: Installation, use_script: UseScript) -> Installation:
+    """An experiment with one finished iteration."""
+    installation.run_iteration("--iterations", 1, name="run1")
+    return installation
+
+
+def annotations(folder: Path) -> Path:
+    rows = [
+        annotation_row(n, preference=2, output_2="Structured answer [[A>B]], see above.")
+        for n in range(20)
+    ]
+    return write_array(folder / "annotations.json", rows)
+
+
+def test_a_report_is_an_html_and_a_markdown_file(finished: Installation, tmp_path: Path) -> None:
+    said = finished.run("report", "run1", "--output", tmp_path / "out" / "mine")
+    html = (tmp_path / "out/mine.html").read_text()
+    text = (tmp_path / "out/mine.md").read_text()
+    assert "mine.html" in said
+    for shown in (html, text):
+        assert "Table 6: MT-Bench" in shown
+        assert "numpy" in shown
+    assert "<svg" in html
+    assert "none in the answers of 1 experiments" in text
+
+
+def test_runs_of_one_recipe_are_one_arm(finished: Installation, tmp_path: Path) -> None:
+    finished.run_iteration("--iterations", 1, "--seed", 2, name="run2")
+    finished.run("report", "run1", "run2", "--output", tmp_path / "both")
+    text = (tmp_path / "both.md").read_text()
+    assert "| scripted |  | 2 | 1 | 1 |" in text
+    assert "What follows" not in text
+
+
+def test_a_kept_evaluation_of_a_null_model_is_in_the_table_and_flagged(
+    finished: Installation, tmp_path: Path
+) -> None:
+    finished.run("evaluate", "annotations", annotations(tmp_path), "--keep", "run1/M1",
+                 "--rounds", 2)  # fmt: skip
+    kept = finished.artifacts / "run1/evaluations/M1/alpaca-eval-2.json"
+    assert json.loads(kept.read_text())["win_rate"] == 100
+    finished.run("report", "run1", "--output", tmp_path / "mine")
+    text = (tmp_path / "mine.md").read_text()
+    assert "| run1 M1 |" in text
+    for name in ("constant\\_answers", "verdict\\_marks"):
+        assert f"run1 M1, alpaca\\_eval\\_2: {name}" in text
+
+
+def test_evaluating_again_takes_the_place_of_the_first(
+    finished: Installation, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        finished.run("evaluate", "annotations", annotations(tmp_path), "--keep", "run1/M0",
+                     "--rounds", 2)  # fmt: skip
+    assert len(list((finished.artifacts / "run1/evaluations/M0").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "place, why", [("nobody/M1", "holds no experiment 'nobody'"), ("run1", "EXPERIMENT/M0")]
+)
+def test_an_evaluation_of_no_model_is_not_kept(
+    finished: Installation, tmp_path: Path, place: str, why: str
+) -> None:
+    with pytest.raises(CommandError, match=why):
+        finished.run("evaluate", "annotations", annotations(tmp_path), "--keep", place,
+                     "--rounds", 2)  # fmt: skip
+
+
+def test_files_without_rows_are_reported_without_seconds(
+    finished: Installation, tmp_path: Path
+) -> None:
+    from webapp.experiments.models import Experiment
+
+    Experiment.objects.all().delete()
+    finished.run("report", "run1", "--output", tmp_path / "mine")
+    compute = (tmp_path / "mine.md").read_text().partition("## Compute")[2].splitlines()
+    row = next(line for line in compute if line.startswith("| scripted"))
+    assert row.endswith("| 2 | – |")
+
+
+def test_what_is_not_there_is_refused(finished: Installation, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="holds no experiment 'nothing'"):
+        finished.run("report", "nothing", "--output", tmp_path / "x")
+    with pytest.raises(CommandError, match="--baseline takes one of scripted"):
+        finished.run("report", "run1", "--baseline", "other", "--output", tmp_path / "x")

@@ -1,0 +1,1 @@
+"""The report as a page, and as one HTML or Markdown file."""

@@ -1,0 +1,52 @@
+"""The report of an experiment, or of several beside each other."""
+
+from typing import Final
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.http import content_disposition_header
+from django.views.decorators.http import require_safe
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.reporting.build import build_report
+from meta_reward_core.reporting.document import Document
+from meta_reward_core.reporting.markdown import write_markdown
+from meta_reward_core.reporting.runs import group_runs
+from webapp.people.access import find_experiment, sees
+from webapp.reporting.drawing import draw_sections
+from webapp.reporting.files import write_html
+from webapp.reporting.selecting import read_row, report_title
+
+MOST_REPORTED: Final = 12
+_FORMS: Final = {
+    "html": (write_html, "text/html; charset=utf-8"),
+    "md": (write_markdown, "text/markdown; charset=utf-8"),
+}
+
+
+@require_safe
+@sees
+def report(request: HttpRequest) -> HttpResponse:
+    """Show the report of the experiments that are named, or send it as a file."""
+    names = list(dict.fromkeys(request.GET.getlist("name")))[:MOST_REPORTED]
+    if not names:
+        raise Http404("name an experiment")
+    rows = [find_experiment(request.user, name) for name in names]
+    try:
+        arms = group_runs([read_row(row) for row in rows])
+    except ArtifactError:
+        return render(request, "results/damaged.html", status=503)
+    document = build_report(arms, title=report_title(names))
+    if (form := request.GET.get("as")) in _FORMS:
+        return _file(document, form, names)
+    context = {"title": document.title, "names": names, "sections": draw_sections(document)}
+    return render(request, "reporting/report.html", context)
+
+
+def _file(document: Document, form: str, names: list[str]) -> HttpResponse:
+    write, content_type = _FORMS[form]
+    response = HttpResponse(write(document), content_type=content_type)
+    called = names[0] if len(names) == 1 else f"{names[0]}-and-{len(names) - 1}-more"
+    disposition = content_disposition_header(as_attachment=True, filename=f"{called}.{form}")
+    response["Content-Disposition"] = disposition or "attachment"
+    return response

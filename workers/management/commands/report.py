@@ -1,0 +1,58 @@
+"""Write the report of experiments: one HTML file and one Markdown file."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from rich.markup import escape
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.errors import InputError
+from meta_reward_core.reporting.build import build_report
+from meta_reward_core.reporting.runs import Run, group_runs, read_run
+from webapp.experiments.models import Experiment
+from webapp.places import VAR_ROOT
+from webapp.reporting.selecting import read_row, report_title
+from workers.command_line import configured_places, explained_errors, open_console
+from workers.reporting import write_report
+
+
+class Command(BaseCommand):
+    """`manage.py report`."""
+
+    help = (
+        "Write the paper's tables and figures for an experiment, or for several beside each other, "
+        "as one HTML file and one Markdown file. Experiments whose recipes differ only by seeds "
+        "count as runs of one arm."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("experiments", nargs="+", metavar="NAME", help="experiments, finished or not")
+        add("--baseline", metavar="ARM", help="the arm that others are compared with, by its "
+            "recipe's name; default: the first")  # fmt: skip
+        add("--output", type=Path, metavar="STEM", help="writes STEM.html and STEM.md; default: "
+            "var/reports/ and the first experiment's name")  # fmt: skip
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Read, build, write."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        names = list(dict.fromkeys(options["experiments"]))
+        with explained_errors():
+            arms = group_runs([_read(name) for name in names])
+            labels = [arm.label for arm in arms]
+            if options["baseline"] not in (None, *labels):
+                raise InputError(f"--baseline takes one of {', '.join(labels)}")
+            document = build_report(arms, title=report_title(names), baseline=options["baseline"])
+            stem = options["output"] or VAR_ROOT / "reports" / names[0]
+            for path in write_report(document, stem):
+                console.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+def _read(name: str) -> Run:
+    """By its rows where there are any: only they know seconds."""
+    row = Experiment.objects.filter(name=name).first()
+    if row is not None:
+        return read_row(row, look=True)
+    return read_run(ArtifactStore(configured_places().artifacts), name, look_at_answers=True)

@@ -1,0 +1,250 @@
+"""Run arms times seeds, going on wherever they were left, and write the report of all."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+from rich.markup import escape
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.errors import InputError
+from meta_reward_core.miniature.seed import GATE, GateResult
+from meta_reward_core.reporting.build import build_report
+from meta_reward_core.reporting.document import Block, Grid, Notes, Text
+from meta_reward_core.reporting.runs import Arm, Run, read_run
+from webapp.experiments.models import Experiment
+from webapp.places import VAR_ROOT
+from webapp.reporting.selecting import summaries_of
+from workers.command_line import (
+    configured_places,
+    explained_errors,
+    open_console,
+    require_tables,
+)
+from workers.reporting import write_report
+from workers.reproducing import (
+    PlannedRun,
+    Wish,
+    choose_seeds,
+    finished_iterations,
+    known_noisy_seeds,
+    make_noisy_seeds,
+    plan_runs,
+    run_all,
+)
+
+PAPER_ARMS: Final = (
+    "miniature",
+    "miniature-judge-pairs-always",
+    "miniature-self-rewarding",
+    "miniature-self-rewarding-equal-steps",
+    "miniature-self-rewarding-more-epochs",
+    "miniature-no-length-control",
+    "miniature-noisy-meta-judge",
+)
+"""The miniature paper; the first is what the others are compared with."""
+
+_PAPER_SFT_SEEDS: Final = 3
+
+_EXAMPLES: Final = """\
+examples:
+  the miniature paper: seven arms, five loop seeds of each of three M0s; hours, and it goes on
+  where it was whenever the same command is given
+    python manage.py reproduce --jobs 2
+
+  two recipes over three seeds
+    python manage.py reproduce --name mine --recipe miniature --recipe mine.yaml --seeds 3
+
+  only the report of what is finished
+    python manage.py reproduce --report-only --output docs/miniature_paper
+
+"""
+
+
+class Command(BaseCommand):
+    """`manage.py reproduce`."""
+
+    help = (
+        "Run every recipe (arm) with every seed, each as an ordinary experiment, and end in a "
+        "report with differences between the arms. Killed at any moment, the same command goes on."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the examples' lines as they are."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("--recipe", dest="recipes", action="append", metavar="NAME|FILE",
+            help="an arm; repeatable. Default: the seven arms of the miniature paper")  # fmt: skip
+        add("--seeds", type=_counting, default=5, metavar="N", help="loop seeds 1 to N; default 5")
+        add("--sft-seeds", type=_counting, metavar="N",
+            help="of the miniature: the first N SFT seeds that pass the gate; default: 3 for "
+            "the miniature paper, else the recipes' own models")  # fmt: skip
+        add("--iterations", type=_counting, metavar="N", help="of each run; default: the recipe's")
+        add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+            help="change a value of all recipes; repeatable")  # fmt: skip
+        add("--prompts", type=Path, metavar="FILE", help="instructions, where no world has them")
+        add("--name", default="paper", help="first part of the runs' names; default: paper")
+        add("--jobs", type=_counting, default=1, metavar="N", help="runs at a time; default 1")
+        add("--threads", type=_counting, default=1, metavar="N",
+            help="of each run's libraries; a recipe's engine.threads holds too")  # fmt: skip
+        add("--baseline", metavar="RECIPE", help="what the arms are compared with, by its name; "
+            "default: the first")  # fmt: skip
+        add("--output", type=Path, metavar="STEM",
+            help="writes STEM.html and STEM.md; default: var/reports/ and the name")  # fmt: skip
+        add("--report-only", action="store_true", help="run nothing; report what is finished")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Run, and report."""
+        console = open_console(self.stdout, no_color=options["no_color"])
+        with explained_errors(go_on="The same command goes on."):
+            require_tables()
+            failed = _reproduce(options, console)
+        if failed:
+            raise CommandError(f"{len(failed)} runs failed; the report names them and why")
+
+
+def _counting(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("counts from 1")
+    return number
+
+
+def _reproduce(options: dict[str, Any], console: Console) -> dict[str, str]:
+    wish = _wish(options)
+    wish.logs.mkdir(parents=True, exist_ok=True)
+    places = configured_places()
+    store = ArtifactStore(places.artifacts)
+
+    def say(text: str) -> None:
+        console.print(escape(text), soft_wrap=True)
+
+    plan_runs(wish, [])  # refuses what is wrong with names and recipes before the first training
+    gates = choose_seeds(wish, places.models, say, train=not options["report_only"])
+    runs = plan_runs(wish, gates)
+    _check_baseline(options["baseline"], runs)
+    failed: dict[str, str] = {}
+    if options["report_only"]:
+        noisy = known_noisy_seeds(runs, places.models)
+    else:
+        noisy = make_noisy_seeds(wish, runs, places.models, say)
+        failed = run_all(wish, runs, store, say=say)
+    document = build_report(
+        _arms(runs, store, failed),
+        title=f"Reproduction: {wish.name}",
+        baseline=options["baseline"],
+        foreword=_foreword(wish, gates, noisy),
+    )
+    for path in write_report(document, options["output"] or VAR_ROOT / "reports" / wish.name):
+        say(f"wrote {path}")
+    return failed
+
+
+def _wish(options: dict[str, Any]) -> Wish:
+    return Wish(
+        name=options["name"],
+        recipes=options["recipes"] or PAPER_ARMS,
+        seeds=options["seeds"],
+        sft_seeds=options["sft_seeds"] or (None if options["recipes"] else _PAPER_SFT_SEEDS),
+        iterations=options["iterations"],
+        changes=options["changes"],
+        prompts=options["prompts"],
+        jobs=options["jobs"],
+        threads=options["threads"],
+        logs=VAR_ROOT / "reports" / f"{options['name']}-logs",
+    )
+
+
+def _check_baseline(baseline: str | None, runs: Sequence[PlannedRun]) -> None:
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    if baseline not in (None, *arms):
+        raise InputError(f"--baseline takes one of {', '.join(arms)}")
+
+
+def _arms(runs: Sequence[PlannedRun], store: ArtifactStore, failed: dict[str, str]) -> list[Arm]:
+    """Finished runs by arm; what is not finished is named with the reason."""
+    arms = []
+    for label in dict.fromkeys(run.arm for run in runs):
+        planned = [run for run in runs if run.arm == label]
+        done = {run.name: finished_iterations(store, run.name) for run in planned}
+        arms.append(
+            Arm(
+                label,
+                [_read(run, store) for run in planned if done[run.name] >= run.iterations],
+                {
+                    run.name: failed.get(run.name)
+                    or f"{done[run.name]} of {run.iterations} iterations are finished"
+                    for run in planned
+                    if 0 < done[run.name] < run.iterations or run.name in failed
+                },
+                len(planned),
+            )
+        )
+    return arms
+
+
+def _read(run: PlannedRun, store: ArtifactStore) -> Run:
+    row = Experiment.objects.filter(name=run.name).first()
+    return read_run(
+        store,
+        run.name,
+        summaries=summaries_of(row) if row is not None else None,
+        seed_model=None if run.model is None else f"SFT seed {run.model.sft_seed}",
+        look_at_answers=True,
+    )
+
+
+def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: dict[int, GateResult]) -> list[Block]:
+    blocks: list[Block] = [
+        Text(
+            f"Planned: {len(wish.recipes)} arms, loop seeds 1 to {wish.seeds}"
+            + (f", {wish.sft_seeds} seed models" if wish.sft_seeds else "")
+            + ". Only finished runs are in the tables; every figure says how many stand behind it."
+        )
+    ]
+    if gates:
+        passed = sum(gate.passed for gate in gates)
+        blocks += [
+            _gate_grid("The gate of the seed models, in the order tried", gates),
+            Text(
+                f"{passed} of {len(gates)} SFT seeds passed: a meta-judge must be right in at "
+                f"least {GATE.accuracy:.0%} of {GATE.comparisons} held-out comparisons, and alike "
+                f"in both positions to {GATE.order_gap:.0%}. The gate sees the truth before the "
+                "loop begins; nothing in the loop does, neither training nor selection."
+            ),
+        ]
+    if noisy:
+        blocks += [
+            _gate_grid("The noisy seed models at the same gate", list(noisy.values())),
+            Notes(["Their gate decides nothing: a meta-judge as noisy as the judge is the arm."]),
+        ]
+    return blocks
+
+
+def _gate_grid(title: str, gates: Sequence[GateResult]) -> Grid:
+    return Grid(
+        title,
+        ("SFT seed", "accuracy", "better one first", "better one second", "gate"),
+        [
+            (
+                str(gate.sft_seed),
+                f"{gate.accuracy:.3f}",
+                f"{gate.accuracy_better_first:.3f}",
+                f"{gate.accuracy_better_second:.3f}",
+                "passed" if gate.passed else "failed",
+            )
+            for gate in gates
+        ],
+    )
