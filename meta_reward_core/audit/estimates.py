@@ -5,13 +5,17 @@ Every item has a stratum, and every stratum a known size: an answer stands for
 were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
 keeps its promise also near 0 and 1 and in small strata; other figures use a stratified jackknife.
 
+Several samples of one population are pooled as frames that each cover all of it: every sample is
+an estimate of its own, and counts by its share of the answers (`Design.factors`).
+
 Source: Särndal, Swensson, Wretman 1992, chapters 3 and 5 (Hajek's ratio estimator and its
-linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife).
+linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife); Hartley 1962
+(several frames).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import Final
@@ -55,10 +59,12 @@ class Design:
     Attributes:
         strata: name of the stratum of each answered item, shape [n].
         sizes: items of each stratum in the population, answered or not.
+        factors: of samples that are pooled, how much each of their strata counts; else 1.
     """
 
     strata: tuple[str, ...]
     sizes: Mapping[str, int]
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def members(self) -> dict[str, npt.NDArray[np.intp]]:
@@ -71,8 +77,12 @@ class Design:
         """How many items of the population each answered one stands for, shape [n]."""
         weights = np.zeros(len(self.strata))
         for name, places in self.members.items():
-            weights[places] = self.sizes[name] / len(places)
+            weights[places] = self.mass(name) / len(places)
         return weights
+
+    def mass(self, name: str) -> float:
+        """How many items of the population a stratum stands for."""
+        return self.sizes[name] * self.factors.get(name, 1.0)
 
     def left_out(self, name: str) -> float:
         """Share of a stratum that was not answered: what its variance shrinks by."""
@@ -81,8 +91,8 @@ class Design:
     @property
     def coverage(self) -> float | None:
         """Share of the population whose strata have any answer."""
-        total = sum(self.sizes.values())
-        return sum(self.sizes[name] for name in self.members) / total if total else None
+        total = sum(map(self.mass, self.sizes))
+        return sum(map(self.mass, self.members)) / total if total else None
 
 
 def estimate_share(
@@ -112,9 +122,9 @@ def estimate_share(
     below, above = 0.0, 0.0
     for name, places in design.members.items():
         low, high = _stratum_reach(y[places], x[places], design.left_out(name), z)
-        scale = (design.sizes[name] * float(x[places].mean()) / total) ** 2
+        scale = (design.mass(name) * float(x[places].mean()) / total) ** 2
         moved = _size_variance(y[places], x[places], share, design.left_out(name))
-        moved *= (z * design.sizes[name] / total) ** 2
+        moved *= (z * design.mass(name) / total) ** 2
         below += scale * low**2 + moved
         above += scale * high**2 + moved
     return Estimate(
@@ -165,6 +175,20 @@ def estimate_plain_share(yes: int, count: int, *, confidence: float = CONFIDENCE
     return Estimate(yes / count, *wilson(yes / count, count, z=z), count)
 
 
+def estimate_difference(before: Estimate, after: Estimate) -> Estimate:
+    """How much larger `after` is than `before`, two independent estimates, by MOVER."""
+    if before.value is None or after.value is None:
+        return NOTHING
+    value, count = after.value - before.value, min(before.count, after.count)
+    ends = (before.low, before.high, after.low, after.high)
+    if any(end is None for end in ends):
+        return Estimate(value, None, None, count)
+    low_before, high_before, low_after, high_after = (float(end or 0.0) for end in ends)
+    below = math.hypot(after.value - low_after, high_before - before.value)
+    above = math.hypot(high_after - after.value, before.value - low_before)
+    return Estimate(value, value - below, value + above, count)
+
+
 def estimate_mean(
     design: Design, values: Sequence[float | None], *, confidence: float = CONFIDENCE
 ) -> Estimate:
@@ -182,7 +206,7 @@ def estimate_mean(
     residuals = (y - mean * x) / total
     variance = sum(
         design.left_out(name)
-        * design.sizes[name] ** 2
+        * design.mass(name) ** 2
         * float(residuals[places].var(ddof=1))
         / len(places)
         for name, places in design.members.items()

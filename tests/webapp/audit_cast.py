@@ -49,7 +49,7 @@ def record(artifacts: Path, *, owner: User) -> Experiment:
         artifact_root=str(artifacts),
     )
     iteration = Iteration.objects.create(experiment=row, number=1, model_in="0" * 64)
-    for position, name in enumerate(("judge", "meta_judge", "pair_judge")):
+    for position, name in enumerate(("judge", "pair_actor", "meta_judge", "pair_judge")):
         Stage.objects.create(
             iteration=iteration,
             name=name,

@@ -15,6 +15,7 @@ from django.urls import reverse
 from pytest_django.fixtures import DjangoAssertNumQueries
 
 from meta_reward_core.eft_files import read_sft_rows
+from meta_reward_core.errors import InputError
 from tests.webapp.audit_cast import (
     artifacts,
     audited,
@@ -28,14 +29,20 @@ from tests.webapp.audit_cast import (
 )
 from tests.webapp.conftest import make_person
 from webapp.audit import desk
+from webapp.audit.making import source_digest
 from webapp.audit.models import Answer, Batch, Gate, History, Item, Override
+from webapp.audit.pooling import pool_iteration, trend
+from webapp.audit.reporting import make_report
 from webapp.audit.spreadsheet import guard_cell, unguard_cell
-from webapp.experiments.models import Experiment, Stage
+from webapp.audit.wishes import drawings
+from webapp.experiments.models import Experiment, Order, Stage
+from workers.orders import SLOW, carry_out, carry_out_waiting
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 
 pytestmark = pytest.mark.django_db
 
+AUDITS = "/experiments/scripted/audits"
 NEW: dict[str, Any] = {
     "iteration": 1, "kind": "judgments", "strategy": "certainty", "size": 10, "seed": 1,
     "same_share": 10, "other_share": 20, "hides_score_lines": "on", "reveals_at_once": "on",
@@ -59,8 +66,16 @@ def answer_by_forward(batch: Batch, auditor: User) -> None:
 def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: User) -> None:
     assert client.get("/experiments/scripted/audits/new").status_code == 200
     answer = client.post("/experiments/scripted/audits/new", NEW | {"auditors": [carol.pk]})
+    assert answer["Location"] == AUDITS
+    page = client.get(AUDITS).content.decode()
+    assert "an audit of iteration 1, asked for by alice" in page
+    assert 'hx-trigger="every 2s"' in page
+    assert carry_out_waiting(SLOW) == 1
     made = Batch.objects.get()
-    assert answer["Location"] == f"/audits/{made.pk}"
+    order = Order.objects.get()
+    assert (order.status, order.outcome) == ("done", {"batch": made.pk})
+    assert client.get(AUDITS, headers={"HX-Request": "true"}).headers["HX-Refresh"] == "true"
+    assert "hx-trigger" not in client.get(AUDITS).content.decode()
     assert list(made.auditors.all()) == [carol]
     assert made.items.filter(again="").count() == 10
     assert made.items.filter(again="same").count() == 1
@@ -70,6 +85,45 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
     page = client.get(f"/audits/{made.pk}").content.decode()
     assert "orders agree" in page
     assert "No answer yet compares" in page
+
+
+def test_a_batch_that_is_asked_for_once_is_drawn_once(client: Client, audited: Experiment) -> None:
+    client.post(f"{AUDITS}/new", NEW)
+    order = Order.objects.get()
+    carry_out(order, SLOW)
+    Order.objects.update(status="waiting")  # as if whoever drew it had fallen silent at the end
+    carry_out(order, SLOW)
+    assert Batch.objects.count() == 1
+    assert drawings(audited) == []
+
+
+def test_what_is_being_read_is_said_while_a_batch_is_drawn(
+    client: Client, audited: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def write(drawn: Any, **_: Any) -> Batch:
+        page = client.get(AUDITS, headers={"HX-Request": "true"}).content.decode()
+        seen.append("reading the texts of the items that were drawn" in page)
+        raise InputError("no room")
+
+    monkeypatch.setattr("workers.drawing.write_batch", write)
+    client.post(f"{AUDITS}/new", NEW)
+    carry_out_waiting(SLOW)
+    assert seen == [True]
+    page = client.get(AUDITS).content.decode()
+    assert "refused" in page
+    assert "no room" in page
+    assert not Batch.objects.exists()
+
+
+def test_a_batch_of_an_experiment_that_went_meanwhile_is_refused(
+    client: Client, audited: Experiment
+) -> None:
+    client.post(f"{AUDITS}/new", NEW)
+    audited.delete()
+    carry_out_waiting(SLOW)
+    assert Order.objects.get().finding == "experiment 'scripted' is gone"
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "score_gap", "position", "length", "decided",
@@ -221,24 +275,17 @@ def test_the_page_of_an_experiment_shows_the_trend(
 
 def test_a_gate_is_set_changed_and_removed(client: Client, audited: Experiment) -> None:
     path = "/experiments/scripted/audits/gate"
-    client.post(path, {"least": "0.6", "confidence": "0.9", "answers": "40"})
-    client.post(path, {"least": "0.7", "confidence": "0.9", "answers": "40"})
-    assert Gate.objects.get().least == 0.7
-    bad = client.post(path, {"least": "1.5", "confidence": "0.9", "answers": "40"})
+    wanted = {"least": "0.6", "confidence": "0.9", "answers": "40", "otherwise": "actor_pairs"}
+    client.post(path, wanted)
+    client.post(path, wanted | {"least": "0.7"})
+    assert (Gate.objects.get().least, Gate.objects.get().otherwise) == (0.7, "actor_pairs")
+    page = client.get(AUDITS).content.decode()
+    assert "has not passed: train on the actor pairs alone" in page
+    bad = client.post(path, wanted | {"least": "1.5"})
     assert bad.status_code == 422
     assert "below 1" in bad.content.decode()
     client.post(path, {"remove": "1"})
     assert not Gate.objects.exists()
-
-
-def test_an_override_needs_a_reason_and_is_recorded(client: Client, audited: Experiment) -> None:
-    Gate.objects.create(experiment=audited)
-    path = "/experiments/scripted/audits/override"
-    assert client.post(path, {"iteration": 1, "reason": ""}).status_code == 422
-    for _ in range(2):
-        client.post(path, {"iteration": 1, "reason": "a trial run"})
-    assert Override.objects.get().by_name == "alice"
-    assert "a trial run" in client.get("/experiments/scripted/audits").content.decode()
 
 
 # Files.
@@ -374,10 +421,14 @@ def test_argilla_records_hide_what_is_hidden_and_come_back(client: Client, batch
     assert set(records[0]["metadata"]) == {"batch", "item"}
     given = {"user_id": "u1", "status": "submitted", "values": {"answer": {"value": "neither"}}}
     records[0]["responses"] = [given]
-    records[1]["responses"] = {"answer": [{"value": "tie", "user_id": "u1"}]}
+    records[1]["responses"] = {
+        "answer": [{"value": "tie", "user_id": "u1"}],
+        "comment": [{"value": "both miss it", "user_id": "u1"}],
+    }
     content = "\n".join(map(json.dumps, records[:2])).encode()
     assert "2 answers imported" in send(client, batch, "records.jsonl", content)
-    assert set(Answer.objects.values_list("choice", flat=True)) == {"neither", "tie"}
+    said = set(Answer.objects.values_list("choice", "comment"))
+    assert said == {("neither", ""), ("tie", "both miss it")}
 
 
 def test_training_rows_hold_what_people_preferred(
@@ -391,7 +442,7 @@ def test_training_rows_hold_what_people_preferred(
     [pair] = [one for one in pairs if one["chosen"][0]["content"] == winner.second
               and one["rejected"][0]["content"] == winner.first
               and winner.instruction in one["prompt"][0]["content"]]  # fmt: skip
-    assert pair["kind"] == "judge"
+    assert pair["kind"] == "human"
     path = tmp_path / "eft.jsonl"
     path.write_bytes(exported(client, batch, "eft"))
     assert len(read_sft_rows(path).rows) == decided
@@ -423,6 +474,110 @@ def test_cells_of_a_csv_are_guarded(client: Client, batch: Batch, carol: User) -
     Answer.objects.update(comment="=HYPERLINK(1)")
     cells = list(csv.DictReader(io.StringIO(exported(client, batch, "csv").decode())))
     assert {cell["comment"] for cell in cells} == {"'=HYPERLINK(1)"}
+
+
+# Several batches of one iteration, and several iterations.
+
+
+def test_the_batches_of_an_iteration_are_pooled(
+    client: Client, audited: Experiment, alice: User, carol: User
+) -> None:
+    sizes = {"uniform": 12, "certainty": 8}
+    for seed, (strategy, size) in enumerate(sizes.items()):
+        made = draw(audited, by=alice, auditors=[carol], strategy=strategy, size=size, seed=seed)
+        answer_by_forward(made, carol)
+    unanswered = draw(audited, by=alice, auditors=[carol], strategy="length", size=5)
+    [pooled] = pool_iteration(audited, 1)
+    assert [batch.items.count() for batch in pooled.batches] == [12, 8]
+    assert pooled.left_out == (unanswered,)
+    assert pooled.report is not None
+    assert pooled.report.answered == 20
+    both = pooled.report.pairs
+    alone = [make_report(batch).pairs for batch in pooled.batches]
+    assert both is not None
+    ends = sorted(one.agreement_decided.value or 0.0 for one in alone if one)
+    assert ends[0] <= (both.agreement_decided.value or 0.0) <= ends[1]
+    page = client.get(f"{AUDITS}/1").content.decode()
+    assert "20 of 20 items answered" in page
+    assert "counts by its share of the answers" in page
+    assert f"batch {pooled.batches[1].pk}: orders agree" in page
+    Batch.objects.filter(pk=pooled.batches[0].pk).update(source_sha256="f" * 64)
+    [rest] = pool_iteration(audited, 1)
+    assert rest.batches == pooled.batches[1:]
+
+
+def test_an_auditor_of_two_batches_and_another_one_agree_on_the_same_item(
+    audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    for auditor in (carol, dave):
+        answer_by_forward(draw(audited, by=alice, auditors=[auditor]), auditor)
+    [pooled] = pool_iteration(audited, 1)
+    assert pooled.report is not None
+    assert pooled.report.consistency.alpha == 1
+    assert pooled.report.consistency.alpha_units == 12
+
+
+def test_the_trend_pools_each_iteration_and_says_what_changed(
+    client: Client, audited: Experiment, alice: User, carol: User
+) -> None:
+    for number in (1, 2):
+        made = draw(audited, by=alice, auditors=[carol], strategy="uniform", size=40, seed=number)
+        for item in made.items.select_related("truth"):
+            item.truth.facts |= {"forward": "first", "backward": "first"}
+            item.truth.save()
+            Answer.objects.create(
+                item=item, auditor_name="carol", choice="first" if number == 1 else "second"
+            )
+        Batch.objects.filter(pk=made.pk).update(iteration=number)
+    Batch.objects.filter(iteration=2).update(source_sha256=source_digest(audited, 2, "judgments"))
+    assert [point.iteration for point in trend(audited)] == [1, 2]
+    page = " ".join(client.get(AUDITS).content.decode().split())
+    assert "Agreement fell by 100 points from iteration 1 to 2" in page
+    assert 'href="/experiments/scripted/audits/2"' in page
+
+
+# What is decided at the gate.
+
+
+def decide(client: Client, **values: object) -> str:
+    given = {"iteration": 1, "outcome": "actor_pairs", "reason": "it follows the score"}
+    answer = client.post(f"{AUDITS}/override", given | values, follow=True)
+    return " ".join(answer.content.decode().split())
+
+
+def test_the_page_of_an_iteration_that_waits_leads_to_its_audits(
+    client: Client, audited: Experiment
+) -> None:
+    path = "/experiments/scripted/iterations/1"
+    assert "To make an audit" not in client.get(path).content.decode()
+    audited.iterations.update(status="running", finding="waits before training: an audit")
+    assert "To make an audit" in client.get(path).content.decode()
+
+
+def test_a_decision_is_recorded_and_shown(client: Client, audited: Experiment) -> None:
+    page = decide(client)
+    made = Override.objects.get()
+    assert (made.outcome, made.by_name) == ("actor_pairs", "alice")
+    assert "its actor pairs alone" in page
+    iteration = client.get("/experiments/scripted/iterations/1").content.decode()
+    assert "trains on its actor pairs alone: it follows the score" in iteration
+    assert "not one of the available choices" in decide(client, outcome="all"), "it stands"
+    assert Override.objects.count() == 1
+
+
+@pytest.mark.parametrize("values, said", [
+    ({"reason": "no"}, "at least 5 characters"),
+    ({"iteration": 7}, "not one of the available choices"),
+    ({"outcome": "nothing"}, "not one of the available choices"),
+    ({}, "This iteration has no actor pairs"),
+])  # fmt: skip
+def test_a_decision_that_makes_no_sense_is_sent_back(
+    values: dict[str, object], said: str, client: Client, audited: Experiment
+) -> None:
+    if not values:
+        Stage.objects.filter(name="pair_actor").update(status="skipped")
+    assert said in decide(client, **values)
+    assert not Override.objects.exists()
 
 
 # Review.
@@ -509,6 +664,37 @@ def test_batches_are_closed_and_assigned_in_the_admin(batch: Batch, dave: User) 
     change = reverse("admin:audit_batch_change", args=[batch.pk])
     client.post(change, {"status": "open", "auditors": [dave.pk]})
     assert list(batch.auditors.all()) == [dave]
+
+
+def test_several_batches_are_assigned_and_taken_away_at_once(
+    audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    made = [draw(audited, by=alice, auditors=[carol], seed=seed).pk for seed in (1, 2)]
+    client = reviewer()
+    path = reverse("admin:audit_batch_changelist")
+    chosen = {"_selected_action": made}
+    client.post(path, chosen | {"action": "assign", "auditor": dave.pk})
+    assert all(set(batch.auditors.all()) == {carol, dave} for batch in Batch.objects.all())
+    client.post(path, chosen | {"action": "take_away", "auditor": carol.pk})
+    assert all(set(batch.auditors.all()) == {dave} for batch in Batch.objects.all())
+    said = client.post(path, chosen | {"action": "assign"}, follow=True).content.decode()
+    assert "Choose an auditor" in said
+    client.post(path, chosen | {"action": "assign", "auditor": alice.pk})
+    assert all(set(batch.auditors.all()) == {dave} for batch in Batch.objects.all())
+
+
+def test_who_adjudicates_sees_all_answers_and_what_the_meta_judge_said(
+    audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
+    answer_by_forward(batch, carol)
+    repeat = batch.items.filter(again="other").select_related("original")[0]
+    Answer.objects.filter(item=repeat).update(auditor_name="dave", comment="<b>both</b> miss it")
+    path = reverse("admin:audit_item_change", args=[repeat.original_id])
+    page = reviewer().get(path).content.decode()
+    assert "dave (again, to another auditor)" in page
+    assert "&lt;b&gt;both&lt;/b&gt; miss it" in page
+    assert "score first" in page
 
 
 def test_a_lease_has_one_winner(batch: Batch, carol: User, dave: User) -> None:

@@ -35,6 +35,10 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     assert "30 of 30 items answered" in report
     assert "better than a coin" in report
     assert "Cohen's kappa" in report
+    pooled = run("audit_report", "--experiment", "scripted", "--iteration", "1")
+    assert f"batches that count: {batch.pk}" in pooled
+    assert "better than a coin" in pooled
+    assert "(" in run("audit_report", "--experiment", "scripted").splitlines()[-2]
 
 
 @pytest.mark.parametrize("arguments, said", [
@@ -50,6 +54,12 @@ def test_what_cannot_be_drawn_is_said(arguments: list[str], said: str, audited: 
     assert not Batch.objects.exists()
 
 
-def test_a_batch_that_is_not_there_is_said(audited: Experiment) -> None:
-    with pytest.raises(CommandError, match="there is no batch 99"):
-        run("audit_report", "--batch", "99")
+@pytest.mark.parametrize("arguments, said", [
+    (["--batch", "99"], "there is no batch 99"),
+    (["--experiment", "none"], "there is no experiment 'none'"),
+    (["--experiment", "scripted"], "no audit of 'scripted' has an answer yet"),
+    (["--experiment", "scripted", "--iteration", "1"], "there is no audit of iteration 1"),
+])  # fmt: skip
+def test_what_is_not_there_is_said(arguments: list[str], said: str, audited: Experiment) -> None:
+    with pytest.raises(CommandError, match=said):
+        run("audit_report", *arguments)

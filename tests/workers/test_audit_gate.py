@@ -1,17 +1,33 @@
 """The audit's gate: an iteration waits between pairing and training, and so does the next one."""
 
+import json
 import random
+import shutil
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import CommandError
 
-from tests.workers.installation import Installation
-from tests.workers.test_scheduling import HostHere, Queue, hand_over, host, queue
-from webapp.audit.making import BatchPlan, make_batch
+from meta_reward_core import launch
+from meta_reward_core.context import Tools
+from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.errors import AuditWaitsError, InputError
+from meta_reward_core.ledgers import Ledgers
+from meta_reward_core.running import run_iteration
+from tests.workers.installation import Installation, UseScript
+from tests.workers.test_run_iteration import table_bytes
+from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over, host, queue
+from webapp.audit.human_pairs import human_pairs
+from webapp.audit.making import BatchPlan, iteration_files, make_batch
 from webapp.audit.models import Answer, Batch, Gate, Item, Override
+from webapp.audit.reporting import is_stale, make_report
 from webapp.experiments.models import Experiment, Iteration
-from workers import scheduling
+from webapp.notices.models import Channel, Choice, Event, Notice, Recipient
+from webapp.notices.occasions import note_occasions
+from workers import handing_over, scheduling
+from workers.engine_host import ShardFailedError, ShardRequest
+from workers.opening import open_row
 from workers.reconciler import reconcile
 
 __all__ = ["HostHere", "host", "queue"]
@@ -47,6 +63,21 @@ def toss_coins(batch: Batch) -> None:
     rng = random.Random(1)
     for item in batch.items.all():
         answer(item, rng.choice(("first", "second")))
+
+
+def test_whoever_wants_to_know_is_told_once_that_it_waits(held: Iteration) -> None:
+    owner = User.objects.create_user("olga", email="olga@example.org", is_superuser=True)
+    recipient = Recipient.objects.create(person=owner, only_own=False)
+    choice = Choice.objects.create(recipient=recipient, event=Event.WAITS, channel=Channel.EMAIL)
+    assert note_occasions() == 0, "it waited already when she asked"
+    Choice.objects.filter(pk=choice.pk).update(since=held.started)
+    assert note_occasions() == 1
+    notice = Notice.objects.get()
+    assert "waits for you: iteration 1 needs an audit" in notice.subject
+    assert "there is no audit of these battles yet" in notice.text
+    assert "resume it" not in notice.text
+    Iteration.objects.filter(pk=held.pk).update(finding="waits before training: other words")
+    assert note_occasions() == 0
 
 
 def stage_statuses(iteration: Iteration) -> dict[str, str]:
@@ -158,5 +189,302 @@ def test_without_a_gate_nothing_is_asked_for(installation: Installation, queue: 
 
 def test_a_command_cannot_go_round_the_gate(held: Iteration, installation: Installation) -> None:
     assert Experiment.objects.count() == 1
-    with pytest.raises(CommandError, match="asks for a passed audit"):
+    with pytest.raises(CommandError, match="is being run by the workers"):
         installation.run_iteration()
+
+
+def table(iteration: Iteration, name: str) -> list[dict[str, Any]]:
+    files = iteration_files(iteration.experiment, iteration.number)
+    found: list[dict[str, Any]] = files.read(name).to_pylist()
+    return found
+
+
+def trained(iteration: Iteration) -> dict[str, int]:
+    """What the training's manifest counts."""
+    manifest = iteration_files(iteration.experiment, iteration.number).manifest("train")
+    assert manifest is not None
+    return manifest.counts
+
+
+def alone(iteration: Iteration) -> None:
+    Override.objects.create(
+        experiment=iteration.experiment,
+        iteration=iteration.number,
+        outcome="actor_pairs",
+        reason="the meta-judge follows the score",
+        by_name="alice",
+    )
+
+
+def check_actor_pairs_alone(iteration: Iteration, *, why: str) -> None:
+    """The files, the manifest and the summary say that judge pairs stayed out."""
+    iteration.refresh_from_db()
+    judge, actor = (len(table(iteration, f"{kind}_pairs")) for kind in ("judge", "actor"))
+    assert iteration.status == "finished"
+    assert judge > 0
+    assert (trained(iteration)["rows"], trained(iteration)["withheld"]) == (actor, judge)
+    [withheld] = table(iteration, "withheld")
+    assert withheld["kind"] == "judge"
+    assert why in withheld["reason"]
+    files = iteration_files(iteration.experiment, iteration.number)
+    manifest = json.loads(files.store.read(f"{files.folder}/manifest.json"))
+    assert manifest["counts"]["audit"]["withheld_kinds"] == 1
+    assert "withheld/part-00000.parquet" in manifest["parts"]
+    assert iteration.metrics["audit"]["withheld_pairs"] == judge
+
+
+def test_a_person_lets_one_iteration_train_on_its_actor_pairs_alone(
+    held: Iteration, queue: Queue
+) -> None:
+    alone(held)
+    scheduling.advance(held)
+    queue.work()
+    check_actor_pairs_alone(held, why="follows the score (decided by alice)")
+    assert Iteration.objects.get(number=2).status == "running"
+    assert "audit of iteration 2" in Iteration.objects.get(number=2).finding
+
+
+def test_a_gate_may_go_on_with_actor_pairs_by_itself_once_an_audit_has_failed(
+    held: Iteration, queue: Queue
+) -> None:
+    Gate.objects.update(otherwise="actor_pairs")
+    reconcile()
+    assert stage_statuses(held)["train"] == "waiting", "nobody has audited it yet"
+    toss_coins(audit(held))
+    reconcile()
+    queue.work()
+    check_actor_pairs_alone(held, why="(decided by the gate)")
+    decided = Override.objects.get(iteration=1)
+    assert (decided.outcome, decided.by_name, decided.by) == ("actor_pairs", "the gate", None)
+    assert "must show agreement above 50%" in decided.reason
+
+
+def test_what_was_decided_stands_when_the_training_is_tried_again(
+    held: Iteration, queue: Queue, host: HostHere
+) -> None:
+    def fail_once(request: ShardRequest) -> None:
+        if request.stage == "train":
+            host.before = do_nothing
+            raise ShardFailedError("no memory", kind="TrainingError", retryable=False)
+
+    host.before = fail_once
+    alone(held)
+    scheduling.advance(held)
+    queue.work()
+    held.refresh_from_db()
+    assert held.status == "failed"
+    Gate.objects.all().delete()
+    handing_over.resume(held.experiment)
+    queue.work()
+    check_actor_pairs_alone(held, why="follows the score")
+
+
+GATED = ("--set", "audit.required=true", "--set", "audit.answers=10")
+
+
+def test_a_command_stops_before_training_and_goes_on_when_the_audit_has_passed(
+    installation: Installation,
+) -> None:
+    with pytest.raises(CommandError, match="there is no audit of these battles yet") as caught:
+        installation.run_iteration(*GATED)
+    assert caught.value.returncode == AuditWaitsError.exit_code == 6
+    iteration = Iteration.objects.get()
+    assert (iteration.status, stage_statuses(iteration)["train"]) == ("paused", "waiting")
+    assert iteration.finding.startswith("waits before training: ")
+    gate = Gate.objects.get()
+    assert (gate.answers, gate.otherwise) == (10, "wait")
+    batch = audit(iteration)
+    for item in batch.items.select_related("truth"):
+        item.truth.facts |= {"forward": "first", "backward": "first"}
+        item.truth.save()
+        answer(item, "first")
+    installation.run_iteration(*GATED)
+    iteration.refresh_from_db()
+    assert (iteration.status, iteration.finding) == ("finished", "")
+    assert "withheld" not in trained(iteration)
+    assert not installation.artifacts.joinpath("mine/iteration-1/withheld").exists()
+
+
+def test_a_command_trains_on_actor_pairs_alone_and_says_so(installation: Installation) -> None:
+    with pytest.raises(CommandError):
+        installation.run_iteration(*GATED)
+    alone(Iteration.objects.get())
+    shown = " ".join(installation.run_iteration(*GATED).split())
+    check_actor_pairs_alone(Iteration.objects.get(), why="follows the score")
+    assert "judge pairs were withheld from training: the meta-judge follows the score" in shown
+
+
+def test_the_workers_go_on_with_what_a_command_left_at_the_gate(
+    installation: Installation, queue: Queue
+) -> None:
+    with pytest.raises(CommandError):
+        installation.run_iteration(*GATED)
+    iteration = Iteration.objects.get()
+    alone(iteration)
+    handing_over.resume(iteration.experiment)
+    queue.work()
+    check_actor_pairs_alone(iteration, why="follows the score")
+
+
+def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
+    installation: Installation,
+) -> None:
+    with pytest.raises(CommandError):
+        installation.run_iteration(*GATED)
+    experiment = open_row(Experiment.objects.get())
+    tools = Tools(load_engine=launch.load_engine, scratch=installation.root)
+    with pytest.raises(InputError, match=r"only manage\.py knows of audits"):
+        run_iteration(experiment.context(1), tools, Ledgers())
+
+
+def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(
+    installation: Installation, use_script: UseScript
+) -> None:
+    with pytest.raises(CommandError):
+        installation.run_iteration(*GATED)
+    iteration = Iteration.objects.get()
+    batch = audit(iteration)
+    for item in batch.items.all()[:30]:
+        answer(item, "first")
+    folder = installation.artifacts / "mine/iteration-1"
+    (folder / "battles/part-00000.parquet").unlink()
+    with pytest.raises(CommandError, match=f"audit {batch.pk} is neither answered whole nor"):
+        installation.run_iteration(*GATED)
+    assert not is_stale(batch), "the same battles were made again"
+
+    for path in folder.glob("manifests/meta_judge-*.json"):
+        path.unlink()
+    use_script(lambda conversation, sample, seed: plausible_reply(conversation, sample, seed + 1))
+    with pytest.raises(CommandError, match="there is no audit of these battles yet"):
+        installation.run_iteration(*GATED)
+    assert is_stale(batch), "other battles were made"
+    assert Answer.objects.filter(item__batch=batch).count() == 30
+    assert Batch.objects.get().items.count() == 60
+    for item in batch.items.all()[30:]:
+        answer(item, "first")
+    assert make_report(batch).answered == 60, "it can still be answered and read"
+    with pytest.raises(CommandError, match="there is no audit of these battles yet"):
+        installation.run_iteration(*GATED)
+
+
+# Pairs that people preferred, mixed into the next iteration's training.
+
+SHARE = ("--set", "audit.human_pairs_share=0.2")
+
+
+@pytest.fixture
+def preferred(installation: Installation) -> Batch:
+    """An audit of the first iteration in which people always preferred the second judgment."""
+    installation.run_iteration(*SHARE)
+    batch = audit(Iteration.objects.get())
+    for item in batch.items.all():
+        answer(item, "second")
+    return batch
+
+
+def check_mixed(iteration: Iteration) -> None:
+    counts = trained(iteration)
+    own = len(table(iteration, "actor_pairs")) + len(table(iteration, "judge_pairs"))
+    assert counts["human_offered"] == 60
+    assert counts["human"] == int(own * 0.25) > 0, "a fifth of all"
+    assert counts["rows"] == own + counts["human"]
+    assert iteration.metrics["audit"]["human_share"] == counts["human"] / counts["rows"] <= 0.2
+
+
+def test_the_next_iteration_mixes_in_what_people_preferred(
+    installation: Installation, preferred: Batch
+) -> None:
+    assert trained(Iteration.objects.get())["human_offered"] == 0
+    shown = " ".join(installation.run_iteration(*SHARE).split())
+    following = Iteration.objects.get(number=2)
+    check_mixed(following)
+    assert "are judgments that people preferred in audits of earlier iterations" in shown
+    rows = table(following, "human_pairs")
+    assert {(row["kind"], row["iteration"]) for row in rows} == {("human", 1)}
+    item = preferred.items.select_related("truth")[0]
+    [row] = [row for row in rows
+             if row["chosen_judgment_id"] == item.truth.facts["second_judgment_id"]
+             and row["rejected_judgment_id"] == item.truth.facts["first_judgment_id"]]  # fmt: skip
+    assert row["chosen"] == [{"role": "assistant", "content": item.second}]
+    assert item.instruction in row["prompt"][0]["content"]
+
+
+def test_workers_and_a_command_mix_the_same_bytes(
+    installation: Installation, preferred: Batch, queue: Queue
+) -> None:
+    first = Iteration.objects.get().experiment
+    files = installation.artifacts / "mine"
+    kept = installation.root / "kept"
+    shutil.copytree(files, kept)
+    handing_over.hand_over(open_row(first), first, until=2)
+    queue.work()
+    by_workers = table_bytes(files)
+    check_mixed(Iteration.objects.get(number=2))
+    Iteration.objects.get(number=2).delete()
+    shutil.rmtree(files)
+    shutil.copytree(kept, files)
+    installation.run_iteration(*SHARE)
+    check_mixed(Iteration.objects.get(number=2))
+    assert table_bytes(files) == by_workers
+
+
+def test_answers_that_come_later_change_no_training_that_was_prepared(
+    installation: Installation, preferred: Batch, queue: Queue, host: HostHere
+) -> None:
+    def fail_once(request: ShardRequest) -> None:
+        if request.stage == "train":
+            host.before = do_nothing
+            raise ShardFailedError("no memory", kind="TrainingError", retryable=False)
+
+    host.before = fail_once
+    row = preferred.experiment
+    assert row is not None
+    handing_over.hand_over(open_row(row), row, until=2)
+    queue.work()
+    Answer.objects.filter(item__batch=preferred).update(choice="tie")
+    handing_over.resume(row)
+    queue.work()
+    check_mixed(Iteration.objects.get(number=2))
+
+
+def test_a_damaged_file_of_human_pairs_is_written_again(
+    installation: Installation, preferred: Batch, queue: Queue, host: HostHere
+) -> None:
+    row = preferred.experiment
+    assert row is not None
+    path = installation.artifacts / "mine/iteration-2/human_pairs/part-00000.parquet"
+
+    def damage(request: ShardRequest) -> None:
+        if request.stage == "train":
+            host.before = do_nothing
+            path.write_bytes(b"something else")
+
+    host.before = damage
+    handing_over.hand_over(open_row(row), row, until=2)
+    queue.work()
+    check_mixed(Iteration.objects.get(number=2))
+
+
+def test_only_what_everybody_prefers_in_complete_audits_is_offered(
+    installation: Installation, preferred: Batch
+) -> None:
+    row = preferred.experiment
+    assert row is not None
+    first, second, third = preferred.items.all()[:3]
+    Answer.objects.filter(item=first).update(choice="tie")
+    second.adjudicated = "neither"
+    second.save()
+    Item.objects.create(batch=preferred, number=61, key=third.key, stratum=third.stratum,
+                        probability=1, instruction="", response="", is_swapped=False,
+                        original=third, again="other")  # fmt: skip
+    answer(Item.objects.get(number=61), "first")
+    assert len(human_pairs(row, before=2)) == 57
+    assert human_pairs(row, before=1) == []
+    other = audit(Iteration.objects.get())
+    for item in other.items.all()[:59]:
+        answer(item, "first")
+    assert len(human_pairs(row, before=2)) == 57, "the other one is not complete"
+    Batch.objects.filter(pk=other.pk).update(status="closed")
+    assert len(human_pairs(row, before=2)) <= 4, "two batches contradict each other"
+    Batch.objects.update(source_sha256="f" * 64)
+    assert human_pairs(row, before=2) == []

@@ -1,11 +1,14 @@
 """Review: answers with disagreements first, adjudication, history, assignment, closing."""
 
-from typing import Any
+from typing import Any, cast
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
+from django.contrib.auth.models import User
 from django.db.models import (
     Case,
     CharField,
+    Count,
     Exists,
     F,
     IntegerField,
@@ -17,11 +20,22 @@ from django.db.models import (
 )
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
-from django.forms import ModelForm, ValidationError
+from django.forms import ModelChoiceField, ModelForm, ValidationError
 from django.http import HttpRequest
+from django.utils.html import format_html_join
 
 from webapp.audit.desk import note
-from webapp.audit.models import Answer, Batch, BatchStatus, Change, Choice, History, Item
+from webapp.audit.forms import possible_auditors
+from webapp.audit.models import (
+    Answer,
+    Batch,
+    BatchStatus,
+    Change,
+    Choice,
+    Confidence,
+    History,
+    Item,
+)
 from webapp.people.roles import ADJUDICATE, ANSWER
 from webapp.people.signed_in import person_of
 
@@ -50,26 +64,86 @@ class Reviewed(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm(ADJUDICATE) or request.user.has_perm(ANSWER)
 
 
+class AssignForm(ActionForm):
+    """For whom the chosen action is."""
+
+    auditor = ModelChoiceField(
+        queryset=User.objects.none(), required=False, label="", empty_label="an auditor"
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = cast("ModelChoiceField[User]", self.fields["auditor"])
+        field.queryset = possible_auditors()
+
+
 @admin.register(Batch)
 class BatchAdmin(Reviewed):
-    """Batches: close them, and say who answers them."""
+    """Batches: close them, and say who answers them, several at once."""
 
-    list_display = ("pk", "subject", "iteration", "kind", "strategy", "status", "created")
+    list_display = ("pk", "subject", "iteration", "kind", "strategy", "status", "answered",
+                    "assigned", "created")  # fmt: skip
     list_filter = ("status", "kind", "subject")
     fields = ("subject", "iteration", "kind", "strategy", "seed", "status", "auditors")
     readonly_fields = ("subject", "iteration", "kind", "strategy", "seed")
     filter_horizontal = ("auditors",)
-    actions = ("close_batches", "open_batches")
+    actions = ("close_batches", "open_batches", "assign", "take_away")
+    action_form = AssignForm
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Batch]:
+        """Batches with their counts and auditors."""
+        counted = (
+            super()
+            .get_queryset(request)
+            .annotate(
+                item_count=Count("items", distinct=True),
+                answer_count=Count("items__answer", distinct=True),
+            )
+        )
+        rows: QuerySet[Batch] = counted.prefetch_related("auditors").order_by("-created", "-pk")
+        return rows
+
+    @admin.display(description="answers")
+    def answered(self, row: Any) -> str:
+        """How far the batch is."""
+        return f"{row.answer_count} of {row.item_count}"
+
+    @admin.display(description="auditors")
+    def assigned(self, row: Batch) -> str:
+        """Who answers it."""
+        return ", ".join(sorted(person.username for person in row.auditors.all())) or "nobody"
+
+    @admin.action(description="Assign to")
+    def assign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
+        """Let an auditor answer the chosen batches, too."""
+        auditor = self._auditor(request)
+        if auditor is not None:
+            auditor.audit_batches.add(*rows)
+            self.message_user(request, f"{rows.count()} batches were assigned to {auditor}.")
+
+    @admin.action(description="Take away from")
+    def take_away(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
+        """Let an auditor answer the chosen batches no longer; answers stay."""
+        auditor = self._auditor(request)
+        if auditor is not None:
+            auditor.audit_batches.remove(*rows)
+            self.message_user(request, f"{rows.count()} batches were taken away from {auditor}.")
+
+    def _auditor(self, request: HttpRequest) -> User | None:
+        chosen = possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
+        if chosen is None:
+            self.message_user(request, "Choose an auditor beside the action.", messages.ERROR)
+        return chosen
 
     @admin.action(description="Close")
     def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:  # noqa: ARG002
         """Take no more answers."""
-        rows.update(status=BatchStatus.CLOSED)
+        Batch.objects.filter(pk__in=rows).update(status=BatchStatus.CLOSED)
 
     @admin.action(description="Open again")
     def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:  # noqa: ARG002
         """Take answers again."""
-        rows.update(status=BatchStatus.OPEN)
+        Batch.objects.filter(pk__in=rows).update(status=BatchStatus.OPEN)
 
 
 def with_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
@@ -171,6 +245,11 @@ class AnswerAdmin(Reviewed):
         return names.get(row.standing, "")
 
 
+def _said(answer: Answer) -> str:
+    sure = Confidence(answer.confidence).label
+    return f"{answer.choice or f'{answer.points:g}'}, {sure}"
+
+
 class ConflictFilter(admin.SimpleListFilter):
     """Items on which auditors differ: a repeat has another answer than the item."""
 
@@ -200,6 +279,11 @@ class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
 
         model = Item
         fields = ("adjudicated", "adjudication")
+        labels = {"adjudicated": "Last word", "adjudication": "Reason"}  # noqa: RUF012
+        help_texts = {  # noqa: RUF012
+            "adjudicated": "first, second, tie or neither; for a response 0 to 5 points. "
+            "Empty: the answer counts.",
+        }
 
     def clean_adjudicated(self) -> str:
         """One of the answers that an auditor could give."""
@@ -243,13 +327,35 @@ class ItemAdmin(Reviewed):
     list_display = ("number", "batch", "stratum", "again", "is_answered", "adjudicated")
     list_filter = (ConflictFilter, "is_answered", "again", "batch", "stratum")
     list_select_related = ("batch",)
-    readonly_fields = ("batch", "number", "instruction", "response", "first", "second")
+    readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
+                       "answers", "meta_judge")  # fmt: skip
     fields = (*readonly_fields, "adjudicated", "adjudication")
     inlines = (HistoryInline,)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """For reviewers alone."""
         return request.user.has_perm(ADJUDICATE)
+
+    @admin.display(description="answers")
+    def answers(self, row: Item) -> str:
+        """What everybody said of the item, on its repeats, too."""
+        found = Answer.objects.filter(Q(item=row) | Q(item__original=row)).select_related("item")
+        lines = [
+            (one.auditor_name, one.item.get_again_display(), _said(one), one.comment)
+            for one in found.order_by("given", "pk")
+        ]
+        return format_html_join("", "<p>{} ({}): {} {}</p>", lines) or "none yet"
+
+    @admin.display(description="judge and meta-judge")
+    def meta_judge(self, row: Item) -> str:
+        """What was hidden from who answered."""
+        facts = row.truth.facts
+        names = ("forward", "backward", "score_first", "score_second", "elo_first", "elo_second",
+                 "mean", "variance")  # fmt: skip
+        known = [(name.replace("_", " "), facts[name]) for name in names if name in facts]
+        lines = [(name, f"{value:.2f}" if isinstance(value, float) else value)
+                 for name, value in known]  # fmt: skip
+        return format_html_join("", "<p>{}: {}</p>", lines)
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
         """Write the last word, and that it was spoken."""

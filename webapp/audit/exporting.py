@@ -10,11 +10,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from meta_reward_core.errors import InputError
-from meta_reward_core.templates import PromptTemplate
-from webapp.audit.making import experiment_words
+from webapp.audit.human_pairs import pair_rows
 from webapp.audit.models import Answer, Batch, Item, Kind
-from webapp.audit.reporting import final_value
 from webapp.audit.spreadsheet import guard_cell
 from webapp.audit.texts import shown_judgments
 
@@ -147,6 +144,7 @@ def _assessments(batch: Batch) -> bytes:
             "feedback": {"value": row["answer"] or row["points"]},
             "rationale": row["comment"] or None,
             "create_time": row["given"],
+            "last_update_time": row["given"],
             "metadata": {"batch": str(batch.pk), "item": str(row["item"]),
                          "tags": "; ".join(row["tags"])},
         }
@@ -154,54 +152,17 @@ def _assessments(batch: Batch) -> bytes:
     )  # fmt: skip
 
 
-def _preferred(batch: Batch) -> Iterator[tuple[Item, str, str]]:
-    """Items with a winner, its text and the loser's; repeats and ties are left out."""
-    if batch.kind != Kind.JUDGMENTS:
-        raise InputError("only a batch of judgments has preferred ones: choose another format")
-    items = batch.items.filter(again="").select_related("answer", "truth")
-    for item in items:
-        item.batch = batch
-        choice = final_value(item)
-        if choice in ("first", "second"):
-            texts = (item.first, item.second)
-            yield item, *(texts if choice == "first" else texts[::-1])
-
-
-def _judge_prompt(batch: Batch) -> Callable[[Item], str]:
-    if batch.experiment is None:
-        raise InputError("the experiment is gone, and with it the words of its judge prompt")
-    words = experiment_words(batch.experiment)
-    template = PromptTemplate("judge", words["judge"])
-    return lambda item: template.fill(
-        rubric=words["rubric"], instruction=item.instruction, response=item.response
-    )
-
-
 def _eft(batch: Batch) -> bytes:
     """The judgments that people preferred, as rows that teach the judge."""
-    ask = _judge_prompt(batch)
     return _lines(
-        {"prompt": ask(item), "response": better} for item, better, _ in _preferred(batch)
+        {"prompt": row["prompt"][0]["content"], "response": row["chosen"][0]["content"]}
+        for row in pair_rows(batch)
     )
 
 
 def _judge_pairs(batch: Batch) -> bytes:
-    """Human judge pairs: TRL's conversational rows as the table `judge_pairs` has them."""
-    ask = _judge_prompt(batch)
-    return _lines(
-        {
-            "prompt": [{"role": "user", "content": ask(item)}],
-            "chosen": [{"role": "assistant", "content": better}],
-            "rejected": [{"role": "assistant", "content": worse}],
-            "kind": "judge",
-            "iteration": batch.iteration,
-            "prompt_id": item.truth.facts["prompt_id"],
-            "score_chosen": 1.0,
-            "score_rejected": 0.0,
-            "source": "human",
-        }
-        for item, better, worse in _preferred(batch)
-    )
+    """Human judge pairs: TRL's conversational rows as the table `human_pairs` has them."""
+    return _lines(pair_rows(batch))
 
 
 FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from meta_reward_core.audit.estimates import Estimate
-from meta_reward_core.audit.findings import OUTCOMES, PairFindings, ResponseFindings
+from meta_reward_core.audit.pair_findings import OUTCOMES, PairFindings
+from meta_reward_core.audit.response_findings import ResponseFindings
+from meta_reward_core.audit.sampling import STRATEGIES
 from webapp.audit.models import Batch
-from webapp.audit.reporting import Report, TrendPoint
+from webapp.audit.pooling import PooledReport, TrendPoint, trend_sentences
+from webapp.audit.reporting import Report
 from webapp.charts import Chart, Series, line_chart
+
+_AS_GOOD_AS_ALL: Final = 0.9995
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +57,39 @@ class ReportFigures:
 
 @dataclass(frozen=True, slots=True)
 class BatchFigures:
-    """A batch in a list."""
+    """A batch in a list; `strategy` in words."""
 
     batch: Batch
+    strategy: str
     items: int
     answers: int
 
 
 @dataclass(frozen=True, slots=True)
-class Trend:
-    """Agreement over iterations."""
+class TrendLine:
+    """What all audits of one iteration say."""
 
-    chart: Chart
-    lines: tuple[tuple[TrendPoint, Line], ...]
+    iteration: int
+    agreement: Line
+    spearman: Line
+    difference: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """What audits say over iterations."""
+
+    charts: tuple[Chart, ...]
+    lines: tuple[TrendLine, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PooledFigures:
+    """All tables of what an iteration's batches of one kind say together."""
+
+    pooled: PooledReport
+    figures: ReportFigures | None
 
 
 def share_line(name: str, found: Estimate) -> Line:
@@ -86,7 +111,8 @@ def _plain(name: str, found: Estimate) -> Line:
 
 def batch_figures(batch: Any) -> BatchFigures:
     """A batch with its counts, which the query has annotated."""
-    return BatchFigures(batch, batch.item_count, batch.answer_count)
+    strategy = STRATEGIES[batch.strategy].partition(":")[0]
+    return BatchFigures(batch, strategy, batch.item_count, batch.answer_count)
 
 
 def report_figures(report: Report) -> ReportFigures:
@@ -98,8 +124,19 @@ def report_figures(report: Report) -> ReportFigures:
         confusion=_confusion(pairs) if pairs else (),
         groups=_groups(report),
         auditors=_consistency(report),
-        coverage="" if report.coverage is None else f"{report.coverage:.0%}",
+        coverage=_coverage(report.coverage),
     )
+
+
+def _coverage(share: float | None) -> str:
+    """How much of an iteration the answers speak for; empty where it is all, or nothing."""
+    return "" if share is None or share > _AS_GOOD_AS_ALL else f"{share:.1%}"
+
+
+def pooled_figures(pooled: PooledReport) -> PooledFigures:
+    """All tables of what an iteration's batches say together."""
+    report = pooled.report
+    return PooledFigures(pooled, report_figures(report) if report else None)
 
 
 def _pair_lines(found: PairFindings) -> tuple[Line, ...]:
@@ -158,20 +195,47 @@ def _consistency(report: Report) -> tuple[Line, ...]:
     )
 
 
-def trend_figures(points: Sequence[TrendPoint]) -> Trend | None:
-    """Agreement over iterations; None without any."""
-    if not points:
-        return None
-    names = {"agreement": "value", "lower end": "low", "upper end": "high"}
+def trend_figures(points: Sequence[TrendPoint]) -> Trend:
+    """Agreement and points over iterations, as far as there are any."""
+    pairs = [point for point in points if point.agreement.count]
+    scored = [point for point in points if point.difference.count]
+    charts = []
+    if pairs:
+        charts.append(
+            _chart(
+                "Agreement of people and meta-judge",
+                [(point.iteration, point.agreement) for point in pairs],
+                y_label="share of verdicts, without ties",
+                description="With 95% intervals; a coin agrees in half of them.",
+            )
+        )
+    if scored:
+        charts.append(
+            _chart(
+                "People's points less the judge's",
+                [(point.iteration, point.difference) for point in scored],
+                y_label="points",
+                description="With 95% intervals; below 0 the judge is too generous.",
+            )
+        )
+    return Trend(tuple(charts), tuple(map(_trend_line, points)), tuple(trend_sentences(points)))
+
+
+def _chart(
+    title: str, found: Sequence[tuple[int, Estimate]], *, y_label: str, description: str
+) -> Chart:
+    names = {"estimate": "value", "lower end": "low", "upper end": "high"}
     series = [
-        Series(name, [(point.iteration, getattr(point.agreement, end)) for point in points])
+        Series(name, [(number, getattr(estimate, end)) for number, estimate in found])
         for name, end in names.items()
     ]
-    chart = line_chart(
-        "Agreement of people and meta-judge",
-        series,
-        x_label="iteration",
-        y_label="share of verdicts, without ties",
-        description="With 95% intervals; a coin agrees in half of them.",
+    return line_chart(title, series, x_label="iteration", y_label=y_label, description=description)
+
+
+def _trend_line(point: TrendPoint) -> TrendLine:
+    return TrendLine(
+        point.iteration,
+        share_line("agreement", point.agreement),
+        _plain("Spearman", point.spearman),
+        _plain("difference", point.difference),
     )
-    return Trend(chart, tuple((p, share_line("agreement", p.agreement)) for p in points))

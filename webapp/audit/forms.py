@@ -8,8 +8,10 @@ from django.db.models import Q, QuerySet
 
 from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
 from webapp.audit.desk import TAGS, Given
+from webapp.audit.gate import find_decision, has_pairs
 from webapp.audit.making import BatchPlan
-from webapp.audit.models import Confidence, Gate, Item, Kind
+from webapp.audit.models import Confidence, Gate, Item, Kind, Outcome
+from webapp.experiments.models import Experiment, RunStatus
 from webapp.people.roles import ANSWER
 
 _MOST_ITEMS = 5000
@@ -199,11 +201,12 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
         """All but the experiment."""
 
         model = Gate
-        fields = ("least", "confidence", "answers")
+        fields = ("least", "confidence", "answers", "otherwise")
         labels = {  # noqa: RUF012
             "least": "Agreement must be shown to be above",
             "confidence": "With confidence",
             "answers": "From at least so many answered items",
+            "otherwise": "When a complete audit has not passed",
         }
 
     def clean_least(self) -> float:
@@ -227,10 +230,41 @@ def _share(value: float) -> float:
 class OverrideForm(forms.Form):
     """Let an iteration train although its audit was not passed."""
 
-    iteration = forms.IntegerField(min_value=1)
+    iteration = forms.TypedChoiceField(coerce=int)
+    outcome = forms.ChoiceField(
+        choices=Outcome.choices,
+        initial=Outcome.ACTOR_PAIRS,
+        widget=forms.RadioSelect,
+        label="It trains on",
+        help_text="What is decided for an iteration stands.",
+    )
     reason = forms.CharField(
         min_length=5, max_length=2000, widget=forms.Textarea(attrs={"rows": 2})
     )
+
+    def __init__(self, *args: Any, experiment: Experiment, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._undecided = {
+            iteration.number: iteration
+            for iteration in experiment.iterations.exclude(status=RunStatus.FINISHED)
+            if find_decision(iteration) is None
+        }
+        field = cast("forms.TypedChoiceField", self.fields["iteration"])
+        field.choices = [(number, str(number)) for number in sorted(self._undecided)]
+
+    @property
+    def has_iterations(self) -> bool:
+        """Whether anything can be decided."""
+        return bool(self._undecided)
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse to train on the actor pairs of an iteration that has none."""
+        values = super().clean() or {}
+        iteration = self._undecided.get(values.get("iteration", 0))
+        alone = values.get("outcome") == Outcome.ACTOR_PAIRS
+        if iteration is not None and alone and not has_pairs(iteration, "actor"):
+            self.add_error("outcome", "This iteration has no actor pairs.")
+        return values
 
 
 class ImportForm(forms.Form):

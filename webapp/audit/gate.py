@@ -1,35 +1,80 @@
-"""Whether an iteration may train on its judge pairs: its battles must have passed an audit."""
+"""Whether an iteration may train, and on which pairs: its battles must have passed an audit."""
 
-from webapp.audit.models import Again, Batch, BatchStatus, Gate, Kind, Override
+from dataclasses import dataclass
+from typing import Final
+
+from webapp.audit.models import Again, Batch, BatchStatus, Gate, Kind, Otherwise, Outcome, Override
 from webapp.audit.reporting import is_stale, passing_estimate
 from webapp.experiments.models import Experiment, Iteration, StageStatus
 
 
-def why_held(iteration: Iteration) -> str:
-    """Say why an iteration must not train yet; empty if it may.
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the gate says of an iteration that has all its pairs.
 
-    Without a gate, with an override, and without judge pairs nothing holds it. The newest batch
-    that is complete decides: to look again after every answer, and stop at a good moment, would
-    let a coin pass sooner or later. Batches of files that were made again since do not count.
+    Attributes:
+        waits: why it must not train yet; empty if it may.
+        withheld: why its judge pairs stay out of the training; empty if they train.
+        is_new: whether that was decided here, by the gate's own rule, and is recorded nowhere.
+    """
+
+    waits: str = ""
+    withheld: str = ""
+    is_new: bool = False
+
+
+PASSED: Final = Ruling()
+WAITS: Final = "waits before training: "
+
+
+def rule(iteration: Iteration) -> Ruling:
+    """Say whether an iteration may train, and on what.
+
+    Without a gate and without judge pairs nothing holds it; what was decided for it stands. The
+    newest batch that is complete decides: to look again after every answer, and stop at a good
+    moment, would let a coin pass sooner or later. Batches of files that were made again since do
+    not count.
     """
     gate = Gate.objects.filter(experiment=iteration.experiment_id).first()
-    if gate is None or is_overridden(iteration) or not has_judge_pairs(iteration):
-        return ""
+    if not has_pairs(iteration, "judge"):
+        return PASSED
+    decided = find_decision(iteration)
+    if decided is not None:
+        return _as_decided(decided)
+    return PASSED if gate is None else _by_audits(iteration, gate)
+
+
+def _as_decided(decided: Override) -> Ruling:
+    if decided.outcome == Outcome.ALL:
+        return PASSED
+    return Ruling(withheld=f"{decided.reason} (decided by {decided.by_name})")
+
+
+def _by_audits(iteration: Iteration, gate: Gate) -> Ruling:
     batches = Batch.objects.filter(
         experiment=iteration.experiment_id, iteration=iteration.number, kind=Kind.JUDGMENTS
     ).select_related("experiment")
     counted = [batch for batch in batches if not is_stale(batch)]
-    complete = [batch for batch in counted if _is_complete(batch)]
+    complete = [batch for batch in counted if is_complete(batch)]
     found = _why_not(complete[0], gate) if complete else _why_none(counted)
     if not found:
-        return ""
-    return (
-        f"waits before training: an audit of iteration {iteration.number} must show agreement "
+        return PASSED
+    asked = (
+        f"an audit of iteration {iteration.number} must show agreement "
         f"above {gate.least:.0%} with {gate.confidence:.0%} confidence, and {found}"
     )
+    goes_on = complete and gate.otherwise == Otherwise.ACTOR_PAIRS
+    if goes_on and has_pairs(iteration, "actor"):
+        return Ruling(withheld=asked, is_new=True)
+    return Ruling(waits=f"{WAITS}{asked}")
 
 
-def _is_complete(batch: Batch) -> bool:
+def why_held(iteration: Iteration) -> str:
+    """Say why an iteration must not train yet; empty if it may."""
+    return rule(iteration).waits
+
+
+def is_complete(batch: Batch) -> bool:
     """Whether all its items are answered, or somebody has closed it."""
     waiting = batch.items.filter(again=Again.NO, is_answered=False, adjudicated="")
     return batch.status == BatchStatus.CLOSED or not waiting.exists()
@@ -41,16 +86,34 @@ def _why_none(batches: list[Batch]) -> str:
     return f"audit {batches[0].pk} is neither answered whole nor closed"
 
 
-def has_judge_pairs(iteration: Iteration) -> bool:
-    """Whether an iteration trains on judge pairs at all."""
-    return iteration.stages.filter(name="pair_judge").exclude(status=StageStatus.SKIPPED).exists()
+def has_pairs(iteration: Iteration, kind: str) -> bool:
+    """Whether an iteration trains on a kind of pairs at all."""
+    stage = iteration.stages.filter(name=f"pair_{kind}")
+    return stage.exclude(status=StageStatus.SKIPPED).exists()
 
 
-def is_overridden(iteration: Iteration) -> bool:
-    """Whether somebody let it train all the same."""
+def find_decision(iteration: Iteration) -> Override | None:
+    """What was decided for an iteration without a passed audit."""
     return Override.objects.filter(
         experiment=iteration.experiment_id, iteration=iteration.number
-    ).exists()
+    ).first()
+
+
+def decide(iteration: Iteration) -> Ruling:
+    """Say the same as `rule`, and write down what the gate decides by its own rule."""
+    ruling = rule(iteration)
+    if not ruling.is_new:
+        return ruling
+    Override.objects.get_or_create(
+        experiment=iteration.experiment,
+        iteration=iteration.number,
+        defaults={
+            "outcome": Outcome.ACTOR_PAIRS,
+            "reason": ruling.withheld,
+            "by_name": Override.BY_THE_GATE,
+        },
+    )
+    return rule(iteration)
 
 
 def _why_not(batch: Batch, gate: Gate) -> str:
@@ -65,6 +128,16 @@ def _why_not(batch: Batch, gate: Gate) -> str:
     return ""
 
 
-def has_gate(experiment: Experiment) -> bool:
-    """Whether an experiment asks for audits."""
-    return Gate.objects.filter(experiment=experiment.pk).exists()
+def open_gate_of_recipe(experiment: Experiment) -> None:
+    """Ask for audits if an experiment's recipe does; for when its row is made."""
+    asked = experiment.recipe.get("audit") or {}
+    if asked.get("required"):
+        Gate.objects.get_or_create(
+            experiment=experiment,
+            defaults={
+                "least": asked["least_agreement"],
+                "confidence": asked["confidence"],
+                "answers": asked["answers"],
+                "otherwise": asked["otherwise"],
+            },
+        )

@@ -181,21 +181,35 @@ def _from_label_studio(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _from_argilla(row: Mapping[str, Any]) -> Mapping[str, Any]:
     responses = row["responses"]
     if isinstance(responses, dict):  # as its client exports them: question -> answers
-        given = responses.get("answer") or []
+        given = _responses_to(responses, "answer")
+        comments = _responses_to(responses, "comment")
     else:
-        given = [
-            {"value": (one.get("values") or {}).get("answer", {}).get("value"), **one}
-            for one in responses
-            if isinstance(one, dict) and one.get("status", "submitted") == "submitted"
-        ]
-    if len(given) != 1 or not isinstance(given[0], dict):
+        submitted = [one for one in responses if isinstance(one, dict)
+                     and one.get("status", "submitted") == "submitted"]  # fmt: skip
+        given, comments = (
+            [one | _value_of(one, question) for one in submitted]
+            for question in ("answer", "comment")
+        )
+    if len(given) != 1:
         raise InputError(f"has {len(given)} submitted responses, and one is wanted")
     who = given[0].get("user_id")
     return {
         **row["metadata"],
         "shown": given[0].get("value"),
+        "comment": comments[0].get("value") if comments else None,
         "auditor": None if who is None else f"argilla {who}",
     }
+
+
+def _responses_to(responses: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
+    found = responses.get(question)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _value_of(response: Mapping[str, Any], question: str) -> dict[str, Any]:
+    values = response.get("values")
+    found = values.get(question) if isinstance(values, dict) else None
+    return {"value": found.get("value") if isinstance(found, dict) else None}
 
 
 def _given(batch: Batch, item: Item, row: Mapping[str, Any]) -> Given:

@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 
 from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.audit.sampling import Drawn, Place, Sample, draw_sample, order_places
+from meta_reward_core.audit.sampling import Place, Sample, draw_sample, order_places
 from meta_reward_core.audit.units import (
     JudgedPair,
     Kind,
@@ -30,6 +30,7 @@ from webapp.experiments.models import Experiment, StageStatus
 
 Record = TypeVar("Record")
 Facts = dict[str, Any]
+Say = Callable[[str], None]
 
 SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "judgments": ("battles", "ratings"),
@@ -65,6 +66,37 @@ class _Population:
 
     units: Sequence[Unit]
     facts_of: Callable[[str], Facts]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts of the drawn items alone, by id."""
+
+    prompts: Mapping[str, str]
+    responses: Mapping[str, str]
+    judgments: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """A batch that is not written yet.
+
+    Attributes:
+        digest: hash of the files that it was drawn from.
+        facts: what judge and meta-judge said of the drawn items, by key.
+    """
+
+    experiment: Experiment
+    number: int
+    plan: BatchPlan
+    digest: str
+    sample: Sample
+    facts: Mapping[str, Facts]
+    texts: Texts
+
+
+def _say_nothing(doing: str) -> None:
+    """Nobody wants to know."""
 
 
 def iteration_files(experiment: Experiment, number: int) -> IterationFiles:
@@ -106,27 +138,50 @@ def make_batch(
         InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
         ArtifactError: files are gone or damaged.
     """
-    _require_finished(experiment, number, plan.kind)
+    return write_batch(draw_batch(experiment, number, plan), by=by, auditors=auditors)
+
+
+def draw_batch(
+    experiment: Experiment, number: int, plan: BatchPlan, *, say: Say = _say_nothing
+) -> DrawnBatch:
+    """Draw the items of a batch, without a row; it takes a while where an iteration is large.
+
+    Args:
+        say: told what is being read.
+
+    Raises:
+        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
+        ArtifactError: files are gone or damaged.
+    """
+    require_finished(experiment, number, plan.kind)
     files = iteration_files(experiment, number)
     digest = files.inputs_digest(SOURCES[plan.kind])
-    population = _POPULATIONS[plan.kind](files)
+    population = _POPULATIONS[plan.kind](files, say)
     sample = draw_sample(
         population.units,
         strategy=plan.strategy,
         size=plan.size,
         rng=random.Random(derive_seed(plan.seed, "audit")),
     )
-    texts = _texts_of(files, [population.facts_of(drawn.key) for drawn in sample.drawn])
+    say("reading the texts of the items that were drawn")
+    facts = {drawn.key: population.facts_of(drawn.key) for drawn in sample.drawn}
+    texts = _texts_of(files, list(facts.values()))
+    return DrawnBatch(experiment, number, plan, digest, sample, facts, texts)
+
+
+def write_batch(drawn: DrawnBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
+    """Write the rows of a batch, all or none."""
+    plan, experiment = drawn.plan, drawn.experiment
     with transaction.atomic():
         batch = Batch.objects.create(
             experiment=experiment,
             subject=experiment.name,
-            iteration=number,
+            iteration=drawn.number,
             kind=plan.kind,
             strategy=plan.strategy,
             seed=plan.seed,
-            strata=[asdict(stratum) for stratum in sample.strata],
-            source_sha256=digest,
+            strata=[asdict(stratum) for stratum in drawn.sample.strata],
+            source_sha256=drawn.digest,
             hides_score_lines=plan.hides_score_lines,
             reveals_at_once=plan.reveals_at_once,
             same_share=plan.same_share,
@@ -136,11 +191,16 @@ def make_batch(
             by=by,
         )
         batch.auditors.set(auditors)
-        _write_items(batch, sample, population, texts)
+        _write_items(batch, drawn)
     return batch
 
 
-def _require_finished(experiment: Experiment, number: int, kind: Kind) -> None:
+def require_finished(experiment: Experiment, number: int, kind: Kind) -> None:
+    """Refuse to draw from a stage that is not finished.
+
+    Raises:
+        InputError: it is not.
+    """
     stage = _STAGES[kind]
     finished = experiment.iterations.filter(
         number=number, stages__name=stage, stages__status=StageStatus.FINISHED
@@ -157,17 +217,21 @@ def _read(files: IterationFiles, table: str, record: type[Record]) -> list[Recor
             for row in records_of(files.read(table, part), record)]  # fmt: skip
 
 
-def _pairs_of(files: IterationFiles) -> _Population:
+def _pairs_of(files: IterationFiles, say: Say) -> _Population:
     battles: list[Battle] = []
     judgments: dict[str, Judgment] = {}
-    for part in files.part_numbers("battles"):
-        fought = records_of(files.read("battles", part), Battle)
+    parts = files.part_numbers("battles")
+    for place, part in enumerate(parts, start=1):
+        say(f"reading battles, part {place} of {len(parts)}")
+        fought = [Battle(text="", **row) for row in
+                  files.read("battles", part).drop_columns(["text"]).to_pylist()]  # fmt: skip
         names = {b.first_judgment_id for b in fought} | {b.second_judgment_id for b in fought}
         written = records_of(files.read("judgments", part), Judgment)
         judgments |= {j.judgment_id: j for j in written if j.judgment_id in names}
         battles += fought
     chosen = files.read("judge_pairs").select(["chosen_judgment_id", "rejected_judgment_id"])
     decided = [frozenset(row.values()) for row in chosen.to_pylist()]
+    say("sorting pairs into strata")
     pairs = find_pairs(battles, judgments, _read(files, "ratings", Rating), decided)
     units = describe_pairs(pairs)
     known = {pair.key: (pair, unit.strata) for pair, unit in zip(pairs, units, strict=True)}
@@ -193,7 +257,8 @@ def _pair_facts(pair: JudgedPair, groups: Mapping[str, str]) -> Facts:
     }
 
 
-def _responses_of(files: IterationFiles) -> _Population:
+def _responses_of(files: IterationFiles, say: Say) -> _Population:
+    say("reading scores")
     paired: set[str] = set()
     if files.parts("actor_pairs"):
         chosen = files.read("actor_pairs")
@@ -222,18 +287,9 @@ def _response_facts(score: ResponseScore, groups: Mapping[str, str]) -> Facts:
 _POPULATIONS: Final = {"judgments": _pairs_of, "responses": _responses_of}
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """Texts of the drawn items alone, by id."""
-
-    prompts: Mapping[str, str]
-    responses: Mapping[str, str]
-    judgments: Mapping[str, str]
-
-
-def _texts_of(files: IterationFiles, drawn: Sequence[Facts]) -> _Texts:
+def _texts_of(files: IterationFiles, drawn: Sequence[Facts]) -> Texts:
     names = [fact.get(f"{side}_judgment_id") for fact in drawn for side in ("first", "second")]
-    return _Texts(
+    return Texts(
         prompts=_column(files, "prompts", "prompt_id", [fact["prompt_id"] for fact in drawn]),
         responses=_column(
             files, "responses", "response_id", [fact["response_id"] for fact in drawn]
@@ -253,15 +309,12 @@ def _column(
     return found
 
 
-def _write_items(batch: Batch, sample: Sample, population: _Population, texts: _Texts) -> None:
+def _write_items(batch: Batch, drawn: DrawnBatch) -> None:
     rng = random.Random(derive_seed(batch.seed, "audit-order"))
     places = order_places(
-        len(sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
+        len(drawn.sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
     )
-    items = [
-        _item(batch, number, place, sample.drawn[place.index], population, texts)
-        for number, place in enumerate(places, start=1)
-    ]
+    items = [_item(batch, number, place, drawn) for number, place in enumerate(places, start=1)]
     for item in items:
         item.is_swapped = rng.random() < 0.5
     originals = {
@@ -276,26 +329,18 @@ def _write_items(batch: Batch, sample: Sample, population: _Population, texts: _
     for item, original in repeats:
         item.original = original
     Item.objects.bulk_create(item for item, _ in repeats)
-    Truth.objects.bulk_create(
-        Truth(item=item, facts=population.facts_of(item.key)) for item in items
-    )
+    Truth.objects.bulk_create(Truth(item=item, facts=drawn.facts[item.key]) for item in items)
 
 
-def _item(
-    batch: Batch,
-    number: int,
-    place: Place,
-    drawn: Drawn,
-    population: _Population,
-    texts: _Texts,
-) -> Item:
-    facts = population.facts_of(drawn.key)
+def _item(batch: Batch, number: int, place: Place, drawn: DrawnBatch) -> Item:
+    chosen, texts = drawn.sample.drawn[place.index], drawn.texts
+    facts = drawn.facts[chosen.key]
     return Item(
         batch=batch,
         number=number,
-        key=drawn.key,
-        stratum=drawn.stratum,
-        probability=drawn.probability,
+        key=chosen.key,
+        stratum=chosen.stratum,
+        probability=chosen.probability,
         instruction=texts.prompts[facts["prompt_id"]],
         response=texts.responses[facts["response_id"]],
         first=texts.judgments.get(facts.get("first_judgment_id", ""), ""),

@@ -269,6 +269,13 @@ class History(models.Model):
         return f"{self.item}: {self.get_change_display()} by {self.by_name}"
 
 
+class Otherwise(models.TextChoices):
+    """What happens when a complete audit has not passed."""
+
+    WAIT = "wait", "wait for a person"
+    ACTOR_PAIRS = "actor_pairs", "train on the actor pairs alone"
+
+
 class Gate(models.Model):
     """An experiment trains on an iteration's judge pairs only after a passed audit of them.
 
@@ -276,6 +283,7 @@ class Gate(models.Model):
         least: agreement without ties must be shown to be above this.
         confidence: of the interval whose lower end must be above it.
         answers: that many answered items at least.
+        otherwise: what happens when a complete audit has not passed.
     """
 
     experiment = models.OneToOneField(
@@ -284,11 +292,15 @@ class Gate(models.Model):
     least = models.FloatField(default=0.5)
     confidence = models.FloatField(default=0.95)
     answers = models.PositiveIntegerField(default=50)
+    otherwise = models.CharField(max_length=16, choices=Otherwise, default=Otherwise.WAIT)
 
     class Meta:
         """One for each experiment."""
 
         constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(otherwise__in=Otherwise.values), name="gate_otherwise_is_known"
+            ),
             models.CheckConstraint(
                 condition=Q(least__gte=0, least__lt=1, confidence__gt=0, confidence__lt=1),
                 name="gate_asks_for_shares",
@@ -299,13 +311,27 @@ class Gate(models.Model):
         return f"audit gate of {self.experiment}"
 
 
+class Outcome(models.TextChoices):
+    """What an iteration trains on whose audit was not passed."""
+
+    ALL = "all", "all its pairs"
+    ACTOR_PAIRS = "actor_pairs", "its actor pairs alone"
+
+
 class Override(models.Model):
-    """Somebody let an iteration train although its audit was not passed."""
+    """Somebody, or the gate itself, let an iteration train although its audit was not passed.
+
+    Attributes:
+        by_name: of the gate itself it is `BY_THE_GATE`.
+    """
+
+    BY_THE_GATE: ClassVar = "the gate"
 
     experiment = models.ForeignKey(
         Experiment, on_delete=models.CASCADE, related_name="audit_overrides"
     )
     iteration = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=16, choices=Outcome, default=Outcome.ALL)
     reason = models.TextField()
     by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
@@ -319,6 +345,9 @@ class Override(models.Model):
         ordering: ClassVar = ["-when", "-pk"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["experiment", "iteration"], name="override_is_unique"),
+            models.CheckConstraint(
+                condition=Q(outcome__in=Outcome.values), name="override_outcome_is_known"
+            ),
         ]
 
     def __str__(self) -> str:

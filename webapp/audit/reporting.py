@@ -1,27 +1,28 @@
-"""From the rows of a batch to what they say."""
+"""From the rows of a batch, or of several batches of one iteration, to what they say."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from meta_reward_core.audit.consistency import Consistency, find_consistency
 from meta_reward_core.audit.estimates import Estimate
-from meta_reward_core.audit.findings import (
+from meta_reward_core.audit.frames import Frame, in_sample, pool_frames
+from meta_reward_core.audit.pair_findings import (
     AuditedPair,
-    AuditedResponse,
-    Consistency,
     Human,
     PairFindings,
-    ResponseFindings,
     Winner,
     estimate_decided_agreement,
-    find_consistency,
     find_in_pairs,
+)
+from meta_reward_core.audit.response_findings import (
+    AuditedResponse,
+    ResponseFindings,
     find_in_responses,
 )
 from webapp.audit.making import source_digest
 from webapp.audit.models import Again, Answer, Batch, Item, Kind
-from webapp.experiments.models import Experiment
 
 Facts = Mapping[str, Any]
 
@@ -48,7 +49,12 @@ class StratumFigures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything about a batch; `pairs` or `responses` is set, by its kind."""
+    """Everything about batches of a kind; `pairs` or `responses` is set, by that kind.
+
+    Attributes:
+        conflicts: items on which auditors differ.
+        is_stale: whether a batch is of items that were made again since, or are gone.
+    """
 
     items: int
     answered: int
@@ -93,37 +99,69 @@ def final_value(item: Item) -> str | float | None:
     return item.adjudicated if item.batch.kind == Kind.JUDGMENTS else float(item.adjudicated)
 
 
-def make_report(batch: Batch) -> Report:
-    """Estimate everything that a batch tells."""
+def make_report(*batches: Batch) -> Report:
+    """Estimate everything that a batch tells, or several of one iteration and kind, pooled.
+
+    Each batch is a sample of the whole iteration; it counts by its share of the answers.
+    """
+    answered = {_name(batch): _with_batch(batch) for batch in batches}
+    frame = _frame(batches, answered)
+    items = [item for found in answered.values() for item in found]
+    is_pairs = batches[0].kind == Kind.JUDGMENTS
+    answers = list(
+        Answer.objects.filter(item__batch__in=batches)
+        .select_related("item")
+        .order_by("given", "pk")
+    )
+    consistency, conflicts = _consistency(answers, points=not is_pairs)
+    one = len(batches) == 1
+    pairs = [audited_pair(item, one=one) for item in items] if is_pairs else []
+    responses = [] if is_pairs else [_audited_response(item, one=one) for item in items]
+    return Report(
+        items=Item.objects.filter(batch__in=batches).count(),
+        answered=len(answers),
+        pairs=find_in_pairs(pairs, frame) if is_pairs else None,
+        responses=None if is_pairs else find_in_responses(responses, frame),
+        consistency=consistency,
+        strata=tuple(row for batch in batches for row in _strata(batch, answered, one=one)),
+        auditors=tuple(_auditors(answers)),
+        conflicts=conflicts,
+        is_stale=any(map(is_stale, batches)),
+    )
+
+
+def _name(batch: Batch) -> str:
+    return f"batch {batch.pk}"
+
+
+def _stratum(item: Item, *, one: bool) -> str:
+    """Strata of several batches are told apart by their batch."""
+    return item.stratum if one else in_sample(_name(item.batch), item.stratum)
+
+
+def _with_batch(batch: Batch) -> list[Item]:
     items = answered_items(batch)
     for item in items:
         item.batch = batch
-    sizes = strata_sizes(batch)
-    is_pairs = batch.kind == Kind.JUDGMENTS
-    answers = list(
-        Answer.objects.filter(item__batch=batch).select_related("item").order_by("given", "pk")
-    )
-    consistency, conflicts = _consistency(answers, points=not is_pairs)
-    return Report(
-        items=batch.items.count(),
-        answered=len(answers),
-        pairs=find_in_pairs(list(map(audited_pair, items)), sizes) if is_pairs else None,
-        responses=(
-            None if is_pairs else find_in_responses(list(map(_audited_response, items)), sizes)
-        ),
-        consistency=consistency,
-        strata=tuple(_strata(batch, items)),
-        auditors=tuple(_auditors(answers)),
-        conflicts=conflicts,
-        is_stale=is_stale(batch),
-    )
+    return items
 
 
-def audited_pair(item: Item) -> AuditedPair:
-    """An answered item as the statistics want it."""
+def _frame(batches: Sequence[Batch], answered: Mapping[str, Sequence[Item]]) -> Frame:
+    frames = {_name(batch): Frame(strata_sizes(batch)) for batch in batches}
+    if len(batches) == 1:
+        return frames[_name(batches[0])]
+    return pool_frames(frames, {name: len(items) for name, items in answered.items()})
+
+
+def audited_pair(item: Item, *, one: bool = True) -> AuditedPair:
+    """An answered item as the statistics want it.
+
+    Args:
+        one: whether its batch is the only one that is looked at.
+    """
     facts: Facts = item.truth.facts
     return AuditedPair(
-        stratum=item.stratum,
+        stratum=_stratum(item, one=one),
         human=cast("Human", final_value(item)),
         forward=facts["forward"],
         backward=facts["backward"],
@@ -140,21 +178,21 @@ def _larger(first: float | None, second: float | None) -> Winner | None:
     return "first" if first > second else "second"
 
 
-def _audited_response(item: Item) -> AuditedResponse:
+def _audited_response(item: Item, *, one: bool) -> AuditedResponse:
     facts: Facts = item.truth.facts
     human = float(final_value(item) or 0.0)
-    return AuditedResponse(item.stratum, human, facts["mean"], facts["groups"])
+    return AuditedResponse(_stratum(item, one=one), human, facts["mean"], facts["groups"])
 
 
 def _consistency(answers: Sequence[Answer], *, points: bool) -> tuple[Consistency, int]:
     """Self-consistency and agreement of auditors, and items on which auditors differ."""
-    by_original: defaultdict[int, list[Answer]] = defaultdict(list)
+    by_key: defaultdict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
-        by_original[answer.item.original_id or answer.item_id].append(answer)
+        by_key[answer.item.key].append(answer)
     same: list[tuple[object, object]] = []
     several: list[list[tuple[str, object]]] = []
     conflicts = 0
-    for found in by_original.values():
+    for found in by_key.values():
         same += _own_repeats(found)
         firsts = list(_first_of_each(found).items())
         several.append(firsts)
@@ -182,14 +220,18 @@ def _value(answer: Answer) -> object:
     return answer.points if answer.points is not None else answer.choice
 
 
-def _strata(batch: Batch, items: Sequence[Item]) -> Iterable[StratumFigures]:
+def _strata(
+    batch: Batch, answered: Mapping[str, Sequence[Item]], *, one: bool
+) -> Iterable[StratumFigures]:
+    items = answered[_name(batch)]
     for stratum in batch.strata:
+        name = stratum["name"]
         yield StratumFigures(
-            stratum["name"],
+            name if one else in_sample(_name(batch), name),
             stratum["population"],
             stratum["sampled"],
             stratum["sampled"] / stratum["population"],
-            sum(item.stratum == stratum["name"] for item in items),
+            sum(item.stratum == name for item in items),
         )
 
 
@@ -209,28 +251,5 @@ def is_stale(batch: Batch) -> bool:
 
 def passing_estimate(batch: Batch, *, confidence: float) -> Estimate:
     """Agreement without ties, with an interval of any confidence."""
-    items = answered_items(batch)
-    for item in items:
-        item.batch = batch
-    pairs = [audited_pair(item) for item in items]
-    return estimate_decided_agreement(pairs, strata_sizes(batch), confidence=confidence)
-
-
-@dataclass(frozen=True, slots=True)
-class TrendPoint:
-    """What the latest batch with answers says of one iteration."""
-
-    iteration: int
-    batch: Batch
-    agreement: Estimate
-
-
-def agreement_by_iteration(experiment: Experiment) -> list[TrendPoint]:
-    """Agreement without ties of each audited iteration, in order."""
-    latest: dict[int, TrendPoint] = {}
-    batches = experiment.audits.filter(kind=Kind.JUDGMENTS).order_by("created", "pk")
-    for batch in batches:
-        found = passing_estimate(batch, confidence=0.95)
-        if found.count:
-            latest[batch.iteration] = TrendPoint(batch.iteration, batch, found)
-    return [latest[number] for number in sorted(latest)]
+    pairs = [audited_pair(item) for item in _with_batch(batch)]
+    return estimate_decided_agreement(pairs, Frame(strata_sizes(batch)), confidence=confidence)

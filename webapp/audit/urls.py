@@ -19,6 +19,11 @@ urlpatterns = [
     path("audits/<int:pk>/items/<int:number>/undo", desk_views.undo, name="audit_undo"),
     path("audits/<int:pk>/items/<int:number>/reveal", desk_views.reveal, name="audit_reveal"),
     path("experiments/<str:name>/audits", views.experiment_audits, name="experiment_audits"),
+    path(
+        "experiments/<str:name>/audits/<int:number>",
+        views.iteration_audits,
+        name="iteration_audits",
+    ),
     path("experiments/<str:name>/audits/new", views.new_batch, name="audit_new"),
     path("experiments/<str:name>/audits/gate", views.set_gate, name="audit_gate"),
     path("experiments/<str:name>/audits/override", views.override, name="audit_override"),

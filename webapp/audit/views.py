@@ -15,13 +15,20 @@ from meta_reward_core.errors import InputError, MetaRewardError
 from webapp.audit import gate as gates
 from webapp.audit.desk_views import my_batches
 from webapp.audit.exporting import FORMATS, export_batch
-from webapp.audit.figures import batch_figures, report_figures, trend_figures
+from webapp.audit.figures import (
+    batch_figures,
+    pooled_figures,
+    report_figures,
+    trend_figures,
+)
 from webapp.audit.forms import AuditorsForm, BatchForm, GateForm, ImportForm, OverrideForm
 from webapp.audit.importing import import_file
-from webapp.audit.making import make_batch
+from webapp.audit.making import require_finished
 from webapp.audit.models import Batch, BatchStatus, Gate, Override
-from webapp.audit.reporting import agreement_by_iteration, make_report
-from webapp.experiments.models import Experiment, RunStatus
+from webapp.audit.pooling import pool_iteration, trend
+from webapp.audit.reporting import make_report
+from webapp.audit.wishes import ask_for_batch, drawings, is_drawing
+from webapp.experiments.models import Experiment, Iteration, RunStatus
 from webapp.people.access import (
     find_experiment,
     find_to_steer,
@@ -32,8 +39,10 @@ from webapp.people.access import (
 )
 from webapp.people.roles import ANSWER, RUN_ALL, SEE
 from webapp.people.signed_in import person_of
+from webapp.regions import render_page, wants_region
 
 _SHOWN: Final = 100
+_MAY_WAIT: Final = (RunStatus.RUNNING, RunStatus.PAUSED)
 
 
 def visible_batches(person: User) -> QuerySet[Batch]:
@@ -44,6 +53,15 @@ def visible_batches(person: User) -> QuerySet[Batch]:
     if not person.has_perm(RUN_ALL):
         orphans &= Q(by=person)
     return Batch.objects.filter(Q(experiment__in=visible_experiments(person)) | orphans)
+
+
+def _counted(batches: QuerySet[Batch]) -> QuerySet[Any]:
+    """Batches with their numbers of items and answers, newest first."""
+    counted: QuerySet[Any] = batches.annotate(
+        item_count=Count("items", distinct=True),
+        answer_count=Count("items__answer", distinct=True),
+    )
+    return counted.order_by("-created", "-pk")  # an aggregate forgets the model's own order
 
 
 def _find_to_change(person: User, pk: int) -> Batch:
@@ -65,10 +83,7 @@ def audits(request: HttpRequest) -> HttpResponse:
     person = person_of(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
-    batches = visible_batches(person).annotate(
-        item_count=Count("items", distinct=True),
-        answer_count=Count("items__answer", distinct=True),
-    )
+    batches = _counted(visible_batches(person))
     context = {
         "mine": my_batches(person) if person.has_perm(ANSWER) else [],
         "batches": [batch_figures(batch) for batch in batches[:_SHOWN]],
@@ -80,30 +95,32 @@ def audits(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @runs
 def new_batch(request: HttpRequest, name: str) -> HttpResponse:
-    """Make a batch for an iteration."""
+    """Ask for a batch of an iteration."""
     experiment = find_to_steer(request.user, name)
     numbers = list(experiment.iterations.order_by("-number").values_list("number", flat=True))
     form = BatchForm(request.POST or None, numbers=numbers)
     if request.method == "POST" and form.is_valid():
         try:
-            batch = _make(request, experiment, form)
+            _ask(request, experiment, form)
         except MetaRewardError as error:
             form.add_error(None, str(error))
         else:
-            return redirect("audit_report", pk=batch.pk)
+            return redirect("experiment_audits", name=name)
     status = 422 if form.errors else 200
     context = {"experiment": experiment, "form": form, "has_iterations": bool(numbers)}
     return render(request, "audit/new.html", context, status=status)
 
 
-def _make(request: HttpRequest, experiment: Experiment, form: BatchForm) -> Batch:
-    return make_batch(
-        experiment,
-        form.cleaned_data["iteration"],
-        form.plan(),
-        by=person_of(request),
-        auditors=form.cleaned_data["auditors"],
-    )
+def _ask(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
+    """Ask for what the form says; what can be seen at once to be impossible is refused.
+
+    Raises:
+        InputError: the iteration has no finished stage to draw from.
+    """
+    number, plan = form.cleaned_data["iteration"], form.plan()
+    require_finished(experiment, number, plan.kind)
+    auditors = form.cleaned_data["auditors"]
+    ask_for_batch(experiment, number, plan, by=person_of(request), auditors=auditors)
 
 
 @require_safe
@@ -204,36 +221,70 @@ def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
 def experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
     """Show an experiment's audits, their trend, and its gate."""
     experiment = find_experiment(request.user, name)
+    if wants_region(request):
+        return _show_drawings(request, experiment)
     gate = Gate.objects.filter(experiment=experiment).first()
     form = GateForm(instance=gate or Gate(experiment=experiment))
-    return _show_experiment(request, experiment, form, OverrideForm())
+    return _show_experiment(request, experiment, form)
+
+
+def _show_drawings(request: HttpRequest, experiment: Experiment) -> HttpResponse:
+    """Show what is being drawn; once nothing is, the whole page is due again."""
+    found = drawings(experiment)
+    context = {"experiment": experiment, "drawings": found, "is_drawing": is_drawing(found)}
+    response = render_page(request, "", region="audit/partials/drawings.html", context=context)
+    if not context["is_drawing"]:
+        response.headers["HX-Refresh"] = "true"
+    return response
 
 
 def _show_experiment(
     request: HttpRequest,
     experiment: Experiment,
     gate_form: GateForm,
-    override_form: OverrideForm,
+    override_form: OverrideForm | None = None,
     *,
     status: int = 200,
 ) -> HttpResponse:
-    running = experiment.iterations.filter(status=RunStatus.RUNNING).first()
-    batches = experiment.audits.annotate(
-        item_count=Count("items", distinct=True),
-        answer_count=Count("items__answer", distinct=True),
-    )
+    unfinished = experiment.iterations.filter(status__in=_MAY_WAIT).first()
+    batches = _counted(experiment.audits.all())
+    asked = drawings(experiment)
     context: dict[str, Any] = {
         "experiment": experiment,
-        "trend": trend_figures(agreement_by_iteration(experiment)),
+        "drawings": asked,
+        "is_drawing": is_drawing(asked),
+        "trend": trend_figures(trend(experiment)),
         "batches": [batch_figures(batch) for batch in batches],
         "gate": Gate.objects.filter(experiment=experiment).first(),
         "gate_form": gate_form,
-        "override_form": override_form,
+        "override_form": override_form or OverrideForm(experiment=experiment),
         "overrides": experiment.audit_overrides.all(),
-        "held": gates.why_held(running) if running else "",
+        "held": unfinished.finding if unfinished and _waits(unfinished) else "",
         "may_change": may_steer(person_of(request), experiment),
     }
-    return render(request, "audit/experiment.html", context, status=status)
+    response = render_page(request, "audit/experiment.html", region="", context=context)
+    response.status_code = status
+    return response
+
+
+@require_safe
+@sees
+def iteration_audits(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """Show what all batches of an iteration say together."""
+    experiment = find_experiment(request.user, name)
+    get_object_or_404(experiment.iterations, number=number)
+    found = pool_iteration(experiment, number)
+    context = {
+        "experiment": experiment,
+        "number": number,
+        "findings": [pooled_figures(pooled) for pooled in found],
+    }
+    return render(request, "audit/iteration.html", context)
+
+
+def _waits(iteration: Iteration) -> bool:
+    """Whether an iteration has come to the gate and is still held there."""
+    return iteration.finding.startswith(gates.WAITS) and bool(gates.why_held(iteration))
 
 
 @require_POST
@@ -249,15 +300,15 @@ def set_gate(request: HttpRequest, name: str) -> HttpResponse:
     if form.is_valid():
         form.save()
         return redirect("experiment_audits", name=name)
-    return _show_experiment(request, experiment, form, OverrideForm(), status=422)
+    return _show_experiment(request, experiment, form, status=422)
 
 
 @require_POST
 @runs
 def override(request: HttpRequest, name: str) -> HttpResponse:
-    """Let an iteration train although its audit was not passed, for a reason."""
+    """Say on what an iteration trains although its audit was not passed, for a reason."""
     experiment = find_to_steer(request.user, name)
-    form = OverrideForm(request.POST)
+    form = OverrideForm(request.POST, experiment=experiment)
     if not form.is_valid():
         gate = Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
         gate_form = GateForm(instance=gate)
@@ -268,10 +319,11 @@ def override(request: HttpRequest, name: str) -> HttpResponse:
             Override.objects.create(
                 experiment=experiment,
                 iteration=form.cleaned_data["iteration"],
+                outcome=form.cleaned_data["outcome"],
                 reason=form.cleaned_data["reason"],
                 by=person,
                 by_name=person.get_username(),
             )
     except IntegrityError:
-        messages.info(request, "That iteration was let through already.")
+        messages.info(request, "That iteration was decided already.")
     return redirect("experiment_audits", name=name)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meta_reward_core.audit.estimates import Estimate
-from meta_reward_core.audit.findings import AuditedPair, estimate_decided_agreement
+from meta_reward_core.audit.frames import Frame, in_sample, pool_frames
+from meta_reward_core.audit.pair_findings import AuditedPair, estimate_decided_agreement
 from meta_reward_core.audit.sampling import draw_sample
 from meta_reward_core.audit.units import JudgedPair, Outcome, Unit, describe_pairs
 from meta_reward_core.records import Judgment
@@ -76,8 +77,25 @@ def audit(world: World, *, strategy: str, size: int, seed: int, answered: float 
     sample = draw_sample(world.units, strategy=strategy, size=size, rng=rng)
     given = sample.drawn[: round(answered * len(sample.drawn))]
     rows = [_answered(world.pairs[drawn.key], drawn.stratum, world.people) for drawn in given]
-    sizes = {stratum.name: stratum.population for stratum in sample.strata}
-    return estimate_decided_agreement(rows, sizes, confidence=0.95)
+    frame = Frame({stratum.name: stratum.population for stratum in sample.strata})
+    return estimate_decided_agreement(rows, frame, confidence=0.95)
+
+
+def audit_twice(world: World, *, strategies: tuple[str, str], size: int, seed: int) -> Estimate:
+    """Draw a batch by each strategy, the second half as large, and pool what people answer."""
+    rows: list[AuditedPair] = []
+    frames: dict[str, Frame] = {}
+    answers: dict[str, int] = {}
+    for number, strategy in enumerate(strategies):
+        name, rng = f"batch {number}", random.Random(f"{seed} {number}")
+        sample = draw_sample(world.units, strategy=strategy, size=size // (1 + number), rng=rng)
+        frames[name] = Frame({stratum.name: stratum.population for stratum in sample.strata})
+        answers[name] = len(sample.drawn)
+        rows += [
+            _answered(world.pairs[drawn.key], in_sample(name, drawn.stratum), world.people)
+            for drawn in sample.drawn
+        ]
+    return estimate_decided_agreement(rows, pool_frames(frames, answers), confidence=0.95)
 
 
 def _answered(pair: JudgedPair, stratum: str, people: Mapping[str, Outcome]) -> AuditedPair:
@@ -93,6 +111,11 @@ def coverage(
     found = [
         audit(world, strategy=strategy, size=size, seed=seed, answered=answered) for seed in runs
     ]
+    return share_that_holds(world, found)
+
+
+def share_that_holds(world: World, found: Sequence[Estimate]) -> float:
+    """Share of estimates whose interval holds the true accuracy."""
     held = [
         one.low is not None and one.high is not None and one.low <= world.accuracy <= one.high
         for one in found

@@ -15,7 +15,7 @@ from meta_reward_core.audit.estimates import (
 )
 from meta_reward_core.audit.sampling import STRATEGIES_OF
 from meta_reward_core.evaluation.intervals import wilson
-from tests.core.audit.simulated_battles import coverage, simulate
+from tests.core.audit.simulated_battles import audit_twice, coverage, share_that_holds, simulate
 
 
 def test_a_stratum_counts_by_its_size_and_not_by_its_answers() -> None:
@@ -104,3 +104,12 @@ def test_intervals_hold_the_truth_of_a_batch_that_is_half_answered() -> None:
     world = simulate(600, accuracy=0.75, seed=6)
     held = coverage(world, strategy="certainty", size=120, runs=range(100), answered=0.5)
     assert held >= 0.86
+
+
+def test_intervals_hold_the_truth_of_two_batches_that_are_pooled() -> None:
+    world = simulate(800, accuracy=0.7, seed=3)
+    found = [
+        audit_twice(world, strategies=("uniform", "certainty"), size=120, seed=seed)
+        for seed in range(200)
+    ]
+    assert 0.90 <= share_that_holds(world, found) <= 0.99

@@ -1,18 +1,21 @@
-"""What a batch says: counted by hand on few answers."""
+"""What batches say: counted by hand on few answers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from meta_reward_core.audit.consistency import find_consistency
 from meta_reward_core.audit.estimates import Estimate
-from meta_reward_core.audit.findings import (
+from meta_reward_core.audit.frames import Frame, in_sample, pool_frames
+from meta_reward_core.audit.pair_findings import (
     AuditedPair,
-    AuditedResponse,
+    compare_iterations,
     compare_with_coin,
-    find_consistency,
+    estimate_decided_agreement,
     find_in_pairs,
-    find_in_responses,
 )
+from meta_reward_core.audit.response_findings import AuditedResponse, find_in_responses
 
 
 def pair(human: str, forward: str | None, backward: str | None, **changes: Any) -> AuditedPair:
@@ -37,7 +40,7 @@ def test_agreement_counts_each_readable_order() -> None:
 
     Without ties: 2, 1, 1, -, 0 of 2, 2, 1, 0, 1: 4 of 6.
     """
-    found = find_in_pairs(PAIRS, {"all": 100})
+    found = find_in_pairs(PAIRS, Frame({"all": 100}))
     assert found.agreement.value == pytest.approx(5 / 9)
     assert found.agreement_decided.value == pytest.approx(4 / 6)
     assert (found.agreement.count, found.agreement_decided.count) == (5, 4)
@@ -48,14 +51,14 @@ def test_the_confusion_matrix_is_by_what_the_meta_judge_saw_first() -> None:
 
     1: (A, A), (B, B). 2: (A, A), (B, A). 3: (B, tie), (A, A). 4: (tie, tie), (tie, B). 5: (A, B).
     """
-    found = find_in_pairs(PAIRS, {"all": 100})
+    found = find_in_pairs(PAIRS, Frame({"all": 100}))
     counts = [[round(share * 9) for share in row] for row in found.confusion]
     assert counts == [[3, 1, 0], [1, 1, 1], [0, 1, 1]]
 
 
 def test_kappa_is_that_of_the_confusion_matrix() -> None:
     """Agreed 5/9; by chance (4 * 4 + 3 * 3 + 2 * 2) / 81 = 29/81: (45 - 29) / (81 - 29)."""
-    found = find_in_pairs(PAIRS, {"all": 100})
+    found = find_in_pairs(PAIRS, Frame({"all": 100}))
     assert found.kappa.value == pytest.approx(16 / 52)
     assert found.kappa.low is not None
 
@@ -66,7 +69,7 @@ def test_biases_stand_beside_peoples_own() -> None:
     Shown first wins: yes, no | yes, yes | yes | no | no: 4 of 7. Higher (first): 5 of 7.
     People choose the first in 2 of 4 decided answers, and it was on the left each time.
     """
-    found = find_in_pairs(PAIRS, {"all": 100})
+    found = find_in_pairs(PAIRS, Frame({"all": 100}))
     by_name = {bias.name: bias for bias in found.biases}
     shown = by_name["the one shown first wins"]
     assert (shown.meta_judge.value, shown.people.value) == pytest.approx((4 / 7, 2 / 4))
@@ -75,12 +78,34 @@ def test_biases_stand_beside_peoples_own() -> None:
     assert by_name["the longer one wins"].meta_judge.value is None
 
 
+def test_a_bias_that_people_do_not_share_is_said() -> None:
+    """The meta-judge names the higher score 50 of 50 times, people 25 times."""
+    pairs = [
+        pair("first" if number % 2 else "second", "first", "first", higher_score="first")
+        for number in range(50)
+    ]
+    said = find_in_pairs(pairs, Frame({"all": 5000})).sentences
+    assert "The higher score wins more often by the meta-judge (100%) than by people (50%)." in said
+    agreed = [pair("first", "first", "first", higher_score="first")] * 50
+    assert "higher score" not in str(find_in_pairs(agreed, Frame({"all": 5000})).sentences)
+
+
+def test_groups_in_which_one_verdict_is_right_by_itself_are_not_called_coins() -> None:
+    sure = [pair("first", "first", "first", groups={"certainty": "orders agree"})] * 80
+    split = [pair("first", "first", "second", groups={"certainty": "orders disagree"})] * 40
+    said = find_in_pairs([*sure, *split], Frame({"all": 5000})).sentences
+    assert "is better than a coin" in said[0]
+    assert "orders disagree" not in str(said)
+
+
 def test_groups_are_estimated_apart() -> None:
     pairs = [
         pair("first", "first", "first", groups={"certainty": "orders agree"}),
         pair("first", "first", "second", groups={"certainty": "orders disagree"}),
     ]
-    groups = {group.name: group.agreement for group in find_in_pairs(pairs, {"all": 9}).groups}
+    groups = {
+        group.name: group.agreement for group in find_in_pairs(pairs, Frame({"all": 9})).groups
+    }
     assert groups["orders agree"].value == 1
     assert groups["orders disagree"].value == 0.5
 
@@ -90,7 +115,7 @@ def test_a_group_no_better_than_a_coin_is_named() -> None:
         pair("first", "first", "first", groups={"score_gap": "score gap above 1"}),
         pair("first", "first", "second", groups={"score_gap": "equal score"}),
     ] * 40
-    sentences = find_in_pairs(pairs, {"all": 5000}).sentences
+    sentences = find_in_pairs(pairs, Frame({"all": 5000})).sentences
     assert sentences[0].startswith("The meta-judge is better than a coin")
     assert any("not show" in said and "equal score" in said for said in sentences[1:])
 
@@ -106,15 +131,15 @@ def test_the_comparison_with_a_coin_is_said_in_words(estimate: Estimate, said: s
 
 
 def test_no_answer_is_no_figure() -> None:
-    found = find_in_pairs([], {"all": 10})
+    found = find_in_pairs([], Frame({"all": 10}))
     assert found.agreement.value is None
     assert "No answer yet" in found.sentences[0]
-    assert find_in_responses([], {"all": 10}).spearman.value is None
+    assert find_in_responses([], Frame({"all": 10})).spearman.value is None
 
 
 def test_the_judge_is_compared_with_peoples_points() -> None:
     responses = [AuditedResponse("all", human, human + 1, {}) for human in (0.0, 1, 2, 3, 4)] * 6
-    found = find_in_responses(responses, {"all": 300})
+    found = find_in_responses(responses, Frame({"all": 300}))
     assert (found.spearman.value, found.kendall.value) == pytest.approx((1, 1))
     assert found.difference.value == pytest.approx(-1)
     assert any("too generous, by 1.00" in said for said in found.sentences)
@@ -137,3 +162,49 @@ def test_consistency_counts_repeats_and_several_auditors() -> None:
 def test_points_within_half_a_point_are_alike() -> None:
     found = find_consistency([(3.0, 3.5), (1.0, 4.0)], [], points=True)
     assert found.same.value == 0.5
+
+
+def test_two_samples_of_one_population_count_by_their_answers() -> None:
+    """Sample x: 2 of 4 answers agree; sample y: 4 of 4 in a stratum of 90, 0 of 4 in one of 10.
+
+    Alone x says .5 and y .9. With 4 and 8 answers they count 1/3 and 2/3:
+    (100 * 1/3 * .5 + 100 * 2/3 * .9) / 100 = .7667.
+    """
+    agreed, wrong = pair("first", "first", "first"), pair("second", "first", "first")
+    frames = {"x": Frame({"all": 100}), "y": Frame({"a": 90, "b": 10})}
+    pooled = pool_frames(frames, {"x": 4, "y": 8})
+    rows = [
+        replace(one, stratum=in_sample(sample, stratum))
+        for sample, stratum, several in [
+            ("x", "all", [agreed, agreed, wrong, wrong]),
+            ("y", "a", [agreed] * 4),
+            ("y", "b", [wrong] * 4),
+        ]
+        for one in several
+    ]
+    found = estimate_decided_agreement(rows, pooled, confidence=0.95)
+    assert found.value == pytest.approx(0.5 / 3 + 0.9 * 2 / 3)
+    assert find_in_pairs(rows, pooled).coverage == pytest.approx(1)
+
+
+def test_a_sample_pooled_with_an_unanswered_one_says_what_it_says_alone() -> None:
+    alone = find_in_pairs(PAIRS, Frame({"all": 100}))
+    rows = [replace(one, stratum=in_sample("x", "all")) for one in PAIRS]
+    frames = {"x": Frame({"all": 100}), "y": Frame({"all": 100})}
+    assert find_in_pairs(rows, pool_frames(frames, {"x": 5, "y": 0})) == alone
+
+
+@pytest.mark.parametrize("before, after, said", [
+    (Estimate(0.8, 0.75, 0.85, 90), Estimate(0.6, 0.55, 0.65, 90), "Agreement fell by 20 points"),
+    (Estimate(0.6, 0.55, 0.65, 90), Estimate(0.8, 0.75, 0.85, 90), "Agreement rose by 20 points"),
+    (Estimate(0.6, 0.5, 0.7, 90), Estimate(0.62, 0.5, 0.7, 90), "not show that agreement changed"),
+    (Estimate(0.6, None, None, 1), Estimate(0.62, 0.5, 0.7, 90), "too few answers to compare"),
+])  # fmt: skip
+def test_two_iterations_are_compared_in_words(before: Estimate, after: Estimate, said: str) -> None:
+    assert said in compare_iterations(1, before, 2, after)
+
+
+def test_a_change_has_movers_interval() -> None:
+    """From .8 (.75 to .85) to .6 (.55 to .65): -.2 -+ sqrt(.05^2 + .05^2)."""
+    said = compare_iterations(1, Estimate(0.8, 0.75, 0.85, 9), 2, Estimate(0.6, 0.55, 0.65, 9))
+    assert "from iteration 1 to 2 (-27 to -13 points)" in said

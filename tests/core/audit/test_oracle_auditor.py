@@ -2,7 +2,7 @@
 
 import pytest
 
-from meta_reward_core.audit.findings import COIN
+from meta_reward_core.audit.pair_findings import COIN
 from tests.core.audit.miniature_battles import NOISE, audited_world, fight
 from tests.core.audit.simulated_battles import World, audit, coverage
 

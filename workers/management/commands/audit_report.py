@@ -1,46 +1,103 @@
-"""Print what an audit batch says."""
+"""Print what audits say: of a batch, of an iteration, or over an experiment's iterations."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from rich.console import Console
 from rich.table import Table
 
 from meta_reward_core.errors import InputError
-from webapp.audit.figures import Line, report_figures
+from webapp.audit.figures import Line, report_figures, trend_figures
 from webapp.audit.models import Batch
-from webapp.audit.reporting import make_report
+from webapp.audit.pooling import pool_iteration, trend
+from webapp.audit.reporting import Report, make_report
+from webapp.experiments.models import Experiment
 from workers.command_line import explained_errors, open_console, require_tables
 
 
 class Command(BaseCommand):
     """`manage.py audit_report`."""
 
-    help = "Print what a batch says about the whole iteration, with 95% intervals."
+    help = (
+        "Print what a batch, all batches of an iteration together, or all audits of an experiment "
+        "say about the judges, with 95% intervals."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Which batch."""
-        parser.add_argument("--batch", type=int, required=True)
+        """Which batch, iteration or experiment."""
+        what = parser.add_mutually_exclusive_group(required=True)
+        what.add_argument("--batch", type=int)
+        what.add_argument("--experiment")
+        parser.add_argument("--iteration", type=int, help="of --experiment, its batches together")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print sentences, then tables."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with explained_errors():
             require_tables()
-            batch = Batch.objects.select_related("experiment").filter(pk=options["batch"]).first()
-            if batch is None:
-                raise InputError(f"there is no batch {options['batch']}")
-            report = make_report(batch)
-            figures = report_figures(report)
-            console.print(f"{batch}: {report.answered} of {report.items} items answered")
-            if report.is_stale:
-                console.print("the items were made again since, or the experiment is gone")
-            for sentence in report.sentences:
-                console.print(sentence)
-            console.print(_table("figure", figures.headline))
-            for name, lines in figures.groups:
-                console.print(_table(name, lines))
-            console.print(_table("auditors", figures.auditors))
+            if options["batch"] is not None:
+                _print_batch(console, options["batch"])
+            elif options["iteration"] is not None:
+                _print_iteration(console, _find(options["experiment"]), options["iteration"])
+            else:
+                _print_trend(console, _find(options["experiment"]))
+
+
+def _find(name: str) -> Experiment:
+    experiment = Experiment.objects.filter(name=name).first()
+    if experiment is None:
+        raise InputError(f"there is no experiment {name!r}")
+    return experiment
+
+
+def _print_batch(console: Console, number: int) -> None:
+    batch = Batch.objects.select_related("experiment").filter(pk=number).first()
+    if batch is None:
+        raise InputError(f"there is no batch {number}")
+    report = make_report(batch)
+    console.print(f"{batch}: {report.answered} of {report.items} items answered")
+    if report.is_stale:
+        console.print("the items were made again since, or the experiment is gone")
+    _print_report(console, report)
+
+
+def _print_iteration(console: Console, experiment: Experiment, number: int) -> None:
+    found = pool_iteration(experiment, number)
+    if not found:
+        raise InputError(f"there is no audit of iteration {number} of {experiment.name!r}")
+    for pooled in found:
+        names = ", ".join(str(batch.pk) for batch in pooled.batches) or "none with an answer"
+        console.print(f"{pooled.kind.label}; batches that count: {names}")
+        if pooled.report is not None:
+            _print_report(console, pooled.report)
+
+
+def _print_trend(console: Console, experiment: Experiment) -> None:
+    found = trend_figures(trend(experiment))
+    if not found.lines:
+        raise InputError(f"no audit of {experiment.name!r} has an answer yet")
+    for sentence in found.sentences:
+        console.print(sentence)
+    table = Table("iteration", "agreement", "Spearman", "people less judge")
+    for line in found.lines:
+        figures = (line.agreement, line.spearman, line.difference)
+        table.add_row(str(line.iteration), *map(_cell, figures))
+    console.print(table)
+
+
+def _cell(line: Line) -> str:
+    return f"{line.value} ({line.interval})" if line.count else "–"
+
+
+def _print_report(console: Console, report: Report) -> None:
+    figures = report_figures(report)
+    for sentence in report.sentences:
+        console.print(sentence)
+    console.print(_table("figure", figures.headline))
+    for name, lines in figures.groups:
+        console.print(_table(name, lines))
+    console.print(_table("auditors", figures.auditors))
 
 
 def _table(title: str, lines: Sequence[Line]) -> Table:

@@ -21,18 +21,40 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """What a form of the site asks for."""
-        parser.add_argument("--experiment", required=True)
-        parser.add_argument("--iteration", type=int, required=True)
-        parser.add_argument("--kind", choices=Kind.values, default=Kind.JUDGMENTS)
-        parser.add_argument("--strategy", choices=list(STRATEGIES), default="certainty")
+        parser.add_argument(
+            "--experiment", required=True, metavar="NAME", help="whose work is judged"
+        )
+        parser.add_argument(
+            "--iteration", type=int, required=True, metavar="N", help="whose files are drawn from"
+        )
+        parser.add_argument(
+            "--kind",
+            choices=Kind.values,
+            default=Kind.JUDGMENTS,
+            help="which of two judgments is better, or how good a response is",
+        )
+        parser.add_argument(
+            "--strategy",
+            choices=list(STRATEGIES),
+            default="certainty",
+            help="what the strata are made by (docs/audit.md)",
+        )
         parser.add_argument("--size", type=int, default=100, help="distinct items")
-        parser.add_argument("--seed", type=int, default=1)
+        parser.add_argument("--seed", type=int, default=1, help="of the draw")
         parser.add_argument("--same-share", type=float, default=0.1,
                             help="share of items that come again to the same auditor")  # fmt: skip
         parser.add_argument("--other-share", type=float, default=0.2,
                             help="share of items that come again to another auditor")  # fmt: skip
-        parser.add_argument("--show-score-lines", action="store_true")
-        parser.add_argument("--reveal-at-the-end", action="store_true")
+        parser.add_argument(
+            "--show-score-lines",
+            action="store_true",
+            help="do not cut the lines in which judgments name their points",
+        )
+        parser.add_argument(
+            "--reveal-at-the-end",
+            action="store_true",
+            help="tell the meta-judge's verdicts after the last item, not after each",
+        )
         parser.add_argument("--guidelines", default="", help="markdown, at hand on the desk")
         parser.add_argument("--auditor", action="append", default=[], help="repeat for several")
 

@@ -26,10 +26,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
-        add("--experiment", required=True, metavar="NAME")
+        add("--experiment", required=True, metavar="NAME", help="whose pairs are written")
         add("--iteration", type=int, metavar="N", help="default: all that have been begun")
         add("--kind", choices=["actor", "judge"], help="default: both")
-        add("--format", choices=sorted(EXPORTS), default="trl")
+        add("--format", choices=sorted(EXPORTS), default="trl", help="whose format (trl)")
         add("--output", type=Path, required=True, metavar="FILE", help="a JSON lines file")
         add("--overwrite", action="store_true", help="replace a file of this name")
 

@@ -1,4 +1,4 @@
-"""What the answers of a batch say about the meta-judge and the judge, for the whole iteration."""
+"""What answers to pairs of judgments say about the meta-judge, for the whole iteration."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,21 +6,16 @@ from typing import Final, Literal
 
 import numpy as np
 
-from meta_reward_core.audit.agreement import (
-    cohen_kappa,
-    krippendorff_alpha,
-    weighted_kendall,
-    weighted_spearman,
-)
+from meta_reward_core.audit.agreement import cohen_kappa
 from meta_reward_core.audit.estimates import (
     Array,
     Design,
     Estimate,
+    estimate_difference,
     estimate_figure,
-    estimate_mean,
-    estimate_plain_share,
     estimate_share,
 )
+from meta_reward_core.audit.frames import Frame
 from meta_reward_core.audit.units import Outcome
 
 Human = Literal["first", "second", "tie", "neither"]
@@ -30,6 +25,12 @@ OUTCOMES: Final = ("A", "B", "tie")
 """Rows and columns of a confusion matrix: A is the judgment that the meta-judge saw first."""
 
 COIN: Final = 0.5
+ONE_VERDICT_RIGHT: Final = (
+    "orders disagree",
+    "whatever was shown first won both orders",
+    "whatever was shown second won both orders",
+)
+"""Groups in which one of two verdicts names people's winner whatever people say."""
 _ENOUGH: Final = 20
 
 
@@ -89,23 +90,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Consistency:
-    """What repeats say about the auditors themselves.
-
-    Attributes:
-        same: share of items to which the same auditor gave the same answer again.
-        other: share of items to which another auditor gave the same answer.
-        alpha: Krippendorff's, over items that several auditors answered.
-        alpha_units: how many those are.
-    """
-
-    same: Estimate
-    other: Estimate
-    alpha: float | None
-    alpha_units: int
-
-
-@dataclass(frozen=True, slots=True)
 class PairFindings:
     """What a batch of pairs of judgments says.
 
@@ -128,18 +112,15 @@ class PairFindings:
 
 
 def find_in_pairs(
-    pairs: Sequence[AuditedPair], sizes: Mapping[str, int], *, confidence: float = 0.95
+    pairs: Sequence[AuditedPair], frame: Frame, *, confidence: float = 0.95
 ) -> PairFindings:
-    """Estimate everything about the meta-judge from answered pairs.
-
-    Args:
-        sizes: items of each stratum in the population.
-    """
-    design = Design(tuple(pair.stratum for pair in pairs), sizes)
+    """Estimate everything about the meta-judge from answered pairs."""
+    design = frame.design(pair.stratum for pair in pairs)
     tables = [_confusion(pair) for pair in pairs]
     total = _weighted_table(tables, design.weights)
-    decided = estimate_decided_agreement(pairs, sizes, confidence=confidence)
+    decided = estimate_decided_agreement(pairs, frame, confidence=confidence)
     groups = tuple(_groups(pairs, design, confidence))
+    biases = tuple(_biases(pairs, design, confidence))
     return PairFindings(
         answers=len(pairs),
         agreement=estimate_share(
@@ -156,18 +137,18 @@ def find_in_pairs(
             confidence=confidence,
         ),
         confusion=tuple(map(tuple, (total / max(total.sum(), 1e-300)).tolist())),
-        biases=tuple(_biases(pairs, design, confidence)),
+        biases=biases,
         groups=groups,
         coverage=design.coverage,
-        sentences=tuple(_pair_sentences(decided, groups)),
+        sentences=(*_pair_sentences(decided, groups), *_bias_sentences(biases)),
     )
 
 
 def estimate_decided_agreement(
-    pairs: Sequence[AuditedPair], sizes: Mapping[str, int], *, confidence: float
+    pairs: Sequence[AuditedPair], frame: Frame, *, confidence: float
 ) -> Estimate:
     """Estimate how often a verdict names the winner that people name, ties left out."""
-    design = Design(tuple(pair.stratum for pair in pairs), sizes)
+    design = frame.design(pair.stratum for pair in pairs)
     agreed, counted = _decided_counts(pairs)
     return estimate_share(design, agreed, counted, confidence=confidence)
 
@@ -269,8 +250,26 @@ def _pair_sentences(decided: Estimate, groups: Sequence[Group]) -> Iterable[str]
     yield f"{compare_with_coin(decided)} over the whole iteration."
     for group in groups:
         found = group.agreement
+        if group.name in ONE_VERDICT_RIGHT:
+            continue
         if found.count >= _ENOUGH and found.low is not None and found.low <= COIN < decided.low:
-            yield f"{compare_with_coin(found)} on pairs of this group: {group.name}."
+            division = group.division.replace("_", " ")
+            yield f"{compare_with_coin(found)} on pairs of this group: {group.name} ({division})."
+
+
+def _bias_sentences(biases: Sequence[Bias]) -> Iterable[str]:
+    """Say where what wins by the meta-judge differs from what wins by people, beyond doubt."""
+    for bias in biases:
+        judge, people = bias.meta_judge, bias.people
+        ends = (judge.low, judge.high, people.low, people.high)
+        if min(judge.count, people.count) < _ENOUGH or any(end is None for end in ends):
+            continue
+        if (judge.low or 0.0) > (people.high or 0.0) or (judge.high or 0.0) < (people.low or 0.0):
+            more = "more" if (judge.value or 0.0) > (people.value or 0.0) else "less"
+            yield (
+                f"{bias.name.capitalize()} {more} often by the meta-judge ({judge.value:.0%}) "
+                f"than by people ({people.value:.0%})."
+            )
 
 
 def compare_with_coin(found: Estimate) -> str:
@@ -288,124 +287,17 @@ def compare_with_coin(found: Estimate) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AuditedResponse:
-    """A response with a person's points and the judge's mean, both 0 to 5."""
-
-    stratum: str
-    human: float
-    judge: float
-    groups: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class DifferenceGroup:
-    """People's points less the judge's within one group of a division."""
-
-    division: str
-    name: str
-    difference: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseFindings:
-    """What a batch of responses says. `difference` is people's points less the judge's."""
-
-    answers: int
-    spearman: Estimate
-    kendall: Estimate
-    difference: Estimate
-    groups: tuple[DifferenceGroup, ...]
-    coverage: float | None
-    sentences: tuple[str, ...]
-
-
-def find_in_responses(
-    responses: Sequence[AuditedResponse], sizes: Mapping[str, int], *, confidence: float = 0.95
-) -> ResponseFindings:
-    """Estimate how the judge's points go with people's.
-
-    Args:
-        sizes: items of each stratum in the population.
-    """
-    design = Design(tuple(found.stratum for found in responses), sizes)
-    human = np.array([found.human for found in responses])
-    judge = np.array([found.judge for found in responses])
-    correlations = [
-        estimate_figure(
-            design,
-            lambda weights, measure=measure: measure(human, judge, weights),  # type: ignore[misc]
-            count=len(responses),
-            confidence=confidence,
+def compare_iterations(earlier: int, before: Estimate, later: int, after: Estimate) -> str:
+    """Say in words how agreement changed between two audited iterations."""
+    change = estimate_difference(before, after)
+    if change.value is None or change.low is None or change.high is None:
+        return f"There are too few answers to compare iterations {earlier} and {later}."
+    between = f"{100 * change.low:+.0f} to {100 * change.high:+.0f} points"
+    if change.low <= 0 <= change.high:
+        return (
+            f"The answers do not show that agreement changed from iteration {earlier} to {later} "
+            f"({between})."
         )
-        for measure in (weighted_spearman, weighted_kendall)
-    ]
-    gaps = [found.human - found.judge for found in responses]
-    difference = estimate_mean(design, gaps, confidence=confidence)
-    return ResponseFindings(
-        answers=len(responses),
-        spearman=correlations[0],
-        kendall=correlations[1],
-        difference=difference,
-        groups=tuple(_difference_groups(responses, gaps, design, confidence)),
-        coverage=design.coverage,
-        sentences=tuple(_response_sentences(correlations[0], difference)),
-    )
-
-
-def _difference_groups(
-    responses: Sequence[AuditedResponse], gaps: Sequence[float], design: Design, confidence: float
-) -> Iterable[DifferenceGroup]:
-    names = sorted({item for found in responses for item in found.groups.items()})
-    for division, name in names:
-        values = [
-            gap if found.groups.get(division) == name else None
-            for found, gap in zip(responses, gaps, strict=True)
-        ]
-        yield DifferenceGroup(division, name, estimate_mean(design, values, confidence=confidence))
-
-
-def _response_sentences(correlation: Estimate, difference: Estimate) -> Iterable[str]:
-    if correlation.low is None or difference.low is None or difference.high is None:
-        yield "There are too few answers to compare the judge's scores with people's."
-        return
-    if correlation.low > 0:
-        yield "Responses that people find better get higher scores from the judge."
-    else:
-        yield "The answers do not show that the judge's scores go with people's at all."
-    if difference.high < 0:
-        yield f"The judge is too generous, by {-(difference.value or 0.0):.2f} points on average."
-    elif difference.low > 0:
-        yield f"The judge is too strict, by {difference.value or 0.0:.2f} points on average."
-
-
-def find_consistency(
-    same: Sequence[tuple[object, object]],
-    answers_by_item: Sequence[Sequence[tuple[str, object]]],
-    *,
-    points: bool = False,
-) -> Consistency:
-    """Measure what repeats say about auditors.
-
-    Args:
-        same: two answers of one auditor to one item, each.
-        answers_by_item: for each item its (auditor, answer), one for each auditor.
-        points: whether answers are numbers; answers within half a point are then alike.
-    """
-    units = [[answer for _, answer in answers] for answers in answers_by_item if len(answers) > 1]
-    alike = _close if points else _equal
-    others = [alike(unit[0], unit[1]) for unit in units]
-    return Consistency(
-        same=estimate_plain_share(sum(alike(a, b) for a, b in same), len(same)),
-        other=estimate_plain_share(sum(others), len(others)),
-        alpha=krippendorff_alpha(units, level="interval" if points else "nominal"),
-        alpha_units=len(units),
-    )
-
-
-def _equal(first: object, second: object) -> bool:
-    return first == second
-
-
-def _close(first: object, second: object) -> bool:
-    return abs(float(first) - float(second)) <= 0.5  # type: ignore[arg-type]
+    moved = "rose" if change.value > 0 else "fell"
+    points = f"{100 * abs(change.value):.0f} points"
+    return f"Agreement {moved} by {points} from iteration {earlier} to {later} ({between})."

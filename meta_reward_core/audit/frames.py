@@ -1,0 +1,44 @@
+"""What answered items were drawn from: one sample, or several that are pooled."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meta_reward_core.audit.estimates import Design
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the answered items were drawn from.
+
+    Attributes:
+        sizes: items of each stratum in the population.
+        factors: where several samples are pooled, how much each stratum counts; else empty.
+    """
+
+    sizes: Mapping[str, int]
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def design(self, strata: Iterable[str]) -> Design:
+        """Say from which strata answered items are, in their order."""
+        return Design(tuple(strata), self.sizes, self.factors)
+
+
+def pool_frames(frames: Mapping[str, Frame], answers: Mapping[str, int]) -> Frame:
+    """Put samples of one population together; each counts by its share of the answers.
+
+    Args:
+        frames: by name; a stratum is then called as `in_sample` says.
+        answers: how many items of each sample are answered.
+    """
+    total = sum(answers.values())
+    sizes = {in_sample(name, stratum): size for name, frame in frames.items() if answers[name]
+             for stratum, size in frame.sizes.items()}  # fmt: skip
+    factors = {in_sample(name, stratum): answers[name] / total
+               for name, frame in frames.items() if answers[name]
+               for stratum in frame.sizes}  # fmt: skip
+    return Frame(sizes, factors)
+
+
+def in_sample(sample: str, stratum: str) -> str:
+    """Name a stratum of one of several samples."""
+    return f"{sample}: {stratum}"
