@@ -1,18 +1,172 @@
-"""Whether the site works, for whoever watches over it."""
+"""Whether the installation works, for whoever watches over it.
 
+/livez           this process answers; asks nothing else
+/healthz         the database answers, and has the tables of this version: send requests here
+/healthz/report  all parts, as JSON, for who may know: broker, workers, work that stands still
+"""
+
+import hmac
+import logging
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from celery import current_app
+from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
-from django.http import HttpRequest, HttpResponse
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
 from django.views.decorators.http import require_safe
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from webapp.experiments.models import Driver, Iteration, RunStatus, Shard, ShardStatus, Worker
+from webapp.experiments.progress import SILENT_SECONDS
+from webapp.people.roles import RUN_ALL
+
+QUEUES: Final = ("gpu", "cpu")
+STILL_SECONDS: Final = 120.0
+"""Work that waits for so long, although workers are up, stands still."""
+
+_migrated: Final[list[bool]] = []
+_NO_BROKER: Final = (KombuError, RedisError, OSError)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was found.
+
+    Attributes:
+        queues: messages in each queue; None where the broker does not answer.
+        problems: what is wrong, in words; empty if all is well.
+    """
+
+    database: bool
+    broker: bool
+    queues: dict[str, int] | None
+    workers: int = 0
+    silent_workers: int = 0
+    running_iterations: int = 0
+    waiting_shards: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@login_not_required
+@require_safe
+def livez(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    """Say that this process answers."""
+    return HttpResponse("ok", content_type="text/plain")
 
 
 @login_not_required
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Say whether the site and its database answer."""
+    problem = database_problem()
+    return HttpResponse(problem or "ok", status=503 if problem else 200, content_type="text/plain")
+
+
+@login_not_required
+@require_safe
+def report(request: HttpRequest) -> HttpResponse:
+    """Tell all that is known to whoever shows the token for metrics, and to admins."""
+    refusal = refuse_watcher(request)
+    if refusal is not None:
+        return refusal
+    found = look()
+    return JsonResponse(asdict(found), status=503 if found.problems else 200)
+
+
+def refuse_watcher(request: HttpRequest) -> HttpResponse | None:
+    """Turn away who may not watch; None lets pass."""
+    if isinstance(request.user, User) and request.user.has_perm(RUN_ALL):
+        return None
+    wanted = settings.META_REWARD_METRICS_TOKEN
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if wanted and scheme == "Bearer" and hmac.compare_digest(given.encode(), wanted.encode()):
+        return None
+    text = "show META_REWARD_METRICS_TOKEN as a bearer token, or sign in as an admin"
+    headers = {"WWW-Authenticate": "Bearer"}
+    return HttpResponse(text, status=401, headers=headers, content_type="text/plain")
+
+
+def database_problem() -> str:
+    """What is wrong with the database; "" if nothing is."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+        if not _has_every_migration():
+            return "the database lacks migrations: run manage.py migrate"
     except DatabaseError:
-        return HttpResponse("the database does not answer", status=503, content_type="text/plain")
-    return HttpResponse("ok", content_type="text/plain")
+        return "the database does not answer"
+    return ""
+
+
+def _has_every_migration() -> bool:
+    """Once they are there they stay: reading all of them at every question would be dear."""
+    if _migrated:
+        return True
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        return False
+    _migrated.append(True)
+    return True
+
+
+def queue_lengths() -> dict[str, int] | None:
+    """Messages in each queue; None if the broker does not answer."""
+    try:
+        with current_app.connection_for_read() as broker:
+            broker.ensure_connection(max_retries=1, timeout=3)
+            # Not `queue_declare`: kombu looks for the queue without the prefix of its keys, and
+            # says of every queue that it is not there.
+            server = broker.default_channel.client
+            return {name: int(server.llen(name)) for name in QUEUES}
+    except _NO_BROKER as error:
+        _log.warning("the broker does not answer: %s", error)
+        return None
+
+
+def look() -> Health:
+    """Look at every part."""
+    problem = database_problem()
+    queues = queue_lengths()
+    problems = [problem] if problem else []
+    if queues is None:
+        problems.append("the broker does not answer")
+    if problem:
+        broker = queues is not None
+        return Health(database=False, broker=broker, queues=queues, problems=problems)
+    return _look_at_rows(queues, problems)
+
+
+def _look_at_rows(queues: dict[str, int] | None, problems: list[str]) -> Health:
+    now = timezone.now()
+    fresh = now - timedelta(seconds=SILENT_SECONDS)
+    workers = Worker.objects.filter(heartbeat__gte=fresh).count()
+    silent = Worker.objects.filter(heartbeat__lt=fresh).count()
+    running = Iteration.objects.filter(status=RunStatus.RUNNING, driver=Driver.WORKERS)
+    waiting = Shard.objects.filter(status=ShardStatus.WAITING, stage__iteration__in=running)
+    still = waiting.filter(sent__lt=now - timedelta(seconds=STILL_SECONDS))
+    busy = Shard.objects.filter(status=ShardStatus.RUNNING, lease_until__gte=now)
+    if silent:
+        problems.append(f"{silent} worker(s) fell silent")
+    if running.exists() and not workers:
+        problems.append("iterations run, and no worker is up: start one with manage.py worker")
+    elif still.exists() and not busy.exists():
+        problems.append("work waits and nobody takes it: is manage.py reconcile running?")
+    return Health(
+        database=True,
+        broker=queues is not None,
+        queues=queues,
+        workers=workers,
+        silent_workers=silent,
+        running_iterations=running.count(),
+        waiting_shards=waiting.count(),
+        problems=problems,
+    )

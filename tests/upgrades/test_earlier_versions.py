@@ -1,0 +1,98 @@
+"""What an earlier version has left behind goes on under this one, as if nothing had happened.
+
+Each folder here is named after the commit that made it; `make_fixture` says how.
+"""
+
+import gzip
+import os
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.upgrades.make_fixture import ROOT
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+EARLIER = sorted(path for path in HERE.iterdir() if (path / "rows.sql.gz").exists())
+
+UPGRADE = """
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+from django.contrib.auth import authenticate
+from django.contrib.auth.models import User
+from django.test import Client
+from meta_reward_core.iteration import STAGES
+from tests.upgrades.make_fixture import fake_training
+from webapp.api.models import ApiToken
+from webapp.audit.models import Answer
+from webapp.experiments.models import Attempt, Experiment, Iteration, Order
+from workers.opening import context_of
+
+assert authenticate(None, username="alice", password="correct horse battery") is not None
+alice = User.objects.get(username="alice")
+assert alice.has_perm("experiments.run_experiment")
+assert Answer.objects.get().comment == "kept"
+assert ApiToken.objects.get().owner == alice
+assert Order.objects.get().by == alice
+attempts = Attempt.objects.count()
+
+iteration = Iteration.objects.get()
+context = context_of(iteration)
+scheduled = [stage for stage in STAGES if stage.scheduled(context)]
+assert len(scheduled) == 8
+for stage in scheduled:
+    for shard in range(stage.plan_shards(context)):
+        assert stage.finished_shard(context, shard) is not None, stage.name
+
+browser = Client()
+browser.force_login(alice)
+for page in ("/", "/experiments/kept", "/experiments/kept/iterations/1", "/audits/1"):
+    answer = browser.get(page, headers={"Host": "localhost"})
+    assert answer.status_code == 200, (page, answer.status_code)
+
+fake_training()
+call_command("run_iteration", "--experiment", "kept", "--iterations", "2")
+assert Iteration.objects.get(number=2).status == "finished"
+made_again = Attempt.objects.filter(shard__stage__iteration=iteration).count() - attempts
+assert made_again == 0, "a shard of the earlier version was made again"
+"""
+
+
+@pytest.mark.parametrize("earlier", EARLIER, ids=lambda path: path.name)
+def test_an_experiment_begun_by_an_earlier_version_goes_on(earlier: Path, tmp_path: Path) -> None:
+    rows = gzip.decompress((earlier / "rows.sql.gz").read_bytes()).decode()
+    with sqlite3.connect(tmp_path / "db.sqlite3") as database:
+        database.executescript(rows.replace(ROOT, str(tmp_path)))
+    database.close()
+    with tarfile.open(earlier / "files.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    description = tmp_path / "artifacts" / "kept" / "experiment.json"
+    description.write_text(description.read_text().replace(ROOT, str(tmp_path)))
+    before = {path: path.read_bytes() for path in (tmp_path / "artifacts").rglob("*.parquet")}
+    done = upgrade(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def upgrade(root: Path) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {
+        "DATABASE_URL": f"sqlite:///{root}/db.sqlite3",
+        "META_REWARD_VAR": str(root / "var"),
+        "META_REWARD_ARTIFACT_ROOT": str(root / "artifacts"),
+        "META_REWARD_MODEL_ROOT": str(root / "models"),
+        "META_REWARD_SCRATCH_ROOT": str(root / "scratch"),
+    }
+    return subprocess.run(
+        [sys.executable, "manage.py", "shell", "-v", "0", "-c", UPGRADE],
+        cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_there_is_an_earlier_version() -> None:
+    assert EARLIER

@@ -1,0 +1,65 @@
+"""Say whether the installation works, by an exit code that supervisors understand."""
+
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, Final
+
+import httpx2
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from webapp.experiments.models import Worker
+from webapp.experiments.progress import SILENT_SECONDS
+from webapp.health import look
+from workers.machine import machine_name
+
+_OK: Final = 200
+
+
+class Command(BaseCommand):
+    """`manage.py health`."""
+
+    help = "Look at database, broker, workers and waiting work; exit code 1 if something is wrong."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument(
+            "--worker", action="store_true", help="only whether a worker of this machine is alive"
+        )
+        parser.add_argument(
+            "--site", metavar="URL", help="only whether the site answers there, with its database"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Look."""
+        if options["worker"]:
+            _require_worker()
+            self.stdout.write("ok")
+            return
+        if options["site"]:
+            _require_site(options["site"])
+            self.stdout.write("ok")
+            return
+        found = look()
+        self.stdout.write(json.dumps(asdict(found), indent=1))
+        if found.problems:
+            raise CommandError("; ".join(found.problems))
+
+
+def _require_worker() -> None:
+    heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
+    if not Worker.objects.filter(host=machine_name(), heartbeat__gte=heard).exists():
+        raise CommandError(f"no worker of {machine_name()} has shown itself of late")
+
+
+def _require_site(url: str) -> None:
+    """Ask it from within, by a name that it answers to."""
+    name = next((host for host in settings.ALLOWED_HOSTS if host.strip("*.")), "localhost")
+    try:
+        answer = httpx2.get(f"{url.rstrip('/')}/healthz", headers={"Host": name.lstrip(".")})
+    except httpx2.HTTPError as error:
+        raise CommandError(f"the site does not answer: {error}") from error
+    if answer.status_code != _OK:
+        raise CommandError(f"the site says {answer.status_code}: {answer.text[:200]}")

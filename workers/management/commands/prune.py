@@ -1,0 +1,43 @@
+"""Delete what is no longer needed, once somebody has seen what that is."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from workers.command_line import explained_errors, require_tables
+from workers.pruning import BY_DEFAULT, KINDS, find_removals
+
+
+class Command(BaseCommand):
+    """`manage.py prune`."""
+
+    help = (
+        "List what may be deleted, what that frees and what it costs; with --yes, delete it. "
+        "Checkpoints only where --what names them."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument(
+            "--what", nargs="+", choices=KINDS, default=list(BY_DEFAULT), help="kinds of things"
+        )
+        parser.add_argument(
+            "--days", type=float, default=90.0, help="uploads and events stay so long (90)"
+        )
+        parser.add_argument("--yes", action="store_true", help="delete; without it, only list")
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """List, and delete if asked to."""
+        with explained_errors():
+            require_tables()
+            total = 0
+            for found in find_removals(tuple(options["what"]), days=options["days"]):
+                self.stdout.write(
+                    f"{found.size / 1e6:10,.1f} MB  {found.kind}  {found.what}\n"
+                    f"{'':15}cost: {found.cost}"
+                )
+                total += found.size
+                if options["yes"]:
+                    found.carry_out()
+        done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
+        self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")

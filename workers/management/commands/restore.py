@@ -1,0 +1,50 @@
+"""Put the rows of a backup back, and look at the files that they speak of."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from workers.backup import differing_files, restore
+from workers.command_line import explained_errors, require_tables
+
+
+class Command(BaseCommand):
+    """`manage.py restore`."""
+
+    help = (
+        "Put all rows of a backup into the database, or none. Stop the site and all workers "
+        "first. Files that differ from what the backup knows are listed; exit code 1 then."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument("--input", required=True, type=Path, help="file of manage.py backup")
+        parser.add_argument(
+            "--replace", action="store_true", help="lose the rows that are here already"
+        )
+        parser.add_argument(
+            "--check-only", action="store_true", help="write nothing; compare the files alone"
+        )
+        parser.add_argument(
+            "--deep", action="store_true", help="read and hash every file, not manifests alone"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+        """Restore, and compare."""
+        with explained_errors():
+            require_tables()
+            if not options["check_only"]:
+                told = restore(options["input"], replace=options["replace"])
+                self.stdout.write(
+                    f"{told.rows:,} rows about {told.experiments} experiment(s) are back"
+                )
+            differences = differing_files(options["input"], deep=options["deep"])
+        for difference in differences:
+            self.stdout.write(f"differs: {difference}")
+        if differences:
+            raise CommandError(
+                f"{len(differences)} file(s) are gone or differ: put them back from their own "
+                "backup, or run the iterations again, which remakes what is missing"
+            )
+        self.stdout.write("the files are as they were")
