@@ -17,19 +17,26 @@ from webapp.experiments.models import Experiment, Iteration, Order
 pytestmark = pytest.mark.django_db
 
 # Who may ask at all; what they get may still be that there is no such thing.
-ANYBODY: Final = {"healthz", "login"}
-MEMBERS: Final = {"logout", "password_change"}
+ANYBODY: Final = {"healthz", "livez", "login"}
+WATCHERS: Final = {"health_report", "metrics"}  # by a token, or admins
+MEMBERS: Final = {
+    *("logout", "password_change", "second_factor"),
+    *("begin_second_factor", "confirm_second_factor", "remove_second_factor"),
+}
 VIEWERS: Final = {
     *("index", "workers", "log", "experiment", "iteration", "compare", "files", "file"),
-    *("prompts", "prompt", "across", "what-if", "try", "try_result"),
+    "report",
+    *("prompts", "prompt", "battle", "across", "what-if", "try", "try_result"),
     *("publish", "published_archive", "launch_order"),
     *("audits", "audit_report", "audit_export", "experiment_audits"),
+    "iteration_audits",
     *("tokens", "revoke_token", "notices", "renew_notice_secret", "send_test_notice"),
 }
 OPERATORS: Final = {
     *("audit_new", "audit_gate", "audit_override", "audit_close", "audit_auditors"),
     "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "steer", "cancel_try"),
+    "ask_all",
 }
 AUDITORS: Final = {
     *("audit_desk", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),
@@ -43,8 +50,9 @@ OF_AN_EXPERIMENT: Final = {
     "form": "jsonl",
 }
 ASKED_BY_POST: Final = {
+    *("begin_second_factor", "confirm_second_factor", "remove_second_factor"),
     *("logout", "revoke_token", "renew_notice_secret", "send_test_notice"),
-    *("new_experiment_prompts", "steer", "cancel_try"),
+    *("new_experiment_prompts", "steer", "cancel_try", "ask_all"),
     *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
     *("audit_gate", "audit_override", "audit_reveal", "audit_skipped"),
 }
@@ -66,7 +74,7 @@ ADDRESSES: Final = dict(named_patterns(get_resolver()))
 
 
 def test_every_address_is_in_the_table_once() -> None:
-    table = [*ANYBODY, *MEMBERS, *VIEWERS, *OPERATORS, *AUDITORS]
+    table = [*ANYBODY, *WATCHERS, *MEMBERS, *VIEWERS, *OPERATORS, *AUDITORS]
     assert sorted(table) == sorted(ADDRESSES)
 
 
@@ -87,7 +95,15 @@ def browser_of(person: User | None) -> Client:
 @pytest.mark.parametrize("name", sorted(ADDRESSES))
 def test_strangers_are_asked_to_sign_in(iteration: Iteration, name: str) -> None:
     status = ask(browser_of(None), name)
-    assert status == (200 if name in ANYBODY else 302)
+    assert status == (200 if name in ANYBODY else 401 if name in WATCHERS else 302)
+
+
+@pytest.mark.parametrize("name", sorted(WATCHERS))
+@pytest.mark.parametrize("role", ["", "viewer", "operator", "auditor"])
+def test_figures_of_the_whole_installation_are_for_watchers(
+    iteration: Iteration, role: str, name: str
+) -> None:
+    assert ask(browser_of(make_person("nora", role)), name) == 401
 
 
 @pytest.mark.parametrize("name", sorted(VIEWERS | OPERATORS))
@@ -122,7 +138,7 @@ def test_viewers_may_look(iteration: Iteration, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MEMBERS))
 def test_members_keep_their_own_things(db: None, name: str) -> None:
-    assert ask(browser_of(make_person("nora")), name) in (200, 302, 303, 404)
+    assert ask(browser_of(make_person("nora")), name) in (200, 302, 303, 404, 422)
 
 
 THEIRS: Final = sorted(name for name, keys in ADDRESSES.items() if "name" in keys)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.contrib import admin
 from django.db.models.signals import post_migrate
 
 
@@ -18,5 +19,10 @@ class PeopleConfig(AppConfig):
     name = "webapp.people"
 
     def ready(self) -> None:
-        """Make the roles once the tables of all apps are there."""
+        """Make the roles once the tables of all apps are there, and hear of what is logged."""
+        from webapp.people import events, lockout, views
+
+        events.listen()
+        lockout.listen()
+        admin.site.login = views.to_the_one_door  # type: ignore[method-assign]
         post_migrate.connect(_make_roles, dispatch_uid="make_roles")

@@ -19,6 +19,8 @@ ANSWER: Final = "audit.answer_batch"
 """Answer items of the audit batches that one is assigned to, and see those alone."""
 ADJUDICATE: Final = "audit.adjudicate_item"
 """See everybody's audit answers in the admin, and decide between conflicting ones."""
+SEE_EVENTS: Final = "people.view_event"
+"""See in the admin who signed in, and what became of accounts, roles and tokens."""
 
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
@@ -29,7 +31,7 @@ PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     VIEWER: (SEE,),
     OPERATOR: (SEE, RUN),
     AUDITOR: (ANSWER,),
-    ADMIN: (SEE, RUN, RUN_ALL, ADJUDICATE),
+    ADMIN: (SEE, RUN, RUN_ALL, ADJUDICATE, SEE_EVENTS),
 }
 
 
