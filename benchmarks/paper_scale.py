@@ -77,7 +77,8 @@ class World:
 
 
 def _reopened(world: World, recipe: Recipe, model: Model, store: ArtifactStore) -> Experiment:
-    return Experiment(world.name, recipe, load_templates(recipe), world.seed, model, store)
+    templates = load_templates(recipe)
+    return Experiment(world.name, recipe, recipe.sha256, templates, world.seed, model, store)
 
 
 def prompt_file(count: int, seed: int) -> PromptFile:

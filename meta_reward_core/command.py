@@ -24,7 +24,8 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = """\
 exit codes:
   0 finished   1 failed   2 something given is wrong   3 no preference pair survived
-  4 no room on the disk   5 another process runs this experiment   130 stopped
+  4 no room on the disk   5 another process runs this experiment
+  6 waits for people's audit before it trains   130 stopped
 """
 
 

@@ -6,6 +6,7 @@ This module reads no files; `meta_reward_core.recipes` does.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import Field, model_validator
@@ -47,6 +48,12 @@ class SampleRecipe(Section):
         text="May an instruction serve in more than one iteration? Without it, a pool that is too "
         "small is refused.",
         source=PAPER,
+    )
+    held_out: str | None = value(
+        None,
+        "A file of prompts that are kept for evaluation: whichever of them is in the pool, by a "
+        "hash of its words, is left out when the experiment begins.",
+        source=OURS,
     )
 
 
@@ -146,6 +153,17 @@ class MetaJudgeRecipe(SamplingRecipe):
         ge=0,
         le=5,
     )
+    decided_at: float | None = value(
+        None,
+        "Battles are fought in rounds, and a judgment stops fighting others like it when the "
+        "prediction of its wins, so many standard deviations wide to each side, leaves it out of "
+        "the running for best and worst. None: all battles are fought. What it saves and costs: "
+        "docs/fewer_calls.md.",
+        source=OURS,
+        unit="standard deviations",
+        gt=0,
+        le=100,
+    )
     max_pair_share: float | None = value(
         None,
         "Judge pairs are at most this share of all pairs (against a judge that always says 5).",
@@ -181,7 +199,7 @@ class EngineRecipe(Section):
     )
     batch_tokens: int = value(
         65_536,
-        "Budget of one decoding batch: sequences times their longest length.",
+        "Tokens held by one decoding batch, shared prefixes counted once.",
         source=OURS,
         unit="tokens",
         ge=64,
@@ -229,6 +247,46 @@ class EvaluationRecipe(Section):
     )
 
 
+class AuditRecipe(Section):
+    """What people's answers decide before an iteration trains."""
+
+    required: bool = value(
+        default=False,
+        text="An iteration trains on its judge pairs only after an audit of its battles has "
+        "passed. The page of an experiment's audits can change this and the three values below.",
+        source=OURS,
+    )
+    least_agreement: float = value(
+        0.5,
+        "The agreement of people and meta-judge, ties left out, must be shown to be above this.",
+        source=OURS,
+        unit="share of verdicts",
+        ge=0,
+        lt=1,
+    )
+    confidence: float = value(
+        0.95, "Of the interval whose lower end must be above it.", source=OURS, gt=0, lt=1
+    )
+    answers: int = value(
+        50, "Answers that must count at least.", source=OURS, unit="answers", ge=1, le=100_000
+    )
+    otherwise: Literal["wait", "actor_pairs"] = value(
+        "wait",
+        "When a complete audit has not passed: wait for a person, or train on the actor pairs "
+        "alone.",
+        source=OURS,
+    )
+    human_pairs_share: float = value(
+        0.0,
+        "Judgments that people preferred in audits of earlier iterations train as judge pairs, "
+        "up to this share of all pairs. 0: none.",
+        source=OURS,
+        unit="share of pairs",
+        ge=0,
+        le=0.9,
+    )
+
+
 class Recipe(Section):
     """A whole experiment's settings; the default values are the paper's."""
 
@@ -256,6 +314,7 @@ class Recipe(Section):
     pairing: PairingRecipe = PairingRecipe()
     meta_judge: MetaJudgeRecipe = MetaJudgeRecipe()
     training: DpoSettings = DpoSettings()
+    audit: AuditRecipe = AuditRecipe()
     engine: EngineRecipe = EngineRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
 
@@ -276,6 +335,15 @@ class Recipe(Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of every value, in hexadecimal."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Hash of every value, in hexadecimal. An experiment keeps the one that it began with."""
+        return hash_of_values(self.model_dump(mode="json"))
+
+
+def hash_of_values(values: Mapping[str, Any]) -> str:
+    """Hash a recipe's values as they were written down, in hexadecimal.
+
+    What is written down never changes, while a later version of this module may know more values:
+    so experiments hash their own record, and an upgrade does not make work look like another's.
+    """
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

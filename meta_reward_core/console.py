@@ -17,7 +17,7 @@ from meta_reward_core.context import IterationContext
 from meta_reward_core.iteration import Stage
 from meta_reward_core.plan import StagePlan
 from meta_reward_core.shards import Counts, ShardManifest
-from meta_reward_core.summary import Summary, Timing
+from meta_reward_core.summary import Summary, Timing, audit_sentences
 
 PLAIN_SECONDS: Final = 10.0
 """Without a terminal a running stage is told of at most so often."""
@@ -242,6 +242,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     for table in tables:
         if table is not None and table.row_count:
             console.print(table)
+    for sentence in audit_sentences(summary.get("audit")):
+        console.print(f"[bold]audit[/bold] {escape(sentence)}")
     for alarm in summary["alarms"]:
         console.print(f"[bold red]alarm[/bold red] {escape(alarm['sentence'])}")
         console.print(f"      {escape(alarm['advice'])}")

@@ -45,6 +45,7 @@ class IterationContext:
 
     Attributes:
         number: t, from 1.
+        recipe_sha256: hash of the recipe as the experiment wrote it down; part of every key.
         model: M_{t-1}: actor, judge, meta-judge, starting point and reference.
         pool: the experiment's instructions, as files of the pseudo-iteration 0.
         earlier: the files of the iterations before, in order.
@@ -52,6 +53,7 @@ class IterationContext:
 
     number: int
     recipe: Recipe
+    recipe_sha256: str
     templates: Templates
     seed: int
     model: Model

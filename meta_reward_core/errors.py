@@ -13,6 +13,7 @@ MetaRewardError
 ├── ArtifactError         files of an experiment
 │   ├── StorageFullError    no room for what is to be written
 │   └── DamagedArtifactError  bytes differ from what the manifest promises
+├── AuditWaitsError       an iteration may not train before people have audited it
 ├── ExperimentBusyError   another process works on the same experiment
 └── NoPairsError          an iteration ended without one preference pair
 """
@@ -94,6 +95,17 @@ class ExperimentBusyError(MetaRewardError):
 
     retryable = True
     exit_code = 5
+
+
+class AuditWaitsError(MetaRewardError):
+    """An iteration may not train yet: an audit of its battles has not passed.
+
+    What is finished is kept; the same command goes on once the audit has passed, or somebody has
+    decided otherwise.
+    """
+
+    retryable = True
+    exit_code = 6
 
 
 class NoPairsError(MetaRewardError):

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
-from meta_reward_core.config import Recipe
+from meta_reward_core.config import Recipe, hash_of_values
 from meta_reward_core.context import IterationContext, Model, Templates
 from meta_reward_core.errors import ArtifactError, ExperimentBusyError, InputError
 from meta_reward_core.model_folder import hash_model_folder
@@ -46,11 +46,14 @@ class Experiment:
     """An experiment that exists on disk.
 
     Attributes:
+        recipe_sha256: hash of the recipe as it was written down when the experiment began. It
+            stays, also where `recipe` has values today that nobody knew then.
         seed_model: M0, as it was when the experiment began.
     """
 
     name: str
     recipe: Recipe
+    recipe_sha256: str
     templates: Templates
     seed: int
     seed_model: Model
@@ -83,6 +86,7 @@ class Experiment:
         return IterationContext(
             number=number,
             recipe=self.recipe,
+            recipe_sha256=self.recipe_sha256,
             templates=self.templates,
             seed=self.seed,
             model=self.model(number - 1),
@@ -137,7 +141,7 @@ def begin_experiment(
         StorageFullError: there is no room.
     """
     templates = load_templates(recipe)
-    experiment = Experiment(name, recipe, templates, seed, seed_model, store)
+    experiment = Experiment(name, recipe, recipe.sha256, templates, seed, seed_model, store)
     with experiment.locked():
         if store.exists(f"{name}/experiment.json"):
             raise InputError(f"an experiment {name!r} exists already: choose another name")
@@ -178,7 +182,8 @@ def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
         for prompt in prompts.prompts
     ]
     files.discard("pool", 0, ["prompts"])
-    work = Work({("prompts", 0): table_of("prompts", rows)}, {"prompts": len(rows)})
+    counts = {"prompts": len(rows), "held_out": prompts.held_out}
+    work = Work({("prompts", 0): table_of("prompts", rows)}, counts)
     files.publish("pool", 0, key=shard_key(stage="pool"), work=work, packages={})
 
 
@@ -199,6 +204,7 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     experiment = Experiment(
         name=name,
         recipe=parse_recipe(found["recipe"], origin=f"{name}/experiment.json"),
+        recipe_sha256=hash_of_values(found["recipe"]),
         templates=Templates(
             judge=PromptTemplate("judge", words["judge"]),
             meta_judge=PromptTemplate("meta_judge", words["meta_judge"]),

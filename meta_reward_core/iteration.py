@@ -18,6 +18,7 @@ from typing import Literal
 from meta_reward_core import steps
 from meta_reward_core.context import IterationContext, Tools
 from meta_reward_core.shards import ShardManifest, Work, shard_key
+from meta_reward_core.training_data import AUDIT_TABLES
 
 Resource = Literal["cpu", "engine", "trainer"]
 
@@ -52,7 +53,7 @@ class Stage:
         return shard_key(
             stage=self.name,
             shard=shard,
-            recipe=context.recipe.sha256,
+            recipe=context.recipe_sha256,
             templates=context.templates.sha256,
             seed=context.seed,
             iteration=context.number,
@@ -138,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "train",
         "DPO, from and against the model before",
-        reads=("actor_pairs", "judge_pairs"),
+        reads=("actor_pairs", "judge_pairs", *AUDIT_TABLES),
         part_by_part=False,
         resource="trainer",
         run=steps.train,

@@ -22,7 +22,9 @@ from meta_reward_core.experiment import (
     load_templates,
     open_experiment,
 )
+from meta_reward_core.held_out import read_held_out, without_held_out
 from meta_reward_core.miniature.seed import ensure_seed_model
+from meta_reward_core.miniature.seed_variants import ensure_variant, read_variant
 from meta_reward_core.miniature.world import loop_prompts
 from meta_reward_core.model_folder import check_model_folder, hash_model_folder
 from meta_reward_core.plan import plan_iteration, room_needed
@@ -107,6 +109,10 @@ def _begin(
     recipe = requested_recipe(request)
     load_templates(recipe)
     prompts = _read_pool(request, recipe, say=say)
+    if recipe.sample.held_out is not None:
+        held_out = read_held_out([Path(recipe.sample.held_out)])
+        prompts = without_held_out(prompts, held_out)
+        say(f"{prompts.held_out} prompt(s) of the pool left out: held out for evaluation")
     check_pool(recipe, len(prompts.prompts))
     model = find_seed_model(recipe, places, say=say)
     check_room(recipe, model, places)
@@ -144,7 +150,10 @@ def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None
     Raises:
         ModelFolderError: it is absent, unsafe, or outside the allowed root.
     """
-    if recipe.model is None and recipe.world == "miniature":
+    variant = read_variant(recipe.model) if recipe.world == "miniature" else None
+    if variant is not None:
+        folder = ensure_variant(variant, places.models, scratch=places.scratch, say=say)
+    elif recipe.model is None and recipe.world == "miniature":
         folder = ensure_seed_model(places.models, scratch=places.scratch, say=say)
     elif recipe.model is None:
         raise InputError(

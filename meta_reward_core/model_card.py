@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 from meta_reward_core.config import Recipe
-from meta_reward_core.summary import Summary
+from meta_reward_core.summary import Summary, audit_sentences
 
 _PAPER: Final = "https://arxiv.org/abs/2407.19594"
 _PATH_IN_TEXT: Final = re.compile(r"(?<![\w:/.])(?:~|/)[\w.-]*/[^\s'\"`]*")
@@ -147,6 +147,7 @@ def _iteration(summary: Summary) -> str:
         _listed("Judge", _judge(summary.get("judge"))),
         _listed("Meta-judge", _meta_judge(summary.get("meta_judge"))),
         _listed("Training", _training(summary.get("training"))),
+        _listed("Audit by people", audit_sentences(summary.get("audit"))),
         _listed("Against the truth of the synthetic world", _truth(summary, number)),
         _listed("Alarms", [_alarm(alarm) for alarm in summary.get("alarms", [])] or ["none"]),
     ]

@@ -156,6 +156,11 @@ def remove_score_lines(text: str) -> str:
     return "".join(kept).rstrip()
 
 
+def remove_verdict_lines(text: str) -> str:
+    """Take every line out of a meta-judgment that begins with `Winner:`, so that reasons remain."""
+    return "".join(line for line in text.splitlines(keepends=True) if not _WINNER_LINE.match(line))
+
+
 def _value_of(line: str, tail: re.Pattern[str], head: re.Pattern[str]) -> str | None:
     """What follows the last mark of a line, at most `_VALUE_CHARS` of it."""
     found = _last_tail(line, len(line), tail) or head.match(line)

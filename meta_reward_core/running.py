@@ -1,10 +1,12 @@
 """Drive the declared stages of one iteration in this process, one shard after the other."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from meta_reward_core.artifacts import canonical_json
 from meta_reward_core.context import IterationContext, Tools
+from meta_reward_core.errors import InputError
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.shards import ShardManifest
 
@@ -36,24 +38,50 @@ class Ledger(Protocol):
         """All shards of the stage are finished."""
 
 
-def run_iteration(context: IterationContext, tools: Tools, ledger: Ledger) -> None:
+BeforeTraining = Callable[[IterationContext], None]
+
+
+def run_iteration(
+    context: IterationContext,
+    tools: Tools,
+    ledger: Ledger,
+    *,
+    before_training: BeforeTraining | None = None,
+) -> None:
     """Run what is left of an iteration; finished, undamaged shards are not run again.
 
+    Args:
+        before_training: called once every pair is there; it may write what an audit gave
+            (`training_data.write_audit`), and it keeps the iteration from training by raising.
+
     Raises:
+        InputError: the recipe asks for an audit, and nobody here can know of one.
         NoPairsError: the iteration gave no preference pair.
         MetaRewardError: a shard failed.
     """
+    if before_training is None and context.recipe.audit.required:
+        raise InputError(
+            "the recipe asks for a passed audit before training (audit.required), and only "
+            "manage.py knows of audits: use `python manage.py run_iteration`"
+        )
     context.files.store.sweep(context.files.folder.rpartition("/")[0])
     for stage in STAGES:
         if not stage.scheduled(context):
             ledger.skip_stage(stage)
             continue
+        if before_training is not None and trains_anew(stage, context):
+            before_training(context)
         shards = stage.plan_shards(context)
         ledger.plan_stage(stage, shards)
         for shard in range(shards):
             _run_shard(context, stage, shard, tools, ledger)
         ledger.finish_stage(stage)
     publish_manifest(context)
+
+
+def trains_anew(stage: Stage, context: IterationContext) -> bool:
+    """Whether a stage is a training that is not done: its inputs may still change."""
+    return stage.resource == "trainer" and stage.finished_shard(context, 0) is None
 
 
 def _run_shard(
@@ -78,7 +106,7 @@ def publish_manifest(context: IterationContext) -> None:
     manifests = context.files.manifests()
     summary = {
         "iteration": context.number,
-        "recipe": context.recipe.sha256,
+        "recipe": context.recipe_sha256,
         "templates": context.templates.sha256,
         "seed": context.seed,
         "model_in": context.model.sha256,

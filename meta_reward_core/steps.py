@@ -1,6 +1,8 @@
 """Between files and method: each function reads a shard's tables, takes one step, makes tables."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,19 +26,18 @@ from meta_reward_core.records import (
     Battle,
     Dropped,
     Judgment,
-    PairKind,
     Prompt,
     Response,
     ResponseScore,
 )
 from meta_reward_core.sampling import sample_prompts
 from meta_reward_core.seeds import derive_seed
-from meta_reward_core.shards import Counts, Work, part_path
+from meta_reward_core.shards import Counts, IterationFiles, Work, part_path
 from meta_reward_core.tables import records_of, table_of
+from meta_reward_core.training_data import PAIR_KINDS, training_rows
 
 # `dropped` has two writers; each has a part of its own.
 _ACTOR_PART, _JUDGE_PART = 0, 1
-_PAIR_KINDS: tuple[PairKind, ...] = ("actor", "judge")
 
 
 def sample(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa: ARG001
@@ -155,6 +156,7 @@ def meta_judge(context: IterationContext, shard: int, tools: Tools) -> Work:
         hide_score_line=recipe.hide_score_line,
         sampling=_sampling(recipe),
         seed=_seed(context, "meta_judge", shard),
+        decided_at=recipe.decided_at,
         progress=tools.progress,
     )
     return Work({("battles", shard): table_of("battles", battles)}, counts)
@@ -163,7 +165,7 @@ def meta_judge(context: IterationContext, shard: int, tools: Tools) -> Work:
 def pair_judge(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa: ARG001
     """Rate the judgments and choose the best against the worst one of every instruction."""
     recipe = context.recipe.meta_judge
-    weights = iteration_weights(context.files.read("battles")["verdict"])
+    weights = _weights(context.files)
     pairs: list[dict[str, object]] = []
     ratings: list[object] = []
     dropped: list[Dropped] = []
@@ -201,29 +203,30 @@ def pair_judge(context: IterationContext, shard: int, tools: Tools) -> Work:  # 
     return Work(tables, _count_pairs(len(pairs), dropped))
 
 
-def iteration_weights(verdicts: pa.ChunkedArray) -> PositionWeights:
-    """Weigh the two positions by all battles of the iteration."""
-    counted = {entry["values"]: entry["counts"] for entry in pc.value_counts(verdicts).to_pylist()}
+def _weights(files: IterationFiles) -> PositionWeights:
+    """Weigh the two positions by all battles, with the texts of one part in memory at a time."""
+    counted: Counter[str | None] = Counter()
+    for part in files.part_numbers("battles"):
+        for entry in pc.value_counts(files.read("battles", part)["verdict"]).to_pylist():
+            counted[entry["values"]] += entry["counts"]
     return weights_from_counts(
-        wins_first=counted.get("A", 0),
-        wins_second=counted.get("B", 0),
-        ties=counted.get("tie", 0),
-        unparsed=counted.get(None, 0),
+        wins_first=counted["A"],
+        wins_second=counted["B"],
+        ties=counted["tie"],
+        unparsed=counted[None],
     )
 
 
 def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa: ARG001
     """Train M_t by DPO on the scheduled pairs; start and reference are M_{t-1}.
 
+    An audit may have withheld a kind of them, or added pairs of people's (`training_data`).
+
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
     """
-    rows = [
-        row
-        for kind in _PAIR_KINDS
-        if context.recipe.trains_on(kind, context.number)
-        for row in context.files.read(f"{kind}_pairs").to_pylist()
-    ]
+    found = training_rows(context)
+    rows: list[Any] = found.rows
     if not rows:
         raise NoPairsError(_why_no_pairs(context))
     from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
@@ -255,13 +258,14 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
         "trained": outcome.rows_trained,
         "refused": len(outcome.refused),
         "kept_step": outcome.kept_step,
+        **found.counts,
     }
     return Work(tables, counts, checkpoint=context.files.checkpoint_sha256())
 
 
 def evaluate(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa: ARG001
     """Measure the iteration's data and, where the truth is known, the model that came out."""
-    kinds = [kind for kind in _PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
+    kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
     measured = measure_iteration(context.files, kinds=kinds)
     rows = as_measurements(measured, model=context.model.name)
     rows += [row for model in _models_to_measure(context) for row in _truth(context, model, tools)]
@@ -317,6 +321,10 @@ def _why_no_pairs(context: IterationContext) -> str:
     lines = [
         f"  {row['kind']}: {row['count_all']} prompts, {row['reason']}"
         for row in sorted(reasons.to_pylist(), key=lambda row: -row["count_all"])
+    ]
+    lines += [
+        f"  {row['kind']}: all withheld, {row['reason']}"
+        for row in context.files.read("withheld").to_pylist()
     ]
     return "\n".join(
         [

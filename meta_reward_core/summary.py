@@ -70,6 +70,7 @@ def summarize_iteration(
         "response_chars": measured.response_chars,
         "score_length_correlation": measured.score_length_correlation,
         "training": _training(files),
+        "audit": _audit(files),
         "truth": _truth(files, before, number),
         "alarms": [asdict(alarm) for alarm in find_alarms(measured, before=earlier)],
     }
@@ -137,6 +138,39 @@ def _training(files: IterationFiles) -> Summary | None:
             if values
         },
     }
+
+
+def _audit(files: IterationFiles) -> Summary | None:
+    """What people's audits changed about the rows that trained; None where nothing."""
+    manifest = files.manifest("train")
+    if manifest is None or "human" not in manifest.counts:
+        return None
+    counts = manifest.counts
+    return {
+        "withheld": files.read("withheld").to_pylist(),
+        "withheld_pairs": counts["withheld"],
+        "human_pairs": counts["human"],
+        "human_pairs_offered": counts["human_offered"],
+        "human_share": counts["human"] / counts["rows"],
+    }
+
+
+def audit_sentences(audit: Mapping[str, Any] | None) -> list[str]:
+    """Say in words what people's audits changed about the rows that trained."""
+    if audit is None:
+        return []
+    said = [
+        f"{audit['withheld_pairs']:,} {one['kind']} pairs were withheld from training: "
+        f"{one['reason']}"
+        for one in audit["withheld"]
+    ]
+    if audit["human_pairs_offered"]:
+        said.append(
+            f"{audit['human_pairs']:,} rows of the training ({audit['human_share']:.1%}) are "
+            "judgments that people preferred in audits of earlier iterations; "
+            f"{audit['human_pairs_offered']:,} were there"
+        )
+    return said
 
 
 def _truth(files: IterationFiles, before: IterationFiles | None, number: int) -> list[Summary]:

@@ -92,6 +92,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("chosen_judgment_id", _text),
             ("rejected_judgment_id", _text),
         ],
+        "human_pairs": [
+            *_pair_columns,
+            ("response_id", _text),
+            ("chosen_judgment_id", _text),
+            ("rejected_judgment_id", _text),
+        ],
+        "withheld": [("kind", _text), ("reason", _text)],
         "dropped": [("prompt_id", _text), ("kind", _text), ("reason", _text)],
         "refused": [("prompt_id", _text), ("kind", _text), ("reason", _text)],
         "training_log": [("step", _count), ("epoch", _figure), ("metric", _text),

@@ -15,7 +15,7 @@ from typing import Final
 from meta_reward_core.errors import TemplateError
 
 PLACEHOLDERS: Final = frozenset({"instruction", "response", "rubric", "judgment_a", "judgment_b"})
-"""Every name that a template may use."""
+"""Every name that a template of the loop may use."""
 
 _PLACE = re.compile(r"\{(\s*[A-Za-z_][A-Za-z0-9_]*\s*)\}")
 _DOUBLED = re.compile(r"\{\{\s*[A-Za-z_][A-Za-z0-9_]*\s*\}\}")
@@ -32,12 +32,14 @@ class PromptTemplate:
         text: the prompt, without the metadata lines.
         metadata: the header lines (`#: source: ...`), without their mark.
         placeholders: the names that occur in the text.
+        allowed: the names that may occur.
         sha256: of the text, in hexadecimal; what a manifest records.
     """
 
     name: str
     text: str
     metadata: tuple[str, ...] = ()
+    allowed: frozenset[str] = PLACEHOLDERS
     placeholders: frozenset[str] = field(init=False)
     sha256: str = field(init=False)
 
@@ -45,9 +47,9 @@ class PromptTemplate:
         """Find the placeholders.
 
         Raises:
-            TemplateError: the text is empty or has a place that is not in `PLACEHOLDERS`.
+            TemplateError: the text is empty or has a place that is not allowed.
         """
-        object.__setattr__(self, "placeholders", _check_places(self.name, self.text))
+        object.__setattr__(self, "placeholders", _check_places(self.name, self.text, self.allowed))
         object.__setattr__(self, "sha256", hashlib.sha256(self.text.encode()).hexdigest())
 
     def fill(self, **values: str) -> str:
@@ -65,7 +67,10 @@ class PromptTemplate:
 
 
 def load_template(
-    name_or_path: str | Path, *, required: frozenset[str] = frozenset()
+    name_or_path: str | Path,
+    *,
+    required: frozenset[str] = frozenset(),
+    allowed: frozenset[str] = PLACEHOLDERS,
 ) -> PromptTemplate:
     """Load a template from the package (`judge`) or from a text file (`./my_judge.txt`).
 
@@ -74,6 +79,7 @@ def load_template(
     Args:
         name_or_path: a name in `meta_reward_core/prompts`, or the path of a UTF-8 text file.
         required: placeholders that must occur.
+        allowed: placeholders that may.
 
     Raises:
         TemplateError: the file cannot be read, is empty, has an unknown placeholder or lacks a
@@ -81,7 +87,7 @@ def load_template(
     """
     source, content = _read(name_or_path)
     metadata, text = _split_header(content)
-    template = PromptTemplate(name=source, text=text, metadata=metadata)
+    template = PromptTemplate(name=source, text=text, metadata=metadata, allowed=allowed)
     missing = sorted(required - template.placeholders)
     if missing:
         raise TemplateError(
@@ -125,7 +131,7 @@ def _split_header(content: str) -> tuple[tuple[str, ...], str]:
     return metadata, "\n".join(lines[header:]).strip("\n")
 
 
-def _check_places(name: str, text: str) -> frozenset[str]:
+def _check_places(name: str, text: str, allowed: frozenset[str]) -> frozenset[str]:
     """The placeholders of a text, all of them known."""
     if not text.strip():
         raise TemplateError(f"{name}: the template is empty; write the prompt into it.")
@@ -136,10 +142,10 @@ def _check_places(name: str, text: str) -> frozenset[str]:
             "write single ones, like {instruction}."
         )
     found = frozenset(_PLACE.findall(text))
-    unknown = sorted(found - PLACEHOLDERS)
+    unknown = sorted(found - allowed)
     if unknown:
         raise TemplateError(
-            f"{name}: {_listed(unknown)} is unknown; use {_listed(sorted(PLACEHOLDERS))}, "
+            f"{name}: {_listed(unknown)} is unknown; use {_listed(sorted(allowed))}, "
             "or write the word without braces."
         )
     return found

@@ -70,34 +70,69 @@ def broker() -> Iterator[Broker]:
             running.stop()
 
 
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """Run a PostgreSQL cluster; gives the DATABASE_URL of its empty database."""
-    with short_folder() as folder:
-        user = _unprivileged_user(folder)
-        data = folder / "data"
-        _initdb(data, user)
+@dataclass
+class Postgres:
+    """A PostgreSQL server of a test's own, which the test may stop and start.
+
+    Attributes:
+        address: where it listens beside its socket; empty: nowhere.
+    """
+
+    folder: Path
+    user: str | None
+    address: str = ""
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        """Of its database, by the socket."""
+        return f"postgres://postgres@{quote(str(self.folder), safe='')}/postgres"
+
+    def start(self) -> None:
         options = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(folder),
+            "listen_addresses": self.address,
+            "unix_socket_directories": str(self.folder),
             "fsync": "off",
             "full_page_writes": "off",
             "synchronous_commit": "off",
             "max_connections": "200",
         }
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        with (folder / "log").open("wb") as log:
-            server = start_child(
-                [str(_program("postgres")), "-D", str(data), *words],
+        with (self.folder / "log").open("ab") as log:
+            self.process = start_child(
+                [str(_program("postgres")), "-D", str(self.folder / "data"), *words],
                 stdout=log,
                 death_signal=signal.SIGQUIT,
-                user=user,
+                user=self.user,
             )
-            try:
-                _wait_for_postgres(folder, server)
-                yield f"postgres://postgres@{quote(str(folder), safe='')}/postgres"
-            finally:
-                stop_child(server, number=signal.SIGINT, grace_seconds=10)
+        _wait_for_postgres(self.folder, self.process)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            stop_child(self.process, number=signal.SIGINT, grace_seconds=10)
+
+
+@contextlib.contextmanager
+def postgres_server(address: str = "") -> Iterator[Postgres]:
+    """Run a PostgreSQL cluster with an empty database; it trusts whoever reaches it."""
+    with short_folder() as folder:
+        server = Postgres(folder, _unprivileged_user(folder), address)
+        _initdb(folder / "data", server.user)
+        if address:
+            with (folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL cluster; gives the DATABASE_URL of its empty database."""
+    with postgres_server() as server:
+        yield server.url
 
 
 def _program(name: str) -> Path:

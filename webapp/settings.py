@@ -7,7 +7,8 @@ META_REWARD_CSRF_ORIGINS    such as https://example.org, separated by commas
 META_REWARD_VAR             folder of all that is made here; default: var/
 DATABASE_URL                default: SQLite in var/db.sqlite3; postgres://user:password@host/name
 CELERY_BROKER_URL           a Redis server; default: the one that `manage.py serve` brings up
-META_REWARD_ARTIFACT_ROOT   files of experiments, any fsspec address; default: var/artifacts
+META_REWARD_ARTIFACT_ROOT   files of experiments, on a file system that all machines share;
+                            default: var/artifacts
 META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
 META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
 META_REWARD_UPLOAD_MB       largest file of prompts that a form takes, in MB; default: 32
@@ -24,6 +25,15 @@ META_REWARD_EMAIL_USER, META_REWARD_EMAIL_PASSWORD, META_REWARD_EMAIL_FROM
 META_REWARD_WEBHOOK_HOSTS   hosts (or host:port) that notices may be sent to, separated by commas
 META_REWARD_SITE_URL        such as https://example.org, for links in notices; default: no links
 META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
+META_REWARD_HTTPS           1: the site is reached by https alone, through a proxy that sets (and
+                            never passes on) X-Forwarded-Proto; cookies and links are then secure
+META_REWARD_PROXIES         how many proxies stand before the site and add to X-Forwarded-For
+META_REWARD_METRICS_TOKEN   what a program shows to read /metrics and /healthz/report
+META_REWARD_LOG             json: one object a line, for collectors; default: text
+META_REWARD_LOG_LEVEL       default: INFO
+
+A secret may lie in a file instead, which a variable with _FILE at its end names: SECRET_KEY,
+METRICS_TOKEN and EMAIL_PASSWORD (after META_REWARD_), DATABASE_URL, CELERY_BROKER_URL, HF_TOKEN.
 """
 
 import os
@@ -31,18 +41,15 @@ from pathlib import Path
 
 import dj_database_url
 
+from webapp.environment import listed, secret, switched_on
+from webapp.logs import log_settings
 from webapp.places import BASE_DIR, VAR_ROOT, root_from_environment, short_runtime_folder
 from webapp.secret_key import lazy_key
 
-
-def _listed(name: str, default: str = "") -> list[str]:
-    return [entry.strip() for entry in os.environ.get(name, default).split(",") if entry.strip()]
-
-
-DEBUG = os.environ.get("META_REWARD_DEBUG", "").lower() in {"1", "true", "yes"}
-SECRET_KEY = os.environ.get("META_REWARD_SECRET_KEY") or lazy_key(VAR_ROOT / "secret_key")
-ALLOWED_HOSTS = _listed("META_REWARD_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-CSRF_TRUSTED_ORIGINS = _listed("META_REWARD_CSRF_ORIGINS")
+DEBUG = switched_on("META_REWARD_DEBUG")
+SECRET_KEY = secret("META_REWARD_SECRET_KEY") or lazy_key(VAR_ROOT / "secret_key")
+ALLOWED_HOSTS = listed("META_REWARD_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = listed("META_REWARD_CSRF_ORIGINS")
 
 META_REWARD_ARTIFACT_ROOT = root_from_environment("META_REWARD_ARTIFACT_ROOT", "artifacts")
 META_REWARD_MODEL_ROOT = root_from_environment("META_REWARD_MODEL_ROOT", "models")
@@ -51,6 +58,8 @@ META_REWARD_SCRATCH_ROOT = root_from_environment("META_REWARD_SCRATCH_ROOT", "sc
 # Prompts that people sent by a form, each under the hash of its content.
 META_REWARD_UPLOAD_ROOT = str(VAR_ROOT / "uploads")
 META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32")) * 1_000_000)
+META_REWARD_UPLOAD_DAYS = 30
+DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # pasted prompts, which a form's encoding makes longer
 FILE_UPLOAD_HANDLERS = [
     "webapp.launching.uploads.LimitedUploads",
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
@@ -60,10 +69,9 @@ FILE_UPLOAD_HANDLERS = [
 # The embedded broker. Where CELERY_BROKER_URL names a server, nobody starts it.
 META_REWARD_BROKER_ROOT = str(VAR_ROOT / "broker")
 META_REWARD_BROKER_SOCKET = str(short_runtime_folder() / "broker.sock")
-META_REWARD_BROKER_EMBEDDED = not os.environ.get("CELERY_BROKER_URL")
-CELERY_BROKER_URL = (
-    os.environ.get("CELERY_BROKER_URL") or f"redis+socket://{META_REWARD_BROKER_SOCKET}"
-)
+_BROKER_GIVEN = secret("CELERY_BROKER_URL")
+META_REWARD_BROKER_EMBEDDED = not _BROKER_GIVEN
+CELERY_BROKER_URL = _BROKER_GIVEN or f"redis+socket://{META_REWARD_BROKER_SOCKET}"
 
 # Celery carries messages and nothing else: rows are the truth. Why each value is as it is stands in
 # docs/decisions/0004-rows-are-the-truth.md.
@@ -87,6 +95,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "unacked_restore_throttle": 1,
     "socket_keepalive": True,
     "socket_connect_timeout": 5,
+    "socket_timeout": 15,  # or whoever waits on a connection that a router forgot waits for ever
     "health_check_interval": 25,
     "global_keyprefix": "meta-reward:",
 }
@@ -98,7 +107,7 @@ META_REWARD_MAX_ATTEMPTS = int(os.environ.get("META_REWARD_MAX_ATTEMPTS", "5"))
 META_REWARD_PUBLISH_ROOT = str(
     Path(os.environ.get("META_REWARD_PUBLISH_ROOT", VAR_ROOT / "published")).absolute()
 )
-META_REWARD_HF_TOKEN = os.environ.get("HF_TOKEN", "")
+META_REWARD_HF_TOKEN = secret("HF_TOKEN")
 
 # Notices. Without a mail server no e-mail is offered, without allowed hosts no webhook.
 EMAIL_HOST = os.environ.get("META_REWARD_EMAIL_HOST", "")
@@ -108,10 +117,10 @@ EMAIL_USE_TLS = _EMAIL_SECURITY == "starttls"
 _EMAIL_PORTS = {"tls": "465", "starttls": "587"}
 EMAIL_PORT = int(os.environ.get("META_REWARD_EMAIL_PORT", _EMAIL_PORTS.get(_EMAIL_SECURITY, "25")))
 EMAIL_HOST_USER = os.environ.get("META_REWARD_EMAIL_USER", "")
-EMAIL_HOST_PASSWORD = os.environ.get("META_REWARD_EMAIL_PASSWORD", "")
+EMAIL_HOST_PASSWORD = secret("META_REWARD_EMAIL_PASSWORD")
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = os.environ.get("META_REWARD_EMAIL_FROM", "meta-reward@localhost")
-META_REWARD_WEBHOOK_HOSTS = _listed("META_REWARD_WEBHOOK_HOSTS")
+META_REWARD_WEBHOOK_HOSTS = listed("META_REWARD_WEBHOOK_HOSTS")
 META_REWARD_SITE_URL = os.environ.get("META_REWARD_SITE_URL", "").rstrip("/")
 
 INSTALLED_APPS = [
@@ -124,6 +133,9 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django_htmx",
     "csp",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
     "webapp.experiments",
     "webapp.people",
     "webapp.audit",
@@ -134,6 +146,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "webapp.logs.name_requests",
     "webapp.null_characters.refuse_null_characters",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -142,6 +155,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "webapp.people.middleware.SignInMiddleware",
+    "webapp.people.events.remember_who_asks",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -165,8 +179,8 @@ TEMPLATES = [
 ]
 
 DATABASES = {
-    "default": dj_database_url.config(
-        default=f"sqlite:///{VAR_ROOT / 'db.sqlite3'}", conn_health_checks=True
+    "default": dj_database_url.parse(
+        secret("DATABASE_URL") or f"sqlite:///{VAR_ROOT / 'db.sqlite3'}", conn_health_checks=True
     )
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
@@ -175,6 +189,16 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
     # calls `close_old_connections` before each piece of work, or a connection that the server
     # has closed fails for ever.
     DATABASES["default"]["CONN_MAX_AGE"] = 60
+    # A server that has gone without a word is noticed within half a minute, not after a quarter of
+    # an hour: a worker must know that it may have lost its shard.
+    DATABASES["default"]["OPTIONS"] = {
+        "connect_timeout": 10,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+        **DATABASES["default"].get("OPTIONS", {}),
+    }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Writers queue up at BEGIN instead of failing half-way through; readers never wait for them.
     DATABASES["default"]["OPTIONS"] = {
@@ -184,15 +208,22 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Length and novelty are what counts; rules about kinds of characters do not help.
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
-    )
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+    {"NAME": "webapp.people.passwords.NoteChanges"},
 ]
+
+AUTHENTICATION_BACKENDS = ["webapp.people.lockout.PatientBackend"]
+OTP_TOTP_ISSUER = "Meta-Reward"
+META_REWARD_PROXIES = int(os.environ.get("META_REWARD_PROXIES", "0"))
+META_REWARD_METRICS_TOKEN = secret("META_REWARD_METRICS_TOKEN")
 
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "index"
@@ -210,6 +241,24 @@ WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 7 * 24 * 3600
+CSRF_COOKIE_HTTPONLY = True  # pages carry the token themselves
+
+if switched_on("META_REWARD_HTTPS"):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    # Whoever watches over the site asks it from within, without the proxy.
+    SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^healthz$", r"^healthz/report$", r"^metrics$"]
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+    SECURE_HSTS_SECONDS = 365 * 24 * 3600
+    # About the names beside this one only the owner of the domain can decide.
+    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+
+LOGGING = log_settings(
+    form=os.environ.get("META_REWARD_LOG", "text"),
+    level=os.environ.get("META_REWARD_LOG_LEVEL", "INFO").upper(),
+)
 
 # Everything a page needs comes from this site; no script or style stands in a page itself.
 CONTENT_SECURITY_POLICY = {

@@ -141,12 +141,22 @@ def _alone(stage: Stage, scratch: Path) -> Iterator[None]:
         yield
 
 
-@functools.lru_cache(maxsize=4)
 def _open(artifact_root: str, name: str) -> Experiment:
-    """An experiment's settings never change, and hashing its seed model takes a while."""
+    """An experiment, if its files are still there: a root may be unmounted at any time."""
+    if not ArtifactStore(artifact_root).exists(f"{name}/experiment.json"):
+        raise ArtifactError(
+            f"the files of experiment {name!r} are gone from {artifact_root}: put them back, or "
+            "mount what lies there, and try again"
+        )
+    return _opened(artifact_root, name)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(artifact_root: str, name: str) -> Experiment:
+    """Its settings never change, and hashing its seed model takes a while."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
-        raise ArtifactError(f"experiment {name!r} is not there any more, under {artifact_root}")
+        raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
     return experiment
 
 

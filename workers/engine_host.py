@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
+from meta_reward_core.dying import dying_with_parent
 from meta_reward_core.engines.base import Completion, Conversation, Sampling
 from meta_reward_core.iteration import Resource
-from workers.processes import dying_with_parent
 
 _LAST_LINES: Final = 12
 _LAST_BYTES: Final = 4000

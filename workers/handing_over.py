@@ -8,7 +8,6 @@ from django.db.models.functions import Greatest
 
 from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.experiment import Experiment
-from webapp.audit.gate import has_gate
 from webapp.experiments import models
 from webapp.experiments.models import Driver, Iteration, RunStatus
 from workers import lifecycle, scheduling
@@ -61,13 +60,7 @@ def kept_from_workers(experiment: Experiment, row: models.Experiment) -> Iterato
 
     Raises:
         ExperimentBusyError: one of them does.
-        InputError: the experiment waits for audits before it trains, which only workers can.
     """
-    if has_gate(row):
-        raise InputError(
-            f"experiment {row.name!r} asks for a passed audit before it trains, and only workers "
-            "can wait for one: run it with --queue, or remove the gate on its page of audits"
-        )
     with experiment.locked():
         running = _running(row)
         if running is not None:

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from meta_reward_core.console import ConsoleLedger
 from meta_reward_core.context import IterationContext, Tools
-from meta_reward_core.errors import ExperimentBusyError, NoPairsError
+from meta_reward_core.errors import AuditWaitsError, ExperimentBusyError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.ledgers import Ledgers
@@ -13,6 +13,7 @@ from meta_reward_core.summary import Summary, summarize_iteration
 from webapp.experiments import models
 from webapp.experiments.models import AttemptStatus, RunStatus
 from workers import lifecycle
+from workers.audited import require_ruling
 from workers.ledger import RowLedger
 from workers.rows import record_iteration, stage_timings
 
@@ -38,6 +39,7 @@ def run_recorded(
         The iteration's summary, and whether anything was left to run.
 
     Raises:
+        AuditWaitsError: it may not train yet; the rows say so, and a later call goes on.
         NoPairsError: it ended without a pair; the rows say so.
         MetaRewardError: a shard failed; the rows say so.
         ExperimentBusyError: the rows say that another process runs it.
@@ -48,6 +50,9 @@ def run_recorded(
         raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
     try:
         anything = _run(context, iteration, tools, console)
+    except AuditWaitsError as error:
+        lifecycle.stop_iteration(iteration, status=RunStatus.PAUSED, finding=str(error))
+        raise
     except NoPairsError as error:
         lifecycle.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding=str(error))
         raise
@@ -76,7 +81,12 @@ def _run(
     ledger = Ledgers(RowLedger(iteration), watcher)
     tools.progress, tools.on_log = ledger.report, ledger.log
     with watcher.shown():
-        run_iteration(context, tools, ledger)
+        run_iteration(
+            context,
+            tools,
+            ledger,
+            before_training=lambda context: require_ruling(iteration, context),
+        )
     return watcher.shards_run > 0
 
 

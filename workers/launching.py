@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import transaction
 
 from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.errors import InputError
+from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.experiment import Experiment, check_same_settings
 from meta_reward_core.launch import open_or_begin
 from meta_reward_core.request import Request, check_name
@@ -54,7 +54,12 @@ def launch(order: Order) -> dict[str, Any]:
         _note(order, {OPENING: True, "said": said})
 
     places = configured_places()
-    experiment = open_or_begin(_request(wish, is_ours=_has_files(wish.name)), places, say=say)
+    try:
+        experiment = open_or_begin(_request(wish, is_ours=_has_files(wish.name)), places, say=say)
+    except ExperimentBusyError as error:
+        raise InputError(
+            f"an experiment {wish.name!r} is being begun already: choose another name"
+        ) from error
     check_same_settings(experiment, recipe=wish.asked_recipe(), seed=wish.seed)
     row = _record(order, wish, experiment)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():

@@ -220,7 +220,7 @@ def _end_attempt(
             token=None,
             lease_until=None,
             sent=None,
-            failures=F("failures") + (status != AttemptStatus.INTERRUPTED),
+            failures=F("failures") + int(status != AttemptStatus.INTERRUPTED),
         )
         if won == 1:
             _running(attempt).update(status=status, finished=Now(), error=error)

@@ -15,6 +15,7 @@ def open_row(row: models.Experiment) -> Experiment:
     Raises:
         ArtifactError: they are gone, or its seed model has changed.
     """
+    _require_files(row.artifact_root, row.name)
     return _open(row.artifact_root, row.name, row.recipe_sha256, row.seed_model_sha256)
 
 
@@ -27,13 +28,22 @@ def context_of(iteration: models.Iteration) -> IterationContext:
     return open_row(iteration.experiment).context(iteration.number)
 
 
+def _require_files(artifact_root: str, name: str) -> None:
+    """Look each time: under a root that was unmounted an empty iteration would seem to be next."""
+    if not ArtifactStore(artifact_root).exists(f"{name}/experiment.json"):
+        raise ArtifactError(
+            f"the files of experiment {name!r} are gone from {artifact_root}: put them back, or "
+            "mount what lies there, and try again"
+        )
+
+
 @functools.lru_cache(maxsize=16)
 def _open(artifact_root: str, name: str, recipe_sha256: str, seed_model_sha256: str) -> Experiment:
     """Settings never change, and hashing the seed model takes a while: once in a process."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
-        raise ArtifactError(f"the files of experiment {name!r} are gone from {artifact_root}")
-    found = (experiment.recipe.sha256, experiment.seed_model.sha256)
+        raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
+    found = (experiment.recipe_sha256, experiment.seed_model.sha256)
     if found != (recipe_sha256, seed_model_sha256):
         raise ArtifactError(
             f"the files of experiment {name!r} under {artifact_root} are another experiment's: "

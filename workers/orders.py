@@ -22,7 +22,7 @@ from django.db.models.functions import Now
 from meta_reward_core.errors import InputError, MetaRewardError
 from webapp.database_time import from_now
 from webapp.experiments.models import Experiment, Iteration, Order, OrderKind, OrderStatus
-from workers import handing_over, launching, publishing, trying
+from workers import drawing, handing_over, launching, publishing, trying
 from workers.opening import open_row
 
 Outcome = dict[str, Any]
@@ -60,6 +60,7 @@ QUICK: Final[Mapping[str, Deed]] = {
 SLOW: Final[Mapping[str, Deed]] = {
     OrderKind.LAUNCH: launching.launch,
     OrderKind.PUBLISH: publishing.publish,
+    OrderKind.AUDIT: drawing.draw,
 }
 WITH_ENGINE: Final[Mapping[str, Deed]] = {OrderKind.CHAT: trying.try_models}
 

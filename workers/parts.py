@@ -28,6 +28,8 @@ def web_part(host: str, port: int) -> Part:
         *(sys.executable, "-m", "gunicorn", "webapp.wsgi:application"),
         *("--bind", bind_address(host, port), "--workers", "2", "--threads", "4"),
         *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
+        # Longer than a page waits between two questions, or a connection closes as it is asked.
+        *("--keep-alive", "15"),
         *("--name", "meta-reward-web", "--chdir", str(BASE_DIR)),
     ]
     return Part("web", lambda: start_child(command), grace_seconds=_WEB_GRACE_SECONDS + 2)

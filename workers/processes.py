@@ -1,8 +1,7 @@
-"""Child processes that never outlive the process that started them.
+"""Programs that are started and stopped in order, and whatever they leave behind.
 
-The kernel kills a child whose parent dies (PR_SET_PDEATHSIG), even by SIGKILL. What a child has
-itself started and left behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on
-Linux alone; elsewhere only a parent that stops in order stops its children.
+A child dies with its parent (`meta_reward_core.dying`). What a child has itself started and left
+behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on Linux alone.
 """
 
 import contextlib
@@ -10,43 +9,15 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import IO
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+from meta_reward_core.dying import ON_LINUX, dying_with_parent
+
 _PR_SET_CHILD_SUBREAPER = 36
-_ON_LINUX = sys.platform == "linux"
 _SWEEPS = 20
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when the thread that forked it dies.
-
-    Called in a child that has been forked already, such as a process of a pool.
-    """
-    if _ON_LINUX:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-
-
-def dying_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Make a `preexec_fn` after which a child dies when the calling thread does.
-
-    Start such children from a thread that lives as long as they should: the main thread.
-    """
-    if not _ON_LINUX:
-        return lambda: None
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child should do little
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(1)
-
-    return prepare
 
 
 def start_child(
@@ -97,7 +68,7 @@ def stop_child(process: subprocess.Popen[bytes], *, number: int, grace_seconds: 
 
 def adopt_orphans() -> None:
     """Become the parent of whatever descendants lose theirs."""
-    if _ON_LINUX:
+    if ON_LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

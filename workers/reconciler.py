@@ -14,7 +14,7 @@ from django.db import DatabaseError, close_old_connections
 
 from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
 from webapp.experiments.orders import send_order
-from workers import lifecycle, notifying, orders, presence, scheduling
+from workers import indexing, lifecycle, notifying, orders, presence, scheduling
 from workers.machine import is_gone
 from workers.sending import empty_queues, queue_of, send_shards
 
@@ -44,6 +44,7 @@ def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
     """Reconcile, and carry out orders, until the process is stopped."""
     orders.start_carrying_out()
     notifying.start_notifying()
+    indexing.start_indexing()
     while True:
         close_old_connections()
         try:

@@ -4,6 +4,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.summary import Timing
+from webapp.audit.gate import open_gate_of_recipe
 from webapp.experiments import models
 from webapp.launching.rates import finished_attempts
 
@@ -27,17 +28,19 @@ def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -
 
 def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.Experiment:
     """Find the row of an experiment on disk, or make it."""
-    row, _ = models.Experiment.objects.get_or_create(
+    row, is_new = models.Experiment.objects.get_or_create(
         name=experiment.name,
         defaults={
             "recipe": experiment.recipe.model_dump(mode="json"),
-            "recipe_sha256": experiment.recipe.sha256,
+            "recipe_sha256": experiment.recipe_sha256,
             "seed": experiment.seed,
             "seed_model_folder": str(experiment.seed_model.folder),
             "seed_model_sha256": experiment.seed_model.sha256,
             "artifact_root": artifact_root,
         },
     )
+    if is_new:
+        open_gate_of_recipe(row)
     return row
 
 

@@ -14,8 +14,7 @@ from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import MetaRewardError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
-from meta_reward_core.running import publish_manifest
-from webapp.audit.gate import why_held
+from meta_reward_core.running import publish_manifest, trains_anew
 from webapp.experiments.models import (
     Attempt,
     Driver,
@@ -27,6 +26,7 @@ from webapp.experiments.models import (
     StageStatus,
 )
 from workers import lifecycle
+from workers.audited import mend_audit, prepare_training
 from workers.in_process import summarize
 from workers.opening import context_of, open_row
 from workers.rows import record_iteration
@@ -59,17 +59,18 @@ def _take_step(pk: int) -> bool:
     for step in STAGES:
         row = rows[step.name]
         if row.status == StageStatus.WAITING:
-            if step.resource == "trainer" and _is_held(iteration):
+            context = context_of(iteration)
+            if trains_anew(step, context) and _is_held(iteration, context):
                 return False
-            return _begin(step, row, context_of(iteration))
+            return _begin(step, row, context)
         if row.status not in _DONE:
             return _finish_if_done(iteration, step, row)
     return _complete(iteration, rows)
 
 
-def _is_held(iteration: Iteration) -> bool:
+def _is_held(iteration: Iteration, context: IterationContext) -> bool:
     """Whether the audit's gate keeps an iteration from training; its finding then says why."""
-    why = why_held(iteration)
+    why = prepare_training(iteration, context)
     running = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING)
     running.exclude(finding=why).update(finding=why)
     return bool(why)
@@ -130,7 +131,8 @@ def _give_up(iteration: Iteration, row: Stage, shard: Shard) -> None:
             iteration,
             status=RunStatus.FAILED,
             finding=f"{why}\n(shard {shard.index} of {row.name}, "
-            f"attempt {shard.attempt_count}; to try again: manage.py control_iteration retry)",
+            f"attempt {shard.attempt_count}; to try again: the page's Retry button, or "
+            "manage.py control_iteration retry)",
         )
 
 
@@ -146,6 +148,7 @@ def _complete(iteration: Iteration, rows: dict[str, Stage]) -> bool:
 
 def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
     """Let shards run again whose finished files are gone or damaged; False if all are whole."""
+    mend_audit(iteration, context)
     for step in STAGES:
         row = rows[step.name]
         if row.status != StageStatus.FINISHED:

@@ -5,11 +5,12 @@ from functools import partial
 from typing import Final
 
 from django.db import transaction
-from kombu.exceptions import ChannelError, KombuError
+from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from meta_reward_core.iteration import STAGES, Resource
 from webapp.experiments.models import Shard, Stage
+from webapp.health import queue_lengths
 from workers import lifecycle
 from workers.celery import app
 
@@ -45,22 +46,7 @@ def _send(shard: Shard, queue: str, again_after_seconds: float) -> None:
 
 def empty_queues() -> frozenset[str]:
     """Names of the queues without a message; none if the broker does not answer."""
-    try:
-        with app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, timeout=5)
-            channel = connection.default_channel
-            return frozenset(name for name in set(QUEUES.values()) if _length(channel, name) == 0)
-    except _REFUSALS as error:
-        _log.warning("the broker does not answer: %s", error)
-        return frozenset()
-
-
-def _length(channel: "object", queue: str) -> int:
-    try:
-        found = channel.queue_declare(queue, passive=True)  # type: ignore[attr-defined]
-    except ChannelError:  # Redis forgets an empty list
-        return 0
-    return int(found.message_count)
+    return frozenset(name for name, count in (queue_lengths() or {}).items() if count == 0)
 
 
 def queue_of(stage: str) -> str:

@@ -14,6 +14,7 @@ from meta_reward_core.artifacts import digest_of
 from meta_reward_core.errors import DamagedArtifactError, NoPairsError
 from meta_reward_core.iteration import STAGES
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, RunStatus, Shard
+from webapp.logs import about
 from workers import lifecycle, presence, scheduling, stopping, turns
 from workers.engine_host import (
     HOST,
@@ -49,10 +50,21 @@ def run_shard(shard_id: int) -> None:
     claimed = turns.claim(shard)
     if claimed is not None:
         shard, attempt = claimed
-        with presence.working_on(shard):
+        with presence.working_on(shard), about(**_facts(shard, attempt)):
             _run_claimed(shard, attempt)
     close_old_connections()
     scheduling.advance(shard.stage.iteration)
+
+
+def _facts(shard: Shard, attempt: Attempt) -> dict[str, object]:
+    iteration = shard.stage.iteration
+    return {
+        "experiment": iteration.experiment.name,
+        "iteration": iteration.number,
+        "stage": shard.stage.name,
+        "shard": shard.index,
+        "attempt": attempt.number,
+    }
 
 
 def _find(shard_id: int) -> Shard | None:
@@ -61,6 +73,7 @@ def _find(shard_id: int) -> Shard | None:
 
 
 def _run_claimed(shard: Shard, attempt: Attempt) -> None:
+    _log.info("begun")
     began = time.monotonic()
     vigil = Vigil(attempt, lease_seconds=settings.META_REWARD_LEASE_SECONDS)
     try:
@@ -74,6 +87,7 @@ def _run_claimed(shard: Shard, attempt: Attempt) -> None:
         _failed(shard, attempt, failure)
     else:
         _finished(attempt, result, seconds=time.monotonic() - began)
+        _log.info("finished in %.1f s", time.monotonic() - began)
 
 
 def _ask_engine(shard: Shard, vigil: "Vigil") -> ShardResult:

@@ -21,6 +21,8 @@ from meta_reward_core.exports import (
     to_oxen,
     to_trl,
 )
+from meta_reward_core.held_out import HeldOut
+from meta_reward_core.prompt_files import prompt_id_of
 
 PROMPT_ID = hashlib.sha256(b"Say hi").hexdigest()
 
@@ -152,6 +154,8 @@ def _write(folder: Path, *rows: object) -> Path:
 SFT_ROW = {
     "prompt": [{"role": "user", "content": "Judge this"}],
     "completion": [{"role": "assistant", "content": "Fine.\nScore: 4"}],
+    "kind": "eft",
+    "prompt_id": prompt_id_of("Judge this"),
 }
 
 
@@ -160,7 +164,6 @@ SFT_ROW = {
     [
         {"prompt": "Judge this", "response": "Fine.\nScore: 4"},
         {
-            "prompt_id": "a",
             "prompt_text": "Judge this",
             "response_id": "b",
             "response_text": "Fine.\nScore: 4",
@@ -175,6 +178,23 @@ def test_fine_tuning_data_is_read_in_all_its_forms(tmp_path: Path, row: object) 
     found = read_sft_rows(_write(tmp_path, row))
     assert found.rows == [SFT_ROW]
     assert found.rejected == []
+
+
+def test_an_instruction_that_a_row_names_stays_with_it(tmp_path: Path) -> None:
+    row = {"prompt": "Judge this", "response": "Fine.\nScore: 4", "prompt_id": "a"}
+    assert read_sft_rows(_write(tmp_path, row)).rows == [SFT_ROW | {"prompt_id": "a"}]
+
+
+def test_rows_about_held_out_prompts_are_left_out_by_hash(tmp_path: Path) -> None:
+    held = HeldOut.of(["Why is it so?"])
+    rows = [
+        SFT_ROW,
+        {"prompt": "why is  it SO?", "response": "It is."},
+        {"prompt": "Judge that", "response": "x", "prompt_id": prompt_id_of("Why is it so?")},
+    ]
+    found = read_sft_rows(_write(tmp_path, *rows), held_out=held)
+    assert found.rows == [SFT_ROW]
+    assert [(r.line, r.reason) for r in found.rejected] == [(2, "held_out"), (3, "held_out")]
 
 
 @pytest.mark.parametrize(

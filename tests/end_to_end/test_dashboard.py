@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser import chromium, is_too_wide, serious_violations
+from tests.browser import chromium, is_too_wide, launched_chromium, serious_violations
 from tests.end_to_end.serving import Server
 from tests.services import Broker, short_folder
 
@@ -34,14 +34,14 @@ def embedded() -> Iterator[Server]:
         yield server
 
 
-def sign_in(browser: BrowserContext, server: Server) -> Page:
-    """With the account that the server made and named."""
-    password = re.search(r"as admin with the password (\S+)", server.said())
-    assert password
+def sign_in(browser: BrowserContext, server: Server, name: str = "", password: str = "") -> Page:
+    """As somebody, or with the account that the server made and named."""
+    made = re.search(r"as (admin) with the password (\S+)", server.said())
+    assert made
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{server.port}/")
-    page.get_by_label("Username").fill("admin")
-    page.get_by_label("Password").fill(password[1])
+    page.get_by_label("Username").fill(name or made[1])
+    page.get_by_label("Password").fill(password or made[2])
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Experiments")).to_be_visible()
     return page
@@ -105,6 +105,16 @@ PAGES = [
 ]
 
 
+def pages_of_a_prompt(page: Page, server: Server) -> list[str]:
+    """A prompt that battled, what was written about two of its judgments, and across models."""
+    base = "/experiments/first/iterations/1/prompts"
+    page.goto(f"http://127.0.0.1:{server.port}{base}")
+    prompt = page.locator("main table a").first.get_attribute("href")
+    assert prompt
+    across = f"/experiments/first/prompts/{prompt.rpartition('/')[2]}"
+    return [prompt, f"{prompt}/battle?first=0&second=1", across]
+
+
 @pytest.mark.parametrize("width, dark", [(390, True), (1440, False)])
 def test_every_page_can_be_used_and_read(embedded: Server, width: int, dark: bool) -> None:
     """Needs the experiment of the test above, or makes it."""
@@ -114,7 +124,7 @@ def test_every_page_can_be_used_and_read(embedded: Server, width: int, dark: boo
         if embedded.get("/experiments/first") is None:
             launch(page, "first")
             wait_finished(page, embedded, "first")
-        for path in PAGES:
+        for path in [*PAGES, *pages_of_a_prompt(page, embedded)]:
             answer = page.goto(f"http://127.0.0.1:{embedded.port}{path}")
             assert answer is not None
             problems = [] if answer.ok else [f"answers {answer.status}"]
@@ -139,3 +149,36 @@ def test_the_same_on_servers_of_its_own(running_broker: Broker, postgres_url: st
         page = sign_in(browser, server)
         launch(page, "first")
         wait_finished(page, server, "first")
+
+
+VIEWER = """
+from django.contrib.auth.models import Group, User
+User.objects.create_user("vera", password="looks-on").groups.add(Group.objects.get(name="viewer"))
+"""
+
+
+@pytest.mark.slow
+def test_two_people_watch_while_site_and_broker_die(tmp_path: Path) -> None:
+    """Pages that stay open go on by themselves, and every other browser shows the same."""
+    with serving() as server, launched_chromium() as browser:
+        assert server.manage("shell", "--command", VIEWER, log="made").wait(60) == 0
+        owner = sign_in(browser.new_context(), server)
+        launch(owner, "watched")
+        address = f"http://127.0.0.1:{server.port}/experiments/watched/iterations/1"
+        viewer = sign_in(browser.new_context(), server, "vera", "looks-on")
+        for page in (owner, viewer):
+            page.goto(address)
+            expect(page.locator("main .status-running").first).to_be_visible(timeout=MINUTES)
+        for part in ("web", "broker"):
+            process = server.part(part)
+            process.kill()
+            server.wait_until_replaced(part, killed=process.pid)
+        for page in (owner, viewer):
+            expect(page.locator("main .status-finished").first).to_be_visible(timeout=3 * MINUTES)
+            expect(page.locator("main .status-running")).to_have_count(0, timeout=3 * MINUTES)
+        elsewhere = sign_in(browser.new_context(), server)
+        elsewhere.goto(address)
+        viewer.reload()
+        shown = [page.locator(".stages").inner_text() for page in (owner, viewer, elsewhere)]
+        assert shown[0] == shown[1] == shown[2]
+        assert owner.locator("form button").count() > viewer.locator("form button").count()

@@ -1,5 +1,7 @@
 """Beginning an experiment from a form: every value, its checks, and the order that comes of it."""
 
+import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,10 +11,13 @@ from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
+from django.utils.html import escape
 from pytest_django import DjangoAssertNumQueries
 
+from meta_reward_core.command import add_run_options, request_of
 from meta_reward_core.plan import plan_iteration
 from meta_reward_core.recipes import load_recipe, shipped_recipes
+from meta_reward_core.request import requested_recipe
 from tests.webapp.conftest import make_person
 from tests.webapp.launching_cast import (
     HTMX,
@@ -58,6 +63,21 @@ def test_every_field_is_shown_with_what_it_means(client: Client) -> None:
         assert f'name="recipe.{field.key}"' in page
     assert "Responses for each instruction (K). At least 2, at most 256." in page
     assert 'id="recipe-sample-prompts" name="recipe.sample.prompts" value="36"' in page
+
+
+def test_endpoints_that_are_known_here_are_offered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = client.get(f"{NEW}?recipe=smoke").content.decode()
+    assert "Known here" not in page
+    entry = "{base_url: 'http://localhost:9/v1', model: m}"
+    monkeypatch.setenv("META_REWARD_ENDPOINTS", f"{{big: {entry}, small: {entry}}}")
+    page = client.get(f"{NEW}?recipe=smoke").content.decode()
+    assert page.count("Known here: big, small.") == 2
+    assert '<option value="small"></option>' in page
+    assert "localhost:9" not in page
+    monkeypatch.setenv("META_REWARD_ENDPOINTS", "{broken")
+    assert client.get(f"{NEW}?recipe=smoke").status_code == 200
 
 
 def test_an_unknown_recipe_is_named(client: Client) -> None:
@@ -132,6 +152,21 @@ def test_a_wrong_setting_is_told_and_nothing_is_ordered(
 ) -> None:
     assert error in text(launch(client, **changes))
     assert not Order.objects.exists()
+
+
+def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
+    sent = filled(**{"recipe.actor.samples": "5", "recipe.pairing.rho": "0.2, 0.4"})
+    page = client.post(f"{NEW}?recipe=smoke", sent)
+    command = page.context["command"]
+    assert escape(command) in text(page)
+    words = shlex.split(command.replace("\\\n", " "))
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    asked = request_of(vars(parser.parse_args([word for word in words[3:] if word != "--queue"])))
+    assert words[:3] == ["python", "manage.py", "run_iteration"]
+    assert (asked.experiment, asked.seed) == ("mine", 7)
+    assert requested_recipe(asked) == page.context["sheet"].draft.recipe
+    assert not client.get(f"{NEW}?recipe=smoke").context["command"]
 
 
 def test_a_taken_name_is_refused(client: Client, alice: User) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,33 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
 @pytest.mark.parametrize("name", ["prompts.exe", "prompts.parquet"])
 def test_content_says_what_a_file_is(client: Client, data: bytes, kind: str, name: str) -> None:
     assert send(client, data, name).context["sheet"].prompts.found.kind == kind
+
+
+def test_what_nobody_has_used_for_long_is_removed(client: Client, settings: Settings) -> None:
+    names = [store_prompts([text], called="x").name for text in (b"old", b"used", b"new")]
+    root = Path(settings.META_REWARD_UPLOAD_ROOT)
+    left = root / ".received-by-a-process-that-was-killed"
+    left.mkdir()
+    long_ago = time.time() - 86_400 * (settings.META_REWARD_UPLOAD_DAYS + 1)
+    for path in (root / names[0], root / names[1], left):
+        os.utime(path, (long_ago, long_ago))
+    stored_path(names[1])
+    fourth = store_prompts([b"another"], called="x").name
+    assert {path.name for path in root.iterdir()} == {names[1], names[2], fourth}
+    with pytest.raises(PromptFileError, match="send it again"):
+        stored_path(names[0])
+
+
+def test_what_is_too_long_to_be_pasted_is_refused_in_words(
+    client: Client, settings: Settings
+) -> None:
+    answer = client.post(NEW, filled(prompts_from="text", prompts_text="x" * 1_000_001))
+    assert "at most 1000000 characters" in answer.content.decode()
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100_000
+    refused = client.post(NEW, filled(prompts_from="text", prompts_text="x" * 200_000))
+    assert refused.status_code == 400
+    assert "longer than 0.1 MB. Send a long list of prompts as a file" in refused.content.decode()
+    assert not Order.objects.exists()
 
 
 def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None:

@@ -14,7 +14,8 @@ from meta_reward_core.shards import Work
 from tests.webapp.conftest import make_person
 from tests.webapp.results_cast import record, run, scripted_experiment
 from tests.webapp.test_results_prompts import HTMX, rows_of
-from webapp.experiments.models import Experiment
+from tests.webapp.test_trying import answer
+from webapp.experiments.models import Experiment, Iteration, Order
 from webapp.results.differences import LONGEST, differences
 
 
@@ -79,6 +80,47 @@ def test_region_history_methods_and_access(client: Client, twice: str) -> None:
     somebody.force_login(make_person("bob", "viewer"))
     Experiment.objects.update(is_private=True)
     assert somebody.get(twice).status_code == 404
+
+
+def finish(order: Order, *texts: str) -> None:
+    answers = [answer(model, text) for model, text in enumerate(texts)]
+    order.outcome = {"answers": answers, "judgments": []}
+    order.status = "done"
+    order.save()
+
+
+@pytest.mark.django_db
+def test_every_model_can_be_asked_the_same_prompt_later(client: Client, twice: str) -> None:
+    Iteration.objects.update(status="finished")
+    text = client.get(twice).context["text"]
+    assert "Ask M0 to M2" in client.get(twice).content.decode()
+    assert client.post(f"{twice}/ask")["Location"] == twice
+    order = Order.objects.get()
+    assert order.wish["prompt"] == text
+    assert (order.wish["models"], order.wish["judges"]) == ([0, 1, 2], [2])
+    waiting = client.get(twice).content.decode()
+    assert "behind the work that waits" in waiting
+    assert "Ask M0 to M2" not in waiting
+    finish(order, "a cat sat", "a <b>black</b> cat sat", "a cat")
+    answered = client.get(twice)
+    later = answered.context["later"]
+    assert [one.answer.model for one in later] == ["M0", "M1", "M2"]
+    assert [s.text for s in later[1].stretches if s.change == "new"] == ["<b>black</b> "]
+    assert "Ask M0 to M2 again" in answered.content.decode()
+    assert "<b>black" not in answered.content.decode()
+    assert client.get(f"/experiments/scripted/try?again={order.pk}").status_code == 200
+
+
+@pytest.mark.django_db
+def test_asking_needs_a_role_a_second_model_and_a_prompt(client: Client, twice: str) -> None:
+    assert "only M0 as yet" in client.get(twice).content.decode()
+    assert "nothing was asked" in client.post(f"{twice}/ask", follow=True).content.decode()
+    assert client.get(f"{twice}/ask").status_code == 405
+    assert client.post(f"/experiments/scripted/prompts/{'0' * 64}/ask").status_code == 404
+    somebody = Client()
+    somebody.force_login(make_person("bob", "viewer"))
+    assert somebody.post(f"{twice}/ask").status_code == 403
+    assert not Order.objects.exists()
 
 
 def test_words_are_compared_one_by_one() -> None:

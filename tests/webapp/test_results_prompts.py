@@ -245,6 +245,28 @@ def test_both_orders_of_every_battle_are_in_the_heat_map(
         assert by_name[f"{first}, {second}"].label.text == expected
 
 
+def test_what_the_meta_judge_wrote_can_be_read_in_both_orders(
+    client: Client, row: Experiment, on_disk: OnDisk
+) -> None:
+    battles = rows_of(on_disk, "battles")
+    one = next(battle for battle in battles if battle["verdict"] == "A")
+    ids = (one["first_judgment_id"], one["second_judgment_id"])
+    first, second = (name.split(".j")[-1] for name in ids)
+    other = next(b for b in battles if (b["second_judgment_id"], b["first_judgment_id"]) == ids)
+    address = f"{LIST}/{one['prompt_id']}/battle?first={first}&second={second}"
+    shown = client.get(address).context["battle"]
+    assert [order.passage.text for order in shown.orders] == [one["text"], other["text"]]
+    assert shown.orders[0].winner == int(first)
+    assert [fighter.sample for fighter in shown.fighters] == [int(first), int(second)]
+    part = client.get(address, headers=HTMX).content.decode()
+    assert part.lstrip().startswith("<section")
+    against_itself = f"{LIST}/{one['prompt_id']}/battle?first={first}&second={first}"
+    assert "did not meet" in client.get(against_itself).content.decode()
+    for wrong in ("", "?first=x&second=1", f"?first={first}"):
+        assert client.get(f"{LIST}/{one['prompt_id']}/battle{wrong}").status_code == 404
+    assert client.get(f"{LIST}/{'0' * 64}/battle?first=0&second=1").status_code == 404
+
+
 def test_elo_ratings_are_those_of_the_files(
     client: Client, row: Experiment, on_disk: OnDisk
 ) -> None:
@@ -365,6 +387,24 @@ def test_a_damaged_file_is_said_and_never_shown_as_if_it_were_whole(
     assert str(tmp_path) not in answer.content.decode()
 
 
+def test_an_outside_judge_is_named_wherever_points_are_shown(
+    client: Client, row: Experiment, on_disk: OnDisk
+) -> None:
+    prompt_id = rows_of(on_disk, "prompts")[0]["prompt_id"]
+    base = "/experiments/scripted"
+    pages = [
+        *("/", base, f"{base}/iterations/1", LIST, f"{LIST}/{prompt_id}"),
+        *(f"{base}/prompts/{prompt_id}", f"{base}/iterations/1/what-if", "/experiments/compare"),
+    ]
+    for named in (False, True):
+        for page in pages:
+            shown = client.get(page).content.decode()
+            words = ("An outside judge gives", "· outside judge", "by the endpoint big")
+            assert any(word in shown for word in words) is named, (page, shown[:3000])
+        recipe = row.recipe | {"judge": row.recipe["judge"] | {"endpoint": "big"}}
+        Experiment.objects.update(recipe=recipe)
+
+
 def test_what_models_and_people_write_is_text_and_never_markup(
     client: Client, alice: User, tmp_path: Path, settings: Settings
 ) -> None:
@@ -379,6 +419,7 @@ def test_what_models_and_people_write_is_text_and_never_markup(
         client.get(f"/experiments/scripted/prompts/{prompt_id}"),
         client.get("/experiments/scripted/iterations/1/what-if?rho=0.4&min_valid_judgments=1"),
         client.get(base, {"q": HOSTILE}),
+        client.get(f"{base}/{prompt_id}/battle?first=0&second=1"),
     ]
     for answer in pages:
         page = answer.content.decode()

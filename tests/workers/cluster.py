@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import psycopg
 
+from meta_reward_core.dying import dying_with_parent
 from tests.end_to_end.conftest import CHECKOUT, TINY, Site
 from tests.services import Broker
-from workers.processes import dying_with_parent
 
 LEASE_SECONDS = 4
 

@@ -23,7 +23,7 @@ from meta_reward_core.request import Request
 from tests.workers.installation import Installation, UseScript
 from tests.workers.test_run_iteration import statuses, table_bytes
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
-from workers import engine_child, handing_over, opening, scheduling, sending, shard_runs
+from workers import engine_child, handing_over, scheduling, sending, shard_runs
 from workers.command_line import configured_places
 from workers.engine_host import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
 from workers.reconciler import reconcile
@@ -340,8 +340,6 @@ def test_files_that_are_gone_end_the_iteration_with_words(
 ) -> None:
     hand_over(installation)
     (installation.artifacts / "mine/experiment.json").unlink()
-    opening._open.cache_clear()
-    engine_child._open.cache_clear()
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "failed"

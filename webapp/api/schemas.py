@@ -168,6 +168,30 @@ class LaunchIn(LaunchChanges):
     recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
 
 
+class TryIn(Schema):
+    """A prompt for two models; what is left out is as the form of the pages begins with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str
+    models: Annotated[list[int], Field(min_length=2, max_length=2, description="M0 is 0.")]
+    judges: list[int] = Field(default_factory=list)
+    judgments: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+
+
+class PublishIn(Schema):
+    """Where a model goes beside the folder of the installation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repository: str = ""
+    is_public: bool = False
+
+
 class OrderOut(Schema):
     """What somebody asked for, and what came of it."""
 

@@ -12,7 +12,7 @@ from django.urls import URLPattern, URLResolver
 from ninja import NinjaAPI
 from ninja.operation import Operation
 
-from webapp.api import experiments, installation
+from webapp.api import asking, experiments, installation
 from webapp.api.authentication import SignedIn, TokenAuth
 from webapp.api.problems import tell_problems
 from webapp.null_characters import holds_null_character
@@ -34,6 +34,7 @@ api = _NamedOperations(
     auth=[TokenAuth(), SignedIn()],
     urls_namespace="api",
 )
+api.add_router("/experiments", asking.router)
 api.add_router("/experiments", experiments.router)
 api.add_router("", installation.router)
 tell_problems(api)

@@ -15,11 +15,16 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of one kind; both are None as long as the stage is not finished."""
+    """Pairs of one kind; both are None as long as the stage is not finished.
+
+    Attributes:
+        is_withheld: whether an audit kept them from the training.
+    """
 
     kind: str
     made: int | None
     dropped: int | None
+    is_withheld: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Generation:
     Attributes:
         before: number of the model that it starts from, which is also the reference of DPO.
         prompts: instructions drawn; None as long as they are not.
+        human_pairs: pairs that people preferred in audits, among those trained on.
         kept_step, kept_epoch: of the weights that were kept.
         short_hash: the beginning of the hash of its folder; empty as long as it is not made.
     """
@@ -37,6 +43,7 @@ class Generation:
     before: int
     prompts: int | None
     pairs: tuple[Pairs, ...]
+    human_pairs: int
     trained: int | None
     kept_step: int | None
     kept_epoch: float | None
@@ -91,9 +98,10 @@ def _generation(experiment: Experiment, row: Iteration, counts: Counts) -> Gener
         before=row.number - 1,
         prompts=counts.get("sample", {}).get("prompts"),
         pairs=tuple(
-            _pairs(kind, counts.get(f"pair_{kind}", {}))
+            _pairs(kind, counts.get(f"pair_{kind}", {}), trained)
             for kind in _kinds(experiment.recipe, row.number)
         ),
+        human_pairs=trained.get("human", 0),
         trained=trained.get("trained"),
         kept_step=step,
         kept_epoch=epoch,
@@ -106,8 +114,9 @@ def _folder(row: Iteration) -> str:
     return f"{row.experiment.name}/iteration-{row.number}"
 
 
-def _pairs(kind: str, counts: Mapping[str, int]) -> Pairs:
-    return Pairs(kind, counts.get("pairs"), counts.get("dropped"))
+def _pairs(kind: str, counts: Mapping[str, int], trained: Mapping[str, int]) -> Pairs:
+    is_withheld = kind == "judge" and trained.get("withheld", 0) > 0
+    return Pairs(kind, counts.get("pairs"), counts.get("dropped"), is_withheld)
 
 
 def _kinds(recipe: Mapping[str, Any], number: int) -> Sequence[str]:

@@ -322,6 +322,7 @@ class OrderKind(models.TextChoices):
     RESUME = "resume", "go on, and try again what failed"
     CHAT = "chat", "try models"
     PUBLISH = "publish", "publish a model"
+    AUDIT = "audit", "draw an audit"
 
 
 class OrderStatus(models.TextChoices):

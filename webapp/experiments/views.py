@@ -13,6 +13,7 @@ from django.shortcuts import redirect
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 
+from webapp.audit.training_notes import training_notes
 from webapp.experiments import controls
 from webapp.experiments import log as log_entries
 from webapp.experiments.alarms import alarms_of
@@ -221,6 +222,7 @@ def _progress_of(request: HttpRequest, row: Iteration) -> dict[str, Any]:
         "before": row.number - 1,
         "is_running": _runs(row),
         "stages": stages_of([row])[row.pk],
+        "training_notes": training_notes(row),
         "failures": last_failures(row),
         "page": page,
         "shards": shards,

@@ -95,8 +95,11 @@ def require_launchable(recipe: Recipe) -> None:
     """Refuse a recipe that would make this machine read files for somebody far away.
 
     Raises:
-        RecipeError: it names a template that does not come with the package.
+        RecipeError: it names a template that does not come with the package, or a file of
+            prompts.
     """
+    if recipe.sample.held_out is not None:
+        raise RecipeError("sample.held_out names a file of the workers' machine: not from here")
     values = recipe.model_dump(mode="json")
     for key in _TEMPLATES:
         if value_at(values, key) not in shipped_templates(key):

@@ -46,8 +46,8 @@ _COMMON: Final = frozenset(
     }
 )
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
-_ELSEWHERE: Final = frozenset({"model"})
-"""The page asks for these in another way."""
+_ELSEWHERE: Final = frozenset({"model", "sample.held_out"})
+"""The page asks for these in another way, or not at all where they name files of the workers."""
 _TITLES: Final = {
     "": ("The schedule", "What the iterations have in common."),
     "sample": ("Instructions", ""),
@@ -172,7 +172,7 @@ def _walk(
 ) -> Iterator[tuple[str, type[BaseModel], str, FieldInfo]]:
     for name, info in model.model_fields.items():
         inner = _inner_section(info.annotation)
-        if section == "" and name in _ELSEWHERE:
+        if f"{section}.{name}".lstrip(".") in _ELSEWHERE:
             continue
         if inner is None or _accepts_none(info.annotation):
             yield section, model, name, info

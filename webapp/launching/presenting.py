@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from meta_reward_core.engines.endpoints import read_endpoints
+from meta_reward_core.errors import EndpointError
 from webapp.launching.fields import RecipeField, field_sections, recipe_fields
 from webapp.launching.sheets import PREFIX, Sheet
 
@@ -31,6 +33,7 @@ class ShownField:
         text: what stands in it.
         before: what stands in the base, if that differs.
         error: what is wrong, if something is.
+        suggestions: what this installation knows by name.
     """
 
     field: RecipeField
@@ -39,6 +42,7 @@ class ShownField:
     text: str
     before: str
     error: str
+    suggestions: Sequence[str] = ()
 
     @property
     def is_touched(self) -> bool:
@@ -122,6 +126,7 @@ def _label(sheet: Sheet, name: str) -> str:
 
 
 def _shown(sheet: Sheet) -> dict[str, ShownField]:
+    endpoints = _known_endpoints()
     before = {difference.key: difference.before for difference in sheet.draft.differences}
     return {
         key: ShownField(
@@ -131,6 +136,15 @@ def _shown(sheet: Sheet) -> dict[str, ShownField]:
             text=sheet.draft.texts[key],
             before=before.get(key, ""),
             error=sheet.errors.get(PREFIX + key, ""),
+            suggestions=endpoints if key.rpartition(".")[2] == "endpoint" else (),
         )
         for key, field in recipe_fields().items()
     }
+
+
+def _known_endpoints() -> Sequence[str]:
+    """Names of servers; workers elsewhere may know others, so any name can be typed."""
+    try:
+        return sorted(read_endpoints())
+    except EndpointError:
+        return ()

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from meta_reward_core.config import Recipe
-from meta_reward_core.plan import Rate
+from meta_reward_core.plan import Rate, ShardCost, fit_rate
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -41,11 +41,17 @@ def _rates(iterations: Sequence[Iteration]) -> dict[str, Rate]:
     attempts = finished_attempts(iterations)
     for stage, counted in _CALLS.items():
         made = [attempt for attempt in attempts if attempt.shard.stage.name == stage]
-        calls = sum(attempt.shard.counts.get(counted, 0) for attempt in made)
-        tokens = sum(attempt.shard.counts.get("tokens", 0) for attempt in made)
-        seconds = sum(attempt.seconds or 0.0 for attempt in made)
-        if calls and tokens and seconds:
-            rates[stage] = Rate(tokens / calls, tokens / seconds)
+        costs = [
+            ShardCost(
+                attempt.shard.counts.get(counted, 0),
+                attempt.shard.counts.get("tokens", 0),
+                attempt.seconds or 0.0,
+            )
+            for attempt in made
+        ]
+        rate = fit_rate(costs)
+        if rate is not None:
+            rates[stage] = rate
     return rates
 
 

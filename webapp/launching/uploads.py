@@ -4,11 +4,15 @@ What a file is, its content says and never its name. A file is kept only after a
 read; the same file sent twice is one file.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +106,7 @@ def store_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
     with _received(chunks, called=called) as file:
         found = _look_into(file, called=called)
         file.replace(root / file.name)
+    _forget_old(root)
     return _described(root / file.name, found)
 
 
@@ -140,7 +145,18 @@ def stored_path(name: str) -> Path:
     path = _root() / name
     if _STORED.fullmatch(name) is None or not path.is_file():
         raise PromptFileError("The file of prompts is no longer here: send it again.")
+    with contextlib.suppress(PermissionError):  # whose it is remembers when it was used
+        os.utime(path)
     return path
+
+
+def _forget_old(root: Path) -> None:
+    """Remove what nobody has used for long; experiments have copies of their own."""
+    oldest = time.time() - settings.META_REWARD_UPLOAD_DAYS * 86_400
+    for path in root.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def stored_prompts(name: str) -> StoredPrompts:

@@ -17,6 +17,7 @@ from meta_reward_core.errors import RecipeError
 from meta_reward_core.recipes import shipped_recipes
 from webapp.experiments.models import Order, OrderKind, OrderStatus
 from webapp.experiments.orders import place_order
+from webapp.launching.command_text import command_text
 from webapp.launching.presenting import notes, problems, shown_sections
 from webapp.launching.sheets import (
     Base,
@@ -198,6 +199,7 @@ def _form_page(
         "sheet": sheet,
         "form": sheet.form,
         "base": sheet.base,
+        "command": command_text(sheet),
         "sections": shown_sections(sheet),
         "notes": notes(sheet),
         "problems": problems(sheet),

@@ -85,7 +85,7 @@ class Choice(models.Model):
 
 
 class Occasion(models.Model):
-    """A run of an iteration that has come to rest, and whose notices are written.
+    """A run of an iteration that has come to rest, or is held, and whose notices are written.
 
     Attributes:
         ended: when it did. One that is run again ends again, and is another occasion.

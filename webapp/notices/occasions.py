@@ -1,4 +1,4 @@
-"""Write notices into the outbox: what has come to rest, who wants to know, and in which words.
+"""Write notices into the outbox: what came to rest or waits, who wants to know, in which words.
 
 Whoever calls this, and however often: an occasion is noted once, together with its notices.
 """
@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, Min, OuterRef, QuerySet
+from django.db.models import Exists, F, Min, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
-from webapp.experiments.models import Driver, Iteration, RunStatus
+from webapp.experiments.models import Attempt, Driver, Iteration, RunStatus
 from webapp.notices.models import Channel, Choice, Event, Notice, Occasion, Recipient
 from webapp.people.access import visible_experiments
 
@@ -27,23 +27,34 @@ _FINDING_CHARS: Final = 2000
 
 
 def note_occasions() -> int:
-    """Write the notices of every iteration that has come to rest; returns how many."""
+    """Write the notices of what has come to rest, and of what a gate holds; returns how many."""
     since = Choice.objects.aggregate(since=Min("since"))["since"]
     if since is None:
         return 0
     return sum(
-        _note(iteration, iteration.finished)
-        for iteration in _unnoted().filter(finished__gte=since)
-        if iteration.finished is not None
+        _note(iteration, iteration.moment)
+        for found in (_at_rest(), _held())
+        for iteration in _unnoted(found).filter(moment__gte=since)
     )
 
 
-def _unnoted() -> QuerySet[Iteration]:
-    noted = Occasion.objects.filter(iteration=OuterRef("pk"), ended=OuterRef("finished"))
+def _at_rest() -> QuerySet[Any]:
+    return Iteration.objects.filter(status__in=_TOLD).annotate(moment=F("finished"))
+
+
+def _held() -> QuerySet[Any]:
+    """Running iterations with a finding: only a gate writes one, once all before it is done."""
+    running = Iteration.objects.filter(status=RunStatus.RUNNING).exclude(finding="")
+    ends = Attempt.objects.filter(shard__stage__iteration=OuterRef("pk"), finished__isnull=False)
+    return running.annotate(moment=Subquery(ends.order_by("-finished").values("finished")[:1]))
+
+
+def _unnoted(found: QuerySet[Any]) -> QuerySet[Any]:
+    noted = Occasion.objects.filter(iteration=OuterRef("pk"), ended=OuterRef("moment"))
     return (
-        Iteration.objects.filter(~Exists(noted), status__in=_TOLD, finished__isnull=False)
+        found.filter(~Exists(noted), moment__isnull=False)
         .select_related("experiment")
-        .order_by("finished", "pk")
+        .order_by("moment", "pk")
     )
 
 
@@ -71,7 +82,7 @@ def concerns(recipient: Recipient, iteration: Iteration) -> bool:
 
 
 def events_of(iteration: Iteration) -> Iterator[Event]:
-    """Say what it means that an iteration has come to rest."""
+    """Say what it means that an iteration has come to rest, or is held."""
     if iteration.status in (RunStatus.FAILED, RunStatus.NO_PAIRS):
         yield Event.FAILED
     elif iteration.status != RunStatus.FINISHED:
@@ -126,8 +137,13 @@ def _subject(event: Event, iteration: Iteration) -> str:
         Event.ENDED: f"{name}: iteration {number} ended",
         Event.FAILED: f"{name}: iteration {number} {iteration.get_status_display()}",
         Event.ALARM: f"{name}: iteration {number} raised {alarms} alarm{'s'[: alarms != 1]}",
-        Event.WAITS: f"{name} waits for you: iteration {number} {iteration.get_status_display()}",
+        Event.WAITS: f"{name} waits for you: iteration {number} {_state_of(iteration)}",
     }[event]
+
+
+def _state_of(iteration: Iteration) -> str:
+    held = iteration.status == RunStatus.RUNNING
+    return "needs an audit" if held else iteration.get_status_display()
 
 
 def _paragraphs(event: Event, iteration: Iteration) -> Iterator[str]:
@@ -137,7 +153,7 @@ def _paragraphs(event: Event, iteration: Iteration) -> Iterator[str]:
             yield f"{alarm['sentence']}\n{alarm['advice']}"
     if iteration.finding:
         yield iteration.finding[:_FINDING_CHARS]
-    if event is Event.WAITS:
+    if event is Event.WAITS and iteration.status != RunStatus.RUNNING:
         yield "It goes on when somebody asks for it: resume it, or run the next iteration."
     if link := _link(iteration):
         yield link

@@ -1,4 +1,7 @@
-"""The same prompt in every iteration that drew it, one answer of each model side by side."""
+"""The same prompt across models, side by side.
+
+Mostly only one iteration has drawn a prompt; what the other models say to it can be asked later.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from meta_reward_core.tables import records_of
 from webapp.results.differences import LONGEST, Stretch, differences, unchanged
 from webapp.results.index import IterationIndex
 from webapp.results.reading import OpenIteration, rows_of_prompt
+from webapp.trying.tries import AnswerShown, Try
 
 PICKS: Final = {
     "chosen": "the chosen answer, else the best scored",
@@ -33,6 +37,16 @@ class Answer:
     mean: float | None
     chars: int
     role: str
+    stretches: Sequence[Stretch]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaterAnswer:
+    """What a model answered when somebody asked; `stretches` and `left_out` as above."""
+
+    answer: AnswerShown
+    chars: int
     stretches: Sequence[Stretch]
     left_out: int
 
@@ -94,6 +108,22 @@ def _pick(
     return _Pick(number, response, means.get(response.response_id), role)
 
 
+def compare_later(tried: Try) -> list[LaterAnswer]:
+    """Compare what models answered when somebody asked, each with the one before."""
+    texts = [answer.text for answer in tried.answers]
+    return [
+        LaterAnswer(
+            answer=answer,
+            chars=len(answer.text),
+            stretches=unchanged(answer.text)
+            if before is None
+            else differences(before, answer.text),
+            left_out=max(0, len(answer.text) - LONGEST),
+        )
+        for answer, before in zip(tried.answers, [None, *texts], strict=False)
+    ]
+
+
 def _compared(picks: Sequence[_Pick]) -> Iterator[Answer]:
     before: str | None = None
     for pick in picks:
@@ -105,7 +135,11 @@ def _compared(picks: Sequence[_Pick]) -> Iterator[Answer]:
             mean=pick.mean,
             chars=len(text),
             role=pick.role,
-            stretches=unchanged(text) if before is None else differences(before, text),
+            stretches=_marked(before, text),
             left_out=max(0, len(text) - LONGEST),
         )
         before = text
+
+
+def _marked(before: str | None, text: str) -> list[Stretch]:
+    return unchanged(text) if before is None else differences(before, text)

@@ -220,6 +220,22 @@ def find_index(
     return index, Progress(len(pieces), len(parts))
 
 
+def make_pieces(opened: OpenIteration) -> int:
+    """Make the pieces that are missing, so that nobody has to wait for them; returns how many.
+
+    Raises:
+        ArtifactError: a file is gone or differs from its manifest.
+    """
+    facts = _part_facts(opened)
+    made = 0
+    for part in opened.files.part_numbers("prompts"):
+        path = _piece_path(opened, part, piece_key(opened.files, part, facts))
+        if not path.exists():
+            keep_piece(path, make_piece(opened.files, part, facts))
+            made += 1
+    return made
+
+
 def _find_pieces(opened: OpenIteration, parts: Sequence[int], *, until: float) -> list[pa.Table]:
     """Pieces of the parts, in order, until the time is over; at least one is made then."""
     facts = _part_facts(opened)

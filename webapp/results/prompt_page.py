@@ -88,6 +88,7 @@ class PromptPage:
 
     Attributes:
         battles: both orders of every pair of judgments; None where nothing battled.
+        fighters: samples of the judgments that battled.
         weights: position weights, in words; empty without battles.
     """
 
@@ -98,6 +99,7 @@ class PromptPage:
     actor: PairView
     judge: PairView
     battles: Chart | None
+    fighters: Sequence[int]
     inconsistent: int
     both_orders: int
     before: str | None
@@ -137,6 +139,7 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
         ),
         judge=PairView(outcome_of(index, "judge", row), list(_why_judge(found, opened, rules))),
         battles=_battle_chart(found) if found.battles else None,
+        fighters=sorted(_fighters(found).values()),
         inconsistent=int(index.counts("inconsistent")[row]),
         both_orders=int(index.counts("both_orders")[row]),
         before=index.prompt_ids[row - 1] if row > 0 else None,
@@ -311,15 +314,21 @@ def _without_battles(found: _Read, opened: OpenIteration) -> Iterator[str]:
         yield "Its judgments have not battled yet."
 
 
-def _battle_chart(found: _Read) -> Chart:
-    """Both orders of every pair: the row is shown first, the column second."""
-    sample_of = {
+def _fighters(found: _Read) -> dict[str, int]:
+    """Samples of the judgments that battled, by their ids."""
+    fought = {battle.first_judgment_id for battle in found.battles}
+    return {
         judgment.judgment_id: judgment.sample
         for judgment in found.judgments.get(found.battled or "", ())
+        if judgment.judgment_id in fought
     }
+
+
+def _battle_chart(found: _Read) -> Chart:
+    """Both orders of every pair: the row is shown first, the column second."""
     fought = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
-    ids = sorted({pair[0] for pair in fought}, key=lambda one: sample_of.get(one, 0))
-    names = {one: f"j{sample_of.get(one, 0)}" for one in ids}
+    fighters = _fighters(found)
+    names = {one: f"j{fighters[one]}" for one in sorted(fighters, key=lambda one: fighters[one])}
     return heat_map(
         "Every battle, in both orders",
         list(names.values()),

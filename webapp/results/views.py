@@ -1,26 +1,32 @@
 """Pages about what an experiment made."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import wraps
 from itertools import chain
 from typing import Any, Concatenate, ParamSpec, cast
 
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import get_object_or_404, render
-from django.views.decorators.http import require_safe
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST, require_safe
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError
+from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.shards import IterationFiles
 from meta_reward_core.what_if import rules_of
-from webapp.experiments.models import Experiment
-from webapp.people.access import find_experiment, sees
+from webapp.experiments.models import Experiment, OrderKind
+from webapp.experiments.orders import place_order
+from webapp.people.access import find_experiment, runs, sees
+from webapp.people.roles import RUN
+from webapp.people.signed_in import person_of
 from webapp.regions import render_page
-from webapp.results.across import PICKS, answers_across
+from webapp.results.across import PICKS, answers_across, compare_later
+from webapp.results.battle_page import read_battle_page
 from webapp.results.downloads import (
     Written,
     checkpoint_files,
@@ -30,12 +36,14 @@ from webapp.results.downloads import (
     safe_local_path,
 )
 from webapp.results.forms import ListForm, RulesForm
-from webapp.results.index import KINDS, find_index
+from webapp.results.index import KINDS, IterationIndex, find_index
 from webapp.results.listing import describe_rows, find_rows
 from webapp.results.prompt_page import read_prompt_page
 from webapp.results.reading import OpenIteration, open_iteration
 from webapp.results.streams import csv_of, jsonl_of, parquet_of, zip_of
 from webapp.results.what_if_page import SHOWN_ON_A_PAGE, ask_what_if, describe_changed
+from webapp.trying.forms import wish_of_all
+from webapp.trying.tries import latest_try_of, made_models
 
 _PROMPTS_ON_A_PAGE = 25
 
@@ -112,32 +120,94 @@ def prompt(request: HttpRequest, name: str, number: int, prompt_id: str) -> Http
 @require_safe
 @sees
 @_explains_damage
+def battle(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
+    """Show what the meta-judge wrote about two judgments, in both orders."""
+    opened = _find_iteration(request, name, number)
+    index, _ = find_index(opened)
+    row = index.row_of.get(prompt_id)
+    samples = [request.GET.get(which, "") for which in ("first", "second")]
+    if row is None or not all(one.isdecimal() and len(one) < 6 for one in samples):
+        raise Http404
+    first, second = map(int, samples)
+    context = {
+        "experiment": opened.experiment,
+        "number": number,
+        "prompt_id": prompt_id,
+        "samples": (first, second),
+        "battle": read_battle_page(opened, index, row, first=first, second=second),
+    }
+    return render_page(
+        request, "results/battle.html", region="results/partials/battle.html", context=context
+    )
+
+
+@require_safe
+@sees
+@_explains_damage
 def across(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
     """Show what each model answered to the same prompt."""
     experiment = find_experiment(request.user, name)
-    numbers = experiment.iterations.order_by("number").values_list("number", flat=True)
-    opened = [open_iteration(experiment, number) for number in numbers]
-    read = [(one, *find_index(one)) for one in opened]
-    found = [(one, index) for one, index, _ in read]
-    having = [index for _, index in found if prompt_id in index.row_of]
-    is_whole = all(progress.is_whole for _, _, progress in read)
-    if not having and is_whole:
+    found, is_whole = _find_indexes(experiment)
+    text = _text_of(found, prompt_id)
+    if text is None and is_whole:
         raise Http404
     pick = request.GET.get("pick", "")
     pick = pick if pick in PICKS else next(iter(PICKS))
+    asked = None if text is None else latest_try_of(experiment, text)
     context = {
         "experiment": experiment,
         "prompt_id": prompt_id,
-        "text": having[0].rows["text"][having[0].row_of[prompt_id]].as_py() if having else "",
+        "text": text or "",
         "answers": answers_across(found, prompt_id, pick=pick),
-        "iteration_count": len(opened),
+        "iteration_count": len(found),
         "is_whole": is_whole,
         "picks": PICKS,
         "pick": pick,
+        "asked": asked,
+        "later": compare_later(asked) if asked else [],
+        "made": made_models(experiment),
+        "may_run": request.user.has_perm(RUN),
     }
     return render_page(
         request, "results/across.html", region="results/partials/across.html", context=context
     )
+
+
+@require_POST
+@runs
+@_explains_damage
+def ask_all(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
+    """Let a worker ask every model of the experiment what it says to one of its prompts."""
+    experiment = find_experiment(request.user, name)
+    text = _text_of(_find_indexes(experiment)[0], prompt_id)
+    if text is None:
+        raise Http404
+    made = made_models(experiment)
+    if len(made) > 1:
+        wish = wish_of_all(parse_recipe(experiment.recipe, origin=experiment.name), made, text)
+        place_order(OrderKind.CHAT, by=person_of(request), experiment=experiment, wish=wish)
+    else:
+        messages.info(request, "There is only M0 as yet: nothing was asked.")
+    return redirect("across", name=name, prompt_id=prompt_id)
+
+
+def _find_indexes(
+    experiment: Experiment,
+) -> tuple[list[tuple[OpenIteration, IterationIndex]], bool]:
+    """The index of every iteration, as far as each is read; and whether all are read whole."""
+    numbers = experiment.iterations.order_by("number").values_list("number", flat=True)
+    opened = [open_iteration(experiment, number) for number in numbers]
+    read = [(one, *find_index(one)) for one in opened]
+    is_whole = all(progress.is_whole for _, _, progress in read)
+    return [(one, index) for one, index, _ in read], is_whole
+
+
+def _text_of(found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str) -> str | None:
+    for _, index in found:
+        row = index.row_of.get(prompt_id)
+        if row is not None:
+            return str(index.rows["text"][row].as_py())
+    return None
 
 
 @require_safe

@@ -121,9 +121,22 @@ def first_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def wish_of_all(recipe: Recipe, made: Sequence[int], prompt: str) -> dict[str, Any]:
+    """Let every model answer a prompt as the actor does, and the latest judge all answers."""
+    values = first_values(recipe, made)
+    return {
+        "prompt": prompt,
+        "models": list(made),
+        "sampling": {name: values[name] for name in ("temperature", "top_p", "max_new_tokens")},
+        "seed": values["seed"],
+        "judges": [made[-1]],
+        "judgments": values["judgments"],
+    }
+
+
 def values_of(wish: dict[str, Any]) -> dict[str, Any]:
     """Turn an order's wish back into what stood in the form."""
-    first, second = wish["models"]
+    first, second = wish["models"][0], wish["models"][-1]
     judges = [
         name for name, number in (("first", first), ("second", second)) if number in wish["judges"]
     ]

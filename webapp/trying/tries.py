@@ -110,6 +110,13 @@ def read_try(order: Order) -> Try:
     )
 
 
+def latest_try_of(experiment: Experiment, prompt: str) -> Try | None:
+    """Read what was last asked with just this prompt."""
+    orders = Order.objects.filter(experiment=experiment, kind=OrderKind.CHAT, wish__prompt=prompt)
+    order = orders.select_related("by").order_by("-pk").first()
+    return None if order is None else read_try(order)
+
+
 def may_cancel(user: User, order: Order) -> bool:
     """Whether somebody may cancel a try: who asked for it, and who steers the experiment."""
     if order.status not in ACTIVE or order.experiment is None:

@@ -33,8 +33,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("action", choices=list(ACTIONS))
-        parser.add_argument("--experiment", required=True, metavar="NAME")
+        parser.add_argument("action", choices=list(ACTIONS), help=", ".join(ACTIONS))
+        parser.add_argument(
+            "--experiment", required=True, metavar="NAME", help="the experiment to control"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Ask; after a request to stop, wait until nothing runs any more."""

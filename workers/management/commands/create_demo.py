@@ -24,13 +24,15 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--experiment", default="demo", metavar="NAME")
+        parser.add_argument(
+            "--experiment", default="demo", metavar="NAME", help="the experiment to make (demo)"
+        )
         parser.add_argument(
             "--recipe",
             default="smoke",
             help="smoke takes about a minute on a laptop; miniature, in earnest, several",
         )
-        parser.add_argument("--iterations", type=int, default=2)
+        parser.add_argument("--iterations", type=int, default=2, help="how many to run (2)")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Make people, then run the experiment."""

@@ -30,6 +30,11 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument("--host", default="127.0.0.1", help="address that the site listens on")
         parser.add_argument("--port", type=int, default=8000, help="port that it listens on")
+        parser.add_argument(
+            "--without-worker",
+            action="store_true",
+            help="the site and the reconciler alone; workers are elsewhere",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Migrate, then run until a signal."""
@@ -40,7 +45,8 @@ class Command(BaseCommand):
             self._make_first_account()
             connections.close_all()
             self._greet(host, port)
-            Supervisor(_parts(host, port), self._write).run()
+            parts = _parts(host, port, with_worker=not options["without_worker"])
+            Supervisor(parts, self._write).run()
         except MetaRewardError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
 
@@ -75,6 +81,7 @@ def _require_free(host: str, port: int) -> None:
         )
 
 
-def _parts(host: str, port: int) -> list[Part]:
+def _parts(host: str, port: int, *, with_worker: bool) -> list[Part]:
     broker = [broker_part()] if settings.META_REWARD_BROKER_EMBEDDED else []
-    return [*broker, web_part(host, port), reconciler_part(), worker_part()]
+    worker = [worker_part()] if with_worker else []
+    return [*broker, web_part(host, port), reconciler_part(), *worker]

@@ -32,7 +32,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--experiment", required=True, metavar="NAME")
+        parser.add_argument(
+            "--experiment", required=True, metavar="NAME", help="the experiment to show"
+        )
         parser.add_argument("--iteration", type=int, metavar="N", help="default: the latest")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there")
 

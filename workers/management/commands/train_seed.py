@@ -11,8 +11,9 @@ from rich.console import Console
 from meta_reward_core.config import Recipe
 from meta_reward_core.eft_files import read_sft_rows
 from meta_reward_core.errors import InputError
+from meta_reward_core.held_out import HeldOut, read_held_out
 from meta_reward_core.launch import Places, find_seed_model
-from meta_reward_core.prompt_files import prompt_id_of
+from meta_reward_core.training.row_forms import SftRow
 from meta_reward_core.training.settings import LoraSettings, SftSettings
 from workers.command_line import (
     configured_places,
@@ -52,6 +53,8 @@ class Command(BaseCommand):
         add("--model", required=True, metavar="PATH|HUB_ID", help="the model to begin with")
         add("--data", type=Path, action="append", required=True, metavar="FILE",
             help="JSON lines; repeatable")  # fmt: skip
+        add("--held-out", type=Path, action="append", default=[], metavar="FILE",
+            help="prompts kept for evaluation: their rows are left out; repeatable")  # fmt: skip
         add("--output", required=True, metavar="NAME", help="of the new model; must not exist")
         add("--seed", type=int, default=1, metavar="N", help="of the order of the rows")
         add("--lora-rank", type=int, metavar="R", help="train adapters of this rank, then merge")
@@ -77,7 +80,8 @@ class Command(BaseCommand):
 def _train(options: dict[str, Any], places: Places, console: Console) -> None:
     settings = _settings(options)
     target = _target(options["output"], places)
-    rows = [row for file in options["data"] for row in _rows(file, console)]
+    held_out = read_held_out(options["held_out"])
+    rows = [row for file in options["data"] for row in _rows(file, held_out, console)]
     recipe = Recipe(name="seed", model=options["model"])
     start = find_seed_model(recipe, places, say=console.print)
 
@@ -134,16 +138,13 @@ def _target(name: str, places: Places) -> Path:
     return target
 
 
-def _rows(file: Path, console: Console) -> list[Any]:
-    """Read a file's rows with what a training wants to know of each."""
-    found = read_sft_rows(file)
+def _rows(file: Path, held_out: HeldOut, console: Console) -> list[SftRow]:
+    """Read a file's rows; say which were left out."""
+    found = read_sft_rows(file, held_out=held_out)
     for rejected in found.rejected:
         console.print(f"{file}, line {rejected.line}: left out, {rejected.column}: "
                       f"{rejected.reason}")  # fmt: skip
-    return [
-        {**row, "kind": file.stem, "prompt_id": prompt_id_of(row["prompt"][-1]["content"])}
-        for row in found.rows
-    ]
+    return found.rows
 
 
 def _show(console: Console, row: dict[str, float]) -> None:

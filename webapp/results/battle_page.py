@@ -1,0 +1,103 @@
+"""Two judgments of one response, and what the meta-judge wrote about them in both orders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.records import Battle, Judgment
+from meta_reward_core.tables import records_of
+from webapp.results.index import IterationIndex
+from webapp.results.prompt_page import Passage
+from webapp.results.reading import OpenIteration, rows_of_prompt
+
+_UNREAD: Final = "no verdict"
+
+
+@dataclass(frozen=True, slots=True)
+class FighterView:
+    """One of the two judgments."""
+
+    sample: int
+    passage: Passage
+    score: float | None
+    elo: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """What was written with one of them shown first.
+
+    Attributes:
+        winner: sample of the judgment that won; None for a tie or an unreadable reply.
+        ending: in words, where nobody won.
+    """
+
+    shown_first: int
+    shown_second: int
+    passage: Passage
+    winner: int | None
+    ending: str
+
+
+@dataclass(frozen=True, slots=True)
+class BattlePage:
+    """Both judgments and both orders."""
+
+    fighters: tuple[FighterView, FighterView]
+    orders: Sequence[OrderView]
+
+
+def read_battle_page(
+    opened: OpenIteration, index: IterationIndex, row: int, *, first: int, second: int
+) -> BattlePage | None:
+    """Read the battles of two judgments, given by their samples; None if they never met.
+
+    Raises:
+        ArtifactError: a file is gone or differs from its manifest.
+    """
+    part, prompt_id = int(index.counts("part")[row]), index.prompt_ids[row]
+    battled = index.rows["battled_response_id"][row].as_py()
+    judgments = {
+        judgment.sample: judgment
+        for judgment in records_of(
+            rows_of_prompt(opened.files, "judgments", part, prompt_id), Judgment
+        )
+        if judgment.response_id == battled
+    }
+    if first not in judgments or second not in judgments:
+        return None
+    pair = (judgments[first], judgments[second])
+    battles = records_of(rows_of_prompt(opened.files, "battles", part, prompt_id), Battle)
+    orders = [_order(battle, *found) for found in (pair, pair[::-1]) for battle in battles
+              if _is_of(battle, *found)]  # fmt: skip
+    if not orders:
+        return None
+    rated = index.rows["rated_judgment_id"][row].as_py() or []
+    elo = dict(zip(rated, index.rows["elo"][row].as_py() or [], strict=True))
+    return BattlePage((_fighter(pair[0], elo), _fighter(pair[1], elo)), orders)
+
+
+def _is_of(battle: Battle, first: Judgment, second: Judgment) -> bool:
+    ids = (battle.first_judgment_id, battle.second_judgment_id)
+    return ids == (first.judgment_id, second.judgment_id)
+
+
+def _fighter(judgment: Judgment, elo: dict[str, float]) -> FighterView:
+    return FighterView(
+        judgment.sample,
+        Passage.of(judgment.text),
+        judgment.score,
+        elo.get(judgment.judgment_id),
+    )
+
+
+def _order(battle: Battle, first: Judgment, second: Judgment) -> OrderView:
+    winners = {"A": first.sample, "B": second.sample}
+    reason = (battle.unparsed_reason or "").replace("_", " ")
+    return OrderView(
+        shown_first=first.sample,
+        shown_second=second.sample,
+        passage=Passage.of(battle.text),
+        winner=winners.get(battle.verdict or ""),
+        ending="a tie" if battle.verdict == "tie" else f"{_UNREAD}: {reason}".rstrip(": "),
+    )

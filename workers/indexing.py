@@ -1,0 +1,70 @@
+"""Prepare what the pages about results read, before anybody asks for it.
+
+At the paper's scale the first look at an iteration costs many seconds of reading. Its pieces are
+functions of files, so whoever makes them makes the same: a page makes what is missing here.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from django.db import DatabaseError, close_old_connections
+
+from meta_reward_core.errors import MetaRewardError
+from webapp.experiments.models import Iteration, StageStatus
+from webapp.results.index import make_pieces
+from webapp.results.reading import open_iteration
+
+EVERY_SECONDS: Final = 5.0
+
+Run = tuple[int, datetime | None, str]
+
+_log = logging.getLogger(__name__)
+
+
+def start_indexing() -> None:
+    """Let a thread prepare results for as long as this process lives."""
+    threading.Thread(target=index_forever, daemon=True).start()
+
+
+def index_forever() -> None:
+    """Prepare the results of iterations as they come, until the process ends."""
+    seen: set[Run] = set()
+    while True:
+        close_old_connections()
+        try:
+            index_new(seen)
+        except DatabaseError as error:
+            _log.warning("the database does not answer: %s", error)
+        except Exception:  # noqa: BLE001 pages make for themselves what is missing here
+            _log.exception("results could not be prepared; the pages will do it")
+        time.sleep(EVERY_SECONDS)
+
+
+def index_new(seen: set[Run]) -> int:
+    """Prepare every iteration whose pairs are chosen, once in each state; returns how many pieces.
+
+    Args:
+        seen: runs of iterations that are prepared; those of this call are added.
+    """
+    made = 0
+    for run, iteration in _paired():
+        if run in seen:
+            continue
+        seen.add(run)
+        try:
+            made += make_pieces(open_iteration(iteration.experiment, iteration.number))
+        except MetaRewardError as error:
+            _log.warning("results of %s could not be prepared: %s", iteration, error)
+    return made
+
+
+def _paired() -> Iterator[tuple[Run, Iteration]]:
+    """Before that, each stage that ends would change every piece."""
+    done = (StageStatus.FINISHED, StageStatus.SKIPPED)
+    found = Iteration.objects.filter(stages__name="pair_judge", stages__status__in=done)
+    for iteration in found.select_related("experiment").order_by("pk"):
+        yield (iteration.pk, iteration.started, iteration.status), iteration
