@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM := .venv-vllm
+AUDIT := .venv-audit
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm
+.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm test-faults soak audit-dependencies
 
 all: check test  ## check + test
 
@@ -35,6 +36,20 @@ test: setup  ## install what tests need, run them all
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
 
+test-faults: setup  ## every fault against every step, two hosts; writes docs/reliability.md's table
+	tests/services.sh
+	FAULTS_RESULTS=var/faults OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults
+	$(BIN)/python -m tests.faults.table var/faults
+
+MINUTES ?= 60
+soak: setup  ## random faults over several experiments; MINUTES=60
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
+audit-dependencies: setup  ## known vulnerabilities of the versions in constraints.txt
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet 'pip-audit==2.10.1'; }
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements-vllm.txt
+
 setup-vllm: $(VLLM)/.installed  ## create a second environment, with vLLM's CPU build
 
 $(VLLM)/.installed: pyproject.toml constraints.txt requirements-vllm.txt
@@ -50,10 +65,12 @@ gpu: setup  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 bench: setup  ## ratios of our parts against what people would use instead
-	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[web,dev,bench]'
+	$(BIN)/python benchmarks/table.py
 
-evidence: setup  ## the miniature's arms over three loop seeds, about half an hour
-	$(BIN)/python benchmarks/miniature_arms.py --seeds 3 --output var/miniature_arms.md
+evidence: setup  ## the miniature paper: hours on two cores, and it goes on wherever it was stopped
+	$(BIN)/python manage.py migrate --verbosity 0
+	$(BIN)/python manage.py reproduce --jobs 2 --output docs/miniature_paper
 
 seed: setup  ## train the miniature's seed model that ships with the package
 	$(BIN)/python -m meta_reward_core.miniature
