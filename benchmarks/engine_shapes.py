@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from hardware import Ceilings, floor_seconds, measure_ceilings
+from table import Row
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -57,6 +58,17 @@ MODELS: dict[str, dict[str, Any]] = {
 # Prompts at a time that `generate` is tried with: a CPU wants few, a GPU as many as it can hold.
 JUDGE_BATCHES = {"cpu": (1, 2, 4, 8), "cuda": (32, 64)}
 META_BATCHES = {"cpu": (5, 11, 22, 44), "cuda": (110, 220)}
+# What we set out to reach against each contender.
+WANTED: dict[tuple[str, str, str], float] = {
+    ("judge", "5M", "generate"): 3.0,
+    ("judge", "30M", "generate"): 5.0,
+    ("judge", "5M", "vLLM"): 1.2,
+    ("judge", "30M", "vLLM"): 1.4,
+    ("meta-judge", "5M", "generate"): 2.5,
+    ("meta-judge", "30M", "generate"): 4.0,
+    ("meta-judge", "5M", "vLLM"): 1.2,
+    ("meta-judge", "30M", "vLLM"): 1.2,
+}
 Prompt = tuple[int, ...]
 Draw = Callable[[int], int]
 """Draws everything once with a seed; says how many tokens that were."""
@@ -243,26 +255,65 @@ def rate(draw: Draw, seed: int, device: str) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-def compare(
-    name: str, ours: Draw, other: Draw, options: argparse.Namespace, floor_rate: float
-) -> str:
-    """One row of the table, from pairs drawn in turn; `floor_rate` is the hardware's limit."""
-    pairs = [
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Tokens a second of ours and of the other, from pairs drawn in turn.
+
+    Attributes:
+        shape: name of the shape.
+        size: of the model.
+        against: the other one.
+        pairs: (ours, other) of each pair.
+        floor_rate: what the hardware would allow; tokens a second.
+    """
+
+    shape: str
+    size: str
+    against: str
+    pairs: Sequence[tuple[float, float]]
+    floor_rate: float
+
+    @property
+    def ratios(self) -> list[float]:
+        return [mine / theirs for mine, theirs in self.pairs]
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        mine, theirs = (statistics.median(column) for column in zip(*self.pairs, strict=True))
+        return mine, theirs
+
+    @property
+    def share_of_floor(self) -> float:
+        """How much of the hardware's limit ours reaches."""
+        return self.medians[0] / self.floor_rate
+
+    def __str__(self) -> str:
+        mine, theirs = self.medians
+        name = f"{self.shape}, {self.size}: {self.against}"
+        spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
+        middle = statistics.median(self.ratios)
+        return (
+            f"| {name} | {mine:,.0f} | {theirs:,.0f} | {middle:.2f} | {spread} |"
+            f" {self.share_of_floor:.0%} |"
+        )
+
+
+def draw_pairs(
+    ours: Draw, other: Draw, options: argparse.Namespace
+) -> Sequence[tuple[float, float]]:
+    """Tokens a second of both, drawn in turn."""
+    return [
         (rate(ours, seed, options.device), rate(other, seed, options.device))
         for seed in range(1, options.pairs + 1)
     ]
-    ratios = [mine / theirs for mine, theirs in pairs]
-    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    middle, share = statistics.median(ratios), mine / floor_rate
-    return f"| {name} | {mine:,.0f} | {theirs:,.0f} | {middle:.2f} | {spread} | {share:.0%} |"
 
 
-def rows(size: str, shape: Shape, options: argparse.Namespace, ceilings: Ceilings) -> Iterator[str]:
-    """The rows of one model and one shape."""
+def comparisons(
+    size: str, shape: Shape, options: argparse.Namespace, ceilings: Ceilings
+) -> Iterator[Comparison]:
+    """What one model and one shape are compared with on this machine."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_model_folder(Path(temporary), size, options)
-        title = f"{shape.name}, {size}"
         ours = make_ours(folder, shape, options)
         rate(ours, 0, options.device)
         drawn = len(shape.prompts) * shape.samples * shape.sampling.max_new_tokens
@@ -274,18 +325,47 @@ def rows(size: str, shape: Shape, options: argparse.Namespace, ceilings: Ceiling
             }
             best = max(trials, key=lambda batch: trials[batch])
             generate = make_generate(folder, shape, options, best)
-            yield compare(f"{title}: `generate`, batch {best}", ours, generate, options, floor_rate)
-        if options.skip_vllm or options.device != "cpu":
-            return
-        if not VLLM_PYTHON.exists():
-            yield f"| {title}: vLLM | | | absent: no {VLLM_PYTHON} (make setup-vllm) | | |"
+            pairs = draw_pairs(ours, generate, options)
+            against = f"`generate`, batch {best}"
+            yield Comparison(shape.name, size, against, pairs, floor_rate)
+        if options.skip_vllm or options.device != "cpu" or not VLLM_PYTHON.exists():
             return
         with vllm_process(folder, shape, options) as vllm:
             rate(vllm, 0, options.device)
-            yield compare(f"{title}: vLLM's CPU build", ours, vllm, options, floor_rate)
+            pairs = draw_pairs(ours, vllm, options)
+            yield Comparison(shape.name, size, "vLLM's CPU build", pairs, floor_rate)
 
 
-def main() -> None:
+def measure(*, pairs: int) -> Iterator[Row]:
+    """Rows of the table, for models of 5 M and 30 M parameters on two threads of this CPU."""
+    options = read_options(["--pairs", str(pairs)])
+    torch.set_num_threads(options.threads)
+    ceilings = measure_ceilings(options.device, options.dtype)
+    for shape in shapes(options).values():
+        for size in options.models:
+            for found in comparisons(size, shape, options, ceilings):
+                contender = "vLLM" if "vLLM" in found.against else "generate"
+                mine, theirs = found.medians
+                yield Row(
+                    name=f"{shape.name} stage's shape, {size}, transformers engine: {contender}",
+                    against=found.against,
+                    ratios=found.ratios,
+                    at_least=WANTED[shape.name, size, contender],
+                    note=f"{mine:,.0f} against {theirs:,.0f} tokens/s;"
+                    f" {found.share_of_floor:.0%} of the hardware's limit",
+                )
+
+
+def shapes(options: argparse.Namespace) -> dict[str, Shape]:
+    """By name."""
+    return {
+        "judge": judge_shape(options.prompts, options.new_tokens),
+        "meta-judge": meta_judge_shape(options.responses, options.judgments, options.new_tokens),
+    }
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """From the command line where no arguments are given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["5M", "30M"])
     parser.add_argument("--shapes", nargs="+", default=["judge", "meta-judge"])
@@ -301,13 +381,14 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="that `generate` may choose from")
     parser.add_argument("--skip-generate", action="store_true")
     parser.add_argument("--skip-vllm", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+    return options
+
+
+def main() -> None:
+    options = read_options()
     torch.set_num_threads(options.threads)
-    shapes = {
-        "judge": judge_shape(options.prompts, options.new_tokens),
-        "meta-judge": meta_judge_shape(options.responses, options.judgments, options.new_tokens),
-    }
     place = (
         f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()
     )
@@ -321,8 +402,10 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|", flush=True)
     for name in options.shapes:
         for size in options.models:
-            for row in rows(size, shapes[name], options, ceilings):
-                print(row, flush=True)
+            for found in comparisons(size, shapes(options)[name], options, ceilings):
+                print(found, flush=True)
+    if not (options.skip_vllm or VLLM_PYTHON.exists()):
+        print(f"\nNot compared with vLLM: no {VLLM_PYTHON} here (make setup-vllm)")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ SCORES_AT_ONCE: Final = {"cpu": 2**21, "cuda": 2**27}
 CAUSAL_STEP: Final = 256
 # Scores are to the base 2, whose exponentials some CPUs take several times as fast.
 LOG2_E: Final = math.log2(math.e)
-HALVES: Final = (torch.float16, torch.bfloat16)
 # Finite, so that a query that sees nothing of a segment gives it the weight 0 and not NaN.
 HIDDEN: Final = -1e30
 
@@ -65,7 +64,7 @@ class Prefix:
             end where it reads nothing of this level; (sequences,).
         complete: whether every sequence reads something.
         in_order: whether `readers` are all sequences in order, so that none is to be moved.
-        padding: what hides the padding of the segments, by type, once it has been asked for.
+        padding: what hides the padding of the segments; empty until it has been asked for.
     """
 
     level: Level
@@ -73,7 +72,7 @@ class Prefix:
     places: Tensor
     complete: bool
     in_order: bool
-    padding: dict[torch.dtype, Tensor | None] = field(default_factory=dict)
+    padding: list[Tensor | None] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -89,11 +88,9 @@ class Reading:
     prefixes: list[Prefix]
     positions: Tensor
     last: int
-    _windows: dict[tuple[int, int, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _windows: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
-    def bias(
-        self, number: int, window: int | None, groups: int, dtype: torch.dtype
-    ) -> Tensor | None:
+    def bias(self, number: int, window: int | None, groups: int) -> Tensor | None:
         """What hides keys of prefix `number`; layers with the same window have it in common.
 
         Returns:
@@ -102,20 +99,20 @@ class Reading:
         """
         prefix = self.prefixes[number]
         if window is None or self.last - min(prefix.level.starts) < window:
-            if dtype not in prefix.padding:
-                prefix.padding[dtype] = _padding_bias(prefix.level, self.positions.device, dtype)
-            return prefix.padding[dtype]
-        key = (number, window, groups, dtype)
+            if not prefix.padding:
+                prefix.padding.append(_padding_bias(prefix.level, self.positions.device))
+            return prefix.padding[0]
+        key = (number, window, groups)
         if key not in self._windows:
-            self._windows[key] = _window_bias(prefix, self.positions, window, groups, dtype)
+            self._windows[key] = _window_bias(prefix, self.positions, window, groups)
         return self._windows[key]
 
 
-def _padding_bias(level: Level, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+def _padding_bias(level: Level, device: torch.device) -> Tensor | None:
     longest = max(level.lengths)
     if min(level.lengths) == longest:
         return None
-    return _hide(_padding(level, device)[:, None, None], dtype)
+    return _hide(_padding(level, device)[:, None, None])
 
 
 def _padding(level: Level, device: torch.device) -> Tensor:
@@ -124,36 +121,30 @@ def _padding(level: Level, device: torch.device) -> Tensor:
     return torch.arange(max(level.lengths), device=device) >= lengths[:, None]
 
 
-def _window_bias(
-    prefix: Prefix, positions: Tensor, window: int, groups: int, dtype: torch.dtype
-) -> Tensor:
+def _window_bias(prefix: Prefix, positions: Tensor, window: int, groups: int) -> Tensor:
     level, device = prefix.level, positions.device
     starts = torch.tensor(level.starts, device=device)
     keys_at = starts[:, None] + torch.arange(max(level.lengths), device=device)
     ages = positions[prefix.readers][..., None] - keys_at[:, None, None]
     hidden = (ages >= window) | _padding(level, device)[:, None, None]
     hidden = hidden[:, :, None].expand(-1, -1, groups, -1, -1)
-    return _hide(hidden.flatten(1, 3)[:, None], dtype)
+    return _hide(hidden.flatten(1, 3)[:, None])
 
 
 def _causal_bias(
-    first: int, last: int, window: int | None, groups: int, like: Tensor
+    first: int, last: int, window: int | None, groups: int, device: torch.device
 ) -> Tensor | None:
     """What own tokens first..last-1 see of those before `last`: (1, 1, groups x queries, last)."""
     if last - first == 1 and (window is None or last <= window):
         return None
-    queries_at = torch.arange(first, last, device=like.device)[:, None]
-    ages = queries_at - torch.arange(last, device=like.device)
+    queries_at = torch.arange(first, last, device=device)[:, None]
+    ages = queries_at - torch.arange(last, device=device)
     hidden = (ages < 0) | (ages >= (last if window is None else window))
-    return _hide(hidden.repeat(groups, 1)[None, None], _bias_dtype(like))
+    return _hide(hidden.repeat(groups, 1)[None, None])
 
 
-def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bias whose rows begin at multiples of 16 numbers, which the fused kernel wants."""
-    *shape, longest = hidden.shape
-    room = torch.zeros(*shape, -(-longest // 16) * 16, device=hidden.device, dtype=dtype)
-    lowest = max(HIDDEN, torch.finfo(dtype).min)
-    return room[..., :longest].masked_fill_(hidden, lowest)
+def _hide(hidden: Tensor) -> Tensor:
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, HIDDEN)
 
 
 def attend_shared(
@@ -209,7 +200,7 @@ def attend_shared(
     for number, prefix in enumerate(shared_reading.prefixes):
         keys, values = prefix.level.keys[layer], prefix.level.values[layer]
         groups = query.shape[1] // keys.shape[1]
-        bias = shared_reading.bias(number, window, groups, _bias_dtype(query))
+        bias = shared_reading.bias(number, window, groups)
         parts.append(_attend_prefix(query, keys, values, prefix, bias=bias, cap=cap))
     joined = _join(parts, s_aux)
     return joined.to(query.dtype).transpose(1, 2).contiguous(), None
@@ -244,7 +235,7 @@ def _attend_own(
         last = min(first + CAUSAL_STEP, own)
         some = query[:, :, first - own + tokens : last - own + tokens]
         folded = some.reshape(sequences, key_heads, -1, width)
-        bias = _causal_bias(first, last, window, heads // key_heads, query)
+        bias = _causal_bias(first, last, window, heads // key_heads, query.device)
         result, weight = _attend(folded, key[:, :, :last], value[:, :, :last], bias=bias, cap=cap)
         results.append(result.reshape(sequences, heads, last - first, -1))
         weights.append(weight.reshape(sequences, heads, last - first, 1))
@@ -289,8 +280,6 @@ def _attend(
     query: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, cap: float | None
 ) -> Part:
     """Attend with every query (segments, key heads, queries, width) to all keys of its segment."""
-    if cap is None and _bias_dtype(query) != torch.float32:
-        return _attend_fused(query, keys, values, bias)
     segments, key_heads, queries, _ = query.shape
     scores = segments * key_heads * keys.shape[2]
     step = max(1, SCORES_AT_ONCE.get(query.device.type, 2**27) // scores)
@@ -302,24 +291,6 @@ def _attend(
         results.append(result)
         weights.append(weight)
     return _beside(results), _beside(weights)
-
-
-def _bias_dtype(query: Tensor) -> torch.dtype:
-    """Half precision on a GPU goes through a fused kernel, which wants the bias in it too."""
-    fused = query.is_cuda and query.dtype in HALVES and query.shape[-1] % 8 == 0
-    return query.dtype if fused else torch.float32
-
-
-def _attend_fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Part:
-    """One kernel instead of ten: beside these, launching them takes longer than they take.
-
-    The kernel is the one behind `scaled_dot_product_attention`, which keeps its sums to itself.
-    """
-    hides = None if bias is None else bias.expand(*query.shape[:3], keys.shape[2])
-    result, weight, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, keys, values, hides, compute_log_sumexp=True, scale=1 / LOG2_E
-    )
-    return result.float(), weight[:, :, : query.shape[2], None] * LOG2_E
 
 
 def _attend_at_once(
