@@ -400,7 +400,7 @@ def test_an_outside_judge_is_named_wherever_points_are_shown(
         for page in pages:
             shown = client.get(page).content.decode()
             words = ("An outside judge gives", "· outside judge", "by the endpoint big")
-            assert any(word in shown for word in words) is named, (page, shown[:3000])
+            assert any(word in shown for word in words) is named, page
         recipe = row.recipe | {"judge": row.recipe["judge"] | {"endpoint": "big"}}
         Experiment.objects.update(recipe=recipe)
 

@@ -72,7 +72,9 @@ def test_a_child_stays_for_one_model_and_is_replaced_for_another(
 
 
 def test_what_goes_wrong_in_it_has_a_kind_and_words(host: EngineHost, begun: Path) -> None:
-    with pytest.raises(ShardFailedError, match="'other' is not there") as caught:
+    with pytest.raises(
+        ShardFailedError, match="files of experiment 'other' are gone from"
+    ) as caught:
         run(host, begun, experiment="other")
     assert (caught.value.kind, caught.value.retryable) == ("ArtifactError", False)
     assert run(host, begun).counts["prompts"] == 8

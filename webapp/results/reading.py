@@ -70,7 +70,7 @@ def open_iteration(experiment: Experiment, number: int) -> OpenIteration:
     stamp = _changed(store, f"{folder}/manifests")
     with _lock:
         known = _opened.get(place)
-        if known is not None and known[0] == stamp and known[1].experiment == experiment:
+        if known is not None and known[0] == stamp and _is_same(known[1].experiment, experiment):
             _opened.move_to_end(place)
             return known[1]
     opened = _open(experiment, number, IterationFiles(store, folder))
@@ -80,6 +80,11 @@ def open_iteration(experiment: Experiment, number: int) -> OpenIteration:
             while len(_opened) > _OPENED:
                 _opened.popitem(last=False)
     return opened
+
+
+def _is_same(known: Experiment, now: Experiment) -> bool:
+    """Pages show what the row says: a row that was changed since is another."""
+    return known == now and known.recipe == now.recipe
 
 
 def _open(experiment: Experiment, number: int, files: IterationFiles) -> OpenIteration:

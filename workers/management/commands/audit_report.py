@@ -27,8 +27,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Which batch, iteration or experiment."""
         what = parser.add_mutually_exclusive_group(required=True)
-        what.add_argument("--batch", type=int)
-        what.add_argument("--experiment")
+        what.add_argument("--batch", type=int, help="number of one batch")
+        what.add_argument("--experiment", help="name: every iteration with a batch, or one of them")
         parser.add_argument("--iteration", type=int, help="of --experiment, its batches together")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
