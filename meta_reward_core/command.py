@@ -39,7 +39,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID", help="the seed model M0, instead of the recipe's")
     add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
-    add("--iterations", type=_counting, metavar="N",
+    add("--iterations", type=counting, metavar="N",
         help="go on until iteration N is finished; else one iteration is run")  # fmt: skip
     add("--engine", choices=["transformers", "vllm", "openai", "scripted"],
         help="where tokens come from")  # fmt: skip
@@ -50,7 +50,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the summaries, or the plan, there")
 
 
-def _counting(text: str) -> int:
+def counting(text: str) -> int:
+    """Read an option that counts from 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("counts from 1")

@@ -1,14 +1,16 @@
 """What the commands share: where things lie, how they end, how they write a file."""
 
+import argparse
 import contextlib
 import errno
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import OperationalError, connection
 from rich.console import Console
 
@@ -17,6 +19,22 @@ from meta_reward_core.console import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.launch import Places
 from webapp.experiments.models import Experiment
+
+
+class ExemplifiedCommand(BaseCommand):
+    """A command whose help ends with examples, their lines as they are written."""
+
+    examples = ""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the lines of the examples."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=self.examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
 
 
 def configured_places() -> Places:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.command import counting
 from meta_reward_core.engines.base import Progress, Sampling
 from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.figures import Scorecard, scorecard_json
@@ -117,14 +118,6 @@ def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
     add("--shard", type=counting, default=64, metavar="N",
         help="conversations that are kept together: the most that a stop loses")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="of everything random")
-
-
-def counting(text: str) -> int:
-    """Read an option that counts from 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("counts from 1")
-    return number
 
 
 def temperature(text: str) -> float:

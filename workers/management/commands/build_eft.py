@@ -1,17 +1,17 @@
 """Build evaluation data (EFT) for `train_seed` from answers that people have ranked."""
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from rich.console import Console
 from rich.table import Table
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.command import counting
 from meta_reward_core.eft_building import EftData, build_eft, read_ranked
 from meta_reward_core.engines.base import Sampling
 from meta_reward_core.errors import InputError
@@ -20,8 +20,13 @@ from meta_reward_core.evaluation.named_engines import open_engine
 from meta_reward_core.held_out import read_held_out
 from meta_reward_core.output_files import require_writable
 from meta_reward_core.templates import load_template
-from workers.command_line import configured_places, explained_errors, open_console
-from workers.evaluation_runs import counting, progress_lines, share, temperature
+from workers.command_line import (
+    ExemplifiedCommand,
+    configured_places,
+    explained_errors,
+    open_console,
+)
+from workers.evaluation_runs import progress_lines, share, temperature
 
 _EXAMPLE = """\
 example:
@@ -33,23 +38,14 @@ example:
 """
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py build_eft`."""
 
+    examples = _EXAMPLE
     help = (
         "Let a judge score answers that people have ranked, several times, and keep the judgments "
         "that order the answers as the people do. The same command goes on where it was stopped."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the example's lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""

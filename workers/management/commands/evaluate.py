@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -30,7 +30,12 @@ from meta_reward_core.evaluation.reward_bench import read_scored_items, score_re
 from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
 from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.reporting.kept_cards import ReferenceKind, keep_card, read_place
-from workers.command_line import configured_places, explained_errors, open_console
+from workers.command_line import (
+    ExemplifiedCommand,
+    configured_places,
+    explained_errors,
+    open_console,
+)
 from workers.evaluation_runs import declare_runs, run_benchmark
 
 _EXAMPLES = """\
@@ -48,24 +53,15 @@ examples:
 Options = dict[str, Any]
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py evaluate`."""
 
+    examples = _EXAMPLES
     help = (
         "Score what annotators and judges said, from files in the public formats; `run` lets "
         "models answer and judge first. Figures come with 95% intervals, and with findings about "
         "what limits their worth."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the examples' lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare a subcommand for each kind of evaluation."""

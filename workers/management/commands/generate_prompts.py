@@ -1,15 +1,15 @@
 """Make prompts for the pool: 8-shot self-instruct from seed instructions."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.command import counting
 from meta_reward_core.engines.base import Sampling
 from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.files import write_json_lines
@@ -28,8 +28,13 @@ from meta_reward_core.prompt_generation import (
 )
 from meta_reward_core.records import Prompt
 from meta_reward_core.templates import load_template
-from workers.command_line import configured_places, explained_errors, open_console
-from workers.evaluation_runs import counting, share, temperature
+from workers.command_line import (
+    ExemplifiedCommand,
+    configured_places,
+    explained_errors,
+    open_console,
+)
+from workers.evaluation_runs import share, temperature
 
 _EXAMPLE = """\
 example:
@@ -38,24 +43,15 @@ example:
 """
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py generate_prompts`."""
 
+    examples = _EXAMPLE
     help = (
         "Let a model write new prompts in the manner of seed instructions. Near-duplicates, other "
         "languages, what is too short or too long and what is held out are left out, and counted "
         "by reason. The same command goes on where it was stopped."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the example's lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""

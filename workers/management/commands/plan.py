@@ -1,14 +1,14 @@
 """Say what a recipe takes on named hardware: device-hours, wall time and disk."""
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from rich.console import Console
 from rich.table import Table
 
+from meta_reward_core.command import counting
 from meta_reward_core.config import Recipe
 from meta_reward_core.errors import InputError
 from meta_reward_core.hardware import (
@@ -21,7 +21,7 @@ from meta_reward_core.hardware import (
 )
 from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.recipes import load_recipe
-from workers.command_line import explained_errors, open_console
+from workers.command_line import ExemplifiedCommand, explained_errors, open_console
 
 _EXAMPLE = """\
 examples:
@@ -31,24 +31,15 @@ examples:
 """
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py plan`."""
 
+    examples = _EXAMPLE
     help = (
         "Say what a recipe takes on named hardware. It is calculated from the makers' figures and "
         "from assumptions that docs/planning.md lists; `run_iteration --dry-run` uses what "
         "was measured."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the example's lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
@@ -57,8 +48,8 @@ class Command(BaseCommand):
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
             help="change a value of the recipe; repeatable")  # fmt: skip
         add("--hardware", required=True, choices=sorted(DEVICES), help="the device of each worker")
-        add("--devices", type=_count, default=8, help="devices of each worker; default 8")
-        add("--workers", type=_count, default=1, help="machines that take shards; default 1")
+        add("--devices", type=counting, default=8, help="devices of each worker; default 8")
+        add("--workers", type=counting, default=1, help="machines that take shards; default 1")
         add("--parameters", type=float, default=LLAMA3_8B.parameters,
             help="weights of the model; default those of Llama 3 8B")  # fmt: skip
         add("--kv-bytes", type=float, default=LLAMA3_8B.kv_bytes,
@@ -79,13 +70,6 @@ class Command(BaseCommand):
                 shown = {str(number): [asdict(one) for one in times]
                          for number, times in plans.items()}  # fmt: skip
                 write_json(options["json"], {"recipe": recipe.name, "plan": shown})
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("counts from 1")
-    return number
 
 
 def _model(options: dict[str, Any]) -> ModelSize:

@@ -1,15 +1,15 @@
 """Run arms times seeds, going on wherever they were left, and write the report of all."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.command import counting
 from meta_reward_core.errors import InputError
 from meta_reward_core.miniature.seed import GATE, GateResult
 from meta_reward_core.reporting.build import build_report
@@ -19,6 +19,7 @@ from webapp.experiments.models import Experiment
 from webapp.places import VAR_ROOT
 from webapp.reporting.selecting import summaries_of
 from workers.command_line import (
+    ExemplifiedCommand,
     configured_places,
     explained_errors,
     open_console,
@@ -64,40 +65,31 @@ examples:
 """
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py reproduce`."""
 
+    examples = _EXAMPLES
     help = (
         "Run every recipe (arm) with every seed, each as an ordinary experiment, and end in a "
         "report with differences between the arms. Killed at any moment, the same command goes on."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the examples' lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
         add("--recipe", dest="recipes", action="append", metavar="NAME|FILE",
             help="an arm; repeatable. Default: the seven arms of the miniature paper")  # fmt: skip
-        add("--seeds", type=_counting, default=5, metavar="N", help="loop seeds 1 to N; default 5")
-        add("--sft-seeds", type=_counting, metavar="N",
+        add("--seeds", type=counting, default=5, metavar="N", help="loop seeds 1 to N; default 5")
+        add("--sft-seeds", type=counting, metavar="N",
             help="of the miniature: the first N SFT seeds that pass the gate; default: 3 for "
             "the miniature paper, else the recipes' own models")  # fmt: skip
-        add("--iterations", type=_counting, metavar="N", help="of each run; default: the recipe's")
+        add("--iterations", type=counting, metavar="N", help="of each run; default: the recipe's")
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
             help="change a value of all recipes; repeatable")  # fmt: skip
         add("--prompts", type=Path, metavar="FILE", help="instructions, where no world has them")
         add("--name", default="paper", help="first part of the runs' names; default: paper")
-        add("--jobs", type=_counting, default=1, metavar="N", help="runs at a time; default 1")
-        add("--threads", type=_counting, default=1, metavar="N",
+        add("--jobs", type=counting, default=1, metavar="N", help="runs at a time; default 1")
+        add("--threads", type=counting, default=1, metavar="N",
             help="of each run's libraries; a recipe's engine.threads holds too")  # fmt: skip
         add("--baseline", metavar="RECIPE", help="what the arms are compared with, by its name; "
             "default: the first")  # fmt: skip
@@ -113,13 +105,6 @@ class Command(BaseCommand):
             failed = _reproduce(options, console)
         if failed:
             raise CommandError(f"{len(failed)} runs failed; the report names them and why")
-
-
-def _counting(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("counts from 1")
-    return number
 
 
 def _reproduce(options: dict[str, Any], console: Console) -> dict[str, str]:

@@ -1,10 +1,9 @@
 """Run iterations of an experiment in this process, or let the workers run them."""
 
-import argparse
 import shlex
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
 
@@ -32,6 +31,7 @@ from meta_reward_core.summary import Summary
 from webapp.experiments import models
 from webapp.launching.rates import measured_rates
 from workers.command_line import (
+    ExemplifiedCommand,
     configured_places,
     explained_errors,
     open_console,
@@ -60,23 +60,14 @@ examples:
 """
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py run_iteration`."""
 
+    examples = EXAMPLES + EXIT_CODES
     help = (
         "Run one iteration of an experiment: generate, judge, pair, meta-judge, train, evaluate. "
         "An iteration that was stopped or killed goes on where it was; otherwise the next begins."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the examples' lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=EXAMPLES + EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""

@@ -1,10 +1,9 @@
 """Make a seed model: fine-tune a model on evaluation and instruction data (EFT and IFT)."""
 
-import argparse
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -16,6 +15,7 @@ from meta_reward_core.launch import Places, find_seed_model
 from meta_reward_core.training.row_forms import SftRow
 from meta_reward_core.training.settings import LoraSettings, SftSettings
 from workers.command_line import (
+    ExemplifiedCommand,
     configured_places,
     explained_errors,
     open_console,
@@ -28,24 +28,15 @@ example:
 """
 
 
-class Command(BaseCommand):
+class Command(ExemplifiedCommand):
     """`manage.py train_seed`."""
 
+    examples = _EXAMPLE
     help = (
         "Fine-tune a model on JSON lines of EFT data (judge prompt, judgment) or IFT data "
         "(instruction, response), in any of the known column names. The result is a folder "
         "below META_REWARD_MODEL_ROOT that run_iteration takes as --model."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the example's lines as they are."""
-        return super().create_parser(
-            prog_name,
-            subcommand,
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
-        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options; those of the training are the fields of its settings."""
