@@ -191,6 +191,19 @@ def _extra(values: Mapping[str, Any] | None) -> str | None:
     return json.dumps(values, ensure_ascii=False, default=str) if values else None
 
 
+def require_experiment_files(store: ArtifactStore, name: str) -> None:
+    """Refuse an experiment whose files are gone; its root may be unmounted at any time.
+
+    Raises:
+        ArtifactError: they are, and what to do.
+    """
+    if not store.exists(f"{name}/experiment.json"):
+        raise ArtifactError(
+            f"the files of experiment {name!r} are gone from {store.root}: put them back, or "
+            "mount what lies there, and try again"
+        )
+
+
 def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     """Open an experiment that exists, or return None.
 

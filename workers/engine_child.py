@@ -34,7 +34,7 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.context import Tools
 from meta_reward_core.engines.base import Sampling
 from meta_reward_core.errors import ArtifactError, MetaRewardError
-from meta_reward_core.experiment import Experiment, open_experiment
+from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.launch import load_engine
 
@@ -142,12 +142,8 @@ def _alone(stage: Stage, scratch: Path) -> Iterator[None]:
 
 
 def _open(artifact_root: str, name: str) -> Experiment:
-    """An experiment, if its files are still there: a root may be unmounted at any time."""
-    if not ArtifactStore(artifact_root).exists(f"{name}/experiment.json"):
-        raise ArtifactError(
-            f"the files of experiment {name!r} are gone from {artifact_root}: put them back, or "
-            "mount what lies there, and try again"
-        )
+    """An experiment, if its files are still there."""
+    require_experiment_files(ArtifactStore(artifact_root), name)
     return _opened(artifact_root, name)
 
 

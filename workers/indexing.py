@@ -7,7 +7,7 @@ functions of files, so whoever makes them makes the same: a page makes what is m
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -51,10 +51,10 @@ def index_new(seen: set[Run]) -> int:
         seen: runs of iterations that are prepared; those of this call are added.
     """
     made = 0
-    for run, iteration in _paired():
-        if run in seen:
-            continue
-        seen.add(run)
+    new = {run[0]: run for run in _paired() if run not in seen}
+    found = Iteration.objects.filter(pk__in=new).select_related("experiment").order_by("pk")
+    for iteration in found:
+        seen.add(new[iteration.pk])
         try:
             made += make_pieces(open_iteration(iteration.experiment, iteration.number))
         except MetaRewardError as error:
@@ -62,9 +62,8 @@ def index_new(seen: set[Run]) -> int:
     return made
 
 
-def _paired() -> Iterator[tuple[Run, Iteration]]:
+def _paired() -> Iterable[Run]:
     """Before that, each stage that ends would change every piece."""
     done = (StageStatus.FINISHED, StageStatus.SKIPPED)
     found = Iteration.objects.filter(stages__name="pair_judge", stages__status__in=done)
-    for iteration in found.select_related("experiment").order_by("pk"):
-        yield (iteration.pk, iteration.started, iteration.status), iteration
+    return found.order_by("pk").values_list("pk", "started", "status")

@@ -5,7 +5,7 @@ import functools
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.experiment import Experiment, open_experiment
+from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
 from webapp.experiments import models
 
 
@@ -15,7 +15,8 @@ def open_row(row: models.Experiment) -> Experiment:
     Raises:
         ArtifactError: they are gone, or its seed model has changed.
     """
-    _require_files(row.artifact_root, row.name)
+    # Each time: under a root that was unmounted an empty iteration would seem to be next.
+    require_experiment_files(ArtifactStore(row.artifact_root), row.name)
     return _open(row.artifact_root, row.name, row.recipe_sha256, row.seed_model_sha256)
 
 
@@ -26,15 +27,6 @@ def context_of(iteration: models.Iteration) -> IterationContext:
         ArtifactError: the files are gone, or the iteration before is not finished.
     """
     return open_row(iteration.experiment).context(iteration.number)
-
-
-def _require_files(artifact_root: str, name: str) -> None:
-    """Look each time: under a root that was unmounted an empty iteration would seem to be next."""
-    if not ArtifactStore(artifact_root).exists(f"{name}/experiment.json"):
-        raise ArtifactError(
-            f"the files of experiment {name!r} are gone from {artifact_root}: put them back, or "
-            "mount what lies there, and try again"
-        )
 
 
 @functools.lru_cache(maxsize=16)

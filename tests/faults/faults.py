@@ -72,10 +72,6 @@ class Fault:
     remakes: bool = False
     skewed: bool = False
 
-    def point_of(self, step: str) -> str:
-        """Where a process of a step is held."""
-        return self.point if step in STAGE_NAMES else "working"
-
 
 def _kill(here: World, step: str) -> None:
     """SIGKILL to all that works on a step: the worker's tree, the site, the command."""
