@@ -129,6 +129,13 @@ def may_go_on(attempt: Attempt) -> bool:
     return _driven_by_workers().filter(stages__shards=attempt.shard_id).exists()
 
 
+def is_stopped(iteration: Iteration) -> bool:
+    """Say whether a person has stopped an iteration, or asked for it."""
+    asked = Q(cancel_requested=True) | Q(pause_requested=True)
+    stopped = Q(status__in=(RunStatus.CANCELLED, RunStatus.PAUSED))
+    return Iteration.objects.filter(asked | stopped, pk=iteration.pk).exists()
+
+
 def is_hopeless(shard: Shard) -> bool:
     """Say whether a shard will not be tried again without a person."""
     failed = shard.status == ShardStatus.FAILED

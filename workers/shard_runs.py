@@ -53,6 +53,8 @@ def run_shard(shard_id: int) -> None:
         with presence.working_on(shard), about(**_facts(shard, attempt)):
             _run_claimed(shard, attempt)
     close_old_connections()
+    if lifecycle.is_stopped(shard.stage.iteration):
+        _host.kill()  # a shard that ended just before leaves its engine idle, with the model loaded
     scheduling.advance(shard.stage.iteration)
 
 

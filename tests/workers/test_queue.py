@@ -262,7 +262,7 @@ def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) 
     finished = count(here.site, "judge", "finished")
     seconds = control(here, "cancel", until="cancelled")
     assert seconds < CONTROL_SECONDS
-    here.wait_until(lambda: here.engines() == [], seconds=CONTROL_SECONDS)
+    here.wait_until(lambda: here.engines() == [], seconds=CONTROL_SECONDS - seconds)
     assert count(here.site, "judge", "finished") >= finished
     assert "running" not in here.site.statuses("shard")
     assert following.wait(20) == 130

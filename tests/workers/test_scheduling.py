@@ -40,6 +40,10 @@ class HostHere:
     def __init__(self) -> None:
         self.before: Callable[[ShardRequest], None] = do_nothing
         self.ran: list[tuple[str, int]] = []
+        self.kills = 0
+
+    def kill(self) -> None:
+        self.kills += 1
 
     def run(self, request: ShardRequest, *, may_go_on: Callable[[], bool], **_: Any) -> ShardResult:
         self.before(request)
@@ -246,6 +250,19 @@ def test_a_stop_in_the_middle_keeps_what_is_finished_and_resumes(
     queue.work()
     assert statuses(Iteration) == ["finished"]
     assert len(host.ran) == len(set(host.ran)) == 11
+
+
+@pytest.mark.parametrize("action", ["pause", "cancel"])
+def test_a_stop_between_two_shards_leaves_no_idle_engine(
+    installation: Installation, queue: Queue, host: HostHere, action: str
+) -> None:
+    hand_over(installation)
+    while ("judge", 0) not in host.ran:
+        queue.work(most=1)
+    assert host.kills == 0
+    Iteration.objects.update(**{f"{action}_requested": True})
+    queue.work(most=1)
+    assert host.kills == 1
 
 
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
