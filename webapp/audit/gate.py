@@ -35,12 +35,12 @@ def rule(iteration: Iteration) -> Ruling:
     moment, would let a coin pass sooner or later. Batches of files that were made again since do
     not count.
     """
-    gate = Gate.objects.filter(experiment=iteration.experiment_id).first()
     if not has_pairs(iteration, "judge"):
         return PASSED
     decided = find_decision(iteration)
     if decided is not None:
         return _as_decided(decided)
+    gate = Gate.objects.filter(experiment=iteration.experiment_id).first()
     return PASSED if gate is None else _by_audits(iteration, gate)
 
 
