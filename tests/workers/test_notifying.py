@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group, User
 from django.core import mail
+from django.db.models.functions import Now
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -257,12 +258,12 @@ def test_what_was_not_taken_is_tried_again_later(hook: Hook) -> None:
     assert notice.due > timezone.now() + timedelta(seconds=10)
     assert send_due() == 0
     assert len(hook.bodies) == 1, "it is not due yet"
-    Notice.objects.update(due=timezone.now())
+    Notice.objects.update(due=Now())
     send_due()
     notice.refresh_from_db()
     assert "a redirect, which is not followed" in notice.error
     assert "/elsewhere" not in hook.paths
-    Notice.objects.update(due=timezone.now())
+    Notice.objects.update(due=Now())
     assert send_due() == 1
     notice.refresh_from_db()
     assert (notice.status, notice.tries, notice.error) == ("sent", 3, "")
@@ -272,7 +273,7 @@ def test_after_some_tries_it_is_given_up(hook: Hook) -> None:
     hook.answers = [500] * 20
     notice = waiting_webhook(hook)
     for _ in range(MOST_TRIES + 3):
-        Notice.objects.update(due=timezone.now())
+        Notice.objects.update(due=Now())
         send_due()
     notice.refresh_from_db()
     assert (notice.status, notice.tries) == ("given_up", MOST_TRIES)

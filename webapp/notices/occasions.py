@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, F, Min, OuterRef, QuerySet, Subquery
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from webapp.experiments.models import Attempt, Driver, Iteration, RunStatus
 from webapp.notices.models import Channel, Choice, Event, Notice, Occasion, Recipient
@@ -103,7 +103,7 @@ def write_test(recipient: Recipient, channel: Channel) -> Notice:
         channel=channel,
         subject="A test of notices",
         text="Notices of Meta-Reward arrive here.",
-        due=timezone.now(),
+        due=Now(),
     )
 
 
@@ -126,7 +126,7 @@ def _notice(choice: Choice, occasion: Occasion, iteration: Iteration) -> Notice:
         subject=_subject(event, iteration),
         text="\n\n".join(_paragraphs(event, iteration)),
         details=_details(iteration),
-        due=timezone.now(),
+        due=Now(),
     )
 
 
