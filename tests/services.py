@@ -53,6 +53,9 @@ class RedisLike(ABC):
     def url(self) -> str: ...
 
     @abstractmethod
+    def client(self) -> "redis.Redis": ...
+
+    @abstractmethod
     def start(self) -> None: ...
 
     def stop(self) -> None:
@@ -75,6 +78,9 @@ class Broker(RedisLike):
     def url(self) -> str:
         return self.place.url
 
+    def client(self) -> "redis.Redis":
+        return redis.Redis(unix_socket_path=str(self.place.socket))
+
     def start(self) -> None:
         self.process = start_broker(self.place, stdout=subprocess.DEVNULL)
         assert self.process is not None, "another broker runs there"
@@ -92,6 +98,9 @@ class RedisServer(RedisLike):
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def client(self) -> "redis.Redis":
+        return redis.Redis(port=self.port)
+
     def start(self) -> None:
         options = {
             "bind": "127.0.0.1",
@@ -106,7 +115,7 @@ class RedisServer(RedisLike):
         _wait_for(self._answers, self.process, self.folder / "log")
 
     def _answers(self) -> bool:
-        with redis.Redis(port=self.port) as client:
+        with self.client() as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:  # not up yet, or still reading what it remembers

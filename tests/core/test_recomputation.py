@@ -210,19 +210,19 @@ def chances(elo: np.ndarray) -> np.ndarray:
 def maximise(battles: np.ndarray, prior: float) -> np.ndarray:
     """A quasi-Newton search for the maximum, then the root of its gradient near by."""
 
-    def loss(elo: np.ndarray) -> float:
+    def loss(elo: Any) -> Any:
         gaps = elo[:, None] - elo[None, :]
-        return float((battles * np.logaddexp(0, -gaps)).sum() + prior * (elo**2).sum())
+        return (battles * np.logaddexp(0, -gaps)).sum() + prior * (elo**2).sum()
 
-    near: Any = minimize(
-        loss, np.zeros(len(battles)), jac=lambda elo: -gradient(battles, elo, prior), method="BFGS"
-    )
-    found: Any = root(
-        lambda elo: gradient(battles, elo, prior),
-        near.x,
-        jac=lambda elo: hessian(battles, elo, prior),
-        options={"xtol": 1e-15},
-    )
+    def slope(elo: Any) -> Any:
+        return -gradient(battles, elo, prior)
+
+    def bend(elo: Any) -> Any:
+        return -hessian(battles, elo, prior)
+
+    start = np.zeros(len(battles))
+    near: Any = minimize(loss, start, jac=slope, method="BFGS")
+    found: Any = root(slope, near.x, jac=bend, options={"xtol": 1e-15})
     return np.asarray(found.x)
 
 

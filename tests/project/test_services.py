@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import redis
 
 from tests import services
 
@@ -29,7 +28,7 @@ def test_a_redis_server_that_is_missing_is_told_in_the_same_way(
 
 
 def test_a_redis_server_is_killed_and_remembers(redis_server: services.RedisServer) -> None:
-    with redis.Redis.from_url(redis_server.url) as client:
+    with redis_server.client() as client:
         assert client.info("server")["redis_version"]
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
         client.set("kept", "a message")

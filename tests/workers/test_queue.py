@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
 
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.miniature.seed import shipped_seed
@@ -99,7 +98,7 @@ def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
         assert here.site.digests() == quiet.digests()
         check_rows(here.site)
         assert here.site.statuses("attempt") == {"finished": 11}
-        with redis.Redis.from_url(redis_server.url) as client:
+        with redis_server.client() as client:
             processed = client.info("stats")["total_commands_processed"]
         assert processed > 100, "it was this server that the workers talked through"
 
