@@ -31,8 +31,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from meta_reward_core.miniature.seed import shipped_seed
-from tests.end_to_end.serving import free_port, wait
-from tests.services import broker, postgres
+from tests.end_to_end.serving import wait
+from tests.services import broker, free_port, postgres
 from tests.workers.cluster import Cluster, cluster
 
 LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)

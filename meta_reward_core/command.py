@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import Recipe
 from meta_reward_core.console import print_outside_judge, print_plan
-from meta_reward_core.errors import InputError
-from meta_reward_core.experiment import Experiment, check_same_settings, open_experiment
-from meta_reward_core.launch import Places
+from meta_reward_core.experiment import Experiment, open_experiment
+from meta_reward_core.launch import Places, check_goes_on
 from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Rate, plan_iteration
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.recipes import shipped_recipes
@@ -91,8 +91,7 @@ def show_plan(
     """
     check_name(request.experiment)
     existing = open_experiment(ArtifactStore(places.artifacts), request.experiment)
-    recipe = existing.recipe if existing and not request.recipe else requested_recipe(request)
-    _check_request(request, existing)
+    recipe = _check_request(request, existing)
     done = existing.finished_iterations() if existing else 0
     plans = {
         number: plan_iteration(recipe, number, measured=rates)
@@ -112,15 +111,14 @@ def show_plan(
     }
 
 
-def _check_request(request: Request, existing: Experiment | None) -> None:
-    if existing is None:
-        if request.prompts is not None:
-            read_prompts(request.prompts)
-        return
-    if not request.resume:
-        raise InputError(f"experiment {request.experiment!r} exists: --no-resume refuses it")
-    recipe = requested_recipe(request) if request.recipe else existing.recipe
-    check_same_settings(existing, recipe=recipe, seed=request.seed)
+def _check_request(request: Request, existing: Experiment | None) -> Recipe:
+    """The recipe that would be run, after a look at everything that was asked for."""
+    if existing is not None:
+        check_goes_on(request, existing)
+        return existing.recipe
+    if request.prompts is not None:
+        read_prompts(request.prompts)
+    return requested_recipe(request)
 
 
 def _iterations_to_plan(done: int, until: int | None) -> Iterable[int]:

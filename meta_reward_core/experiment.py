@@ -245,8 +245,14 @@ def _check_seed_model(experiment: Experiment) -> None:
         )
 
 
-def check_same_settings(experiment: Experiment, *, recipe: Recipe, seed: int | None) -> None:
+def check_same_settings(
+    experiment: Experiment, *, recipe: Recipe, seed: int | None, prompts: PromptFile | None
+) -> None:
     """Refuse to go on with an experiment under other settings than it began with.
+
+    Args:
+        seed: None if nobody named one.
+        prompts: None if nobody gave any.
 
     Raises:
         InputError: naming each difference.
@@ -259,11 +265,25 @@ def check_same_settings(experiment: Experiment, *, recipe: Recipe, seed: int | N
     ]
     if seed is not None and seed != experiment.seed:
         differences.append(f"  seed: it began with {experiment.seed}, now {seed}")
+    if prompts is not None:
+        differences += _different_prompts(experiment, prompts)
     if differences:
         raise InputError(
             f"experiment {experiment.name!r} was begun with other settings; "
             "use another --experiment name, or leave these as they were:\n" + "\n".join(differences)
         )
+
+
+def _different_prompts(experiment: Experiment, given: PromptFile) -> list[str]:
+    """What differs, as lines; the order of a pool does not matter."""
+    began = set(experiment.files(0).read("prompts")["prompt_id"].to_pylist())
+    now = {prompt.prompt_id for prompt in given.prompts}
+    if began == now:
+        return []
+    return [
+        f"  prompts: it began with {len(began)}, of which {len(began - now)} are not in the file "
+        f"that is given now; {len(now - began)} in the file are new"
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

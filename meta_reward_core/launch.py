@@ -6,7 +6,7 @@ Everything that can be wrong is found here, before a file is written.
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meta_reward_core.artifacts import ArtifactStore
@@ -79,28 +79,28 @@ def open_or_begin(request: Request, places: Places, *, say: Callable[[str], None
     existing = open_experiment(store, request.experiment)
     if existing is None:
         return _begin(request, places, store, say=say)
-    if not request.resume:
-        raise InputError(
-            f"experiment {request.experiment!r} exists already and --no-resume was given: "
-            "choose another name"
-        )
-    if request.recipe is not None or request.changes or request.model or request.engine:
-        _check_unchanged(request, existing)
+    check_goes_on(request, existing)
     return existing
 
 
-def _check_unchanged(request: Request, existing: Experiment) -> None:
-    """A question without --recipe is about the recipe that the experiment began with."""
-    if request.recipe is not None:
-        recipe = requested_recipe(request)
-    else:
-        recipe = existing.recipe
-        if request.changes or request.model or request.engine:
-            raise InputError(
-                f"experiment {existing.name!r} exists: its settings can no longer be changed. "
-                "Leave out --set, --model and --engine, or choose another --experiment name"
-            )
-    check_same_settings(existing, recipe=recipe, seed=request.seed)
+def check_goes_on(request: Request, existing: Experiment) -> None:
+    """See that what is asked for is what the experiment began with; what is not named is.
+
+    Without a recipe, changes are changes to the recipe that the experiment began with.
+
+    Raises:
+        InputError: it is not, or something that was asked for is wrong.
+    """
+    if not request.resume:
+        raise InputError(
+            f"experiment {existing.name!r} exists already and --no-resume was given: "
+            "choose another name"
+        )
+    asked = request if request.recipe is not None else replace(request, recipe=existing.recipe)
+    recipe, prompts = requested_recipe(asked), None
+    if request.prompts is not None:
+        prompts = _read_pool(request, existing.recipe, say=lambda _: None)
+    check_same_settings(existing, recipe=recipe, seed=request.seed, prompts=prompts)
 
 
 def _begin(
@@ -109,10 +109,6 @@ def _begin(
     recipe = requested_recipe(request)
     load_templates(recipe)
     prompts = _read_pool(request, recipe, say=say)
-    if recipe.sample.held_out is not None:
-        held_out = read_held_out([Path(recipe.sample.held_out)])
-        prompts = without_held_out(prompts, held_out)
-        say(f"{prompts.held_out} prompt(s) of the pool left out: held out for evaluation")
     check_pool(recipe, len(prompts.prompts))
     model = find_seed_model(recipe, places, say=say)
     check_room(recipe, model, places)
@@ -123,6 +119,16 @@ def _begin(
 
 
 def _read_pool(request: Request, recipe: Recipe, *, say: Callable[[str], None]) -> PromptFile:
+    pool = _read_instructions(request, recipe, say=say)
+    if recipe.sample.held_out is not None:
+        pool = without_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
+        say(f"{pool.held_out} prompt(s) of the pool left out: held out for evaluation")
+    return pool
+
+
+def _read_instructions(
+    request: Request, recipe: Recipe, *, say: Callable[[str], None]
+) -> PromptFile:
     if request.prompts is not None:
         found = read_prompts(request.prompts)
         if found.duplicates:

@@ -11,6 +11,7 @@ from meta_reward_core.config import Recipe
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes import change_recipe, load_recipe
 
+DEFAULT_RECIPE: Final = "smoke"
 DEFAULT_SEED: Final = 1
 _WORLD_POOL_ITERATIONS: Final = 8
 
@@ -46,7 +47,7 @@ def requested_recipe(request: Request) -> Recipe:
         changes.append(f"model={request.model}")
     if isinstance(request.recipe, Recipe):
         return change_recipe(request.recipe, changes)
-    return load_recipe(request.recipe or "smoke", changes=changes)
+    return load_recipe(request.recipe or DEFAULT_RECIPE, changes=changes)
 
 
 def check_name(name: str) -> None:

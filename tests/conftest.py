@@ -26,6 +26,13 @@ def running_broker() -> Iterator[services.Broker]:
         yield running
 
 
+@pytest.fixture
+def redis_server() -> Iterator[services.RedisServer]:
+    """A Redis server of the test's own, on a port of this machine; it may be killed."""
+    with services.redis_server() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The DATABASE_URL of a PostgreSQL server with an empty database; make your own in it."""

@@ -5,20 +5,24 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
+import redis
 
 from workers.broker import BrokerPlace, start_broker, stop_broker, wait_for_broker
 from workers.processes import start_child, stop_child
 
 INSTALL_POSTGRESQL = "apt-get install --yes postgresql"
+INSTALL_REDIS = "apt-get install --yes redis-server"
 _START_SECONDS = 30
 
 
@@ -32,21 +36,27 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass
-class Broker:
-    """A Redis-compatible server of a test's own, which the test may kill."""
+def free_port() -> int:
+    """A port of this machine's own address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
-    place: BrokerPlace
+
+class RedisLike(ABC):
+    """A server that Celery can talk through, of a test's own, which the test may kill."""
+
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
-    def url(self) -> str:
-        return self.place.url
+    @abstractmethod
+    def url(self) -> str: ...
 
-    def start(self) -> None:
-        self.process = start_broker(self.place, stdout=subprocess.DEVNULL)
-        assert self.process is not None, "another broker runs there"
-        wait_for_broker(self.place)
+    @abstractmethod
+    def client(self) -> "redis.Redis": ...
+
+    @abstractmethod
+    def start(self) -> None: ...
 
     def stop(self) -> None:
         if self.process is not None:
@@ -56,6 +66,72 @@ class Broker:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+
+@dataclass
+class Broker(RedisLike):
+    """The broker that is embedded, on a socket."""
+
+    place: BrokerPlace
+
+    @property
+    def url(self) -> str:
+        return self.place.url
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(unix_socket_path=str(self.place.socket))
+
+    def start(self) -> None:
+        self.process = start_broker(self.place, stdout=subprocess.DEVNULL)
+        assert self.process is not None, "another broker runs there"
+        wait_for_broker(self.place)
+
+
+@dataclass
+class RedisServer(RedisLike):
+    """Redis itself, on a port that this machine alone reaches."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(port=self.port)
+
+    def start(self) -> None:
+        options = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "save": "",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = start_child([str(_redis_program()), *words], stdout=log)
+        _wait_for(self._answers, self.process, self.folder / "log")
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:  # not up yet, or still reading what it remembers
+                return False
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[RedisServer]:
+    """Run a Redis server that remembers what it was told when it was killed."""
+    with short_folder() as folder:
+        server = RedisServer(folder, free_port())
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @contextlib.contextmanager
@@ -105,7 +181,14 @@ class Postgres:
                 death_signal=signal.SIGQUIT,
                 user=self.user,
             )
-        _wait_for_postgres(self.folder, self.process)
+        _wait_for(self._answers, self.process, self.folder / "log")
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self) -> None:
         if self.process is not None:
@@ -149,6 +232,12 @@ def _program(name: str) -> Path:
     )
 
 
+def _redis_program() -> Path:
+    found = shutil.which("redis-server")
+    assert found, f"tests need a Redis server: install one, on Debian by `{INSTALL_REDIS}`"
+    return Path(found)
+
+
 def _unprivileged_user(folder: Path) -> str | None:
     """PostgreSQL refuses to run as root; Debian's package brings a user for it."""
     if os.geteuid() != 0:
@@ -174,15 +263,9 @@ def _initdb(data: Path, user: str | None) -> None:
     assert made.returncode == 0, made.stdout + made.stderr
 
 
-def _wait_for_postgres(folder: Path, server: "subprocess.Popen[bytes]") -> None:
+def _wait_for(answers: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
-        except psycopg.OperationalError:
-            log = (folder / "log").read_text()
-            assert server.poll() is None, log
-            assert time.monotonic() < deadline, log
-            time.sleep(0.05)
-        else:
-            return
+    while not answers():
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)

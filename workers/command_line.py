@@ -19,6 +19,7 @@ from meta_reward_core.console import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.launch import Places
 from webapp.experiments.models import Experiment
+from workers.shown_commands import manage
 
 
 class ExemplifiedCommand(BaseCommand):
@@ -104,7 +105,7 @@ def require_tables() -> None:
         InputError: saying which command makes them.
     """
     if Experiment._meta.db_table not in connection.introspection.table_names():
-        raise InputError("the database has no tables yet: run `python manage.py migrate` first")
+        raise InputError(f"the database has no tables yet: run `{manage('migrate')}` first")
 
 
 def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:

@@ -27,6 +27,7 @@ from webapp.experiments.models import (
     Worker,
 )
 from workers.opening import context_of
+from workers.shown_commands import manage
 
 EVERY_SECONDS: Final = 0.5
 _NO_WORKER_SECONDS: Final = 30
@@ -142,7 +143,7 @@ def _raise_unless_finished(iteration: Iteration) -> None:
     if iteration.status in (RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.INTERRUPTED):
         raise IterationStoppedError(
             f"{iteration} was {iteration.status}; what is finished is kept. To go on: "
-            f"python manage.py control_iteration resume --experiment {iteration.experiment}"
+            f"{manage('control_iteration', 'resume', '--experiment', str(iteration.experiment))}"
         )
     if iteration.status == RunStatus.FAILED:
         full = iteration.finding.startswith(StorageFullError.__name__)

@@ -14,6 +14,7 @@ from workers import lifecycle, scheduling
 from workers.in_process import forget_lost_attempts
 from workers.opening import open_row
 from workers.rows import record_iteration
+from workers.shown_commands import manage
 
 
 def hand_over(experiment: Experiment, row: models.Experiment, *, until: int | None) -> Iteration:
@@ -66,7 +67,7 @@ def kept_from_workers(experiment: Experiment, row: models.Experiment) -> Iterato
         if running is not None:
             raise ExperimentBusyError(
                 f"{running} is being run by the workers: follow it with --queue, or stop it with "
-                f"python manage.py control_iteration cancel --experiment {row.name}"
+                f"{manage('control_iteration', 'cancel', '--experiment', row.name)}"
             )
         yield
 

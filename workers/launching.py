@@ -16,7 +16,7 @@ from django.db import transaction
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ExperimentBusyError, InputError
-from meta_reward_core.experiment import Experiment, check_same_settings
+from meta_reward_core.experiment import Experiment
 from meta_reward_core.launch import open_or_begin
 from meta_reward_core.request import Request, check_name
 from meta_reward_core.shards import IterationFiles
@@ -60,7 +60,6 @@ def launch(order: Order) -> dict[str, Any]:
         raise InputError(
             f"an experiment {wish.name!r} is being begun already: choose another name"
         ) from error
-    check_same_settings(experiment, recipe=wish.asked_recipe(), seed=wish.seed)
     row = _record(order, wish, experiment)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():
         hand_over(experiment, row, until=wish.until)

@@ -98,6 +98,8 @@ def seed_key() -> str:
     return digest_of(
         {
             "world": world.WORLD_VERSION,
+            "architecture": world.architecture(),
+            "chat_template": world.CHAT_TEMPLATE,
             "rows": SFT_ROWS,
             "sft": SFT.model_dump(mode="json", include=_HASHED_SETTINGS | SFT.model_fields_set),
             "threads": THREADS,

@@ -540,18 +540,23 @@ def model_config() -> "LlamaConfig":
     """The tiny Llama that learns this world from scratch."""
     from transformers import LlamaConfig
 
+    return LlamaConfig(**architecture())
+
+
+def architecture() -> dict[str, Any]:
+    """What makes the tiny Llama what it is; everything else is a default of `transformers`."""
     tokens = vocabulary()
-    return LlamaConfig(
-        vocab_size=len(tokens),
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
-        pad_token_id=tokens.index(PAD_TOKEN),
-        bos_token_id=None,
-        eos_token_id=tokens.index(END_TOKEN),
-    )
+    return {
+        "vocab_size": len(tokens),
+        "hidden_size": 128,
+        "intermediate_size": 320,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        "pad_token_id": tokens.index(PAD_TOKEN),
+        "bos_token_id": None,
+        "eos_token_id": tokens.index(END_TOKEN),
+    }

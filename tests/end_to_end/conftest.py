@@ -95,12 +95,16 @@ class Site:
         return was_running
 
     def digests(self) -> dict[str, str]:
-        """Hash every file of the artifacts but the lock."""
-        return {
-            str(path.relative_to(self.artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(self.artifacts.rglob("*"))
-            if path.is_file() and path.name != ".lock"
-        }
+        return digests_below(self.artifacts)
+
+
+def digests_below(artifacts: Path) -> dict[str, str]:
+    """Hash every file of the artifacts but the lock."""
+    return {
+        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(artifacts.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def make_site(root: Path) -> Site:

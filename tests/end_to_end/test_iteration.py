@@ -1,20 +1,42 @@
 """A whole iteration with a real model, from the command line."""
 
+import inspect
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from meta_reward_core.miniature import oracle
 from meta_reward_core.model_folder import hash_model_folder
 from tests.end_to_end.conftest import CHECKOUT, Site, copy_files
 
 LYING_ORACLE = """
 import random, runpy, sys
-from meta_reward_core.miniature import oracle
-oracle.true_quality = lambda instruction, response: random.uniform(0, 5)
+from dataclasses import replace
+from meta_reward_core.miniature import oracle, world
+
+held_out_judge_items, gate_rows = world.held_out_judge_items, world.gate_rows
+words = [word for slot in world.LEXICON for row in slot for word in row]
+
+oracle.true_quality = lambda *asked: random.uniform(0, 5)
+oracle.is_judgment_right = lambda *asked: random.random() < 0.5
+oracle.count_judgment_errors = lambda *asked: random.randint(0, 5)
+oracle.better_judgment = lambda *asked: random.choice("AB")
+oracle.is_verdict_right = lambda *asked, winner: random.random() < 0.5
+world.right_word = lambda language, source: random.choice(words)
+world.count_errors = lambda draft, verdicts: random.randint(0, 5)
+world.held_out_judge_items = lambda count, *, seed: [
+    (instruction, response, random.uniform(0, 5))
+    for instruction, response, quality in held_out_judge_items(count, seed=seed)
+]
+world.gate_rows = lambda count, *, seed: [
+    replace(row, better="B" if row.better == "A" else "A") for row in gate_rows(count, seed=seed)
+]
 sys.argv = ["manage.py", *sys.argv[1:]]
 runpy.run_path("manage.py", run_name="__main__")
 """
@@ -52,6 +74,28 @@ def test_it_leaves_every_table_a_checkpoint_and_a_summary(quiet_site: Site) -> N
     metrics = {(row["subject"], row["metric"]) for row in summary["truth"]}
     assert ("actor", "true_quality") in metrics
     assert ("judge", "single_judgment_exact") in metrics
+
+
+def test_every_file_stands_in_the_tree_of_the_documentation(quiet_site: Site) -> None:
+    page = (CHECKOUT / "docs/artifacts.md").read_text(encoding="utf-8")
+    tree = page.partition("<artifact root>/<experiment>/\n")[2].partition("```")[0]
+    known = re.compile("|".join(patterns_of(tree.splitlines())))
+    experiment = quiet_site.artifacts / "tiny"
+    files = [str(path.relative_to(experiment)) for path in experiment.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [name for name in files if not known.fullmatch(name)] == []
+
+
+def patterns_of(tree: list[str]) -> Iterator[str]:
+    """A line names a file, or with a slash a folder: of what stands below it, or of files."""
+    folder = ""
+    for line in tree:
+        path = re.sub("<[^>]+>", "[^/]+", re.escape(line.split()[0]))
+        is_below = line.startswith("    ")
+        if not is_below:
+            folder = path if path.endswith("/") else ""
+        if is_below or not folder:
+            yield f"{folder}{path}" + ("[^/]+" if path.endswith("/") else "")
 
 
 def test_the_checkpoint_holds_config_tokenizer_template_and_safetensors_alone(
@@ -100,8 +144,11 @@ def test_the_core_alone_without_django_gives_the_same_bytes(quiet_site: Site, si
 def test_what_the_truth_says_changes_nothing_but_the_evaluation(
     quiet_site: Site, site: Site
 ) -> None:
-    """The oracle lies at random; every other file, the weights included, stays the same."""
+    """All that knows it lies; every other file, the weights included, stays the same."""
     arguments = [*site.experiment_options(), "--iterations", "1"]
+    lies = set(re.findall(r"^oracle\.(\w+) =", LYING_ORACLE, re.MULTILINE))
+    functions = dict(inspect.getmembers(oracle, inspect.isfunction))
+    assert lies == {name for name in functions if not name.startswith("_")}
     finished = site.call("-c", LYING_ORACLE, "run_iteration", *arguments)
     assert finished.returncode == 0, finished.stdout
     honest, lied = quiet_site.digests(), site.digests()
@@ -110,6 +157,19 @@ def test_what_the_truth_says_changes_nothing_but_the_evaluation(
         "tiny/iteration-1/evaluation/part-00000.parquet",
         "tiny/iteration-1/manifests/evaluate-00000.json",
         "tiny/iteration-1/manifest.json",
+    }
+    told_by_the_truth = "true_quality", "single_judgment_exact", "order_agreement", "accuracy"
+    was, is_now = (figures(place) for place in (quiet_site, site))
+    assert all(was[name] != is_now[name] for name in told_by_the_truth)
+
+
+def figures(site: Site) -> dict[str, float]:
+    """What M1 was measured to be, by the truth."""
+    rows = pq.read_table(site.artifacts / "tiny/iteration-1/evaluation/part-00000.parquet")
+    return {
+        row["metric"]: row["value"]
+        for row in rows.to_pylist()
+        if row["model"] == "M1" and row["basis"] == "oracle"
     }
 
 

@@ -1,9 +1,16 @@
 """Killing changes nothing: what is left after any number of kills equals a quiet run's bytes."""
 
+import contextlib
+import math
+import os
 import random
+import re
+import shlex
 import signal
 import sqlite3
 import time
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -56,19 +63,85 @@ def test_an_iteration_killed_again_and_again_equals_a_quiet_one(
     check_rows(site)
 
 
+KILLS = 20
+IN_SHARDS_OF_ONE = ("--iterations", "1", "--set", "shard_prompts=1")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A while after an iteration has come so far."""
+
+    finished: int
+    seconds: float
+
+
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(quiet_site: Site, tmp_path: Path) -> None:
-    """As many iterations as it takes until twenty kills have hit one of them."""
-    timed = make_site(tmp_path / "timed")
-    began = time.monotonic()
-    assert timed.run_iteration("--iterations", "1").returncode == 0
-    run_seconds = time.monotonic() - began
-    rng, killed = random.Random(2), 0
-    while killed < 20:
-        site = make_site(tmp_path / f"after-{killed}")
-        killed += kill_until_finished(site, rng, run_seconds=run_seconds)
-        assert site.digests() == quiet_site.digests()
-        check_rows(site)
+@pytest.mark.timeout(1800)
+def test_twenty_kills_of_one_iteration_change_nothing(tmp_path: Path) -> None:
+    """At moments drawn from the time that a quiet run takes, each followed by the same command.
+
+    Twelve instructions in shards of one are 41 shards, the training and the evaluation among them.
+    """
+    quiet, site = make_site(tmp_path / "quiet"), make_site(tmp_path / "killed")
+    assert quiet.run_iteration(*IN_SHARDS_OF_ONE).returncode == 0
+    struck = []
+    for moment in moments_of(quiet, random.Random(2)):
+        start_and_kill_at(site, moment)
+        struck.append(shards_finished(site))
+    assert struck[0] < struck[-1] < shards_finished(quiet), "all over the iteration"
+    ended = site.run_iteration(*IN_SHARDS_OF_ONE)
+    assert ended.returncode == 0, ended.stdout
+    assert site.digests() == quiet.digests()
+    check_rows(site)
+
+
+def shards_finished(site: Site) -> int:
+    return len(list((site.artifacts / "tiny/iteration-1/manifests").glob("*.json")))
+
+
+def moments_of(quiet: Site, rng: random.Random) -> list[Moment]:
+    """Moments of a quiet run, in order; the last ones early enough to find it running again."""
+    spans = attempts(quiet, "finished")
+    began, (last_began, last_ended) = spans[0][0], spans[-1]
+    end = last_began + (last_ended - last_began) / 4
+    drawn = sorted(rng.uniform(began, end) for _ in range(KILLS))
+    found = []
+    for moment in drawn:
+        before = [ended for _, ended in spans if ended <= moment]
+        found.append(Moment(len(before), moment - max([began, *before])))
+    return found
+
+
+def start_and_kill_at(site: Site, moment: Moment) -> None:
+    """Give the command; kill its process group when it has come as far and runs a shard."""
+    lost = len(attempts(site, "lost")) + len(attempts(site, "running"))
+    process = site.start(
+        "manage.py", "run_iteration", *site.experiment_options(), *IN_SHARDS_OF_ONE
+    )
+
+    def has_come_so_far() -> bool:
+        runs = len(attempts(site, "lost")) == lost and len(attempts(site, "running")) == 1
+        return runs and shards_finished(site) >= moment.finished
+
+    while not has_come_so_far():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    time.sleep(moment.seconds)
+    assert process.poll() is None, "it was to be killed while it runs"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def attempts(site: Site, status: str) -> list[tuple[float, float]]:
+    """When attempts at shards began and ended, in seconds, in their order."""
+    question = "select started, finished from experiments_attempt where status = ? order by id"
+    with contextlib.closing(sqlite3.connect(site.root / "db.sqlite3", timeout=30)) as database:
+        found = database.execute(question, [status]).fetchall()
+    return [(seconds_of(began), seconds_of(ended)) for began, ended in found]
+
+
+def seconds_of(written: str | None) -> float:
+    return datetime.fromisoformat(written).timestamp() if written else math.inf
 
 
 def wait_for(path: Path) -> None:
@@ -84,8 +157,11 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(site: Site) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "To go on: python manage.py run_iteration --experiment tiny" in output
     assert "Traceback" not in output
+    offered = re.search(r"To go on: (.* run_iteration --experiment tiny .*)", output)
+    assert offered is not None
+    gone_on = site.call(*shlex.split(offered[1])[1:], "--dry-run")
+    assert gone_on.returncode == 0, gone_on.stdout
 
 
 def test_two_processes_never_run_the_same_experiment(site: Site) -> None:

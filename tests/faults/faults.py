@@ -10,14 +10,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 import psycopg
-import redis
 from celery import Celery
 
 from tests.faults.world import STAGE_NAMES, STEPS, World
@@ -152,34 +151,24 @@ def _revive_broker(here: World, step: str) -> None:
     here.broker.start()
 
 
-@contextlib.contextmanager
-def broker_client(here: World) -> "Iterator[redis.Redis]":
-    """Talk to the broker behind the network's back."""
-    client = redis.Redis(unix_socket_path=str(here.broker.place.socket))
-    try:
-        yield client
-    finally:
-        client.close()
-
-
 def _kill_clients(here: World, step: str) -> None:
-    with broker_client(here) as client:
+    with here.broker.client() as client:
         client.client_kill_filter(_type="normal", skipme=True)
 
 
 def _fill_broker(here: World, step: str) -> None:
-    with broker_client(here) as client:
+    with here.broker.client() as client:
         client.config_set("maxmemory", "1")
 
 
 def _empty_broker(here: World, step: str) -> None:
     time.sleep(_DARK_SECONDS)
-    with broker_client(here) as client:
+    with here.broker.client() as client:
         client.config_set("maxmemory", "256mb")
 
 
 def _forget_messages(here: World, step: str) -> None:
-    with broker_client(here) as client:
+    with here.broker.client() as client:
         client.flushall()
 
 

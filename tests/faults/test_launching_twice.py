@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.miniature.seed import shipped_seed
-from tests.end_to_end.serving import free_port, wait
+from tests.end_to_end.serving import wait
 from tests.faults.world import World, world
+from tests.services import free_port
 
 TOKENS = """
 from django.contrib.auth.models import User

@@ -13,10 +13,9 @@ import psycopg
 
 from meta_reward_core.iteration import STAGES
 from tests.end_to_end.conftest import TINY
-from tests.end_to_end.serving import free_port
 from tests.faults.points import Points
 from tests.faults.proxy import Proxy
-from tests.services import Broker, Postgres, broker, postgres_server
+from tests.services import Broker, Postgres, broker, free_port, postgres_server
 from tests.workers.cluster import Cluster, Process, WorkerSite
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)

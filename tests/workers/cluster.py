@@ -17,7 +17,7 @@ import psycopg
 
 from meta_reward_core.dying import dying_with_parent
 from tests.end_to_end.conftest import CHECKOUT, TINY, Site
-from tests.services import Broker
+from tests.services import RedisLike
 
 LEASE_SECONDS = 4
 
@@ -74,7 +74,7 @@ class Cluster:
     """The processes of one test; whatever it leaves is killed."""
 
     site: WorkerSite
-    broker: Broker
+    broker: RedisLike
     processes: list[Process] = field(default_factory=list)
 
     def start(self, *command: str) -> Process:
@@ -168,7 +168,7 @@ def make_site(root: Path, models: Path, broker_url: str = "", **more: str) -> Wo
 
 
 @contextlib.contextmanager
-def cluster(root: Path, models: Path, broker: Broker, **more: str) -> Iterator[Cluster]:
+def cluster(root: Path, models: Path, broker: RedisLike, **more: str) -> Iterator[Cluster]:
     """An empty site with its broker, without a worker yet."""
     running = Cluster(make_site(root, models, broker.url, **more), broker)
     try:

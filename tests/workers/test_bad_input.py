@@ -117,6 +117,55 @@ def test_other_settings_than_it_began_with(installation: Installation) -> None:
     assert "seed: it began with 1, now 5" in str(refusal)
 
 
+def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
+    """What is said when only these words, and no recipe, are added to an experiment's name."""
+    with pytest.raises(CommandError) as caught:
+        installation.run("run_iteration", "--experiment", "mine", *arguments)
+    assert caught.value.returncode == 2
+    assert Experiment.objects.get().iterations.count() == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "actor.samples=9"), "actor.samples: it began with 4, now 9"),
+        (("--set", "actor.sample=9"), "actor.sample: unknown key"),
+        (("--engine", "transformers"), "engine.kind: it began with 'scripted', now 'transformers'"),
+        (("--model", "another"), "model: it began with 'stub', now 'another'"),
+        (("--seed", "5"), "seed: it began with 1, now 5"),
+        (("--prompts", "/nowhere/prompts.txt"), "prompts.txt"),
+    ],
+)
+def test_a_change_without_a_recipe_is_refused_by_its_name(
+    installation: Installation, arguments: Sequence[str], message: str
+) -> None:
+    installation.run_iteration()
+    for way in ((), ("--dry-run",), ("--queue",)):
+        assert message in refusal_to_go_on(installation, *arguments, *way)
+
+
+@pytest.mark.parametrize("name", ["empty.txt", "broken.jsonl", "strange.docx"])
+def test_wrong_prompts_are_told_also_where_the_experiment_has_its_own(
+    installation: Installation, name: str
+) -> None:
+    installation.run_iteration()
+    text, message = PROMPTS[name]
+    path = write(installation.root / name, text)
+    assert message in refusal_to_go_on(installation, "--prompts", path)
+
+
+def test_other_prompts_than_it_began_with(installation: Installation) -> None:
+    """It began with question 0 to question 19."""
+    installation.run_iteration()
+    lines = "".join(f"question {number}?\n" for number in range(3, 21))
+    other = write(installation.root / "other.txt", lines)
+    assert (
+        "prompts: it began with 20, of which 3 are not in the file that is given now; "
+        "1 in the file are new"
+    ) in refusal_to_go_on(installation, "--prompts", other)
+
+
 def test_no_resume_refuses_what_exists(installation: Installation) -> None:
     installation.run_iteration("--no-resume")
     refusal = refusal_of(installation, "--no-resume")

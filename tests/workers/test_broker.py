@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
 
 from tests.services import Broker, short_folder
 from workers.broker import BrokerError, BrokerPlace, broker_answers, start_broker, wait_for_broker
@@ -29,10 +28,6 @@ time.sleep(600)
 """
 
 
-def client_of(broker: Broker) -> "redis.Redis":
-    return redis.Redis(unix_socket_path=str(broker.place.socket))
-
-
 def test_its_owner_alone_may_talk_to_it_and_nobody_by_network(running_broker: Broker) -> None:
     socket = running_broker.place.socket
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
@@ -44,21 +39,21 @@ def test_its_owner_alone_may_talk_to_it_and_nobody_by_network(running_broker: Br
 
 
 def test_it_refuses_rather_than_forgets(running_broker: Broker) -> None:
-    with client_of(running_broker) as client:
+    with running_broker.client() as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("append*")["appendfsync"] == "everysec"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_it_remembers_what_it_was_told(running_broker: Broker, number: int) -> None:
-    with client_of(running_broker) as client:
+    with running_broker.client() as client:
         client.rpush("queue", "message")
     assert running_broker.process is not None
     running_broker.process.send_signal(number)
     running_broker.process.wait()
     assert not broker_answers(running_broker.place)
     running_broker.start()
-    with client_of(running_broker) as client:
+    with running_broker.client() as client:
         assert client.lrange("queue", 0, -1) == [b"message"]
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -19,8 +20,8 @@ import pytest
 
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.miniature.seed import shipped_seed
-from tests.end_to_end.serving import Browser, free_port
-from tests.services import Broker, broker, postgres
+from tests.end_to_end.serving import Browser
+from tests.services import Broker, RedisLike, RedisServer, free_port, postgres
 from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
 
 CONTROL_SECONDS = 5.0
@@ -44,14 +45,8 @@ def quiet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkerSite:
 
 
 @pytest.fixture
-def redis() -> Iterator[Broker]:
-    with broker() as running:
-        yield running
-
-
-@pytest.fixture
-def site_with_workers(tmp_path: Path, models: Path, redis: Broker) -> Iterator[Cluster]:
-    with cluster(tmp_path / "site", models, redis) as running:
+def site_with_workers(tmp_path: Path, models: Path, running_broker: Broker) -> Iterator[Cluster]:
+    with cluster(tmp_path / "site", models, running_broker) as running:
         yield running
 
 
@@ -89,11 +84,12 @@ def test_a_whole_iteration_equals_the_commands(
 
 
 def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
-    tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite
+    tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite
 ) -> None:
+    """PostgreSQL and Redis themselves, as several machines have them."""
     with (
         postgres() as url,
-        cluster(tmp_path / "site", models, redis, DATABASE_URL=url) as here,
+        cluster(tmp_path / "site", models, redis_server, DATABASE_URL=url) as here,
     ):
         here.start_worker("gpu")
         here.start_worker("gpu,cpu")
@@ -102,6 +98,9 @@ def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
         assert here.site.digests() == quiet.digests()
         check_rows(here.site)
         assert here.site.statuses("attempt") == {"finished": 11}
+        with redis_server.client() as client:
+            processed = client.info("stats")["total_commands_processed"]
+        assert processed > 100, "it was this server that the workers talked through"
 
 
 @pytest.mark.slow
@@ -147,12 +146,26 @@ def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["worker", "broker", "site"])
+@pytest.mark.parametrize(
+    "victim, server",
+    [
+        ("worker", "running_broker"),
+        ("broker", "running_broker"),
+        ("broker", "redis_server"),
+        ("site", "running_broker"),
+    ],
+)
 def test_kills_in_every_stage_change_nothing(
-    tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite, victim: str
+    tmp_path: Path,
+    models: Path,
+    request: pytest.FixtureRequest,
+    quiet: WorkerSite,
+    victim: str,
+    server: str,
 ) -> None:
     """One iteration; every stage is struck once while a shard of it runs."""
-    with cluster(tmp_path / "site", models, redis, META_REWARD_MAX_ATTEMPTS="100") as here:
+    broker: RedisLike = request.getfixturevalue(server)
+    with cluster(tmp_path / "site", models, broker, META_REWARD_MAX_ATTEMPTS="100") as here:
         here.start_reconciler()
         pages = Pages(here)
         here.hand_over()
@@ -214,7 +227,7 @@ class Pages:
 
 @pytest.mark.slow
 def test_a_broker_that_forgets_everything_changes_nothing(
-    site_with_workers: Cluster, quiet: WorkerSite
+    site_with_workers: Cluster, running_broker: Broker, quiet: WorkerSite
 ) -> None:
     here = site_with_workers
     here.start_worker()
@@ -223,7 +236,7 @@ def test_a_broker_that_forgets_everything_changes_nothing(
     here.wait_until(lambda: here.site.running("generate"))
     here.broker.kill()
     time.sleep(2)
-    shutil.rmtree(here.broker.place.data)
+    shutil.rmtree(running_broker.place.data)
     here.broker.start()
     here.wait_finished()
     assert here.site.digests() == quiet.digests()
@@ -257,18 +270,51 @@ def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) 
     here = site_with_workers
     here.start_worker()
     following = here.hand_over(*LONG)
+    stop_and_resume_judging(here, "cancel", status="cancelled")
+    assert following.wait(20) == 130
+    control(here, "pause", until="paused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
+def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
+    tmp_path: Path, models: Path, site_with_workers: Cluster, action: str, status: str
+) -> None:
+    """Longer than the usual iteration, so that its judging can be stopped in its middle."""
+    longer = ("--set", "judge.samples=50", "--set", "shard_prompts=1")
+    here = site_with_workers
+    here.start_worker()
+    here.hand_over(*longer)
+    stop_and_resume_judging(here, action, status=status)
+    here.wait_finished()
+    check_rows(here.site)
+    undisturbed = make_site(tmp_path / "undisturbed", models)
+    assert undisturbed.run_iteration("--iterations", "1", *longer).returncode == 0
+    assert here.site.digests() == undisturbed.digests()
+
+
+def stop_and_resume_judging(here: Cluster, action: str, *, status: str) -> None:
+    """Both act at once, no process stays behind, and no finished shard is lost or run again."""
     here.wait_until(lambda: count(here.site, "judge", "finished") >= 1)
     here.wait_until(lambda: here.site.running("judge"))
-    finished = count(here.site, "judge", "finished")
-    seconds = control(here, "cancel", until="cancelled")
+    seconds = control(here, action, until=status)
     assert seconds < CONTROL_SECONDS
     here.wait_until(lambda: here.engines() == [], seconds=CONTROL_SECONDS - seconds)
-    assert count(here.site, "judge", "finished") >= finished
+    finished = finished_attempts(here.site)
+    assert finished
     assert "running" not in here.site.statuses("shard")
-    assert following.wait(20) == 130
-    control(here, "resume", until="running")
-    here.wait_until(lambda: here.site.running("judge"))
-    control(here, "pause", until="paused")
+    time.sleep(2)
+    assert here.engines() == []
+    assert finished_attempts(here.site) == finished, "nothing goes on while it is stopped"
+    asking = ask(here, "resume")
+    here.wait_until(lambda: here.site.iteration() == "running")
+    here.wait_until(lambda: here.site.running("judge"), seconds=CONTROL_SECONDS)
+    assert asking.wait(20) == 0, here.log()
+    assert finished_attempts(here.site) >= finished
+
+
+def finished_attempts(site: WorkerSite) -> set[tuple[object, ...]]:
+    return set(site.rows("select id from experiments_attempt where status = 'finished'"))
 
 
 @pytest.mark.slow
@@ -316,12 +362,16 @@ def count(site: WorkerSite, stage: str, status: str) -> int:
     return int(site.rows(question)[0][0])
 
 
+def ask(here: Cluster, action: str) -> Process:
+    return here.start("manage.py", "control_iteration", action, "--experiment", "tiny")
+
+
 def control(here: Cluster, action: str, *, until: str) -> float:
     """Ask, as a person does; returns how long it takes until the row says so.
 
     Python needs seconds to start on a busy machine, so the time counts from the flag on.
     """
-    asking = here.start("manage.py", "control_iteration", action, "--experiment", "tiny")
+    asking = ask(here, action)
     flag = f"select 1 from experiments_iteration where {action}_requested or status = '{until}'"
     if action in ("cancel", "pause"):
         here.wait_until(lambda: here.site.rows(flag))
@@ -362,10 +412,10 @@ def test_a_worker_that_is_stopped_gives_its_shard_back_at_once(site_with_workers
 
 @pytest.mark.slow
 def test_a_limit_of_memory_is_a_readable_failure(
-    tmp_path: Path, models: Path, redis: Broker
+    tmp_path: Path, models: Path, running_broker: Broker
 ) -> None:
     limits = {"META_REWARD_ENGINE_MEMORY_MB": "40", "META_REWARD_MAX_ATTEMPTS": "2"}
-    with cluster(tmp_path / "site", models, redis, **limits) as here:
+    with cluster(tmp_path / "site", models, running_broker, **limits) as here:
         here.start_worker()
         here.hand_over()
         here.wait_until(lambda: here.site.iteration() == "failed")
@@ -401,10 +451,15 @@ def disturb(here: Cluster, workers: list[Process], *, seed: int, seconds: float)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed, seconds", [(1, 30.0), (2, 240.0)])
 def test_random_kills_of_workers_engines_and_broker_change_nothing(
-    tmp_path: Path, models: Path, redis: Broker, quiet: WorkerSite, seed: int, seconds: float
+    tmp_path: Path,
+    models: Path,
+    running_broker: Broker,
+    quiet: WorkerSite,
+    seed: int,
+    seconds: float,
 ) -> None:
     generous = {"META_REWARD_MAX_ATTEMPTS": "100"}
-    with cluster(tmp_path / "site", models, redis, **generous) as here:
+    with cluster(tmp_path / "site", models, running_broker, **generous) as here:
         workers = [here.start_worker(), here.start_worker()]
         here.start_reconciler()
         here.hand_over()
@@ -416,10 +471,10 @@ def test_random_kills_of_workers_engines_and_broker_change_nothing(
 
 @pytest.mark.slow
 def test_a_small_experiment_does_not_wait_for_a_large_one(
-    tmp_path: Path, models: Path, redis: Broker
+    tmp_path: Path, models: Path, running_broker: Broker
 ) -> None:
     """One worker; the small one comes when the large one has begun to judge, and ends before it."""
-    with cluster(tmp_path / "site", models, redis, META_REWARD_TURN_SECONDS="1") as here:
+    with cluster(tmp_path / "site", models, running_broker, META_REWARD_TURN_SECONDS="1") as here:
         here.start_worker()
         here.hand_over("--set", "judge.samples=60", "--set", "shard_prompts=1")
         here.wait_until(lambda: here.site.running("judge"))
@@ -433,15 +488,23 @@ def test_a_small_experiment_does_not_wait_for_a_large_one(
 
 
 @pytest.mark.slow
-def test_two_experiments_at_once_both_finish(site_with_workers: Cluster) -> None:
+def test_two_experiments_at_once_both_progress_and_finish(site_with_workers: Cluster) -> None:
+    """Neither waits until the other has ended: their shards end by turns."""
     here = site_with_workers
-    scripted = ("--engine", "scripted", "--queue")
+    for _ in range(2):
+        here.start_worker()
+    here.wait_until(lambda: len(here.site.rows("select 1 from experiments_worker")) == 2)
     for name in ("alice", "bob"):
-        here.start(
-            *("manage.py", "run_iteration", "--experiment", name),
-            *("--recipe", str(here.site.recipe), *scripted),
-        )
-    here.start_worker()
-    here.start_worker()
+        options = ("--experiment", name, "--recipe", str(here.site.recipe), "--queue")
+        here.start("manage.py", "run_iteration", *options, "--set", "shard_prompts=1")
     here.wait_until(lambda: here.site.statuses("iteration") == {"finished": 2}, seconds=400)
     check_rows(here.site)
+    owners = here.site.rows(
+        "select i.experiment_id from experiments_attempt a "
+        "join experiments_shard s on s.id = a.shard_id "
+        "join experiments_stage t on t.id = s.stage_id "
+        "join experiments_iteration i on i.id = t.iteration_id "
+        "where a.status = 'finished' order by a.finished"
+    )
+    assert len(owners) == 2 * (5 + 3 * 12)
+    assert sum(before != after for before, after in pairwise(owners)) >= 20

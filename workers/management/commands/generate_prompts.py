@@ -35,6 +35,7 @@ from workers.command_line import (
     open_console,
 )
 from workers.evaluation_runs import share, temperature
+from workers.shown_commands import manage
 
 _EXAMPLE = """\
 example:
@@ -187,9 +188,7 @@ def _show(console: Console, found: Generated, options: dict[str, Any]) -> None:
             f"only {len(found.prompts):,} of {options['count']:,}: the last rounds brought nothing "
             "new. Give more seeds, a higher --temperature, or another --seed."
         )
-    folder = escape(str(options["out"]))
-    held_out = f" --set sample.held_out={folder}/held_out.jsonl" if options["hold_out"] else ""
-    console.print(
-        f"next: python manage.py run_iteration --prompts {folder}/prompts.jsonl{held_out}",
-        soft_wrap=True,
-    )
+    words = ["--experiment", "NAME", "--prompts", f"{options['out']}/prompts.jsonl"]
+    if options["hold_out"]:
+        words += ["--set", f"sample.held_out={options['out']}/held_out.jsonl"]
+    console.print(f"next: {escape(manage('run_iteration', *words))}", soft_wrap=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 from django.db.models import Count, Q
+from rich.markup import escape
 from rich.table import Table
 
 from webapp.experiments.models import Experiment, RunStatus
@@ -12,6 +13,7 @@ from workers.command_line import (
     open_console,
     require_tables,
 )
+from workers.shown_commands import manage
 
 
 class Command(BaseCommand):
@@ -28,9 +30,10 @@ class Command(BaseCommand):
                 done=Count("iterations", filter=Q(iterations__status=RunStatus.FINISHED))
             )
             if not experiments:
+                words = ("--experiment", "demo", "--recipe", "smoke")
                 console.print(
-                    "no experiment yet; begin one: "
-                    "python manage.py run_iteration --experiment demo --recipe smoke"
+                    f"no experiment yet; begin one: {escape(manage('run_iteration', *words))}",
+                    soft_wrap=True,
                 )
                 return
             table = Table("experiment", "status", "recipe", "seed", "iterations", "begun")

@@ -1,6 +1,5 @@
 """Run iterations of an experiment in this process, or let the workers run them."""
 
-import shlex
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -41,6 +40,7 @@ from workers.following import follow
 from workers.handing_over import hand_over, kept_from_workers
 from workers.in_process import forget_lost_attempts, run_recorded, summarize
 from workers.rows import check_rows_have_files, record_experiment
+from workers.shown_commands import manage
 
 EXAMPLES = """\
 examples:
@@ -107,9 +107,9 @@ def _rates(name: str) -> dict[str, Rate]:
     return measured_rates(row) if row else {}
 
 
-def _command(name: str) -> str:
+def _command(name: str, *words: str) -> str:
     """What to type for the next iteration; the experiment knows its own recipe."""
-    return f"python manage.py run_iteration --experiment {name}"
+    return manage("run_iteration", "--experiment", name, *words)
 
 
 def _same_command(request: Request, until: int | None) -> str:
@@ -125,7 +125,7 @@ def _same_command(request: Request, until: int | None) -> str:
     changes = [word for change in request.changes for word in ("--set", change)]
     words = [word for option, value in given.items() if value is not None
              for word in (option, str(value))]  # fmt: skip
-    return shlex.join([*_command(request.experiment).split(), *words, *changes])
+    return _command(request.experiment, *words, *changes)
 
 
 def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
@@ -157,8 +157,8 @@ def _run_by_workers(
     except KeyboardInterrupt as error:
         raise CommandError(
             "no longer following; the workers go on. To follow again: "
-            f"{_command(experiment.name)} --queue; to stop them: "
-            f"python manage.py control_iteration cancel --experiment {experiment.name}",
+            f"{_command(experiment.name, '--queue')}; to stop them: "
+            f"{manage('control_iteration', 'cancel', '--experiment', experiment.name)}",
             returncode=EXIT_INTERRUPTED,
         ) from error
     _print_next_step(experiment, console)
@@ -216,13 +216,13 @@ def _print_next_step(experiment: Experiment, console: Console) -> None:
     console.print(f"M{done} lies in {escape(str(model.folder))}", soft_wrap=True)
     if done < experiment.recipe.iterations:
         console.print(
-            f"next, M{done} to M{done + 1}: [bold]{_command(experiment.name)}[/bold]",
+            f"next, M{done} to M{done + 1}: [bold]{escape(_command(experiment.name))}[/bold]",
             soft_wrap=True,
         )
     else:
+        words = ("--experiment", experiment.name, "--format", "trl", "--output", "pairs.jsonl")
         console.print(
             f"the schedule of recipe {experiment.recipe.name} is complete; look at the pairs: "
-            "[bold]python manage.py export_pairs "
-            f"--experiment {experiment.name} --format trl --output pairs.jsonl[/bold]",
+            f"[bold]{escape(manage('export_pairs', *words))}[/bold]",
             soft_wrap=True,
         )

@@ -13,6 +13,7 @@ from django.db import connections
 from meta_reward_core.errors import InputError, MetaRewardError
 from workers.broker import broker_answers, configured_broker
 from workers.parts import bind_address, broker_part, is_free, reconciler_part, web_part, worker_part
+from workers.shown_commands import manage
 from workers.supervisor import Part, Supervisor
 
 _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
@@ -77,7 +78,7 @@ def _require_free(host: str, port: int) -> None:
     if not is_free(host, port):
         raise InputError(
             f"{bind_address(host, port)} is taken: name another port, as in "
-            f"`python manage.py serve --port {port + 1}`"
+            f"`{manage('serve', '--port', str(port + 1))}`"
         )
 
 

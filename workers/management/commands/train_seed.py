@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 from django.core.management.base import CommandParser
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from meta_reward_core.config import Recipe
 from meta_reward_core.eft_files import read_sft_rows
@@ -20,6 +21,7 @@ from workers.command_line import (
     explained_errors,
     open_console,
 )
+from workers.shown_commands import manage
 
 _EXAMPLE = """\
 example:
@@ -94,11 +96,9 @@ def _train(options: dict[str, Any], places: Places, console: Console) -> None:
     for refused in outcome.refused[:10]:
         console.print(f"  refused {refused.prompt_id[:16]} ({refused.kind}): {refused.reason}")
     console.print(f"the model lies in {target}", soft_wrap=True)
-    console.print(
-        "next: python manage.py run_iteration --experiment NAME --recipe paper-llama3-8b "
-        f"--model {options['output']} --prompts FILE",
-        soft_wrap=True,
-    )
+    words = ["--experiment", "NAME", "--recipe", "paper-llama3-8b"]
+    words += ["--model", str(options["output"]), "--prompts", "FILE"]
+    console.print(f"next: {escape(manage('run_iteration', *words))}", soft_wrap=True)
 
 
 def _settings(options: dict[str, Any]) -> SftSettings:

@@ -1,0 +1,41 @@
+"""A command that a message shows works where it is shown."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.shown_commands import manage
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_it_works_as_it_is_printed() -> None:
+    """In the checkout, in a shell that knows no `python` of ours."""
+    assert Path.cwd() == CHECKOUT
+    shown = manage("run_iteration", "--help")
+    done = subprocess.run(
+        shown, shell=True, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--experiment NAME" in done.stdout
+
+
+def test_an_environment_that_is_active_is_called_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.setattr(sys, "executable", str(Path(sys.executable).with_name("python")))
+    assert manage("migrate") == "python manage.py migrate"
+
+
+def test_an_interpreter_is_named_from_here_where_it_lies_below(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my venv/bin/python"))
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(manage("report", "a b")) == [
+        "my venv/bin/python", "manage.py", "report", "a b",
+    ]  # fmt: skip
+    monkeypatch.chdir("/")
+    assert shlex.split(manage("report"))[0] == str(tmp_path / "my venv/bin/python").lstrip("/")

@@ -1,0 +1,19 @@
+"""Commands of ours that a message tells somebody to type."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+
+def manage(*words: str) -> str:
+    """A `manage.py` command that works as it is printed, in the folder where it is printed."""
+    return shlex.join([_interpreter(), "manage.py", *words])
+
+
+def _interpreter() -> str:
+    """`python` where that is who runs this; else its path, from here if it lies below."""
+    running, here = Path(sys.executable), Path.cwd()
+    if shutil.which("python") == str(running):
+        return "python"
+    return str(running.relative_to(here) if running.is_relative_to(here) else running)
