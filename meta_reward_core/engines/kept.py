@@ -1,4 +1,4 @@
-"""An engine that keeps what it draws, so that an evaluation which was stopped goes on.
+"""An engine that keeps what it draws: what was stopped goes on, and nothing is drawn twice.
 
 A shard of completions is a function of who draws, the conversations, how many, how and by which
 seed. The hash of these names its file: a shard whose file is there is read, whoever drew it, and
@@ -34,7 +34,8 @@ class KeptEngine:
         identity: whatever tells this engine's completions from another's: name, hash of the
             weights, settings.
         store: where shards are kept.
-        shard_conversations: conversations of one shard, the most that a stop can lose.
+        shard_conversations: conversations of one shard, the most that a stop can lose; None for
+            all of a call, which are then the very ones that the engine below would draw.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class KeptEngine:
         *,
         identity: Mapping[str, Any],
         store: ArtifactStore,
-        shard_conversations: int = 64,
+        shard_conversations: int | None = 64,
     ) -> None:
         self._load = load
         self._identity = dict(identity)
@@ -68,6 +69,9 @@ class KeptEngine:
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
+        if self._shard_conversations is None:
+            whole = list(conversations)
+            return self._shard(whole, n, sampling=sampling, seed=seed, progress=progress)
         drawn: list[list[Completion]] = []
         tokens = 0
         for number, shard in enumerate(_shards(conversations, self._shard_conversations)):

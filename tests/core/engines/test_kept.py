@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.engines.base import Completion, Conversation, Sampling, TokenChoice
+from meta_reward_core.engines.kept import KeptEngine, _as_json, _from_json
 from meta_reward_core.engines.scripted import ScriptedEngine
 from meta_reward_core.errors import EngineError
-from meta_reward_core.evaluation.kept_engine import KeptEngine, _as_json, _from_json
 
 SAMPLING = Sampling(temperature=0.5, top_p=1.0, max_new_tokens=9)
 
