@@ -69,20 +69,26 @@ class KeptEngine:
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
-        if self._shard_conversations is None:
-            whole = list(conversations)
-            return self._shard(whole, n, sampling=sampling, seed=seed, progress=progress)
         drawn: list[list[Completion]] = []
         tokens = 0
-        for number, shard in enumerate(_shards(conversations, self._shard_conversations)):
+        for shard, own_seed in self._shards(list(conversations), seed):
             tell = _after(progress, len(drawn) * n, tokens)
-            drawn += self._shard(
-                shard, n, sampling=sampling, seed=derive_seed(seed, "shard", number), progress=tell
-            )
+            drawn += self._shard(shard, n, sampling=sampling, seed=own_seed, progress=tell)
             tokens += sum(one.tokens for row in drawn[-len(shard) :] for one in row)
             if progress is not None:
                 progress(len(drawn) * n, tokens)
         return drawn
+
+    def _shards(
+        self, conversations: list[Conversation], seed: int
+    ) -> Iterator[tuple[list[Conversation], int]]:
+        """Conversations that are kept together, and the seed by which they are drawn."""
+        size = self._shard_conversations
+        if size is None:
+            yield conversations, seed
+            return
+        for number, at in enumerate(range(0, len(conversations), size)):
+            yield conversations[at : at + size], derive_seed(seed, "shard", number)
 
     def close(self) -> None:
         """Free the model, if one was loaded; nothing can be drawn afterwards."""
@@ -137,10 +143,6 @@ class KeptEngine:
             pass
         self._store.delete(name)
         return None
-
-
-def _shards(conversations: Sequence[Conversation], size: int) -> Iterator[list[Conversation]]:
-    return (list(conversations[at : at + size]) for at in range(0, len(conversations), size))
 
 
 def _after(progress: Progress | None, done: int, tokens: int) -> Progress | None:
