@@ -4,7 +4,7 @@
                                         would be (`meta_reward_core.reporting.run_records`)
     <folder>/seed_models/<name>.json    a seed model's gate, and the hash of what was trained
 
-Whoever has the folder has the report: no experiment, no model and no database are needed for it.
+Whoever has the folder has the report: no experiment and no model are needed for it.
 """
 
 import json

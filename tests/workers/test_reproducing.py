@@ -128,6 +128,8 @@ def test_every_arm_of_the_miniature_paper_can_be_named(tmp_path: Path) -> None:
         wish(tmp_path, name="paper", recipes=PAPER_ARMS, seeds=9, sft_seeds=1), [gate(99)]
     )
     assert len({run.name for run in runs}) == len(PAPER_ARMS) * 9
+    gates = [gate(1), gate(2, passed=False), gate(3), gate(4)]
+    assert len(plan_runs(wish(tmp_path, recipes=PAPER_ARMS, seeds=5, sft_seeds=3), gates)) == 90
 
 
 @pytest.mark.parametrize(

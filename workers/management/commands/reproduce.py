@@ -52,7 +52,7 @@ examples:
   two recipes over three seeds
     python manage.py reproduce --name mine --recipe miniature --recipe mine.yaml --seeds 3
 
-  only the report of what is finished; of records alone, nothing else need be there
+  only the report of what is finished, also where nothing is there but records
     python manage.py reproduce --report-only --output docs/miniature_paper
 
 """
