@@ -8,7 +8,7 @@ Whoever has the folder has the report: no experiment and no model are needed for
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -124,13 +124,14 @@ class RunRecords:
         self._store = store
         self._basis_of = basis_of
         self._say = say
+        self._said: set[str] = set()
         self._found: dict[str, Run] = {}
 
     def find(self, run: PlannedRun) -> Run | None:
         """A finished run, or None; one that was made on this machine is recorded by the way.
 
         Raises:
-            ArtifactError: files of a finished run are damaged, or its record cannot be written.
+            ArtifactError: a record cannot be written.
         """
         if run.name not in self._found:
             record = self._from_files(run) or self._from_record(run)
@@ -146,20 +147,27 @@ class RunRecords:
     def _from_files(self, run: PlannedRun) -> RunRecord | None:
         if finished_iterations(self._store, run.name) < run.iterations:
             return None
+        what = f"the finished experiment {run.name}"
+        try:
+            record = record_of(self._store, self._read(run))
+        except ArtifactError as error:
+            self._does_not_count(what, [str(error)])
+            return None
+        if not self._counts(record, run, what=what):
+            return None
+        _make_folder(self._folder)
+        write_whole(self._path(run), [record.to_json().decode()])
+        return record
+
+    def _read(self, run: PlannedRun) -> Run:
         row = Experiment.objects.filter(name=run.name).first()
-        made = read_run(
+        return read_run(
             self._store,
             run.name,
             summaries=None if row is None else summaries_of(row),
             seed_model=None if run.model is None else f"SFT seed {run.model.sft_seed}",
             look_at_answers=True,
         )
-        record = record_of(self._store, made)
-        if not self._counts(record, run, what=f"the finished experiment {run.name}"):
-            return None
-        _make_folder(self._folder)
-        write_whole(self._path(run), [record.to_json().decode()])
-        return record
 
     def _from_record(self, run: PlannedRun) -> RunRecord | None:
         path = self._path(run)
@@ -168,7 +176,7 @@ class RunRecords:
         try:
             record = RunRecord.from_json(path.read_bytes())
         except ArtifactError as error:
-            self._say(f"{path.name} does not count: {error}")
+            self._does_not_count(path.name, [str(error)])
             return None
         return record if self._counts(record, run, what=path.name) else None
 
@@ -179,8 +187,15 @@ class RunRecords:
         if record.run.iterations < run.iterations:
             why.append(f"{record.run.iterations} of {run.iterations} iterations")
         if why:
-            self._say(f"{what} does not count: {'; '.join(why)}")
+            self._does_not_count(what, why)
         return not why
+
+    def _does_not_count(self, what: str, why: Sequence[str]) -> None:
+        """Say it, but once: a run is looked for again and again while others are made."""
+        text = f"{what} does not count: {'; '.join(why)}"
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     def _path(self, run: PlannedRun) -> Path:
         return self._folder / f"{run.name}.json"

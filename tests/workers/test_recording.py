@@ -99,8 +99,20 @@ def test_a_damaged_record_does_not_count_and_says_why(finished: Installation) ->
 def test_a_finished_experiment_of_other_settings_does_not_count(finished: Installation) -> None:
     said, text = report(finished, "--set", "pairing.rho=0.1")
     assert f"the finished experiment {RUN} does not count: recipe" in said
-    assert f"{RUN} is not in the tables: it was made from other settings than today's" in text
+    assert f"{RUN} is not in the tables: what is there does not count" in text
     assert not record(finished).exists()
+
+
+def test_a_finished_experiment_whose_files_are_damaged_does_not_count_until_it_is_mended(
+    finished: Installation,
+) -> None:
+    (part,) = (finished.artifacts / RUN / "iteration-2/evaluation").iterdir()
+    part.write_bytes(b"damaged")
+    said, _ = report(finished)
+    assert said.count(f"the finished experiment {RUN} does not count") == 1
+    assert "differs from its manifest; run the same command again" in said
+    finished.run_iteration("--iterations", 2, "--seed", 1, name=RUN)
+    assert "| scripted |  | 1 of 1 |" in report(finished)[1]
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -179,7 +179,7 @@ def _arms(runs: Sequence[PlannedRun], records: RunRecords, failed: dict[str, str
 
 def _how_far(done: int, wanted: int) -> str:
     if done >= wanted:
-        return "it was made from other settings than today's"
+        return "what is there does not count; the command says why"
     return f"{done} of {wanted} iterations are finished"
 
 
