@@ -69,7 +69,7 @@ def test_its_file_can_be_had(client: Client, kept: Experiment) -> None:
     address = f"/experiments/{kept.name}/files/evaluations/M2/alpaca-eval-2.json"
     assert f'href="{address}"' in page_of(client, kept)
     answer = client.get(address)
-    assert json.loads(b"".join(answer))["benchmark"] == "alpaca_eval_2"  # type: ignore[call-overload]
+    assert json.loads(b"".join(answer))["benchmark"] == "alpaca_eval_2"
     assert client.get(f"{address}x").status_code == 404
 
 
