@@ -70,7 +70,7 @@ bench: setup  ## ratios of our parts against what people would use instead
 
 evidence: setup  ## the miniature paper: hours on two cores, and it goes on wherever it was stopped
 	$(BIN)/python manage.py migrate --verbosity 0
-	$(BIN)/python manage.py reproduce --jobs 2 --output docs/miniature_paper
+	$(BIN)/python manage.py reproduce --jobs 2 --output docs/miniature_paper --records docs/miniature_paper/runs
 
 seed: setup  ## train the miniature's seed model that ships with the package
 	$(BIN)/python -m meta_reward_core.miniature

@@ -213,22 +213,30 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     if not store.exists(f"{name}/experiment.json"):
         return None
     found = json.loads(store.read(f"{name}/experiment.json"))
-    words = found["templates"]
     experiment = Experiment(
         name=name,
         recipe=parse_recipe(found["recipe"], origin=f"{name}/experiment.json"),
         recipe_sha256=hash_of_values(found["recipe"]),
-        templates=Templates(
-            judge=PromptTemplate("judge", words["judge"]),
-            meta_judge=PromptTemplate("meta_judge", words["meta_judge"]),
-            rubric=words["rubric"],
-        ),
+        templates=kept_templates(found["templates"]),
         seed=found["seed"],
         seed_model=Model("M0", Path(found["seed_model"]["folder"]), found["seed_model"]["sha256"]),
         store=store,
     )
     _check_seed_model(experiment)
     return experiment
+
+
+def kept_templates(words: Mapping[str, str]) -> Templates:
+    """The words that an experiment has written down.
+
+    Raises:
+        TemplateError: they cannot be used.
+    """
+    return Templates(
+        judge=PromptTemplate("judge", words["judge"]),
+        meta_judge=PromptTemplate("meta_judge", words["meta_judge"]),
+        rubric=words["rubric"],
+    )
 
 
 def _check_seed_model(experiment: Experiment) -> None:

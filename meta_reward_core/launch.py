@@ -11,8 +11,9 @@ from pathlib import Path
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import EngineRecipe, Recipe
-from meta_reward_core.context import Model, Tools
+from meta_reward_core.context import EngineLoader, Model, Tools
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.kept import KeptEngine
 from meta_reward_core.engines.kinds import ENGINE_LOADERS
 from meta_reward_core.errors import InputError, ModelFolderError, StorageFullError
 from meta_reward_core.experiment import (
@@ -23,8 +24,8 @@ from meta_reward_core.experiment import (
     open_experiment,
 )
 from meta_reward_core.held_out import read_held_out, without_held_out
-from meta_reward_core.miniature.seed import ensure_seed_model
-from meta_reward_core.miniature.seed_variants import ensure_variant, read_variant
+from meta_reward_core.miniature.seed import ensure_seed_model, kept_seed_model
+from meta_reward_core.miniature.seed_variants import ensure_variant, kept_variant, read_variant
 from meta_reward_core.miniature.world import loop_prompts
 from meta_reward_core.model_folder import check_model_folder, hash_model_folder
 from meta_reward_core.plan import plan_iteration, room_needed
@@ -99,7 +100,7 @@ def check_goes_on(request: Request, existing: Experiment) -> None:
     asked = request if request.recipe is not None else replace(request, recipe=existing.recipe)
     recipe, prompts = requested_recipe(asked), None
     if request.prompts is not None:
-        prompts = _read_pool(request, existing.recipe, say=lambda _: None)
+        prompts = read_pool(request.prompts, existing.recipe)
     check_same_settings(existing, recipe=recipe, seed=request.seed, prompts=prompts)
 
 
@@ -108,7 +109,7 @@ def _begin(
 ) -> Experiment:
     recipe = requested_recipe(request)
     load_templates(recipe)
-    prompts = _read_pool(request, recipe, say=say)
+    prompts = read_pool(request.prompts, recipe, say=say)
     check_pool(recipe, len(prompts.prompts))
     model = find_seed_model(recipe, places, say=say)
     check_room(recipe, model, places)
@@ -118,23 +119,29 @@ def _begin(
     )
 
 
-def _read_pool(request: Request, recipe: Recipe, *, say: Callable[[str], None]) -> PromptFile:
-    pool = _read_instructions(request, recipe, say=say)
-    if recipe.sample.held_out is not None:
-        pool = without_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
-        say(f"{pool.held_out} prompt(s) of the pool left out: held out for evaluation")
-    return pool
-
-
-def _read_instructions(
-    request: Request, recipe: Recipe, *, say: Callable[[str], None]
+def read_pool(
+    path: Path | None, recipe: Recipe, *, say: Callable[[str], None] = lambda _: None
 ) -> PromptFile:
-    if request.prompts is not None:
-        found = read_prompts(request.prompts)
+    """The instructions that an experiment begins with: a file's, or those of the recipe's world.
+
+    Raises:
+        InputError: there are none, or the file cannot be read as prompts.
+    """
+    pool = _whole_pool(path, recipe, say=say)
+    if recipe.sample.held_out is None:
+        return pool
+    left = without_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
+    say(f"{left.held_out} prompt(s) of the pool left out: held out for evaluation")
+    return left
+
+
+def _whole_pool(path: Path | None, recipe: Recipe, *, say: Callable[[str], None]) -> PromptFile:
+    if path is not None:
+        found = read_prompts(path)
         if found.duplicates:
-            say(f"{request.prompts.name}: {found.duplicates} duplicate(s) left out")
+            say(f"{path.name}: {found.duplicates} duplicate(s) left out")
         for place, reason in found.rejected:
-            say(f"{request.prompts.name}, row {place}: left out, {reason}")
+            say(f"{path.name}, row {place}: left out, {reason}")
         return found
     if recipe.world is None:
         raise InputError(
@@ -171,11 +178,38 @@ def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None
     return Model("M0", folder, hash_model_folder(folder))
 
 
-def _model_folder(name: str, places: Places) -> Path:
-    """A folder by its path (as given, or below the models' root), else a hub's id."""
+def seed_model_here(recipe: Recipe, places: Places) -> Model | None:
+    """M0 as it lies on this machine, or None: nothing is trained for it and nothing is fetched.
+
+    Raises:
+        ModelFolderError: it may not be loaded.
+    """
+    folder = _folder_here(recipe, places)
+    return None if folder is None else Model("M0", folder, hash_model_folder(folder))
+
+
+def _folder_here(recipe: Recipe, places: Places) -> Path | None:
+    if recipe.world == "miniature" and recipe.model is None:
+        return kept_seed_model(places.models)
+    variant = read_variant(recipe.model) if recipe.world == "miniature" else None
+    if variant is not None:
+        return kept_variant(variant, places.models)
+    return None if recipe.model is None else _local_folder(recipe.model, places)
+
+
+def _local_folder(name: str, places: Places) -> Path | None:
+    """A folder by its path: as given, or below the models' root."""
     for folder in (Path(name), places.models / name):
         if folder.exists():
             return check_model_folder(folder, allowed_roots=[places.models])
+    return None
+
+
+def _model_folder(name: str, places: Places) -> Path:
+    """A folder of this machine, else a hub's id."""
+    folder = _local_folder(name, places)
+    if folder is not None:
+        return folder
     if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise ModelFolderError(
             f"there is no model folder {name!r}: give a folder below {places.models} "
@@ -230,10 +264,36 @@ def load_engine(folder: Path, recipe: EngineRecipe) -> Engine:
     return ENGINE_LOADERS[recipe.kind](folder, recipe)
 
 
-def make_tools(experiment: Experiment, places: Places, *, number: int) -> Tools:
-    """Lend this process's engine and scratch folder to the stages of one iteration."""
+def make_tools(
+    experiment: Experiment, places: Places, *, number: int, draws: Path | None = None
+) -> Tools:
+    """Lend this process's engine and scratch folder to the stages of one iteration.
+
+    Args:
+        draws: a folder that keeps what engines draw, for experiments that have draws in common.
+    """
     scratch = places.scratch / experiment.name / f"iteration-{number}"
-    return Tools(load_engine=load_engine, scratch=scratch)
+    return Tools(load_engine=load_engine if draws is None else _keeping(draws), scratch=scratch)
+
+
+def _keeping(draws: Path) -> EngineLoader:
+    """Engines that look first whether the same weights were asked the same here before."""
+    store = ArtifactStore(str(draws))
+
+    def load(folder: Path, recipe: EngineRecipe) -> Engine:
+        identity = {
+            "weights": hash_model_folder(folder),
+            "settings": recipe.model_dump(mode="json"),
+            "packages": Tools.packages(),
+        }
+        return KeptEngine(
+            lambda: load_engine(folder, recipe),
+            identity=identity,
+            store=store,
+            shard_conversations=None,
+        )
+
+    return load
 
 
 def next_iterations(experiment: Experiment, *, until: int | None) -> Sequence[int]:

@@ -1,77 +1,34 @@
 """Run arms times seeds, several at a time, and go on wherever a kill has left them.
 
-Nothing is remembered here. Each run is an ordinary experiment whose name says what it is, made by
-`run_iteration` in a process of its own; whether it is finished its files say. So the same command
-goes on after any kill, and more seeds later are more runs of the same names.
+Each run is an ordinary experiment whose name says what it is, made by `run_iteration` in a process
+of its own; whether it is finished its files say, or its record (`workers.recording`). So the same
+command goes on after any kill, here or elsewhere, and more seeds later are more runs of the same
+names.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import InputError
 from meta_reward_core.miniature.seed import MAX_SEEDS, GateResult
-from meta_reward_core.miniature.seed_variants import SeedVariant, known_gate
-from meta_reward_core.recipes import load_recipe
-from meta_reward_core.request import check_name
+from meta_reward_core.miniature.seed_variants import SeedVariant
 from webapp.places import BASE_DIR
+from workers.planned_runs import PlannedRun, Wish
 from workers.processes import kill_group, start_child, stop_child
+from workers.recording import RunRecords, Say, SeedModels, TriedSeed
 
 _POLL_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 20.0
 _SHOWN_LINES: Final = 3
 
-Say = Callable[[str], None]
 
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What shall be run.
-
-    Attributes:
-        name: first part of the runs' names.
-        recipes: one for each arm, by name or file.
-        seeds: loop seeds 1 to `seeds`.
-        sft_seeds: how many M0s of the miniature, the first that pass the gate; None for the
-            recipe's own model.
-        iterations: of each run; None for the recipe's.
-        jobs: runs at a time.
-        threads: of each run's libraries.
-        logs: folder of what the runs print.
-    """
-
-    name: str
-    recipes: Sequence[str]
-    seeds: int
-    sft_seeds: int | None
-    iterations: int | None
-    changes: Sequence[str]
-    prompts: Path | None
-    jobs: int
-    threads: int
-    logs: Path
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """One experiment to be."""
-
-    name: str
-    recipe: str
-    arm: str
-    seed: int
-    iterations: int
-    model: SeedVariant | None
-
-
-def choose_seeds(wish: Wish, models: Path, say: Say, *, train: bool) -> list[GateResult]:
+def choose_seeds(wish: Wish, seeds: SeedModels, *, train: bool) -> list[GateResult]:
     """Try SFT seeds in order until enough have passed the gate.
 
     Args:
@@ -89,32 +46,41 @@ def choose_seeds(wish: Wish, models: Path, say: Say, *, train: bool) -> list[Gat
                 f"gate: ask for fewer than {wanted}"
             )
         variant = SeedVariant(len(tried) + 1)
-        if not train and known_gate(variant, models) is None:
+        known = seeds.tried(variant)
+        if known is None and not train:
             break
-        tried.append(_gate(variant, wish, models, say))
+        tried.append((known or _train(variant, wish, seeds)).gate)
     return tried
 
 
-def make_noisy_seeds(
-    wish: Wish, runs: Sequence[PlannedRun], models: Path, say: Say
-) -> dict[int, GateResult]:
-    """Train the noisy M0s that runs need, one after the other; SFT seed -> how it did."""
+def noisy_gates(runs: Sequence[PlannedRun], seeds: SeedModels) -> list[GateResult]:
+    """How the noisy M0s of the runs did, as far as they were tried, by SFT seed."""
     wanted = sorted({run.model.sft_seed for run in runs if run.model and run.model.noisy})
-    return {seed: _gate(SeedVariant(seed, noisy=True), wish, models, say) for seed in wanted}
+    known = (seeds.tried(SeedVariant(sft_seed, noisy=True)) for sft_seed in wanted)
+    return [tried.gate for tried in known if tried is not None]
 
 
-def known_noisy_seeds(runs: Sequence[PlannedRun], models: Path) -> dict[int, GateResult]:
-    """The noisy M0s among the runs' that have been trained; SFT seed -> how it did."""
-    wanted = {run.model for run in runs if run.model and run.model.noisy}
-    gates = {variant.sft_seed: known_gate(variant, models) for variant in wanted}
-    return {seed: gate for seed, gate in sorted(gates.items()) if gate is not None}
+def prepare_seeds(wish: Wish, waiting: Sequence[PlannedRun], seeds: SeedModels) -> None:
+    """Have the seed models here that runs will begin from, one after the other.
+
+    Raises:
+        InputError: one that is trained here has other weights than the one that records name.
+    """
+    for variant in dict.fromkeys(run.model for run in waiting if run.model):
+        here = seeds.here(variant) or _train(variant, wish, seeds)
+        recorded = seeds.tried(variant)
+        if recorded is not None and recorded.model != here.model:
+            raise InputError(
+                f"{variant.name} as it was trained here is not the seed model that "
+                f"{seeds.path(variant)} names: another kind of processor rounds otherwise. Put "
+                f"that model's folder below {seeds.models} in its place, or give another "
+                "--records folder and begin anew"
+            )
 
 
-def _gate(variant: SeedVariant, wish: Wish, models: Path, say: Say) -> GateResult:
-    """How a seed does at the gate; it is trained in a child if nobody has."""
-    if (known := known_gate(variant, models)) is not None:
-        return known
-    say(f"training {variant.name}, two to five minutes on two idle cores")
+def _train(variant: SeedVariant, wish: Wish, seeds: SeedModels) -> TriedSeed:
+    """Train and gate a seed model in a child."""
+    seeds.say(f"training {variant.name}, two to five minutes on two idle cores")
     log = wish.logs / f"{variant.name}.log"
     with log.open("ab") as file:
         child = start_child(
@@ -124,100 +90,98 @@ def _gate(variant: SeedVariant, wish: Wish, models: Path, say: Say) -> GateResul
             child.wait()
         finally:
             stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
-    found = known_gate(variant, models)
+    found = seeds.here(variant)
     if found is None:
         raise InputError(f"{variant.name} could not be trained: see {log}")
     return found
 
 
-def plan_runs(wish: Wish, gates: Sequence[GateResult]) -> list[PlannedRun]:
-    """All runs, seed by seed, so that every arm has as many whenever it is stopped.
-
-    Raises:
-        RecipeError: a recipe is missing or wrong.
-        InputError: a run cannot be named so, or two recipes have one name.
-    """
-    recipes = {path: load_recipe(path, changes=wish.changes) for path in wish.recipes}
-    if len({recipe.name for recipe in recipes.values()}) < len(wish.recipes):
-        raise InputError("two of the recipes have the same name, and so would their runs")
-    passed: list[int | None] = [gate.sft_seed for gate in gates if gate.passed]
-    planned = []
-    for seed in range(1, wish.seeds + 1):
-        for sft_seed in passed or [None]:
-            for path, recipe in recipes.items():
-                if sft_seed is not None and recipe.world != "miniature":
-                    raise InputError(f"--sft-seeds is for the miniature, not {recipe.name!r}")
-                parts = [wish.name, recipe.name]
-                parts += [] if sft_seed is None else [f"sft{sft_seed}"]
-                name = ".".join([*parts, f"seed{seed}"])
-                check_name(name)
-                noisy = (recipe.model or "").endswith("-noisy")
-                model = None if sft_seed is None else SeedVariant(sft_seed, noisy=noisy)
-                iterations = wish.iterations or recipe.iterations
-                planned.append(PlannedRun(name, path, recipe.name, seed, iterations, model))
-    return planned
-
-
-def finished_iterations(store: ArtifactStore, name: str) -> int:
-    """How many iterations of an experiment are finished, by its files."""
-    count = 0
-    while store.exists(f"{name}/iteration-{count + 1}/manifest.json"):
-        count += 1
-    return count
-
-
 def run_all(
-    wish: Wish, runs: Sequence[PlannedRun], store: ArtifactStore, *, say: Say
+    wish: Wish, runs: Sequence[PlannedRun], records: RunRecords, *, say: Say
 ) -> dict[str, str]:
-    """Run what is not finished; a run that fails keeps no other from going on.
+    """Run what is not finished, and record each run as it ends.
+
+    A run that fails keeps no other from going on.
 
     Returns:
         Run -> why it failed.
     """
-    waiting = [run for run in runs if finished_iterations(store, run.name) < run.iterations]
+    todo = [run for run in runs if records.find(run) is None]
     os.environ["OMP_NUM_THREADS"] = str(wish.threads)  # for the children; it decides nothing here
-    say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished")
-    progress = _Progress(store, waiting, jobs=wish.jobs)
+    say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished")
+    progress = _Progress(records, todo, jobs=wish.jobs)
     failed: dict[str, str] = {}
-    active: dict[str, tuple[PlannedRun, subprocess.Popen[bytes]]] = {}
-    todo = iter(waiting)
+    queue = _Queue(wish, todo)
     try:
-        for run in _take(todo, wish.jobs):
-            active[run.name] = (run, _start(wish, run))
-        while active:
+        while queue.goes_on():
             _pause()
-            for run, child in list(active.values()):
-                if child.poll() is None:
-                    continue
-                del active[run.name]
-                kill_group(child)
-                if child.returncode:
-                    failed[run.name] = _last_words(wish, run, child.returncode)
+            for run, code in queue.ended():
+                if code:
+                    failed[run.name] = _last_words(wish, run, code)
+                elif records.find(run) is None:
+                    failed[run.name] = "it ended, and is not the run that was planned"
                 say(progress.tell(run, failed.get(run.name)))
-                for following in _take(todo, 1):
-                    active[following.name] = (following, _start(wish, following))
     finally:
-        for _, child in active.values():
-            stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
+        queue.stop()
     return failed
+
+
+class _Queue:
+    """Runs that wait for their turn, and the children that are making some of them."""
+
+    def __init__(self, wish: Wish, todo: Sequence[PlannedRun]) -> None:
+        self._wish = wish
+        self._todo = list(todo)
+        self._children: dict[PlannedRun, subprocess.Popen[bytes]] = {}
+
+    def goes_on(self) -> bool:
+        """Start as many as may run at a time; whether any is going on."""
+        while self._todo and len(self._children) < self._wish.jobs:
+            run = take_next(self._todo, busy={run.group for run in self._children})
+            self._children[run] = _start(self._wish, run)
+        return bool(self._children)
+
+    def ended(self) -> Iterator[tuple[PlannedRun, int]]:
+        """The runs that have ended since, with their exit codes."""
+        for run, child in list(self._children.items()):
+            code = child.poll()
+            if code is not None:
+                del self._children[run]
+                kill_group(child)
+                self._forget_draws(run.group)
+                yield run, code
+
+    def _forget_draws(self, group: str) -> None:
+        """Remove what a group has drawn once none of its runs is left that could use it."""
+        if all(run.group != group for run in [*self._todo, *self._children]):
+            shutil.rmtree(self._wish.draws / group, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Stop what is going on; the same command goes on with it."""
+        for child in self._children.values():
+            stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
+
+
+def take_next(todo: list[PlannedRun], *, busy: Collection[str]) -> PlannedRun:
+    """Take a run out of those to do; first one that begins unlike those that are going on.
+
+    Runs of one group one after the other find what the first of them drew; side by side, each
+    would draw it.
+    """
+    run = next((run for run in todo if run.group not in busy), todo[0])
+    todo.remove(run)
+    return run
 
 
 def _pause() -> None:
     time.sleep(_POLL_SECONDS)
 
 
-def _take(todo: Iterator[PlannedRun], count: int) -> Iterator[PlannedRun]:
-    for _ in range(count):
-        run = next(todo, None)
-        if run is not None:
-            yield run
-
-
 def _start(wish: Wish, run: PlannedRun) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, str(BASE_DIR / "manage.py"), "run_iteration", "--no-color"),
         *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
-        *("--iterations", str(run.iterations)),
+        *("--iterations", str(run.iterations), "--draws", str(wish.draws / run.group)),
     ]
     command += [word for change in wish.changes for word in ("--set", change)]
     if run.model is not None:
@@ -237,9 +201,9 @@ def _last_words(wish: Wish, run: PlannedRun, code: int) -> str:
 class _Progress:
     """How far all runs are, and how long the rest will take at the pace seen here."""
 
-    def __init__(self, store: ArtifactStore, runs: Sequence[PlannedRun], *, jobs: int) -> None:
-        self._store = store
-        self._runs = runs
+    def __init__(self, records: RunRecords, runs: Sequence[PlannedRun], *, jobs: int) -> None:
+        self._records = records
+        self._runs = tuple(runs)
         self._jobs = jobs
         self._began = time.monotonic()
         self._at_first = self._done()
@@ -252,16 +216,16 @@ class _Progress:
         return f"{self._ended} of {len(self._runs)}: {run.name} {how}; {self._rest()}"
 
     def _rest(self) -> str:
-        done = sum(self._done().values())
-        made = done - sum(self._at_first.values())
+        done = self._done()
+        made = done - self._at_first
         left = sum(run.iterations for run in self._runs) - done
         if not made or not left:
             return f"{left} iterations left"
         seconds = (time.monotonic() - self._began) / made * left
         return f"{left} iterations left, about {_duration(seconds)} with {self._jobs} at a time"
 
-    def _done(self) -> Mapping[str, int]:
-        return {run.name: finished_iterations(self._store, run.name) for run in self._runs}
+    def _done(self) -> int:
+        return sum(self._records.iterations(run) for run in self._runs)
 
 
 def _duration(seconds: float) -> str:

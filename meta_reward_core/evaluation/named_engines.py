@@ -19,8 +19,8 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.context import Model
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.kept import KeptEngine
 from meta_reward_core.errors import InputError
-from meta_reward_core.evaluation.kept_engine import KeptEngine
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.launch import Places, find_seed_model
 from meta_reward_core.recipes import change_recipe

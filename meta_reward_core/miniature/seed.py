@@ -120,15 +120,25 @@ def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]
     Raises:
         TrainingError: no seed passed the gate.
     """
-    key = seed_key()
-    for folder in (shipped_seed(), models / f"miniature-seed-{key[:12]}"):
-        if _was_made_from(folder, key):
-            return folder
+    if (kept := kept_seed_model(models)) is not None:
+        return kept
+    folder = _folder(models)
     models.mkdir(parents=True, exist_ok=True)
-    with FileLock(models / f".miniature-seed-{key[:12]}.lock"):
-        if not _was_made_from(folder, key):
+    with FileLock(models / f".{folder.name}.lock"):
+        if not _was_made_from(folder, seed_key()):
             train_seed_model(folder, scratch=scratch / "miniature-seed", say=say)
     return folder
+
+
+def kept_seed_model(models: Path) -> Path | None:
+    """The seed's folder if nothing is to be trained for it: the shipped one, or a cached one."""
+    key = seed_key()
+    folders = (shipped_seed(), _folder(models))
+    return next((folder for folder in folders if _was_made_from(folder, key)), None)
+
+
+def _folder(models: Path) -> Path:
+    return models / f"miniature-seed-{seed_key()[:12]}"
 
 
 def shipped_seed() -> Path:

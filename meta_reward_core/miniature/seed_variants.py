@@ -55,13 +55,29 @@ def read_variant(name: str | None) -> SeedVariant | None:
 
 def known_gate(variant: SeedVariant, models: Path) -> GateResult | None:
     """How a variant did at the gate, if it has been tried."""
-    if not variant.noisy:
-        record = json.loads(seed.shipped_seed().with_suffix(".json").read_text())
-        for tried in record["tried"] if record["key"] == seed.seed_key() else []:
-            if tried["sft_seed"] == variant.sft_seed:
-                return GateResult(**tried)
+    if (shipped := _shipped_gate(variant)) is not None:
+        return shipped
     path = _record(variant, models)
     return GateResult(**json.loads(path.read_text())["gate"]) if path.is_file() else None
+
+
+def _shipped_gate(variant: SeedVariant) -> GateResult | None:
+    """How a variant did among those that were tried for the shipped seed; the last one passed."""
+    if variant.noisy:
+        return None
+    record = json.loads(seed.shipped_seed().with_suffix(".json").read_text())
+    tried = record["tried"] if record["key"] == seed.seed_key() else []
+    found = (GateResult(**one) for one in tried if one["sft_seed"] == variant.sft_seed)
+    return next(found, None)
+
+
+def kept_variant(variant: SeedVariant, models: Path) -> Path | None:
+    """A variant's folder if it lies here: the shipped one, or one trained earlier."""
+    shipped = _shipped_gate(variant)
+    if shipped is not None:
+        return seed.shipped_seed() if shipped.passed else None
+    folder = _folder(variant, models)
+    return folder if folder.is_dir() and _record(variant, models).is_file() else None
 
 
 def ensure_variant(
@@ -70,15 +86,21 @@ def ensure_variant(
     """Return a variant's folder: the shipped one, a kept one, or one trained now.
 
     Raises:
-        TrainingError: it is a sharp one that failed the gate, now or earlier.
+        TrainingError: it is a sharp one that failed the gate, now or earlier; or its folder was
+            removed, and its record was not.
     """
     models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f".{variant.name}-{variant.key[:12]}.lock"):
         gate = known_gate(variant, models) or _make(variant, models, scratch=scratch, say=say)
     if not variant.noisy and not gate.passed:
         raise TrainingError(f"{seed.gate_sentence(gate)}: it is no seed model")
-    folder = _folder(variant, models)
-    return folder if folder.is_dir() else seed.shipped_seed()
+    folder = kept_variant(variant, models)
+    if folder is None:
+        raise TrainingError(
+            f"the seed model {_folder(variant, models)} is gone: put it back, or remove "
+            f"{_record(variant, models)} and it is trained again"
+        )
+    return folder
 
 
 def _folder(variant: SeedVariant, models: Path) -> Path:

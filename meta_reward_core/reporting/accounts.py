@@ -38,8 +38,9 @@ def compute(arms: Sequence[Arm]) -> list[Block]:
              "pairs trained", "DPO steps", "seconds"),
             rows,
             note="Tokens are those drawn in the loop; evaluation is not counted. Seconds are of "
-            "the stages, on whatever machine and beside whatever else ran: compare tokens and "
-            "steps, not seconds. A dash: not known, such as the seconds of files without rows.",
+            "the stages, on whatever machine and beside whatever else ran, and without those of "
+            "draws that a run had in common with an earlier one: compare tokens and steps, not "
+            "seconds. A dash: not known, such as the seconds of files without rows.",
         )
     ]  # fmt: skip
 

@@ -7,6 +7,8 @@ evaluation of the same model by the same rule takes the place of the earlier one
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
@@ -16,7 +18,18 @@ from meta_reward_core.evaluation.figures import Scorecard, scorecard_json
 Card = dict[str, Any]
 ReferenceKind = Literal["model", "humans"]
 
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A scorecard of M_number, and its file's path below the experiment's folder."""
+
+    number: int
+    path: str
+    card: Card
+
+
 _PLACE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/M([0-9]{1,6})")
+_MODEL: Final = re.compile(r"M([0-9]{1,6})", re.ASCII)
 _UNSAFE: Final = re.compile(r"[^a-z0-9.]+")
 
 
@@ -68,6 +81,20 @@ def kept_cards(store: ArtifactStore, experiment: str, number: int) -> list[Card]
     """
     folder = _folder(experiment, number)
     return [_read(store, f"{folder}/{name}") for name in store.names(folder)]
+
+
+def kept_files(store: ArtifactStore, experiment: str) -> Iterator[KeptFile]:
+    """All scorecards of an experiment, by model and name.
+
+    Raises:
+        ArtifactError: one of them is not readable.
+    """
+    models = store.names(f"{experiment}/evaluations")
+    numbers = sorted(int(found[1]) for found in map(_MODEL.fullmatch, models) if found)
+    for number in numbers:
+        for name in store.names(_folder(experiment, number)):
+            path = f"evaluations/M{number}/{name}"
+            yield KeptFile(number, path, _read(store, f"{experiment}/{path}"))
 
 
 def _read(store: ArtifactStore, name: str) -> Card:

@@ -1,6 +1,7 @@
-"""`manage.py reproduce` for real: killed in the middle, it goes on and ends in the same report."""
+"""`manage.py reproduce` for real: killed or moved elsewhere, it ends in the same report."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.end_to_end.conftest import Site, make_site
 
+SECOND = "t.tiny-self-rewarding.sft1.seed1"
 SELF_REWARDING = """\
 extends: tiny.yaml
 name: tiny-self-rewarding
@@ -17,12 +19,16 @@ pair_kinds: [[actor]]
 """
 
 
-def command(site: Site) -> list[str]:
+def second_recipe(site: Site) -> str:
     other = site.root / "other.yaml"
     other.write_text(SELF_REWARDING)
+    return str(other)
+
+
+def command(site: Site) -> list[str]:
     return [
         *("manage.py", "reproduce", "--name", "t", "--seeds", "2", "--sft-seeds", "1"),
-        *("--recipe", str(site.recipe), "--recipe", str(other), "--iterations", "1"),
+        *("--recipe", str(site.recipe), "--recipe", second_recipe(site), "--iterations", "1"),
         *("--jobs", "2", "--output", str(site.root / "report")),
     ]
 
@@ -58,6 +64,28 @@ def test_a_killed_reproduction_goes_on_to_the_same_bytes_and_the_same_report(
     assert "tiny-self-rewarding minus tiny, at M1" in reports[0]
     again = killed.call(*command(killed))
     assert "4 of 4 runs are finished" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_runs_share_their_draws_and_leave_what_a_run_alone_leaves(tmp_path: Path) -> None:
+    """Responses, judgments, pairs, weights and evaluation: every byte, and the report elsewhere."""
+    together, alone, elsewhere = (make_site(tmp_path / name) for name in ("a", "b", "c"))
+    done = together.call(*command(together), "--jobs", "1", "--seeds", "1")
+    assert done.returncode == 0, done.stdout
+    ran = alone.manage(
+        *("run_iteration", "--experiment", SECOND, "--recipe", second_recipe(alone)),
+        *("--seed", "1", "--model", "miniature-sft1", "--iterations", "1"),
+    )
+    assert ran.returncode == 0, ran.stdout
+    shared = {name: found for name, found in together.digests().items() if SECOND in name}
+    assert shared == alone.digests()
+    shutil.copytree(together.root / "report", elsewhere.root / "report")
+    done = elsewhere.call(*command(elsewhere), "--jobs", "1", "--seeds", "1")
+    assert "2 of 2 runs are finished" in done.stdout
+    assert not elsewhere.artifacts.exists()
+    reports = [(site.root / "report.md").read_text() for site in (together, elsewhere)]
+    assert reports[0] == reports[1]
 
 
 def _without_seconds(path: Path) -> str:

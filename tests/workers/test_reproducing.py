@@ -1,20 +1,27 @@
 """`manage.py reproduce`: which runs, in which order, and what a kill leaves to do."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import InputError
-from meta_reward_core.miniature import seed_variants
 from meta_reward_core.miniature.seed import GateResult
 from meta_reward_core.miniature.seed_variants import SeedVariant
+from meta_reward_core.reporting.runs import Run
+from tests.core.reporting.cast import make_run
 from tests.workers.installation import Installation
 from workers import reproducing
-from workers.reproducing import PlannedRun, Wish, choose_seeds, plan_runs, run_all
+from workers.planned_runs import PlannedRun, Wish, plan_runs
+from workers.recording import SeedModels, finished_iterations
+from workers.reproducing import choose_seeds, run_all
 
 ARMS = ("miniature", "miniature-noisy-meta-judge")
 # Stands in for `run_iteration`: "finishes" an iteration, or fails where its name says so.
@@ -43,6 +50,7 @@ def wish(folder: Path, **changes: object) -> Wish:
         "jobs": 2,
         "threads": 1,
         "logs": folder,
+        "draws": folder / "draws",
     }
     return Wish(**(given | changes))  # type: ignore[arg-type]
 
@@ -67,8 +75,26 @@ def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return started
 
 
-def planned(*names: str) -> list[PlannedRun]:
-    return [PlannedRun(name, "miniature", "miniature", 1, 1, None) for name in names]
+class Files:
+    """Runs are finished by their files alone, without records."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = ArtifactStore(str(folder / "artifacts"))
+
+    def iterations(self, run: PlannedRun) -> int:
+        return finished_iterations(self._store, run.name)
+
+    def find(self, run: PlannedRun) -> Run | None:
+        return make_run(run.name) if self.iterations(run) >= run.iterations else None
+
+
+def work(folder: Path, runs: list[PlannedRun], said: list[str], jobs: int = 1) -> dict[str, str]:
+    files: Any = Files(folder)
+    return run_all(wish(folder, jobs=jobs), runs, files, say=said.append)
+
+
+def planned(*names: str, group: str = "seed1") -> list[PlannedRun]:
+    return [PlannedRun(name, group, "miniature", "miniature", 1, 1, None) for name in names]
 
 
 def test_seed_by_seed_every_arm_has_its_turn(tmp_path: Path) -> None:
@@ -102,6 +128,8 @@ def test_every_arm_of_the_miniature_paper_can_be_named(tmp_path: Path) -> None:
         wish(tmp_path, name="paper", recipes=PAPER_ARMS, seeds=9, sft_seeds=1), [gate(99)]
     )
     assert len({run.name for run in runs}) == len(PAPER_ARMS) * 9
+    gates = [gate(1), gate(2, passed=False), gate(3), gate(4)]
+    assert len(plan_runs(wish(tmp_path, recipes=PAPER_ARMS, seeds=5, sft_seeds=3), gates)) == 90
 
 
 @pytest.mark.parametrize(
@@ -124,27 +152,35 @@ def test_seed_models_are_of_the_miniature_alone(tmp_path: Path) -> None:
         plan_runs(wish(tmp_path, recipes=("paper-llama3-8b",), sft_seeds=1), [gate(1)])
 
 
+def known_seeds(folder: Path, gates: Mapping[int, GateResult]) -> SeedModels:
+    """Seed models of which these were tried."""
+    seeds = SeedModels(folder / "models", folder / "runs", print)
+    for sft_seed, one in gates.items():
+        variant = SeedVariant(sft_seed)
+        seeds.path(variant).parent.mkdir(parents=True, exist_ok=True)
+        record = {"key": variant.key, "gate": asdict(one), "model": None}
+        seeds.path(variant).write_text(json.dumps(record))
+    return seeds
+
+
 def test_the_first_seeds_that_pass_the_gate_are_taken_and_the_failures_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    known = {1: gate(1), 2: gate(2, passed=False), 3: gate(3), 4: gate(4)}
-    monkeypatch.setattr(reproducing, "known_gate", lambda variant, models: known[variant.sft_seed])
-    tried = choose_seeds(wish(tmp_path, sft_seeds=2), tmp_path, print, train=True)
+    seeds = known_seeds(tmp_path, {1: gate(1), 2: gate(2, passed=False), 3: gate(3), 4: gate(4)})
+    tried = choose_seeds(wish(tmp_path, sft_seeds=2), seeds, train=True)
     assert [(one.sft_seed, one.passed) for one in tried] == [(1, True), (2, False), (3, True)]
 
 
 def test_without_training_the_seeds_end_at_the_first_that_nobody_tried(tmp_path: Path) -> None:
-    tried = choose_seeds(wish(tmp_path, sft_seeds=3), tmp_path, print, train=False)
+    tried = choose_seeds(wish(tmp_path, sft_seeds=3), known_seeds(tmp_path, {}), train=False)
     assert [one.sft_seed for one in tried] == [1]
-    assert seed_variants.known_gate(SeedVariant(2), tmp_path) is None
 
 
 def test_finished_runs_are_not_run_again(tmp_path: Path, children: list[str]) -> None:
     said: list[str] = []
-    store = ArtifactStore(str(tmp_path / "artifacts"))
     runs = planned("a", "b", "c")
-    assert run_all(wish(tmp_path), runs[:1], store, say=said.append) == {}
-    assert run_all(wish(tmp_path, jobs=1), runs, store, say=said.append) == {}
+    assert work(tmp_path, runs[:1], said) == {}
+    assert work(tmp_path, runs, said) == {}
     assert children == ["a", "b", "c"]
     assert "1 of 3 runs are finished" in said
     assert any(line.startswith("1 of 2: ") and "left, about" in line for line in said)
@@ -153,12 +189,28 @@ def test_finished_runs_are_not_run_again(tmp_path: Path, children: list[str]) ->
 def test_a_run_that_fails_keeps_no_other_from_going_on_and_says_why(
     tmp_path: Path, children: list[str]
 ) -> None:
-    store = ArtifactStore(str(tmp_path / "artifacts"))
     runs = planned("fails", "b", "c")
-    failed = run_all(wish(tmp_path, jobs=1), runs, store, say=lambda _: None)
-    assert failed == {"fails": "exit code 3: no pair   survived"}
+    assert work(tmp_path, runs, []) == {"fails": "exit code 3: no pair   survived"}
     assert children == ["fails", "b", "c"]
-    assert reproducing.finished_iterations(store, "c") == 1
+    assert Files(tmp_path).find(runs[2]) is not None
+
+
+def test_runs_that_begin_alike_follow_each_other_and_their_draws_go_with_the_last(
+    tmp_path: Path, children: list[str]
+) -> None:
+    """Two at a time: one of each group, not the two first."""
+    for group in ("one", "two"):
+        (tmp_path / "draws" / group).mkdir(parents=True)
+    runs = [*planned("a", "b", group="one"), *planned("fails", group="two")]
+    work(tmp_path, runs, [], jobs=2)
+    assert children == ["a", "fails", "b"]
+    assert list((tmp_path / "draws").iterdir()) == []
+
+
+def test_where_all_runs_begin_alike_they_run_side_by_side_all_the_same() -> None:
+    todo = planned("a", "b")
+    assert reproducing.take_next(todo, busy={"seed1"}).name == "a"
+    assert [run.name for run in todo] == ["b"]
 
 
 def test_a_stop_ends_the_runs_that_were_going_on(
@@ -168,11 +220,11 @@ def test_a_stop_ends_the_runs_that_were_going_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reproducing, "_pause", stop)
-    store = ArtifactStore(str(tmp_path / "artifacts"))
+    runs = planned("a", "b", "c")
     with pytest.raises(KeyboardInterrupt):
-        run_all(wish(tmp_path), planned("a", "b", "c"), store, say=lambda _: None)
+        work(tmp_path, runs, [], jobs=2)
     assert children == ["a", "b"]
-    assert reproducing.finished_iterations(store, "a") == 0
+    assert Files(tmp_path).iterations(runs[0]) == 0
 
 
 def test_a_report_of_nothing_finished_names_what_is_planned(
@@ -180,7 +232,7 @@ def test_a_report_of_nothing_finished_names_what_is_planned(
 ) -> None:
     installation.run("reproduce", "--report-only", "--output", tmp_path / "paper")
     text = (tmp_path / "paper.md").read_text()
-    assert "Planned: 7 arms, loop seeds 1 to 5, 3 seed models" in text
+    assert "Planned: 6 arms, loop seeds 1 to 5, 3 seed models" in text
     assert "1 of 1 SFT seeds passed" in text
     assert "| miniature-noisy-meta-judge | no run is finished | 0 of 5 |" in text
     assert "it takes finished runs of the baseline and of another arm" in text

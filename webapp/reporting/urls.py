@@ -1,7 +1,10 @@
-"""Address of the report."""
+"""Addresses of the report and of the evaluations that it is made from."""
 
 from django.urls import path
 
 from webapp.reporting import views
 
-urlpatterns = [path("reports", views.report, name="report")]
+urlpatterns = [
+    path("reports", views.report, name="report"),
+    path("experiments/<str:name>/evaluations", views.evaluations, name="evaluations"),
+]

@@ -1,4 +1,4 @@
-"""The report of an experiment, or of several beside each other."""
+"""The report of an experiment, or of several beside each other, and its kept evaluations."""
 
 from typing import Final
 
@@ -7,6 +7,7 @@ from django.shortcuts import render
 from django.utils.http import content_disposition_header
 from django.views.decorators.http import require_safe
 
+from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.reporting.build import build_report
 from meta_reward_core.reporting.document import Document
@@ -14,6 +15,7 @@ from meta_reward_core.reporting.markdown import write_markdown
 from meta_reward_core.reporting.runs import group_runs
 from webapp.people.access import find_experiment, sees
 from webapp.reporting.drawing import draw_sections
+from webapp.reporting.evaluations import list_evaluations
 from webapp.reporting.files import write_html
 from webapp.reporting.selecting import read_row, report_title
 
@@ -41,6 +43,19 @@ def report(request: HttpRequest) -> HttpResponse:
         return _file(document, form, names)
     context = {"title": document.title, "names": names, "sections": draw_sections(document)}
     return render(request, "reporting/report.html", context)
+
+
+@require_safe
+@sees
+def evaluations(request: HttpRequest, name: str) -> HttpResponse:
+    """List what is kept of the evaluations of an experiment's models."""
+    row = find_experiment(request.user, name)
+    try:
+        kept = list_evaluations(ArtifactStore(row.artifact_root), row.name)
+    except ArtifactError:
+        return render(request, "results/damaged.html", status=503)
+    context = {"experiment": row, "evaluations": kept}
+    return render(request, "reporting/evaluations.html", context)
 
 
 def _file(document: Document, form: str, names: list[str]) -> HttpResponse:

@@ -23,6 +23,7 @@ _PLAIN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 _STORED: Final = re.compile(
     r"experiment\.json"
+    rf"|evaluations/M\d{{1,6}}/{_PLAIN}\.json"
     r"|iteration-\d{1,6}/(?:"
     r"manifest\.json"
     r"|manifests/[a-z_]+-\d{5}\.json"

@@ -12,12 +12,13 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.command import counting
 from meta_reward_core.errors import InputError
 from meta_reward_core.miniature.seed import GATE, GateResult
+from meta_reward_core.miniature.world import WORLD_VERSION
 from meta_reward_core.reporting.build import build_report
 from meta_reward_core.reporting.document import Block, Grid, Notes, Text
-from meta_reward_core.reporting.runs import Arm, Run, read_run
-from webapp.experiments.models import Experiment
+from meta_reward_core.reporting.run_records import Basis
+from meta_reward_core.reporting.runs import Arm
+from meta_reward_core.tables import SCHEMA_VERSION
 from webapp.places import VAR_ROOT
-from webapp.reporting.selecting import summaries_of
 from workers.command_line import (
     ExemplifiedCommand,
     configured_places,
@@ -25,24 +26,16 @@ from workers.command_line import (
     open_console,
     require_tables,
 )
+from workers.planned_runs import PlannedRun, Wish, basis_of, plan_runs
+from workers.recording import RunRecords, SeedModels
 from workers.reporting import write_report
-from workers.reproducing import (
-    PlannedRun,
-    Wish,
-    choose_seeds,
-    finished_iterations,
-    known_noisy_seeds,
-    make_noisy_seeds,
-    plan_runs,
-    run_all,
-)
+from workers.reproducing import choose_seeds, noisy_gates, prepare_seeds, run_all
 
 PAPER_ARMS: Final = (
     "miniature",
     "miniature-judge-pairs-always",
     "miniature-self-rewarding",
     "miniature-self-rewarding-equal-steps",
-    "miniature-self-rewarding-more-epochs",
     "miniature-no-length-control",
     "miniature-noisy-meta-judge",
 )
@@ -52,14 +45,14 @@ _PAPER_SFT_SEEDS: Final = 3
 
 _EXAMPLES: Final = """\
 examples:
-  the miniature paper: seven arms, five loop seeds of each of three M0s; hours, and it goes on
+  the miniature paper: six arms, five loop seeds of each of three M0s; hours, and it goes on
   where it was whenever the same command is given
     python manage.py reproduce --jobs 2
 
   two recipes over three seeds
     python manage.py reproduce --name mine --recipe miniature --recipe mine.yaml --seeds 3
 
-  only the report of what is finished
+  only the report of what is finished, also where nothing is there but records
     python manage.py reproduce --report-only --output docs/miniature_paper
 
 """
@@ -71,14 +64,15 @@ class Command(ExemplifiedCommand):
     examples = _EXAMPLES
     help = (
         "Run every recipe (arm) with every seed, each as an ordinary experiment, and end in a "
-        "report with differences between the arms. Killed at any moment, the same command goes on."
+        "report with differences between the arms. Killed at any moment, the same command goes on; "
+        "with the records of finished runs it goes on on another machine."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
         add("--recipe", dest="recipes", action="append", metavar="NAME|FILE",
-            help="an arm; repeatable. Default: the seven arms of the miniature paper")  # fmt: skip
+            help="an arm; repeatable. Default: the six arms of the miniature paper")  # fmt: skip
         add("--seeds", type=counting, default=5, metavar="N", help="loop seeds 1 to N; default 5")
         add("--sft-seeds", type=counting, metavar="N",
             help="of the miniature: the first N SFT seeds that pass the gate; default: 3 for "
@@ -95,6 +89,10 @@ class Command(ExemplifiedCommand):
             "default: the first")  # fmt: skip
         add("--output", type=Path, metavar="STEM",
             help="writes STEM.html and STEM.md; default: var/reports/ and the name")  # fmt: skip
+        add("--records", type=Path, metavar="FOLDER",
+            help="where each finished run and the gate of each seed model leave a small record; a "
+            "run whose record holds is finished, wherever it was made. Default: the folder runs "
+            "below STEM")  # fmt: skip
         add("--report-only", action="store_true", help="run nothing; report what is finished")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
@@ -108,31 +106,36 @@ class Command(ExemplifiedCommand):
 
 
 def _reproduce(options: dict[str, Any], console: Console) -> dict[str, str]:
-    wish = _wish(options)
+    wish, places = _wish(options), configured_places()
+    stem = options["output"] or VAR_ROOT / "reports" / wish.name
+    folder = options["records"] or stem / "runs"
     wish.logs.mkdir(parents=True, exist_ok=True)
-    places = configured_places()
-    store = ArtifactStore(places.artifacts)
 
     def say(text: str) -> None:
         console.print(escape(text), soft_wrap=True)
 
+    seeds = SeedModels(places.models, folder, say)
+
+    def basis(run: PlannedRun) -> Basis:
+        tried = None if run.model is None else seeds.tried(run.model)
+        return basis_of(wish, run, places, variant=None if tried is None else tried.model)
+
     plan_runs(wish, [])  # refuses what is wrong with names and recipes before the first training
-    gates = choose_seeds(wish, places.models, say, train=not options["report_only"])
+    gates = choose_seeds(wish, seeds, train=not options["report_only"])
     runs = plan_runs(wish, gates)
     _check_baseline(options["baseline"], runs)
+    records = RunRecords(folder, ArtifactStore(places.artifacts), basis_of=basis, say=say)
     failed: dict[str, str] = {}
-    if options["report_only"]:
-        noisy = known_noisy_seeds(runs, places.models)
-    else:
-        noisy = make_noisy_seeds(wish, runs, places.models, say)
-        failed = run_all(wish, runs, store, say=say)
+    if not options["report_only"]:
+        prepare_seeds(wish, [run for run in runs if records.find(run) is None], seeds)
+        failed = run_all(wish, runs, records, say=say)
     document = build_report(
-        _arms(runs, store, failed),
+        _arms(runs, records, failed),
         title=f"Reproduction: {wish.name}",
         baseline=options["baseline"],
-        foreword=_foreword(wish, gates, noisy),
+        foreword=_foreword(wish, gates, noisy_gates(runs, seeds)),
     )
-    for path in write_report(document, options["output"] or VAR_ROOT / "reports" / wish.name):
+    for path in write_report(document, stem):
         say(f"wrote {path}")
     return failed
 
@@ -149,6 +152,7 @@ def _wish(options: dict[str, Any]) -> Wish:
         jobs=options["jobs"],
         threads=options["threads"],
         logs=VAR_ROOT / "reports" / f"{options['name']}-logs",
+        draws=configured_places().scratch / "draws" / options["name"],
     )
 
 
@@ -158,46 +162,42 @@ def _check_baseline(baseline: str | None, runs: Sequence[PlannedRun]) -> None:
         raise InputError(f"--baseline takes one of {', '.join(arms)}")
 
 
-def _arms(runs: Sequence[PlannedRun], store: ArtifactStore, failed: dict[str, str]) -> list[Arm]:
+def _arms(runs: Sequence[PlannedRun], records: RunRecords, failed: dict[str, str]) -> list[Arm]:
     """Finished runs by arm; what is not finished is named with the reason."""
     arms = []
     for label in dict.fromkeys(run.arm for run in runs):
         planned = [run for run in runs if run.arm == label]
-        done = {run.name: finished_iterations(store, run.name) for run in planned}
-        arms.append(
-            Arm(
-                label,
-                [_read(run, store) for run in planned if done[run.name] >= run.iterations],
-                {
-                    run.name: failed.get(run.name)
-                    or f"{done[run.name]} of {run.iterations} iterations are finished"
-                    for run in planned
-                    if 0 < done[run.name] < run.iterations or run.name in failed
-                },
-                len(planned),
-            )
-        )
+        found = {run: records.find(run) for run in planned}
+        unfinished = {
+            run.name: failed.get(run.name) or _how_far(records.iterations(run), run.iterations)
+            for run in planned
+            if found[run] is None and (run.name in failed or records.iterations(run))
+        }
+        arms.append(Arm(label, list(filter(None, found.values())), unfinished, len(planned)))
     return arms
 
 
-def _read(run: PlannedRun, store: ArtifactStore) -> Run:
-    row = Experiment.objects.filter(name=run.name).first()
-    return read_run(
-        store,
-        run.name,
-        summaries=summaries_of(row) if row is not None else None,
-        seed_model=None if run.model is None else f"SFT seed {run.model.sft_seed}",
-        look_at_answers=True,
-    )
+def _how_far(done: int, wanted: int) -> str:
+    if done >= wanted:
+        return "what is there does not count; the command says why"
+    return f"{done} of {wanted} iterations are finished"
 
 
-def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: dict[int, GateResult]) -> list[Block]:
+def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: Sequence[GateResult]) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"Planned: {len(wish.recipes)} arms, loop seeds 1 to {wish.seeds}"
             + (f", {wish.sft_seeds} seed models" if wish.sft_seeds else "")
             + ". Only finished runs are in the tables; every figure says how many stand behind it."
-        )
+        ),
+        Text(
+            "Each of them is a record with the hashes of its recipe, words, instructions, seed "
+            f"model and of every model that came of it, made in version {WORLD_VERSION} of the "
+            f"miniature world and version {SCHEMA_VERSION} of the tables; a record of anything "
+            "else does not count. Seconds, and the versions of packages, are of whatever machine "
+            "made a run; every other figure follows from those hashes alone, as far as processors "
+            "round alike."
+        ),
     ]
     if gates:
         passed = sum(gate.passed for gate in gates)
@@ -212,7 +212,7 @@ def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: dict[int, GateResu
         ]
     if noisy:
         blocks += [
-            _gate_grid("The noisy seed models at the same gate", list(noisy.values())),
+            _gate_grid("The noisy seed models at the same gate", noisy),
             Notes(["Their gate decides nothing: a meta-judge as noisy as the judge is the arm."]),
         ]
     return blocks

@@ -1,5 +1,6 @@
 """Run iterations of an experiment in this process, or let the workers run them."""
 
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -15,7 +16,8 @@ from meta_reward_core.command import (
     show_plan,
 )
 from meta_reward_core.console import print_summary
-from meta_reward_core.errors import NoPairsError
+from meta_reward_core.context import Tools
+from meta_reward_core.errors import InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.launch import (
     Places,
@@ -77,6 +79,14 @@ class Command(ExemplifiedCommand):
             action="store_true",
             help="let the workers run it, and follow; Ctrl-C stops following, not the work",
         )
+        parser.add_argument(
+            "--draws",
+            type=Path,
+            metavar="FOLDER",
+            help="keep there what the model draws, and take from there what equal weights were "
+            "asked before with the same seed: experiments that begin alike draw once. Not for "
+            "--queue",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Plan, or run."""
@@ -96,10 +106,18 @@ class Command(ExemplifiedCommand):
                     rates=_rates(request.experiment),
                 )
             else:
-                run = _run_by_workers if options["queue"] else _run
-                result = run(request, options["iterations"], configured_places(), console)
+                result = _carry_out(request, options, console)
             if options["json"] is not None:
                 write_json(options["json"], result)
+
+
+def _carry_out(request: Request, options: dict[str, Any], console: Console) -> Summary:
+    until, places = options["iterations"], configured_places()
+    if not options["queue"]:
+        return _run(request, until, places, console, draws=options["draws"])
+    if options["draws"] is not None:
+        raise InputError("--draws is for runs in this process: leave out --queue, or --draws")
+    return _run_by_workers(request, until, places, console)
 
 
 def _rates(name: str) -> dict[str, Rate]:
@@ -128,7 +146,14 @@ def _same_command(request: Request, until: int | None) -> str:
     return _command(request.experiment, *words, *changes)
 
 
-def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
+def _run(
+    request: Request,
+    until: int | None,
+    places: Places,
+    console: Console,
+    *,
+    draws: Path | None,
+) -> Summary:
     experiment = _open(request, places, console)
     row = record_experiment(experiment, artifact_root=places.artifacts)
     with kept_from_workers(experiment, row):
@@ -136,9 +161,10 @@ def _run(request: Request, until: int | None, places: Places, console: Console) 
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
         summaries = [
-            _run_one(experiment, row, number, places, console)
+            _run_one(experiment, row, make_tools(experiment, places, number=number, draws=draws),
+                     number, console)
             for number in next_iterations(experiment, until=until)
-        ]
+        ]  # fmt: skip
     _print_next_step(experiment, console)
     return {"experiment": experiment.name, "iterations": summaries}
 
@@ -194,10 +220,9 @@ def _open(request: Request, places: Places, console: Console) -> Experiment:
 
 
 def _run_one(
-    experiment: Experiment, row: models.Experiment, number: int, places: Places, console: Console
+    experiment: Experiment, row: models.Experiment, tools: Tools, number: int, console: Console
 ) -> Summary:
     console.print(f"[bold]{experiment.name}[/bold], iteration {number}")
-    tools = make_tools(experiment, places, number=number)
     try:
         summary, anything = run_recorded(experiment, row, number, tools=tools, console=console)
     except NoPairsError:

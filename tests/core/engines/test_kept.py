@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.engines.base import Completion, Conversation, Sampling, TokenChoice
+from meta_reward_core.engines.kept import KeptEngine, _as_json, _from_json
 from meta_reward_core.engines.scripted import ScriptedEngine
 from meta_reward_core.errors import EngineError
-from meta_reward_core.evaluation.kept_engine import KeptEngine, _as_json, _from_json
 
 SAMPLING = Sampling(temperature=0.5, top_p=1.0, max_new_tokens=9)
 
@@ -22,7 +22,7 @@ def talks(count: int) -> list[Conversation]:
 class Counted:
     """An engine that is loaded and asked where somebody counts."""
 
-    def __init__(self, folder: Path, *, identity: str = "m", shard: int = 2) -> None:
+    def __init__(self, folder: Path, *, identity: str = "m", shard: int | None = 2) -> None:
         self.loads: list[ScriptedEngine] = []
         self.engine = KeptEngine(
             self._load,
@@ -72,6 +72,20 @@ def test_only_the_shards_that_changed_are_drawn(tmp_path: Path) -> None:
     again = Counted(tmp_path)
     again.engine.sample([*talks(4), *talks(2)], 1, sampling=SAMPLING, seed=1)
     assert again.calls == 2
+
+
+def test_whole_calls_are_the_very_draws_of_the_engine_below(tmp_path: Path) -> None:
+    """The script's words hold the seed that it was asked with."""
+    plain = ScriptedEngine(lambda c, n, seed: f"{c[-1]['content']} {n} {seed}")
+    told: list[tuple[int, int]] = []
+    for loads in (1, 0):
+        kept = Counted(tmp_path, shard=None)
+        drawn = kept.engine.sample(
+            talks(5), 3, sampling=SAMPLING, seed=7, progress=lambda *done: told.append(done)
+        )
+        assert drawn == plain.sample(talks(5), 3, sampling=SAMPLING, seed=7)
+        assert len(kept.loads) == loads
+    assert told[-1] == (15, sum(one.tokens for row in drawn for one in row))
 
 
 def test_a_damaged_shard_is_drawn_again(tmp_path: Path) -> None:

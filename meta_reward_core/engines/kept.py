@@ -1,4 +1,4 @@
-"""An engine that keeps what it draws, so that an evaluation which was stopped goes on.
+"""An engine that keeps what it draws: what was stopped goes on, and nothing is drawn twice.
 
 A shard of completions is a function of who draws, the conversations, how many, how and by which
 seed. The hash of these names its file: a shard whose file is there is read, whoever drew it, and
@@ -34,7 +34,8 @@ class KeptEngine:
         identity: whatever tells this engine's completions from another's: name, hash of the
             weights, settings.
         store: where shards are kept.
-        shard_conversations: conversations of one shard, the most that a stop can lose.
+        shard_conversations: conversations of one shard, the most that a stop can lose; None for
+            all of a call, which are then the very ones that the engine below would draw.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class KeptEngine:
         *,
         identity: Mapping[str, Any],
         store: ArtifactStore,
-        shard_conversations: int = 64,
+        shard_conversations: int | None = 64,
     ) -> None:
         self._load = load
         self._identity = dict(identity)
@@ -70,15 +71,24 @@ class KeptEngine:
             raise EngineError("This engine is closed: make a new one.")
         drawn: list[list[Completion]] = []
         tokens = 0
-        for number, shard in enumerate(_shards(conversations, self._shard_conversations)):
+        for shard, own_seed in self._shards(list(conversations), seed):
             tell = _after(progress, len(drawn) * n, tokens)
-            drawn += self._shard(
-                shard, n, sampling=sampling, seed=derive_seed(seed, "shard", number), progress=tell
-            )
+            drawn += self._shard(shard, n, sampling=sampling, seed=own_seed, progress=tell)
             tokens += sum(one.tokens for row in drawn[-len(shard) :] for one in row)
             if progress is not None:
                 progress(len(drawn) * n, tokens)
         return drawn
+
+    def _shards(
+        self, conversations: list[Conversation], seed: int
+    ) -> Iterator[tuple[list[Conversation], int]]:
+        """Conversations that are kept together, and the seed by which they are drawn."""
+        size = self._shard_conversations
+        if size is None:
+            yield conversations, seed
+            return
+        for number, at in enumerate(range(0, len(conversations), size)):
+            yield conversations[at : at + size], derive_seed(seed, "shard", number)
 
     def close(self) -> None:
         """Free the model, if one was loaded; nothing can be drawn afterwards."""
@@ -133,10 +143,6 @@ class KeptEngine:
             pass
         self._store.delete(name)
         return None
-
-
-def _shards(conversations: Sequence[Conversation], size: int) -> Iterator[list[Conversation]]:
-    return (list(conversations[at : at + size]) for at in range(0, len(conversations), size))
 
 
 def _after(progress: Progress | None, done: int, tokens: int) -> Progress | None:

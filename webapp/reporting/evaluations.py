@@ -1,0 +1,94 @@
+"""The kept evaluations of an experiment's models, as a page lists them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.reporting.document import between, number
+from meta_reward_core.reporting.kept_cards import Card, kept_files
+
+_DECIMALS: Final = 3
+_AGAIN: Final = ("win_rate_repeat_deviation", "deviation_when_asked_again")
+"""Figures of how far repeats of an evaluation lie apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class FigureRow:
+    """A figure as it is shown.
+
+    Attributes:
+        interval: 95%, or empty.
+        absent: why there is no value, or empty.
+    """
+
+    name: str
+    value: str
+    interval: str
+    count: int
+    absent: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEvaluation:
+    """What one evaluation says of one model.
+
+    Attributes:
+        path: of its file, below the experiment's folder.
+        facts: what it is about, by their headings.
+        findings: sentences on what limits its worth.
+    """
+
+    number: int
+    path: str
+    benchmark: str
+    facts: Mapping[str, str]
+    figures: Sequence[FigureRow]
+    findings: Sequence[str]
+
+
+def list_evaluations(store: ArtifactStore, experiment: str) -> list[KeptEvaluation]:
+    """All that is kept, by model and benchmark.
+
+    Raises:
+        ArtifactError: one of the files is not readable.
+    """
+    return [
+        KeptEvaluation(
+            number=made.number,
+            path=made.path,
+            benchmark=made.card["benchmark"],
+            facts=dict(_facts(made.card)),
+            figures=[_row(figure) for figure in made.card["figures"]],
+            findings=[f"{one['name']}. {one['sentence']} {one['advice']}"
+                      for one in made.card.get("findings") or []],
+        )
+        for made in kept_files(store, experiment)
+    ]  # fmt: skip
+
+
+def _facts(card: Card) -> Iterator[tuple[str, str]]:
+    for heading, key in {"Model": "model", "Baseline": "baseline", "Judge": "judge"}.items():
+        if card.get(key):
+            yield heading, card[key]
+    if card.get("reference"):
+        yield "Reference", {"humans": "people", "model": "a model"}[card["reference"]]
+    yield "Repeats", _repeats(card)
+
+
+def _repeats(card: Card) -> str:
+    for figure in card["figures"]:
+        if figure["name"] in _AGAIN and figure["value"] is not None:
+            deviation = number(figure["value"], _DECIMALS)
+            return f"standard deviation {deviation} over {figure['count']:,}"
+    return "none: how far they would lie apart is not known"
+
+
+def _row(figure: Mapping[str, Any]) -> FigureRow:
+    return FigureRow(
+        name=figure["name"],
+        value=number(figure["value"], _DECIMALS),
+        interval=between(figure.get("low"), figure.get("high"), _DECIMALS),
+        count=figure["count"],
+        absent=figure.get("absent") or "",
+    )
