@@ -57,12 +57,17 @@ def _shell(site: Site, code: str) -> None:
 
 @dataclass(slots=True)
 class People:
-    """Everybody's browser, of one size in pixels and one theme; opened when first needed."""
+    """Everybody's browser, of one size in pixels and one theme; opened when first needed.
+
+    Attributes:
+        errors: what scripts of pages have complained of.
+    """
 
     browser: Browser
     size: tuple[int, int]
     dark: bool
     sites: Sites
+    errors: list[str] = field(default_factory=list)
     _contexts: dict[tuple[str, bool], BrowserContext] = field(default_factory=dict)
 
     def open(self, row: Row) -> Page:
@@ -81,6 +86,7 @@ class People:
             viewport={"width": self.size[0], "height": self.size[1]},
             color_scheme="dark" if self.dark else "light",
         )
+        context.on("weberror", lambda error: self.errors.append(str(error.error)))
         page = context.new_page()
         if row.person != NOBODY:
             page.goto(f"{self.sites.url_of(row)}/people/login")

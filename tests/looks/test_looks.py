@@ -57,6 +57,7 @@ def look_at_all(people: People) -> dict[str, list[str]]:
         problems = serious_violations(page) + (["is too wide"] if is_too_wide(page) else [])
         if problems:
             found[row.title] = problems
+    assert people.errors == []
     return found
 
 
