@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,22 +20,40 @@ pair_kinds: [[actor, judge]]
 """
 PHONE: Final = (390, 844)
 DESK: Final = (1280, 800)
-SHOWN: Final[Mapping[str, tuple[str, tuple[int, int], bool]]] = {
-    "experiments": ("index--all", DESK, False),
-    "launching": ("new_experiment--smoke", DESK, False),
-    "running": ("iteration--training", DESK, True),
-    "failed": ("iteration--failed", DESK, False),
-    "curves": ("experiment--finished", DESK, False),
-    "prompt": ("prompt--battled", DESK, False),
-    "what-if": ("what-if--changed", DESK, False),
-    "comparing": ("compare--two", DESK, True),
-    "trying": ("try_result--done", DESK, False),
-    "phone": ("iteration--running", PHONE, True),
-    "desk": ("audit_item--judgments", DESK, False),
-    "audit": ("audit_report--judgments", DESK, False),
-    "gate": ("experiment_audits--held", DESK, False),
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a picture shows.
+
+    Attributes:
+        title: of a page.
+        at: selects what stands at the top; empty for the page's own top.
+        size: of the screen in pixels.
+    """
+
+    title: str
+    at: str = ""
+    size: tuple[int, int] = DESK
+    dark: bool = False
+
+
+SHOWN: Final[Mapping[str, Picture]] = {
+    "experiments": Picture("index--all"),
+    "launching": Picture("new_experiment--smoke"),
+    "running": Picture("iteration--training", at=".stages", dark=True),
+    "failed": Picture("iteration--failed", at=".stages"),
+    "curves": Picture("experiment--finished", at="text=Over the iterations"),
+    "prompt": Picture("prompt--battled", at="#prompt-page h2 >> nth=1"),
+    "what-if": Picture("what-if--changed", at="form.filters"),
+    "comparing": Picture("compare--two", at="#comparison h3 >> nth=0", dark=True),
+    "trying": Picture("try_result--done"),
+    "phone": Picture("iteration--running", size=PHONE, dark=True),
+    "desk": Picture("audit_item--judgments"),
+    "audit": Picture("audit_report--judgments"),
+    "gate": Picture("experiment_audits--held"),
 }
-"""Which page each picture of the documentation shows: its size in pixels, and whether dark."""
+"""The pictures of the documentation."""
 
 
 def main() -> None:
@@ -44,11 +63,16 @@ def main() -> None:
     parser.add_argument(
         "--all", type=Path, metavar="FOLDER", help="every page instead, each width and theme, there"
     )
+    parser.add_argument(
+        "--site", type=Path, metavar="FOLDER", help="keep the site there, or take the one there"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        recipe = Path(name) / "pictures.yaml"
+        root = given.site or Path(name)
+        root.mkdir(parents=True, exist_ok=True)
+        recipe = root / "pictures.yaml"
         recipe.write_text(RECIPE, encoding="utf-8")
-        with served_sites(Path(name), recipe=str(recipe), iterations=given.iterations) as sites:
+        with served_sites(root, recipe=str(recipe), iterations=given.iterations) as sites:
             if given.all:
                 take_all(sites, given.all)
             else:
@@ -60,8 +84,10 @@ def take_shown(sites: Sites, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = {row.title: row for row in PAGES}
     with launched_chromium() as browser:
-        for name, (title, size, dark) in SHOWN.items():
-            page = People(browser, size, dark, sites).open(rows[title])
+        for name, shown in SHOWN.items():
+            page = People(browser, shown.size, shown.dark, sites).open(rows[shown.title])
+            if shown.at:
+                page.locator(shown.at).first.evaluate("place => place.scrollIntoView()")
             page.screenshot(path=folder / f"{name}.png")
 
 

@@ -35,19 +35,26 @@ class Sites:
 
 @contextlib.contextmanager
 def served_sites(root: Path, *, recipe: str, iterations: int) -> Iterator[Sites]:
-    """Make both sites and serve them; the real experiment takes as long as its recipe does."""
-    empty = make_site(root / "empty")
+    """Make both sites, unless they are there already, and serve them.
+
+    The real experiment takes as long as its recipe does.
+    """
+    empty, filled, notes = Site(root / "empty"), Site(root / "filled"), root / "notes.json"
+    if not notes.exists():
+        _make_sites(empty, filled, notes, recipe=recipe, iterations=iterations)
+    with serving_pages(empty) as empty_url, serving_pages(filled) as filled_url:
+        yield Sites(filled_url, empty_url, read_notes(notes))
+
+
+def _make_sites(empty: Site, filled: Site, notes: Path, *, recipe: str, iterations: int) -> None:
+    make_site(empty.root)
     _shell(empty, "from tests.looks.cast import add_people; add_people()")
-    filled = Site(root / "filled")
     shutil.copytree(empty.root, filled.root)
     made = filled.manage("run_iteration", "--experiment", "finished", "--recipe", recipe,
                          "--iterations", str(iterations))  # fmt: skip
     assert made.returncode == 0, made.stdout
-    notes = root / "notes.json"
     _shell(filled, f"from pathlib import Path; from tests.looks.cast import fill; "
                    f"fill(Path({str(notes)!r}))")  # fmt: skip
-    with serving_pages(empty) as empty_url, serving_pages(filled) as filled_url:
-        yield Sites(filled_url, empty_url, read_notes(notes))
 
 
 def _shell(site: Site, code: str) -> None:
@@ -76,6 +83,7 @@ class People:
         if key not in self._contexts:
             self._contexts[key] = self._browser_of(row)
         page = self._contexts[key].pages[0]
+        page.set_viewport_size({"width": self.size[0], "height": self.size[1]})
         answer = page.goto(self.sites.address(row))
         assert answer is not None
         assert answer.ok, f"{row.title} answers {answer.status}"
@@ -95,3 +103,8 @@ class People:
             page.get_by_role("button", name="Sign in").click()
             expect(page.get_by_role("button", name="Sign out")).to_be_visible()
         return context
+
+    def close(self) -> None:
+        """Close all browsers."""
+        for context in self._contexts.values():
+            context.close()

@@ -1,6 +1,9 @@
-"""Every page in every state can be used: axe finds nothing serious, nothing is too wide."""
+"""Every page in every state can be used: axe finds nothing serious, nothing is too wide.
 
-from collections.abc import Iterator
+A quick run looks at each page once, in one of the four looks, and at its width on both screens.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import pytest
 from playwright.sync_api import Browser
@@ -8,10 +11,12 @@ from playwright.sync_api import Browser
 from tests.browser import is_too_wide, launched_chromium, serious_violations
 from tests.end_to_end.conftest import TINY
 from tests.looks.pages import PAGES, every_route, example_of
+from tests.looks.pages import Page as Row
 from tests.looks.serving import People, Sites, served_sites
 
 SEEN = {row.route for row in PAGES}
 PHONE, DESK = (390, 844), (1440, 900)
+LOOKS = ((PHONE, False), (PHONE, True), (DESK, False), (DESK, True))
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +55,30 @@ def test_no_page_is_forgotten(sites: Sites, browser: Browser) -> None:
     assert forgotten == {}
 
 
-def look_at_all(people: People) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in PAGES:
-        page = people.open(row)
-        problems = serious_violations(page) + (["is too wide"] if is_too_wide(page) else [])
-        if problems:
-            found[row.title] = problems
-    assert people.errors == []
+def problems_of(people: People, row: Row) -> list[str]:
+    """What keeps somebody from using a page in one look, or from reading it in either width."""
+    page = people.open(row)
+    found = serious_violations(page)
+    for width, height in (PHONE, DESK):
+        page.set_viewport_size({"width": width, "height": height})
+        found += [f"is wider than {width} pixels"] if is_too_wide(page) else []
     return found
 
 
-@pytest.mark.parametrize("size, dark", [(PHONE, True), (DESK, False)])
+def every_part() -> Iterator[object]:
+    """Each look with each quarter of the pages; those beside the diagonal take their time."""
+    for place, (size, dark) in enumerate(LOOKS):
+        for turn in range(len(LOOKS)):
+            marks = () if turn == place else pytest.mark.slow
+            yield pytest.param(size, dark, PAGES[turn :: len(LOOKS)], marks=marks)
+
+
+@pytest.mark.parametrize("size, dark, rows", every_part())
 def test_every_page_can_be_used_and_read(
-    sites: Sites, browser: Browser, size: tuple[int, int], dark: bool
+    sites: Sites, browser: Browser, size: tuple[int, int], dark: bool, rows: Sequence[Row]
 ) -> None:
-    assert look_at_all(People(browser, size, dark, sites)) == {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size, dark", [(PHONE, False), (DESK, True)])
-def test_every_page_can_be_used_and_read_the_other_way(
-    sites: Sites, browser: Browser, size: tuple[int, int], dark: bool
-) -> None:
-    assert look_at_all(People(browser, size, dark, sites)) == {}
+    people = People(browser, size, dark, sites)
+    found = {row.title: problems_of(people, row) for row in rows}
+    people.close()
+    assert {title: problems for title, problems in found.items() if problems} == {}
+    assert people.errors == []
