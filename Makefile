@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 AUDIT := .venv-audit
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm test-faults soak audit-dependencies
+.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm test-faults soak audit-dependencies pictures
 
 all: check test  ## check + test
 
@@ -71,6 +71,10 @@ bench: setup  ## ratios of our parts against what people would use instead
 evidence: setup  ## the miniature paper: hours on two cores, and it goes on wherever it was stopped
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py reproduce --jobs 2 --output docs/miniature_paper --records docs/miniature_paper/runs
+
+pictures: setup  ## docs/pictures anew, from real pages over a real run: minutes
+	tests/services.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.looks.pictures
 
 seed: setup  ## train the miniature's seed model that ships with the package
 	$(BIN)/python -m meta_reward_core.miniature

@@ -15,7 +15,7 @@ settings.load_profile("ours")
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with few long tests come first, or one process would be left alone with them."""
-    long, files = {"end_to_end", "project"}, {"test_queue", "test_matrix"}
+    long, files = {"end_to_end", "looks", "project"}, {"test_queue", "test_matrix"}
     items.sort(key=lambda item: not (long & set(item.path.parts) or item.path.stem in files))
 
 

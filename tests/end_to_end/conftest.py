@@ -41,6 +41,7 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         return os.environ | {
+            "META_REWARD_VAR": str(self.root),
             "DATABASE_URL": f"sqlite:///{self.root}/db.sqlite3",
             "META_REWARD_ARTIFACT_ROOT": str(self.artifacts),
             "META_REWARD_MODEL_ROOT": str(self.root / "models"),

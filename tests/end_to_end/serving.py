@@ -1,5 +1,6 @@
-"""A `manage.py serve` of a test's own, and a census of all that it started."""
+"""A `manage.py serve` of a test's own, and a census of all that it started; or the pages alone."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,12 +9,13 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from tests.end_to_end.conftest import Site
 from tests.services import free_port
 
 _TOKEN = r'(?<=name="csrfmiddlewaretoken" value=")\w+|(?<="X-CSRFToken": ")\w+'
@@ -161,3 +163,25 @@ def wait(
     while not come_true():
         assert time.monotonic() < deadline, explain()
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def serving_pages(site: Site) -> Iterator[str]:
+    """Serve the pages of a site without broker, reconciler and workers; give its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    server = site.start("-m", "gunicorn", "--bind", url.removeprefix("http://"), "--threads", "4",
+                        "--log-level", "error", "webapp.wsgi")  # fmt: skip
+    try:
+        wait(lambda: _answers(url), explain=lambda: f"{url} did not come up", seconds=60)
+        yield url
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/healthz"):
+            return True
+    except OSError:
+        return False

@@ -1,9 +1,7 @@
 """The audit's desk in a real browser, with the keyboard alone."""
 
 import re
-import socket
 import sqlite3
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import launched_chromium
 from tests.end_to_end.conftest import Site, make_site
+from tests.end_to_end.serving import serving_pages
 
 PREPARE = """
 from pathlib import Path
@@ -49,29 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     site = make_site(tmp_path_factory.mktemp("desk"))
     prepared = site.manage("shell", "-v", "0", "-c", PREPARE.format(root=str(site.artifacts)))
     assert prepared.returncode == 0, prepared.stdout
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = site.start("-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "4",
-                        "--log-level", "error", "webapp.wsgi")  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(url)
+    with serving_pages(site) as url:
         yield Served(site, url)
-    finally:
-        server.terminate()
-        server.communicate()
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/healthz"):
-                return
-        except OSError:
-            assert time.monotonic() < deadline, "the site did not come up"
-            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
