@@ -79,6 +79,14 @@ def controls_of(experiment: Experiment, orders: Sequence[Order]) -> list[Control
     return list(_of_unfinished(latest))
 
 
+def can_ask(iteration: Iteration, kind: OrderKind) -> bool:
+    """Whether something can be asked for now of an iteration: only the latest is steered."""
+    experiment = iteration.experiment
+    if latest_iteration(experiment) != iteration:
+        return False
+    return any(found.do == kind for found in controls_of(experiment, find_orders(experiment)))
+
+
 def _next(number: int) -> Control:
     explanation = f"The workers make M{number} from M{number - 1}."
     return Control(OrderKind.NEXT, f"Run iteration {number}", explanation, look="")

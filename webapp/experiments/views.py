@@ -29,6 +29,7 @@ from webapp.experiments.models import (
     ShardStatus,
 )
 from webapp.experiments.orders import place_order
+from webapp.experiments.ownership import OwnershipForm
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,
@@ -44,6 +45,7 @@ from webapp.experiments.stages import stages_of
 from webapp.people.access import (
     find_experiment,
     find_to_steer,
+    may_hand_over,
     may_steer,
     runs,
     sees,
@@ -116,7 +118,7 @@ def experiment(request: HttpRequest, name: str) -> HttpResponse:
             request,
             "experiments/experiment.html",
             region="",
-            context=_state_of(request, row) | _story_of(row),
+            context=_state_of(request, row) | _story_of(row) | _ownership(request, row),
         )
     response = render_page(
         request,
@@ -157,6 +159,11 @@ def _steering(request: HttpRequest, row: Experiment) -> dict[str, Any]:
         "lacks_workers": _lacks_workers([row]),
         "waits_in_vain": controls.waits_in_vain(orders),
     }
+
+
+def _ownership(request: HttpRequest, row: Experiment) -> dict[str, Any]:
+    """Make the form for whoever may hand the experiment over."""
+    return {"ownership": OwnershipForm(experiment=row)} if may_hand_over(request.user, row) else {}
 
 
 def _story_of(row: Experiment) -> dict[str, Any]:
@@ -259,20 +266,16 @@ def _person(request: HttpRequest) -> User | None:
 @require_safe
 @sees
 def log(request: HttpRequest) -> HttpResponse:
-    """Show who asked for what when, and what became of it, newest first."""
+    """Show who did what when, and what became of it, newest first."""
     form = log_entries.LogForm(request.GET)
     form.is_valid()
-    orders = log_entries.filter_orders(
-        log_entries.visible_orders(request.user),
-        person=form.cleaned_data.get("person", ""),
-        experiment=form.cleaned_data.get("experiment", ""),
-        kind=form.cleaned_data.get("kind", ""),
-    )
-    page = Paginator(orders, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
+    wanted = log_entries.Wanted(**form.cleaned_data)
+    keys = log_entries.find_keys(request.user, wanted)
+    page = Paginator(keys, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
     context = {
         "form": form,
         "page": page,
-        "entries": [log_entries.entry_of(order) for order in page.object_list],
+        "entries": log_entries.read_entries(page.object_list),
     }
     return render_page(
         request,
