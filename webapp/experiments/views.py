@@ -40,6 +40,7 @@ from webapp.experiments.progress import (
     needs_workers,
     worker_states,
 )
+from webapp.experiments.queues import find_waiting, message_counts
 from webapp.experiments.recipe_values import view_recipe
 from webapp.experiments.stages import stages_of
 from webapp.people.access import (
@@ -288,11 +289,15 @@ def log(request: HttpRequest) -> HttpResponse:
 @require_safe
 @sees
 def workers(request: HttpRequest) -> HttpResponse:
-    """Show the workers and what each does."""
+    """Show the workers, what each does, and what waits for them."""
     states = worker_states()
+    waiting = find_waiting(request.user)
+    heard = [state for state in states if not state.is_silent]
     context = {
         "workers": states,
-        "is_active": any(state.doing and not state.is_silent for state in states),
+        "queues": message_counts(),
+        "waiting": waiting,
+        "is_active": any(state.doing for state in heard) or bool(heard and waiting),
     }
     return render_page(
         request,
