@@ -29,6 +29,7 @@ from webapp.experiments.models import (
     ShardStatus,
 )
 from webapp.experiments.orders import place_order
+from webapp.experiments.outside_curves import outside_charts
 from webapp.experiments.ownership import OwnershipForm
 from webapp.experiments.progress import (
     count_finished,
@@ -173,6 +174,7 @@ def _story_of(row: Experiment) -> dict[str, Any]:
     return {
         "lineage": lineage_of(row, iterations),
         "charts": experiment_charts(iterations),
+        "outside_charts": outside_charts(row, models=len(iterations) + 1),
         "alarms": alarms_of(iterations),
         "recipe": view_recipe(row.recipe),
     }
