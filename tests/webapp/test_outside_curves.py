@@ -1,4 +1,4 @@
-"""What the page of an experiment draws of people and evaluations, and which prompts it began with."""
+"""What the page of an experiment draws of people and evaluations, and its prompts."""
 
 from pathlib import Path
 
