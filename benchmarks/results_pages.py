@@ -55,6 +55,9 @@ PAGES: dict[str, Ask] = {
         f"prompts?q={v.any_of('task', 'a')}&sort={v.any_of('gap', 'variance')}&unscored=on"
         f"&actor=pair&judge={v.any_of('', 'pair')}"
     ),
+    "filter by figures": lambda v: v.iteration(
+        f"prompts?gap_at_least={v.number(0, 30) / 10}&variance_at_least={v.number(0, 20) / 10}"
+    ),
     "prompt": lambda v: v.iteration(f"prompts/{v.prompt_id()}"),
     "what-if": lambda v: v.iteration(
         f"what-if?rho={v.number(0, 50) / 100}&max_chosen_chars={v.number(500, 3000)}"

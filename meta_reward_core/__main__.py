@@ -27,6 +27,7 @@ from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.launch import Places, make_tools, next_iterations, open_or_begin
 from meta_reward_core.output_files import require_writable, write_json
+from meta_reward_core.plan import Speeds
 from meta_reward_core.request import Request
 from meta_reward_core.running import run_iteration
 from meta_reward_core.summary import Summary, summarize_iteration
@@ -69,7 +70,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def _do(options: dict[str, Any], console: Console) -> Summary:
     request, places = request_of(options), Places.from_environment()
     if options["dry_run"]:
-        return show_plan(request, options["iterations"], places, console, rates={})
+        return show_plan(
+            request, options["iterations"], places, console, speeds_of=lambda _: Speeds()
+        )
     return _run(request, options["iterations"], places, console)
 
 

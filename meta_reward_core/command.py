@@ -1,7 +1,7 @@
 """What both command lines share: the options of a run, and what a plan looks like."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from meta_reward_core.config import Recipe
 from meta_reward_core.console import print_outside_judge, print_plan
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.launch import Places, check_goes_on
-from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Rate, plan_iteration
+from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Speeds, plan_iteration
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.recipes import shipped_recipes
 from meta_reward_core.request import Request, check_name, requested_recipe
@@ -78,13 +78,13 @@ def show_plan(
     places: Places,
     console: Console,
     *,
-    rates: Mapping[str, Rate],
+    speeds_of: Callable[[Recipe], Speeds],
 ) -> Summary:
     """Say what would be run, and at what cost, without writing anything.
 
     Args:
         until: the iteration to go on to; None for one.
-        rates: what this experiment's finished shards have shown, by stage.
+        speeds_of: what finished shards of this experiment, or of one like it, have shown.
 
     Raises:
         InputError: something that was asked for is wrong.
@@ -93,8 +93,9 @@ def show_plan(
     existing = open_experiment(ArtifactStore(places.artifacts), request.experiment)
     recipe = _check_request(request, existing)
     done = existing.finished_iterations() if existing else 0
+    speeds = speeds_of(recipe)
     plans = {
-        number: plan_iteration(recipe, number, measured=rates)
+        number: plan_iteration(recipe, number, measured=speeds)
         for number in _iterations_to_plan(done, until)
     }
     print_outside_judge(console, recipe.judge.endpoint)
@@ -102,7 +103,7 @@ def show_plan(
         print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
     if not plans:
         console.print(f"nothing is left to run: {done} iterations are finished")
-    console.print(_how_estimated(measured=bool(rates)))
+    console.print(_how_estimated(speeds))
     return {
         "experiment": request.experiment,
         "exists": existing is not None,
@@ -125,11 +126,11 @@ def _iterations_to_plan(done: int, until: int | None) -> Iterable[int]:
     return range(done + 1, (done + 1 if until is None else until) + 1)
 
 
-def _how_estimated(*, measured: bool) -> str:
+def _how_estimated(speeds: Speeds) -> str:
     assumed = f"half the token limit, at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
-    if measured:
+    if speeds.measured_in:
         return (
-            "measured: length of replies and tokens per second of this experiment's own finished "
-            f"shards; assumed: {assumed}"
+            "measured: length of replies, tokens per second and seconds of training, by the "
+            f"finished shards of {speeds.measured_in}; assumed: {assumed}"
         )
     return f"assumed: {assumed}; after the first iteration both are taken from what was measured"

@@ -218,12 +218,19 @@ def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:
             f"{stage.tokens:,}" if stage.tokens else _ABSENT,
             _ABSENT if stage.seconds is None else _duration(stage.seconds),
             f"{stage.bytes / 1e6:,.1f} MB" if stage.bytes else _ABSENT,
-            stage.basis if stage.tokens else "not estimated",
+            "not estimated" if stage.seconds is None else stage.basis,
         )
     console.print(table)
     tokens = sum(stage.tokens for stage in plan)
     seconds = sum(stage.seconds or 0.0 for stage in plan)
-    console.print(f"together about {tokens:,} tokens and {_duration(seconds)}, training apart")
+    console.print(f"together about {tokens:,} tokens and {_duration(seconds)}{_training(plan)}")
+
+
+def _training(plan: list[StagePlan]) -> str:
+    if any(stage.seconds is None for stage in plan):
+        unknown = "no training of such a model has been measured"
+        return f"; how long training takes is not known yet: {unknown}"
+    return ", training included"
 
 
 def print_summary(console: Console, summary: Summary) -> None:

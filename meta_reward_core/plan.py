@@ -3,10 +3,11 @@
 Calls are exact, or upper bounds where they depend on what is generated. Tokens assume replies of
 `REPLY_SHARE` of their limit; time divides them by an assumed rate. Where shards of the stage have
 been finished, lengths and time come from a line through them: seconds of a shard, and of a token.
+The time of training is known only once a training has been measured.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from meta_reward_core.config import Recipe
@@ -55,6 +56,21 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Speeds:
+    """What has been measured, for a plan.
+
+    Attributes:
+        measured_in: the experiment that showed it; empty where nothing has been measured.
+        rates: stage that generates -> what its shards have shown.
+        seconds_per_row: of a training, for each row in each epoch.
+    """
+
+    measured_in: str = ""
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    seconds_per_row: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShardCost:
     """What one finished shard took."""
 
@@ -84,18 +100,35 @@ def fit_rate(shards: Sequence[ShardCost]) -> Rate | None:
 
 
 def plan_iteration(
-    recipe: Recipe, iteration: int, *, measured: Mapping[str, Rate] | None = None
+    recipe: Recipe, iteration: int, *, measured: Speeds | None = None
 ) -> list[StagePlan]:
     """Estimate every stage that generates or trains.
 
     Args:
         iteration: t, from 1; the schedule decides which stages it has.
-        measured: stage name -> what earlier shards have shown.
+        measured: what earlier shards have shown.
     """
+    speeds = measured or Speeds()
     return [
-        _plan(stage, calls, limit, at_most, (measured or {}).get(stage), recipe=recipe)
+        _plan_training(calls, speeds.seconds_per_row, recipe=recipe)
+        if stage == "train"
+        else _plan(stage, calls, limit, at_most, speeds.rates.get(stage), recipe=recipe)
         for stage, calls, limit, at_most in _calls(recipe, iteration)
     ]
+
+
+def _plan_training(steps: int, seconds_per_row: float | None, *, recipe: Recipe) -> StagePlan:
+    """Estimate a training from its steps, as if every prompt gave a pair."""
+    rows = steps * recipe.training.batch_size
+    return StagePlan(
+        stage="train",
+        calls=steps,
+        at_most=True,
+        tokens=0,
+        seconds=None if seconds_per_row is None else rows * seconds_per_row,
+        bytes=0,
+        basis="assumed" if seconds_per_row is None else "measured",
+    )
 
 
 def _calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int, bool]]:
@@ -137,7 +170,7 @@ def _plan(
         calls=calls,
         at_most=at_most,
         tokens=tokens,
-        seconds=starting + tokens / per_second if tokens else None,
+        seconds=starting + tokens / per_second,
         bytes=round(tokens * _BYTES_PER_TOKEN),
         basis="measured" if rate else "assumed",
     )

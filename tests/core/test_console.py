@@ -17,7 +17,7 @@ from meta_reward_core.console import (
 from meta_reward_core.context import IterationContext
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.ledgers import Ledgers
-from meta_reward_core.plan import plan_iteration
+from meta_reward_core.plan import Speeds, plan_iteration
 from meta_reward_core.shards import ShardManifest
 from meta_reward_core.summary import summarize_iteration
 from tests.core import scripted_world
@@ -181,3 +181,12 @@ def test_a_plan_says_what_is_an_upper_bound() -> None:
     assert "at most 385,000" in shown
     assert "550,000" in shown
     assert " h " in shown
+    assert "no training of such a model has been measured" in " ".join(shown.split())
+
+
+def test_a_plan_with_a_measured_training_includes_it() -> None:
+    stream = io.StringIO()
+    plan = plan_iteration(Recipe(name="paper"), 1, measured=Speeds("x", seconds_per_row=1.0))
+    print_plan(make_console(stream), plan, title="paper")
+    assert "training included" in stream.getvalue()
+    assert "not estimated" not in stream.getvalue()

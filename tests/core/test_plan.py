@@ -3,7 +3,7 @@
 import pytest
 
 from meta_reward_core.hardware import DEVICES, LLAMA3_8B, ModelSize, plan_on_hardware
-from meta_reward_core.plan import Rate, ShardCost, fit_rate, plan_iteration
+from meta_reward_core.plan import Rate, ShardCost, Speeds, fit_rate, plan_iteration
 from meta_reward_core.recipes import load_recipe
 
 PAPER = load_recipe("paper-llama3-8b")
@@ -44,7 +44,7 @@ def test_what_a_shard_costs_by_itself_is_paid_for_each_shard() -> None:
     """5,000 prompts; 35,000 replies of 10 tokens at 100 a second, 7 seconds a shard."""
     [plan] = [
         one
-        for one in plan_iteration(PAPER, 1, measured={"generate": Rate(10, 100, 7.0)})
+        for one in plan_iteration(PAPER, 1, measured=Speeds("x", {"generate": Rate(10, 100, 7.0)}))
         if one.stage == "generate"
     ]
     shards = -(-PAPER.sample.prompts // PAPER.shard_prompts)
@@ -78,3 +78,17 @@ def test_training_takes_what_its_operations_take() -> None:
 def test_a_model_that_does_not_fit_is_said_to_need_more_devices() -> None:
     with pytest.raises(ValueError, match="give it more devices"):
         plan_on_hardware(PAPER, 1, device=H100, devices=1, workers=1, model=ModelSize(70e9, 1e5))
+
+
+def test_training_takes_what_each_row_has_taken_in_each_epoch() -> None:
+    """2 pairs of 5,000 prompts, 10 epochs: 3,125 steps of 32 rows, at .5 s a row."""
+    plans = plan_iteration(PAPER, 1, measured=Speeds("x", seconds_per_row=0.5))
+    [train] = [one for one in plans if one.stage == "train"]
+    assert train.calls == 3125
+    assert train.seconds == pytest.approx(50_000)
+    assert (train.basis, train.at_most) == ("measured", True)
+
+
+def test_how_long_training_takes_is_not_invented() -> None:
+    [train] = [one for one in plan_iteration(PAPER, 1) if one.stage == "train"]
+    assert train.seconds is None

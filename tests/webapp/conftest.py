@@ -5,13 +5,16 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 from pytest_django.fixtures import Settings
 
+from webapp.experiments import queues
 from webapp.experiments.models import Experiment, Iteration
 
 
 @pytest.fixture(autouse=True)
-def _quick_and_apart(settings: Settings) -> None:
+def _quick_and_apart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.SECRET_KEY = "for tests alone"
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    queues._message_counts.cache_clear()
+    monkeypatch.setattr(queues, "queue_lengths", lambda: {"gpu": 0, "cpu": 0})
 
 
 @pytest.fixture

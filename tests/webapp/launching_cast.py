@@ -22,7 +22,7 @@ def places(tmp_path: Path, settings: Settings) -> Path:
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "models")
     settings.META_REWARD_UPLOAD_ROOT = str(tmp_path / "uploads")
     (tmp_path / "models").mkdir()
-    rates._rates_of_finished.cache_clear()
+    rates._kept_speeds.cache_clear()
     return tmp_path
 
 

@@ -36,7 +36,7 @@ OPERATORS: Final = {
     *("audit_new", "audit_gate", "audit_override", "audit_close", "audit_auditors"),
     "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "steer", "cancel_try"),
-    "ask_all",
+    *("ask_all", "ownership"),
 }
 AUDITORS: Final = {
     *("audit_desk", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),

@@ -268,9 +268,10 @@ def test_the_page_of_an_experiment_shows_the_trend(
     client: Client, batch: Batch, carol: User
 ) -> None:
     assert "Over iterations" not in client.get("/experiments/scripted/audits").content.decode()
+    assert "Agreement of people" not in client.get("/experiments/scripted").content.decode()
     answer_by_forward(batch, carol)
-    page = client.get("/experiments/scripted/audits").content.decode()
-    assert "Agreement of people and meta-judge" in page
+    for path in ("/experiments/scripted/audits", "/experiments/scripted"):
+        assert "Agreement of people and meta-judge" in client.get(path).content.decode()
 
 
 def test_a_gate_is_set_changed_and_removed(client: Client, audited: Experiment) -> None:

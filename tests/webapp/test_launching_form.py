@@ -39,6 +39,7 @@ from webapp.experiments.models import (
     Stage,
 )
 from webapp.experiments.orders import place_order
+from webapp.launching.estimates import in_words
 from webapp.launching.fields import recipe_fields
 from webapp.launching.model_choices import known_model_bytes
 from webapp.launching.wishes import LaunchWish
@@ -225,23 +226,77 @@ def test_a_disk_that_is_too_small_is_told(client: Client, monkeypatch: pytest.Mo
     assert "The disk is too small for that" in text(client.post(NEW, filled(), headers=HTMX))
 
 
+def measure(iteration: Iteration, name: str, *, seconds: float, **counts: int) -> Shard:
+    """A finished stage of one shard, which took some seconds."""
+    position = iteration.stages.count()
+    stage = Stage.objects.create(iteration=iteration, name=name, title=name, position=position)
+    shard = Shard.objects.create(
+        stage=stage, index=0, status="finished", counts=counts, attempt_count=1
+    )
+    Attempt.objects.create(
+        shard=shard,
+        number=1,
+        status="finished",
+        seconds=seconds,
+        pid=1,
+        token=uuid4(),
+        started=timezone.now(),
+    )
+    return shard
+
+
+@pytest.fixture
+def trained(alice: User) -> Shard:
+    """A training of 20 rows in 100 seconds, in an experiment like the form's."""
+    row = make_experiment("before")
+    iteration = Iteration.objects.create(
+        experiment=row, number=1, model_in="b" * 64, status="finished"
+    )
+    return measure(iteration, "train", seconds=100.0, trained=20)
+
+
+def training_of(client: Client, **changes: str) -> str:
+    page = client.post(NEW, filled(until="1", **changes), headers=HTMX)
+    told: str = page.context["sheet"].estimate.training
+    assert ("no training of such a model has been measured" in text(page)) == (told == "")
+    return told
+
+
+def test_the_estimate_says_how_long_training_takes_once_one_was_measured(
+    client: Client, trained: Shard
+) -> None:
+    """As many seconds for each row and epoch as the other took, for one pair of each prompt."""
+    smoke = load_recipe("smoke")
+    [train] = [stage for stage in plan_iteration(smoke, 1) if stage.stage == "train"]
+    per_row = 100.0 / (20 * smoke.training.epochs)
+    assert training_of(client) == in_words(train.calls * smoke.training.batch_size * per_row)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe.training.device_batch_size": "2"},
+        {"recipe.training.dtype": "bfloat16"},
+    ],
+)
+def test_a_training_of_another_kind_is_no_measure(
+    client: Client, trained: Shard, changes: dict[str, str]
+) -> None:
+    assert training_of(client)
+    assert training_of(client, **changes) == ""
+
+
+def test_a_training_that_went_on_after_a_stop_is_no_measure(client: Client, trained: Shard) -> None:
+    Shard.objects.update(attempt_count=2)
+    assert training_of(client) == ""
+
+
 def test_the_estimate_uses_what_was_measured(client: Client) -> None:
     row = make_experiment("before")
     iteration = Iteration.objects.create(
         experiment=row, number=1, model_in="b" * 64, status="finished"
     )
-    stage = Stage.objects.create(iteration=iteration, name="generate", title="g", position=0)
-    counts = {"completions": 10, "tokens": 200}
-    shard = Shard.objects.create(stage=stage, index=0, status="finished", counts=counts)
-    Attempt.objects.create(
-        shard=shard,
-        number=1,
-        status="finished",
-        seconds=2.0,
-        pid=1,
-        token=uuid4(),
-        started=timezone.now(),
-    )
+    measure(iteration, "generate", seconds=2.0, completions=10, tokens=200)
     page = client.post(NEW, filled(until="1"), headers=HTMX)
     # 36 prompts of 7 responses of 200 / 10 tokens, at 200 / 2 tokens a second: 50.4 s.
     generate = page.context["sheet"].estimate.costs[0]

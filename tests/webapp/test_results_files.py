@@ -37,6 +37,10 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> OnDisk:
     (root / "secret.json").write_text("secret")
     (root / "scripted/.lock").write_text("lock")
     (root / "scripted/iteration-1/judgments/.partial-1").write_text("half")
+    for name, text in {"alpacaeval.json": '{"figures": []}', ".partial-2": "half"}.items():
+        card = root / "scripted/evaluations/M1" / name
+        card.parent.mkdir(parents=True, exist_ok=True)
+        card.write_text(text)
     (root / "other").mkdir()
     (root / "other/experiment.json").write_text("secret")
     return made
@@ -81,6 +85,13 @@ def test_every_link_of_the_list_leads_to_a_file(client: Client, row: Experiment)
         assert body_of(client, link) or link.endswith("judge_pairs.csv")
 
 
+def test_the_list_names_the_kept_evaluations_of_each_model(client: Client, row: Experiment) -> None:
+    found = client.get(FILES).context["evaluations"]
+    assert [(one.number, [card.what for card in one.cards]) for one in found] == [
+        (1, ["alpacaeval.json"])
+    ]
+
+
 def test_stored_files_are_sent_as_they_lie(
     client: Client, row: Experiment, on_disk: OnDisk
 ) -> None:
@@ -91,6 +102,7 @@ def test_stored_files_are_sent_as_they_lie(
         "iteration-1/manifests/judge-00000.json",
         "iteration-1/checkpoint/model.safetensors",
         "iteration-0/prompts/part-00000.parquet",
+        "evaluations/M1/alpacaeval.json",
     ):
         assert body_of(client, path) == (folder / path).read_bytes()
 
@@ -114,6 +126,10 @@ def test_stored_files_are_sent_as_they_lie(
         "iteration-1/judgments/part-00000.parquet%0A",
         "iteration-1/judgments/part-00000.parquet%00",
         "iteration-1/optimizer/part-00000.parquet",
+        "evaluations/M1/.partial-2",
+        "evaluations/M1/../../../secret.json",
+        "evaluations/M2/alpacaeval.json",
+        "evaluations/M1",
         "iteration-1/secrets.csv",
         "iteration-1/training_log.csv",
         "iteration-2/judgments.csv",

@@ -145,6 +145,43 @@ def test_prompts_whose_orders_disagree_can_be_picked_out(
     assert expected
 
 
+@pytest.mark.parametrize("figure", ["gap", "variance"])
+def test_prompts_that_reach_a_figure_can_be_picked_out(
+    client: Client, row: Experiment, figure: str
+) -> None:
+    """A prompt whose figure is exactly the least one that was asked for is listed, too."""
+    known = {p.prompt_id: getattr(p, figure) for p in client.get(LIST).context["prompts"]}
+    least = sorted(known.values())[len(known) // 2]
+    expected = {prompt_id for prompt_id, found in known.items() if found >= least}
+    assert set(listed(client, f"?{figure}_at_least={least!r}")) == expected
+    assert 0 < len(expected) < len(known)
+
+
+@pytest.mark.parametrize("name", ["gap_at_least", "variance_at_least"])
+@pytest.mark.parametrize("wrong", ["-1", "nan", "much", "inf"])
+def test_a_least_figure_that_is_none_is_said_and_lists_nothing(
+    client: Client, row: Experiment, name: str, wrong: str
+) -> None:
+    answer = client.get(f"{LIST}?{name}={wrong}", headers=HTMX)
+    assert answer.context["form"].errors[name]
+    assert answer.context["prompts"] == []
+    assert "These filters cannot be used" in answer.content.decode()
+
+
+def test_a_prompt_without_a_figure_reaches_none(
+    client: Client, alice: User, settings: Settings, tmp_path: Path
+) -> None:
+    """Before judging nothing is scored, and no least figure, not even 0, is reached."""
+    settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
+    begun = scripted_world.begin(tmp_path / "root", prompts=60, sample={"prompts": 20})
+    draw = scripted_world.stages_before_training()[0]
+    draw.run_shard(begun.context(1), 0, scripted_world.scripted_tools(tmp_path / "root"))
+    record(begun, alice)
+    assert listed(client)
+    assert listed(client, "?gap_at_least=0") == []
+    assert listed(client, "?variance_at_least=0") == []
+
+
 def test_filters_add_up(client: Client, row: Experiment) -> None:
     both = set(listed(client, "?actor=pair&judge=dropped"))
     assert both == set(listed(client, "?actor=pair")) & set(listed(client, "?judge=dropped"))

@@ -1,6 +1,8 @@
 """The list of experiments and the workers: whole, as a region, while something runs and after."""
 
 from datetime import timedelta
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
@@ -20,7 +22,8 @@ from tests.webapp.watching_cast import (
     make_private,
     run_judging,
 )
-from webapp.experiments.models import Experiment, Iteration, Shard, Stage
+from webapp.experiments import queues
+from webapp.experiments.models import Experiment, Iteration, Order, Shard, Stage
 
 pytestmark = pytest.mark.django_db
 
@@ -137,7 +140,7 @@ def test_the_pages_ask_the_database_as_often_for_many(
     add_worker(shard=running.shards.get(index=2))
     before = {path: count_queries(client, path) for path in ("/", "/workers")}
     assert before["/"] <= 12
-    assert before["/workers"] <= 5
+    assert before["/workers"] <= 8
     for number in range(2, 9):
         mine = Experiment.objects.create(
             name=f"more-{number}", owner=alice, recipe={}, seed=1, status="running"
@@ -175,8 +178,11 @@ def test_the_workers_page_says_what_each_does(client: Client, running: Stage) ->
 
 def test_the_workers_page_rests_when_none_works(client: Client, running: Stage) -> None:
     add_worker()
+    assert "hx-get" in get(client, "/workers")  # a shard waits, and will be taken
+    Shard.objects.update(status="finished", token=None)
     page = get(client, "/workers")
     assert ">nothing<" in page
+    assert "Nothing waits." in page
     assert "hx-get" not in page
 
 
@@ -187,6 +193,55 @@ def test_a_silent_worker_is_called_silent(client: Client, running: Stage) -> Non
     assert ">silent<" in page
     assert "100 s ago" in page
     assert "hx-get" not in page
+
+
+def waiting_rows(client: Client) -> dict[str, tuple[int, int, int, int]]:
+    return {
+        row.name: (row.shards, row.running, row.tries, row.orders)
+        for row in client.get("/workers").context["waiting"]
+    }
+
+
+def test_the_workers_page_says_what_waits(
+    client: Client, running: Stage, alice: User, experiment: Experiment
+) -> None:
+    assert waiting_rows(client) == {"first": (1, 1, 0, 0)}
+    for kind, status in (("chat", "waiting"), ("chat", "running"), ("chat", "done")):
+        token = uuid4() if status == "running" else None
+        place(kind, experiment, alice, status=status, token=token)
+    place("pause", experiment, alice)
+    place("launch", None, alice, subject="second")
+    assert waiting_rows(client) == {"first": (1, 1, 2, 1), "second": (0, 0, 0, 1)}
+    page = get(client, "/workers")
+    assert 'href="/experiments/first"' in page
+    assert 'href="/experiments/second"' not in page
+    Iteration.objects.update(driver="command")
+    assert waiting_rows(client)["first"] == (0, 0, 2, 1)
+
+
+def place(kind: str, experiment: Experiment | None, by: User, **values: Any) -> Order:
+    given = {"subject": str(experiment)} | values
+    return Order.objects.create(kind=kind, by=by, experiment=experiment, **given)
+
+
+def test_what_waits_of_a_strangers_private_experiment_is_not_told(
+    client: Client, running: Stage, experiment: Experiment
+) -> None:
+    bob = make_person("bob", "operator")
+    make_private(experiment, bob)
+    place("launch", None, bob, subject="secret-plan")
+    assert waiting_rows(client) == {}
+
+
+def test_the_workers_page_counts_messages_and_says_when_the_broker_is_away(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "queue_lengths", lambda: {"gpu": 1234, "cpu": 0})
+    assert "1,234" in get(client, "/workers")
+    assert "1,234" in get(client, "/workers")
+    queues._message_counts.cache_clear()
+    monkeypatch.setattr(queues, "queue_lengths", lambda: None)
+    assert "The broker does not answer" in get(client, "/workers")
 
 
 def test_the_workers_page_says_how_to_begin(client: Client) -> None:

@@ -1,6 +1,9 @@
 """The administrators' view of tokens: who has which, and revoking them."""
 
 from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
 
 from webapp.api.models import ApiToken
 from webapp.experiments.admin import LookOnly
@@ -15,3 +18,11 @@ class ApiTokenAdmin(LookOnly):
     search_fields = ("name", "prefix", "owner__username")
     list_select_related = ("owner",)
     exclude = ("digest",)
+    actions = ("end",)
+
+    @admin.action(description="End now", permissions=["delete"])
+    def end(self, request: HttpRequest, rows: QuerySet[ApiToken]) -> None:
+        """Let the chosen tokens be of no use from now on, but stay in the list."""
+        now = timezone.now()
+        count = rows.filter(Q(expires=None) | Q(expires__gt=now)).update(expires=now)
+        self.message_user(request, f"{count} tokens ended.")

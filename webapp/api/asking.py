@@ -1,9 +1,7 @@
 """Operations on an experiment's models: try two of them, publish one."""
 
 from collections.abc import Iterable
-from typing import Any
 
-from django import forms
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Router, Status
@@ -11,7 +9,7 @@ from ninja import Router, Status
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes import parse_recipe
 from webapp.api.permissions import runs
-from webapp.api.problems import PROBLEMS, ConflictError
+from webapp.api.problems import PROBLEMS, ConflictError, require_valid
 from webapp.api.schemas import OrderOut, PublishIn, TryIn
 from webapp.experiments.models import OrderKind
 from webapp.experiments.orders import place_order
@@ -41,7 +39,7 @@ def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[OrderOut
     judges = [which for which, number in chosen.items() if number in given.judges]
     begun = first_values(parse_recipe(row.recipe, origin=row.name), made)
     form = TryForm(begun | said | chosen | {"judges": judges}, made=made)
-    _require_valid(form)
+    require_valid(form)
     by = person_of(request)
     order = place_order(OrderKind.CHAT, by=by, experiment=row, wish=form.wish())
     return Status(202, OrderOut.of(order))
@@ -60,24 +58,11 @@ def publish_model(
     if given.repository and not has_hub():
         raise InputError("repository: no token of a hub is configured for this installation")
     form = PublishForm(given.model_dump(), has_hub=has_hub())
-    _require_valid(form)
+    require_valid(form)
     order = place_order(
         OrderKind.PUBLISH, by=person_of(request), experiment=row, wish=form.wish(number=number)
     )
     return Status(202, OrderOut.of(order))
-
-
-def _require_valid(form: forms.Form) -> None:
-    """Say all that is wrong with what was asked for, one line for each.
-
-    Raises:
-        InputError: something is.
-    """
-    if not form.is_valid():
-        found: Any = form.errors.get_json_data()
-        raise InputError(
-            "\n".join(f"{field}: {one['message']}" for field in found for one in found[field])
-        )
 
 
 def _named(numbers: Iterable[int]) -> str:

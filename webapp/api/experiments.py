@@ -8,7 +8,7 @@ from ninja import Query, Router, Status
 from webapp.api.launches import place_launch
 from webapp.api.pair_exports import KINDS, export_lines
 from webapp.api.permissions import runs, sees
-from webapp.api.problems import PROBLEMS, ConflictError
+from webapp.api.problems import PROBLEMS, ConflictError, require_valid
 from webapp.api.schemas import (
     ExperimentOut,
     ExperimentPage,
@@ -16,14 +16,21 @@ from webapp.api.schemas import (
     LaunchIn,
     MetricsOut,
     OrderOut,
+    OwnershipIn,
     StatusOut,
 )
 from webapp.experiments.controls import has_pending
-from webapp.experiments.models import Order, OrderKind, RunStatus
+from webapp.experiments.models import Experiment, Order, OrderKind, RunStatus
 from webapp.experiments.orders import place_order
+from webapp.experiments.ownership import OwnershipForm, hand_over, ownership_of
 from webapp.experiments.stages import stages_of
 from webapp.launching.sheets import find_base
-from webapp.people.access import find_experiment, find_to_steer, visible_experiments
+from webapp.people.access import (
+    find_experiment,
+    find_to_hand_over,
+    find_to_steer,
+    visible_experiments,
+)
 from webapp.people.signed_in import person_of
 
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -65,6 +72,17 @@ def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[OrderOut]
 def get_experiment(request: HttpRequest, name: str) -> ExperimentOut:
     """Say what an experiment is."""
     return ExperimentOut.of(find_experiment(request.user, name))
+
+
+@router.patch("/{name}", response={200: ExperimentOut, **PROBLEMS})
+@runs
+def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) -> ExperimentOut:
+    """Say who owns an experiment of yours and who sees it; admins may of everybody's."""
+    row = find_to_hand_over(request.user, name)
+    form = OwnershipForm(ownership_of(row) | given.model_dump(exclude_unset=True), experiment=row)
+    require_valid(form)
+    hand_over(row, by=person_of(request), **form.cleaned_data)
+    return ExperimentOut.of(Experiment.objects.select_related("owner").get(pk=row.pk))
 
 
 @router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})

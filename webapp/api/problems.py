@@ -1,7 +1,8 @@
 """What goes wrong, as JSON: always an object with `detail`."""
 
-from typing import Final
+from typing import Any, Final
 
+from django import forms
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
@@ -15,6 +16,19 @@ PROBLEMS: Final = dict.fromkeys((400, 401, 403, 404, 409, 422), Problem)
 
 class ConflictError(Exception):
     """What is asked for does not fit to what goes on."""
+
+
+def require_valid(form: forms.Form) -> None:
+    """Say all that is wrong with what was asked for, one line for each.
+
+    Raises:
+        InputError: something is.
+    """
+    if not form.is_valid():
+        found: Any = form.errors.get_json_data()
+        raise InputError(
+            "\n".join(f"{field}: {one['message']}" for field in found for one in found[field])
+        )
 
 
 def tell_problems(api: NinjaAPI) -> None:

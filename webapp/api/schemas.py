@@ -61,6 +61,19 @@ class ExperimentPage(Schema):
     experiments: list[ExperimentOut]
 
 
+class OwnershipIn(Schema):
+    """Whose an experiment shall be and who shall see it; what is left out stays.
+
+    Attributes:
+        owner: name of an account that may start experiments; null for nobody.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    owner: Annotated[str, Field(max_length=150)] | None = None
+    is_private: bool = False
+
+
 class StageOut(Schema):
     """How far a stage is; what is not known is null."""
 

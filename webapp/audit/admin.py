@@ -33,8 +33,11 @@ from webapp.audit.models import (
     Change,
     Choice,
     Confidence,
+    Gate,
     History,
     Item,
+    Override,
+    Truth,
 )
 from webapp.people.roles import ADJUDICATE, ANSWER
 from webapp.people.signed_in import person_of
@@ -364,3 +367,54 @@ class ItemAdmin(Reviewed):
         )
         values = {"adjudicated": obj.adjudicated, "reason": obj.adjudication}
         note(obj, Change.ADJUDICATED, person_of(request), values)
+
+
+class ReadOnly(Reviewed):
+    """Rows that reviewers read and nobody changes."""
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """These are written by pages and workers alone."""
+        return False
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """For reviewers alone."""
+        return request.user.has_perm(ADJUDICATE)
+
+
+@admin.register(Truth)
+class TruthAdmin(ReadOnly):
+    """What judge and meta-judge said of the items, hidden from who answers."""
+
+    list_display = ("item", "facts")
+    list_filter = ("item__batch",)
+    list_select_related = ("item__batch",)
+
+
+@admin.register(History)
+class HistoryAdmin(ReadOnly):
+    """What happened to the items, of all batches."""
+
+    list_display = ("when", "item", "change", "by_name")
+    list_filter = ("change", "when", "item__batch")
+    search_fields = ("by_name",)
+    list_select_related = ("item__batch",)
+
+
+@admin.register(Gate)
+class GateAdmin(ReadOnly):
+    """Experiments that wait for a passed audit, and what it must show."""
+
+    list_display = ("experiment", "least", "confidence", "answers", "otherwise")
+    list_filter = ("otherwise",)
+    search_fields = ("experiment__name",)
+    list_select_related = ("experiment",)
+
+
+@admin.register(Override)
+class OverrideAdmin(ReadOnly):
+    """Who let an iteration train although its audit was not passed, and why."""
+
+    list_display = ("when", "experiment", "iteration", "outcome", "by_name", "reason")
+    list_filter = ("outcome", "when", "experiment")
+    search_fields = ("experiment__name", "by_name", "reason")
+    list_select_related = ("experiment",)

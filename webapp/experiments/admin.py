@@ -1,9 +1,33 @@
-"""The administrators' view of the rows. Rows are changed by the workers, so this only looks."""
+"""The administrators' view of the rows.
 
-from django.contrib import admin
+Rows are changed by the workers, so this only looks, and asks by orders as the pages do.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import LogEntry
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
-from webapp.experiments.models import Attempt, Experiment, Iteration, Order, Shard, Stage, Worker
+from webapp.experiments.controls import can_ask
+from webapp.experiments.models import (
+    Attempt,
+    Experiment,
+    Iteration,
+    Order,
+    OrderKind,
+    Shard,
+    Stage,
+    Worker,
+)
+from webapp.experiments.orders import place_order
+from webapp.experiments.ownership import hand_over
+from webapp.experiments.progress import SILENT_SECONDS
+from webapp.people.roles import RUN_ALL
+from webapp.people.signed_in import person_of
 
 
 class LookOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -17,6 +41,24 @@ class LookOnly(admin.ModelAdmin):  # type: ignore[type-arg]
         """Nobody changes rows here."""
         return False
 
+    def has_steer_permission(self, request: HttpRequest) -> bool:
+        """Who may steer everybody's experiments may act on rows."""
+        return request.user.has_perm(RUN_ALL)
+
+
+@admin.register(LogEntry)
+class LogEntryAdmin(LookOnly):
+    """What was done in the admin itself."""
+
+    list_display = ("action_time", "user", "content_type", "object_repr", "action_flag")
+    list_filter = ("action_flag", "content_type", "user")
+    search_fields = ("object_repr", "user__username")
+    list_select_related = ("user", "content_type")
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """A log from which entries can be taken is none."""
+        return False
+
 
 @admin.register(Experiment)
 class ExperimentAdmin(LookOnly):
@@ -25,6 +67,7 @@ class ExperimentAdmin(LookOnly):
     list_display = (
         "name",
         "owner",
+        "is_private",
         "status",
         "seed",
         "recipe_name",
@@ -32,15 +75,41 @@ class ExperimentAdmin(LookOnly):
     )
     list_filter = (
         "status",
+        "is_private",
+        "owner",
         "created",
     )
-    search_fields = ("name",)
+    search_fields = ("name", "owner__username")
     list_select_related = ("owner",)
+    actions = ("hide", "show")
 
     @admin.display(description="recipe")
     def recipe_name(self, experiment: Experiment) -> str:
         """Name of the recipe that the experiment began with."""
         return str(experiment.recipe.get("name", ""))
+
+    @admin.action(description="Make private", permissions=["steer"])
+    def hide(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
+        """Let only owners and admins see the chosen ones; what nobody owns stays as it is."""
+        for row in rows.filter(owner=None):
+            self.message_user(request, f"{row} has no owner, give it one first.", messages.ERROR)
+        self._make_private(request, rows.exclude(owner=None), is_private=True)
+
+    @admin.action(description="Show to everybody who sees experiments", permissions=["steer"])
+    def show(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
+        """Take back that the chosen ones are private."""
+        self._make_private(request, rows, is_private=False)
+
+    def _make_private(
+        self, request: HttpRequest, rows: QuerySet[Experiment], *, is_private: bool
+    ) -> None:
+        by = person_of(request)
+        changed = [
+            row
+            for row in rows.select_related("owner")
+            if hand_over(row, by=by, owner=row.owner, is_private=is_private)
+        ]
+        self.message_user(request, f"{len(changed)} of the chosen experiments were changed.")
 
 
 @admin.register(Iteration)
@@ -62,6 +131,35 @@ class IterationAdmin(LookOnly):
     )
     search_fields = ("experiment__name",)
     list_select_related = ("experiment",)
+    actions = ("pause", "resume", "cancel")
+
+    @admin.action(description="Pause", permissions=["steer"])
+    def pause(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
+        """Ask the workers to stop the chosen ones for now."""
+        self._ask(request, rows, OrderKind.PAUSE)
+
+    @admin.action(description="Go on, and try again what failed", permissions=["steer"])
+    def resume(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
+        """Ask the workers to go on with the chosen ones."""
+        self._ask(request, rows, OrderKind.RESUME)
+
+    @admin.action(description="Cancel", permissions=["steer"])
+    def cancel(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
+        """Ask the workers to stop the chosen ones for good."""
+        self._ask(request, rows, OrderKind.CANCEL)
+
+    def _ask(self, request: HttpRequest, rows: QuerySet[Iteration], kind: OrderKind) -> None:
+        """Place the order that the page's button places; say of which it cannot be asked now."""
+        asked = 0
+        for row in rows.select_related("experiment").prefetch_related("experiment__iterations"):
+            if can_ask(row, kind):
+                place_order(kind, by=person_of(request), experiment=row.experiment)
+                asked += 1
+            else:
+                why = "it is not the latest, something is asked for already, or it is at rest"
+                text = f"{row} ({row.get_status_display()}) cannot be asked to {kind.label}: {why}."
+                self.message_user(request, text, messages.WARNING)
+        self.message_user(request, f"{asked} asked to {kind.label}; the log says what comes of it.")
 
 
 @admin.register(Stage)
@@ -80,6 +178,7 @@ class StageAdmin(LookOnly):
         "name",
         "iteration__experiment",
     )
+    search_fields = ("name", "title", "iteration__experiment__name")
     list_select_related = ("iteration__experiment",)
 
 
@@ -102,6 +201,7 @@ class ShardAdmin(LookOnly):
         "stage__name",
         "stage__iteration__experiment",
     )
+    search_fields = ("stage__name", "stage__iteration__experiment__name")
     list_select_related = ("stage__iteration__experiment",)
 
 
@@ -123,11 +223,31 @@ class AttemptAdmin(LookOnly):
     list_select_related = ("shard__stage__iteration__experiment",)
 
 
+class SilenceFilter(admin.SimpleListFilter):
+    """Workers by whether they still show themselves."""
+
+    title = "heard"
+    parameter_name = "heard"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """The two that there are."""
+        return [("lately", "lately"), ("silent", "silent")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Worker]) -> QuerySet[Worker]:  # noqa: ARG002
+        """Workers that were heard since, or not."""
+        since = timezone.now() - timedelta(seconds=SILENT_SECONDS)
+        if self.value() == "lately":
+            return rows.filter(heartbeat__gte=since)
+        return rows.filter(heartbeat__lt=since) if self.value() == "silent" else rows
+
+
 @admin.register(Worker)
 class WorkerAdmin(LookOnly):
     """Workers, as they last showed themselves."""
 
     list_display = ("name", "host", "pid", "queues", "device", "shard", "since", "heartbeat")
+    list_filter = (SilenceFilter, "queues", "host", "device")
+    search_fields = ("name", "host", "shard__stage__iteration__experiment__name")
     list_select_related = ("shard__stage__iteration__experiment",)
 
 

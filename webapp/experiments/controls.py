@@ -24,7 +24,7 @@ SLOW_SECONDS: Final = 15.0
 """An order that waits longer than this is waited for in vain, most likely."""
 
 _ORDERS_SHOWN: Final = 5
-_PENDING: Final = (OrderStatus.WAITING, OrderStatus.RUNNING)
+PENDING: Final = (OrderStatus.WAITING, OrderStatus.RUNNING)
 
 
 class SteerForm(forms.Form):
@@ -52,7 +52,7 @@ def find_orders(experiment: Experiment) -> list[Order]:
 
 def is_pending(order: Order) -> bool:
     """Whether nobody has carried it out yet."""
-    return order.status in _PENDING
+    return order.status in PENDING
 
 
 def waits_in_vain(orders: Sequence[Order]) -> bool:
@@ -63,7 +63,7 @@ def waits_in_vain(orders: Sequence[Order]) -> bool:
 
 def has_pending(experiment: Experiment, kind: OrderKind) -> bool:
     """Whether the same was asked for already and nobody has carried it out yet."""
-    return experiment.orders.filter(kind=kind, status__in=_PENDING).exists()
+    return experiment.orders.filter(kind=kind, status__in=PENDING).exists()
 
 
 def controls_of(experiment: Experiment, orders: Sequence[Order]) -> list[Control]:
@@ -77,6 +77,14 @@ def controls_of(experiment: Experiment, orders: Sequence[Order]) -> list[Control
     if latest is None or latest.status == RunStatus.FINISHED:
         return [] if is_active(experiment) else [_next(1 if latest is None else latest.number + 1)]
     return list(_of_unfinished(latest))
+
+
+def can_ask(iteration: Iteration, kind: OrderKind) -> bool:
+    """Whether something can be asked for now of an iteration: only the latest is steered."""
+    experiment = iteration.experiment
+    if latest_iteration(experiment) != iteration:
+        return False
+    return any(found.do == kind for found in controls_of(experiment, find_orders(experiment)))
 
 
 def _next(number: int) -> Control:

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webapp.experiments.models import Experiment, Iteration, Shard, ShardStatus
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.shards import IterationFiles
+from webapp.experiments.models import Experiment, Iteration, OrderKind, Shard, ShardStatus
 from webapp.experiments.tables import kept_epoch
 
 _HASH_CHARS: Final = 12
@@ -52,9 +54,27 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
-    """M0 and what followed."""
+class PromptSet:
+    """The instructions that an experiment draws from.
 
+    Attributes:
+        called: the file's name as a person gave it; empty where it is not known.
+        held_out: kept for evaluation and never drawn.
+        hash: of the table of all of them.
+    """
+
+    called: str
+    count: int
+    held_out: int
+    hash: str
+    short_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """M0 and what followed; the prompts are None where their file is not there."""
+
+    prompts: PromptSet | None
     seed_hash: str
     seed_short_hash: str
     seed_name: str
@@ -62,15 +82,32 @@ class Lineage:
 
 
 def lineage_of(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
-    """Read the lineage; the database is asked once."""
+    """Read the lineage; the database is asked twice."""
     counts = _counts(experiment)
     return Lineage(
+        prompts=_prompt_set(experiment),
         seed_hash=experiment.seed_model_sha256,
         seed_short_hash=experiment.seed_model_sha256[:_HASH_CHARS],
         seed_name=experiment.seed_model_folder.rstrip("/").rpartition("/")[2],
         generations=tuple(
             _generation(experiment, row, counts.get(row.number, {})) for row in iterations
         ),
+    )
+
+
+def _prompt_set(experiment: Experiment) -> PromptSet | None:
+    store = ArtifactStore(experiment.artifact_root)
+    pool = IterationFiles(store, f"{experiment.name}/iteration-0").manifest("pool")
+    if pool is None:
+        return None
+    launch = experiment.orders.filter(kind=OrderKind.LAUNCH).only("wish").first()
+    (part,) = pool.parts
+    return PromptSet(
+        called=str(launch.wish.get("prompts_called", "")) if launch else "",
+        count=pool.counts["prompts"],
+        held_out=pool.counts.get("held_out", 0),
+        hash=part.sha256,
+        short_hash=part.sha256[:_HASH_CHARS],
     )
 
 

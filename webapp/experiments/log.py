@@ -1,17 +1,35 @@
-"""The log: who asked for what when, and what became of it."""
+"""The log: who did what when, and what became of it, put together from where it is written down.
 
+What people ask for are orders; what becomes of accounts and tokens are events; who let an
+iteration train without a passed audit are overrides.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 from django import forms
 from django.contrib.auth.models import User
-from django.db.models import Q, QuerySet
+from django.db.models import F, Model, Q, QuerySet, Value
 
-from webapp.experiments.models import Order, OrderKind
+from webapp.audit.models import Override
+from webapp.experiments.models import Experiment, Order, OrderKind
 from webapp.people.access import Person, visible_experiments
-from webapp.people.roles import RUN_ALL
+from webapp.people.models import Event
+from webapp.people.roles import RUN_ALL, SEE_EVENTS
 
 ENTRIES_ON_A_PAGE: Final = 50
+ACCOUNTS: Final = "accounts"
+OVERRIDES: Final = "overrides"
+
+_KINDS: Final = [
+    ("", "everything"),
+    *OrderKind.choices,
+    (OVERRIDES, "train without a passed audit"),
+    (ACCOUNTS, "accounts, roles and tokens"),
+]
+_GONE: Final = "somebody who is gone"
 
 
 class LogForm(forms.Form):
@@ -19,9 +37,16 @@ class LogForm(forms.Form):
 
     person = forms.CharField(required=False, max_length=150, label="Person")
     experiment = forms.CharField(required=False, max_length=64, label="Experiment")
-    kind = forms.ChoiceField(
-        required=False, choices=[("", "everything"), *OrderKind.choices], label="Asked for"
-    )
+    kind = forms.ChoiceField(required=False, choices=_KINDS, label="What")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of the log is asked for; empty is everything."""
+
+    person: str = ""
+    experiment: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +54,72 @@ class Entry:
     """A line of the log.
 
     Attributes:
-        iteration: its number, where the order was about one.
+        about: name of an experiment or an account.
+        experiment: where the line leads to, if it is about one that is there.
+        iteration: its number, where the line is about one.
+        status: how far it is; "" where it was done at once.
+        finding: why it was refused.
+        details: more about it, in words.
     """
 
-    row: Order
-    iteration: int | None
+    when: datetime
+    who: str
+    about: str
+    what: str
+    experiment: Experiment | None = None
+    iteration: int | None = None
+    status: str = ""
+    status_label: str = ""
+    finished: datetime | None = None
+    finding: str = ""
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A table that the log is made of.
+
+    Attributes:
+        when: its column of the time.
+        related: what a line needs beside the row.
+        find: rows that a person may see and asks for.
+        lay_out: a row as a line.
+    """
+
+    model: type[Model]
+    when: str
+    related: Sequence[str]
+    find: Callable[[Person, Wanted], QuerySet[Any]]
+    lay_out: Callable[[Any], Entry]
+
+
+def find_keys(person: Person, wanted: Wanted) -> QuerySet[Any, Any]:
+    """Source, key and time of the entries that a person may see and asks for, newest first."""
+    found = [
+        source.find(person, wanted)
+        .order_by()
+        .annotate(source=Value(name), key=F("pk"), at=F(source.when))
+        .values_list("source", "key", "at")
+        for name, source in _SOURCES.items()
+    ]
+    return found[0].union(*found[1:], all=True).order_by("-at", "-key")
+
+
+def read_entries(keys: Iterable[tuple[str, int, datetime]]) -> list[Entry]:
+    """Read some entries, in a number of queries that does not grow with them."""
+    wanted = list(keys)
+    rows = {
+        name: _read(source, [key for found, key, _ in wanted if found == name])
+        for name, source in _SOURCES.items()
+    }
+    return [rows[name][key] for name, key, _ in wanted if key in rows[name]]
+
+
+def _read(source: Source, keys: Sequence[int]) -> dict[int, Entry]:
+    if not keys:
+        return {}
+    rows = source.model._default_manager.select_related(*source.related).in_bulk(keys)
+    return {key: source.lay_out(row) for key, row in rows.items()}
 
 
 def visible_orders(person: Person) -> QuerySet[Order]:
@@ -44,20 +130,99 @@ def visible_orders(person: Person) -> QuerySet[Order]:
     return Order.objects.filter(Q(experiment__in=visible_experiments(person)) | own)
 
 
-def filter_orders(
-    orders: QuerySet[Order], *, person: str, experiment: str, kind: str
-) -> QuerySet[Order]:
-    """Keep those of a person, about an experiment and of a kind, where these are given."""
-    if person:
-        orders = orders.filter(by__username__icontains=person)
-    if experiment:
-        orders = orders.filter(subject__icontains=experiment)
-    if kind:
-        orders = orders.filter(kind=kind)
-    return orders.select_related("by", "experiment")
+def _find_orders(person: Person, wanted: Wanted) -> QuerySet[Order]:
+    orders = visible_orders(person)
+    if wanted.person:
+        orders = orders.filter(by__username__icontains=wanted.person)
+    if wanted.experiment:
+        orders = orders.filter(subject__icontains=wanted.experiment)
+    if wanted.kind:
+        orders = orders.filter(kind=wanted.kind)
+    return orders
 
 
-def entry_of(order: Order) -> Entry:
-    """Lay out an order as a line."""
+def _lay_out_order(order: Order) -> Entry:
     number = order.outcome.get("iteration")
-    return Entry(order, number if isinstance(number, int) else None)
+    return Entry(
+        when=order.created,
+        who=str(order.by or _GONE),
+        about=order.subject,
+        what=order.get_kind_display(),
+        experiment=order.experiment,
+        iteration=number if isinstance(number, int) else None,
+        status=order.status,
+        status_label=order.get_status_display(),
+        finished=order.finished,
+        finding=order.finding,
+        details=_told_change(order) if order.kind == OrderKind.HAND_OVER else "",
+    )
+
+
+def _told_change(order: Order) -> str:
+    """Say what was before and what is since."""
+    before: Mapping[str, Any] = order.outcome.get("before", {})
+    names = {"owner": "owner", "is_private": "private"}
+    return ", ".join(
+        f"{label}: {_told(before.get(name))} → {_told(order.wish.get(name))}"
+        for name, label in names.items()
+        if before.get(name) != order.wish.get(name)
+    )
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "nobody" if value is None else str(value)
+
+
+def _find_events(person: Person, wanted: Wanted) -> QuerySet[Event]:
+    """What became of accounts is for those who may know; of one's own everybody may."""
+    if wanted.experiment or wanted.kind not in {"", ACCOUNTS} or not isinstance(person, User):
+        return Event.objects.none()
+    events = Event.objects.all()
+    if not person.has_perm(SEE_EVENTS):
+        events = events.filter(Q(by=person) | Q(subject=person.get_username()))
+    if wanted.person:
+        named = Q(by__username__icontains=wanted.person)
+        events = events.filter(named | Q(subject__icontains=wanted.person))
+    return events
+
+
+def _lay_out_event(event: Event) -> Entry:
+    return Entry(
+        when=event.created,
+        who=str(event.by) if event.by else "a command, or a stranger",
+        about=f"account {event.subject}",
+        what=event.get_kind_display(),
+        details=" ".join(filter(None, [event.detail, event.address and f"from {event.address}"])),
+    )
+
+
+def _find_overrides(person: Person, wanted: Wanted) -> QuerySet[Override]:
+    if wanted.kind not in {"", OVERRIDES}:
+        return Override.objects.none()
+    overrides = Override.objects.filter(experiment__in=visible_experiments(person))
+    if wanted.person:
+        overrides = overrides.filter(by_name__icontains=wanted.person)
+    if wanted.experiment:
+        overrides = overrides.filter(experiment__name__icontains=wanted.experiment)
+    return overrides
+
+
+def _lay_out_override(override: Override) -> Entry:
+    return Entry(
+        when=override.when,
+        who=override.by_name,
+        about=override.experiment.name,
+        what=f"let it train on {override.get_outcome_display()} without a passed audit",
+        experiment=override.experiment,
+        iteration=override.iteration,
+        details=override.reason,
+    )
+
+
+_SOURCES: Final[Mapping[str, Source]] = {
+    "order": Source(Order, "created", ("by", "experiment"), _find_orders, _lay_out_order),
+    "event": Source(Event, "created", ("by",), _find_events, _lay_out_event),
+    "override": Source(Override, "when", ("experiment",), _find_overrides, _lay_out_override),
+}

@@ -323,6 +323,7 @@ class OrderKind(models.TextChoices):
     CHAT = "chat", "try models"
     PUBLISH = "publish", "publish a model"
     AUDIT = "audit", "draw an audit"
+    HAND_OVER = "hand_over", "change who owns and sees it"
 
 
 class OrderStatus(models.TextChoices):
@@ -337,8 +338,9 @@ class OrderStatus(models.TextChoices):
 class Order(models.Model):
     """What a person asked for on a page or through the API, and what became of it.
 
-    The pages only write orders; `workers.orders` carries them out. Together they are the log of
-    who did what when, so an order outlives its experiment and the person.
+    The pages only write orders; `workers.orders` carries them out, save what needs no worker: that
+    is done at once. Together they are the log of who did what when, so an order outlives its
+    experiment and the person.
 
     Attributes:
         subject: name of the experiment, which a launch only makes.

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.experiments import views
+from webapp.experiments import owner_views, views
 
 urlpatterns = [
     path("", views.index, name="index"),
@@ -10,6 +10,7 @@ urlpatterns = [
     path("log", views.log, name="log"),
     path("experiments/<str:name>", views.experiment, name="experiment"),
     path("experiments/<str:name>/steer", views.steer, name="steer"),
+    path("experiments/<str:name>/ownership", owner_views.ownership, name="ownership"),
     path(
         "experiments/<str:name>/iterations/<int:number>",
         views.iteration,

@@ -29,6 +29,8 @@ from webapp.experiments.models import (
     ShardStatus,
 )
 from webapp.experiments.orders import place_order
+from webapp.experiments.outside_curves import outside_charts
+from webapp.experiments.ownership import OwnershipForm
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,
@@ -39,11 +41,13 @@ from webapp.experiments.progress import (
     needs_workers,
     worker_states,
 )
+from webapp.experiments.queues import find_waiting, message_counts
 from webapp.experiments.recipe_values import view_recipe
 from webapp.experiments.stages import stages_of
 from webapp.people.access import (
     find_experiment,
     find_to_steer,
+    may_hand_over,
     may_steer,
     runs,
     sees,
@@ -116,7 +120,7 @@ def experiment(request: HttpRequest, name: str) -> HttpResponse:
             request,
             "experiments/experiment.html",
             region="",
-            context=_state_of(request, row) | _story_of(row),
+            context=_state_of(request, row) | _story_of(row) | _ownership(request, row),
         )
     response = render_page(
         request,
@@ -159,12 +163,18 @@ def _steering(request: HttpRequest, row: Experiment) -> dict[str, Any]:
     }
 
 
+def _ownership(request: HttpRequest, row: Experiment) -> dict[str, Any]:
+    """Make the form for whoever may hand the experiment over."""
+    return {"ownership": OwnershipForm(experiment=row)} if may_hand_over(request.user, row) else {}
+
+
 def _story_of(row: Experiment) -> dict[str, Any]:
     """Gather what changes only when an iteration is finished."""
     iterations = sorted(row.iterations.all(), key=lambda iteration: iteration.number)
     return {
         "lineage": lineage_of(row, iterations),
         "charts": experiment_charts(iterations),
+        "outside_charts": outside_charts(row, models=len(iterations) + 1),
         "alarms": alarms_of(iterations),
         "recipe": view_recipe(row.recipe),
     }
@@ -259,20 +269,16 @@ def _person(request: HttpRequest) -> User | None:
 @require_safe
 @sees
 def log(request: HttpRequest) -> HttpResponse:
-    """Show who asked for what when, and what became of it, newest first."""
+    """Show who did what when, and what became of it, newest first."""
     form = log_entries.LogForm(request.GET)
     form.is_valid()
-    orders = log_entries.filter_orders(
-        log_entries.visible_orders(request.user),
-        person=form.cleaned_data.get("person", ""),
-        experiment=form.cleaned_data.get("experiment", ""),
-        kind=form.cleaned_data.get("kind", ""),
-    )
-    page = Paginator(orders, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
+    wanted = log_entries.Wanted(**form.cleaned_data)
+    keys = log_entries.find_keys(request.user, wanted)
+    page = Paginator(keys, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
     context = {
         "form": form,
         "page": page,
-        "entries": [log_entries.entry_of(order) for order in page.object_list],
+        "entries": log_entries.read_entries(page.object_list),
     }
     return render_page(
         request,
@@ -285,11 +291,15 @@ def log(request: HttpRequest) -> HttpResponse:
 @require_safe
 @sees
 def workers(request: HttpRequest) -> HttpResponse:
-    """Show the workers and what each does."""
+    """Show the workers, what each does, and what waits for them."""
     states = worker_states()
+    waiting = find_waiting(request.user)
+    heard = [state for state in states if not state.is_silent]
     context = {
         "workers": states,
-        "is_active": any(state.doing and not state.is_silent for state in states),
+        "queues": message_counts(),
+        "waiting": waiting,
+        "is_active": any(state.doing for state in heard) or bool(heard and waiting),
     }
     return render_page(
         request,

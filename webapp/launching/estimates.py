@@ -12,8 +12,8 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import Recipe
 from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, StagePlan, plan_iteration, room_until
 from webapp.launching.model_choices import known_model_bytes
-from webapp.launching.rates import rates_of_like
-from webapp.people.access import Person
+from webapp.launching.rates import speeds_of_like
+from webapp.people.access import Person, visible_experiments
 
 _TITLES = {
     "generate": "responses",
@@ -45,7 +45,8 @@ class Estimate:
     """The cost of an experiment.
 
     Attributes:
-        time: of all stages for which it can be estimated.
+        time: of generating.
+        training: its time at most; empty as long as no such training has been measured.
         basis: where rates and lengths come from, in words.
         disk_bytes: None as long as the size of the model is unknown.
         free_bytes: None where the files do not lie on this machine.
@@ -56,6 +57,7 @@ class Estimate:
     calls: int
     tokens: int
     time: str
+    training: str
     basis: str
     disk_bytes: int | None
     free_bytes: int | None
@@ -64,8 +66,8 @@ class Estimate:
 
 def estimate(person: Person, recipe: Recipe, *, until: int) -> Estimate:
     """Estimate the iterations from the first to `until`."""
-    like, rates = rates_of_like(person, recipe)
-    plans = [plan_iteration(recipe, number, measured=rates) for number in range(1, until + 1)]
+    speeds = speeds_of_like(visible_experiments(person), recipe)
+    plans = [plan_iteration(recipe, number, measured=speeds) for number in range(1, until + 1)]
     stages = [stage for plan in plans for stage in plan]
     drawn = [stage for stage in stages if stage.tokens]
     model_bytes = known_model_bytes(recipe)
@@ -76,7 +78,8 @@ def estimate(person: Person, recipe: Recipe, *, until: int) -> Estimate:
         calls=sum(stage.calls for stage in drawn),
         tokens=sum(stage.tokens for stage in drawn),
         time=_time(drawn),
-        basis=_basis(like),
+        training=_time([stage for stage in stages if not stage.tokens]),
+        basis=_basis(speeds.measured_in),
         disk_bytes=disk,
         free_bytes=free,
         is_too_large=disk is not None and free is not None and disk > free,
@@ -126,11 +129,8 @@ def _time(stages: Sequence[StagePlan]) -> str:
 def _basis(like: str) -> str:
     assumed = f"replies of half their limit at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
     if not like:
-        return (
-            f"Assumed: {assumed}. Nothing of this model has been measured yet. "
-            "Training takes time that is not estimated."
-        )
+        return f"Assumed: {assumed}. Nothing of this model has been measured yet."
     return (
         f"Measured in {like}: tokens per reply and per second. Where it has measured nothing, "
-        f"{assumed} are assumed. Training takes time that is not estimated."
+        f"{assumed} are assumed."
     )

@@ -1,11 +1,13 @@
-"""What finished shards have shown of the speed of an engine, for plans."""
+"""What finished shards have shown of the speed of an engine and of training, for plans."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
+from django.db.models import QuerySet
+
 from meta_reward_core.config import Recipe
-from meta_reward_core.plan import Rate, ShardCost, fit_rate
+from meta_reward_core.plan import Rate, ShardCost, Speeds, fit_rate
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -14,9 +16,13 @@ from webapp.experiments.models import (
     RunStatus,
     ShardStatus,
 )
-from webapp.people.access import Person, visible_experiments
 
 _CALLS: Final = {"generate": "completions", "judge": "judgments", "meta_judge": "battles"}
+_TRAINING_SPEED: Final = (
+    "device_batch_size", "dtype", "gradient_checkpointing", "lora", "processes", "sharding",
+)  # fmt: skip
+"""Settings of a training that its speed depends on."""
+_LOOKED_AT: Final = 20
 
 
 def finished_attempts(iterations: Sequence[Iteration]) -> list[Attempt]:
@@ -26,57 +32,96 @@ def finished_attempts(iterations: Sequence[Iteration]) -> list[Attempt]:
         shard__status=ShardStatus.FINISHED,
         status=AttemptStatus.FINISHED,
         seconds__isnull=False,
-    ).select_related("shard__stage")
+    ).select_related("shard__stage__iteration__experiment")
     latest = {attempt.shard_id: attempt for attempt in attempts.order_by("number")}
     return list(latest.values())
 
 
-def measured_rates(experiment: Experiment) -> dict[str, Rate]:
-    """What the experiment's finished shards have shown, by stage, for a plan."""
-    return _rates(list(experiment.iterations.all()))
+def speeds_of(experiment: Experiment) -> Speeds:
+    """What the experiment's finished shards have shown, for a plan."""
+    return _speeds(experiment.name, list(experiment.iterations.select_related("experiment")))
 
 
-def _rates(iterations: Sequence[Iteration]) -> dict[str, Rate]:
-    rates: dict[str, Rate] = {}
+def _speeds(name: str, iterations: Sequence[Iteration]) -> Speeds:
     attempts = finished_attempts(iterations)
+    rates = dict(_rates(attempts))
+    per_row = _seconds_per_row(attempts)
+    return Speeds(name if rates or per_row is not None else "", rates, per_row)
+
+
+def _rates(attempts: Sequence[Attempt]) -> Iterator[tuple[str, Rate]]:
     for stage, counted in _CALLS.items():
-        made = [attempt for attempt in attempts if attempt.shard.stage.name == stage]
         costs = [
             ShardCost(
                 attempt.shard.counts.get(counted, 0),
                 attempt.shard.counts.get("tokens", 0),
                 attempt.seconds or 0.0,
             )
-            for attempt in made
+            for attempt in attempts
+            if attempt.shard.stage.name == stage
         ]
         rate = fit_rate(costs)
         if rate is not None:
-            rates[stage] = rate
-    return rates
+            yield stage, rate
 
 
-def rates_of_like(person: Person, recipe: Recipe) -> tuple[str, dict[str, Rate]]:
+def _seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
+    """Seconds that a training took for each row in each epoch.
+
+    A training that went on after a stop took longer than its last attempt says: it is left out.
+    """
+    seconds = passes = 0.0
+    for attempt in attempts:
+        shard = attempt.shard
+        if shard.stage.name == "train" and shard.attempt_count == 1 and attempt.seconds:
+            epochs = shard.stage.iteration.experiment.recipe["training"]["epochs"]
+            seconds += attempt.seconds
+            passes += shard.counts.get("trained", 0) * epochs
+    return seconds / passes if passes else None
+
+
+def speeds_of_like(experiments: QuerySet[Experiment], recipe: Recipe) -> Speeds:
     """What the latest iteration of the same model on the same engine has shown.
 
-    Returns:
-        The name of its experiment and the rates by stage; both empty where there is none that
-        this person may see.
+    The speed of training is from the latest one that was also trained alike; it may be another.
+
+    Args:
+        experiments: those that may be looked at.
     """
     alike = Iteration.objects.filter(
-        experiment__in=visible_experiments(person),
+        experiment__in=experiments,
         status=RunStatus.FINISHED,
         experiment__recipe__model=recipe.model,
         experiment__recipe__world=recipe.world,
-        experiment__recipe__engine__kind=recipe.engine.kind,
         experiment__recipe__engine__device=recipe.engine.device,
-    ).select_related("experiment")
-    latest = alike.order_by("-finished", "-pk").first()
-    if latest is None:
-        return "", {}
-    return latest.experiment.name, _rates_of_finished(latest.pk, str(latest.finished))
+    ).order_by("-finished", "-pk")
+    latest = list(alike.select_related("experiment")[:_LOOKED_AT])
+    drawn = [row for row in latest if _engine(row.experiment) == recipe.engine.kind]
+    trained = [row for row in latest if _is_trained_alike(row.experiment, recipe)]
+    speeds = _speeds_of_finished(drawn[0]) if drawn else Speeds()
+    trainings = (_speeds_of_finished(row) for row in trained)
+    training = next((one for one in trainings if one.seconds_per_row is not None), Speeds())
+    return Speeds(
+        speeds.measured_in or training.measured_in, speeds.rates, training.seconds_per_row
+    )
+
+
+def _engine(experiment: Experiment) -> str:
+    return str(experiment.recipe["engine"]["kind"])
+
+
+def _is_trained_alike(experiment: Experiment, recipe: Recipe) -> bool:
+    wanted = recipe.training.model_dump(mode="json")
+    known = experiment.recipe["training"]
+    return all(known.get(name) == wanted[name] for name in _TRAINING_SPEED)
+
+
+def _speeds_of_finished(iteration: Iteration) -> Speeds:
+    return _kept_speeds(iteration.pk, str(iteration.finished))
 
 
 @lru_cache(maxsize=64)
-def _rates_of_finished(pk: int, finished: str) -> dict[str, Rate]:  # noqa: ARG001 part of the key
+def _kept_speeds(pk: int, finished: str) -> Speeds:  # noqa: ARG001 part of the key
     """A form asks at every change, and what is finished no longer changes."""
-    return _rates([Iteration(pk=pk)])
+    row = Iteration.objects.select_related("experiment").get(pk=pk)
+    return _speeds(row.experiment.name, [row])

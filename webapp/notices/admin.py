@@ -3,9 +3,12 @@
 from typing import ClassVar
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
 
 from webapp.experiments.admin import LookOnly
-from webapp.notices.models import Choice, Notice, Recipient
+from webapp.notices.models import Choice, Notice, NoticeStatus, Occasion, Recipient
 
 
 @admin.register(Recipient)
@@ -25,6 +28,17 @@ class ChoiceAdmin(LookOnly):
     list_display = ("recipient", "event", "channel", "since")
     list_filter = ("event", "channel")
     list_select_related = ("recipient__person",)
+    search_fields = ("recipient__person__username",)
+
+
+@admin.register(Occasion)
+class OccasionAdmin(LookOnly):
+    """What notices were written about."""
+
+    list_display = ("iteration", "ended")
+    list_filter = ("ended", "iteration__experiment")
+    list_select_related = ("iteration__experiment",)
+    search_fields = ("iteration__experiment__name",)
 
 
 @admin.register(Notice)
@@ -35,3 +49,12 @@ class NoticeAdmin(LookOnly):
     list_filter = ("status", "channel", "event")
     search_fields = ("subject", "recipient__person__username")
     list_select_related = ("recipient__person",)
+    actions = ("send_again",)
+
+    @admin.action(description="Try again to send", permissions=["steer"])
+    def send_again(self, request: HttpRequest, rows: QuerySet[Notice]) -> None:
+        """Put those that were given up back among those that are to be sent."""
+        count = rows.filter(status=NoticeStatus.GIVEN_UP).update(
+            status=NoticeStatus.WAITING, tries=0, due=timezone.now(), error=""
+        )
+        self.message_user(request, f"{count} notices that had been given up will be sent.")

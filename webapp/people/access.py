@@ -76,5 +76,26 @@ def find_to_steer(person: Person, name: str) -> Experiment:
     return experiment
 
 
+def may_hand_over(person: Person, experiment: Experiment) -> bool:
+    """Whether a person may say who owns an experiment and who sees it: its owner, and admins."""
+    user = _user(person)
+    if user is None or not user.has_perm(RUN):
+        return False
+    return user.has_perm(RUN_ALL) or experiment.owner_id == user.pk
+
+
+def find_to_hand_over(person: Person, name: str) -> Experiment:
+    """Find an experiment of which a person may say who owns and sees it.
+
+    Raises:
+        Http404: there is none of this name, or it is a stranger's private one.
+        PermissionDenied: it may be seen, but belongs to somebody else or nobody.
+    """
+    experiment = find_experiment(person, name)
+    if not may_hand_over(person, experiment):
+        raise PermissionDenied(f"only the owner of {experiment}, or an admin, may hand it over")
+    return experiment
+
+
 def _user(person: Person) -> User | None:
     return person if isinstance(person, User) and person.is_active else None

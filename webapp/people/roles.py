@@ -20,7 +20,12 @@ ANSWER: Final = "audit.answer_batch"
 ADJUDICATE: Final = "audit.adjudicate_item"
 """See everybody's audit answers in the admin, and decide between conflicting ones."""
 SEE_EVENTS: Final = "people.view_event"
-"""See in the admin who signed in, and what became of accounts, roles and tokens."""
+"""See who signed in, and what became of accounts, roles and tokens."""
+MANAGE: Final = (
+    *("auth.add_user", "auth.change_user", "auth.delete_user", "auth.add_group"),
+    *("auth.change_group", "api.delete_apitoken", "otp_totp.delete_totpdevice"),
+)
+"""Make, change and delete accounts and roles, end tokens, help who lost a second factor."""
 
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
@@ -31,17 +36,22 @@ PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     VIEWER: (SEE,),
     OPERATOR: (SEE, RUN),
     AUDITOR: (ANSWER,),
-    ADMIN: (SEE, RUN, RUN_ALL, ADJUDICATE, SEE_EVENTS),
+    ADMIN: (SEE, RUN, RUN_ALL, ADJUDICATE, SEE_EVENTS, *MANAGE),
 }
 
 
 def make_roles() -> None:
-    """Make the groups that are missing, and give every group at least its permissions."""
+    """Make the groups that are missing, and give every group at least its permissions.
+
+    Admins see every row, also those of models that a later version brings.
+    """
     for config in apps.get_app_configs():
         create_permissions(config, verbosity=0)
     for role, names in PERMISSIONS.items():
         group, _ = Group.objects.get_or_create(name=role)
         group.permissions.add(*(_permission(name) for name in names))
+        if role == ADMIN:
+            group.permissions.add(*Permission.objects.filter(codename__startswith="view_"))
 
 
 def _permission(name: str) -> Permission:

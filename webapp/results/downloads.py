@@ -94,6 +94,30 @@ class IterationRow:
     manifest_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """The scorecards that are kept of a model, as `manage.py evaluate` keeps them."""
+
+    number: int
+    cards: Sequence[FileRow]
+
+
+def list_evaluations(store: ArtifactStore, experiment: str, *, models: int) -> list[EvaluationRow]:
+    """List the kept scorecards of M0, M1, ...; models without any are left out.
+
+    Args:
+        models: how many models there are.
+    """
+    found = [EvaluationRow(number, _cards(store, experiment, number)) for number in range(models)]
+    return [row for row in found if row.cards]
+
+
+def _cards(store: ArtifactStore, experiment: str, number: int) -> list[FileRow]:
+    folder = f"evaluations/M{number}"
+    paths = [(name, f"{folder}/{name}") for name in store.names(f"{experiment}/{folder}")]
+    return [FileRow(path, name, None, None) for name, path in paths if is_stored(path)]
+
+
 def is_stored(path: str) -> bool:
     """Whether a path is the name of a file that an experiment may have."""
     return _STORED.fullmatch(path) is not None

@@ -32,6 +32,12 @@ def _outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
     return [("", "any"), ("pair", "has a pair"), ("dropped", "has none"), *said]
 
 
+def _least(label: str) -> forms.FloatField:
+    """A figure that a prompt must reach; empty keeps those without one, too."""
+    number = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
+    return forms.FloatField(label=label, required=False, min_value=0, widget=number)
+
+
 class ListForm(forms.Form):
     """Which prompts to list, and in which order."""
 
@@ -39,6 +45,8 @@ class ListForm(forms.Form):
     sort = forms.ChoiceField(label="Order", required=False, choices=list(SORTS.items()))
     actor = forms.ChoiceField(label="Actor pair", required=False, choices=_outcomes(ACTOR_REASONS))
     judge = forms.ChoiceField(label="Judge pair", required=False, choices=_outcomes(_JUDGE_REASONS))
+    gap_at_least = _least("Score gap at least")
+    variance_at_least = _least("Variance at least")
     unscored = forms.BooleanField(label="with judgments that carry no score", required=False)
     inconsistent = forms.BooleanField(
         label="where the meta-judge's verdict changes with the order", required=False

@@ -64,6 +64,10 @@ def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
     for flag in ("unscored", "inconsistent"):
         if wanted.get(flag):
             mask &= index.counts(flag) > 0
+    for figure in ("gap", "variance"):
+        least = wanted.get(f"{figure}_at_least")
+        if least is not None:
+            mask &= _FIGURES[figure](index) >= least  # never true of one that is not known
     rows = np.flatnonzero(mask)
     found: list[int] = _sorted(index, rows, wanted.get("sort") or "").tolist()
     return found

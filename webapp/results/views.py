@@ -31,6 +31,7 @@ from webapp.results.downloads import (
     Written,
     checkpoint_files,
     is_stored,
+    list_evaluations,
     list_iterations,
     read_written,
     safe_local_path,
@@ -251,7 +252,12 @@ def files(request: HttpRequest, name: str) -> HttpResponse:
     numbers = sorted(experiment.iterations.values_list("number", flat=True))
     opened = [open_iteration(experiment, number) for number in (0, *numbers)]
     whole = request.GET.get("all", "")
-    context = {"experiment": experiment, "iterations": list_iterations(opened, whole=whole)}
+    store = ArtifactStore(experiment.artifact_root)
+    context = {
+        "experiment": experiment,
+        "iterations": list_iterations(opened, whole=whole),
+        "evaluations": list_evaluations(store, experiment.name, models=len(numbers) + 1),
+    }
     return render(request, "results/files.html", context)
 
 

@@ -7,7 +7,7 @@ from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandParser
 
-from webapp.experiments.models import Experiment
+from webapp.experiments.models import Experiment, Iteration, RunStatus
 from webapp.people.roles import ADMIN, AUDITOR, OPERATOR, VIEWER
 from workers.command_line import explained_errors, require_tables
 
@@ -40,6 +40,9 @@ class Command(BaseCommand):
             require_tables()
         for name, role in PEOPLE.items():
             self._make_person(name, role)
+        if _is_finished(options["experiment"], options["iterations"]):
+            self.stdout.write(f"{options['experiment']} is there already")
+            return
         wanted = {name: options[name] for name in ("experiment", "recipe", "iterations")}
         call_command("run_iteration", **wanted, verbosity=options["verbosity"])
         owner = User.objects.get(username="olga")
@@ -54,3 +57,8 @@ class Command(BaseCommand):
         person = User.objects.create_user(name, password=password, is_staff=role == ADMIN)
         person.groups.add(Group.objects.get(name=role))
         self.stdout.write(f"{name} ({role}): password {password}")
+
+
+def _is_finished(name: str, iterations: int) -> bool:
+    finished = Iteration.objects.filter(experiment__name=name, status=RunStatus.FINISHED)
+    return finished.count() >= iterations

@@ -1,5 +1,6 @@
 """Run iterations of an experiment in this process, or let the workers run them."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from meta_reward_core.command import (
     request_of,
     show_plan,
 )
+from meta_reward_core.config import Recipe
 from meta_reward_core.console import print_summary
 from meta_reward_core.context import Tools
 from meta_reward_core.errors import InputError, NoPairsError
@@ -26,11 +28,11 @@ from meta_reward_core.launch import (
     open_or_begin,
 )
 from meta_reward_core.output_files import require_writable, write_json
-from meta_reward_core.plan import Rate
+from meta_reward_core.plan import Speeds
 from meta_reward_core.request import Request
 from meta_reward_core.summary import Summary
 from webapp.experiments import models
-from webapp.launching.rates import measured_rates
+from webapp.launching.rates import speeds_of, speeds_of_like
 from workers.command_line import (
     ExemplifiedCommand,
     configured_places,
@@ -103,7 +105,7 @@ class Command(ExemplifiedCommand):
                     options["iterations"],
                     configured_places(),
                     console,
-                    rates=_rates(request.experiment),
+                    speeds_of=partial(_speeds, request.experiment),
                 )
             else:
                 result = _carry_out(request, options, console)
@@ -120,9 +122,11 @@ def _carry_out(request: Request, options: dict[str, Any], console: Console) -> S
     return _run_by_workers(request, until, places, console)
 
 
-def _rates(name: str) -> dict[str, Rate]:
+def _speeds(name: str, recipe: Recipe) -> Speeds:
+    """What the experiment itself has shown; before that, another one like it."""
     row = models.Experiment.objects.filter(name=name).first()
-    return measured_rates(row) if row else {}
+    own = speeds_of(row) if row else Speeds()
+    return own if own.measured_in else speeds_of_like(models.Experiment.objects.all(), recipe)
 
 
 def _command(name: str, *words: str) -> str:
