@@ -21,7 +21,7 @@ from meta_reward_core.miniature.seed import MAX_SEEDS, GateResult
 from meta_reward_core.miniature.seed_variants import SeedVariant, known_gate
 from meta_reward_core.recipes import load_recipe
 from meta_reward_core.request import check_name
-from webapp.places import BASE_DIR
+from workers.parts import manage
 from workers.processes import kill_group, start_child, stop_child
 
 _POLL_SECONDS: Final = 0.5
@@ -215,7 +215,7 @@ def _take(todo: Iterator[PlannedRun], count: int) -> Iterator[PlannedRun]:
 
 def _start(wish: Wish, run: PlannedRun) -> subprocess.Popen[bytes]:
     command = [
-        *(sys.executable, str(BASE_DIR / "manage.py"), "run_iteration", "--no-color"),
+        *manage("run_iteration", "--no-color"),
         *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
         *("--iterations", str(run.iterations)),
     ]
