@@ -26,6 +26,8 @@ from meta_reward_core.model_card import Lineage, name_of_model, write_model_card
 from meta_reward_core.model_folder import hash_model_folder
 from webapp.experiments import models
 from webapp.experiments.models import Order, OrderStatus, RunStatus
+from webapp.people.events import note
+from webapp.people.models import EventKind
 from webapp.places import BASE_DIR
 from workers.in_process import summarize
 from workers.opening import open_row
@@ -87,6 +89,8 @@ def publish(order: Order) -> Outcome:
             message=f"{experiment.name} M{number}",
             is_public=bool(order.wish.get("is_public")),
         )
+    where = f"in {published.folder}{f' and as {repository}' if repository else ''}"
+    note(EventKind.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=order.by)
     return outcome
 
 
