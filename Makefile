@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 AUDIT := .venv-audit
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm test-faults soak audit-dependencies pictures
+.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm test-faults soak authorization audit-dependencies pictures
 
 all: check test  ## check + test
 
@@ -36,14 +36,22 @@ test: setup  ## install what tests need, run them all
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
 
+ROWS_AT_ONCE ?= 2
 test-faults: setup  ## every fault against every step, two hosts; writes docs/reliability.md's table
 	tests/services.sh
-	FAULTS_RESULTS=var/faults OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults
-	$(BIN)/python -m tests.faults.table var/faults
+	@status=0; export FAULTS_RESULTS=docs/reliability OMP_NUM_THREADS=1; \
+	$(BIN)/python -m pytest -m slow tests/faults --ignore tests/faults/two_hosts \
+		--numprocesses $(ROWS_AT_ONCE) --dist load || status=1; \
+	$(BIN)/python -m pytest -m slow tests/faults/two_hosts || status=1; \
+	$(BIN)/python -m tests.faults.table || status=1; \
+	exit $$status
 
 MINUTES ?= 60
 soak: setup  ## random faults over several experiments; MINUTES=60
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
+authorization: setup  ## ask every address as everybody; writes docs/authorization.md
+	WRITE_AUTHORIZATION=1 $(BIN)/python -m pytest -p no:randomly tests/webapp/test_authorization.py
 
 audit-dependencies: setup  ## known vulnerabilities of the versions in constraints.txt
 	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet 'pip-audit==2.10.1'; }

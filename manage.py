@@ -1,20 +1,7 @@
 #!/usr/bin/env python
-"""Django's command line: `python manage.py help`."""
+"""Django's command line in a checkout: `python manage.py help`."""
 
-import os
-import sys
-
-from django.core.management import execute_from_command_line
-
-from webapp.places import VAR_ROOT
-
-
-def main() -> None:
-    """Run one command."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-    VAR_ROOT.mkdir(parents=True, exist_ok=True)
-    execute_from_command_line(sys.argv)
-
+from workers.__main__ import main
 
 if __name__ == "__main__":
     main()

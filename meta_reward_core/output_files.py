@@ -19,7 +19,9 @@ def require_writable(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: name a file in a folder that exists")
+        raise InputError(
+            f"{path} cannot be written: name a file in a folder that exists and may be written to"
+        )
 
 
 def write_whole(path: Path, chunks: Iterable[str]) -> None:

@@ -168,8 +168,8 @@ def _speed() -> Iterator[Metric]:
 
 def _workers() -> Iterator[Metric]:
     now = timezone.now()
-    rows = list(Worker.objects.values_list("name", "host", "heartbeat", "shard"))
-    labels = [{"worker": name, "host": host} for name, host, _, _ in rows]
+    rows = list(Worker.objects.values_list("name", "host", "heartbeat", "shard", "device_bytes"))
+    labels = [{"worker": name, "host": host} for name, host, *_ in rows]
     yield Metric(
         "worker_silent_seconds",
         "gauge",
@@ -181,6 +181,12 @@ def _workers() -> Iterator[Metric]:
         "gauge",
         "Whether a worker works on a shard.",
         [(about, row[3] is not None) for about, row in zip(labels, rows, strict=True)],
+    )
+    yield Metric(
+        "worker_device_memory_bytes",
+        "gauge",
+        "Memory in use on a worker's GPU, as its engine last said.",
+        [(about, row[4]) for about, row in zip(labels, rows, strict=True) if row[4] is not None],
     )
 
 

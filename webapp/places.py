@@ -1,4 +1,4 @@
-"""Where this installation keeps what it makes: from the environment, else under `var/`."""
+"""Where this installation's own files lie, and where it keeps what it makes."""
 
 import hashlib
 import os
@@ -6,8 +6,15 @@ import tempfile
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+IN_CHECKOUT = (BASE_DIR / "manage.py").is_file()
 
-VAR_ROOT = Path(os.environ.get("META_REWARD_VAR", BASE_DIR / "var")).absolute()
+STATIC_SOURCES = BASE_DIR / "webapp" / "static"
+# In a checkout a link to the folder at the top; a wheel carries the files themselves.
+TEMPLATE_ROOT = BASE_DIR / "webapp" / "templates"
+
+# Nothing is kept beside an installed package, where the next version would find or remove it.
+_HOME = BASE_DIR if IN_CHECKOUT else Path.cwd()
+VAR_ROOT = Path(os.environ.get("META_REWARD_VAR", _HOME / "var")).absolute()
 
 
 def root_from_environment(name: str, default: str) -> str:

@@ -4,7 +4,8 @@ META_REWARD_SECRET_KEY      signs sessions; default: made once, kept in var/secr
 META_REWARD_DEBUG           1: Django's debug pages; never on a machine that others can reach
 META_REWARD_ALLOWED_HOSTS   host names, separated by commas; default: this machine alone
 META_REWARD_CSRF_ORIGINS    such as https://example.org, separated by commas
-META_REWARD_VAR             folder of all that is made here; default: var/
+META_REWARD_VAR             folder of all that is made here; default: var/ in the checkout, or in
+                            the current folder where the package is installed without one
 DATABASE_URL                default: SQLite in var/db.sqlite3; postgres://user:password@host/name
 CELERY_BROKER_URL           a Redis server; default: the one that `manage.py serve` brings up
 META_REWARD_ARTIFACT_ROOT   files of experiments, on a file system that all machines share;
@@ -43,7 +44,13 @@ import dj_database_url
 
 from webapp.environment import listed, secret, switched_on
 from webapp.logs import log_settings
-from webapp.places import BASE_DIR, VAR_ROOT, root_from_environment, short_runtime_folder
+from webapp.places import (
+    STATIC_SOURCES,
+    TEMPLATE_ROOT,
+    VAR_ROOT,
+    root_from_environment,
+    short_runtime_folder,
+)
 from webapp.secret_key import lazy_key
 
 DEBUG = switched_on("META_REWARD_DEBUG")
@@ -166,7 +173,7 @@ WSGI_APPLICATION = "webapp.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [TEMPLATE_ROOT],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -234,7 +241,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATICFILES_DIRS = [BASE_DIR / "webapp" / "static"]
+STATICFILES_DIRS = [STATIC_SOURCES]
 STATIC_ROOT = os.environ.get("META_REWARD_STATIC_ROOT")
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 

@@ -8,7 +8,8 @@ A shard writes its files; completions that somebody asked for come back in the a
 
     in   {"artifact_root", "scratch", "experiment", "iteration", "stage", "shard"}
          {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
-    out  {"progress": [done, tokens]} ... {"log": {...}} ... then one of
+    out  {"progress": [done, tokens], "device_bytes": of its GPU in use, if there is one} ...
+         {"log": {...}} ... then one of
          {"finished": counts, "reused": whether the files were there, "device": where}
          {"finished": by conversation, the completions, "device": where}
          {"failed": message, "kind": class of the error, "retryable": ...}
@@ -60,7 +61,7 @@ class Reporter:
         now = time.monotonic()
         if now - self._told_at >= PROGRESS_SECONDS:
             self._told_at = now
-            self.send(progress=[done, tokens])
+            self.send(progress=[done, tokens], **_device_memory())
 
     def log(self, row: dict[str, float]) -> None:
         """Tell a row of the training's log."""
@@ -183,6 +184,15 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return "cpu"
+
+
+def _device_memory() -> dict[str, int]:
+    """Memory in use on the GPU that this process computes on, by whomever, in bytes."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"device_bytes": total - free}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,7 @@ from typing import IO, Any, Final
 from meta_reward_core.dying import dying_with_parent
 from meta_reward_core.engines.base import Completion, Conversation, Sampling
 from meta_reward_core.iteration import Resource
-
-_LAST_LINES: Final = 12
-_LAST_BYTES: Final = 4000
+from workers.engine_words import EngineWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ class EngineHost:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
+        self._words: EngineWords | None = None
         self._model: str | None = None
         self._unread = b""
 
@@ -163,6 +160,7 @@ class EngineHost:
         except BaseException:
             self.kill()
             raise
+        self._tell_words()
         if answer.get("fault"):
             self.kill()
         if "failed" in answer:
@@ -178,9 +176,11 @@ class EngineHost:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout, self._errors):
+        for stream in (self._child.stdin, self._child.stdout):
             _close(stream)
-        self._child = self._errors = self._model = None
+        if self._words is not None:
+            self._words.close()
+        self._child = self._words = self._model = None
         self._unread = b""
 
     def _prepare(self, resource: Resource, model: str) -> None:
@@ -197,12 +197,12 @@ class EngineHost:
             self._model = model
 
     def _start(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
+        self._words = EngineWords()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "workers.engine_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=self._words.file,
             process_group=0,
             preexec_fn=dying_with_parent(),
         )
@@ -230,6 +230,7 @@ class EngineHost:
             if message is not None:
                 hear(message)
             if time.monotonic() >= ask_at:
+                self._tell_words()
                 if not may_go_on():
                     raise ShardStoppedError
                 ask_at = time.monotonic() + every_seconds
@@ -256,10 +257,14 @@ class EngineHost:
         assert self._child is not None  # noqa: S101
         code = self._child.wait()
         how = _describe_end(code)
-        last = _last_lines(self._errors)
+        last = self._words.last() if self._words is not None else ""
         return ShardFailedError(
             f"{how}\n{last}" if last else how, kind="EngineDied", retryable=True
         )
+
+    def _tell_words(self) -> None:
+        if self._words is not None:
+            self._words.tell()
 
 
 HOST: Final = EngineHost()
@@ -275,15 +280,6 @@ def _describe_end(code: int) -> str:
     if code < 0:
         return f"the engine's process was ended by {signal.Signals(-code).name}"
     return f"the engine's process ended with exit code {code}"
-
-
-def _last_lines(errors: IO[bytes] | None) -> str:
-    if errors is None:
-        return ""
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(size - _LAST_BYTES, 0))
-    lines = errors.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-_LAST_LINES:])
 
 
 def _close(stream: IO[bytes] | None) -> None:

@@ -7,7 +7,6 @@ import sys
 
 from django.conf import settings
 
-from webapp.places import BASE_DIR
 from workers.broker import broker_answers, configured_broker, start_broker
 from workers.processes import start_child
 from workers.supervisor import Part
@@ -30,7 +29,7 @@ def web_part(host: str, port: int) -> Part:
         *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
         # Longer than a page waits between two questions, or a connection closes as it is asked.
         *("--keep-alive", "15"),
-        *("--name", "meta-reward-web", "--chdir", str(BASE_DIR)),
+        *("--name", "meta-reward-web"),
     ]
     return Part("web", lambda: start_child(command), grace_seconds=_WEB_GRACE_SECONDS + 2)
 
@@ -46,8 +45,8 @@ def worker_part(queues: str = ",".join(QUEUES)) -> Part:
 
 
 def manage(*arguments: str) -> list[str]:
-    """Write out a command of `manage.py`."""
-    return [sys.executable, str(BASE_DIR / "manage.py"), *arguments]
+    """Write out one of our commands, for a checkout and for an installed package alike."""
+    return [sys.executable, "-m", "workers", *arguments]
 
 
 def bind_address(host: str, port: int) -> str:
@@ -80,16 +79,7 @@ def _start_worker(queues: str) -> subprocess.Popen[bytes] | None:
 def _worker_command(queues: str) -> list[str]:
     # One process for tasks: a GPU is not shared.
     return [
-        *(
-            sys.executable,
-            "-m",
-            "celery",
-            "--quiet",
-            "--app",
-            "workers.celery:app",
-            "--workdir",
-            str(BASE_DIR),
-        ),
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "workers.celery:app"),
         *("worker", "--queues", queues, "--pool", "prefork", "--concurrency", "1"),
         *("--loglevel", "INFO", "--without-gossip", "--without-mingle"),
         *("--hostname", f"worker-{os.getpid()}@%h"),

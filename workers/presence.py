@@ -40,9 +40,12 @@ def introduce(name: str, *, pid: int, queues: Sequence[str]) -> None:
     _self = _Self(name, pid, ",".join(queues))
 
 
-def beat() -> None:
-    """Show that the worker lives; for its main process, which must not keep a connection."""
-    _write()
+def beat(*, device_bytes: int | None = None) -> None:
+    """Show that the worker lives, and what memory of its GPU is in use, where that is known.
+
+    The main process, which beats too, must not keep a connection.
+    """
+    _write(**({} if device_bytes is None else {"device_bytes": device_bytes}))
     if _self is not None and os.getpid() == _self.pid:
         connections.close_all()
 

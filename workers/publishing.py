@@ -26,6 +26,9 @@ from meta_reward_core.model_card import Lineage, name_of_model, write_model_card
 from meta_reward_core.model_folder import hash_model_folder
 from webapp.experiments import models
 from webapp.experiments.models import Order, OrderStatus, RunStatus
+from webapp.people.events import note
+from webapp.people.models import EventKind
+from webapp.places import BASE_DIR
 from workers.in_process import summarize
 from workers.opening import open_row
 
@@ -86,6 +89,8 @@ def publish(order: Order) -> Outcome:
             message=f"{experiment.name} M{number}",
             is_public=bool(order.wish.get("is_public")),
         )
+    where = f"in {published.folder}{f' and as {repository}' if repository else ''}"
+    note(EventKind.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=order.by)
     return outcome
 
 
@@ -176,7 +181,7 @@ def _check_no_places(folder: Path) -> None:
     named = {
         str(Path(place).absolute()).encode()
         for place in (
-            settings.BASE_DIR,
+            BASE_DIR,
             settings.META_REWARD_ARTIFACT_ROOT,
             settings.META_REWARD_MODEL_ROOT,
             settings.META_REWARD_SCRATCH_ROOT,

@@ -18,7 +18,7 @@ from typing import Final
 from meta_reward_core.errors import InputError
 from meta_reward_core.miniature.seed import MAX_SEEDS, GateResult
 from meta_reward_core.miniature.seed_variants import SeedVariant
-from webapp.places import BASE_DIR
+from workers.parts import manage
 from workers.planned_runs import PlannedRun, Wish
 from workers.processes import kill_group, start_child, stop_child
 from workers.recording import RunRecords, Say, SeedModels, TriedSeed
@@ -179,7 +179,7 @@ def _pause() -> None:
 
 def _start(wish: Wish, run: PlannedRun) -> subprocess.Popen[bytes]:
     command = [
-        *(sys.executable, str(BASE_DIR / "manage.py"), "run_iteration", "--no-color"),
+        *manage("run_iteration", "--no-color"),
         *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
         *("--iterations", str(run.iterations), "--draws", str(wish.draws / run.group)),
     ]

@@ -125,12 +125,14 @@ class Vigil:
         self._lease_seconds = lease_seconds
         self._extended_at = time.monotonic()
         self._done = self._tokens = 0
+        self._device_bytes: int | None = None
         self._figures = TrainingFigures()
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take what the engine says about its progress."""
         if "progress" in message:
             self._done, self._tokens = message["progress"]
+            self._device_bytes = message.get("device_bytes", self._device_bytes)
         elif "log" in message:
             self._done = int(message["log"].get("step", 0))
             self._figures.hear(message["log"])
@@ -162,7 +164,7 @@ class Vigil:
         ):
             return Stop.LOST
         self._extended_at = asked_at
-        presence.beat()
+        presence.beat(device_bytes=self._device_bytes)
         return None if lifecycle.may_go_on(self._attempt) else Stop.ASKED
 
 

@@ -5,10 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 
+from webapp.places import IN_CHECKOUT
+
 
 def manage(*words: str) -> str:
-    """A `manage.py` command that works as it is printed, in the folder where it is printed."""
-    return shlex.join([_interpreter(), "manage.py", *words])
+    """A command of ours that works as it is printed, in the folder where it is printed."""
+    program = [_interpreter(), "manage.py"] if IN_CHECKOUT else ["meta-reward"]
+    return shlex.join([*program, *words])
 
 
 def _interpreter() -> str:

@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 PARTS = {
     "broker": "valkey-server",
     "web": "-m gunicorn",
-    "reconciler": "manage.py reconcile",
+    "reconciler": "-m workers reconcile",
     "worker": "-m celery",
 }
 

@@ -55,7 +55,10 @@ class Fault:
         point: where in a stage the process stands meanwhile; "" for any moment.
         steps: where it makes sense.
         said: a regular expression that the page of the iteration must match afterwards, where a
-            stage was struck; "" if there is nothing that a person would have to know.
+            stage was struck; "" where it costs nothing that a person would have to know.
+        logged: the same for the installation's log, where the page has nothing to say.
+        refused: the same for what an export says that cannot end well as long as the fault lasts;
+            "" where the export has to succeed, or is killed.
         remakes: whether files of the step have to be made a second time.
         skewed: every process is started with a clock of its own, a day ahead or behind.
     """
@@ -67,6 +70,8 @@ class Fault:
     point: str = "working"
     steps: tuple[str, ...] = STEPS
     said: str = ""
+    logged: str = ""
+    refused: str = ""
     needs_disk: bool = False
     remakes: bool = False
     skewed: bool = False
@@ -228,9 +233,8 @@ def _free_disk(here: World, step: str) -> None:
 
 def _fail_then(here: World, step: str, mend: Callable[[], None]) -> None:
     """Wait until a stage has failed and says so, mend what is wrong, and press Retry."""
-    if step not in STAGE_NAMES:
-        if step == "export":
-            time.sleep(2)
+    if step == "export":
+        here.wait_for_export()
         mend()
         return
     here.wait_for(lambda: here.status() in ("failed", "no_pairs", "finished"))
@@ -297,7 +301,7 @@ def _make_files_again(here: World, step: str) -> None:
     """After the end nobody looks by himself: a person has the files checked."""
     if step not in STAGE_NAMES:
         if step == "export":
-            time.sleep(2)
+            here.wait_for_export()
         options = here.site.experiment_options()
         checked = here.site.manage("run_iteration", *options, "--iterations", "1", "--queue")
         assert checked.returncode == 0, checked.stdout
@@ -315,8 +319,15 @@ def _send_thrice(here: World, step: str) -> None:
         for (shard,) in here.ask(question) * 3:
             queue = _QUEUES.get(step, "gpu")
             app.send_task("workers.run_shard", args=[shard], queue=queue, connection=connection)
-    if here.second is None:
-        here.second = here.start_worker()
+    here.second = here.start_worker()
+
+
+def _dismiss_second(here: World, step: str) -> None:
+    """Let the second worker go in order: it gives back what it has."""
+    here.wait_for(lambda: here.stage_status(step) == "finished")
+    assert here.second is not None
+    here.second.terminate()
+    here.second.wait(60)
 
 
 def _cancel_without_worker(here: World, step: str) -> None:
@@ -347,7 +358,13 @@ def _commit_tables(here: World, step: str) -> None:
 
 
 _SILENT: Final = r"lost.*(process is gone|was silent)"
+_LOST_BROKER: Final = r"Connection to broker lost|Cannot connect to redis"
+_DAMAGED: Final = "are made again"
+_DIFFERS: Final = "differs from its manifest"
+
+# An export opens no connection to the broker, and no answer is written to the artifacts' disk.
 _WITHOUT_EXPORT: Final = (*STAGE_NAMES, "answer")
+_WITHOUT_ANSWER: Final = (*STAGE_NAMES, "export")
 
 KILLED_AT_WORK = Fault("killed", "worker tree SIGKILLed at work", _kill, _start_again,
                        said=_SILENT)  # fmt: skip
@@ -367,28 +384,37 @@ FAULTS: Final = {
         Fault("engine", "engine child killed", _kill_engine, steps=STAGE_NAMES,
               said=r"was killed \(SIGKILL\)"),
         Fault("frozen", "SIGSTOP past the lease", _freeze, _thaw, said=_SILENT, remakes=True),
-        Fault("broker-killed", "broker killed, back after 2 s", _kill_broker, _revive_broker),
-        Fault("broker-clients", "broker: CLIENT KILL of everybody", _kill_clients),
-        Fault("broker-forgets", "broker loses every message", _forget_messages),
-        Fault("broker-dark", "broker behind a black hole for 8 s", _go_dark, _light_up),
+        Fault("broker-killed", "broker killed, back after 2 s", _kill_broker, _revive_broker,
+              steps=_WITHOUT_EXPORT, logged=_LOST_BROKER),
+        Fault("broker-clients", "broker: CLIENT KILL of everybody", _kill_clients,
+              steps=_WITHOUT_EXPORT),
+        Fault("broker-forgets", "broker loses every message", _forget_messages,
+              steps=_WITHOUT_EXPORT),
+        Fault("broker-dark", "broker behind a black hole for 8 s", _go_dark, _light_up,
+              steps=_WITHOUT_EXPORT),
         Fault("broker-forgotten", "the same, and its old connections stay dead",
-              _go_dark, _light_up_forgetting),
-        Fault("broker-full", "broker full for 8 s", _fill_broker, _empty_broker),
+              _go_dark, _light_up_forgetting, steps=_WITHOUT_EXPORT),
+        Fault("broker-full", "broker full for 8 s", _fill_broker, _empty_broker,
+              steps=_WITHOUT_EXPORT, logged="OutOfMemoryError"),
         Fault("database-connections", "every database connection ended, 3 times",
               _end_connections),
         Fault("database-restarted", "database stopped, back after 2 s",
-              _stop_database, _start_database),
+              _stop_database, _start_database, logged="the database does not answer"),
         Fault("disk-full", "disk full; room made, Retry", _fill_disk, _free_disk,
-              said="no room left", needs_disk=True),
+              steps=_WITHOUT_ANSWER, said="no room left", refused="No space left", needs_disk=True),
         Fault("disk-read-only", "artifact root read-only; mended, Retry",
-              _protect_disk, _unprotect_disk, said="Read-only file system", needs_disk=True),
+              _protect_disk, _unprotect_disk, steps=_WITHOUT_ANSWER,
+              said="Read-only file system", refused="cannot be written", needs_disk=True),
         Fault("disk-vanished", "artifact root vanished; put back, Retry",
-              _hide_files, _show_files, said="are gone|cannot read", remakes=True),
+              _hide_files, _show_files, steps=_WITHOUT_ANSWER, said="are gone|cannot read",
+              refused="there is no experiment", remakes=True),
         Fault("truncated", "a finished part truncated", _truncate, _make_files_again,
-              point="told", remakes=True),
+              point="told", logged=_DAMAGED, refused=_DIFFERS, remakes=True),
         Fault("flipped", "a bit flipped in a finished part, and in the weights",
-              _flip_bit, _make_files_again, point="told", remakes=True),
+              _flip_bit, _make_files_again, point="told", logged=_DAMAGED, refused=_DIFFERS,
+              remakes=True),
         Fault("triple", "every message three times more, two workers", _send_thrice,
+              _dismiss_second,
               steps=STAGE_NAMES),
         Fault("clocks", "clocks a day ahead and a day behind, in turn", _nothing, skewed=True),
         Fault("cancelled", "cancelled with no worker, then resumed",
@@ -397,3 +423,31 @@ FAULTS: Final = {
               _alter_tables, _commit_tables, steps=_WITHOUT_EXPORT),
     )
 }  # fmt: skip
+
+NOTHING_TO_SEE: Final = {
+    "killed-told": "the shard is finished and its row says so: the reconciler goes on",
+    "killed-at-random": "it depends on the moment",
+    "broker-clients": "who is cut off connects again at once",
+    "broker-forgets": "messages are hints: they are sent again",
+    "broker-dark": "8 s are less than anybody's patience",
+    "broker-forgotten": "whoever waits for the connection first hears of it, at any moment",
+    "database-connections": "who is cut off connects again at once",
+    "triple": "a message too many finds nothing to claim",
+    "clocks": "nobody asks a worker's clock what time it is",
+    "migration": "whoever needs the table waits",
+}
+"""Faults after which nobody has to know anything, and why."""
+
+KINDS: Final = {
+    "process": (*("killed", "killed-unpromised", "killed-untold", "killed-told"),
+                *("killed-at-random", "engine")),
+    "silence": ("frozen",),
+    "broker": (*("broker-killed", "broker-clients", "broker-forgets", "broker-dark"),
+               *("broker-forgotten", "broker-full")),
+    "database": ("database-connections", "database-restarted", "migration"),
+    "disk": ("disk-full", "disk-read-only", "disk-vanished"),
+    "damage": ("truncated", "flipped"),
+    "repetition": ("triple",),
+    "person": ("cancelled",),
+}  # fmt: skip
+"""The kinds of faults; what is wrong with clocks is wrong in a whole world (`Fault.skewed`)."""

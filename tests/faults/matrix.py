@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tests.faults.faults import Fault
 from tests.faults.person import Person
@@ -30,9 +30,6 @@ class Cell:
     fault: str
     step: str
     seconds: float
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def run(here: World, plan: Plan) -> list[Cell]:
@@ -131,7 +128,6 @@ def _has_answer(bob: Person, path: str) -> bool:
 def _strike_export(here: World, fault: Fault) -> Cell:
     """The command ends well with the whole file, or badly with a reason and without one."""
     here.points.arm("export", "working")
-    output = here.site.root / "pairs.jsonl"
     first = here.export()
     here.wait_for(lambda: here.points.reached("export", "working"))
     fault.strike(here, "export")
@@ -139,8 +135,11 @@ def _strike_export(here: World, fault: Fault) -> Cell:
     fault.lift(here, "export")
     ended = time.monotonic()
     said, _ = first.communicate(timeout=STEP_SECONDS)
-    assert (first.returncode == 0) == output.exists(), f"{first.returncode}: {said}"
+    assert (first.returncode == 0) == here.exported.exists(), f"{first.returncode}: {said}"
     assert "Traceback" not in said, said
+    if fault.refused:
+        assert first.returncode != 0, said
+        assert re.search(fault.refused, said), said
     if first.returncode != 0:
         again = here.export()
         said, _ = again.communicate(timeout=STEP_SECONDS)
@@ -152,13 +151,14 @@ def check(here: World, plan: Plan, quiet: QuietRun) -> None:
     """Nothing is lost, nothing is double, the result is the quiet run's, and somebody could see."""
     assert here.site.digests() == quiet.digests()
     if "export" in plan:
-        assert (here.site.root / "pairs.jsonl").read_bytes() == quiet.exported()
+        assert here.exported.read_bytes() == quiet.exported()
     assert set(here.site.statuses("shard")) == {"finished"}
     assert "running" not in here.site.statuses("attempt")
     remade = {_MADE_IN.get(step, step) for step, fault in plan.items() if fault.remakes}
     assert {stage for (stage,) in here.site.rows(_TWICE)} <= remade
     assert here.site.statuses("iteration") == {"finished": 1}
     _check_page(here, plan)
+    _check_log(here, plan)
 
 
 _MADE_IN = {"answer": "judge", "export": "pair_actor"}
@@ -180,3 +180,10 @@ def _check_page(here: World, plan: Plan) -> None:
             assert re.search(fault.said, words), (
                 f"{fault.said!r} is not on the page: {words[-3000:]}"
             )
+
+
+def _check_log(here: World, plan: Plan) -> None:
+    log = here.whole_log()
+    for step, fault in plan.items():
+        if step in STAGE_NAMES and fault.logged:
+            assert re.search(fault.logged, log), f"{fault.logged!r} is not in the log"

@@ -57,6 +57,7 @@ class World(Cluster):
     web: Process | None = None
     web_port: int = 0
     frozen: Process | None = None
+    exporting: "subprocess.Popen[str] | None" = None
     second: Process | None = None
     migrating: "psycopg.Connection[tuple[Any, ...]] | None" = None
     notes: list[str] = field(default_factory=list)
@@ -140,11 +141,24 @@ class World(Cluster):
         done = self.site.manage("control_iteration", action, "--experiment", "tiny")
         assert done.returncode == 0, done.stdout
 
+    @property
+    def exported(self) -> Path:
+        """Where an export goes: to the same disk as the artifacts."""
+        return self.disk / "pairs.jsonl"
+
     def export(self) -> "subprocess.Popen[str]":
         """Start to write the pairs of the iteration."""
-        output = self.site.root / "pairs.jsonl"
-        options = ("--experiment", "tiny", "--output", str(output), "--overwrite")
-        return self.site.start("manage.py", "export_pairs", *options)
+        options = ("--experiment", "tiny", "--output", str(self.exported), "--overwrite")
+        self.exporting = self.site.start("manage.py", "export_pairs", *options)
+        return self.exporting
+
+    def wait_for_export(self) -> None:
+        """Wait until the export has ended, well or not."""
+        self.wait_until(lambda: self.exporting is not None and self.exporting.poll() is not None)
+
+    def whole_log(self) -> str:
+        """All that the processes have written."""
+        return (self.site.root / "log").read_text(errors="replace")
 
 
 @contextlib.contextmanager

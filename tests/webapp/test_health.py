@@ -170,6 +170,14 @@ def test_the_figures_count_what_the_rows_say(broker: Broker, running: Shard, ali
     assert found['meta_reward_account_events_total{kind="account_made"}'] == 1
 
 
+def test_the_memory_of_a_gpu_is_told_and_a_cpu_has_none(broker: Broker) -> None:
+    make_worker()
+    name = 'meta_reward_worker_device_memory_bytes{worker="w\\"1\\\\",host="gpu-1"}'
+    assert name not in figures()
+    Worker.objects.update(device_bytes=70_000_000_000)
+    assert figures()[name] == 70_000_000_000
+
+
 def test_every_line_has_the_form_that_prometheus_reads(broker: Broker, running: Shard) -> None:
     make_worker()
     text = Client().get("/metrics", headers=WATCHER).content.decode()

@@ -19,6 +19,7 @@ from tests.webapp.conftest import make_person
 from tests.webapp.results_cast import begun_with, record, scripted_experiment
 from tests.webapp.test_results_prompts import rows_of
 from webapp.experiments.models import Experiment
+from webapp.people.models import Event, EventKind
 from webapp.results.streams import guard_cell
 
 pytestmark = pytest.mark.django_db
@@ -205,6 +206,13 @@ def test_a_checkpoint_comes_as_an_archive_that_is_not_compressed(
     assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
     weights = Path(on_disk.store.root) / "scripted/iteration-1/checkpoint/model.safetensors"
     assert archive.read("checkpoint/model.safetensors") == weights.read_bytes()
+
+
+def test_a_file_that_is_taken_out_is_noted(client: Client, row: Experiment, alice: User) -> None:
+    client.get(f"/experiments/{row.name}/files/experiment.json")
+    client.get(f"/experiments/{row.name}/files/no-such-file")
+    event = Event.objects.get(kind=EventKind.EXPORTED)
+    assert (event.subject, event.detail, event.by) == (row.name, "experiment.json", alice)
 
 
 def test_only_those_who_may_see_may_download(client: Client, row: Experiment) -> None:

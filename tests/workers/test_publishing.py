@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.artifacts import ArtifactStore
@@ -15,8 +16,10 @@ from meta_reward_core.experiment import open_experiment
 from meta_reward_core.launch import Places, open_or_begin
 from meta_reward_core.request import Request
 from meta_reward_core.shards import Work
+from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment, Order, OrderKind
+from webapp.people.models import Event, EventKind
 from workers.orders import SLOW, carry_out
 from workers.rows import record_experiment, record_iteration
 
@@ -79,9 +82,9 @@ def make_model(installation: Installation, contents: dict[str, bytes]) -> Path:
     return folder
 
 
-def published(row: Experiment, **wish: Any) -> Order:
+def published(row: Experiment, *, by: User | None = None, **wish: Any) -> Order:
     order = Order.objects.create(
-        kind=OrderKind.PUBLISH, experiment=row, subject="mine", wish={"number": 1} | wish
+        kind=OrderKind.PUBLISH, experiment=row, subject="mine", by=by, wish={"number": 1} | wish
     )
     assert carry_out(order, SLOW)
     order.refresh_from_db()
@@ -101,6 +104,13 @@ def test_a_folder_and_an_archive_hold_the_model_and_its_card(
         assert sorted(tar.getnames()) == [f"mine-M1/{name}" for name in expected]
         assert {(one.uname, one.mtime, one.mode) for one in tar} == {("", 0, 0o644)}
     assert sorted(file.name for file in folder.parent.iterdir()) == ["M1", "M1.tar"]
+
+
+def test_a_publication_is_noted(row: Experiment) -> None:
+    alice = make_person("alice", "operator")
+    published(row, by=alice)
+    event = Event.objects.get(kind=EventKind.PUBLISHED)
+    assert (event.subject, event.detail, event.by) == ("mine M1", "in mine/M1", alice)
 
 
 def test_the_card_says_what_it_is_and_what_is_known(

@@ -37,6 +37,8 @@ from webapp.people.access import (
     sees,
     visible_experiments,
 )
+from webapp.people.events import note
+from webapp.people.models import EventKind
 from webapp.people.roles import ANSWER, RUN_ALL, SEE
 from webapp.people.signed_in import person_of
 from webapp.regions import render_page, wants_region
@@ -187,6 +189,7 @@ def export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
     except InputError as error:
         messages.error(request, str(error))
         return redirect("audit_report", pk=pk)
+    note(EventKind.EXPORTED, str(batch.experiment), detail=file.name)
     disposition = f'attachment; filename="{file.name}"'
     return HttpResponse(
         file.content,

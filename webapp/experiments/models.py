@@ -284,6 +284,7 @@ class Worker(models.Model):
         host, pid: its machine, and its main process there.
         queues: names of the queues it takes work from, separated by commas.
         device: where its engine computes, once it has said so.
+        device_bytes: memory in use on its GPU when the engine last said so; none on a CPU.
         shard: what it works on.
         since: since when it does that, or nothing.
     """
@@ -293,6 +294,7 @@ class Worker(models.Model):
     pid = models.PositiveIntegerField()
     queues = models.CharField(max_length=255)
     device = models.CharField(max_length=255, blank=True, default="")
+    device_bytes = models.BigIntegerField(null=True, blank=True)
     shard = models.ForeignKey(
         Shard, on_delete=models.SET_NULL, null=True, blank=True, related_name="workers"
     )

@@ -1,4 +1,4 @@
-"""Note what happens to accounts, with who did it and from where, however it was done."""
+"""Note what happens to accounts and what rights were used for: who did it, from where."""
 
 import contextlib
 import ipaddress
@@ -69,13 +69,22 @@ def unheard() -> Iterator[None]:
 
 
 def note(
-    kind: EventKind, subject: str, *, detail: str = "", request: HttpRequest | None = None
+    kind: EventKind,
+    subject: str,
+    *,
+    detail: str = "",
+    request: HttpRequest | None = None,
+    by: User | None = None,
 ) -> None:
-    """Write an event down."""
+    """Write an event down.
+
+    Args:
+        by: who did it, where that is not whoever asks just now.
+    """
     if not _is_heard.get():
         return
     request = request or _asking.get()
-    person = getattr(request, "user", None)
+    person = by or getattr(request, "user", None)
     Event.objects.create(
         kind=kind,
         subject=subject[:_NAME_CHARS],

@@ -1,4 +1,4 @@
-"""What happened to accounts: the part of the log that no order and no admin's entry tells."""
+"""What happened to accounts, and what left or went: what no order and no admin's entry tells."""
 
 from typing import ClassVar
 
@@ -21,14 +21,21 @@ class EventKind(models.TextChoices):
     ROLES = "roles", "roles changed"
     TOKEN_MADE = "token_made", "token made"
     TOKEN_REVOKED = "token_revoked", "token revoked"
+    EXPORTED = "exported", "data taken out"
+    PUBLISHED = "published", "model published"
+    BACKED_UP = "backed_up", "backup written"
+    RESTORED = "restored", "backup restored"
+    PRUNED = "pruned", "files or events deleted"
 
 
 class Event(models.Model):
-    """Something that happened to an account.
+    """Something that happened to an account, or that needed the rights of one.
 
     Attributes:
-        subject: name of the account, which need not exist: strangers guess names, too.
-        by: who did it; nobody, if it was a command or a stranger.
+        subject: name of the account, which need not exist: strangers guess names, too; or of
+            what was taken out, published, written, restored or deleted.
+        by: who did it; nobody, if it was a command (`detail` then names the shell's user) or a
+            stranger.
         address: from where, as far as the proxies in front tell the truth.
     """
 

@@ -3,7 +3,7 @@
 from django.template.loader import render_to_string
 
 from meta_reward_core.reporting.document import Document
-from webapp.places import BASE_DIR
+from webapp.places import STATIC_SOURCES
 from webapp.reporting.drawing import draw_sections
 
 _STYLES = ("site.css", "charts.css", "reporting.css")
@@ -11,12 +11,11 @@ _STYLES = ("site.css", "charts.css", "reporting.css")
 
 def write_html(document: Document) -> str:
     """Write a report as HTML, its style inside."""
-    static = BASE_DIR / "webapp" / "static"
     return render_to_string(
         "reporting/file.html",
         {
             "title": document.title,
             "sections": draw_sections(document),
-            "styles": [(static / name).read_text(encoding="utf-8") for name in _STYLES],
+            "styles": [(STATIC_SOURCES / name).read_text(encoding="utf-8") for name in _STYLES],
         },
     )

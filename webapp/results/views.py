@@ -22,6 +22,8 @@ from meta_reward_core.what_if import rules_of
 from webapp.experiments.models import Experiment, OrderKind
 from webapp.experiments.orders import place_order
 from webapp.people.access import find_experiment, runs, sees
+from webapp.people.events import note
+from webapp.people.models import EventKind
 from webapp.people.roles import RUN
 from webapp.people.signed_in import person_of
 from webapp.regions import render_page
@@ -328,6 +330,7 @@ def _checkpoint(store: ArtifactStore, made: IterationFiles) -> Iterator[bytes]:
 
 def _as_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
     """Have a browser save the file and guess nothing about it."""
+    note(EventKind.EXPORTED, experiment.name, detail=path)
     name = f"{experiment.name}-{path.replace('/', '-')}"
     answer["Content-Type"] = "application/octet-stream"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'

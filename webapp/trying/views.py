@@ -21,6 +21,8 @@ from webapp.people.access import (
     runs,
     sees,
 )
+from webapp.people.events import note
+from webapp.people.models import EventKind
 from webapp.people.roles import RUN
 from webapp.people.signed_in import person_of
 from webapp.regions import render_page
@@ -172,6 +174,7 @@ def published_archive(request: HttpRequest, name: str, number: int) -> FileRespo
     archive = published.find_archive(experiment, number)
     if archive is None:
         raise Http404("this model is not published")
+    note(EventKind.EXPORTED, name, detail=f"archive of M{number}")
     return FileResponse(
         archive.path.open("rb"), as_attachment=True, filename=f"{name}-M{number}.tar"
     )

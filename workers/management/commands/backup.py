@@ -5,8 +5,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from webapp.people.models import EventKind
 from workers.backup import back_up
 from workers.command_line import explained_errors, require_tables
+from workers.noting import note_command
 
 
 class Command(BaseCommand):
@@ -26,6 +28,7 @@ class Command(BaseCommand):
         with explained_errors():
             require_tables()
             told = back_up(options["output"])
+            note_command(EventKind.BACKED_UP, str(options["output"]))
         self.stdout.write(
             f"{told.rows:,} rows about {told.experiments} experiment(s) in {options['output']}"
         )

@@ -11,10 +11,9 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import InputError
 from meta_reward_core.exports import EXPORTS, PairRow, llama_factory_dataset_info
 from meta_reward_core.output_files import require_writable, write_whole
-from workers.command_line import (
-    configured_places,
-    explained_errors,
-)
+from webapp.people.models import EventKind
+from workers.command_line import configured_places, explained_errors
+from workers.noting import note_command
 from workers.reading import iteration_files, latest_iteration, read_recipe
 
 
@@ -44,6 +43,7 @@ class Command(BaseCommand):
             pairs = _read_pairs(options["experiment"], options["iteration"], kinds)
             rows = list(EXPORTS[options["format"]](pairs))
             write_whole(output, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        note_command(EventKind.EXPORTED, options["experiment"], detail=f"pairs in {output}")
         self.stdout.write(f"{len(pairs):,} pairs as {len(rows):,} rows in {output}")
         if options["format"] == "llama-factory":
             entry = {output.stem: llama_factory_dataset_info(output.name)}

@@ -4,7 +4,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from webapp.people.models import EventKind
 from workers.command_line import explained_errors, require_tables
+from workers.noting import note_command
 from workers.pruning import BY_DEFAULT, KINDS, find_removals
 
 
@@ -39,5 +41,6 @@ class Command(BaseCommand):
                 total += found.size
                 if options["yes"]:
                     found.carry_out()
+                    note_command(EventKind.PRUNED, found.what, detail=found.kind)
         done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
         self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")

@@ -5,8 +5,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from webapp.people.models import EventKind
 from workers.backup import differing_files, restore
 from workers.command_line import explained_errors, require_tables
+from workers.noting import note_command
 
 
 class Command(BaseCommand):
@@ -36,6 +38,7 @@ class Command(BaseCommand):
             require_tables()
             if not options["check_only"]:
                 told = restore(options["input"], replace=options["replace"])
+                note_command(EventKind.RESTORED, str(options["input"]))
                 self.stdout.write(
                     f"{told.rows:,} rows about {told.experiments} experiment(s) are back"
                 )

@@ -1,0 +1,109 @@
+"""Every address and operation, by GET and POST, answers every kind of person as the page says."""
+
+import os
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from tests.webapp import authorization
+from tests.webapp.audit_cast import artifacts, audited, batch, carol, dave
+from tests.webapp.authorization import KINDS, METHODS, SIGN_IN, Address, Answers
+from tests.webapp.conftest import make_person
+from webapp.audit.models import Batch
+from webapp.experiments.models import Experiment, Order
+
+__all__ = ["artifacts", "audited", "batch", "carol", "dave"]
+
+pytestmark = pytest.mark.django_db
+
+OPEN = {"livez", "healthz", "people/login"}
+TRY = {
+    "prompt": "Why?",
+    "models": [0],
+    "judges": [],
+    "seed": 1,
+    "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
+}
+UPDATE = "read docs/authorization.md, then run: make authorization"
+
+
+@pytest.fixture
+def people(batch: Batch, alice: User, carol: User) -> dict[str, User | None]:
+    """One person of each kind; the batch is assigned to the auditor."""
+    roles = ("viewer", "operator", "admin")
+    found: dict[str, User | None] = {role: make_person(f"a-{role}", role) for role in roles}
+    return found | {
+        "stranger": None,
+        "no role": make_person("nora"),
+        "auditor": carol,
+        "owner": alice,
+    }
+
+
+def answers_now(people: dict[str, User | None], audited: Experiment) -> Answers:
+    found: dict[tuple[str, str], list[str]] = {}
+    for kind in KINDS:
+        name, _, private = kind.partition(", ")
+        Experiment.objects.update(is_private=bool(private))
+        client = Client()
+        person = people["operator" if name == "other" else name]
+        if person is not None:
+            client.force_login(person)
+        for address in authorization.every_address():
+            for method in METHODS:
+                given = found.setdefault((address.route, method), [])
+                given.append(authorization.ask(client, method, address))
+    return {key: tuple(given) for key, given in found.items()}
+
+
+def test_everybody_gets_the_answers_of_the_page(
+    people: dict[str, User | None], audited: Experiment
+) -> None:
+    Order.objects.create(
+        pk=1, kind="chat", experiment=audited, subject="scripted", by=people["owner"], wish=TRY
+    )
+    now = answers_now(people, audited)
+    if os.environ.get("WRITE_AUTHORIZATION"):
+        authorization.write_page(now)
+    expected = authorization.read_page()
+    assert list(expected) == list(now), f"addresses without an expectation: {UPDATE}"
+    assert {key: given for key, given in now.items() if given != expected[key]} == {}, UPDATE
+
+
+EXPECTED = authorization.read_page()
+
+
+def cells(kind: str) -> dict[tuple[str, str], str]:
+    """What the page says of one kind of person."""
+    return {key: given[KINDS.index(kind)] for key, given in EXPECTED.items()}
+
+
+def test_the_page_lets_strangers_in_nowhere() -> None:
+    """Whatever was written anew: these hold for every address that there will be."""
+    for (route, method), answer in cells("stranger").items():
+        if route in OPEN:
+            continue
+        shut = {"401", "404", "405"} if route.startswith("api/") else {SIGN_IN, "401", "405"}
+        assert answer in shut, (route, method)
+
+
+def test_the_page_hides_a_private_experiment_from_others() -> None:
+    of_one = [key for key in EXPECTED if "experiments/<str:name>" in key[0]]
+    assert len(of_one) > 20
+    for key in of_one:
+        assert cells("other, private")[key] in {"404", "405"}, key
+
+
+@pytest.mark.parametrize("kind", ["no role", "viewer", "auditor"])
+def test_the_page_lets_nobody_start_or_steer_who_may_not(kind: str) -> None:
+    """By POST these change at most their own account, and auditors their own answers."""
+    own = ("people/",) + (("audits/<int:pk>/",) if kind == "auditor" else ())
+    for (route, method), answer in cells(kind).items():
+        if method == "POST" and not route.startswith(own) and route not in OPEN:
+            assert answer in {"401", "403", "404", "405"}, (route, kind)
+
+
+def test_an_address_is_filled_in() -> None:
+    route = "experiments/<str:name>/iterations/<int:number>/prompts/<str:prompt_id>"
+    assert Address(route).path == f"/experiments/scripted/iterations/1/prompts/{'a' * 64}"

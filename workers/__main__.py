@@ -1,0 +1,24 @@
+"""Django's command line: `meta-reward`, `python -m workers`, and `manage.py` in a checkout."""
+
+import os
+import sys
+
+from webapp.places import VAR_ROOT
+
+
+def main() -> None:
+    """Run one command."""
+    try:
+        from django.core.management import execute_from_command_line
+    except ModuleNotFoundError:
+        sys.exit(
+            "the site's packages are not installed: pip install 'meta-reward[web]', "
+            "or use the core alone: meta-reward-core --help"
+        )
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+    VAR_ROOT.mkdir(parents=True, exist_ok=True)
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()
