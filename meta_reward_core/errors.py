@@ -12,6 +12,7 @@ MetaRewardError
 ├── TrainingError         a training refused to start, or went wrong
 ├── ArtifactError         files of an experiment
 │   ├── StorageFullError    no room for what is to be written
+│   ├── StorageUnreachableError  a remote store does not answer
 │   └── DamagedArtifactError  bytes differ from what the manifest promises
 ├── AuditWaitsError       an iteration may not train before people have audited it
 ├── ExperimentBusyError   another process works on the same experiment
@@ -79,6 +80,13 @@ class ArtifactError(MetaRewardError):
 
 class StorageFullError(ArtifactError):
     """There is no room for what is to be written."""
+
+    retryable = True
+    exit_code = 4
+
+
+class StorageUnreachableError(ArtifactError):
+    """A remote store does not answer, or not now: nothing is known of the files in it."""
 
     retryable = True
     exit_code = 4

@@ -4,19 +4,18 @@
 the experiment's settings, whatever happens to the recipe files it came from.
 """
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
 from meta_reward_core.config import Recipe, hash_of_values
 from meta_reward_core.context import IterationContext, Model, Templates
-from meta_reward_core.errors import ArtifactError, ExperimentBusyError, InputError
+from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.locking import locked
 from meta_reward_core.model_folder import hash_model_folder
 from meta_reward_core.prompt_files import PromptFile
 from meta_reward_core.recipes import parse_recipe
@@ -49,6 +48,7 @@ class Experiment:
         recipe_sha256: hash of the recipe as it was written down when the experiment began. It
             stays, also where `recipe` has values today that nobody knew then.
         seed_model: M0, as it was when the experiment began.
+        seed_folder: where M0 lay on the machine that began it.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Experiment:
     templates: Templates
     seed: int
     seed_model: Model
+    seed_folder: str
     store: ArtifactStore
 
     def files(self, number: int) -> IterationFiles:
@@ -72,14 +73,13 @@ class Experiment:
         if number == 0:
             return self.seed_model
         files = self.files(number)
-        manifest = files.manifest("train")
-        if manifest is None or manifest.checkpoint is None:
+        sha256 = files.promised_checkpoint()
+        if sha256 is None:
             raise ArtifactError(
                 f"M{number} of experiment {self.name!r} has not been made: "
                 f"run iteration {number} first"
             )
-        folder = self.store.local_path(f"{files.folder}/checkpoint")
-        return Model(f"M{number}", folder, manifest.checkpoint)
+        return Model(f"M{number}", files.checkpoint, sha256)
 
     def context(self, number: int) -> IterationContext:
         """Gather what the stages of an iteration are functions of."""
@@ -102,27 +102,13 @@ class Experiment:
             number += 1
         return number
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine away; the lock dies with its process.
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes away; the lock dies with its process, or soon after it.
 
         Raises:
             ExperimentBusyError: another process holds it.
         """
-        path = self.store.local_path(f"{self.name}/.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ExperimentBusyError(
-                f"another process is running experiment {self.name!r}: "
-                "wait for it, or stop it and run this command again"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.store, self.name)
 
 
 def begin_experiment(
@@ -141,11 +127,16 @@ def begin_experiment(
         StorageFullError: there is no room.
     """
     templates = load_templates(recipe)
-    experiment = Experiment(name, recipe, recipe.sha256, templates, seed, seed_model, store)
+    experiment = Experiment(
+        name, recipe, recipe.sha256, templates, seed, seed_model, str(seed_model.source), store
+    )
+    store.require_first_writer_wins(name)
     with experiment.locked():
         if store.exists(f"{name}/experiment.json"):
             raise InputError(f"an experiment {name!r} exists already: choose another name")
         _write_pool(experiment.files(0), prompts)
+        if not store.is_local:  # machines that share no folder find M0 beside what comes of it
+            experiment.files(0).checkpoint.upload(seed_model.folder)
         store.put_if_absent(
             f"{name}/experiment.json", _description(experiment, len(prompts.prompts))
         )
@@ -164,7 +155,7 @@ def _description(experiment: Experiment, prompts: int) -> bytes:
         },
         "seed": experiment.seed,
         "seed_model": {
-            "folder": str(experiment.seed_model.folder),
+            "folder": experiment.seed_folder,
             "sha256": experiment.seed_model.sha256,
         },
         "prompts": prompts,
@@ -213,13 +204,20 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     if not store.exists(f"{name}/experiment.json"):
         return None
     found = json.loads(store.read(f"{name}/experiment.json"))
+    seed_model = found["seed_model"]
+    pool = IterationFiles(store, f"{name}/iteration-0")
     experiment = Experiment(
         name=name,
         recipe=parse_recipe(found["recipe"], origin=f"{name}/experiment.json"),
         recipe_sha256=hash_of_values(found["recipe"]),
         templates=kept_templates(found["templates"]),
         seed=found["seed"],
-        seed_model=Model("M0", Path(found["seed_model"]["folder"]), found["seed_model"]["sha256"]),
+        seed_model=Model(
+            "M0",
+            Path(seed_model["folder"]) if store.is_local else pool.checkpoint,
+            seed_model["sha256"],
+        ),
+        seed_folder=seed_model["folder"],
         store=store,
     )
     _check_seed_model(experiment)
@@ -241,6 +239,8 @@ def kept_templates(words: Mapping[str, str]) -> Templates:
 
 def _check_seed_model(experiment: Experiment) -> None:
     model = experiment.seed_model
+    if not isinstance(model.source, Path):
+        return  # hashed when it is copied from the store
     if not model.folder.is_dir():
         raise ArtifactError(
             f"the seed model of experiment {experiment.name!r} is gone: {model.folder}. "

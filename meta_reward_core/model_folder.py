@@ -7,7 +7,7 @@ can use it.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,16 @@ def hash_model_folder(path: Path) -> str:
 
     Hidden files and folders are left out: download tools keep their notes there.
     """
+    return hash_model_files(
+        {file.relative_to(path).as_posix(): _hash_file(file) for file in visible_files(path)}
+    )
+
+
+def hash_model_files(hashes: Mapping[str, str]) -> str:
+    """The same hash, from the hashes of the files by their names."""
     total = hashlib.sha256()
-    for file in _files(path):
-        total.update(f"{file.relative_to(path).as_posix()}\0{_hash_file(file)}\n".encode())
+    for name, sha256 in sorted(hashes.items()):
+        total.update(f"{name}\0{sha256}\n".encode())
     return total.hexdigest()
 
 
@@ -46,7 +53,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
         raise ModelFolderError(f"{path} is a file: a model is a folder with a config.json.")
     folder, roots = path.resolve(), [root.resolve() for root in allowed_roots]
     _check_inside(folder, roots)
-    for file in _files(folder):
+    for file in visible_files(folder):
         _check_inside(file.resolve(), roots, link=file)
         _check_harmless(file)
     _check_config(folder)
@@ -55,7 +62,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     return folder
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
     """Every visible file and link of `folder`, however deep, sorted by its path in it."""
     for entry in sorted(folder.rglob("*"), key=lambda item: item.relative_to(folder).as_posix()):
         hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)

@@ -110,7 +110,7 @@ def publish_manifest(context: IterationContext) -> None:
         "templates": context.templates.sha256,
         "seed": context.seed,
         "model_in": context.model.sha256,
-        "model_out": context.files.checkpoint_sha256(),
+        "model_out": context.files.promised_checkpoint(),
         "packages": Tools.packages(),
         "rows": _rows_by_table(manifests),
         "parts": {part.path: part.sha256 for made in manifests for part in made.parts},

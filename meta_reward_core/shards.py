@@ -13,8 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from meta_reward_core.artifacts import ArtifactStore, canonical_json, digest_of, sha256_of
-from meta_reward_core.errors import ArtifactError, DamagedArtifactError
-from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.checkpoints import Checkpoint
+from meta_reward_core.errors import (
+    ArtifactError,
+    DamagedArtifactError,
+    StorageUnreachableError,
+)
 from meta_reward_core.tables import SCHEMA_VERSION, concatenate, from_parquet, to_parquet
 
 Counts = dict[str, int]
@@ -130,6 +134,16 @@ class IterationFiles:
         self._known()[stage, shard] = manifest
         return manifest
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model that the iteration makes; of the pool's files, a remote experiment's M0."""
+        return Checkpoint(self.store, self._at("checkpoint"))
+
+    def promised_checkpoint(self) -> str | None:
+        """Hash of the model that the training says it has made; None before."""
+        made = self.manifest("train")
+        return made.checkpoint if made else None
+
     def parts(self, table: str) -> list[Part]:
         """Parts of a table that finished shards promise, by part number."""
         found = [part for made in self._known().values() for part in made.parts]
@@ -176,14 +190,11 @@ class IterationFiles:
         try:
             if any(sha256_of(self._bytes(part)) != part.sha256 for part in manifest.parts):
                 return False
-            return manifest.checkpoint in (None, self.checkpoint_sha256())
+            return manifest.checkpoint in (None, self.checkpoint.sha256())
+        except StorageUnreachableError:
+            raise  # it may be whole: nothing is made again because a network is down
         except ArtifactError:
             return False
-
-    def checkpoint_sha256(self) -> str | None:
-        """Hash the iteration's checkpoint folder as it is now; None if there is none."""
-        folder = self.store.local_path(self._at("checkpoint"))
-        return hash_model_folder(folder) if folder.is_dir() else None
 
     def _bytes(self, part: Part) -> bytes:
         return self.store.read(self._at(part.path))

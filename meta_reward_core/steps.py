@@ -21,6 +21,7 @@ from meta_reward_core.judge_pairs import JudgedPrompts, cap_pairs, pair_judgment
 from meta_reward_core.judging import judge_responses
 from meta_reward_core.meta_judging import fight_battles
 from meta_reward_core.miniature.evaluation import measure_model
+from meta_reward_core.model_folder import hash_model_folder
 from meta_reward_core.pairing import score_responses
 from meta_reward_core.records import (
     Battle,
@@ -232,17 +233,19 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
     from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
 
     tools.release_engine()
-    with explain_full_disk(tools.scratch):
+    made = context.files.checkpoint
+    with explain_full_disk(tools.scratch), made.written(tools.scratch) as folder:
         outcome = train_dpo(
             rows,
             start=context.model.folder,
             settings=context.recipe.training,
-            checkpoint=context.checkpoint,
+            checkpoint=folder,
             scratch=tools.scratch / "training",
             seed=_seed(context, "train") % 2**31,
             threads=context.recipe.engine.threads,
             on_log=tools.on_log,
         )
+        sha256 = hash_model_folder(folder)
     tables = {
         ("training_log", 0): table_of("training_log", _long(outcome.log)),
         ("refused", 0): table_of(
@@ -260,7 +263,7 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
         "kept_step": outcome.kept_step,
         **found.counts,
     }
-    return Work(tables, counts, checkpoint=context.files.checkpoint_sha256())
+    return Work(tables, counts, checkpoint=sha256)
 
 
 def evaluate(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa: ARG001
@@ -276,7 +279,8 @@ def _models_to_measure(context: IterationContext) -> Iterator[Model]:
     """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
     if context.number == 1:
         yield context.model
-    yield Model(f"M{context.number}", context.checkpoint, context.files.checkpoint_sha256() or "")
+    made = context.files
+    yield Model(f"M{context.number}", made.checkpoint, made.promised_checkpoint() or "")
 
 
 def _truth(context: IterationContext, model: Model, tools: Tools) -> list[Measurement]:

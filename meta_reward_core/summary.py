@@ -57,11 +57,10 @@ def summarize_iteration(
     """
     measured = _measure(files, number, recipe)
     earlier = _measure(before, number - 1, recipe) if before is not None else None
-    checkpoint = files.manifest("train")
     return {
         "iteration": number,
         "finished": files.store.exists(f"{files.folder}/manifest.json"),
-        "model_out": checkpoint.checkpoint if checkpoint else None,
+        "model_out": files.promised_checkpoint(),
         "stages": _stages(files, stages, timings or {}),
         "outside_judge": recipe.judge.endpoint,
         "judge": asdict(measured.judge) if measured.judge else None,

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -31,6 +32,22 @@ def redis_server() -> Iterator[services.RedisServer]:
     """A Redis server of the test's own, on a port of this machine; it may be killed."""
     with services.redis_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def running_s3() -> Iterator[services.S3]:
+    """An S3-compatible server that several tests share; take a root of your own in it."""
+    with services.s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def s3(running_s3: services.S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> services.S3:
+    """The same, and this process knows it; what is copied from it lies in the test's folder."""
+    for name, value in running_s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("META_REWARD_CACHE_ROOT", str(tmp_path / "cache"))
+    return running_s3
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from workers.processes import start_child, stop_child
 INSTALL_POSTGRESQL = "apt-get install --yes postgresql"
 INSTALL_REDIS = "apt-get install --yes redis-server"
 _START_SECONDS = 30
+_BUCKET = "meta-reward"
 
 
 @contextlib.contextmanager
@@ -216,6 +218,47 @@ def postgres() -> Iterator[str]:
     """Run a PostgreSQL cluster; gives the DATABASE_URL of its empty database."""
     with postgres_server() as server:
         yield server.url
+
+
+@dataclass(frozen=True)
+class S3:
+    """An S3-compatible server with one empty bucket."""
+
+    endpoint: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach it."""
+        return {
+            "META_REWARD_S3_ENDPOINT": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "known to everybody",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def root(self, name: str) -> str:
+        """A root of artifacts in its bucket."""
+        return f"s3://{_BUCKET}/{name}"
+
+
+@contextlib.contextmanager
+def s3_server(address: str = "127.0.0.1") -> Iterator[S3]:
+    """Run an S3-compatible server, which keeps files in memory."""
+    with socket.create_server((address, 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.s3_server", address, str(port), _BUCKET]
+    server = start_child(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((address, port)):
+                break
+            assert server.poll() is None, "the S3 server ended"
+            assert time.monotonic() < deadline, "the S3 server did not come up"
+            time.sleep(0.05)
+        yield S3(f"http://{address}:{port}")
+    finally:
+        stop_child(server, number=signal.SIGKILL, grace_seconds=5)
 
 
 def _program(name: str) -> Path:

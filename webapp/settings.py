@@ -8,8 +8,12 @@ META_REWARD_VAR             folder of all that is made here; default: var/ in th
                             the current folder where the package is installed without one
 DATABASE_URL                default: SQLite in var/db.sqlite3; postgres://user:password@host/name
 CELERY_BROKER_URL           a Redis server; default: the one that `manage.py serve` brings up
-META_REWARD_ARTIFACT_ROOT   files of experiments, on a file system that all machines share;
-                            default: var/artifacts
+META_REWARD_ARTIFACT_ROOT   files of experiments: a folder that all machines share, or an address
+                            such as s3://bucket/folder; default: var/artifacts
+META_REWARD_S3_ENDPOINT     the server of s3:// addresses; default: AWS. Credentials: as AWS tools
+                            read them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a file that
+                            AWS_SHARED_CREDENTIALS_FILE names; AWS_DEFAULT_REGION)
+META_REWARD_CACHE_ROOT      copies of models that lie in a remote root; default: var/cache
 META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
 META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
 META_REWARD_UPLOAD_MB       largest file of prompts that a form takes, in MB; default: 32

@@ -1,16 +1,19 @@
 """What may be deleted, what that frees, and what it costs.
 
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
-that no waiting order names, checkpoints that a later one has followed, old events of accounts.
+that no waiting order names, copies of models that a store holds, checkpoints that a later one has
+followed, old events of accounts.
 Tables of an experiment are never among them: they are what it was run for.
 """
 
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +23,13 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.checkpoints import Checkpoint, kept_copies
 from webapp.experiments.models import Attempt, AttemptStatus, Experiment, Order, RunStatus
 from webapp.experiments.stages import duration_text
 from webapp.people.models import Event
 
-KINDS: Final = ("scratch", "uploads", "events", "checkpoints")
-BY_DEFAULT: Final = ("scratch", "uploads", "events")
+KINDS: Final = ("scratch", "uploads", "events", "cache", "checkpoints")
+BY_DEFAULT: Final = ("scratch", "uploads", "events", "cache")
 """Checkpoints are models: they are only deleted by who says so."""
 
 _UPLOAD: Final = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|csv|parquet)")
@@ -59,6 +63,7 @@ def find_removals(kinds: tuple[str, ...], *, days: float) -> Iterator[Removal]:
         "scratch": _scratch,
         "uploads": _uploads,
         "events": _events,
+        "cache": _cache,
         "checkpoints": _checkpoints,
     }
     for kind in kinds:
@@ -102,10 +107,21 @@ def _checkpoints(days: float) -> Iterator[Removal]:  # noqa: ARG001
         store = ArtifactStore(experiment.artifact_root)
         finished = experiment.iterations.filter(status=RunStatus.FINISHED)
         numbers = sorted(finished.values_list("number", flat=True))
-        for number in numbers[:-1] if store.is_local else []:
-            folder = store.local_path(f"{experiment.name}/iteration-{number}/checkpoint")
-            if folder.is_dir() and not folder.is_symlink():
-                yield _folder("checkpoints", folder, _cost_of(experiment, number))
+        for number in numbers[:-1]:
+            made = Checkpoint(store, f"{experiment.name}/iteration-{number}/checkpoint")
+            sizes = made.files()
+            if sizes:
+                cost = _cost_of(experiment, number)
+                delete = partial(store.delete, made.name)
+                yield Removal("checkpoints", str(made), sum(sizes.values()), cost, delete)
+
+
+def _cache(days: float) -> Iterator[Removal]:
+    """Copies of models on this machine that nothing has loaded for long."""
+    before = time.time() - timedelta(days=days).total_seconds()
+    for folder in kept_copies():
+        if folder.stat().st_mtime < before:
+            yield _folder("cache", folder, "it is copied from the store again when it is needed")
 
 
 def _cost_of(experiment: Experiment, number: int) -> str:

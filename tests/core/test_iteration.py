@@ -157,4 +157,4 @@ def test_an_iteration_without_a_pair_ends_with_that_finding(tmp_path: Path) -> N
         train.run_shard(context, 0, tools)
     assert "actor: 20 prompts, equal_scores" in str(error.value)
     assert "judge: 20 prompts, zero_variance" in str(error.value)
-    assert not context.checkpoint.exists()
+    assert not context.files.checkpoint.files()

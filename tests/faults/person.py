@@ -12,8 +12,8 @@ _TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="(\w+)"')
 class Person:
     """Keeps cookies, follows redirects, fills in forms."""
 
-    def __init__(self, port: int, name: str, password: str) -> None:
-        self._site = f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, name: str, password: str, *, host: str = "127.0.0.1") -> None:
+        self._site = f"http://{host}:{port}"
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         answer = self.send("/people/login", {"username": name, "password": password})
         assert answer is not None, "the site does not let this person in"

@@ -242,10 +242,10 @@ class QuietRun:
     It runs beside whatever else a test prepares.
     """
 
-    def __init__(self, root: Path, models: Path) -> None:
+    def __init__(self, root: Path, models: Path, *, recipe: str = RECIPE) -> None:
         root.mkdir(parents=True)
         self.site = WorkerSite(root, models=models)
-        self.site.recipe.write_text(RECIPE)
+        self.site.recipe.write_text(recipe)
         self._process = self.site.start(
             *("-m", "meta_reward_core", *self.site.experiment_options(), "--iterations", "1")
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.serving import CHECKOUT, free_port, wait
+from tests.end_to_end.serving import CHECKOUT, wait
+from tests.services import free_port
 
 PACKAGES = ("meta_reward_core", "webapp", "workers", "templates")
 

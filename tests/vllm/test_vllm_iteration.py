@@ -27,7 +27,7 @@ def hashes(root: Path) -> dict[str, str]:
     assert experiment is not None
     files = experiment.context(1).files
     parts = {part.path: part.sha256 for made in files.manifests() for part in made.parts}
-    return parts | {"checkpoint": str(files.checkpoint_sha256())}
+    return parts | {"checkpoint": str(files.checkpoint.sha256())}
 
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

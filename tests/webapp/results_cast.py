@@ -99,7 +99,7 @@ def record(
         recipe=experiment.recipe.model_dump(mode="json"),
         recipe_sha256=experiment.recipe.sha256,
         seed=experiment.seed,
-        seed_model_folder=str(experiment.seed_model.folder),
+        seed_model_folder=experiment.seed_folder,
         seed_model_sha256=experiment.seed_model.sha256,
         artifact_root=experiment.store.root,
     )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
+from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.exports import EXPORTS
 from tests.webapp.conftest import make_person
@@ -106,6 +108,29 @@ def test_stored_files_are_sent_as_they_lie(
         "evaluations/M1/alpacaeval.json",
     ):
         assert body_of(client, path) == (folder / path).read_bytes()
+
+
+def test_a_remote_root_shows_and_gives_the_same(
+    client: Client, row: Experiment, on_disk: OnDisk
+) -> None:
+    remote = ArtifactStore("memory://results-files")
+    for name in on_disk.store.sizes("scripted"):
+        if not name.endswith(("outside.json", ".lock", ".partial-1")):
+            remote.put_if_absent(f"scripted/{name}", on_disk.store.read(f"scripted/{name}"))
+    first = on_disk.files(1).read("prompts")["prompt_id"][0].as_py()
+    pages = ("files", "iterations/1/prompts", f"iterations/1/prompts/{first}")
+    bodies = ("iteration-1/judgments.csv", "iteration-1/checkpoint/model.safetensors",
+              "iteration-1/checkpoint.zip", "iteration-1/pairs.parquet")  # fmt: skip
+
+    def seen() -> list[bytes]:
+        shown = [client.get(f"/experiments/scripted/{page}").content for page in pages]
+        without_tokens = [re.sub(rb"(?i)csrf\S+ \S+", b"", one) for one in shown]
+        return [*without_tokens, *(body_of(client, path) for path in bodies)]
+
+    local = seen()
+    Experiment.objects.update(artifact_root="memory://results-files")
+    assert seen() == local
+    assert client.get(f"{FILES}/iteration-1/judgments/part-00099.parquet").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What may be deleted is listed first, and nothing that is needed is among it."""
 
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_checkpoints_go_only_by_name_and_the_last_stays(finished: Installation) 
     assert experiment is not None
     assert experiment.model(1).sha256 == Experiment.objects.get().iterations.get(number=1).model_out
     assert experiment.context(3).model.name == "M2"
+
+
+def test_copies_of_models_go_when_they_were_not_used_for_long(
+    finished: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("META_REWARD_CACHE_ROOT", str(finished.root / "cache"))
+    old, young = (finished.root / "cache" / "checkpoints" / (digit * 64) for digit in "ab")
+    for copy in (old, young):
+        copy.mkdir(parents=True)
+        (copy / "model.safetensors").write_bytes(b"weights")
+    days = 100 * 86_400
+    os.utime(old, (time.time() - days, time.time() - days))
+    said = finished.run("prune", "--yes")
+    assert "copied from the store again" in said
+    assert not old.exists()
+    assert young.exists()
 
 
 @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.INTERRUPTED])

@@ -77,7 +77,7 @@ def make_model(installation: Installation, contents: dict[str, bytes]) -> Path:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     files.discard("train", 0)
-    work = Work({}, {}, checkpoint=files.checkpoint_sha256())
+    work = Work({}, {}, checkpoint=files.checkpoint.sha256())
     files.publish("train", 0, key="a key", work=work, packages={})
     return folder
 

@@ -49,7 +49,7 @@ def make_model(root: Path) -> None:
     folder = root / "mine" / "iteration-1" / "checkpoint"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights of M1")
-    work = Work({}, {}, checkpoint=files.checkpoint_sha256())
+    work = Work({}, {}, checkpoint=files.checkpoint.sha256())
     files.publish("train", 0, key="a key", work=work, packages={})
 
 

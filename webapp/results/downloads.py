@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.checkpoints import Checkpoint
 from meta_reward_core.exports import EXPORTS
 from meta_reward_core.shards import IterationFiles
 from meta_reward_core.tables import SCHEMAS
@@ -203,23 +204,13 @@ def _exports(number: int) -> Iterator[FileRow]:
 
 
 def _checkpoint(files: IterationFiles, number: int) -> Iterator[FileRow]:
-    if not files.store.is_local:
-        return
-    folder = files.store.local_path(f"{files.folder}/checkpoint")
-    for name in checkpoint_files(folder):
-        size = (folder / name).stat().st_size
+    for name, size in checkpoint_files(files.checkpoint).items():
         yield FileRow(f"iteration-{number}/checkpoint/{name}", name, None, size)
 
 
-def checkpoint_files(folder: Path) -> list[str]:
-    """Names of the files of a checkpoint, sorted; links are none of them."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_file() and not entry.is_symlink() and re.fullmatch(_PLAIN, entry.name)
-    )
+def checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
+    """Sizes of the files of a checkpoint by name, sorted; links are none of them."""
+    return {name: size for name, size in checkpoint.files().items() if re.fullmatch(_PLAIN, name)}
 
 
 def _manifests(files: IterationFiles, number: int) -> Iterator[FileRow]:

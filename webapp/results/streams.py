@@ -5,18 +5,17 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from meta_reward_core.checkpoints import Checkpoint
 from meta_reward_core.exports import EXPORTS, PairRow, to_trl
 from meta_reward_core.records import PairKind
 from meta_reward_core.shards import IterationFiles
 from meta_reward_core.tables import SCHEMAS
 
-_CHUNK: Final = 1 << 20
 _ROWS: Final = 500
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 """A cell that begins so is run as a formula by spreadsheets."""
@@ -75,27 +74,17 @@ _DPO_COLUMNS: Final = (
 )  # fmt: skip
 
 
-def zip_of(folder: Path, names: Sequence[str]) -> Iterator[bytes]:
-    """Files of a folder as a ZIP archive, stored as they are: weights hardly compress."""
+def zip_of(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[bytes]:
+    """Files of a model as a ZIP archive, stored as they are: weights hardly compress."""
     sink = _Outlet()
     with zipfile.ZipFile(cast(Any, sink), "w", zipfile.ZIP_STORED) as archive:
         for name in names:
             entry = zipfile.ZipInfo(f"checkpoint/{name}")
-            with (
-                (folder / name).open("rb") as source,
-                archive.open(entry, "w", force_zip64=True) as target,
-            ):
-                while chunk := source.read(_CHUNK):
+            with archive.open(entry, "w", force_zip64=True) as target:
+                for chunk in checkpoint.chunks(name):
                     target.write(chunk)
                     yield sink.take()
     yield sink.take()
-
-
-def file_chunks(path: Path) -> Iterator[bytes]:
-    """A file, piece by piece."""
-    with path.open("rb") as source:
-        while chunk := source.read(_CHUNK):
-            yield chunk
 
 
 def _batches(files: IterationFiles, table: str) -> Iterator[list[Mapping[str, Any]]]:

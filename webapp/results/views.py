@@ -296,7 +296,7 @@ def _stored(experiment: Experiment, path: str) -> HttpResponseBase:
         where = f"{experiment.name}/{path}"
         if not store.exists(where):
             raise Http404
-        return HttpResponse(store.read(where))
+        return StreamingHttpResponse(store.chunks(where))
     found = safe_local_path(store, experiment.name, path)
     if found is None:
         raise Http404
@@ -307,7 +307,7 @@ def _written(experiment: Experiment, wanted: Written) -> Iterator[bytes]:
     store = ArtifactStore(experiment.artifact_root)
     made = IterationFiles(store, f"{experiment.name}/iteration-{wanted.number}")
     if wanted.is_checkpoint:
-        return _checkpoint(store, made)
+        return _checkpoint(made)
     if wanted.table is not None:
         if not made.parts(wanted.table):
             raise Http404
@@ -320,12 +320,11 @@ def _written(experiment: Experiment, wanted: Written) -> Iterator[bytes]:
     return jsonl_of(made, kinds, format_name=wanted.format)
 
 
-def _checkpoint(store: ArtifactStore, made: IterationFiles) -> Iterator[bytes]:
-    folder = store.local_path(f"{made.folder}/checkpoint")
-    names = checkpoint_files(folder)
+def _checkpoint(made: IterationFiles) -> Iterator[bytes]:
+    names = list(checkpoint_files(made.checkpoint))
     if not names:
         raise Http404
-    return zip_of(folder, names)
+    return zip_of(made.checkpoint, names)
 
 
 def _as_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:

@@ -1,15 +1,20 @@
-"""Two hosts on one machine: network namespaces with a cable between them. Needs root and `ip`."""
+"""Two hosts on one machine: networks of their own, names of their own, and a cable between them.
+
+Needs root and `ip`.
+"""
 
 import contextlib
 import ctypes
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
+_CLONE_NEWUTS = 0x04000000
 
 
 def why_not() -> str:
@@ -24,7 +29,7 @@ def why_not() -> str:
 
 @dataclass(frozen=True)
 class Host:
-    """A network of its own, with one address.
+    """A network of its own, with one address, and a name that processes see.
 
     Attributes:
         link: its end of the cable.
@@ -37,17 +42,20 @@ class Host:
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Let this thread, and what it starts, be on this host."""
-        with Path("/proc/thread-self/ns/net").open() as before:
+        ours = Path("/proc/thread-self/ns")
+        with (ours / "net").open() as network, (ours / "uts").open() as name:
             try:
-                self._enter(Path("/run/netns") / self.name)
+                self._enter()
                 yield
             finally:
-                _set_namespace(before.fileno())
+                _call("setns", network.fileno(), _CLONE_NEWNET)
+                _call("setns", name.fileno(), _CLONE_NEWUTS)
 
-    @staticmethod
-    def _enter(path: Path) -> None:
-        with path.open() as there:
-            _set_namespace(there.fileno())
+    def _enter(self) -> None:
+        with (Path("/run/netns") / self.name).open() as there:
+            _call("setns", there.fileno(), _CLONE_NEWNET)
+        _call("unshare", _CLONE_NEWUTS)
+        socket.sethostname(self.name)
 
     def cut(self) -> None:
         """Pull the cable out."""
@@ -84,8 +92,8 @@ def _ip(*words: str) -> None:
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
-def _set_namespace(descriptor: int) -> None:
+def _call(function: str, *arguments: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+    if getattr(libc, function)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

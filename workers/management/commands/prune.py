@@ -24,7 +24,10 @@ class Command(BaseCommand):
             "--what", nargs="+", choices=KINDS, default=list(BY_DEFAULT), help="kinds of things"
         )
         parser.add_argument(
-            "--days", type=float, default=90.0, help="uploads and events stay so long (90)"
+            "--days",
+            type=float,
+            default=90.0,
+            help="uploads, events and copies of models stay so long (90)",
         )
         parser.add_argument("--yes", action="store_true", help="delete; without it, only list")
 

@@ -242,7 +242,7 @@ def _run_one(
 def _print_next_step(experiment: Experiment, console: Console) -> None:
     done = experiment.finished_iterations()
     model = experiment.model(done)
-    console.print(f"M{done} lies in {escape(str(model.folder))}", soft_wrap=True)
+    console.print(f"M{done} lies in {escape(str(model.source))}", soft_wrap=True)
     if done < experiment.recipe.iterations:
         console.print(
             f"next, M{done} to M{done + 1}: [bold]{escape(_command(experiment.name))}[/bold]",
