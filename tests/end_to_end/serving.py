@@ -1,5 +1,6 @@
 """A `manage.py serve` of a test's own, and a census of all that it started."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,13 +9,13 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from tests.services import free_port
+from tests.services import free_port, short_folder
 
 _TOKEN = r'(?<=name="csrfmiddlewaretoken" value=")\w+|(?<="X-CSRFToken": ")\w+'
 
@@ -137,6 +138,17 @@ class Server:
             self.process.wait(30)
         for process in self.processes():
             process.kill()
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[Server]:
+    """An installation in a folder of its own, of which nothing is left."""
+    with short_folder() as folder:
+        made = Server(folder / "var", {"TMPDIR": str(folder)})
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 def _environment(process: psutil.Process) -> list[str]:
