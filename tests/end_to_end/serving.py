@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.end_to_end.conftest import Site
-from tests.services import free_port
+from tests.services import free_port, short_folder
 
 _TOKEN = r'(?<=name="csrfmiddlewaretoken" value=")\w+|(?<="X-CSRFToken": ")\w+'
 
@@ -139,6 +139,17 @@ class Server:
             self.process.wait(30)
         for process in self.processes():
             process.kill()
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[Server]:
+    """An installation in a folder of its own, of which nothing is left."""
+    with short_folder() as folder:
+        made = Server(folder / "var", {"TMPDIR": str(folder)})
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 def _environment(process: psutil.Process) -> list[str]:

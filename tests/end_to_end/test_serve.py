@@ -1,6 +1,5 @@
 """`manage.py serve` and `manage.py worker` in processes of their own."""
 
-import contextlib
 import signal
 import subprocess
 import time
@@ -10,18 +9,8 @@ import psutil
 import pytest
 import redis
 
-from tests.end_to_end.serving import PARTS, Server, wait
-from tests.services import Broker, short_folder
-
-
-@contextlib.contextmanager
-def own_server() -> Iterator[Server]:
-    with short_folder() as folder:
-        made = Server(folder / "var", {"TMPDIR": str(folder)})
-        try:
-            yield made
-        finally:
-            made.stop()
+from tests.end_to_end.serving import PARTS, Server, own_server, wait
+from tests.services import Broker
 
 
 @pytest.fixture

@@ -5,32 +5,27 @@ from collections.abc import Iterator
 import pytest
 
 from tests.end_to_end.conftest import digests_below
-from tests.end_to_end.serving import Server
-from tests.services import RedisServer, short_folder
+from tests.end_to_end.serving import Server, own_server
+from tests.services import RedisServer
 
 SMOKE = ("run_iteration", "--experiment", "mine", "--recipe", "smoke")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[dict[str, str]]:
     """The files that the command makes without a server or a worker."""
-    with short_folder() as folder:
-        place = Server(folder / "var")
+    with own_server() as place:
         for words in (("migrate", "--verbosity", "0"), SMOKE):
-            assert place.manage(*words, log="plain").wait(600) == 0, place.said("plain")
+            assert place.manage(*words, log="plain").wait(900) == 0, place.said("plain")
         yield digests_below(place.root / "artifacts")
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with short_folder() as folder:
-        made = Server(folder / "var", {"TMPDIR": str(folder)})
-        try:
-            yield made
-        finally:
-            made.stop()
+    with own_server() as made:
+        yield made
 
 
 def test_the_embedded_broker_and_sqlite_make_the_same_files(
@@ -54,6 +49,6 @@ def made_by_workers_of(server: Server) -> dict[str, str]:
     server.start()
     server.wait_until_up()
     followed = server.manage(*SMOKE, "--queue", log="followed")
-    assert followed.wait(600) == 0, server.said("followed") + server.said()
+    assert followed.wait(900) == 0, server.said("followed") + server.said()
     assert "by the workers" in server.said("followed")
     return digests_below(server.root / "artifacts")

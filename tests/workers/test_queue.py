@@ -276,6 +276,7 @@ def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
 def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
     tmp_path: Path, models: Path, site_with_workers: Cluster, action: str, status: str
@@ -488,6 +489,7 @@ def test_a_small_experiment_does_not_wait_for_a_large_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_experiments_at_once_both_progress_and_finish(site_with_workers: Cluster) -> None:
     """Neither waits until the other has ended: their shards end by turns."""
     here = site_with_workers
