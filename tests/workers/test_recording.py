@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError
 
 from meta_reward_core.artifacts import sha256_of
 from meta_reward_core.engines.base import Conversation
@@ -157,6 +158,14 @@ def test_other_weights_draw_anew(installation: Installation, use_script: UseScri
     (installation.model / "model.safetensors").write_bytes(b"others")
     installation.run_iteration("--iterations", 1, "--draws", draws, name="other")
     assert len(set(draws.iterdir())) == 2 * len(before)
+
+
+def test_workers_share_no_draws_and_that_is_said_before_the_work(
+    installation: Installation,
+) -> None:
+    with pytest.raises(CommandError, match="leave out --queue, or --draws"):
+        installation.run_iteration("--queue", "--draws", installation.root / "draws")
+    assert not installation.artifacts.exists()
 
 
 @pytest.fixture
