@@ -312,7 +312,7 @@ def _add_orders(real: Experiment, alice: User) -> dict[str, str]:
     add(OrderKind.PUBLISH, OrderStatus.DONE, wish={"number": 1}, outcome=PUBLISHED)
     changes = ("actor.samples=5",)
     wish = LaunchWish(name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes).write()
-    launch = {"experiment": None, "subject": "tomorrow", "wish": wish}
+    launch: dict[str, Any] = {"experiment": None, "subject": "tomorrow", "wish": wish}
     refused = OrderStatus.REFUSED
     return {
         "launch_waiting": add(OrderKind.LAUNCH, **launch),

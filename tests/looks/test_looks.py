@@ -70,10 +70,11 @@ def every_part() -> Iterator[object]:
     for place, (size, dark) in enumerate(LOOKS):
         for turn in range(len(LOOKS)):
             marks = () if turn == place else pytest.mark.slow
-            yield pytest.param(size, dark, PAGES[turn :: len(LOOKS)], marks=marks)
+            name = f"{size[0]}-{'dark' if dark else 'light'}-{turn}"
+            yield pytest.param(size, dark, PAGES[turn :: len(LOOKS)], marks=marks, id=name)
 
 
-@pytest.mark.parametrize("size, dark, rows", every_part())
+@pytest.mark.parametrize("size, dark, rows", list(every_part()))
 def test_every_page_can_be_used_and_read(
     sites: Sites, browser: Browser, size: tuple[int, int], dark: bool, rows: Sequence[Row]
 ) -> None:
