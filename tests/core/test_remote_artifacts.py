@@ -213,9 +213,12 @@ def test_many_who_need_a_model_at_once_copy_it_once(
     made, sha256 = _upload(store, model)
     copied: list[Path] = []
     download = Checkpoint._download
-    monkeypatch.setattr(
-        Checkpoint, "_download", lambda self, to: (copied.append(to), download(self, to))
-    )
+
+    def counted(self: Checkpoint, target: Path) -> None:
+        copied.append(target)
+        download(self, target)
+
+    monkeypatch.setattr(Checkpoint, "_download", counted)
     found: list[Path] = []
     _together(lambda number: found.append(made.folder(sha256)), 4)
     assert len(copied) == 1
