@@ -247,6 +247,17 @@ def test_a_store_cannot_slip_a_pickle_in(store: ArtifactStore, model: Path) -> N
         made.folder(sha256)
 
 
+def test_a_name_in_a_store_cannot_lead_out_of_the_cache(
+    store: ArtifactStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, sha256 = _upload(store, model)
+    monkeypatch.setattr(Checkpoint, "files", lambda self: {"../../../planted.json": 2})
+    monkeypatch.setattr(Checkpoint, "chunks", lambda self, file: iter([b"{}"]))
+    with pytest.raises(DamagedArtifactError, match="leads out"):
+        made.folder(sha256)
+    assert list(tmp_path.rglob("planted.json")) == []
+
+
 def test_a_training_writes_to_scratch_and_its_model_appears_in_the_store(
     store: ArtifactStore, model: Path, tmp_path: Path
 ) -> None:
