@@ -153,6 +153,8 @@ class ArtifactStore:
                 self._fs.put_file(str(file), self.path(name), mode="create")
         except FileExistsError:
             return False
+        except OSError as error:
+            raise _storage_error(error, self.path(name)) from error
         return True
 
     def require_first_writer_wins(self, folder: str) -> None:

@@ -123,6 +123,8 @@ class Checkpoint:
             raise ArtifactError(f"there is no model at {self}: it was not made, or was deleted")
         for file in found:
             path = target / file
+            if not path.resolve().is_relative_to(target.resolve()):
+                raise DamagedArtifactError(f"{self} holds a name that leads out of it: {file!r}")
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as copy:
                 copy.writelines(self.chunks(file))

@@ -90,8 +90,8 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """Say that this process lives. A store that does not answer now may do so next time."""
-        with contextlib.suppress(StorageUnreachableError):
+        """Say that this process lives. A store that refuses now may take it next time."""
+        with contextlib.suppress(ArtifactError):
             self.is_lost = not self._write_next(self._owner)
 
     def release(self) -> None:

@@ -86,8 +86,11 @@ def log_settings(*, form: str, level: str) -> dict[str, Any]:
         "formatters": {"ours": {"()": f"{__name__}.{_FORMS[form].__name__}"}},
         "handlers": {"ours": {"class": "logging.StreamHandler", "formatter": "ours"}},
         "root": {"handlers": ["ours"], "level": level},
-        # Django gives these handlers of their own, which would write each line twice.
-        "loggers": {"django": {"handlers": [], "propagate": True}},
+        "loggers": {
+            # Django gives these handlers of their own, which would write each line twice.
+            "django": {"handlers": [], "propagate": True},
+            "aiobotocore": {"level": "WARNING"},  # each process tells where its credentials are
+        },
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from django.db import transaction
 
 from meta_reward_core.context import IterationContext
-from meta_reward_core.errors import MetaRewardError
+from meta_reward_core.errors import MetaRewardError, StorageUnreachableError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.running import publish_manifest, trains_anew
@@ -42,6 +42,8 @@ def advance(iteration: Iteration) -> None:
     try:
         while _take_step(iteration.pk):
             pass
+    except StorageUnreachableError as error:
+        _log.warning("%s waits for its files: %s", iteration, error)  # the reconciler comes again
     except MetaRewardError as error:
         _log.warning("%s cannot go on: %s", iteration, error)
         lifecycle.stop_iteration(iteration, status=RunStatus.FAILED, finding=str(error))

@@ -213,9 +213,12 @@ def test_many_who_need_a_model_at_once_copy_it_once(
     made, sha256 = _upload(store, model)
     copied: list[Path] = []
     download = Checkpoint._download
-    monkeypatch.setattr(
-        Checkpoint, "_download", lambda self, to: (copied.append(to), download(self, to))
-    )
+
+    def counted(self: Checkpoint, target: Path) -> None:
+        copied.append(target)
+        download(self, target)
+
+    monkeypatch.setattr(Checkpoint, "_download", counted)
     found: list[Path] = []
     _together(lambda number: found.append(made.folder(sha256)), 4)
     assert len(copied) == 1
@@ -242,6 +245,17 @@ def test_a_store_cannot_slip_a_pickle_in(store: ArtifactStore, model: Path) -> N
     made, sha256 = _upload(store, model)
     with pytest.raises(ModelFolderError, match="pickle"):
         made.folder(sha256)
+
+
+def test_a_name_in_a_store_cannot_lead_out_of_the_cache(
+    store: ArtifactStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, sha256 = _upload(store, model)
+    monkeypatch.setattr(Checkpoint, "files", lambda self: {"../../../planted.json": 2})
+    monkeypatch.setattr(Checkpoint, "chunks", lambda self, file: iter([b"{}"]))
+    with pytest.raises(DamagedArtifactError, match="leads out"):
+        made.folder(sha256)
+    assert list(tmp_path.rglob("planted.json")) == []
 
 
 def test_a_training_writes_to_scratch_and_its_model_appears_in_the_store(

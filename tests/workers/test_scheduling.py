@@ -15,9 +15,15 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core import launch
 from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.context import Tools
+from meta_reward_core.context import IterationContext, Tools
 from meta_reward_core.engines.plausible import plausible_reply
-from meta_reward_core.errors import EngineError, ExperimentBusyError, InputError, MetaRewardError
+from meta_reward_core.errors import (
+    EngineError,
+    ExperimentBusyError,
+    InputError,
+    MetaRewardError,
+    StorageUnreachableError,
+)
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.request import Request
 from tests.workers.installation import Installation, UseScript
@@ -149,6 +155,26 @@ def test_a_message_delivered_three_times_runs_its_shard_once(
         shard = queue.messages.popleft()
         for _ in range(3):
             shard_runs.run_shard(shard)
+    assert statuses(Iteration) == ["finished"]
+    assert len(host.ran) == 11
+
+
+def test_a_store_that_is_away_for_a_while_stops_no_iteration(
+    installation: Installation, queue: Queue, host: HostHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(iteration: Iteration) -> IterationContext:
+        raise StorageUnreachableError("cannot read bucket/mine/experiment.json")
+
+    iteration = hand_over(installation)
+    with monkeypatch.context() as without_store:
+        without_store.setattr(scheduling, "context_of", away)
+        scheduling.advance(iteration)
+        queue.work()
+        reconcile()
+    assert statuses(Iteration) == ["running"]
+    assert host.ran == [("sample", 0)]
+    reconcile()
+    queue.work()
     assert statuses(Iteration) == ["finished"]
     assert len(host.ran) == 11
 

@@ -150,9 +150,11 @@ def installation(root: Path, models: Path, points: Points) -> Iterator[Hosts]:
             (site.root / "log").touch()
             clusters.append(HostCluster(site, None, host=host))  # type: ignore[arg-type]
             stack.callback(clusters[-1].stop)
-        yield Hosts(*clusters, cable=two, web_port=free_port())
+        here, there = clusters
+        yield Hosts(here, there, cable=two, web_port=free_port())
 
 
+@pytest.mark.timeout(1800)
 def test_an_iteration_across_two_hosts_survives_a_minute_without_a_cable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
