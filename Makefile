@@ -83,9 +83,11 @@ evidence: setup  ## the miniature paper: hours on two cores, and it goes on wher
 seed: setup  ## train the miniature's seed model that ships with the package
 	$(BIN)/python -m meta_reward_core.miniature
 
-check: setup  ## formatting, lint, types, import contracts, migrations
+check: setup  ## formatting, lint of code and images, types, import contracts, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/bandit -q -c pyproject.toml -r meta_reward_core webapp workers manage.py
+	$(BIN)/hadolint docker/*.Dockerfile
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
