@@ -56,7 +56,7 @@ def _copy(source: sqlite3.Connection, target: "psycopg.Connection[object]", tabl
     target.execute(sql.SQL("delete from {}").format(into))
     with target.cursor().copy(sql.SQL("copy {} ({}) from stdin").format(into, columns)) as copy:
         for row in rows:
-            copy.write_row(None if value is None else str(value) for value in row)
+            copy.write_row([None if value is None else str(value) for value in row])
     if "id" in names:
         count_on = "select setval(pg_get_serial_sequence(%s, 'id'), max(id)) from {}"
         target.execute(sql.SQL(count_on).format(into), [f'"{table}"'])
