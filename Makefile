@@ -87,9 +87,11 @@ pictures: setup  ## docs/pictures anew, from real pages over a real run: minutes
 seed: setup  ## train the miniature's seed model that ships with the package
 	$(BIN)/python -m meta_reward_core.miniature
 
-check: setup  ## formatting, lint, types, import contracts, migrations
+check: setup  ## formatting, lint of code and images, types, import contracts, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/bandit -q -c pyproject.toml -r meta_reward_core webapp workers manage.py
+	$(BIN)/hadolint docker/*.Dockerfile
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run

@@ -1,4 +1,4 @@
-"""`python -m workers.reference`: docs/commands.md and docs/api.md, from the code."""
+"""`python -m workers.reference`: commands.md, api.md and the tutorial's table of sizes."""
 
 import argparse
 import os
@@ -9,6 +9,8 @@ from typing import Any, Final
 import django
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, DjangoHelpFormatter
+
+from workers.sizing import put_sizing
 
 _DOCS: Final = Path(__file__).parents[1] / "docs"
 _OURS: Final = ("workers", "webapp")
@@ -109,3 +111,5 @@ if __name__ == "__main__":
     django.setup()
     (_DOCS / "commands.md").write_text(write_commands(), encoding="utf-8")
     (_DOCS / "api.md").write_text(write_api(), encoding="utf-8")
+    tutorial = _DOCS / "tutorial.md"
+    tutorial.write_text(put_sizing(tutorial.read_text(encoding="utf-8")), encoding="utf-8")

@@ -79,7 +79,7 @@ def _read_sent(text: str) -> Values:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _StrictLoader)):
             raise RecipeError("the recipe uses YAML aliases (*name): write the values out")
-        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 # nosec B506
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"the recipe is not readable YAML: {error}") from error
     if not isinstance(values, dict):
@@ -136,7 +136,7 @@ def _find(name_or_path: str, *, relative_to: str | None) -> str:
 
 def _read_yaml(path: str) -> Values:
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 # nosec B506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not readable YAML: {error}") from error
     except RecipeError as error:
@@ -160,7 +160,7 @@ def _apply_change(values: Values, change: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
     try:
-        new = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        new = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 # nosec B506
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {key}: {text!r} is not a readable value: {error}") from error
     *sections, last = key.strip().split(".")

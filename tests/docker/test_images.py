@@ -56,6 +56,15 @@ def commands(path: Path) -> list[list[str]]:
     return [yaml.safe_load(one(path, "CMD")), yaml.safe_load(health)]
 
 
+def test_the_images_linter_has_no_complaint() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run(
+        [linter, "--failure-threshold", "style", *DOCKERFILES],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 def services() -> list[Any]:
     found = []
     for path in COMPOSE:

@@ -213,7 +213,7 @@ def _start_database(here: World, step: str) -> None:
 def _fill_disk(here: World, step: str) -> None:
     """Leave a few bytes, so that a file is begun and cannot be ended."""
     free = _free_bytes(here)
-    with _ballast(here).open("wb") as file, contextlib.suppress(OSError):
+    with ballast(here).open("wb") as file, contextlib.suppress(OSError):
         while free > 0:
             free -= file.write(b"x" * min(free, 2**20))
 
@@ -223,12 +223,13 @@ def _free_bytes(here: World) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _ballast(here: World) -> Path:
+def ballast(here: World) -> Path:
+    """What a disk is filled with."""
     return here.disk / "ballast"
 
 
 def _free_disk(here: World, step: str) -> None:
-    _fail_then(here, step, lambda: _ballast(here).unlink())
+    _fail_then(here, step, lambda: ballast(here).unlink())
 
 
 def _fail_then(here: World, step: str, mend: Callable[[], None]) -> None:
@@ -281,15 +282,19 @@ def _truncate(here: World, step: str) -> None:
 
 
 def _flip_bit(here: World, step: str) -> None:
-    part = _part(here, step)
-    data = bytearray(part.read_bytes())
-    data[len(data) // 2] ^= 4
-    _overwrite(part, bytes(data))
+    flip_bit(_part(here, step))
     if step == "train":
         weights = here.site.artifacts / "tiny" / "iteration-1" / "checkpoint" / "model.safetensors"
         found = bytearray(weights.read_bytes())
         found[-100] ^= 1
         _overwrite(weights, bytes(found))
+
+
+def flip_bit(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    _overwrite(path, bytes(data))
 
 
 def _overwrite(path: Path, data: bytes) -> None:

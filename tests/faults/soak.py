@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from meta_reward_core.miniature.seed import shipped_seed
-from tests.faults.faults import FAULTS
+from tests.faults.faults import FAULTS, OUTPUTS, ballast, flip_bit
 from tests.faults.world import QuietRun, World, world
 from tests.workers.cluster import Process
 
@@ -47,6 +47,7 @@ class Soak:
     reconciler: Process | None = None
     faults: Counter[str] = field(default_factory=Counter)
     begun: int = 0
+    flipped: set[str] = field(default_factory=set)
 
     def start(self, *, workers: int) -> None:
         """Bring everything up."""
@@ -60,7 +61,12 @@ class Soak:
             "engine killed": self._kill_engine,
             "worker frozen": self._freeze_worker,
             "reconciler killed": self._kill_reconciler,
+            "bit flipped": self._flip_bit,
+            "cancelled": self._cancel,
+            "migration": self._alter_tables,
         }
+        if self.here.has_disk:  # or it would be everybody's
+            kinds["disk full"] = self._fill_disk
         name = self.rng.choice([*kinds, *_NETWORK_AND_SERVERS])
         self.faults[name] += 1
         if name in kinds:
@@ -90,6 +96,54 @@ class Soak:
     def _kill_reconciler(self) -> None:
         assert self.reconciler is not None
         self.here.kill_tree(self.reconciler)
+
+    def _fill_disk(self) -> None:
+        FAULTS["disk-full"].strike(self.here, "export")
+        time.sleep(self.rng.uniform(1.0, 6.0))
+        ballast(self.here).unlink()
+
+    def _flip_bit(self) -> None:
+        """Flip a bit in a finished part of any experiment."""
+        parts = sorted(self.here.site.artifacts.glob("*/iteration-1/*/part-*.parquet"))
+        parts = [part for part in parts if part.parent.name in OUTPUTS.values()]
+        if not parts:
+            return
+        part = self.rng.choice(parts)
+        self.flipped.add(part.relative_to(self.here.site.artifacts).parts[0])
+        with contextlib.suppress(FileNotFoundError):  # it is being made again just now
+            flip_bit(part)
+
+    def _cancel(self) -> None:
+        """Cancel an experiment that runs; `look_after` resumes it."""
+        running = self._names("running")
+        if running:
+            self._control("cancel", self.rng.choice(running))
+
+    def _alter_tables(self) -> None:
+        """Hold a table's lock as a migration does; no two of them have the same name."""
+        name = f"soak_{sum(self.faults.values())}"
+        FAULTS["migration"].strike(self.here, name)
+        FAULTS["migration"].lift(self.here, name)
+
+    def _names(self, status: str) -> list[str]:
+        rows = self.here.ask(_OF_STATUS.format(status=status))
+        return sorted(str(name) for (name,) in rows)
+
+    def _control(self, action: str, name: str) -> None:
+        """Do what a person does, who tries again when it cannot be done just now."""
+        self.here.site.manage("control_iteration", action, "--experiment", name)
+
+    def help(self) -> None:
+        """Press the buttons that the pages offer: Retry where it failed, Resume where it rests."""
+        for status, action in (("failed", "retry"), ("cancelled", "resume")):
+            for name in self._names(status):
+                self._control(action, name)
+
+    def check_files(self) -> None:
+        """Have the files of finished experiments looked at, where a bit was flipped."""
+        for name in sorted(self.flipped):
+            options = ("--experiment", name, "--recipe", str(self.here.site.recipe))
+            self.here.site.manage("run_iteration", *options, "--iterations", "1", "--queue")
 
     def look_after(self) -> None:
         """Start again what has ended, as a supervisor does."""
@@ -138,6 +192,10 @@ _RUNS = (
     "select 1 from experiments_iteration i join experiments_experiment e on e.id = i.experiment_id "
     "where e.name = '{name}' and i.status <> 'waiting'"
 )
+_OF_STATUS = (
+    "select e.name from experiments_iteration i join experiments_experiment e "
+    "on e.id = i.experiment_id where i.status = '{status}'"
+)
 
 
 def run(soak: Soak, *, minutes: float, experiments: int) -> None:
@@ -149,10 +207,13 @@ def run(soak: Soak, *, minutes: float, experiments: int) -> None:
         time.sleep(soak.rng.uniform(*PAUSE_SECONDS))
         soak.strike()
         soak.look_after()
+        soak.help()
     give_up = time.monotonic() + PATIENCE_SECONDS
     while soak.statuses()["finished"] < soak.begun and time.monotonic() < give_up:
         soak.look_after()
+        soak.help()
         time.sleep(0.5)
+    soak.check_files()
 
 
 def verdict(soak: Soak, quiet: dict[str, str]) -> list[str]:

@@ -40,6 +40,7 @@ def strike(here: World, plan: Plan, quiet: QuietRun) -> list[Cell]:
     return cells
 
 
+@pytest.mark.timeout(1200)  # a machine that others use, too
 @pytest.mark.parametrize("number", range(RUNS))
 def test_a_fault_in_each_step_of_a_run_changes_nothing(
     tmp_path: Path, models: Path, quiet: QuietRun, number: int

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.reference import write_api, write_commands
+from workers.sizing import put_sizing
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")])
@@ -20,6 +21,8 @@ def ids(page: Path) -> str:
 def test_the_references_are_up_to_date() -> None:
     assert (CHECKOUT / "docs/commands.md").read_text(encoding="utf-8") == write_commands(), UPDATE
     assert (CHECKOUT / "docs/api.md").read_text(encoding="utf-8") == write_api(), UPDATE
+    tutorial = (CHECKOUT / "docs/tutorial.md").read_text(encoding="utf-8")
+    assert tutorial == put_sizing(tutorial), UPDATE
 
 
 def test_every_option_and_operation_is_explained() -> None:

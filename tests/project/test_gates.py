@@ -9,10 +9,13 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
+PACKAGES = ("meta_reward_core", "webapp", "workers")
+
 GATES = {
     "import contracts": [str(BIN / "lint-imports")],
     "lint": [str(BIN / "ruff"), "check", "."],
     "formatting": [str(BIN / "ruff"), "format", "--check", "."],
+    "security": [str(BIN / "bandit"), "-q", "-c", "pyproject.toml", "-r", *PACKAGES, "manage.py"],
     "types": [str(BIN / "mypy"), "."],
     "migrations": [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],
     "django": [sys.executable, "manage.py", "check", "--fail-level", "WARNING"],

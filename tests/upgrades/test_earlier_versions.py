@@ -3,16 +3,20 @@
 Each folder here is named after the commit that made it; `make_fixture` says how.
 """
 
+import contextlib
 import gzip
 import os
 import sqlite3
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import services
+from tests.upgrades import into_postgresql
 from tests.upgrades.make_fixture import ROOT
 
 HERE = Path(__file__).parent
@@ -64,30 +68,46 @@ assert made_again == 0, "a shard of the earlier version was made again"
 """
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An installation in a folder of its own, by the kind of its database."""
+    if request.param == "sqlite":
+        yield environment_of(tmp_path, f"sqlite:///{tmp_path}/db.sqlite3")
+        return
+    with services.postgres() as url:
+        yield environment_of(tmp_path, url)
+
+
 @pytest.mark.parametrize("earlier", EARLIER, ids=lambda path: path.name)
-def test_an_experiment_begun_by_an_earlier_version_goes_on(earlier: Path, tmp_path: Path) -> None:
-    rows = gzip.decompress((earlier / "rows.sql.gz").read_bytes()).decode()
-    with sqlite3.connect(tmp_path / "db.sqlite3") as database:
+def test_an_experiment_begun_by_an_earlier_version_goes_on(
+    earlier: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database:
+        rows = gzip.decompress((earlier / "rows.sql.gz").read_bytes()).decode()
         database.executescript(rows.replace(ROOT, str(tmp_path)))
-    database.close()
+        if environment["DATABASE_URL"].startswith("postgres"):
+            into_postgresql.load(database, environment)
     with tarfile.open(earlier / "files.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     description = tmp_path / "artifacts" / "kept" / "experiment.json"
     description.write_text(description.read_text().replace(ROOT, str(tmp_path)))
     before = {path: path.read_bytes() for path in (tmp_path / "artifacts").rglob("*.parquet")}
-    done = upgrade(tmp_path)
+    done = upgrade(environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path: path.read_bytes() for path in before} == before
 
 
-def upgrade(root: Path) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {
-        "DATABASE_URL": f"sqlite:///{root}/db.sqlite3",
+def environment_of(root: Path, database_url: str) -> dict[str, str]:
+    return os.environ | {
+        "DATABASE_URL": database_url,
         "META_REWARD_VAR": str(root / "var"),
         "META_REWARD_ARTIFACT_ROOT": str(root / "artifacts"),
         "META_REWARD_MODEL_ROOT": str(root / "models"),
         "META_REWARD_SCRATCH_ROOT": str(root / "scratch"),
     }
+
+
+def upgrade(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "manage.py", "shell", "-v", "0", "-c", UPGRADE],
         cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False,

@@ -8,6 +8,7 @@ page's, and where an address is not on the page.
 import json
 import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,7 +82,7 @@ def _routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
 
 def ask(client: Client, method: str, address: Address) -> str:
     """Ask, undo whatever it did, and say in a word what the answer was."""
-    before = client.cookies.copy()
+    before = copy(client.cookies)
     kind, body = _FORM, ""
     if method == "POST" and address.route.startswith("api/"):
         kind, body = "application/json", json.dumps(BODIES.get(address.route, {}))

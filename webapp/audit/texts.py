@@ -36,9 +36,9 @@ def render_markdown(text: str) -> SafeString:
     """
     if len(text) > _MOST_CHARS:
         html = nh3.clean_text(text)
-        return mark_safe(f"<pre>{html}</pre>")  # noqa: S308 escaped in the line above
+        return mark_safe(f"<pre>{html}</pre>")  # nosec B308 B703 # noqa: S308 escaped in the line above
     html = nh3.clean(_markdown.render(text), tags=_TAGS, attributes={})
-    return mark_safe(html)  # noqa: S308 sanitised in the line above
+    return mark_safe(html)  # nosec B308 B703 # noqa: S308 sanitised in the line above
 
 
 def shown_judgments(
