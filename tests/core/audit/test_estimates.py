@@ -80,14 +80,39 @@ def test_a_mean_is_weighted_and_its_interval_is_students() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((2, 2 - reach, 2 + reach))
 
 
-def test_the_jackknife_of_a_mean_is_the_means_own_interval() -> None:
-    values = np.array([1.0, 4.0, 2.0, 8.0, 5.0, 7.0])
+def test_strata_that_were_seen_in_few_items_make_the_quantile_larger() -> None:
+    """Strata of 600 and 300, three answers each, and both answers' variances are 7/3.
+
+    Left out are .995 and .99 of them, so a = 600^2 * .995 and b = 300^2 * .99 add to the variance
+    as (a + b) * 7/9 / 900^2. Satterthwaite: 2 (a + b)^2 / (a^2 + b^2) degrees of freedom.
+    """
+    design = Design(("a", "a", "a", "b", "b", "b"), {"a": 600, "b": 300})
+    found = estimate_mean(design, [1.0, 4.0, 2.0, 8.0, 5.0, 7.0])
+    a, b = 600**2 * 0.995, 300**2 * 0.99
+    freedom = 2 * (a + b) ** 2 / (a**2 + b**2)
+    reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt((a + b) * 7 / 9) / 900
+    assert found.value == pytest.approx((2 * 7 / 3 + 20 / 3) / 3)
+    assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
+
+
+def test_the_jackknife_of_a_mean_is_the_means_own_interval_on_fishers_scale() -> None:
+    values = np.array([0.1, 0.4, 0.2, 0.8, 0.5, 0.7])
     design = Design(("a", "a", "a", "b", "b", "b"), {"a": 600, "b": 300})
     direct = estimate_mean(design, list(values))
-    jackknife = estimate_figure(
-        design, lambda w: float(np.average(values, weights=w)), count=6, least=-99, most=99
-    )
-    assert (jackknife.value, jackknife.low) == pytest.approx((direct.value, direct.low))
+    jackknife = estimate_figure(design, lambda w: w @ values / w.sum(axis=1), count=6)
+    assert (direct.value, direct.low) != (None, None)
+    value, low = float(direct.value or 0), float(direct.low or 0)
+    reach = (value - low) / (1 - value**2)
+    assert jackknife.value == pytest.approx(value)
+    assert jackknife.low == pytest.approx(math.tanh(math.atanh(value) - reach))
+    assert jackknife.high == pytest.approx(math.tanh(math.atanh(value) + reach))
+
+
+def test_a_figure_of_a_population_that_was_answered_whole_leaves_no_doubt() -> None:
+    values = np.array([0.1, 0.4, 0.2])
+    design = Design(("a",) * 3, {"a": 3})
+    found = estimate_figure(design, lambda w: w @ values / w.sum(axis=1), count=3)
+    assert (found.low, found.high) == pytest.approx((found.value, found.value))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES_OF["judgments"])
