@@ -3,7 +3,8 @@
 Every figure of pairs and of responses, at several truths; then pooled batches, two of different
 strategies, the second half as large.
 
-    python -m benchmarks.audit_coverage
+    python -m benchmarks.audit_coverage                              # half an hour of a core
+    python -m benchmarks.audit_coverage --accuracy 0.7 --noise 0.8   # one truth of each kind
 
 Last the miniature: 20 batches at three levels of the meta-judge's noise, answered by the oracle.
 It exits with 1 if a figure leaves 93 to 97%, or a level holds the truth in fewer than 17.
@@ -17,6 +18,7 @@ from meta_reward_core.audit.sampling import STRATEGIES_OF
 from meta_reward_core.audit.units import Kind
 from tests.core.audit.miniature_battles import NOISE, audited_world, fight
 from tests.core.audit.simulated_battles import (
+    DRAWN_BY_IT,
     ScoredWorld,
     World,
     audit_twice,
@@ -28,8 +30,6 @@ from tests.core.audit.simulated_battles import (
     simulate_responses,
 )
 
-ACCURACIES = (0.5, 0.7, 0.9)
-PEOPLES_NOISE = (0.4, 0.8, 1.6)
 POOLED = (("uniform", "certainty"), ("uncertain", "score_gap"))
 
 
@@ -38,10 +38,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--population", type=int, default=2000)
     parser.add_argument("--size", type=int, default=200)
+    parser.add_argument("--accuracy", type=float, nargs="*", default=(0.5, 0.7, 0.9))
+    parser.add_argument("--noise", type=float, nargs="*", default=(0.4, 0.8, 1.6),
+                        help="by which people differ, points")  # fmt: skip
     options = parser.parse_args()
     shares = [
         share
-        for kind, name, world in worlds(options.population)
+        for kind, name, world in worlds(options)
         for share in print_world(kind, name, world, options)
     ]
     outside = [share for share in shares if not 0.93 <= share <= 0.97]
@@ -49,11 +52,12 @@ def main() -> None:
     sys.exit(bool(outside) | print_miniature())
 
 
-def worlds(population: int) -> Iterator[tuple[Kind, str, World | ScoredWorld]]:
-    for accuracy in ACCURACIES:
+def worlds(options: argparse.Namespace) -> Iterator[tuple[Kind, str, World | ScoredWorld]]:
+    population = options.population
+    for accuracy in options.accuracy:
         world = simulate(population, accuracy=accuracy, seed=1)
         yield "judgments", f"accuracy {world.accuracy:.3f}", world
-    for noise in PEOPLES_NOISE:
+    for noise in options.noise:
         yield "responses", f"noise {noise}", simulate_responses(population, noise=noise, seed=1)
 
 
@@ -72,7 +76,12 @@ def print_world(
     for figure, value in truth.items():
         cells = " | ".join(f"{held[strategy][figure]:.1%}" for strategy in strategies)
         print(f"| {figure} | {value:.3f} | {cells} |", flush=True)
-    shares = [share for of_strategy in held.values() for share in of_strategy.values()]
+    shares = [
+        share
+        for strategy, figures in held.items()
+        for figure, share in figures.items()
+        if (strategy, figure) != DRAWN_BY_IT
+    ]
     return shares + (print_pooled(world, options) if isinstance(world, World) else [])
 
 

@@ -42,6 +42,11 @@ def weighted_kappa(tables: Array) -> Weighing:
     return lambda weights: _kappas(np.tensordot(weights, tables, axes=1))
 
 
+def weighted_share(part: Array, whole: Array) -> Weighing:
+    """Weighted sum of what items have in part over that of what they have whole, shape [n]."""
+    return lambda weights: _ratio(weights @ part, weights @ whole)
+
+
 def _kappas(tables: Array) -> Array:
     total = tables.sum(axis=(1, 2))
     by_chance = (tables.sum(axis=2) * tables.sum(axis=1)).sum(axis=1)

@@ -3,8 +3,8 @@
 Every item has a stratum, and every stratum a known size: an answer stands for
 `population / answered` items of its stratum. So an estimate does not depend on how many items
 were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
-keeps its promise also near 0 and 1 and in small strata. Correlations and kappa use a stratified
-jackknife on the scale of Fisher's z.
+keeps its promise also near 0 and 1 and in small strata. Other figures use a stratified
+jackknife: correlations on the scale of Fisher's z, and kappa in the shape of agreement's interval.
 
 Several samples of one population are pooled as frames that each cover all of it: every sample is
 an estimate of its own, and counts by its share of the answers (`Design.factors`).
@@ -121,7 +121,7 @@ def estimate_share(
     if total <= 0:
         return NOTHING
     share = float(design.weights @ y) / total
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = _normal(confidence)
     below, above = 0.0, 0.0
     for name, places in design.members.items():
         low, high = _stratum_reach(y[places], x[places], design.left_out(name), z)
@@ -174,7 +174,7 @@ def estimate_plain_share(yes: int, count: int, *, confidence: float = CONFIDENCE
     """Share of independent answers without a design, with Wilson's interval."""
     if count == 0:
         return NOTHING
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = _normal(confidence)
     return Estimate(yes / count, *wilson(yes / count, count, z=z), count)
 
 
@@ -245,17 +245,64 @@ def estimate_figure(
         figure: from weights of shape [m, n] to m figures, NaN where there is none.
         count: items behind it.
     """
+    value = _value_of(design, figure)
+    reach = None if value is None else _reach(design, figure, value, confidence)
+    if value is None or reach is None:
+        return Estimate(value, None, None, count)
+    return Estimate(value, *fisher_interval(value, reach), count)
+
+
+def estimate_like_share(
+    design: Design,
+    figure: Weighing,
+    *,
+    share: Estimate,
+    share_figure: Weighing,
+    count: int,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate a figure that rises with a share, as kappa does with agreement.
+
+    Its interval is as wide as a jackknife says, and as skew as that of the share: where a stratum
+    agrees nearly always, an interval that reaches as far to both sides misses too often.
+
+    Args:
+        share: with its interval, of the same items and confidence.
+        share_figure: the same share as a figure of weights.
+    """
+    plain = estimate_figure(design, figure, count=count, confidence=confidence)
+    if plain.value is None or plain.low is None or share.value is None:
+        return plain
+    reach = _reach(design, figure, plain.value, confidence)
+    spread = _jackknife_variances(design, share_figure, share.value)
+    if reach is None or not spread or sum(spread.values()) <= 0:
+        return plain
+    scale = reach / (_normal(confidence) * math.sqrt(sum(spread.values())))
+    low = plain.value - scale * (share.value - (share.low or 0.0))
+    high = plain.value + scale * ((share.high or 0.0) - share.value)
+    return Estimate(plain.value, max(-1.0, low), min(1.0, high), count)
+
+
+def _normal(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _value_of(design: Design, figure: Weighing) -> float | None:
     if not design.strata:
-        return Estimate(None, None, None, count)
+        return None
     [found] = figure(design.weights[None])
-    if np.isnan(found):
-        return Estimate(None, None, None, count)
-    value = float(found)
+    return None if np.isnan(found) else float(found)
+
+
+def _reach(design: Design, figure: Weighing, value: float, confidence: float) -> float | None:
+    """How far a figure may lie from its estimate; None where too few answers tell."""
     spread = _jackknife_variances(design, figure, value)
     if spread is None or len(design.strata) - len(spread) < _LEAST_FREEDOM:
-        return Estimate(value, None, None, count)
-    reach = _student(design, spread, confidence) * math.sqrt(sum(spread.values()))
-    return Estimate(value, *fisher_interval(value, reach), count)
+        return None
+    total = sum(spread.values())
+    if total <= 0 and any(design.left_out(name) > 0 for name in design.members):
+        return None  # all alike, which does not say how much others would vary
+    return _student(design, spread, confidence) * math.sqrt(total)
 
 
 def fisher_interval(value: float, reach: float) -> tuple[float, float]:

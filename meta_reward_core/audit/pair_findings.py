@@ -6,12 +6,12 @@ from typing import Final, Literal
 
 import numpy as np
 
-from meta_reward_core.audit.agreement import Array, weighted_kappa
+from meta_reward_core.audit.agreement import Array, weighted_kappa, weighted_share
 from meta_reward_core.audit.estimates import (
     Design,
     Estimate,
     estimate_difference,
-    estimate_figure,
+    estimate_like_share,
     estimate_share,
 )
 from meta_reward_core.audit.frames import Frame
@@ -124,19 +124,15 @@ def find_in_pairs(
     share = _share_of(pairs, design, confidence)
     decided = estimate_decided_agreement(pairs, frame, confidence=confidence)
     elo = share(lambda pair: _answers_for(pair, pair.higher_elo))
+    agreement = share(_verdicts_alike)
     groups = tuple(_groups(pairs, design, confidence))
     biases = tuple(_biases(share))
     return PairFindings(
         answers=len(pairs),
-        agreement=share(_verdicts_alike),
+        agreement=agreement,
         agreement_decided=decided,
         elo=elo,
-        kappa=estimate_figure(
-            design,
-            weighted_kappa(tables),
-            count=int(np.count_nonzero(tables.sum(axis=(1, 2)))),
-            confidence=confidence,
-        ),
+        kappa=_kappa(tables, design, agreement, confidence),
         confusion=_confusion_shares(tables, design, confidence),
         biases=biases,
         groups=groups,
@@ -179,6 +175,18 @@ def _by_place(outcome: Outcome, shown_first: Winner) -> int:
     if outcome == "tie":
         return 2
     return 0 if outcome == shown_first else 1
+
+
+def _kappa(tables: Array, design: Design, agreement: Estimate, confidence: float) -> Estimate:
+    alike, whole = np.trace(tables, axis1=1, axis2=2), tables.sum(axis=(1, 2))
+    return estimate_like_share(
+        design,
+        weighted_kappa(tables),
+        share=agreement,
+        share_figure=weighted_share(alike, whole),
+        count=int(np.count_nonzero(whole)),
+        confidence=confidence,
+    )
 
 
 def _confusion_shares(

@@ -125,9 +125,9 @@ def warn_of_sight(people: Iterable[User]) -> str:
     if not names:
         return ""
     return (
-        f"{', '.join(names)} may also see experiments, and with them what the meta-judge said: "
-        "such answers are blind only by promise. Give auditors an account that has the role "
-        "auditor and no other one."
+        f"Of those who answer, {', '.join(names)} may also see experiments, and with them what the "
+        "meta-judge said: such answers are blind only by promise. Give auditors an account that "
+        "has the role auditor and no other one."
     )
 
 

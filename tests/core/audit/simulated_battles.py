@@ -28,6 +28,9 @@ from meta_reward_core.records import Judgment, ResponseScore
 
 Figures = Mapping[str, Estimate]
 
+DRAWN_BY_IT = ("position", "the one shown first wins, by meta-judge")
+"""Strata that say themselves what is asked: nothing varies, and the interval may only be wide."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from meta_reward_core.audit.agreement import weighted_share
 from meta_reward_core.audit.estimates import (
     Design,
     estimate_figure,
+    estimate_like_share,
     estimate_mean,
     estimate_plain_share,
     estimate_share,
@@ -106,6 +108,27 @@ def test_the_jackknife_of_a_mean_is_the_means_own_interval_on_fishers_scale() ->
     assert jackknife.value == pytest.approx(value)
     assert jackknife.low == pytest.approx(math.tanh(math.atanh(value) - reach))
     assert jackknife.high == pytest.approx(math.tanh(math.atanh(value) + reach))
+
+
+def test_a_figure_that_goes_with_a_share_has_the_shape_of_the_shares_interval() -> None:
+    """9 of 10 alike; twice the share less 1 varies twice as much and is as skew.
+
+    Student's quantile of 9 degrees of freedom takes the place of the normal one.
+    """
+    part, whole = np.array([1.0] * 9 + [0.0]), np.ones(10)
+    design = Design(("all",) * 10, {"all": 10**9})
+    share = estimate_share(design, list(part), list(whole))
+    alike = weighted_share(part, whole)
+    found = estimate_like_share(
+        design, lambda w: 2 * alike(w) - 1, share=share, share_figure=alike, count=10
+    )
+    assert share.value == pytest.approx(0.9)
+    wider = 2 * float(stats.t.ppf(0.975, 9)) / float(stats.norm.ppf(0.975))
+    below = wider * (0.9 - float(share.low or 0))
+    assert found.value == pytest.approx(0.8)
+    assert found.low == pytest.approx(0.8 - below)
+    assert found.high == pytest.approx(min(1.0, 0.8 + wider * (float(share.high or 0) - 0.9)))
+    assert below > (found.high or 0) - 0.8
 
 
 def test_a_figure_of_a_population_that_was_answered_whole_leaves_no_doubt() -> None:
