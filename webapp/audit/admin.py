@@ -352,7 +352,6 @@ class ItemAdmin(Reviewed):
     form = AdjudicationForm
     list_display = ("number", "batch", "auditors", "stratum", "again", "is_answered",
                     "adjudicated")  # fmt: skip
-    ordering = ("-unsettled", "-differs", "batch", "number")
     list_filter = (ConflictFilter, "is_answered", "again", "batch", "stratum")
     list_select_related = ("batch",)
     readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
@@ -361,8 +360,12 @@ class ItemAdmin(Reviewed):
     inlines = (HistoryInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:  # noqa: ARG002
-        """Items, those on which auditors differ first, and of these the unsettled ones."""
-        return with_conflicts(Item.objects.all()).order_by(*self.ordering)
+        """Items, with whether auditors differ on them."""
+        return with_conflicts(Item.objects.all())
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
+        """Those on which auditors differ first, and of these the unsettled ones."""
+        return ("-unsettled", "-differs", "batch", "number")
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """For reviewers alone."""
