@@ -58,7 +58,8 @@ def _kappas(tables: Array) -> Array:
 def _ratio(part: Array, whole: Array, *, least: float | Array = _NOTHING) -> Array:
     """Divide; NaN where there is nothing to divide by."""
     found = np.full(part.shape, np.nan)
-    return np.divide(part, whole, out=found, where=whole > least)
+    np.divide(part, whole, out=found, where=whole > least)
+    return found
 
 
 def krippendorff_alpha(
@@ -89,8 +90,11 @@ def alpha_of_counts(counts: Array, values: Sequence[Hashable], *, level: Level) 
     """Alpha of counted answers, shape [units, values]; None where all answers are the same."""
     if np.count_nonzero(counts.sum(axis=0)) < 2:
         return None
-    domain = list(values) if level == "interval" else list(range(len(values)))
-    found = krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level)
+    # Nominal values are only told apart: their places do, whatever they are.
+    domain = values if level == "interval" else range(len(values))
+    found = krippendorff.alpha(
+        value_counts=counts, value_domain=np.array(domain), level_of_measurement=level
+    )
     return float(found)
 
 
