@@ -100,8 +100,8 @@ class Design:
 
 def estimate_share(
     design: Design,
-    part: Sequence[float],
-    whole: Sequence[float],
+    part: Sequence[float] | Array,
+    whole: Sequence[float] | Array,
     *,
     confidence: float = CONFIDENCE,
 ) -> Estimate:

@@ -294,7 +294,7 @@ class ConflictFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Item]) -> QuerySet[Item]:  # noqa: ARG002
         """Items of which one answer differs from another."""
-        return rows.filter(differs=1) if self.value() == "differ" else rows
+        return rows.filter(Q(differs=1)) if self.value() == "differ" else rows
 
 
 class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
