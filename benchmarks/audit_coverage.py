@@ -1,24 +1,36 @@
 """How often the audit's 95% intervals hold the truth: 1,000 simulated batches for each strategy.
 
-Pooled batches, too: two of different strategies, the second half as large.
+Every figure of pairs and of responses, at several truths; then pooled batches, two of different
+strategies, the second half as large.
 
-    python -m benchmarks.audit_coverage
+    python -m benchmarks.audit_coverage                              # half an hour of a core
+    python -m benchmarks.audit_coverage --accuracy 0.7 --noise 0.8   # one truth of each kind
 
-Then the miniature: 20 batches at three levels of the meta-judge's noise, answered by the oracle.
-It exits with 1 if a strategy leaves 93 to 97%, or a level holds the truth in fewer than 17.
+Last the miniature: 20 batches at three levels of the meta-judge's noise, answered by the oracle.
+It exits with 1 if a figure leaves 93 to 97%, or a level holds the truth in fewer than 17.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 
 from meta_reward_core.audit.sampling import STRATEGIES_OF
+from meta_reward_core.audit.units import Kind
 from tests.core.audit.miniature_battles import NOISE, audited_world, fight
 from tests.core.audit.simulated_battles import (
+    DRAWN_BY_IT,
+    ScoredWorld,
+    World,
     audit_twice,
     coverage,
+    coverages,
+    find_truth,
     share_that_holds,
     simulate,
+    simulate_responses,
 )
+
+POOLED = (("uniform", "certainty"), ("uncertain", "score_gap"))
 
 
 def main() -> None:
@@ -26,28 +38,75 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--population", type=int, default=2000)
     parser.add_argument("--size", type=int, default=200)
+    parser.add_argument("--accuracy", type=float, nargs="*", default=(0.5, 0.7, 0.9))
+    parser.add_argument("--noise", type=float, nargs="*", default=(0.4, 0.8, 1.6),
+                        help="by which people differ, points")  # fmt: skip
     options = parser.parse_args()
-    strategies = STRATEGIES_OF["judgments"]
+    shares = [
+        share
+        for kind, name, world in worlds(options)
+        for share in print_world(kind, name, world, options)
+    ]
+    outside = [share for share in shares if not 0.93 <= share <= 0.97]
+    print(f"\n{len(shares)} figures, {len(outside)} of them outside 93 to 97%\n")
+    sys.exit(bool(outside) | print_miniature())
+
+
+def worlds(options: argparse.Namespace) -> Iterator[tuple[Kind, str, World | ScoredWorld]]:
+    population = options.population
+    for accuracy in options.accuracy:
+        world = simulate(population, accuracy=accuracy, seed=1)
+        yield "judgments", f"accuracy {world.accuracy:.3f}", world
+    for noise in options.noise:
+        yield "responses", f"noise {noise}", simulate_responses(population, noise=noise, seed=1)
+
+
+def print_world(
+    kind: Kind, name: str, world: World | ScoredWorld, options: argparse.Namespace
+) -> list[float]:
+    """Print a table of figures by strategies, and return its shares."""
+    strategies, runs = STRATEGIES_OF[kind], range(options.runs)
+    truth = find_truth(world)
+    held: dict[str, Mapping[str, float]] = {
+        strategy: coverages(world, strategy=strategy, size=options.size, runs=runs)
+        for strategy in strategies
+    }
+    print(f"\n| {kind}, {name} | truth | {' | '.join(strategies)} |")
+    print(f"|---|{'--:|' * (1 + len(strategies))}")
+    for figure, value in truth.items():
+        cells = " | ".join(f"{held[strategy][figure]:.1%}" for strategy in strategies)
+        print(f"| {figure} | {value:.3f} | {cells} |", flush=True)
+    shares = [
+        share
+        for strategy, figures in held.items()
+        for figure, share in figures.items()
+        if (strategy, figure) != DRAWN_BY_IT
+    ]
+    return shares + (print_pooled(world, options) if isinstance(world, World) else [])
+
+
+def print_pooled(world: World, options: argparse.Namespace) -> list[float]:
+    shares = []
+    for strategies in POOLED:
+        found = [
+            audit_twice(world, strategies=strategies, size=options.size, seed=seed)
+            for seed in range(options.runs)
+        ]
+        shares.append(share_that_holds(world, found))
+        print(f"agreement without ties, {' and '.join(strategies)} pooled: {shares[-1]:.1%}")
+    return shares
+
+
+def print_miniature() -> bool:
+    """Print how many of 20 batches hold the truth, and return whether too few did."""
     failed = False
-    for accuracy in (0.5, 0.7, 0.9):
-        world = simulate(options.population, accuracy=accuracy, seed=1)
-        for strategy in strategies:
-            held = coverage(world, strategy=strategy, size=options.size, runs=range(options.runs))
-            failed |= not 0.93 <= held <= 0.97
-            print(f"truth {world.accuracy:.3f}  {strategy:10}  {held:.1%}", flush=True)
-        for pooled in (("uniform", "certainty"), ("uncertain", "score_gap")):
-            found = [audit_twice(world, strategies=pooled, size=options.size, seed=seed)
-                     for seed in range(options.runs)]  # fmt: skip
-            held = share_that_holds(world, found)
-            failed |= not 0.93 <= held <= 0.97
-            print(f"truth {world.accuracy:.3f}  {' and '.join(pooled)}, pooled  {held:.1%}")
     for name, noise in NOISE.items():
         world = audited_world(fight(200, noise=noise, seed=11))
-        for strategy in strategies:
+        for strategy in STRATEGIES_OF["judgments"]:
             held = coverage(world, strategy=strategy, size=150, runs=range(20))
             failed |= held < 17 / 20
             print(f"miniature, {name} ({world.accuracy:.3f})  {strategy:10}  {held * 20:.0f} of 20")
-    sys.exit(failed)
+    return failed
 
 
 if __name__ == "__main__":

@@ -1,18 +1,27 @@
-"""How far two or more judges agree beyond chance: Cohen's kappa and Krippendorff's alpha.
+"""How far two or more judges agree beyond chance, and how far their ranks go together.
+
+Items are weighted, as a sample that was not drawn evenly must be. A `Weighing` computes one figure
+for many sets of weights at once, which is what a jackknife asks for; inside its arrays NaN says
+that there is no such figure, and outside of them None does.
+
+Which of these are a library's, and why not all: docs/decisions/0008-whose-statistics.md.
 
 Source: Cohen 1960; Krippendorff 2011, "Computing Krippendorff's alpha-reliability".
 """
 
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from itertools import permutations
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
+import krippendorff
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Weighing = Callable[[Array], Array]
+"""From weights of shape [m, n], a row for each figure, to m figures."""
 Level = Literal["nominal", "interval"]
+
+_NOTHING = 1e-12
 
 
 def cohen_kappa(table: npt.ArrayLike) -> float | None:
@@ -24,14 +33,33 @@ def cohen_kappa(table: npt.ArrayLike) -> float | None:
     Returns:
         None of an empty table, and where both always say the same one thing.
     """
-    counts = np.asarray(table, dtype=np.float64)
-    total = counts.sum()
-    if total <= 0:
-        return None
-    chance = float(counts.sum(axis=1) @ counts.sum(axis=0)) / total**2
-    if chance >= 1 - 1e-12:
-        return None
-    return float((np.trace(counts) / total - chance) / (1 - chance))
+    [kappa] = _kappas(np.asarray(table, dtype=np.float64)[None])
+    return None if np.isnan(kappa) else float(kappa)
+
+
+def weighted_kappa(tables: Array) -> Weighing:
+    """Kappa of the weighted sum of the items' own tables, shape [n, k, k]."""
+    return lambda weights: _kappas(np.tensordot(weights, tables, axes=1))
+
+
+def weighted_share(part: Array, whole: Array) -> Weighing:
+    """Weighted sum of what items have in part over that of what they have whole, shape [n]."""
+    return lambda weights: _ratio(weights @ part, weights @ whole)
+
+
+def _kappas(tables: Array) -> Array:
+    total = tables.sum(axis=(1, 2))
+    by_chance = (tables.sum(axis=2) * tables.sum(axis=1)).sum(axis=1)
+    agreed = np.trace(tables, axis1=1, axis2=2)
+    # Both multiplied by the total, so that an empty table needs no case of its own.
+    return _ratio(agreed * total - by_chance, total**2 - by_chance, least=_NOTHING * total**2)
+
+
+def _ratio(part: Array, whole: Array, *, least: float | Array = _NOTHING) -> Array:
+    """Divide; NaN where there is nothing to divide by."""
+    found = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=found, where=whole > least)
+    return found
 
 
 def krippendorff_alpha(
@@ -46,75 +74,67 @@ def krippendorff_alpha(
     Returns:
         None without a unit that has two answers, and where all answers are the same.
     """
-    coincidences = _coincidences(units)
-    totals: Counter[Hashable] = Counter()
-    for (first, _), weight in coincidences.items():
-        totals[first] += weight  # type: ignore[assignment]
-    n = sum(totals.values())
-    expected = sum(
-        totals[first] * totals[second] * _distance(first, second, level)
-        for first, second in permutations(totals, 2)
-    )
-    if n <= 1 or expected == 0:
+    counts, values = count_answers(units)
+    return alpha_of_counts(counts, values, level=level)
+
+
+def count_answers(units: Sequence[Sequence[Hashable]]) -> tuple[Array, list[Hashable]]:
+    """Count for each unit that has two answers how often it got each; values in their order."""
+    several = [unit for unit in units if len(unit) > 1]
+    values: list[Hashable] = sorted({answer for unit in several for answer in unit})  # type: ignore[type-var]
+    counts = [[float(list(unit).count(value)) for value in values] for unit in several]
+    return np.array(counts).reshape(len(several), len(values)), values
+
+
+def alpha_of_counts(counts: Array, values: Sequence[Hashable], *, level: Level) -> float | None:
+    """Alpha of counted answers, shape [units, values]; None where all answers are the same."""
+    if np.count_nonzero(counts.sum(axis=0)) < 2:
         return None
-    observed = sum(
-        weight * _distance(first, second, level) for (first, second), weight in coincidences.items()
+    # Nominal values are only told apart: their places do, whatever they are.
+    domain = values if level == "interval" else range(len(values))
+    found = krippendorff.alpha(
+        value_counts=counts, value_domain=np.array(domain), level_of_measurement=level
     )
-    return 1 - (n - 1) * observed / expected
+    return float(found)
 
 
-def _coincidences(
-    units: Sequence[Sequence[Hashable]],
-) -> Mapping[tuple[Hashable, Hashable], float]:
-    """How often two answers of one unit go together, each pair as 1 / (answers - 1)."""
-    found: dict[tuple[Hashable, Hashable], float] = {}
-    for answers in units:
-        for pair in permutations(answers, 2):
-            found[pair] = found.get(pair, 0.0) + 1 / (len(answers) - 1)
-    return found
+def weighted_spearman(first: Array, second: Array) -> Weighing:
+    """Correlation of weighted mid-ranks; with equal weights it is Spearman's rho."""
+    ranks = [_mid_ranks(column) for column in (first, second)]
+
+    def weigh(weights: Array) -> Array:
+        total = weights.sum(axis=1, keepdims=True)
+        x, y = (ranked(weights) for ranked in ranks)
+        x, y = (column - (weights * column).sum(axis=1, keepdims=True) / total for column in (x, y))
+        scale = np.sqrt((weights * x**2).sum(axis=1) * (weights * y**2).sum(axis=1))
+        return _ratio((weights * x * y).sum(axis=1), scale)
+
+    return weigh
 
 
-def _distance(first: Hashable, second: Hashable, level: Level) -> float:
-    if level == "nominal":
-        return float(first != second)
-    return (float(first) - float(second)) ** 2  # type: ignore[arg-type]
-
-
-def weighted_spearman(first: Array, second: Array, weights: Array) -> float | None:
-    """Correlation of weighted mid-ranks; with equal weights it is Spearman's rho.
-
-    Returns:
-        None where a column is constant.
-    """
-    kept = weights > 0
-    weights = weights[kept]
-    x, y = (_weighted_ranks(column[kept], weights) for column in (first, second))
-    return _correlation(x, y, weights)
-
-
-def _weighted_ranks(values: Array, weights: Array) -> Array:
+def _mid_ranks(values: Array) -> Weighing:
     """For each item the weight below it, and half of that of its equals."""
     distinct, place = np.unique(values, return_inverse=True)
-    mass = np.bincount(place, weights=weights, minlength=len(distinct))
-    ranks: Array = (np.cumsum(mass) - mass / 2)[place]
-    return ranks
+    belongs = np.eye(len(distinct))[place]
+
+    def rank(weights: Array) -> Array:
+        mass = weights @ belongs
+        ranks: Array = (np.cumsum(mass, axis=1) - mass / 2)[:, place]
+        return ranks
+
+    return rank
 
 
-def _correlation(x: Array, y: Array, weights: Array) -> float | None:
-    if len(weights) < 2:
-        return None
-    x, y = (column - np.average(column, weights=weights) for column in (x, y))
-    scale = float(np.sqrt((weights @ x**2) * (weights @ y**2)))
-    return float(weights @ (x * y)) / scale if scale > 1e-12 else None
+def weighted_kendall(first: Array, second: Array) -> Weighing:
+    """Kendall's tau-b in which each pair of items counts the product of their weights."""
+    one, other = (np.sign(column[:, None] - column[None, :]) for column in (first, second))
 
+    def form(weights: Array, matrix: Array) -> Array:
+        total: Array = ((weights @ matrix) * weights).sum(axis=1)
+        return total
 
-def weighted_kendall(first: Array, second: Array, weights: Array) -> float | None:
-    """Kendall's tau-b in which each pair of items counts the product of their weights.
+    def weigh(weights: Array) -> Array:
+        scale = np.sqrt(form(weights, one**2) * form(weights, other**2))
+        return _ratio(form(weights, one * other), scale)
 
-    Returns:
-        None where a column is constant.
-    """
-    signs = [np.sign(column[:, None] - column[None, :]) for column in (first, second)]
-    both, one, other = signs[0] * signs[1], signs[0] ** 2, signs[1] ** 2
-    scale = float(np.sqrt((weights @ one @ weights) * (weights @ other @ weights)))
-    return float(weights @ both @ weights) / scale if scale > 1e-12 else None
+    return weigh

@@ -1,10 +1,25 @@
 """What answers to the same item say about the auditors themselves."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-from meta_reward_core.audit.agreement import krippendorff_alpha
-from meta_reward_core.audit.estimates import Estimate, estimate_plain_share
+import numpy as np
+from scipy.special import stdtrit
+
+from meta_reward_core.audit.agreement import Level, alpha_of_counts, count_answers
+from meta_reward_core.audit.estimates import (
+    CONFIDENCE,
+    Design,
+    Estimate,
+    estimate_plain_share,
+    estimate_share,
+    fisher_interval,
+)
+
+_LEAST_UNITS = 3
+_VERY_MANY = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,20 +28,19 @@ class Consistency:
 
     Attributes:
         same: share of items to which the same auditor gave the same answer again.
-        other: share of items to which another auditor gave the same answer.
+        other: share of pairs of auditors of one item who gave it the same answer, as a mean over
+            items, so that an item with many auditors counts once.
         alpha: Krippendorff's, over items that several auditors answered.
-        alpha_units: how many those are.
     """
 
     same: Estimate
     other: Estimate
-    alpha: float | None
-    alpha_units: int
+    alpha: Estimate
 
 
 def find_consistency(
     same: Sequence[tuple[object, object]],
-    answers_by_item: Sequence[Sequence[tuple[str, object]]],
+    answers_by_item: Sequence[Sequence[tuple[str, Hashable]]],
     *,
     points: bool = False,
 ) -> Consistency:
@@ -39,12 +53,10 @@ def find_consistency(
     """
     units = [[answer for _, answer in answers] for answers in answers_by_item if len(answers) > 1]
     alike = _close if points else _equal
-    others = [alike(unit[0], unit[1]) for unit in units]
     return Consistency(
         same=estimate_plain_share(sum(alike(a, b) for a, b in same), len(same)),
-        other=estimate_plain_share(sum(others), len(others)),
-        alpha=krippendorff_alpha(units, level="interval" if points else "nominal"),
-        alpha_units=len(units),
+        other=_mean_share([_pairs_alike(unit, alike) for unit in units]),
+        alpha=estimate_alpha(units, level="interval" if points else "nominal"),
     )
 
 
@@ -54,3 +66,39 @@ def _equal(first: object, second: object) -> bool:
 
 def _close(first: object, second: object) -> bool:
     return abs(float(first) - float(second)) <= 0.5  # type: ignore[arg-type]
+
+
+def _pairs_alike(unit: Sequence[object], alike: Callable[[object, object], bool]) -> float:
+    pairs = list(combinations(unit, 2))
+    return sum(alike(a, b) for a, b in pairs) / len(pairs)
+
+
+def _mean_share(shares: Sequence[float]) -> Estimate:
+    """Mean of what independent items say, each a share; an item is one of very many."""
+    design = Design(("all",) * len(shares), {"all": _VERY_MANY})
+    return estimate_share(design, shares, [1.0] * len(shares))
+
+
+def estimate_alpha(
+    units: Sequence[Sequence[Hashable]], *, level: Level, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Krippendorff's alpha with an interval by a jackknife over the units, on Fisher's z scale.
+
+    Args:
+        units: for each its answers; those with one answer do not count.
+    """
+    counts, values = count_answers(units)
+    n = len(counts)
+    value = alpha_of_counts(counts, values, level=level)
+    if value is None:
+        return Estimate(None, None, None, n)
+    places = range(n)
+    found = [alpha_of_counts(np.delete(counts, at, axis=0), values, level=level) for at in places]
+    without = [one for one in found if one is not None]
+    if n < _LEAST_UNITS or len(without) < n:
+        return Estimate(value, None, None, n)
+    spread = (n - 1) / n * sum((one - value) ** 2 for one in without)
+    if spread <= 0:  # all agree in the same way, which does not say how much others would vary
+        return Estimate(value, None, None, n)
+    reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(spread)
+    return Estimate(value, *fisher_interval(value, reach), n)

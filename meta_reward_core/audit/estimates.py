@@ -3,7 +3,8 @@
 Every item has a stratum, and every stratum a known size: an answer stands for
 `population / answered` items of its stratum. So an estimate does not depend on how many items
 were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
-keeps its promise also near 0 and 1 and in small strata; other figures use a stratified jackknife.
+keeps its promise also near 0 and 1 and in small strata. Other figures use a stratified
+jackknife: correlations on the scale of Fisher's z, and kappa in the shape of agreement's interval.
 
 Several samples of one population are pooled as frames that each cover all of it: every sample is
 an estimate of its own, and counts by its share of the answers (`Design.factors`).
@@ -14,7 +15,7 @@ linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife); H
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
@@ -22,15 +23,17 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
+from meta_reward_core.audit.agreement import Array, Weighing
 from meta_reward_core.evaluation.intervals import wilson
 
-Array = npt.NDArray[np.float64]
-Figure = Callable[[Array], float | None]
+Places = npt.NDArray[np.intp]
 
 CONFIDENCE: Final = 0.95
 _SAME: Final = 1e-12
+_LEAST_FREEDOM: Final = 2
+_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Design:
     factors: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
-    def members(self) -> dict[str, npt.NDArray[np.intp]]:
+    def members(self) -> dict[str, Places]:
         """Places of the answered items of each stratum, strata by name."""
         names = np.array(self.strata, dtype=object)
         return {name: np.flatnonzero(names == name) for name in sorted(set(self.strata))}
@@ -97,8 +100,8 @@ class Design:
 
 def estimate_share(
     design: Design,
-    part: Sequence[float],
-    whole: Sequence[float],
+    part: Sequence[float] | Array,
+    whole: Sequence[float] | Array,
     *,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
@@ -118,7 +121,7 @@ def estimate_share(
     if total <= 0:
         return NOTHING
     share = float(design.weights @ y) / total
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = _normal(confidence)
     below, above = 0.0, 0.0
     for name, places in design.members.items():
         low, high = _stratum_reach(y[places], x[places], design.left_out(name), z)
@@ -171,7 +174,7 @@ def estimate_plain_share(yes: int, count: int, *, confidence: float = CONFIDENCE
     """Share of independent answers without a design, with Wilson's interval."""
     if count == 0:
         return NOTHING
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = _normal(confidence)
     return Estimate(yes / count, *wilson(yes / count, count, z=z), count)
 
 
@@ -204,66 +207,134 @@ def estimate_mean(
         return NOTHING
     mean = float(design.weights @ y) / total
     residuals = (y - mean * x) / total
-    variance = sum(
-        design.left_out(name)
+    spread = {
+        name: design.left_out(name)
         * design.mass(name) ** 2
         * float(residuals[places].var(ddof=1))
         / len(places)
         for name, places in design.members.items()
         if len(places) > 1
-    )
-    freedom = sum(len(places) - 1 for places in design.members.values())
-    if freedom < 1:
+    }
+    if not spread:
         return Estimate(mean, None, None, int(x.sum()))
-    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(variance)
+    reach = _student(design, spread, confidence) * math.sqrt(sum(spread.values()))
     return Estimate(mean, mean - reach, mean + reach, int(x.sum()))
 
 
+def _student(design: Design, spread: Mapping[str, float], confidence: float) -> float:
+    """Student's quantile of a sum of variances, one for each stratum.
+
+    A stratum that adds much of the variance and was seen in few items makes the whole as doubtful
+    as itself. Source: Satterthwaite 1946.
+    """
+    total = sum(spread.values())
+    doubt = sum(part**2 / max(len(design.members[name]) - 1, 1) for name, part in spread.items())
+    freedom = total**2 / doubt if doubt > 0 else float(len(design.strata))
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
+
+
 def estimate_figure(
-    design: Design,
-    figure: Figure,
-    *,
-    count: int,
-    confidence: float = CONFIDENCE,
-    least: float = -1.0,
-    most: float = 1.0,
+    design: Design, figure: Weighing, *, count: int, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Estimate any smooth function of weighted items by a stratified delete-one jackknife.
+    """Estimate a correlation-like figure in [-1, 1] by a stratified delete-one jackknife.
+
+    The interval is Student's on the scale of Fisher's z, the inverse hyperbolic tangent: there
+    such figures vary alike whatever they are, and no interval leaves [-1, 1].
 
     Args:
-        figure: from weights of shape [n] to the figure; None where there is none.
+        figure: from weights of shape [m, n] to m figures, NaN where there is none.
         count: items behind it.
-        least, most: bounds of the figure.
     """
-    value = figure(design.weights)
-    if value is None:
-        return Estimate(None, None, None, count)
-    variance = _jackknife_variance(design, figure, value)
-    freedom = sum(len(places) - 1 for places in design.members.values())
-    if variance is None or freedom < 2:
+    value = _value_of(design, figure)
+    reach = None if value is None else _reach(design, figure, value, confidence)
+    if value is None or reach is None:
         return Estimate(value, None, None, count)
-    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(variance)
-    return Estimate(value, max(least, value - reach), min(most, value + reach), count)
+    return Estimate(value, *fisher_interval(value, reach), count)
 
 
-def _jackknife_variance(design: Design, figure: Figure, value: float) -> float | None:
-    """Variance by leaving one item out at a time; None where a figure without it is none."""
-    variance = 0.0
+def estimate_like_share(
+    design: Design,
+    figure: Weighing,
+    *,
+    share: Estimate,
+    share_figure: Weighing,
+    count: int,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate a figure that rises with a share, as kappa does with agreement.
+
+    Its interval is as wide as a jackknife says, and as skew as that of the share: where a stratum
+    agrees nearly always, an interval that reaches as far to both sides misses too often.
+
+    Args:
+        share: with its interval, of the same items and confidence.
+        share_figure: the same share as a figure of weights.
+    """
+    plain = estimate_figure(design, figure, count=count, confidence=confidence)
+    if plain.value is None or plain.low is None or share.value is None:
+        return plain
+    reach = _reach(design, figure, plain.value, confidence)
+    spread = _jackknife_variances(design, share_figure, share.value)
+    if reach is None or not spread or sum(spread.values()) <= 0:
+        return plain
+    scale = reach / (_normal(confidence) * math.sqrt(sum(spread.values())))
+    low = plain.value - scale * (share.value - (share.low or 0.0))
+    high = plain.value + scale * ((share.high or 0.0) - share.value)
+    return Estimate(plain.value, max(-1.0, low), min(1.0, high), count)
+
+
+def _normal(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _value_of(design: Design, figure: Weighing) -> float | None:
+    if not design.strata:
+        return None
+    [found] = figure(design.weights[None])
+    return None if np.isnan(found) else float(found)
+
+
+def _reach(design: Design, figure: Weighing, value: float, confidence: float) -> float | None:
+    """How far a figure may lie from its estimate; None where too few answers tell."""
+    spread = _jackknife_variances(design, figure, value)
+    if spread is None or len(design.strata) - len(spread) < _LEAST_FREEDOM:
+        return None
+    total = sum(spread.values())
+    if total <= 0 and any(design.left_out(name) > 0 for name in design.members):
+        return None  # all alike, which does not say how much others would vary
+    return _student(design, spread, confidence) * math.sqrt(total)
+
+
+def fisher_interval(value: float, reach: float) -> tuple[float, float]:
+    """An interval that reaches as far on both sides of z; at -1 and 1 z has no end."""
+    slope = 1 - value**2
+    if slope < _SAME:
+        return max(-1.0, value - reach), min(1.0, value + reach)
+    middle = math.atanh(value)
+    return math.tanh(middle - reach / slope), math.tanh(middle + reach / slope)
+
+
+def _jackknife_variances(design: Design, figure: Weighing, value: float) -> dict[str, float] | None:
+    """Variance by stratum, leaving one item out at a time; None where a figure is none then."""
+    spread: dict[str, float] = {}
     for name, places in design.members.items():
-        without = [figure(_leave_out(design.weights, places, place)) for place in places]
-        known = np.array([found for found in without if found is not None])
-        if len(known) < len(without):
-            return None
-        n = len(places)
-        factor = (n - 1) / n if n > 1 else 1.0
-        variance += design.left_out(name) * factor * float(((known - value) ** 2).sum())
-    return variance
+        n, squares = len(places), 0.0
+        if design.left_out(name) <= 0:
+            spread[name] = 0.0
+            continue
+        for some in np.split(places, range(_AT_ONCE, n, _AT_ONCE)):
+            without = figure(_leave_out(design.weights, places, some))
+            if np.isnan(without).any():
+                return None
+            squares += float(((without - value) ** 2).sum())
+        spread[name] = design.left_out(name) * ((n - 1) / n if n > 1 else 1.0) * squares
+    return spread
 
 
-def _leave_out(weights: Array, members: npt.NDArray[np.intp], place: int) -> Array:
-    """Weights in which the rest of a stratum stands for the item that is left out, too."""
-    left = weights.copy()
+def _leave_out(weights: Array, members: Places, some: Places) -> Array:
+    """For each of some places the weights in which the rest of its stratum stands for it, too."""
+    left = np.tile(weights, (len(some), 1))
     if len(members) > 1:
-        left[members] *= len(members) / (len(members) - 1)
-    left[place] = 0.0
+        left[:, members] *= len(members) / (len(members) - 1)
+    left[np.arange(len(some)), some] = 0.0
     return left

@@ -1,18 +1,17 @@
 """What answers to pairs of judgments say about the meta-judge, for the whole iteration."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 
-from meta_reward_core.audit.agreement import cohen_kappa
+from meta_reward_core.audit.agreement import Array, weighted_kappa, weighted_share
 from meta_reward_core.audit.estimates import (
-    Array,
     Design,
     Estimate,
     estimate_difference,
-    estimate_figure,
+    estimate_like_share,
     estimate_share,
 )
 from meta_reward_core.audit.frames import Frame
@@ -42,7 +41,8 @@ class AuditedPair:
         stratum: that it was drawn from.
         human: the answer; neither of two bad ones counts as a tie.
         forward, backward: the meta-judge's outcome with `first`, with `second` shown first.
-        higher_score, longer: which judgment has more points, more text; None if alike.
+        higher_score, longer, higher_elo: which judgment has more points, more text, the higher
+            rating; None if alike or not known.
         shown_left: which one the person saw first.
         groups: from the name of a division to the group that the pair is in.
     """
@@ -53,6 +53,7 @@ class AuditedPair:
     backward: Outcome | None
     higher_score: Winner | None
     longer: Winner | None
+    higher_elo: Winner | None
     shown_left: Winner
     groups: Mapping[str, str]
 
@@ -96,15 +97,18 @@ class PairFindings:
     Attributes:
         agreement: share of readable verdicts, each order counted, that say what people say.
         agreement_decided: the same without people's and the meta-judge's ties.
-        confusion: weighted share of verdicts by (people, meta-judge) over `OUTCOMES`.
+        elo: share of pairs with a winner of people's whose higher rating is that winner's.
+        confusion: share of verdicts by (people, meta-judge) over `OUTCOMES`; counted are the pairs
+            that have such a verdict.
         coverage: share of the population in strata with any answer.
     """
 
     answers: int
     agreement: Estimate
     agreement_decided: Estimate
+    elo: Estimate
     kappa: Estimate
-    confusion: tuple[tuple[float, ...], ...]
+    confusion: tuple[tuple[Estimate, ...], ...]
     biases: tuple[Bias, ...]
     groups: tuple[Group, ...]
     coverage: float | None
@@ -116,31 +120,28 @@ def find_in_pairs(
 ) -> PairFindings:
     """Estimate everything about the meta-judge from answered pairs."""
     design = frame.design(pair.stratum for pair in pairs)
-    tables = [_confusion(pair) for pair in pairs]
-    total = _weighted_table(tables, design.weights)
+    tables = np.array([_confusion(pair) for pair in pairs]).reshape(-1, 3, 3)
+    share = _share_of(pairs, design, confidence)
     decided = estimate_decided_agreement(pairs, frame, confidence=confidence)
+    elo = share(lambda pair: _answers_for(pair, pair.higher_elo))
+    agreement = share(_verdicts_alike)
     groups = tuple(_groups(pairs, design, confidence))
-    biases = tuple(_biases(pairs, design, confidence))
+    biases = tuple(_biases(share))
     return PairFindings(
         answers=len(pairs),
-        agreement=estimate_share(
-            design,
-            [float(np.trace(table)) for table in tables],
-            [float(table.sum()) for table in tables],
-            confidence=confidence,
-        ),
+        agreement=agreement,
         agreement_decided=decided,
-        kappa=estimate_figure(
-            design,
-            lambda weights: cohen_kappa(_weighted_table(tables, weights)),
-            count=sum(table.sum() > 0 for table in tables),
-            confidence=confidence,
-        ),
-        confusion=tuple(map(tuple, (total / max(total.sum(), 1e-300)).tolist())),
+        elo=elo,
+        kappa=_kappa(tables, design, agreement, confidence),
+        confusion=_confusion_shares(tables, design, confidence),
         biases=biases,
         groups=groups,
         coverage=design.coverage,
-        sentences=(*_pair_sentences(decided, groups), *_bias_sentences(biases)),
+        sentences=(
+            *_pair_sentences(decided, groups),
+            *_elo_sentences(elo),
+            *_bias_sentences(biases),
+        ),
     )
 
 
@@ -176,22 +177,51 @@ def _by_place(outcome: Outcome, shown_first: Winner) -> int:
     return 0 if outcome == shown_first else 1
 
 
-def _weighted_table(tables: Sequence[Array], weights: Array) -> Array:
-    total = np.zeros((3, 3))
-    for table, weight in zip(tables, weights, strict=True):
-        total += weight * table
-    return total
+def _kappa(tables: Array, design: Design, agreement: Estimate, confidence: float) -> Estimate:
+    alike, whole = np.trace(tables, axis1=1, axis2=2), tables.sum(axis=(1, 2))
+    return estimate_like_share(
+        design,
+        weighted_kappa(tables),
+        share=agreement,
+        share_figure=weighted_share(alike, whole),
+        count=int(np.count_nonzero(whole)),
+        confidence=confidence,
+    )
+
+
+def _confusion_shares(
+    tables: Array, design: Design, confidence: float
+) -> tuple[tuple[Estimate, ...], ...]:
+    whole = tables.sum(axis=(1, 2))
+
+    def cell(row: int, column: int) -> Estimate:
+        part = tables[:, row, column]
+        found = estimate_share(design, part, whole, confidence=confidence)
+        return replace(found, count=int(np.count_nonzero(part)))
+
+    places = range(len(OUTCOMES))
+    return tuple(tuple(cell(row, column) for column in places) for row in places)
 
 
 Says = Callable[[AuditedPair], tuple[float, float]]
+"""What a pair adds to the part and to the whole of a share."""
+Share = Callable[[Says], Estimate]
 
 
-def _biases(pairs: Sequence[AuditedPair], design: Design, confidence: float) -> Iterable[Bias]:
+def _share_of(pairs: Sequence[AuditedPair], design: Design, confidence: float) -> Share:
     def share(says: Says) -> Estimate:
-        counts = [says(pair) for pair in pairs]
-        part, whole = [c[0] for c in counts], [c[1] for c in counts]
-        return estimate_share(design, part, whole, confidence=confidence)
+        counts = np.array([says(pair) for pair in pairs]).reshape(-1, 2)
+        return estimate_share(design, counts[:, 0], counts[:, 1], confidence=confidence)
 
+    return share
+
+
+def _verdicts_alike(pair: AuditedPair) -> tuple[float, float]:
+    orders = pair.orders
+    return float(sum(outcome == pair.outcome for outcome, _ in orders)), float(len(orders))
+
+
+def _biases(share: Share) -> Iterable[Bias]:
     yield Bias("the one shown first wins", share(_first_wins), share(_left_wins))
     yield Bias(
         "the higher score wins",
@@ -255,6 +285,18 @@ def _pair_sentences(decided: Estimate, groups: Sequence[Group]) -> Iterable[str]
         if found.count >= _ENOUGH and found.low is not None and found.low <= COIN < decided.low:
             division = group.division.replace("_", " ")
             yield f"{compare_with_coin(found)} on pairs of this group: {group.name} ({division})."
+
+
+def _elo_sentences(elo: Estimate) -> Iterable[str]:
+    if elo.low is None or elo.high is None:
+        return
+    shown = f"{elo.value:.0%} ({elo.low:.0%} to {elo.high:.0%}, {elo.count} items)"
+    if elo.low > COIN:
+        yield f"Elo's order is better than a coin: it names people's winner in {shown}."
+    elif elo.high < COIN:
+        yield f"Elo's order is worse than a coin: it names people's winner in {shown}."
+    else:
+        yield f"The answers do not show that Elo's order is better than a coin: {shown}."
 
 
 def _bias_sentences(biases: Sequence[Bias]) -> Iterable[str]:

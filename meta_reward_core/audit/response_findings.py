@@ -49,25 +49,20 @@ def find_in_responses(
     design = frame.design(found.stratum for found in responses)
     human = np.array([found.human for found in responses])
     judge = np.array([found.judge for found in responses])
-    correlations = [
-        estimate_figure(
-            design,
-            lambda weights, measure=measure: measure(human, judge, weights),  # type: ignore[misc]
-            count=len(responses),
-            confidence=confidence,
-        )
+    spearman, kendall = (
+        estimate_figure(design, measure(human, judge), count=len(responses), confidence=confidence)
         for measure in (weighted_spearman, weighted_kendall)
-    ]
+    )
     gaps = [found.human - found.judge for found in responses]
     difference = estimate_mean(design, gaps, confidence=confidence)
     return ResponseFindings(
         answers=len(responses),
-        spearman=correlations[0],
-        kendall=correlations[1],
+        spearman=spearman,
+        kendall=kendall,
         difference=difference,
         groups=tuple(_difference_groups(responses, gaps, design, confidence)),
         coverage=design.coverage,
-        sentences=tuple(_response_sentences(correlations[0], difference)),
+        sentences=tuple(_response_sentences(spearman, difference)),
     )
 
 

@@ -125,12 +125,33 @@ def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
 
 
 def read_the_report(context: BrowserContext, served: Served) -> None:
+    """From signing in to the report's last table, without a mouse."""
     context.clear_cookies()
     page = context.new_page()
     sign_in(page, served, "alice")
-    page.goto(f"{served.url}/audits/1")
-    expect(page.locator("main")).to_contain_text("20 of 20 items answered")
-    expect(page.locator("main")).to_contain_text("Agreement with the meta-judge, without ties")
+    tab_to(page, "Audit")
+    press(page, "Enter", until="All batches")
+    tab_to(page, "Batch 1")
+    press(page, "Enter", until="20 of 20 items answered")
+    main = page.locator("main")
+    expect(main).to_contain_text("Agreement with the meta-judge, without ties")
+    expect(main).to_contain_text("Elo's order names the judgment that people prefer")
+    tab_to(page, "findings")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "audit-1.findings.csv"
+    tab_to(page, "iteration 1", backwards=True)
+    press(page, "Enter", until="all audits together")
+
+
+def tab_to(page: Page, text: str, *, backwards: bool = False) -> None:
+    """Press Tab until a link or a button with this text has the focus."""
+    for _ in range(80):
+        page.keyboard.press("Shift+Tab" if backwards else "Tab")
+        focused = page.evaluate("document.activeElement.textContent.trim()")
+        if focused == text:
+            return
+    raise AssertionError(f"the keyboard does not reach {text!r}")
 
 
 def comment_and_reload(page: Page) -> None:

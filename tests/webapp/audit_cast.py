@@ -9,7 +9,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.core import scripted_world
+from tests.core.audit.miniature_battles import ask_oracle
 from tests.webapp.conftest import make_person
+from webapp.audit import desk
 from webapp.audit.making import BatchPlan, make_batch
 from webapp.audit.models import Batch, Item
 from webapp.experiments.models import Experiment, Iteration, Stage, StageStatus
@@ -117,3 +119,10 @@ def give(client: Client, item: Item, choice: str = "A", **values: Any) -> Any:
     """Answer an item by the letter that is shown."""
     given = {"choice": choice, "confidence": "3"} | values
     return client.post(address(item), given)
+
+
+def answer_by_oracle(batch: Batch, person: User) -> None:
+    """Be an auditor who takes item after item and sees nothing but texts."""
+    while (item := desk.take_next(batch, person)) is not None:
+        choice = ask_oracle(item.instruction, item.response, item.first, item.second)
+        assert desk.answer(item, person, desk.Given(choice, None, 3, (), "", 1.0))

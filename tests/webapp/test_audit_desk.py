@@ -24,8 +24,9 @@ from tests.webapp.audit_cast import (
     take,
 )
 from tests.webapp.conftest import make_person
+from webapp.api.site import api
 from webapp.audit.models import Answer, Batch, History, Item, Truth
-from webapp.experiments.models import Experiment
+from webapp.experiments.models import Experiment, Iteration
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 
@@ -65,6 +66,103 @@ def test_no_unanswered_item_shows_what_is_hidden(batch: Batch, carol: User) -> N
                 assert facts[name] not in page
             assert "Score:" not in page
         give(client, item)
+
+
+# What nobody may see before they answer, in words and numbers that occur nowhere else.
+HIDDEN = {
+    "verdict": "qqforward", "other verdict": "qqbackward", "prompt": "qqprompt",
+    "response": "qqresponse", "judgment": "qqjudgment", "group": "qqgroup", "stratum": "qqstratum",
+    "experiment": "qqsubject", "model": "qqmodel", "auditor": "qqzebedee", "comment": "qqcomment",
+    "own comment": "qqearlier", "Elo": "7123.25", "other Elo": "7456.75", "score": "8123.5",
+    "other score": "8456.5", "mean": "9123.125", "variance": "9456.375", "chance": "0.0123",
+    "iteration": "86421", "seed": "918273645",
+}  # fmt: skip
+
+
+def hide_tokens(batch: Batch) -> None:
+    """Put a token in the place of everything that is hidden."""
+    facts = {
+        "prompt_id": "qqprompt", "response_id": "qqresponse", "forward": "qqforward",
+        "backward": "qqbackward", "first_judgment_id": "qqjudgment",
+        "second_judgment_id": "qqjudgment", "elo_first": 7123.25, "elo_second": 7456.75,
+        "score_first": 8123.5, "score_second": 8456.5, "chars_first": 10, "chars_second": 20,
+        "decided_pair": True, "mean": 9123.125, "variance": 9456.375, "valid": 3,
+        "groups": {"certainty": "qqgroup"},
+    }  # fmt: skip
+    Truth.objects.filter(item__batch=batch).update(facts=facts)
+    batch.items.update(stratum="qqstratum", probability=0.0123)
+    strata = [{"name": "qqstratum", "population": 9, "sampled": 3}]
+    Batch.objects.filter(pk=batch.pk).update(
+        subject="qqsubject", iteration=86421, seed=918273645, strata=strata
+    )
+    Experiment.objects.update(name="qqsubject", seed_model_folder="/models/qqmodel")
+    Iteration.objects.update(model_in="qqmodel", model_out="qqmodel", number=86421)
+
+
+def everything_sent(client: Client, item: Item) -> dict[str, str]:
+    """Whatever an auditor can make the site send while they hold an unanswered item."""
+    Item.objects.filter(pk=item.pk).update(
+        holder=User.objects.get(username="carol"), lease_until=timezone.now() + timedelta(hours=1)
+    )
+    region = {"HX-Request": "true"}
+    page = client.get(address(item))
+    assert page.status_code == 200
+    sent = {
+        "page": page,
+        "differences": client.get(address(item) + "?differences=1"),
+        "region": client.get(address(item) + "?differences=1", headers=region),
+        "draft": client.post(address(item, "/draft"), {"comment": "so far"}),
+        "refused": client.post(address(item), {"confidence": "2"}),
+        "reveal": client.post(address(item, "/reveal")),
+        "batches": client.get("/audits"),
+        "report": client.get(f"/audits/{item.batch_id}"),
+        "export": client.get(f"/audits/{item.batch_id}/export/jsonl"),
+        "import": client.post(f"/audits/{item.batch_id}/import"),
+    }
+    assert sent["refused"].status_code == 422
+    return {name: f"{found.content.decode()} {found.headers}" for name, found in sent.items()}
+
+
+def everything_from_the_api(client: Client) -> dict[str, str]:
+    """Every address of the API that is read, with whatever is in the batch put into its path."""
+    known = {"name": "qqsubject", "number": "86421", "experiment": "qqsubject"}
+    sent = {}
+    paths = [path for path, verbs in api.get_openapi_schema()["paths"].items() if "get" in verbs]
+    for path in paths:
+        filled = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], "1"), path)
+        sent[path] = client.get(filled).content.decode()
+    assert len(sent) > 5
+    return sent
+
+
+@pytest.mark.parametrize("kind, strategy", [("judgments", "certainty"), ("responses", "score")])
+def test_nothing_that_is_sent_before_the_answer_tells_what_is_hidden(
+    kind: str, strategy: str, audited: Experiment, alice: User, carol: User
+) -> None:
+    """Over every item of a batch: first those never answered, then all their repeats."""
+    zebedee = make_person("qqzebedee", "auditor")
+    drawn = draw(audited, by=alice, auditors=[carol, zebedee], kind=kind, strategy=strategy,
+                 same_share=0.5, other_share=0.5, size=12)  # fmt: skip
+    hide_tokens(drawn)
+    client = browser(carol)
+    given = {"choice": "tie"} if kind == "judgments" else {"points": 4.0}
+    seen = 0
+    for again in (False, True):
+        for item in drawn.items.filter(original__isnull=not again):
+            if item.original is not None:
+                who, said = (carol, "qqearlier") if item.again == "same" else (zebedee, "qqcomment")
+                Answer.objects.filter(item=item.original).delete()
+                Answer.objects.create(item=item.original, auditor=who, auditor_name=who.username,
+                                      comment=said, tags=["too long"], **given)  # fmt: skip
+            for what, content in everything_sent(client, item).items():
+                told = [name for name, token in HIDDEN.items() if token in content]
+                assert told == [], f"{what} of item {item.number} tells {told}"
+            seen += 1
+    assert seen == drawn.items.count() == 24
+    named = ("experiment", "iteration")  # in the address that was asked for
+    for path, content in everything_from_the_api(client).items():
+        told = [name for name, token in HIDDEN.items() if token in content and name not in named]
+        assert told == [], path
 
 
 def test_score_lines_are_cut_only_where_the_batch_says_so(
@@ -399,3 +497,67 @@ def test_a_desk_page_asks_the_database_little(
     item = take(client, batch)
     with django_assert_max_num_queries(12):
         client.get(address(item))
+
+
+def with_repeats_of(batch: Batch, auditor: User) -> int:
+    """Let somebody answer all items of a batch but the repeats; returns how many those are."""
+    for item in batch.items.filter(again=""):
+        Answer.objects.create(
+            item=item, auditor=auditor, auditor_name=auditor.username, choice="tie"
+        )
+    batch.items.filter(again="").update(is_answered=True)
+    return batch.items.filter(again="same").count()
+
+
+def unassigned(batch: Batch, carol: User) -> None:
+    batch.auditors.remove(carol)
+
+
+def without_the_role(batch: Batch, carol: User) -> None:
+    carol.groups.clear()
+
+
+def inactive(batch: Batch, carol: User) -> None:
+    User.objects.filter(pk=carol.pk).update(is_active=False)
+
+
+def deleted(batch: Batch, carol: User) -> None:
+    carol.delete()
+
+
+@pytest.mark.parametrize("leave", [unassigned, without_the_role, inactive, deleted])
+def test_repeats_that_only_somebody_who_left_could_answer_go_to_the_others(
+    leave: Callable[[Batch, User], None], audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol, dave], same_share=0.5)
+    assert with_repeats_of(batch, carol) == 6
+    assert browser(dave).get(f"/audits/{batch.pk}/desk").status_code == 200, "they are carol's"
+    leave(batch, carol)
+    answer_everything(browser(dave), batch)
+    assert not batch.items.filter(is_answered=False).exists()
+    assert Answer.objects.filter(auditor=dave, item__again="other").count() == 6
+    assert History.objects.filter(change="passed_on", by_name="carol").count() == 6
+
+
+def test_whoever_takes_an_auditor_off_a_batch_is_told_what_becomes_of_the_repeats(
+    client: Client, audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol, dave], same_share=0.5)
+    with_repeats_of(batch, carol)
+    path = f"/audits/{batch.pk}/auditors"
+    page = client.post(path, {"auditors": [dave.pk]}, follow=True).content.decode()
+    assert "6 repeats that only somebody who answers no longer could have answered" in page
+    assert batch.items.filter(again="other", is_answered=False).count() == 6
+
+
+def test_the_report_says_whose_account_was_removed(
+    client: Client, batch: Batch, carol: User, dave: User
+) -> None:
+    give(browser(carol), take(browser(carol), batch))
+    give(browser(dave), take(browser(dave), batch))
+    assert "no account any longer" not in client.get(f"/audits/{batch.pk}").content.decode()
+    carol.delete()
+    page = " ".join(client.get(f"/audits/{batch.pk}").content.decode().split())
+    assert 'carol <span class="facts">(account removed)' in page
+    assert 'dave <span class="facts">' not in page
+    assert "Who has no account any longer: the answers stay and count" in page

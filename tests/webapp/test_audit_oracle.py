@@ -10,11 +10,11 @@ from meta_reward_core.artifacts import ArtifactStore, canonical_json
 from meta_reward_core.pairing import score_responses
 from meta_reward_core.shards import IterationFiles, Work
 from meta_reward_core.tables import table_of
-from tests.core.audit.miniature_battles import NOISE, ask_oracle, audited_world, fight
+from tests.core.audit.miniature_battles import NOISE, audited_world, fight
 from tests.webapp import audit_cast
-from tests.webapp.audit_cast import carol, draw
-from webapp.audit import desk, gate
-from webapp.audit.models import Batch, Gate
+from tests.webapp.audit_cast import answer_by_oracle, carol, draw
+from webapp.audit import gate
+from webapp.audit.models import Gate
 from webapp.audit.reporting import make_report
 from webapp.experiments.models import Experiment, Iteration
 
@@ -39,13 +39,6 @@ def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, flo
     files = IterationFiles(store, "scripted/iteration-1")
     files.publish("all", 0, key="k", work=Work(made), packages={})
     return audit_cast.record(root, owner=owner), audited_world(fought).accuracy
-
-
-def answer_by_oracle(batch: Batch, person: User) -> None:
-    """Be an auditor who takes item after item and sees nothing but texts."""
-    while (item := desk.take_next(batch, person)) is not None:
-        choice = ask_oracle(item.instruction, item.response, item.first, item.second)
-        assert desk.answer(item, person, desk.Given(choice, None, 3, (), "", 1.0))
 
 
 @pytest.mark.parametrize("level", NOISE)

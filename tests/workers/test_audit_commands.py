@@ -38,7 +38,14 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     pooled = run("audit_report", "--experiment", "scripted", "--iteration", "1")
     assert f"batches that count: {batch.pk}" in pooled
     assert "better than a coin" in pooled
-    assert "(" in run("audit_report", "--experiment", "scripted").splitlines()[-2]
+    assert "people say" in report
+    assert "the higher score wins" in report
+    assert "chance of each" in report
+    assert "Elo's order names the judgment" in report
+    over = " ".join(run("audit_report", "--experiment", "scripted").replace("│", " ").split())
+    for heading in ("Cohen's", "Krippendorff's", "Elo names"):
+        assert heading in over
+    assert over.count("items)") >= 3
 
 
 @pytest.mark.parametrize("arguments, said", [

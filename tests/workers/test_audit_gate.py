@@ -14,8 +14,13 @@ from meta_reward_core.context import Tools
 from meta_reward_core.engines.plausible import plausible_reply
 from meta_reward_core.errors import AuditWaitsError, InputError
 from meta_reward_core.ledgers import Ledgers
+from meta_reward_core.miniature import world
 from meta_reward_core.running import run_iteration
+from tests.core.audit.miniature_battles import NOISE
+from tests.webapp.audit_cast import answer_by_oracle
+from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
+from tests.workers.miniature_script import RECIPE, MiniatureScript
 from tests.workers.test_run_iteration import table_bytes
 from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over, host, queue
 from webapp.audit.human_pairs import human_pairs
@@ -365,6 +370,39 @@ def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(
     assert make_report(batch).answered == 60, "it can still be answered and read"
     with pytest.raises(CommandError, match="there is no audit of these battles yet"):
         installation.run_iteration(*GATED)
+
+
+# A whole run in the miniature, before a gate that an oracle keeps.
+
+
+@pytest.mark.parametrize("level", ["coin", "good"])
+def test_an_oracle_at_the_desk_stops_the_run_whose_meta_judge_is_a_coin(
+    level: str, installation: Installation, use_script: UseScript
+) -> None:
+    use_script(MiniatureScript(NOISE[level]))
+    installation.recipe.write_text(RECIPE)
+    prompts = [{"text": text} for text in world.loop_prompts(40, seed=1)]
+    installation.prompts.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    command = (*GATED, "--prompts", installation.prompts.with_suffix(".jsonl"))
+    with pytest.raises(CommandError, match="there is no audit of these battles yet") as caught:
+        installation.run_iteration(*command)
+    assert caught.value.returncode == AuditWaitsError.exit_code
+    iteration = Iteration.objects.get()
+    carol = make_person("carol", "auditor")
+    plan = BatchPlan("judgments", "certainty", 120, 1, 0, 0, True, True, "")
+    batch = make_batch(iteration.experiment, 1, plan, by=None, auditors=[carol])
+    answer_by_oracle(batch, carol)
+    if level == "good":
+        installation.run_iteration(*command)
+        assert Iteration.objects.get().status == "finished"
+        return
+    with pytest.raises(CommandError, match=f"audit {batch.pk} shows") as caught:
+        installation.run_iteration(*command)
+    assert caught.value.returncode == 6
+    iteration.refresh_from_db()
+    assert (iteration.status, stage_statuses(iteration)["train"]) == ("paused", "waiting")
+    assert iteration.finding.startswith("waits before training: ")
+    assert not installation.artifacts.joinpath("mine/iteration-1/train").exists()
 
 
 # Pairs that people preferred, mixed into the next iteration's training.

@@ -1,5 +1,6 @@
 """Review: answers with disagreements first, adjudication, history, assignment, closing."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from django.contrib import admin, messages
@@ -24,9 +25,10 @@ from django.forms import ModelChoiceField, ModelForm, ValidationError
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 
-from webapp.audit.desk import note
-from webapp.audit.forms import possible_auditors
+from webapp.audit.acts import assign, set_status
+from webapp.audit.desk import note, possible_auditors
 from webapp.audit.models import (
+    Act,
     Answer,
     Batch,
     BatchStatus,
@@ -121,7 +123,8 @@ class BatchAdmin(Reviewed):
         """Let an auditor answer the chosen batches, too."""
         auditor = self._auditor(request)
         if auditor is not None:
-            auditor.audit_batches.add(*rows)
+            for batch in rows:
+                self._assign(request, batch, {*batch.auditors.all(), auditor})
             self.message_user(request, f"{rows.count()} batches were assigned to {auditor}.")
 
     @admin.action(description="Take away from")
@@ -129,7 +132,8 @@ class BatchAdmin(Reviewed):
         """Let an auditor answer the chosen batches no longer; answers stay."""
         auditor = self._auditor(request)
         if auditor is not None:
-            auditor.audit_batches.remove(*rows)
+            for batch in rows:
+                self._assign(request, batch, {*batch.auditors.all()} - {auditor})
             self.message_user(request, f"{rows.count()} batches were taken away from {auditor}.")
 
     def _auditor(self, request: HttpRequest) -> User | None:
@@ -138,15 +142,29 @@ class BatchAdmin(Reviewed):
             self.message_user(request, "Choose an auditor beside the action.", messages.ERROR)
         return chosen
 
+    def _assign(self, request: HttpRequest, batch: Batch, wanted: Iterable[User]) -> None:
+        for said in assign(batch, wanted, by=person_of(request)):
+            self.message_user(request, said, messages.WARNING)
+
     @admin.action(description="Close")
-    def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:  # noqa: ARG002
+    def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Take no more answers."""
-        Batch.objects.filter(pk__in=rows).update(status=BatchStatus.CLOSED)
+        for batch in rows:
+            set_status(batch, BatchStatus.CLOSED, by=person_of(request))
 
     @admin.action(description="Open again")
-    def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:  # noqa: ARG002
+    def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Take answers again."""
-        Batch.objects.filter(pk__in=rows).update(status=BatchStatus.OPEN)
+        for batch in rows:
+            set_status(batch, BatchStatus.OPEN, by=person_of(request))
+
+    def save_model(self, request: HttpRequest, obj: Batch, form: Any, change: Any) -> None:  # noqa: ARG002
+        """Close or open a batch, and write down who did."""
+        set_status(obj, obj.status, by=person_of(request))
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:  # noqa: ARG002
+        """Say who answers a batch, and write down who said so."""
+        self._assign(request, form.instance, form.cleaned_data["auditors"])
 
 
 def with_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
@@ -253,6 +271,19 @@ def _said(answer: Answer) -> str:
     return f"{answer.choice or f'{answer.points:g}'}, {sure}"
 
 
+def with_conflicts(rows: QuerySet[Item]) -> QuerySet[Item]:
+    """Say of each item whether auditors differ on it, and whether nobody has settled that."""
+    repeats = Answer.objects.filter(item__original=OuterRef("pk"))
+    same = Q(choice=OuterRef("answer__choice")) & (
+        Q(points=OuterRef("answer__points")) | Q(points__isnull=True)
+    )
+    differs = Q(is_answered=True) & Exists(repeats.exclude(same))
+    return rows.annotate(
+        differs=Case(When(differs, then=Value(1)), default=Value(0)),
+        unsettled=Case(When(differs, adjudicated="", then=Value(1)), default=Value(0)),
+    )
+
+
 class ConflictFilter(admin.SimpleListFilter):
     """Items on which auditors differ: a repeat has another answer than the item."""
 
@@ -265,13 +296,7 @@ class ConflictFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Item]) -> QuerySet[Item]:  # noqa: ARG002
         """Items of which one answer differs from another."""
-        if self.value() != "differ":
-            return rows
-        repeats = Answer.objects.filter(item__original=OuterRef("pk"))
-        same = Q(choice=OuterRef("answer__choice")) & (
-            Q(points=OuterRef("answer__points")) | Q(points__isnull=True)
-        )
-        return rows.filter(is_answered=True).filter(Exists(repeats.exclude(same)))
+        return rows.filter(Q(differs=1)) if self.value() == "differ" else rows
 
 
 class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
@@ -327,7 +352,8 @@ class ItemAdmin(Reviewed):
     """Items: read the answers and have the last word."""
 
     form = AdjudicationForm
-    list_display = ("number", "batch", "stratum", "again", "is_answered", "adjudicated")
+    list_display = ("number", "batch", "auditors", "stratum", "again", "is_answered",
+                    "adjudicated")  # fmt: skip
     list_filter = (ConflictFilter, "is_answered", "again", "batch", "stratum")
     list_select_related = ("batch",)
     readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
@@ -335,9 +361,22 @@ class ItemAdmin(Reviewed):
     fields = (*readonly_fields, "adjudicated", "adjudication")
     inlines = (HistoryInline,)
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:  # noqa: ARG002
+        """Items, with whether auditors differ on them."""
+        return with_conflicts(Item.objects.all())
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
+        """Those on which auditors differ first, and of these the unsettled ones."""
+        return ("-unsettled", "-differs", "batch", "number")
+
     def has_module_permission(self, request: HttpRequest) -> bool:
         """For reviewers alone."""
         return request.user.has_perm(ADJUDICATE)
+
+    @admin.display(ordering="differs", description="auditors")
+    def auditors(self, row: Any) -> str:
+        """Whether they differ."""
+        return "differ" if row.differs else ""
 
     @admin.display(description="answers")
     def answers(self, row: Item) -> str:
@@ -410,11 +449,20 @@ class GateAdmin(ReadOnly):
     list_select_related = ("experiment",)
 
 
+@admin.register(Act)
+class ActAdmin(ReadOnly):
+    """What was done to gates and batches, and why."""
+
+    list_display = ("when", "by_name", "deed", "subject", "batch", "reason")
+    list_filter = ("deed", "subject")
+    search_fields = ("by_name", "reason", "subject")
+    list_select_related = ("batch",)
+
+
 @admin.register(Override)
 class OverrideAdmin(ReadOnly):
-    """Who let an iteration train although its audit was not passed, and why."""
+    """What was decided without a passed audit, of deleted experiments too."""
 
-    list_display = ("when", "experiment", "iteration", "outcome", "by_name", "reason")
-    list_filter = ("outcome", "when", "experiment")
-    search_fields = ("experiment__name", "by_name", "reason")
-    list_select_related = ("experiment",)
+    list_display = ("when", "by_name", "subject", "iteration", "outcome", "reason")
+    list_filter = ("outcome", "subject")
+    search_fields = ("by_name", "reason", "subject")

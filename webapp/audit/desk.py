@@ -5,17 +5,18 @@ out in the database's time. Nothing here reads what is hidden of an item.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.audit.models import Again, Answer, Batch, BatchStatus, Change, History, Item
 from webapp.database_time import from_now
+from webapp.people.roles import ANSWER, SEE
 
 LEASE_SECONDS: Final = 15 * 60.0
 _CANDIDATES: Final = 8
@@ -76,6 +77,25 @@ class Progress:
         return self.mine + self.left
 
 
+def possible_auditors() -> QuerySet[User]:
+    """Active accounts that may answer."""
+    holders = User.objects.filter(_holds(ANSWER), is_active=True)
+    return holders.distinct().order_by("username")
+
+
+def who_could_look(people: Iterable[User]) -> list[str]:
+    """Names of those who may also see experiments, and so what is hidden on the desk."""
+    asked = User.objects.filter(pk__in=[person.pk for person in people])
+    sighted = asked.filter(_holds(SEE) | Q(is_superuser=True)).distinct()
+    return list(sighted.order_by("username").values_list("username", flat=True))
+
+
+def _holds(permission: str) -> Q:
+    app, codename = permission.split(".")
+    named = Permission.objects.filter(content_type__app_label=app, codename=codename)
+    return Q(groups__permissions__in=named) | Q(user_permissions__in=named)
+
+
 def assigned_batches(person: User) -> QuerySet[Batch]:
     """Batches that a person may answer."""
     return Batch.objects.filter(auditors=person)
@@ -117,6 +137,13 @@ def take_next(batch: Batch, person: User) -> Item | None:
     """
     if batch.status != BatchStatus.OPEN:
         return None
+    found = _take(batch, person)
+    if found is None and pass_on_repeats(batch):
+        found = _take(batch, person)
+    return found
+
+
+def _take(batch: Batch, person: User) -> Item | None:
     suited = _suited(batch, person)
     held = suited.filter(holder=person).first()
     if held is not None and _lease(held, person):
@@ -135,6 +162,33 @@ def _lease(item: Item, person: User) -> bool:
     """Take an item; False if somebody else was first."""
     free = Item.objects.filter(_free_for(person), pk=item.pk, is_answered=False)
     return free.update(holder=person, lease_until=from_now(LEASE_SECONDS)) == 1
+
+
+def pass_on_repeats(batch: Batch) -> int:
+    """Let others answer the repeats of an auditor who can answer no longer, and count them.
+
+    That is who was removed, is not active, has lost the role, or is assigned no more. Else nobody
+    could answer these items, and the batch would stay unfinished for ever.
+    """
+    able = possible_auditors().filter(audit_batches=batch)
+    waiting = batch.items.filter(
+        again=Again.SAME, is_answered=False, original__answer__isnull=False
+    )
+    orphans = waiting.exclude(original__answer__auditor__in=able)
+    return sum(_pass_on(item) for item in orphans.select_related("original__answer"))
+
+
+def _pass_on(item: Item) -> bool:
+    original = item.original
+    if original is None:
+        return False
+    with transaction.atomic():
+        waiting = Item.objects.filter(pk=item.pk, again=Again.SAME, is_answered=False)
+        passed = waiting.update(again=Again.OTHER, holder=None, lease_until=None) == 1
+        if passed:
+            left_by = original.answer.auditor_name
+            History.objects.create(item=item, change=Change.PASSED_ON, by_name=left_by)
+    return passed
 
 
 def keep_draft(item: Item, person: User, draft: Mapping[str, Any], seconds: float) -> bool:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from webapp.audit.human_pairs import pair_rows
 from webapp.audit.models import Answer, Batch, Item, Kind
+from webapp.audit.reporting import make_report, named_estimates
 from webapp.audit.spreadsheet import guard_cell
 from webapp.audit.texts import shown_judgments
 
@@ -20,9 +21,16 @@ Row = dict[str, Any]
 COLUMNS: Final = (
     "batch", "item", "key", "again", "stratum", "probability", "auditor", "answer", "points",
     "confidence", "tags", "comment", "seconds", "given", "adjudicated", "is_swapped",
+    "forward", "backward", "elo_first", "elo_second", "judge_mean",
     "instruction", "response", "first", "second",
 )  # fmt: skip
-"""Columns of exported answers; `answer` is first, second, tie or neither."""
+"""Columns of exported answers; `answer` is first, second, tie or neither.
+
+`forward` and `backward` are the meta-judge's outcomes with the first, with the second shown first.
+"""
+
+
+_JUDGES: Final = ("forward", "backward", "elo_first", "elo_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +44,9 @@ class ExportFile:
 
 def answer_rows(batch: Batch) -> Iterator[Row]:
     """One row for each answer, repeats too, in the order of the batch."""
-    answers = Answer.objects.filter(item__batch=batch).select_related("item")
+    answers = Answer.objects.filter(item__batch=batch).select_related("item__truth")
     for answer in answers.order_by("item__number"):
-        item = answer.item
+        item, facts = answer.item, answer.item.truth.facts
         yield {
             "batch": batch.pk,
             "item": item.number,
@@ -56,6 +64,8 @@ def answer_rows(batch: Batch) -> Iterator[Row]:
             "given": answer.given.isoformat(),
             "adjudicated": item.adjudicated,
             "is_swapped": item.is_swapped,
+            **{name: facts.get(name) for name in _JUDGES},
+            "judge_mean": facts.get("mean"),
             "instruction": item.instruction,
             "response": item.response,
             "first": item.first,
@@ -64,12 +74,22 @@ def answer_rows(batch: Batch) -> Iterator[Row]:
 
 
 def _csv(batch: Batch) -> bytes:
+    rows = (row | {"tags": "; ".join(row["tags"])} for row in answer_rows(batch))
+    return _cells(COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+
+
+def _findings(batch: Batch) -> bytes:
+    """Every figure with its interval, and how many items are behind it."""
+    found = named_estimates(make_report(batch))
+    rows = ([part, name, one.value, one.low, one.high, one.count] for part, name, one in found)
+    return _cells(("part", "figure", "estimate", "low", "high", "items"), rows)
+
+
+def _cells(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     sink = io.StringIO(newline="")
     writer = csv.writer(sink)
-    writer.writerow(COLUMNS)
-    for row in answer_rows(batch):
-        row["tags"] = "; ".join(row["tags"])
-        writer.writerow([guard_cell(row[name]) for name in COLUMNS])
+    writer.writerow(columns)
+    writer.writerows(map(guard_cell, row) for row in rows)
     return sink.getvalue().encode()
 
 
@@ -81,6 +101,7 @@ _ANSWERS: Final = pa.schema(
     [
         (name, {
             "batch": pa.int64(), "item": pa.int64(), "probability": pa.float64(),
+            "elo_first": pa.float64(), "elo_second": pa.float64(), "judge_mean": pa.float64(),
             "points": pa.float64(), "confidence": pa.int64(), "seconds": pa.float64(),
             "is_swapped": pa.bool_(), "tags": pa.list_(pa.string()),
         }.get(name, pa.string()))
@@ -169,6 +190,7 @@ FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {
     "csv": ("csv", "text/csv; charset=utf-8", _csv),
     "jsonl": ("jsonl", "application/jsonl", lambda batch: _lines(answer_rows(batch))),
     "parquet": ("parquet", "application/vnd.apache.parquet", _parquet),
+    "findings": ("findings.csv", "text/csv; charset=utf-8", _findings),
     "label-studio": ("label-studio.json", "application/json", _label_studio),
     "argilla": ("argilla.jsonl", "application/jsonl", _argilla),
     "mlflow": ("mlflow.jsonl", "application/jsonl", _assessments),

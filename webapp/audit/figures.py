@@ -1,14 +1,15 @@
 """Figures in the form that templates show."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from meta_reward_core.audit.estimates import Estimate
 from meta_reward_core.audit.pair_findings import OUTCOMES, PairFindings
 from meta_reward_core.audit.response_findings import ResponseFindings
 from meta_reward_core.audit.sampling import STRATEGIES
-from webapp.audit.models import Batch
+from webapp.audit.models import Act, Batch, BatchStatus, Otherwise
 from webapp.audit.pooling import PooledReport, TrendPoint, trend_sentences
 from webapp.audit.reporting import Report
 from webapp.charts import Chart, Series, line_chart
@@ -37,10 +38,10 @@ class BiasLine:
 
 @dataclass(frozen=True, slots=True)
 class ConfusionRow:
-    """What people said, and the shares of what the meta-judge said."""
+    """What people said, and how often the meta-judge said what to it."""
 
     name: str
-    shares: tuple[str, ...]
+    cells: tuple[Line, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,29 @@ class TrendLine:
 
     iteration: int
     agreement: Line
+    elo: Line
+    kappa: Line
+    alpha: Line
     spearman: Line
     difference: Line
+
+    @property
+    def figures(self) -> tuple[Line, ...]:
+        """All of them, in the order of `TREND`."""
+        return (
+            self.agreement, self.elo, self.kappa, self.alpha, self.spearman, self.difference
+        )  # fmt: skip
+
+
+TREND: Final = (
+    "Agreement with the meta-judge, without ties",
+    "Elo names people's winner",
+    "Cohen's kappa",
+    "Krippendorff's alpha",
+    "Spearman with the judge's mean",
+    "People's points less the judge's",
+)
+"""Headings of what a `TrendLine` shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +104,18 @@ class Trend:
     charts: tuple[Chart, ...]
     lines: tuple[TrendLine, ...]
     sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActLine:
+    """Who did what to a gate or a batch."""
+
+    when: datetime
+    by_name: str
+    what: str
+    before: str
+    after: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +177,8 @@ def _pair_lines(found: PairFindings) -> tuple[Line, ...]:
     return (
         share_line("Agreement with the meta-judge, without ties", found.agreement_decided),
         share_line("Agreement with the meta-judge, ties too", found.agreement),
-        _plain("Cohen's kappa", found.kappa),
+        share_line("Elo's order names the judgment that people prefer", found.elo),
+        _plain("Cohen's kappa with the meta-judge", found.kappa),
     )
 
 
@@ -170,8 +205,8 @@ def _biases(found: PairFindings) -> list[BiasLine]:
 
 def _confusion(found: PairFindings) -> tuple[ConfusionRow, ...]:
     return tuple(
-        ConfusionRow(name, tuple(f"{share:.1%}" for share in shares))
-        for name, shares in zip(OUTCOMES, found.confusion, strict=True)
+        ConfusionRow(name, tuple(map(share_line, OUTCOMES, cells)))
+        for name, cells in zip(OUTCOMES, found.confusion, strict=True)
     )
 
 
@@ -187,11 +222,41 @@ def _groups(report: Report) -> tuple[tuple[str, tuple[Line, ...]], ...]:
 
 def _consistency(report: Report) -> tuple[Line, ...]:
     found = report.consistency
-    alpha = "no item with two auditors" if found.alpha is None else f"{found.alpha:.2f}"
     return (
         share_line("The same auditor gives the same answer again", found.same),
         share_line("Another auditor gives the same answer", found.other),
-        Line("Krippendorff's alpha", alpha, "", found.alpha_units),
+        _alpha_line("Krippendorff's alpha", found.alpha),
+    )
+
+
+def _alpha_line(name: str, found: Estimate) -> Line:
+    """Alpha, which is none where all answers are alike, however many there are."""
+    line = _plain(name, found)
+    if found.value is not None:
+        return line
+    none = "all answers are alike" if found.count else "no item with two auditors"
+    return replace(line, value=none)
+
+
+def describe_act(act: Act) -> ActLine:
+    """A deed in words."""
+    batch = act.batch_id
+    what = f"{act.get_deed_display()}: batch {batch}" if batch else act.get_deed_display()
+    return ActLine(act.when, act.by_name, what, _terms(act.before), _terms(act.after), act.reason)
+
+
+def _terms(values: Mapping[str, Any]) -> str:
+    """Plain values of a deed, in words."""
+    if "auditors" in values:
+        return ", ".join(values["auditors"]) or "nobody"
+    if "status" in values:
+        return str(BatchStatus(values["status"]).label)
+    if not values:
+        return "nothing"
+    otherwise = Otherwise(values["otherwise"]).label
+    return (
+        f"above {values['least']:g} with confidence {values['confidence']:g}, from "
+        f"{values['answers']} answers; else {otherwise}"
     )
 
 
@@ -235,7 +300,10 @@ def _chart(
 def _trend_line(point: TrendPoint) -> TrendLine:
     return TrendLine(
         point.iteration,
-        share_line("agreement", point.agreement),
-        _plain("Spearman", point.spearman),
-        _plain("difference", point.difference),
+        agreement=share_line(TREND[0], point.agreement),
+        elo=share_line(TREND[1], point.elo),
+        kappa=_plain(TREND[2], point.kappa),
+        alpha=_alpha_line(TREND[3], point.alpha),
+        spearman=_plain(TREND[4], point.spearman),
+        difference=_plain(TREND[5], point.difference),
     )

@@ -3,18 +3,18 @@
 from typing import Any, cast
 
 from django import forms
-from django.contrib.auth.models import Permission, User
-from django.db.models import Q, QuerySet
+from django.contrib.auth.models import User
 
 from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
-from webapp.audit.desk import TAGS, Given
-from webapp.audit.gate import find_decision, has_pairs
+from webapp.audit.acts import LEAST_REASON, gate_terms
+from webapp.audit.desk import TAGS, Given, possible_auditors
+from webapp.audit.gate import battles_of, find_decision, has_battles, has_pairs
 from webapp.audit.making import BatchPlan
 from webapp.audit.models import Confidence, Gate, Item, Kind, Outcome
 from webapp.experiments.models import Experiment, RunStatus
-from webapp.people.roles import ANSWER
 
 _MOST_ITEMS = 5000
+_MOST_REASON = 2000
 
 
 class AnswerForm(forms.Form):
@@ -97,15 +97,6 @@ def swap(choice: str, item: Item) -> str:
     """From the item's own name of a judgment to the letter that was shown."""
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     return {a: "A", b: "B"}.get(choice, choice)
-
-
-def possible_auditors() -> QuerySet[User]:
-    """Active accounts that may answer."""
-    app, codename = ANSWER.split(".")
-    named = Q(content_type__app_label=app, codename=codename)
-    permission = Permission.objects.filter(named)
-    may = Q(groups__permissions__in=permission) | Q(user_permissions__in=permission)
-    return User.objects.filter(may, is_active=True).distinct().order_by("username")
 
 
 class BatchForm(forms.Form):
@@ -197,6 +188,13 @@ class AuditorsForm(forms.Form):
 class GateForm(forms.ModelForm):  # type: ignore[type-arg]
     """What an audit must show before an experiment trains on judge pairs."""
 
+    reason = forms.CharField(
+        required=False,
+        max_length=_MOST_REASON,
+        label="Reason",
+        help_text="Required where less is asked for than before. It stays on this page.",
+    )
+
     class Meta:
         """All but the experiment."""
 
@@ -209,6 +207,12 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
             "otherwise": "When a complete audit has not passed",
         }
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before = gate_terms(self.instance) if self.instance.pk else None
+        if self.before is None:
+            del self.fields["reason"]
+
     def clean_least(self) -> float:
         """A share."""
         return _share(self.cleaned_data["least"])
@@ -219,6 +223,14 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
         if share == 0:
             raise forms.ValidationError("Must be above 0 and below 1.")
         return share
+
+
+class RemovalForm(forms.Form):
+    """Why nothing shall be asked for any longer."""
+
+    reason = forms.CharField(
+        min_length=LEAST_REASON, max_length=_MOST_REASON, label="Why no audit shall be asked for"
+    )
 
 
 def _share(value: float) -> float:
@@ -236,10 +248,12 @@ class OverrideForm(forms.Form):
         initial=Outcome.ACTOR_PAIRS,
         widget=forms.RadioSelect,
         label="It trains on",
-        help_text="What is decided for an iteration stands.",
+        help_text="What is decided stands, as long as the iteration keeps these battles.",
     )
     reason = forms.CharField(
-        min_length=5, max_length=2000, widget=forms.Textarea(attrs={"rows": 2})
+        min_length=LEAST_REASON,
+        max_length=_MOST_REASON,
+        widget=forms.Textarea(attrs={"rows": 2}),
     )
 
     def __init__(self, *args: Any, experiment: Experiment, **kwargs: Any) -> None:
@@ -247,7 +261,7 @@ class OverrideForm(forms.Form):
         self._undecided = {
             iteration.number: iteration
             for iteration in experiment.iterations.exclude(status=RunStatus.FINISHED)
-            if find_decision(iteration) is None
+            if has_battles(iteration) and find_decision(iteration) is None
         }
         field = cast("forms.TypedChoiceField", self.fields["iteration"])
         field.choices = [(number, str(number)) for number in sorted(self._undecided)]
@@ -256,6 +270,11 @@ class OverrideForm(forms.Form):
     def has_iterations(self) -> bool:
         """Whether anything can be decided."""
         return bool(self._undecided)
+
+    @property
+    def battles(self) -> str:
+        """Hash of the battles that the chosen iteration has."""
+        return battles_of(self._undecided[self.cleaned_data["iteration"]])
 
     def clean(self) -> dict[str, Any]:
         """Refuse to train on the actor pairs of an iteration that has none."""

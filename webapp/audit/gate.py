@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from webapp.audit.acts import write_gate
+from webapp.audit.making import source_digest
 from webapp.audit.models import Again, Batch, BatchStatus, Gate, Kind, Otherwise, Outcome, Override
 from webapp.audit.reporting import is_stale, passing_estimate
 from webapp.experiments.models import Experiment, Iteration, StageStatus
@@ -30,10 +32,10 @@ WAITS: Final = "waits before training: "
 def rule(iteration: Iteration) -> Ruling:
     """Say whether an iteration may train, and on what.
 
-    Without a gate and without judge pairs nothing holds it; what was decided for it stands. The
-    newest batch that is complete decides: to look again after every answer, and stop at a good
-    moment, would let a coin pass sooner or later. Batches of files that were made again since do
-    not count.
+    Without a gate and without judge pairs nothing holds it; what was decided for it and its
+    battles stands. The newest batch that is complete decides: to look again after every answer,
+    and stop at a good moment, would let a coin pass sooner or later. Batches of files that were
+    made again since do not count.
     """
     if not has_pairs(iteration, "judge"):
         return PASSED
@@ -92,11 +94,30 @@ def has_pairs(iteration: Iteration, kind: str) -> bool:
     return stage.exclude(status=StageStatus.SKIPPED).exists()
 
 
+def has_battles(iteration: Iteration) -> bool:
+    """Whether its battles are fought and paired, so that somebody can decide about them."""
+    paired = iteration.stages.filter(name="pair_judge", status=StageStatus.FINISHED)
+    return paired.exists()
+
+
 def find_decision(iteration: Iteration) -> Override | None:
-    """What was decided for an iteration without a passed audit."""
-    return Override.objects.filter(
-        experiment=iteration.experiment_id, iteration=iteration.number
-    ).first()
+    """What was decided without a passed audit for an iteration and the battles that it has now."""
+    decided = decisions_of(iteration)
+    if not decided:
+        return None  # most iterations: their files need not be looked at
+    now = battles_of(iteration)
+    return next((one for one in decided if one.source_sha256 in (now, "")), None)
+
+
+def decisions_of(iteration: Iteration) -> list[Override]:
+    """What was ever decided for an iteration, for other battles too, newest first."""
+    experiment = iteration.experiment_id
+    return list(Override.objects.filter(experiment=experiment, iteration=iteration.number))
+
+
+def battles_of(iteration: Iteration) -> str:
+    """Hash of the battles that an iteration has now."""
+    return source_digest(iteration.experiment, iteration.number, Kind.JUDGMENTS)
 
 
 def decide(iteration: Iteration) -> Ruling:
@@ -107,7 +128,9 @@ def decide(iteration: Iteration) -> Ruling:
     Override.objects.get_or_create(
         experiment=iteration.experiment,
         iteration=iteration.number,
+        source_sha256=battles_of(iteration),
         defaults={
+            "subject": iteration.experiment.name,
             "outcome": Outcome.ACTOR_PAIRS,
             "reason": ruling.withheld,
             "by_name": Override.BY_THE_GATE,
@@ -131,13 +154,12 @@ def _why_not(batch: Batch, gate: Gate) -> str:
 def open_gate_of_recipe(experiment: Experiment) -> None:
     """Ask for audits if an experiment's recipe does; for when its row is made."""
     asked = experiment.recipe.get("audit") or {}
-    if asked.get("required"):
-        Gate.objects.get_or_create(
+    if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():
+        gate = Gate(
             experiment=experiment,
-            defaults={
-                "least": asked["least_agreement"],
-                "confidence": asked["confidence"],
-                "answers": asked["answers"],
-                "otherwise": asked["otherwise"],
-            },
+            least=asked["least_agreement"],
+            confidence=asked["confidence"],
+            answers=asked["answers"],
+            otherwise=asked["otherwise"],
         )
+        write_gate(gate, before=None, by=None)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from meta_reward_core.errors import InputError
 from webapp.audit.desk import TAGS, Given, answer_values, note
 from webapp.audit.forms import unswap
 from webapp.audit.models import (
+    Again,
     Answer,
     Batch,
     BatchStatus,
@@ -71,7 +72,7 @@ def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> Importe
     read: list[ReadAnswer] = []
     for where, row in rows:
         try:
-            read.append(_read_row(batch, items, where, row, by))
+            read += _read_row(batch, items, where, row, by)
         except InputError as error:
             faults.append(f"{where}: {error}")
     faults += _twice(read)
@@ -130,55 +131,94 @@ def _list_of(name: str, text: str) -> Sequence[Any]:
 
 def _read_row(
     batch: Batch, items: Mapping[int, Item], where: str, row: Any, by: User
-) -> ReadAnswer:
+) -> list[ReadAnswer]:
+    """Read one row, which holds one answer in our files and may hold several in other tools'."""
     if not isinstance(row, dict):
         raise InputError("is not an object with columns")
-    plain = _plain(row)
-    if str(plain.get("batch")) != str(batch.pk):
-        raise InputError(f"belongs to batch {plain.get('batch')!r}, and this is {batch.pk}")
-    number = _number(plain.get("item"), "item")
+    is_ours, answers = _plain(row)
+    item = _find_item(batch, items, answers[0])
+    names = [str(one.get("auditor") or by.get_username())[:_MOST_NAME] for one in answers]
+    places = [item] if is_ours else _places(item, items.values(), names)
+    return [
+        ReadAnswer(where, place.number, name, _given(batch, item, one))
+        for place, name, one in zip(places, names, answers, strict=True)
+    ]
+
+
+def _find_item(batch: Batch, items: Mapping[int, Item], row: Mapping[str, Any]) -> Item:
+    if str(row.get("batch")) != str(batch.pk):
+        raise InputError(f"belongs to batch {row.get('batch')!r}, and this is {batch.pk}")
+    number = _number(row.get("item"), "item")
     item = items.get(int(number))
     if item is None or item.number != number:
-        raise InputError(f"there is no item {plain.get('item')!r} in this batch")
-    auditor = str(plain.get("auditor") or by.get_username())[:_MOST_NAME]
-    return ReadAnswer(where, item.number, auditor, _given(batch, item, plain))
+        raise InputError(f"there is no item {row.get('item')!r} in this batch")
+    return item
 
 
-def _plain(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Any known form as the columns of our own export."""
+def _places(item: Item, items: Iterable[Item], names: Sequence[str]) -> list[Item]:
+    """Find for each annotator of a task the item, or its repeat for another auditor.
+
+    Who has answered one of them already keeps it; the others take what is left, in order.
+    """
+    if len(set(names)) < len(names):
+        raise InputError(f"has several annotations by {names[0]}, and one of each person is wanted")
+    again = [one for one in items if one.original_id == item.pk and one.again == Again.OTHER]
+    free = [item, *again]
+    if len(names) > len(free):
+        raise InputError(
+            f"has {len(names)} annotations, and item {item.number} is asked {len(free)} times: "
+            "take annotations out, or draw a batch in which more items come again to another "
+            "auditor"
+        )
+    taken = {one.answer.auditor_name: one for one in free if hasattr(one, "answer")}
+    found = {name: taken[name] for name in names if name in taken}
+    left = [one for one in free if not hasattr(one, "answer")]
+    left += [one for one in free if one not in left and one not in found.values()]
+    for name in names:
+        if name not in found:
+            found[name] = left.pop(0)
+    return [found[name] for name in names]
+
+
+def _plain(row: Mapping[str, Any]) -> tuple[bool, list[Mapping[str, Any]]]:
+    """Any known form as rows with the columns of our own export, and whether it is that one."""
     if isinstance(row.get("annotations"), list):
-        return _from_label_studio(row)
+        return False, _from_label_studio(row)
     if isinstance(row.get("responses"), list | dict) and isinstance(row.get("metadata"), dict):
-        return _from_argilla(row)
-    return row
+        return False, _from_argilla(row)
+    return True, [row]
 
 
-def _from_label_studio(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    data = row.get("data") if isinstance(row.get("data"), dict) else {}
+def _from_label_studio(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    data = row["data"] if isinstance(row.get("data"), dict) else {}
     done = [a for a in row["annotations"] if isinstance(a, dict) and not a.get("was_cancelled")]
-    if len(done) != 1:
-        raise InputError(f"has {len(done)} annotations, and one is wanted")
+    if not done:
+        raise InputError("has no annotation, or cancelled ones alone")
+    return [_from_annotation(data, annotation) for annotation in done]
+
+
+def _from_annotation(data: Mapping[str, Any], annotation: Mapping[str, Any]) -> Mapping[str, Any]:
     values = {
         part.get("from_name"): part.get("value")
-        for part in done[0].get("result") or ()
+        for part in annotation.get("result") or ()
         if isinstance(part, dict) and isinstance(part.get("value"), dict)
     }
     answer = values.get("answer") or {}
     chosen = answer.get("choices") or [answer.get("rating", answer.get("number"))]
-    who = done[0].get("completed_by")
+    who = annotation.get("completed_by")
     who = who.get("email") if isinstance(who, dict) else who
     comment = (values.get("comment") or {}).get("text") or ""
     return {
-        "batch": (data or {}).get("batch"),
-        "item": (data or {}).get("item"),
+        "batch": data.get("batch"),
+        "item": data.get("item"),
         "shown": chosen[0],
         "auditor": None if who is None else f"label-studio {who}",
         "comment": " ".join(comment) if isinstance(comment, list) else comment,
-        "seconds": done[0].get("lead_time") or 0.0,
+        "seconds": annotation.get("lead_time") or 0.0,
     }
 
 
-def _from_argilla(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _from_argilla(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     responses = row["responses"]
     if isinstance(responses, dict):  # as its client exports them: question -> answers
         given = _responses_to(responses, "answer")
@@ -190,15 +230,18 @@ def _from_argilla(row: Mapping[str, Any]) -> Mapping[str, Any]:
             [one | _value_of(one, question) for one in submitted]
             for question in ("answer", "comment")
         )
-    if len(given) != 1:
-        raise InputError(f"has {len(given)} submitted responses, and one is wanted")
-    who = given[0].get("user_id")
-    return {
-        **row["metadata"],
-        "shown": given[0].get("value"),
-        "comment": comments[0].get("value") if comments else None,
-        "auditor": None if who is None else f"argilla {who}",
-    }
+    if not given:
+        raise InputError("has no submitted response")
+    said = {str(one.get("user_id")): one.get("value") for one in comments}
+    return [
+        {
+            **row["metadata"],
+            "shown": one.get("value"),
+            "comment": said.get(str(one.get("user_id"))),
+            "auditor": None if one.get("user_id") is None else f"argilla {one['user_id']}",
+        }
+        for one in given
+    ]
 
 
 def _responses_to(responses: Mapping[str, Any], question: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from meta_reward_core.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.seeds import derive_seed
 from meta_reward_core.shards import IterationFiles
 from meta_reward_core.tables import records_of
+from webapp.audit.acts import set_auditors
 from webapp.audit.models import Batch, Item, Truth
 from webapp.experiments.models import Experiment, StageStatus
 
@@ -190,7 +191,7 @@ def write_batch(drawn: DrawnBatch, *, by: User | None, auditors: Iterable[User] 
             rubric=experiment_words(experiment)["rubric"],
             by=by,
         )
-        batch.auditors.set(auditors)
+        set_auditors(batch, auditors, by=by)
         _write_items(batch, drawn)
     return batch
 

@@ -2,7 +2,7 @@
 
 What the judge and the meta-judge said of an item stands in a row of its own (`Truth`), which
 nothing that shows an unanswered item reads. Answers outlive whoever gave them; every change of one
-is a row of its own that nobody changes.
+is a row of its own that nobody changes, and so is every change of a gate or a batch.
 """
 
 from typing import ClassVar
@@ -64,6 +64,7 @@ class Change(models.TextChoices):
     REVEALED = "revealed", "looked at the reveal"
     IMPORTED = "imported", "imported"
     ADJUDICATED = "adjudicated", "adjudicated"
+    PASSED_ON = "passed_on", "passed on to another auditor"
 
 
 class Batch(models.Model):
@@ -322,15 +323,20 @@ class Override(models.Model):
     """Somebody, or the gate itself, let an iteration train although its audit was not passed.
 
     Attributes:
+        experiment: None once it was deleted; `subject` keeps its name.
+        source_sha256: hash of the battles that it was decided for; battles that are made again
+            want a decision of their own. Empty where it was decided before this was kept.
         by_name: of the gate itself it is `BY_THE_GATE`.
     """
 
     BY_THE_GATE: ClassVar = "the gate"
 
     experiment = models.ForeignKey(
-        Experiment, on_delete=models.CASCADE, related_name="audit_overrides"
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_overrides"
     )
+    subject = models.CharField(max_length=64)
     iteration = models.PositiveIntegerField()
+    source_sha256 = models.CharField(max_length=64, blank=True, default="")
     outcome = models.CharField(max_length=16, choices=Outcome, default=Outcome.ALL)
     reason = models.TextField()
     by = models.ForeignKey(
@@ -340,15 +346,73 @@ class Override(models.Model):
     when = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        """Newest first; one for each iteration."""
+        """Newest first; one for each iteration and the battles that it had."""
 
         ordering: ClassVar = ["-when", "-pk"]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["experiment", "iteration"], name="override_is_unique"),
+            models.UniqueConstraint(
+                fields=["experiment", "iteration", "source_sha256"], name="override_is_unique"
+            ),
             models.CheckConstraint(
                 condition=Q(outcome__in=Outcome.values), name="override_outcome_is_known"
             ),
         ]
 
     def __str__(self) -> str:
-        return f"override of the audit gate of {self.experiment} iteration {self.iteration}"
+        return f"override of the audit gate of {self.subject} iteration {self.iteration}"
+
+
+class Deed(models.TextChoices):
+    """What somebody did to a gate or to a batch."""
+
+    GATE_SET = "gate_set", "asked for a passed audit"
+    GATE_CHANGED = "gate_changed", "changed the gate"
+    GATE_LOOSENED = "gate_loosened", "loosened the gate"
+    GATE_REMOVED = "gate_removed", "removed the gate"
+    CLOSED = "closed", "closed a batch"
+    REOPENED = "reopened", "opened a batch again"
+    ASSIGNED = "assigned", "changed who answers a batch"
+
+
+class Act(models.Model):
+    """One deed, written down for good: rows are added, and neither changed nor deleted.
+
+    Attributes:
+        experiment, batch, by: None once they are gone; `subject` and `by_name` keep their names.
+        before, after: what the deed changed, as plain values; empty where there was nothing.
+    """
+
+    BY_THE_RECIPE: ClassVar = "the recipe"
+    BY_A_COMMAND: ClassVar = "a command"
+
+    experiment = models.ForeignKey(
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_acts"
+    )
+    subject = models.CharField(max_length=64)
+    batch = models.ForeignKey(
+        Batch, on_delete=models.SET_NULL, null=True, blank=True, related_name="acts"
+    )
+    deed = models.CharField(max_length=16, choices=Deed)
+    before = models.JSONField(default=dict, blank=True)
+    after = models.JSONField(default=dict, blank=True)
+    reason = models.TextField(blank=True, default="")
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    by_name = models.CharField(max_length=150)
+    when = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Newest first."""
+
+        ordering: ClassVar = ["-when", "-pk"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(deed__in=Deed.values), name="act_deed_is_known"),
+            models.CheckConstraint(
+                condition=~Q(deed__in=["gate_loosened", "gate_removed"]) | ~Q(reason=""),
+                name="act_that_loosens_has_a_reason",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.by_name} {self.get_deed_display()}: {self.subject}"

@@ -30,10 +30,17 @@ class PooledReport:
 
 @dataclass(frozen=True, slots=True)
 class TrendPoint:
-    """What all batches of one iteration say: agreement of verdicts, and of points."""
+    """What all batches of one iteration say of verdicts, of points and of the auditors.
+
+    Attributes:
+        alpha: of answers about verdicts; where there are none, of points.
+    """
 
     iteration: int
     agreement: Estimate
+    elo: Estimate
+    kappa: Estimate
+    alpha: Estimate
     spearman: Estimate
     difference: Estimate
 
@@ -69,9 +76,12 @@ def _point(experiment: Experiment, number: int) -> TrendPoint:
     responses = [report.responses for report in reports if report.responses]
     return TrendPoint(
         number,
-        pairs[0].agreement_decided if pairs else NOTHING,
-        responses[0].spearman if responses else NOTHING,
-        responses[0].difference if responses else NOTHING,
+        agreement=pairs[0].agreement_decided if pairs else NOTHING,
+        elo=pairs[0].elo if pairs else NOTHING,
+        kappa=pairs[0].kappa if pairs else NOTHING,
+        alpha=reports[0].consistency.alpha if reports else NOTHING,
+        spearman=responses[0].spearman if responses else NOTHING,
+        difference=responses[0].difference if responses else NOTHING,
     )
 
 

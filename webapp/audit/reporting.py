@@ -1,7 +1,7 @@
 """From the rows of a batch, or of several batches of one iteration, to what they say."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from meta_reward_core.audit.consistency import Consistency, find_consistency
 from meta_reward_core.audit.estimates import Estimate
 from meta_reward_core.audit.frames import Frame, in_sample, pool_frames
 from meta_reward_core.audit.pair_findings import (
+    OUTCOMES,
     AuditedPair,
     Human,
     PairFindings,
@@ -29,11 +30,17 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class AuditorFigures:
-    """What one auditor did in a batch."""
+    """What one auditor did in a batch.
+
+    Attributes:
+        seconds: median of an answer; None where it is not known.
+        is_gone: whether the account was removed or is not active.
+    """
 
     name: str
     answers: int
     seconds: float | None
+    is_gone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,11 @@ class Report:
         return found.sentences if found else ()
 
     @property
+    def has_gone(self) -> bool:
+        """Whether somebody who answered has no account any longer."""
+        return any(auditor.is_gone for auditor in self.auditors)
+
+    @property
     def coverage(self) -> float | None:
         """Share of the population whose strata have any answer."""
         found = self.pairs or self.responses
@@ -110,7 +122,7 @@ def make_report(*batches: Batch) -> Report:
     is_pairs = batches[0].kind == Kind.JUDGMENTS
     answers = list(
         Answer.objects.filter(item__batch__in=batches)
-        .select_related("item")
+        .select_related("item", "auditor")
         .order_by("given", "pk")
     )
     consistency, conflicts = _consistency(answers, points=not is_pairs)
@@ -167,6 +179,7 @@ def audited_pair(item: Item, *, one: bool = True) -> AuditedPair:
         backward=facts["backward"],
         higher_score=_larger(facts["score_first"], facts["score_second"]),
         longer=_larger(facts["chars_first"], facts["chars_second"]),
+        higher_elo=_larger(facts["elo_first"], facts["elo_second"]),
         shown_left="second" if item.is_swapped else "first",
         groups=facts["groups"],
     )
@@ -190,7 +203,7 @@ def _consistency(answers: Sequence[Answer], *, points: bool) -> tuple[Consistenc
     for answer in answers:
         by_key[answer.item.key].append(answer)
     same: list[tuple[object, object]] = []
-    several: list[list[tuple[str, object]]] = []
+    several: list[list[tuple[str, Hashable]]] = []
     conflicts = 0
     for found in by_key.values():
         same += _own_repeats(found)
@@ -209,14 +222,14 @@ def _own_repeats(answers: Sequence[Answer]) -> list[tuple[object, object]]:
     ]
 
 
-def _first_of_each(answers: Iterable[Answer]) -> dict[str, object]:
-    firsts: dict[str, object] = {}
+def _first_of_each(answers: Iterable[Answer]) -> dict[str, Hashable]:
+    firsts: dict[str, Hashable] = {}
     for answer in answers:
         firsts.setdefault(answer.auditor_name, _value(answer))
     return firsts
 
 
-def _value(answer: Answer) -> object:
+def _value(answer: Answer) -> Hashable:
     return answer.points if answer.points is not None else answer.choice
 
 
@@ -237,9 +250,52 @@ def _strata(
 
 def _auditors(answers: Sequence[Answer]) -> Iterable[AuditorFigures]:
     for name in sorted({answer.auditor_name for answer in answers}):
-        own = [answer.seconds for answer in answers if answer.auditor_name == name]
-        spent = sorted(seconds for seconds in own if seconds > 0)
-        yield AuditorFigures(name, len(own), spent[len(spent) // 2] if spent else None)
+        own = [answer for answer in answers if answer.auditor_name == name]
+        spent = sorted(answer.seconds for answer in own if answer.seconds > 0)
+        median = spent[len(spent) // 2] if spent else None
+        yield AuditorFigures(name, len(own), median, any(map(_is_gone, own)))
+
+
+def _is_gone(answer: Answer) -> bool:
+    """Whether who answered on the desk has no account any longer that could."""
+    if answer.auditor is None:
+        return not answer.source
+    return not answer.auditor.is_active
+
+
+def named_estimates(report: Report) -> Iterator[tuple[str, str, Estimate]]:
+    """Every figure of a report that has an interval: which part it is of, its name, and itself."""
+    if report.pairs is not None:
+        yield from _pair_estimates(report.pairs)
+    if report.responses is not None:
+        yield from _response_estimates(report.responses)
+    found = report.consistency
+    yield "auditors", "the same auditor gives the same answer again", found.same
+    yield "auditors", "another auditor gives the same answer", found.other
+    yield "auditors", "Krippendorff's alpha", found.alpha
+
+
+def _pair_estimates(found: PairFindings) -> Iterator[tuple[str, str, Estimate]]:
+    yield "meta-judge", "agreement without ties", found.agreement_decided
+    yield "meta-judge", "agreement with ties", found.agreement
+    yield "meta-judge", "Cohen's kappa", found.kappa
+    yield "Elo", "its order names the judgment that people prefer", found.elo
+    for human, cells in zip(OUTCOMES, found.confusion, strict=True):
+        for said, cell in zip(OUTCOMES, cells, strict=True):
+            yield "people against meta-judge", f"people {human}, meta-judge {said}", cell
+    for bias in found.biases:
+        yield "bias of the meta-judge", bias.name, bias.meta_judge
+        yield "bias of people", bias.name, bias.people
+    for group in found.groups:
+        yield f"agreement by {group.division}", group.name, group.agreement
+
+
+def _response_estimates(found: ResponseFindings) -> Iterator[tuple[str, str, Estimate]]:
+    yield "judge", "Spearman's correlation", found.spearman
+    yield "judge", "Kendall's tau-b", found.kendall
+    yield "judge", "people's points less the judge's", found.difference
+    for group in found.groups:
+        yield f"people less judge by {group.division}", group.name, group.difference
 
 
 def is_stale(batch: Batch) -> bool:

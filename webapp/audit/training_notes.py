@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from meta_reward_core.summary import audit_sentences
-from webapp.audit.gate import WAITS, find_decision
+from webapp.audit.gate import WAITS, decisions_of, find_decision
 from webapp.audit.models import Override
-from webapp.experiments.models import Iteration
+from webapp.experiments.models import Iteration, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,17 @@ class TrainingNotes:
 
 def training_notes(iteration: Iteration) -> TrainingNotes | None:
     """Say what an audit changed about an iteration's training; None where nothing."""
-    decision = find_decision(iteration)
+    decision = _decision(iteration)
     found: Mapping[str, Any] | None = iteration.metrics.get("audit")
     sentences = tuple(audit_sentences(found))
     is_held = iteration.finding.startswith(WAITS)
     if not (is_held or decision or sentences):
         return None
     return TrainingNotes(is_held, decision, sentences)
+
+
+def _decision(iteration: Iteration) -> Override | None:
+    """What was decided; once it has trained, files that went since change nothing about that."""
+    if iteration.status != RunStatus.FINISHED:
+        return find_decision(iteration)
+    return next(iter(decisions_of(iteration)), None)

@@ -26,5 +26,6 @@ urlpatterns = [
     ),
     path("experiments/<str:name>/audits/new", views.new_batch, name="audit_new"),
     path("experiments/<str:name>/audits/gate", views.set_gate, name="audit_gate"),
+    path("experiments/<str:name>/audits/gate/remove", views.remove_gate, name="audit_gate_remove"),
     path("experiments/<str:name>/audits/override", views.override, name="audit_override"),
 ]

@@ -1,5 +1,6 @@
 """Pages of whoever makes audits and reads what came of them."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from django.contrib import messages
@@ -12,16 +13,27 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.errors import InputError, MetaRewardError
+from webapp.audit import acts
 from webapp.audit import gate as gates
+from webapp.audit.acts import assign, set_status, warn_of_sight, write_gate
 from webapp.audit.desk_views import my_batches
 from webapp.audit.exporting import FORMATS, export_batch
 from webapp.audit.figures import (
+    TREND,
     batch_figures,
+    describe_act,
     pooled_figures,
     report_figures,
     trend_figures,
 )
-from webapp.audit.forms import AuditorsForm, BatchForm, GateForm, ImportForm, OverrideForm
+from webapp.audit.forms import (
+    AuditorsForm,
+    BatchForm,
+    GateForm,
+    ImportForm,
+    OverrideForm,
+    RemovalForm,
+)
 from webapp.audit.importing import import_file
 from webapp.audit.making import require_finished
 from webapp.audit.models import Batch, BatchStatus, Gate, Override
@@ -44,7 +56,18 @@ from webapp.people.signed_in import person_of
 from webapp.regions import render_page, wants_region
 
 _SHOWN: Final = 100
+_GATE_IDS: Final = "gate_%s"
+_REMOVAL_IDS: Final = "removal_%s"
 _MAY_WAIT: Final = (RunStatus.RUNNING, RunStatus.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class GateForms:
+    """Forms of the gate that were sent and are shown again with what is wrong in them."""
+
+    change: GateForm | None = None
+    removal: RemovalForm | None = None
+    override: OverrideForm | None = None
 
 
 def visible_batches(person: User) -> QuerySet[Batch]:
@@ -123,6 +146,9 @@ def _ask(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
     require_finished(experiment, number, plan.kind)
     auditors = form.cleaned_data["auditors"]
     ask_for_batch(experiment, number, plan, by=person_of(request), auditors=auditors)
+    warning = warn_of_sight(auditors)
+    if warning:
+        messages.warning(request, warning)
 
 
 @require_safe
@@ -155,10 +181,10 @@ def _show_report(
 @runs
 def close(request: HttpRequest, pk: int) -> HttpResponse:
     """Close a batch, or open it again."""
-    batch = _find_to_change(person_of(request), pk)
+    person = person_of(request)
+    batch = _find_to_change(person, pk)
     is_open = batch.status == BatchStatus.OPEN
-    status = BatchStatus.CLOSED if is_open else BatchStatus.OPEN
-    Batch.objects.filter(pk=pk, status=batch.status).update(status=status)
+    set_status(batch, BatchStatus.CLOSED if is_open else BatchStatus.OPEN, by=person)
     return redirect("audit_report", pk=pk)
 
 
@@ -166,10 +192,12 @@ def close(request: HttpRequest, pk: int) -> HttpResponse:
 @runs
 def auditors(request: HttpRequest, pk: int) -> HttpResponse:
     """Say who answers a batch."""
-    batch = _find_to_change(person_of(request), pk)
+    person = person_of(request)
+    batch = _find_to_change(person, pk)
     form = AuditorsForm(request.POST)
     if form.is_valid():
-        batch.auditors.set(form.cleaned_data["auditors"])
+        for note in assign(batch, form.cleaned_data["auditors"], by=person):
+            messages.warning(request, note)
     else:
         messages.error(request, "Only active accounts with the role auditor can be chosen.")
     return redirect("audit_report", pk=pk)
@@ -226,9 +254,7 @@ def experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
     experiment = find_experiment(request.user, name)
     if wants_region(request):
         return _show_drawings(request, experiment)
-    gate = Gate.objects.filter(experiment=experiment).first()
-    form = GateForm(instance=gate or Gate(experiment=experiment))
-    return _show_experiment(request, experiment, form)
+    return _show_experiment(request, experiment, GateForms())
 
 
 def _show_drawings(request: HttpRequest, experiment: Experiment) -> HttpResponse:
@@ -244,8 +270,7 @@ def _show_drawings(request: HttpRequest, experiment: Experiment) -> HttpResponse
 def _show_experiment(
     request: HttpRequest,
     experiment: Experiment,
-    gate_form: GateForm,
-    override_form: OverrideForm | None = None,
+    forms: GateForms,
     *,
     status: int = 200,
 ) -> HttpResponse:
@@ -257,11 +282,14 @@ def _show_experiment(
         "drawings": asked,
         "is_drawing": is_drawing(asked),
         "trend": trend_figures(trend(experiment)),
+        "trend_headings": TREND,
         "batches": [batch_figures(batch) for batch in batches],
         "gate": Gate.objects.filter(experiment=experiment).first(),
-        "gate_form": gate_form,
-        "override_form": override_form or OverrideForm(experiment=experiment),
+        "gate_form": forms.change or GateForm(instance=_gate_of(experiment), auto_id=_GATE_IDS),
+        "removal_form": forms.removal or RemovalForm(auto_id=_REMOVAL_IDS),
+        "override_form": forms.override or OverrideForm(experiment=experiment),
         "overrides": experiment.audit_overrides.all(),
+        "acts": [describe_act(act) for act in experiment.audit_acts.all()[:_SHOWN]],
         "held": unfinished.finding if unfinished and _waits(unfinished) else "",
         "may_change": may_steer(person_of(request), experiment),
     }
@@ -293,17 +321,35 @@ def _waits(iteration: Iteration) -> bool:
 @require_POST
 @runs
 def set_gate(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask for a passed audit before training, or stop asking."""
+    """Ask for a passed audit before training; for a reason where less is asked for."""
     experiment = find_to_steer(request.user, name)
-    if "remove" in request.POST:
-        Gate.objects.filter(experiment=experiment).delete()
-        return redirect("experiment_audits", name=name)
-    gate = Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
-    form = GateForm(request.POST, instance=gate)
+    form = GateForm(request.POST, instance=_gate_of(experiment), auto_id=_GATE_IDS)
     if form.is_valid():
-        form.save()
+        reason = form.cleaned_data.get("reason", "")
+        try:
+            write_gate(form.instance, before=form.before, by=person_of(request), reason=reason)
+        except InputError as error:
+            form.add_error("reason", str(error))
+        else:
+            return redirect("experiment_audits", name=name)
+    return _show_experiment(request, experiment, GateForms(change=form), status=422)
+
+
+@require_POST
+@runs
+def remove_gate(request: HttpRequest, name: str) -> HttpResponse:
+    """Ask for no audit any longer, for a reason."""
+    experiment = find_to_steer(request.user, name)
+    form = RemovalForm(request.POST, auto_id=_REMOVAL_IDS)
+    if form.is_valid():
+        acts.remove_gate(experiment, by=person_of(request), reason=form.cleaned_data["reason"])
         return redirect("experiment_audits", name=name)
-    return _show_experiment(request, experiment, form, status=422)
+    return _show_experiment(request, experiment, GateForms(removal=form), status=422)
+
+
+def _gate_of(experiment: Experiment) -> Gate:
+    """An experiment's gate, or one that could be asked for."""
+    return Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
 
 
 @require_POST
@@ -313,15 +359,15 @@ def override(request: HttpRequest, name: str) -> HttpResponse:
     experiment = find_to_steer(request.user, name)
     form = OverrideForm(request.POST, experiment=experiment)
     if not form.is_valid():
-        gate = Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
-        gate_form = GateForm(instance=gate)
-        return _show_experiment(request, experiment, gate_form, form, status=422)
+        return _show_experiment(request, experiment, GateForms(override=form), status=422)
     person = person_of(request)
     try:
         with transaction.atomic():
             Override.objects.create(
                 experiment=experiment,
+                subject=experiment.name,
                 iteration=form.cleaned_data["iteration"],
+                source_sha256=form.battles,
                 outcome=form.cleaned_data["outcome"],
                 reason=form.cleaned_data["reason"],
                 by=person,

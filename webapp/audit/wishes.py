@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from webapp.audit.forms import possible_auditors
+from webapp.audit.desk import possible_auditors
 from webapp.audit.making import BatchPlan
 from webapp.experiments.models import Experiment, Order, OrderKind, OrderStatus
 from webapp.experiments.orders import place_order

@@ -1,15 +1,35 @@
-"""Populations of pairs whose truth is known, and batches drawn from them."""
+"""Populations of pairs and of responses whose truth is known, and batches drawn from them."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meta_reward_core.audit.estimates import Estimate
 from meta_reward_core.audit.frames import Frame, in_sample, pool_frames
-from meta_reward_core.audit.pair_findings import AuditedPair, estimate_decided_agreement
+from meta_reward_core.audit.pair_findings import (
+    AuditedPair,
+    PairFindings,
+    Winner,
+    estimate_decided_agreement,
+    find_in_pairs,
+)
+from meta_reward_core.audit.response_findings import AuditedResponse, find_in_responses
 from meta_reward_core.audit.sampling import draw_sample
-from meta_reward_core.audit.units import JudgedPair, Outcome, Unit, describe_pairs
-from meta_reward_core.records import Judgment
+from meta_reward_core.audit.units import (
+    JudgedPair,
+    Outcome,
+    ScoredResponse,
+    Unit,
+    describe_pairs,
+    describe_responses,
+)
+from meta_reward_core.records import Judgment, ResponseScore
+
+Figures = Mapping[str, Estimate]
+
+DRAWN_BY_IT = ("position", "the one shown first wins, by meta-judge")
+"""Strata that say themselves what is asked: nothing varies, and the interval may only be wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +52,68 @@ class World:
                 counted += len(decided)
         return right / counted
 
+    def answered(self, key: str, stratum: str) -> AuditedPair:
+        """A pair with people's answer to it."""
+        pair = self.pairs[key]
+        return AuditedPair(
+            stratum=stratum,
+            human=self.people[key],
+            forward=pair.forward,
+            backward=pair.backward,
+            higher_score=_larger(pair.first.score, pair.second.score),
+            longer=_larger(len(pair.first.text), len(pair.second.text)),
+            higher_elo=_larger(pair.elo_first, pair.elo_second),
+            shown_left="first" if len(key + pair.first.text) % 2 else "second",
+            groups={},
+        )
+
+    def find(self, rows: Sequence[AuditedPair], frame: Frame) -> Figures:
+        """Every figure of answered pairs, by name."""
+        return pair_figures(find_in_pairs(rows, frame))
+
+
+def _larger(first: float | None, second: float | None) -> Winner | None:
+    if first is None or second is None or first == second:
+        return None
+    return "first" if first > second else "second"
+
+
+def pair_figures(found: PairFindings) -> Figures:
+    """Every figure of a meta-judge that has an interval, by name."""
+    biases = {
+        f"{bias.name}, by {who}": estimate
+        for bias in found.biases
+        for who, estimate in (("meta-judge", bias.meta_judge), ("people", bias.people))
+    }
+    return {
+        "agreement without ties": found.agreement_decided,
+        "agreement with ties": found.agreement,
+        "Elo names the winner": found.elo,
+        "kappa": found.kappa,
+    } | biases
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredWorld:
+    """Responses that a judge scored, and the points that people would give to each."""
+
+    scores: Mapping[str, ResponseScore]
+    people: Mapping[str, float]
+    units: Sequence[Unit]
+
+    def answered(self, key: str, stratum: str) -> AuditedResponse:
+        """A response with people's points."""
+        return AuditedResponse(stratum, self.people[key], self.scores[key].mean or 0.0, {})
+
+    def find(self, rows: Sequence[AuditedResponse], frame: Frame) -> Figures:
+        """Every figure of answered responses, by name."""
+        found = find_in_responses(rows, frame)
+        return {
+            "people less judge": found.difference,
+            "Spearman": found.spearman,
+            "Kendall": found.kendall,
+        }
+
 
 def simulate(count: int, *, accuracy: float, seed: int) -> World:
     """A meta-judge that is right more often where scores are far apart, and leans to the front."""
@@ -48,9 +130,11 @@ def simulate(count: int, *, accuracy: float, seed: int) -> World:
             "first" if leans else _verdict(rng, truth, sure),
             "second" if leans else _verdict(rng, truth, sure),
         )
-        pair = JudgedPair(
-            first, second, forward, backward, rng.gauss(0, 1), rng.gauss(0, 1), number % 5 == 0
+        elo_first, elo_second = (
+            sum(0.5 for won in (forward, backward) if won == side) + rng.gauss(0, 1)
+            for side in ("first", "second")
         )
+        pair = JudgedPair(first, second, forward, backward, elo_first, elo_second, number % 5 == 0)
         pairs[pair.key] = pair
         people[pair.key] = truth
     return World(pairs, people, describe_pairs(pairs.values()))
@@ -71,12 +155,61 @@ def _verdict(rng: random.Random, truth: Outcome, sure: float) -> Outcome | None:
     return truth if rng.random() < sure else other
 
 
+def simulate_responses(count: int, *, noise: float, seed: int) -> ScoredWorld:
+    """A judge that is too generous to long responses, and of whom people differ by some noise."""
+    rng = random.Random(seed)
+    scores: dict[str, ResponseScore] = {}
+    people: dict[str, float] = {}
+    for number in range(count):
+        quality, length = rng.gauss(2.8, 1.1), rng.randint(80, 900)
+        drawn = [quality + length / 1500 + rng.gauss(0, 0.7) for _ in range(5)]
+        points = [float(min(5, max(0, round(one)))) for one in drawn]
+        mean = sum(points) / len(points)
+        variance = sum((one - mean) ** 2 for one in points) / len(points)
+        key = f"p{number}.0"
+        scores[key] = ResponseScore(f"p{number}", key, 0, 5, mean, variance, length, 20, "stop")
+        people[key] = float(min(5, max(0, round(quality + rng.gauss(0, noise)))))
+    units = describe_responses(
+        ScoredResponse(score, number % 4 == 0) for number, score in enumerate(scores.values())
+    )
+    return ScoredWorld(scores, people, units)
+
+
+def find_truth(world: World | ScoredWorld) -> dict[str, float]:
+    """Every figure, by name, where everything is answered."""
+    rows = [world.answered(unit.key, "all") for unit in world.units]
+    found = world.find(rows, Frame({"all": len(rows)}))  # type: ignore[arg-type]
+    return {name: estimate.value for name, estimate in found.items() if estimate.value is not None}
+
+
+def coverages(
+    world: World | ScoredWorld, *, strategy: str, size: int, runs: Iterable[int]
+) -> dict[str, float]:
+    """For each figure the share of batches whose interval holds its truth."""
+    truth = find_truth(world)
+    held: Counter[str] = Counter()
+    count = 0
+    for seed in runs:
+        sample = draw_sample(world.units, strategy=strategy, size=size, rng=random.Random(seed))
+        rows = [world.answered(drawn.key, drawn.stratum) for drawn in sample.drawn]
+        frame = Frame({stratum.name: stratum.population for stratum in sample.strata})
+        found = world.find(rows, frame)  # type: ignore[arg-type]
+        held.update(name for name, value in truth.items() if holds(found[name], value))
+        count += 1
+    return {name: held[name] / count for name in truth}
+
+
+def holds(found: Estimate, truth: float) -> bool:
+    """Whether an interval holds a truth; without an interval it does not."""
+    return found.low is not None and found.high is not None and found.low <= truth <= found.high
+
+
 def audit(world: World, *, strategy: str, size: int, seed: int, answered: float = 1.0) -> Estimate:
     """Draw a batch, answer it as people would, and estimate the meta-judge's accuracy."""
     rng = random.Random(seed)
     sample = draw_sample(world.units, strategy=strategy, size=size, rng=rng)
     given = sample.drawn[: round(answered * len(sample.drawn))]
-    rows = [_answered(world.pairs[drawn.key], drawn.stratum, world.people) for drawn in given]
+    rows = [world.answered(drawn.key, drawn.stratum) for drawn in given]
     frame = Frame({stratum.name: stratum.population for stratum in sample.strata})
     return estimate_decided_agreement(rows, frame, confidence=0.95)
 
@@ -92,16 +225,9 @@ def audit_twice(world: World, *, strategies: tuple[str, str], size: int, seed: i
         frames[name] = Frame({stratum.name: stratum.population for stratum in sample.strata})
         answers[name] = len(sample.drawn)
         rows += [
-            _answered(world.pairs[drawn.key], in_sample(name, drawn.stratum), world.people)
-            for drawn in sample.drawn
+            world.answered(drawn.key, in_sample(name, drawn.stratum)) for drawn in sample.drawn
         ]
     return estimate_decided_agreement(rows, pool_frames(frames, answers), confidence=0.95)
-
-
-def _answered(pair: JudgedPair, stratum: str, people: Mapping[str, Outcome]) -> AuditedPair:
-    return AuditedPair(
-        stratum, people[pair.key], pair.forward, pair.backward, None, None, "first", {}
-    )
 
 
 def coverage(
@@ -116,8 +242,4 @@ def coverage(
 
 def share_that_holds(world: World, found: Sequence[Estimate]) -> float:
     """Share of estimates whose interval holds the true accuracy."""
-    held = [
-        one.low is not None and one.high is not None and one.low <= world.accuracy <= one.high
-        for one in found
-    ]
-    return sum(held) / len(held)
+    return sum(holds(one, world.accuracy) for one in found) / len(found)

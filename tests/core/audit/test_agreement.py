@@ -1,12 +1,16 @@
 """Kappa and alpha equal published worked examples."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from meta_reward_core.audit.agreement import (
+    Weighing,
     cohen_kappa,
     krippendorff_alpha,
+    weighted_kappa,
     weighted_kendall,
     weighted_spearman,
 )
@@ -78,12 +82,17 @@ def test_alpha_of_one_answer_each_is_absent() -> None:
     assert krippendorff_alpha([["tie", "tie"], ["tie", "tie"]]) is None
 
 
+def figure_of(weighing: Weighing, weights: npt.ArrayLike) -> float:
+    return float(weighing(np.asarray(weights, dtype=float)[None])[0])
+
+
 def test_rank_correlations_with_equal_weights_are_scipys() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.integers(0, 6, 60).astype(float), rng.integers(0, 11, 60) / 2
     equal = np.full(60, 2.5)
-    assert weighted_spearman(x, y, equal) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert weighted_kendall(x, y, equal) == pytest.approx(stats.kendalltau(x, y).statistic)
+    spearman, kendall = weighted_spearman(x, y), weighted_kendall(x, y)
+    assert figure_of(spearman, equal) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert figure_of(kendall, equal) == pytest.approx(stats.kendalltau(x, y).statistic)
 
 
 def test_a_weight_of_two_is_an_item_that_is_there_twice() -> None:
@@ -91,12 +100,31 @@ def test_a_weight_of_two_is_an_item_that_is_there_twice() -> None:
     twice = [0, 0, 1, 2, 3]
     weights = np.array([2.0, 1.0, 1.0, 1.0])
     expected = stats.spearmanr(x[twice], y[twice]).statistic
-    assert weighted_spearman(x, y, weights) == pytest.approx(expected)
+    assert figure_of(weighted_spearman(x, y), weights) == pytest.approx(expected)
     expected = stats.kendalltau(x[twice], y[twice]).statistic
-    assert weighted_kendall(x, y, weights) == pytest.approx(expected)
+    assert figure_of(weighted_kendall(x, y), weights) == pytest.approx(expected)
+
+
+def test_many_sets_of_weights_give_what_each_gives_alone() -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=20), rng.integers(0, 4, 20).astype(float)
+    weights = rng.uniform(0.5, 3, (7, 20))
+    for weighing in (weighted_spearman(x, y), weighted_kendall(x, y)):
+        alone = [figure_of(weighing, row) for row in weights]
+        assert weighing(weights).tolist() == pytest.approx(alone)
 
 
 def test_constant_columns_have_no_correlation() -> None:
     same, rising = np.ones(4), np.arange(4.0)
-    assert weighted_spearman(same, rising, np.ones(4)) is None
-    assert weighted_kendall(same, rising, np.ones(4)) is None
+    assert np.isnan(figure_of(weighted_spearman(same, rising), np.ones(4)))
+    assert np.isnan(figure_of(weighted_kendall(same, rising), np.ones(4)))
+
+
+def test_weighted_kappa_is_scikit_learns() -> None:
+    """Every item is one pair of labels with a weight of its own."""
+    rng = np.random.default_rng(7)
+    one, other, weights = rng.integers(0, 3, 80), rng.integers(0, 3, 80), rng.uniform(0.1, 9, 80)
+    tables = np.zeros((80, 3, 3))
+    tables[np.arange(80), one, other] = 1
+    expected = cohen_kappa_score(one, other, sample_weight=weights)
+    assert figure_of(weighted_kappa(tables), weights) == pytest.approx(expected)

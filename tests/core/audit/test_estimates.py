@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from meta_reward_core.audit.agreement import weighted_share
 from meta_reward_core.audit.estimates import (
     Design,
     estimate_figure,
+    estimate_like_share,
     estimate_mean,
     estimate_plain_share,
     estimate_share,
@@ -80,14 +82,60 @@ def test_a_mean_is_weighted_and_its_interval_is_students() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((2, 2 - reach, 2 + reach))
 
 
-def test_the_jackknife_of_a_mean_is_the_means_own_interval() -> None:
-    values = np.array([1.0, 4.0, 2.0, 8.0, 5.0, 7.0])
+def test_strata_that_were_seen_in_few_items_make_the_quantile_larger() -> None:
+    """Strata of 600 and 300, three answers each, and both answers' variances are 7/3.
+
+    Left out are .995 and .99 of them, so a = 600^2 * .995 and b = 300^2 * .99 add to the variance
+    as (a + b) * 7/9 / 900^2. Satterthwaite: 2 (a + b)^2 / (a^2 + b^2) degrees of freedom.
+    """
+    design = Design(("a", "a", "a", "b", "b", "b"), {"a": 600, "b": 300})
+    found = estimate_mean(design, [1.0, 4.0, 2.0, 8.0, 5.0, 7.0])
+    a, b = 600**2 * 0.995, 300**2 * 0.99
+    freedom = 2 * (a + b) ** 2 / (a**2 + b**2)
+    reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt((a + b) * 7 / 9) / 900
+    assert found.value == pytest.approx((2 * 7 / 3 + 20 / 3) / 3)
+    assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
+
+
+def test_the_jackknife_of_a_mean_is_the_means_own_interval_on_fishers_scale() -> None:
+    values = np.array([0.1, 0.4, 0.2, 0.8, 0.5, 0.7])
     design = Design(("a", "a", "a", "b", "b", "b"), {"a": 600, "b": 300})
     direct = estimate_mean(design, list(values))
-    jackknife = estimate_figure(
-        design, lambda w: float(np.average(values, weights=w)), count=6, least=-99, most=99
+    jackknife = estimate_figure(design, lambda w: w @ values / w.sum(axis=1), count=6)
+    assert (direct.value, direct.low) != (None, None)
+    value, low = float(direct.value or 0), float(direct.low or 0)
+    reach = (value - low) / (1 - value**2)
+    assert jackknife.value == pytest.approx(value)
+    assert jackknife.low == pytest.approx(math.tanh(math.atanh(value) - reach))
+    assert jackknife.high == pytest.approx(math.tanh(math.atanh(value) + reach))
+
+
+def test_a_figure_that_goes_with_a_share_has_the_shape_of_the_shares_interval() -> None:
+    """9 of 10 alike; twice the share less 1 varies twice as much and is as skew.
+
+    Student's quantile of 9 degrees of freedom takes the place of the normal one.
+    """
+    part, whole = np.array([1.0] * 9 + [0.0]), np.ones(10)
+    design = Design(("all",) * 10, {"all": 10**9})
+    share = estimate_share(design, list(part), list(whole))
+    alike = weighted_share(part, whole)
+    found = estimate_like_share(
+        design, lambda w: 2 * alike(w) - 1, share=share, share_figure=alike, count=10
     )
-    assert (jackknife.value, jackknife.low) == pytest.approx((direct.value, direct.low))
+    assert share.value == pytest.approx(0.9)
+    wider = 2 * float(stats.t.ppf(0.975, 9)) / float(stats.norm.ppf(0.975))
+    below = wider * (0.9 - float(share.low or 0))
+    assert found.value == pytest.approx(0.8)
+    assert found.low == pytest.approx(0.8 - below)
+    assert found.high == pytest.approx(min(1.0, 0.8 + wider * (float(share.high or 0) - 0.9)))
+    assert below > (found.high or 0) - 0.8
+
+
+def test_a_figure_of_a_population_that_was_answered_whole_leaves_no_doubt() -> None:
+    values = np.array([0.1, 0.4, 0.2])
+    design = Design(("a",) * 3, {"a": 3})
+    found = estimate_figure(design, lambda w: w @ values / w.sum(axis=1), count=3)
+    assert (found.low, found.high) == pytest.approx((found.value, found.value))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES_OF["judgments"])

@@ -1,10 +1,13 @@
 """What batches say: counted by hand on few answers."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from scipy import stats
 
+from meta_reward_core.audit.agreement import krippendorff_alpha
 from meta_reward_core.audit.consistency import find_consistency
 from meta_reward_core.audit.estimates import Estimate
 from meta_reward_core.audit.frames import Frame, in_sample, pool_frames
@@ -20,8 +23,8 @@ from meta_reward_core.audit.response_findings import AuditedResponse, find_in_re
 
 def pair(human: str, forward: str | None, backward: str | None, **changes: Any) -> AuditedPair:
     values: dict[str, Any] = {
-        "stratum": "all", "higher_score": "first", "longer": None, "shown_left": "first",
-        "groups": {},
+        "stratum": "all", "higher_score": "first", "longer": None, "higher_elo": None,
+        "shown_left": "first", "groups": {},
     } | changes  # fmt: skip
     return AuditedPair(human=human, forward=forward, backward=backward, **values)  # type: ignore[arg-type]
 
@@ -52,8 +55,47 @@ def test_the_confusion_matrix_is_by_what_the_meta_judge_saw_first() -> None:
     1: (A, A), (B, B). 2: (A, A), (B, A). 3: (B, tie), (A, A). 4: (tie, tie), (tie, B). 5: (A, B).
     """
     found = find_in_pairs(PAIRS, Frame({"all": 100}))
-    counts = [[round(share * 9) for share in row] for row in found.confusion]
+    counts = [[round((cell.value or 0.0) * 9) for cell in row] for row in found.confusion]
     assert counts == [[3, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+
+def test_each_cell_of_the_confusion_matrix_has_its_pairs_and_its_interval() -> None:
+    """(A, A) is said of pairs 1, 2 and 3, (A, B) of 5, (B, A) of 2; nothing of (A, tie)."""
+    found = find_in_pairs(PAIRS, Frame({"all": 100}))
+    assert [[cell.count for cell in row] for row in found.confusion] == [
+        [3, 1, 0], [1, 1, 1], [0, 1, 1],
+    ]  # fmt: skip
+    [[alike, *_], *_] = found.confusion
+    assert alike.low is not None
+    assert alike.high is not None
+    assert 0 < alike.low < 3 / 9 < alike.high < 1
+
+
+def test_elos_order_is_compared_with_people_once_for_each_pair() -> None:
+    """People: first, first, second, neither, second. Higher Elo: first, second, second, first, -.
+
+    Of the pairs with a winner and unequal ratings, 1, 2 and 3, it names the winner in 1 and 3.
+    """
+    elo = ("first", "second", "second", "first", None)
+    pairs = [replace(one, higher_elo=side) for one, side in zip(PAIRS, elo, strict=True)]  # type: ignore[arg-type]
+    found = find_in_pairs(pairs, Frame({"all": 100})).elo
+    assert (found.value, found.count) == (pytest.approx(2 / 3), 3)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 2 / 3 < found.high
+
+
+@pytest.mark.parametrize("right, said", [
+    (40, "Elo's order is better than a coin"),
+    (20, "The answers do not show that Elo's order is better than a coin"),
+    (4, "Elo's order is worse than a coin"),
+])  # fmt: skip
+def test_elos_order_is_compared_with_a_coin_in_words(right: int, said: str) -> None:
+    pairs = [
+        pair("first", None, None, higher_elo="first" if number < right else "second")
+        for number in range(44)
+    ]
+    assert said in str(find_in_pairs(pairs, Frame({"all": 5000})).sentences)
 
 
 def test_kappa_is_that_of_the_confusion_matrix() -> None:
@@ -155,8 +197,37 @@ def test_consistency_counts_repeats_and_several_auditors() -> None:
         [[("carol", "a"), ("dave", "a")], [("carol", "a"), ("dave", "b")], [("carol", "b")]],
     )
     assert (found.same.value, found.other.value) == (0.5, 0.5)
-    assert found.alpha == pytest.approx(0.0)
-    assert found.alpha_units == 2
+    assert found.alpha.value == pytest.approx(0.0)
+    assert found.alpha.count == 2
+
+
+def test_all_auditors_of_an_item_count_and_not_the_first_two() -> None:
+    """Three auditors are 3 pairs: a, a, b agree in 1 of 3; a, b, b too: 1/3 on average."""
+    said = [[("c", "a"), ("d", "a"), ("e", "b")], [("c", "a"), ("d", "b"), ("e", "b")]]
+    assert find_consistency([], said).other.value == pytest.approx(1 / 3)
+
+
+def test_alpha_has_the_interval_of_a_jackknife_over_items() -> None:
+    """Ten items, two auditors, alike on nine: leaving one out gives two values of alpha.
+
+    On Fisher's scale the interval reaches t(9) * sqrt(.9 * sum of squares) / (1 - alpha^2).
+    """
+    units = [["a", "a"]] * 5 + [["b", "b"]] * 4 + [["a", "b"]]
+    value = krippendorff_alpha(units)
+    assert value is not None
+    others = [krippendorff_alpha(units[:at] + units[at + 1 :]) or 0.0 for at in range(10)]
+    squares = sum((one - value) ** 2 for one in others)
+    reach = float(stats.t.ppf(0.975, 9)) * math.sqrt(0.9 * squares) / (1 - value**2)
+    found = find_consistency([], [[("c", a), ("d", b)] for a, b in units]).alpha
+    assert (found.value, found.count) == (pytest.approx(value), 10)
+    assert (found.low, found.high) == pytest.approx(
+        (math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach))
+    )
+
+
+def test_alpha_of_auditors_who_all_say_the_same_is_none() -> None:
+    found = find_consistency([], [[("c", "a"), ("d", "a")]] * 5).alpha
+    assert (found.value, found.count) == (None, 5)
 
 
 def test_points_within_half_a_point_are_alike() -> None:

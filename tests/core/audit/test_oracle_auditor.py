@@ -3,6 +3,7 @@
 import pytest
 
 from meta_reward_core.audit.pair_findings import COIN
+from meta_reward_core.audit.sampling import STRATEGIES_OF
 from tests.core.audit.miniature_battles import NOISE, audited_world, fight
 from tests.core.audit.simulated_battles import World, audit, coverage
 
@@ -13,10 +14,11 @@ def miniature(request: pytest.FixtureRequest) -> tuple[str, World]:
     return name, audited_world(fight(120, noise=NOISE[name], seed=7))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES_OF["judgments"])
 def test_the_true_accuracy_lies_in_at_least_17_of_20_intervals(
-    miniature: tuple[str, World],
+    strategy: str, miniature: tuple[str, World]
 ) -> None:
-    held = coverage(miniature[1], strategy="score_gap", size=120, runs=range(20))
+    held = coverage(miniature[1], strategy=strategy, size=120, runs=range(20))
     assert held >= 17 / 20
 
 

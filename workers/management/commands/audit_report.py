@@ -7,11 +7,19 @@ from django.core.management.base import BaseCommand, CommandParser
 from rich.console import Console
 from rich.table import Table
 
+from meta_reward_core.audit.pair_findings import OUTCOMES
 from meta_reward_core.errors import InputError
-from webapp.audit.figures import Line, report_figures, trend_figures
+from webapp.audit.figures import (
+    TREND,
+    BiasLine,
+    ConfusionRow,
+    Line,
+    report_figures,
+    trend_figures,
+)
 from webapp.audit.models import Batch
 from webapp.audit.pooling import pool_iteration, trend
-from webapp.audit.reporting import Report, make_report
+from webapp.audit.reporting import Report, StratumFigures, make_report
 from webapp.experiments.models import Experiment
 from workers.command_line import explained_errors, open_console, require_tables
 
@@ -79,29 +87,58 @@ def _print_trend(console: Console, experiment: Experiment) -> None:
         raise InputError(f"no audit of {experiment.name!r} has an answer yet")
     for sentence in found.sentences:
         console.print(sentence)
-    table = Table("iteration", "agreement", "Spearman", "people less judge")
+    table = Table("iteration", *TREND)
     for line in found.lines:
-        figures = (line.agreement, line.spearman, line.difference)
-        table.add_row(str(line.iteration), *map(_cell, figures))
+        table.add_row(str(line.iteration), *map(_cell, line.figures))
     console.print(table)
 
 
 def _cell(line: Line) -> str:
-    return f"{line.value} ({line.interval})" if line.count else "–"
+    if not line.count:
+        return "–"
+    return f"{line.value} ({line.interval}; {line.count} items)"
 
 
 def _print_report(console: Console, report: Report) -> None:
     figures = report_figures(report)
     for sentence in report.sentences:
         console.print(sentence)
+    if figures.coverage:
+        console.print(f"answers cover strata that hold {figures.coverage} of all items")
     console.print(_table("figure", figures.headline))
+    if figures.confusion:
+        console.print(_confusion_table(figures.confusion))
+        console.print(_bias_table(figures.biases))
     for name, lines in figures.groups:
         console.print(_table(name, lines))
     console.print(_table("auditors", figures.auditors))
+    console.print(_strata_table(report.strata))
 
 
 def _table(title: str, lines: Sequence[Line]) -> Table:
     table = Table(title, "estimate", "95% interval", "items")
     for line in lines:
         table.add_row(line.name, line.value, line.interval, str(line.count))
+    return table
+
+
+def _confusion_table(rows: Sequence[ConfusionRow]) -> Table:
+    table = Table("people say", *(f"meta-judge {name}" for name in OUTCOMES))
+    for row in rows:
+        table.add_row(row.name, *map(_cell, row.cells))
+    return table
+
+
+def _bias_table(rows: Sequence[BiasLine]) -> Table:
+    table = Table("how often", "meta-judge", "people")
+    for row in rows:
+        table.add_row(row.name, _cell(row.meta_judge), _cell(row.people))
+    return table
+
+
+def _strata_table(strata: Sequence[StratumFigures]) -> Table:
+    table = Table("stratum", "all items", "drawn", "chance of each", "answered")
+    for one in strata:
+        counts = (str(one.population), str(one.sampled), f"{one.probability:.4f}")
+        table.add_row(one.name, *counts, str(one.answered))
     return table

@@ -7,7 +7,8 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
 from meta_reward_core.errors import InputError
-from webapp.audit.forms import possible_auditors
+from webapp.audit.acts import warn_of_sight
+from webapp.audit.desk import possible_auditors
 from webapp.audit.making import BatchPlan, make_batch
 from webapp.audit.models import Kind
 from webapp.experiments.models import Experiment
@@ -70,6 +71,9 @@ class Command(BaseCommand):
             auditors = _auditors(options["auditor"])
             batch = make_batch(experiment, options["iteration"], plan, by=None, auditors=auditors)
             console.print(f"batch {batch.pk}: {batch.items.count()} items, /audits/{batch.pk}")
+            warning = warn_of_sight(auditors)
+            if warning:
+                console.print(warning)
 
 
 def _plan(options: dict[str, Any]) -> BatchPlan:

@@ -1,0 +1,241 @@
+"""Audits through other tools' own libraries, and their answers back.
+
+It makes a virtual environment for each of Label Studio's, Argilla's and MLflow's libraries, at the
+versions below, hands them the files that a batch's page hands out, lets them check and fill these
+in, and imports what comes back. No server of theirs is run. It prints what it saw, and exits with
+1 if a tool refuses a file, or an answer is not the one that was given.
+
+    python -m benchmarks.interchange
+    python -m benchmarks.interchange --environments DIR   # keep them for the next time
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+TOOLS = {
+    "label-studio": ("label-studio-sdk==2.1.2",),
+    "argilla": ("argilla==2.8.0", "requests"),  # which it imports and does not ask for
+    "mlflow": ("mlflow-skinny==3.17.2",),
+}
+ANSWERS = ("A", "B", "tie", "neither")
+ANNOTATORS = (
+    "00000000-0000-4000-8000-000000000001",
+    "00000000-0000-4000-8000-000000000002",
+)
+LABELS = """
+<View>
+  <Text name="instruction" value="$instruction"/><Text name="response" value="$response"/>
+  <Text name="judgment_a" value="$judgment_a"/><Text name="judgment_b" value="$judgment_b"/>
+  <Choices name="answer" toName="response" choice="single" required="true">
+    <Choice value="A"/><Choice value="B"/><Choice value="tie"/><Choice value="neither"/>
+  </Choices>
+  <TextArea name="comment" toName="response"/>
+</View>
+"""
+
+
+# In a tool's environment: its library alone, and none of ours.
+
+
+def annotate_tasks(source: Path, target: Path) -> None:
+    """Let Label Studio check tasks, and two people's annotations of each."""
+    from label_studio_sdk.label_interface import LabelInterface
+
+    interface = LabelInterface(LABELS)
+    interface.validate()
+    tasks = json.loads(source.read_text(encoding="utf-8"))
+    for number, task in enumerate(tasks):
+        assert interface.validate_task(task), task
+        task["annotations"] = [
+            {"completed_by": person, "lead_time": 9.5, "result": [
+                {"id": f"r{number}-{person}", "from_name": "answer", "to_name": "response",
+                 "type": "choices", "value": {"choices": [ANSWERS[(number + person) % 4]]}},
+                {"id": f"c{number}-{person}", "from_name": "comment", "to_name": "response",
+                 "type": "textarea", "value": {"text": [f"seen by {person}"]}},
+            ]}
+            for person in range(2)
+        ]  # fmt: skip
+        assert all(map(interface.validate_annotation, task["annotations"])), task
+    target.write_text(json.dumps(tasks), encoding="utf-8")
+    print(f"{len(tasks)} tasks and {2 * len(tasks)} annotations are valid")
+
+
+def respond_to_records(source: Path, target: Path) -> None:
+    """Let Argilla read records, take two people's responses to each, and write them."""
+    import argilla
+
+    server = Mock()  # settings ask for a client of a server, and use it only to publish them
+    fields = ("instruction", "response", "judgment_a", "judgment_b")
+    settings = argilla.Settings(
+        fields=[argilla.TextField(name=name, client=server) for name in fields],
+        questions=[
+            argilla.LabelQuestion(name="answer", labels=list(ANSWERS), client=server),
+            argilla.TextQuestion(name="comment", required=False, client=server),
+        ],
+        metadata=[
+            argilla.IntegerMetadataProperty(name=name, client=server) for name in ("batch", "item")
+        ],
+    )
+    settings.validate()
+    written = []
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines()):
+        record = argilla.Record.from_dict(json.loads(line))
+        for person, user in enumerate(ANNOTATORS):
+            answer = ANSWERS[(number + person) % 4]
+            record.responses.add(argilla.Response("answer", answer, user_id=user))
+            record.responses.add(argilla.Response("comment", f"seen by {person}", user_id=user))
+        written.append(json.dumps(record.to_dict(), default=str))
+    target.write_text("\n".join(written), encoding="utf-8")
+    print(f"{len(written)} records with {2 * len(written)} responses were read and written")
+
+
+def read_assessments(source: Path, target: Path) -> None:
+    """Let MLflow read assessments, and write what it understood."""
+    from mlflow.entities.assessment import Assessment
+
+    lines = source.read_text(encoding="utf-8").splitlines()
+    found = [Assessment.from_dictionary(json.loads(line)) for line in lines]
+    assert {one.source.source_type for one in found} == {"HUMAN"}
+    target.write_text(json.dumps([one.to_dictionary() for one in found]), encoding="utf-8")
+    kinds = ", ".join(sorted({type(one).__name__ for one in found}))
+    print(f"{len(found)} assessments were read as {kinds} with a human source")
+
+
+INSIDE: dict[str, Callable[[Path, Path], None]] = {
+    "label-studio": annotate_tasks,
+    "argilla": respond_to_records,
+    "mlflow": read_assessments,
+}
+
+
+# In our own environment.
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--environments", type=Path, help="folder of the tools' environments")
+    parser.add_argument("--inside", nargs=3, metavar=("TOOL", "FROM", "TO"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        tool, source, target = options.inside
+        INSIDE[tool](Path(source), Path(target))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        exchange(work, options.environments or work / "environments")
+
+
+def exchange(work: Path, environments: Path) -> None:
+    os.environ["DATABASE_URL"] = f"sqlite:///{work / 'db.sqlite3'}"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
+    import django  # only now: its settings read the environment
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    faults = []
+    for tool in TOOLS:
+        python = make_environment(tool, environments)
+        faults += check_tool(tool, python, work)
+    for fault in faults:
+        print(f"WRONG: {fault}")
+    sys.exit(bool(faults))
+
+
+def make_environment(tool: str, environments: Path) -> Path:
+    """A Python that has a tool's library and nothing of ours."""
+    folder = environments / tool
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+             *TOOLS[tool]])  # fmt: skip
+    return python
+
+
+def run(command: Sequence[object]) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def check_tool(tool: str, python: Path, work: Path) -> list[str]:
+    """Take a batch of its own through a tool; returns what is wrong afterwards."""
+    from webapp.audit.exporting import export_batch
+
+    batch = draw_batch(work, answered=tool == "mlflow")
+    file = export_batch(batch, tool)
+    source, target = work / file.name, work / f"back-{file.name}"
+    source.write_bytes(file.content)
+    version = TOOLS[tool][0]
+    print(f"{version}: {run([python, __file__, '--inside', tool, source, target])}", flush=True)
+    if tool == "mlflow":
+        return check_assessments(target, batch)
+    return check_answers(tool, target, batch)
+
+
+def draw_batch(work: Path, *, answered: bool) -> Any:
+    """A batch of twelve items that all come again to another auditor."""
+    from tests.webapp import audit_cast
+    from tests.webapp.conftest import make_person
+    from webapp.audit.models import Answer
+    from webapp.experiments.models import Experiment
+
+    experiment = Experiment.objects.first()
+    if experiment is None:
+        audit_cast.write_files(work / "artifacts")
+        owner = make_person("alice", "operator")
+        experiment = audit_cast.record(work / "artifacts", owner=owner)
+    batch = audit_cast.draw(experiment, by=experiment.owner, auditors=[], other_share=1.0)
+    for item in batch.items.all() if answered else ():
+        Answer.objects.create(item=item, auditor_name="carol", choice="first", comment="clear")
+    return batch
+
+
+def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
+    """Import what a tool wrote, twice, and compare each answer with the one given there."""
+    from webapp.audit.forms import swap
+    from webapp.audit.importing import import_file
+    from webapp.audit.models import Answer
+
+    first, again = (
+        import_file(batch, target.name, target.read_bytes(), by=batch.by) for _ in range(2)
+    )
+    print(f"  imported: {first.added} answers; the same file again: {again.added} new")
+    faults = []
+    originals = list(batch.items.filter(again="").order_by("number"))
+    for number, item in enumerate(originals):
+        for person, place in enumerate((item, item.repeats.get(again="other"))):
+            found = Answer.objects.get(item=place)
+            given = ANSWERS[(number + person) % 4], f"seen by {person}"
+            if (swap(found.choice, item), found.comment) != given:
+                faults.append(f"{tool}, item {place.number}: {found.choice} for {given}")
+    print(f"  compared: {2 * len(originals)} answers, {len(faults)} of them wrong")
+    return faults
+
+
+def check_assessments(target: Path, batch: Any) -> list[str]:
+    from webapp.audit.models import Answer
+
+    found = json.loads(target.read_text(encoding="utf-8"))
+    said = {(one["metadata"]["item"], one["feedback"]["value"], one["rationale"],
+             one["source"]["source_id"]) for one in found}  # fmt: skip
+    answers = Answer.objects.filter(item__batch=batch).select_related("item")
+    given = {(str(a.item.number), a.choice, a.comment, a.auditor_name) for a in answers}
+    print(f"  compared: {len(given)} assessments, {len(given - said)} of them wrong")
+    return [f"mlflow: {one}" for one in given - said]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A scripted actor and judge of the miniature world, and a meta-judge of any noise."""
+
+import random
+import re
+from dataclasses import dataclass, field
+
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.miniature import world
+from meta_reward_core.miniature.world import Draft
+from meta_reward_core.seeds import derive_seed
+
+RECIPE = """\
+name: scripted
+model: stub
+iterations: 2
+shard_prompts: 8
+sample: {prompts: 24}
+actor: {samples: 4}
+judge: {samples: 5, template: miniature_judge}
+meta_judge: {max_chosen_judgment_chars: null, template: miniature_meta_judge}
+engine: {kind: scripted}
+"""
+
+_JUDGE = re.compile(r"Judge\n(.*)\nReply :\n(.*)", re.DOTALL)
+_META_JUDGE = re.compile(
+    r"Compare\n(.*)\nReply :\n(.*)\nJudgement A\n(.*)\nJudgement B\n(.*)", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class MiniatureScript:
+    """Replies as a model of that world would give them, from what was written before.
+
+    Attributes:
+        noise: chance that the meta-judge rechecks a slot wrongly; at a half it is a coin.
+    """
+
+    noise: float
+    drafts: dict[tuple[str, str], Draft] = field(default_factory=dict)
+
+    def __call__(self, conversation: Conversation, sample: int, seed: int) -> str:
+        asked = conversation[-1]["content"]
+        rng = random.Random(derive_seed(seed, asked, sample))
+        if found := _META_JUDGE.fullmatch(asked):
+            instruction, response, a, b = found.groups()
+            verdicts = _verdicts(a), _verdicts(b)
+            draft = self.drafts[instruction, response]
+            return world.write_meta_judgment(rng, draft, *verdicts, noise=self.noise)
+        if found := _JUDGE.fullmatch(asked):
+            draft = self.drafts[found[1], found[2]]
+            verdicts = world.draw_verdicts(rng, draft, world.SEED_JUDGE_NOISE)
+            return world.write_judgment(draft, verdicts)
+        draft = world.draft_judged_response(rng, asked)
+        self.drafts[asked, draft.response] = draft
+        return draft.response
+
+
+def _verdicts(judgment: str) -> tuple[bool, ...]:
+    return tuple(line.split()[2] == "yes" for line in judgment.splitlines()[: world.SLOTS])
