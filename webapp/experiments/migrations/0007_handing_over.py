@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("experiments", "0005_audit_orders"),
+        ("experiments", "0006_device_memory"),
     ]
 
     operations = [
