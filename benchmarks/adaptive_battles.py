@@ -11,21 +11,28 @@ a pair.
 
 import argparse
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
+from miniature_files import miniature_files
 from table import Row
 
 from meta_reward_core.battles import position_weights
-from meta_reward_core.judge_pairs import rate_judgments
+from meta_reward_core.judge_pairs import JudgedPrompts, rate_judgments
 from meta_reward_core.meta_judging import Contenders, PlannedBattle, fight_in_rounds
 from meta_reward_core.pairing import DropReason, JudgePair, select_judge_pair
-from meta_reward_core.records import Battle, Judgment, ResponseScore, Verdict
+from meta_reward_core.records import (
+    Battle,
+    Judgment,
+    Prompt,
+    Response,
+    ResponseScore,
+    Verdict,
+)
+from meta_reward_core.tables import records_of
 
 JUDGMENTS = 11
 PRIOR = 1e-4
@@ -89,39 +96,19 @@ def _battle(first: Judgment, second: Judgment, verdict: Verdict) -> Battle:
 
 def fight_miniature(prompts: int, *, seed: int) -> Fought:
     """Let the miniature's seed model answer, judge and compare all its distinct judgments."""
-    from meta_reward_core.iteration import STAGES
-    from meta_reward_core.judge_pairs import JudgedPrompts
-    from meta_reward_core.launch import Places, make_tools, open_or_begin
-    from meta_reward_core.records import Prompt, Response
-    from meta_reward_core.request import Request
-    from meta_reward_core.tables import records_of
-
-    changes = (f"sample.prompts={prompts}", "meta_judge.max_judgments=null")
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        places = Places(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
-        request = Request("adaptive", recipe="miniature", changes=changes, seed=seed)
-        experiment = open_or_begin(request, places, say=lambda _: None)
-        context = experiment.context(1)
-        tools = make_tools(experiment, places, number=1)
-        for stage in STAGES:
-            if stage.name in ("sample", "generate", "judge", "meta_judge"):
-                for shard in range(stage.plan_shards(context)):
-                    stage.run_shard(context, shard, tools)
-        tools.release_engine()
-        read = context.files.read
+    stages = ("sample", "generate", "judge", "meta_judge")
+    with miniature_files(prompts, stages=stages, seed=seed) as files:
         judged = JudgedPrompts.of(
-            records_of(read("prompts").select(["prompt_id", "text"]), Prompt),
-            records_of(read("responses"), Response),
-            records_of(read("judgments"), Judgment),
-            records_of(read("scores"), ResponseScore),
+            records_of(files.read("prompts").select(["prompt_id", "text"]), Prompt),
+            records_of(files.read("responses"), Response),
+            records_of(files.read("judgments"), Judgment),
+            records_of(files.read("scores"), ResponseScore),
         )
         found = [
-            judged.contenders(prompt, seed=experiment.seed, max_judgments=None)
-            for prompt in judged.prompts
+            judged.contenders(prompt, seed=seed, max_judgments=None) for prompt in judged.prompts
         ]
         fielded = [one for one in found if isinstance(one, Contenders)]
-        return Fought(fielded, records_of(read("battles"), Battle))
+        return Fought(fielded, records_of(files.read("battles"), Battle))
 
 
 def pairs_of(fielded: Sequence[Contenders], battles: Sequence[Battle]) -> list[tuple[str, ...]]:

@@ -1,176 +1,141 @@
-"""The embedded engine on the two shapes of the method's work, against what people would use.
+"""The embedded engine's judge and meta-judge stages, against what people would use.
 
     python benchmarks/engine_shapes.py --threads 2                 # models of 5 M and 30 M, a CPU
     python benchmarks/engine_shapes.py --device cuda --models 30M 1B
 
-Judge shape: prompts of about 1,000 tokens, 11 samples each. Meta-judge shape: the ordered pairs of
-11 judgments of one response. Models are Llamas with random weights; every contender draws from
-the same weights and prompts, in turn (A B A B ...), and the figure is the median of the ratios.
+Ours is the whole stage: prompts from files, the engine, judgments read, files and manifest written.
+The others only draw tokens for the same prompts. Judge: 4 prompts of about 1,000 tokens, 11 samples
+of 100 each. Meta-judge: the 110 ordered pairs of 11 judgments of one response, about 1,500 tokens
+each. Models are Llamas with random weights; contenders draw in turn (A B C A B C ...), and the
+figure is the median of the ratios of tokens a second. `generate` works on batch after batch, so on
+a part of the meta-judge's prompts it is as fast as on all; it gets `--generate-part` of them.
 The hardware's limit is what its measured ceilings allow for our way: see hardware.py.
 vLLM runs as a process of `.venv-vllm`, where that exists.
 """
 
 import argparse
-import json
-import random
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import torch
+from asked import VLLM_PYTHON, bare_vllm
 from hardware import Ceilings, floor_seconds, measure_ceilings
-from table import Row
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
+from number_world import (
+    MODELS,
+    Size,
+    begin,
+    make_model_folder,
+    prepare,
+    prompts_of,
+    run_stage,
 )
+from table import Row
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from meta_reward_core.engines.base import Sampling
+from meta_reward_core.context import Tools
 from meta_reward_core.engines.prefixes import plan_shared_batches
-from meta_reward_core.engines.transformers import load_transformers_engine
+from meta_reward_core.engines.rendering import TokenIds
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.launch import load_engine
 
-VLLM_PYTHON = Path(".venv-vllm/bin/python")
-VOCABULARY = 8192
 END_ID = 0
-MODELS: dict[str, dict[str, Any]] = {
-    "5M": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4},
-    "30M": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8},
-    "1B": {
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-}
+TEMPERATURE, TOP_P = 0.8, 0.95
 # Prompts at a time that `generate` is tried with: a CPU wants few, a GPU as many as it can hold.
-JUDGE_BATCHES = {"cpu": (1, 2, 4, 8), "cuda": (32, 64)}
-META_BATCHES = {"cpu": (5, 11, 22, 44), "cuda": (110, 220)}
+BATCHES = {
+    "judge": {"cpu": (1, 2, 4), "cuda": (32, 64)},
+    "meta_judge": {"cpu": (5, 11, 22), "cuda": (110, 220)},
+}
 # What we set out to reach against each contender.
 WANTED: dict[tuple[str, str, str], float] = {
     ("judge", "5M", "generate"): 3.0,
     ("judge", "30M", "generate"): 5.0,
     ("judge", "5M", "vLLM"): 1.2,
     ("judge", "30M", "vLLM"): 1.4,
-    ("meta-judge", "5M", "generate"): 2.5,
-    ("meta-judge", "30M", "generate"): 4.0,
-    ("meta-judge", "5M", "vLLM"): 1.2,
-    ("meta-judge", "30M", "vLLM"): 1.2,
+    ("meta_judge", "5M", "generate"): 2.5,
+    ("meta_judge", "30M", "generate"): 4.0,
+    ("meta_judge", "5M", "vLLM"): 1.2,
+    ("meta_judge", "30M", "vLLM"): 1.2,
 }
-Prompt = tuple[int, ...]
 Draw = Callable[[int], int]
 """Draws everything once with a seed; says how many tokens that were."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Prompts, samples of each, and the batch sizes that `generate` may choose from."""
+    """A stage that is ready to run, and what it will ask its engine.
 
-    name: str
-    prompts: list[Prompt]
+    Attributes:
+        prompts: as token ids, in the stage's order.
+        samples: of each prompt.
+        part: how many prompts `generate` gets.
+    """
+
+    stage: str
+    experiment: Experiment
+    prompts: Sequence[TokenIds]
     samples: int
-    sampling: Sampling
-    batch_sizes: Mapping[str, Sequence[int]]
+    new_tokens: int
+    part: int
 
-    def floor(self, folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> float:
-        """Seconds that the hardware would need for our way to draw everything."""
+    @property
+    def folder(self) -> Path:
+        """Of the model."""
+        return self.experiment.seed_model.folder
+
+    def floor_rate(self, options: argparse.Namespace, ceilings: Ceilings) -> float:
+        """Tokens a second that the hardware would allow for our way to draw everything."""
         batches = plan_shared_batches(
             dict.fromkeys(self.prompts, self.samples),
-            max_new_tokens=self.sampling.max_new_tokens,
+            max_new_tokens=self.new_tokens,
             batch_tokens=options.batch_tokens,
         )
-        config = LlamaConfig.from_pretrained(folder)
-        new_tokens = self.sampling.max_new_tokens
-        return sum(floor_seconds(config, batch, new_tokens, ceilings) for batch in batches)
+        config = LlamaConfig.from_pretrained(self.folder)
+        seconds = sum(floor_seconds(config, batch, self.new_tokens, ceilings) for batch in batches)
+        return len(self.prompts) * self.samples * self.new_tokens / seconds
 
 
-def judge_shape(count: int, new_tokens: int) -> Shape:
-    """Prompts that have the rubric in common, and then each its own response."""
-    draw = random.Random(1)
-    rubric = _words(draw, 250)
-    prompts = [rubric + _words(draw, draw.randint(650, 850)) for _ in range(count)]
-    return Shape("judge", prompts, 11, Sampling(0.8, 0.95, new_tokens), JUDGE_BATCHES)
-
-
-def meta_judge_shape(responses: int, judgments: int, new_tokens: int) -> Shape:
-    """All ordered pairs of the judgments of each response."""
-    draw = random.Random(2)
-    rubric = _words(draw, 400)
-    prompts: list[Prompt] = []
-    for _ in range(responses):
-        shown = rubric + _words(draw, 800)
-        texts = [_words(draw, draw.randint(120, 180)) for _ in range(judgments)]
-        prompts += [shown + one + other for one, other in permutations(texts, 2)]
-    return Shape("meta-judge", prompts, 1, Sampling(0.8, 0.95, new_tokens), META_BATCHES)
-
-
-def _words(draw: random.Random, count: int) -> Prompt:
-    return tuple(draw.randrange(END_ID + 1, VOCABULARY) for _ in range(count))
-
-
-def make_model_folder(folder: Path, size: str, options: argparse.Namespace) -> Path:
-    """A Llama with random weights and a tokenizer of one word a token."""
-    torch.manual_seed(0)
-    shape = {"num_attention_heads": 8, "num_key_value_heads": 8} | MODELS[size]
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=END_ID,
-        pad_token_id=END_ID,
-        **shape,
+def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -> Shape:
+    """Begin an experiment and take it up to the stage."""
+    meta = stage == "meta_judge"
+    there_are = Size(
+        prompts=options.responses if meta else max(1, options.prompts // 2),
+        judgments=options.judgments,
+        new_tokens=options.new_tokens,
     )
-    with torch.device(options.device):
-        model = LlamaForCausalLM(config).to(getattr(torch, options.dtype))
-    model.save_pretrained(folder)
-    core = Tokenizer(WordLevel({str(index): index for index in range(VOCABULARY)}, unk_token="0"))
-    core.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="0", pad_token="0")
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    tokenizer.save_pretrained(folder)
-    return folder
+    model = root / "model"
+    make_model_folder(model, size, device=options.device, dtype=options.dtype)
+    engine = {
+        "device": options.device,
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "batch_tokens": options.batch_tokens,
+    }
+    experiment = begin(root, "shape", model=model, size=there_are, engine=engine)
+    prepare(experiment, before=stage)
+    prompts = prompts_of(experiment, stage)
+    samples, part = (1, options.generate_part) if meta else (options.judgments, len(prompts))
+    return Shape(stage, experiment, prompts, samples, options.new_tokens, part)
 
 
-def make_ours(folder: Path, shape: Shape, options: argparse.Namespace) -> Draw:
-    engine = load_transformers_engine(
-        folder,
-        dtype=options.dtype,
-        device=options.device,
-        threads=options.threads,
-        batch_tokens=options.batch_tokens,
-        max_model_tokens=None,
-    )
-    conversations: Any = [
-        [{"role": "user", "content": " ".join(map(str, prompt))}] for prompt in shape.prompts
-    ]
-
-    def draw(seed: int) -> int:
-        drawn = engine.sample(conversations, shape.samples, sampling=shape.sampling, seed=seed)
-        return sum(completion.tokens for row in drawn for completion in row)
-
-    return draw
+def make_ours(shape: Shape) -> Draw:
+    """The stage; what it draws is decided by the experiment's seed, each time the same."""
+    tools = Tools(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
+    return lambda seed: run_stage(shape.experiment, shape.stage, tools)  # noqa: ARG005
 
 
-def make_generate(folder: Path, shape: Shape, options: argparse.Namespace, batch: int) -> Draw:
+def make_generate(shape: Shape, options: argparse.Namespace, batch: int) -> Draw:
     """`generate` on batches of prompts of like length, so that it pads as little as may be."""
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=options.dtype
+        shape.folder, local_files_only=True, dtype=options.dtype
     )
     model = model.to(options.device).eval()
-    prompts = sorted(shape.prompts, key=len)
+    prompts = sorted(shape.prompts, key=len)[: shape.part]
 
     def draw(seed: int) -> int:
         torch.manual_seed(seed)
@@ -178,7 +143,7 @@ def make_generate(folder: Path, shape: Shape, options: argparse.Namespace, batch
             _generate(model, prompts[at : at + batch]) for at in range(0, len(prompts), batch)
         )
 
-    def _generate(model: Any, some: Sequence[Prompt]) -> int:
+    def _generate(model: Any, some: Sequence[TokenIds]) -> int:
         width = max(map(len, some))
         ids = [[END_ID] * (width - len(prompt)) + list(prompt) for prompt in some]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in some]
@@ -187,10 +152,10 @@ def make_generate(folder: Path, shape: Shape, options: argparse.Namespace, batch
                 input_ids=torch.tensor(ids, device=options.device),
                 attention_mask=torch.tensor(mask, device=options.device),
                 do_sample=True,
-                temperature=shape.sampling.temperature,
-                top_p=shape.sampling.top_p,
+                temperature=TEMPERATURE,
+                top_p=TOP_P,
                 top_k=0,
-                max_new_tokens=shape.sampling.max_new_tokens,
+                max_new_tokens=shape.new_tokens,
                 num_return_sequences=shape.samples,
             )
         replies = output[:, width:]
@@ -201,49 +166,18 @@ def make_generate(folder: Path, shape: Shape, options: argparse.Namespace, batch
 
 
 @contextmanager
-def vllm_process(folder: Path, shape: Shape, options: argparse.Namespace) -> Iterator[Draw]:
-    """A process of its own that waits for seeds and draws all prompts, sorted, in one call."""
-    work = folder / "work.json"
-    work.write_text(
-        json.dumps(
-            {
-                "folder": str(folder),
-                "prompts": sorted(shape.prompts),
-                "samples": shape.samples,
-                "sampling": [
-                    shape.sampling.temperature,
-                    shape.sampling.top_p,
-                    shape.sampling.max_new_tokens,
-                ],
-                "threads": options.threads,
-                "dtype": options.dtype,
-            }
-        )
+def vllm_draw(shape: Shape, options: argparse.Namespace) -> Iterator[Draw]:
+    """Let vLLM draw all prompts, sorted, in one call."""
+    bare = bare_vllm(
+        shape.folder.parent,
+        folder=str(shape.folder),
+        calls={"all": [[sorted(shape.prompts), shape.samples]]},
+        sampling=[TEMPERATURE, TOP_P, shape.new_tokens],
+        threads=options.threads,
+        dtype=options.dtype,
     )
-    script = Path(__file__).with_name("engine_vllm.py")
-    process = subprocess.Popen(
-        [str(VLLM_PYTHON.absolute()), str(script), str(work)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    asked, answers = process.stdin, process.stdout
-    assert asked is not None
-    assert answers is not None
-
-    def draw(seed: int) -> int:
-        print(seed, file=asked, flush=True)
-        while not (line := answers.readline()).startswith("drawn "):
-            if not line:
-                raise SystemExit("vLLM ended without an answer")
-        return int(line.split()[1])
-
-    try:
-        yield draw
-    finally:
-        asked.close()
-        process.wait()
+    with bare as ask:
+        yield lambda seed: int(ask(f"{seed} all")[0])
 
 
 def rate(draw: Draw, seed: int, device: str) -> float:
@@ -298,42 +232,48 @@ class Comparison:
         )
 
 
-def draw_pairs(
-    ours: Draw, other: Draw, options: argparse.Namespace
-) -> Sequence[tuple[float, float]]:
-    """Tokens a second of both, drawn in turn."""
-    return [
-        (rate(ours, seed, options.device), rate(other, seed, options.device))
+def draw_in_turn(
+    contenders: Mapping[str, Draw], options: argparse.Namespace
+) -> Mapping[str, Sequence[float]]:
+    """Tokens a second of each contender; a round draws from all of them, one after the other."""
+    rounds = [
+        [rate(draw, seed, options.device) for draw in contenders.values()]
         for seed in range(1, options.pairs + 1)
     ]
+    return dict(zip(contenders, zip(*rounds, strict=True), strict=True))
+
+
+def best_generate(shape: Shape, options: argparse.Namespace) -> tuple[str, Draw]:
+    """The quickest batch size, tried once each."""
+    trials = {
+        batch: rate(make_generate(shape, options, batch), 0, options.device)
+        for batch in options.batches or BATCHES[shape.stage][options.device]
+    }
+    best = max(trials, key=lambda batch: trials[batch])
+    part = f", on {shape.part} of the prompts" if shape.part < len(shape.prompts) else ""
+    return f"`generate`, batch {best}{part}", make_generate(shape, options, best)
 
 
 def comparisons(
-    size: str, shape: Shape, options: argparse.Namespace, ceilings: Ceilings
+    stage: str, size: str, options: argparse.Namespace, ceilings: Ceilings
 ) -> Iterator[Comparison]:
-    """What one model and one shape are compared with on this machine."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = make_model_folder(Path(temporary), size, options)
-        ours = make_ours(folder, shape, options)
-        rate(ours, 0, options.device)
-        drawn = len(shape.prompts) * shape.samples * shape.sampling.max_new_tokens
-        floor_rate = drawn / shape.floor(folder, options, ceilings)
+    """What one model and one stage are compared with on this machine."""
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as running:
+        shape = make_shape(stage, size, Path(temporary), options)
+        ours = make_ours(shape)
+        contenders = {"ours": ours}
         if not options.skip_generate:
-            trials = {
-                batch: rate(make_generate(folder, shape, options, batch), 0, options.device)
-                for batch in options.batches or shape.batch_sizes[options.device]
-            }
-            best = max(trials, key=lambda batch: trials[batch])
-            generate = make_generate(folder, shape, options, best)
-            pairs = draw_pairs(ours, generate, options)
-            against = f"`generate`, batch {best}"
-            yield Comparison(shape.name, size, against, pairs, floor_rate)
-        if options.skip_vllm or options.device != "cpu" or not VLLM_PYTHON.exists():
-            return
-        with vllm_process(folder, shape, options) as vllm:
+            contenders |= [best_generate(shape, options)]
+        if not options.skip_vllm and options.device == "cpu" and VLLM_PYTHON.exists():
+            vllm = running.enter_context(vllm_draw(shape, options))
+            contenders["vLLM's CPU build"] = vllm
             rate(vllm, 0, options.device)
-            pairs = draw_pairs(ours, vllm, options)
-            yield Comparison(shape.name, size, "vLLM's CPU build", pairs, floor_rate)
+        rate(ours, 0, options.device)
+        rates = draw_in_turn(contenders, options)
+        floor_rate = shape.floor_rate(options, ceilings)
+        for against in contenders.keys() - {"ours"}:
+            pairs = list(zip(rates["ours"], rates[against], strict=True))
+            yield Comparison(stage, size, against, pairs, floor_rate)
 
 
 def measure(*, pairs: int) -> Iterator[Row]:
@@ -341,44 +281,46 @@ def measure(*, pairs: int) -> Iterator[Row]:
     options = read_options(["--pairs", str(pairs)])
     torch.set_num_threads(options.threads)
     ceilings = measure_ceilings(options.device, options.dtype)
-    for shape in shapes(options).values():
+    for stage in options.shapes:
         for size in options.models:
-            for found in comparisons(size, shape, options, ceilings):
+            for found in comparisons(stage, size, options, ceilings):
                 contender = "vLLM" if "vLLM" in found.against else "generate"
                 mine, theirs = found.medians
                 yield Row(
-                    name=f"{shape.name} stage's shape, {size}, transformers engine: {contender}",
+                    name=f"{stage} stage with its files, {size}, transformers engine: {contender}",
                     against=found.against,
                     ratios=found.ratios,
-                    at_least=WANTED[shape.name, size, contender],
-                    note=f"{mine:,.0f} against {theirs:,.0f} tokens/s;"
+                    at_least=WANTED[stage, size, contender],
+                    note=f"{_describe(stage, options)}; {mine:,.0f} against {theirs:,.0f} tokens/s;"
                     f" {found.share_of_floor:.0%} of the hardware's limit",
                 )
 
 
-def shapes(options: argparse.Namespace) -> dict[str, Shape]:
-    """By name."""
-    return {
-        "judge": judge_shape(options.prompts, options.new_tokens),
-        "meta-judge": meta_judge_shape(options.responses, options.judgments, options.new_tokens),
-    }
+def _describe(stage: str, options: argparse.Namespace) -> str:
+    if stage == "judge":
+        return f"{options.prompts} prompts x {options.judgments} samples"
+    count = options.responses * options.judgments * (options.judgments - 1)
+    return f"{count} prompts of {options.responses} response(s)"
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """From the command line where no arguments are given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["5M", "30M"])
-    parser.add_argument("--shapes", nargs="+", default=["judge", "meta-judge"])
+    parser.add_argument("--shapes", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default=None, help="float32 on a CPU, bfloat16 elsewhere")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=8, help="judge prompts")
+    parser.add_argument("--prompts", type=int, default=4, help="judge prompts")
     parser.add_argument("--responses", type=int, default=1, help="responses that are meta-judged")
     parser.add_argument("--judgments", type=int, default=11, help="of each of these responses")
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--batch-tokens", type=int, default=65_536)
     parser.add_argument("--batches", type=int, nargs="+", help="that `generate` may choose from")
+    parser.add_argument(
+        "--generate-part", type=int, default=22, help="meta-judge prompts that `generate` gets"
+    )
     parser.add_argument("--skip-generate", action="store_true")
     parser.add_argument("--skip-vllm", action="store_true")
     options = parser.parse_args(arguments)
@@ -402,7 +344,7 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|", flush=True)
     for name in options.shapes:
         for size in options.models:
-            for found in comparisons(size, shapes(options)[name], options, ceilings):
+            for found in comparisons(name, size, options, ceilings):
                 print(found, flush=True)
     if not (options.skip_vllm or VLLM_PYTHON.exists()):
         print(f"\nNot compared with vLLM: no {VLLM_PYTHON} here (make setup-vllm)")

@@ -1,4 +1,4 @@
-"""vLLM's side of engine_shapes.py: waits for seeds on its input, draws all prompts for each.
+"""A bare vLLM for the benchmarks: waits for "seed name" on its input, makes the calls of that name.
 
 Runs in vLLM's own environment: `.venv-vllm/bin/python benchmarks/engine_vllm.py work.json`.
 """
@@ -6,6 +6,7 @@ Runs in vLLM's own environment: `.venv-vllm/bin/python benchmarks/engine_vllm.py
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ |= {
@@ -24,23 +25,38 @@ def main() -> None:
     llm = LLM(
         model=work["folder"],
         dtype=work["dtype"],
-        kv_cache_memory_bytes=2 * 2**30,
-        max_num_seqs=256,
+        kv_cache_memory_bytes=work.get("cache_bytes", 2 * 2**30),
+        max_num_seqs=work.get("max_sequences", 256),
         enforce_eager=True,
         enable_prefix_caching=True,
+        disable_log_stats=False,
         seed=0,
     )
     temperature, top_p, new_tokens = work["sampling"]
-    params = SamplingParams(
-        n=work["samples"], temperature=temperature, top_p=top_p, max_tokens=new_tokens
-    )
-    prompts = [{"prompt_token_ids": prompt} for prompt in work["prompts"]]
+    counted = prefix_counts(llm)
     for line in sys.stdin:
-        torch.manual_seed(int(line))
-        llm.reset_prefix_cache()
-        outputs = llm.generate(prompts, params, use_tqdm=False)
-        tokens = sum(len(reply.token_ids) for output in outputs for reply in output.outputs)
-        print("drawn", tokens, flush=True)
+        seed, name = line.split()
+        torch.manual_seed(int(seed))
+        tokens, seconds = 0, 0.0
+        for prompts, samples in work["calls"][name]:
+            llm.reset_prefix_cache()
+            params = SamplingParams(
+                n=samples, temperature=temperature, top_p=top_p, max_tokens=new_tokens
+            )
+            given = [{"prompt_token_ids": prompt} for prompt in prompts]
+            began = time.perf_counter()
+            outputs = llm.generate(given, params, use_tqdm=False)
+            seconds += time.perf_counter() - began
+            tokens += sum(len(reply.token_ids) for output in outputs for reply in output.outputs)
+        before, counted = counted, prefix_counts(llm)
+        looked_up, found = (now - then for now, then in zip(counted, before, strict=True))
+        print("drawn", tokens, looked_up, found, seconds, flush=True)
+
+
+def prefix_counts(llm: LLM) -> list[int]:
+    """Tokens of prompts looked up in the cache of prefixes, and found there, since the start."""
+    found = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    return [int(found[f"vllm:prefix_cache_{name}"]) for name in ("queries", "hits")]
 
 
 if __name__ == "__main__":

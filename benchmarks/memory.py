@@ -1,67 +1,133 @@
-"""Peak memory of each stage at 5,000 prompts against 500, each in a process of its own.
+"""Peak memory of each stage at 5,000 prompts against 500, over all shards.
 
     python benchmarks/table.py memory
 
-The files are those of `paper_scale.py`: no model, no generation, texts of realistic length. Stages
-that work shard by shard run one shard with an engine that answers at once; the others run whole.
+Each stage runs in a process of its own, all its shards one after the other, on what the stage
+before has made. The engine answers at once, with texts of realistic length; the training is a real
+one, of a model so small that rows and logs, not weights, would make its memory grow. A peak does
+not depend on how busy the machine is, so each stage is measured once at each size.
 """
 
 import json
-import statistics
+import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from paper_scale import World, write
-from table import Row, in_turn
+from number_world import make_model_folder, stage_named
+from paper_scale import CUT_OFF, UNREADABLE, prompt_file, text
+from table import Row
 
-from meta_reward_core.context import Tools
-from meta_reward_core.engines.plausible import plausible_reply
-from meta_reward_core.engines.scripted import ScriptedEngine
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import Recipe
+from meta_reward_core.context import Model, Tools
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
+from meta_reward_core.experiment import begin_experiment, open_experiment
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.seeds import derive_seed
 
 SMALL, LARGE = 500, 5000
-STAGES_MEASURED = ("generate", "judge", "pair_actor", "meta_judge", "pair_judge")
 MIB = 2**20
+RECIPE = {
+    "name": "memory",
+    "pairing": {"rho": 0.32, "max_chosen_chars": 2500},
+    "meta_judge": {"max_chosen_judgment_chars": 1100, "max_new_tokens": 4096},
+    "actor": {"max_new_tokens": 4096},
+    "judge": {"max_new_tokens": 4096},
+    "training": {
+        "epochs": 1,
+        "device_batch_size": 8,
+        "max_length": 4096,
+        "dtype": "float32",
+        "gradient_checkpointing": False,
+    },
+}
+
+
+def reply_by(write: Callable[[random.Random], Reply]) -> Script:
+    """A script whose replies depend on the conversation, the sample and the seed."""
+
+    def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+        return write(random.Random(derive_seed(seed, conversation[-1]["content"], sample)))
+
+    return script
+
+
+def _response(draw: random.Random) -> Reply:
+    return text(draw, 200, 3000), "length" if draw.random() < CUT_OFF else "stop"
+
+
+def _judgment(draw: random.Random) -> Reply:
+    last = "" if draw.random() < UNREADABLE else f"\nScore: {draw.randrange(6)}"
+    return text(draw, 300, 1400) + last
+
+
+def _battle(draw: random.Random) -> Reply:
+    last = "" if draw.random() < UNREADABLE else f"\nWinner: Judgement {draw.choice('AB')}"
+    return text(draw, 150, 700) + last
+
+
+SCRIPTS = {
+    "generate": reply_by(_response),
+    "judge": reply_by(_judgment),
+    "meta_judge": reply_by(_battle),
+}
+
+
+def begin(root: Path, prompts: int) -> None:
+    """An experiment named after its number of prompts."""
+    recipe = Recipe.model_validate(RECIPE | {"sample": {"prompts": prompts}})
+    model = root / "model"
+    begin_experiment(
+        ArtifactStore(str(root)),
+        f"prompts-{prompts}",
+        recipe=recipe,
+        seed=1,
+        seed_model=Model("M0", model, hash_model_folder(model)),
+        prompts=prompt_file(prompts, 1),
+    )
 
 
 def run_stage(root: str, prompts: int, name: str) -> int:
     """In a process of its own: the peak of its resident memory in bytes."""
-    context = World(root, f"prompts-{prompts}", 1, prompts).open().context(1)
-    stage = next(stage for stage in STAGES if stage.name == name)
+    experiment = open_experiment(ArtifactStore(root), f"prompts-{prompts}")
+    assert experiment is not None
+    context, stage = experiment.context(1), stage_named(name)
     tools = Tools(
-        load_engine=lambda *_: ScriptedEngine(plausible_reply), scratch=Path(root) / "scratch"
+        load_engine=lambda *_: ScriptedEngine(SCRIPTS[name]), scratch=Path(root) / "scratch"
     )
-    stage.run(context, 0, tools)
+    for shard in range(stage.plan_shards(context)):
+        stage.run_shard(context, shard, tools)
     # Not ru_maxrss: that is never below what the parent had when it forked.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def peak(root: str, prompts: int, name: str) -> float:
-    command = [sys.executable, __file__, json.dumps([root, prompts, name])]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def peak(root: Path, prompts: int, name: str) -> float:
+    command = [sys.executable, __file__, json.dumps([str(root), prompts, name])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.splitlines()[-1])
 
 
-def measure(*, pairs: int) -> Iterator[Row]:
+def measure(*, pairs: int) -> Iterator[Row]:  # noqa: ARG001 once is enough, see above
     """A row for each stage."""
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_model_folder(root / "model", "tiny", dtype="float32", vocabulary=64)
         for prompts in (SMALL, LARGE):
-            write(World(root, f"prompts-{prompts}", 1, prompts), 2)
-        for name in STAGES_MEASURED:
-            found = in_turn(
-                partial(peak, root, LARGE, name), partial(peak, root, SMALL, name), pairs=pairs
-            )
-            most, least = (statistics.median(column) for column in zip(*found, strict=True))
+            begin(root, prompts)
+        for stage in STAGES:
+            less, more = (peak(root, prompts, stage.name) for prompts in (SMALL, LARGE))
             yield Row(
-                name=f"peak memory of {name} at {LARGE:,} prompts",
+                name=f"peak memory of {stage.name} at {LARGE:,} prompts, all shards",
                 against=f"at {SMALL}",
-                ratios=[more / less for more, less in found],
+                ratios=[more / less],
                 at_least=1.3,
-                note=f"{most / MIB:.0f} MiB against {least / MIB:.0f} MiB, without a model",
+                note=f"{more / MIB:.0f} MiB against {less / MIB:.0f} MiB; measured once",
                 at_most=True,
             )
 

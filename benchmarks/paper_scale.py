@@ -244,7 +244,7 @@ def _write_stage(world: World, stage: Stage, pool: ProcessPoolExecutor) -> None:
             stage.run_shard(context, shard, tools)
 
 
-def _no_engine(folder: Path, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
+def _no_engine(model: Model, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
     raise AssertionError("no stage before training needs an engine here")
 
 

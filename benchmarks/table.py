@@ -7,7 +7,7 @@ the ratios of the pairs. A module of rows has a function
 
 and runs in a process of its own, so that no row sees threads or memory of another's. A row module
 that cannot run here raises `NotHereError`, which the table says. Rows that were measured before and
-are not asked for now stay as they are.
+are not asked for now stay as they are. So do the sections below the table, which people write.
 """
 
 import argparse
@@ -26,16 +26,26 @@ from importlib.metadata import version
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-MODULES = ("engine_shapes", "elo", "dpo_step", "memory", "adaptive_battles")
+MODULES = (
+    "engine_shapes",
+    "vllm_stages",
+    "whole_step",
+    "elo",
+    "dpo_step",
+    "memory",
+    "adaptive_battles",
+    "fewer_judgments",
+)
 PACKAGES = ("torch", "transformers", "trl", "numpy", "pyarrow")
 _MARK = "ROW "
 _HEAD = """\
 # Benchmarks
 
 Written by `make bench` (`benchmarks/table.py`). Each figure is the median of the ratios of at
-least five pairs, measured in turn in one run; in brackets the lowest and the highest ratio. Above
-1 is to our favour unless the bound is an upper one; "wanted" is what we set out to reach. Absolute
-times belong to the machines named below and are no figures to compare by.
+least five pairs, measured in turn in one run, unless the note says otherwise; in brackets the
+lowest and the highest ratio. Above 1 is to our favour unless the bound is an upper one; "wanted" is
+what we set out to reach. Absolute times belong to the machines named below and are no figures to
+compare by. The sections below the table are older measurements.
 
 | row | against | ratio | wanted | reached | measured | note |
 |---|---|--:|--:|---|---|---|
@@ -136,7 +146,8 @@ def _name(line: str) -> str:
 
 
 def write_page(page: str, lines: Iterable[str], machines: str) -> str:
-    """The page with these rows in place of those of the same names."""
+    """The page with these rows in place of those of the same names; its sections stay."""
+    page, mark, sections = page.partition("\n## ")
     _, _, below = page.partition("|---|---|--:|--:|---|---|---|\n")
     table, _, foot = below.partition("\n\n")
     kept = {_name(line): line for line in table.splitlines() if line.startswith("| ")}
@@ -147,6 +158,8 @@ def write_page(page: str, lines: Iterable[str], machines: str) -> str:
         + "\n".join(kept.values())
         + "\n\nMeasured on:\n\n"
         + "\n".join([*stood, machines, ""])
+        + mark
+        + sections
     )
 
 

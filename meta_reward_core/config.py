@@ -89,6 +89,17 @@ class JudgeRecipe(SamplingRecipe):
     min_valid_judgments: int = value(
         1, "A response with fewer readable scores stays unscored.", source=OURS, ge=1
     )
+    hopeless_at: float | None = value(
+        None,
+        "Judgments are drawn in rounds, and a response gets no more of them when the prediction "
+        "of its mean, so many standard deviations wide to each side, reaches neither the best nor "
+        "the worst tier of its prompt. None: all judgments are drawn. What it saves and costs: "
+        "docs/fewer_calls.md.",
+        source=OURS,
+        unit="standard deviations",
+        gt=0,
+        le=100,
+    )
     endpoint: str | None = value(
         None,
         "An outside judge instead of the model itself, for comparison: a named endpoint.",

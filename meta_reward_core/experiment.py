@@ -79,7 +79,12 @@ class Experiment:
                 f"M{number} of experiment {self.name!r} has not been made: "
                 f"run iteration {number} first"
             )
-        return Model(f"M{number}", files.checkpoint, sha256)
+        return Model(f"M{number}", files.checkpoint, sha256, self._base_of(number))
+
+    def _base_of(self, number: int) -> Path | None:
+        """What the adapter of M_number belongs to, if it was kept."""
+        keeps = self.recipe.training.keeps_adapter
+        return self.model(number - 1).folder if keeps else None
 
     def context(self, number: int) -> IterationContext:
         """Gather what the stages of an iteration are functions of."""

@@ -1,9 +1,17 @@
 """Step 3: the judge scores each response N times."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
-from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Progress,
+    Sampling,
+    continued,
+)
+from meta_reward_core.hopeless import Judged, find_hopeful, split_into_rounds
 from meta_reward_core.parsing import (
     JUDGMENT_CUT_OFF,
     NO_SCORE_LINE,
@@ -12,6 +20,7 @@ from meta_reward_core.parsing import (
     parse_score,
 )
 from meta_reward_core.records import Judgment, Response
+from meta_reward_core.seeds import derive_seed
 from meta_reward_core.shards import Counts
 from meta_reward_core.templates import PromptTemplate
 
@@ -36,34 +45,116 @@ def judge_responses(
     samples: int,
     sampling: Sampling,
     seed: int,
+    hopeless_at: float | None = None,
+    rho: float = 0.0,
+    min_valid_judgments: int = 1,
     progress: Progress | None = None,
 ) -> tuple[list[Judgment], Counts]:
     """Let the judge score.
 
     Args:
         instructions: prompt_id -> text of the instruction.
+        hopeless_at: see `hopeless`; with it, responses that can no longer be chosen or rejected
+            get no more judgments.
+        rho: with `hopeless_at`: width of the tiers.
+        min_valid_judgments: with `hopeless_at`: nobody is given up with fewer readable ones.
 
     Returns:
-        N judgments for each response, in order, scored or with the reason why not; counts.
+        N judgments for each response that was not given up, in order, scored or with the reason
+        why not; counts.
 
     Source: Wu et al. 2024, section 2.1 (N = 11); the rubric is Yuan et al. 2024's.
     """
-    conversations = [
-        judge_conversation(
-            template,
-            rubric=rubric,
-            instruction=instructions[response.prompt_id],
-            response=response.text,
+    drawn_before = 0
+
+    def draw(some: Sequence[Response], first: int, count: int) -> Judgments:
+        nonlocal drawn_before
+        conversations = [
+            judge_conversation(
+                template,
+                rubric=rubric,
+                instruction=instructions[response.prompt_id],
+                response=response.text,
+            )
+            for response in some
+        ]
+        drawn = engine.sample(
+            conversations,
+            count,
+            sampling=sampling,
+            seed=derive_seed(seed, "judgments from", first) if first else seed,
+            progress=continued(progress, drawn_before),
         )
-        for response in responses
-    ]
-    drawn = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
-    judgments = [
-        _read_judgment(response, sample, completion)
-        for response, completions in zip(responses, drawn, strict=True)
-        for sample, completion in enumerate(completions)
-    ]
-    return judgments, _count(judgments)
+        drawn_before += len(some) * count
+        return {
+            response.response_id: [
+                _read_judgment(response, first + sample, completion)
+                for sample, completion in enumerate(completions)
+            ]
+            for response, completions in zip(some, drawn, strict=True)
+        }
+
+    if hopeless_at is None:
+        found = draw(responses, 0, samples)
+    else:
+        rounds = split_into_rounds(samples, at_least=min_valid_judgments)
+        found = draw_in_rounds(responses, draw, rounds=rounds, rho=rho, hopeless_at=hopeless_at,
+                               min_valid_judgments=min_valid_judgments)  # fmt: skip
+    judgments = [judgment for response in responses for judgment in found[response.response_id]]
+    return judgments, _count(judgments, planned=samples * len(responses))
+
+
+Judgments = Mapping[str, Sequence[Judgment]]
+"""By response."""
+
+Draw = Callable[[Sequence[Response], int, int], Judgments]
+"""Draws judgments of some responses: told the first sample's number and how many."""
+
+
+def draw_in_rounds(
+    responses: Sequence[Response],
+    draw: Draw,
+    *,
+    rounds: Sequence[int],
+    rho: float,
+    hopeless_at: float,
+    min_valid_judgments: int,
+) -> Judgments:
+    """Draw round after round, each time for the responses that may still be in a pair.
+
+    Args:
+        responses: of any number of prompts.
+        draw: draws some.
+        rounds: how many judgments each round draws of a response.
+        rho: width of the tiers.
+        hopeless_at: see `hopeless.find_hopeful`.
+        min_valid_judgments: nobody is given up with fewer readable ones.
+    """
+    judgments: dict[str, list[Judgment]] = {response.response_id: [] for response in responses}
+    hopeful, first = list(responses), 0
+    for number, count in enumerate(rounds):
+        for name, more in draw(hopeful, first, count).items():
+            judgments[name] += more
+        first += count
+        points = {
+            name: [one.score for one in had if one.score is not None]
+            for name, had in judgments.items()
+        }
+        left = dict.fromkeys((one.response_id for one in hopeful), sum(rounds[number + 1 :]))
+        named = {name for name, had in points.items() if len(had) < min_valid_judgments}
+        for family in _families(responses):
+            judged = {name: Judged(points[name], left.get(name, 0)) for name in family}
+            named |= find_hopeful(judged, rho=rho, deviations=hopeless_at)
+        hopeful = [response for response in hopeful if response.response_id in named]
+    return judgments
+
+
+def _families(responses: Sequence[Response]) -> list[list[str]]:
+    """The responses of each prompt, by id."""
+    families: defaultdict[str, list[str]] = defaultdict(list)
+    for response in responses:
+        families[response.prompt_id].append(response.response_id)
+    return list(families.values())
 
 
 def _read_judgment(response: Response, sample: int, completion: Completion) -> Judgment:
@@ -92,11 +183,12 @@ def _read_score(completion: Completion) -> tuple[float | None, UnscoredReason | 
     return parsed.score, parsed.reason
 
 
-def _count(judgments: Sequence[Judgment]) -> Counts:
+def _count(judgments: Sequence[Judgment], *, planned: int) -> Counts:
     unscored = Counter(j.unscored_reason for j in judgments if j.unscored_reason is not None)
     decimal = sum(j.score is not None and not j.score.is_integer() for j in judgments)
     return {
         "judgments": len(judgments),
+        **({"skipped": planned - len(judgments)} if planned > len(judgments) else {}),
         "unscored": unscored.total(),
         "decimal_scores": decimal,
         "tokens": sum(judgment.tokens for judgment in judgments),

@@ -259,9 +259,9 @@ def _existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
-def load_engine(folder: Path, recipe: EngineRecipe) -> Engine:
+def load_engine(model: Model, recipe: EngineRecipe) -> Engine:
     """Load the engine that a recipe names; its libraries are imported then, not before."""
-    return ENGINE_LOADERS[recipe.kind](folder, recipe)
+    return ENGINE_LOADERS[recipe.kind](model.folder, recipe, model.base)
 
 
 def make_tools(
@@ -280,14 +280,14 @@ def _keeping(draws: Path) -> EngineLoader:
     """Engines that look first whether the same weights were asked the same here before."""
     store = ArtifactStore(str(draws))
 
-    def load(folder: Path, recipe: EngineRecipe) -> Engine:
+    def load(model: Model, recipe: EngineRecipe) -> Engine:
         identity = {
-            "weights": hash_model_folder(folder),
+            "weights": model.sha256,
             "settings": recipe.model_dump(mode="json"),
             "packages": Tools.packages(),
         }
         return KeptEngine(
-            lambda: load_engine(folder, recipe),
+            lambda: load_engine(model, recipe),
             identity=identity,
             store=store,
             shard_conversations=None,

@@ -13,7 +13,14 @@ from meta_reward_core.deciding import (
     still_needed,
     take_standings,
 )
-from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Progress,
+    Sampling,
+    continued,
+)
 from meta_reward_core.pairing import (
     DropReason,
     select_distinct_judgments,
@@ -133,7 +140,7 @@ def fight_battles(
             1,
             sampling=sampling,
             seed=derive_seed(seed, "round", number) if number else seed,
-            progress=_continued(progress, before),
+            progress=continued(progress, before),
         )
         return [
             _read_battle(battle, completions[0])
@@ -197,14 +204,6 @@ def _due(
 
 def _order(first: Judgment, second: Judgment) -> Pair:
     return first.judgment_id, second.judgment_id
-
-
-def _continued(progress: Progress | None, before: int) -> Progress | None:
-    """Tell the progress of a round as that of all rounds."""
-    if progress is None or before == 0:
-        return progress
-    tell = progress
-    return lambda done, tokens: tell(before + done, tokens)
 
 
 def _conversation(

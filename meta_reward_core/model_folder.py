@@ -17,6 +17,8 @@ PICKLE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"}
 )
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter"
+"""Inside a model folder: the adapter whose merged weights it holds, where that was kept."""
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
 

@@ -43,6 +43,11 @@ class Part:
     bytes: int
     sha256: str
 
+    @property
+    def number(self) -> int:
+        """Which part of the table it is."""
+        return int(self.path.removesuffix(".parquet").rpartition("-")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class ShardManifest:
@@ -91,6 +96,8 @@ class IterationFiles:
         self.store = store
         self.folder = folder
         self._manifests: dict[tuple[str, int], ShardManifest] | None = None
+        # By part number, or reading one part would look at the parts of all shards.
+        self._promises: dict[int, dict[str, tuple[ShardManifest, Part]]] = {}
 
     def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
         """Return the manifest of a shard that is done and undamaged, else None."""
@@ -109,9 +116,8 @@ class IterationFiles:
 
     def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
-        manifest = self._known().pop((stage, shard), None)
+        promised = self._forget(stage, shard)
         self.store.delete(self._at(_manifest_path(stage, shard)))
-        promised = [part.path for part in manifest.parts] if manifest else []
         for path in {*promised, *leftovers}:
             self.store.delete(self._at(path))
 
@@ -131,7 +137,9 @@ class IterationFiles:
             stage, shard, key, tuple(parts), work.counts, work.checkpoint, dict(packages)
         )
         self._put(_manifest_path(stage, shard), manifest.to_json())
+        self._forget(stage, shard)
         self._known()[stage, shard] = manifest
+        self._promise(manifest)
         return manifest
 
     @property
@@ -146,12 +154,12 @@ class IterationFiles:
 
     def parts(self, table: str) -> list[Part]:
         """Parts of a table that finished shards promise, by part number."""
-        found = [part for made in self._known().values() for part in made.parts]
-        return sorted((part for part in found if part.table == table), key=lambda part: part.path)
+        found = [known for _, known in self._promised() if known.table == table]
+        return sorted(found, key=lambda known: known.path)
 
     def part_numbers(self, table: str) -> list[int]:
         """Numbers of the parts of a table, ascending."""
-        return [_part_number(part) for part in self.parts(table)]
+        return [known.number for known in self.parts(table)]
 
     def read(self, table: str, part: int | None = None) -> pa.Table:
         """Read one part of a table, or all of it.
@@ -159,24 +167,44 @@ class IterationFiles:
         Raises:
             DamagedArtifactError: bytes differ from what the manifest promises.
         """
-        wanted = [known for known in self.parts(table) if part in (None, _part_number(known))]
+        wanted = [known for _, known in self._promised(part) if known.table == table]
+        wanted.sort(key=lambda known: known.path)
         return concatenate(table, [self._read_part(known) for known in wanted])
 
     def inputs_digest(self, tables: Iterable[str], part: int | None = None) -> str:
         """Hash what a shard reads: the promised hashes of those parts, and of checkpoints."""
         wanted = set(tables)
         read: dict[str, str | None] = {}
-        for manifest in self.manifests():
-            for known in manifest.parts:
-                if known.table in wanted and part in (None, _part_number(known)):
-                    read[known.path] = known.sha256
-                    read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
+        for manifest, known in self._promised(part):
+            if known.table in wanted:
+                read[known.path] = known.sha256
+                read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
         return digest_of(read)
+
+    def _promised(self, part: int | None = None) -> list[tuple[ShardManifest, Part]]:
+        """What finished shards promise of one part of all tables, or of all parts."""
+        self._known()
+        numbers = self._promises if part is None else [part]
+        return [one for number in numbers for one in self._promises.get(number, {}).values()]
+
+    def _promise(self, manifest: ShardManifest) -> None:
+        for part in manifest.parts:
+            self._promises.setdefault(part.number, {})[part.path] = (manifest, part)
+
+    def _forget(self, stage: str, shard: int) -> list[str]:
+        """Forget what a shard promised; says which files that were."""
+        manifest = self._known().pop((stage, shard), None)
+        parts = manifest.parts if manifest else ()
+        for part in parts:
+            self._promises[part.number].pop(part.path, None)
+        return [part.path for part in parts]
 
     def _known(self) -> dict[tuple[str, int], ShardManifest]:
         if self._manifests is None:
             found = (self._read_manifest(name) for name in self.store.names(self._at("manifests")))
             self._manifests = {(made.stage, made.shard): made for made in found if made}
+            for manifest in self._manifests.values():
+                self._promise(manifest)
         return self._manifests
 
     def _read_manifest(self, name: str) -> ShardManifest | None:
@@ -221,10 +249,6 @@ class IterationFiles:
 
     def _at(self, path: str) -> str:
         return f"{self.folder}/{path}"
-
-
-def _part_number(part: Part) -> int:
-    return int(part.path.removesuffix(".parquet").rpartition("-")[2])
 
 
 def _manifest_path(stage: str, shard: int) -> str:

@@ -104,6 +104,9 @@ def judge(context: IterationContext, shard: int, tools: Tools) -> Work:
         samples=recipe.samples,
         sampling=_sampling(recipe),
         seed=_seed(context, "judge", shard),
+        hopeless_at=recipe.hopeless_at,
+        rho=at_iteration(context.recipe.pairing.rho, context.number),
+        min_valid_judgments=recipe.min_valid_judgments,
         progress=tools.progress,
     )
     scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
@@ -279,8 +282,10 @@ def _models_to_measure(context: IterationContext) -> Iterator[Model]:
     """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
     if context.number == 1:
         yield context.model
+    base = context.model.folder if context.recipe.training.keeps_adapter else None
     made = context.files
-    yield Model(f"M{context.number}", made.checkpoint, made.promised_checkpoint() or "")
+    sha256 = made.promised_checkpoint() or ""
+    yield Model(f"M{context.number}", made.checkpoint, sha256, base)
 
 
 def _truth(context: IterationContext, model: Model, tools: Tools) -> list[Measurement]:

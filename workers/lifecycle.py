@@ -136,11 +136,17 @@ def is_stopped(iteration: Iteration) -> bool:
     return Iteration.objects.filter(asked | stopped, pk=iteration.pk).exists()
 
 
-def is_hopeless(shard: Shard) -> bool:
-    """Say whether a shard will not be tried again without a person."""
-    failed = shard.status == ShardStatus.FAILED
-    tired = shard.failures >= settings.META_REWARD_MAX_ATTEMPTS
-    return failed or (shard.status == ShardStatus.WAITING and tired)
+def unfinished_shards(stage: Stage) -> QuerySet[Shard]:
+    """Shards of a stage, of those it has now, that are not finished."""
+    return Shard.objects.filter(stage=stage.pk, index__lt=F("stage__shard_count")).exclude(
+        status=ShardStatus.FINISHED
+    )
+
+
+def hopeless_among(shards: QuerySet[Shard]) -> QuerySet[Shard]:
+    """Those that will not be tried again without a person."""
+    tired = Q(status=ShardStatus.WAITING, failures__gte=settings.META_REWARD_MAX_ATTEMPTS)
+    return shards.filter(Q(status=ShardStatus.FAILED) | tired)
 
 
 def leased_attempts() -> QuerySet[Attempt]:
@@ -164,15 +170,20 @@ def expire(attempt: Attempt, *, error: str) -> bool:
     return _end_attempt(attempt, overdue, status=AttemptStatus.LOST, error=error)
 
 
-def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:
-    """Note that a message about a waiting shard is being sent; False if one was, or is.
+def unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
+    """Shards that wait and of which no message is on its way.
 
     Args:
-        again_after_seconds: an earlier message of this age no longer counts.
+        again_after_seconds: a message of this age no longer counts.
     """
     overdue = Q(sent__isnull=True) | Q(sent__lt=from_now(-again_after_seconds))
-    waiting = Shard.objects.filter(overdue, pk=shard.pk, status=ShardStatus.WAITING)
-    return waiting.update(sent=Now()) == 1
+    return Shard.objects.filter(overdue, status=ShardStatus.WAITING)
+
+
+def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:
+    """Note that a message about a waiting shard is being sent; False if one was, or is."""
+    unsent = unsent_shards(again_after_seconds=again_after_seconds)
+    return unsent.filter(pk=shard.pk).update(sent=Now()) == 1
 
 
 def mark_unsent(shard: Shard) -> None:
@@ -411,11 +422,8 @@ def skip_stage(stage: Stage) -> bool:
 
 def finish_stage(stage: Stage) -> bool:
     """Finish a stage of which every shard is finished; False if one is not."""
-    unfinished = Shard.objects.filter(stage=stage.pk, index__lt=F("stage__shard_count")).exclude(
-        status=ShardStatus.FINISHED
-    )
     with transaction.atomic():
-        if unfinished.exists():
+        if unfinished_shards(stage).exists():
             return False
         running = Stage.objects.filter(pk=stage.pk, status=StageStatus.RUNNING)
         return running.update(status=StageStatus.FINISHED) == 1

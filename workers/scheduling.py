@@ -103,14 +103,16 @@ def _begin(step: Step, row: Stage, context: IterationContext) -> bool:
 
 
 def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
-    shards = list(row.shards.filter(index__lt=row.shard_count or 0))
-    hopeless = [shard for shard in shards if lifecycle.is_hopeless(shard)]
-    if hopeless:
-        _give_up(iteration, row, hopeless[0])
+    # After every shard of every worker: so nothing here loads the rows of a stage that goes on.
+    unfinished = lifecycle.unfinished_shards(row)
+    hopeless = lifecycle.hopeless_among(unfinished).first()
+    if hopeless is not None:
+        _give_up(iteration, row, hopeless)
         return False
-    if any(shard.status != ShardStatus.FINISHED for shard in shards):
+    if unfinished.exists():
         return False
     context = context_of(iteration)
+    shards = row.shards.filter(index__lt=row.shard_count or 0)
     absent = [shard for shard in shards if not _is_promised(step, context, shard.index)]
     if absent:
         _make_again(row, absent)

@@ -30,7 +30,8 @@ def send_shards(stage: Stage, *, again_after_seconds: float = _NEVER) -> None:
         again_after_seconds: a message of this age counts as lost.
     """
     queue = _QUEUE_OF_STAGE[stage.name]
-    for shard in stage.shards.filter(status="waiting", index__lt=stage.shard_count or 0):
+    unsent = lifecycle.unsent_shards(again_after_seconds=again_after_seconds)
+    for shard in unsent.filter(stage=stage, index__lt=stage.shard_count or 0):
         transaction.on_commit(partial(_send, shard, queue, again_after_seconds))
 
 

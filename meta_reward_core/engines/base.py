@@ -78,6 +78,14 @@ Progress = Callable[[int, int], None]
 """Called with (completions done, tokens generated so far) while an engine works."""
 
 
+def continued(progress: Progress | None, before: int) -> Progress | None:
+    """Tell the progress of a call as that of all calls, `before` completions being done."""
+    if progress is None or before == 0:
+        return progress
+    tell = progress
+    return lambda done, tokens: tell(before + done, tokens)
+
+
 class Engine(Protocol):
     """Where tokens come from."""
 

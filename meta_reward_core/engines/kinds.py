@@ -8,7 +8,7 @@ from meta_reward_core.config import EngineRecipe
 from meta_reward_core.engines.base import Engine
 
 
-def _load_transformers(folder: Path, recipe: EngineRecipe) -> Engine:
+def _load_transformers(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
     from meta_reward_core.engines.transformers import load_transformers_engine
 
     return load_transformers_engine(
@@ -21,7 +21,7 @@ def _load_transformers(folder: Path, recipe: EngineRecipe) -> Engine:
     )
 
 
-def _load_vllm(folder: Path, recipe: EngineRecipe) -> Engine:
+def _load_vllm(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:
     from meta_reward_core.engines.vllm import load_vllm_engine
 
     return load_vllm_engine(
@@ -33,26 +33,30 @@ def _load_vllm(folder: Path, recipe: EngineRecipe) -> Engine:
         max_sequences=recipe.max_sequences,
         tensor_parallel=recipe.tensor_parallel,
         memory_share=recipe.memory_share,
+        base=base,
     )
 
 
-def _load_openai(folder: Path, recipe: EngineRecipe) -> Engine:
+def _load_openai(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
     from meta_reward_core.engines.openai import load_endpoint_engine
 
     return load_endpoint_engine(recipe.endpoint or "", folder)
 
 
-def _load_scripted(folder: Path, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
+def _load_scripted(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
     from meta_reward_core.engines.plausible import plausible_reply
     from meta_reward_core.engines.scripted import ScriptedEngine
 
     return ScriptedEngine(plausible_reply)
 
 
-ENGINE_LOADERS: Final[Mapping[str, Callable[[Path, EngineRecipe], Engine]]] = {
+_Loader = Callable[[Path, EngineRecipe, Path | None], Engine]
+
+ENGINE_LOADERS: Final[Mapping[str, _Loader]] = {
     "transformers": _load_transformers,
     "vllm": _load_vllm,
     "openai": _load_openai,
     "scripted": _load_scripted,
 }
-"""By `engine.kind`."""
+"""By `engine.kind`. The last argument is what the adapter inside the folder belongs to, if one was
+kept; who does not take adapters loads the weights into which it was merged."""

@@ -7,6 +7,7 @@ its randomness can be set before each call, which a seed in the request cannot d
 """
 
 import gc
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -25,6 +26,7 @@ from meta_reward_core.engines.base import (
 )
 from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
 from meta_reward_core.errors import EngineError, InputError, ModelFolderError
+from meta_reward_core.model_folder import ADAPTER
 from meta_reward_core.quiet import quiet_libraries
 from meta_reward_core.seeds import derive_seed
 
@@ -33,6 +35,8 @@ MOST_ALTERNATIVES: Final = 20
 
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
+_ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
+"""That vLLM makes room for."""
 _SETTINGS: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -49,6 +53,7 @@ def load_vllm_engine(
     max_sequences: int,
     tensor_parallel: int,
     memory_share: float,
+    base: Path | None = None,
 ) -> "VllmEngine":
     """Load safetensors weights of a local folder; no network, no code from the folder.
 
@@ -63,6 +68,8 @@ def load_vllm_engine(
         max_sequences: replies decoded at a time.
         tensor_parallel: devices that share each layer.
         memory_share: of a GPU's memory, for weights and cache.
+        base: draw from the weights of this folder and the adapter inside `model_folder`, which
+            is not merged then; None: from the weights of `model_folder`.
 
     Raises:
         InputError: vLLM is not installed.
@@ -75,11 +82,12 @@ def load_vllm_engine(
     tokenizer, config = _read_folder(model_folder)
     on_cpu = bool(import_module("vllm.platforms").current_platform.is_cpu())
     cache_tokens = batch_tokens + max_sequences * _CPU_BLOCK_TOKENS
+    adapter = None if base is None else model_folder / ADAPTER
     restore = _guard_threads()
     try:
         with quiet_libraries():
             llm = vllm.LLM(
-                model=str(model_folder),
+                model=str(base or model_folder),
                 dtype=dtype,
                 max_model_len=max_model_tokens,
                 max_num_seqs=max_sequences,
@@ -92,6 +100,7 @@ def load_vllm_engine(
                 load_format="safetensors",
                 trust_remote_code=False,
                 seed=0,
+                **_adapter_options(adapter),
             )
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise EngineError(f"vLLM cannot load {model_folder}: {error}") from error
@@ -99,6 +108,7 @@ def load_vllm_engine(
         llm,
         tokenizer,
         end_ids=_end_token_ids(model_folder, config, tokenizer),
+        adapter=adapter,
         seeded_requests=tensor_parallel > 1,
         on_close=restore,
     )
@@ -113,6 +123,7 @@ class VllmEngine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         end_ids: Sequence[int],
+        adapter: Path | None,
         seeded_requests: bool,
         on_close: Callable[[], None],
     ) -> None:
@@ -120,6 +131,7 @@ class VllmEngine:
 
         Args:
             end_ids: tokens that end a reply.
+            adapter: the folder of an adapter that every request goes through, or None.
             seeded_requests: whether each request carries a seed, because tokens are drawn in other
                 processes; otherwise the seed is this process's.
             on_close: called when the model has been freed.
@@ -128,6 +140,7 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
         self._end_ids = list(end_ids)
+        self._adapter = _adapter_request(adapter)
         self._seeded_requests = seeded_requests
         self._on_close = on_close
         self._limit = int(llm.llm_engine.model_config.max_model_len)
@@ -196,7 +209,9 @@ class VllmEngine:
         try:
             for index, prompt in enumerate(sorted(wanted)):
                 params = self._params(sampling, wanted[prompt], derive_seed(seed, index))
-                engine.add_request(str(index), as_input(list(prompt)), params)
+                engine.add_request(
+                    str(index), as_input(list(prompt)), params, lora_request=self._adapter
+                )
                 waiting[str(index)] = prompt
             while engine.has_unfinished_requests():
                 for output in engine.step():
@@ -275,6 +290,24 @@ def _import_vllm() -> Any:
         raise InputError(
             "engine.kind: vllm needs vLLM, which is not installed here. See docs/engines.md"
         ) from error
+
+
+def _adapter_options(adapter: Path | None) -> dict[str, Any]:
+    """What vLLM has to know of an adapter before it loads the weights: its rank."""
+    if adapter is None:
+        return {}
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{adapter} cannot be read as an adapter: {error}") from error
+    rank = next((known for known in _ADAPTER_RANKS if known >= config["r"]), config["r"])
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+
+
+def _adapter_request(adapter: Path | None) -> Any:
+    if adapter is None:
+        return None
+    return import_module("vllm.lora.request").LoRARequest("adapter", 1, str(adapter.absolute()))
 
 
 def _read_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:

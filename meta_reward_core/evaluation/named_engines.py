@@ -105,7 +105,8 @@ def _loader(
     """What makes the engine, and what tells its completions from another's."""
     settings = recipe.model_dump(mode="json")
     if spec == SCRIPTED:
-        return lambda: launch.load_engine(places.models, recipe), {"scripted": settings}
+        nobody = Model(SCRIPTED, places.models, "")
+        return lambda: launch.load_engine(nobody, recipe), {"scripted": settings}
     if spec.startswith(ENDPOINT):
         from meta_reward_core.engines.endpoints import find_endpoint
         from meta_reward_core.engines.openai import load_endpoint_engine
@@ -115,7 +116,7 @@ def _loader(
         return lambda: load_endpoint_engine(recipe.endpoint or "", None), asked
     model = _model(spec, experiment, places, say)
     identity = {"weights": model.sha256, "settings": settings}
-    return lambda: launch.load_engine(model.folder, recipe), identity
+    return lambda: launch.load_engine(model, recipe), identity
 
 
 def _model(

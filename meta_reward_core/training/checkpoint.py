@@ -70,7 +70,12 @@ def find_resume_state(states: Path) -> Path | None:
 
 
 def publish_model(
-    write_weights: Callable[[Path], None], *, start: Path, checkpoint: Path, job_name: str
+    write_weights: Callable[[Path], None],
+    *,
+    start: Path,
+    checkpoint: Path,
+    job_name: str,
+    write_more: Callable[[Path], None] | None = None,
 ) -> bool:
     """Make `checkpoint` appear as a whole, or leave the one that is already there.
 
@@ -79,6 +84,7 @@ def publish_model(
         start: where config, tokenizer and chat template come from.
         checkpoint: the folder to appear.
         job_name: unique per job, so that a killed publication is cleared by its own job alone.
+        write_more: writes what the folder holds beside the model; all of it is published.
 
     Returns:
         Whether this call published; False when another writer was first.
@@ -91,6 +97,8 @@ def publish_model(
         write_weights(partial)
         _keep_weights_only(partial)
         _inherit(start, partial)
+        if write_more is not None:
+            write_more(partial)
         sync_folder(partial)
         return _rename_if_absent(partial, checkpoint)
     finally:

@@ -39,6 +39,12 @@ class LoraSettings(Section):
         text="Names of the layers that get an adapter. The language-model head may not.",
         source=OURS,
     )
+    keep_adapter: bool = value(
+        default=False,
+        text="The checkpoint holds the adapter, too, and `vllm` draws from the weights before and "
+        "the adapter. It reads them in engine.dtype: merged into bfloat16, a small change is lost.",
+        source=OURS,
+    )
 
 
 class TrainingSettings(Section):
@@ -189,6 +195,11 @@ class TrainingSettings(Section):
         source=OURS,
         unit="steps",
     )
+
+    @property
+    def keeps_adapter(self) -> bool:
+        """Whether a checkpoint holds an adapter, too."""
+        return self.lora is not None and self.lora.keep_adapter
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainingSettings":

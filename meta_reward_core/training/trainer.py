@@ -113,7 +113,13 @@ def run_training(
         with PartialState().main_process_first():
             resume = find_resume_state(Path(str(trainer.args.output_dir)))
         _train(trainer, resume)
-        published = publish_weights(trainer, start=start, checkpoint=checkpoint, scratch=scratch)
+        published = publish_weights(
+            trainer,
+            start=start,
+            checkpoint=checkpoint,
+            scratch=scratch,
+            keep_adapter=settings.keeps_adapter,
+        )
     outcome = _outcome(trainer.state, sorted_rows, settings.keep, published=published)
     if trainer.is_world_process_zero():
         shutil.rmtree(scratch)

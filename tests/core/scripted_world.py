@@ -42,7 +42,7 @@ def begin(root: Path, *, prompts: int = 60, **changes: object) -> Experiment:
 
 
 def scripted_tools(scratch: Path, script: Script = plausible_reply) -> Tools:
-    return Tools(load_engine=lambda folder, recipe: ScriptedEngine(script), scratch=scratch)
+    return Tools(load_engine=lambda model, recipe: ScriptedEngine(script), scratch=scratch)
 
 
 def stages_before_training() -> list[Stage]:

@@ -13,8 +13,8 @@ from meta_reward_core.launch import Places
 SEED_MODEL = Path("meta_reward_core/miniature/seed_model").absolute()
 
 
-def load_seed_model(**changes: Any) -> VllmEngine:
-    """The miniature's seed model; vLLM bears one engine in a process at a time."""
+def load_seed_model(*, model_folder: Path = SEED_MODEL, **changes: Any) -> VllmEngine:
+    """The miniature's seed model, or another; vLLM bears one engine in a process at a time."""
     settings: dict[str, Any] = {
         "dtype": "float32",
         "threads": 1,
@@ -24,7 +24,7 @@ def load_seed_model(**changes: Any) -> VllmEngine:
         "tensor_parallel": 1,
         "memory_share": 0.5,
     }
-    return load_vllm_engine(SEED_MODEL, **settings | changes)
+    return load_vllm_engine(model_folder, **settings | changes)
 
 
 def places_of(root: Path) -> Places:

@@ -70,7 +70,7 @@ def use_script(monkeypatch: pytest.MonkeyPatch) -> UseScript:
     """Let the engine answer by another script; returns the function that sets it."""
 
     def use(script: Script) -> None:
-        monkeypatch.setattr(launch, "load_engine", lambda folder, recipe: ScriptedEngine(script))
+        monkeypatch.setattr(launch, "load_engine", lambda model, recipe: ScriptedEngine(script))
 
     use(plausible_reply)
     return use

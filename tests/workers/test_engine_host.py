@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from meta_reward_core.iteration import Resource
+from meta_reward_core.iteration import STAGES, Resource
 from meta_reward_core.launch import Places, open_or_begin
 from meta_reward_core.request import Request
 from tests.workers.installation import Installation
@@ -69,6 +69,30 @@ def test_a_child_stays_for_one_model_and_is_replaced_for_another(
     assert host.pid not in (None, first)
     assert first is not None
     assert not psutil.pid_exists(first)
+
+
+def test_a_training_has_the_machine_to_itself(host: EngineHost, begun: Path) -> None:
+    """The child that holds a model is gone before the training begins, and the training's after."""
+    run(host, begun)
+    run(host, begun, "generate", "engine")
+    engine, beside = host.pid, list[tuple[int | None, bool]]()
+    assert engine is not None
+
+    def look() -> bool:
+        beside.append((host.pid, psutil.pid_exists(engine)))
+        return True
+
+    assert run(host, begun, resource="trainer", may_go_on=look, every_seconds=0.01).reused
+    trainers = {pid for pid, _ in beside}
+    assert beside, "it was asked while the training ran"
+    assert not any(alive for _, alive in beside)
+    assert engine not in trainers
+    assert host.pid is None
+    assert not any(psutil.pid_exists(pid) for pid in trainers if pid)
+
+
+def test_the_only_stage_that_is_given_the_whole_machine_is_the_training() -> None:
+    assert [stage.name for stage in STAGES if stage.resource == "trainer"] == ["train"]
 
 
 def test_what_goes_wrong_in_it_has_a_kind_and_words(host: EngineHost, begun: Path) -> None:

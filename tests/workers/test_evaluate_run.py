@@ -10,6 +10,7 @@ from django.core.management import CommandError
 
 from meta_reward_core import launch
 from meta_reward_core.config import EngineRecipe
+from meta_reward_core.context import Model
 from meta_reward_core.engines.base import Conversation, Engine
 from meta_reward_core.engines.plausible import plausible_reply
 from meta_reward_core.engines.scripted import Reply, ScriptedEngine
@@ -88,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
             raise EngineError("the power went")
         return script(conversation, sample, seed)
 
-    def load(folder: Path, recipe: EngineRecipe) -> Engine:
+    def load(model: Model, recipe: EngineRecipe) -> Engine:
         return ScriptedEngine(failing)
 
     monkeypatch.setattr(launch, "load_engine", load)

@@ -40,7 +40,7 @@ def test_a_shard_under_a_vanished_root_writes_nothing(
         "stage": "generate",
         "shard": 0,
     }
-    tools = Tools(load_engine=lambda folder, recipe: pytest.fail("loaded"), scratch=Path())
+    tools = Tools(load_engine=lambda model, recipe: pytest.fail("loaded"), scratch=Path())
     with pytest.raises(ArtifactError, match=r"are gone from"):
         engine_child.run_shard(request, tools)
     assert not installation.artifacts.exists()

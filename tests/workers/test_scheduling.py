@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from meta_reward_core import launch
@@ -188,6 +190,19 @@ def test_the_goal_begins_the_next_iteration_and_no_more(
     first, second = Iteration.objects.all()
     assert second.model_in == first.model_out
     assert Experiment.objects.get().status == "finished"
+
+
+def test_while_messages_are_on_their_way_a_pass_of_the_reconciler_writes_no_shard(
+    installation: Installation, queue: Queue
+) -> None:
+    """Or with thousands of waiting shards a pass would take longer than the time between two."""
+    hand_over(installation)
+    queue.work(most=1)
+    assert len(queue.messages) > 1
+    with CaptureQueriesContext(connection) as asked:
+        reconcile()
+    written = [query["sql"] for query in asked if 'UPDATE "experiments_shard"' in query["sql"]]
+    assert not written
 
 
 def test_what_the_broker_refuses_is_sent_by_the_reconciler(

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.model_folder import check_model_folder, hash_model_folder
+from meta_reward_core.model_folder import ADAPTER, check_model_folder, hash_model_folder
 from meta_reward_core.training.dpo import train_dpo
 from meta_reward_core.training.objectives import DPO
 from meta_reward_core.training.outcome import TrainingOutcome
@@ -238,6 +239,36 @@ def test_adapters_are_merged_before_publication(first_model: Path, tmp_path: Pat
         not torch.equal(new, old)
         for new, old in zip(loaded.state_dict().values(), begun.state_dict().values(), strict=True)
     )
+
+
+def test_an_adapter_is_kept_beside_the_merged_weights_where_that_is_asked_for(
+    first_model: Path, tmp_path: Path
+) -> None:
+    """The weights before and the adapter give the logits of the merged weights."""
+    lora = LoraSettings(r=2, alpha=4, keep_adapter=True)
+    for name in ("m1", "again"):
+        train_dpo(
+            ROWS[:16],
+            start=first_model,
+            settings=TINY_DPO.model_copy(update={"epochs": 2, "lora": lora}),
+            checkpoint=tmp_path / name,
+            scratch=tmp_path / "scratch",
+            seed=5,
+            threads=1,
+        )
+    made = tmp_path / "m1"
+    check_model_folder(made, allowed_roots=[tmp_path])
+    assert hash_model_folder(made) == hash_model_folder(tmp_path / "again")
+    files = {file.name for file in (made / ADAPTER).iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors"}
+    assert str(first_model) not in (made / ADAPTER / "adapter_config.json").read_text()
+    begun: Any = AutoModelForCausalLM.from_pretrained(first_model, local_files_only=True)
+    ids = torch.arange(6)[None]
+    before = begun(ids).logits
+    adapted: Any = PeftModel.from_pretrained(begun, made / ADAPTER)
+    merged: Any = AutoModelForCausalLM.from_pretrained(made, local_files_only=True)
+    assert not torch.allclose(merged(ids).logits, before, atol=1e-6)
+    assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-5)
 
 
 def test_the_first_writer_of_a_checkpoint_wins(first_model: Path, tmp_path: Path) -> None:

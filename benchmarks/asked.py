@@ -1,0 +1,58 @@
+"""Processes of another environment that wait for lines and answer each with figures."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+VLLM_PYTHON = Path(".venv-vllm/bin/python")
+Ask = Callable[[str], Sequence[float]]
+"""Sends a line; returns the figures of the answer."""
+
+
+@contextmanager
+def asked_process(
+    python: Path, script: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Ask]:
+    """Run a script of this folder until the block ends.
+
+    It answers a line of its input by a line that begins with "drawn "; whatever else it prints
+    is passed over.
+    """
+    command = [str(python.absolute()), str(Path(__file__).with_name(script)), *arguments]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    asked, answers = process.stdin, process.stdout
+    assert asked is not None
+    assert answers is not None
+
+    def ask(line: str) -> Sequence[float]:
+        print(line, file=asked, flush=True)
+        while not (answer := answers.readline()).startswith("drawn "):
+            if not answer:
+                raise SystemExit(f"{script} ended without an answer")
+        return [float(word) for word in answer.split()[1:]]
+
+    try:
+        yield ask
+    finally:
+        asked.close()
+        process.wait()
+
+
+def bare_vllm(where: Path, /, **work: Any) -> AbstractContextManager[Ask]:
+    """A bare vLLM; ask it with a seed and the name of a list of calls. See engine_vllm.py.
+
+    It answers with tokens drawn, and tokens of prompts that were looked up in and found in its
+    cache of prefixes.
+
+    Args:
+        where: a folder that its work is written to.
+        work: what engine_vllm.py reads.
+    """
+    path = where / "work.json"
+    path.write_text(json.dumps(work), encoding="utf-8")
+    return asked_process(VLLM_PYTHON, "engine_vllm.py", str(path))

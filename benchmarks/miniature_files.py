@@ -1,0 +1,32 @@
+"""What the miniature's seed model made in some stages of one iteration, to measure rules by."""
+
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.launch import Places, make_tools, open_or_begin
+from meta_reward_core.request import Request
+from meta_reward_core.shards import IterationFiles
+
+
+@contextmanager
+def miniature_files(
+    prompts: int, *, stages: Collection[str], seed: int
+) -> Iterator[IterationFiles]:
+    """Run stages of the recipe `miniature`, in which all judgments may battle."""
+    changes = (f"sample.prompts={prompts}", "meta_judge.max_judgments=null")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        places = Places(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
+        request = Request("measured", recipe="miniature", changes=changes, seed=seed)
+        experiment = open_or_begin(request, places, say=lambda _: None)
+        context = experiment.context(1)
+        tools = make_tools(experiment, places, number=1)
+        for stage in STAGES:
+            if stage.name in stages:
+                for shard in range(stage.plan_shards(context)):
+                    stage.run_shard(context, shard, tools)
+        tools.release_engine()
+        yield context.files

@@ -1,0 +1,112 @@
+"""What the scheduler costs with a million prompts and a hundred workers: real code, fake engine.
+
+    python benchmarks/scheduler.py                                  # 1,000 and 4,000 shards a stage
+    python benchmarks/scheduler.py --shards 15625 --databases postgres      # 1,000,000 prompts
+
+Claims, finishes, steps, heartbeats and the reconciler are the project's own, with their rows and
+manifests. Only the engine is made up: a shard ends after a time that is drawn, on a clock that
+jumps, and leaves a manifest without tables. The broker is a list. One process plays all workers,
+one after the other, so each figure is what one client costs on a database that has no other.
+
+Simulated are the stages from `sample` to `pair_judge`; the training that follows is one shard.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+SHARD_SECONDS = 60.0
+"""A shard of 64 prompts on eight devices takes about so long."""
+
+
+def report(found: dict[str, Any], workers: int) -> Iterator[str]:
+    """Figures of one simulation, for people."""
+    yield f"{found['shards']:,} shards of {found['simulated_seconds'] / 3600:.1f} simulated hours"
+    means: dict[str, float] = {}
+    for name, spent in found["spent"].items():
+        seconds, busy = zip(*spent, strict=True)
+        means[name] = sum(seconds) / len(seconds)
+        yield (
+            f"  {name:26} {len(seconds):7,} times, mean {means[name] * 1000:8.1f} ms "
+            f"({sum(busy) / len(busy) * 1000:.1f} ms of this CPU), longest "
+            f"{max(seconds) * 1000:8.0f} ms, together {sum(seconds):7.1f} s"
+        )
+    yield f"  claims a second of one client: {1 / means['claim']:.0f}"
+    of_shard = sum(means[name] for name in ("claim", "finish", "advance"))
+    busy_share = workers * (of_shard / SHARD_SECONDS + means["beat"] + means["may go on"])
+    yield (
+        f"  {of_shard * 1000:.1f} ms of driver for a shard; {workers} workers with shards of "
+        f"{SHARD_SECONDS:.0f} s and a beat a second: {busy_share:.0%} of one client's time"
+    )
+
+
+@contextmanager
+def database(kind: str, root: Path) -> Iterator[str]:
+    """The address of an empty database."""
+    if kind == "sqlite":
+        yield f"sqlite:///{root / 'db.sqlite3'}"
+        return
+    from tests.services import postgres
+
+    with postgres() as url:
+        yield url
+
+
+def run(kind: str, shards: int, workers: int) -> dict[str, Any]:
+    """Simulate in a child, with settings of its own."""
+    with tempfile.TemporaryDirectory() as folder, database(kind, Path(folder)) as url:
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "webapp.settings",
+            "DATABASE_URL": url,
+            "META_REWARD_VAR": f"{folder}/var",
+            "META_REWARD_ARTIFACT_ROOT": f"{folder}/artifacts",
+            "META_REWARD_LEASE_SECONDS": "86400",
+        }
+        child = [sys.executable, __file__, "--child", folder, str(shards), str(workers)]
+        done = subprocess.run(
+            child, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _simulate(folder: str, shards: str, workers: str) -> None:
+    """In the child, whose settings name its database."""
+    import django
+
+    django.setup()
+    from simulated_workers import simulate
+
+    found = simulate(
+        Path(folder), shards=int(shards), workers=int(workers), shard_seconds=SHARD_SECONDS
+    )
+    print(json.dumps(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, nargs="+", default=[1000, 4000], help="of a stage")
+    parser.add_argument("--workers", type=int, default=100)
+    parser.add_argument("--databases", nargs="+", default=["sqlite", "postgres"])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        _simulate(*options.child)
+        return
+    for kind in options.databases:
+        for shards in options.shards:
+            print(f"\n{kind}, {shards:,} shards a stage, {options.workers} workers")
+            print(*report(run(kind, shards, options.workers), options.workers), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

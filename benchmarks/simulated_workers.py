@@ -1,0 +1,157 @@
+"""Workers whose engine is made up, around the project's own rows and files: see scheduler.py.
+
+Imported once Django is set up, with an empty database.
+"""
+
+import heapq
+import random
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+from django.core.management import call_command
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.config import EngineRecipe, Recipe
+from meta_reward_core.context import IterationContext, Model, Tools
+from meta_reward_core.engines.base import Engine
+from meta_reward_core.experiment import Experiment, begin_experiment
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.prompt_files import PromptFile, prompt_id_of
+from meta_reward_core.records import Prompt
+from meta_reward_core.shards import Work
+from webapp.experiments.models import Attempt, Iteration, Shard
+from workers import lifecycle, reconciler, scheduling, sending, turns
+from workers.handing_over import hand_over
+from workers.opening import context_of
+from workers.rows import record_experiment
+
+Result = TypeVar("Result")
+RECONCILE_EVERY = 50
+"""Shards between two passes of the reconciler: what a pass costs does not depend on it."""
+
+
+class Messages:
+    """The broker: what was sent and not taken yet."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[int] = deque()
+
+    def send_task(self, name: str, *, args: list[int], queue: str) -> None:  # noqa: ARG002
+        self.waiting.append(args[0])
+
+
+class Simulation:
+    """One iteration up to its training, by workers that one process plays in turn.
+
+    Attributes:
+        now: simulated seconds.
+        spent: seconds that the project's own code took, by what it did: on the clock, and of
+            this process's CPU, which others on the machine do not lengthen.
+    """
+
+    def __init__(self, iteration: Iteration, messages: Messages, workers: int) -> None:
+        self.now = 0.0
+        self.spent: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._iteration = iteration
+        self._context = context_of(iteration)
+        self._messages = messages
+        self._idle = workers
+        self._running: list[tuple[float, int, Shard, Attempt]] = []
+        self._draw = random.Random(1)
+
+    def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        """Do some work of the project's own, and note how long it took."""
+        began, busy = time.perf_counter(), time.process_time()
+        try:
+            return work()
+        finally:
+            spent = time.perf_counter() - began, time.process_time() - busy
+            self.spent[name].append(spent)
+
+    def run(self, shard_seconds: float) -> int:
+        """Work until nothing but the training is left; says how many shards ended."""
+        ended = 0
+        self._take_messages(shard_seconds)
+        while self._running:
+            self.now, _, shard, attempt = heapq.heappop(self._running)
+            self._idle += 1
+            self._end(shard, attempt)
+            ended += 1
+            if ended % RECONCILE_EVERY == 0:
+                self.timed("reconcile", reconciler.reconcile)
+            self._take_messages(shard_seconds)
+        return ended
+
+    def _take_messages(self, shard_seconds: float) -> None:
+        while self._messages.waiting and self._idle:
+            named = Shard.objects.select_related("stage__iteration__experiment").get(
+                pk=self._messages.waiting.popleft()
+            )
+            if named.stage.name == "train":
+                return
+            claimed = self.timed("claim", partial(turns.claim, named))
+            if claimed is not None:
+                self._idle -= 1
+                ends = self.now + self._draw.lognormvariate(0, 0.3) * shard_seconds
+                heapq.heappush(self._running, (ends, claimed[0].pk, *claimed))
+
+    def _end(self, shard: Shard, attempt: Attempt) -> None:
+        self.timed("beat", lambda: lifecycle.extend(attempt, seconds=60, done=1, tokens=1))
+        self.timed("may go on", lambda: lifecycle.may_go_on(attempt))
+        counts = make_nothing(self._context, shard)
+        self.timed("finish", lambda: lifecycle.finish(attempt, counts=counts, seconds=1.0))
+        goes_on = self._messages.waiting or self._running
+        name = "advance" if goes_on else "advance, last of a stage"
+        self.timed(name, lambda: scheduling.advance(shard.stage.iteration))
+
+
+def make_nothing(context: IterationContext, shard: Shard) -> dict[str, int]:
+    """Finish a shard: `sample` really, the others by a manifest without tables."""
+    step = next(stage for stage in STAGES if stage.name == shard.stage.name)
+    if step.name == "sample":
+        return step.run_shard(context, 0, Tools(load_engine=_no_engine, scratch=Path())).counts
+    work = Work({}, {"tokens": 1})
+    key = step.key(context, shard.index)
+    context.files.publish(step.name, shard.index, key=key, work=work, packages={})
+    return work.counts
+
+
+def _no_engine(model: Model, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
+    raise AssertionError("nothing is generated here")
+
+
+def begin(root: Path, shards: int) -> Experiment:
+    """An experiment of one prompt a shard: rows and manifests do not know how many there are."""
+    texts = [f"Task {number}" for number in range(shards)]
+    model = root / "model"
+    model.mkdir()
+    recipe = {"name": "scale", "shard_prompts": 1, "sample": {"prompts": shards}}
+    return begin_experiment(
+        ArtifactStore(str(root / "artifacts")),
+        "scale",
+        recipe=Recipe.model_validate(recipe),
+        seed=1,
+        seed_model=Model("M0", model, hash_model_folder(model)),
+        prompts=PromptFile([Prompt(prompt_id_of(text), text) for text in texts], 0, []),
+    )
+
+
+def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> dict[str, Any]:
+    """Run one iteration up to training, with so many shards in each stage that has an engine."""
+    call_command("migrate", verbosity=0)
+    messages = Messages()
+    patch.object(sending, "app", messages).start()
+    patch.object(reconciler, "empty_queues", frozenset).start()
+    experiment = begin(root, shards)
+    row = record_experiment(experiment, artifact_root=str(root / "artifacts"))
+    simulation = Simulation(hand_over(experiment, row, until=1), messages, workers)
+    ended = simulation.run(shard_seconds)
+    files = experiment.files(1)
+    simulation.timed("open the files", files.manifests)
+    return {"shards": ended, "simulated_seconds": simulation.now, "spent": simulation.spent}

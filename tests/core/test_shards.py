@@ -1,0 +1,45 @@
+"""What finished shards promise: the same just after publishing and read from manifests."""
+
+from pathlib import Path
+
+import pytest
+
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.shards import IterationFiles, Work
+from meta_reward_core.tables import table_of
+
+
+def open_files(root: Path) -> IterationFiles:
+    return IterationFiles(ArtifactStore(str(root)), "mine/iteration-1")
+
+
+def publish(files: IterationFiles, *parts: int) -> None:
+    """A sample stage that made these parts of the prompts."""
+    tables = {
+        ("prompts", part): table_of("prompts", [{"prompt_id": f"p{part}", "text": f"text {part}"}])
+        for part in parts
+    }
+    files.publish("sample", 0, key="key", work=Work(tables), packages={})
+
+
+@pytest.mark.parametrize("part", [None, 0, 1, 2])
+def test_inputs_have_the_digest_that_the_manifests_say(tmp_path: Path, part: int | None) -> None:
+    made = open_files(tmp_path)
+    publish(made, 0, 1)
+    read = open_files(tmp_path)
+    assert made.inputs_digest(["prompts"], part) == read.inputs_digest(["prompts"], part)
+    assert made.part_numbers("prompts") == read.part_numbers("prompts") == [0, 1]
+    assert made.read("prompts", 1)["prompt_id"].to_pylist() == ["p1"]
+
+
+def test_a_shard_that_is_made_again_no_longer_promises_what_it_did(tmp_path: Path) -> None:
+    files = open_files(tmp_path)
+    publish(files, 0, 1)
+    with_both = files.inputs_digest(["prompts"])
+    files.discard("sample", 0)
+    assert files.part_numbers("prompts") == []
+    publish(files, 0)
+    assert files.part_numbers("prompts") == [0]
+    assert files.inputs_digest(["prompts"]) == open_files(tmp_path).inputs_digest(["prompts"])
+    assert files.inputs_digest(["prompts"]) != with_both
+    assert files.read("prompts", 1).num_rows == 0
