@@ -102,7 +102,8 @@ def find_keys(person: Person, wanted: Wanted) -> QuerySet[Any, Any]:
         .values_list("source", "key", "at")
         for name, source in _SOURCES.items()
     ]
-    return found[0].union(*found[1:], all=True).order_by("-at", "-key")
+    together: QuerySet[Any, Any] = found[0].union(*found[1:], all=True)
+    return together.order_by("-at", "-key")
 
 
 def read_entries(keys: Iterable[tuple[str, int, datetime]]) -> list[Entry]:

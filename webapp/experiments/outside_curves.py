@@ -20,6 +20,8 @@ _PERCENT: Final = (0.0, 100.0)
 _WIN_RATES: Final = {"length_controlled_winrate": "length-controlled", "win_rate": "plain"}
 _AGREEMENTS: Final = {"agreement": "all pairs", "agreement_without_ties": "without ties"}
 
+_WITH: Final = {"model": " with a model", "humans": " with people"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,8 +77,7 @@ def _lines(
 
 
 def _named(card: Mapping[str, Any]) -> str:
-    reference = {"model": " with a model", "humans": " with people"}.get(card.get("reference"), "")
-    return str(card["benchmark"]).replace("_", " ") + reference
+    return str(card["benchmark"]).replace("_", " ") + _WITH.get(str(card.get("reference")), "")
 
 
 def _chart(title: str, lines: Mapping[str, Sequence[Point]], *, description: str) -> Chart:

@@ -30,8 +30,8 @@ class OwnershipForm(forms.Form):
         help_text="Its owner and admins alone see it, with everything that came of it.",
     )
 
-    def __init__(self, *args: Any, experiment: Experiment, **kwargs: Any) -> None:
-        super().__init__(*args, initial=ownership_of(experiment), label_suffix="", **kwargs)
+    def __init__(self, data: Any = None, *, experiment: Experiment) -> None:
+        super().__init__(data, initial=ownership_of(experiment), label_suffix="")
         owner = cast("forms.ModelChoiceField[User]", self.fields["owner"])
         owner.queryset = possible_owners(experiment)
 
@@ -52,7 +52,7 @@ def ownership_of(experiment: Experiment) -> dict[str, Any]:
 def possible_owners(experiment: Experiment) -> QuerySet[User]:
     """Active accounts that may start experiments, and whoever owns this one."""
     may_run = User.objects.with_perm(RUN, backend=settings.AUTHENTICATION_BACKENDS[0])
-    return (may_run | User.objects.filter(pk=experiment.owner_id)).order_by("username")
+    return (may_run | User.objects.filter(experiments=experiment)).distinct().order_by("username")
 
 
 def hand_over(

@@ -52,7 +52,7 @@ def _may_touch(request: HttpRequest, account: User | None) -> bool:
 
 
 @admin.register(Group)
-class RoleAdmin(GroupAdmin):  # type: ignore[misc]
+class RoleAdmin(GroupAdmin):
     """Roles: what each may do, and how many accounts have it."""
 
     list_display = ("name", "accounts")
