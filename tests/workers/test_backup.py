@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ OWN_EVENTS = {EventKind.BACKED_UP, EventKind.RESTORED}
 
 def everything() -> list[dict[str, Any]]:
     """All rows but the events that a backup and a restore leave themselves."""
-    lines = [line for line in backup._lines(Experiment.objects.all()) if "row" in line]
-    return [line for line in lines if line["row"]["fields"].get("kind") not in OWN_EVENTS]
+    return list(rows_of(backup._lines(Experiment.objects.all())))
+
+
+def rows_of(lines: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if "row" in line and line["row"]["fields"].get("kind") not in OWN_EVENTS:
+            yield line
 
 
 def test_what_was_lost_comes_back_as_it_was(used: Installation, tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_rows_of_sqlite_become_rows_of_postgresql_and_back(
     manage(tmp_path, elsewhere, _MOVE)
     backup.restore(tmp_path / "b.gz", replace=True)
     first, second = (
-        [line["row"] for line in backup.read_lines(tmp_path / file) if "row" in line]
+        [line["row"] for line in rows_of(backup.read_lines(tmp_path / file))]
         for file in ("a.gz", "b.gz")
     )
     assert len(first) > 8

@@ -16,7 +16,7 @@ WHO = f"by {getpass.getuser()} on {machine_name()}"
 
 @pytest.fixture
 def finished(installation: Installation, use_script: UseScript) -> Installation:
-    installation.run_iteration()
+    installation.run_iteration("--iterations", 2)
     Event.objects.all().delete()
     return installation
 
