@@ -287,7 +287,7 @@ def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
     here.start_worker()
     here.hand_over(*longer)
     stop_and_resume_judging(here, action, status=status)
-    here.wait_finished()
+    here.wait_finished(seconds=900)
     check_rows(here.site)
     undisturbed = make_site(tmp_path / "undisturbed", models)
     assert undisturbed.run_iteration("--iterations", "1", *longer).returncode == 0
