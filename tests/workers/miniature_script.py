@@ -43,9 +43,8 @@ class MiniatureScript:
         rng = random.Random(derive_seed(seed, asked, sample))
         if found := _META_JUDGE.fullmatch(asked):
             instruction, response, a, b = found.groups()
-            verdicts = _verdicts(a), _verdicts(b)
-            draft = self.drafts[instruction, response]
-            return world.write_meta_judgment(rng, draft, *verdicts, noise=self.noise)
+            draft, noise = self.drafts[instruction, response], self.noise
+            return world.write_meta_judgment(rng, draft, _verdicts(a), _verdicts(b), noise=noise)
         if found := _JUDGE.fullmatch(asked):
             draft = self.drafts[found[1], found[2]]
             verdicts = world.draw_verdicts(rng, draft, world.SEED_JUDGE_NOISE)

@@ -84,8 +84,14 @@ def set_status(batch: Batch, status: str, *, by: User) -> bool:
             return False
         before = BatchStatus.OPEN if status == BatchStatus.CLOSED else BatchStatus.CLOSED
         deed = Deed.CLOSED if status == BatchStatus.CLOSED else Deed.REOPENED
-        states = {"before": {"status": before}, "after": {"status": status}}
-        _write(deed, batch.experiment, by=by, batch=batch, **states)
+        _write(
+            deed,
+            batch.experiment,
+            by=by,
+            batch=batch,
+            before={"status": before},
+            after={"status": status},
+        )
     return True
 
 
@@ -96,8 +102,14 @@ def set_auditors(batch: Batch, wanted: Iterable[User], *, by: User | None) -> No
         batch.auditors.set(wanted)
         after = auditor_names(batch)
         if before != after:
-            changed = {"before": {"auditors": before}, "after": {"auditors": after}}
-            _write(Deed.ASSIGNED, batch.experiment, by=by, batch=batch, **changed)
+            _write(
+                Deed.ASSIGNED,
+                batch.experiment,
+                by=by,
+                batch=batch,
+                before={"auditors": before},
+                after={"auditors": after},
+            )
 
 
 def auditor_names(batch: Batch) -> list[str]:

@@ -94,7 +94,8 @@ def test_strata_that_were_seen_in_few_items_make_the_quantile_larger() -> None:
     freedom = 2 * (a + b) ** 2 / (a**2 + b**2)
     reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt((a + b) * 7 / 9) / 900
     assert found.value == pytest.approx((2 * 7 / 3 + 20 / 3) / 3)
-    assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
+    middle = float(found.value or 0)
+    assert (found.low, found.high) == pytest.approx((middle - reach, middle + reach))
 
 
 def test_the_jackknife_of_a_mean_is_the_means_own_interval_on_fishers_scale() -> None:
