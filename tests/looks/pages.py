@@ -88,6 +88,8 @@ PAGES: Final = (
     Page("what-if", "changed", f"{_RUN}/what-if?rho=0.9&min_valid_judgments=4"),
     Page("what-if", "refused", f"{_RUN}/what-if?rho=1.5"),
     Page("across", "finished", "/experiments/finished/prompts/{prompt}"),
+    Page("ownership", "form", "/experiments/finished/ownership"),
+    Page("evaluations", "none", "/experiments/finished/evaluations"),
     Page("files", "finished", "/experiments/finished/files"),
     Page("files", "begun", "/experiments/begun/files"),
     Page("try", "finished", "/experiments/finished/try"),

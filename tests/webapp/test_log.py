@@ -7,7 +7,8 @@ from django.test import Client
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import HOSTILE, HTMX, RESTORE, count_queries, get, make_private
 from webapp.api.models import make_token
-from webapp.audit.models import Override
+from webapp.audit.acts import remove_gate
+from webapp.audit.models import Gate, Override
 from webapp.experiments.models import Experiment, Order
 from webapp.people.events import note
 from webapp.people.models import EventKind
@@ -119,7 +120,12 @@ def test_who_let_an_iteration_train_without_a_passed_audit_is_in_the_log(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
     Override.objects.create(
-        experiment=experiment, iteration=2, reason="a test run", by=alice, by_name="alice"
+        experiment=experiment,
+        subject="first",
+        iteration=2,
+        reason="a test run",
+        by=alice,
+        by_name="alice",
     )
     for query in ("", "?kind=overrides", "?experiment=first&person=alice"):
         page = get(client, f"/log{query}")
@@ -130,6 +136,21 @@ def test_who_let_an_iteration_train_without_a_passed_audit_is_in_the_log(
     assert "a test run" not in get(client, "/log?person=bob")
     make_private(experiment, make_person("bob", "operator"))
     assert "a test run" not in get(client, "/log")
+
+
+def test_who_asked_an_audit_for_less_is_in_the_log(
+    client: Client, experiment: Experiment, alice: User
+) -> None:
+    gate = Gate.objects.create(experiment=experiment)
+    remove_gate(gate.experiment, by=alice, reason="people have no time for it")
+    for query in ("", "?kind=acts", "?experiment=first&person=alice"):
+        page = get(client, f"/log{query}")
+        assert "removed the gate" in page
+        assert "people have no time for it" in page
+    assert "removed the gate" not in get(client, "/log?kind=next")
+    assert "removed the gate" not in get(client, "/log?person=bob")
+    make_private(experiment, make_person("bob", "operator"))
+    assert "removed the gate" not in get(client, "/log")
 
 
 @pytest.mark.parametrize("headers, is_whole", [({}, True), (HTMX, False), (RESTORE, True)])

@@ -1,7 +1,7 @@
 """The log: who did what when, and what became of it, put together from where it is written down.
 
 What people ask for are orders; what becomes of accounts and tokens are events; who let an
-iteration train without a passed audit are overrides.
+iteration train without a passed audit are overrides; what is done to gates and batches are acts.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from django import forms
 from django.contrib.auth.models import User
 from django.db.models import F, Model, Q, QuerySet, Value
 
-from webapp.audit.models import Override
+from webapp.audit.models import Act, Override
 from webapp.experiments.models import Experiment, Order, OrderKind
 from webapp.people.access import Person, visible_experiments
 from webapp.people.models import Event
@@ -22,11 +22,13 @@ from webapp.people.roles import RUN_ALL, SEE_EVENTS
 ENTRIES_ON_A_PAGE: Final = 50
 ACCOUNTS: Final = "accounts"
 OVERRIDES: Final = "overrides"
+ACTS: Final = "acts"
 
 _KINDS: Final = [
     ("", "everything"),
     *OrderKind.choices,
     (OVERRIDES, "train without a passed audit"),
+    (ACTS, "gates and batches of audits"),
     (ACCOUNTS, "accounts, roles and tokens"),
 ]
 _GONE: Final = "somebody who is gone"
@@ -206,7 +208,7 @@ def _find_overrides(person: Person, wanted: Wanted) -> QuerySet[Override]:
     if wanted.person:
         overrides = overrides.filter(by_name__icontains=wanted.person)
     if wanted.experiment:
-        overrides = overrides.filter(experiment__name__icontains=wanted.experiment)
+        overrides = overrides.filter(subject__icontains=wanted.experiment)
     return overrides
 
 
@@ -214,7 +216,7 @@ def _lay_out_override(override: Override) -> Entry:
     return Entry(
         when=override.when,
         who=override.by_name,
-        about=override.experiment.name,
+        about=override.subject,
         what=f"let it train on {override.get_outcome_display()} without a passed audit",
         experiment=override.experiment,
         iteration=override.iteration,
@@ -222,8 +224,31 @@ def _lay_out_override(override: Override) -> Entry:
     )
 
 
+def _find_acts(person: Person, wanted: Wanted) -> QuerySet[Act]:
+    if wanted.kind not in {"", ACTS}:
+        return Act.objects.none()
+    acts = Act.objects.filter(experiment__in=visible_experiments(person))
+    if wanted.person:
+        acts = acts.filter(by_name__icontains=wanted.person)
+    if wanted.experiment:
+        acts = acts.filter(subject__icontains=wanted.experiment)
+    return acts
+
+
+def _lay_out_act(act: Act) -> Entry:
+    return Entry(
+        when=act.when,
+        who=act.by_name,
+        about=act.subject,
+        what=act.get_deed_display(),
+        experiment=act.experiment,
+        details=act.reason,
+    )
+
+
 _SOURCES: Final[Mapping[str, Source]] = {
     "order": Source(Order, "created", ("by", "experiment"), _find_orders, _lay_out_order),
     "event": Source(Event, "created", ("by",), _find_events, _lay_out_event),
     "override": Source(Override, "when", ("experiment",), _find_overrides, _lay_out_override),
+    "act": Source(Act, "when", ("experiment",), _find_acts, _lay_out_act),
 }
