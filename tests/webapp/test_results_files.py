@@ -234,8 +234,8 @@ def test_a_checkpoint_comes_as_an_archive_that_is_not_compressed(
 
 
 def test_a_file_that_is_taken_out_is_noted(client: Client, row: Experiment, alice: User) -> None:
-    client.get(f"/experiments/{row.name}/files/experiment.json")
-    client.get(f"/experiments/{row.name}/files/no-such-file")
+    assert client.get(f"{FILES}/experiment.json").getvalue()
+    assert client.get(f"{FILES}/no-such-file").status_code == 404
     event = Event.objects.get(kind=EventKind.EXPORTED)
     assert (event.subject, event.detail, event.by) == (row.name, "experiment.json", alice)
 
