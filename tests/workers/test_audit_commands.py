@@ -42,10 +42,9 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     assert "the higher score wins" in report
     assert "chance of each" in report
     assert "Elo's order names the judgment" in report
-    over = " ".join(run("audit_report", "--experiment", "scripted").replace("│", " ").split())
-    for heading in ("Cohen's", "Krippendorff's", "Elo names"):
-        assert heading in over
-    assert over.count("items)") >= 3
+    over = run("audit_report", "--experiment", "scripted")
+    for figure in ("iteration 1", "Cohen's kappa", "Krippendorff's alpha", "Elo names"):
+        assert figure in over
 
 
 @pytest.mark.parametrize("arguments, said", [

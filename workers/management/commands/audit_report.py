@@ -10,7 +10,6 @@ from rich.table import Table
 from meta_reward_core.audit.pair_findings import OUTCOMES
 from meta_reward_core.errors import InputError
 from webapp.audit.figures import (
-    TREND,
     BiasLine,
     ConfusionRow,
     Line,
@@ -87,10 +86,8 @@ def _print_trend(console: Console, experiment: Experiment) -> None:
         raise InputError(f"no audit of {experiment.name!r} has an answer yet")
     for sentence in found.sentences:
         console.print(sentence)
-    table = Table("iteration", *TREND)
     for line in found.lines:
-        table.add_row(str(line.iteration), *map(_cell, line.figures))
-    console.print(table)
+        console.print(_table(f"iteration {line.iteration}", line.figures))
 
 
 def _cell(line: Line) -> str:
