@@ -25,7 +25,7 @@ MEMBERS: Final = {
 }
 VIEWERS: Final = {
     *("index", "workers", "log", "experiment", "iteration", "compare", "files", "file"),
-    "report",
+    *("report", "evaluations"),
     *("prompts", "prompt", "battle", "across", "what-if", "try", "try_result"),
     *("publish", "published_archive", "launch_order"),
     *("audits", "audit_report", "audit_export", "experiment_audits"),
@@ -33,7 +33,14 @@ VIEWERS: Final = {
     *("tokens", "revoke_token", "notices", "renew_notice_secret", "send_test_notice"),
 }
 OPERATORS: Final = {
-    *("audit_new", "audit_gate", "audit_override", "audit_close", "audit_auditors"),
+    *(
+        "audit_new",
+        "audit_gate",
+        "audit_gate_remove",
+        "audit_override",
+        "audit_close",
+        "audit_auditors",
+    ),
     "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "steer", "cancel_try"),
     *("ask_all", "ownership"),
@@ -54,7 +61,7 @@ ASKED_BY_POST: Final = {
     *("logout", "revoke_token", "renew_notice_secret", "send_test_notice"),
     *("new_experiment_prompts", "steer", "cancel_try", "ask_all"),
     *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
-    *("audit_gate", "audit_override", "audit_reveal", "audit_skipped"),
+    *("audit_gate", "audit_gate_remove", "audit_override", "audit_reveal", "audit_skipped"),
 }
 APART: Final = {"admin", "api-1.0.0"}  # tests of their own stand beside them
 
