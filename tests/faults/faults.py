@@ -307,9 +307,10 @@ def _make_files_again(here: World, step: str) -> None:
     if step not in STAGE_NAMES:
         if step == "export":
             here.wait_for_export()
-        options = here.site.experiment_options()
-        checked = here.site.manage("run_iteration", *options, "--iterations", "1", "--queue")
-        assert checked.returncode == 0, checked.stdout
+        options = (*here.site.experiment_options(), "--iterations", "1", "--queue")
+        checking = here.site.start("manage.py", "run_iteration", *options)
+        here.wait_for(lambda: checking.poll() is not None)
+        assert checking.returncode == 0, checking.communicate()[0]
 
 
 def _send_thrice(here: World, step: str) -> None:
