@@ -310,7 +310,8 @@ def _make_files_again(here: World, step: str) -> None:
         options = (*here.site.experiment_options(), "--iterations", "1", "--queue")
         checking = here.site.start("manage.py", "run_iteration", *options)
         here.wait_for(lambda: checking.poll() is not None)
-        assert checking.returncode == 0, checking.communicate()[0]
+        said, _ = checking.communicate()
+        assert checking.returncode == 0, said
 
 
 def _send_thrice(here: World, step: str) -> None:

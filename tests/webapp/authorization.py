@@ -56,11 +56,11 @@ class Address:
 
     route: str
 
-    @property
-    def path(self) -> str:
-        """The address with something in the place of what varies."""
+    def path(self, *, batch: int) -> str:
+        """The address with something in the place of what varies; of audits, that batch."""
+        values = VALUES | ({"pk": str(batch)} if self.route.startswith("audits/") else {})
         return "/" + re.sub(
-            r"<(?:\w+:)?(\w+)>", lambda found: VALUES.get(found[1], "1"), self.route
+            r"<(?:\w+:)?(\w+)>", lambda found: values.get(found[1], "1"), self.route
         )
 
 
@@ -80,14 +80,14 @@ def _routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
             yield from _routes(entry, route)
 
 
-def ask(client: Client, method: str, address: Address) -> str:
+def ask(client: Client, method: str, address: Address, *, batch: int) -> str:
     """Ask, undo whatever it did, and say in a word what the answer was."""
     before = copy(client.cookies)
     kind, body = _FORM, ""
     if method == "POST" and address.route.startswith("api/"):
         kind, body = "application/json", json.dumps(BODIES.get(address.route, {}))
     with transaction.atomic():
-        answer = client.generic(method, address.path, body, content_type=kind)
+        answer = client.generic(method, address.path(batch=batch), body, content_type=kind)
         transaction.set_rollback(True)
     client.cookies = before  # whoever signed out is signed in still
     if answer.headers.get("Location", "").startswith("/people/login?"):

@@ -41,7 +41,7 @@ def people(batch: Batch, alice: User, carol: User) -> dict[str, User | None]:
     }
 
 
-def answers_now(people: dict[str, User | None], audited: Experiment) -> Answers:
+def answers_now(people: dict[str, User | None], batch: Batch) -> Answers:
     found: dict[tuple[str, str], list[str]] = {}
     for kind in KINDS:
         name, _, private = kind.partition(", ")
@@ -53,17 +53,22 @@ def answers_now(people: dict[str, User | None], audited: Experiment) -> Answers:
         for address in authorization.every_address():
             for method in METHODS:
                 given = found.setdefault((address.route, method), [])
-                given.append(authorization.ask(client, method, address))
+                given.append(authorization.ask(client, method, address, batch=batch.pk))
     return {key: tuple(given) for key, given in found.items()}
 
 
 def test_everybody_gets_the_answers_of_the_page(
-    people: dict[str, User | None], audited: Experiment
+    people: dict[str, User | None], batch: Batch
 ) -> None:
     Order.objects.create(
-        pk=1, kind="chat", experiment=audited, subject="scripted", by=people["owner"], wish=TRY
+        pk=1,
+        kind="chat",
+        experiment=batch.experiment,
+        subject="scripted",
+        by=people["owner"],
+        wish=TRY,
     )
-    now = answers_now(people, audited)
+    now = answers_now(people, batch)
     if os.environ.get("WRITE_AUTHORIZATION"):
         authorization.write_page(now)
     expected = authorization.read_page()
@@ -106,4 +111,5 @@ def test_the_page_lets_nobody_start_or_steer_who_may_not(kind: str) -> None:
 
 def test_an_address_is_filled_in() -> None:
     route = "experiments/<str:name>/iterations/<int:number>/prompts/<str:prompt_id>"
-    assert Address(route).path == f"/experiments/scripted/iterations/1/prompts/{'a' * 64}"
+    assert Address(route).path(batch=7) == f"/experiments/scripted/iterations/1/prompts/{'a' * 64}"
+    assert Address("audits/<int:pk>/desk").path(batch=7) == "/audits/7/desk"
