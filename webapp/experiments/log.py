@@ -201,15 +201,22 @@ def _lay_out_event(event: Event) -> Entry:
     )
 
 
-def _find_overrides(person: Person, wanted: Wanted) -> QuerySet[Override]:
-    if wanted.kind not in {"", OVERRIDES}:
-        return Override.objects.none()
-    overrides = Override.objects.filter(experiment__in=visible_experiments(person))
-    if wanted.person:
-        overrides = overrides.filter(by_name__icontains=wanted.person)
-    if wanted.experiment:
-        overrides = overrides.filter(subject__icontains=wanted.experiment)
-    return overrides
+def _find_of_audits(
+    model: type[Act | Override], kind: str
+) -> Callable[[Person, Wanted], QuerySet[Any]]:
+    """What was done about audits of the experiments that a person may see."""
+
+    def find(person: Person, wanted: Wanted) -> QuerySet[Any]:
+        rows = model._default_manager.filter(experiment__in=visible_experiments(person))
+        if wanted.kind not in {"", kind}:
+            return rows.none()
+        if wanted.person:
+            rows = rows.filter(by_name__icontains=wanted.person)
+        if wanted.experiment:
+            rows = rows.filter(subject__icontains=wanted.experiment)
+        return rows
+
+    return find
 
 
 def _lay_out_override(override: Override) -> Entry:
@@ -222,17 +229,6 @@ def _lay_out_override(override: Override) -> Entry:
         iteration=override.iteration,
         details=override.reason,
     )
-
-
-def _find_acts(person: Person, wanted: Wanted) -> QuerySet[Act]:
-    if wanted.kind not in {"", ACTS}:
-        return Act.objects.none()
-    acts = Act.objects.filter(experiment__in=visible_experiments(person))
-    if wanted.person:
-        acts = acts.filter(by_name__icontains=wanted.person)
-    if wanted.experiment:
-        acts = acts.filter(subject__icontains=wanted.experiment)
-    return acts
 
 
 def _lay_out_act(act: Act) -> Entry:
@@ -249,6 +245,12 @@ def _lay_out_act(act: Act) -> Entry:
 _SOURCES: Final[Mapping[str, Source]] = {
     "order": Source(Order, "created", ("by", "experiment"), _find_orders, _lay_out_order),
     "event": Source(Event, "created", ("by",), _find_events, _lay_out_event),
-    "override": Source(Override, "when", ("experiment",), _find_overrides, _lay_out_override),
-    "act": Source(Act, "when", ("experiment",), _find_acts, _lay_out_act),
+    "override": Source(
+        model=Override,
+        when="when",
+        related=("experiment",),
+        find=_find_of_audits(Override, OVERRIDES),
+        lay_out=_lay_out_override,
+    ),
+    "act": Source(Act, "when", ("experiment",), _find_of_audits(Act, ACTS), _lay_out_act),
 }
