@@ -78,12 +78,12 @@ Progress = Callable[[int, int], None]
 """Called with (completions done, tokens generated so far) while an engine works."""
 
 
-def continued(progress: Progress | None, before: int) -> Progress | None:
-    """Tell the progress of a call as that of all calls, `before` completions being done."""
+def continued(progress: Progress | None, before: int, tokens_before: int = 0) -> Progress | None:
+    """Tell the progress of a call as that of all calls, of which some are done."""
     if progress is None or before == 0:
         return progress
     tell = progress
-    return lambda done, tokens: tell(before + done, tokens)
+    return lambda done, tokens: tell(before + done, tokens_before + tokens)
 
 
 class Engine(Protocol):

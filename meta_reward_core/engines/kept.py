@@ -19,6 +19,7 @@ from meta_reward_core.engines.base import (
     Progress,
     Sampling,
     TokenChoice,
+    continued,
 )
 from meta_reward_core.errors import EngineError
 from meta_reward_core.seeds import derive_seed
@@ -72,7 +73,7 @@ class KeptEngine:
         drawn: list[list[Completion]] = []
         tokens = 0
         for shard, own_seed in self._shards(list(conversations), seed):
-            tell = _after(progress, len(drawn) * n, tokens)
+            tell = continued(progress, len(drawn) * n, tokens)
             drawn += self._shard(shard, n, sampling=sampling, seed=own_seed, progress=tell)
             tokens += sum(one.tokens for row in drawn[-len(shard) :] for one in row)
             if progress is not None:
@@ -143,13 +144,6 @@ class KeptEngine:
             pass
         self._store.delete(name)
         return None
-
-
-def _after(progress: Progress | None, done: int, tokens: int) -> Progress | None:
-    """Tell what is done of a shard on top of the shards before it."""
-    if progress is None:
-        return None
-    return lambda more, drawn: progress(done + more, tokens + drawn)
 
 
 def _as_json(completion: Completion) -> dict[str, Any]:
