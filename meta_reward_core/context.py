@@ -22,13 +22,13 @@ class Model:
     """A model, where it lies, and the hash of what is in it.
 
     Attributes:
-        base: the model folder that the adapter in `folder` belongs to, where one was kept.
+        base: the model that the adapter in `folder` belongs to, where one was kept.
     """
 
     name: str
     source: Path | Checkpoint
     sha256: str
-    base: Path | None = None
+    base: "Model | None" = None
 
     @property
     def folder(self) -> Path:

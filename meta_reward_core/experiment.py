@@ -81,10 +81,9 @@ class Experiment:
             )
         return Model(f"M{number}", files.checkpoint, sha256, self._base_of(number))
 
-    def _base_of(self, number: int) -> Path | None:
+    def _base_of(self, number: int) -> Model | None:
         """What the adapter of M_number belongs to, if it was kept."""
-        keeps = self.recipe.training.keeps_adapter
-        return self.model(number - 1).folder if keeps else None
+        return self.model(number - 1) if self.recipe.training.keeps_adapter else None
 
     def context(self, number: int) -> IterationContext:
         """Gather what the stages of an iteration are functions of."""

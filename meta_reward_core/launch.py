@@ -261,7 +261,8 @@ def _existing_parent(path: Path) -> Path:
 
 def load_engine(model: Model, recipe: EngineRecipe) -> Engine:
     """Load the engine that a recipe names; its libraries are imported then, not before."""
-    return ENGINE_LOADERS[recipe.kind](model.folder, recipe, model.base)
+    base = None if model.base is None else model.base.folder
+    return ENGINE_LOADERS[recipe.kind](model.folder, recipe, base)
 
 
 def make_tools(

@@ -282,7 +282,7 @@ def _models_to_measure(context: IterationContext) -> Iterator[Model]:
     """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
     if context.number == 1:
         yield context.model
-    base = context.model.folder if context.recipe.training.keeps_adapter else None
+    base = context.model if context.recipe.training.keeps_adapter else None
     made = context.files
     sha256 = made.promised_checkpoint() or ""
     yield Model(f"M{context.number}", made.checkpoint, sha256, base)
