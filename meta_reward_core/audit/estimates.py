@@ -245,11 +245,8 @@ def estimate_figure(
         figure: from weights of shape [m, n] to m figures, NaN where there is none.
         count: items behind it.
     """
-    value = _value_of(design, figure)
-    reach = None if value is None else _reach(design, figure, value, confidence)
-    if value is None or reach is None:
-        return Estimate(value, None, None, count)
-    return Estimate(value, *fisher_interval(value, reach), count)
+    value, reach = _value_and_reach(design, figure, confidence)
+    return _around(value, reach, count)
 
 
 def estimate_like_share(
@@ -270,32 +267,41 @@ def estimate_like_share(
         share: with its interval, of the same items and confidence.
         share_figure: the same share as a figure of weights.
     """
-    plain = estimate_figure(design, figure, count=count, confidence=confidence)
-    if plain.value is None or plain.low is None or share.value is None:
-        return plain
-    reach = _reach(design, figure, plain.value, confidence)
+    value, reach = _value_and_reach(design, figure, confidence)
+    if value is None or reach is None or share.value is None:
+        return _around(value, reach, count)
     spread = _jackknife_variances(design, share_figure, share.value)
-    if reach is None or not spread or sum(spread.values()) <= 0:
-        return plain
+    if not spread or sum(spread.values()) <= 0:
+        return _around(value, reach, count)
     scale = reach / (_normal(confidence) * math.sqrt(sum(spread.values())))
-    low = plain.value - scale * (share.value - (share.low or 0.0))
-    high = plain.value + scale * ((share.high or 0.0) - share.value)
-    return Estimate(plain.value, max(-1.0, low), min(1.0, high), count)
+    low = value - scale * (share.value - (share.low or 0.0))
+    high = value + scale * ((share.high or 0.0) - share.value)
+    return Estimate(value, max(-1.0, low), min(1.0, high), count)
 
 
 def _normal(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def _value_of(design: Design, figure: Weighing) -> float | None:
+def _value_and_reach(
+    design: Design, figure: Weighing, confidence: float
+) -> tuple[float | None, float | None]:
+    """A figure, and how far it may lie from its estimate; None where too few answers tell."""
     if not design.strata:
-        return None
+        return None, None
     [found] = figure(design.weights[None])
-    return None if np.isnan(found) else float(found)
+    if np.isnan(found):
+        return None, None
+    return float(found), _reach(design, figure, float(found), confidence)
+
+
+def _around(value: float | None, reach: float | None, count: int) -> Estimate:
+    if value is None or reach is None:
+        return Estimate(value, None, None, count)
+    return Estimate(value, *fisher_interval(value, reach), count)
 
 
 def _reach(design: Design, figure: Weighing, value: float, confidence: float) -> float | None:
-    """How far a figure may lie from its estimate; None where too few answers tell."""
     spread = _jackknife_variances(design, figure, value)
     if spread is None or len(design.strata) - len(spread) < _LEAST_FREEDOM:
         return None
