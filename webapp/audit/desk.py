@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.audit.models import Again, Answer, Batch, BatchStatus, Change, History, Item
 from webapp.database_time import from_now
+from webapp.people.access import holders
 from webapp.people.roles import ANSWER, SEE
 
 LEASE_SECONDS: Final = 15 * 60.0
@@ -79,21 +80,13 @@ class Progress:
 
 def possible_auditors() -> QuerySet[User]:
     """Active accounts that may answer."""
-    holders = User.objects.filter(_holds(ANSWER), is_active=True)
-    return holders.distinct().order_by("username")
+    return holders(ANSWER, superusers=False).order_by("username")
 
 
 def who_could_look(people: Iterable[User]) -> list[str]:
     """Names of those who may also see experiments, and so what is hidden on the desk."""
-    asked = User.objects.filter(pk__in=[person.pk for person in people])
-    sighted = asked.filter(_holds(SEE) | Q(is_superuser=True)).distinct()
+    sighted = holders(SEE, is_active=None).filter(pk__in=[person.pk for person in people])
     return list(sighted.order_by("username").values_list("username", flat=True))
-
-
-def _holds(permission: str) -> Q:
-    app, codename = permission.split(".")
-    named = Permission.objects.filter(content_type__app_label=app, codename=codename)
-    return Q(groups__permissions__in=named) | Q(user_permissions__in=named)
 
 
 def assigned_batches(person: User) -> QuerySet[Batch]:

@@ -196,8 +196,8 @@ def auditors(request: HttpRequest, pk: int) -> HttpResponse:
     batch = _find_to_change(person, pk)
     form = AuditorsForm(request.POST)
     if form.is_valid():
-        for note in assign(batch, form.cleaned_data["auditors"], by=person):
-            messages.warning(request, note)
+        for said in assign(batch, form.cleaned_data["auditors"], by=person):
+            messages.warning(request, said)
     else:
         messages.error(request, "Only active accounts with the role auditor can be chosen.")
     return redirect("audit_report", pk=pk)

@@ -3,13 +3,13 @@
 from typing import Any, cast
 
 from django import forms
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from webapp.experiments.models import Experiment, Order, OrderKind, OrderStatus
+from webapp.people.access import holders
 from webapp.people.roles import RUN
 
 
@@ -51,8 +51,9 @@ def ownership_of(experiment: Experiment) -> dict[str, Any]:
 
 def possible_owners(experiment: Experiment) -> QuerySet[User]:
     """Active accounts that may start experiments, and whoever owns this one."""
-    may_run = User.objects.with_perm(RUN, backend=settings.AUTHENTICATION_BACKENDS[0])
-    return (may_run | User.objects.filter(experiments=experiment)).distinct().order_by("username")
+    return (
+        (holders(RUN) | User.objects.filter(experiments=experiment)).distinct().order_by("username")
+    )
 
 
 def hand_over(

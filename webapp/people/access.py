@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Final
 
+from django.conf import settings
 from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
@@ -34,6 +35,23 @@ def sees_or_audits(view: View) -> View:
         return sees(view)(request)
 
     return decide
+
+
+def holders(
+    permission: str, *, superusers: bool = True, is_active: bool | None = True
+) -> QuerySet[User]:
+    """Accounts that have a permission, by a role or by themselves.
+
+    Args:
+        superusers: whether those count who may do everything.
+        is_active: None for all, also those that cannot sign in.
+    """
+    return User.objects.with_perm(
+        permission,
+        is_active=is_active,  # type: ignore[arg-type]  # None is Django's own, unknown to stubs
+        include_superusers=superusers,
+        backend=settings.AUTHENTICATION_BACKENDS[0],
+    )
 
 
 def visible_experiments(person: Person) -> QuerySet[Experiment]:
