@@ -22,6 +22,7 @@ from meta_reward_core.artifacts import ArtifactStore, explain_full_disk
 from meta_reward_core.errors import ArtifactError, DamagedArtifactError, StorageUnreachableError
 from meta_reward_core.model_folder import (
     check_model_folder,
+    hash_file,
     hash_model_files,
     hash_model_folder,
     visible_files,
@@ -112,9 +113,7 @@ class Checkpoint:
     def _upload_file(self, name: str, file: Path) -> None:
         if self.store.put_file_if_absent(name, file):
             return
-        with file.open("rb") as ours:
-            same = hashlib.file_digest(ours, "sha256").hexdigest() == _hash(self.store.chunks(name))
-        if not same:
+        if hash_file(file) != _hash(self.store.chunks(name)):
             raise ArtifactError(f"another attempt has written other bytes to {name}")
 
     def _download(self, target: Path) -> None:

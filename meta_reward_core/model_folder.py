@@ -28,7 +28,7 @@ def hash_model_folder(path: Path) -> str:
     Hidden files and folders are left out: download tools keep their notes there.
     """
     return hash_model_files(
-        {file.relative_to(path).as_posix(): _hash_file(file) for file in visible_files(path)}
+        {file.relative_to(path).as_posix(): hash_file(file) for file in visible_files(path)}
     )
 
 
@@ -72,7 +72,8 @@ def visible_files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _hash_file(file: Path) -> str:
+def hash_file(file: Path) -> str:
+    """The sha256 of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -24,6 +24,12 @@ def require_writable(path: Path | None) -> None:
         )
 
 
+def put_between(page: str, begin: str, end: str, text: str) -> str:
+    """Put a text between two marks of a page, in the place of what stood there."""
+    head, _, rest = page.partition(begin)
+    return f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
 def write_whole(path: Path, chunks: Iterable[str]) -> None:
     """Write a text file that appears whole or not at all, replacing one of this name.
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from meta_reward_core.hardware import DEVICES, StageTime, disk_bytes, plan_on_hardware
+from meta_reward_core.output_files import put_between
 from meta_reward_core.recipes import load_recipe
 
 BEGIN: Final = "<!-- sizing: begin -->"
@@ -18,9 +19,7 @@ _HEAD: Final = (
 
 def put_sizing(page: str) -> str:
     """Put the table between its marks."""
-    head, _, rest = page.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    return f"{head}{BEGIN}\n{write_sizing()}\n{END}{tail}"
+    return put_between(page, BEGIN, END, write_sizing())
 
 
 def write_sizing() -> str:

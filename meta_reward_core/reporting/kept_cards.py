@@ -55,7 +55,8 @@ def keep_card(
             "that there are"
         )
     benchmark = _UNSAFE.sub("-", card.benchmark.lower()).strip("-")
-    name = f"{_folder(experiment, number)}/{'-'.join(filter(None, [benchmark, reference]))}.json"
+    file = "-".join(filter(None, [benchmark, reference]))
+    name = f"{experiment}/{_folder(number)}/{file}.json"
     store.delete(name)
     store.put_if_absent(name, canonical_json({"reference": reference, **scorecard_json(card)}))
     return name
@@ -79,8 +80,7 @@ def kept_cards(store: ArtifactStore, experiment: str, number: int) -> list[Card]
     Raises:
         ArtifactError: one of them is not readable.
     """
-    folder = _folder(experiment, number)
-    return [_read(store, f"{folder}/{name}") for name in store.names(folder)]
+    return [made.card for made in _kept(store, experiment, number)]
 
 
 def kept_files(store: ArtifactStore, experiment: str) -> Iterator[KeptFile]:
@@ -92,9 +92,13 @@ def kept_files(store: ArtifactStore, experiment: str) -> Iterator[KeptFile]:
     models = store.names(f"{experiment}/evaluations")
     numbers = sorted(int(found[1]) for found in map(_MODEL.fullmatch, models) if found)
     for number in numbers:
-        for name in store.names(_folder(experiment, number)):
-            path = f"evaluations/M{number}/{name}"
-            yield KeptFile(number, path, _read(store, f"{experiment}/{path}"))
+        yield from _kept(store, experiment, number)
+
+
+def _kept(store: ArtifactStore, experiment: str, number: int) -> Iterator[KeptFile]:
+    for name in store.names(f"{experiment}/{_folder(number)}"):
+        path = f"{_folder(number)}/{name}"
+        yield KeptFile(number, path, _read(store, f"{experiment}/{path}"))
 
 
 def _read(store: ArtifactStore, name: str) -> Card:
@@ -109,5 +113,6 @@ def _read(store: ArtifactStore, name: str) -> Card:
     return card
 
 
-def _folder(experiment: str, number: int) -> str:
-    return f"{experiment}/evaluations/M{number}"
+def _folder(number: int) -> str:
+    """Below the experiment's folder."""
+    return f"evaluations/M{number}"

@@ -47,8 +47,8 @@ def sign_in(browser: BrowserContext, server: Server, name: str = "", password: s
     return page
 
 
-def launch(page: Page, name: str) -> None:
-    """From the list to the page of an experiment that has begun."""
+def fill_in(page: Page, name: str) -> None:
+    """From the list to the form of a small experiment, filled in."""
     page.get_by_role("link", name="New experiment").first.click()
     page.get_by_role("link", name="smoke", exact=True).click()
     page.locator("[name=name]").fill(name)
@@ -58,6 +58,11 @@ def launch(page: Page, name: str) -> None:
         if not field.is_visible():
             page.locator("details", has=field).last.locator("summary").click()
         field.fill(value)
+
+
+def launch(page: Page, name: str) -> None:
+    """From the list to the page of an experiment that has begun."""
+    fill_in(page, name)
     expect(page.locator("#check").get_by_text("Ready.")).to_be_visible()
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(f"**/experiments/{name}", timeout=3 * MINUTES)

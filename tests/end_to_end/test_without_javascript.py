@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import launched_chromium
 from tests.end_to_end.serving import Server
-from tests.end_to_end.test_dashboard import MINUTES, SMALL, serving, sign_in
+from tests.end_to_end.test_dashboard import MINUTES, fill_in, serving, sign_in
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +26,7 @@ def page(server: Server) -> Iterator[Page]:
 
 def launch(page: Page, name: str) -> None:
     """The form is checked by sending it, and the page of the order asks for itself."""
-    page.get_by_role("link", name="New experiment").first.click()
-    page.get_by_role("link", name="smoke", exact=True).click()
-    page.locator("[name=name]").fill(name)
-    page.locator("[name=until]").fill("1")
-    for key, value in SMALL.items():
-        field = page.locator(f'[name="recipe.{key}"]')
-        if not field.is_visible():
-            page.locator("details", has=field).last.locator("summary").click()
-        field.fill(value)
+    fill_in(page, name)
     page.get_by_role("button", name="Check").click()
     expect(page.locator("#check").get_by_text("Ready.")).to_be_visible()
     expect(page.locator("#check")).to_contain_text("judge.samples")

@@ -17,6 +17,8 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from meta_reward_core.output_files import put_between
+
 PAGE: Final = Path(__file__).parents[2] / "docs" / "authorization.md"
 BEGIN, END = "<!-- answers: begin -->", "<!-- answers: end -->"
 
@@ -101,14 +103,13 @@ _FORM: Final = "application/x-www-form-urlencoded"
 
 def write_page(answers: Answers) -> None:
     """Put the table into the page."""
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    tail = rest.partition(END)[2]
     lines = [f"| address | method | {' | '.join(KINDS)} |", f"|---|---|{'---|' * len(KINDS)}"]
     lines += [
         f"| `/{route}` | {method} | {' | '.join(given)} |"
         for (route, method), given in answers.items()
     ]
-    PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines, f"{END}{tail}"]), encoding="utf-8")
+    page = put_between(PAGE.read_text(encoding="utf-8"), BEGIN, END, "\n".join(lines))
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def read_page() -> Answers:
