@@ -81,6 +81,16 @@ def test_it_goes_on_asking_between_two_iterations_of_the_workers(
     assert "hx-get" not in get(client, **HTMX)
 
 
+def test_an_experiment_at_rest_says_what_it_waits_for(client: Client, iteration: Iteration) -> None:
+    Iteration.objects.update(status="finished")
+    Experiment.objects.update(status="waiting", until=1)
+    for page in ("/", "/experiments/first"):
+        assert "for somebody to run iteration 2" in client.get(page).content.decode()
+    Experiment.objects.update(until=2)
+    for page in ("/", "/experiments/first"):
+        assert "for somebody to run" not in client.get(page).content.decode()
+
+
 def test_a_finished_experiment_shows_its_last_figure(client: Client, iteration: Iteration) -> None:
     finish(iteration)
     assert "M1 true quality 4" in get(client)
