@@ -29,7 +29,7 @@ print(*project['dependencies'], *extra['web'], *extra['s3'], sep='\n')" > wanted
     && pip install --constraint constraints.txt --requirement wanted.txt ${ENGINE}
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin meta \
-    && install --directory --owner meta --group meta --mode 0750 /data /data/home
+    && install --directory --owner meta --group meta --mode 0750 /data /data/home /data/models
 
 COPY manage.py ./
 COPY meta_reward_core meta_reward_core

@@ -12,11 +12,10 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import Recipe
 from meta_reward_core.console import print_outside_judge, print_plan
 from meta_reward_core.experiment import Experiment, open_experiment
-from meta_reward_core.launch import Places, check_goes_on
+from meta_reward_core.launch import Places, check_goes_on, read_pool
 from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Speeds, plan_iteration
-from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.recipes import shipped_recipes
-from meta_reward_core.request import Request, check_name, requested_recipe
+from meta_reward_core.request import Request, check_name, check_pool, requested_recipe
 from meta_reward_core.summary import Summary
 
 EXIT_INTERRUPTED = 130
@@ -117,9 +116,10 @@ def _check_request(request: Request, existing: Experiment | None) -> Recipe:
     if existing is not None:
         check_goes_on(request, existing)
         return existing.recipe
+    recipe = requested_recipe(request)
     if request.prompts is not None:
-        read_prompts(request.prompts)
-    return requested_recipe(request)
+        check_pool(recipe, len(read_pool(request.prompts, recipe).prompts))
+    return recipe
 
 
 def _iterations_to_plan(done: int, until: int | None) -> Iterable[int]:

@@ -12,8 +12,9 @@ def main() -> None:
         from django.core.management import execute_from_command_line
     except ModuleNotFoundError:
         sys.exit(
-            "the site's packages are not installed: pip install 'meta-reward[web]', "
-            "or use the core alone: meta-reward-core --help"
+            "the site's packages are not installed for this Python. In a checkout: make setup, "
+            "then source .venv/bin/activate. Elsewhere: pip install 'meta-reward[web]', or use the "
+            "core alone: meta-reward-core --help"
         )
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     VAR_ROOT.mkdir(parents=True, exist_ok=True)

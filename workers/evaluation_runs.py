@@ -42,28 +42,38 @@ MOST_TEMPERATURE: Final = 5.0
 Options = dict[str, Any]
 
 
+def add_kind(
+    kinds: "argparse._SubParsersAction[Any]", name: str, what: str
+) -> argparse.ArgumentParser:
+    """Declare a subcommand that says the same of itself in the list and in its own help."""
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}."
+    )
+    return parser
+
+
 def declare_runs(parser: argparse.ArgumentParser) -> None:
     """Declare a subcommand for each benchmark that can be run."""
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    alpaca = benchmarks.add_parser("alpaca", help="win rates against a baseline, on any prompts")
+    alpaca = add_kind(benchmarks, "alpaca", "win rates against a baseline, on any prompts")
     add = alpaca.add_argument
     add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
     _declare_sides(alpaca, "outputs", baseline=True)
     add("--orders", choices=["one", "both"], default="both", help="in which a pair is shown")
-    arena = benchmarks.add_parser("arena", help="Arena-Hard: two games a question")
+    arena = add_kind(benchmarks, "arena", "Arena-Hard: two games a question")
     add = arena.add_argument
     add("--questions", type=Path, required=True, metavar="FILE", help="question.jsonl")
     _declare_sides(arena, "answers", baseline=True)
     add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
-    turns = benchmarks.add_parser("mt-bench", help="MT-Bench: two turns, 1 to 10 points")
+    turns = add_kind(benchmarks, "mt-bench", "MT-Bench: two turns, 1 to 10 points")
     turns.add_argument(
         "--questions", type=Path, required=True, metavar="FILE", help="question.jsonl"
     )
     _declare_sides(turns, "answers", baseline=False)
-    rewards = benchmarks.add_parser("reward-bench", help="RewardBench: the judge scores answers")
+    rewards = add_kind(benchmarks, "reward-bench", "RewardBench: the judge scores answers")
     rewards.add_argument("--items", type=Path, required=True, metavar="FILE", help="its rows")
     _declare_words(rewards)
-    judge = benchmarks.add_parser("judge", help="the judge scores responses")
+    judge = add_kind(benchmarks, "judge", "the judge scores responses")
     add = judge.add_argument
     add("--responses", type=Path, metavar="FILE",
         help="rows of instruction, response, response_id")  # fmt: skip

@@ -108,7 +108,10 @@ def read_run(
         ArtifactError: there is no such experiment, or a file of it is damaged.
     """
     if not store.exists(f"{name}/experiment.json"):
-        raise ArtifactError(f"{store.root} holds no experiment {name!r}")
+        raise ArtifactError(
+            f"{store.root} holds no experiment {name!r}: `list_experiments` names those that "
+            "there are"
+        )
     found = json.loads(store.read(f"{name}/experiment.json"))
     recipe = parse_recipe(found["recipe"], origin=f"{name}/experiment.json")
     manifests = _finished(store, name)

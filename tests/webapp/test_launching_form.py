@@ -1,6 +1,7 @@
 """Beginning an experiment from a form: every value, its checks, and the order that comes of it."""
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def test_every_field_is_shown_with_what_it_means(client: Client) -> None:
         assert f'name="recipe.{field.key}"' in page
     assert "Responses for each instruction (K). At least 2, at most 256." in page
     assert 'id="recipe-sample-prompts" name="recipe.sample.prompts" value="36"' in page
+
+
+def test_whatever_the_check_says_below_a_field_has_its_place(client: Client) -> None:
+    """Without a model's folder, too, which the form then has no list for."""
+    page = text(client.get(f"{NEW}?recipe=paper-llama3-8b"))
+    region = text(client.post(NEW, filled(), headers=HTMX))
+    wanted = re.findall(r'id="(note-[^"]+)" hx-swap-oob', region)
+    assert wanted
+    assert [name for name in wanted if f'id="{name}"' not in page] == []
 
 
 def test_endpoints_that_are_known_here_are_offered(

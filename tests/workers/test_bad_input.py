@@ -86,6 +86,13 @@ def test_a_wrong_option(
     assert_refused(installation, arguments, message)
 
 
+@pytest.mark.parametrize("way", [(), ("--dry-run",)])
+def test_fewer_prompts_than_an_iteration_draws_are_told_by_a_plan_too(
+    installation: Installation, way: Sequence[str]
+) -> None:
+    assert_refused(installation, ("--set", "sample.prompts=500", *way), "draws 500 prompts")
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65])
 def test_a_name_that_is_no_folder(installation: Installation, name: str) -> None:
     assert_refused(installation, (), "cannot name an experiment", name=name)

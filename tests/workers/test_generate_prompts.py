@@ -74,6 +74,19 @@ def test_a_model_that_has_no_more_to_give_is_told(
     )  # fmt: skip
     assert "only 1 of 5" in shown
     assert "left out: near_duplicate" in shown
+    assert "next: " in shown
+
+
+def test_without_a_prompt_nothing_follows(
+    installation: Installation, use_script: UseScript, seeds: Path, tmp_path: Path
+) -> None:
+    use_script(lambda conversation, sample, seed: "I would rather not.")
+    shown = installation.run(
+        "generate_prompts", "--seeds", seeds, "--engine", "scripted", "--count", 5,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert "only 0 of 5" in shown
+    assert "next: " not in shown
 
 
 @pytest.mark.parametrize(

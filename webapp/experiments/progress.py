@@ -31,6 +31,7 @@ class ExperimentLine:
         stage: the one that runs, waits or failed in an iteration that is not finished.
         stages: how many the iteration has.
         metric: a figure of the last finished iteration, in words.
+        unasked: the next iteration, if it waits for somebody to ask for it.
     """
 
     row: Experiment
@@ -39,6 +40,7 @@ class ExperimentLine:
     stage: StageProgress | None
     stages: int
     metric: str
+    unasked: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,16 @@ def is_active(experiment: Experiment) -> bool:
 def count_finished(experiment: Experiment) -> int:
     """Count the finished iterations, which should have been prefetched."""
     return sum(row.status == RunStatus.FINISHED for row in experiment.iterations.all())
+
+
+def unasked_iteration(experiment: Experiment) -> int | None:
+    """The iteration that a waiting experiment waits for somebody to ask for; None if nobody has to.
+
+    Its iterations should have been prefetched.
+    """
+    if experiment.status != RunStatus.WAITING or is_active(experiment):
+        return None
+    return count_finished(experiment) + 1
 
 
 def needs_workers(experiment: Experiment) -> bool:
@@ -102,6 +114,7 @@ def _line(
         stage=current_stage(found),
         stages=len(found),
         metric=_last_metric(row),
+        unasked=unasked_iteration(row),
     )
 
 

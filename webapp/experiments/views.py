@@ -39,6 +39,7 @@ from webapp.experiments.progress import (
     is_active,
     latest_iteration,
     needs_workers,
+    unasked_iteration,
     worker_states,
 )
 from webapp.experiments.queues import find_waiting, message_counts
@@ -145,6 +146,7 @@ def _state_of(request: HttpRequest, row: Experiment) -> dict[str, Any]:
         "stages": stages,
         "stage": current_stage(stages),
         "seen": count_finished(row),
+        "unasked": unasked_iteration(row),
         **_steering(request, row),
     }
 

@@ -36,7 +36,7 @@ from workers.command_line import (
     explained_errors,
     open_console,
 )
-from workers.evaluation_runs import declare_runs, run_benchmark
+from workers.evaluation_runs import add_kind, declare_runs, run_benchmark
 
 _EXAMPLES = """\
 examples:
@@ -66,12 +66,12 @@ class Command(ExemplifiedCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare a subcommand for each kind of evaluation."""
         kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-        _declare_annotations(kinds.add_parser("annotations", help="AlpacaEval style win rates"))
-        _declare_arena(kinds.add_parser("arena", help="Arena-Hard style scores"))
-        _declare_mt_bench(kinds.add_parser("mt-bench", help="MT-Bench style points"))
-        _declare_reward_bench(kinds.add_parser("reward-bench", help="RewardBench style accuracy"))
-        _declare_judge(kinds.add_parser("judge", help="a judge's agreement with a reference"))
-        declare_runs(kinds.add_parser("run", help="answer, judge and score by models"))
+        _declare_annotations(add_kind(kinds, "annotations", "AlpacaEval style win rates"))
+        _declare_arena(add_kind(kinds, "arena", "Arena-Hard style scores"))
+        _declare_mt_bench(add_kind(kinds, "mt-bench", "MT-Bench style points"))
+        _declare_reward_bench(add_kind(kinds, "reward-bench", "RewardBench style accuracy"))
+        _declare_judge(add_kind(kinds, "judge", "a judge's agreement with a reference"))
+        declare_runs(add_kind(kinds, "run", "answer, judge and score by models"))
         for kind in kinds.choices.values():
             kind.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
             kind.add_argument("--keep", metavar="EXPERIMENT/M<t>",

@@ -188,6 +188,8 @@ def _show(console: Console, found: Generated, options: dict[str, Any]) -> None:
             f"only {len(found.prompts):,} of {options['count']:,}: the last rounds brought nothing "
             "new. Give more seeds, a higher --temperature, or another --seed."
         )
+    if not found.prompts:
+        return
     words = ["--experiment", "NAME", "--prompts", f"{options['out']}/prompts.jsonl"]
     if options["hold_out"]:
         words += ["--set", f"sample.held_out={options['out']}/held_out.jsonl"]
