@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests import services
+from tests.hub_server import Hub, running_hub
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("ours", deadline=None)
@@ -55,3 +56,21 @@ def postgres_url() -> Iterator[str]:
     """The DATABASE_URL of a PostgreSQL server with an empty database; make your own in it."""
     with services.postgres() as url:
         yield url
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub of models of the test's own, which this process and its children take for the hub."""
+    from huggingface_hub import close_session, constants
+
+    with running_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        # What the client has read of the environment already.
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        yield running
+        close_session()

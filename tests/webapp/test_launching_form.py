@@ -139,7 +139,10 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ({"name": ""}, "This field is required."),
         ({"until": "0"}, "greater than or equal to 1"),
         ({"seed": "-1"}, "greater than or equal to 0"),
-        ({"model_from": "hub", "model_hub": "../../x"}, "Give an id such as org/name."),
+        (
+            {"model_from": "hub", "model_hub": "../../x"},
+            "Give an id such as org/name, or org/name@revision.",
+        ),
         ({"model_from": "folder"}, "not one of the available choices"),
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
         ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),

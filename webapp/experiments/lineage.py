@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.hub import pinned_name
 from meta_reward_core.shards import IterationFiles
 from webapp.experiments.models import Experiment, Iteration, OrderKind, Shard, ShardStatus
 from webapp.experiments.tables import kept_epoch
@@ -88,11 +89,17 @@ def lineage_of(experiment: Experiment, iterations: Sequence[Iteration]) -> Linea
         prompts=_prompt_set(experiment),
         seed_hash=experiment.seed_model_sha256,
         seed_short_hash=experiment.seed_model_sha256[:_HASH_CHARS],
-        seed_name=experiment.seed_model_folder.rstrip("/").rpartition("/")[2],
+        seed_name=_seed_name(experiment.seed_model_folder),
         generations=tuple(
             _generation(experiment, row, counts.get(row.number, {})) for row in iterations
         ),
     )
+
+
+def _seed_name(folder: str) -> str:
+    """A folder's own name; what came from the hub is called as it is there, at its commit."""
+    on_hub = pinned_name(folder)
+    return folder.rstrip("/").rpartition("/")[2] if on_hub is None else str(on_hub)
 
 
 def _prompt_set(experiment: Experiment) -> PromptSet | None:
