@@ -64,13 +64,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub import close_session, constants
 
     with running_hub() as running:
+        # For children; then what this process's client has read of its environment already.
         monkeypatch.setenv("HF_ENDPOINT", running.address)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        # What the client has read of the environment already.
-        monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        file = "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": running.address,
+            "HUGGINGFACE_CO_URL_TEMPLATE": running.address + file,
+            "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_OFFLINE": False,
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
         yield running
         close_session()
