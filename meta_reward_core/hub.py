@@ -82,16 +82,20 @@ def hub_client(token: str | None) -> "HfApi":
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
     """Inside: the client draws no progress bars between our lines."""
-    from huggingface_hub import utils
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
-    were_on = not utils.are_progress_bars_disabled()
+    were_on = not are_progress_bars_disabled()
     if were_on:
-        utils.disable_progress_bars()
+        disable_progress_bars()
     try:
         yield
     finally:
         if were_on:
-            utils.enable_progress_bars()
+            enable_progress_bars()
 
 
 def may_pass(error: Exception) -> bool:

@@ -81,9 +81,9 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     shut: Callable[[], None] = lambda: None
 
-    def add(self, name: str, files: Files, **state: bool) -> str:
+    def add(self, name: str, files: Files, *, private: bool = False, gated: bool = False) -> str:
         """Put a repository of one commit there; returns the commit."""
-        self.repositories[name] = Repository(**state)
+        self.repositories[name] = Repository(private, gated)
         return self.repositories[name].commit(files)
 
     def fetched(self) -> list[str]:

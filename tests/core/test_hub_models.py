@@ -54,7 +54,7 @@ def fetch(
 ) -> Path:
     found = read_hub_name(name)
     assert found is not None
-    return fetch_model(found, root, token=token, say=[].append if said is None else said.append)
+    return fetch_model(found, root, token=token, say=(list[str]() if said is None else said).append)
 
 
 def seen(root: Path) -> list[str]:
@@ -329,7 +329,7 @@ def test_too_little_room_is_found_before_the_weights_are_fetched(
         free = 1000
 
     hub.add("org/tiny", WHOLE)
-    monkeypatch.setattr(hub_models.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
     with pytest.raises(StorageFullError, match="free space or move META_REWARD_MODEL_ROOT"):
         fetch("org/tiny", root)
     assert "model.safetensors" not in hub.fetched()

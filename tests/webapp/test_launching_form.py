@@ -104,6 +104,12 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
     assert wish.asked_recipe() == load_recipe("smoke", changes=["actor.samples=5"])
 
 
+@pytest.mark.parametrize("name", ["org/name", "org/name@v1.0", f"org/name@{'5' * 40}"])
+def test_a_model_of_the_hub_may_name_a_revision(client: Client, name: str) -> None:
+    launch(client, model_from="hub", model_hub=name)
+    assert LaunchWish.read(only_order().wish).asked_recipe().model == name
+
+
 def test_only_what_was_changed_is_kept(client: Client) -> None:
     page = client.get(f"{NEW}?recipe=smoke")
     texts = {f"recipe.{key}": value for key, value in page.context["sheet"].draft.texts.items()}

@@ -57,7 +57,7 @@ class LaunchForm(forms.Form):
     model_folder = forms.ChoiceField(label="Folder", required=False)
     model_hub = forms.CharField(
         label="Hugging Face id",
-        max_length=200,
+        max_length=300,
         required=False,
         help_text="Such as org/name, or org/name@revision for a branch, a tag or a commit. It is "
         "fetched when the experiment begins; safetensors only.",
