@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from meta_reward_core.errors import HubError, ModelFolderError, StorageFullError
 from meta_reward_core.hub import HubName, explain, hub_address, hub_client, may_pass, without_bars
@@ -81,12 +81,32 @@ def fetch_model(name: HubName, root: Path, *, token: str | None, say: Say) -> Pa
     _check_listing(remote)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with _alone(folder, say):
         if not folder.is_dir():
             with _leaving_nothing_wrong(partial, remote.name), without_bars():
                 _fill(partial, remote, say)
             partial.rename(folder)
     return folder
+
+
+def half_models(root: Path) -> list[Path]:
+    """Folders of downloads below a root that were not completed, or are under way."""
+    return sorted(folder for folder in root.glob("*/.*@*.partial") if folder.is_dir())
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Keep other processes of this machine from fetching the same model."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"another process fetches {folder.parent.name}/{folder.name}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ask(name: HubName, root: Path, token: str | None) -> _Remote:

@@ -352,14 +352,15 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
 def test_two_at_once_fetch_a_model_once(hub: Hub, root: Path) -> None:
     hub.add("org/tiny", WHOLE)
-    goes_on, folders = threading.Event(), list[Path]()
+    goes_on, folders, said = threading.Event(), list[Path](), list[str]()
     hub.faults.append(holding("model.safetensors", goes_on))
     threads = [
-        threading.Thread(target=lambda: folders.append(fetch("org/tiny", root))) for _ in range(2)
+        threading.Thread(target=lambda: folders.append(fetch("org/tiny", root, said=said)))
+        for _ in range(2)
     ]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len([one for one in hub.asked if one.path.startswith("/api/models/")]) == 2)
+    wait_until(lambda: any("another process fetches org/tiny@" in line for line in said))
     goes_on.set()
     for thread in threads:
         thread.join()
