@@ -375,7 +375,8 @@ def test_what_was_published_begins_another_experiment_with_the_same_weights(
     assert second.seed_model.sha256 == hash_model_folder(shipped_seed())
     assert said == [f"fetching org/seed@{commit}, 2 MB"]
     found = record_experiment(second, artifact_root=str(installation.artifacts))
-    assert lineage_of(found, []).seed_name == f"org/seed@{commit}"
+    lineage = lineage_of(found, [])
+    assert (lineage.seed_name, lineage.seed_commit) == ("org/seed", commit)
     again = open_experiment(ArtifactStore(str(installation.artifacts)), "second")
     assert again is not None
     assert again.seed_folder.endswith(f"fresh/org/seed@{commit}")
