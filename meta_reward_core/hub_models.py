@@ -79,14 +79,19 @@ def fetch_model(name: HubName, root: Path, *, token: str | None, say: Say) -> Pa
         say(f"{name} is {remote.name}, which lies here already")
         return folder
     _check_listing(remote)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    with _alone(folder, say):
-        if not folder.is_dir():
-            with _leaving_nothing_wrong(partial, remote.name), without_bars():
-                _fill(partial, remote, say)
-            partial.rename(folder)
+    with _explained(remote.name, root):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder, say):
+            if not folder.is_dir():
+                _make(folder, remote, say)
     return folder
+
+
+def _make(folder: Path, remote: _Remote, say: Say) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    with _leaving_nothing_wrong(partial, remote.name), without_bars():
+        _fill(partial, remote, say)
+    partial.rename(folder)
 
 
 def half_models(root: Path) -> list[Path]:
@@ -300,6 +305,11 @@ def _explained(name: HubName, root: Path) -> Iterator[None]:
             raise StorageFullError(
                 f"no room left for {name} in {root}: free space, or move META_REWARD_MODEL_ROOT, "
                 "and run the same command again"
+            ) from error
+        if isinstance(error, OSError) and error.filename:
+            raise ModelFolderError(
+                f"cannot write {error.filename} for {name} ({error.strerror}): let this user write "
+                "there, or move META_REWARD_MODEL_ROOT"
             ) from error
         if not may_pass(error):
             raise ModelFolderError(f"cannot fetch {name}: {explain(error, name)}") from error

@@ -350,6 +350,13 @@ def test_a_disk_that_fills_up_leaves_nothing(
     assert not list(root.rglob("*.partial"))
 
 
+def test_a_root_that_cannot_be_written_is_named(hub: Hub, root: Path) -> None:
+    hub.add("org/tiny", WHOLE)
+    root.write_text("no folder")
+    with pytest.raises(InputError, match=f"cannot write {root}/org .* META_REWARD_MODEL_ROOT"):
+        fetch("org/tiny", root)
+
+
 def test_two_at_once_fetch_a_model_once(hub: Hub, root: Path) -> None:
     hub.add("org/tiny", WHOLE)
     goes_on, folders, said = threading.Event(), list[Path](), list[str]()

@@ -168,7 +168,8 @@ class PublishForm(forms.Form):
 
     def __init__(self, *args: Any, has_hub: bool, **kwargs: Any) -> None:
         """Leave the repository out where no token is configured."""
-        super().__init__(*args, label_suffix="", **kwargs)
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
         if not has_hub:
             del self.fields["repository"], self.fields["is_public"]
 
