@@ -36,7 +36,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--recipe", metavar="NAME|FILE", help=f"a YAML file, or one of: {recipes}")
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
         help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
-    add("--model", metavar="PATH|HUB_ID", help="the seed model M0, instead of the recipe's")
+    add("--model", metavar="PATH|HUB_ID",
+        help="the seed model M0, not the recipe's; of the hub as org/name@revision")  # fmt: skip
     add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
     add("--iterations", type=counting, metavar="N",
         help="go on until iteration N is finished; else one iteration is run")  # fmt: skip

@@ -307,7 +307,9 @@ class Recipe(Section):
         None, "A synthetic world that supplies prompts and a seed model.", source=OURS
     )
     model: str | None = value(
-        None, "The seed model M0: a folder or a Hugging Face id.", source=PAPER
+        None,
+        "The seed model M0: a folder, or a Hugging Face id, as org/name@revision.",
+        source=PAPER,
     )
     iterations: int = value(4, "How many iterations the schedule covers.", source=PAPER, ge=1)
     pair_kinds: NonEmpty[NonEmpty[PairKind]] = value(

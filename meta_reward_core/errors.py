@@ -8,6 +8,7 @@ MetaRewardError
 │   ├── ModelFolderError    a model that may not or cannot be loaded
 │   ├── EndpointError       a named server, its address, key or model
 │   └── TemplateError       a prompt template
+├── HubError              a hub of models did not answer, or did not do what was asked
 ├── EngineError           a model could not produce tokens
 ├── TrainingError         a training refused to start, or went wrong
 ├── ArtifactError         files of an experiment
@@ -62,6 +63,12 @@ class EndpointError(InputError):
 
 class TemplateError(InputError):
     """A prompt template misses a placeholder or names an unknown one."""
+
+
+class HubError(MetaRewardError):
+    """A hub of models did not answer, did not take a model, or sent a damaged one."""
+
+    retryable = True
 
 
 class EngineError(MetaRewardError):

@@ -6,7 +6,7 @@ Everything that can be wrong is found here, before a file is written.
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meta_reward_core.artifacts import ArtifactStore
@@ -24,6 +24,8 @@ from meta_reward_core.experiment import (
     open_experiment,
 )
 from meta_reward_core.held_out import read_held_out, without_held_out
+from meta_reward_core.hub import read_hub_name
+from meta_reward_core.hub_models import fetch_model
 from meta_reward_core.miniature.seed import ensure_seed_model, kept_seed_model
 from meta_reward_core.miniature.seed_variants import ensure_variant, kept_variant, read_variant
 from meta_reward_core.miniature.world import loop_prompts
@@ -49,11 +51,13 @@ class Places:
         artifacts: root of all experiments, any fsspec address.
         models: folder under which models may be loaded from.
         scratch: private folder for what is only needed while it is being made.
+        hub_token: with which models are fetched; None for what the hub's client finds itself.
     """
 
     artifacts: str
     models: Path
     scratch: Path
+    hub_token: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls) -> "Places":
@@ -162,6 +166,7 @@ def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None
 
     Raises:
         ModelFolderError: it is absent, unsafe, or outside the allowed root.
+        HubError: it is to be fetched, and the hub does not answer.
     """
     variant = read_variant(recipe.model) if recipe.world == "miniature" else None
     if variant is not None:
@@ -174,7 +179,7 @@ def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None
             "Hugging Face id"
         )
     else:
-        folder = _model_folder(recipe.model, places)
+        folder = _model_folder(recipe.model, places, say=say)
     return Model("M0", folder, hash_model_folder(folder))
 
 
@@ -205,34 +210,19 @@ def _local_folder(name: str, places: Places) -> Path | None:
     return None
 
 
-def _model_folder(name: str, places: Places) -> Path:
-    """A folder of this machine, else a hub's id."""
+def _model_folder(name: str, places: Places, *, say: Callable[[str], None]) -> Path:
+    """A folder of this machine, else a hub's name."""
     folder = _local_folder(name, places)
     if folder is not None:
         return folder
-    if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
+    on_hub = read_hub_name(name)
+    if on_hub is None:
         raise ModelFolderError(
             f"there is no model folder {name!r}: give a folder below {places.models} "
-            "(META_REWARD_MODEL_ROOT), or a Hugging Face id such as org/name"
+            "(META_REWARD_MODEL_ROOT), or a Hugging Face id such as org/name or org/name@revision"
         )
-    return _download(name, places)
-
-
-def _download(name: str, places: Places) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    target = places.models / name
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-    try:
-        snapshot_download(name, allow_patterns=patterns, local_dir=target)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        raise ModelFolderError(
-            f"model {name!r} is neither a folder below {places.models} nor could it be fetched "
-            f"from the hub: {error}"
-        ) from error
-    return check_model_folder(target, allowed_roots=[places.models])
+    fetched = fetch_model(on_hub, places.models, token=places.hub_token, say=say)
+    return check_model_folder(fetched, allowed_roots=[places.models])
 
 
 def check_room(recipe: Recipe, model: Model, places: Places) -> None:

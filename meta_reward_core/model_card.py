@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 
 from meta_reward_core.config import Recipe
+from meta_reward_core.hub import read_hub_name
 from meta_reward_core.summary import Summary, audit_sentences
 
 _PAPER: Final = "https://arxiv.org/abs/2407.19594"
@@ -35,7 +36,7 @@ class Lineage:
     """Where a model comes from.
 
     Attributes:
-        seed_model: what M0 is called: a hub's id, or a folder's name.
+        seed_model: what M0 is called: a hub's name, at its commit if it is known, or a folder's.
         sha256: of every model from M0 on, in order.
     """
 
@@ -62,7 +63,7 @@ def write_model_card(
     """
     title = f"{experiment} M{number}"
     sections = [
-        _front_matter(title),
+        _front_matter(title, lineage),
         f"# {title}\n\n{_introduction(number)}",
         _lineage(lineage),
         *(_iteration(summary) for summary in summaries),
@@ -103,11 +104,14 @@ The model was trained to be preferred by itself. Nothing here measures truth or 
 for your purpose before you rely on it."""
 
 
-def _front_matter(title: str) -> str:
+def _front_matter(title: str, lineage: Lineage) -> str:
+    on_hub = read_hub_name(lineage.seed_model)
+    base = {"base_model": on_hub.repository} if on_hub and on_hub.is_pinned else {}
     values = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "license": "other",
+        **base,
         "model_name": title,
         "tags": ["meta-rewarding", "self-rewarding", "dpo"],
     }

@@ -58,10 +58,24 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     for file in visible_files(folder):
         _check_inside(file.resolve(), roots, link=file)
         _check_harmless(file)
-    _check_config(folder)
+    check_words(folder)
     _check_weights(folder)
-    _check_chat_template(folder)
     return folder
+
+
+def check_words(folder: Path) -> None:
+    """See that a model may be loaded by all that is in its folder but the weights.
+
+    Raises:
+        ModelFolderError: it asks for code, is no whole model, or has no chat template.
+    """
+    _check_config(folder)
+    _check_chat_template(folder)
+
+
+def read_weights_index(folder: Path) -> set[str]:
+    """Names of the files that the index of a model's weights names; none without an index."""
+    return set(_read_json(folder / WEIGHTS_INDEX).get("weight_map", {}).values())
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
@@ -116,7 +130,7 @@ def _check_weights(folder: Path) -> None:
         return
     if not (folder / WEIGHTS_INDEX).is_file():
         raise ModelFolderError(f"{folder} has no safetensors weights ({WEIGHTS}).")
-    shards = set(_read_json(folder / WEIGHTS_INDEX).get("weight_map", {}).values())
+    shards = read_weights_index(folder)
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing or not shards:
         raise ModelFolderError(f"{folder} misses weights: {', '.join(missing) or WEIGHTS}.")

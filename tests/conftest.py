@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests import services
+from tests.hub_server import Hub, running_hub
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("ours", deadline=None)
@@ -55,3 +56,28 @@ def postgres_url() -> Iterator[str]:
     """The DATABASE_URL of a PostgreSQL server with an empty database; make your own in it."""
     with services.postgres() as url:
         yield url
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub of models of the test's own, which this process and its children take for the hub."""
+    from huggingface_hub import close_session, constants
+
+    with running_hub() as running:
+        # For children; then what this process's client has read of its environment already.
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        file = "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": running.address,
+            "HUGGINGFACE_CO_URL_TEMPLATE": running.address + file,
+            "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_OFFLINE": False,
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        yield running
+        close_session()

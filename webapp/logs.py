@@ -90,6 +90,7 @@ def log_settings(*, form: str, level: str) -> dict[str, Any]:
             # Django gives these handlers of their own, which would write each line twice.
             "django": {"handlers": [], "propagate": True},
             "aiobotocore": {"level": "WARNING"},  # each process tells where its credentials are
+            "httpx2": {"level": "WARNING"},  # every address, with what was signed for one download
         },
     }
 

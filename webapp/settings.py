@@ -22,7 +22,10 @@ META_REWARD_MAX_ATTEMPTS    a shard that failed so often waits for a person; def
 META_REWARD_TURN_SECONDS    a worker stays with one experiment for so long while others wait: 60
 META_REWARD_ENGINE_MEMORY_MB  limit of an engine process's memory; default: none
 META_REWARD_PUBLISH_ROOT    where published models are put; default: var/published
-HF_TOKEN                    lets models be published on the Hugging Face hub; default: not there
+HF_TOKEN                    lets models be published on the Hugging Face hub, and gated or private
+                            ones be fetched; default: not there
+HF_ENDPOINT                 a mirror of the hub, for both; HF_HUB_DISABLE_XET=1 if it knows no Xet
+HF_HUB_OFFLINE              1: the hub is never asked; models lie in META_REWARD_MODEL_ROOT
 META_REWARD_EMAIL_HOST      mail server for notices; default: no e-mail is sent
 META_REWARD_EMAIL_PORT      default: 465 with tls, else 587 with starttls, else 25
 META_REWARD_EMAIL_SECURITY  tls, starttls or none; default: starttls

@@ -44,6 +44,7 @@ def configured_places() -> Places:
         artifacts=settings.META_REWARD_ARTIFACT_ROOT,
         models=Path(settings.META_REWARD_MODEL_ROOT),
         scratch=Path(settings.META_REWARD_SCRATCH_ROOT),
+        hub_token=settings.META_REWARD_HF_TOKEN or None,
     )
 
 

@@ -1,8 +1,8 @@
 """What may be deleted, what that frees, and what it costs.
 
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
-that no waiting order names, copies of models that a store holds, checkpoints that a later one has
-followed, old events of accounts.
+that no waiting order names, copies of models that a store holds, half downloads of models,
+checkpoints that a later one has followed, old events of accounts.
 Tables of an experiment are never among them: they are what it was run for.
 """
 
@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.checkpoints import Checkpoint, kept_copies
+from meta_reward_core.hub_models import half_models
 from webapp.experiments.models import Attempt, AttemptStatus, Experiment, Order, RunStatus
 from webapp.experiments.stages import duration_text
 from webapp.people.models import Event
@@ -117,11 +118,14 @@ def _checkpoints(days: float) -> Iterator[Removal]:  # noqa: ARG001
 
 
 def _cache(days: float) -> Iterator[Removal]:
-    """Copies of models on this machine that nothing has loaded for long."""
+    """Copies of models that nothing has loaded for long, and half ones that nobody fetches."""
     before = time.time() - timedelta(days=days).total_seconds()
     for folder in kept_copies():
         if folder.stat().st_mtime < before:
             yield _folder("cache", folder, "it is copied from the store again when it is needed")
+    for folder in half_models(Path(settings.META_REWARD_MODEL_ROOT)):
+        if folder.stat().st_mtime < before:
+            yield _folder("cache", folder, "a download of it begins anew")
 
 
 def _cost_of(experiment: Experiment, number: int) -> str:

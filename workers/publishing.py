@@ -11,17 +11,13 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
 
-from meta_reward_core.errors import (
-    ArtifactError,
-    DamagedArtifactError,
-    InputError,
-    MetaRewardError,
-)
+from meta_reward_core.errors import ArtifactError, DamagedArtifactError, HubError, InputError
 from meta_reward_core.experiment import Experiment
+from meta_reward_core.hub import HubName, explain, hub_client, pinned_name, without_bars
 from meta_reward_core.model_card import Lineage, name_of_model, write_model_card
 from meta_reward_core.model_folder import hash_model_folder
 from webapp.experiments import models
@@ -32,18 +28,18 @@ from webapp.places import BASE_DIR
 from workers.in_process import summarize
 from workers.opening import open_row
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 Outcome = dict[str, Any]
 
 _SUFFIXES: Final = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
 _CARD: Final = "README.md"
+_REPLACED: Final = ["*.safetensors", "*.safetensors.index.json"]
+"""Weights of an earlier upload go: what loads a model would take them for this one's."""
+_STAYS: Final = "The folder and the archive are there."
 _FOLDER_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
-
-
-class HubError(MetaRewardError):
-    """The hub did not take a model; the folder and the archive are there."""
-
-    retryable = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def publish(order: Order) -> Outcome:
     repository = str(order.wish.get("repository", ""))
     if repository:
         _tell(order, {**outcome, "doing": f"uploading to {repository}"})
-        outcome["repository"] = _upload(
+        outcome |= _upload(
             Path(settings.META_REWARD_PUBLISH_ROOT) / published.folder,
             repository,
             message=f"{experiment.name} M{number}",
@@ -109,13 +105,19 @@ def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> 
         recipe=experiment.recipe,
         seed=experiment.seed,
         lineage=Lineage(
-            name_of_model(experiment.recipe.model),
+            _seed_name(experiment),
             [experiment.model(made).sha256 for made in range(number + 1)],
         ),
         summaries=[
             iteration.metrics or summarize(experiment, iteration) for iteration in iterations
         ],
     )
+
+
+def _seed_name(experiment: Experiment) -> str:
+    """What M0 is called in public: at its commit where it came from the hub."""
+    on_hub = pinned_name(experiment.seed_folder)
+    return name_of_model(experiment.recipe.model) if on_hub is None else str(on_hub)
 
 
 def _publish_here(experiment: Experiment, number: int, card: str) -> Published:
@@ -223,26 +225,44 @@ def _replace(new: Path, target: Path) -> None:
     new.rename(target)
 
 
-def _upload(folder: Path, repository: str, *, message: str, is_public: bool) -> str:
-    """Send a folder to a repository of the hub.
+def _upload(folder: Path, repository: str, *, message: str, is_public: bool) -> Outcome:
+    """Send a folder to a repository of the hub, which is made unless it is there.
 
     Returns:
-        The repository's address.
+        The repository's address, and the commit that holds the folder.
 
     Raises:
         HubError: without a token, or refused.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    import httpx2
 
     if not settings.META_REWARD_HF_TOKEN:
-        raise HubError("no token of the hub is configured: set HF_TOKEN")
-    hub = HfApi(token=settings.META_REWARD_HF_TOKEN)
+        raise HubError(f"no token of the hub is configured: set HF_TOKEN. {_STAYS}")
+    hub = hub_client(settings.META_REWARD_HF_TOKEN)
     try:
-        made = hub.create_repo(repository, private=not is_public, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        with without_bars():
+            made = hub.create_repo(repository, private=not is_public, exist_ok=True)
+            _check_hidden(hub, repository, is_public=is_public)
+            commit = hub.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=message,
+                delete_patterns=_REPLACED,
+            )
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+        reason = explain(error, HubName(repository))
+        raise HubError(f"the hub did not take {repository}: {reason}. {_STAYS}") from error
+    return {"repository": str(made), "commit": commit.oid}
+
+
+def _check_hidden(hub: "HfApi", repository: str, *, is_public: bool) -> None:
+    """Refuse to put a model for few into a repository that everybody sees already.
+
+    Raises:
+        HubError: saying what to do.
+    """
+    if not is_public and not hub.model_info(repository).private:
         raise HubError(
-            f"the folder and the archive are there, but the hub did not take {repository}: {error}"
-        ) from error
-    return str(made)
+            f"everybody may see {repository} on the hub already, and that was not asked for: allow "
+            f"it, make the repository private there, or name another. {_STAYS}"
+        )

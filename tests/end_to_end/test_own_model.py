@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 
 from meta_reward_core.miniature.seed import shipped_seed
 from meta_reward_core.miniature.world import seed_rows
+from meta_reward_core.model_folder import hash_model_folder
 from tests.core.tiny_model import make_model_folder
 from tests.end_to_end.conftest import Site
+from tests.hub_server import Hub
 
 SMALL = [
     "sample.prompts=3",
@@ -62,3 +64,25 @@ def test_a_seed_model_is_made_from_eft_rows_and_serves_as_m0(site: Site) -> None
     assert "64 rows trained, 0 held out, 0 refused" in trained.stdout
     planned = site.run_iteration("--model", "mine", "--dry-run")
     assert planned.returncode == 0, planned.stdout
+
+
+def test_a_model_of_a_mirror_of_the_hub_is_m0_and_one_that_is_not_there_is_refused(
+    site: Site, hub: Hub
+) -> None:
+    """The commands in processes of their own, which read HF_ENDPOINT as they start."""
+    commit = hub.add(
+        "org/tiny", {file.name: file.read_bytes() for file in shipped_seed().iterdir()}
+    )
+    refused = site.run_iteration("--model", "org/none")
+    assert refused.returncode == 2
+    assert f"{hub.address} has no model org/none" in refused.stdout
+    assert not site.artifacts.exists()
+    assert not (site.root / "models").exists()
+    begun = site.run_iteration("--model", "org/tiny", "--engine", "scripted")
+    assert begun.returncode == 0, begun.stdout
+    assert f"fetching org/tiny@{commit}" in begun.stdout
+    found = json.loads((site.artifacts / "tiny" / "experiment.json").read_text())
+    assert found["seed_model"] == {
+        "folder": str(site.root / "models" / "org" / f"tiny@{commit}"),
+        "sha256": hash_model_folder(shipped_seed()),
+    }

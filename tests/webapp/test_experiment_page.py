@@ -120,6 +120,16 @@ def test_the_lineage_says_what_each_model_was_trained_on(
     assert f'<code title="{"c" * 64}">{"c" * 12}</code>' in page
 
 
+def test_a_seed_model_of_the_hub_is_named_at_its_commit(
+    client: Client, iteration: Iteration
+) -> None:
+    commit = "0123456789" * 4
+    Experiment.objects.update(seed_model_folder=f"/models/org/name@{commit}")
+    page = get(client, PATH)
+    assert "the seed model org/name of the hub, commit" in page
+    assert f'<code title="{commit}">012345678901</code>' in page
+
+
 def test_values_that_differ_from_the_shipped_recipe_are_marked(
     client: Client, experiment: Experiment
 ) -> None:

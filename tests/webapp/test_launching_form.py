@@ -114,6 +114,12 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
     assert wish.asked_recipe() == load_recipe("smoke", changes=["actor.samples=5"])
 
 
+@pytest.mark.parametrize("name", ["org/name", "org/name@v1.0", f"org/name@{'5' * 40}"])
+def test_a_model_of_the_hub_may_name_a_revision(client: Client, name: str) -> None:
+    launch(client, model_from="hub", model_hub=name)
+    assert LaunchWish.read(only_order().wish).asked_recipe().model == name
+
+
 def test_only_what_was_changed_is_kept(client: Client) -> None:
     page = client.get(f"{NEW}?recipe=smoke")
     texts = {f"recipe.{key}": value for key, value in page.context["sheet"].draft.texts.items()}
@@ -149,7 +155,10 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ({"name": ""}, "This field is required."),
         ({"until": "0"}, "greater than or equal to 1"),
         ({"seed": "-1"}, "greater than or equal to 0"),
-        ({"model_from": "hub", "model_hub": "../../x"}, "Give an id such as org/name."),
+        (
+            {"model_from": "hub", "model_hub": "../../x"},
+            "Give an id such as org/name, or org/name@revision.",
+        ),
         ({"model_from": "folder"}, "not one of the available choices"),
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
         ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),

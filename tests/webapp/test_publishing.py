@@ -94,13 +94,14 @@ def test_what_came_of_it_is_shown_and_watched(client: Client, experiment: Experi
     doing = OUTCOME | {"doing": "uploading to org/name"}
     Order.objects.update(status="running", token="0" * 32, outcome=doing)
     assert "uploading to org/name" in get(client, **HTMX)
-    hub = OUTCOME | {"repository": "https://hub.example/org/name"}
+    hub = OUTCOME | {"repository": "https://hub.example/org/name", "commit": "5" * 40}
     Order.objects.update(status="done", token=None, outcome=hub)
     page = get(client)
     assert "hx-get" not in page
     assert "first/M1.tar" in page
     assert "2.3\xa0MB" in page
     assert 'href="https://hub.example/org/name"' in page
+    assert f"<code>{'5' * 40}</code>" in page
     add_publication(experiment, number=2, finding="of another model")
     assert "of another model" not in get(client)
     Order.objects.filter(pk=order.pk).update(status="refused", finding=HOSTILE)

@@ -9,6 +9,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.recipes import load_recipe
+from tests.hub_server import Hub
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment, Iteration, Order, OrderKind
 from webapp.experiments.orders import place_order
@@ -188,3 +189,25 @@ def test_what_was_left_out_of_the_prompts_is_said(installation: Installation) ->
         "mine.jsonl: 1 duplicate(s) left out",
         "mine.jsonl, row 2: left out, empty",
     ]
+
+
+def test_a_model_of_the_hub_is_fetched_while_the_order_says_how_far_it_is(
+    installation: Installation, alice: User, hub: Hub
+) -> None:
+    commit = hub.add(
+        "org/name", {file.name: file.read_bytes() for file in installation.model.iterdir()}
+    )
+    order = carry_out(order_for(installation, alice, changes=("model=org/name",)))
+    assert (order.status, order.finding) == ("done", "")
+    assert f"fetching org/name@{commit}, 0 MB" in order.outcome["said"]
+    row = Experiment.objects.get(name="mine")
+    assert row.seed_model_folder.endswith(f"/org/name@{commit}")
+
+
+def test_what_the_hub_refuses_is_what_the_order_says(
+    installation: Installation, alice: User, hub: Hub
+) -> None:
+    order = carry_out(order_for(installation, alice, changes=("model=org/none",)))
+    assert order.status == "refused"
+    assert f"{hub.address} has no model org/none" in order.finding
+    assert not Experiment.objects.exists()

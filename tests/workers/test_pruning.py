@@ -70,6 +70,19 @@ def test_copies_of_models_go_when_they_were_not_used_for_long(
     assert young.exists()
 
 
+def test_a_half_download_goes_when_nobody_went_on_with_it_for_long(
+    finished: Installation,
+) -> None:
+    name = f".name@{'5' * 40}.partial"
+    old, young = (finished.root / "models" / owner / name for owner in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    os.utime(old, (0, 0))
+    assert "begins anew" in finished.run("prune", "--what", "cache", "--yes")
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.INTERRUPTED])
 def test_an_experiment_that_goes_on_keeps_everything(
     finished: Installation, status: RunStatus

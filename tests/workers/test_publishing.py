@@ -1,8 +1,10 @@
-"""Publishing: a clean folder, the same as an archive, and the hub's API at its edge."""
+"""Publishing: a clean folder, the same as an archive, and a hub on this machine."""
 
 import json
+import shutil
 import struct
 import tarfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +16,23 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.launch import Places, open_or_begin
+from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.recipes import load_recipe
 from meta_reward_core.request import Request
 from meta_reward_core.shards import Work
+from tests.hub_server import Asked, Hub, failing
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
+from webapp.experiments.lineage import lineage_of
 from webapp.experiments.models import Experiment, Order, OrderKind
 from webapp.people.models import Event, EventKind
+from workers.command_line import configured_places
 from workers.orders import SLOW, carry_out
 from workers.rows import record_experiment, record_iteration
+
+# The client sends large files in a way that its own HTTP library calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 CHECKPOINT = {
     "config.json": b'{"model_type": "llama"}',
@@ -185,61 +196,207 @@ def test_what_is_published_again_takes_the_place_of_what_was(
     assert sorted(file.name for file in folder.parent.iterdir()) == ["M1", "M1.tar"]
 
 
-class Hub:
-    """Stands at the edge of the hub's client."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.calls: list[tuple[str, Any]] = []
-        self._error = error
-
-    def __call__(self, *, token: str) -> "Hub":
-        self.calls.append(("token", token))
-        return self
-
-    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> str:
-        self.calls.append(("create", (name, private, exist_ok)))
-        return f"https://hub.example/{name}"
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
-        if self._error is not None:
-            raise self._error
-        names = sorted(file.name for file in folder_path.iterdir())
-        self.calls.append(("upload", (repo_id, names, commit_message)))
+TOKEN = "hf_secret_of_the_owner"
 
 
-def use_hub(monkeypatch: pytest.MonkeyPatch, settings: Settings, hub: Hub) -> None:
-    settings.META_REWARD_HF_TOKEN = "hf_secret"
-    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+@pytest.fixture
+def token(hub: Hub, settings: Settings) -> str:
+    """The installation's token; it may write for `org` alone."""
+    settings.META_REWARD_HF_TOKEN = TOKEN
+    hub.writers[TOKEN] = {"org"}
+    return TOKEN
 
 
-def test_it_goes_to_a_repository_where_a_token_is_configured(
-    row: Experiment, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def everything_told(order: Order, log: str) -> str:
+    """Whatever a person or a collector of logs may see of an order."""
+    events = "".join(f"{event.subject} {event.detail}" for event in Event.objects.all())
+    return json.dumps([order.outcome, order.wish, order.finding, events, log])
+
+
+def test_what_arrives_on_the_hub_is_the_folder_as_it_is_and_hidden(
+    row: Experiment,
+    installation: Installation,
+    hub: Hub,
+    token: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    hub = Hub()
-    use_hub(monkeypatch, settings, hub)
+    caplog.set_level("DEBUG")
     order = published(row, repository="org/name", is_public=False)
-    assert order.outcome["repository"] == "https://hub.example/org/name"
-    assert hub.calls[:2] == [("token", "hf_secret"), ("create", ("org/name", True, True))]
-    assert hub.calls[2][1][0] == "org/name"
-    assert "README.md" in hub.calls[2][1][1]
-    assert "hf_secret" not in json.dumps(order.outcome)
+    assert (order.status, order.finding) == ("done", "")
+    made = hub.repositories["org/name"]
+    folder = installation.root / "published" / "mine" / "M1"
+    here = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert made.files() == here | {".gitattributes": b""}
+    assert b"# mine M1" in made.files()["README.md"]
+    assert made.private
+    assert made.messages[-1] == "mine M1"
+    assert order.outcome["repository"] == f"{hub.address}/org/name"
+    assert order.outcome["commit"] == made.resolve("main")
+    assert token not in everything_told(order, caplog.text)
 
 
-def test_what_the_hub_refuses_stays_here(
-    row: Experiment, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_everybody_sees_it_if_that_was_asked_for(row: Experiment, hub: Hub, token: str) -> None:
+    published(row, repository="org/name", is_public=True)
+    assert not hub.repositories["org/name"].private
+
+
+def test_a_repository_that_exists_keeps_what_is_not_the_models_and_no_weights_of_before(
+    row: Experiment, hub: Hub, token: str
 ) -> None:
-    use_hub(monkeypatch, settings, Hub(OSError("no such organisation")))
+    kept = {"LICENSE": b"theirs", ".gitattributes": b"x"}
+    stale = {"model-00001-of-00002.safetensors": b"x", "model.safetensors.index.json": b"{}"}
+    hub.add("org/name", kept | stale | {"config.json": b"old"}, private=True)
+    assert published(row, repository="org/name").status == "done"
+    files = hub.repositories["org/name"].files()
+    assert sorted(files) == sorted([*CHECKPOINT, "README.md", "model.safetensors", *kept])
+    assert files["LICENSE"] == b"theirs"
+    assert files["config.json"] == CHECKPOINT["config.json"]
+
+
+def test_nothing_is_hidden_in_a_repository_that_everybody_sees(
+    row: Experiment, hub: Hub, token: str
+) -> None:
+    hub.add("org/name", {"README.md": b"# theirs"})
+    order = published(row, repository="org/name", is_public=False)
+    assert order.status == "refused"
+    assert "everybody may see org/name on the hub already" in order.finding
+    assert hub.repositories["org/name"].files() == {"README.md": b"# theirs"}
+
+
+@pytest.mark.parametrize(
+    "repository, writers, message",
+    [
+        ("org/name", {}, "refuses the token that HF_TOKEN holds for org/name (401)"),
+        ("others/name", {TOKEN: {"org"}}, "refuses the token that HF_TOKEN holds for others/name"),
+        ("org/theirs", {TOKEN: set[str]()}, "refuses the token that HF_TOKEN holds for org/theirs"),
+    ],
+)
+def test_whoever_may_not_write_is_told_so_and_what_was_published_here_stays(
+    row: Experiment,
+    hub: Hub,
+    token: str,
+    caplog: pytest.LogCaptureFixture,
+    repository: str,
+    writers: dict[str, set[str]],
+    message: str,
+) -> None:
+    caplog.set_level("DEBUG")
+    hub.add("org/theirs", {}, private=True)
+    hub.writers = writers
+    order = published(row, repository=repository)
+    assert order.status == "refused"
+    assert message in order.finding
+    assert "The folder and the archive are there." in order.finding
+    assert order.outcome["folder"] == "mine/M1"
+    assert token not in everything_told(order, caplog.text)
+    assert not [name for name, one in hub.repositories.items() if "config.json" in one.files()]
+
+
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client tries again at once."""
+    clock = SimpleNamespace(sleep=lambda _: None, time=time.time)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("part", ["/preupload/", "/objects/batch", "/lfs/"])
+def test_a_hub_that_stumbles_is_asked_again(
+    row: Experiment, hub: Hub, token: str, part: str
+) -> None:
+    hub.faults.append(failing(503, part, times=2))
+    assert published(row, repository="org/name").status == "done"
+    assert "model.safetensors" in hub.repositories["org/name"].files()
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("part", ["/repos/create", "/preupload/", "/lfs/", "/commit/"])
+def test_a_hub_that_keeps_failing_is_said_to_and_shows_no_half_model(
+    row: Experiment, hub: Hub, token: str, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    hub.faults.append(failing(500, part))
     order = published(row, repository="org/name")
     assert order.status == "refused"
-    assert "the hub did not take org/name: no such organisation" in order.finding
+    assert f"the hub did not take org/name: {hub.address} answered 500" in order.finding
+    assert not [one for one in hub.repositories.values() if "config.json" in one.files()]
+    assert token not in everything_told(order, caplog.text)
+    hub.faults.clear()
+    assert published(row, repository="org/name").status == "done"
+
+
+@pytest.mark.usefixtures("_no_pauses")
+def test_a_hub_that_dies_in_the_middle_is_said_not_to_answer(
+    row: Experiment, hub: Hub, token: str
+) -> None:
+    def die(asked: Asked) -> None:
+        if asked.method == "PUT":
+            hub.shut()
+
+    hub.faults += [die, failing(503, "/lfs/", method="PUT")]
+    order = published(row, repository="org/name")
+    assert order.status == "refused"
+    assert "does not answer (ConnectError" in order.finding
     assert order.outcome["folder"] == "mine/M1"
 
 
-def test_without_a_token_nothing_is_sent(row: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub()
-    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+def test_without_a_token_nothing_is_sent(row: Experiment, hub: Hub) -> None:
     assert "no token of the hub" in published(row, repository="org/name").finding
-    assert hub.calls == []
+    assert hub.asked == []
+
+
+def test_a_mirror_without_xet_says_what_to_set(
+    row: Experiment, hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    assert "needs HF_HUB_DISABLE_XET=1" in published(row, repository="org/name").finding
+
+
+def test_what_was_published_begins_another_experiment_with_the_same_weights(
+    row: Experiment,
+    installation: Installation,
+    hub: Hub,
+    token: str,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """The miniature's seed model goes to the hub as an M1 and comes back as another's M0."""
+    seed = {file.name: file.read_bytes() for file in shipped_seed().iterdir()}
+    shutil.rmtree(installation.artifacts / "mine" / "iteration-1" / "checkpoint")
+    make_model(installation, seed)
+    order = published(row, repository="org/seed")
+    assert (order.status, order.finding) == ("done", "")
+    settings.META_REWARD_MODEL_ROOT = str(tmp_path / "fresh")
+    recipe = load_recipe(str(installation.recipe), changes=["model=org/seed", "name=second"])
+    said: list[str] = []
+    request = Request("second", recipe=recipe, prompts=installation.prompts)
+    second = open_or_begin(request, configured_places(), say=said.append)
+    commit = hub.repositories["org/seed"].resolve("main")
+    assert second.seed_model.sha256 == hash_model_folder(shipped_seed())
+    assert said == [f"fetching org/seed@{commit}, 2 MB"]
+    found = record_experiment(second, artifact_root=str(installation.artifacts))
+    lineage = lineage_of(found, [])
+    assert (lineage.seed_name, lineage.seed_commit) == ("org/seed", commit)
+    again = open_experiment(ArtifactStore(str(installation.artifacts)), "second")
+    assert again is not None
+    assert again.seed_folder.endswith(f"fresh/org/seed@{commit}")
+
+
+def test_the_card_names_the_commit_of_a_model_of_the_hub(
+    row: Experiment, installation: Installation
+) -> None:
+    commit = "0123456789" * 4
+    places = configured_places()
+    pinned = places.models / "org" / f"name@{commit}"
+    shutil.copytree(installation.model, pinned)
+    description = installation.artifacts / "mine" / "experiment.json"
+    found = json.loads(description.read_text())
+    found["seed_model"]["folder"] = str(pinned)
+    description.write_text(json.dumps(found))
+    published(row)
+    card = (installation.root / "published" / "mine" / "M1" / "README.md").read_text()
+    assert f"seed model: org/name@{commit}" in card
+    assert "\nbase_model: org/name\n" in card
 
 
 def test_an_experiment_that_is_gone_is_said_to_be(db: None) -> None:

@@ -149,12 +149,12 @@ class MetricsOut(Schema):
 
 
 class SeedModel(Schema):
-    """M0: a folder of the installation, or an id of the Hugging Face hub."""
+    """M0: a folder of the installation, or an id of the Hugging Face hub, as org/name@revision."""
 
     model_config = ConfigDict(extra="forbid")
 
     source: Literal["folder", "hub"]
-    name: Annotated[str, Field(max_length=200)]
+    name: Annotated[str, Field(max_length=300)]
 
 
 class LaunchChanges(Schema):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.hub import pinned_name
 from meta_reward_core.shards import IterationFiles
 from webapp.experiments.models import Experiment, Iteration, OrderKind, Shard, ShardStatus
 from webapp.experiments.tables import kept_epoch
@@ -72,27 +73,45 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """M0 and what followed; the prompts are None where their file is not there."""
+    """M0 and what followed; the prompts are None where their file is not there.
+
+    Attributes:
+        seed_name: a folder's own name, or the hub's for what came from there.
+        seed_commit: of the hub; empty for what did not come from there.
+    """
 
     prompts: PromptSet | None
     seed_hash: str
     seed_short_hash: str
     seed_name: str
+    seed_commit: str
+    seed_short_commit: str
     generations: tuple[Generation, ...]
 
 
 def lineage_of(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
     """Read the lineage; the database is asked twice."""
     counts = _counts(experiment)
+    seed_name, commit = _seed_name(experiment.seed_model_folder)
     return Lineage(
         prompts=_prompt_set(experiment),
         seed_hash=experiment.seed_model_sha256,
         seed_short_hash=experiment.seed_model_sha256[:_HASH_CHARS],
-        seed_name=experiment.seed_model_folder.rstrip("/").rpartition("/")[2],
+        seed_name=seed_name,
+        seed_commit=commit,
+        seed_short_commit=commit[:_HASH_CHARS],
         generations=tuple(
             _generation(experiment, row, counts.get(row.number, {})) for row in iterations
         ),
     )
+
+
+def _seed_name(folder: str) -> tuple[str, str]:
+    """What M0 is called, and its commit."""
+    on_hub = pinned_name(folder)
+    if on_hub is None:
+        return folder.rstrip("/").rpartition("/")[2], ""
+    return on_hub.repository, on_hub.revision or ""
 
 
 def _prompt_set(experiment: Experiment) -> PromptSet | None:

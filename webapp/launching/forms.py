@@ -4,9 +4,10 @@ from typing import Any, Final
 
 from django import forms
 
+from meta_reward_core.hub import read_hub_name
 from meta_reward_core.request import DEFAULT_SEED
 from webapp.experiments.models import Experiment, Order, OrderKind, OrderStatus, valid_name
-from webapp.launching.model_choices import HUB_ID, Models
+from webapp.launching.model_choices import Models
 
 MODEL_OF_RECIPE: Final = "recipe"
 MODEL_FOLDER: Final = "folder"
@@ -56,9 +57,10 @@ class LaunchForm(forms.Form):
     model_folder = forms.ChoiceField(label="Folder", required=False)
     model_hub = forms.CharField(
         label="Hugging Face id",
-        max_length=200,
+        max_length=300,
         required=False,
-        help_text="Such as org/name. It is fetched when the experiment begins; safetensors only.",
+        help_text="Such as org/name, or org/name@revision for a branch, a tag or a commit. It is "
+        "fetched when the experiment begins; safetensors only.",
     )
     prompts_from = forms.ChoiceField(label="Prompts", widget=forms.RadioSelect)
     prompts_file = forms.FileField(label="File", required=False)
@@ -110,10 +112,8 @@ class LaunchForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """Ask for what the choices need."""
         found = super().clean() or {}
-        if found.get("model_from") == MODEL_HUB and not HUB_ID.fullmatch(
-            found.get("model_hub", "")
-        ):
-            self.add_error("model_hub", "Give an id such as org/name.")
+        if found.get("model_from") == MODEL_HUB and not read_hub_name(found.get("model_hub", "")):
+            self.add_error("model_hub", "Give an id such as org/name, or org/name@revision.")
         if found.get("model_from") == MODEL_FOLDER and not found.get("model_folder"):
             self.add_error("model_folder", "Choose a folder.")
         return found

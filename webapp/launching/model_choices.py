@@ -1,6 +1,5 @@
 """Which models may be chosen as M0: folders below the models' root that may be loaded."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,8 +11,6 @@ from django.conf import settings
 from meta_reward_core.config import Recipe
 from meta_reward_core.errors import ModelFolderError
 from meta_reward_core.model_folder import check_model_folder
-
-HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 _FOLDERS_LOOKED_AT: Final = 200
 

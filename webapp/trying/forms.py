@@ -160,12 +160,16 @@ class PublishForm(forms.Form):
         help_text="owner/name; empty: only the folder and the archive.",
     )
     is_public = forms.BooleanField(
-        label="Everybody may see the repository", required=False, initial=False
+        label="Everybody may see the repository",
+        required=False,
+        initial=False,
+        help_text="Else it is made private.",
     )
 
     def __init__(self, *args: Any, has_hub: bool, **kwargs: Any) -> None:
         """Leave the repository out where no token is configured."""
         super().__init__(*args, **kwargs)
+        self.label_suffix = ""
         if not has_hub:
             del self.fields["repository"], self.fields["is_public"]
 

@@ -20,6 +20,7 @@ class Publication:
         folder: relative to the root of publications; empty until it is there.
         files: names of the files in it.
         repository: address on the hub; empty if it did not go there.
+        commit: that holds it there.
         doing: what is done for it now.
     """
 
@@ -31,6 +32,7 @@ class Publication:
     size_bytes: int | None
     files: Sequence[str]
     repository: str
+    commit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +73,5 @@ def _publication(order: Order) -> Publication:
         size_bytes=outcome.get("bytes"),
         files=outcome.get("files", []),
         repository=outcome.get("repository", ""),
+        commit=outcome.get("commit", ""),
     )
