@@ -132,6 +132,7 @@ class FollowForm(TurnForm):
         super().__init__(*args, **kwargs)
         self._models = models
         self.fields["prompt"].label = "Message"
+        self.fields["prompt"].widget.attrs["rows"] = 3
         _offer(self.fields["judges"], models)
 
     def wish(self) -> dict[str, Any]:
