@@ -18,6 +18,7 @@ from meta_reward_core.command import add_run_options, request_of
 from meta_reward_core.plan import plan_iteration
 from meta_reward_core.recipes import load_recipe, shipped_recipes
 from meta_reward_core.request import requested_recipe
+from meta_reward_core.shown_commands import manage
 from tests.webapp.conftest import make_person
 from tests.webapp.launching_cast import (
     HTMX,
@@ -160,11 +161,14 @@ def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
     page = client.post(f"{NEW}?recipe=smoke", sent)
     command = page.context["command"]
     assert escape(command) in text(page)
+    program = shlex.split(manage("run_iteration"))
     words = shlex.split(command.replace("\\\n", " "))
     parser = argparse.ArgumentParser()
     add_run_options(parser)
-    asked = request_of(vars(parser.parse_args([word for word in words[3:] if word != "--queue"])))
-    assert words[:3] == ["python", "manage.py", "run_iteration"]
+    asked = request_of(
+        vars(parser.parse_args([word for word in words[len(program) :] if word != "--queue"]))
+    )
+    assert words[: len(program)] == program
     assert (asked.experiment, asked.seed) == ("mine", 7)
     assert requested_recipe(asked) == page.context["sheet"].draft.recipe
     assert not client.get(f"{NEW}?recipe=smoke").context["command"]

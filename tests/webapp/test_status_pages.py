@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from meta_reward_core.shown_commands import manage
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import (
     HOSTILE,
@@ -245,7 +246,7 @@ def test_the_workers_page_counts_messages_and_says_when_the_broker_is_away(
 
 
 def test_the_workers_page_says_how_to_begin(client: Client) -> None:
-    assert "make worker" in get(client, "/workers")
+    assert manage("worker") in get(client, "/workers")
 
 
 def test_the_script_of_htmx_is_served_from_here(client: Client) -> None:
