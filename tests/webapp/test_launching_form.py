@@ -123,6 +123,8 @@ def test_only_what_was_changed_is_kept(client: Client) -> None:
         ("pair_kinds", "[actor], [critic]", "Input should be &#x27;actor&#x27; or"),
         ("judge.template", "/etc/passwd", "Choose one of: judge, miniature_judge."),
         ("judge.min_valid_judgments", "12", "but only judge.samples = 11 judgments are made."),
+        ("engine.kind", "openai", "needs a server: set engine.endpoint to one of the names"),
+        ("engine.endpoint", "far", "names the server of engine.kind: openai, and of no other"),
         ("training.batch_size", "17", "batch_size must be a multiple of device_batch_size."),
     ],
 )
@@ -154,6 +156,14 @@ def test_a_wrong_setting_is_told_and_nothing_is_ordered(
 ) -> None:
     assert error in text(launch(client, **changes))
     assert not Order.objects.exists()
+
+
+def test_who_chooses_a_server_finds_its_name_beside_it(client: Client) -> None:
+    """The page is not asked for again when a choice is made, so nothing that it needs is folded."""
+    page = text(launch(client, **{"recipe.engine.kind": "openai"}))
+    kind, endpoint = (page.index(f'name="recipe.engine.{key}"') for key in ("kind", "endpoint"))
+    assert "<details" not in page[kind:endpoint]
+    assert 'href="#note-recipe-engine-endpoint"' in page
 
 
 def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
