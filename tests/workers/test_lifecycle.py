@@ -234,9 +234,9 @@ def test_what_was_stopped_begins_and_ends_anew(iteration: Iteration) -> None:
     assert iteration.started > began
     assert iteration.finished is None
     lifecycle.stop_iteration(iteration, status=RunStatus.FAILED, finding="?")
-    iteration.refresh_from_db()
-    assert iteration.finished is not None
-    assert iteration.finished > ended
+    stopped = Iteration.objects.get()
+    assert stopped.finished is not None
+    assert stopped.finished > ended
 
 
 def test_a_finding_is_forgotten_when_it_runs_again(iteration: Iteration) -> None:

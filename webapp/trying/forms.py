@@ -184,7 +184,7 @@ def values_of(wish: dict[str, Any]) -> dict[str, Any]:
 def turn_values(wish: dict[str, Any]) -> dict[str, Any]:
     """Turn an order's wish back into what stood in the form of a further turn."""
     said = {name: wish[name] for name in ("prompt", "seed", "judgments", "judges")}
-    return said | wish["sampling"]
+    return {**said, **wish["sampling"]}
 
 
 class PublishForm(forms.Form):
