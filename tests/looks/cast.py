@@ -315,8 +315,11 @@ def _add_orders(real: Experiment, alice: User) -> dict[str, str]:
     launch: dict[str, Any] = {"experiment": None, "subject": "tomorrow", "wish": wish}
     refused = OrderStatus.REFUSED
     followed = add(OrderKind.CHAT, OrderStatus.DONE, wish=TRY, outcome=_try_outcome())
-    said = {"wish": TRY | {"prompt": "Now in one sentence."}, "follows_id": int(followed)}
-    answered = {"outcome": _shorter_outcome(), **said}
+    said: dict[str, Any] = {
+        "wish": TRY | {"prompt": "Now in one sentence."},
+        "follows_id": int(followed),
+    }
+    answered = said | {"outcome": _shorter_outcome()}
     return {
         "launch_waiting": add(OrderKind.LAUNCH, **launch),
         "launch_refused": add(OrderKind.LAUNCH, refused, finding=DISK_IS_FULL, **launch),

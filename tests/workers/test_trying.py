@@ -303,7 +303,7 @@ def test_a_real_model_reads_the_whole_conversation(
     row = record_experiment(experiment, artifact_root=places.artifacts)
     one, two = experiment.files(0).read("prompts")["text"].to_pylist()[:2]
     greedy = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 24}
-    alone = {"models": [0], "judges": [0], "judgments": 1}
+    alone: dict[str, Any] = {"models": [0], "judges": [0], "judgments": 1}
 
     first = carried_out(ask(row, prompt=one, sampling=greedy, **alone))
     second = carried_out(ask(row, prompt=two, sampling=greedy, follows=first, **alone))

@@ -144,7 +144,7 @@ def test_a_conversation_is_rendered_by_the_template_turn_by_turn() -> None:
         {"role": "user", "content": "three"},
     ]
     [ids] = PromptEncoder(tokenizer).encode([told])
-    assert tokenizer.decode(ids) == (
+    assert tokenizer.decode(list(ids)) == (
         "<system> the judge <eos> <user> one <eos> <assistant> two <eos> <user> three <eos> "
         "<assistant>"
     )
