@@ -235,9 +235,15 @@ class EngineRecipe(Section):
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> Self:
-        if (self.kind == "openai") != (self.endpoint is not None):
+        if self.kind == "openai" and self.endpoint is None:
             raise ValueError(
-                "engine.endpoint names the server of engine.kind: openai, and of no other kind"
+                "openai as engine.kind needs a server: set engine.endpoint to one of the names in "
+                "META_REWARD_ENDPOINTS"
+            )
+        if self.kind != "openai" and self.endpoint is not None:
+            raise ValueError(
+                "engine.endpoint names the server of engine.kind: openai, and of no other kind: "
+                "set one of the two otherwise"
             )
         return self
 

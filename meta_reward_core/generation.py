@@ -16,6 +16,17 @@ def actor_conversation(instruction: str, *, system_prompt: str | None) -> Conver
     return conversation
 
 
+def continue_conversation(
+    conversation: Conversation, *, reply: str, instruction: str
+) -> Conversation:
+    """Show a further instruction to the actor, after its own reply to the one before."""
+    return [
+        *conversation,
+        {"role": "assistant", "content": reply},
+        {"role": "user", "content": instruction},
+    ]
+
+
 def generate_responses(
     prompts: Sequence[Prompt],
     engine: Engine,

@@ -35,6 +35,19 @@ def judge_conversation(
     return [{"role": "user", "content": content}]
 
 
+def instruction_of(conversation: Conversation) -> str:
+    """Write a conversation into the one place that the judge's prompt has for an instruction.
+
+    A single message stands as it is, as everywhere in the loop. Of several each is told with who
+    said it: a follow-up such as "shorter, please" says nothing without what was said before.
+    """
+    if len(conversation) == 1:
+        return conversation[0]["content"]
+    return "\n\n".join(
+        f"{message['role'].capitalize()}: {message['content']}" for message in conversation
+    )
+
+
 def judge_responses(
     responses: Sequence[Response],
     engine: Engine,

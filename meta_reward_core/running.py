@@ -9,6 +9,7 @@ from meta_reward_core.context import IterationContext, Tools
 from meta_reward_core.errors import InputError
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.shards import ShardManifest
+from meta_reward_core.shown_commands import manage
 
 
 class Ledger(Protocol):
@@ -61,8 +62,8 @@ def run_iteration(
     """
     if before_training is None and context.recipe.audit.required:
         raise InputError(
-            "the recipe asks for a passed audit before training (audit.required), and only "
-            "manage.py knows of audits: use `python manage.py run_iteration`"
+            "the recipe asks for a passed audit before training (audit.required), and the core "
+            f"alone knows of no audits: use `{manage('run_iteration')}`"
         )
     context.files.store.sweep(context.files.folder.rpartition("/")[0])
     for stage in STAGES:

@@ -23,6 +23,7 @@ from django.views.decorators.http import require_safe
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import Driver, Iteration, RunStatus, Shard, ShardStatus, Worker
 from webapp.experiments.progress import SILENT_SECONDS
 from webapp.people.roles import RUN_ALL
@@ -101,7 +102,7 @@ def database_problem() -> str:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         if not _has_every_migration():
-            return "the database lacks migrations: run manage.py migrate"
+            return "the database lacks migrations: run the command migrate"
     except DatabaseError:
         return "the database does not answer"
     return ""
@@ -157,9 +158,9 @@ def _look_at_rows(queues: dict[str, int] | None, problems: list[str]) -> Health:
     if silent:
         problems.append(f"{silent} worker(s) fell silent")
     if running.exists() and not workers:
-        problems.append("iterations run, and no worker is up: start one with manage.py worker")
+        problems.append(f"iterations run, and no worker is up: start one with {manage('worker')}")
     elif still.exists() and not busy.exists():
-        problems.append("work waits and nobody takes it: is manage.py reconcile running?")
+        problems.append(f"work waits and nobody takes it: is {manage('reconcile')} running?")
     return Health(
         database=True,
         broker=queues is not None,

@@ -5,8 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from meta_reward_core.shown_commands import IN_CHECKOUT
+
 BASE_DIR = Path(__file__).resolve().parent.parent
-IN_CHECKOUT = (BASE_DIR / "manage.py").is_file()
 
 STATIC_SOURCES = BASE_DIR / "webapp" / "static"
 # In a checkout a link to the folder at the top; a wheel carries the files themselves.

@@ -8,6 +8,9 @@ from typing import Final
 LARGEST: Final = 1e150
 """Larger figures are refused: their differences could overflow."""
 
+SHARE: Final = (0.0, 1.0)
+"""Whatever is a share lies there; see `wide_scale`."""
+
 _TINY: Final = 1e-100
 _SAME: Final = 1e-9
 _STEPS: Final = (1.0, 2.0, 5.0, 10.0)

@@ -31,6 +31,7 @@ from django.utils import timezone
 from meta_reward_core.artifacts import ArtifactStore, sha256_of
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.shards import IterationFiles
+from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import Experiment
 from webapp.people.events import unheard
 
@@ -260,7 +261,7 @@ def _check_version(path: Path, made_with: set[str]) -> None:
         differs = ", ".join(sorted(made_with ^ here))
         raise InputError(
             f"{path} was made by another version (differing migrations: {differs}): restore it "
-            "with the version that made it, then upgrade and run manage.py migrate"
+            f"with the version that made it, then upgrade and run {manage('migrate')}"
         )
 
 

@@ -18,8 +18,8 @@ from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.launch import Places
+from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import Experiment
-from workers.shown_commands import manage
 
 
 class ExemplifiedCommand(BaseCommand):

@@ -7,6 +7,7 @@ from typing import Final
 from django.db import close_old_connections
 from django.utils import timezone
 from rich.console import Console
+from rich.markup import escape
 
 from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import ConsoleLedger
@@ -14,6 +15,7 @@ from meta_reward_core.errors import MetaRewardError, NoPairsError, StorageFullEr
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.shards import ShardManifest
+from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -27,7 +29,6 @@ from webapp.experiments.models import (
     Worker,
 )
 from workers.opening import context_of
-from workers.shown_commands import manage
 
 EVERY_SECONDS: Final = 0.5
 _NO_WORKER_SECONDS: Final = 30
@@ -66,7 +67,7 @@ def follow(iteration: Iteration, console: Console) -> Iteration:
 def _warn_without_workers(console: Console) -> None:
     recent = timezone.now() - timedelta(seconds=_NO_WORKER_SECONDS)
     if not Worker.objects.filter(heartbeat__gt=recent).exists():
-        console.print("no worker is up: start one with `make serve` or `make worker`")
+        console.print(f"no worker is up: start one with `{escape(manage('worker'))}`")
 
 
 def _current(iteration: Iteration, told: set[str]) -> Stage | None:
@@ -147,4 +148,7 @@ def _raise_unless_finished(iteration: Iteration) -> None:
         )
     if iteration.status == RunStatus.FAILED:
         full = iteration.finding.startswith(StorageFullError.__name__)
-        raise (StorageFullError if full else MetaRewardError)(iteration.finding)
+        again = manage("control_iteration", "retry", "--experiment", str(iteration.experiment))
+        raise (StorageFullError if full else MetaRewardError)(
+            f"{iteration.finding}\nTo try again: {again}"
+        )

@@ -8,13 +8,13 @@ from django.db.models.functions import Greatest
 
 from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.experiment import Experiment
+from meta_reward_core.shown_commands import manage
 from webapp.experiments import models
 from webapp.experiments.models import Driver, Iteration, RunStatus
 from workers import lifecycle, scheduling
 from workers.in_process import forget_lost_attempts
 from workers.opening import open_row
 from workers.rows import record_iteration
-from workers.shown_commands import manage
 
 
 def hand_over(experiment: Experiment, row: models.Experiment, *, until: int | None) -> Iteration:

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
 from django.db.models.expressions import Combinable
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from webapp.database_time import from_now
 from webapp.experiments.models import (
@@ -266,6 +266,8 @@ def start_iteration(
 ) -> bool:
     """Let an iteration and its experiment run; False if it runs already.
 
+    One that is finished is only looked at again, as far as anybody knows: it keeps its times.
+
     Args:
         model_in: hash of the model that it begins with.
         driver: who takes its steps.
@@ -278,8 +280,8 @@ def start_iteration(
                 driver=driver,
                 cancel_requested=False,
                 pause_requested=False,
-                started=Now(),
-                finished=None,
+                started=_if_finished(F("started"), otherwise=Now()),
+                finished=_if_finished(F("finished"), otherwise=None),
                 finding="",
             )
             == 1
@@ -289,20 +291,29 @@ def start_iteration(
     return won
 
 
+def _if_finished(kept: Combinable, *, otherwise: Combinable | None) -> Case:
+    return Case(When(status=RunStatus.FINISHED, then=kept), default=otherwise)
+
+
 def finish_iteration(
     iteration: Iteration, *, model_out: str, metrics: Mapping[str, Any], is_last: bool
 ) -> bool:
     """Finish a running iteration; False if it does not run.
+
+    One that was finished before, and of which nothing was made again since, ended when it did.
 
     Args:
         model_out: hash of the model that it made.
         is_last: whether the experiment's recipe ends with it.
     """
     after = RunStatus.FINISHED if is_last else RunStatus.WAITING
+    attempts = Attempt.objects.filter(shard__stage__iteration=OuterRef("pk"))
+    made_again = Exists(attempts.filter(started__gt=OuterRef("finished")))
     return _end_iteration(
         iteration,
         RunStatus.FINISHED,
         experiment_status=after,
+        finished=Case(When(made_again, then=Now()), default=Coalesce("finished", Now())),
         model_out=model_out,
         metrics=dict(metrics),
     )
@@ -319,7 +330,9 @@ def stop_iteration(
     Args:
         finding: why, for people.
     """
-    return _end_iteration(iteration, status, experiment_status=status, finding=finding)
+    return _end_iteration(
+        iteration, status, experiment_status=status, finished=Now(), finding=finding
+    )
 
 
 def cancel_paused(iteration: Iteration) -> bool:
@@ -338,7 +351,7 @@ def _end_iteration(
     with transaction.atomic():
         won = (
             Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING).update(
-                status=status, finished=Now(), **changes
+                status=status, **changes
             )
             == 1
         )

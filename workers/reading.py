@@ -7,6 +7,7 @@ from meta_reward_core.config import Recipe
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.shards import IterationFiles
+from meta_reward_core.shown_commands import manage
 
 
 def read_recipe(store: ArtifactStore, name: str) -> Recipe:
@@ -18,7 +19,7 @@ def read_recipe(store: ArtifactStore, name: str) -> Recipe:
     description = f"{name}/experiment.json"
     if not store.exists(description):
         raise InputError(
-            f"there is no experiment {name!r} under {store.root}: see manage.py list_experiments"
+            f"there is no experiment {name!r} under {store.root}: see {manage('list_experiments')}"
         )
     return parse_recipe(json.loads(store.read(description))["recipe"], origin=description)
 

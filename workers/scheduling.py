@@ -134,9 +134,7 @@ def _give_up(iteration: Iteration, row: Stage, shard: Shard) -> None:
         lifecycle.stop_iteration(
             iteration,
             status=RunStatus.FAILED,
-            finding=f"{why}\n(shard {shard.index} of {row.name}, "
-            f"attempt {shard.attempt_count}; to try again: the page's Retry button, or "
-            "manage.py control_iteration retry)",
+            finding=f"{why}\n(shard {shard.index} of {row.name}, attempt {shard.attempt_count})",
         )
 
 

@@ -2,11 +2,16 @@
 
 The deed of an order. It draws tokens through the same engine process as shards do, and asks the
 judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
+
+In a conversation each model goes on from its own earlier answers. Judged is the last answer alone;
+the instruction that the judge is shown with it is the conversation up to there, as the model that
+answered has had it. So the judge needs no words that it was not trained on, and each turn has
+scores of its own.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -16,13 +21,14 @@ from meta_reward_core.artifacts import digest_of
 from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
 from meta_reward_core.errors import EngineError, InputError
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.generation import actor_conversation
-from meta_reward_core.judging import judge_responses
+from meta_reward_core.generation import actor_conversation, continue_conversation
+from meta_reward_core.judging import instruction_of, judge_responses
 from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.records import Response
 from meta_reward_core.seeds import derive_seed
 from webapp.experiments import models
 from webapp.experiments.models import Order, OrderStatus
+from webapp.trying.conversations import replies_of, turns_of
 from workers import presence, stopping
 from workers.engine_host import HOST, SampleRequest, ShardFailedError, ShardStoppedError
 from workers.opening import open_row
@@ -40,11 +46,13 @@ class Wish:
     """What an order for a try asks for.
 
     Attributes:
+        earlier: the turns before it, oldest first: what was said, and what each model replied.
         models: numbers of those that answer, M0 is 0.
         judges: numbers of those that judge all answers.
         judgments: of each answer, by each judge.
     """
 
+    earlier: Sequence[tuple[str, Mapping[int, str]]]
     prompt: str
     models: Sequence[int]
     sampling: Sampling
@@ -56,7 +64,16 @@ class Wish:
     def of(cls, order: Order) -> "Wish":
         """Read it."""
         wish = dict(order.wish)
-        return cls(sampling=Sampling(**wish.pop("sampling")), **wish)
+        earlier = [(turn.wish["prompt"], replies_of(turn)) for turn in turns_of(order)[:-1]]
+        return cls(earlier=earlier, sampling=Sampling(**wish.pop("sampling")), **wish)
+
+    def conversation(self, model: int, *, system_prompt: str | None = None) -> Conversation:
+        """What one of the models is told, after its own replies to what it was told before."""
+        prompts = [*(prompt for prompt, _ in self.earlier), self.prompt]
+        told = actor_conversation(prompts[0], system_prompt=system_prompt)
+        for (_, replies), prompt in zip(self.earlier, prompts[1:], strict=True):
+            told = continue_conversation(told, reply=replies[model], instruction=prompt)
+        return told
 
 
 class Vigil:
@@ -183,7 +200,7 @@ def _try(
     for number in order:
         vigil.begin(f"M{number} answers")
         began = time.monotonic()
-        completion = _answer(wish, experiment, engines[number])
+        completion = _answer(wish, experiment, number, engines[number])
         vigil.outcome["answers"].append(
             {
                 "model": number,
@@ -201,9 +218,9 @@ def _try(
             )
 
 
-def _answer(wish: Wish, experiment: Experiment, engine: HostedEngine) -> Completion:
+def _answer(wish: Wish, experiment: Experiment, number: int, engine: HostedEngine) -> Completion:
     system_prompt = experiment.recipe.actor.system_prompt
-    conversation = actor_conversation(wish.prompt, system_prompt=system_prompt)
+    conversation = wish.conversation(number, system_prompt=system_prompt)
     seed = derive_seed(wish.seed, "try", "answer")
     return engine.sample([conversation], 1, sampling=wish.sampling, seed=seed)[0][0]
 
@@ -217,10 +234,10 @@ def _judge(
 ) -> list[Outcome]:
     """Judge what was answered; a prompt that the engine refused has no answer to judge."""
     settings = experiment.recipe.judge
-    prompt_id = prompt_id_of(wish.prompt)
+    instructions = {number: instruction_of(wish.conversation(number)) for number in wish.models}
     responses = [
         Response(
-            prompt_id=prompt_id,
+            prompt_id=prompt_id_of(instructions[answer["model"]]),
             response_id=str(answer["model"]),
             sample=0,
             text=answer["text"],
@@ -235,7 +252,7 @@ def _judge(
     judgments, _ = judge_responses(
         responses,
         engine,
-        instructions={prompt_id: wish.prompt},
+        instructions={prompt_id_of(text): text for text in instructions.values()},
         template=experiment.templates.judge,
         rubric=experiment.templates.rubric,
         samples=wish.judgments,

@@ -10,7 +10,7 @@ from typing import Final
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
 from meta_reward_core.evaluation.alpaca_files import ModelOutput
 from meta_reward_core.evaluation.figures import Finding, finding_if
-from meta_reward_core.generation import actor_conversation
+from meta_reward_core.generation import actor_conversation, continue_conversation
 from meta_reward_core.seeds import derive_seed
 
 REFUSED: Final = "refused"
@@ -80,7 +80,9 @@ def answer_turns(
         asked = [place for place, turns in enumerate(prompts) if len(turns) > turn]
         if turn > 0:
             for place in asked:
-                talks[place] = _continued(talks[place], said[place][-1], prompts[place][turn])
+                talks[place] = continue_conversation(
+                    talks[place], reply=said[place][-1].text, instruction=prompts[place][turn]
+                )
         drawn = engine.sample(
             [talks[place] for place in asked],
             1,
@@ -96,14 +98,6 @@ def answer_turns(
         refused=sum(completion.finish_reason == REFUSED for completion in everything),
         cut_off=sum(completion.finish_reason == CUT_OFF for completion in everything),
     )
-
-
-def _continued(talk: Conversation, reply: Completion, turn: str) -> Conversation:
-    return [
-        *talk,
-        {"role": "assistant", "content": reply.text},
-        {"role": "user", "content": turn},
-    ]
 
 
 def as_outputs(

@@ -4,7 +4,8 @@ import pytest
 
 from meta_reward_core.engines.base import FinishReason, Sampling
 from meta_reward_core.engines.scripted import ScriptedEngine
-from meta_reward_core.judging import judge_responses
+from meta_reward_core.generation import actor_conversation, continue_conversation
+from meta_reward_core.judging import instruction_of, judge_responses
 from meta_reward_core.records import Judgment, Response
 from meta_reward_core.templates import PromptTemplate
 
@@ -70,3 +71,12 @@ def test_the_judge_sees_rubric_instruction_and_response() -> None:
         seed=1,
     )
     assert seen == ["the rubric|a question|an {instruction} answer"] * 2
+
+
+def test_a_conversation_becomes_an_instruction_and_one_message_stays_as_it_is() -> None:
+    first = actor_conversation("Describe the sea.", system_prompt=None)
+    assert instruction_of(first) == "Describe the sea."
+    second = continue_conversation(first, reply="It is blue.", instruction="Shorter, please.")
+    assert instruction_of(second) == (
+        "User: Describe the sea.\n\nAssistant: It is blue.\n\nUser: Shorter, please."
+    )

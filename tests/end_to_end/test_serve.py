@@ -9,6 +9,7 @@ import psutil
 import pytest
 import redis
 
+from meta_reward_core.shown_commands import manage
 from tests.end_to_end.serving import PARTS, Server, own_server, wait
 from tests.services import Broker
 
@@ -143,8 +144,9 @@ def test_a_second_one_on_another_port_uses_the_broker_of_the_first(up: Server) -
 def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
     worker = server.manage("worker", log="worker")
     assert worker.wait(60) == 2
-    assert "run `make serve` on this machine first, or set CELERY_BROKER_URL" in server.said(
-        "worker"
+    assert (
+        f"run `{manage('serve')}` on this machine first, or set CELERY_BROKER_URL"
+        in server.said("worker")
     )
 
 

@@ -314,17 +314,43 @@ def _add_orders(real: Experiment, alice: User) -> dict[str, str]:
     wish = LaunchWish(name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes).write()
     launch: dict[str, Any] = {"experiment": None, "subject": "tomorrow", "wish": wish}
     refused = OrderStatus.REFUSED
+    followed = add(OrderKind.CHAT, OrderStatus.DONE, wish=TRY, outcome=_try_outcome())
+    said: dict[str, Any] = {
+        "wish": TRY | {"prompt": "Now in one sentence."},
+        "follows_id": int(followed),
+    }
+    answered = said | {"outcome": _shorter_outcome()}
     return {
         "launch_waiting": add(OrderKind.LAUNCH, **launch),
         "launch_refused": add(OrderKind.LAUNCH, refused, finding=DISK_IS_FULL, **launch),
         "try_done": add(OrderKind.CHAT, OrderStatus.DONE, wish=TRY, outcome=_try_outcome()),
+        "try_talk": add(OrderKind.CHAT, OrderStatus.DONE, **answered),
+        "try_talk_refused": add(OrderKind.CHAT, refused, finding="the engine died", **said),
+        "try_talk_waiting": add(OrderKind.CHAT, **said),
+        "try_followed": followed,
         "try_waiting": add(OrderKind.CHAT, wish=TRY),
         "try_refused": add(OrderKind.CHAT, refused, wish=TRY, finding="cancelled by alice"),
     }
 
 
-def _try_outcome() -> dict[str, Any]:
+def _shorter_outcome() -> dict[str, Any]:
+    texts = ("It is blue water.", "A plain that breathes, larger than your worries.")
+    judged = {"judge": 1, "tokens": 22, "unscored_reason": None}
+    return {
+        "answers": _answers(texts),
+        "judgments": [
+            judged | {"model": 0, "text": "Short, and says little.\nScore: 3", "score": 3.0},
+            judged | {"model": 1, "text": "What was asked for.\nScore: 5", "score": 5.0},
+        ],
+    }
+
+
+def _answers(texts: tuple[str, ...]) -> list[dict[str, Any]]:
     plain = {"tokens": 31, "finish_reason": "stop", "refusal": None, "seconds": 1.5}
+    return [{"model": number, "text": text, **plain} for number, text in enumerate(texts)]
+
+
+def _try_outcome() -> dict[str, Any]:
     texts = (
         "It is a lot of water. It is blue.",
         "It is a plain that breathes: all day it comes toward you and changes its mind. It smells "
@@ -332,7 +358,7 @@ def _try_outcome() -> dict[str, Any]:
     )
     judged = {"judge": 1, "tokens": 22, "unscored_reason": None}
     return {
-        "answers": [{"model": number, "text": text, **plain} for number, text in enumerate(texts)],
+        "answers": _answers(texts),
         "judgments": [
             judged | {"model": 0, "text": "It says little.\nScore: 2", "score": 2.0},
             judged | {"model": 0, "text": "True, and dull.\nScore: 2", "score": 2.0},

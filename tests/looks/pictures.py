@@ -47,7 +47,7 @@ SHOWN: Final[Mapping[str, Picture]] = {
     "prompt": Picture("prompt--battled", at="#prompt-page h2 >> nth=1"),
     "what-if": Picture("what-if--changed", at="form.filters"),
     "comparing": Picture("compare--two", at="#comparison h3 >> nth=0", dark=True),
-    "trying": Picture("try_result--done"),
+    "trying": Picture("try_result--talk"),
     "phone": Picture("iteration--running", size=PHONE, dark=True),
     "desk": Picture("audit_item--judgments"),
     "audit": Picture("audit_report--judgments"),

@@ -39,6 +39,7 @@ BODIES: Final = {
     "api/v1/experiments": {"name": "mine", "recipe": "smoke"},
     "api/v1/experiments/<name>/duplicate": {"name": "mine"},
     "api/v1/experiments/<name>/tries": {"models": [0, 1], "prompt": "Why?"},
+    "api/v1/experiments/<name>/tries/<int:number>/follow-ups": {"prompt": "Why?"},
 }
 """What the API must be sent to look at who asks: without it, everybody is told what is missing."""
 

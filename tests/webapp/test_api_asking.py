@@ -55,6 +55,58 @@ def test_what_is_wrong_with_a_try_is_said(
     assert not Order.objects.exists()
 
 
+@pytest.fixture
+def done(program: Program) -> Order:
+    """A try that both models have answered."""
+    number = program.ask("POST", TRIES, WISH | {"judges": [0], "seed": 5})[1]["id"]
+    plain = {"tokens": 1, "finish_reason": "stop", "refusal": None, "seconds": 0.1}
+    answers = [{"model": model, "text": "Paris.", **plain} for model in (1, 0)]
+    Order.objects.filter(pk=number).update(status="done", outcome={"answers": answers})
+    return Order.objects.get(pk=number)
+
+
+def test_a_follow_up_goes_on_as_the_turn_before(program: Program, done: Order) -> None:
+    path = f"{TRIES}/{done.pk}/follow-ups"
+    status, answer = program.ask("POST", path, {"prompt": "And of Italy?", "temperature": 0.5})
+    assert (status, answer["follows"]) == (202, done.pk)
+    wish = Order.objects.get(pk=answer["id"], follows=done).wish
+    sampling = done.wish["sampling"] | {"temperature": 0.5}
+    assert wish == done.wish | {"prompt": "And of Italy?", "sampling": sampling}
+    assert program.ask("GET", f"/orders/{done.pk}")[1]["follows"] is None
+    judged = program.ask("POST", path, {"prompt": "Shorter", "judges": []})[1]
+    assert judged["wish"]["judges"] == []
+
+
+def test_what_cannot_be_said_next_is_refused(program: Program, done: Order) -> None:
+    path = f"{TRIES}/{done.pk}/follow-ups"
+    for given, words in {
+        "prompt": ({"prompt": " "}, "empty"),
+        "judges": ({"prompt": "And?", "judges": [7]}, "7"),
+        "models": ({"prompt": "And?", "models": [0, 1]}, "Extra inputs"),
+    }.values():
+        status, answer = program.ask("POST", path, given)
+        assert (status, words in str(answer["detail"])) == (422, True), given
+    Order.objects.update(status="waiting", outcome={})
+    status, answer = program.ask("POST", path, {"prompt": "And?"})
+    assert (status, "still answering" in answer["detail"]) == (409, True)
+    assert program.ask("POST", f"{TRIES}/999999/follow-ups", {"prompt": "And?"})[0] == 404
+    assert Order.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    "name, role, status", [("vera", "viewer", 403), ("oscar", "operator", 202)]
+)
+def test_who_may_ask_may_follow(
+    program: Program, done: Order, name: str, role: str, status: int
+) -> None:
+    path, said = f"{TRIES}/{done.pk}/follow-ups", {"prompt": "And?"}
+    somebody = program_of(make_person(name, role))
+    assert somebody.ask("POST", path, said)[0] == status
+    Experiment.objects.update(is_private=True)
+    assert somebody.ask("POST", path, said)[0] in {403, 404}
+    assert Order.objects.filter(follows=done).count() == (status == 202)
+
+
 def test_a_model_is_published(program: Program) -> None:
     status, answer = program.ask("POST", PUBLISH, {})
     assert status == 202

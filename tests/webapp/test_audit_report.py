@@ -14,6 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import DjangoAssertNumQueries
 
+from meta_reward_core.audit.estimates import NOTHING, Estimate
 from meta_reward_core.eft_files import read_sft_rows
 from meta_reward_core.errors import InputError
 from tests.webapp.audit_cast import (
@@ -29,9 +30,10 @@ from tests.webapp.audit_cast import (
 )
 from tests.webapp.conftest import make_person
 from webapp.audit import desk
+from webapp.audit.figures import trend_figures
 from webapp.audit.making import source_digest
 from webapp.audit.models import Answer, Batch, Gate, History, Item, Override
-from webapp.audit.pooling import pool_iteration, trend
+from webapp.audit.pooling import TrendPoint, pool_iteration, trend
 from webapp.audit.reporting import make_report
 from webapp.audit.spreadsheet import guard_cell, unguard_cell
 from webapp.audit.wishes import drawings
@@ -279,6 +281,13 @@ def test_the_page_of_an_experiment_shows_the_trend(
     answer_by_forward(batch, carol)
     for path in ("/experiments/scripted/audits", "/experiments/scripted"):
         assert "Agreement of people and meta-judge" in client.get(path).content.decode()
+
+
+def test_the_axis_of_agreement_ends_at_one() -> None:
+    certain = Estimate(1.0, 1.0, 1.0, 9)
+    point = TrendPoint(1, certain, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+    (agreement,) = trend_figures([point]).charts
+    assert agreement.y_ticks[-1].text == "1.0"
 
 
 def test_a_gate_is_set_and_changed(client: Client, audited: Experiment) -> None:

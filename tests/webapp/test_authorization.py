@@ -22,6 +22,7 @@ TRY = {
     "prompt": "Why?",
     "models": [0],
     "judges": [],
+    "judgments": 1,
     "seed": 1,
     "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
 }

@@ -58,6 +58,24 @@ def test_figures_become_curves_and_what_is_missing_stays_missing(client: Client)
     assert "Readable judgments" not in titles
 
 
+def test_the_axis_of_a_share_ends_at_one(client: Client) -> None:
+    row, other = make_experiment("a"), make_experiment("b")
+    truth = [{"subject": "judge", "metric": "order_agreement", "after": 1.0}]
+    finished(row, 1, judge={"mean": 1.0, "parse_rate": 1.0}, truth=truth)
+    finished(
+        other, 1, training={"accuracy": {"last": 1.0}}, pairs=[{"kind": "actor", "yield_rate": 1}]
+    )
+    answer = client.get(f"{COMPARE}?name=a&name=b")
+    for title in (
+        "Readable judgments",
+        "Judge: order agreement",
+        "Chosen above rejected at the end",
+        "Prompts that gave a pair of the actor",
+    ):
+        assert chart(answer, title).y_ticks[-1].text == "1.0", title
+    assert chart(answer, "Mean score").y_ticks[-1].text == "1.6", "points have air above"
+
+
 def test_without_a_finished_iteration_it_says_so(client: Client) -> None:
     make_experiment("a")
     make_experiment("b")

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.django_db
 
 WITH_A_FORM: Final = {
     *("login", "password_change", "tokens", "notices", "ownership"),
-    *("new_experiment", "duplicate", "try", "publish", "audit_new", "audit_item"),
+    *("new_experiment", "duplicate", "try", "try_result", "publish", "audit_new"),
+    "audit_item",
 }
 """Pages whose own form is sent back to them."""
 NO_PAGES: Final = {

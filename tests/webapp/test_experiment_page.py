@@ -19,6 +19,7 @@ from tests.webapp.watching_cast import (
     run_judging,
 )
 from webapp.experiments.alarms import MEANINGS
+from webapp.experiments.curves import experiment_charts
 from webapp.experiments.models import Experiment, Iteration, OrderKind, Shard
 from webapp.experiments.orders import place_order
 
@@ -99,6 +100,14 @@ def test_curves_and_their_numbers_stand_on_the_page(client: Client, iteration: I
         assert f'<th scope="row">{model}</th><td>{quality}</td>' in page
     assert "actor: All scored responses have the same score." in page
     assert "Biases of the meta-judge" not in page  # nobody measured them
+
+
+def test_the_axis_of_a_share_ends_at_one() -> None:
+    always = {"first": 1.0, "last": 1.0}
+    metrics = {"training": {"accuracy": always}, "judge": {"parse_rate": 1.0}}
+    drawn = {one.title: one for one in experiment_charts([Iteration(number=1, metrics=metrics)])}
+    assert drawn.keys() == {"DPO: accuracy", "Replies that can be read"}
+    assert [chart.y_ticks[-1].text for chart in drawn.values()] == ["1.0", "1.0"]
 
 
 def test_the_lineage_says_what_each_model_was_trained_on(

@@ -12,8 +12,9 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from tests.webapp.launching_cast import NEW, filled
+from tests.webapp.test_trying import FOLLOW_UP, add_try, answer
 from tests.webapp.test_trying import FORM as TRY_FORM
-from webapp.experiments.models import Iteration
+from webapp.experiments.models import Experiment, Iteration
 
 pytestmark = pytest.mark.django_db
 
@@ -150,6 +151,18 @@ def test_in_a_question_to_models(client: Client, iteration: Iteration, text: str
     assert fields <= TRY_FORM.keys()
     for name in sorted(fields):
         send(client, path, TRY_FORM | {name: text}, path)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_in_a_follow_up(
+    client: Client, experiment: Experiment, iteration: Iteration, text: str
+) -> None:
+    answers = [answer(0, text), answer(1, text)]
+    done = add_try(experiment, status="done", outcome={"answers": answers, "judgments": []})
+    path = f"/experiments/first/try/{done.pk}"
+    assert set(fields_of(client.get(path).content.decode())) <= FOLLOW_UP.keys()
+    for name in sorted(FOLLOW_UP):
+        send(client, path, FOLLOW_UP | {name: text}, path, "/experiments/first/try")
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())

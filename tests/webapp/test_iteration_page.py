@@ -27,6 +27,7 @@ from tests.webapp.watching_cast import (
     run_judging,
 )
 from webapp.experiments import tables
+from webapp.experiments.iteration_charts import iteration_charts
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
 from webapp.experiments.stages import duration_text, stages_of
 
@@ -207,6 +208,15 @@ def test_a_running_training_is_drawn_before_its_log_is_written(
     assert "DPO loss" in page
     assert '<th scope="row">2</th><td>0.42</td>' in page
     assert "DPO accuracy" not in page
+
+
+def test_the_axis_of_a_trainings_accuracy_ends_at_one(
+    iteration: Iteration, files: IterationFiles
+) -> None:
+    log = [logged(step, "rewards/accuracies", 1.0) for step in (1, 2)]
+    publish(files, "train", 0, {"training_log": log})
+    drawn = {chart.title: chart for chart in iteration_charts(Iteration.objects.get()).charts}
+    assert drawn["DPO accuracy"].y_ticks[-1].text == "1.0"
 
 
 def test_a_finished_iteration_shows_all_charts(

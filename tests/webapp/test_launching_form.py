@@ -19,6 +19,7 @@ from meta_reward_core.command import add_run_options, request_of
 from meta_reward_core.plan import plan_iteration
 from meta_reward_core.recipes import load_recipe, shipped_recipes
 from meta_reward_core.request import requested_recipe
+from meta_reward_core.shown_commands import manage
 from tests.webapp.conftest import make_person
 from tests.webapp.launching_cast import (
     HTMX,
@@ -138,6 +139,8 @@ def test_only_what_was_changed_is_kept(client: Client) -> None:
         ("pair_kinds", "[actor], [critic]", "Input should be &#x27;actor&#x27; or"),
         ("judge.template", "/etc/passwd", "Choose one of: judge, miniature_judge."),
         ("judge.min_valid_judgments", "12", "but only judge.samples = 11 judgments are made."),
+        ("engine.kind", "openai", "needs a server: set engine.endpoint to one of the names"),
+        ("engine.endpoint", "far", "names the server of engine.kind: openai, and of no other"),
         ("training.batch_size", "17", "batch_size must be a multiple of device_batch_size."),
     ],
 )
@@ -174,16 +177,27 @@ def test_a_wrong_setting_is_told_and_nothing_is_ordered(
     assert not Order.objects.exists()
 
 
+def test_who_chooses_a_server_finds_its_name_beside_it(client: Client) -> None:
+    """The page is not asked for again when a choice is made, so nothing that it needs is folded."""
+    page = text(launch(client, **{"recipe.engine.kind": "openai"}))
+    kind, endpoint = (page.index(f'name="recipe.engine.{key}"') for key in ("kind", "endpoint"))
+    assert "<details" not in page[kind:endpoint]
+    assert 'href="#note-recipe-engine-endpoint"' in page
+
+
 def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
     sent = filled(**{"recipe.actor.samples": "5", "recipe.pairing.rho": "0.2, 0.4"})
     page = client.post(f"{NEW}?recipe=smoke", sent)
     command = page.context["command"]
     assert escape(command) in text(page)
+    program = shlex.split(manage("run_iteration"))
     words = shlex.split(command.replace("\\\n", " "))
     parser = argparse.ArgumentParser()
     add_run_options(parser)
-    asked = request_of(vars(parser.parse_args([word for word in words[3:] if word != "--queue"])))
-    assert words[:3] == ["python", "manage.py", "run_iteration"]
+    asked = request_of(
+        vars(parser.parse_args([word for word in words[len(program) :] if word != "--queue"]))
+    )
+    assert words[: len(program)] == program
     assert (asked.experiment, asked.seed) == ("mine", 7)
     assert requested_recipe(asked) == page.context["sheet"].draft.recipe
     assert not client.get(f"{NEW}?recipe=smoke").context["command"]

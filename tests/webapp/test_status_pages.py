@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from meta_reward_core.shown_commands import manage
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import (
     HOSTILE,
@@ -201,7 +202,7 @@ def test_a_silent_worker_is_called_silent(client: Client, running: Stage) -> Non
     add_worker(shard=Shard.objects.get(index=2), heartbeat=heard)
     page = get(client, "/workers")
     assert ">silent<" in page
-    assert "100 s ago" in page
+    assert "1 min 40 s ago" in page
     assert "hx-get" not in page
 
 
@@ -255,7 +256,7 @@ def test_the_workers_page_counts_messages_and_says_when_the_broker_is_away(
 
 
 def test_the_workers_page_says_how_to_begin(client: Client) -> None:
-    assert "make worker" in get(client, "/workers")
+    assert manage("worker") in get(client, "/workers")
 
 
 def test_the_script_of_htmx_is_served_from_here(client: Client) -> None:

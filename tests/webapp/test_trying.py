@@ -33,6 +33,17 @@ FORM = {
 }
 
 
+FOLLOW_UP = {
+    "prompt": "And of\r\nItaly?",
+    "temperature": "0.5",
+    "top_p": "0.8",
+    "max_new_tokens": "32",
+    "seed": "4",
+    "judges": ["0", "1"],
+    "judgments": "1",
+}
+
+
 @pytest.fixture(autouse=True)
 def m1(iteration: Iteration) -> Iteration:
     """The experiment has M0 and M1."""
@@ -256,6 +267,169 @@ def test_a_megabyte_is_shown(client: Client, finished: Order) -> None:
     assert "x" * 1_000_000 in get(client, f"{PAGE}/{finished.pk}")
 
 
+# Conversations
+
+
+def follow(order: Order, by: User | None = None, prompt: str = "And?", **values: Any) -> Order:
+    """A further turn, which is answered unless it is said otherwise."""
+    assert order.experiment is not None
+    answers = [answer(0, f"M0 to {prompt}"), answer(1, f"M1 to {prompt}")]
+    given: dict[str, Any] = {"status": "done", "outcome": {"answers": answers, "judgments": []}}
+    made = add_try(order.experiment, by, follows=order, **(given | values))
+    Order.objects.filter(pk=made.pk).update(wish=made.wish | {"prompt": prompt})
+    made.refresh_from_db()
+    return made
+
+
+def test_a_follow_up_is_an_order_that_names_the_turn_before(
+    client: Client, finished: Order, alice: User
+) -> None:
+    path = f"{PAGE}/{finished.pk}"
+    page = get(client, path)
+    assert f'action="{path}#follow-up"' in page
+    assert "</textarea>" in page
+    assert 'name="temperature" value="0.7"' in page
+    answered = client.post(path, FOLLOW_UP)
+    order = Order.objects.get(follows=finished)
+    assert answered.headers["Location"] == f"{PAGE}/{order.pk}#turn-2"
+    assert (order.kind, order.by, order.experiment) == ("chat", alice, finished.experiment)
+    assert order.wish == {
+        "prompt": "And of\nItaly?",
+        "models": [0, 1],
+        "sampling": {"temperature": 0.5, "top_p": 0.8, "max_new_tokens": 32},
+        "seed": 4,
+        "judges": [0, 1],
+        "judgments": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"prompt": ""}, "required"),
+        ({"prompt": " "}, "empty"),
+        ({"prompt": "x" * 20_001}, "20000"),
+        ({"max_new_tokens": "0"}, "greater than or equal"),
+        ({"judges": ["2"]}, "not one of the available choices"),
+    ],
+)
+def test_what_is_wrong_with_a_follow_up_is_said(
+    client: Client, finished: Order, change: dict[str, str], words: str
+) -> None:
+    page = client.post(f"{PAGE}/{finished.pk}", FOLLOW_UP | change).content.decode()
+    assert words in page
+    assert "Lyon?" in page, "the conversation is still there to be read"
+    assert Order.objects.count() == 1
+
+
+def test_a_conversation_is_read_turn_by_turn(client: Client, finished: Order) -> None:
+    second = follow(finished, prompt="And of Italy?")
+    third = follow(second, prompt="And of Spain?", status="waiting", outcome={})
+    path = f"{PAGE}/{third.pk}"
+    page = get(client, path)
+    told = ["capital of France?", "Lyon?", "Paris.", "Turn 2", "And of Italy?", "M0 to And of",
+            "M1 to And of", "Turn 3", "And of Spain?", "behind the work that waits"]  # fmt: skip
+    places = [page.index(words) for words in told]
+    assert places == sorted(places)
+    assert page.count("The judge is shown the conversation up to this turn") == 1
+    assert "</textarea>" not in page, "not before the models have answered"
+    assert "Lyon?" not in get(client, path, **HTMX), "what is read already is not sent again"
+
+
+def test_a_turn_leads_to_those_after_it(client: Client, finished: Order) -> None:
+    first, second = follow(finished, prompt="Shorter"), follow(finished, prompt="Longer")
+    page = get(client, f"{PAGE}/{finished.pk}")
+    for later, words in ((first, "Shorter"), (second, "Longer")):
+        assert f'href="{PAGE}/{later.pk}#turn-2"><bdi>{words}' in page
+    assert "Longer" not in get(client, f"{PAGE}/{first.pk}")
+
+
+def test_a_failed_turn_is_tried_again_from_the_turn_before(client: Client, finished: Order) -> None:
+    failed = follow(finished, prompt="And of Italy?", status="refused", finding="the engine died")
+    page = get(client, f"{PAGE}/{failed.pk}")
+    again = f"{PAGE}/{finished.pk}?again={failed.pk}"
+    assert f'href="{again}#follow-up">Try again<' in page
+    assert "Nothing came of this turn" in page
+    assert "And of Italy?</textarea>" in get(client, again)
+    elsewhere = follow(failed, prompt="Of something else")
+    for stray in (elsewhere.pk, "nonsense", 999_999):
+        page = get(client, f"{PAGE}/{finished.pk}?again={stray}")
+        assert "Of something else</textarea>" not in page
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"status": "waiting", "outcome": {}}, "still answering"),
+        ({"status": "running", "token": "0" * 32}, "still answering"),
+        ({"status": "refused", "outcome": {}}, "Nothing came of this turn"),
+        (
+            {"outcome": {"answers": [answer(0, "yes"), answer(1, "", finish_reason="refused")]}},
+            "M1 gave no answer",
+        ),
+    ],
+)
+def test_what_was_not_answered_is_not_followed(
+    client: Client, finished: Order, change: dict[str, Any], words: str
+) -> None:
+    Order.objects.update(**change)
+    page = client.post(f"{PAGE}/{finished.pk}", FOLLOW_UP, follow=True).content.decode()
+    assert words in page
+    assert Order.objects.count() == 1
+
+
+def test_a_conversation_ends_after_twenty_turns(client: Client, finished: Order) -> None:
+    last = finished
+    for number in range(2, 21):
+        last = follow(last, prompt=f"Message {number}")
+    before = last.follows
+    assert before is not None
+    client.post(f"{PAGE}/{before.pk}", FOLLOW_UP)
+    assert before.followed_by.count() == 2, "a twentieth turn may be asked otherwise"
+    page = client.post(f"{PAGE}/{last.pk}", FOLLOW_UP, follow=True).content.decode()
+    assert "at most 20 turns: begin another one" in page
+    assert not last.followed_by.exists()
+
+
+def test_a_list_has_a_line_for_each_conversation(client: Client, finished: Order) -> None:
+    last = follow(follow(finished, prompt="And of Italy?"), prompt="And of Spain?")
+    page = get(client, PAGE)
+    assert page.count("<tr>") == 2, "its head and one line"
+    assert f'href="{PAGE}/{last.pk}"><bdi>What is the capital of France?</bdi>' in page
+    assert '<td data-label="Turns">3</td>' in page
+
+
+def test_a_long_conversation_asks_the_database_as_often_as_a_short_one(
+    client: Client, finished: Order
+) -> None:
+    def count(order: Order) -> list[int]:
+        found = []
+        for path in (PAGE, f"{PAGE}/{order.pk}"):
+            with CaptureQueriesContext(connection) as asked:
+                get(client, path)
+            found.append(len(asked))
+        return found
+
+    second = follow(finished, make_person("bob"))
+    before = count(second)
+    last = second
+    for number in range(3, 21):
+        last = follow(last, make_person(f"p{number}"))
+    assert count(last) == before
+    assert max(before) <= 10
+
+
+def test_words_of_a_conversation_are_never_html(client: Client, finished: Order) -> None:
+    hostile = {"answers": [answer(0, HOSTILE), answer(1, HOSTILE)], "judgments": []}
+    second = follow(finished, prompt=HOSTILE, outcome=hostile)
+    third = follow(second, prompt=HOSTILE, status="refused", finding=HOSTILE)
+    for path in (PAGE, *(f"{PAGE}/{turn.pk}" for turn in (finished, second, third))):
+        page = get(client, path)
+        assert "<script>alert" not in page
+        assert "<img" not in page
+    assert "{{ 1|add:1 }}" in get(client, f"{PAGE}/{second.pk}?again={third.pk}")
+
+
 # Cancelling
 
 
@@ -295,7 +469,7 @@ def test_a_stranger_may_not_cancel_but_who_steers_may(
 def test_methods_roles_and_strangers(client: Client, finished: Order, alice: User) -> None:
     result = f"{PAGE}/{finished.pk}"
     assert client.put(PAGE).status_code == 405
-    assert client.post(result).status_code == 405
+    assert client.put(result).status_code == 405
     assert client.get(f"{result}/cancel").status_code == 405
     for path in (PAGE, result):
         assert Client().get(path).status_code == 302
@@ -305,12 +479,20 @@ def test_methods_roles_and_strangers(client: Client, finished: Order, alice: Use
     nobody.force_login(make_person("nora"))
     assert "textarea" not in get(viewer, PAGE)
     assert "Lyon?" in get(viewer, result)
+    assert "textarea" not in get(viewer, result)
     assert viewer.post(PAGE, FORM).status_code == 403
+    assert viewer.post(result, FOLLOW_UP).status_code == 403
+    assert nobody.post(result, FOLLOW_UP).status_code == 403
+    assert Client().post(result, FOLLOW_UP).status_code == 302
     assert viewer.post(f"{result}/cancel").status_code == 403
     assert nobody.get(PAGE).status_code == 403
     Experiment.objects.update(is_private=True)
     assert viewer.get(PAGE).status_code == 404
     assert viewer.get(result).status_code == 404
+    stranger = Client()
+    stranger.force_login(make_person("oscar", "operator"))
+    assert stranger.post(result, FOLLOW_UP).status_code == 404
+    assert Order.objects.count() == 1
     assert client.get(f"{PAGE}/999999").status_code == 404
 
 

@@ -143,7 +143,7 @@ def test_after_too_many_failures_the_iteration_fails_and_a_retry_keeps_history(
     scheduling.advance(iteration)
     iteration.refresh_from_db()
     assert iteration.status == "failed"
-    assert iteration.finding.startswith("no luck 4")
+    assert iteration.finding == "no luck 4\n(shard 0 of judge, attempt 5)"
     lifecycle.rest_stages(iteration)
     assert lifecycle.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
     assert lifecycle.begin_stage(Stage.objects.get(name="judge"), shards=1)

@@ -1,9 +1,11 @@
 """Claims and ends of attempts: one winner, and history stays."""
 
 import os
+from datetime import datetime, timedelta
 
 import pytest
 from django.db.models import Model
+from django.utils import timezone
 
 from webapp.experiments.models import (
     Attempt,
@@ -189,6 +191,52 @@ def test_the_last_iteration_finishes_the_experiment(
     iteration.refresh_from_db()
     assert (iteration.status, iteration.model_out) == ("finished", "d" * 64)
     assert status_of(iteration.experiment) == after
+
+
+def finish_once(iteration: Iteration) -> tuple[datetime, datetime]:
+    """When it began and ended: an hour and half an hour ago."""
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    lifecycle.finish_iteration(iteration, model_out="d" * 64, metrics={}, is_last=True)
+    began, ended = (timezone.now() - timedelta(minutes=ago) for ago in (60, 30))
+    Iteration.objects.update(started=began, finished=ended)
+    return began, ended
+
+
+def test_a_finished_iteration_that_is_looked_at_again_keeps_its_times(
+    iteration: Iteration, shard: Shard
+) -> None:
+    times = finish_once(iteration)
+    attempt = claimed(shard)
+    Attempt.objects.filter(pk=attempt.pk).update(started=times[0])
+    assert lifecycle.start_iteration(iteration, model_in="b" * 64)
+    assert lifecycle.finish_iteration(iteration, model_out="d" * 64, metrics={}, is_last=True)
+    iteration.refresh_from_db()
+    assert (iteration.started, iteration.finished) == times
+
+
+def test_what_is_made_again_ends_anew(iteration: Iteration, shard: Shard) -> None:
+    began, ended = finish_once(iteration)
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    claimed(shard)
+    lifecycle.finish_iteration(iteration, model_out="d" * 64, metrics={}, is_last=True)
+    iteration.refresh_from_db()
+    assert iteration.started == began
+    assert iteration.finished is not None
+    assert iteration.finished > ended
+
+
+def test_what_was_stopped_begins_and_ends_anew(iteration: Iteration) -> None:
+    began, ended = finish_once(iteration)
+    Iteration.objects.update(status=RunStatus.PAUSED)
+    lifecycle.start_iteration(iteration, model_in="b" * 64)
+    iteration.refresh_from_db()
+    assert iteration.started is not None
+    assert iteration.started > began
+    assert iteration.finished is None
+    lifecycle.stop_iteration(iteration, status=RunStatus.FAILED, finding="?")
+    stopped = Iteration.objects.get()
+    assert stopped.finished is not None
+    assert stopped.finished > ended
 
 
 def test_a_finding_is_forgotten_when_it_runs_again(iteration: Iteration) -> None:

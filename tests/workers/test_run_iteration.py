@@ -112,8 +112,10 @@ def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(
     installation: Installation, tmp_path: Path
 ) -> None:
     installation.run_iteration()
+    times = Iteration.objects.values_list("started", "finished").get(number=1)
     shown = installation.run_iteration("--iterations", 2, "--json", tmp_path / "out.json")
     assert "iteration 1 was finished before" in shown
+    assert Iteration.objects.values_list("started", "finished").get(number=1) == times
     assert Attempt.objects.filter(shard__stage__iteration__number=1).count() == 11
     written = json.loads((tmp_path / "out.json").read_text())
     assert [summary["iteration"] for summary in written["iterations"]] == [1, 2]
@@ -125,8 +127,12 @@ def test_a_damaged_shard_is_made_again_and_its_history_stays(installation: Insta
     part = next((installation.artifacts / "mine").rglob("judgments/part-00000.parquet"))
     whole = part.read_bytes()
     part.write_bytes(whole[:-7])
+    before = Iteration.objects.get()
     installation.run_iteration("--iterations", 1)
     assert part.read_bytes() == whole
+    after = Iteration.objects.get()
+    assert after.started == before.started
+    assert after.finished != before.finished
     attempts = Attempt.objects.filter(shard__stage__name="judge", shard__index=0)
     assert list(attempts.values_list("number", "status")) == [(1, "finished"), (2, "finished")]
 

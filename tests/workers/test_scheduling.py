@@ -14,6 +14,7 @@ from django.core.management import CommandError
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
+from rich.console import Console
 
 from meta_reward_core import launch
 from meta_reward_core.artifacts import ArtifactStore
@@ -28,12 +29,14 @@ from meta_reward_core.errors import (
 )
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.request import Request
+from meta_reward_core.shown_commands import manage
 from tests.workers.installation import Installation, UseScript
 from tests.workers.test_run_iteration import statuses, table_bytes
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
 from workers import engine_child, handing_over, scheduling, sending, shard_runs
 from workers.command_line import configured_places
 from workers.engine_host import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
+from workers.following import follow
 from workers.reconciler import reconcile
 from workers.rows import record_experiment
 
@@ -249,6 +252,10 @@ def test_a_shard_that_always_fails_ends_the_iteration_until_a_person_retries(
     iteration = Iteration.objects.get()
     assert iteration.status == "failed"
     assert iteration.finding.startswith("EngineError: the device is gone")
+    again = manage("control_iteration", "retry", "--experiment", "mine")
+    assert again not in iteration.finding, "the page has a button for it"
+    with pytest.raises(MetaRewardError, match=f"the device is gone(?s:.*)To try again: {again}"):
+        follow(iteration, Console(quiet=True))
     failed = Attempt.objects.filter(status="failed").count()
     assert failed == 5 + 4  # the shards took turns, and the first reached its cap first
     assert Stage.objects.get(name="generate").status == "failed"

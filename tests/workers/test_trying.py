@@ -1,21 +1,27 @@
 """Trying models: the real child process answers and judges, and a person may stop it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.engines.base import Completion, Conversation, Sampling
+from meta_reward_core.engines.kinds import ENGINE_LOADERS
 from meta_reward_core.errors import EngineError
 from meta_reward_core.experiment import open_experiment
+from meta_reward_core.judging import judge_conversation
 from meta_reward_core.launch import Places, open_or_begin
 from meta_reward_core.request import Request
 from meta_reward_core.shards import Work
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment, Order, OrderKind
+from webapp.trying.conversations import why_not_followed
 from workers import stopping, trying
 from workers.engine_host import EngineHost, SampleRequest, ShardFailedError
+from workers.opening import open_row
 from workers.orders import WITH_ENGINE, carry_out
 from workers.rows import record_experiment
 
@@ -53,7 +59,7 @@ def make_model(root: Path) -> None:
     files.publish("train", 0, key="a key", work=work, packages={})
 
 
-def ask(row: Experiment, **changes: Any) -> Order:
+def ask(row: Experiment, follows: Order | None = None, **changes: Any) -> Order:
     wish = {
         "prompt": "What is the capital of France?",
         "models": [0, 1],
@@ -63,7 +69,11 @@ def ask(row: Experiment, **changes: Any) -> Order:
         "judgments": 2,
     }
     return Order.objects.create(
-        kind=OrderKind.CHAT, experiment=row, subject="mine", wish=wish | changes
+        kind=OrderKind.CHAT,
+        experiment=row,
+        subject=row.name,
+        wish=wish | changes,
+        follows=follows,
     )
 
 
@@ -175,8 +185,6 @@ def test_an_order_that_is_another_workers_by_now_is_left_alone(
 def test_a_null_character_of_a_model_is_shown_and_stored(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from meta_reward_core.engines.base import Completion
-
     def answer(request: SampleRequest, **rest: Any) -> list[list[Completion]]:
         return [[Completion("a\x00b", 3, "stop")] * request.samples] * len(request.conversations)
 
@@ -189,8 +197,6 @@ def test_a_null_character_of_a_model_is_shown_and_stored(
 def test_a_refused_prompt_has_a_reason_and_nothing_to_judge(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from meta_reward_core.engines.base import Completion
-
     def refuse(request: SampleRequest, **rest: Any) -> list[list[Completion]]:
         return [[Completion("", 0, "refused", "too long")]]
 
@@ -199,3 +205,124 @@ def test_a_refused_prompt_has_a_reason_and_nothing_to_judge(
     assert order.status == "done"
     assert order.outcome["answers"][0]["refusal"] == "too long"
     assert order.outcome["judgments"] == []
+
+
+# Conversations
+
+
+def noted(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> list[SampleRequest]:
+    """What is asked of the engine from now on; each model tells its number in each answer."""
+    asked: list[SampleRequest] = []
+
+    def answer(request: SampleRequest, **rest: Any) -> list[list[Completion]]:
+        asked.append(request)
+        said = Completion(f"M{request.number} says {len(asked)}", 4, "stop")
+        return [[said] * request.samples] * len(request.conversations)
+
+    monkeypatch.setattr(host, "sample", answer)
+    return asked
+
+
+def texts_of(order: Order) -> dict[int, str]:
+    return {answer["model"]: answer["text"] for answer in order.outcome["answers"]}
+
+
+def test_each_model_goes_on_from_its_own_answers(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = noted(host, monkeypatch)
+    first = carried_out(ask(row, judges=[]))
+    second = carried_out(ask(row, prompt="And of Italy?", judges=[], follows=first))
+    asked.clear()
+    third = carried_out(ask(row, prompt="Shorter", judges=[0], follows=second))
+    assert third.status == "done", third.finding
+    told = {request.number: request.conversations[0] for request in asked[:2]}
+    before = [texts_of(first), texts_of(second)]
+    for number in (0, 1):
+        assert told[number] == [
+            {"role": "user", "content": "What is the capital of France?"},
+            {"role": "assistant", "content": before[0][number]},
+            {"role": "user", "content": "And of Italy?"},
+            {"role": "assistant", "content": before[1][number]},
+            {"role": "user", "content": "Shorter"},
+        ]
+    judged = [conversation[0]["content"] for conversation in asked[2].conversations]
+    for number, shown in enumerate(judged):
+        instruction = (
+            "User: What is the capital of France?\n\n"
+            f"Assistant: {before[0][number]}\n\n"
+            "User: And of Italy?\n\n"
+            f"Assistant: {before[1][number]}\n\n"
+            "User: Shorter"
+        )
+        assert texts_of(third)[number] in shown.partition(instruction)[2]
+    assert {j["model"] for j in third.outcome["judgments"]} == {0, 1}
+
+
+def test_a_first_turn_is_judged_as_the_loop_judges(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = noted(host, monkeypatch)
+    order = carried_out(ask(row, judges=[0]))
+    experiment = open_row(row)
+    for number, conversation in enumerate(asked[-1].conversations):
+        assert conversation == judge_conversation(
+            experiment.templates.judge,
+            rubric=experiment.templates.rubric,
+            instruction="What is the capital of France?",
+            response=texts_of(order)[number],
+        )
+
+
+def test_the_actors_system_prompt_comes_before_every_turn_and_not_before_the_judge(
+    row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = noted(host, monkeypatch)
+    first = carried_out(ask(row, judges=[]))
+    asked.clear()
+    opened = open_row(row)
+    actor = opened.recipe.actor.model_copy(update={"system_prompt": "Be brief."})
+    recipe = opened.recipe.model_copy(update={"actor": actor})
+    monkeypatch.setattr(trying, "open_row", lambda row: replace(opened, recipe=recipe))
+    carried_out(ask(row, prompt="Shorter", judges=[0], follows=first))
+    roles = [[turn["role"] for turn in request.conversations[0]] for request in asked]
+    assert roles == [["system", "user", "assistant", "user"]] * 2 + [["user"]]
+    assert "Be brief." not in asked[2].conversations[0][0]["content"]
+
+
+def test_a_real_model_reads_the_whole_conversation(
+    installation: Installation, host: EngineHost
+) -> None:
+    """The answers of the worker's process are those of the same weights here, greedily drawn.
+
+    What is too long for the miniature's 256 tokens is refused in words, and cannot be followed.
+    """
+    root = installation.root
+    places = Places(str(installation.artifacts), root / "models", root / "scratch")
+    experiment = open_or_begin(Request("real", recipe="smoke"), places, say=lambda text: None)
+    row = record_experiment(experiment, artifact_root=places.artifacts)
+    one, two = experiment.files(0).read("prompts")["text"].to_pylist()[:2]
+    greedy = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 24}
+    alone: dict[str, Any] = {"models": [0], "judges": [0], "judgments": 1}
+
+    first = carried_out(ask(row, prompt=one, sampling=greedy, **alone))
+    second = carried_out(ask(row, prompt=two, sampling=greedy, follows=first, **alone))
+    assert (second.status, second.finding) == ("done", "")
+    told: Conversation = [
+        {"role": "user", "content": one},
+        {"role": "assistant", "content": texts_of(first)[0]},
+        {"role": "user", "content": two},
+    ]
+    folder, recipe = experiment.model(0).folder, experiment.recipe.engine
+    engine = ENGINE_LOADERS["transformers"](folder, recipe, None)
+    drawn = engine.sample([told, told[2:]], 1, sampling=Sampling(0.0, 1.0, 24), seed=0)
+    engine.close()
+    whole, last_message_alone = (completions[0].text for completions in drawn)
+    assert texts_of(second)[0] == whole != last_message_alone
+    assert len(second.outcome["judgments"]) == 1
+
+    longer = greedy | {"max_new_tokens": 250}
+    third = carried_out(ask(row, prompt=one, sampling=longer, follows=second, **alone))
+    (answer,) = third.outcome["answers"]
+    assert "a reply of up to 250 exceed the model's limit of 256 tokens" in answer["refusal"]
+    assert "M0 gave no answer" in str(why_not_followed([first, second, third]))

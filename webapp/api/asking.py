@@ -10,12 +10,18 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.recipes import parse_recipe
 from webapp.api.permissions import runs
 from webapp.api.problems import PROBLEMS, ConflictError, require_valid
-from webapp.api.schemas import OrderOut, PublishIn, TryIn
+from webapp.api.schemas import FollowIn, OrderOut, PublishIn, TryIn
 from webapp.experiments.models import OrderKind
 from webapp.experiments.orders import place_order
 from webapp.people.access import find_experiment, find_to_steer
 from webapp.people.signed_in import person_of
-from webapp.trying.forms import PublishForm, TryForm, first_values
+from webapp.trying.conversations import (
+    tries_of,
+    turns_of,
+    why_not_followed,
+    with_earlier_turns,
+)
+from webapp.trying.forms import FollowForm, PublishForm, TryForm, first_values, turn_values
 from webapp.trying.published import has_hub
 from webapp.trying.tries import made_models
 
@@ -42,6 +48,27 @@ def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[OrderOut
     require_valid(form)
     by = person_of(request)
     order = place_order(OrderKind.CHAT, by=by, experiment=row, wish=form.wish())
+    return Status(202, OrderOut.of(order))
+
+
+@router.post("/{name}/tries/{int:number}/follow-ups", response={202: OrderOut, **PROBLEMS})
+@runs
+def follow_up(request: HttpRequest, name: str, number: int, given: FollowIn) -> Status[OrderOut]:
+    """Go on with a conversation: each model answers after its own earlier answers.
+
+    Args:
+        number: the order of the turn before, which must be done.
+    """
+    row = find_experiment(request.user, name)
+    last = get_object_or_404(with_earlier_turns(tries_of(row)), pk=number)
+    if hindrance := why_not_followed(turns_of(last)):
+        raise ConflictError(hindrance)
+    said = given.model_dump(exclude_none=True)
+    form = FollowForm(turn_values(last.wish) | said, models=last.wish["models"])
+    require_valid(form)
+    order = place_order(
+        OrderKind.CHAT, by=person_of(request), experiment=row, wish=form.wish(), follows=last
+    )
     return Status(202, OrderOut.of(order))
 
 

@@ -181,19 +181,25 @@ class LaunchIn(LaunchChanges):
     recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
 
 
-class TryIn(Schema):
-    """A prompt for two models; what is left out is as the form of the pages begins with."""
+class FollowIn(Schema):
+    """What is said next in a conversation; what is left out is as in the turn before."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str
-    models: Annotated[list[int], Field(min_length=2, max_length=2, description="M0 is 0.")]
-    judges: list[int] = Field(default_factory=list)
+    judges: list[int] | None = None
     judgments: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
+
+
+class TryIn(FollowIn):
+    """A prompt for two models; what is left out is as the form of the pages begins with."""
+
+    models: Annotated[list[int], Field(min_length=2, max_length=2, description="M0 is 0.")]
+    judges: list[int] = Field(default_factory=list)
 
 
 class PublishIn(Schema):
@@ -214,6 +220,7 @@ class OrderOut(Schema):
     subject: str
     by: str | None
     wish: dict[str, Any]
+    follows: Annotated[int | None, Field(description="Id of the turn before, of a follow-up.")]
     outcome: dict[str, Any]
     finding: str
     created: datetime
@@ -226,6 +233,7 @@ class OrderOut(Schema):
         return cls(
             id=row.pk,
             by=row.by.get_username() if row.by else None,
+            follows=row.follows_id,
             **{name: getattr(row, name) for name in same},
         )
 

@@ -13,6 +13,7 @@ from webapp.audit.models import Act, Batch, BatchStatus, Otherwise
 from webapp.audit.pooling import PooledReport, TrendPoint, trend_sentences
 from webapp.audit.reporting import Report
 from webapp.charts import Chart, Series, line_chart
+from webapp.scales import SHARE
 
 _AS_GOOD_AS_ALL: Final = 0.9995
 
@@ -271,6 +272,7 @@ def trend_figures(points: Sequence[TrendPoint]) -> Trend:
                 "Agreement of people and meta-judge",
                 [(point.iteration, point.agreement) for point in pairs],
                 y_label="share of verdicts, without ties",
+                within=SHARE,
                 description="With 95% intervals; a coin agrees in half of them.",
             )
         )
@@ -287,14 +289,26 @@ def trend_figures(points: Sequence[TrendPoint]) -> Trend:
 
 
 def _chart(
-    title: str, found: Sequence[tuple[int, Estimate]], *, y_label: str, description: str
+    title: str,
+    found: Sequence[tuple[int, Estimate]],
+    *,
+    y_label: str,
+    description: str,
+    within: tuple[float, float] | None = None,
 ) -> Chart:
     names = {"estimate": "value", "lower end": "low", "upper end": "high"}
     series = [
         Series(name, [(number, getattr(estimate, end)) for number, estimate in found])
         for name, end in names.items()
     ]
-    return line_chart(title, series, x_label="iteration", y_label=y_label, description=description)
+    return line_chart(
+        title,
+        series,
+        x_label="iteration",
+        y_label=y_label,
+        within=within,
+        description=description,
+    )
 
 
 def _trend_line(point: TrendPoint) -> TrendLine:

@@ -1,29 +1,47 @@
 """Which figures of a training are drawn, and in which charts."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-TRAINING_CHARTS: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
-    ("DPO loss", "loss", {"training": "loss", "validation": "eval_loss"}),
-    (
+from webapp.scales import SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingChart:
+    """A chart of a training's log.
+
+    Attributes:
+        y_label: the name of its axis.
+        figures: of the log, by the name of the line that shows it.
+        within: see `charts.line_chart`.
+    """
+
+    title: str
+    y_label: str
+    figures: Mapping[str, str]
+    within: tuple[float, float] | None = None
+
+
+TRAINING_CHARTS: Final = (
+    TrainingChart("DPO loss", "loss", {"training": "loss", "validation": "eval_loss"}),
+    TrainingChart(
         "DPO accuracy",
         "share of pairs",
         {"training": "rewards/accuracies", "validation": "eval_rewards/accuracies"},
+        within=SHARE,
     ),
-    (
+    TrainingChart(
         "DPO margin of the rewards",
         "margin",
         {"training": "rewards/margins", "validation": "eval_rewards/margins"},
     ),
-    (
+    TrainingChart(
         "Log-probabilities",
         "log-probability",
         {"chosen": "logps/chosen", "rejected": "logps/rejected"},
     ),
 )
-"""By chart its title, the name of its axis, and by line the figure of the log."""
 
-CHARTED: Final = frozenset(
-    metric for _, _, metrics in TRAINING_CHARTS for metric in metrics.values()
-)
+CHARTED: Final = frozenset(figure for chart in TRAINING_CHARTS for figure in chart.figures.values())
 """Figures of a training's log that a chart shows."""

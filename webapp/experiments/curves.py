@@ -9,14 +9,13 @@ from typing import Any, Final
 from meta_reward_core.pairing import REASON_TEXT
 from webapp.charts import Chart, Point, Series, line_chart
 from webapp.experiments.models import Iteration
-from webapp.scales import LARGEST
+from webapp.scales import LARGEST, SHARE
 
 Metrics = Mapping[str, Any]
 Figure = Callable[[Metrics], float | None]
 
 _BY_MODEL: Final = "model M"
 _BY_ITERATION: Final = "iteration"
-_SHARE: Final = (0.0, 1.0)
 _COUNT: Final = (0.0, LARGEST)
 _REASONS: Final = {str(reason): text for reason, text in REASON_TEXT.items()}
 
@@ -49,7 +48,7 @@ def _truth(known: Mapping[int, Metrics]) -> list[Chart]:
             },
             x_label=_BY_MODEL,
             y_label="share",
-            within=_SHARE,
+            within=SHARE,
             description="On held-out items of known quality.",
         ),
         _chart(
@@ -92,7 +91,7 @@ def _spread(known: Mapping[int, Metrics]) -> list[Chart]:
                 "verdicts": _over(known, _of("meta_judge", "parse_rate")),
             },
             y_label="share",
-            within=_SHARE,
+            within=SHARE,
         ),
     ]
 
@@ -110,7 +109,7 @@ def _biases(known: Mapping[int, Metrics]) -> list[Chart]:
                 ),
             },
             y_label="share of battles",
-            within=_SHARE,
+            within=SHARE,
             description="A half is no bias in the first three; the fourth should be low.",
         ),
         _chart(
@@ -153,14 +152,19 @@ def _pairs(known: Mapping[int, Metrics]) -> list[Chart]:
 def _training(known: Mapping[int, Metrics]) -> list[Chart]:
     return [
         _chart(
-            f"DPO: {name}",
+            f"DPO: {figure}",
             {
                 "first step": _over(known, _of_training(figure, "first")),
                 "last step": _over(known, _of_training(figure, "last")),
             },
-            y_label=name,
+            y_label=y_label,
+            within=within,
         )
-        for name, figure in (("loss", "loss"), ("accuracy", "accuracy"), ("margin", "margin"))
+        for figure, y_label, within in (
+            ("loss", "loss", None),
+            ("accuracy", "share of pairs", SHARE),
+            ("margin", "margin", None),
+        )
     ]
 
 

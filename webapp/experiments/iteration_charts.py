@@ -1,7 +1,7 @@
 """Charts of one iteration, from its tables as far as finished shards have made them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
@@ -14,7 +14,7 @@ from django.db.models.functions import Cast
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.measures import BIN_WIDTH, HISTOGRAM_BINS
 from webapp.charts import Chart, Point, Series, bar_chart, histogram, line_chart
-from webapp.experiments.charted import TRAINING_CHARTS
+from webapp.experiments.charted import TRAINING_CHARTS, TrainingChart
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
 from webapp.experiments.tables import LogRow, Numbers, TableReader
 from webapp.scales import Scale, wide_scale
@@ -75,8 +75,8 @@ def _of_tables(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Ch
         description="One count for each response whose judgments battled.",
     )
     log = tables.training_log() or running
-    for title, y_label, metrics in TRAINING_CHARTS:
-        yield _of_training(title, log, metrics, y_label)
+    for chart in TRAINING_CHARTS:
+        yield _of_training(chart, log)
 
 
 def _points(counts: Sequence[int]) -> Chart:
@@ -128,21 +128,26 @@ def _middles(values: Numbers, scale: Scale) -> list[Point]:
     ]
 
 
-def _of_training(
-    title: str, log: Sequence[LogRow], metrics: Mapping[str, str], y_label: str
-) -> Chart:
+def _of_training(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for step, metric, value in log:
         lines[metric].append((step, value))
-    longest = max((len(lines[metric]) for metric in metrics.values()), default=0)
+    longest = max((len(lines[metric]) for metric in chart.figures.values()), default=0)
     every = -(-longest // _POINTS_OF_A_LINE)
     series = [
         Series(name, _thinned(lines[metric], every))
-        for name, metric in metrics.items()
+        for name, metric in chart.figures.items()
         if lines[metric]
     ]
     means = f"Each point is the mean of {every} of the training's figures." if every > 1 else ""
-    return line_chart(title, series, x_label="step", y_label=y_label, description=means)
+    return line_chart(
+        chart.title,
+        series,
+        x_label="step",
+        y_label=chart.y_label,
+        within=chart.within,
+        description=means,
+    )
 
 
 def _thinned(points: Sequence[tuple[int, float]], every: int) -> list[Point]:

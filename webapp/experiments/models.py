@@ -347,6 +347,7 @@ class Order(models.Model):
     Attributes:
         subject: name of the experiment, which a launch only makes.
         wish: what was asked for, as the kind needs it.
+        follows: the turn before it, of a try that goes on with a conversation.
         outcome: what came of it, as the kind gives it.
         finding: why it was refused, in words.
         token, lease_until: whose it is while it runs, and until when unless extended.
@@ -365,6 +366,9 @@ class Order(models.Model):
     )
     subject = models.CharField(max_length=64)
     wish = models.JSONField(default=dict, blank=True)
+    follows = models.ForeignKey(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="followed_by"
+    )
     status = models.CharField(max_length=16, choices=OrderStatus, default=OrderStatus.WAITING)
     outcome = models.JSONField(default=dict, blank=True)
     finding = models.TextField(blank=True, default="")

@@ -25,12 +25,14 @@ def place_order(
     experiment: Experiment | None = None,
     subject: str = "",
     wish: dict[str, Any] | None = None,
+    follows: Order | None = None,
 ) -> Order:
     """Ask for something, once what is written is committed.
 
     Args:
         subject: name of the experiment that a launch shall make.
         wish: plain values, as the kind needs them.
+        follows: the turn of a conversation that this is said after.
     """
     order = Order.objects.create(
         kind=kind,
@@ -38,6 +40,7 @@ def place_order(
         experiment=experiment,
         subject=subject or str(experiment),
         wish=wish or {},
+        follows=follows,
     )
     if kind in NEEDS_ENGINE:
         transaction.on_commit(partial(send_order, order))

@@ -15,7 +15,7 @@ from webapp.experiments.models import (
     StageStatus,
     Worker,
 )
-from webapp.experiments.stages import StageProgress, stages_of
+from webapp.experiments.stages import StageProgress, duration_text, stages_of
 from webapp.scales import figure_text
 
 SILENT_SECONDS: Final = 30.0
@@ -52,6 +52,11 @@ class WorkerState:
     doing: str
     is_silent: bool
     silent_seconds: int
+
+    @property
+    def silent_for(self) -> str:
+        """How long nothing was heard of it, in words."""
+        return duration_text(self.silent_seconds)
 
 
 def is_active(experiment: Experiment) -> bool:

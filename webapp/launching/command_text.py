@@ -2,9 +2,8 @@
 
 import shlex
 
+from meta_reward_core.shown_commands import manage
 from webapp.launching.sheets import Sheet
-
-_COMMAND = "python manage.py run_iteration --queue"
 
 
 def command_text(sheet: Sheet) -> str:
@@ -25,4 +24,4 @@ def command_text(sheet: Sheet) -> str:
     if sheet.prompts.found is not None:
         options.append(("--prompts", sheet.prompts.called.replace("pasted text", "prompts.txt")))
     written = [f"{name} {shlex.quote(str(value))}" for name, value in options]
-    return " \\\n    ".join([_COMMAND, *written])
+    return " \\\n    ".join([manage("run_iteration", "--queue"), *written])

@@ -13,6 +13,7 @@ from webapp.experiments.models import Experiment, Iteration
 from webapp.launching.fields import write_value
 from webapp.people.access import sees, visible_experiments
 from webapp.regions import render_page
+from webapp.scales import SHARE
 
 _MOST_COMPARED: Final = 6
 _MOST_OFFERED: Final = 200
@@ -22,6 +23,8 @@ _META_JUDGING: Final = "Meta-judge"
 _PAIRS: Final = "Pairs"
 _TRAINING: Final = "Training"
 _TRUTH: Final = "Against the truth"
+_SHARES: Final = frozenset({"share", "accuracy", "order agreement", "single judgment exact"})
+"""Units of figures between 0 and 1: what is measured against the truth is called by its metric."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
 
 
@@ -32,6 +35,11 @@ class Figure:
     group: str
     title: str
     unit: str
+
+    @property
+    def within(self) -> tuple[float, float] | None:
+        """The least and the largest value that there can be, where that is known."""
+        return SHARE if self.unit in _SHARES else None
 
 
 _BY_PATH: Final = {
@@ -197,7 +205,9 @@ def _chart(
                           for one in _begun(row)])
         for row in experiments
     ]  # fmt: skip
-    return line_chart(figure.title, series, x_label="iteration", y_label=figure.unit)
+    return line_chart(
+        figure.title, series, x_label="iteration", y_label=figure.unit, within=figure.within
+    )
 
 
 def _begun(row: Experiment) -> list[Iteration]:

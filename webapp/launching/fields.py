@@ -40,6 +40,7 @@ _COMMON: Final = frozenset(
         "training.epochs",
         "training.beta",
         "engine.kind",
+        "engine.endpoint",
         "engine.device",
         "iterations",
         "pair_kinds",

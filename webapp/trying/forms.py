@@ -22,8 +22,8 @@ _valid_repository = RegexValidator(
 )
 
 
-class TryForm(forms.Form):
-    """A prompt, two models, how they shall answer, and who shall judge."""
+class TurnForm(forms.Form):
+    """What models are told in a turn, how they shall answer, and who judges both answers."""
 
     prompt = forms.CharField(
         max_length=MAX_PROMPT_CHARS,
@@ -31,8 +31,6 @@ class TryForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 6}),
         help_text=f"Up to {MAX_PROMPT_CHARS:,} characters.",
     )
-    first = forms.TypedChoiceField(label="First model", coerce=int)
-    second = forms.TypedChoiceField(label="Second model", coerce=int)
     temperature = forms.FloatField(
         min_value=0, max_value=2, help_text="0 takes the most likely token every time."
     )
@@ -53,31 +51,12 @@ class TryForm(forms.Form):
         max_value=_SEEDS - 1,
         help_text="On a CPU the same seed gives the same answers.",
     )
-    judges = forms.MultipleChoiceField(
-        label="Judges of both answers",
-        choices=[("first", "The first model"), ("second", "The second model")],
-        required=False,
-        widget=forms.CheckboxSelectMultiple,
-    )
     judgments = forms.IntegerField(
         label="Judgments of each answer",
         min_value=1,
         max_value=MAX_JUDGMENTS,
         help_text="By each judge, in the experiment's own words and settings.",
     )
-
-    def __init__(self, *args: Any, made: Sequence[int], **kwargs: Any) -> None:
-        """Offer the models that are made.
-
-        Args:
-            made: their numbers; M0 is 0.
-        """
-        super().__init__(*args, **kwargs)
-        choices = [(number, f"M{number}") for number in made]
-        for name in ("first", "second"):
-            field = self.fields[name]
-            assert isinstance(field, forms.TypedChoiceField)  # noqa: S101 for the types
-            field.choices = choices
 
     def clean_prompt(self) -> str:
         """Take line ends as a prompt file has them, and refuse what could not be one."""
@@ -87,6 +66,39 @@ class TryForm(forms.Form):
             raise ValidationError(REJECT_TEXT[reason])
         return prompt
 
+    def wish_of(self, models: Sequence[int], judges: Sequence[int]) -> dict[str, Any]:
+        """Put a valid form into the words of an order; `workers.trying` reads them."""
+        values = self.cleaned_data
+        return {
+            **{name: values[name] for name in ("prompt", "seed", "judgments")},
+            "sampling": {name: values[name] for name in ("temperature", "top_p", "max_new_tokens")},
+            "models": list(models),
+            "judges": list(judges),
+        }
+
+
+class TryForm(TurnForm):
+    """The first turn, which chooses two models."""
+
+    first = forms.TypedChoiceField(label="First model", coerce=int)
+    second = forms.TypedChoiceField(label="Second model", coerce=int)
+    judges = forms.MultipleChoiceField(
+        label="Judges of both answers",
+        choices=[("first", "The first model"), ("second", "The second model")],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+    def __init__(self, *args: Any, made: Sequence[int], **kwargs: Any) -> None:
+        """Offer the models that are made.
+
+        Args:
+            made: their numbers; M0 is 0.
+        """
+        super().__init__(*args, **kwargs)
+        for name in ("first", "second"):
+            _offer(self.fields[name], made)
+
     def clean(self) -> dict[str, Any]:
         """Two models are two."""
         values = super().clean() or self.cleaned_data
@@ -95,16 +107,42 @@ class TryForm(forms.Form):
         return values
 
     def wish(self) -> dict[str, Any]:
-        """Put a valid form into the words of an order; `workers.trying` reads them."""
+        """What is asked for, in the words of an order."""
         values = self.cleaned_data
-        return {
-            "prompt": values["prompt"],
-            "models": [values["first"], values["second"]],
-            "sampling": {name: values[name] for name in ("temperature", "top_p", "max_new_tokens")},
-            "seed": values["seed"],
-            "judges": [values[name] for name in ("first", "second") if name in values["judges"]],
-            "judgments": values["judgments"],
-        }
+        judges = [values[name] for name in ("first", "second") if name in values["judges"]]
+        return self.wish_of([values["first"], values["second"]], judges)
+
+
+class FollowForm(TurnForm):
+    """A further turn, for the models that have answered already."""
+
+    judges = forms.TypedMultipleChoiceField(
+        label="Judges of all answers",
+        coerce=int,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+    def __init__(self, *args: Any, models: Sequence[int], **kwargs: Any) -> None:
+        """Take the models of the conversation.
+
+        Args:
+            models: their numbers.
+        """
+        super().__init__(*args, **kwargs)
+        self._models = models
+        self.fields["prompt"].label = "Message"
+        self.fields["prompt"].widget.attrs["rows"] = 3
+        _offer(self.fields["judges"], models)
+
+    def wish(self) -> dict[str, Any]:
+        """What is asked for, in the words of an order."""
+        return self.wish_of(self._models, self.cleaned_data["judges"])
+
+
+def _offer(field: forms.Field, models: Sequence[int]) -> None:
+    assert isinstance(field, forms.ChoiceField)  # noqa: S101 for the types
+    field.choices = [(number, f"M{number}") for number in models]
 
 
 def first_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
@@ -135,18 +173,18 @@ def wish_of_all(recipe: Recipe, made: Sequence[int], prompt: str) -> dict[str, A
 
 
 def values_of(wish: dict[str, Any]) -> dict[str, Any]:
-    """Turn an order's wish back into what stood in the form."""
+    """Turn an order's wish back into what stood in the form of a first turn."""
     first, second = wish["models"][0], wish["models"][-1]
     judges = [
         name for name, number in (("first", first), ("second", second)) if number in wish["judges"]
     ]
-    return {
-        **{name: wish[name] for name in ("prompt", "seed", "judgments")},
-        **wish["sampling"],
-        "first": first,
-        "second": second,
-        "judges": judges,
-    }
+    return turn_values(wish) | {"first": first, "second": second, "judges": judges}
+
+
+def turn_values(wish: dict[str, Any]) -> dict[str, Any]:
+    """Turn an order's wish back into what stood in the form of a further turn."""
+    said = {name: wish[name] for name in ("prompt", "seed", "judgments", "judges")}
+    return {**said, **wish["sampling"]}
 
 
 class PublishForm(forms.Form):

@@ -7,7 +7,7 @@ from pathlib import Path
 from django.conf import settings
 
 from webapp.experiments.models import Experiment, Order, OrderKind
-from webapp.trying.tries import ACTIVE
+from webapp.trying.conversations import ACTIVE
 
 _SHOWN = 10
 

@@ -11,8 +11,7 @@ from meta_reward_core.measures import mean_of
 from meta_reward_core.parsing import UNSCORED_TEXT
 from webapp.experiments.models import Experiment, Order, OrderKind, OrderStatus, RunStatus
 from webapp.people.access import may_steer
-
-ACTIVE: Final = (OrderStatus.WAITING, OrderStatus.RUNNING)
+from webapp.trying.conversations import ACTIVE, tries_of, turns_of
 
 _REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
 _ENDINGS: Final = {
@@ -21,6 +20,7 @@ _ENDINGS: Final = {
     "refused": "refused",
 }
 _TITLE_CHARS: Final = 120
+_FOLLOWERS_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class Try:
     """One try.
 
     Attributes:
-        title: the prompt's first line, shortened.
+        number: its place in its conversation, from 1.
         doing: what a worker does for it now.
     """
 
     row: Order
-    title: str
+    number: int
     prompt: str
     models: Sequence[str]
     judges: Sequence[str]
@@ -79,6 +79,32 @@ class Try:
     doing: str
     tokens: int
     answers: Sequence[AnswerShown]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLine:
+    """A conversation as a list shows it.
+
+    Attributes:
+        row: its last turn.
+        title: first line of its first prompt, shortened.
+        turns: how many there are.
+    """
+
+    row: Order
+    title: str
+    turns: int
+    models: Sequence[str]
+    judges: Sequence[str]
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A turn that comes after the one that is shown."""
+
+    row: Order
+    title: str
 
 
 def made_models(experiment: Experiment) -> list[int]:
@@ -91,13 +117,12 @@ def read_try(order: Order) -> Try:
     """Read a try from its order."""
     wish, outcome = order.wish, order.outcome
     sampling = wish["sampling"]
-    prompt = str(wish["prompt"])
     return Try(
         row=order,
-        title=_shortened(prompt),
-        prompt=prompt,
-        models=[f"M{number}" for number in wish["models"]],
-        judges=[f"M{number}" for number in wish["judges"]],
+        number=len(turns_of(order)),
+        prompt=str(wish["prompt"]),
+        models=_named(wish["models"]),
+        judges=_named(wish["judges"]),
         settings=f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, "
         f"up to {sampling['max_new_tokens']:,} tokens, seed {wish['seed']}",
         is_active=order.status in ACTIVE,
@@ -110,9 +135,28 @@ def read_try(order: Order) -> Try:
     )
 
 
+def read_line(order: Order) -> ConversationLine:
+    """Read a conversation from the order of its last turn."""
+    turns = turns_of(order)
+    return ConversationLine(
+        row=order,
+        title=_shortened(turns[0].wish["prompt"]),
+        turns=len(turns),
+        models=_named(order.wish["models"]),
+        judges=_named(order.wish["judges"]),
+        is_active=order.status in ACTIVE,
+    )
+
+
+def read_followers(order: Order) -> list[Follower]:
+    """Read the latest turns that were said right after a try."""
+    rows = order.followed_by.defer("outcome")
+    return [Follower(row, _shortened(row.wish["prompt"])) for row in rows[:_FOLLOWERS_SHOWN]]
+
+
 def latest_try_of(experiment: Experiment, prompt: str) -> Try | None:
-    """Read what was last asked with just this prompt."""
-    orders = Order.objects.filter(experiment=experiment, kind=OrderKind.CHAT, wish__prompt=prompt)
+    """Read what was last asked with just this prompt, as the first of a conversation."""
+    orders = tries_of(experiment).filter(follows=None, wish__prompt=prompt)
     order = orders.select_related("by").order_by("-pk").first()
     return None if order is None else read_try(order)
 
@@ -143,6 +187,10 @@ def cancel(order: Order, *, by: User) -> bool:
 def _shortened(prompt: str) -> str:
     line = next((line for line in prompt.splitlines() if line.strip()), "")
     return line if len(line) <= _TITLE_CHARS else f"{line[:_TITLE_CHARS]}…"
+
+
+def _named(models: Sequence[int]) -> list[str]:
+    return [f"M{number}" for number in models]
 
 
 def _answer(

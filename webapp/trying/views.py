@@ -8,6 +8,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.recipes import parse_recipe
@@ -27,7 +28,21 @@ from webapp.people.roles import RUN
 from webapp.people.signed_in import person_of
 from webapp.regions import render_page
 from webapp.trying import published, tries
-from webapp.trying.forms import PublishForm, TryForm, first_values, values_of
+from webapp.trying.conversations import (
+    conversations_of,
+    tries_of,
+    turns_of,
+    why_not_followed,
+    with_earlier_turns,
+)
+from webapp.trying.forms import (
+    FollowForm,
+    PublishForm,
+    TryForm,
+    first_values,
+    turn_values,
+    values_of,
+)
 
 _TRIES_ON_A_PAGE = 20
 
@@ -69,36 +84,54 @@ def _place(request: HttpRequest, experiment: Experiment, form: TryForm) -> Order
 
 
 def _past_tries(request: HttpRequest, experiment: Experiment) -> dict[str, Any]:
-    rows = _tries_of(experiment).select_related("by")
+    rows = conversations_of(experiment)
     page = Paginator(rows, _TRIES_ON_A_PAGE).get_page(request.GET.get("page"))
-    found = [tries.read_try(order) for order in page.object_list]
-    return {"page": page, "tries": found, "is_active": any(one.is_active for one in found)}
+    found = [tries.read_line(order) for order in page.object_list]
+    return {"page": page, "lines": found, "is_active": any(one.is_active for one in found)}
 
 
-def _tries_of(experiment: Experiment) -> QuerySet[Order]:
-    return Order.objects.filter(experiment=experiment, kind=OrderKind.CHAT)
+def _asked_again(request: HttpRequest, among: QuerySet[Order]) -> Order | None:
+    """The try that `again` names, if it is among those that can be meant."""
+    again = request.GET.get("again", "")
+    return among.filter(pk=again).first() if again.isdecimal() and len(again) < 16 else None
 
 
 def _first_values(request: HttpRequest, experiment: Experiment, made: list[int]) -> dict[str, Any]:
     """Begin with an earlier try where `again` names one, else with the recipe's own values."""
-    again = request.GET.get("again", "")
-    if again.isdecimal() and len(again) < 16:
-        earlier = _tries_of(experiment).filter(pk=again).first()
-        if earlier is not None:
-            return values_of(earlier.wish)
+    earlier = _asked_again(request, tries_of(experiment))
+    if earlier is not None:
+        return values_of(earlier.wish)
     return first_values(parse_recipe(experiment.recipe, origin=experiment.name), made)
 
 
-@require_safe
+@require_http_methods(["GET", "HEAD", "POST"])
 @sees
 def try_result(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """Show what became of a try: both answers side by side, and what the judges said."""
+    """Show a conversation up to a try: all answers side by side, what judges said, and a form."""
     experiment = find_experiment(request.user, name)
-    order = get_object_or_404(_tries_of(experiment).select_related("by", "experiment"), pk=number)
-    shown = tries.read_try(order)
+    order = get_object_or_404(with_earlier_turns(tries_of(experiment)), pk=number)
+    turns = turns_of(order)
+    hindrance = why_not_followed(turns)
+    if request.method == "POST":
+        if not request.user.has_perm(RUN):
+            raise PermissionDenied
+        if hindrance is not None:
+            messages.error(request, hindrance)
+            return redirect("try_result", name=name, number=number)
+        form = FollowForm(request.POST, models=order.wish["models"])
+        if form.is_valid():
+            return _follow(request, order, form, turn=len(turns) + 1)
+    else:
+        initial = _next_values(request, order)
+        form = FollowForm(initial=initial, models=order.wish["models"])
+    *earlier, shown = [tries.read_try(turn) for turn in turns]
     context = {
         "experiment": experiment,
+        "earlier": earlier,
         "try": shown,
+        "followers": tries.read_followers(order),
+        "form": form,
+        "hindrance": hindrance,
         "may_cancel": tries.may_cancel(person_of(request), order),
         "may_run": request.user.has_perm(RUN),
         "lacks_workers": shown.is_active and not count_live_workers(),
@@ -111,12 +144,32 @@ def try_result(request: HttpRequest, name: str, number: int) -> HttpResponse:
     )
 
 
+def _follow(request: HttpRequest, last: Order, form: FollowForm, *, turn: int) -> HttpResponse:
+    order = place_order(
+        OrderKind.CHAT,
+        by=person_of(request),
+        experiment=last.experiment,
+        wish=form.wish(),
+        follows=last,
+    )
+    address = reverse("try_result", args=[order.subject, order.pk])
+    return redirect(f"{address}#turn-{turn}")
+
+
+def _next_values(request: HttpRequest, last: Order) -> dict[str, Any]:
+    """Begin as in the turn before without its words, or with a follow-up that `again` names."""
+    follower = _asked_again(request, last.followed_by.all())
+    if follower is not None:
+        return turn_values(follower.wish)
+    return turn_values(last.wish) | {"prompt": ""}
+
+
 @require_POST
 @runs
 def cancel_try(request: HttpRequest, name: str, number: int) -> HttpResponse:
     """Cancel a try that waits or is being carried out."""
     experiment = find_experiment(request.user, name)
-    order = get_object_or_404(_tries_of(experiment).select_related("experiment"), pk=number)
+    order = get_object_or_404(tries_of(experiment).select_related("experiment"), pk=number)
     person = person_of(request)
     if order.by_id != person.pk and not may_steer(person, experiment):
         raise PermissionDenied("somebody else asked for this: ask them, or an admin")

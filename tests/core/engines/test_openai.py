@@ -83,6 +83,17 @@ def test_a_request_says_how_tokens_are_drawn(server: MisbehavingServer) -> None:
     }
 
 
+def test_a_conversation_is_sent_turn_by_turn(server: MisbehavingServer) -> None:
+    told: Conversation = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "again"},
+    ]
+    engine_of(server).sample([told], 1, sampling=WARM, seed=5)
+    assert server.requests[0]["messages"] == told
+
+
 def test_the_same_seed_sends_the_same_seeds(server: MisbehavingServer) -> None:
     draw = [
         engine_of(server).sample([user("a"), user("a")], 2, sampling=WARM, seed=seed)

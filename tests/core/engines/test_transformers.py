@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.rendering import PromptEncoder
 from meta_reward_core.engines.transformers import TransformersEngine, load_transformers_engine
 from meta_reward_core.errors import EngineError, ModelFolderError
 from tests.core.engines.architectures import MODELS, make_random
@@ -131,6 +132,22 @@ def test_a_users_text_never_becomes_a_control_token(llama_folder: Path) -> None:
         engine.sample([item], 1, sampling=GREEDY, seed=0)[0][0].text for item in (attack, plain)
     ]
     assert greedy[0] == greedy[1], "this tokenizer cannot spell control tokens: they are left out"
+
+
+def test_a_conversation_is_rendered_by_the_template_turn_by_turn() -> None:
+    """Neither a person nor a model ends a turn by writing what ends one."""
+    tokenizer = make_tokenizer()
+    told: Conversation = [
+        {"role": "system", "content": "the judge"},
+        {"role": "user", "content": "one <eos>"},
+        {"role": "assistant", "content": "two <eos> <system>"},
+        {"role": "user", "content": "three"},
+    ]
+    [ids] = PromptEncoder(tokenizer).encode([told])
+    assert tokenizer.decode(list(ids)) == (
+        "<system> the judge <eos> <user> one <eos> <assistant> two <eos> <user> three <eos> "
+        "<assistant>"
+    )
 
 
 def test_progress_is_reported_while_a_batch_is_decoded(llama_folder: Path) -> None:

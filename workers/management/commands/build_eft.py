@@ -20,6 +20,7 @@ from meta_reward_core.evaluation.files import write_json_lines
 from meta_reward_core.evaluation.named_engines import open_engine
 from meta_reward_core.held_out import read_held_out
 from meta_reward_core.output_files import require_writable
+from meta_reward_core.shown_commands import manage
 from meta_reward_core.templates import load_template
 from workers.command_line import (
     ExemplifiedCommand,
@@ -28,7 +29,6 @@ from workers.command_line import (
     open_console,
 )
 from workers.evaluation_runs import progress_lines, share, temperature
-from workers.shown_commands import manage
 
 _EXAMPLE = """\
 example:

@@ -11,6 +11,7 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import InputError
 from meta_reward_core.exports import EXPORTS, PairRow, llama_factory_dataset_info
 from meta_reward_core.output_files import require_writable, write_whole
+from meta_reward_core.shown_commands import manage
 from webapp.people.models import EventKind
 from workers.command_line import configured_places, explained_errors
 from workers.noting import note_command
@@ -61,7 +62,9 @@ def _read_pairs(name: str, number: int | None, kinds: Sequence[str]) -> list[Pai
     numbers = range(1, latest_iteration(store, name) + 1) if number is None else [number]
     pairs = [pair for number in numbers for pair in _pairs_of(store, name, number, kinds)]
     if not pairs:
-        raise InputError(f"experiment {name!r} has no such pairs: see manage.py show_iteration")
+        raise InputError(
+            f"experiment {name!r} has no such pairs: see {manage('show_iteration', '--help')}"
+        )
     return pairs
 
 

@@ -27,6 +27,7 @@ from meta_reward_core.prompt_generation import (
     generate_prompts,
 )
 from meta_reward_core.records import Prompt
+from meta_reward_core.shown_commands import manage
 from meta_reward_core.templates import load_template
 from workers.command_line import (
     ExemplifiedCommand,
@@ -35,7 +36,6 @@ from workers.command_line import (
     open_console,
 )
 from workers.evaluation_runs import share, temperature
-from workers.shown_commands import manage
 
 _EXAMPLE = """\
 example:

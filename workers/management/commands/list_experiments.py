@@ -7,13 +7,13 @@ from django.db.models import Count, Q
 from rich.markup import escape
 from rich.table import Table
 
+from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import Experiment, RunStatus
 from workers.command_line import (
     explained_errors,
     open_console,
     require_tables,
 )
-from workers.shown_commands import manage
 
 
 class Command(BaseCommand):

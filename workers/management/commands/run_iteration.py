@@ -30,6 +30,7 @@ from meta_reward_core.launch import (
 from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.plan import Speeds
 from meta_reward_core.request import Request
+from meta_reward_core.shown_commands import manage
 from meta_reward_core.summary import Summary
 from webapp.experiments import models
 from webapp.launching.rates import speeds_of, speeds_of_like
@@ -44,7 +45,6 @@ from workers.following import follow
 from workers.handing_over import hand_over, kept_from_workers
 from workers.in_process import forget_lost_attempts, run_recorded, summarize
 from workers.rows import check_rows_have_files, record_experiment
-from workers.shown_commands import manage
 
 EXAMPLES = """\
 examples:

@@ -11,9 +11,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from meta_reward_core.errors import InputError, MetaRewardError
+from meta_reward_core.shown_commands import manage
 from workers.broker import broker_answers, configured_broker
 from workers.parts import bind_address, broker_part, is_free, reconciler_part, web_part, worker_part
-from workers.shown_commands import manage
 from workers.supervisor import Part, Supervisor
 
 _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}

@@ -13,6 +13,7 @@ from meta_reward_core.eft_files import read_sft_rows
 from meta_reward_core.errors import InputError
 from meta_reward_core.held_out import HeldOut, read_held_out
 from meta_reward_core.launch import Places, find_seed_model
+from meta_reward_core.shown_commands import manage
 from meta_reward_core.training.row_forms import SftRow
 from meta_reward_core.training.settings import LoraSettings, SftSettings
 from workers.command_line import (
@@ -21,7 +22,6 @@ from workers.command_line import (
     explained_errors,
     open_console,
 )
-from workers.shown_commands import manage
 
 _EXAMPLE = """\
 example:

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meta_reward_core.errors import InputError, MetaRewardError
+from meta_reward_core.shown_commands import manage
 from workers.broker import configured_broker
 from workers.parts import QUEUES, broker_is_reachable, worker_part
 from workers.supervisor import Supervisor
@@ -41,8 +42,8 @@ class Command(BaseCommand):
 def _require_broker() -> None:
     if not broker_is_reachable():
         raise InputError(
-            f"no broker answers at {configured_broker().socket}: run `make serve` on this "
-            "machine first, or set CELERY_BROKER_URL to a Redis server"
+            f"no broker answers at {configured_broker().socket}: run "
+            f"`{manage('serve')}` on this machine first, or set CELERY_BROKER_URL to a Redis server"
         )
 
 

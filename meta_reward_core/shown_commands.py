@@ -1,11 +1,13 @@
-"""Commands of ours that a message tells somebody to type."""
+"""Commands of ours that a message or a page tells somebody to type."""
 
 import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Final
 
-from webapp.places import IN_CHECKOUT
+IN_CHECKOUT: Final = (Path(__file__).resolve().parent.parent / "manage.py").is_file()
+"""Whether this is a copy of the repository, and not an installed package."""
 
 
 def manage(*words: str) -> str:

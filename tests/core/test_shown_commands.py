@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.shown_commands import manage
+from meta_reward_core import shown_commands
+from meta_reward_core.shown_commands import manage
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -39,3 +40,8 @@ def test_an_interpreter_is_named_from_here_where_it_lies_below(
     ]  # fmt: skip
     monkeypatch.chdir("/")
     assert shlex.split(manage("report"))[0] == str(tmp_path / "my venv/bin/python").lstrip("/")
+
+
+def test_an_installed_package_has_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown_commands, "IN_CHECKOUT", False)
+    assert manage("report", "a b") == "meta-reward report 'a b'"
