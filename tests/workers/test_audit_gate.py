@@ -338,7 +338,7 @@ def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
         installation.run_iteration(*GATED)
     experiment = open_row(Experiment.objects.get())
     tools = Tools(load_engine=launch.load_engine, scratch=installation.root)
-    with pytest.raises(InputError, match=r"only manage\.py knows of audits"):
+    with pytest.raises(InputError, match="the core alone knows of no audits"):
         run_iteration(experiment.context(1), tools, Ledgers())
 
 
