@@ -98,6 +98,13 @@ def without_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
+def client_errors() -> tuple[type[Exception], ...]:
+    """Name what the client raises where the hub, the network or the disk refuses."""
+    import httpx2
+
+    return httpx2.HTTPError, OSError, ValueError, RuntimeError
+
+
 def may_pass(error: Exception) -> bool:
     """Whether the same call may succeed later without a change by a person."""
     from huggingface_hub.errors import HfHubHTTPError

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Final
 from filelock import FileLock, Timeout
 
 from meta_reward_core.errors import HubError, ModelFolderError, StorageFullError
-from meta_reward_core.hub import HubName, explain, hub_address, hub_client, may_pass, without_bars
+from meta_reward_core.hub import (
+    HubName,
+    client_errors,
+    explain,
+    hub_address,
+    hub_client,
+    may_pass,
+    without_bars,
+)
 from meta_reward_core.model_folder import (
     PICKLE_SUFFIXES,
     WEIGHTS,
@@ -296,11 +304,9 @@ def _leaving_nothing_wrong(partial: Path, name: HubName) -> Iterator[None]:
 @contextlib.contextmanager
 def _explained(name: HubName, root: Path) -> Iterator[None]:
     """Turn what the client raises into our errors."""
-    import httpx2
-
     try:
         yield
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+    except client_errors() as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
                 f"no room left for {name} in {root}: free space, or move META_REWARD_MODEL_ROOT, "

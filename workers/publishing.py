@@ -17,7 +17,14 @@ from django.conf import settings
 
 from meta_reward_core.errors import ArtifactError, DamagedArtifactError, HubError, InputError
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.hub import HubName, explain, hub_client, pinned_name, without_bars
+from meta_reward_core.hub import (
+    HubName,
+    client_errors,
+    explain,
+    hub_client,
+    pinned_name,
+    without_bars,
+)
 from meta_reward_core.model_card import Lineage, name_of_model, write_model_card
 from meta_reward_core.model_folder import hash_model_folder
 from webapp.experiments import models
@@ -234,8 +241,6 @@ def _upload(folder: Path, repository: str, *, message: str, is_public: bool) -> 
     Raises:
         HubError: without a token, or refused.
     """
-    import httpx2
-
     if not settings.META_REWARD_HF_TOKEN:
         raise HubError(f"no token of the hub is configured: set HF_TOKEN. {_STAYS}")
     hub = hub_client(settings.META_REWARD_HF_TOKEN)
@@ -249,7 +254,7 @@ def _upload(folder: Path, repository: str, *, message: str, is_public: bool) -> 
                 commit_message=message,
                 delete_patterns=_REPLACED,
             )
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+    except client_errors() as error:
         reason = explain(error, HubName(repository))
         raise HubError(f"the hub did not take {repository}: {reason}. {_STAYS}") from error
     return {"repository": str(made), "commit": commit.oid}
