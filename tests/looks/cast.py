@@ -334,39 +334,44 @@ def _add_orders(real: Experiment, alice: User) -> dict[str, str]:
 
 
 def _shorter_outcome() -> dict[str, Any]:
-    texts = ("It is blue water.", "A plain that breathes, larger than your worries.")
-    judged = {"judge": 1, "tokens": 22, "unscored_reason": None}
-    return {
-        "answers": _answers(texts),
-        "judgments": [
-            judged | {"model": 0, "text": "Short, and says little.\nScore: 3", "score": 3.0},
-            judged | {"model": 1, "text": "What was asked for.\nScore: 5", "score": 5.0},
-        ],
-    }
-
-
-def _answers(texts: tuple[str, ...]) -> list[dict[str, Any]]:
-    plain = {"tokens": 31, "finish_reason": "stop", "refusal": None, "seconds": 1.5}
-    return [{"model": number, "text": text, **plain} for number, text in enumerate(texts)]
+    return _outcome(
+        ("It is blue water.", "A plain that breathes, larger than your worries."),
+        (0, "Short, and says little.\nScore: 3", 3.0),
+        (1, "What was asked for.\nScore: 5", 5.0),
+    )
 
 
 def _try_outcome() -> dict[str, Any]:
-    texts = (
-        "It is a lot of water. It is blue.",
-        "It is a plain that breathes: all day it comes toward you and changes its mind. It smells "
-        "of salt, and it is larger than whatever you were worried about.",
+    return _outcome(
+        (
+            "It is a lot of water. It is blue.",
+            "It is a plain that breathes: all day it comes toward you and changes its mind. It "
+            "smells of salt, and it is larger than whatever you were worried about.",
+        ),
+        (0, "It says little.\nScore: 2", 2.0),
+        (0, "True, and dull.\nScore: 2", 2.0),
+        (1, "Vivid and short.\nScore: 5", 5.0),
+        (1, "Beautiful", None),
     )
-    judged = {"judge": 1, "tokens": 22, "unscored_reason": None}
+
+
+def _outcome(texts: tuple[str, str], *judged: tuple[int, str, float | None]) -> dict[str, Any]:
+    """What came of a turn: M0's and M1's answers, and of which, in which words, M1 thought what."""
+    plain = {"tokens": 31, "finish_reason": "stop", "refusal": None, "seconds": 1.5}
     return {
-        "answers": _answers(texts),
+        "answers": [{"model": number, "text": text, **plain} for number, text in enumerate(texts)],
         "judgments": [
-            judged | {"model": 0, "text": "It says little.\nScore: 2", "score": 2.0},
-            judged | {"model": 0, "text": "True, and dull.\nScore: 2", "score": 2.0},
-            judged | {"model": 1, "text": "Vivid and short.\nScore: 5", "score": 5.0},
-            judged | {"model": 1, "text": "Beautiful", "score": None,
-                      "unscored_reason": "no_score_line"},
+            {
+                "judge": 1,
+                "tokens": 22,
+                "model": model,
+                "text": text,
+                "score": score,
+                "unscored_reason": "no_score_line" if score is None else None,
+            }
+            for model, text, score in judged
         ],
-    }  # fmt: skip
+    }
 
 
 def _add_own_things(alice: User) -> None:
