@@ -7,7 +7,7 @@ page's, and where an address is not on the page.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,15 @@ APART: Final = "admin/"
 """Django's own pages, which change with the models: `test_access_everywhere` holds their rule."""
 
 VALUES: Final = {"action": "cancel", "form": "jsonl", "name": "scripted", "prompt_id": "a" * 64}
-"""What stands in an address for each thing that varies; 1 for all others."""
+"""What stands in an address for each thing that varies; 1 for all others but rows."""
+
+ROWS: Final = {
+    "audits/<int:pk>": "batch",
+    "orders/<int:pk>": "order",
+    "tries/<int:number>": "order",
+    "try/<int:number>": "order",
+}
+"""Where an address holds the number of a row, which the database has chosen."""
 
 BODIES: Final = {
     "api/v1/experiments": {"name": "mine", "recipe": "smoke"},
@@ -59,12 +67,13 @@ class Address:
 
     route: str
 
-    def path(self, *, batch: int) -> str:
-        """The address with something in the place of what varies; of audits, that batch."""
-        values = VALUES | ({"pk": str(batch)} if self.route.startswith("audits/") else {})
-        return "/" + re.sub(
-            r"<(?:\w+:)?(\w+)>", lambda found: values.get(found[1], "1"), self.route
-        )
+    def path(self, rows: Mapping[str, int]) -> str:
+        """The address with something in the place of what varies; `rows` as ROWS names them."""
+        route = self.route
+        for varying, row in ROWS.items():
+            number = varying.partition("<")[0] + str(rows[row])
+            route = re.sub(rf"(?<![^/]){re.escape(varying)}", number, route)
+        return "/" + re.sub(r"<(?:\w+:)?(\w+)>", lambda found: VALUES.get(found[1], "1"), route)
 
 
 def every_address() -> list[Address]:
@@ -83,14 +92,14 @@ def _routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
             yield from _routes(entry, route)
 
 
-def ask(client: Client, method: str, address: Address, *, batch: int) -> str:
+def ask(client: Client, method: str, address: Address, rows: Mapping[str, int]) -> str:
     """Ask, undo whatever it did, and say in a word what the answer was."""
     before = copy(client.cookies)
     kind, body = _FORM, ""
     if method == "POST" and address.route.startswith("api/"):
         kind, body = "application/json", json.dumps(BODIES.get(address.route, {}))
     with transaction.atomic():
-        answer = client.generic(method, address.path(batch=batch), body, content_type=kind)
+        answer = client.generic(method, address.path(rows), body, content_type=kind)
         transaction.set_rollback(True)
     client.cookies = before  # whoever signed out is signed in still
     if answer.headers.get("Location", "").startswith("/people/login?"):

@@ -42,7 +42,16 @@ def people(batch: Batch, alice: User, carol: User) -> dict[str, User | None]:
     }
 
 
-def answers_now(people: dict[str, User | None], batch: Batch) -> Answers:
+@pytest.fixture
+def rows(batch: Batch, alice: User) -> dict[str, int]:
+    """The numbers of a batch and of a try: on PostgreSQL a rolled back request has taken some."""
+    order = Order.objects.create(
+        kind="chat", experiment=batch.experiment, subject="scripted", by=alice, wish=TRY
+    )
+    return {"batch": batch.pk, "order": order.pk}
+
+
+def answers_now(people: dict[str, User | None], rows: dict[str, int]) -> Answers:
     found: dict[tuple[str, str], list[str]] = {}
     for kind in KINDS:
         name, _, private = kind.partition(", ")
@@ -54,22 +63,14 @@ def answers_now(people: dict[str, User | None], batch: Batch) -> Answers:
         for address in authorization.every_address():
             for method in METHODS:
                 given = found.setdefault((address.route, method), [])
-                given.append(authorization.ask(client, method, address, batch=batch.pk))
+                given.append(authorization.ask(client, method, address, rows))
     return {key: tuple(given) for key, given in found.items()}
 
 
 def test_everybody_gets_the_answers_of_the_page(
-    people: dict[str, User | None], batch: Batch
+    people: dict[str, User | None], rows: dict[str, int]
 ) -> None:
-    Order.objects.create(
-        pk=1,
-        kind="chat",
-        experiment=batch.experiment,
-        subject="scripted",
-        by=people["owner"],
-        wish=TRY,
-    )
-    now = answers_now(people, batch)
+    now = answers_now(people, rows)
     if os.environ.get("WRITE_AUTHORIZATION"):
         authorization.write_page(now)
     expected = authorization.read_page()
@@ -111,6 +112,10 @@ def test_the_page_lets_nobody_start_or_steer_who_may_not(kind: str) -> None:
 
 
 def test_an_address_is_filled_in() -> None:
+    rows = {"batch": 7, "order": 8}
     route = "experiments/<str:name>/iterations/<int:number>/prompts/<str:prompt_id>"
-    assert Address(route).path(batch=7) == f"/experiments/scripted/iterations/1/prompts/{'a' * 64}"
-    assert Address("audits/<int:pk>/desk").path(batch=7) == "/audits/7/desk"
+    assert Address(route).path(rows) == f"/experiments/scripted/iterations/1/prompts/{'a' * 64}"
+    assert Address("audits/<int:pk>/desk").path(rows) == "/audits/7/desk"
+    assert Address("experiments/<str:name>/audits/<int:number>").path(rows).endswith("/audits/1")
+    assert Address("experiments/new/orders/<int:pk>").path(rows) == "/experiments/new/orders/8"
+    assert Address("experiments/<str:name>/try/<int:number>").path(rows).endswith("/try/8")
