@@ -10,6 +10,7 @@ finite rating.
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,13 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 
-STEP_TOLERANCE = 1e-11
-"""Newton stops at a step shorter than this, relative to 1 + the largest rating."""
+STEP_TOLERANCE = 1e-7
+"""Newton stops after a step shorter than this, relative to 1 + the largest rating: another one
+would be about as long as its square."""
 
 _MAX_STEPS = 200
+_STEPS_TOGETHER = 6  # then the few that need more go on with those of other groups
+_SAFE = 1.0  # a full step that changes no gap by more always gains
 _NEAR = 1e-5  # so near, steps shrink quadratically; one that does not is rounding alone
 _TOGETHER = 512  # problems whose arrays stay in a processor's cache
 
@@ -51,11 +55,9 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
         groups[_checked_size(place, matrix)].append(place)
     ratings: list[Array] = [np.zeros(0)] * len(matrices)
     for places in groups.values():
-        for begin in range(0, len(places), _TOGETHER):
-            some = places[begin : begin + _TOGETHER]
-            fitted = _fit_together(_stacked(matrices, some), prior)
-            for place, rating in zip(some, fitted.T, strict=True):
-                ratings[place] = rating.copy()
+        fitted = _fit_together(_stacked(matrices, places), prior)
+        for place, rating in zip(places, np.ascontiguousarray(fitted.T), strict=True):
+            ratings[place] = rating
     return ratings
 
 
@@ -83,68 +85,103 @@ class _Pairs:
     def __init__(self, won: Array, lost: Array, size: int, prior: float) -> None:
         self.won, self.lost, self.size, self.prior = won, lost, size, prior
         self.first, self.second = np.triu_indices(size, 1)
+        begins = [0, *np.cumsum(range(size - 1, 0, -1)).tolist()]
+        self.of_first = [slice(*ends) for ends in pairwise(begins)]
 
     def of(self, problems: Places) -> "_Pairs":
         """The same for some of the problems."""
         return _Pairs(self.won[:, problems], self.lost[:, problems], self.size, self.prior)
 
     def first_guess(self) -> Array:
-        """Centred ratings [n, p] that the shares of wins suggest."""
-        wins = _total(self._spread(self.won, self.lost).swapaxes(0, 1))
-        losses = _total(self._spread(self.lost, self.won).swapaxes(0, 1))
-        return _centred(np.log((wins + 0.5) / (losses + 0.5)))
+        """Centred ratings [n, p] that the shares of wins suggest.
 
-    def derivatives(self, ratings: Array) -> tuple[Array, Array]:
-        """Gradient [n, p] and negated Hessian [n, n, p] of the objective at centred ratings."""
-        gap = ratings[self.first] - ratings[self.second]
-        tail = np.exp(-np.abs(gap))
-        likely = 1 / (1 + tail)
-        unlikely = tail * likely
-        ahead = gap > 0
-        pull = self.won * np.where(ahead, unlikely, likely)
-        pull -= self.lost * np.where(ahead, likely, unlikely)
-        weight = (self.won + self.lost) * likely * unlikely
-        gradient = _total(self._spread(pull, -pull).swapaxes(0, 1)) - 2 * self.prior * ratings
-        weights = self._spread(weight, weight)
-        weights_of_each = _total(weights)
+        Whoever never loses is held by the prior alone, as if by a loss of some hundred priors. The
+        factor is what opponents of unlike strength take from the logarithm.
+        """
+        little = 100 * self.prior
+        wins = self._sums(self.won, self.lost) + little
+        losses = self._sums(self.lost, self.won) + little
+        return _centred(1.3 * np.log(wins / losses))
+
+    def system(self, ratings: Array) -> Array:
+        """Newton's equations at centred ratings, [n, n + 1, p].
+
+        The upper triangle of the negated Hessian of the objective, and its gradient beside it; the
+        lower triangle is left unset.
+        """
+        size = self.size
+        strength = np.exp(ratings)
+        first, second = strength[self.first], strength[self.second]
+        both = first + second
+        first /= both
+        second /= both
+        pull = self.won * second
+        pull -= self.lost * first
+        weight = self.won + self.lost
+        weight *= first
+        weight *= second
+        system = np.empty((size, size + 1, ratings.shape[1]))
+        system[:, size] = self._sums(pull, -pull) - 2 * self.prior * ratings
+        weights_of_each = self._sums(weight, weight)
         trace = _total(weights_of_each)
         # Moving all ratings together changes next to nothing and is never wanted: stiffen that
         # direction, or rounding would be magnified by 1 / prior along it.
-        curvature = trace / self.size - weights
-        diagonal = np.arange(self.size)
-        curvature[diagonal, diagonal] += weights_of_each + 2 * self.prior + 1e-15 * trace
-        return gradient, curvature
+        stiff = trace / size
+        for one, pairs in enumerate(self.of_first):
+            np.subtract(stiff, weight[pairs], out=system[one, one + 1 : size])
+        diagonal = np.arange(size)
+        system[diagonal, diagonal] = weights_of_each + (stiff + 2 * self.prior + 1e-15 * trace)
+        return system
 
-    def _spread(self, above: Array, below: Array) -> Array:
-        """Values of pairs [k, p] as matrices [n, n, p] with zeros on the diagonal."""
-        spread = np.zeros((self.size, self.size, above.shape[1]))
-        spread[self.first, self.second] = above
-        spread[self.second, self.first] = below
-        return spread
+    def _sums(self, above: Array, below: Array) -> Array:
+        """Sums [n, p] over each one's pairs: `above` where it is the first, else `below`."""
+        sums = np.zeros((self.size, above.shape[1]))
+        for one, pairs in enumerate(self.of_first):
+            sums[one] += _total(above[pairs])
+            sums[one + 1 :] += below[pairs]
+        return sums
 
 
 def _fit_together(wins: Array, prior: float) -> Array:
     """Ratings [n, p] of p problems [n, n, p]."""
     size = len(wins)
-    if size < 2:
-        return np.zeros(wins.shape[1:])
-    first, second = np.triu_indices(size, 1)
-    everything = _Pairs(wins[first, second], wins[second, first], size, prior)
     ratings = np.zeros(wins.shape[1:])
-    active: Places = np.flatnonzero((everything.won + everything.lost).any(axis=0))
-    pairs = everything.of(active)
-    now, reach = pairs.first_guess(), np.full(len(active), np.inf)
-    for _ in range(_MAX_STEPS):
-        if active.size == 0:
+    if size < 2:
+        return ratings
+    first, second = np.triu_indices(size, 1)
+    pairs = _Pairs(wins[first, second], wins[second, first], size, prior)
+    active: Places = np.flatnonzero((pairs.won + pairs.lost).any(axis=0))
+    ratings[:, active] = pairs.of(active).first_guess()
+    reach = np.full(wins.shape[2], np.inf)
+    for _ in range(0, _MAX_STEPS, _STEPS_TOGETHER):
+        groups = [active[at : at + _TOGETHER] for at in range(0, active.size, _TOGETHER)]
+        if not groups:
             return ratings
+        active = np.concatenate([_improve(pairs, group, ratings, reach) for group in groups])
+    raise ArithmeticError(f"{active.size} of {wins.shape[2]} Elo problems did not converge.")
+
+
+def _improve(everything: _Pairs, active: Places, ratings: Array, reach: Array) -> Places:
+    """Make some steps with the ratings [n, p] of `active`; returns who has not arrived.
+
+    Args:
+        everything: the pairs of all problems.
+        active: which of them to work on.
+        ratings: of all problems; those of `active` are changed.
+        reach: relative length of each problem's last step, [p]; changed likewise.
+    """
+    pairs, now = everything.of(active), ratings[:, active]
+    for _ in range(_STEPS_TOGETHER):
         now, length = _newton_step(pairs, now)
         ratings[:, active] = now
-        arrived = (length <= STEP_TOLERANCE) | ((length <= _NEAR) & (length >= reach / 2))
-        reach = length
+        arrived = (length <= STEP_TOLERANCE) | ((length <= _NEAR) & (length >= reach[active] / 2))
+        reach[active] = length
         if arrived.any():
             on = np.flatnonzero(~arrived)
-            active, now, reach, pairs = active[on], now[:, on], reach[on], pairs.of(on)
-    raise ArithmeticError(f"{active.size} of {wins.shape[2]} Elo problems did not converge.")
+            active, now, pairs = active[on], now[:, on], pairs.of(on)
+        if active.size == 0:
+            break
+    return active
 
 
 def _newton_step(pairs: _Pairs, ratings: Array) -> tuple[Array, Array]:
@@ -152,32 +189,33 @@ def _newton_step(pairs: _Pairs, ratings: Array) -> tuple[Array, Array]:
 
     The third derivative of the objective along a step that changes no gap by more than d is at
     most d times the second. So log(1 + d) / d of the step always gains, wherever it begins, and
-    no objective need be computed to find out (Sun and Tran-Dinh 2019, arXiv 1703.04599).
+    no objective need be computed to find out; so does the whole step, while exp(d) - d - 1 is less
+    than d^2 (Sun and Tran-Dinh 2019, arXiv 1703.04599).
     """
-    gradient, curvature = pairs.derivatives(ratings)
-    step = _centred(_solve(curvature, gradient))
+    step = _centred(_solve(pairs.system(ratings)))
     change = step.max(axis=0) - step.min(axis=0)
     damping = np.log1p(change) / np.where(change > 0, change, 1)
-    moved = ratings + np.where(change > _NEAR, damping, 1) * step
+    moved = ratings + np.where(change > _SAFE, damping, 1) * step
     return moved, np.abs(step).max(axis=0) / (1 + np.abs(ratings).max(axis=0))
 
 
-def _solve(matrices: Array, right: Array) -> Array:
-    """Solutions [n, p] of p systems [n, n, p], all positive definite: no pivot is needed.
+def _solve(system: Array) -> Array:
+    """Solutions [n, p] of p positive definite systems [n, n + 1, p], which are used up.
 
-    Elimination along the problems: for systems this small a call of LAPACK for each costs more.
+    Elimination along the problems, in the upper triangle: no pivot is needed, and for systems this
+    small a call of LAPACK for each costs more.
     """
-    size = len(right)
-    rows = np.concatenate([matrices, right[:, None]], axis=1)
+    size = len(system)
     for at in range(size - 1):
-        factors = rows[at + 1 :, at] / rows[at, at]
-        rows[at + 1 :, at + 1 :] -= factors[:, None] * rows[at, at + 1 :]
-    solution = np.empty_like(right)
+        factors = system[at, at + 1 : size] / system[at, at]
+        for row in range(at + 1, size):
+            system[row, row:] -= factors[row - at - 1] * system[at, row:]
+    solution = np.empty_like(system[:, size])
     for at in reversed(range(size)):
-        solution[at] = rows[at, size]
+        rest = system[at, size]
         for known in range(at + 1, size):
-            solution[at] -= rows[at, known] * solution[known]
-        solution[at] /= rows[at, at]
+            rest -= system[at, known] * solution[known]
+        solution[at] = rest / system[at, at]
     return solution
 
 
