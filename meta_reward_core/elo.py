@@ -8,8 +8,9 @@ finite rating.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -26,7 +27,7 @@ _MAX_STEPS = 200
 _STEPS_TOGETHER = 6  # then the few that need more go on with those of other groups
 _SAFE = 1.0  # a full step that changes no gap by more always gains
 _NEAR = 1e-5  # so near, steps shrink quadratically; one that does not is rounding alone
-_TOGETHER = 512  # problems whose arrays stay in a processor's cache
+_TOGETHER = 1024  # problems whose arrays stay in a processor's cache
 
 
 def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
@@ -50,68 +51,86 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
     """
     if not (np.isfinite(prior) and prior > 0):
         raise ValueError(f"prior must be a positive number, not {prior}.")
-    groups: defaultdict[int, list[int]] = defaultdict(list)
+    by_size: defaultdict[int, list[int]] = defaultdict(list)
     for place, matrix in enumerate(matrices):
-        groups[_checked_size(place, matrix)].append(place)
-    ratings: list[Array] = [np.zeros(0)] * len(matrices)
-    for places in groups.values():
-        fitted = _fit_together(_stacked(matrices, places), prior)
-        for place, rating in zip(places, np.ascontiguousarray(fitted.T), strict=True):
+        by_size[_checked_size(place, matrix)].append(place)
+    ratings = [np.zeros(0)] * len(matrices)
+    by_size.pop(0, None)
+    for places in by_size.values():
+        groups = [places[at : at + _TOGETHER] for at in range(0, len(places), _TOGETHER)]
+        begun = [_begin(matrices, group, prior) for group in groups]
+        for place, rating in _fit_together(begun):
             ratings[place] = rating
     return ratings
 
 
 def _checked_size(place: int, matrix: Array) -> int:
     """The n of an [n, n] matrix."""
-    shape = np.shape(matrix)
+    shape = matrix.shape
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"Battle matrix {place} has shape {shape}; it must be square.")
     return int(shape[0])
 
 
-def _stacked(matrices: Sequence[Array], places: Sequence[int]) -> Array:
-    """Matrices of one size as one array [n, n, p]: arithmetic then runs along the problems."""
+def _begin(matrices: Sequence[Array], places: Sequence[int], prior: float) -> "_Problems":
+    """Problems of matrices of one size, at a first guess."""
     stack = np.array([matrices[place] for place in places], dtype=np.float64)
-    wrong = ~(np.isfinite(stack) & (stack >= 0)).all(axis=(1, 2))
-    if wrong.any():
-        place = places[int(wrong.argmax())]
+    fit = (stack >= 0) & (stack < np.inf)
+    if not fit.all():
+        place = places[int(fit.all(axis=(1, 2)).argmin())]
         raise ValueError(f"Battle matrix {place} has a negative or non-finite entry.")
-    return np.ascontiguousarray(np.moveaxis(stack, 0, -1))
+    size = stack.shape[1]
+    rows = np.ascontiguousarray(stack.reshape(len(places), -1).T)
+    first, second = np.triu_indices(size, 1)
+    won, lost = rows[first * size + second], rows[second * size + first]
+    guess = _first_guess(_sums(won, lost, size), _sums(lost, won, size), prior)
+    return _Problems(np.array(places), won, lost, guess, np.full(len(places), np.inf), prior)
 
 
-class _Pairs:
-    """The wins between the two of each unordered pair, [k, p], and what ratings make of them."""
+def _first_guess(wins: Array, losses: Array, prior: float) -> Array:
+    """Centred ratings [n, p] that the sums of wins and losses, [n, p], suggest.
 
-    def __init__(self, won: Array, lost: Array, size: int, prior: float) -> None:
-        self.won, self.lost, self.size, self.prior = won, lost, size, prior
-        self.first, self.second = np.triu_indices(size, 1)
-        begins = [0, *np.cumsum(range(size - 1, 0, -1)).tolist()]
-        self.of_first = [slice(*ends) for ends in pairwise(begins)]
+    Whoever never loses is held by the prior alone, as if by a loss of some hundred priors. The
+    factor is what opponents of unlike strength take from the logarithm.
+    """
+    little = 100 * prior
+    return _centred(1.3 * np.log((wins + little) / (losses + little)))
 
-    def of(self, problems: Places) -> "_Pairs":
-        """The same for some of the problems."""
-        return _Pairs(self.won[:, problems], self.lost[:, problems], self.size, self.prior)
 
-    def first_guess(self) -> Array:
-        """Centred ratings [n, p] that the shares of wins suggest.
+@dataclass(frozen=True, slots=True)
+class _Problems:
+    """Problems of one size on their way; arithmetic runs along the problems.
 
-        Whoever never loses is held by the prior alone, as if by a loss of some hundred priors. The
-        factor is what opponents of unlike strength take from the logarithm.
-        """
-        little = 100 * self.prior
-        wins = self._sums(self.won, self.lost) + little
-        losses = self._sums(self.lost, self.won) + little
-        return _centred(1.3 * np.log(wins / losses))
+    Attributes:
+        places: of their matrices, [p].
+        won: what the first of each unordered pair won, [k, p].
+        lost: what it lost, [k, p].
+        ratings: now, centred, [n, p].
+        reach: relative length of the last step, [p].
+        prior: as for `fit_elo`.
+    """
 
-    def system(self, ratings: Array) -> Array:
-        """Newton's equations at centred ratings, [n, n + 1, p].
+    places: Places
+    won: Array
+    lost: Array
+    ratings: Array
+    reach: Array
+    prior: float
+
+    def some(self, which: Places) -> "_Problems":
+        """Some of them."""
+        won, lost, ratings = self.won[:, which], self.lost[:, which], self.ratings[:, which]
+        return _Problems(self.places[which], won, lost, ratings, self.reach[which], self.prior)
+
+    def system(self) -> Array:
+        """Newton's equations, [n, n + 1, p].
 
         The upper triangle of the negated Hessian of the objective, and its gradient beside it; the
         lower triangle is left unset.
         """
-        size = self.size
-        strength = np.exp(ratings)
-        first, second = strength[self.first], strength[self.second]
+        size, problems = self.ratings.shape
+        strength = np.exp(self.ratings)
+        first, second = (strength[one] for one in np.triu_indices(size, 1))
         both = first + second
         first /= both
         second /= both
@@ -120,71 +139,80 @@ class _Pairs:
         weight = self.won + self.lost
         weight *= first
         weight *= second
-        system = np.empty((size, size + 1, ratings.shape[1]))
-        system[:, size] = self._sums(pull, -pull) - 2 * self.prior * ratings
-        weights_of_each = self._sums(weight, weight)
+        system = np.empty((size, size + 1, problems))
+        system[:, size] = _sums(pull, -pull, size) - 2 * self.prior * self.ratings
+        weights_of_each = _sums(weight, weight, size)
         trace = _total(weights_of_each)
         # Moving all ratings together changes next to nothing and is never wanted: stiffen that
         # direction, or rounding would be magnified by 1 / prior along it.
         stiff = trace / size
-        for one, pairs in enumerate(self.of_first):
+        for one, pairs in enumerate(_pairs_of_first(size)):
             np.subtract(stiff, weight[pairs], out=system[one, one + 1 : size])
         diagonal = np.arange(size)
         system[diagonal, diagonal] = weights_of_each + (stiff + 2 * self.prior + 1e-15 * trace)
         return system
 
-    def _sums(self, above: Array, below: Array) -> Array:
-        """Sums [n, p] over each one's pairs: `above` where it is the first, else `below`."""
-        sums = np.zeros((self.size, above.shape[1]))
-        for one, pairs in enumerate(self.of_first):
-            sums[one] += _total(above[pairs])
-            sums[one + 1 :] += below[pairs]
-        return sums
+
+def _regrouped(parts: Sequence[_Problems]) -> list[_Problems]:
+    """All problems of some groups in as few groups as may be."""
+    won, lost, ratings = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1)
+        for name in ("won", "lost", "ratings")
+    )
+    places = np.concatenate([part.places for part in parts])
+    reach = np.concatenate([part.reach for part in parts])
+    everything = _Problems(places, won, lost, ratings, reach, parts[0].prior)
+    every = np.arange(places.size)
+    begins = range(0, places.size, _TOGETHER)
+    return [everything.some(every[begin : begin + _TOGETHER]) for begin in begins]
 
 
-def _fit_together(wins: Array, prior: float) -> Array:
-    """Ratings [n, p] of p problems [n, n, p]."""
-    size = len(wins)
-    ratings = np.zeros(wins.shape[1:])
-    if size < 2:
-        return ratings
-    first, second = np.triu_indices(size, 1)
-    pairs = _Pairs(wins[first, second], wins[second, first], size, prior)
-    active: Places = np.flatnonzero((pairs.won + pairs.lost).any(axis=0))
-    ratings[:, active] = pairs.of(active).first_guess()
-    reach = np.full(wins.shape[2], np.inf)
+@cache
+def _pairs_of_first(size: int) -> tuple[slice, ...]:
+    """Where the pairs lie of which each one is the first."""
+    begins = [0, *np.cumsum(range(size - 1, 0, -1)).tolist()]
+    return tuple(slice(*ends) for ends in pairwise(begins))
+
+
+def _sums(above: Array, below: Array, size: int) -> Array:
+    """Sums [n, p] over each one's pairs: `above` where it is the first, else `below`; [k, p]."""
+    sums = np.zeros((size, above.shape[1]))
+    for one, pairs in enumerate(_pairs_of_first(size)):
+        sums[one + 1 :] += below[pairs]
+        for values in above[pairs]:
+            sums[one] += values
+    return sums
+
+
+def _fit_together(groups: Sequence[_Problems]) -> Iterator[tuple[int, Array]]:
+    """Place and ratings [n] of each problem of these groups of one size."""
+    count = sum(group.places.size for group in groups)
     for _ in range(0, _MAX_STEPS, _STEPS_TOGETHER):
-        groups = [active[at : at + _TOGETHER] for at in range(0, active.size, _TOGETHER)]
+        left = []
+        for problems in groups:
+            waiting = problems
+            for _ in range(_STEPS_TOGETHER):
+                waiting, arrived = _step(waiting)
+                yield from zip(arrived.places.tolist(), arrived.ratings.T.copy(), strict=True)
+            left.append(waiting)
+        groups = _regrouped(left)
         if not groups:
-            return ratings
-        active = np.concatenate([_improve(pairs, group, ratings, reach) for group in groups])
-    raise ArithmeticError(f"{active.size} of {wins.shape[2]} Elo problems did not converge.")
+            return
+    unfinished = sum(group.places.size for group in groups)
+    raise ArithmeticError(f"{unfinished} of {count} Elo problems did not converge.")
 
 
-def _improve(everything: _Pairs, active: Places, ratings: Array, reach: Array) -> Places:
-    """Make some steps with the ratings [n, p] of `active`; returns who has not arrived.
-
-    Args:
-        everything: the pairs of all problems.
-        active: which of them to work on.
-        ratings: of all problems; those of `active` are changed.
-        reach: relative length of each problem's last step, [p]; changed likewise.
-    """
-    pairs, now = everything.of(active), ratings[:, active]
-    for _ in range(_STEPS_TOGETHER):
-        now, length = _newton_step(pairs, now)
-        ratings[:, active] = now
-        arrived = (length <= STEP_TOLERANCE) | ((length <= _NEAR) & (length >= reach[active] / 2))
-        reach[active] = length
-        if arrived.any():
-            on = np.flatnonzero(~arrived)
-            active, now, pairs = active[on], now[:, on], pairs.of(on)
-        if active.size == 0:
-            break
-    return active
+def _step(problems: _Problems) -> tuple[_Problems, _Problems]:
+    """Make one step; gives who has to go on, and who has arrived."""
+    ratings, length = _newton_step(problems)
+    moved = replace(problems, ratings=ratings, reach=length)
+    arrived = (length <= STEP_TOLERANCE) | ((length <= _NEAR) & (length >= problems.reach / 2))
+    if not arrived.any():
+        return moved, moved.some(np.zeros(0, dtype=np.intp))
+    return moved.some(np.flatnonzero(~arrived)), moved.some(np.flatnonzero(arrived))
 
 
-def _newton_step(pairs: _Pairs, ratings: Array) -> tuple[Array, Array]:
+def _newton_step(problems: _Problems) -> tuple[Array, Array]:
     """One damped step: new centred ratings [n, p], and the step's relative length [p].
 
     The third derivative of the objective along a step that changes no gap by more than d is at
@@ -192,9 +220,10 @@ def _newton_step(pairs: _Pairs, ratings: Array) -> tuple[Array, Array]:
     no objective need be computed to find out; so does the whole step, while exp(d) - d - 1 is less
     than d^2 (Sun and Tran-Dinh 2019, arXiv 1703.04599).
     """
-    step = _centred(_solve(pairs.system(ratings)))
+    step = _centred(_solve(problems.system()))
     change = step.max(axis=0) - step.min(axis=0)
     damping = np.log1p(change) / np.where(change > 0, change, 1)
+    ratings = problems.ratings
     moved = ratings + np.where(change > _SAFE, damping, 1) * step
     return moved, np.abs(step).max(axis=0) / (1 + np.abs(ratings).max(axis=0))
 
@@ -206,10 +235,12 @@ def _solve(system: Array) -> Array:
     small a call of LAPACK for each costs more.
     """
     size = len(system)
+    product = np.empty_like(system[0])
     for at in range(size - 1):
         factors = system[at, at + 1 : size] / system[at, at]
-        for row in range(at + 1, size):
-            system[row, row:] -= factors[row - at - 1] * system[at, row:]
+        for row, factor in enumerate(factors, start=at + 1):
+            target = system[row, row:]
+            target -= np.multiply(system[at, row:], factor, out=product[row:])
     solution = np.empty_like(system[:, size])
     for at in reversed(range(size)):
         rest = system[at, size]
