@@ -1,5 +1,6 @@
 """Files that a command writes for a person: whole or not at all, and refused before the work."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -44,9 +45,10 @@ def write_whole(path: Path, chunks: Iterable[str]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error}") from error
+        raise ArtifactError(f"{path} cannot be written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what stood in the way of writing does so here, too
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -38,6 +38,7 @@ VALUES: Final = {"action": "cancel", "form": "jsonl", "name": "scripted", "promp
 ROWS: Final = {
     "audits/<int:pk>": "batch",
     "orders/<int:pk>": "order",
+    "orders/<number>": "order",
     "tries/<int:number>": "order",
     "try/<int:number>": "order",
 }

@@ -44,9 +44,14 @@ def people(batch: Batch, alice: User, carol: User) -> dict[str, User | None]:
 
 @pytest.fixture
 def rows(batch: Batch, alice: User) -> dict[str, int]:
-    """The numbers of a batch and of a try: on PostgreSQL a rolled back request has taken some."""
+    """The numbers of a batch and of a try: one that no address has by chance, on any database."""
     order = Order.objects.create(
-        kind="chat", experiment=batch.experiment, subject="scripted", by=alice, wish=TRY
+        pk=70_001,
+        kind="chat",
+        experiment=batch.experiment,
+        subject="scripted",
+        by=alice,
+        wish=TRY,
     )
     return {"batch": batch.pk, "order": order.pk}
 
