@@ -42,7 +42,7 @@ ROWS: Final = {
     "tries/<int:number>": "order",
     "try/<int:number>": "order",
 }
-"""Where an address holds the number of a row, which the database has chosen."""
+"""Where an address holds the number of a row, and of which of those that the test made."""
 
 BODIES: Final = {
     "api/v1/experiments": {"name": "mine", "recipe": "smoke"},

@@ -79,6 +79,11 @@ def test_a_full_database_is_not_overwritten_by_chance(used: Installation, tmp_pa
         used.run("backup", "--output", tmp_path / "b.gz")
 
 
+def test_a_place_that_may_not_be_written_to_is_named(used: Installation, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=f"{tmp_path}/no/a.gz cannot be written: "):
+        used.run("backup", "--output", tmp_path / "no" / "a.gz")
+
+
 @pytest.mark.parametrize("damage", ["cut", "bit", "rows", "text"])
 def test_a_damaged_backup_is_refused_before_a_row_is_touched(
     used: Installation, tmp_path: Path, damage: str

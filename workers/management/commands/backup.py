@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from meta_reward_core.output_files import require_writable
 from webapp.people.models import EventKind
 from workers.backup import back_up
 from workers.command_line import explained_errors, require_tables
@@ -26,6 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Write it."""
         with explained_errors():
+            require_writable(options["output"])
             require_tables()
             told = back_up(options["output"])
             note_command(EventKind.BACKED_UP, str(options["output"]))
