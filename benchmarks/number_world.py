@@ -109,7 +109,7 @@ def make_model_folder(
     )
     core.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token=END)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.chat_template = "{{ messages | map(attribute='content') | join(' ') }}"
     tokenizer.save_pretrained(folder)
     return folder
 

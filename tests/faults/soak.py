@@ -30,6 +30,8 @@ from tests.workers.cluster import Process
 PAUSE_SECONDS = (3.0, 12.0)
 PATIENCE_SECONDS = 900.0
 """After the last fault every experiment must end within this time."""
+DISK_BYTES = 4 * 2**30
+"""Room for all experiments of some hours, about 10 MiB each: what fills it is to be the fault."""
 
 _NETWORK_AND_SERVERS = (
     *("broker-killed", "broker-clients", "broker-forgets", "broker-dark", "broker-forgotten"),
@@ -263,7 +265,7 @@ def main() -> None:
             for path, digest in QuietRun(root / "quiet", models).digests().items()
             if not path.endswith("experiment.json")
         }
-        with world(root / "world", models, max_attempts=100) as here:
+        with world(root / "world", models, max_attempts=100, disk_bytes=DISK_BYTES) as here:
             soak = Soak(here, random.Random(options.seed))
             began = time.monotonic()
             run(soak, minutes=options.minutes, experiments=options.experiments)

@@ -162,10 +162,10 @@ class World(Cluster):
 
 
 @contextlib.contextmanager
-def disk(folder: Path) -> Iterator[bool]:
+def disk(folder: Path, size: int) -> Iterator[bool]:
     """A small disk of its own, where this user may mount one; gives whether it is one."""
     folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         yield False
         return
@@ -197,11 +197,16 @@ def network_to(redis: Broker) -> Iterator[Proxy]:
 
 @contextlib.contextmanager
 def world(
-    root: Path, models: Path, *, skewed: bool = False, max_attempts: int = 3
+    root: Path,
+    models: Path,
+    *,
+    skewed: bool = False,
+    max_attempts: int = 3,
+    disk_bytes: int = DISK_BYTES,
 ) -> Iterator[World]:
     """An installation without workers yet, and with two accounts, alice and bob."""
     with (
-        disk(root / "disk") as has_disk,
+        disk(root / "disk", disk_bytes) as has_disk,
         postgres_server() as database,
         broker() as redis,
         network_to(redis) as proxy,
