@@ -86,6 +86,14 @@ class JudgeRecipe(SamplingRecipe):
         "judge", "Prompt template: a shipped name or a file.", source="Yuan et al. 2024, rubric"
     )
     rubric: str = value("rubric", "The rubric that {rubric} stands for.", source=OURS)
+    top_points: float = value(
+        5.0,
+        "Where the rubric's scale ends. Points are kept as shares of 5: 8 of 10 is 4.",
+        source="Yuan et al. 2024, rubric",
+        unit="points",
+        gt=0,
+        le=1000,
+    )
     min_valid_judgments: int = value(
         1, "A response with fewer readable scores stays unscored.", source=OURS, ge=1
     )

@@ -20,6 +20,7 @@ from meta_reward_core.engines.base import Engine, Progress, Sampling
 from meta_reward_core.evaluation.files import NumberedRow, read_rows
 from meta_reward_core.held_out import HeldOut
 from meta_reward_core.judging import judge_conversation, judge_responses
+from meta_reward_core.parsing import MAX_POINTS
 from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.records import Judgment, Response
 from meta_reward_core.templates import PromptTemplate
@@ -130,6 +131,7 @@ def build_eft(
     sampling: Sampling,
     seed: int,
     held_out: HeldOut,
+    top_points: float = MAX_POINTS,
     most_share: float = 1.0,
     tell: Callable[[int], Progress] | None = None,
 ) -> EftData:
@@ -143,6 +145,7 @@ def build_eft(
         samples: how often all answers to a prompt are judged.
         sampling: of the judgments.
         seed: of the engine, and of what is left out where there is too much of one score.
+        top_points: of the rubric; see `parse_score`.
         held_out: prompts that are not to be trained on.
         most_share: of the rows that may have the same points; 1 keeps all.
         tell: given how many judgments there will be, returns who is told the progress.
@@ -165,6 +168,7 @@ def build_eft(
         samples=samples,
         sampling=sampling,
         seed=seed,
+        top_points=top_points,
         progress=None if tell is None else tell(len(responses) * samples),
     )
     ranks = {

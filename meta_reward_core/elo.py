@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating]
+"""float64, or float32 while steps are rough."""
 Places = npt.NDArray[np.intp]
 
 STEP_TOLERANCE = 1e-7
@@ -24,7 +26,8 @@ STEP_TOLERANCE = 1e-7
 would be about as long as its square."""
 
 _MAX_STEPS = 200
-_STEPS_TOGETHER = 6  # then the few that need more go on with those of other groups
+_ROUGH_STEPS = 3  # half as dear in float32, and what it lacks the others make up for
+_STEPS_TOGETHER = 4  # then the few that need more go on with those of other groups
 _SAFE = 1.0  # a full step that changes no gap by more always gains
 _NEAR = 1e-5  # so near, steps shrink quadratically; one that does not is rounding alone
 _TOGETHER = 1024  # problems whose arrays stay in a processor's cache
@@ -34,8 +37,8 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
     """Fit the ratings of every battle matrix.
 
     Each problem maximises sum_{m,n} B[m,n] log sigmoid(e_m - e_n) - prior * sum_m e_m^2, which is
-    strictly concave, by damped Newton steps. Problems of one size are solved
-    together; a problem's result does not depend on its companions.
+    strictly concave, by damped Newton steps, of which the first ones are made in float32. Problems
+    of one size are solved together; a problem's result does not depend on its companions.
 
     Args:
         matrices: float64 arrays of shape [n_i, n_i] with entries >= 0; the diagonal is ignored.
@@ -58,7 +61,7 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
     by_size.pop(0, None)
     for places in by_size.values():
         groups = [places[at : at + _TOGETHER] for at in range(0, len(places), _TOGETHER)]
-        begun = [_begin(matrices, group, prior) for group in groups]
+        begun = [_nearer(_begin(matrices, group, prior)) for group in groups]
         for place, rating in _fit_together(begun):
             ratings[place] = rating
     return ratings
@@ -87,7 +90,7 @@ def _begin(matrices: Sequence[Array], places: Sequence[int], prior: float) -> "_
     return _Problems(np.array(places), won, lost, guess, np.full(len(places), np.inf), prior)
 
 
-def _first_guess(wins: Array, losses: Array, prior: float) -> Array:
+def _first_guess(wins: Reals, losses: Reals, prior: float) -> Reals:
     """Centred ratings [n, p] that the sums of wins and losses, [n, p], suggest.
 
     Whoever never loses is held by the prior alone, as if by a loss of some hundred priors. The
@@ -95,6 +98,17 @@ def _first_guess(wins: Array, losses: Array, prior: float) -> Array:
     """
     little = 100 * prior
     return _centred(1.3 * np.log((wins + little) / (losses + little)))
+
+
+def _nearer(problems: "_Problems") -> "_Problems":
+    """The same after some steps in float32; from the first guess where its range does not do."""
+    with np.errstate(all="ignore"):
+        rough = problems.rounded()
+        for _ in range(_ROUGH_STEPS):
+            rough = replace(rough, ratings=_newton_step(rough)[0])
+        ratings = _centred(rough.ratings.astype(np.float64))
+    fit = np.isfinite(ratings).all(axis=0)
+    return replace(problems, ratings=np.where(fit, ratings, problems.ratings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +125,10 @@ class _Problems:
     """
 
     places: Places
-    won: Array
-    lost: Array
-    ratings: Array
-    reach: Array
+    won: Reals
+    lost: Reals
+    ratings: Reals
+    reach: Reals
     prior: float
 
     def some(self, which: Places) -> "_Problems":
@@ -122,7 +136,14 @@ class _Problems:
         won, lost, ratings = self.won[:, which], self.lost[:, which], self.ratings[:, which]
         return _Problems(self.places[which], won, lost, ratings, self.reach[which], self.prior)
 
-    def system(self) -> Array:
+    def rounded(self) -> "_Problems":
+        """The same in float32."""
+        won, lost, ratings = (
+            values.astype(np.float32) for values in (self.won, self.lost, self.ratings)
+        )
+        return replace(self, won=won, lost=lost, ratings=ratings)
+
+    def system(self) -> Reals:
         """Newton's equations, [n, n + 1, p].
 
         The upper triangle of the negated Hessian of the objective, and its gradient beside it; the
@@ -139,7 +160,7 @@ class _Problems:
         weight = self.won + self.lost
         weight *= first
         weight *= second
-        system = np.empty((size, size + 1, problems))
+        system = np.empty((size, size + 1, problems), dtype=strength.dtype)
         system[:, size] = _sums(pull, -pull, size) - 2 * self.prior * self.ratings
         weights_of_each = _sums(weight, weight, size)
         trace = _total(weights_of_each)
@@ -174,9 +195,9 @@ def _pairs_of_first(size: int) -> tuple[slice, ...]:
     return tuple(slice(*ends) for ends in pairwise(begins))
 
 
-def _sums(above: Array, below: Array, size: int) -> Array:
+def _sums(above: Reals, below: Reals, size: int) -> Reals:
     """Sums [n, p] over each one's pairs: `above` where it is the first, else `below`; [k, p]."""
-    sums = np.zeros((size, above.shape[1]))
+    sums = np.zeros((size, above.shape[1]), dtype=above.dtype)
     for one, pairs in enumerate(_pairs_of_first(size)):
         sums[one + 1 :] += below[pairs]
         for values in above[pairs]:
@@ -193,7 +214,8 @@ def _fit_together(groups: Sequence[_Problems]) -> Iterator[tuple[int, Array]]:
             waiting = problems
             for _ in range(_STEPS_TOGETHER):
                 waiting, arrived = _step(waiting)
-                yield from zip(arrived.places.tolist(), arrived.ratings.T.copy(), strict=True)
+                found = arrived.ratings.T.astype(np.float64, order="C")
+                yield from zip(arrived.places.tolist(), found, strict=True)
             left.append(waiting)
         groups = _regrouped(left)
         if not groups:
@@ -212,7 +234,7 @@ def _step(problems: _Problems) -> tuple[_Problems, _Problems]:
     return moved.some(np.flatnonzero(~arrived)), moved.some(np.flatnonzero(arrived))
 
 
-def _newton_step(problems: _Problems) -> tuple[Array, Array]:
+def _newton_step(problems: _Problems) -> tuple[Reals, Reals]:
     """One damped step: new centred ratings [n, p], and the step's relative length [p].
 
     The third derivative of the objective along a step that changes no gap by more than d is at
@@ -228,7 +250,7 @@ def _newton_step(problems: _Problems) -> tuple[Array, Array]:
     return moved, np.abs(step).max(axis=0) / (1 + np.abs(ratings).max(axis=0))
 
 
-def _solve(system: Array) -> Array:
+def _solve(system: Reals) -> Reals:
     """Solutions [n, p] of p positive definite systems [n, n + 1, p], which are used up.
 
     Elimination along the problems, in the upper triangle: no pivot is needed, and for systems this
@@ -250,11 +272,11 @@ def _solve(system: Array) -> Array:
     return solution
 
 
-def _centred(values: Array) -> Array:
+def _centred(values: Reals) -> Reals:
     """Values [n, p] less their mean over n."""
     return values - _total(values) / len(values)
 
 
-def _total(terms: Array) -> Array:
+def _total(terms: Reals) -> Reals:
     """Sum over the first axis, in order; numpy's order depends on how many problems there are."""
     return reduce(np.add, terms)

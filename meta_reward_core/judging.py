@@ -14,6 +14,7 @@ from meta_reward_core.engines.base import (
 from meta_reward_core.hopeless import Judged, find_hopeful, split_into_rounds
 from meta_reward_core.parsing import (
     JUDGMENT_CUT_OFF,
+    MAX_POINTS,
     NO_SCORE_LINE,
     PROMPT_REFUSED,
     UnscoredReason,
@@ -58,6 +59,7 @@ def judge_responses(
     samples: int,
     sampling: Sampling,
     seed: int,
+    top_points: float = MAX_POINTS,
     hopeless_at: float | None = None,
     rho: float = 0.0,
     min_valid_judgments: int = 1,
@@ -67,6 +69,7 @@ def judge_responses(
 
     Args:
         instructions: prompt_id -> text of the instruction.
+        top_points: of the rubric; see `parse_score`.
         hopeless_at: see `hopeless`; with it, responses that can no longer be chosen or rejected
             get no more judgments.
         rho: with `hopeless_at`: width of the tiers.
@@ -101,7 +104,7 @@ def judge_responses(
         drawn_before += len(some) * count
         return {
             response.response_id: [
-                _read_judgment(response, first + sample, completion)
+                _read_judgment(response, first + sample, completion, top_points)
                 for sample, completion in enumerate(completions)
             ]
             for response, completions in zip(some, drawn, strict=True)
@@ -170,8 +173,10 @@ def _families(responses: Sequence[Response]) -> list[list[str]]:
     return list(families.values())
 
 
-def _read_judgment(response: Response, sample: int, completion: Completion) -> Judgment:
-    score, reason = _read_score(completion)
+def _read_judgment(
+    response: Response, sample: int, completion: Completion, top_points: float
+) -> Judgment:
+    score, reason = _read_score(completion, top_points)
     return Judgment(
         prompt_id=response.prompt_id,
         response_id=response.response_id,
@@ -184,11 +189,13 @@ def _read_judgment(response: Response, sample: int, completion: Completion) -> J
     )
 
 
-def _read_score(completion: Completion) -> tuple[float | None, UnscoredReason | None]:
+def _read_score(
+    completion: Completion, top_points: float
+) -> tuple[float | None, UnscoredReason | None]:
     """Read the points; a number at which the token limit struck may have lost its end."""
     if completion.finish_reason == "refused":
         return None, PROMPT_REFUSED
-    parsed = parse_score(completion.text)
+    parsed = parse_score(completion.text, top_points=top_points)
     if completion.finish_reason == "length" and (
         parsed.reason == NO_SCORE_LINE or completion.text.rstrip()[-1:] in _END_OF_NUMBER
     ):

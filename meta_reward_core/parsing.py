@@ -38,8 +38,8 @@ WINNER_NOT_READABLE: Final = "winner_not_readable"
 UNSCORED_TEXT: Final[dict[UnscoredReason, str]] = {
     NO_SCORE_LINE: "The judgment has no line that begins with 'Score:'.",
     SCORE_NOT_A_NUMBER: "What follows 'Score:' is not one plain decimal number.",
-    SCORE_OUT_OF_RANGE: "The points lie outside 0 to 5.",
-    SCORE_ON_ANOTHER_SCALE: "The points are given out of something else than 5.",
+    SCORE_OUT_OF_RANGE: "The points lie outside the rubric's scale.",
+    SCORE_ON_ANOTHER_SCALE: "The points are given out of something else than the scale's top.",
     JUDGMENT_CUT_OFF: "The token limit cut the judgment off before or within its score.",
     PROMPT_REFUSED: "The engine refused the prompt: with the reply it is longer than it takes.",
 }
@@ -112,7 +112,7 @@ class ParsedVerdict:
     reason: UnparsedReason | None
 
 
-def parse_score(text: str) -> ParsedScore:
+def parse_score(text: str, *, top_points: float = MAX_POINTS) -> ParsedScore:
     """Read the points of the LAST score line; an unreadable last line is not replaced by another.
 
     A score line begins with `Score:` (after markdown, or after "final", "total", "overall"), or
@@ -122,11 +122,13 @@ def parse_score(text: str) -> ParsedScore:
 
     Args:
         text: a judgment as the engine returned it.
+        top_points: where the rubric's scale ends, if not at 5. Points of that scale are read as
+            shares of 5, in which everything that follows counts.
     """
     for line in reversed(text.splitlines()):
         value = _value_of(line, _SCORE_TAIL, _SCORE_LINE)
         if value is not None:
-            return _read_points(value)
+            return _read_points(value, top_points)
     return ParsedScore(None, NO_SCORE_LINE)
 
 
@@ -187,7 +189,7 @@ def _without_score(line: str) -> str:
     return body[:end] + line[len(body) :]
 
 
-def _read_points(value: str) -> ParsedScore:
+def _read_points(value: str, top_points: float) -> ParsedScore:
     """Points from what follows the colon of a score line."""
     found = _POINTS.match(_TAG.sub(" ", value).lstrip(_WRAPPERS))
     if found is None:
@@ -197,20 +199,20 @@ def _read_points(value: str) -> ParsedScore:
         return ParsedScore(None, SCORE_NOT_A_NUMBER)
     scale = _SCALE.match(rest)
     if scale is not None and scale["top"] is not None:
-        if float(scale["top"]) != MAX_POINTS:
+        if float(scale["top"]) != top_points:
             return ParsedScore(None, SCORE_ON_ANOTHER_SCALE)
         rest = rest[scale.end() :]
     if _ANOTHER_NUMBER.match(rest) or _ATTACHED.match(rest):
         return ParsedScore(None, SCORE_NOT_A_NUMBER)
-    return _in_range(found["points"].replace("\u2212", "-").replace("\u2013", "-"))
+    return _in_range(found["points"].replace("\u2212", "-").replace("\u2013", "-"), top_points)
 
 
-def _in_range(points: str) -> ParsedScore:
-    """A number of points, when it lies in [0, 5]; `-0` is 0."""
+def _in_range(points: str, top_points: float) -> ParsedScore:
+    """A number of points in [0, `top_points`], as a share of 5; `-0` is 0."""
     score = float(points)
-    if not MIN_POINTS <= score <= MAX_POINTS:
+    if not MIN_POINTS <= score <= top_points:
         return ParsedScore(None, SCORE_OUT_OF_RANGE)
-    return ParsedScore(abs(score), None)
+    return ParsedScore(min(MAX_POINTS, abs(score) * (MAX_POINTS / top_points)), None)
 
 
 def _read_winner(value: str) -> ParsedVerdict:

@@ -104,6 +104,7 @@ def judge(context: IterationContext, shard: int, tools: Tools) -> Work:
         samples=recipe.samples,
         sampling=_sampling(recipe),
         seed=_seed(context, "judge", shard),
+        top_points=recipe.top_points,
         hopeless_at=recipe.hopeless_at,
         rho=at_iteration(context.recipe.pairing.rho, context.number),
         min_valid_judgments=recipe.min_valid_judgments,

@@ -32,12 +32,14 @@ from meta_reward_core.evaluation.runs import (
 )
 from meta_reward_core.launch import Places
 from meta_reward_core.output_files import write_json
+from meta_reward_core.parsing import MAX_POINTS
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.templates import load_template
 
 _ENGINE: Final = "a model folder, a Hugging Face id, experiment:NAME/M2, endpoint:NAME, or scripted"
 
 MOST_TEMPERATURE: Final = 5.0
+MOST_POINTS: Final = 1000.0
 
 Options = dict[str, Any]
 
@@ -102,6 +104,8 @@ def _declare_words(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
     add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")
+    add("--top-points", type=points, default=MAX_POINTS, metavar="POINTS",
+        help="where the rubric's scale ends; default: 5")  # fmt: skip
 
 
 def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
@@ -135,6 +139,14 @@ def temperature(text: str) -> float:
     number = float(text)
     if not 0 <= number <= MOST_TEMPERATURE:
         raise argparse.ArgumentTypeError(f"lies between 0 and {MOST_TEMPERATURE:g}")
+    return number
+
+
+def points(text: str) -> float:
+    """Read where a scale ends."""
+    number = float(text)
+    if not 0 < number <= MOST_POINTS:
+        raise argparse.ArgumentTypeError(f"lies above 0 and up to {MOST_POINTS:g}")
     return number
 
 
@@ -224,7 +236,7 @@ def progress_lines(console: Console, step: str, total: int) -> Progress:
 def _words(options: Options) -> Words:
     required = frozenset({"instruction", "response"})
     template = load_template(options["template"], required=required)
-    return Words(template, load_template(options["rubric"]).text)
+    return Words(template, load_template(options["rubric"]).text, options["top_points"])
 
 
 def _alpaca(options: Options, engines: _Engines) -> list[Scorecard]:

@@ -258,6 +258,7 @@ def _judge(
         samples=wish.judgments,
         sampling=Sampling(settings.temperature, settings.top_p, settings.max_new_tokens),
         seed=derive_seed(wish.seed, "try", "judge", judge),
+        top_points=settings.top_points,
     )
     return [
         {

@@ -23,6 +23,8 @@ SCORES_AT_ONCE: Final = {"cpu": 2**21, "cuda": 2**27}
 CAUSAL_STEP: Final = 256
 # Scores are to the base 2, whose exponentials some CPUs take several times as fast.
 LOG2_E: Final = math.log2(math.e)
+# So many queries pay for the fused attention of the CPU; fewer are one small product.
+FUSED_QUERIES: Final = 64
 # Finite, so that a query that sees nothing of a segment gives it the weight 0 and not NaN.
 HIDDEN: Final = -1e30
 
@@ -280,7 +282,10 @@ def _attend(
     query: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, cap: float | None
 ) -> Part:
     """Attend with every query (segments, key heads, queries, width) to all keys of its segment."""
-    segments, key_heads, queries, _ = query.shape
+    segments, key_heads, queries, width = query.shape
+    can_fuse = query.device.type == "cpu" and cap is None and values.shape[-1] == width
+    if can_fuse and queries >= FUSED_QUERIES:
+        return _attend_fused(query, keys, values, bias)
     scores = segments * key_heads * keys.shape[2]
     step = max(1, SCORES_AT_ONCE.get(query.device.type, 2**27) // scores)
     results, weights = [], []
@@ -291,6 +296,21 @@ def _attend(
         results.append(result)
         weights.append(weight)
     return _beside(results), _beside(weights)
+
+
+def _attend_fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Part:
+    """Attend without holding the scores, by what `scaled_dot_product_attention` does on a CPU.
+
+    Called by its inner name, which alone gives the logarithm of the sum too.
+    """
+    result, logarithm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query,
+        keys,
+        values,
+        attn_mask=None if bias is None else bias.to(query.dtype),
+        scale=1 / LOG2_E,  # the queries are scaled to the base 2, and this softmax is natural
+    )
+    return result.float(), (logarithm * LOG2_E).float()[..., None]
 
 
 def _attend_at_once(

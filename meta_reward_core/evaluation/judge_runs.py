@@ -86,6 +86,7 @@ def run_judge(run: Run, items: JudgeItems, *, words: Words) -> Path:
         instructions=items.instructions,
         template=words.template,
         rubric=words.rubric,
+        top_points=words.top_points,
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,

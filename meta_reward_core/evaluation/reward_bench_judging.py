@@ -16,6 +16,7 @@ from meta_reward_core.engines.base import Engine, Progress, Sampling
 from meta_reward_core.evaluation.files import NumberedRow, read_rows
 from meta_reward_core.evaluation.reward_bench import Candidates, ScoredFile, Version
 from meta_reward_core.judging import judge_responses
+from meta_reward_core.parsing import MAX_POINTS
 from meta_reward_core.records import Judgment, Response
 from meta_reward_core.templates import PromptTemplate
 
@@ -75,6 +76,7 @@ def score_items(
     judge: str,
     template: PromptTemplate,
     rubric: str,
+    top_points: float = MAX_POINTS,
     samples: int,
     sampling: Sampling,
     seed: int = 0,
@@ -89,6 +91,7 @@ def score_items(
         judge: the name under which the scores go.
         template: the judge's prompt.
         rubric: what `{rubric}` stands for.
+        top_points: of the rubric; see `parse_score`.
         samples: judgments of each answer.
         sampling: of the judgments.
         seed: of the engine.
@@ -109,6 +112,7 @@ def score_items(
         instructions=prompts,
         template=template,
         rubric=rubric,
+        top_points=top_points,
         samples=samples,
         sampling=sampling,
         seed=seed,

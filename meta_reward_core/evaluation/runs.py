@@ -34,6 +34,7 @@ from meta_reward_core.evaluation.reward_bench import (
 )
 from meta_reward_core.evaluation.reward_bench_judging import read_items, score_items
 from meta_reward_core.evaluation.win_rate import score_annotations
+from meta_reward_core.parsing import MAX_POINTS
 from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.templates import PromptTemplate
 
@@ -69,10 +70,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The judge's prompt and rubric."""
+    """The judge's prompt and rubric, and where the rubric's scale ends."""
 
     template: PromptTemplate
     rubric: str
+    top_points: float = MAX_POINTS
 
 
 def run_alpaca(
@@ -293,6 +295,7 @@ def run_reward_bench(run: Run, *, items: Path, words: Words) -> Scorecard:
         judge=run.judge.name,
         template=words.template,
         rubric=words.rubric,
+        top_points=words.top_points,
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,

@@ -146,7 +146,7 @@ def test_the_diagonal_is_ignored() -> None:
     assert np.array_equal(fit_elo([matrix + 3 * np.eye(2)])[0], fit_elo([matrix])[0])
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e3, 1e9])
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e3, 1e9, 1e39])
 def test_extreme_weights_are_safe(scale: float) -> None:
     matrix = scale * np.array([[0.0, 1, 1], [0, 0, 1], [1, 0, 0]])
     (ratings,) = fit_elo([matrix])
@@ -164,7 +164,8 @@ def test_wild_weights_need_a_line_search_and_converge_all_the_same(prior: float)
 
 
 def test_ratings_that_did_not_arrive_are_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meta_reward_core.elo._MAX_STEPS", 2)
+    for name, steps in {"_ROUGH_STEPS": 0, "_STEPS_TOGETHER": 2, "_MAX_STEPS": 2}.items():
+        monkeypatch.setattr(f"meta_reward_core.elo.{name}", steps)
     with pytest.raises(ArithmeticError, match="1 of 2 Elo problems did not converge"):
         fit_elo([np.zeros((2, 2)), np.array([[0.0, 1.0], [0.0, 0.0]])])
 

@@ -45,6 +45,18 @@ def test_the_same_experiment_elsewhere_gives_the_same_bytes(tmp_path: Path) -> N
     assert len(one) > 20
 
 
+def test_a_rubric_may_have_a_scale_of_its_own(tmp_path: Path) -> None:
+    """The script's points, 0 to 5, are those of a scale up to 10 here: shares of 5 are half."""
+    scores = {}
+    for top in (5, 10):
+        judge = {"samples": 6, "top_points": top}
+        context = begin(tmp_path / str(top), judge=judge).context(1)
+        run_before_training(context, scripted_tools(tmp_path))
+        scores[top] = context.files.read("judgments")["score"].to_pylist()
+    assert scores[10] == [score / 2 for score in scores[5]]
+    assert max(scores[10]) == 2.5
+
+
 def test_finished_shards_are_not_run_again(tmp_path: Path) -> None:
     experiment = begin(tmp_path)
     tools = scripted_tools(tmp_path)

@@ -1,5 +1,6 @@
 """Reading points and verdicts: what is legal, what is absent, and that it takes linear time."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -230,3 +231,30 @@ def test_every_reason_has_a_sentence_for_people() -> None:
     assert all(text.endswith(".") for text in [*UNSCORED_TEXT.values(), *UNPARSED_TEXT.values()])
     assert parse_score("").reason in UNSCORED_TEXT
     assert parse_verdict("Winner: ?").reason in UNPARSED_TEXT
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "reason"),
+    [
+        ("Score: 8", 4.0, None),
+        ("Score: 8/10", 4.0, None),
+        ("Score: 7.5 out of 10", 3.75, None),
+        ("Score: 10", 5.0, None),
+        ("Score: 11", None, "score_out_of_range"),
+        ("Score: 4/5", None, "score_on_another_scale"),
+    ],
+)
+def test_points_of_another_scale_are_shares_of_five(
+    text: str, score: float | None, reason: str | None
+) -> None:
+    found = parse_score(text, top_points=10)
+    assert (found.score, found.reason) == (score, reason)
+
+
+@given(st.floats(min_value=1e-3, max_value=1000), st.floats(min_value=0, max_value=1))
+def test_no_share_of_any_scale_lies_beyond_five(top: float, share: float) -> None:
+    top = float(f"{top:.4f}")
+    points = f"{math.floor(top * share * 10_000) / 10_000:.4f}"
+    score = parse_score(f"Score: {points}", top_points=top).score
+    assert score is not None
+    assert 0 <= score <= 5
