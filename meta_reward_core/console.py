@@ -71,6 +71,12 @@ class ConsoleLedger:
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         """Show the live part while the block runs."""
+        number, planned = self._context.number, self._context.recipe.iterations
+        if number > planned:
+            self._say(
+                f"[dim]the recipe plans {_number(planned, 'iteration')}: in iteration {number} "
+                "its schedules keep their last value[/dim]"
+            )
         with self._progress or contextlib.nullcontext():
             yield
 

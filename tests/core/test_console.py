@@ -1,6 +1,7 @@
 """What a person sees, with a terminal and without one."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def test_a_stage_is_told_in_plain_lines(context: IterationContext) -> None:
     assert "not scheduled" in lines[2]
     assert ledger.shards_run == 1
     assert ledger.timings["generate"].seconds == 2.0
+
+
+@pytest.mark.parametrize("planned", [1, 2])
+def test_an_iteration_that_the_recipe_does_not_plan_is_told_of(
+    tmp_path: Path, planned: int
+) -> None:
+    stream = io.StringIO()
+    context = replace(scripted_world.begin(tmp_path, iterations=planned).context(1), number=2)
+    with ConsoleLedger(make_console(stream), context).shown():
+        pass
+    said = "the recipe plans 1 iteration: in iteration 2" in " ".join(stream.getvalue().split())
+    assert said is (planned == 1)
 
 
 def test_a_long_shard_is_told_of_with_rate_and_time_left(

@@ -95,7 +95,14 @@ def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, list[StageTime]]
 
 def _table(number: int, times: list[StageTime]) -> Table:
     table = Table(title=f"iteration {number}")
-    for name in ("stage", "calls, at most", "shards", "rounds", "device-hours", "wall time"):
+    for name in (
+        "stage",
+        "calls or steps, at most",
+        "shards",
+        "rounds",
+        "device-hours",
+        "wall time",
+    ):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for one in times:
         cells = f"{one.calls:,}", f"{one.shards:,}", f"{one.rounds:,}", f"{one.device_hours:,.1f}"
