@@ -14,7 +14,7 @@ from typing import Any
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
 from meta_reward_core.config import Recipe, hash_of_values
 from meta_reward_core.context import IterationContext, Model, Templates
-from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.errors import ArtifactError, InputError, TemplateError
 from meta_reward_core.locking import locked
 from meta_reward_core.model_folder import hash_model_folder
 from meta_reward_core.prompt_files import PromptFile
@@ -34,10 +34,25 @@ def load_templates(recipe: Recipe) -> Templates:
         TemplateError: a file is missing, or lacks a place that it must have.
     """
     return Templates(
-        judge=load_template(recipe.judge.template, required=_JUDGE_PLACES),
-        meta_judge=load_template(recipe.meta_judge.template, required=_META_JUDGE_PLACES),
-        rubric=load_template(recipe.judge.rubric).text,
+        judge=_load(
+            "judge.template",
+            recipe.judge.template,
+            required=_JUDGE_PLACES,
+            allowed=_JUDGE_PLACES | {"rubric"},
+        ),
+        meta_judge=_load(
+            "meta_judge.template", recipe.meta_judge.template, required=_META_JUDGE_PLACES
+        ),
+        rubric=_load("judge.rubric", recipe.judge.rubric, allowed=frozenset()).text,
     )
+
+
+def _load(key: str, name: str, **places: frozenset[str]) -> PromptTemplate:
+    """A template, or an error that names the recipe's value."""
+    try:
+        return load_template(name, **places)
+    except TemplateError as error:
+        raise TemplateError(f"{key}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from scipy.stats import spearmanr
 
-from meta_reward_core.parsing import MAX_POINTS
+from meta_reward_core.parsing import JUDGMENT_CUT_OFF, MAX_POINTS, PROMPT_REFUSED
 from meta_reward_core.records import Battle, Dropped, Judgment, PairKind, ResponseScore
 
 BIN_WIDTH: Final = 0.5
@@ -433,13 +433,23 @@ def _length_alarms(now: float | None, before: float | None, limits: AlarmLimits)
     ]
 
 
+_READABLE_BY: Final[Mapping[str, str]] = {
+    PROMPT_REFUSED: "The prompt and the longest reply exceed what the model takes: lower "
+    "max_new_tokens, shorten the template, or take a model with a longer context.",
+    JUDGMENT_CUT_OFF: "Raise judge.max_new_tokens: replies end before they name their points.",
+}
+
+
 def _unreadable(name: AlarmName, what: str, parse_rate: float, reasons: Mapping[str, int]) -> Alarm:
     reason = next(iter(reasons), "unknown")
     return Alarm(
         name,
         f"Only {parse_rate:.0%} of the {what} could be read; the most frequent reason: {reason}.",
-        "Read some of them: raise the token limit if they are cut off, or train the seed model "
-        "on the reply format.",
+        _READABLE_BY.get(
+            reason,
+            "Read some of them: raise the token limit if they are cut off, or train the seed model "
+            "on the reply format.",
+        ),
     )
 
 

@@ -96,6 +96,11 @@ def load_template(
     return template
 
 
+def is_shipped_name(name: str) -> bool:
+    """Whether a name can only be that of a template of the package: no folder, no suffix."""
+    return _NAME.fullmatch(name) is not None
+
+
 def package_templates() -> list[str]:
     """Names of the templates that come with the package."""
     folder = files("meta_reward_core") / "prompts"
@@ -104,7 +109,7 @@ def package_templates() -> list[str]:
 
 def _read(name_or_path: str | Path) -> tuple[str, str]:
     """Where a template lies and what the file holds, with plain line ends and no BOM."""
-    is_name = isinstance(name_or_path, str) and _NAME.fullmatch(name_or_path) is not None
+    is_name = isinstance(name_or_path, str) and is_shipped_name(name_or_path)
     source = f"{name_or_path}.txt" if is_name else str(name_or_path)
     file = files("meta_reward_core") / "prompts" / source if is_name else Path(name_or_path)
     try:
@@ -112,7 +117,8 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
     except FileNotFoundError:
         known = ", ".join(package_templates())
         raise TemplateError(
-            f"{source}: there is no such template; give the path of a text file or one of: {known}."
+            f"{source if is_name else Path(source).absolute()}: there is no such template; "
+            f"give the path of a text file or one of: {known}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(
@@ -144,9 +150,9 @@ def _check_places(name: str, text: str, allowed: frozenset[str]) -> frozenset[st
     found = frozenset(_PLACE.findall(text))
     unknown = sorted(found - allowed)
     if unknown:
+        use = f"use {_listed(sorted(allowed))}, or write" if allowed else "write"
         raise TemplateError(
-            f"{name}: {_listed(unknown)} is unknown; use {_listed(sorted(allowed))}, "
-            "or write the word without braces."
+            f"{name}: {_listed(unknown)} is unknown here; {use} the word without braces."
         )
     return found
 

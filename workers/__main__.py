@@ -17,7 +17,7 @@ def main() -> None:
             "core alone: meta-reward-core --help"
         )
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-    VAR_ROOT.mkdir(parents=True, exist_ok=True)
+    VAR_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database has everybody's secrets
     execute_from_command_line(sys.argv)
 
 

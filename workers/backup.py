@@ -236,6 +236,8 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def _check(path: Path) -> None:
     """Look at the whole file before a row is touched."""
+    if not path.exists():
+        raise InputError(f"there is no file {path}")
     digest, count, end = hashlib.sha256(), 0, None
     try:
         with gzip.open(path, "rb") as file:

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
 
 from meta_reward_core.config import Recipe
 from meta_reward_core.errors import RecipeError
+from meta_reward_core.templates import is_shipped_name
 
 Values = dict[str, Any]
+WORDS: Final = (("judge", "template"), ("judge", "rubric"), ("meta_judge", "template"))
+"""Values that name a template of the package, or a file."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -143,7 +146,18 @@ def _read_yaml(path: str) -> Values:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
+    _find_beside(values, Path(path).parent)
     return values
+
+
+def _find_beside(values: Values, folder: Path) -> None:
+    """Name the files of words that lie beside a recipe in full, so that any folder finds them."""
+    for section, key in WORDS:
+        words = values.get(section)
+        if isinstance(words, dict) and isinstance(words.get(key), str):
+            file = folder / words[key]
+            if not is_shipped_name(words[key]) and file.is_file():
+                words[key] = str(file)
 
 
 def _merge(base: Values, over: Values) -> Values:

@@ -275,6 +275,19 @@ def test_an_unscored_iteration_has_not_drifted() -> None:
     assert names(IterationMeasures(judge=judged(None)), HEALTHY) == ["judgments_unreadable"]
 
 
+def test_advice_follows_the_reason() -> None:
+    cut = {reason: measure_alarm(reason) for reason in ("prompt_refused", "no_winner_line")}
+    assert "longer context" in cut["prompt_refused"]
+    assert "reply format" in cut["no_winner_line"]
+
+
+def measure_alarm(reason: str) -> str:
+    assert HEALTHY.meta_judge is not None
+    meta_judge = replace(HEALTHY.meta_judge, parse_rate=0.0, unparsed={reason: 9})
+    (alarm,) = find_alarms(replace(HEALTHY, meta_judge=meta_judge))
+    return alarm.advice
+
+
 def _meta_judge(**changes: float | int) -> IterationMeasures:
     assert HEALTHY.meta_judge is not None
     return replace(HEALTHY, meta_judge=replace(HEALTHY.meta_judge, **changes))  # type: ignore[arg-type]

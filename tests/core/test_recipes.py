@@ -52,6 +52,19 @@ def test_a_recipe_extends_a_file_beside_it(tmp_path: Path) -> None:
     assert load_recipe(path).actor.samples == 9
 
 
+def test_words_lie_beside_the_recipe_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "kind.txt").write_text("Be kind.")
+    words = "judge: {rubric: kind.txt, template: judge}\nmeta_judge: {template: elsewhere.txt}\n"
+    base = write(tmp_path, "base", f"name: base\n{words}")
+    child = tmp_path / "below"
+    child.mkdir()
+    for path in (base, write(child, "child", "extends: ../base.yaml\nname: child\n")):
+        recipe = load_recipe(path)
+        assert recipe.judge.rubric == str(tmp_path / "kind.txt")
+        assert recipe.judge.template == "judge"
+        assert recipe.meta_judge.template == "elsewhere.txt"
+
+
 def test_changes_lie_on_top_and_are_yaml() -> None:
     recipe = load_recipe(
         "paper-llama3-8b", changes=["actor.samples=3", "pairing.rho=[0, 0.5]", "model=a/b"]
