@@ -20,7 +20,7 @@ PAGES: Final = (
 NOT_HERE: Final = {
     r"run_iteration (?!.*--dry-run)": "minutes to days; `tests/end_to_end` runs such ones",
     r"create_demo": "a minute: it takes a real model through an iteration",
-    r"(serve|serve --without-worker|worker|reconcile)$": "they run until they are stopped; tests/end_to_end",
+    r"(serve( --without-worker)?|worker|reconcile)$": "they run until stopped; tests/end_to_end",
     r"health": "it needs a broker; tests/webapp/test_health.py",
     r"control_iteration cancel": "nothing runs; tests/workers/test_queue.py",
     r"check --deploy": "it needs settings of production; tests/webapp/test_production.py",
