@@ -16,7 +16,7 @@ setup: $(STAMP)  ## create the environment
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing packages into $(VENV): some minutes and 2 GB or more, once"
+	@echo "installing packages into $(VENV): some minutes, once; 6 GB on Linux, about 2 GB with torch's CPU build (README.md)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[web,dev]'
 	touch $@
 

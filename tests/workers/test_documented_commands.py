@@ -20,7 +20,7 @@ PAGES: Final = (
 NOT_HERE: Final = {
     r"run_iteration (?!.*--dry-run)": "minutes to days; `tests/end_to_end` runs such ones",
     r"create_demo": "a minute: it takes a real model through an iteration",
-    r"(serve|worker|reconcile)$": "they run until they are stopped; tests/end_to_end",
+    r"(serve( --without-worker)?|worker|reconcile)$": "they run until stopped; tests/end_to_end",
     r"health": "it needs a broker; tests/webapp/test_health.py",
     r"control_iteration cancel": "nothing runs; tests/workers/test_queue.py",
     r"check --deploy": "it needs settings of production; tests/webapp/test_production.py",
@@ -56,7 +56,8 @@ def place(
 ) -> Installation:
     """A folder with what the pages take for granted: a model of one's own, and prompts."""
     (installation.root / "models" / "my-model").symlink_to(installation.model)
-    (installation.root / "prompts.jsonl").write_text(
+    (installation.root / "var").mkdir(exist_ok=True)
+    (installation.root / "var" / "prompts.jsonl").write_text(
         "".join(f'{{"prompt": "What is {number} plus 1?"}}\n' for number in range(20_000))
     )
     settings.META_REWARD_UPLOAD_ROOT = str(installation.root / "uploads")
@@ -78,7 +79,7 @@ def test_commands_about_a_finished_experiment_do(
     rest = [command for command in RUN if command not in BEFORE]
     assert {command.split()[0] for command in rest} >= {"export_pairs", "report", "backup", "prune"}
     for command in rest:
-        (place.root / "pairs.jsonl").unlink(missing_ok=True)
+        (place.root / "var" / "pairs.jsonl").unlink(missing_ok=True)
         run(command + (" --replace" if command.startswith("restore") else ""))
 
 
