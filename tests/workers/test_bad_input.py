@@ -5,10 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import connection
 from pytest_django.fixtures import Settings
 
+from meta_reward_core.shown_commands import manage
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment
 
@@ -203,12 +204,26 @@ def test_a_database_without_tables_says_what_to_do(
     assert "manage.py migrate" in str(refusal_of(installation))
 
 
-@pytest.mark.parametrize("command", ["show_iteration", "export_pairs"])
-def test_an_experiment_that_is_not_there(
-    installation: Installation, command: str, tmp_path: Path
+OF_NOBODY = {
+    "show_iteration": "show_iteration --experiment nobody",
+    "export_pairs": "export_pairs --experiment nobody --output x.jsonl",
+    "report": "report nobody --output x",
+    "create_audit": "create_audit --experiment nobody --iteration 1",
+    "audit_report": "audit_report --experiment nobody",
+    "control_iteration": "control_iteration pause --experiment nobody",
+    "evaluate": "evaluate run judge --judge scripted --experiment nobody --out x",
+}
+
+
+@pytest.mark.parametrize("command", OF_NOBODY.values(), ids=OF_NOBODY.keys())
+def test_an_experiment_that_is_not_there_is_told_of_by_all_commands_alike(
+    installation: Installation, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ["--output", str(tmp_path / "x.jsonl")] if command == "export_pairs" else []
-    with pytest.raises(CommandError, match="no experiment 'nobody'") as caught:
-        call_command(command, "--experiment", "nobody", *more)
+    monkeypatch.chdir(installation.root)
+    before = set(installation.root.iterdir())
+    with pytest.raises(CommandError) as caught:
+        installation.run(*command.split())
+    said = str(caught.value).replace(f" under {installation.artifacts}", "")
+    assert said == f"there is no experiment 'nobody': see {manage('list_experiments')}"
     assert caught.value.returncode == 2
-    assert not (tmp_path / "x.jsonl").exists()
+    assert set(installation.root.iterdir()) == before
