@@ -22,6 +22,6 @@ def vllm_missing() -> InputError:
     """What is said where vLLM is asked for and is not here."""
     return InputError(
         f"engine.kind: vllm needs vLLM, which is not installed in {sys.prefix}: install it by the "
-        'command in docs/engines.md under "vLLM", or name another engine, such as '
-        "--engine transformers"
+        'command in docs/engines.md under "vLLM", or begin with another engine, '
+        "such as --engine transformers"
     )

@@ -26,7 +26,7 @@ from meta_reward_core.engines.base import (
 )
 from meta_reward_core.engines.installed import vllm_missing
 from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
-from meta_reward_core.errors import EngineError, InputError, ModelFolderError
+from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.model_folder import ADAPTER
 from meta_reward_core.quiet import quiet_libraries
 from meta_reward_core.seeds import derive_seed
