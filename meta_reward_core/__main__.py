@@ -25,7 +25,13 @@ from meta_reward_core.console import ConsoleLedger, make_console, print_summary
 from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.launch import Places, make_tools, next_iterations, open_or_begin
+from meta_reward_core.launch import (
+    Places,
+    check_engine_of_next,
+    make_tools,
+    next_iterations,
+    open_or_begin,
+)
 from meta_reward_core.output_files import require_writable, write_json
 from meta_reward_core.plan import Speeds
 from meta_reward_core.request import Request
@@ -77,7 +83,10 @@ def _do(options: dict[str, Any], console: Console) -> Summary:
 
 
 def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
-    experiment = open_or_begin(request, places, say=lambda text: console.print(escape(text)))
+    experiment = open_or_begin(
+        request, places, say=lambda text: console.print(escape(text)), engine_here=True
+    )
+    check_engine_of_next(experiment, until=until)
     with experiment.locked():
         summaries = [
             _run_one(experiment, number, places, console)

@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import Recipe
 from meta_reward_core.console import print_outside_judge, print_plan
-from meta_reward_core.experiment import Experiment, open_experiment
-from meta_reward_core.launch import Places, check_goes_on, read_pool
+from meta_reward_core.experiment import open_experiment
+from meta_reward_core.launch import (
+    Places,
+    check_begins,
+    check_engine_of_next,
+    check_goes_on,
+    check_seed_model,
+)
 from meta_reward_core.plan import ASSUMED_TOKENS_PER_SECOND, Speeds, plan_iteration
 from meta_reward_core.recipes import shipped_recipes
-from meta_reward_core.request import Request, check_name, check_pool, requested_recipe
+from meta_reward_core.request import DEFAULT_RECIPE, Request, check_name
 from meta_reward_core.summary import Summary
 
 EXIT_INTERRUPTED = 130
@@ -33,7 +40,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--experiment", required=True, metavar="NAME", help="created on first use")
     recipes = ", ".join(shipped_recipes())
-    add("--recipe", metavar="NAME|FILE", help=f"a YAML file, or one of: {recipes}")
+    add("--recipe", metavar="NAME|FILE", help=f"a YAML file, or one of: {recipes}; "
+        f"default: the experiment's own, of a new one {DEFAULT_RECIPE}")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
         help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID",
@@ -79,19 +87,32 @@ def show_plan(
     console: Console,
     *,
     speeds_of: Callable[[Recipe], Speeds],
+    engine_here: bool = True,
 ) -> Summary:
     """Say what would be run, and at what cost, without writing anything.
 
+    What the run would refuse is refused, but for what only the network or a training can tell.
+
     Args:
         until: the iteration to go on to; None for one.
+        engine_here: whether this environment would also run it, and not the workers'.
         speeds_of: what finished shards of this experiment, or of one like it, have shown.
 
     Raises:
         InputError: something that was asked for is wrong.
+        StorageFullError: there is visibly too little room.
     """
     check_name(request.experiment)
-    existing = open_experiment(ArtifactStore(places.artifacts), request.experiment)
-    recipe = _check_request(request, existing)
+    store = ArtifactStore(places.artifacts)
+    existing, unknown = open_experiment(store, request.experiment), None
+    if existing is not None:
+        recipe = existing.recipe
+        check_goes_on(request, existing)
+        if engine_here:
+            check_engine_of_next(existing, until=until)
+    else:
+        recipe, _ = check_begins(request, store, engine_here=engine_here)
+        unknown = check_seed_model(recipe, places)
     done = existing.finished_iterations() if existing else 0
     speeds = speeds_of(recipe)
     plans = {
@@ -104,23 +125,15 @@ def show_plan(
     if not plans:
         console.print(f"nothing is left to run: {done} iterations are finished")
     console.print(_how_estimated(speeds))
+    if unknown is not None:
+        console.print(escape(unknown), soft_wrap=True)
     return {
         "experiment": request.experiment,
         "exists": existing is not None,
         "outside_judge": recipe.judge.endpoint,
+        "not_checked": unknown,
         "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},
     }
-
-
-def _check_request(request: Request, existing: Experiment | None) -> Recipe:
-    """The recipe that would be run, after a look at everything that was asked for."""
-    if existing is not None:
-        check_goes_on(request, existing)
-        return existing.recipe
-    recipe = requested_recipe(request)
-    if request.prompts is not None:
-        check_pool(recipe, len(read_pool(request.prompts, recipe).prompts))
-    return recipe
 
 
 def _iterations_to_plan(done: int, until: int | None) -> Iterable[int]:

@@ -102,6 +102,13 @@ def _make(folder: Path, remote: _Remote, say: Say) -> None:
     partial.rename(folder)
 
 
+def kept_commits(name: HubName, root: Path) -> list[str]:
+    """Commits of a model of the hub that lie below a root, as names."""
+    owner, _, short = name.repository.partition("/")
+    folders = (root / owner).glob(f"{short}@*")
+    return sorted(f"{owner}/{folder.name}" for folder in folders if folder.is_dir())
+
+
 def half_models(root: Path) -> list[Path]:
     """Folders of downloads below a root that were not completed, or are under way."""
     return sorted(folder for folder in root.glob("*/.*@*.partial") if folder.is_dir())
@@ -324,10 +331,5 @@ def _explained(name: HubName, root: Path) -> Iterator[None]:
 
 def _here(name: HubName, root: Path) -> str:
     """Which commits of a model lie here, for somebody whom the hub does not answer."""
-    owner, _, short = name.repository.partition("/")
-    kept = sorted(folder.name for folder in (root / owner).glob(f"{short}@*") if folder.is_dir())
-    return (
-        f". Without the hub there are: {', '.join(f'{owner}/{one}' for one in kept)}"
-        if kept
-        else ""
-    )
+    kept = kept_commits(name, root)
+    return f". Without the hub there are: {', '.join(kept)}" if kept else ""

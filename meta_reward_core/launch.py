@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.context import EngineLoader, Model, Tools
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.installed import require_engine
 from meta_reward_core.engines.kept import KeptEngine
 from meta_reward_core.engines.kinds import ENGINE_LOADERS
 from meta_reward_core.errors import InputError, ModelFolderError, StorageFullError
@@ -24,16 +26,22 @@ from meta_reward_core.experiment import (
     open_experiment,
 )
 from meta_reward_core.held_out import read_held_out, without_held_out
-from meta_reward_core.hub import read_hub_name
-from meta_reward_core.hub_models import fetch_model
+from meta_reward_core.hub import HubName, read_hub_name
+from meta_reward_core.hub_models import fetch_model, kept_commits
 from meta_reward_core.miniature.seed import ensure_seed_model, kept_seed_model
-from meta_reward_core.miniature.seed_variants import ensure_variant, kept_variant, read_variant
+from meta_reward_core.miniature.seed_variants import (
+    check_variant,
+    ensure_variant,
+    kept_variant,
+    read_variant,
+)
 from meta_reward_core.miniature.world import loop_prompts
 from meta_reward_core.model_folder import check_model_folder, hash_model_folder
 from meta_reward_core.plan import plan_iteration, room_needed
 from meta_reward_core.prompt_files import PromptFile, prompt_id_of, read_prompts
 from meta_reward_core.records import Prompt
 from meta_reward_core.request import (
+    DEFAULT_RECIPE,
     DEFAULT_SEED,
     Request,
     check_name,
@@ -69,11 +77,14 @@ class Places:
         )
 
 
-def open_or_begin(request: Request, places: Places, *, say: Callable[[str], None]) -> Experiment:
+def open_or_begin(
+    request: Request, places: Places, *, say: Callable[[str], None], engine_here: bool = False
+) -> Experiment:
     """Open the experiment, or begin it if there is none of this name.
 
     Args:
         say: told what takes long, and what was left out of the prompts.
+        engine_here: whether this environment will also run it, and not another machine's.
 
     Raises:
         InputError: something that was asked for is wrong.
@@ -83,9 +94,49 @@ def open_or_begin(request: Request, places: Places, *, say: Callable[[str], None
     store = ArtifactStore(places.artifacts)
     existing = open_experiment(store, request.experiment)
     if existing is None:
-        return _begin(request, places, store, say=say)
+        return _begin(request, places, store, say=say, engine_here=engine_here)
     check_goes_on(request, existing)
     return existing
+
+
+def check_begins(
+    request: Request,
+    store: ArtifactStore,
+    *,
+    engine_here: bool,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Recipe, PromptFile]:
+    """See that an experiment can begin as it is asked for, as far as that needs no model.
+
+    Raises:
+        InputError: something that was asked for is wrong.
+    """
+    if request.recipe is None:
+        _check_not_misspelt(request.experiment, store)
+    recipe = requested_recipe(request)
+    load_templates(recipe)
+    if engine_here:
+        require_engine(recipe.engine.kind)
+    prompts = read_pool(request.prompts, recipe, say=say)
+    check_pool(recipe, len(prompts.prompts))
+    return recipe, prompts
+
+
+def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
+    """Without a recipe a name most likely means an experiment that is there."""
+    meant = next(
+        (
+            close
+            for close in get_close_matches(name, store.names(""))
+            if store.exists(f"{close}/experiment.json")
+        ),
+        None,
+    )
+    if meant is not None:
+        raise InputError(
+            f"there is no experiment {name!r}; did you mean {meant!r}? To begin a new one, name "
+            f"its recipe: --recipe {DEFAULT_RECIPE}"
+        )
 
 
 def check_goes_on(request: Request, existing: Experiment) -> None:
@@ -108,15 +159,31 @@ def check_goes_on(request: Request, existing: Experiment) -> None:
     check_same_settings(existing, recipe=recipe, seed=request.seed, prompts=prompts)
 
 
+def check_engine_of_next(existing: Experiment, *, until: int | None) -> None:
+    """See that this environment has the engine of an experiment whose next iteration is to begin.
+
+    One that has begun may need no engine any more: its shards find out.
+
+    Raises:
+        InputError: it has not.
+    """
+    number = existing.finished_iterations() + 1
+    is_asked_for = until is None or number <= until
+    if is_asked_for and not existing.files(number).manifests():
+        require_engine(existing.recipe.engine.kind)
+
+
 def _begin(
-    request: Request, places: Places, store: ArtifactStore, *, say: Callable[[str], None]
+    request: Request,
+    places: Places,
+    store: ArtifactStore,
+    *,
+    say: Callable[[str], None],
+    engine_here: bool,
 ) -> Experiment:
-    recipe = requested_recipe(request)
-    load_templates(recipe)
-    prompts = read_pool(request.prompts, recipe, say=say)
-    check_pool(recipe, len(prompts.prompts))
+    recipe, prompts = check_begins(request, store, engine_here=engine_here, say=say)
     model = find_seed_model(recipe, places, say=say)
-    check_room(recipe, model, places)
+    check_room(recipe, model.folder, places)
     seed = DEFAULT_SEED if request.seed is None else request.seed
     return begin_experiment(
         store, request.experiment, recipe=recipe, seed=seed, seed_model=model, prompts=prompts
@@ -173,14 +240,60 @@ def find_seed_model(recipe: Recipe, places: Places, *, say: Callable[[str], None
         folder = ensure_variant(variant, places.models, scratch=places.scratch, say=say)
     elif recipe.model is None and recipe.world == "miniature":
         folder = ensure_seed_model(places.models, scratch=places.scratch, say=say)
-    elif recipe.model is None:
+    else:
+        folder = _model_folder(_named_model(recipe), places, say=say)
+    return Model("M0", folder, hash_model_folder(folder))
+
+
+def check_seed_model(recipe: Recipe, places: Places) -> str | None:
+    """See that M0 is there, as far as that takes no network and writes nothing.
+
+    Returns:
+        What is found out only when the experiment begins, in words; None if that is nothing.
+
+    Raises:
+        InputError: it is not there, or may not be loaded.
+        TrainingError: it was trained before, and is no seed model.
+        StorageFullError: there is visibly too little room.
+    """
+    folder, unknown = _folder_or_why_not(recipe, places)
+    if folder is not None:
+        check_room(recipe, folder, places)
+    return unknown
+
+
+def _folder_or_why_not(recipe: Recipe, places: Places) -> tuple[Path | None, str | None]:
+    if recipe.world == "miniature":
+        variant = read_variant(recipe.model)
+        if variant is not None or recipe.model is None:
+            folder = (
+                check_variant(variant, places.models)
+                if variant is not None
+                else kept_seed_model(places.models)
+            )
+            why_not = "the seed model is not here yet: it is trained when the experiment begins"
+            return folder, None if folder is not None else why_not
+    name = _named_model(recipe)
+    folder = _local_folder(name, places)
+    return folder, None if folder is not None else _not_fetched(_hub_name(name, places), places)
+
+
+def _not_fetched(name: HubName, places: Places) -> str:
+    kept = kept_commits(name, places.models)
+    here = f", and whether it is one of those here ({', '.join(kept)})" if kept else ""
+    return (
+        f"the model {name} has not been fetched yet: whether the hub has it{here}, and whether it "
+        "may be loaded, is found when the experiment begins"
+    )
+
+
+def _named_model(recipe: Recipe) -> str:
+    if recipe.model is None:
         raise InputError(
             f"recipe {recipe.name!r} names no model: give one with --model FOLDER or a "
             "Hugging Face id"
         )
-    else:
-        folder = _model_folder(recipe.model, places, say=say)
-    return Model("M0", folder, hash_model_folder(folder))
+    return recipe.model
 
 
 def seed_model_here(recipe: Recipe, places: Places) -> Model | None:
@@ -215,17 +328,21 @@ def _model_folder(name: str, places: Places, *, say: Callable[[str], None]) -> P
     folder = _local_folder(name, places)
     if folder is not None:
         return folder
+    fetched = fetch_model(_hub_name(name, places), places.models, token=places.hub_token, say=say)
+    return check_model_folder(fetched, allowed_roots=[places.models])
+
+
+def _hub_name(name: str, places: Places) -> HubName:
     on_hub = read_hub_name(name)
     if on_hub is None:
         raise ModelFolderError(
             f"there is no model folder {name!r}: give a folder below {places.models} "
             "(META_REWARD_MODEL_ROOT), or a Hugging Face id such as org/name or org/name@revision"
         )
-    fetched = fetch_model(on_hub, places.models, token=places.hub_token, say=say)
-    return check_model_folder(fetched, allowed_roots=[places.models])
+    return on_hub
 
 
-def check_room(recipe: Recipe, model: Model, places: Places) -> None:
+def check_room(recipe: Recipe, model: Path, places: Places) -> None:
     """Refuse a plan for which the disk is visibly too small (local stores).
 
     Raises:
@@ -234,7 +351,7 @@ def check_room(recipe: Recipe, model: Model, places: Places) -> None:
     store = ArtifactStore(places.artifacts)
     if not store.is_local:
         return
-    model_bytes = sum(file.stat().st_size for file in model.folder.iterdir())
+    model_bytes = sum(file.stat().st_size for file in model.iterdir())
     needed = room_needed(plan_iteration(recipe, 1), model_bytes=model_bytes)
     free = shutil.disk_usage(_existing_parent(Path(store.root))).free
     if free < needed:

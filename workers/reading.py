@@ -7,7 +7,20 @@ from meta_reward_core.config import Recipe
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.shown_commands import no_experiment
+from webapp.experiments.models import Experiment
+
+
+def find_row(name: str) -> Experiment:
+    """Find the row of an experiment.
+
+    Raises:
+        InputError: there is none.
+    """
+    row = Experiment.objects.filter(name=name).first()
+    if row is None:
+        raise no_experiment(name)
+    return row
 
 
 def read_recipe(store: ArtifactStore, name: str) -> Recipe:
@@ -18,9 +31,7 @@ def read_recipe(store: ArtifactStore, name: str) -> Recipe:
     """
     description = f"{name}/experiment.json"
     if not store.exists(description):
-        raise InputError(
-            f"there is no experiment {name!r} under {store.root}: see {manage('list_experiments')}"
-        )
+        raise no_experiment(name, root=store.root)
     return parse_recipe(json.loads(store.read(description))["recipe"], origin=description)
 
 

@@ -24,8 +24,9 @@ from meta_reward_core.engines.base import (
     Sampling,
     TokenChoice,
 )
+from meta_reward_core.engines.installed import vllm_missing
 from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
-from meta_reward_core.errors import EngineError, InputError, ModelFolderError
+from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.model_folder import ADAPTER
 from meta_reward_core.quiet import quiet_libraries
 from meta_reward_core.seeds import derive_seed
@@ -287,9 +288,7 @@ def _import_vllm() -> Any:
     try:
         return import_module("vllm")
     except ModuleNotFoundError as error:
-        raise InputError(
-            "engine.kind: vllm needs vLLM, which is not installed here. See docs/engines.md"
-        ) from error
+        raise vllm_missing() from error
 
 
 def _adapter_options(adapter: Path | None) -> dict[str, Any]:

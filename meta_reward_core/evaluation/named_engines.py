@@ -24,6 +24,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.launch import Places, find_seed_model
 from meta_reward_core.recipes import change_recipe
+from meta_reward_core.shown_commands import no_experiment
 
 ENDPOINT: Final = "endpoint:"
 EXPERIMENT: Final = "experiment:"
@@ -131,6 +132,8 @@ def _experiment(spec: str, places: Places) -> Experiment | None:
     if not spec.startswith(EXPERIMENT):
         return None
     name = spec.removeprefix(EXPERIMENT).rpartition("/")[0]
+    if not name:
+        raise InputError(f"{spec} names no model of an experiment: write experiment:NAME/M2")
     return find_experiment(name, places)
 
 
@@ -140,12 +143,10 @@ def find_experiment(name: str, places: Places) -> Experiment:
     Raises:
         InputError: there is none of this name.
     """
-    found = open_experiment(ArtifactStore(places.artifacts), name) if name else None
+    store = ArtifactStore(places.artifacts)
+    found = open_experiment(store, name)
     if found is None:
-        raise InputError(
-            f"there is no experiment {name!r}: name one that `list_experiments` shows, such as "
-            "experiment:NAME/M2"
-        )
+        raise no_experiment(name, root=store.root)
     return found
 
 

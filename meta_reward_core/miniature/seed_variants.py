@@ -92,6 +92,20 @@ def ensure_variant(
     models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f".{variant.name}-{variant.key[:12]}.lock"):
         gate = known_gate(variant, models) or _make(variant, models, scratch=scratch, say=say)
+    return _passed(variant, gate, models)
+
+
+def check_variant(variant: SeedVariant, models: Path) -> Path | None:
+    """Return a variant's folder as `ensure_variant` would, or None: it has yet to be trained.
+
+    Raises:
+        TrainingError: for what `ensure_variant` raises it, without a training.
+    """
+    gate = known_gate(variant, models)
+    return None if gate is None else _passed(variant, gate, models)
+
+
+def _passed(variant: SeedVariant, gate: GateResult, models: Path) -> Path:
     if not variant.noisy and not gate.passed:
         raise TrainingError(f"{seed.gate_sentence(gate)}: it is no seed model")
     folder = kept_variant(variant, models)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.evaluation.figures import Scorecard, scorecard_json
+from meta_reward_core.shown_commands import no_experiment
 
 Card = dict[str, Any]
 ReferenceKind = Literal["model", "humans"]
@@ -47,13 +48,11 @@ def keep_card(
         reference: of a judge's agreement: with whom.
 
     Raises:
-        ArtifactError: there is no such experiment, or it cannot be written.
+        InputError: there is no such experiment.
+        ArtifactError: it cannot be written.
     """
     if not store.exists(f"{experiment}/experiment.json"):
-        raise ArtifactError(
-            f"{store.root} holds no experiment {experiment!r}: `list_experiments` names those "
-            "that there are"
-        )
+        raise no_experiment(experiment, root=store.root)
     benchmark = _UNSAFE.sub("-", card.benchmark.lower()).strip("-")
     file = "-".join(filter(None, [benchmark, reference]))
     name = f"{experiment}/{_folder(number)}/{file}.json"

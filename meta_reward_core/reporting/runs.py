@@ -11,10 +11,10 @@ from typing import Any
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import Recipe, hash_of_values
-from meta_reward_core.errors import ArtifactError
 from meta_reward_core.evaluation.figures import Finding
 from meta_reward_core.evaluation.gaming import Answer, find_gaming
 from meta_reward_core.evaluation.records import Basis
+from meta_reward_core.experiment import require_experiment_files
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.reporting.kept_cards import Card, kept_cards
 from meta_reward_core.shards import IterationFiles
@@ -105,13 +105,9 @@ def read_run(
         look_at_answers: read all answers and look for such as play the judge.
 
     Raises:
-        ArtifactError: there is no such experiment, or a file of it is damaged.
+        ArtifactError: its files are gone, or one is damaged.
     """
-    if not store.exists(f"{name}/experiment.json"):
-        raise ArtifactError(
-            f"{store.root} holds no experiment {name!r}: `list_experiments` names those that "
-            "there are"
-        )
+    require_experiment_files(store, name)
     found = json.loads(store.read(f"{name}/experiment.json"))
     recipe = parse_recipe(found["recipe"], origin=f"{name}/experiment.json")
     manifests = _finished(store, name)

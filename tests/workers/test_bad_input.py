@@ -5,12 +5,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import connection
 from pytest_django.fixtures import Settings
 
+from meta_reward_core import request
+from meta_reward_core.engines import installed
+from meta_reward_core.shown_commands import manage
+from tests.end_to_end.conftest import CHECKOUT
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment
+
+WAYS = [(), ("--dry-run",)]
+"""A plan refuses what the run would refuse, with the same words."""
 
 
 def write(path: Path, text: str) -> Path:
@@ -36,6 +43,83 @@ RECIPES = {
 def test_a_wrong_recipe(installation: Installation, text: str) -> None:
     path = write(installation.root / "wrong.yaml", text)
     assert_refused(installation, ("--recipe", path), "wrong.yaml")
+
+
+TEMPLATES = {
+    "judge.rubric": "Judge {instruction} and {respons}.\n",
+    "judge.template": "Judge {instruction} and {respons}.\n",
+    "meta_judge.template": "Compare {instruction} and {respons}.\n",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("key", TEMPLATES)
+def test_words_that_are_missing_or_misspelt(
+    installation: Installation, key: str, way: Sequence[str]
+) -> None:
+    change = ("--set", f"{key}={installation.root}/words.txt", *way)
+    assert_refused(installation, change, "words.txt: there is no such template")
+    write(installation.root / "words.txt", TEMPLATES[key])
+    assert_refused(installation, change, "words.txt: {respons} is unknown")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_engine_that_is_not_installed_burns_no_name(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, way: Sequence[str]
+) -> None:
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    assert_refused(installation, ("--engine", "vllm", *way), "docs/engines.md")
+    assert "--constraint constraints.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
+    installation.run_iteration()
+
+
+def test_where_workers_draw_the_plan_asks_no_engine_of_this_machine(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    assert "generate" in installation.run_iteration("--engine", "vllm", "--queue", "--dry-run")
+
+
+def test_an_engine_that_is_gone_is_told_before_the_next_iteration_begins(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.run_iteration()
+    kept = installation.artifacts / "mine/experiment.json"
+    kept.write_text(kept.read_text().replace('"kind": "scripted"', '"kind": "vllm"'))
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    for way in WAYS:
+        assert "docs/engines.md" in refusal_to_go_on(installation, *way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_prompts_for_a_recipe_without_a_world(
+    installation: Installation, way: Sequence[str]
+) -> None:
+    with pytest.raises(CommandError, match="give your prompts with --prompts FILE"):
+        installation.run(
+            "run_iteration", "--experiment", "mine", "--recipe", str(installation.recipe), *way
+        )
+    assert not installation.artifacts.exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_misspelt_name_begins_no_other_experiment(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, way: Sequence[str]
+) -> None:
+    installation.run_iteration(name="demo")
+    (installation.artifacts / "dmeos").mkdir()  # a folder that is no experiment
+    words = ["run_iteration", "--prompts", str(installation.prompts), *way, "--experiment"]
+    with pytest.raises(CommandError) as caught:
+        installation.run(*words, "dmeo")
+    assert str(caught.value) == (
+        "there is no experiment 'dmeo'; did you mean 'demo'? To begin a new one, name its recipe: "
+        "--recipe smoke"
+    )
+    assert caught.value.returncode == 2
+    assert Experiment.objects.get().name == "demo"
+    installation.run_iteration(*way, name="dmeo")
+    monkeypatch.setattr(request, "DEFAULT_RECIPE", str(installation.recipe))
+    installation.run(*words, "unlike")
 
 
 PROMPTS = {
@@ -68,6 +152,7 @@ def assert_refused(
     assert not installation.artifacts.exists()
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -76,17 +161,18 @@ def assert_refused(
         (["--set", "actor.samples"], "key=value"),
         (["--prompts", "/nowhere/prompts.txt"], "prompts.txt"),
         (["--model", "/nowhere/model"], "no model folder"),
+        (["--model", "my-model"], "there is no model folder 'my-model'"),
         (["--model", "/etc"], "outside the allowed model folders"),
         (["--json", "/nowhere/out.json"], "cannot be written"),
     ],
 )
 def test_a_wrong_option(
-    installation: Installation, arguments: Sequence[object], message: str
+    installation: Installation, arguments: Sequence[object], message: str, way: Sequence[str]
 ) -> None:
-    assert_refused(installation, arguments, message)
+    assert_refused(installation, (*arguments, *way), message)
 
 
-@pytest.mark.parametrize("way", [(), ("--dry-run",)])
+@pytest.mark.parametrize("way", WAYS)
 def test_fewer_prompts_than_an_iteration_draws_are_told_by_a_plan_too(
     installation: Installation, way: Sequence[str]
 ) -> None:
@@ -98,9 +184,10 @@ def test_a_name_that_is_no_folder(installation: Installation, name: str) -> None
     assert_refused(installation, (), "cannot name an experiment", name=name)
 
 
-def test_a_model_that_holds_a_pickle(installation: Installation) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_that_holds_a_pickle(installation: Installation, way: Sequence[str]) -> None:
     (installation.model / "extra.bin").write_bytes(b"\x80\x04")
-    assert_refused(installation, (), "may be a pickle")
+    assert_refused(installation, way, "may be a pickle")
 
 
 def test_a_model_without_a_chat_template(installation: Installation) -> None:
@@ -108,12 +195,13 @@ def test_a_model_without_a_chat_template(installation: Installation) -> None:
     assert_refused(installation, (), "chat template")
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_a_disk_that_is_visibly_too_small(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, way: Sequence[str]
 ) -> None:
     free = SimpleNamespace(free=1)
     monkeypatch.setattr("meta_reward_core.launch.shutil.disk_usage", lambda path: free)
-    assert_refused(installation, (), "MB free", code=4)
+    assert_refused(installation, way, "MB free", code=4)
 
 
 def test_other_settings_than_it_began_with(installation: Installation) -> None:
@@ -185,9 +273,10 @@ def test_rows_whose_files_are_gone(
 ) -> None:
     installation.run_iteration()
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "elsewhere")
-    refusal = refusal_of(installation)
-    assert refusal.returncode == 2
-    assert "META_REWARD_ARTIFACT_ROOT" in str(refusal)
+    for way in WAYS:
+        refusal = refusal_of(installation, *way)
+        assert refusal.returncode == 2
+        assert "META_REWARD_ARTIFACT_ROOT" in str(refusal)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -203,12 +292,26 @@ def test_a_database_without_tables_says_what_to_do(
     assert "manage.py migrate" in str(refusal_of(installation))
 
 
-@pytest.mark.parametrize("command", ["show_iteration", "export_pairs"])
-def test_an_experiment_that_is_not_there(
-    installation: Installation, command: str, tmp_path: Path
+OF_NOBODY = {
+    "show_iteration": "show_iteration --experiment nobody",
+    "export_pairs": "export_pairs --experiment nobody --output x.jsonl",
+    "report": "report nobody --output x",
+    "create_audit": "create_audit --experiment nobody --iteration 1",
+    "audit_report": "audit_report --experiment nobody",
+    "control_iteration": "control_iteration pause --experiment nobody",
+    "evaluate": "evaluate judge --experiment nobody --own-reference x.jsonl",
+}
+
+
+@pytest.mark.parametrize("command", OF_NOBODY.values(), ids=OF_NOBODY.keys())
+def test_an_experiment_that_is_not_there_is_told_of_by_all_commands_alike(
+    installation: Installation, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ["--output", str(tmp_path / "x.jsonl")] if command == "export_pairs" else []
-    with pytest.raises(CommandError, match="no experiment 'nobody'") as caught:
-        call_command(command, "--experiment", "nobody", *more)
+    monkeypatch.chdir(installation.root)
+    before = set(installation.root.iterdir())
+    with pytest.raises(CommandError) as caught:
+        installation.run(*command.split())
+    said = str(caught.value).replace(f" under {installation.artifacts}", "")
+    assert said == f"there is no experiment 'nobody': see {manage('list_experiments')}"
     assert caught.value.returncode == 2
-    assert not (tmp_path / "x.jsonl").exists()
+    assert set(installation.root.iterdir()) == before

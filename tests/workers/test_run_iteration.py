@@ -257,6 +257,25 @@ def test_a_plan_is_shown_and_nothing_written(installation: Installation, tmp_pat
     assert not Experiment.objects.exists()
 
 
+@pytest.mark.parametrize("model", ["org/name", "org/name@v1.0"])
+def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
+    installation: Installation, tmp_path: Path, model: str
+) -> None:
+    words = ("--dry-run", "--json", tmp_path / "plan.json")
+    shown = installation.run_iteration("--model", model, *words)
+    note = f"the model {model} has not been fetched yet"
+    assert note in shown
+    assert json.loads((tmp_path / "plan.json").read_text())["not_checked"].startswith(note)
+    kept = installation.root / "models" / "org"
+    kept.mkdir()
+    (kept / f"name@{'0' * 40}").symlink_to(installation.model)
+    assert f"one of those here (org/name@{'0' * 40})" in installation.run_iteration(
+        "--model", model, *words
+    )
+    installation.run_iteration("--model", f"org/name@{'0' * 40}", *words)
+    assert json.loads((tmp_path / "plan.json").read_text())["not_checked"] is None
+
+
 def test_a_later_plan_uses_what_was_measured(installation: Installation) -> None:
     installation.run_iteration()
     shown = installation.run("run_iteration", "--experiment", "mine", "--dry-run")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.errors import ModelFolderError, TrainingError
-from meta_reward_core.launch import Places, find_seed_model
+from meta_reward_core.launch import Places, check_seed_model, find_seed_model
 from meta_reward_core.miniature import seed, world
 from meta_reward_core.miniature.seed import GateResult
 from meta_reward_core.miniature.seed_variants import (
@@ -79,6 +79,9 @@ def test_one_that_fails_the_gate_is_no_model_but_is_remembered(
     for _ in range(2):
         with pytest.raises(TrainingError, match="SFT seed 7 failed the gate"):
             ensure(SeedVariant(7), tmp_path)
+    places = Places(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
+    with pytest.raises(TrainingError, match="SFT seed 7 failed the gate"):
+        check_seed_model(load_recipe("smoke", changes=["model=miniature-sft7"]), places)
     gate = known_gate(SeedVariant(7), tmp_path / "models")
     assert gate is not None
     assert not gate.passed
@@ -116,8 +119,10 @@ def test_a_killed_training_leaves_nothing_that_counts(
 def test_a_launch_finds_the_variant_that_its_recipe_names(tmp_path: Path, trained: Trained) -> None:
     places = Places(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
     recipe = load_recipe("miniature-noisy-meta-judge")
+    assert "it is trained when the experiment begins" in str(check_seed_model(recipe, places))
     found = find_seed_model(recipe, places, say=lambda _: None)
     assert found.folder.name.startswith("miniature-sft1-noisy-")
+    assert check_seed_model(recipe, places) is None
     other = recipe.model_copy(update={"world": None})
     with pytest.raises(ModelFolderError):
         find_seed_model(other, places, say=lambda _: None)

@@ -21,6 +21,7 @@ from webapp.audit.pooling import pool_iteration, trend
 from webapp.audit.reporting import Report, StratumFigures, make_report
 from webapp.experiments.models import Experiment
 from workers.command_line import explained_errors, open_console, require_tables
+from workers.reading import find_row
 
 
 class Command(BaseCommand):
@@ -46,16 +47,9 @@ class Command(BaseCommand):
             if options["batch"] is not None:
                 _print_batch(console, options["batch"])
             elif options["iteration"] is not None:
-                _print_iteration(console, _find(options["experiment"]), options["iteration"])
+                _print_iteration(console, find_row(options["experiment"]), options["iteration"])
             else:
-                _print_trend(console, _find(options["experiment"]))
-
-
-def _find(name: str) -> Experiment:
-    experiment = Experiment.objects.filter(name=name).first()
-    if experiment is None:
-        raise InputError(f"there is no experiment {name!r}")
-    return experiment
+                _print_trend(console, find_row(options["experiment"]))
 
 
 def _print_batch(console: Console, number: int) -> None:

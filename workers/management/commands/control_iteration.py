@@ -7,11 +7,11 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from meta_reward_core.errors import InputError
 from webapp.experiments.models import Experiment, Iteration, RunStatus
 from workers import scheduling
 from workers.command_line import explained_errors, require_tables
 from workers.handing_over import request_cancel, request_pause, resume
+from workers.reading import find_row
 from workers.reconciler import expire_leases
 
 ACTIONS: Final[dict[str, Callable[[Experiment], Iteration]]] = {
@@ -42,10 +42,7 @@ class Command(BaseCommand):
         """Ask; after a request to stop, wait until nothing runs any more."""
         with explained_errors():
             require_tables()
-            row = Experiment.objects.filter(name=options["experiment"]).first()
-            if row is None:
-                raise InputError(f"there is no experiment {options['experiment']!r}")
-            iteration = ACTIONS[options["action"]](row)
+            iteration = ACTIONS[options["action"]](find_row(options["experiment"]))
             if options["action"] in _STOPS:
                 _wait_for_rest(iteration)
             iteration.refresh_from_db()

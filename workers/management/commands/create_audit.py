@@ -11,8 +11,8 @@ from webapp.audit.acts import warn_of_sight
 from webapp.audit.desk import possible_auditors
 from webapp.audit.making import BatchPlan, make_batch
 from webapp.audit.models import Kind
-from webapp.experiments.models import Experiment
 from workers.command_line import explained_errors, open_console, require_tables
+from workers.reading import find_row
 
 
 class Command(BaseCommand):
@@ -65,9 +65,7 @@ class Command(BaseCommand):
         with explained_errors():
             require_tables()
             plan = _plan(options)
-            experiment = Experiment.objects.filter(name=options["experiment"]).first()
-            if experiment is None:
-                raise InputError(f"there is no experiment {options['experiment']!r}")
+            experiment = find_row(options["experiment"])
             auditors = _auditors(options["auditor"])
             batch = make_batch(experiment, options["iteration"], plan, by=None, auditors=auditors)
             console.print(f"batch {batch.pk}: {batch.items.count()} items, /audits/{batch.pk}")

@@ -14,6 +14,7 @@ from webapp.experiments.models import Experiment
 from webapp.places import VAR_ROOT
 from webapp.reporting.selecting import read_row, report_title
 from workers.command_line import configured_places, explained_errors, open_console
+from workers.reading import read_recipe
 from workers.reporting import write_report
 
 
@@ -55,4 +56,6 @@ def _read(name: str) -> Run:
     row = Experiment.objects.filter(name=name).first()
     if row is not None:
         return read_row(row, look=True)
-    return read_run(ArtifactStore(configured_places().artifacts), name, look_at_answers=True)
+    store = ArtifactStore(configured_places().artifacts)
+    read_recipe(store, name)
+    return read_run(store, name, look_at_answers=True)

@@ -23,6 +23,7 @@ from meta_reward_core.errors import InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.launch import (
     Places,
+    check_engine_of_next,
     make_tools,
     next_iterations,
     open_or_begin,
@@ -99,26 +100,35 @@ class Command(ExemplifiedCommand):
         with explained_errors(go_on=go_on):
             require_tables()
             require_writable(options["json"])
-            if options["dry_run"]:
-                result = show_plan(
-                    request,
-                    options["iterations"],
-                    configured_places(),
-                    console,
-                    speeds_of=partial(_speeds, request.experiment),
+            if options["queue"] and options["draws"] is not None:
+                raise InputError(
+                    "--draws is for runs in this process: leave out --queue, or --draws"
                 )
+            if options["dry_run"]:
+                result = _plan(request, options, console)
             else:
                 result = _carry_out(request, options, console)
             if options["json"] is not None:
                 write_json(options["json"], result)
 
 
+def _plan(request: Request, options: dict[str, Any], console: Console) -> Summary:
+    places = configured_places()
+    _check_rows(request.experiment, places)
+    return show_plan(
+        request,
+        options["iterations"],
+        places,
+        console,
+        speeds_of=partial(_speeds, request.experiment),
+        engine_here=not options["queue"],
+    )
+
+
 def _carry_out(request: Request, options: dict[str, Any], console: Console) -> Summary:
     until, places = options["iterations"], configured_places()
     if not options["queue"]:
         return _run(request, until, places, console, draws=options["draws"])
-    if options["draws"] is not None:
-        raise InputError("--draws is for runs in this process: leave out --queue, or --draws")
     return _run_by_workers(request, until, places, console)
 
 
@@ -158,7 +168,8 @@ def _run(
     *,
     draws: Path | None,
 ) -> Summary:
-    experiment = _open(request, places, console)
+    experiment = _open(request, places, console, engine_here=True)
+    check_engine_of_next(experiment, until=until)
     row = record_experiment(experiment, artifact_root=places.artifacts)
     with kept_from_workers(experiment, row):
         lost = forget_lost_attempts(row)
@@ -176,7 +187,7 @@ def _run(
 def _run_by_workers(
     request: Request, until: int | None, places: Places, console: Console
 ) -> Summary:
-    experiment = _open(request, places, console)
+    experiment = _open(request, places, console, engine_here=False)
     row = record_experiment(experiment, artifact_root=places.artifacts)
     iteration = hand_over(experiment, row, until=until)
     try:
@@ -216,11 +227,19 @@ def _follow_one(experiment: Experiment, iteration: models.Iteration, console: Co
     return summary
 
 
-def _open(request: Request, places: Places, console: Console) -> Experiment:
-    name = request.experiment
+def _open(request: Request, places: Places, console: Console, *, engine_here: bool) -> Experiment:
+    _check_rows(request.experiment, places)
+    return open_or_begin(
+        request,
+        places,
+        say=lambda text: console.print(escape(text)),
+        engine_here=engine_here,
+    )
+
+
+def _check_rows(name: str, places: Places) -> None:
     found = ArtifactStore(places.artifacts).exists(f"{name}/experiment.json")
     check_rows_have_files(name, artifact_root=places.artifacts, files_exist=found)
-    return open_or_begin(request, places, say=lambda text: console.print(escape(text)))
 
 
 def _run_one(
