@@ -36,7 +36,7 @@ def test_a_plan_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -
     "arguments, message",
     [
         (["--model", "my-model"], "there is no model folder 'my-model'"),
-        (["--set", "judge.rubric=./none.txt"], "./none.txt: there is no such template"),
+        (["--set", "judge.rubric=./none.txt"], "none.txt: there is no such template"),
         (["--engine", "vllm"], "docs/engines.md"),
         (["--recipe", "paper-llama3-8b"], "give your prompts with --prompts FILE"),
     ],

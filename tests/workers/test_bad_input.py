@@ -60,7 +60,7 @@ def test_words_that_are_missing_or_misspelt(
     change = ("--set", f"{key}={installation.root}/words.txt", *way)
     assert_refused(installation, change, "words.txt: there is no such template")
     write(installation.root / "words.txt", TEMPLATES[key])
-    assert_refused(installation, change, "words.txt: {respons} is unknown")
+    assert_refused(installation, change, "{respons} is unknown here")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -69,7 +69,7 @@ def test_an_engine_that_is_not_installed_burns_no_name(
 ) -> None:
     monkeypatch.setattr(installed, "find_spec", lambda name: None)
     assert_refused(installation, ("--engine", "vllm", *way), "docs/engines.md")
-    assert "--constraint constraints.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
+    assert "--constraint var/constraints-vllm.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
     installation.run_iteration()
 
 
