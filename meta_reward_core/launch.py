@@ -14,6 +14,7 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.context import EngineLoader, Model, Tools
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.endpoints import find_endpoint
 from meta_reward_core.engines.installed import require_engine
 from meta_reward_core.engines.kept import KeptEngine
 from meta_reward_core.engines.kinds import ENGINE_LOADERS
@@ -116,10 +117,18 @@ def check_begins(
     recipe = requested_recipe(request)
     load_templates(recipe)
     if engine_here:
-        require_engine(recipe.engine.kind)
+        _require_engines(recipe)
     prompts = read_pool(request.prompts, recipe, say=say)
     check_pool(recipe, len(prompts.prompts))
     return recipe, prompts
+
+
+def _require_engines(recipe: Recipe) -> None:
+    """See that this environment has what a recipe's engines are made of; nothing is asked."""
+    require_engine(recipe.engine.kind)
+    for name in (recipe.engine.endpoint, recipe.judge.endpoint):
+        if name is not None:
+            find_endpoint(name)
 
 
 def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
@@ -170,7 +179,7 @@ def check_engine_of_next(existing: Experiment, *, until: int | None) -> None:
     number = existing.finished_iterations() + 1
     is_asked_for = until is None or number <= until
     if is_asked_for and not existing.files(number).manifests():
-        require_engine(existing.recipe.engine.kind)
+        _require_engines(existing.recipe)
 
 
 def _begin(

@@ -38,6 +38,7 @@ def test_a_plan_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -
         (["--model", "my-model"], "there is no model folder 'my-model'"),
         (["--set", "judge.rubric=./none.txt"], "none.txt: there is no such template"),
         (["--engine", "vllm"], "docs/engines.md"),
+        (["--set", "judge.endpoint=nobody"], "no endpoint 'nobody'"),
         (["--recipe", "paper-llama3-8b"], "give your prompts with --prompts FILE"),
     ],
 )

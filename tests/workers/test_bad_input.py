@@ -69,7 +69,9 @@ def test_an_engine_that_is_not_installed_burns_no_name(
 ) -> None:
     monkeypatch.setattr(installed, "find_spec", lambda name: None)
     assert_refused(installation, ("--engine", "vllm", *way), "docs/engines.md")
-    assert "--constraint var/constraints-vllm.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
+    assert (
+        "--constraint var/constraints-vllm.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
+    )
     installation.run_iteration()
 
 
