@@ -98,7 +98,7 @@ def test_without_a_prompt_nothing_follows(
         (["--samples", "0"], "counts from 1"),
         (["--temperature", "-1"], "lies between 0 and 5"),
         (["--own-shots", "-1"], "--own-shots counts from 0"),
-        (["--template", "judge"], "unknown; use {examples}"),
+        (["--template", "judge"], "unknown here; use {examples}"),
         (["--shots", "20"], "only 9 seed instructions"),
     ],
 )
