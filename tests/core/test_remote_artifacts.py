@@ -344,9 +344,13 @@ def test_work_whose_lock_was_taken_is_stopped(
 
 def _take_over(store: ArtifactStore, folder: str) -> bool:
     """Write the next number, as another process does that takes this one for dead."""
-    latest = max(store.names(folder), default="00000000.json")
-    number = int(latest.removesuffix(".json")) + 1
-    return store.put_if_absent(f"{folder}/{number:08d}.json", b"{}")
+
+    def latest() -> int:
+        return int(max(store.names(folder), default="00000000.json").removesuffix(".json"))
+
+    number = latest() + 1
+    # Free may also be a number that its writer has removed, for it has gone on meanwhile.
+    return store.put_if_absent(f"{folder}/{number:08d}.json", b"{}") and latest() == number
 
 
 def _together(work: Callable[[int], object], count: int) -> None:
