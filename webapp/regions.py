@@ -1,10 +1,17 @@
 """A page and its regions: one address, rendered whole or, when htmx asks, one region alone."""
 
-from typing import Any
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
 
+from django.conf import settings
+from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
+
+_VARY: Final = ("HX-Request", "HX-History-Restore-Request", "HX-Boosted")
 
 
 def wants_region(request: HttpRequest) -> bool:
@@ -27,5 +34,27 @@ def render_page(
         region: template of the region.
     """
     response = render(request, region if wants_region(request) else page, context)
-    patch_vary_headers(response, ["HX-Request", "HX-History-Restore-Request", "HX-Boosted"])
+    patch_vary_headers(response, _VARY)
+    return response
+
+
+def render_for_all(
+    request: HttpRequest, region: str, gather: Callable[[], dict[str, Any]]
+) -> HttpResponse:
+    """Render a region that is the same for whoever asks, once in a while for all of them.
+
+    Watchers ask for it every two seconds, many at a time. Who may see it has been checked before.
+
+    Args:
+        region: its template, in which nothing depends on the person.
+        gather: its context, made where there is no young rendering of this address.
+    """
+    address = f"{region} {request.get_full_path()}"
+    key = f"region-{hashlib.sha256(address.encode()).hexdigest()}"
+    content = cache.get(key)
+    if content is None:
+        content = render_to_string(region, gather(), request)
+        cache.set(key, content, settings.META_REWARD_REGION_SECONDS)
+    response = HttpResponse(content)
+    patch_vary_headers(response, _VARY)
     return response

@@ -69,6 +69,9 @@ META_REWARD_ARTIFACT_ROOT = root_from_environment("META_REWARD_ARTIFACT_ROOT", "
 META_REWARD_MODEL_ROOT = root_from_environment("META_REWARD_MODEL_ROOT", "models")
 META_REWARD_SCRATCH_ROOT = root_from_environment("META_REWARD_SCRATCH_ROOT", "scratch")
 
+# How old a page's region may be for those who only watch: it is drawn once for all of them.
+META_REWARD_REGION_SECONDS = 1.0
+
 # Prompts that people sent by a form, each under the hash of its content.
 META_REWARD_UPLOAD_ROOT = str(VAR_ROOT / "uploads")
 META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32")) * 1_000_000)

@@ -14,6 +14,7 @@ def _quick_and_apart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     settings.SECRET_KEY = "for tests alone"
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     queues._message_counts.cache_clear()
+    settings.META_REWARD_REGION_SECONDS = 0.0  # a test changes a row and looks at once
     monkeypatch.setattr(queues, "queue_lengths", lambda: {"gpu": 0, "cpu": 0})
 
 

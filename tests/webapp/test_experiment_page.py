@@ -2,7 +2,9 @@
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.test import Client
+from pytest_django.fixtures import Settings
 
 from meta_reward_core.measures import AlarmName
 from meta_reward_core.recipes import load_recipe
@@ -70,6 +72,33 @@ def test_the_state_asks_again_while_it_runs_and_only_then(
     assert 'hx-get="/experiments/first?seen=0" hx-trigger="every 2s"' in get(client, PATH, **HTMX)
     finish(iteration)
     assert "hx-get" not in get(client, PATH, **HTMX)
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/iterations/1"])
+def test_watchers_share_what_is_drawn_and_who_steers_does_not(
+    client: Client, iteration: Iteration, alice: User, settings: Settings, path: str
+) -> None:
+    settings.META_REWARD_REGION_SECONDS = 60.0
+    cache.clear()
+    one, other = (signed_in(make_person(name, "viewer")) for name in ("vic", "vera"))
+    run_judging(iteration)
+    before = get(one, path, **HTMX)
+    drawn = count_queries(one, path, **HTMX)
+    Iteration.objects.filter(pk=iteration.pk).update(status="failed", finding="it broke")
+    assert get(other, path, **HTMX) == before
+    assert drawn < count_queries(client, path, **HTMX)
+    assert "it broke" in get(client, path, **HTMX)
+    assert "it broke" in get(other, f"{path}?page=1", **HTMX)  # another address
+    assert "it broke" in get(other, path)
+    make_private(iteration.experiment, alice)
+    assert other.get(path, headers=HTMX).status_code == 404
+    cache.clear()
+
+
+def signed_in(person: User) -> Client:
+    client = Client()
+    client.force_login(person)
+    return client
 
 
 def test_once_an_iteration_is_finished_the_page_comes_anew(

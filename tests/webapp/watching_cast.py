@@ -99,9 +99,9 @@ def get(client: Client, path: str = "/", **headers: str) -> str:
     return client.get(path, headers=headers).content.decode()
 
 
-def count_queries(client: Client, path: str) -> int:
+def count_queries(client: Client, path: str, **headers: str) -> int:
     with CaptureQueriesContext(connection) as asked:
-        assert client.get(path).status_code == 200
+        assert client.get(path, headers=headers).status_code == 200
     return len(asked)
 
 

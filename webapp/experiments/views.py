@@ -1,5 +1,6 @@
 """Pages about experiments: the list, one of them, one of its iterations, the log, the workers."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from django import forms
@@ -55,7 +56,7 @@ from webapp.people.access import (
     sees_or_audits,
     visible_experiments,
 )
-from webapp.regions import render_page, wants_region
+from webapp.regions import render_for_all, render_page, wants_region
 
 _EXPERIMENTS_ON_A_PAGE: Final = 20
 _CHARTS_REGION: Final = "iteration-charts"
@@ -123,11 +124,11 @@ def experiment(request: HttpRequest, name: str) -> HttpResponse:
             region="",
             context=_state_of(request, row) | _story_of(row) | _ownership(request, row),
         )
-    response = render_page(
+    response = _region(
         request,
-        "",
-        region="experiments/partials/experiment-state.html",
-        context=_state_of(request, row),
+        row,
+        "experiments/partials/experiment-state.html",
+        lambda: _state_of(request, row),
     )
     if request.GET.get("seen") not in (None, str(count_finished(row))):
         response.headers["HX-Refresh"] = "true"
@@ -192,17 +193,30 @@ def iteration(request: HttpRequest, name: str, number: int) -> HttpResponse:
         context["alarms"] = alarms_of([row])
         response = render_page(request, "experiments/iteration.html", region="", context=context)
     elif request.headers.get("HX-Target") == _CHARTS_REGION:
-        context = {"drawn": iteration_charts(row), "is_running": _runs(row)}
-        response = _region(request, "experiments/partials/iteration-charts.html", context)
+        response = _region(
+            request,
+            row.experiment,
+            "experiments/partials/iteration-charts.html",
+            lambda: {"drawn": iteration_charts(row), "is_running": _runs(row)},
+        )
     else:
-        context = _progress_of(request, row)
-        response = _region(request, "experiments/partials/iteration-state.html", context)
+        response = _region(
+            request,
+            row.experiment,
+            "experiments/partials/iteration-state.html",
+            lambda: _progress_of(request, row),
+        )
     patch_vary_headers(response, ["HX-Target"])
     return response
 
 
-def _region(request: HttpRequest, region: str, context: dict[str, Any]) -> HttpResponse:
-    return render_page(request, "", region=region, context=context)
+def _region(
+    request: HttpRequest, row: Experiment, region: str, gather: Callable[[], dict[str, Any]]
+) -> HttpResponse:
+    """Render what changes; whoever steers sees buttons, and at once what came of them."""
+    if may_steer(request.user, row):
+        return render_page(request, "", region=region, context=gather())
+    return render_for_all(request, region, gather)
 
 
 def _with_iterations(row: Experiment) -> Experiment:
