@@ -25,7 +25,8 @@ def web_part(host: str, port: int) -> Part:
     """The site."""
     command = [
         *(sys.executable, "-m", "gunicorn", "webapp.wsgi:application"),
-        *("--bind", bind_address(host, port), "--workers", "2", "--threads", "4"),
+        *("--bind", bind_address(host, port), "--threads", "4"),
+        *("--workers", os.environ.get("WEB_CONCURRENCY", "2")),  # gunicorn's own name for it
         *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
         # Longer than a page waits between two questions, or a connection closes as it is asked.
         *("--keep-alive", "15"),
