@@ -74,7 +74,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     _declare_sides(turns, "answers", baseline=False)
     rewards = add_kind(benchmarks, "reward-bench", "RewardBench: the judge scores answers")
     rewards.add_argument("--items", type=Path, required=True, metavar="FILE", help="its rows")
-    _declare_words(rewards)
+    declare_words(rewards)
     judge = add_kind(benchmarks, "judge", "the judge scores responses")
     add = judge.add_argument
     add("--responses", type=Path, metavar="FILE",
@@ -84,7 +84,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     add("--reference", type=Path, metavar="FILE", help="scores, ranks, verdicts, or an audit")
     add("--reference-is", choices=["model", "humans"], default="model",
         help="of --keep: whose opinions the reference holds")  # fmt: skip
-    _declare_words(judge)
+    declare_words(judge)
     for name, benchmark in benchmarks.choices.items():
         _declare_shared(benchmark, samples=5 if name in ("judge", "reward-bench") else 1)
 
@@ -100,7 +100,8 @@ def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool
         parser.add_argument(f"--{role}-name", metavar="NAME", help="to show, if not its own")
 
 
-def _declare_words(parser: argparse.ArgumentParser) -> None:
+def declare_words(parser: argparse.ArgumentParser) -> None:
+    """Declare the judge's prompt, its rubric, and where the rubric's scale ends."""
     add = parser.add_argument
     add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
     add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")

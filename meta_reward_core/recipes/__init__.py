@@ -13,7 +13,7 @@ from meta_reward_core.errors import RecipeError
 from meta_reward_core.templates import is_shipped_name
 
 Values = dict[str, Any]
-WORDS: Final = (("judge", "template"), ("judge", "rubric"), ("meta_judge", "template"))
+WORDS: Final = ("judge.template", "judge.rubric", "meta_judge.template")
 """Values that name a template of the package, or a file."""
 
 
@@ -152,7 +152,8 @@ def _read_yaml(path: str) -> Values:
 
 def _find_beside(values: Values, folder: Path) -> None:
     """Name the files of words that lie beside a recipe in full, so that any folder finds them."""
-    for section, key in WORDS:
+    for name in WORDS:
+        section, _, key = name.partition(".")
         words = values.get(section)
         if isinstance(words, dict) and isinstance(words.get(key), str):
             file = folder / words[key]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from meta_reward_core.config import Recipe
 from meta_reward_core.errors import RecipeError
-from meta_reward_core.recipes import change_recipe, parse_recipe
+from meta_reward_core.recipes import WORDS, change_recipe, parse_recipe
 from webapp.launching.fields import (
     RecipeField,
     read_value,
@@ -21,7 +21,6 @@ from webapp.launching.fields import (
 )
 
 _ADAPTERS: Final = "training.lora"
-_TEMPLATES: Final = ("judge.template", "judge.rubric", "meta_judge.template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def require_launchable(recipe: Recipe) -> None:
     if recipe.sample.held_out is not None:
         raise RecipeError("sample.held_out names a file of the workers' machine: not from here")
     values = recipe.model_dump(mode="json")
-    for key in _TEMPLATES:
+    for key in WORDS:
         if value_at(values, key) not in shipped_templates(key):
             known = ", ".join(shipped_templates(key))
             raise RecipeError(f"{key} takes a shipped template here ({known}), not a file")

@@ -20,7 +20,6 @@ from meta_reward_core.evaluation.files import write_json_lines
 from meta_reward_core.evaluation.named_engines import open_engine
 from meta_reward_core.held_out import read_held_out
 from meta_reward_core.output_files import require_writable
-from meta_reward_core.parsing import MAX_POINTS
 from meta_reward_core.shown_commands import manage
 from meta_reward_core.templates import load_template
 from workers.command_line import (
@@ -29,7 +28,7 @@ from workers.command_line import (
     explained_errors,
     open_console,
 )
-from workers.evaluation_runs import points, progress_lines, share, temperature
+from workers.evaluation_runs import declare_words, progress_lines, share, temperature
 
 _EXAMPLE = """\
 example:
@@ -62,10 +61,7 @@ class Command(ExemplifiedCommand):
         add("--output", type=Path, required=True, metavar="FILE", help="JSON lines")
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
             help="prompts that are kept for evaluation; repeatable")  # fmt: skip
-        add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
-        add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")
-        add("--top-points", type=points, default=MAX_POINTS, metavar="POINTS",
-            help="where the rubric's scale ends; default: 5")  # fmt: skip
+        declare_words(parser)
         add("--samples", type=counting, default=4, metavar="N", help="times that all are judged")
         add("--most-share", type=share, default=1.0, metavar="SHARE",
             help="of the rows that may have the same points; default: 1, all")  # fmt: skip
