@@ -25,7 +25,7 @@ COPY templates templates
 
 USER 10001
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=30s --start-period=60s --retries=3 \
     CMD ["python", "manage.py", "health", "--site", "http://127.0.0.1:8000"]
 # What `make serve` starts, but for the broker and the worker, which have places of their own.
 CMD ["python", "manage.py", "serve", "--host", "0.0.0.0", "--port", "8000", "--without-worker"]

@@ -16,6 +16,8 @@ from webapp.health import look
 from workers.machine import machine_name
 
 _OK: Final = 200
+_PATIENCE_SECONDS: Final = 15.0
+"""A busy site is not a broken one; what asks for a container gives the whole command 30 s."""
 
 
 class Command(BaseCommand):
@@ -58,7 +60,11 @@ def _require_site(url: str) -> None:
     """Ask it from within, by a name that it answers to."""
     name = next((host for host in settings.ALLOWED_HOSTS if host.strip("*.")), "localhost")
     try:
-        answer = httpx2.get(f"{url.rstrip('/')}/healthz", headers={"Host": name.lstrip(".")})
+        answer = httpx2.get(
+            f"{url.rstrip('/')}/healthz",
+            headers={"Host": name.lstrip(".")},
+            timeout=_PATIENCE_SECONDS,
+        )
     except httpx2.HTTPError as error:
         raise CommandError(f"the site does not answer: {error}") from error
     if answer.status_code != _OK:
