@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import Recipe
-from meta_reward_core.console import print_outside_judge, print_plan
+from meta_reward_core.console import print_outside_judge, print_plan, print_total
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.launch import (
     Places,
@@ -122,6 +122,8 @@ def show_plan(
     print_outside_judge(console, recipe.judge.endpoint)
     for number, plan in plans.items():
         print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
+    if len(plans) > 1:
+        print_total(console, list(plans.values()))
     if not plans:
         console.print(f"nothing is left to run: {done} iterations are finished")
     console.print(_how_estimated(speeds))

@@ -5,7 +5,7 @@ Without a terminal the same is told in plain lines, not often.
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any, Final, Protocol, cast
 
 from rich.console import Console
@@ -227,12 +227,22 @@ def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:
             "not estimated" if stage.seconds is None else stage.basis,
         )
     console.print(table)
+    console.print(f"together {_total(plan)}")
+
+
+def print_total(console: Console, plans: Collection[Sequence[StagePlan]]) -> None:
+    """Show what several iterations will cost in all."""
+    stages = [stage for plan in plans for stage in plan]
+    console.print(f"[bold]all {len(plans)} iterations[/bold] {_total(stages)}")
+
+
+def _total(plan: Sequence[StagePlan]) -> str:
     tokens = sum(stage.tokens for stage in plan)
     seconds = sum(stage.seconds or 0.0 for stage in plan)
-    console.print(f"together about {tokens:,} tokens and {_duration(seconds)}{_training(plan)}")
+    return f"about {tokens:,} tokens and {_duration(seconds)}{_training(plan)}"
 
 
-def _training(plan: list[StagePlan]) -> str:
+def _training(plan: Sequence[StagePlan]) -> str:
     if any(stage.seconds is None for stage in plan):
         unknown = "no training of such a model has been measured"
         return f"; how long training takes is not known yet: {unknown}"

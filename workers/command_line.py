@@ -10,7 +10,13 @@ from types import FrameType
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+    OutputWrapper,
+)
 from django.db import OperationalError, connection
 from rich.console import Console
 
@@ -20,6 +26,10 @@ from meta_reward_core.errors import InputError, MetaRewardError, StorageFullErro
 from meta_reward_core.launch import Places
 from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import Experiment
+
+
+class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """A command's own options before those that all share; its examples as they are written."""
 
 
 class ExemplifiedCommand(BaseCommand):
@@ -33,7 +43,7 @@ class ExemplifiedCommand(BaseCommand):
             prog_name,
             subcommand,
             epilog=self.examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             **kwargs,
         )
 

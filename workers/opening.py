@@ -17,7 +17,7 @@ def open_row(row: models.Experiment) -> Experiment:
     """
     # Each time: under a root that was unmounted an empty iteration would seem to be next.
     require_experiment_files(ArtifactStore(row.artifact_root), row.name)
-    return _open(row.artifact_root, row.name, row.recipe_sha256, row.seed_model_sha256)
+    return _open(row.pk, row.artifact_root, row.name, row.recipe_sha256, row.seed_model_sha256)
 
 
 def context_of(iteration: models.Iteration) -> IterationContext:
@@ -30,7 +30,13 @@ def context_of(iteration: models.Iteration) -> IterationContext:
 
 
 @functools.lru_cache(maxsize=16)
-def _open(artifact_root: str, name: str, recipe_sha256: str, seed_model_sha256: str) -> Experiment:
+def _open(
+    pk: int,  # noqa: ARG001 the name may have been an experiment's that was deleted
+    artifact_root: str,
+    name: str,
+    recipe_sha256: str,
+    seed_model_sha256: str,
+) -> Experiment:
     """Settings never change, and hashing the seed model takes a while: once in a process."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:

@@ -3,7 +3,8 @@
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
 that no waiting order names, copies of models that a store holds, half downloads of models,
 checkpoints that a later one has followed, old events of accounts.
-Tables of an experiment are never among them: they are what it was run for.
+Tables of an experiment are never among them: they are what it was run for. They go only with the
+whole experiment, which somebody has to name.
 """
 
 import json
@@ -19,13 +20,18 @@ from typing import Final
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
-from django.db.models import Sum
+from django.db import transaction
+from django.db.models import Q, Sum
 from django.utils import timezone
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.checkpoints import Checkpoint, kept_copies
+from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.hub_models import half_models
-from webapp.experiments.models import Attempt, AttemptStatus, Experiment, Order, RunStatus
+from meta_reward_core.locking import locked
+from meta_reward_core.request import check_name
+from meta_reward_core.shown_commands import manage, no_experiment
+from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Order, RunStatus
 from webapp.experiments.stages import duration_text
 from webapp.people.models import Event
 
@@ -128,6 +134,70 @@ def _cache(days: float) -> Iterator[Removal]:
             yield _folder("cache", folder, "a download of it begins anew")
 
 
+def find_whole(name: str) -> Removal:
+    """Find all that one experiment is: its rows, its artifacts and its scratch.
+
+    Carried out once more it removes what a first try, stopped half-way, has left.
+
+    Raises:
+        InputError: there is none, or another experiment began with a model of it.
+        ExperimentBusyError: it runs, or has been handed to the workers.
+    """
+    check_name(name)
+    row = Experiment.objects.filter(name=name).first()
+    store = ArtifactStore(row.artifact_root if row else settings.META_REWARD_ARTIFACT_ROOT)
+    scratch = Path(settings.META_REWARD_SCRATCH_ROOT) / name
+    size = sum(store.sizes(name).values()) + (_size(scratch) if scratch.is_dir() else 0)
+    if row is None and not size:
+        raise no_experiment(name)
+    _require_no_heirs(name, store.path(name))
+    if row is not None:
+        _require_rest(row)
+
+    def carry_out() -> None:
+        with locked(store, name):
+            if row is not None:
+                _delete_rows(row)
+            shutil.rmtree(scratch, ignore_errors=True)
+        store.delete(name)
+
+    return Removal("experiment", name, size, _cost_of_whole(row), carry_out)
+
+
+def _require_rest(row: Experiment) -> None:
+    """The workers may have it; whether a command has, its lock says."""
+    waits = Q(status=RunStatus.RUNNING, driver=Driver.WORKERS) | Q(status=RunStatus.PAUSED)
+    if row.iterations.filter(waits).exists():
+        cancel = manage("control_iteration", "cancel", "--experiment", row.name)
+        raise ExperimentBusyError(f"experiment {row.name!r} has not ended: first run `{cancel}`")
+
+
+def _require_no_heirs(name: str, path: str) -> None:
+    """A model that others began with is hashed and read again whenever they go on."""
+    heirs = Experiment.objects.exclude(name=name).filter(seed_model_folder__startswith=f"{path}/")
+    names = ", ".join(heirs.values_list("name", flat=True))
+    if names:
+        raise InputError(f"a model of {name!r} is the seed model of {names}: delete these first")
+
+
+def _delete_rows(row: Experiment) -> None:
+    with transaction.atomic():
+        _require_rest(Experiment.objects.select_for_update().get(pk=row.pk))
+        row.delete()
+
+
+def _cost_of_whole(row: Experiment | None) -> str:
+    if row is None:
+        return "what is left of its files: its rows have gone before"
+    made = row.iterations.filter(status=RunStatus.FINISHED).count()
+    audits = row.audits.count()
+    kept = f"; the answers of its {audits} audits stay, without it" if audits else ""
+    return (
+        f"all of it: responses, judgments, pairs, charts, and the {made} models it made{kept}. "
+        "What was exported or published stays"
+    )
+
+
 def _cost_of(experiment: Experiment, number: int) -> str:
     spent = Attempt.objects.filter(
         shard__stage__iteration__experiment=experiment,
@@ -143,5 +213,8 @@ def _cost_of(experiment: Experiment, number: int) -> str:
 
 
 def _folder(kind: str, folder: Path, cost: str) -> Removal:
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Removal(kind, str(folder), size, cost, lambda: shutil.rmtree(folder))
+    return Removal(kind, str(folder), _size(folder), cost, lambda: shutil.rmtree(folder))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -6,14 +6,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import open_experiment
 from tests.workers.installation import Installation, UseScript
-from webapp.experiments.models import Experiment, Order, RunStatus
+from webapp.audit.models import Gate
+from webapp.experiments.models import Driver, Experiment, Iteration, Order, RunStatus
 from webapp.people.models import Event
+from workers.opening import open_row
 
 
 @pytest.fixture
@@ -122,3 +125,67 @@ def test_old_events_go_and_young_ones_stay(finished: Installation) -> None:
     finished.run("prune", "--what", "events", "--yes")
     assert "10 days" in set(Event.objects.values_list("subject", flat=True))
     assert "100 days" not in set(Event.objects.values_list("subject", flat=True))
+
+
+def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> None:
+    finished.run_iteration("--iterations", 1, name="other")
+    other = files(finished.artifacts / "other")
+    before = files(finished.root)
+    Gate.objects.create(experiment=Experiment.objects.get(name="mine"))
+    said = finished.run("prune", "--experiment", "mine")
+    assert "the 2 models it made" in said
+    assert "nothing was" in said
+    assert files(finished.root) == before
+    finished.run("prune", "--experiment", "mine", "--yes")
+    assert list(Experiment.objects.values_list("name", flat=True)) == ["other"]
+    assert not (finished.artifacts / "mine").exists()
+    assert not (finished.root / "scratch" / "mine").exists()
+    assert files(finished.artifacts / "other") == other
+    with pytest.raises(CommandError, match="there is no experiment 'mine'"):
+        finished.run("prune", "--experiment", "mine", "--yes")
+
+
+def test_the_name_is_free_for_another_experiment_afterwards(finished: Installation) -> None:
+    finished.run("prune", "--experiment", "mine", "--yes")
+    finished.run_iteration("--iterations", 1, "--seed", 7)
+    row = Experiment.objects.get()
+    assert (row.seed, open_row(row).seed) == (7, 7)
+
+
+def test_what_a_stopped_removal_has_left_goes_by_the_same_command(finished: Installation) -> None:
+    Experiment.objects.get().delete()
+    said = finished.run("prune", "--experiment", "mine", "--yes")
+    assert "its rows have gone before" in said
+    assert not (finished.artifacts / "mine").exists()
+
+
+@pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.PAUSED])
+def test_an_experiment_that_the_workers_have_is_not_removed(
+    finished: Installation, status: RunStatus
+) -> None:
+    Iteration.objects.filter(number=2).update(status=status, driver=Driver.WORKERS)
+    before = files(finished.root)
+    with pytest.raises(CommandError, match="has not ended: first run"):
+        finished.run("prune", "--experiment", "mine", "--yes")
+    assert files(finished.root) == before
+
+
+def test_an_experiment_that_a_command_runs_is_not_removed(finished: Installation) -> None:
+    experiment = open_row(Experiment.objects.get())
+    with experiment.locked(), pytest.raises(CommandError, match="another process is running"):
+        finished.run("prune", "--experiment", "mine", "--yes")
+    assert Experiment.objects.exists()
+    assert (finished.artifacts / "mine" / "experiment.json").is_file()
+
+
+def test_an_experiment_whose_model_another_one_began_with_is_not_removed(
+    finished: Installation,
+) -> None:
+    finished.run_iteration("--iterations", 1, name="heir")
+    began_with = finished.artifacts / "mine" / "iteration-1" / "checkpoint"
+    Experiment.objects.filter(name="heir").update(seed_model_folder=began_with)
+    with pytest.raises(CommandError, match="the seed model of heir"):
+        finished.run("prune", "--experiment", "mine", "--yes")
+    finished.run("prune", "--experiment", "heir", "--yes")
+    finished.run("prune", "--experiment", "mine", "--yes")
+    assert not Experiment.objects.exists()

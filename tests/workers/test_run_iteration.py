@@ -276,6 +276,16 @@ def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
     assert json.loads((tmp_path / "plan.json").read_text())["not_checked"] is None
 
 
+def test_a_plan_of_several_iterations_has_a_sum(installation: Installation, tmp_path: Path) -> None:
+    shown = installation.run_iteration(
+        "--dry-run", "--iterations", 3, "--json", tmp_path / "plan.json"
+    )
+    plans = json.loads((tmp_path / "plan.json").read_text())["plan"].values()
+    tokens = sum(stage["tokens"] for plan in plans for stage in plan)
+    assert f"all 3 iterations about {tokens:,} tokens" in shown
+    assert "all 1" not in installation.run_iteration("--dry-run")
+
+
 def test_a_later_plan_uses_what_was_measured(installation: Installation) -> None:
     installation.run_iteration()
     shown = installation.run("run_iteration", "--experiment", "mine", "--dry-run")

@@ -1,5 +1,6 @@
 """Delete what is no longer needed, once somebody has seen what that is."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -7,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from webapp.people.models import EventKind
 from workers.command_line import explained_errors, require_tables
 from workers.noting import note_command
-from workers.pruning import BY_DEFAULT, KINDS, find_removals
+from workers.pruning import BY_DEFAULT, KINDS, Removal, find_removals, find_whole
 
 
 class Command(BaseCommand):
@@ -15,13 +16,17 @@ class Command(BaseCommand):
 
     help = (
         "List what may be deleted, what that frees and what it costs; with --yes, delete it. "
-        "Checkpoints only where --what names them."
+        "Checkpoints only where --what names them, a whole experiment only by its name."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument(
+        things = parser.add_mutually_exclusive_group()
+        things.add_argument(
             "--what", nargs="+", choices=KINDS, default=list(BY_DEFAULT), help="kinds of things"
+        )
+        things.add_argument(
+            "--experiment", metavar="NAME", help="this one alone, with its rows and all its files"
         )
         parser.add_argument(
             "--days",
@@ -36,7 +41,7 @@ class Command(BaseCommand):
         with explained_errors():
             require_tables()
             total = 0
-            for found in find_removals(tuple(options["what"]), days=options["days"]):
+            for found in _find(options):
                 self.stdout.write(
                     f"{found.size / 1e6:10,.1f} MB  {found.kind}  {found.what}\n"
                     f"{'':15}cost: {found.cost}"
@@ -47,3 +52,9 @@ class Command(BaseCommand):
                     note_command(EventKind.PRUNED, found.what, detail=found.kind)
         done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
         self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")
+
+
+def _find(options: dict[str, Any]) -> Iterable[Removal]:
+    if options["experiment"] is not None:
+        return [find_whole(options["experiment"])]
+    return find_removals(tuple(options["what"]), days=options["days"])
