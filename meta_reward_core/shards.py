@@ -208,10 +208,15 @@ class IterationFiles:
         return self._manifests
 
     def _read_manifest(self, name: str) -> ShardManifest | None:
-        """A damaged manifest is no manifest: its shard is made again."""
+        """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
+        path = self._at(f"manifests/{name}")
         try:
-            return ShardManifest.from_json(self.store.read(self._at(f"manifests/{name}")))
+            return ShardManifest.from_json(self.store.read(path))
         except (ValueError, KeyError, TypeError):
+            return None
+        except ArtifactError:
+            if self.store.exists(path):
+                raise
             return None
 
     def _is_whole(self, manifest: ShardManifest) -> bool:

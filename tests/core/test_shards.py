@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.errors import ArtifactError
 from meta_reward_core.shards import IterationFiles, Work
 from meta_reward_core.tables import table_of
 
@@ -43,3 +44,33 @@ def test_a_shard_that_is_made_again_no_longer_promises_what_it_did(tmp_path: Pat
     assert files.inputs_digest(["prompts"]) == open_files(tmp_path).inputs_digest(["prompts"])
     assert files.inputs_digest(["prompts"]) != with_both
     assert files.read("prompts", 1).num_rows == 0
+
+
+def test_a_manifest_that_is_discarded_while_all_are_read_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody follows an iteration whose damaged shards the workers make again."""
+    publish(open_files(tmp_path), 0)
+    list_names = ArtifactStore.names
+
+    def list_and_lose(store: ArtifactStore, folder: str) -> list[str]:
+        names = list_names(store, folder)
+        for name in names:
+            store.delete(f"{folder}/{name}")
+        return names
+
+    monkeypatch.setattr(ArtifactStore, "names", list_and_lose)
+    assert open_files(tmp_path).manifests() == []
+
+
+def test_a_manifest_that_is_there_and_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(open_files(tmp_path), 0)
+
+    def refuse(store: ArtifactStore, name: str) -> bytes:
+        raise ArtifactError(f"cannot read {name} of {store.root}: permission denied")
+
+    monkeypatch.setattr(ArtifactStore, "read", refuse)
+    with pytest.raises(ArtifactError, match="permission denied"):
+        open_files(tmp_path).manifests()
