@@ -33,6 +33,10 @@ class CannotShareError(Exception):
     """The model's attention asks for something that cannot be read in parts."""
 
 
+class EnoughReadError(Exception):
+    """The last keys and values that a call is made for are there; it has no other result."""
+
+
 def use_shared_attention(model: PreTrainedModel) -> None:
     """Make `model` attend by `attend_shared` from now on: every call needs a `Reading` then."""
     AttentionInterface.register(ATTENTION_NAME, attend_shared)
@@ -85,11 +89,13 @@ class Reading:
         prefixes: what precedes the call's own tokens.
         positions: of the call's own tokens, (sequences, tokens).
         last: the highest of them, at most.
+        enough_at: the layer whose keys and values are the last that the call is made for.
     """
 
     prefixes: list[Prefix]
     positions: Tensor
     last: int
+    enough_at: int | None = None
     _windows: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
     def bias(self, number: int, window: int | None, groups: int) -> Tensor | None:
@@ -184,6 +190,7 @@ def attend_shared(
 
     Raises:
         CannotShareError: the attention is of a kind that this function does not know.
+        EnoughReadError: this is the layer at which the reading is to end.
     """
     if shared_reading is None:
         raise CannotShareError("the model does not hand arguments on to its attention")
@@ -191,13 +198,15 @@ def attend_shared(
         raise CannotShareError("the model adds a mask or a bias of its own to the scores")
     if not getattr(module, "is_causal", True):
         raise CannotShareError("the model's attention is not causal")
+    layer: Any = module.layer_idx
+    if layer == shared_reading.enough_at:
+        raise EnoughReadError
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window and sliding_window <= shared_reading.last else None
     if not shared_reading.prefixes and window is None and softcap is None and s_aux is None:
         return _plain_causal(query, key, value, scale), None
     query = query * (scale * LOG2_E if softcap is None else scale / softcap)
     cap = None if softcap is None else softcap * LOG2_E
-    layer: Any = module.layer_idx
     parts = [_attend_own(query, key, value, window=window, cap=cap)]
     for number, prefix in enumerate(shared_reading.prefixes):
         keys, values = prefix.level.keys[layer], prefix.level.values[layer]

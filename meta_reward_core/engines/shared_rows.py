@@ -5,19 +5,19 @@ prompt is left to the rows: read once for each of them, it gives the logits of t
 and whatever a row reads after it has no padding.
 """
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from meta_reward_core.engines.caches import roomy_cache, select_rows
 from meta_reward_core.engines.prefixes import Batch, Segment, find_levels
-from meta_reward_core.engines.shared_attention import Level, Prefix, Reading
+from meta_reward_core.engines.shared_attention import EnoughReadError, Level, Prefix, Reading
 
 # Tokens of prompts read in one call of the model: the longest segment times their number.
 PREFILL_TOKENS = 4096
@@ -73,33 +73,39 @@ def _read_segments(
     model: PreTrainedModel, segments: Sequence[Segment], before: Sequence[ReadLevel]
 ) -> Level:
     """Keys and values of segments that follow the levels `before` them."""
-    parts = [_read_together(model, some, before) for some in _chunks(segments)]
-    longest = max(len(segment.tokens) for segment in segments)
+    lengths = [len(segment.tokens) for segment in segments]
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    for numbers in _chunks(lengths):
+        read = _read_together(model, [segments[number] for number in numbers], before)
+        if len(numbers) == len(segments):
+            keys, values = read
+            break
+        for whole, parts in zip((keys, values), read, strict=True):
+            if not whole:
+                whole.extend(_room(part, len(segments), max(lengths)) for part in parts)
+            for room, part in zip(whole, parts, strict=True):
+                room[numbers, :, : part.shape[2]] = part
+    return Level(keys, values, [segment.start for segment in segments], lengths)
 
-    def beside(layers: Sequence[Tensor]) -> Tensor:
-        if len(layers) == 1:
-            return layers[0]
-        return torch.cat([pad(layer, (0, 0, 0, longest - layer.shape[2])) for layer in layers])
 
-    return Level(
-        keys=[beside(layers) for layers in zip(*(part[0] for part in parts), strict=True)],
-        values=[beside(layers) for layers in zip(*(part[1] for part in parts), strict=True)],
-        starts=[segment.start for segment in segments],
-        lengths=[len(segment.tokens) for segment in segments],
-    )
+def _room(part: Tensor, segments: int, longest: int) -> Tensor:
+    """Zeros, because what is hidden is multiplied too."""
+    return part.new_zeros(segments, part.shape[1], longest, part.shape[3])
 
 
-def _chunks(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """Neighbours that are read together: at most `PREFILL_TOKENS`, padding included."""
-    chunk: list[Segment] = []
-    longest = 0
-    for segment in segments:
-        longest = max(longest, len(segment.tokens))
-        if chunk and (len(chunk) + 1) * longest > PREFILL_TOKENS:
-            yield chunk
-            chunk, longest = [], len(segment.tokens)
-        chunk.append(segment)
-    yield chunk
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of segments that are read together: of like length, as they are padded to one.
+
+    At most `PREFILL_TOKENS`, padding included; those of a chunk in order.
+    """
+    chunk: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if chunk and (len(chunk) + 1) * lengths[chunk[0]] > PREFILL_TOKENS:
+            yield sorted(chunk)
+            chunk = []
+        chunk.append(number)
+    yield sorted(chunk)
 
 
 def _read_together(
@@ -112,18 +118,21 @@ def _read_together(
     positions = starts[:, None] + torch.arange(longest, device=model.device)
     readers = [segment.first_row for segment in segments]
     cache = DynamicCache()
-    model(
-        input_ids=torch.tensor(ids, device=model.device),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        shared_reading=Reading(
-            _prefixes([_near(level, readers) for level in before], readers, device=model.device),
-            positions,
-            last=max(segment.start for segment in segments) + longest - 1,
-        ),
+    reading = Reading(
+        _prefixes([_near(level, readers) for level in before], readers, device=model.device),
+        positions,
+        last=max(segment.start for segment in segments) + longest - 1,
+        enough_at=model.config.get_text_config(decoder=True).num_hidden_layers - 1,
     )
+    with contextlib.suppress(EnoughReadError):
+        model(
+            input_ids=torch.tensor(ids, device=model.device),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            shared_reading=reading,
+        )
     layers: list[Any] = cache.layers
     return [layer.keys for layer in layers], [layer.values for layer in layers]
 

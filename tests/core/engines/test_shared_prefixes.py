@@ -2,18 +2,20 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from meta_reward_core.engines.base import Conversation, Sampling
-from meta_reward_core.engines.prefixes import find_levels, make_batch
+from meta_reward_core.engines.prefixes import MIN_SHARED_TOKENS, Batch, find_levels, make_batch
 from meta_reward_core.engines.shared_attention import use_shared_attention
 from meta_reward_core.engines.shared_rows import SharedRows
 from meta_reward_core.engines.sharing import enable_sharing
 from meta_reward_core.engines.transformers import TransformersEngine
 from tests.core.engines.architectures import MODELS, RARER_MODELS, UNSHARED_MODELS, make_random
-from tests.core.engines.both_ways import distances, family
+from tests.core.engines.both_ways import distances, family, words
 from tests.core.tiny_model import make_tokenizer
 
 SERVED = MODELS | RARER_MODELS
@@ -35,6 +37,40 @@ def test_prompts_are_read_in_pieces_with_the_same_logits(monkeypatch: pytest.Mon
     monkeypatch.setattr("meta_reward_core.engines.shared_attention.SCORES_AT_ONCE", {"cpu": 50})
     for name in ("llama", "gemma3"):
         assert max(distances(make_random(MODELS[name]), family())) < TOLERANCE
+
+
+def tokens_read(batch: Batch) -> list[int]:
+    """How many tokens, padding included, go through each layer until the rows can draw."""
+    model: Any = make_random(MODELS["llama"])
+    use_shared_attention(model)
+    counts = [0] * len(model.model.layers)
+    for number, layer in enumerate(model.model.layers):
+
+        def count(module: object, given: tuple[Tensor, ...], number: int = number) -> None:
+            counts[number] += given[0].shape[0] * given[0].shape[1]
+
+        layer.mlp.register_forward_pre_hook(count)
+    with torch.inference_mode():
+        SharedRows(model, batch)
+    return counts
+
+
+def test_reading_ends_with_the_last_keys_and_values() -> None:
+    """What the last layer makes of a prompt is wanted of its last token alone."""
+    counts = tokens_read(family())
+    assert counts[-1] == family().rows
+    assert min(counts[:-1]) > 10 * family().rows
+
+
+def test_ends_of_like_length_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 40 tokens make a call, those of 2 another one: nothing is padding."""
+    monkeypatch.setattr("meta_reward_core.engines.shared_rows.PREFILL_TOKENS", 6 * 40)
+    trunk = words(1, MIN_SHARED_TOKENS)
+    prompts = [
+        (*trunk, 6 + number, *words(number, 40 if number % 2 else 2)) for number in range(12)
+    ]
+    batch = make_batch(prompts, [1] * len(prompts))
+    assert tokens_read(batch)[0] == len(trunk) + 6 * 40 + 6 * 2 + len(prompts)
 
 
 def test_a_row_gets_the_same_logits_alone_and_among_others() -> None:
