@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from filelock import FileLock, Timeout
@@ -25,6 +26,8 @@ from meta_reward_core.errors import ArtifactError, ExperimentBusyError, StorageU
 LEASE_SECONDS: Final = 60.0
 """Who has written no further number for so long is taken for dead."""
 RENEWAL_SECONDS: Final = 15.0
+_STOP: Final = signal.SIGUSR2
+"""Not SIGINT: what a script runs in the background is begun with that ignored."""
 
 
 @contextlib.contextmanager
@@ -148,23 +151,41 @@ def _leased(lease: Lease) -> Iterator[None]:
     """Hold a lease, and stop the work in the main thread should another process take it."""
     lease.claim()
     done = threading.Event()
-    is_main = threading.current_thread() is threading.main_thread()
-    renewing = threading.Thread(target=_renew, args=(lease, done, is_main), daemon=True)
-    renewing.start()
+    with _stoppable() as is_main:
+        renewing = threading.Thread(target=_renew, args=(lease, done, is_main), daemon=True)
+        renewing.start()
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if not lease.is_lost:
+                raise
+            raise ExperimentBusyError(
+                "another process has taken this experiment over, because this one was silent for "
+                f"{LEASE_SECONDS:.0f} seconds: what is finished is kept"
+            ) from error
+        finally:
+            done.set()
+            renewing.join()
+            if not lease.is_lost:
+                lease.release()
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[bool]:
+    """Let `_STOP` stop this thread as Ctrl-C does; only the main thread, as the result says."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
     try:
-        yield
-    except KeyboardInterrupt as error:
-        if not lease.is_lost:
-            raise
-        raise ExperimentBusyError(
-            "another process has taken this experiment over, because this one was silent for "
-            f"{LEASE_SECONDS:.0f} seconds: what is finished is kept"
-        ) from error
+        before = signal.signal(_STOP, stop)
+    except ValueError:  # not the main thread
+        yield False
+        return
+    try:
+        yield True
     finally:
-        done.set()
-        renewing.join()
-        if not lease.is_lost:
-            lease.release()
+        signal.signal(_STOP, before or signal.SIG_DFL)
 
 
 def _renew(lease: Lease, done: threading.Event, interrupts: bool) -> None:  # noqa: FBT001
@@ -172,5 +193,5 @@ def _renew(lease: Lease, done: threading.Event, interrupts: bool) -> None:  # no
         lease.renew()
         if lease.is_lost:
             if interrupts:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, _STOP)
             return
