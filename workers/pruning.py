@@ -193,7 +193,7 @@ def _cost_of_whole(row: Experiment | None) -> str:
     audits = row.audits.count()
     kept = f"; the answers of its {audits} audits stay, without it" if audits else ""
     return (
-        f"all of it: responses, judgments, pairs, charts, and the {made} models it made{kept}. "
+        f"all of it: responses, judgments, pairs, charts, and the models it made ({made}){kept}. "
         "What was exported or published stays"
     )
 

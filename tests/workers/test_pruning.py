@@ -133,7 +133,7 @@ def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> No
     before = files(finished.root)
     Gate.objects.create(experiment=Experiment.objects.get(name="mine"))
     said = finished.run("prune", "--experiment", "mine")
-    assert "the 2 models it made" in said
+    assert "the models it made (2)" in said
     assert "nothing was" in said
     assert files(finished.root) == before
     finished.run("prune", "--experiment", "mine", "--yes")
