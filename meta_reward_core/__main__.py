@@ -8,7 +8,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +23,7 @@ from meta_reward_core.command import (
 from meta_reward_core.console import ConsoleLedger, make_console, print_summary
 from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.experiment import Experiment
+from meta_reward_core.interrupting import stopped_by
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.launch import (
     Places,
@@ -43,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     options = vars(_parser().parse_args(arguments))
     console = make_console(sys.stdout)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        require_writable(options["json"])
-        result = _do(options, console)
-        if options["json"] is not None:
-            write_json(options["json"], result)
+        with stopped_by(signal.SIGTERM):
+            require_writable(options["json"])
+            result = _do(options, console)
+            if options["json"] is not None:
+                write_json(options["json"], result)
     except MetaRewardError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -67,10 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run_options(parser)
     return parser
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise KeyboardInterrupt
 
 
 def _do(options: dict[str, Any], console: Console) -> Summary:

@@ -15,13 +15,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from filelock import FileLock, Timeout
 
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
 from meta_reward_core.errors import ArtifactError, ExperimentBusyError, StorageUnreachableError
+from meta_reward_core.interrupting import stopped_by
 
 LEASE_SECONDS: Final = 60.0
 """Who has written no further number for so long is taken for dead."""
@@ -151,7 +151,7 @@ def _leased(lease: Lease) -> Iterator[None]:
     """Hold a lease, and stop the work in the main thread should another process take it."""
     lease.claim()
     done = threading.Event()
-    with _stoppable() as is_main:
+    with stopped_by(_STOP) as is_main:
         renewing = threading.Thread(target=_renew, args=(lease, done, is_main), daemon=True)
         renewing.start()
         try:
@@ -168,24 +168,6 @@ def _leased(lease: Lease) -> Iterator[None]:
             renewing.join()
             if not lease.is_lost:
                 lease.release()
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[bool]:
-    """Let `_STOP` stop this thread as Ctrl-C does; only the main thread, as the result says."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(_STOP, stop)
-    except ValueError:  # not the main thread
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        signal.signal(_STOP, before or signal.SIG_DFL)
 
 
 def _renew(lease: Lease, done: threading.Event, interrupts: bool) -> None:  # noqa: FBT001

@@ -6,7 +6,6 @@ import errno
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
@@ -23,6 +22,7 @@ from rich.console import Console
 from meta_reward_core.command import EXIT_INTERRUPTED
 from meta_reward_core.console import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
+from meta_reward_core.interrupting import stopped_by
 from meta_reward_core.launch import Places
 from meta_reward_core.shown_commands import manage
 from webapp.experiments.models import Experiment
@@ -65,7 +65,7 @@ def explained_errors(*, go_on: str = "") -> Iterator[None]:
     Args:
         go_on: told after an interruption: how to go on.
     """
-    with _sigterm_like_ctrl_c():
+    with stopped_by(signal.SIGTERM):
         try:
             yield
         except MetaRewardError as error:
@@ -89,24 +89,6 @@ def _says_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "disk is full" in str(error)
-
-
-@contextlib.contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """A supervisor's SIGTERM stops as cleanly as a person's Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def require_tables() -> None:
