@@ -20,11 +20,11 @@ from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.context import IterationContext, Model, Tools
 from meta_reward_core.engines.base import Engine
 from meta_reward_core.experiment import Experiment, begin_experiment
-from meta_reward_core.iteration import STAGES
+from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.model_folder import hash_model_folder
 from meta_reward_core.prompt_files import PromptFile, prompt_id_of
 from meta_reward_core.records import Prompt
-from meta_reward_core.shards import Work
+from meta_reward_core.shards import ShardManifest, Work
 from webapp.experiments.models import Attempt, Iteration, Shard
 from workers import lifecycle, reconciler, scheduling, sending, turns
 from workers.handing_over import hand_over
@@ -34,6 +34,8 @@ from workers.rows import record_experiment
 Result = TypeVar("Result")
 RECONCILE_EVERY = 50
 """Shards between two passes of the reconciler: what a pass costs does not depend on it."""
+OPENED = 100
+"""Shards whose start in an engine's process is tried, once all manifests are there."""
 
 
 class Messages:
@@ -101,6 +103,14 @@ class Simulation:
                 ends = self.now + self._draw.lognormvariate(0, 0.3) * shard_seconds
                 heapq.heappush(self._running, (ends, claimed[0].pk, *claimed))
 
+    def open_shards(self, step_name: str, shards: int) -> None:
+        """What an engine's process does before a shard: is it there already, from these inputs?"""
+        step = next(stage for stage in STAGES if stage.name == step_name)
+        iteration = Iteration.objects.select_related("experiment").get(pk=self._iteration.pk)
+        for shard in range(shards):
+            start = partial(_start, step, iteration, shard)
+            self.timed("a shard's own start", start)
+
     def _end(self, shard: Shard, attempt: Attempt) -> None:
         self.timed("beat", lambda: lifecycle.extend(attempt, seconds=60, done=1, tokens=1))
         self.timed("may go on", lambda: lifecycle.may_go_on(attempt))
@@ -120,6 +130,10 @@ def make_nothing(context: IterationContext, shard: Shard) -> dict[str, int]:
     key = step.key(context, shard.index)
     context.files.publish(step.name, shard.index, key=key, work=work, packages={})
     return work.counts
+
+
+def _start(step: Stage, iteration: Iteration, shard: int) -> ShardManifest | None:
+    return step.finished_shard(context_of(iteration), shard)
 
 
 def _no_engine(model: Model, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
@@ -152,6 +166,6 @@ def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> 
     row = record_experiment(experiment, artifact_root=str(root / "artifacts"))
     simulation = Simulation(hand_over(experiment, row, until=1), messages, workers)
     ended = simulation.run(shard_seconds)
-    files = experiment.files(1)
-    simulation.timed("open the files", files.manifests)
+    simulation.open_shards(step_name="meta_judge", shards=min(shards, OPENED))
+    simulation.timed("read all manifests", experiment.files(1).manifests)
     return {"shards": ended, "simulated_seconds": simulation.now, "spent": simulation.spent}

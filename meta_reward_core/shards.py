@@ -6,9 +6,10 @@ shard whose key has changed (its inputs were remade and differ) is made again.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -19,9 +20,10 @@ from meta_reward_core.errors import (
     DamagedArtifactError,
     StorageUnreachableError,
 )
-from meta_reward_core.tables import SCHEMA_VERSION, concatenate, from_parquet, to_parquet
+from meta_reward_core.tables import SCHEMA_VERSION, WRITERS, concatenate, from_parquet, to_parquet
 
 Counts = dict[str, int]
+_MANIFEST_NAME: Final = r"(?P<stage>\w+)-(?P<shard>\d{5,})\.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +92,37 @@ def part_path(table: str, part: int) -> str:
 
 
 class IterationFiles:
-    """The files of one iteration: parts of tables, and the manifests that make them count."""
+    """The files of one iteration: parts of tables, and the manifests that make them count.
+
+    An iteration may have tens of thousands of manifests, on a store where each is a request.
+    So a manifest is read when somebody asks for what it promises, and then remembered.
+    """
 
     def __init__(self, store: ArtifactStore, folder: str) -> None:
         self.store = store
         self.folder = folder
-        self._manifests: dict[tuple[str, int], ShardManifest] | None = None
-        # By part number, or reading one part would look at the parts of all shards.
-        self._promises: dict[int, dict[str, tuple[ShardManifest, Part]]] = {}
+        self._manifests: dict[tuple[str, int], ShardManifest | None] = {}
+        self._names: list[str] | None = None
+        self._promises: dict[str, tuple[ShardManifest, Part]] = {}
 
     def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
         """Return the manifest of a shard that is done and undamaged, else None."""
-        manifest = self._known().get((stage, shard))
+        manifest = self.manifest(stage, shard)
         if manifest is None or manifest.key != key:
             return None
         return manifest if self._is_whole(manifest) else None
 
     def manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
         """Return a shard's manifest as it stands, unchecked."""
-        return self._known().get((stage, shard))
+        if (stage, shard) not in self._manifests:
+            self._remember(stage, shard, self._read_manifest(stage, shard))
+        return self._manifests[stage, shard]
 
     def manifests(self) -> list[ShardManifest]:
         """Return all manifests, by stage and shard."""
-        return [manifest for _, manifest in sorted(self._known().items())]
+        self._read_all()
+        found = sorted(self._manifests.items(), key=lambda item: item[0])
+        return [manifest for _, manifest in found if manifest is not None]
 
     def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
@@ -128,7 +138,13 @@ class IterationFiles:
 
         Raises:
             ArtifactError: somebody else wrote other bytes under the same name meanwhile.
+            ValueError: nobody would look for such a part in this shard's manifest.
         """
+        for table, number in work.tables:
+            if (stage, shard) not in _promisers(table, number):
+                raise ValueError(
+                    f"shard {shard} of {stage!r} writes no part {number} of {table!r}: see WRITERS"
+                )
         parts = [
             self._put_part(table, number, rows)
             for (table, number), rows in sorted(work.tables.items(), key=lambda item: item[0])
@@ -138,8 +154,7 @@ class IterationFiles:
         )
         self._put(_manifest_path(stage, shard), manifest.to_json())
         self._forget(stage, shard)
-        self._known()[stage, shard] = manifest
-        self._promise(manifest)
+        self._remember(stage, shard, manifest)
         return manifest
 
     @property
@@ -154,8 +169,7 @@ class IterationFiles:
 
     def parts(self, table: str) -> list[Part]:
         """Parts of a table that finished shards promise, by part number."""
-        found = [known for _, known in self._promised() if known.table == table]
-        return sorted(found, key=lambda known: known.path)
+        return sorted((known for _, known in self._promised(table)), key=lambda known: known.path)
 
     def part_numbers(self, table: str) -> list[int]:
         """Numbers of the parts of a table, ascending."""
@@ -167,49 +181,55 @@ class IterationFiles:
         Raises:
             DamagedArtifactError: bytes differ from what the manifest promises.
         """
-        wanted = [known for _, known in self._promised(part) if known.table == table]
+        wanted = [known for _, known in self._promised(table, part)]
         wanted.sort(key=lambda known: known.path)
         return concatenate(table, [self._read_part(known) for known in wanted])
 
     def inputs_digest(self, tables: Iterable[str], part: int | None = None) -> str:
         """Hash what a shard reads: the promised hashes of those parts, and of checkpoints."""
-        wanted = set(tables)
         read: dict[str, str | None] = {}
-        for manifest, known in self._promised(part):
-            if known.table in wanted:
-                read[known.path] = known.sha256
-                read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
+        for manifest, known in (one for table in tables for one in self._promised(table, part)):
+            read[known.path] = known.sha256
+            read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
         return digest_of(read)
 
-    def _promised(self, part: int | None = None) -> list[tuple[ShardManifest, Part]]:
-        """What finished shards promise of one part of all tables, or of all parts."""
-        self._known()
-        numbers = self._promises if part is None else [part]
-        return [one for number in numbers for one in self._promises.get(number, {}).values()]
+    def _promised(self, table: str, part: int | None = None) -> list[tuple[ShardManifest, Part]]:
+        """What finished shards promise of one part of a table, or of all its parts."""
+        if part is None:
+            self._read_all(WRITERS[table])
+            return [one for one in self._promises.values() if one[1].table == table]
+        path = part_path(table, part)
+        for stage, shard in _promisers(table, part):
+            if path not in self._promises:
+                self.manifest(stage, shard)
+        return [self._promises[path]] if path in self._promises else []
 
-    def _promise(self, manifest: ShardManifest) -> None:
-        for part in manifest.parts:
-            self._promises.setdefault(part.number, {})[part.path] = (manifest, part)
+    def _remember(self, stage: str, shard: int, manifest: ShardManifest | None) -> None:
+        self._manifests[stage, shard] = manifest
+        if manifest is not None:
+            self._promises |= {part.path: (manifest, part) for part in manifest.parts}
 
     def _forget(self, stage: str, shard: int) -> list[str]:
         """Forget what a shard promised; says which files that were."""
-        manifest = self._known().pop((stage, shard), None)
+        manifest = self.manifest(stage, shard)
+        self._manifests[stage, shard] = None
         parts = manifest.parts if manifest else ()
         for part in parts:
-            self._promises[part.number].pop(part.path, None)
+            self._promises.pop(part.path, None)
         return [part.path for part in parts]
 
-    def _known(self) -> dict[tuple[str, int], ShardManifest]:
-        if self._manifests is None:
-            found = (self._read_manifest(name) for name in self.store.names(self._at("manifests")))
-            self._manifests = {(made.stage, made.shard): made for made in found if made}
-            for manifest in self._manifests.values():
-                self._promise(manifest)
-        return self._manifests
+    def _read_all(self, stages: Iterable[str] | None = None) -> None:
+        """Read the manifests of these stages, or of all."""
+        if self._names is None:
+            self._names = self.store.names(self._at("manifests"))
+        for name in self._names:
+            named = re.fullmatch(_MANIFEST_NAME, name)
+            if named and (stages is None or named["stage"] in stages):
+                self.manifest(named["stage"], int(named["shard"]))
 
-    def _read_manifest(self, name: str) -> ShardManifest | None:
+    def _read_manifest(self, stage: str, shard: int) -> ShardManifest | None:
         """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
-        path = self._at(f"manifests/{name}")
+        path = self._at(_manifest_path(stage, shard))
         try:
             return ShardManifest.from_json(self.store.read(path))
         except (ValueError, KeyError, TypeError):
@@ -258,6 +278,11 @@ class IterationFiles:
 
 def _manifest_path(stage: str, shard: int) -> str:
     return f"manifests/{stage}-{shard:05d}.json"
+
+
+def _promisers(table: str, part: int) -> list[tuple[str, int]]:
+    """Stages and shards that may write a part: shard k writes part k, or shard 0 all parts."""
+    return [(stage, shard) for stage in WRITERS[table] for shard in (part, 0)]
 
 
 def shard_key(**ingredients: Any) -> str:

@@ -114,6 +114,24 @@ SCHEMAS: dict[str, pa.Schema] = {
     }.items()
 }  # fmt: skip
 
+WRITERS: dict[str, tuple[str, ...]] = {
+    "prompts": ("sample", "pool"),
+    "responses": ("generate",),
+    "judgments": ("judge",),
+    "scores": ("judge",),
+    "battles": ("meta_judge",),
+    "ratings": ("pair_judge",),
+    "actor_pairs": ("pair_actor",),
+    "judge_pairs": ("pair_judge",),
+    "human_pairs": ("audit",),
+    "withheld": ("audit",),
+    "dropped": ("pair_actor", "pair_judge"),
+    "refused": ("train",),
+    "training_log": ("train",),
+    "evaluation": ("evaluate",),
+}
+"""Stages that write a table: its parts are promised by their manifests and no others."""
+
 RECORDS: dict[str, type] = {
     "responses": Response,
     "judgments": Judgment,

@@ -7,7 +7,7 @@ import pytest
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import table_of
+from meta_reward_core.tables import SCHEMAS, WRITERS, table_of
 
 
 def open_files(root: Path) -> IterationFiles:
@@ -74,3 +74,56 @@ def test_a_manifest_that_is_there_and_cannot_be_read_is_an_error(
     monkeypatch.setattr(ArtifactStore, "read", refuse)
     with pytest.raises(ArtifactError, match="permission denied"):
         open_files(tmp_path).manifests()
+
+
+def test_a_shard_reads_the_manifests_of_its_own_part_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each shard: reading those of all shards would be a million requests for a thousand."""
+    made = open_files(tmp_path)
+    publish(made, *range(50))
+    for part in range(50):
+        tables = {("responses", part): table_of("responses", [])}
+        made.publish("generate", part, key=f"key {part}", work=Work(tables), packages={})
+    asked: list[str] = []
+    read = ArtifactStore.read
+
+    def read_and_count(store: ArtifactStore, name: str) -> bytes:
+        asked.append(name.rpartition("/")[2])
+        return read(store, name)
+
+    monkeypatch.setattr(ArtifactStore, "read", read_and_count)
+    files = open_files(tmp_path)
+    files.inputs_digest(["prompts", "responses"], 7)
+    assert files.finished("judge", 7, "key") is None
+    assert set(asked) == {
+        "sample-00007.json",  # is not there: one shard has written all parts
+        "sample-00000.json",
+        "generate-00007.json",
+        "judge-00007.json",
+    }
+    asked.clear()
+    assert files.part_numbers("prompts") == list(range(50))
+    assert asked == []  # nothing else writes prompts, and this was read already
+
+
+def test_a_part_that_nobody_would_find_is_not_written(tmp_path: Path) -> None:
+    files = open_files(tmp_path)
+    work = Work({("responses", 3): table_of("responses", [])})
+    with pytest.raises(ValueError, match="shard 2 of 'generate' writes no part 3 of 'responses'"):
+        files.publish("generate", 2, key="key", work=work, packages={})
+    with pytest.raises(ValueError, match="shard 3 of 'judge' writes no part 3 of 'responses'"):
+        files.publish("judge", 3, key="key", work=work, packages={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_lies_beside_the_manifests_is_none(tmp_path: Path) -> None:
+    publish(open_files(tmp_path), 0)
+    folder = tmp_path / "mine" / "iteration-1" / "manifests"
+    for name in ("notes.txt", "sample.json", "sample-1.json", "sample-00001.json"):
+        (folder / name).write_text("no manifest")
+    assert [made.shard for made in open_files(tmp_path).manifests()] == [0]
+
+
+def test_every_table_has_a_writer() -> None:
+    assert WRITERS.keys() == SCHEMAS.keys()

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from meta_reward_core.artifacts import ArtifactStore, canonical_json
 from meta_reward_core.pairing import score_responses
 from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import table_of
+from meta_reward_core.tables import WRITERS, table_of
 from tests.core.audit.miniature_battles import NOISE, audited_world, fight
 from tests.webapp import audit_cast
 from tests.webapp.audit_cast import answer_by_oracle, carol, draw
@@ -35,9 +35,11 @@ def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, flo
         "prompts": prompts, "responses": fought.responses, "judgments": fought.judgments,
         "scores": scores, "battles": fought.battles, "ratings": [], "judge_pairs": [],
     }  # fmt: skip
-    made = {(name, 0): table_of(name, rows) for name, rows in tables.items()}
     files = IterationFiles(store, "scripted/iteration-1")
-    files.publish("all", 0, key="k", work=Work(made), packages={})
+    for stage in {WRITERS[name][0] for name in tables}:
+        written = {name: rows for name, rows in tables.items() if stage in WRITERS[name]}
+        made = {(name, 0): table_of(name, rows) for name, rows in written.items()}
+        files.publish(stage, 0, key="k", work=Work(made), packages={})
     return audit_cast.record(root, owner=owner), audited_world(fought).accuracy
 
 
