@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,27 @@ def require_writable(path: Path | None) -> None:
         raise InputError(
             f"{path} cannot be written: name a file in a folder that exists and may be written to"
         )
+
+
+@contextlib.contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """Make a folder for a command's files; one that refuses before it wrote any leaves none.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made: {error.strerror}; name another folder") from error
+    try:
+        yield
+    except InputError:
+        if is_new:
+            with contextlib.suppress(OSError):  # something lies in it
+                path.rmdir()
+        raise
 
 
 def put_between(page: str, begin: str, end: str, text: str) -> str:

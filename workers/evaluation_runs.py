@@ -31,7 +31,7 @@ from meta_reward_core.evaluation.runs import (
     run_reward_bench,
 )
 from meta_reward_core.launch import Places
-from meta_reward_core.output_files import write_json
+from meta_reward_core.output_files import output_folder, write_json
 from meta_reward_core.parsing import MAX_POINTS
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.templates import load_template
@@ -166,11 +166,11 @@ def run_benchmark(options: Options, places: Places, console: Console) -> list[Sc
         InputError: something that was asked for is wrong.
         EngineError: an engine failed; the same command goes on where it was.
     """
-    options["out"].mkdir(parents=True, exist_ok=True)
-    engines = _Engines(options, places, console)
-    cards = _RUNNERS[options["benchmark"]](options, engines)
-    write_json(options["out"] / "scores.json", [scorecard_json(card) for card in cards])
-    console.print(f"files lie in {escape(str(options['out']))}", soft_wrap=True)
+    out: Path = options["out"]
+    with output_folder(out):
+        cards = _RUNNERS[options["benchmark"]](options, _Engines(options, places, console))
+    write_json(out / "scores.json", [scorecard_json(card) for card in cards])
+    console.print(f"files lie in {escape(str(out))}", soft_wrap=True)
     return cards
 
 

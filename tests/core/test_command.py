@@ -1,6 +1,5 @@
 """`python -m meta_reward_core --dry-run`: a plan, or what the run itself would refuse."""
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Places of a test's own; what lies in them is what a command has written."""
     for place in ("ARTIFACT", "MODEL", "SCRATCH"):
         monkeypatch.setenv(f"META_REWARD_{place}_ROOT", str(tmp_path / "places" / place.lower()))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(installed, "find_spec", lambda name: None)
     return tmp_path
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.errors import ArtifactError
-from meta_reward_core.output_files import write_whole
+from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.output_files import output_folder, write_whole
 
 
 def test_a_file_that_is_written_replaces_one_of_its_name(tmp_path: Path) -> None:
@@ -34,3 +34,34 @@ def test_a_place_where_nothing_can_be_written_nor_removed_is_refused_in_words(
     path = in_the_way / "pairs.jsonl"
     with pytest.raises(ArtifactError, match=f"{path} cannot be written: "):
         write_whole(path, ["one\n"])
+
+
+def refuse_in(folder: Path, *, after_writing: bool) -> None:
+    with output_folder(folder):
+        if after_writing:
+            (folder / "kept").touch()
+        raise InputError("there is no experiment 'no'")
+
+
+@pytest.mark.parametrize("after_writing", [False, True])
+def test_who_refuses_leaves_no_empty_folder(tmp_path: Path, *, after_writing: bool) -> None:
+    out = tmp_path / "evaluations" / "first"
+    with pytest.raises(InputError, match="there is no experiment 'no'"):
+        refuse_in(out, after_writing=after_writing)
+    assert out.exists() is after_writing
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no experiment 'no'"):
+        refuse_in(tmp_path, after_writing=False)
+    assert tmp_path.is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with (
+        pytest.raises(InputError, match=f"{in_the_way} cannot be made: .*; name another folder"),
+        output_folder(in_the_way),
+    ):
+        pytest.fail("the folder was used")

@@ -303,6 +303,7 @@ def test_what_is_asked_for_wrongly_is_one_sentence(
     with pytest.raises(CommandError, match=message) as raised:
         installation.run("evaluate", "run", *given, "--out", tmp_path / "out")
     assert raised.value.returncode == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_real_model_answers_and_judges(

@@ -17,7 +17,7 @@ from meta_reward_core.evaluation.named_engines import open_engine
 from meta_reward_core.held_out import held_out_key, read_held_out
 from meta_reward_core.languages import check_languages
 from meta_reward_core.near_duplicates import SIMILAR
-from meta_reward_core.output_files import require_writable
+from meta_reward_core.output_files import output_folder, require_writable
 from meta_reward_core.prompt_files import read_prompts
 from meta_reward_core.prompt_generation import (
     PLACES,
@@ -102,15 +102,15 @@ def _generate(options: dict[str, Any], console: Console) -> None:
     shots = _shots(options)
     seeds = [prompt.text for prompt in read_prompts(options["seeds"]).prompts]
     out: Path = options["out"]
-    out.mkdir(parents=True, exist_ok=True)
-    require_writable(out / "prompts.jsonl")
-    named = open_engine(
-        options["engine"],
-        places=configured_places(),
-        kept=ArtifactStore(str(out / "kept")),
-        changes=options["changes"],
-        say=console.print,
-    )
+    with output_folder(out):
+        require_writable(out / "prompts.jsonl")
+        named = open_engine(
+            options["engine"],
+            places=configured_places(),
+            kept=ArtifactStore(str(out / "kept")),
+            changes=options["changes"],
+            say=console.print,
+        )
     found = generate_prompts(
         named.engine,
         seeds,
@@ -190,7 +190,8 @@ def _show(console: Console, found: Generated, options: dict[str, Any]) -> None:
         )
     if not found.prompts:
         return
-    words = ["--experiment", "NAME", "--prompts", f"{options['out']}/prompts.jsonl"]
+    words = ["--experiment", "NAME", "--recipe", "paper-llama3-8b"]
+    words += ["--prompts", f"{options['out']}/prompts.jsonl"]
     if options["hold_out"]:
         words += ["--set", f"sample.held_out={options['out']}/held_out.jsonl"]
     console.print(f"next: {escape(manage('run_iteration', *words))}", soft_wrap=True)
