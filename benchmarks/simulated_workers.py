@@ -161,7 +161,7 @@ def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> 
     call_command("migrate", verbosity=0)
     messages = Messages()
     patch.object(sending, "app", messages).start()
-    patch.object(reconciler, "empty_queues", frozenset).start()
+    patch.object(reconciler, "queue_lengths", dict).start()
     experiment = begin(root, shards)
     row = record_experiment(experiment, artifact_root=str(root / "artifacts"))
     simulation = Simulation(hand_over(experiment, row, until=1), messages, workers)

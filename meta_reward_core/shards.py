@@ -7,7 +7,7 @@ shard whose key has changed (its inputs were remade and differ) is made again.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from meta_reward_core.errors import (
 from meta_reward_core.tables import SCHEMA_VERSION, WRITERS, concatenate, from_parquet, to_parquet
 
 Counts = dict[str, int]
+ShardName = tuple[str, int]
+"""A stage, and the number of its shard."""
 _MANIFEST_NAME: Final = r"(?P<stage>\w+)-(?P<shard>\d{5,})\.json"
 
 
@@ -101,8 +103,8 @@ class IterationFiles:
     def __init__(self, store: ArtifactStore, folder: str) -> None:
         self.store = store
         self.folder = folder
-        self._manifests: dict[tuple[str, int], ShardManifest | None] = {}
-        self._names: list[str] | None = None
+        self._manifests: dict[ShardName, ShardManifest | None] = {}
+        self._listed: list[ShardName] | None = None
         self._promises: dict[str, tuple[ShardManifest, Part]] = {}
 
     def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
@@ -115,14 +117,29 @@ class IterationFiles:
     def manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
         """Return a shard's manifest as it stands, unchecked."""
         if (stage, shard) not in self._manifests:
-            self._remember(stage, shard, self._read_manifest(stage, shard))
+            self._remember((stage, shard), self._read_manifest((stage, shard)))
         return self._manifests[stage, shard]
 
     def manifests(self) -> list[ShardManifest]:
         """Return all manifests, by stage and shard."""
-        self._read_all()
-        found = sorted(self._manifests.items(), key=lambda item: item[0])
-        return [manifest for _, manifest in found if manifest is not None]
+        self.gather()
+        known = (self._manifests[shard] for shard in sorted(self._manifests))
+        return [manifest for manifest in known if manifest is not None]
+
+    def gather(self, stages: Container[str] | None = None) -> None:
+        """Read the manifests of these stages, or of all, before they are asked for one by one."""
+        if self._listed is None:
+            names = self.store.names(self._at("manifests"))
+            found = filter(None, (re.fullmatch(_MANIFEST_NAME, name) for name in names))
+            self._listed = [(named["stage"], int(named["shard"])) for named in found]
+        unread = [
+            shard
+            for shard in self._listed
+            if shard not in self._manifests and (stages is None or shard[0] in stages)
+        ]
+        read = self.store.each(self._read_manifest, unread)
+        for shard, manifest in zip(unread, read, strict=True):
+            self._remember(shard, manifest)
 
     def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
@@ -154,7 +171,7 @@ class IterationFiles:
         )
         self._put(_manifest_path(stage, shard), manifest.to_json())
         self._forget(stage, shard)
-        self._remember(stage, shard, manifest)
+        self._remember((stage, shard), manifest)
         return manifest
 
     @property
@@ -196,7 +213,7 @@ class IterationFiles:
     def _promised(self, table: str, part: int | None = None) -> list[tuple[ShardManifest, Part]]:
         """What finished shards promise of one part of a table, or of all its parts."""
         if part is None:
-            self._read_all(WRITERS[table])
+            self.gather(WRITERS[table])
             return [one for one in self._promises.values() if one[1].table == table]
         path = part_path(table, part)
         for stage, shard in _promisers(table, part):
@@ -204,8 +221,8 @@ class IterationFiles:
                 self.manifest(stage, shard)
         return [self._promises[path]] if path in self._promises else []
 
-    def _remember(self, stage: str, shard: int, manifest: ShardManifest | None) -> None:
-        self._manifests[stage, shard] = manifest
+    def _remember(self, shard: ShardName, manifest: ShardManifest | None) -> None:
+        self._manifests[shard] = manifest
         if manifest is not None:
             self._promises |= {part.path: (manifest, part) for part in manifest.parts}
 
@@ -218,18 +235,9 @@ class IterationFiles:
             self._promises.pop(part.path, None)
         return [part.path for part in parts]
 
-    def _read_all(self, stages: Iterable[str] | None = None) -> None:
-        """Read the manifests of these stages, or of all."""
-        if self._names is None:
-            self._names = self.store.names(self._at("manifests"))
-        for name in self._names:
-            named = re.fullmatch(_MANIFEST_NAME, name)
-            if named and (stages is None or named["stage"] in stages):
-                self.manifest(named["stage"], int(named["shard"]))
-
-    def _read_manifest(self, stage: str, shard: int) -> ShardManifest | None:
+    def _read_manifest(self, shard: ShardName) -> ShardManifest | None:
         """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
-        path = self._at(_manifest_path(stage, shard))
+        path = self._at(_manifest_path(*shard))
         try:
             return ShardManifest.from_json(self.store.read(path))
         except (ValueError, KeyError, TypeError):
@@ -280,8 +288,8 @@ def _manifest_path(stage: str, shard: int) -> str:
     return f"manifests/{stage}-{shard:05d}.json"
 
 
-def _promisers(table: str, part: int) -> list[tuple[str, int]]:
-    """Stages and shards that may write a part: shard k writes part k, or shard 0 all parts."""
+def _promisers(table: str, part: int) -> list[ShardName]:
+    """Name who may write a part: shard k writes part k, or shard 0 all parts."""
     return [(stage, shard) for stage in WRITERS[table] for shard in (part, 0)]
 
 

@@ -36,6 +36,7 @@ from workers.training_figures import Figures
 
 CLAIMABLE: Final = (ShardStatus.WAITING, ShardStatus.FAILED)
 
+_UNFINISHED = [status for status in ShardStatus if status != ShardStatus.FINISHED]
 _AT_REST = [status for status in RunStatus if status != RunStatus.RUNNING]
 Unfinished = Literal[AttemptStatus.FAILED, AttemptStatus.INTERRUPTED, AttemptStatus.LOST]
 Stopped = Literal[
@@ -53,7 +54,7 @@ def claim(shard: Shard) -> Attempt | None:
     Returns:
         The attempt that now holds it; None if somebody else was faster or it is finished.
     """
-    return _claim(Shard.objects.filter(pk=shard.pk, status__in=CLAIMABLE), lease=None)
+    return _claim(shard, Shard.objects.filter(status__in=CLAIMABLE), lease=None)
 
 
 def claim_for(shard: Shard, *, seconds: float) -> Attempt | None:
@@ -65,7 +66,7 @@ def claim_for(shard: Shard, *, seconds: float) -> Attempt | None:
     Returns:
         The attempt that now holds it; None if somebody else was faster, or nobody may have it.
     """
-    return _claim(claimable_shards().filter(pk=shard.pk), lease=from_now(seconds))
+    return _claim(shard, claimable_shards(), lease=from_now(seconds))
 
 
 def claimable_shards() -> QuerySet[Shard]:
@@ -75,10 +76,13 @@ def claimable_shards() -> QuerySet[Shard]:
     return Shard.objects.filter(
         status=ShardStatus.WAITING,
         failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
-        stage__in=Stage.objects.filter(
-            status=StageStatus.RUNNING, iteration__in=_driven_by_workers()
-        ),
+        stage__in=stages_at_work(),
     )
+
+
+def stages_at_work() -> QuerySet[Stage]:
+    """Stages whose shards workers may take."""
+    return Stage.objects.filter(status=StageStatus.RUNNING, iteration__in=_driven_by_workers())
 
 
 def _driven_by_workers() -> QuerySet[Iteration]:
@@ -90,10 +94,10 @@ def _driven_by_workers() -> QuerySet[Iteration]:
     )
 
 
-def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None:
+def _claim(shard: Shard, free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None:
     token = uuid4()
     with transaction.atomic():
-        won = free.update(
+        won = free.filter(pk=shard.pk).update(
             status=ShardStatus.RUNNING,
             token=token,
             attempt_count=F("attempt_count") + 1,
@@ -105,7 +109,7 @@ def _claim(free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None
         )
         if won != 1:
             return None
-        held = Shard.objects.get(token=token)
+        held = Shard.objects.get(pk=shard.pk)
         return Attempt.objects.create(
             shard=held,
             number=held.attempt_count,
@@ -138,8 +142,8 @@ def is_stopped(iteration: Iteration) -> bool:
 
 def unfinished_shards(stage: Stage) -> QuerySet[Shard]:
     """Shards of a stage, of those it has now, that are not finished."""
-    return Shard.objects.filter(stage=stage.pk, index__lt=F("stage__shard_count")).exclude(
-        status=ShardStatus.FINISHED
+    return Shard.objects.filter(
+        stage=stage.pk, index__lt=F("stage__shard_count"), status__in=_UNFINISHED
     )
 
 

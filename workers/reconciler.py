@@ -7,16 +7,18 @@ so any number of reconcilers may run at once.
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
-from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
+from webapp.experiments.models import AttemptStatus, Iteration, Stage, StageStatus
 from webapp.experiments.orders import send_order
+from webapp.health import queue_lengths
 from workers import indexing, lifecycle, notifying, orders, presence, scheduling
 from workers.machine import is_gone
-from workers.sending import empty_queues, queue_of, send_shards
+from workers.sending import NEVER, empty_queues, queue_of, send_shards, stages_of_queue_with
 
 EVERY_SECONDS: Final = 3.0
 
@@ -31,12 +33,12 @@ def reconcile() -> None:
     """Do all that is to be done now."""
     expire_leases()
     presence.sweep()
-    empty: frozenset[str] | None = None
+    messages: Mapping[str, int] | None = None
     for iteration in scheduling.iterations_of_workers():
         scheduling.advance(iteration)
-        if empty is None:
-            empty = empty_queues()
-        _send_again(iteration, empty)
+        if messages is None:
+            messages = queue_lengths() or {}
+        _send_again(iteration, messages)
     _send_orders_again()
 
 
@@ -74,13 +76,25 @@ def expire_leases() -> int:
     )
 
 
-def _send_again(iteration: Iteration, empty: frozenset[str]) -> None:
+def _send_again(iteration: Iteration, messages: Mapping[str, int]) -> None:
     for stage in iteration.stages.filter(status=StageStatus.RUNNING):
-        lost = queue_of(stage.name) in empty
-        send_shards(
-            stage,
-            again_after_seconds=_AGAIN_IF_QUEUE_EMPTY_SECONDS if lost else _AGAIN_SECONDS,
-        )
+        send_shards(stage, again_after_seconds=_lost_after(stage, messages))
+
+
+def _lost_after(stage: Stage, messages: Mapping[str, int]) -> float:
+    """Seconds after which a message about a waiting shard counts as lost, by the queues' lengths.
+
+    A broker loses all messages or none. Where the queue holds about as many as there are waiting
+    shards, the old ones are not lost: a large stage waits for hours.
+    """
+    length = messages.get(queue_of(stage.name))
+    if length == 0:
+        return _AGAIN_IF_QUEUE_EMPTY_SECONDS
+    if length is None:
+        return _AGAIN_SECONDS
+    waiting = lifecycle.claimable_shards().filter(stage__name__in=stages_of_queue_with(stage.name))
+    # Workers have taken some messages already that no shard is claimed by yet.
+    return NEVER if length > waiting.count() / 2 else _AGAIN_SECONDS
 
 
 def _send_orders_again() -> None:

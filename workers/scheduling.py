@@ -15,6 +15,7 @@ from meta_reward_core.errors import MetaRewardError, StorageUnreachableError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.running import publish_manifest, trains_anew
+from meta_reward_core.tables import WRITERS
 from webapp.experiments.models import (
     Attempt,
     Driver,
@@ -105,13 +106,14 @@ def _begin(step: Step, row: Stage, context: IterationContext) -> bool:
 def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
     # After every shard of every worker: so nothing here loads the rows of a stage that goes on.
     unfinished = lifecycle.unfinished_shards(row)
-    hopeless = lifecycle.hopeless_among(unfinished).first()
+    hopeless = lifecycle.hopeless_among(unfinished).order_by("index").first()
     if hopeless is not None:
         _give_up(iteration, row, hopeless)
         return False
     if unfinished.exists():
         return False
     context = context_of(iteration)
+    context.files.gather({step.name, *(stage for name in step.reads for stage in WRITERS[name])})
     shards = row.shards.filter(index__lt=row.shard_count or 0)
     absent = [shard for shard in shards if not _is_promised(step, context, shard.index)]
     if absent:
@@ -151,6 +153,7 @@ def _complete(iteration: Iteration, rows: dict[str, Stage]) -> bool:
 def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
     """Let shards run again whose finished files are gone or damaged; False if all are whole."""
     mend_audit(iteration, context)
+    context.files.gather()
     for step in STAGES:
         row = rows[step.name]
         if row.status != StageStatus.FINISHED:

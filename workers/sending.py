@@ -18,12 +18,13 @@ QUEUES: Final[dict[Resource, str]] = {"cpu": "cpu", "engine": "gpu", "trainer": 
 
 _QUEUE_OF_STAGE: Final = {stage.name: QUEUES[stage.resource] for stage in STAGES}
 _REFUSALS: Final = (KombuError, RedisError, OSError)
-_NEVER: Final = 1e9
+NEVER: Final = 1e9
+"""Seconds after which nothing is sent again."""
 
 _log = logging.getLogger(__name__)
 
 
-def send_shards(stage: Stage, *, again_after_seconds: float = _NEVER) -> None:
+def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
     """Send a message for every shard of a stage that waits, once what is written is committed.
 
     Args:

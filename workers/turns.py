@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from django.conf import settings
-from django.db.models import Count, F, Max, QuerySet
+from django.db.models import Count, Exists, F, Max, OuterRef
 
 from webapp.experiments.models import Attempt, Shard, ShardStatus
 from workers import lifecycle
@@ -42,18 +42,24 @@ def _serve(experiment: int) -> None:
 def _in_turn(named: Shard) -> Iterator[Shard]:
     """Shards that wait, those of the experiment whose turn it is first, the named one before."""
     stages = stages_of_queue_with(named.stage.name)
-    waiting = lifecycle.claimable_shards().filter(
-        stage__name__in=stages, index__lt=F("stage__shard_count")
-    )
-    for experiment in _order(waiting):
+    waiting = lifecycle.claimable_shards().filter(index__lt=F("stage__shard_count"))
+    for experiment in _order(_waiting_experiments(stages)):
         if experiment == named.stage.iteration.experiment_id:
             yield named
-        theirs = waiting.filter(stage__iteration__experiment=experiment)
+        theirs = waiting.filter(stage__iteration__experiment=experiment, stage__name__in=stages)
         yield from theirs.select_related("stage__iteration__experiment").order_by("?")[:8]
 
 
-def _order(waiting: QuerySet[Shard]) -> list[int]:
-    experiments = set(waiting.values_list("stage__iteration__experiment", flat=True).distinct())
+def _waiting_experiments(stages: list[str]) -> set[int]:
+    """Experiments of which a shard waits; of tens of thousands that do, one is looked at."""
+    waiting = lifecycle.claimable_shards().filter(
+        stage=OuterRef("pk"), index__lt=OuterRef("shard_count")
+    )
+    found = lifecycle.stages_at_work().filter(Exists(waiting), name__in=stages)
+    return set(found.values_list("iteration__experiment", flat=True))
+
+
+def _order(experiments: set[int]) -> list[int]:
     if len(experiments) < 2:
         return list(experiments)
     mine = _served is not None and time.monotonic() - _served[1] < settings.META_REWARD_TURN_SECONDS

@@ -24,6 +24,7 @@ from meta_reward_core.errors import (
 from meta_reward_core.experiment import begin_experiment, open_experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.shards import IterationFiles, Work
 from tests.core.scripted_world import (
     RECIPE,
     prompt_file,
@@ -147,6 +148,24 @@ def test_tables_and_manifests_have_the_bytes_of_a_local_root(
     assert wanted.keys() - made.keys() == {".lock"}
     for name in wanted.keys() - {".lock"}:
         assert store.read(f"scripted/{name}") == local.read(f"scripted/{name}"), name
+
+
+def test_many_manifests_are_read_at_a_time(store: ArtifactStore) -> None:
+    made = IterationFiles(store, "mine/iteration-1")
+    made.publish("sample", 0, key="key", work=Work({}), packages={})
+    for shard in range(6):
+        made.publish("judge", shard, key=f"key {shard}", work=Work({}), packages={})
+    store.delete("mine/iteration-1/manifests/judge-00003.json")
+    files = IterationFiles(store, "mine/iteration-1")
+    files.gather({"judge"})
+    store.delete("mine")
+    assert [made.shard for made in files.manifests()] == [0, 1, 2, 4, 5]
+    assert files.manifest("judge", 4) is not None
+
+
+def test_readers_of_a_remote_store_do_not_wait_for_each_other(store: ArtifactStore) -> None:
+    met = threading.Barrier(8, timeout=30)
+    assert sorted(store.each(lambda number: number + 0 * met.wait(), range(8))) == list(range(8))
 
 
 def test_a_damaged_part_is_made_again_and_a_store_that_is_away_makes_nothing_damaged(

@@ -104,7 +104,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> HostHere:
 def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
     made = Queue()
     monkeypatch.setattr(sending, "app", made)
-    monkeypatch.setattr("workers.reconciler.empty_queues", lambda: frozenset({"gpu", "cpu"}))
+    monkeypatch.setattr("workers.reconciler.queue_lengths", lambda: {"gpu": 0, "cpu": 0})
     monkeypatch.setattr("django.db.transaction.on_commit", lambda function: function())
     monkeypatch.setattr(shard_runs, "close_old_connections", lambda: None)
     return made

@@ -219,6 +219,10 @@ class Shard(models.Model):
         """By stage."""
 
         ordering: ClassVar = ["stage", "index"]
+        indexes: ClassVar = [
+            # A stage may have tens of thousands; which of them wait, or gave up, is asked often.
+            models.Index(fields=["stage", "status", "failures"], name="shard_by_status"),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["stage", "index"], name="shard_is_unique"),
             _known_status("shard", ShardStatus.values),
