@@ -1,6 +1,10 @@
 """Several experiments share the workers: which shard a message buys."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from django.db.models.sql import compiler
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -101,3 +105,20 @@ def test_shards_beyond_what_a_stage_has_now_are_left_alone() -> None:
     Stage.objects.update(shard_count=1)
     finish(take(stage.shards.get(index=0)))
     assert turns.claim(stage.shards.get(index=0)) is None
+
+
+def test_a_claim_does_not_read_every_shard_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 15,625 of them a claim would take longer than some shards."""
+    alice, _ = begin("alice", shards=100), begin("bob", shards=100)
+    read = 0
+    fetch = compiler.cursor_iter
+
+    def fetch_and_count(*arguments: Any) -> Iterator[list[tuple[Any, ...]]]:
+        nonlocal read
+        for rows in fetch(*arguments):
+            read += len(rows)
+            yield rows
+
+    monkeypatch.setattr(compiler, "cursor_iter", fetch_and_count)
+    take(alice.shards.get(index=0))
+    assert 0 < read < 30
