@@ -133,13 +133,19 @@ def queue_lengths() -> dict[str, int] | None:
         return None
 
 
+def _how_to_start_the_broker() -> str:
+    if settings.META_REWARD_BROKER_EMBEDDED:
+        return f"`{manage('serve')}` brings it up"
+    return "start the Redis server that CELERY_BROKER_URL names"
+
+
 def look() -> Health:
     """Look at every part."""
     problem = database_problem()
     queues = queue_lengths()
     problems = [problem] if problem else []
     if queues is None:
-        problems.append("the broker does not answer")
+        problems.append(f"the broker does not answer: {_how_to_start_the_broker()}")
     if problem:
         broker = queues is not None
         return Health(database=False, broker=broker, queues=queues, problems=problems)

@@ -104,12 +104,20 @@ def test_all_is_well_while_nothing_is_asked_for(broker: Broker) -> None:
     assert found["queues"] == {"gpu": 0, "cpu": 0}
 
 
-def test_a_broker_that_died_is_told(broker: Broker) -> None:
+@pytest.mark.parametrize(
+    "embedded, way", [(True, "manage.py serve`"), (False, "that CELERY_BROKER_URL names")]
+)
+def test_a_broker_that_died_is_told(
+    broker: Broker, settings: Settings, *, embedded: bool, way: str
+) -> None:
+    settings.META_REWARD_BROKER_EMBEDDED = embedded
     assert report()[0] == 200
     broker.kill()
     status, found = report()
     assert (status, found["broker"]) == (503, False)
-    assert found["problems"] == ["the broker does not answer"]
+    [problem] = found["problems"]
+    assert problem.startswith("the broker does not answer: ")
+    assert way in problem
     assert figures()["meta_reward_broker_up"] == 0
     assert Client().get("/healthz").status_code == 200
 
