@@ -86,6 +86,19 @@ class ArtifactStore:
         except OSError as error:
             raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
 
+    def read_if_there(self, name: str) -> bytes | None:
+        """Read an artifact; None if there is none of this name.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        try:
+            return self.read(name)
+        except ArtifactError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
     def each(self, read: Callable[[Wanted], Found], wanted: Iterable[Wanted]) -> Iterator[Found]:
         """Read many things as `map` does; from a remote store, so many of them at a time."""
         if self.is_local:

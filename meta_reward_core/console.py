@@ -198,12 +198,8 @@ def expected_calls(context: IterationContext, stage: str, shard: int) -> int | N
     if stage not in inputs:
         return None
     table, calls_per_row = inputs[stage]
-    rows = [part.rows for part in context.files.parts(table) if _is_part(part.path, shard)]
-    return sum(rows) * calls_per_row or None
-
-
-def _is_part(path: str, shard: int) -> bool:
-    return path.endswith(f"/part-{shard:05d}.parquet")
+    part = context.files.part(table, shard)
+    return part.rows * calls_per_row or None if part else None
 
 
 def _time_left(seconds: float, share: float, shards_left: int) -> str:

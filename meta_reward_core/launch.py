@@ -178,7 +178,7 @@ def check_engine_of_next(existing: Experiment, *, until: int | None) -> None:
     """
     number = existing.finished_iterations() + 1
     is_asked_for = until is None or number <= until
-    if is_asked_for and not existing.files(number).manifests():
+    if is_asked_for and not existing.files(number).is_begun():
         _require_engines(existing.recipe)
 
 

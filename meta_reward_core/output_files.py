@@ -27,7 +27,7 @@ def require_writable(path: Path | None) -> None:
 
 @contextlib.contextmanager
 def output_folder(path: Path) -> Iterator[None]:
-    """Make a folder for a command's files; one that refuses before it wrote any leaves none.
+    """Make a folder for a command's files; if it refuses before it wrote any, it is gone again.
 
     Raises:
         InputError: it cannot be made.

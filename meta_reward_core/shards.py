@@ -104,7 +104,7 @@ class IterationFiles:
         self.store = store
         self.folder = folder
         self._manifests: dict[ShardName, ShardManifest | None] = {}
-        self._listed: list[ShardName] | None = None
+        self._listed: set[ShardName] | None = None
         self._promises: dict[str, tuple[ShardManifest, Part]] = {}
 
     def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
@@ -116,9 +116,10 @@ class IterationFiles:
 
     def manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
         """Return a shard's manifest as it stands, unchecked."""
-        if (stage, shard) not in self._manifests:
-            self._remember((stage, shard), self._read_manifest((stage, shard)))
-        return self._manifests[stage, shard]
+        name = stage, shard
+        if name not in self._manifests and (self._listed is None or name in self._listed):
+            self._remember(name, self._read_manifest(name))
+        return self._manifests.get(name)
 
     def manifests(self) -> list[ShardManifest]:
         """Return all manifests, by stage and shard."""
@@ -128,18 +129,18 @@ class IterationFiles:
 
     def gather(self, stages: Container[str] | None = None) -> None:
         """Read the manifests of these stages, or of all, before they are asked for one by one."""
-        if self._listed is None:
-            names = self.store.names(self._at("manifests"))
-            found = filter(None, (re.fullmatch(_MANIFEST_NAME, name) for name in names))
-            self._listed = [(named["stage"], int(named["shard"])) for named in found]
         unread = [
             shard
-            for shard in self._listed
+            for shard in self._list()
             if shard not in self._manifests and (stages is None or shard[0] in stages)
         ]
         read = self.store.each(self._read_manifest, unread)
         for shard, manifest in zip(unread, read, strict=True):
             self._remember(shard, manifest)
+
+    def is_begun(self) -> bool:
+        """Say whether there is a manifest."""
+        return bool(self._list())
 
     def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
@@ -188,6 +189,10 @@ class IterationFiles:
         """Parts of a table that finished shards promise, by part number."""
         return sorted((known for _, known in self._promised(table)), key=lambda known: known.path)
 
+    def part(self, table: str, number: int) -> Part | None:
+        """One part of a table, if a finished shard promises it."""
+        return next((known for _, known in self._promised(table, number)), None)
+
     def part_numbers(self, table: str) -> list[int]:
         """Numbers of the parts of a table, ascending."""
         return [known.number for known in self.parts(table)]
@@ -214,7 +219,7 @@ class IterationFiles:
         """What finished shards promise of one part of a table, or of all its parts."""
         if part is None:
             self.gather(WRITERS[table])
-            return [one for one in self._promises.values() if one[1].table == table]
+            return [one for one in list(self._promises.values()) if one[1].table == table]
         path = part_path(table, part)
         for stage, shard in _promisers(table, part):
             if path not in self._promises:
@@ -235,16 +240,21 @@ class IterationFiles:
             self._promises.pop(part.path, None)
         return [part.path for part in parts]
 
+    def _list(self) -> set[ShardName]:
+        """Whose manifests there were when this was first asked; a cached reader has a moment's."""
+        if self._listed is None:
+            names = self.store.names(self._at("manifests"))
+            found = filter(None, (re.fullmatch(_MANIFEST_NAME, name) for name in names))
+            self._listed = {(named["stage"], int(named["shard"])) for named in found}
+        return self._listed
+
     def _read_manifest(self, shard: ShardName) -> ShardManifest | None:
         """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
         path = self._at(_manifest_path(*shard))
+        data = self.store.read_if_there(path)
         try:
-            return ShardManifest.from_json(self.store.read(path))
+            return ShardManifest.from_json(data) if data is not None else None
         except (ValueError, KeyError, TypeError):
-            return None
-        except ArtifactError:
-            if self.store.exists(path):
-                raise
             return None
 
     def _is_whole(self, manifest: ShardManifest) -> bool:

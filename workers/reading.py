@@ -42,7 +42,7 @@ def iteration_files(store: ArtifactStore, name: str, number: int) -> IterationFi
         InputError: it has not been begun.
     """
     files = IterationFiles(store, f"{name}/iteration-{number}")
-    if number < 1 or not files.manifests():
+    if number < 1 or not files.is_begun():
         raise InputError(f"iteration {number} of experiment {name!r} has not been begun")
     return files
 
@@ -54,7 +54,7 @@ def latest_iteration(store: ArtifactStore, name: str) -> int:
         InputError: none has.
     """
     number = 0
-    while IterationFiles(store, f"{name}/iteration-{number + 1}").manifests():
+    while IterationFiles(store, f"{name}/iteration-{number + 1}").is_begun():
         number += 1
     if number == 0:
         raise InputError(f"no iteration of experiment {name!r} has been begun")

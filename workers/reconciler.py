@@ -12,19 +12,21 @@ from typing import Final
 
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
+from django.db.models import F
 
-from webapp.experiments.models import AttemptStatus, Iteration, Stage, StageStatus
+from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
 from webapp.experiments.orders import send_order
 from webapp.health import queue_lengths
 from workers import indexing, lifecycle, notifying, orders, presence, scheduling
 from workers.machine import is_gone
-from workers.sending import NEVER, empty_queues, queue_of, send_shards, stages_of_queue_with
+from workers.sending import NEVER, QUEUES, empty_queues, queue_of, send_shards, stages_of
 
 EVERY_SECONDS: Final = 3.0
 
 # A message is in the queue, with a worker that is about to claim its shard, or lost.
 _AGAIN_IF_QUEUE_EMPTY_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 900.0
+_MANY: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +35,13 @@ def reconcile() -> None:
     """Do all that is to be done now."""
     expire_leases()
     presence.sweep()
-    messages: Mapping[str, int] | None = None
-    for iteration in scheduling.iterations_of_workers():
+    iterations = list(scheduling.iterations_of_workers())
+    for iteration in iterations:
         scheduling.advance(iteration)
-        if messages is None:
-            messages = queue_lengths() or {}
-        _send_again(iteration, messages)
+    if iterations:
+        lost_after = _lost_after(queue_lengths() or {})
+        for iteration in iterations:
+            _send_again(iteration, lost_after)
     _send_orders_again()
 
 
@@ -76,25 +79,29 @@ def expire_leases() -> int:
     )
 
 
-def _send_again(iteration: Iteration, messages: Mapping[str, int]) -> None:
+def _send_again(iteration: Iteration, lost_after: Mapping[str, float]) -> None:
     for stage in iteration.stages.filter(status=StageStatus.RUNNING):
-        send_shards(stage, again_after_seconds=_lost_after(stage, messages))
+        send_shards(stage, again_after_seconds=lost_after[queue_of(stage.name)])
 
 
-def _lost_after(stage: Stage, messages: Mapping[str, int]) -> float:
-    """Seconds after which a message about a waiting shard counts as lost, by the queues' lengths.
+def _lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
+    """By queue the seconds after which a message about a waiting shard counts as lost.
 
-    A broker loses all messages or none. Where the queue holds about as many as there are waiting
-    shards, the old ones are not lost: a large stage waits for hours.
+    Shards of a large stage wait for hours. While about as many messages wait as shards do, none is
+    sent again: one that was lost is missed when the last shards wait.
     """
-    length = messages.get(queue_of(stage.name))
-    if length == 0:
-        return _AGAIN_IF_QUEUE_EMPTY_SECONDS
-    if length is None:
-        return _AGAIN_SECONDS
-    waiting = lifecycle.claimable_shards().filter(stage__name__in=stages_of_queue_with(stage.name))
-    # Workers have taken some messages already that no shard is claimed by yet.
-    return NEVER if length > waiting.count() / 2 else _AGAIN_SECONDS
+    lost_after = dict.fromkeys(QUEUES.values(), _AGAIN_SECONDS)
+    for queue, length in lengths.items():
+        if length == 0:
+            lost_after[queue] = _AGAIN_IF_QUEUE_EMPTY_SECONDS
+        elif length >= _MANY and length > _waiting(queue) / 2:  # workers hold some messages already
+            lost_after[queue] = NEVER
+    return lost_after
+
+
+def _waiting(queue: str) -> int:
+    waiting = lifecycle.claimable_shards().filter(stage__name__in=stages_of(queue))
+    return waiting.filter(index__lt=F("stage__shard_count")).count()
 
 
 def _send_orders_again() -> None:

@@ -56,6 +56,6 @@ def queue_of(stage: str) -> str:
     return _QUEUE_OF_STAGE[stage]
 
 
-def stages_of_queue_with(stage: str) -> list[str]:
-    """Names of the stages whose shards are taken from the same queue as a stage's."""
-    return [name for name, queue in _QUEUE_OF_STAGE.items() if queue == _QUEUE_OF_STAGE[stage]]
+def stages_of(queue: str) -> list[str]:
+    """Names of the stages whose shards are taken from a queue."""
+    return [name for name, its_queue in _QUEUE_OF_STAGE.items() if its_queue == queue]

@@ -14,7 +14,7 @@ from django.db.models import Count, Exists, F, Max, OuterRef
 
 from webapp.experiments.models import Attempt, Shard, ShardStatus
 from workers import lifecycle
-from workers.sending import stages_of_queue_with
+from workers.sending import queue_of, stages_of
 
 _served: tuple[int, float] | None = None  # the experiment of this process, and since when
 
@@ -41,7 +41,7 @@ def _serve(experiment: int) -> None:
 
 def _in_turn(named: Shard) -> Iterator[Shard]:
     """Shards that wait, those of the experiment whose turn it is first, the named one before."""
-    stages = stages_of_queue_with(named.stage.name)
+    stages = stages_of(queue_of(named.stage.name))
     waiting = lifecycle.claimable_shards().filter(index__lt=F("stage__shard_count"))
     for experiment in _order(_waiting_experiments(stages)):
         if experiment == named.stage.iteration.experiment_id:

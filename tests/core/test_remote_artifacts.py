@@ -150,7 +150,7 @@ def test_tables_and_manifests_have_the_bytes_of_a_local_root(
         assert store.read(f"scripted/{name}") == local.read(f"scripted/{name}"), name
 
 
-def test_many_manifests_are_read_at_a_time(store: ArtifactStore) -> None:
+def test_manifests_are_gathered_before_they_are_asked_for(store: ArtifactStore) -> None:
     made = IterationFiles(store, "mine/iteration-1")
     made.publish("sample", 0, key="key", work=Work({}), packages={})
     for shard in range(6):

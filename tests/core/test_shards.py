@@ -107,6 +107,44 @@ def test_a_shard_reads_the_manifests_of_its_own_part_and_no_others(
     assert asked == []  # nothing else writes prompts, and this was read already
 
 
+def test_who_has_read_all_manifests_sees_that_moment_and_asks_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page's reader is kept, and asks often for parts of stages that are not made yet."""
+    made = open_files(tmp_path)
+    publish(made, 0, 1)
+    files = open_files(tmp_path)
+    files.gather()
+    work = Work({("responses", 1): table_of("responses", [])})
+    made.publish("generate", 1, key="key", work=work, packages={})
+
+    def refuse(store: ArtifactStore, name: str) -> bytes:
+        pytest.fail(f"{name} was asked for")
+
+    monkeypatch.setattr(ArtifactStore, "read", refuse)
+    assert files.part("responses", 1) is None
+    assert files.manifest("judge", 0) is None
+    assert files.part("prompts", 1) is not None
+    assert files.is_begun()
+    assert open_files(tmp_path / "elsewhere").is_begun() is False
+
+
+def test_a_manifest_that_appears_while_it_is_looked_for_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else finishes the shard: no error, it is only not seen."""
+    read = ArtifactStore.read
+
+    def read_and_write(store: ArtifactStore, name: str) -> bytes:
+        try:
+            return read(store, name)
+        finally:
+            store.put_if_absent(name, b"{}")
+
+    monkeypatch.setattr(ArtifactStore, "read", read_and_write)
+    assert open_files(tmp_path).manifest("judge", 3) is None
+
+
 def test_a_part_that_nobody_would_find_is_not_written(tmp_path: Path) -> None:
     files = open_files(tmp_path)
     work = Work({("responses", 3): table_of("responses", [])})

@@ -6,7 +6,6 @@ The engine's process is replaced by a function here, and the broker by a list; b
 
 from collections import deque
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from django.core.management import CommandError
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 from pytest_django.fixtures import Settings
 from rich.console import Console
 
@@ -208,33 +206,6 @@ def test_while_messages_are_on_their_way_a_pass_of_the_reconciler_writes_no_shar
         reconcile()
     written = [query["sql"] for query in asked if 'UPDATE "experiments_shard"' in query["sql"]]
     assert not written
-
-
-@pytest.mark.parametrize(
-    "messages, again",
-    [
-        pytest.param({"gpu": 2}, 0, id="all are in the queue"),
-        pytest.param({"gpu": 1}, 2, id="half of them are"),
-        pytest.param({"gpu": 0}, 2, id="the broker has lost them"),
-        pytest.param({}, 2, id="the broker does not say"),
-    ],
-)
-def test_old_messages_are_sent_again_unless_they_are_in_the_queue(
-    installation: Installation,
-    queue: Queue,
-    monkeypatch: pytest.MonkeyPatch,
-    messages: dict[str, int],
-    again: int,
-) -> None:
-    """A large stage waits for hours: each of its shards must not be sent every quarter of one."""
-    hand_over(installation)
-    queue.work(most=1)
-    waiting = len(queue.messages)
-    assert waiting == 2
-    Shard.objects.filter(status="waiting").update(sent=timezone.now() - timedelta(hours=1))
-    monkeypatch.setattr("workers.reconciler.queue_lengths", lambda: messages)
-    reconcile()
-    assert len(queue.messages) - waiting == again
 
 
 def test_what_the_broker_refuses_is_sent_by_the_reconciler(

@@ -1,6 +1,6 @@
 """Several experiments share the workers: which shard a message buys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -113,7 +113,7 @@ def test_a_claim_does_not_read_every_shard_that_waits(monkeypatch: pytest.Monkey
     read = 0
     fetch = compiler.cursor_iter
 
-    def fetch_and_count(*arguments: Any) -> Iterator[list[tuple[Any, ...]]]:
+    def fetch_and_count(*arguments: Any) -> Iterator[Sequence[Any]]:
         nonlocal read
         for rows in fetch(*arguments):
             read += len(rows)

@@ -31,9 +31,8 @@ class TableReader:
     """The tables of one iteration, as far as finished shards promise their parts."""
 
     def __init__(self, root: str, folder: str) -> None:
-        files = IterationFiles(ArtifactStore(root), folder)
         self._root, self._folder = root, folder
-        self._parts = [part for manifest in files.manifests() for part in manifest.parts]
+        self._files = IterationFiles(ArtifactStore(root), folder)
 
     def points(self) -> list[int]:
         """Count the judge's points in each bin of `HISTOGRAM_BINS`."""
@@ -59,8 +58,7 @@ class TableReader:
     def _of(self, table: str) -> list[tuple[str, str, str]]:
         return [
             (self._root, f"{self._folder}/{part.path}", part.sha256)
-            for part in self._parts
-            if part.table == table
+            for part in self._files.parts(table)
         ]
 
 

@@ -17,7 +17,7 @@ from meta_reward_core.config import Recipe
 from meta_reward_core.errors import DamagedArtifactError
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.records import Battle
-from meta_reward_core.shards import IterationFiles, part_path
+from meta_reward_core.shards import IterationFiles
 from meta_reward_core.tables import SCHEMAS, records_of
 from webapp.experiments.models import Experiment
 
@@ -118,10 +118,9 @@ def read_columns(
     Raises:
         DamagedArtifactError: bytes differ from what the manifest promises.
     """
+    wanted = files.parts(table) if part is None else [files.part(table, part)]
     found = []
-    for promised in files.parts(table):
-        if part is not None and promised.path != part_path(table, part):
-            continue
+    for promised in filter(None, wanted):
         where = f"{files.folder}/{promised.path}"
         data = files.store.read(where)
         if sha256_of(data) != promised.sha256:
