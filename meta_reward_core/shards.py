@@ -241,7 +241,7 @@ class IterationFiles:
         return [part.path for part in parts]
 
     def _list(self) -> set[ShardName]:
-        """Whose manifests there were when this was first asked; a cached reader has a moment's."""
+        """Whose manifests there were when somebody first asked: a kept reader sees that moment."""
         if self._listed is None:
             names = self.store.names(self._at("manifests"))
             found = filter(None, (re.fullmatch(_MANIFEST_NAME, name) for name in names))
