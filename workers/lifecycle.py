@@ -8,7 +8,7 @@ This module knows rows alone: no files, no method.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, Literal
 from uuid import uuid4
 
@@ -78,6 +78,11 @@ def claimable_shards() -> QuerySet[Shard]:
         failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
         stage__in=stages_at_work(),
     )
+
+
+def waiting_shards(stages: Collection[str]) -> QuerySet[Shard]:
+    """Shards that wait for a worker, of those that stages of these names have now."""
+    return claimable_shards().filter(stage__name__in=stages, index__lt=F("stage__shard_count"))
 
 
 def stages_at_work() -> QuerySet[Stage]:

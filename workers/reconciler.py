@@ -12,7 +12,6 @@ from typing import Final
 
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
-from django.db.models import F
 
 from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
 from webapp.experiments.orders import send_order
@@ -94,14 +93,11 @@ def _lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
     for queue, length in lengths.items():
         if length == 0:
             lost_after[queue] = _AGAIN_IF_QUEUE_EMPTY_SECONDS
-        elif length >= _MANY and length > _waiting(queue) / 2:  # workers hold some messages already
-            lost_after[queue] = NEVER
+        elif length >= _MANY:
+            waiting = lifecycle.waiting_shards(stages_of(queue)).count()
+            if length > waiting / 2:  # workers hold some messages already
+                lost_after[queue] = NEVER
     return lost_after
-
-
-def _waiting(queue: str) -> int:
-    waiting = lifecycle.claimable_shards().filter(stage__name__in=stages_of(queue))
-    return waiting.filter(index__lt=F("stage__shard_count")).count()
 
 
 def _send_orders_again() -> None:

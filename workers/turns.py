@@ -42,11 +42,11 @@ def _serve(experiment: int) -> None:
 def _in_turn(named: Shard) -> Iterator[Shard]:
     """Shards that wait, those of the experiment whose turn it is first, the named one before."""
     stages = stages_of(queue_of(named.stage.name))
-    waiting = lifecycle.claimable_shards().filter(index__lt=F("stage__shard_count"))
+    waiting = lifecycle.waiting_shards(stages)
     for experiment in _order(_waiting_experiments(stages)):
         if experiment == named.stage.iteration.experiment_id:
             yield named
-        theirs = waiting.filter(stage__iteration__experiment=experiment, stage__name__in=stages)
+        theirs = waiting.filter(stage__iteration__experiment=experiment)
         yield from theirs.select_related("stage__iteration__experiment").order_by("?")[:8]
 
 
