@@ -199,53 +199,79 @@ def entropy_bits(counts: Sequence[int]) -> float | None:
 
 
 def measure_judge(judgments: Iterable[Judgment]) -> JudgeMeasures:
-    """Spread and readability of the judge's points."""
-    judged = list(judgments)
-    scores = [judgment.score for judgment in judged if judgment.score is not None]
-    histogram = score_histogram(scores)
+    """Spread and readability of the judge's points, with one judgment in memory at a time."""
+    points = Counter[float]()
+    unscored = Counter[str]()
+    for judgment in judgments:
+        if judgment.score is None:
+            unscored[judgment.unscored_reason or "unknown"] += 1
+        else:
+            points[judgment.score] += 1
+    scored = points.total()
+    histogram = score_histogram(points.elements())
     return JudgeMeasures(
-        judgments=len(judged),
-        scored=len(scores),
-        parse_rate=_share(len(scores), len(judged)),
-        mean=mean_of(scores),
+        judgments=scored + unscored.total(),
+        scored=scored,
+        parse_rate=_share(scored, scored + unscored.total()),
+        mean=mean_of(points.elements()),
         histogram=histogram,
         entropy_bits=entropy_bits(histogram),
-        share_at_max=_share(histogram[-1], len(scores)),
-        unscored=_by_frequency(j.unscored_reason or "unknown" for j in judged if j.score is None),
+        share_at_max=_share(histogram[-1], scored),
+        unscored=_by_frequency(unscored),
     )
 
 
-def measure_meta_judge(
-    battles: Iterable[Battle], judgments: Mapping[str, Judgment]
-) -> MetaJudgeMeasures:
-    """Position, score and length bias of the meta-judge.
+Fought = tuple[Sequence[Battle], Mapping[str, Judgment]]
+"""Battles, and the judgments that fought them by their ids."""
+
+
+def measure_meta_judge(parts: Iterable[Fought]) -> MetaJudgeMeasures:
+    """Position, score and length bias of the meta-judge, with one part in memory at a time.
 
     Args:
-        battles: of an iteration, in any order.
-        judgments: those that battled, by judgment id.
+        parts: of an iteration, in any order; all battles of a response are in the same one.
+            Judgments that a part leaves out enter no bias.
     """
-    fought = list(battles)
-    decided = [battle for battle in fought if battle.verdict in ("A", "B")]
-    first = sum(battle.verdict == "A" for battle in decided)
-    unparsed = [battle for battle in fought if battle.verdict is None]
-    consistent = _agreements(fought)
-    by_score = _won_by_more(decided, {i: j.score for i, j in judgments.items()})
-    by_length = _won_by_more(decided, {i: len(j.text) for i, j in judgments.items()})
+    counts = Counter[str]()
+    unparsed = Counter[str]()
+    for battles, judgments in parts:
+        counts.update(_count_battles(battles, judgments))
+        unparsed.update(b.unparsed_reason or "unknown" for b in battles if b.verdict is None)
+    fought, decided = counts["battles"], counts["A"] + counts["B"]
     return MetaJudgeMeasures(
-        battles=len(fought),
-        decided=len(decided),
-        ties=sum(battle.verdict == "tie" for battle in fought),
-        parse_rate=_share(len(fought) - len(unparsed), len(fought)),
-        won_by_first=_share(first, len(decided)),
-        won_by_second=_share(len(decided) - first, len(decided)),
-        both_orders=len(consistent),
-        inconsistency=_share(consistent.count(False), len(consistent)),
-        unequal_scores=len(by_score),
-        won_by_higher_score=_share(sum(by_score), len(by_score)),
-        unequal_lengths=len(by_length),
-        won_by_longer=_share(sum(by_length), len(by_length)),
-        unparsed=_by_frequency(battle.unparsed_reason or "unknown" for battle in unparsed),
+        battles=fought,
+        decided=decided,
+        ties=counts["tie"],
+        parse_rate=_share(fought - unparsed.total(), fought),
+        won_by_first=_share(counts["A"], decided),
+        won_by_second=_share(counts["B"], decided),
+        both_orders=counts["both_orders"],
+        inconsistency=_share(counts["inconsistent"], counts["both_orders"]),
+        unequal_scores=counts["unequal_scores"],
+        won_by_higher_score=_share(counts["won_by_higher_score"], counts["unequal_scores"]),
+        unequal_lengths=counts["unequal_lengths"],
+        won_by_longer=_share(counts["won_by_longer"], counts["unequal_lengths"]),
+        unparsed=_by_frequency(unparsed),
     )
+
+
+def _count_battles(battles: Sequence[Battle], judgments: Mapping[str, Judgment]) -> dict[str, int]:
+    verdicts = Counter(battle.verdict for battle in battles)
+    agreements = _agreements(battles)
+    by_score = _won_by_more(battles, {name: j.score for name, j in judgments.items()})
+    by_length = _won_by_more(battles, {name: len(j.text) for name, j in judgments.items()})
+    return {
+        "battles": len(battles),
+        "A": verdicts["A"],
+        "B": verdicts["B"],
+        "tie": verdicts["tie"],
+        "both_orders": len(agreements),
+        "inconsistent": agreements.count(False),
+        "unequal_scores": len(by_score),
+        "won_by_higher_score": sum(by_score),
+        "unequal_lengths": len(by_length),
+        "won_by_longer": sum(by_length),
+    }
 
 
 def measure_pairs(
@@ -277,7 +303,7 @@ def measure_pairs(
 
 def drops_by_reason(dropped: Iterable[Dropped], kind: PairKind) -> dict[str, int]:
     """How many prompts gave no pair of a kind, per reason, most frequent first."""
-    return _by_frequency(drop.reason for drop in dropped if drop.kind == kind)
+    return _by_frequency(Counter(drop.reason for drop in dropped if drop.kind == kind))
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -486,10 +512,12 @@ def _winner(battle: Battle) -> str | None:
     return winners.get(battle.verdict or "")
 
 
-def _won_by_more(decided: Sequence[Battle], amount: Mapping[str, float | None]) -> list[bool]:
+def _won_by_more(battles: Sequence[Battle], amount: Mapping[str, float | None]) -> list[bool]:
     """Per decided battle of unequal amounts: did the larger amount win?"""
     wins = []
-    for battle in decided:
+    for battle in battles:
+        if battle.verdict not in ("A", "B"):
+            continue
         first = amount.get(battle.first_judgment_id)
         second = amount.get(battle.second_judgment_id)
         if first is not None and second is not None and first != second:
@@ -501,6 +529,5 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _by_frequency(reasons: Iterable[str]) -> dict[str, int]:
-    counts = Counter(reasons)
+def _by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -4,6 +4,7 @@ The judge that is measured here is the one that gave the scores. Nothing here is
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from meta_reward_core.evaluation.records import Measurement, Subject
 from meta_reward_core.measures import (
+    Fought,
     IterationMeasures,
     JudgeMeasures,
     MetaJudgeMeasures,
@@ -23,23 +25,22 @@ from meta_reward_core.measures import (
 )
 from meta_reward_core.records import Battle, Dropped, Judgment, PairKind
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import records_of
+from meta_reward_core.tables import concatenate, records_of
 
 Figure = tuple[str, float | None, int]
 
 
 def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> IterationMeasures:
-    """Measure what the iteration's files hold.
+    """Measure what the iteration's files hold, with the texts of one part in memory at a time.
 
     Args:
         kinds: the kinds of pairs that the iteration schedules.
     """
-    judgments = records_of(files.read("judgments"), Judgment)
-    scores = files.read("scores")
+    scores = _scores(files)
     scored = scores.filter(pc.is_valid(scores["mean"]))
     return IterationMeasures(
-        judge=measure_judge(judgments),
-        meta_judge=_meta_judge(files, judgments) if "judge" in kinds else None,
+        judge=measure_judge(chain.from_iterable(_judgments(files))),
+        meta_judge=measure_meta_judge(_fought(files)) if "judge" in kinds else None,
         pairs=tuple(_pairs(files, kind) for kind in kinds),
         response_chars=mean_of(scores["length_chars"].to_pylist()),
         score_length_correlation=spearman(
@@ -48,9 +49,22 @@ def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> It
     )
 
 
-def _meta_judge(files: IterationFiles, judgments: Sequence[Judgment]) -> MetaJudgeMeasures:
-    battles = records_of(files.read("battles"), Battle)
-    return measure_meta_judge(battles, {j.judgment_id: j for j in judgments})
+def _scores(files: IterationFiles) -> pa.Table:
+    """What is measured of the responses' scores, over all parts."""
+    parts = (files.read("scores", part) for part in files.part_numbers("scores"))
+    return concatenate("scores", [part.select(["mean", "length_chars"]) for part in parts])
+
+
+def _judgments(files: IterationFiles) -> Iterator[list[Judgment]]:
+    for part in files.part_numbers("judgments"):
+        yield records_of(files.read("judgments", part), Judgment)
+
+
+def _fought(files: IterationFiles) -> Iterator[Fought]:
+    for part in files.part_numbers("battles"):
+        battles = records_of(files.read("battles", part), Battle)
+        judgments = records_of(files.read("judgments", part), Judgment)
+        yield battles, {judgment.judgment_id: judgment for judgment in judgments}
 
 
 def _pairs(files: IterationFiles, kind: PairKind) -> PairMeasures:
@@ -64,7 +78,9 @@ def _pairs(files: IterationFiles, kind: PairKind) -> PairMeasures:
 
 
 def _reply_lengths(pairs: pa.Table, side: Literal["chosen", "rejected"]) -> list[int]:
-    return [len(messages[0]["content"]) for messages in pairs[side].to_pylist()]
+    contents = pc.struct_field(pc.list_element(pairs[side], 0), "content")
+    lengths: list[int] = pc.utf8_length(contents).to_pylist()
+    return lengths
 
 
 def as_measurements(measured: IterationMeasures, *, model: str) -> list[Measurement]:

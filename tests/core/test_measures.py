@@ -113,7 +113,7 @@ def test_the_meta_judge_by_hand() -> None:
         battle("y", "z", "B"),
         battle("z", "y", "tie"),
     ]
-    assert measure_meta_judge(battles, judgments) == MetaJudgeMeasures(
+    assert measure_meta_judge([(battles, judgments)]) == MetaJudgeMeasures(
         battles=6,
         decided=5,
         ties=1,
@@ -133,13 +133,13 @@ def test_the_meta_judge_by_hand() -> None:
 def test_an_order_that_names_the_same_winner_is_consistent() -> None:
     battles = [battle("x", "y", "A"), battle("y", "x", "B"), battle("x", "z", "tie")]
     battles.append(battle("z", "x", "tie"))
-    found = measure_meta_judge(battles, {})
+    found = measure_meta_judge([(battles, {})])
     assert (found.both_orders, found.inconsistency) == (2, 0.0)
 
 
 def test_two_failures_are_not_a_tie_and_not_an_agreement() -> None:
     """Two unreadable orders once counted as a tie: that would be one tie and one agreement."""
-    found = measure_meta_judge([battle("x", "y", None), battle("y", "x", None)], {})
+    found = measure_meta_judge([([battle("x", "y", None), battle("y", "x", None)], {})])
     assert (found.ties, found.decided, found.both_orders) == (0, 0, 0)
     assert (found.parse_rate, found.inconsistency, found.won_by_first) == (0.0, None, None)
     assert found.unparsed == {"no_winner_line": 2}
@@ -147,15 +147,35 @@ def test_two_failures_are_not_a_tie_and_not_an_agreement() -> None:
 
 def test_a_missing_order_leaves_the_other_pairs_as_they_are() -> None:
     both = [battle("x", "y", "A"), battle("y", "x", "B")]
-    found = measure_meta_judge([battle("w", "x", "A"), *both, battle("z", "y", "B")], {})
+    found = measure_meta_judge([([battle("w", "x", "A"), *both, battle("z", "y", "B")], {})])
     assert (found.both_orders, found.inconsistency) == (1, 0.0)
 
 
 @given(st.lists(st.sampled_from(["A", "B", "tie", None])))
 def test_every_battle_is_counted_exactly_once(verdicts: list[Verdict | None]) -> None:
     battles = [battle(f"x{i}", f"y{i}", verdict) for i, verdict in enumerate(verdicts)]
-    found = measure_meta_judge(battles, {})
+    found = measure_meta_judge([(battles, {})])
     assert found.decided + found.ties + sum(found.unparsed.values()) == len(verdicts)
+
+
+VERDICTS = st.sampled_from(["A", "B", "tie", None])
+
+
+@given(st.lists(st.tuples(VERDICTS, VERDICTS, st.integers(0, 2), st.integers(0, 3))))
+def test_what_parts_count_adds_up(
+    fought: list[tuple[Verdict | None, Verdict | None, int, int]],
+) -> None:
+    """Each part: two judgments in both orders, their points and lengths drawn."""
+    parts = []
+    for number, (one, other, score, length) in enumerate(fought):
+        x, y = f"x{number}", f"y{number}"
+        judgments = {x: judgment(x, score, "t" * length), y: judgment(y, 1.0, "tt")}
+        parts.append(([battle(x, y, one), battle(y, x, other)], judgments))
+    together: dict[str, Judgment] = {}
+    for _, judgments in parts:
+        together |= judgments
+    battles = [each for battles, _ in parts for each in battles]
+    assert measure_meta_judge(parts) == measure_meta_judge([(battles, together)])
 
 
 # --- pairs and lengths --------------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""An iteration measured part by part is the iteration measured as a whole."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from meta_reward_core.evaluation.own_data import measure_iteration
+from meta_reward_core.measures import (
+    measure_judge,
+    measure_meta_judge,
+    score_length_correlation,
+)
+from meta_reward_core.records import Battle, Judgment, ResponseScore
+from meta_reward_core.shards import IterationFiles
+from meta_reward_core.tables import records_of
+from tests.core import scripted_world
+
+
+class Watched(IterationFiles):
+    """Notes which table was asked for as a whole."""
+
+    def __init__(self, files: IterationFiles) -> None:
+        super().__init__(files.store, files.folder)
+        self.whole: set[str] = set()
+
+    def read(self, table: str, part: int | None = None) -> pa.Table:
+        if part is None:
+            self.whole.add(table)
+        return super().read(table, part)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Watched:
+    context = scripted_world.begin(tmp_path / "artifacts").context(1)
+    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
+    return Watched(context.files)
+
+
+def test_parts_add_up_to_the_whole(files: Watched) -> None:
+    measured = measure_iteration(files, kinds=["actor", "judge"])
+    judgments = records_of(files.read("judgments"), Judgment)
+    battles = records_of(files.read("battles"), Battle)
+    scores = records_of(files.read("scores"), ResponseScore)
+    assert measured.judge == measure_judge(judgments)
+    assert measured.meta_judge == measure_meta_judge(
+        [(battles, {judgment.judgment_id: judgment for judgment in judgments})]
+    )
+    assert measured.meta_judge is not None
+    assert measured.meta_judge.unequal_lengths > 0
+    assert measured.score_length_correlation == score_length_correlation(scores)
+
+
+def test_pairs_are_as_long_as_their_first_reply(files: Watched) -> None:
+    actor, _ = measure_iteration(files, kinds=["actor", "judge"]).pairs
+    lengths = [len(row["chosen"][0]["content"]) for row in files.read("actor_pairs").to_pylist()]
+    assert actor.pairs == len(lengths) > 0
+    assert actor.chosen_chars == sum(lengths) / len(lengths)
+
+
+def test_texts_are_read_a_part_at_a_time(files: Watched) -> None:
+    """385,000 judgments and 550,000 battles of 5,000 prompts once took 1.4 GiB together."""
+    assert len(files.part_numbers("judgments")) > 1
+    measure_iteration(files, kinds=["actor", "judge"])
+    assert files.whole == {"actor_pairs", "judge_pairs", "dropped"}
+
+
+def test_an_iteration_that_has_not_begun_measures_as_nothing(tmp_path: Path) -> None:
+    files = scripted_world.begin(tmp_path).context(1).files
+    measured = measure_iteration(files, kinds=["judge"])
+    assert measured.response_chars is None
+    assert measured.meta_judge is not None
+    assert (measured.meta_judge.battles, measured.meta_judge.parse_rate) == (0, None)
