@@ -7,6 +7,7 @@ from the files.
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 from django.db import transaction
 
@@ -158,8 +159,10 @@ def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[s
         row = rows[step.name]
         if row.status != StageStatus.FINISHED:
             continue
-        damaged = [shard for shard in row.shards.filter(index__lt=row.shard_count or 0)
-                   if step.finished_shard(context, shard.index) is None]  # fmt: skip
+        shards = list(row.shards.filter(index__lt=row.shard_count or 0))
+        check = partial(step.finished_shard, context)
+        found = context.files.store.each(check, [shard.index for shard in shards])
+        damaged = [shard for shard, whole in zip(shards, found, strict=True) if whole is None]
         if damaged:
             _log.warning("%s: %s shards of %s are made again", iteration, len(damaged), step.name)
             _make_again(row, damaged)
