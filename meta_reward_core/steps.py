@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -230,9 +229,8 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
     """
-    found = training_rows(context)
-    rows: list[Any] = found.rows
-    if not rows:
+    rows = training_rows(context)
+    if not len(rows):
         raise NoPairsError(_why_no_pairs(context))
     from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
 
@@ -265,7 +263,7 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
         "trained": outcome.rows_trained,
         "refused": len(outcome.refused),
         "kept_step": outcome.kept_step,
-        **found.counts,
+        **rows.counts,
     }
     return Work(tables, counts, checkpoint=sha256)
 

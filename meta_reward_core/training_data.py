@@ -6,8 +6,8 @@ An iteration without it trains on all its pairs. It is an input of the training 
 its hashes are part of the training's key.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from meta_reward_core.context import IterationContext
@@ -21,6 +21,7 @@ Row = dict[str, Any]
 AUDIT_TABLES: Final = ("withheld", "human_pairs")
 PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
 _AUDIT: Final = "audit"
+_AT_A_TIME: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,27 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Rows to train on, and how many people gave or withheld; no counts without an audit."""
+    """Rows to train on: pairs, read anew each time that somebody asks for them, then people's.
 
-    rows: list[Row]
-    counts: Counts
+    Attributes:
+        pairs: names of the tables that hold them.
+        human: people's, as far as they were taken.
+        counts: how many people gave or withheld; none without an audit.
+    """
+
+    files: IterationFiles
+    pairs: tuple[str, ...]
+    human: tuple[Row, ...] = ()
+    counts: Counts = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(_row_count(self.files, table) for table in self.pairs) + len(self.human)
+
+    def __iter__(self) -> Iterator[Any]:
+        for table in self.pairs:
+            for some in self.files.read(table).to_batches(_AT_A_TIME):
+                yield from some.to_pylist()
+        yield from self.human
 
 
 def write_audit(
@@ -84,20 +102,24 @@ def training_rows(context: IterationContext) -> TrainingRows:
     files = context.files
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
     withheld = set(files.read("withheld")["kind"].to_pylist())
-    rows = [row for kind in kinds if kind not in withheld
-            for row in files.read(f"{kind}_pairs").to_pylist()]  # fmt: skip
+    pairs = tuple(f"{kind}_pairs" for kind in kinds if kind not in withheld)
+    own = TrainingRows(files, pairs)
     if not has_audit(files):
-        return TrainingRows(rows, {})
-    left_out = sum(files.read(f"{kind}_pairs").num_rows for kind in kinds if kind in withheld)
+        return own
+    left_out = sum(_row_count(files, f"{kind}_pairs") for kind in kinds if kind in withheld)
     offered = files.read("human_pairs").to_pylist() if "judge" in {*kinds} - withheld else []
     taken = draw_human_pairs(
         offered,
-        others=len(rows),
+        others=len(own),
         max_share=context.recipe.audit.human_pairs_share,
         seed=context.seed,
     )
     counts = {"withheld": left_out, "human": len(taken), "human_offered": len(offered)}
-    return TrainingRows(rows + taken, counts)
+    return TrainingRows(files, pairs, tuple(taken), counts)
+
+
+def _row_count(files: IterationFiles, table: str) -> int:
+    return sum(part.rows for part in files.parts(table))
 
 
 def draw_human_pairs(

@@ -1,18 +1,17 @@
 """Direct Preference Optimization by TRL, from M_{t-1} and against M_{t-1}."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 from meta_reward_core.training.launching import TrainingPlace, train
 from meta_reward_core.training.objectives import DPO
 from meta_reward_core.training.outcome import TrainingOutcome
-from meta_reward_core.training.row_forms import PreferenceRow
+from meta_reward_core.training.row_forms import PreferenceRow, Rows
 from meta_reward_core.training.settings import DpoSettings
 
 
 def train_dpo(
-    rows: Sequence[PreferenceRow],
+    rows: Rows[PreferenceRow],
     *,
     start: Path,
     settings: DpoSettings,

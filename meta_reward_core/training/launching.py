@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final, NotRequired, TypedDict, Unpack
@@ -24,10 +23,11 @@ from meta_reward_core.dying import dying_with_parent
 from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.training.objectives import Objective
 from meta_reward_core.training.outcome import OnLog, TrainingOutcome
-from meta_reward_core.training.row_forms import TrainingRow
+from meta_reward_core.training.row_forms import RowFile, Rows, TrainingRow
 from meta_reward_core.training.settings import TrainingSettings
 from meta_reward_core.training.trainer import run_training
 
+ROWS: Final = "rows.jsonl"
 _PROCESS: Final = "meta_reward_core.training.process"
 _POLL_SECONDS: Final = 0.1
 _LAST_CHARS: Final = 3000
@@ -53,7 +53,7 @@ class TrainingPlace(TypedDict):
 
 def train(
     objective: Objective,
-    rows: Sequence[TrainingRow],
+    rows: Rows[TrainingRow],
     *,
     start: Path,
     settings: TrainingSettings,
@@ -79,14 +79,13 @@ def train(
 def _write_job(
     job: Path,
     objective: Objective,
-    rows: Sequence[TrainingRow],
+    rows: Rows[TrainingRow],
     start: Path,
     settings: TrainingSettings,
     place: TrainingPlace,
 ) -> None:
-    with (job / "rows.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
     described = {
+        "rows": len(RowFile.write(job / ROWS, rows)),
         "objective": objective.name,
         "settings": settings.model_dump(mode="json"),
         "start": str(start.absolute()),

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from meta_reward_core.training.rows import EncodedRow
+from meta_reward_core.training.rows import EncodedRow, TrainerForm
 from meta_reward_core.training.settings import DpoSettings, SftSettings, TrainingSettings
 
 _NO_LOSS = -100
@@ -33,13 +34,13 @@ class Objective:
 
     Attributes:
         settings: the class that its settings have.
-        columns: what TRL's trainer reads of a row.
+        form: what TRL's trainer reads of a row.
         make_trainer: the trainer, not yet started.
     """
 
     name: str
     settings: type[TrainingSettings]
-    columns: Callable[[EncodedRow], dict[str, Any]]
+    form: TrainerForm
     make_trainer: Callable[[TrainerInputs, Any], Trainer]
 
 
@@ -78,12 +79,25 @@ def _made(trainer: Any, inputs: TrainerInputs, arguments: Any) -> Trainer:
     return made
 
 
+def _pair(encoded: EncodedRow) -> dict[str, Any]:
+    """The texts alone: TRL makes token ids of its own, equal to ours."""
+    values: dict[str, Any] = dict(encoded.row)
+    return {name: values[name] for name in _PAIR.names}
+
+
 def _labelled(encoded: EncodedRow) -> dict[str, Any]:
     """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
     ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
     return {"input_ids": ids, "labels": [_NO_LOSS] * prompt + ids[prompt:]}
 
 
-DPO: Final = Objective("dpo", DpoSettings, lambda row: dict(row.row), _make_dpo_trainer)
-SFT: Final = Objective("sft", SftSettings, _labelled, _make_sft_trainer)
+_MESSAGES: Final = pyarrow.list_(
+    pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+)
+_PAIR: Final = pyarrow.schema([(side, _MESSAGES) for side in ("prompt", "chosen", "rejected")])
+_IDS: Final = pyarrow.list_(pyarrow.int64())
+_LABELLED: Final = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])
+
+DPO: Final = Objective("dpo", DpoSettings, TrainerForm(_PAIR, _pair), _make_dpo_trainer)
+SFT: Final = Objective("sft", SftSettings, TrainerForm(_LABELLED, _labelled), _make_sft_trainer)
 OBJECTIVES: Final = {objective.name: objective for objective in (DPO, SFT)}

@@ -12,8 +12,10 @@ import torch
 
 from meta_reward_core.dying import die_with_parent
 from meta_reward_core.errors import MetaRewardError
+from meta_reward_core.training.launching import ROWS
 from meta_reward_core.training.objectives import OBJECTIVES
 from meta_reward_core.training.outcome import LogRow, TrainingOutcome
+from meta_reward_core.training.row_forms import RowFile
 from meta_reward_core.training.trainer import run_training
 
 
@@ -34,8 +36,6 @@ def main(job: Path) -> None:
 
 def _train(job: Path) -> TrainingOutcome:
     described = json.loads((job / "job.json").read_text(encoding="utf-8"))
-    with (job / "rows.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
     objective = OBJECTIVES[described["objective"]]
     with (job / "log.jsonl").open("a", encoding="utf-8") as log:
 
@@ -45,7 +45,7 @@ def _train(job: Path) -> TrainingOutcome:
 
         return run_training(
             objective,
-            rows,
+            RowFile(job / ROWS, described["rows"]),
             start=Path(described["start"]),
             settings=objective.settings.model_validate(described["settings"]),
             checkpoint=Path(described["checkpoint"]),

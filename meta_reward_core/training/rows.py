@@ -1,18 +1,29 @@
 """Rows of a training: measured before TRL sees them, so that none is cut or lost in silence."""
 
 import hashlib
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+import pyarrow
+from pyarrow.parquet import ParquetWriter
 from transformers import PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import Message
 from meta_reward_core.engines.rendering import special_token_pattern
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.training.row_forms import TrainingRow
+from meta_reward_core.training.row_forms import Rows, TrainingRow
+
+TRAINED: Final = "train.parquet"
+HELD_OUT: Final = "held_out.parquet"
+_SORTED: Final = "sorted.json"
+_AT_A_TIME: Final = 256
 
 
 class RefusedRow(NamedTuple):
@@ -33,56 +44,112 @@ class EncodedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SortedRows:
-    """Rows in = trained + held out + refused."""
+class TrainerForm:
+    """What TRL's trainer reads of a row: its columns, and the values of a row in them."""
 
-    trained: list[EncodedRow]
-    held_out: list[EncodedRow]
+    schema: pyarrow.Schema
+    columns: Callable[[EncodedRow], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SortedRows:
+    """How many rows there are of each sort. Rows in = trained + held out + refused."""
+
+    trained: int
+    held_out: int
     refused: list[RefusedRow]
 
 
 def sort_rows(
-    rows: Sequence[TrainingRow],
+    rows: Rows[TrainingRow],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    folder: Path,
+    form: TrainerForm,
     max_length: int,
     max_refused_share: float,
     validation_share: float,
 ) -> SortedRows:
-    """Refuse what cannot be trained on and hold prompts out for validation.
+    """Refuse what cannot be trained on, and hold prompts out for validation.
+
+    The others are written into the files `TRAINED` and `HELD_OUT` of a folder, some at a time.
+    What this job has sorted before, in another process or before a kill, is not sorted again.
 
     Raises:
         TrainingError: more than `max_refused_share` of the rows are refused, or none is left.
     """
+    note = folder / _SORTED
+    if note.is_file():
+        return _read_note(note)
     special = special_token_pattern(tokenizer)
-    trained: list[EncodedRow] = []
-    held_out: list[EncodedRow] = []
     refused: list[RefusedRow] = []
-    for encoded in encode_rows(rows, tokenizer):
-        row = encoded.row
-        reason = find_refusal(encoded, special, max_length=max_length)
-        if reason is not None:
-            refused.append(RefusedRow(row["prompt_id"], row["kind"], reason))
-        elif is_held_out(row["prompt_id"], share=validation_share):
-            held_out.append(encoded)
-        else:
-            trained.append(encoded)
-    _check_enough(rows, len(trained), refused, max_refused_share)
-    return SortedRows(trained, held_out, refused)
+    kinds = Counter[str]()
+    with (
+        closing(_RowWriter(folder / TRAINED, form)) as trained,
+        closing(_RowWriter(folder / HELD_OUT, form)) as held_out,
+    ):
+        for encoded in encode_rows(rows, tokenizer):
+            row = encoded.row
+            kinds[row["kind"]] += 1
+            reason = find_refusal(encoded, special, max_length=max_length)
+            if reason is not None:
+                refused.append(RefusedRow(row["prompt_id"], row["kind"], reason))
+            elif is_held_out(row["prompt_id"], share=validation_share):
+                held_out.write(encoded)
+            else:
+                trained.write(encoded)
+    _check_enough(kinds, trained.count, refused, max_refused_share)
+    found = SortedRows(trained.count, held_out.count, refused)
+    partial = note.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    partial.rename(note)
+    return found
+
+
+def _read_note(note: Path) -> SortedRows:
+    values = json.loads(note.read_text(encoding="utf-8"))
+    refused = [RefusedRow(*row) for row in values.pop("refused")]
+    return SortedRows(**values, refused=refused)
+
+
+class _RowWriter:
+    """A Parquet file of rows as TRL reads them, with some of them in memory at a time."""
+
+    def __init__(self, path: Path, form: TrainerForm) -> None:
+        self.count = 0
+        self._form = form
+        self._file = ParquetWriter(path, form.schema)
+        self._waiting: list[dict[str, Any]] = []
+
+    def write(self, row: EncodedRow) -> None:
+        self.count += 1
+        self._waiting.append(self._form.columns(row))
+        if len(self._waiting) == _AT_A_TIME:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        self._file.write_table(pyarrow.Table.from_pylist(self._waiting, self._form.schema))
+        self._waiting = []
 
 
 def encode_rows(
-    rows: Sequence[TrainingRow], tokenizer: PreTrainedTokenizerBase
+    rows: Rows[TrainingRow], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[EncodedRow]:
-    """Yield each row with its token ids, as TRL would make them, all encoded in one call."""
-    texts = [
-        _render(tokenizer, messages, add_generation_prompt=not replied)
-        for row in rows
-        for replied, messages in enumerate([row["prompt"], *_dialogues(row)])
-    ]
-    ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    for row in rows:
-        yield EncodedRow(row, next(ids), [next(ids) for _ in _dialogues(row)])
+    """Yield each row with its token ids, as TRL would make them, some rows encoded in one call."""
+    source = iter(rows)
+    while some := list(islice(source, _AT_A_TIME)):
+        texts = [
+            _render(tokenizer, messages, add_generation_prompt=not replied)
+            for row in some
+            for replied, messages in enumerate([row["prompt"], *_dialogues(row)])
+        ]
+        ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+        for row in some:
+            yield EncodedRow(row, next(ids), [next(ids) for _ in _dialogues(row)])
 
 
 def find_refusal(encoded: EncodedRow, special: re.Pattern[str], *, max_length: int) -> str | None:
@@ -109,7 +176,7 @@ def is_held_out(prompt_id: str, *, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def hash_rows(rows: Sequence[TrainingRow]) -> str:
+def hash_rows(rows: Rows[TrainingRow]) -> str:
     """A digest of the rows in their order; two trainings on equal rows share it."""
     total = hashlib.sha256()
     for row in rows:
@@ -135,23 +202,19 @@ def _render(
 
 
 def _check_enough(
-    rows: Sequence[TrainingRow],
-    trained: int,
-    refused: Sequence[RefusedRow],
-    max_refused_share: float,
+    kinds: Counter[str], trained: int, refused: Sequence[RefusedRow], max_refused_share: float
 ) -> None:
-    if len(refused) > max_refused_share * len(rows):
+    if len(refused) > max_refused_share * kinds.total():
         raise TrainingError(
-            f"{len(refused)} of {len(rows)} rows cannot be trained on, more than the allowed "
-            f"share of {max_refused_share:g}: {_count(refused, rows)}."
+            f"{len(refused)} of {kinds.total()} rows cannot be trained on, more than the allowed "
+            f"share of {max_refused_share:g}: {_count(refused, kinds)}."
         )
     if not trained:
-        raise TrainingError(f"No row is left to train on, of {len(rows)} given.")
+        raise TrainingError(f"No row is left to train on, of {kinds.total()} given.")
 
 
-def _count(refused: Sequence[RefusedRow], rows: Sequence[TrainingRow]) -> str:
+def _count(refused: Sequence[RefusedRow], kinds: Counter[str]) -> str:
     """Refused rows by kind and reason, beside how many of the kind there were."""
-    kinds = Counter(row["kind"] for row in rows)
     reasons = Counter((row.kind, row.reason) for row in refused)
     parts = (
         f"{count} of {kinds[kind]} {kind} rows {reason}"

@@ -1,7 +1,6 @@
 """Supervised fine-tuning by TRL: of a real model on EFT data, or of a small one from nothing."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
@@ -18,7 +17,7 @@ from meta_reward_core.quiet import quiet_libraries
 from meta_reward_core.training.launching import TrainingPlace, train
 from meta_reward_core.training.objectives import SFT
 from meta_reward_core.training.outcome import TrainingOutcome
-from meta_reward_core.training.row_forms import SftRow
+from meta_reward_core.training.row_forms import Rows, SftRow
 from meta_reward_core.training.settings import SftSettings
 
 
@@ -36,7 +35,7 @@ class InitialModel:
 
 
 def train_sft(
-    rows: Sequence[SftRow],
+    rows: Rows[SftRow],
     *,
     start: Path | InitialModel,
     settings: SftSettings,

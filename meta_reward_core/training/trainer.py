@@ -5,13 +5,11 @@ It knows nothing of losses.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import torch
 import transformers
 import trl
@@ -39,13 +37,8 @@ from meta_reward_core.training.checkpoint import (
 from meta_reward_core.training.objectives import Objective, TrainerInputs
 from meta_reward_core.training.outcome import OnLog, TrainingOutcome
 from meta_reward_core.training.publishing import load_float32, publish_weights
-from meta_reward_core.training.row_forms import TrainingRow
-from meta_reward_core.training.rows import (
-    EncodedRow,
-    SortedRows,
-    hash_rows,
-    sort_rows,
-)
+from meta_reward_core.training.row_forms import Rows, TrainingRow
+from meta_reward_core.training.rows import HELD_OUT, TRAINED, SortedRows, hash_rows, sort_rows
 from meta_reward_core.training.settings import CheckpointRule, LoraSettings, TrainingSettings
 from meta_reward_core.training.watching import Watch, select_metrics
 
@@ -57,7 +50,7 @@ RULE_METRICS = {
 
 def run_training(
     objective: Objective,
-    rows: Sequence[TrainingRow],
+    rows: Rows[TrainingRow],
     *,
     start: Path,
     settings: TrainingSettings,
@@ -80,20 +73,20 @@ def run_training(
     _check_world_size(settings.processes)
     with quiet_libraries(), _quiet_datasets():
         tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
-        sorted_rows = sort_rows(
-            rows,
-            tokenizer,
-            max_length=settings.max_length,
-            max_refused_share=settings.max_refused_share,
-            validation_share=settings.validation_share,
-        )
-        _check_validation(sorted_rows, settings.keep)
         with PartialState().main_process_first():
             open_scratch(scratch, _describe_job(objective, rows, start, settings, seed))
-            train_dataset = _to_dataset(sorted_rows.trained, objective, scratch / "train.parquet")
-            eval_dataset = _to_dataset(
-                sorted_rows.held_out, objective, scratch / "held_out.parquet"
+            sorted_rows = sort_rows(
+                rows,
+                tokenizer,
+                folder=scratch,
+                form=objective.form,
+                max_length=settings.max_length,
+                max_refused_share=settings.max_refused_share,
+                validation_share=settings.validation_share,
             )
+            _check_validation(sorted_rows, settings.keep)
+            train_dataset = _mapped(scratch / TRAINED)
+            eval_dataset = _mapped(scratch / HELD_OUT) if sorted_rows.held_out else None
         trainer = objective.make_trainer(
             TrainerInputs(
                 model=load_float32(start),
@@ -154,16 +147,16 @@ def _check_rows_kept(trainer: Trainer, rows: SortedRows) -> None:
     """TRL drops rows without an error in some settings: never in ours."""
     datasets: tuple[Any, Any] = trainer.train_dataset, trainer.eval_dataset
     kept = [0 if dataset is None else len(dataset) for dataset in datasets]
-    if kept != [len(rows.trained), len(rows.held_out)]:
+    if kept != [rows.trained, rows.held_out]:
         raise TrainingError(
-            f"TRL kept {kept} of {len(rows.trained)} rows to train on and "
-            f"{len(rows.held_out)} to validate on."
+            f"TRL kept {kept} of {rows.trained} rows to train on and {rows.held_out} "
+            "to validate on."
         )
 
 
 def _describe_job(
     objective: Objective,
-    rows: Sequence[TrainingRow],
+    rows: Rows[TrainingRow],
     start: Path,
     settings: TrainingSettings,
     seed: int,
@@ -179,16 +172,8 @@ def _describe_job(
     }
 
 
-def _to_dataset(rows: Sequence[EncodedRow], objective: Objective, file: Path) -> Dataset | None:
-    """Rows as a dataset on the disk, which every process of a training can open."""
-    if not rows:
-        return None
-    if not file.exists():
-        partial = file.with_suffix(".partial")
-        pyarrow.parquet.write_table(
-            pyarrow.Table.from_pylist([objective.columns(row) for row in rows]), partial
-        )
-        partial.rename(file)
+def _mapped(file: Path) -> Dataset:
+    """Rows as a dataset that lies on the disk, for every process of a training."""
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "datasets"))
 
 
@@ -270,8 +255,8 @@ def _outcome(
     kept = state.global_step if rule == "last" else int(state.best_global_step or 0)
     epochs = [row["epoch"] for row in log if row["step"] == kept]
     return TrainingOutcome(
-        rows_trained=len(rows.trained),
-        rows_held_out=len(rows.held_out),
+        rows_trained=rows.trained,
+        rows_held_out=rows.held_out,
         refused=rows.refused,
         log=log,
         kept_step=kept,
