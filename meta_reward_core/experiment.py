@@ -220,9 +220,10 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     Raises:
         ArtifactError: its description cannot be read, or its seed model changed or is gone.
     """
-    if not store.exists(f"{name}/experiment.json"):
+    description = store.read_if_there(f"{name}/experiment.json")
+    if description is None:
         return None
-    found = json.loads(store.read(f"{name}/experiment.json"))
+    found = json.loads(description)
     seed_model = found["seed_model"]
     pool = IterationFiles(store, f"{name}/iteration-0")
     experiment = Experiment(
