@@ -95,7 +95,7 @@ class ArtifactStore:
         try:
             return self.read(name)
         except ArtifactError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return None
             raise
 

@@ -198,80 +198,100 @@ def entropy_bits(counts: Sequence[int]) -> float | None:
     return abs(math.fsum(share * math.log2(share) for share in shares))
 
 
-def measure_judge(judgments: Iterable[Judgment]) -> JudgeMeasures:
-    """Spread and readability of the judge's points, with one judgment in memory at a time."""
-    points = Counter[float]()
-    unscored = Counter[str]()
-    for judgment in judgments:
-        if judgment.score is None:
-            unscored[judgment.unscored_reason or "unknown"] += 1
-        else:
-            points[judgment.score] += 1
-    scored = points.total()
-    histogram = score_histogram(points.elements())
-    return JudgeMeasures(
-        judgments=scored + unscored.total(),
-        scored=scored,
-        parse_rate=_share(scored, scored + unscored.total()),
-        mean=mean_of(points.elements()),
-        histogram=histogram,
-        entropy_bits=entropy_bits(histogram),
-        share_at_max=_share(histogram[-1], scored),
-        unscored=_by_frequency(unscored),
-    )
+class JudgeTally:
+    """Counts judgments, part by part: nothing of their texts stays."""
+
+    def __init__(self) -> None:
+        self._points = Counter[float]()
+        self._unscored = Counter[str]()
+
+    def add(self, judgments: Iterable[Judgment]) -> None:
+        """Count some more."""
+        for judgment in judgments:
+            if judgment.score is None:
+                self._unscored[judgment.unscored_reason or "unknown"] += 1
+            else:
+                self._points[judgment.score] += 1
+
+    def measures(self) -> JudgeMeasures:
+        """Spread and readability of the points of all that were counted."""
+        scored = self._points.total()
+        judgments = scored + self._unscored.total()
+        histogram = score_histogram(self._points.elements())
+        return JudgeMeasures(
+            judgments=judgments,
+            scored=scored,
+            parse_rate=_share(scored, judgments),
+            mean=mean_of(self._points.elements()),
+            histogram=histogram,
+            entropy_bits=entropy_bits(histogram),
+            share_at_max=_share(histogram[-1], scored),
+            unscored=_by_frequency(self._unscored),
+        )
 
 
-Fought = tuple[Sequence[Battle], Mapping[str, Judgment]]
-"""Battles, and the judgments that fought them by their ids."""
+class MetaJudgeTally:
+    """Counts battles, part by part: nothing of their texts stays."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._unparsed = Counter[str]()
+
+    def add(self, battles: Sequence[Battle], judgments: Mapping[str, Judgment]) -> None:
+        """Count some more.
+
+        Args:
+            battles: all of a response, or none.
+            judgments: those that battled, by judgment id; what is not among them enters no bias.
+        """
+        unparsed = [battle for battle in battles if battle.verdict is None]
+        agreements = _agreements(battles)
+        by_score = _won_by_more(battles, {name: j.score for name, j in judgments.items()})
+        by_length = _won_by_more(battles, {name: len(j.text) for name, j in judgments.items()})
+        self._unparsed.update(battle.unparsed_reason or "unknown" for battle in unparsed)
+        self._counts.update(
+            {
+                "battles": len(battles),
+                "won_by_first": sum(battle.verdict == "A" for battle in battles),
+                "won_by_second": sum(battle.verdict == "B" for battle in battles),
+                "ties": sum(battle.verdict == "tie" for battle in battles),
+                "both_orders": len(agreements),
+                "inconsistent": agreements.count(False),
+                "unequal_scores": len(by_score),
+                "won_by_higher_score": sum(by_score),
+                "unequal_lengths": len(by_length),
+                "won_by_longer": sum(by_length),
+            }
+        )
+
+    def measures(self) -> MetaJudgeMeasures:
+        """Position, score and length bias over all that were counted."""
+        counts = self._counts
+        decided = counts["won_by_first"] + counts["won_by_second"]
+        return MetaJudgeMeasures(
+            battles=counts["battles"],
+            decided=decided,
+            ties=counts["ties"],
+            parse_rate=_share(counts["battles"] - self._unparsed.total(), counts["battles"]),
+            won_by_first=_share(counts["won_by_first"], decided),
+            won_by_second=_share(counts["won_by_second"], decided),
+            both_orders=counts["both_orders"],
+            inconsistency=_share(counts["inconsistent"], counts["both_orders"]),
+            unequal_scores=counts["unequal_scores"],
+            won_by_higher_score=_share(counts["won_by_higher_score"], counts["unequal_scores"]),
+            unequal_lengths=counts["unequal_lengths"],
+            won_by_longer=_share(counts["won_by_longer"], counts["unequal_lengths"]),
+            unparsed=_by_frequency(self._unparsed),
+        )
 
 
-def measure_meta_judge(parts: Iterable[Fought]) -> MetaJudgeMeasures:
-    """Position, score and length bias of the meta-judge, with one part in memory at a time.
-
-    Args:
-        parts: of an iteration, in any order; all battles of a response are in the same one.
-            Judgments that a part leaves out enter no bias.
-    """
-    counts = Counter[str]()
-    unparsed = Counter[str]()
-    for battles, judgments in parts:
-        counts.update(_count_battles(battles, judgments))
-        unparsed.update(b.unparsed_reason or "unknown" for b in battles if b.verdict is None)
-    fought, decided = counts["battles"], counts["A"] + counts["B"]
-    return MetaJudgeMeasures(
-        battles=fought,
-        decided=decided,
-        ties=counts["tie"],
-        parse_rate=_share(fought - unparsed.total(), fought),
-        won_by_first=_share(counts["A"], decided),
-        won_by_second=_share(counts["B"], decided),
-        both_orders=counts["both_orders"],
-        inconsistency=_share(counts["inconsistent"], counts["both_orders"]),
-        unequal_scores=counts["unequal_scores"],
-        won_by_higher_score=_share(counts["won_by_higher_score"], counts["unequal_scores"]),
-        unequal_lengths=counts["unequal_lengths"],
-        won_by_longer=_share(counts["won_by_longer"], counts["unequal_lengths"]),
-        unparsed=_by_frequency(unparsed),
-    )
-
-
-def _count_battles(battles: Sequence[Battle], judgments: Mapping[str, Judgment]) -> dict[str, int]:
-    verdicts = Counter(battle.verdict for battle in battles)
-    agreements = _agreements(battles)
-    by_score = _won_by_more(battles, {name: j.score for name, j in judgments.items()})
-    by_length = _won_by_more(battles, {name: len(j.text) for name, j in judgments.items()})
-    return {
-        "battles": len(battles),
-        "A": verdicts["A"],
-        "B": verdicts["B"],
-        "tie": verdicts["tie"],
-        "both_orders": len(agreements),
-        "inconsistent": agreements.count(False),
-        "unequal_scores": len(by_score),
-        "won_by_higher_score": sum(by_score),
-        "unequal_lengths": len(by_length),
-        "won_by_longer": sum(by_length),
-    }
+def measure_meta_judge(
+    battles: Sequence[Battle], judgments: Mapping[str, Judgment]
+) -> MetaJudgeMeasures:
+    """Position, score and length bias of the meta-judge in these battles alone."""
+    tally = MetaJudgeTally()
+    tally.add(battles, judgments)
+    return tally.measures()
 
 
 def measure_pairs(

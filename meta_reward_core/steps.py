@@ -230,7 +230,7 @@ def train(context: IterationContext, shard: int, tools: Tools) -> Work:  # noqa:
         NoPairsError: no pair of any scheduled kind survived.
     """
     rows = training_rows(context)
-    if not len(rows):
+    if not rows:
         raise NoPairsError(_why_no_pairs(context))
     from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
 

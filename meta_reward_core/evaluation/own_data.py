@@ -4,7 +4,6 @@ The judge that is measured here is the one that gave the scores. Nothing here is
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Literal
 
 import pyarrow as pa
@@ -12,14 +11,13 @@ import pyarrow.compute as pc
 
 from meta_reward_core.evaluation.records import Measurement, Subject
 from meta_reward_core.measures import (
-    Fought,
     IterationMeasures,
     JudgeMeasures,
+    JudgeTally,
     MetaJudgeMeasures,
+    MetaJudgeTally,
     PairMeasures,
     mean_of,
-    measure_judge,
-    measure_meta_judge,
     measure_pairs,
     spearman,
 )
@@ -36,11 +34,17 @@ def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> It
     Args:
         kinds: the kinds of pairs that the iteration schedules.
     """
+    judged, fought = JudgeTally(), MetaJudgeTally()
+    for part in files.part_numbers("judgments"):
+        judgments = records_of(files.read("judgments", part), Judgment)
+        battles = records_of(files.read("battles", part), Battle)
+        judged.add(judgments)
+        fought.add(battles, {judgment.judgment_id: judgment for judgment in judgments})
     scores = _scores(files)
     scored = scores.filter(pc.is_valid(scores["mean"]))
     return IterationMeasures(
-        judge=measure_judge(chain.from_iterable(_judgments(files))),
-        meta_judge=measure_meta_judge(_fought(files)) if "judge" in kinds else None,
+        judge=judged.measures(),
+        meta_judge=fought.measures() if "judge" in kinds else None,
         pairs=tuple(_pairs(files, kind) for kind in kinds),
         response_chars=mean_of(scores["length_chars"].to_pylist()),
         score_length_correlation=spearman(
@@ -53,18 +57,6 @@ def _scores(files: IterationFiles) -> pa.Table:
     """What is measured of the responses' scores, over all parts."""
     parts = (files.read("scores", part) for part in files.part_numbers("scores"))
     return concatenate("scores", [part.select(["mean", "length_chars"]) for part in parts])
-
-
-def _judgments(files: IterationFiles) -> Iterator[list[Judgment]]:
-    for part in files.part_numbers("judgments"):
-        yield records_of(files.read("judgments", part), Judgment)
-
-
-def _fought(files: IterationFiles) -> Iterator[Fought]:
-    for part in files.part_numbers("battles"):
-        battles = records_of(files.read("battles", part), Battle)
-        judgments = records_of(files.read("judgments", part), Judgment)
-        yield battles, {judgment.judgment_id: judgment for judgment in judgments}
 
 
 def _pairs(files: IterationFiles, kind: PairKind) -> PairMeasures:

@@ -185,10 +185,10 @@ def _pass_on(lines: Any, on_log: OnLog | None) -> None:
 
 
 def _why_it_failed(job: Path, code: int) -> MetaRewardError:
-    """The error that the first of the processes met, or the last words of all of them."""
-    told = sorted(job.glob("error-*.json"))
+    """The error that a process met first, the others' follow from it; or their last words."""
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in job.glob("error-*.json")]
     if told:
-        error = json.loads(told[0].read_text(encoding="utf-8"))
+        error = min(told, key=lambda error: error["met_at"])
         kind = getattr(errors, error["kind"], TrainingError)
         met: MetaRewardError = kind(error["message"])
         return met

@@ -6,12 +6,14 @@ python -m meta_reward_core.training.process JOB
 import json
 import os
 import sys
+import time
+import traceback
 from pathlib import Path
 
 import torch
 
 from meta_reward_core.dying import die_with_parent
-from meta_reward_core.errors import MetaRewardError
+from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.training.launching import ROWS
 from meta_reward_core.training.objectives import OBJECTIVES
 from meta_reward_core.training.outcome import LogRow, TrainingOutcome
@@ -26,8 +28,11 @@ def main(job: Path) -> None:
     try:
         outcome = _train(job)
     except MetaRewardError as error:
-        _write(job / f"error-{rank}.json", {"kind": type(error).__name__, "message": str(error)})
+        _tell(job, rank, type(error).__name__, str(error))
         sys.exit(1)
+    except Exception:
+        _tell(job, rank, TrainingError.__name__, traceback.format_exc())
+        raise
     if rank == "0":
         _write(job / "outcome.json", outcome.to_json())
     if torch.distributed.is_initialized():
@@ -54,6 +59,11 @@ def _train(job: Path) -> TrainingOutcome:
             threads=described["threads"],
             on_log=tell,
         )
+
+
+def _tell(job: Path, rank: str, kind: str, message: str) -> None:
+    told = {"kind": kind, "message": message, "met_at": time.time()}
+    _write(job / f"error-{rank}.json", told)
 
 
 def _write(path: Path, values: object) -> None:

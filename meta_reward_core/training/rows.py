@@ -5,19 +5,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import pyarrow
-from pyarrow.parquet import ParquetWriter
+from pyarrow.parquet import ParquetWriter, read_metadata
 from transformers import PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import Message
 from meta_reward_core.engines.rendering import special_token_pattern
 from meta_reward_core.errors import TrainingError
+from meta_reward_core.training.checkpoint import sync_folder
 from meta_reward_core.training.row_forms import Rows, TrainingRow
 
 TRAINED: Final = "train.parquet"
@@ -75,18 +75,21 @@ def sort_rows(
     The others are written into the files `TRAINED` and `HELD_OUT` of a folder, some at a time.
     What this job has sorted before, in another process or before a kill, is not sorted again.
 
+    Args:
+        folder: of this job alone; another job's files were removed from it.
+
     Raises:
         TrainingError: more than `max_refused_share` of the rows are refused, or none is left.
     """
-    note = folder / _SORTED
-    if note.is_file():
-        return _read_note(note)
+    before = _sorted_before(folder)
+    if before is not None:
+        return before
     special = special_token_pattern(tokenizer)
     refused: list[RefusedRow] = []
     kinds = Counter[str]()
     with (
-        closing(_RowWriter(folder / TRAINED, form)) as trained,
-        closing(_RowWriter(folder / HELD_OUT, form)) as held_out,
+        _RowWriter(folder / TRAINED, form) as trained,
+        _RowWriter(folder / HELD_OUT, form) as held_out,
     ):
         for encoded in encode_rows(rows, tokenizer):
             row = encoded.row
@@ -98,18 +101,25 @@ def sort_rows(
                 held_out.write(encoded)
             else:
                 trained.write(encoded)
+    if kinds.total() != len(rows):
+        raise TrainingError(f"{kinds.total()} rows could be read of {len(rows)}.")
     _check_enough(kinds, trained.count, refused, max_refused_share)
     found = SortedRows(trained.count, held_out.count, refused)
-    partial = note.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    partial.rename(note)
+    sync_folder(folder)  # the note below is believed after a power cut
+    (folder / _SORTED).write_text(json.dumps(asdict(found)), encoding="utf-8")
     return found
 
 
-def _read_note(note: Path) -> SortedRows:
-    values = json.loads(note.read_text(encoding="utf-8"))
-    refused = [RefusedRow(*row) for row in values.pop("refused")]
-    return SortedRows(**values, refused=refused)
+def _sorted_before(folder: Path) -> SortedRows | None:
+    """What an earlier call wrote, if all of it is there."""
+    try:
+        values = json.loads((folder / _SORTED).read_text(encoding="utf-8"))
+        counts = [read_metadata(folder / name).num_rows for name in (TRAINED, HELD_OUT)]
+    except (OSError, ValueError):
+        return None
+    refused = [RefusedRow(*row) for row in values["refused"]]
+    found = SortedRows(values["trained"], values["held_out"], refused)
+    return found if counts == [found.trained, found.held_out] else None
 
 
 class _RowWriter:
@@ -127,8 +137,12 @@ class _RowWriter:
         if len(self._waiting) == _AT_A_TIME:
             self._flush()
 
-    def close(self) -> None:
-        self._flush()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._waiting:
+            self._flush()
         self._file.close()
 
     def _flush(self) -> None:

@@ -13,12 +13,13 @@ from meta_reward_core.measures import (
     AlarmLimits,
     IterationMeasures,
     JudgeMeasures,
+    JudgeTally,
     MetaJudgeMeasures,
+    MetaJudgeTally,
     drops_by_reason,
     entropy_bits,
     find_alarms,
     mean_of,
-    measure_judge,
     measure_meta_judge,
     measure_pairs,
     score_histogram,
@@ -34,7 +35,10 @@ def judgment(name: str, score: float | None, text: str = "text") -> Judgment:
 
 
 def judged(*scores: float | None) -> JudgeMeasures:
-    return measure_judge(judgment(f"j{i}", score) for i, score in enumerate(scores))
+    tally = JudgeTally()
+    for i, score in enumerate(scores):
+        tally.add([judgment(f"j{i}", score)])
+    return tally.measures()
 
 
 def battle(first: str, second: str, verdict: Verdict | None) -> Battle:
@@ -113,7 +117,7 @@ def test_the_meta_judge_by_hand() -> None:
         battle("y", "z", "B"),
         battle("z", "y", "tie"),
     ]
-    assert measure_meta_judge([(battles, judgments)]) == MetaJudgeMeasures(
+    assert measure_meta_judge(battles, judgments) == MetaJudgeMeasures(
         battles=6,
         decided=5,
         ties=1,
@@ -133,13 +137,13 @@ def test_the_meta_judge_by_hand() -> None:
 def test_an_order_that_names_the_same_winner_is_consistent() -> None:
     battles = [battle("x", "y", "A"), battle("y", "x", "B"), battle("x", "z", "tie")]
     battles.append(battle("z", "x", "tie"))
-    found = measure_meta_judge([(battles, {})])
+    found = measure_meta_judge(battles, {})
     assert (found.both_orders, found.inconsistency) == (2, 0.0)
 
 
 def test_two_failures_are_not_a_tie_and_not_an_agreement() -> None:
     """Two unreadable orders once counted as a tie: that would be one tie and one agreement."""
-    found = measure_meta_judge([([battle("x", "y", None), battle("y", "x", None)], {})])
+    found = measure_meta_judge([battle("x", "y", None), battle("y", "x", None)], {})
     assert (found.ties, found.decided, found.both_orders) == (0, 0, 0)
     assert (found.parse_rate, found.inconsistency, found.won_by_first) == (0.0, None, None)
     assert found.unparsed == {"no_winner_line": 2}
@@ -147,14 +151,14 @@ def test_two_failures_are_not_a_tie_and_not_an_agreement() -> None:
 
 def test_a_missing_order_leaves_the_other_pairs_as_they_are() -> None:
     both = [battle("x", "y", "A"), battle("y", "x", "B")]
-    found = measure_meta_judge([([battle("w", "x", "A"), *both, battle("z", "y", "B")], {})])
+    found = measure_meta_judge([battle("w", "x", "A"), *both, battle("z", "y", "B")], {})
     assert (found.both_orders, found.inconsistency) == (1, 0.0)
 
 
 @given(st.lists(st.sampled_from(["A", "B", "tie", None])))
 def test_every_battle_is_counted_exactly_once(verdicts: list[Verdict | None]) -> None:
     battles = [battle(f"x{i}", f"y{i}", verdict) for i, verdict in enumerate(verdicts)]
-    found = measure_meta_judge([(battles, {})])
+    found = measure_meta_judge(battles, {})
     assert found.decided + found.ties + sum(found.unparsed.values()) == len(verdicts)
 
 
@@ -166,16 +170,15 @@ def test_what_parts_count_adds_up(
     fought: list[tuple[Verdict | None, Verdict | None, int, int]],
 ) -> None:
     """Each part: two judgments in both orders, their points and lengths drawn."""
-    parts = []
+    tally, together = MetaJudgeTally(), dict[str, Judgment]()
+    battles: list[Battle] = []
     for number, (one, other, score, length) in enumerate(fought):
         x, y = f"x{number}", f"y{number}"
         judgments = {x: judgment(x, score, "t" * length), y: judgment(y, 1.0, "tt")}
-        parts.append(([battle(x, y, one), battle(y, x, other)], judgments))
-    together: dict[str, Judgment] = {}
-    for _, judgments in parts:
+        tally.add([battle(x, y, one), battle(y, x, other)], judgments)
+        battles += [battle(x, y, one), battle(y, x, other)]
         together |= judgments
-    battles = [each for battles, _ in parts for each in battles]
-    assert measure_meta_judge(parts) == measure_meta_judge([(battles, together)])
+    assert tally.measures() == measure_meta_judge(battles, together)
 
 
 # --- pairs and lengths --------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core import launch
 from meta_reward_core.engines.plausible import plausible_reply
 from meta_reward_core.engines.scripted import Script, ScriptedEngine
+from meta_reward_core.training.row_forms import Rows
 from tests.workers.installation import Installation, UseScript
 
 OnLog = Callable[[dict[str, float]], None]
@@ -48,8 +49,9 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a function in TRL's place that writes a folder which depends on the rows alone."""
 
     def train_dpo(
-        rows: list[object], *, checkpoint: Path, on_log: OnLog, **_: object
+        rows: Rows[object], *, checkpoint: Path, on_log: OnLog, **_: object
     ) -> SimpleNamespace:
+        assert len(list(rows)) == len(rows)
         checkpoint.mkdir()
         (checkpoint / "model.safetensors").write_bytes(f"after {len(rows)} rows".encode())
         (checkpoint / "config.json").write_text("{}")

@@ -207,7 +207,7 @@ def _response_columns(
 
 
 def _battle_columns(battles: list[Battle]) -> dict[str, Any]:
-    measured = measure_meta_judge([(battles, {})])
+    measured = measure_meta_judge(battles, {})
     return {
         "both_orders": measured.both_orders,
         "inconsistent": round((measured.inconsistency or 0.0) * measured.both_orders),

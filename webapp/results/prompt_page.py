@@ -349,9 +349,7 @@ def _battle_chart(found: _Read) -> Chart:
 
 
 def _cell(battle: Battle, other: Battle | None) -> Cell:
-    disagrees = other is not None and bool(
-        measure_meta_judge([([battle, other], {})]).inconsistency
-    )
+    disagrees = other is not None and bool(measure_meta_judge([battle, other], {}).inconsistency)
     explanations = {
         "A": "the judgment shown first won",
         "B": "the judgment shown second won",

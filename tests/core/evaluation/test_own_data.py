@@ -6,14 +6,10 @@ import pyarrow as pa
 import pytest
 
 from meta_reward_core.evaluation.own_data import measure_iteration
-from meta_reward_core.measures import (
-    measure_judge,
-    measure_meta_judge,
-    score_length_correlation,
-)
+from meta_reward_core.measures import JudgeTally, measure_meta_judge, score_length_correlation
 from meta_reward_core.records import Battle, Judgment, ResponseScore
-from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import records_of
+from meta_reward_core.shards import IterationFiles, Work
+from meta_reward_core.tables import records_of, table_of
 from tests.core import scripted_world
 
 
@@ -42,20 +38,28 @@ def test_parts_add_up_to_the_whole(files: Watched) -> None:
     judgments = records_of(files.read("judgments"), Judgment)
     battles = records_of(files.read("battles"), Battle)
     scores = records_of(files.read("scores"), ResponseScore)
-    assert measured.judge == measure_judge(judgments)
-    assert measured.meta_judge == measure_meta_judge(
-        [(battles, {judgment.judgment_id: judgment for judgment in judgments})]
-    )
+    judged = JudgeTally()
+    judged.add(judgments)
+    assert measured.judge == judged.measures()
+    by_id = {judgment.judgment_id: judgment for judgment in judgments}
+    assert measured.meta_judge == measure_meta_judge(battles, by_id)
     assert measured.meta_judge is not None
     assert measured.meta_judge.unequal_lengths > 0
     assert measured.score_length_correlation == score_length_correlation(scores)
 
 
-def test_pairs_are_as_long_as_their_first_reply(files: Watched) -> None:
-    actor, _ = measure_iteration(files, kinds=["actor", "judge"]).pairs
-    lengths = [len(row["chosen"][0]["content"]) for row in files.read("actor_pairs").to_pylist()]
-    assert actor.pairs == len(lengths) > 0
-    assert actor.chosen_chars == sum(lengths) / len(lengths)
+def test_lengths_of_pairs_are_characters_of_their_replies(tmp_path: Path) -> None:
+    files = scripted_world.begin(tmp_path).context(1).files
+    replies = [("Größe", "ok"), ("日本", "a bit longer")]
+    pairs = [
+        {"chosen": [{"role": "assistant", "content": good}],
+         "rejected": [{"role": "assistant", "content": bad}]}
+        for good, bad in replies
+    ]  # fmt: skip
+    work = Work({("actor_pairs", 0): table_of("actor_pairs", pairs)})
+    files.publish("pair_actor", 0, key="k", work=work, packages={})
+    (actor,) = measure_iteration(files, kinds=["actor"]).pairs
+    assert (actor.pairs, actor.chosen_chars, actor.rejected_chars) == (2, 3.5, 7.0)
 
 
 def test_texts_are_read_a_part_at_a_time(files: Watched) -> None:

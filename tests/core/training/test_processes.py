@@ -135,6 +135,18 @@ def test_what_stops_one_process_stops_all_and_is_told(first_model: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_what_one_process_meets_is_told_and_not_what_follows_from_it(
+    first_model: Path, tmp_path: Path
+) -> None:
+    """The others lose their connection to it, and say so at length."""
+    nameless: Any = [{k: v for k, v in row.items() if k != "prompt_id"} for row in ROWS]
+    place: Any = {"checkpoint": tmp_path / "m1", "scratch": tmp_path / "scratch", "seed": 5}
+    with pytest.raises(TrainingError, match="KeyError: 'prompt_id'"):
+        train_dpo(nameless, start=first_model, settings=TWO, **place)
+    assert _processes_of(tmp_path) == []
+
+
+@pytest.mark.slow
 def test_adapters_of_two_processes_are_merged(first_model: Path, tmp_path: Path) -> None:
     """As those of one are; the weights of adapters begin at random, by the seed."""
     adapters = VALIDATED.model_copy(update={"lora": LoraSettings(r=2, alpha=4)})

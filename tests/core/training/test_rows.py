@@ -1,14 +1,17 @@
 """Rows are measured and sorted into files some at a time, once a job; none is lost."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyarrow.parquet import read_table
+import pytest
+from pyarrow.parquet import ParquetFile, ParquetWriter, read_table
 from transformers import AutoTokenizer
 
+from meta_reward_core.errors import TrainingError
 from meta_reward_core.training.objectives import DPO
-from meta_reward_core.training.row_forms import PreferenceRow, Rows
+from meta_reward_core.training.row_forms import PreferenceRow, RowFile, Rows, TrainingRow
 from meta_reward_core.training.rows import (
     HELD_OUT,
     TRAINED,
@@ -64,7 +67,7 @@ class ReadOnce:
         return iter(self._rows)
 
 
-def sort(rows: Rows[PreferenceRow], model: Path, folder: Path) -> SortedRows:
+def sort(rows: Rows[TrainingRow], model: Path, folder: Path) -> SortedRows:
     return sort_rows(
         rows,
         AutoTokenizer.from_pretrained(model, local_files_only=True),
@@ -92,6 +95,7 @@ def test_rows_are_sorted_into_files_in_their_order(first_model: Path, tmp_path: 
         wanted = [r["prompt"][0]["content"] for r in left if (r["prompt_id"] in held) == is_held]
         assert prompts_of(tmp_path / file) == wanted
         assert count == len(wanted) > 0
+    assert ParquetFile(tmp_path / TRAINED).num_row_groups == 2, "written some at a time"
 
 
 def test_a_job_sorts_its_rows_once(first_model: Path, tmp_path: Path) -> None:
@@ -101,6 +105,39 @@ def test_a_job_sorts_its_rows_once(first_model: Path, tmp_path: Path) -> None:
     assert len(first.refused) == 1
 
 
-def test_what_a_kill_left_half_sorted_is_sorted_again(first_model: Path, tmp_path: Path) -> None:
-    (tmp_path / TRAINED).write_bytes(b"half")
-    assert sort(ROWS, first_model, tmp_path).trained == read_table(tmp_path / TRAINED).num_rows > 0
+@pytest.mark.parametrize("damage", ["no_note", "empty_note", "no_file", "half_a_file"])
+def test_what_is_damaged_is_sorted_again(damage: str, first_model: Path, tmp_path: Path) -> None:
+    found = sort(ROWS, first_model, tmp_path)
+    note, file = tmp_path / "sorted.json", tmp_path / TRAINED
+    whole = file.read_bytes()
+    match damage:
+        case "no_note":
+            note.unlink()
+            file.write_bytes(b"half")
+        case "empty_note":
+            note.write_bytes(b"")
+        case "no_file":
+            file.unlink()
+        case _:
+            file.write_bytes(whole[: len(whole) // 2])
+    assert sort(ROWS, first_model, tmp_path) == found
+    assert file.read_bytes() == whole
+
+
+def test_a_full_disk_is_told_as_one(
+    first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        sort(ROWS, first_model, tmp_path)
+    assert not (tmp_path / "sorted.json").exists()
+
+
+def test_rows_that_cannot_be_read_are_missed(first_model: Path, tmp_path: Path) -> None:
+    file = RowFile.write(tmp_path / "rows.jsonl", ROWS)
+    assert list(file) == ROWS
+    with pytest.raises(TrainingError, match="600 rows could be read of 601"):
+        sort(RowFile(file.path, 601), first_model, tmp_path)
