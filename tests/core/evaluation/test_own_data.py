@@ -63,7 +63,7 @@ def test_lengths_of_pairs_are_characters_of_their_replies(tmp_path: Path) -> Non
 
 
 def test_texts_are_read_a_part_at_a_time(files: Watched) -> None:
-    """385,000 judgments and 550,000 battles of 5,000 prompts once took 1.4 GiB together."""
+    """385,000 judgments and 518,000 battles of 5,000 prompts once took 1.4 GiB together."""
     assert len(files.part_numbers("judgments")) > 1
     measure_iteration(files, kinds=["actor", "judge"])
     assert files.whole == {"actor_pairs", "judge_pairs", "dropped"}
