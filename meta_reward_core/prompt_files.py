@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from meta_reward_core.errors import PromptFileError
 from meta_reward_core.records import Prompt
 from meta_reward_core.source_files import read_source_bytes, read_source_text
+from meta_reward_core.tables import read_parquet
 
 PROMPT_COLUMNS: Final = ("prompt", "instruction", "text", "prompt_text", "messages")
 """Where a row's prompt is looked for; the first that is there counts."""
@@ -238,7 +238,7 @@ def _check_cells(path: Path, number: int, row: dict[Any, Any]) -> None:
 
 def _read_parquet(path: Path) -> Iterator[NumberedRow]:
     try:
-        table = pq.read_table(io.BytesIO(read_source_bytes(path, PromptFileError)))
+        table = read_parquet(read_source_bytes(path, PromptFileError))
         if _column(dict.fromkeys(table.column_names)) is None:
             raise PromptFileError(f"{path.name}: {_no_column(table.column_names)}")
         yield from enumerate(table.to_pylist(), start=1)

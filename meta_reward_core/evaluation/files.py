@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.output_files import write_whole
 from meta_reward_core.source_files import read_source_bytes, read_source_text
+from meta_reward_core.tables import read_parquet
 
 _SHOWN_CHARS = 60
 
@@ -216,7 +216,7 @@ def _object(place: str, value: object) -> dict[str, Any]:
 
 def _read_parquet(path: Path) -> Iterator[NumberedRow]:
     try:
-        rows = pq.read_table(io.BytesIO(read_source_bytes(path, EvaluationFileError))).to_pylist()
+        rows = read_parquet(read_source_bytes(path, EvaluationFileError)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise EvaluationFileError(
             f"{path.name}: is not a readable Parquet file ({error}); write it again."

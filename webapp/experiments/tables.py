@@ -4,7 +4,6 @@ A part never changes under its hash, so what was read of it is kept in the proce
 come in only new ones are read, and at 35,000 responses a page reads nothing at all.
 """
 
-import io
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -13,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError, DamagedArtifactError
 from meta_reward_core.measures import BIN_WIDTH, HISTOGRAM_BINS
 from meta_reward_core.shards import IterationFiles
+from meta_reward_core.tables import read_parquet
 
 Numbers = npt.NDArray[np.float64]
 LogRow = tuple[int, str, float]
@@ -121,9 +120,9 @@ def _read(root: str, path: str, sha256: str, columns: list[str]) -> pa.Table:
     """
     store = ArtifactStore(root)
     try:
-        source = store.local_path(path) if store.is_local else io.BytesIO(store.read(path))
-        return pq.read_table(source, columns=columns)
-    except (pa.ArrowException, OSError, ArtifactError) as error:
+        source = store.local_path(path) if store.is_local else store.read(path)
+        return read_parquet(source, columns)
+    except (pa.ArrowException, OSError, KeyError, ArtifactError) as error:
         raise DamagedArtifactError(f"{path} ({sha256[:12]}) cannot be read: {error}") from error
 
 

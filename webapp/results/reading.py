@@ -9,7 +9,6 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from meta_reward_core.artifacts import ArtifactStore, digest_of, sha256_of
 from meta_reward_core.battles import PositionWeights, weights_from_counts
@@ -18,7 +17,7 @@ from meta_reward_core.errors import DamagedArtifactError
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.records import Battle
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import SCHEMAS, records_of
+from meta_reward_core.tables import SCHEMAS, read_parquet, records_of
 from webapp.experiments.models import Experiment
 
 _OPENED: Final = 32
@@ -125,7 +124,7 @@ def read_columns(
         data = files.store.read(where)
         if sha256_of(data) != promised.sha256:
             raise DamagedArtifactError(f"{where} differs from its manifest")
-        found.append(pq.read_table(pa.BufferReader(data), columns=list(columns)))
+        found.append(read_parquet(data, columns))
     schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
     return pa.concat_tables(found) if found else schema.empty_table()
 
