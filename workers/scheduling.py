@@ -154,7 +154,7 @@ def _complete(iteration: Iteration, rows: dict[str, Stage]) -> bool:
 def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
     """Let shards run again whose finished files are gone or damaged; False if all are whole."""
     mend_audit(iteration, context)
-    context.files.gather()
+    context.files.gather()  # so that the threads below read what is known, and remember nothing
     for step in STAGES:
         row = rows[step.name]
         if row.status != StageStatus.FINISHED:
