@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from meta_reward_core.tables import SCHEMAS
 from meta_reward_core.training.rows import EncodedRow, TrainerForm
 from meta_reward_core.training.settings import DpoSettings, SftSettings, TrainingSettings
 
@@ -91,10 +92,8 @@ def _labelled(encoded: EncodedRow) -> dict[str, Any]:
     return {"input_ids": ids, "labels": [_NO_LOSS] * prompt + ids[prompt:]}
 
 
-_MESSAGES: Final = pyarrow.list_(
-    pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
-)
-_PAIR: Final = pyarrow.schema([(side, _MESSAGES) for side in ("prompt", "chosen", "rejected")])
+_SIDES: Final = ("prompt", "chosen", "rejected")
+_PAIR: Final = pyarrow.schema([SCHEMAS["actor_pairs"].field(side) for side in _SIDES])
 _IDS: Final = pyarrow.list_(pyarrow.int64())
 _LABELLED: Final = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])
 
