@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 AUDIT := .venv-audit
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo serve worker test test-slow check fmt bench seed evidence gpu setup-vllm test-vllm test-faults soak authorization audit-dependencies pictures
+.PHONY: all setup demo serve worker test test-slow test-faults test-all coverage check fmt bench seed evidence gpu setup-vllm test-vllm soak authorization audit-dependencies pictures
 
 all: check test  ## check + test
 
@@ -30,22 +30,33 @@ serve: setup  ## bring up site, broker and one worker; Ctrl-C stops all
 worker: setup  ## add a worker to a running `make serve`, or to CELERY_BROKER_URL
 	$(BIN)/python manage.py worker
 
-test: setup  ## install what tests need, run them all
-	tests/services.sh
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not vllm"
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
-test-slow: setup  ## tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
+test: setup  ## the quick tests, end to end: eight minutes on two cores; installs what they need
+	tests/services.sh
+	$(PYTEST) --dist loadfile -m "not slow and not faults and not gpu and not vllm"
+
+test-slow: setup  ## tests that take minutes: PostgreSQL, long runs, every page in every look
+	tests/services.sh
+	$(PYTEST) --dist loadfile -m slow
 
 ROWS_AT_ONCE ?= 2
-test-faults: setup  ## every fault against every step, two hosts; writes docs/reliability.md's table
+test-faults: setup  ## every fault in every stage, and two hosts; writes docs/reliability.md's table
 	tests/services.sh
 	@status=0; export FAULTS_RESULTS=docs/reliability OMP_NUM_THREADS=1; \
-	$(BIN)/python -m pytest -m slow tests/faults --ignore tests/faults/two_hosts \
+	$(BIN)/python -m pytest -m faults --ignore tests/faults/two_hosts \
 		--numprocesses $(ROWS_AT_ONCE) --dist load || status=1; \
-	$(BIN)/python -m pytest -m slow tests/faults/two_hosts || status=1; \
+	$(BIN)/python -m pytest -m faults tests/faults/two_hosts || status=1; \
 	$(BIN)/python -m tests.faults.table || status=1; \
 	exit $$status
+
+test-all: check test test-slow test-faults test-vllm  ## every tier that needs no GPU
+
+coverage: setup  ## line and branch coverage of `make test` and `make test-slow`, subprocesses too
+	tests/services.sh
+	$(BIN)/python -m coverage erase
+	$(PYTEST) --dist loadfile -m "not faults and not gpu and not vllm" --cov --cov-report=
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 MINUTES ?= 60
 soak: setup  ## random faults over several experiments; MINUTES=60

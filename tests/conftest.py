@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import services
+from tests import services, tiers
 from tests.hub_server import Hub, running_hub
 
 # How long an example takes says something about the machine, not about the code.
@@ -16,7 +16,11 @@ settings.load_profile("ours")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with few long tests come first, or one process would be left alone with them."""
+    """Set the time limits of the tiers, and start the files with few long tests first.
+
+    Otherwise one process would be left alone with them at the end.
+    """
+    tiers.set_limits(items)
     long, files = {"end_to_end", "looks", "project"}, {"test_queue", "test_matrix"}
     items.sort(key=lambda item: not (long & set(item.path.parts) or item.path.stem in files))
 

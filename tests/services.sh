@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Installs what tests need beside Python packages: a PostgreSQL and a Redis server, which tests start
-# and stop themselves, and Chromium, in which they use the pages. Quick when all are there. Without
-# root it only says what to do, and the tests that need what is missing fail.
+# Install what the tests need besides Python packages: a PostgreSQL and a Redis server, which the
+# tests start and stop themselves, and Chromium. Does nothing if all of them are there. Without root
+# it prints the command that installs what is missing, and fails.
 set -euo pipefail
+# A plain `su` leaves these out of PATH: update-rc.d and dpkg's own programs are there.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 missing=()
 command -v initdb >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null \
@@ -12,13 +14,14 @@ command -v chromium >/dev/null || missing+=(chromium)
 [ ${#missing[@]} = 0 ] && exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "Tests need more; on Debian: sudo apt-get install --yes ${missing[*]}" >&2
-  exit 0
+  echo "The tests need these programs, which are not installed: ${missing[*]}." >&2
+  echo "On Debian or Ubuntu: sudo apt-get install --yes ${missing[*]}" >&2
+  exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update --quiet=2
 
-# No server of the system's own: nothing shall run when the tests have ended.
+# Do not let the packages start servers of their own.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT
@@ -33,6 +36,6 @@ for package in "${missing[@]}"; do
   fi
   apt-get install --yes --quiet=2 --no-install-recommends "$package"
   if [ "$package" = redis-server ]; then
-    update-rc.d redis-server disable  # nor at the next start of the machine
+    update-rc.d redis-server disable  # nor when the machine boots
   fi
 done

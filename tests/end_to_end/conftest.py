@@ -1,13 +1,16 @@
 """Real commands in processes of their own, on the shipped seed model, in a folder of their own."""
 
+import atexit
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,8 +115,19 @@ def make_site(root: Path) -> Site:
     root.mkdir(parents=True, exist_ok=True)
     site = Site(root)
     site.recipe.write_text(TINY)
-    assert site.manage("migrate", "--verbosity", "0").returncode == 0
+    shutil.copy(migrated_database(), root / "db.sqlite3")
     return site
+
+
+@cache
+def migrated_database() -> Path:
+    """An SQLite database with every table and no row, made once for all sites of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="mr-database-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    site = Site(folder)
+    migrated = site.manage("migrate", "--verbosity", "0")
+    assert migrated.returncode == 0, migrated.stdout
+    return folder / "db.sqlite3"
 
 
 def copy_files(site: Site, root: Path) -> Site:

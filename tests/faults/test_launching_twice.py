@@ -47,7 +47,7 @@ def is_up(port: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_web_processes_launch_the_same_name_once(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(shipped_seed(), models / "seed")

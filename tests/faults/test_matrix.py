@@ -1,4 +1,4 @@
-"""Every fault against every step: `make test-faults`. A sample of that: `make test`.
+"""Every fault in every stage: `make test-faults`. A sample: `make test` and `make test-slow`.
 
 See docs/reliability.md for what is done and what was seen; `table` writes it from these runs.
 """
@@ -40,8 +40,9 @@ def strike(here: World, plan: Plan, quiet: QuietRun) -> list[Cell]:
     return cells
 
 
-@pytest.mark.timeout(1200)  # a machine that others use, too
-@pytest.mark.parametrize("number", range(RUNS))
+@pytest.mark.parametrize(
+    "number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, RUNS))]
+)
 def test_a_fault_in_each_step_of_a_run_changes_nothing(
     tmp_path: Path, models: Path, quiet: QuietRun, number: int
 ) -> None:
@@ -55,7 +56,7 @@ def test_a_fault_in_each_step_of_a_run_changes_nothing(
         strike(here, plan, quiet)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_a_fault_in_every_step_changes_nothing(
     tmp_path: Path, models: Path, quiet: QuietRun, fault: Fault

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ import psutil
 import psycopg
 
 from meta_reward_core.dying import dying_with_parent
-from tests.end_to_end.conftest import CHECKOUT, TINY, Site
+from tests.end_to_end.conftest import CHECKOUT, TINY, Site, migrated_database
 from tests.services import RedisLike
 
 LEASE_SECONDS = 4
@@ -162,8 +163,11 @@ def make_site(root: Path, models: Path, broker_url: str = "", **more: str) -> Wo
     site = WorkerSite(root, broker_url, models, more)
     (root / "log").touch()
     site.recipe.write_text(TINY + "model: seed\n")
-    migrated = site.manage("migrate", "--verbosity", "0")
-    assert migrated.returncode == 0, migrated.stdout
+    if "DATABASE_URL" in more:
+        migrated = site.manage("migrate", "--verbosity", "0")
+        assert migrated.returncode == 0, migrated.stdout
+    else:
+        shutil.copy(migrated_database(), root / "db.sqlite3")
     return site
 
 

@@ -36,7 +36,7 @@ REAL_RECIPE = TINY + "model: seed\n"
 PAGES = ("iterations/1/prompts", "files", "files/iteration-1/judgments.csv")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(bool(why_not()), reason=f"two hosts cannot be made here: {why_not()}"),
 ]
 
@@ -154,7 +154,6 @@ def installation(root: Path, models: Path, points: Points) -> Iterator[Hosts]:
         yield Hosts(here, there, cable=two, web_port=free_port())
 
 
-@pytest.mark.timeout(1800)
 def test_an_iteration_across_two_hosts_survives_a_minute_without_a_cable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,36 @@
+"""The tiers of the tests, and how long one test of each may take.
+
+A test that takes longer fails with its name, so a tier stays as fast as CONTRIBUTING.md says. The
+limits are several times what the slowest test of a tier takes on two quiet cores, because a machine
+that runs other work is slow, not wrong.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import pytest
+
+QUICK: Final = "quick"
+LIMIT_SECONDS: Final = {QUICK: 120, "slow": 900, "faults": 1800, "vllm": 900, "gpu": 900}
+"""Longest time of one test with its fixtures, by tier; a test without a marker is quick."""
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Find the tier of a test by its markers."""
+    return next((tier for tier in LIMIT_SECONDS if item.get_closest_marker(tier)), QUICK)
+
+
+def set_limits(items: Iterable[pytest.Item]) -> None:
+    """Give every test the limit of its tier, unless its tier lets it have one of its own.
+
+    Raises:
+        pytest.UsageError: a quick test asks for a limit of its own; it belongs to another tier.
+    """
+    for item in items:
+        tier, own = tier_of(item), item.get_closest_marker("timeout")
+        if own is None:
+            item.add_marker(pytest.mark.timeout(LIMIT_SECONDS[tier]))
+        elif tier == QUICK:
+            raise pytest.UsageError(
+                f"{item.nodeid} sets its own time limit: mark it slow, or make it faster"
+            )
