@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,18 +84,6 @@ class Site:
 
     def experiment_options(self) -> list[str]:
         return ["--experiment", "tiny", "--recipe", str(self.recipe)]
-
-    def start_and_kill(self, *options: str, after_seconds: float) -> bool:
-        """Kill the whole process group; return whether it was still running."""
-        process = self.start("manage.py", "run_iteration", *self.experiment_options(), *options)
-        deadline = time.monotonic() + after_seconds
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        was_running = process.poll() is None
-        if was_running:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return was_running
 
     def digests(self) -> dict[str, str]:
         return digests_below(self.artifacts)

@@ -17,26 +17,6 @@ import pytest
 
 from tests.end_to_end.conftest import Site, make_site
 
-MOST_KILLS = 6
-
-
-def kill_until_finished(site: Site, rng: random.Random, *, run_seconds: float) -> int:
-    """Kill the command at random moments until it ends by itself, or was killed often enough.
-
-    Where starting takes longer than the moments reach, it would never end by itself.
-    """
-    killed = 0
-    while killed < MOST_KILLS and site.start_and_kill(
-        "--iterations", "1", after_seconds=rng.uniform(0.3, run_seconds)
-    ):
-        killed += 1
-    if killed == MOST_KILLS:
-        assert site.run_iteration("--iterations", "1").returncode == 0
-    verified = site.run_iteration("--iterations", "1")
-    assert verified.returncode == 0, verified.stdout
-    assert "all its files are whole" in verified.stdout
-    return killed
-
 
 def check_rows(site: Site) -> None:
     """Every shard is finished once, whatever number of attempts it took."""
@@ -54,13 +34,38 @@ def check_rows(site: Site) -> None:
     assert running == (0,)
 
 
-def test_an_iteration_killed_again_and_again_equals_a_quiet_one(
+def test_an_iteration_killed_while_it_judges_and_trains_equals_a_quiet_one(
     quiet_site: Site, site: Site
 ) -> None:
-    killed = kill_until_finished(site, random.Random(1), run_seconds=14.0)
-    assert killed >= 1, "the kills must have hit a running process"
+    for stage in ("judge", "train"):
+        kill_in(site, stage)
+    ended = site.run_iteration("--iterations", "1")
+    assert ended.returncode == 0, ended.stdout
     assert site.digests() == quiet_site.digests()
     check_rows(site)
+    assert len(attempts(site, "lost")) == 2
+
+
+def kill_in(site: Site, stage: str) -> None:
+    """Start the command, and kill its process group while it runs a shard of a stage."""
+    running = (
+        "select 1 from experiments_attempt a join experiments_shard s on s.id = a.shard_id "
+        "join experiments_stage t on t.id = s.stage_id where a.status = 'running' and t.name = ?"
+    )
+    lost = len(attempts(site, "lost"))
+    process = site.start(
+        "manage.py", "run_iteration", *site.experiment_options(), "--iterations", "1"
+    )
+    while len(attempts(site, "lost")) < lost or not rows_of(site, running, stage):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def rows_of(site: Site, question: str, *values: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(site.root / "db.sqlite3", timeout=30)) as database:
+        return database.execute(question, values).fetchall()
 
 
 KILLS = 20
@@ -135,13 +140,12 @@ def start_and_kill_at(site: Site, moment: Moment) -> None:
 def attempts(site: Site, status: str) -> list[tuple[float, float]]:
     """When attempts at shards began and ended, in seconds, in their order."""
     question = "select started, finished from experiments_attempt where status = ? order by id"
-    with contextlib.closing(sqlite3.connect(site.root / "db.sqlite3", timeout=30)) as database:
-        found = database.execute(question, [status]).fetchall()
+    found = rows_of(site, question, status)
     return [(seconds_of(began), seconds_of(ended)) for began, ended in found]
 
 
-def seconds_of(written: str | None) -> float:
-    return datetime.fromisoformat(written).timestamp() if written else math.inf
+def seconds_of(written: object) -> float:
+    return datetime.fromisoformat(str(written)).timestamp() if written else math.inf
 
 
 def wait_for(path: Path) -> None:
