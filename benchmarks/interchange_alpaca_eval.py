@@ -14,6 +14,7 @@ difficulty, which the tool would download, is written here, so that nothing is f
 """
 
 import csv
+import importlib
 import json
 import logging
 import subprocess
@@ -66,31 +67,32 @@ def evaluate_inside(folder: Path, regression: str) -> None:
     """Let the tool evaluate the outputs in a folder by the annotations there."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
-    from alpaca_eval import main as tool
-    from alpaca_eval.annotators import PairwiseAnnotator
-    from alpaca_eval.metrics import glm_winrate
+    tool, annotators, regressions = (
+        importlib.import_module(f"alpaca_eval.{name}")
+        for name in ("main", "annotators", "metrics.glm_winrate")
+    )
+    vars(regressions)["hf_hub_download"] = lambda **_: folder / "gamed.csv"
+    rows = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+    known = {(row["output_1"], row["output_2"]): row["preference"] for row in rows}
 
-    class Lookup(PairwiseAnnotator):  # type: ignore[misc]  # the tool has no types
-        """The tool's pairing of outputs, with preferences from a file."""
+    def start(self: Any, **_: object) -> None:
+        self.input_keys = ["instruction"]
 
-        def __init__(self, **_: object) -> None:
-            self.input_keys = ["instruction"]
+    def look_up(_self: Any, pairs: Any, **_: object) -> list[Row]:
+        found = pairs.to_dict(orient="records")
+        said = [known[row["output_1"], row["output_2"]] for row in found]
+        return [
+            row | {"annotator": "judge", "preference": preference}
+            for row, preference in zip(found, said, strict=True)
+        ]
 
-        def __call__(self, pairs: Any, **_: object) -> list[Row]:
-            rows = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
-            known = {(row["output_1"], row["output_2"]): row["preference"] for row in rows}
-            found = pairs.to_dict(orient="records")
-            return [
-                row | {"annotator": "judge", "preference": known[row["output_1"], row["output_2"]]}
-                for row in found
-            ]
-
-    glm_winrate.hf_hub_download = lambda **_: folder / "gamed.csv"
+    # The tool's own pairing of outputs, with preferences from a file.
+    methods = {"__init__": start, "__call__": look_up}
     tool.evaluate(
         model_outputs=folder / "model_outputs.json",
         reference_outputs=folder / "baseline_outputs.json",
         annotators_config="judge",
-        Annotator=Lookup,
+        Annotator=type("Lookup", (annotators.PairwiseAnnotator,), methods),
         output_path=folder / "theirs",
         precomputed_leaderboard=folder / "leaderboard.csv",
         is_cache_leaderboard=False,

@@ -135,7 +135,7 @@ def test_a_penalty_that_removes_every_difference_gives_no_rate_of_50() -> None:
     Cross-validation takes C = 0.0001, at which the lasso leaves no coefficient.
     """
     rng = np.random.default_rng(0)
-    baseline, model = rng.integers(500, 2500, 60).astype(float), rng.integers(300, 2000, 60) * 1.0
+    baseline, model = (rng.integers(*ends, 60).astype(float) for ends in ((500, 2500), (300, 2000)))
     preferences = rng.permutation([1.0] * 35 + [0.0] * 25)
     found = control(preferences, baseline, model)
     assert found.rate is None
