@@ -242,7 +242,7 @@ def _words(options: Options) -> Words:
 
 def _alpaca(options: Options, engines: _Engines) -> list[Scorecard]:
     prompts = options["prompts"]
-    texts = None if prompts is None else [prompt.text for prompt in read_prompts(prompts).prompts]
+    texts, datasets = (None, {}) if prompts is None else _prompts_with_datasets(prompts)
     return [
         run_alpaca(
             engines.run(),
@@ -250,8 +250,20 @@ def _alpaca(options: Options, engines: _Engines) -> list[Scorecard]:
             model=engines.side("model"),
             baseline=engines.side("baseline"),
             orders=options["orders"],
+            datasets=datasets,
         )
     ]
+
+
+def _prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Instructions of a file, and which dataset each is from where a column says so."""
+    found = read_prompts(path)
+    named = {
+        prompt.text: found.extra.get(prompt.prompt_id, {}).get("dataset")
+        for prompt in found.prompts
+    }
+    datasets = {text: name for text, name in named.items() if isinstance(name, str) and name}
+    return [prompt.text for prompt in found.prompts], datasets
 
 
 def _arena(options: Options, engines: _Engines) -> list[Scorecard]:

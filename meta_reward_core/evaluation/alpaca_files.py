@@ -1,11 +1,12 @@
 """alpaca_eval's files: model outputs, annotations, and the rows of its leaderboard.
 
-Source: the public tool `alpaca_eval` 0.6 (`model_outputs.json`, `annotations.json`,
+Source: the public tool `alpaca_eval` 0.6.6 (`model_outputs.json`, `annotations.json`,
 `leaderboard.csv`).
 """
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from meta_reward_core.evaluation.files import NumberedRow, read_rows, read_table
 from meta_reward_core.output_files import write_json, write_whole
 
 DRAW: Final = 1.5
+"""The preference of a draw; 0 is the older sign. Source: alpaca_eval's `metrics/helpers.py`."""
 
 LEADERBOARD_COLUMNS: Final = (
     "win_rate",
@@ -30,7 +32,10 @@ LEADERBOARD_COLUMNS: Final = (
     "length_controlled_winrate",
     "lc_standard_error",
 )
-"""In the order of the public file, whose first column, the model's name, has no heading."""
+"""In the order of the public file, whose first column, the model's name, has no heading.
+
+Source: `weighted_alpaca_eval_gpt4_turbo_leaderboard.csv` of alpaca_eval.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +234,9 @@ def pair_outputs(
 ) -> list[tuple[ModelOutput, ModelOutput]]:
     """Pair two models' outputs by instruction, in the order of the baseline's.
 
+    A dataset that one side alone names is both sides'; where the two differ it is nobody's, as in
+    the public tool.
+
     Raises:
         EvaluationFileError: the two do not answer the same instructions.
     """
@@ -242,7 +250,13 @@ def pair_outputs(
             f"model and {len(extra)} one of the baseline, first {shown(example)}; generate "
             "outputs for the same instructions."
         )
-    return [(output, answers[output.instruction]) for output in baseline]
+    return [_of_one_dataset(output, answers[output.instruction]) for output in baseline]
+
+
+def _of_one_dataset(baseline: ModelOutput, model: ModelOutput) -> tuple[ModelOutput, ModelOutput]:
+    names = {output.dataset for output in (baseline, model)} - {None}
+    dataset = names.pop() if len(names) == 1 else None
+    return replace(baseline, dataset=dataset), replace(model, dataset=dataset)
 
 
 def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
@@ -300,12 +314,41 @@ def _difficulty(row: NumberedRow) -> float:
 
 
 def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
-    """Rows of a leaderboard file by model; cells stay texts, for they are only passed on."""
-    found = {}
+    """Rows of a leaderboard file by model; cells stay texts, for they are only passed on.
+
+    Raises:
+        EvaluationFileError: the file is malformed, or a model has two rows.
+    """
+    found: dict[str, dict[str, str]] = {}
     for row in read_table(path):
-        values = {name: value or "" for name, value in row.values.items() if name}
-        found[row.values.get("") or row.values.get("model") or ""] = values
+        model = row.values.get("") or row.values.get("model") or ""
+        if model in found:
+            row.refuse(f"the model {shown(model)} has a row above; keep one of them.")
+        found[model] = {name: value or "" for name, value in row.values.items() if name}
     return found
+
+
+def changed_cells(before: Mapping[str, str], after: Mapping[str, Any]) -> list[str]:
+    """Which figures of a leaderboard's row would change, as `name old -> new`.
+
+    A cell that was empty or not there is no figure.
+    """
+    return [
+        f"{name} {before[name]} -> {_cell(value) or 'none'}"
+        for name, value in after.items()
+        if before.get(name) and not _is_same(before[name], _cell(value))
+    ]
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return math.isclose(float(one), float(other), rel_tol=1e-9)
+    except ValueError:
+        return one == other
 
 
 def write_leaderboard(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:

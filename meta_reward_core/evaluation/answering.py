@@ -105,7 +105,7 @@ def as_outputs(
     answers: Answers,
     *,
     generator: str,
-    datasets: Mapping[str, str | None] | None = None,
+    datasets: Mapping[str, str] | None = None,
 ) -> list[ModelOutput]:
     """First turns as alpaca_eval's outputs.
 

@@ -17,10 +17,13 @@ from meta_reward_core.evaluation.figures import Finding, finding_if
 from meta_reward_core.parsing import NO_SCORE_LINE, NO_WINNER_LINE, parse_score, parse_verdict
 
 CONSTANT_SHARE: Final = 0.2
-"""So large a share of answers that open alike is a finding."""
+"""So large a share of answers that open alike is a finding. Our choice."""
 
 COPY_SHARE: Final = 0.05
-"""So large a share of answers that equal the baseline's, or hold them whole, is a finding."""
+"""So large a share of answers that equal the baseline's, or hold them whole, is a finding.
+
+Our choice.
+"""
 
 Suspicion = Callable[[str], bool]
 

@@ -37,12 +37,15 @@ from meta_reward_core.evaluation.judge_files import (
 from meta_reward_core.parsing import MAX_POINTS, MIN_POINTS
 
 FEW_PROMPTS: Final = 100
+"""With fewer prompts the interval is so wide that it is told. Our choice."""
+
 MANY_TIES: Final = 0.3
+"""So large a share of ties by the judge is a finding. Our choice."""
 
 _LEAST_PROMPTS: Final = 5  # below, the intervals of correlations have no meaning
 
 GAPS: Final = (0.5, 1.0, 2.0)
-"""Where the bins of score differences end; the last is open."""
+"""Where the bins of score differences end; the last is open. Our choice."""
 
 Column = list[float]
 

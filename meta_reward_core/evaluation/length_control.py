@@ -3,11 +3,13 @@
 A logistic regression of the preference on the difference of lengths, read at difference 0.
 
 Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475, section 3; the
-public tool `alpaca_eval` 0.6 for what the paper leaves open (lasso, no intercept beside the
-constant, 5 folds, 10 strengths, standard deviation with ddof 1).
+public tool `alpaca_eval` 0.6.6 (`metrics/glm_winrate.py`) for what the paper leaves open (lasso, no
+intercept beside the constant, 5 folds, standard deviation with ddof 1 over rated and unrated rows)
+and scikit-learn's `LogisticRegressionCV`, which it calls, for the 10 strengths.
 Departs from both: no regularisation towards annotations of two gamed baselines, because they are
-not given; a standard error and an interval by bootstrap. The tool's `lc_standard_error` is the
-spread of the predictions over prompts, which is 0 without instruction difficulty.
+not given; a standard error and an interval by bootstrap (the tool's `lc_standard_error` is the
+spread of the predictions over prompts, which is 0 without instruction difficulty); and no rate
+where the penalty or collinear columns decide it, where the tool prints 50 or the plain rate.
 """
 
 from dataclasses import dataclass
@@ -28,12 +30,33 @@ from meta_reward_core.evaluation.logistic import fit_logistic
 
 Array = npt.NDArray[np.float64]
 
+Mask = npt.NDArray[np.bool_]
+
 FOLDS: Final = 5
+"""Of the cross-validation. Source: `GLM_INFO` in alpaca_eval's `metrics/glm_winrate.py`.
+
+Row n of the rated ones is in fold n modulo 5, as in scikit-learn 1.9's `GroupKFold`; older versions
+deal rows out in another order, by which the tool's own rate moves by up to 0.45 points.
+"""
+
 STRENGTHS: Final = np.logspace(-4, 4, 10)
-"""Candidates for C, the weight of the likelihood against the lasso's 1."""
+"""Candidates for C, the weight of the likelihood against the lasso's 1.
+
+Source: scikit-learn's `LogisticRegressionCV`, whose default the tool takes (`Cs=10`).
+"""
 
 LEAST_ROWS: Final = 2 * FOLDS
-"""With fewer rows no strength can be chosen, and no rate is given."""
+"""With fewer rows no strength can be chosen, and no rate is given. Our choice."""
+
+MOST_INFLATION: Final = 100.0
+"""Variance inflation of the constant by the length's column, above which there is no rate.
+
+At 100 its error is ten times as large as without the column: 30 points either way on 805 prompts.
+Public models have 1 to 3. Our choice.
+"""
+
+_NOTHING_LEFT: Final = 1e-9  # a coefficient that the lasso has removed, up to rounding
+_SAME_RATE: Final = 0.05  # points; what one decimal does not show
 
 _CHUNK_ROUNDS: Final = 20  # keeps the bootstrap's arrays at some tens of megabytes
 
@@ -48,6 +71,7 @@ class LengthControlled:
         interval: 95%.
         length_coefficient: of tanh(d / std(d)); negative where longer answers are preferred.
         strength: the C that cross-validation chose.
+        unpenalised: the rate at the weakest of the penalties.
         absent: why there is no rate.
     """
 
@@ -56,7 +80,32 @@ class LengthControlled:
     interval: Interval | None = None
     length_coefficient: float | None = None
     strength: float | None = None
+    unpenalised: float | None = None
     absent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What is regressed: rated rows are fitted, all rows are read.
+
+    Attributes:
+        features: the length's column, ones, and where it is known the difficulty; shape [n, k].
+        targets: shares in [0, 1], 0 where there is none; shape [n].
+        rated: which rows have a preference; shape [n].
+        held_out: which rows each fold holds out; shape [folds, n].
+    """
+
+    features: Array
+    targets: Array
+    rated: Mask
+    held_out: Mask
+
+    @property
+    def level(self) -> Array:
+        """The features at equal lengths; shape [n, k]."""
+        level = self.features.copy()
+        level[:, 0] = 0.0
+        return level
 
 
 def control_length(
@@ -67,104 +116,134 @@ def control_length(
     difficulty: Array | None = None,
     rounds: int = 100,
     seed: int = 0,
-    missing: int = 0,
 ) -> LengthControlled:
     """Fit preference ~ tanh(d / std(d)) + 1 (+ difficulty) and read it at d = 0.
 
-    d = baseline_chars - model_chars, not centred; std with ddof 1. The rate is the mean of the
-    predictions over prompts, in percent.
+    d = baseline_chars - model_chars, not centred; std with ddof 1, over all rows. Rows without a
+    preference are not fitted, and are read: the rate is the mean of the predictions over all
+    prompts, in percent, as in the public tool. They widen the interval.
 
     Args:
-        preferences: share of the preference that the model won, in [0, 1], shape [n].
+        preferences: share of the preference that the model won, in [0, 1], NaN where there is
+            none, shape [n].
         baseline_chars: lengths of the baseline's answers in characters, shape [n].
         model_chars: lengths of the model's answers, shape [n].
         difficulty: of the instructions, shape [n], where it is known.
         rounds: of the bootstrap.
         seed: of the bootstrap.
-        missing: prompts without a preference; they widen the interval.
     """
-    if len(preferences) < LEAST_ROWS:
+    rated = ~np.isnan(preferences)
+    if rated.sum() < LEAST_ROWS:
         return LengthControlled(
             None, absent=f"fewer than {LEAST_ROWS} prompts: nothing to cross-validate on"
         )
     gap = baseline_chars - model_chars
-    if not np.ptp(gap) and gap[0]:
-        return LengthControlled(
-            None,
-            absent=f"every answer differs by the same {abs(gap[0]):.0f} characters from the "
-            "baseline's, so length and quality cannot be told apart",
-        )
     spread = gap.std(ddof=1)
-    columns = [np.tanh(gap / spread) if spread else gap, np.ones(len(gap))]
+    columns = [np.tanh(gap / spread) if spread else np.sign(gap), np.ones(len(gap))]
     if difficulty is not None:
         columns.append(difficulty)
     features = np.stack(columns, axis=1)
+    if _inflation(features[rated]) > MOST_INFLATION:
+        return LengthControlled(None, absent=_collinear(gap[rated]))
+    folds = (np.cumsum(rated) - 1) % FOLDS == np.arange(FOLDS)[:, None]
+    data = _Data(features, np.where(rated, preferences, 0.0), rated, folds & rated)
     try:
-        return _fit(preferences, features, rounds=rounds, seed=seed, missing=missing)
+        return _fit(data, rounds=rounds, seed=seed)
     except ArithmeticError as error:
         return LengthControlled(None, absent=f"the regression failed: {error}")
 
 
-def _fit(
-    preferences: Array, features: Array, *, rounds: int, seed: int, missing: int
-) -> LengthControlled:
+def _inflation(features: Array) -> float:
+    """1 / (1 - R^2) of the length's column, not centred, on the others; 1 where it is all 0."""
+    length, others = features[:, 0], features[:, 1:]
+    if not length.any():
+        return 1.0
+    fitted = others @ np.linalg.lstsq(others, length, rcond=None)[0]
+    left = float(((length - fitted) ** 2).sum() / (length**2).sum())
+    return 1 / left if left > 0 else np.inf
+
+
+def _collinear(gap: Array) -> str:
+    """Why length cannot be told from quality, in characters of the differences [n]."""
+    least, most = np.abs(gap).min(), np.abs(gap).max()
+    if np.ptp(gap) == 0:
+        return (
+            f"every answer differs by the same {most:.0f} characters from the baseline's, so "
+            "length and quality cannot be told apart"
+        )
+    return (
+        f"the answers differ from the baseline's by {least:.0f} to {most:.0f} characters, so much "
+        "alike that length cannot be told apart from quality or difficulty"
+    )
+
+
+def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlled:
     """Fit on all rows, then on bootstrap rounds; the first feature is the length's."""
-    size = len(preferences)
-    level = features.copy()
-    level[:, 0] = 0.0
-    found, strengths = _cross_validated_fit(features, preferences, np.ones((1, size)))
-    rate = 100 * float(expit(level @ found[0]).mean())
+    size, once = len(data.targets), np.ones((1, len(data.targets)))
+    found, strengths = _cross_validated_fit(data, once)
+    free = fit_logistic(data.features, data.targets, once * data.rated, lasso=1 / STRENGTHS[-1:])
+    rate, unpenalised = (100 * float(expit(data.level @ b[0]).mean()) for b in (found, free))
+    if abs(found[0, 1]) < _NOTHING_LEFT and abs(rate - unpenalised) > _SAME_RATE:
+        return LengthControlled(
+            None, unpenalised=unpenalised, absent=_removed(int(data.rated.sum()), unpenalised)
+        )
     drawn = resample_counts(size, rounds, np.random.default_rng(seed))
     rates = np.concatenate(
         [
-            _rates(features, preferences, level, drawn[begin : begin + _CHUNK_ROUNDS])
+            _rates(data, drawn[begin : begin + _CHUNK_ROUNDS])
             for begin in range(0, rounds, _CHUNK_ROUNDS)
         ]
     )
     # A length-controlled rate cannot be known better than a plain one from as many prompts.
-    plain = bounded_mean_interval(rate, size, least=0.0, most=100.0, missing=missing)
+    count = int(data.rated.sum())
+    plain = bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=size - count)
     return LengthControlled(
         rate,
         standard_error=float(rates.std(ddof=1)),
         interval=widest(percentile_band(rates), plain),
         length_coefficient=float(found[0, 0]),
         strength=float(strengths[0]),
+        unpenalised=unpenalised,
     )
 
 
-def _rates(features: Array, targets: Array, level: Array, weights: Array) -> Array:
+def _removed(count: int, unpenalised: float) -> str:
+    return (
+        f"on {count} prompts cross-validation chooses a penalty that removes every difference "
+        "between model and baseline, so that the regression reads 50 whatever the answers are; "
+        f"without it, it reads {unpenalised:.1f}: compare on more prompts"
+    )
+
+
+def _rates(data: _Data, weights: Array) -> Array:
     """Length-controlled rates in percent [rounds] for the row weights of each round."""
-    found, _ = _cross_validated_fit(features, targets, weights)
-    predicted: Array = expit(found @ level.T)
+    found, _ = _cross_validated_fit(data, weights)
+    predicted: Array = expit(found @ data.level.T)
     means: Array = 100 * (weights * predicted).sum(axis=1) / weights.sum(axis=1)
     return means
 
 
-def _cross_validated_fit(features: Array, targets: Array, weights: Array) -> tuple[Array, Array]:
-    """Coefficients [p, k] at the strength [p] whose held-out log loss is the smallest."""
-    held_out = np.arange(len(targets))[None, :] % FOLDS == np.arange(FOLDS)[:, None]
-    scores = np.stack([_held_out_loss(features, targets, weights, c, held_out) for c in STRENGTHS])
-    strengths = STRENGTHS[scores.argmin(axis=0)]
-    return fit_logistic(features, targets, weights, lasso=1 / strengths), strengths
-
-
-def _held_out_loss(
-    features: Array,
-    targets: Array,
-    weights: Array,
-    strength: float,
-    held_out: npt.NDArray[np.bool_],
-) -> Array:
-    """Mean over folds of the mean log loss of rows that were not fitted [p].
+def _cross_validated_fit(data: _Data, weights: Array) -> tuple[Array, Array]:
+    """Coefficients [p, k] at the strength [p] whose held-out log loss is the smallest.
 
     Args:
-        held_out: which rows each fold holds out, shape [folds, n].
+        data: the rows.
+        weights: of the rows in each problem, shape [p, n].
     """
-    trained = (weights[:, None, :] * ~held_out).reshape(-1, weights.shape[1])
+    fitted = weights * data.rated
+    scores = np.stack([_held_out_loss(data, fitted, strength) for strength in STRENGTHS])
+    strengths = STRENGTHS[scores.argmin(axis=0)]
+    return fit_logistic(data.features, data.targets, fitted, lasso=1 / strengths), strengths
+
+
+def _held_out_loss(data: _Data, weights: Array, strength: float) -> Array:
+    """Mean over folds of the mean log loss of rows that were not fitted [p]."""
+    features, targets = data.features, data.targets
+    trained = (weights[:, None, :] * ~data.held_out).reshape(-1, weights.shape[1])
     found = fit_logistic(features, targets, trained, lasso=np.full(len(trained), 1 / strength))
     shares = np.clip(expit(found @ features.T), 1e-15, 1 - 1e-15)
     loss = -(targets * np.log(shares) + (1 - targets) * np.log1p(-shares))
-    tested = weights[:, None, :] * held_out
+    tested = weights[:, None, :] * data.held_out
     total = (loss.reshape(tested.shape) * tested).sum(axis=2)
     means: Array = (total / np.maximum(tested.sum(axis=2), 1e-300)).mean(axis=1)
     return means

@@ -4,16 +4,22 @@ Version 1: pairs, accuracy per subset, four sections weighted by the published e
 the mean of the sections. Version 2: the best of n; the subset Ties by accuracy and margins; the
 score is the mean of the subsets.
 
+Items have no key: like the tool, we count every row, because public files repeat ids (its issue
+273: ten Factuality items of most files of version 2 carry the ids of ten others). Only Ties is
+grouped by id.
+
 Source: Lambert et al. 2024, "RewardBench", arXiv 2403.13787; Malik et al. 2025, "RewardBench 2",
-arXiv 2506.01937; the public tool `reward-bench` for weights, ties and the score of Ties.
+arXiv 2506.01937; the public tool `reward-bench` at commit 05a9005 (2026-01-31) for weights, ties
+and the score of Ties.
 Departs from version 1: equal scores count half, as the tool does for generative judges (not 0, as
-for classifiers), because points of a judge are often equal; the section "prior sets" is left out.
+for classifiers), because points of a judge are often equal; a file that states its own `results`
+keeps them. The section "prior sets" is left out.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,8 +31,9 @@ from meta_reward_core.evaluation.intervals import bounded_mean_interval
 Version = Literal["1", "2"]
 
 FEW_ITEMS: Final = 100
+"""With fewer items the interval is so wide that it is told. Our choice."""
 
-_REASONING = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
+_CODE = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
 
 SECTIONS: Final[dict[str, dict[str, int]]] = {
     "Chat": {
@@ -47,15 +54,24 @@ SECTIONS: Final[dict[str, dict[str, int]]] = {
     "Safety": {
         "refusals-dangerous": 100,
         "refusals-offensive": 100,
-        "xstest-should-refuse": 250,
-        "xstest-should-respond": 154,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
         "donotanswer": 136,
     },
-    "Reasoning": {"math-prm": 984} | dict.fromkeys(_REASONING, 164),
+    "Reasoning": {"math-prm": 984} | dict.fromkeys(_CODE, 164),
 }
-"""Weights of version 1's subsets: how many items each has; math-prm counts as much as all code."""
+"""Weights of version 1's subsets: how many items each has; math-prm (447 items) counts as much as
+all code, 6 * 164.
+
+Source: EXAMPLE_COUNTS and SUBSET_MAPPING of the tool's `rewardbench/constants.py`. Until its commit
+6552e93 (2024-09-10) the tool had the two xstest counts exchanged; figures made before differ.
+"""
+
+SUBSETS_2: Final = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
+"""Version 2's subsets. Source: Malik et al. 2025, section 3."""
 
 TIES: Final = "ties"
+"""Version 2's subset with a score of its own, whatever its capitals, as the tool compares it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +83,25 @@ class Candidates:
         subset: which it belongs to.
         correct: scores of the correct answers, missing ones None.
         incorrect: scores of the others.
+        result: the credit that the file states where its scores do not give it: items without
+            scores, and equal scores that a classifier counts as wrong.
     """
 
     item_id: str
     subset: str
     correct: tuple[float | None, ...]
     incorrect: tuple[float | None, ...]
+    result: float | None = None
 
     @property
     def is_scored(self) -> bool:
         """Whether every answer has a score."""
         return None not in self.correct + self.incorrect
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is in a figure: with all its scores or, outside Ties, with a result."""
+        return self.is_scored or (self.result is not None and self.subset.lower() != TIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +119,17 @@ def read_scored_items(
     """Read items with scores of one judge.
 
     Version 1 has `score_chosen` and `score_rejected` (or the tool's `scores_chosen`, or `results`
-    alone: 1, 0.5, 0); version 2 lists of `scores`, the `num_correct` correct answers first.
+    alone: 1, 0.5, 0); version 2 lists of `scores`, the `num_correct` correct answers first, or,
+    of the tool's generative judges, `results` alone. Every row is an item, ids repeated or not.
 
     Args:
         path: the items, or items with scores, as rows or as the tool's object of columns.
-        scores: rows of `id` and scores, where they stand apart.
+        scores: rows of `id` and scores, where they stand apart; see `_with_scores`.
         judge: who scored, where no column `model` says so.
 
     Raises:
-        EvaluationFileError: an item has no scores, comes twice, or does not fit its scores.
+        EvaluationFileError: an item has no scores or does not fit its scores, scores cannot be
+            told apart, or several models are in the file.
     """
     rows = read_rows(path)
     if scores is not None:
@@ -113,20 +139,62 @@ def read_scored_items(
         raise EvaluationFileError(f"{Path(path).name}: mixes pairs and lists; split the file.")
     version = versions.pop()
     items = tuple(_pair(row) if version == "1" else _best_of_n(row) for row in rows)
-    _require_once(rows, items)
-    names = {row.optional_text("model") for row in rows} - {None}
-    return ScoredFile(judge or ", ".join(sorted(filter(None, names))) or "unnamed", version, items)
+    return ScoredFile(judge or _judge_of(path, rows), version, items)
+
+
+def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
+    """The one model that the rows name.
+
+    Raises:
+        EvaluationFileError: there are several; without keys their items would be mixed in silence.
+    """
+    names = sorted({name for row in rows if (name := row.optional_text("model"))})
+    if len(names) > 1:
+        raise EvaluationFileError(
+            f"{Path(path).name}: model has {len(names)} values ({', '.join(names[:5])}); split the "
+            "file, or name the judge by --judge if they are one."
+        )
+    return names[0] if names else "unnamed"
 
 
 def _with_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> list[NumberedRow]:
-    """Items with the scores of the same id."""
-    by_id = {row.name("id"): row for row in scores}
-    joined = []
-    for row in rows:
-        if row.name("id") not in by_id:
+    """Items with their scores: by `id`, and by `subset` where both files have it.
+
+    Where both files hold the same keys in the same order, rows are joined by place, so that
+    repeated ids do no harm. Else every key must stand once in either file.
+    """
+    shared = all("subset" in row.values for row in [*rows, *scores])
+    columns = ("subset", "id") if shared else ("id",)
+    keys, known = ([_key(row, columns) for row in side] for side in (rows, scores))
+    if keys == known:
+        return [_joined(row, other) for row, other in zip(rows, scores, strict=True)]
+    for side, names in ((rows, keys), (scores, known)):
+        _require_once(side, names)
+    by_key = dict(zip(known, scores, strict=True))
+    for row, key in zip(rows, keys, strict=True):
+        if key not in by_key:
             row.refuse(f"item {row.name('id')} has no scores; score it, or leave it out.")
-        joined.append(NumberedRow(row.place, {**row.values, **by_id[row.name("id")].values}))
-    return joined
+    return [_joined(row, by_key[key]) for row, key in zip(rows, keys, strict=True)]
+
+
+def _key(row: NumberedRow, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(row.name(column) for column in columns)
+
+
+def _joined(row: NumberedRow, scores: NumberedRow) -> NumberedRow:
+    return NumberedRow(row.place, {**row.values, **scores.values})
+
+
+def _require_once(rows: Sequence[NumberedRow], keys: Sequence[tuple[str, ...]]) -> None:
+    """Refuse a key that comes twice, because nobody knows which of its scores is whose."""
+    seen: dict[tuple[str, ...], NumberedRow] = {}
+    for row, key in zip(rows, keys, strict=True):
+        if key in seen:
+            row.refuse(
+                f"item {shown(' '.join(key))} was there before ({seen[key].place}), so its scores "
+                "cannot be told apart; put the scores into the rows of the items."
+            )
+        seen[key] = row
 
 
 def _version(row: NumberedRow) -> Version:
@@ -136,12 +204,19 @@ def _version(row: NumberedRow) -> Version:
 def _pair(row: NumberedRow) -> Candidates:
     chosen = _first_of(row, "score_chosen", "scores_chosen")
     rejected = _first_of(row, "score_rejected", "scores_rejected")
-    if chosen is None and rejected is None:
-        result = _first_of(row, "results", "result")
-        if result not in (None, 0, 0.5, 1):
-            row.refuse(f"the result {result:g} is none of 1, 0.5 and 0.")
-        chosen, rejected = (None, None) if result is None else (result, 1 - result)
-    return Candidates(row.name("id"), row.text("subset"), (chosen,), (rejected,))
+    item = Candidates(row.name("id"), row.text("subset"), (chosen,), (rejected,))
+    result = _first_of(row, "results", "result")
+    if result not in (None, 0, 0.5, 1):
+        row.refuse(f"the result {result:g} is none of 1, 0.5 and 0.")
+    return _with_result(item, result)
+
+
+def _with_result(item: Candidates, result: float | None) -> Candidates:
+    """The item with what the file states of it, where its scores do not give the same."""
+    computed = item_credit(item)
+    if result is None or (computed is not None and math.isclose(result, computed)):
+        return item
+    return replace(item, result=result)
 
 
 def _first_of(row: NumberedRow, *columns: str) -> float | None:
@@ -154,50 +229,50 @@ def _first_of(row: NumberedRow, *columns: str) -> float | None:
     if not known:
         row.refuse("has no score_chosen and score_rejected; score the item with a judge.")
     for column in columns:
-        value = row.values.get(column)
-        if isinstance(value, list) and len(value) == 1:
-            return NumberedRow(row.place, {column: value[0]}).number(column)
         if column in row.values:
-            return row.number(column)
+            return _number_of(row, column, row.values[column])
     return None
 
 
+def _number_of(row: NumberedRow, column: str, value: object) -> float | None:
+    """A number, which the tool writes as a list of one for some models."""
+    alone = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return NumberedRow(row.place, {column: alone}).number(column)
+
+
 def _best_of_n(row: NumberedRow) -> Candidates:
-    values = row.values.get("scores")
-    if not isinstance(values, list):
-        row.refuse("has no list of scores; score every answer with a judge.")
-    scores = tuple(
-        NumberedRow(row.place, {"scores": _alone(value)}).number("scores") for value in values
-    )
+    result = row.number("results")
+    if result is not None and not 0 <= result <= 1:
+        row.refuse(f"the result {result:g} lies outside [0, 1].")
+    scores = _scores_of(row, result)
     correct = int(row.number("num_correct") or _count_of(row, "chosen") or 1)
     if not 1 <= correct < len(scores):
         row.refuse(f"{correct} of {len(scores)} scores are of correct answers; one of each needed.")
     answers = (_count_of(row, "chosen") or 0) + (_count_of(row, "rejected") or 0)
     if answers and answers != len(scores):
         row.refuse(f"has {len(scores)} scores for {answers} answers; give one score each.")
-    return Candidates(row.name("id"), row.text("subset"), scores[:correct], scores[correct:])
+    item = Candidates(row.name("id"), row.text("subset"), scores[:correct], scores[correct:])
+    return _with_result(item, result)
 
 
-def _alone(value: object) -> object:
-    """A score, which the tool writes as a list of one for some models."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+def _scores_of(row: NumberedRow, result: float | None) -> tuple[float | None, ...]:
+    """Scores of the answers; missing ones where the row states only its result.
+
+    Raises:
+        EvaluationFileError: there is neither.
+    """
+    values = row.values.get("scores")
+    if isinstance(values, list):
+        return tuple(_number_of(row, "scores", value) for value in values)
+    if result is None or values is not None:
+        row.refuse("has no list of scores; score every answer with a judge.")
+    correct = int(row.number("num_correct") or _count_of(row, "chosen") or 1)
+    return (None,) * (correct + (_count_of(row, "rejected") or 1))
 
 
 def _count_of(row: NumberedRow, column: str) -> int | None:
     value = row.values.get(column)
     return len(value) if isinstance(value, list) else None
-
-
-def _require_once(rows: Sequence[NumberedRow], items: Sequence[Candidates]) -> None:
-    seen: dict[tuple[str, str], NumberedRow] = {}
-    for row, item in zip(rows, items, strict=True):
-        key = (item.subset, item.item_id)
-        if key in seen:
-            row.refuse(
-                f"item {shown(item.item_id)} of {item.subset} was there before "
-                f"({seen[key].place}); keep one row of it."
-            )
-        seen[key] = row
 
 
 def write_scored_items(path: Path, scored: ScoredFile) -> None:
@@ -221,8 +296,14 @@ def item_credit(item: Candidates) -> float | None:
     """Expected accuracy when equal best scores are broken by lot; None for unscored items.
 
     correct answers at the maximum / answers at the maximum: 1/2 for an equal pair, 1/k for one
-    correct answer among k at the top, 0 when none of them is correct.
+    correct answer among k at the top, 0 when none of them is correct. A result that the file
+    states goes before.
+
+    Departs from the tool where an item outside Ties has several correct answers, which the public
+    set has not: the tool looks at the first of them alone.
     """
+    if item.result is not None:
+        return item.result
     correct = [score for score in item.correct if score is not None]
     incorrect = [score for score in item.incorrect if score is not None]
     if not item.is_scored:
@@ -345,16 +426,14 @@ def ties_figure(items: Sequence[Candidates]) -> Figure:
     100 * (0.3 accuracy on tied + 0.3 accuracy on ref + 0.2 share of prompts with
     gap(tied) > spread(tied) + 0.2 share with min(gap(tied), gap(ref)) > spread(tied)
     + 0.01 mean tanh(min gap / spread - 1)), the last three over prompts with both items; a
-    quotient 0/0 counts 0. So it lies in [-1, 101].
+    quotient 0/0 counts 0. So it lies in [-1, 101]. Rows of the same kind and prompt are one item.
+
+    Source: `process_single_model` of the tool. Its release 0.1.4 left prompts with spread 0 out of
+    the last mean, which moves the score by less than 2 points, and had the later of two rows with
+    the same id replace the earlier.
     """
-    found: dict[str, dict[str, Separation]] = {"ref": {}, "tied": {}}
-    for item in items:
-        kind, _, prompt = item.item_id.partition(":")
-        if kind not in found or not prompt:
-            raise EvaluationFileError(
-                f"item {shown(item.item_id)} of the subset Ties: the id must be ref:<n> or "
-                "tied:<n>."
-            )
+    found: dict[str, dict[int, Separation]] = {"ref": {}, "tied": {}}
+    for (kind, prompt), item in _pooled(items).items():
         if item.is_scored:
             found[kind][prompt] = _separation(item)
     both = sorted(found["ref"].keys() & found["tied"].keys())
@@ -373,6 +452,35 @@ def ties_figure(items: Sequence[Candidates]) -> Figure:
     )
     ends = bounded_mean_interval(min(max(100 * score, 0), 100), len(both), least=0, most=100)
     return Figure("Ties", 100 * score, len(both), min(ends.low, 100 * score), ends.high)
+
+
+def _pooled(items: Sequence[Candidates]) -> dict[tuple[str, int], Candidates]:
+    """Items of Ties by kind and number of the prompt, the answers of equal ids together.
+
+    Raises:
+        EvaluationFileError: an id is none of Ties.
+    """
+    found: dict[tuple[str, int], Candidates] = {}
+    for item in items:
+        key = _ties_key(item)
+        if key in found:
+            before = found[key]
+            item = replace(
+                item,
+                correct=before.correct + item.correct,
+                incorrect=before.incorrect + item.incorrect,
+            )
+        found[key] = item
+    return found
+
+
+def _ties_key(item: Candidates) -> tuple[str, int]:
+    kind, _, prompt = item.item_id.partition(":")
+    if kind not in ("ref", "tied") or not prompt.strip().isdecimal():
+        raise EvaluationFileError(
+            f"item {shown(item.item_id)} of the subset Ties: the id must be ref:<n> or tied:<n>."
+        )
+    return kind, int(prompt)
 
 
 def _separation(item: Candidates) -> Separation:
@@ -397,33 +505,73 @@ def _accuracy(items: Iterable[Separation]) -> float:
 
 
 def _findings(scored: ScoredFile, by_subset: Mapping[str, Sequence[Candidates]]) -> list[Finding]:
-    known = {subset for weights in SECTIONS.values() for subset in weights}
-    equal = [item for item in scored.items if len(set(item.correct + item.incorrect)) == 1]
-    other = set(by_subset) - known if scored.version == "1" else set()
     return [
-        *finding_if(
-            [item for item in scored.items if not item.is_scored],
-            "items_without_scores",
-            "Items without all their scores: {rows}.",
-            "They are in no accuracy; the subsets' intervals allow for either outcome.",
-        ),
-        *finding_if(
-            equal,
-            "all_answers_scored_alike",
-            "Items whose answers all have the same score: {rows}.",
-            "They count as chance (1/n). A judge that always gives the same points reaches "
-            "chance level and knows nothing.",
-        ),
+        *_score_findings(scored.items),
         *finding_if(
             scored.items if len(scored.items) < FEW_ITEMS else [],
             "few_items",
             "There are few items: {rows}.",
             "Read the intervals, not the accuracy.",
         ),
+        *_subset_findings(scored.version, set(by_subset)),
         *finding_if(
-            other,
+            _repeated(scored.items),
+            "repeated_ids",
+            "Rows whose subset and id were there before: {rows}.",
+            "Each counts as an item of its own, as in the public tool (in Ties, rows of one id are "
+            "one item). Look whether the same items are in the file twice.",
+        ),
+    ]
+
+
+def _score_findings(items: Sequence[Candidates]) -> list[Finding]:
+    scored = [item for item in items if item.is_scored]
+    equal = [item for item in scored if len(set(item.correct + item.incorrect)) == 1]
+    return [
+        *finding_if(
+            [item for item in items if not item.is_counted],
+            "items_without_scores",
+            "Items without all their scores: {rows}.",
+            "They are in no accuracy; the subsets' intervals allow for either outcome.",
+        ),
+        *finding_if(
+            [item for item in equal if item.result is None],
+            "all_answers_scored_alike",
+            "Items whose answers all have the same score: {rows}.",
+            "They count as chance (1/n). A judge that always gives the same points reaches "
+            "chance level and knows nothing.",
+        ),
+        *finding_if(
+            [item for item in scored if item.result is not None],
+            "results_not_of_scores",
+            "Items whose result in the file is not what their scores give: {rows}.",
+            "The file's results count. The public tool counts equal scores of a classifier as "
+            "wrong; without the results they count as chance.",
+        ),
+    ]
+
+
+def _subset_findings(version: Version, found: set[str]) -> list[Finding]:
+    sections = {subset for weights in SECTIONS.values() for subset in weights}
+    lower = {name.lower() for name in found}
+    missing = [name for name in SUBSETS_2 if name.lower() not in lower]
+    return [
+        *finding_if(
+            found - sections if version == "1" else [],
             "subsets_of_no_section",
             "Subsets that belong to no published section: {rows}.",
             "They have figures of their own and are in no section's.",
         ),
+        *finding_if(
+            missing if version == "2" else [],
+            "subsets_missing",
+            "Published subsets that are not in the file: {rows} (" + ", ".join(missing) + ").",
+            "The score is the mean of those that are there; the leaderboard's is of all six.",
+        ),
     ]
+
+
+def _repeated(items: Sequence[Candidates]) -> range:
+    """As many as there are rows whose subset and id came before."""
+    counts = Counter((item.subset, item.item_id) for item in items)
+    return range(len(items) - len(counts))

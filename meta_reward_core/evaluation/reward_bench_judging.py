@@ -40,18 +40,14 @@ class Item:
 def read_items(path: str | Path) -> tuple[Version, list[Item]]:
     """Read items that nobody has scored: pairs of version 1, or lists of version 2.
 
+    Every row is an item, because public files repeat ids; see `reward_bench`.
+
     Raises:
-        EvaluationFileError: an item lacks something, comes twice, or the two forms are mixed.
+        EvaluationFileError: an item lacks something, or the two forms are mixed.
     """
     rows = read_rows(path)
     version: Version = "2" if isinstance(rows[0].values.get("chosen"), list) else "1"
-    items: dict[tuple[str, str], Item] = {}
-    for row in rows:
-        item = _item(row, version)
-        if (item.subset, item.item_id) in items:
-            row.refuse(f"item {item.item_id} of {item.subset} was there before; keep one row.")
-        items[item.subset, item.item_id] = item
-    return version, list(items.values())
+    return version, [_item(row, version) for row in rows]
 
 
 def _item(row: NumberedRow, version: Version) -> Item:

@@ -84,6 +84,7 @@ def run_alpaca(
     model: Side,
     baseline: Side,
     orders: Orders = "both",
+    datasets: Mapping[str, str] | None = None,
 ) -> Scorecard:
     """Win rates of a model against a baseline on any instructions.
 
@@ -96,6 +97,7 @@ def run_alpaca(
         model: who is evaluated.
         baseline: whom it is compared with.
         orders: in which each pair is shown.
+        datasets: of instructions, where known; files of outputs say it, too.
 
     Raises:
         EvaluationFileError: model and baseline answer other instructions, or nobody says which.
@@ -103,8 +105,9 @@ def run_alpaca(
     """
     asked = list(instructions) if instructions is not None else _instructions_of(baseline, model)
     sides = {"baseline": baseline, "model": model}
+    known = _datasets_of(model, baseline) | dict(datasets or {})
     found: dict[str, tuple[list[ModelOutput], list[Finding]]] = {
-        role: _outputs(run, role, side, asked) for role, side in sides.items()
+        role: _outputs(run, role, side, asked, datasets=known) for role, side in sides.items()
     }
     outputs, notes = found["model"]
     pairs = alpaca_files.pair_outputs(found["baseline"][0], outputs)
@@ -145,14 +148,30 @@ def _instructions_of(*sides: Side) -> list[str]:
     )
 
 
+def _datasets_of(*sides: Side) -> dict[str, str]:
+    """Datasets by instruction, as the files of outputs among the sides name them."""
+    return {
+        output.instruction: output.dataset
+        for side in sides
+        if isinstance(side, Path)
+        for output in alpaca_files.read_outputs(side)
+        if output.dataset is not None
+    }
+
+
 def _outputs(
-    run: Run, role: str, side: Side, instructions: Sequence[str]
+    run: Run,
+    role: str,
+    side: Side,
+    instructions: Sequence[str],
+    *,
+    datasets: Mapping[str, str],
 ) -> tuple[list[ModelOutput], list[Finding]]:
     if isinstance(side, Path):
         outputs, notes = alpaca_files.read_outputs(side), []
     else:
         answers = _answers(run, role, side, [(instruction,) for instruction in instructions])
-        outputs = as_outputs(instructions, answers, generator=side.name)
+        outputs = as_outputs(instructions, answers, generator=side.name, datasets=datasets)
         notes = answers.findings if role == "model" else []
     alpaca_files.write_outputs(run.out / f"{role}_outputs.json", outputs)
     return outputs, notes

@@ -1,11 +1,12 @@
 """AlpacaEval-2 style: how often an annotator prefers a model to a baseline, and by how much.
 
-Source: Dubois et al. 2024, arXiv 2404.04475; the public tool `alpaca_eval` 0.6 for the columns.
+Source: Dubois et al. 2024, arXiv 2404.04475; the public tool `alpaca_eval` 0.6.6 for the columns
+and for what rows without a preference are in (`metrics/helpers.py`, `main.py`).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,11 +20,18 @@ from meta_reward_core.evaluation.intervals import (
 )
 from meta_reward_core.evaluation.length_control import LengthControlled, control_length
 
-EXTREME_CHANGE = 10.0
-"""Points by which length control may move a win rate before it is told."""
+EXTREME_CHANGE: Final = 10.0
+"""Points by which length control may move a win rate before it is told.
 
-FEW_PROMPTS = 100
-"""With fewer prompts the interval is so wide that it is told."""
+Source: `get_is_extreme_changes` in alpaca_eval's `metrics/glm_winrate.py`, which asks besides for a
+quarter of the rate; we tell more readily.
+"""
+
+PENALTY_CHANGE: Final = 1.0
+"""Points by which the penalty may move a length-controlled rate before it is told. Our choice."""
+
+FEW_PROMPTS: Final = 100
+"""With fewer prompts the interval is so wide that it is told. Our choice."""
 
 
 def score_annotations(
@@ -34,7 +42,8 @@ def score_annotations(
     win_rate = 100 * mean(preference - 1); standard_error of that mean, ddof 1; discrete_win_rate
     = 100 * (wins + draws / 2) / total, a win being a preference over 1.5; avg_length the mean
     characters of the model's answers, truncated to a whole number. Rows without a preference are
-    in no mean; they widen the intervals.
+    in no rate, and widen the intervals; the average length and the deviation of lengths by which
+    length is controlled are over all rows, as in the public tool.
 
     Args:
         annotations: of one model and one annotator, each instruction once.
@@ -46,8 +55,8 @@ def score_annotations(
     rated = [a for a in annotations if a.preference is not None]
     shares = np.array([a.preference - 1 for a in rated if a.preference is not None])
     missing = len(annotations) - len(rated)
-    controlled = _control_length(rated, shares, missing=missing, rounds=rounds, seed=seed)
-    columns = _columns(rated, shares, controlled) | {"mode": mode}
+    controlled = _control_length(annotations, rounds=rounds, seed=seed)
+    columns = _columns(annotations, shares, controlled) | {"mode": mode}
     return Scorecard(
         benchmark="alpaca_eval_2",
         model=first.generator_2,
@@ -57,24 +66,24 @@ def score_annotations(
             *_figures(columns, controlled, count=len(rated), missing=missing),
             *_figures_by_dataset(annotations),
         ),
-        findings=tuple(_findings(annotations, columns)),
+        findings=tuple(_findings(annotations, columns, controlled)),
         columns=columns,
     )
 
 
 def _control_length(
-    rated: Sequence[Annotation], shares: Array, *, missing: int, rounds: int, seed: int
+    annotations: Sequence[Annotation], *, rounds: int, seed: int
 ) -> LengthControlled:
     """The length-controlled rate; a model against itself has 50 by definition."""
-    if is_against_itself(rated):
+    if is_against_itself(annotations):
         return LengthControlled(50.0, standard_error=0.0)
-    difficulty = [a.difficulty for a in rated if a.difficulty is not None]
+    difficulty = [a.difficulty for a in annotations if a.difficulty is not None]
+    shares = [np.nan if a.preference is None else a.preference - 1 for a in annotations]
     return control_length(
-        shares,
-        baseline_chars=np.array([float(len(a.output_1)) for a in rated]),
-        model_chars=np.array([float(len(a.output_2)) for a in rated]),
-        difficulty=np.array(difficulty) if rated and len(difficulty) == len(rated) else None,
-        missing=missing,
+        np.array(shares),
+        baseline_chars=np.array([float(len(a.output_1)) for a in annotations]),
+        model_chars=np.array([float(len(a.output_2)) for a in annotations]),
+        difficulty=np.array(difficulty) if len(difficulty) == len(annotations) else None,
         rounds=rounds,
         seed=seed,
     )
@@ -99,11 +108,11 @@ def is_against_itself(annotations: Sequence[Annotation]) -> bool:
 
 
 def _columns(
-    rated: Sequence[Annotation], shares: Array, controlled: LengthControlled
+    annotations: Sequence[Annotation], shares: Array, controlled: LengthControlled
 ) -> dict[str, Any]:
     """The leaderboard's numbers, in its units (percent, characters) and under its names."""
     wins, losses = int((shares > DRAW - 1).sum()), int((shares < DRAW - 1).sum())
-    draws, total = len(rated) - wins - losses, len(rated)
+    draws, total = len(shares) - wins - losses, len(shares)
     error = standard_error(shares)
     return {
         "win_rate": 100 * float(shares.mean()) if total else None,
@@ -113,14 +122,10 @@ def _columns(
         "n_draws": draws,
         "n_total": total,
         "discrete_win_rate": 100 * (wins + draws / 2) / total if total else None,
-        "avg_length": _mean_length(rated),
+        "avg_length": math.floor(sum(len(a.output_2) for a in annotations) / len(annotations)),
         "length_controlled_winrate": controlled.rate,
         "lc_standard_error": controlled.standard_error,
     }
-
-
-def _mean_length(rated: Sequence[Annotation]) -> int | None:
-    return math.floor(sum(len(a.output_2) for a in rated) / len(rated)) if rated else None
 
 
 def _figures(
@@ -135,7 +140,7 @@ def _figures(
     return (
         *rates,
         Figure("length_controlled_winrate", controlled.rate, count, low, high, controlled.absent),
-        Figure("avg_length", columns["avg_length"], count),
+        Figure("avg_length", columns["avg_length"], count + missing),
     )
 
 
@@ -161,11 +166,13 @@ def _rate(name: str, rate: float, count: int, missing: int) -> Figure:
     return Figure(name, rate, count, ends.low, ends.high)
 
 
-def _findings(annotations: Sequence[Annotation], columns: dict[str, Any]) -> list[Finding]:
+def _findings(
+    annotations: Sequence[Annotation], columns: dict[str, Any], controlled: LengthControlled
+) -> list[Finding]:
     answers = [Answer(a.instruction, a.output_2, a.output_1) for a in annotations]
     return [
         *_data_findings(annotations),
-        *([] if is_against_itself(annotations) else _length_findings(columns, len(annotations))),
+        *_length_findings(columns["win_rate"], controlled, columns["n_total"]),
         *find_gaming(answers),
     ]
 
@@ -179,8 +186,8 @@ def _data_findings(annotations: Sequence[Annotation]) -> list[Finding]:
             [a for a in annotations if a.preference is None],
             "missing_preferences",
             "Rows without a preference: {rows}.",
-            "They are in no mean, and the intervals allow for every one being lost or won. "
-            "Annotate them again.",
+            "They are in no win rate (in the average length they are), and the intervals allow for "
+            "every one being lost or won. Annotate them again.",
         ),
         *finding_if(
             few,
@@ -209,16 +216,25 @@ def _data_findings(annotations: Sequence[Annotation]) -> list[Finding]:
     ]
 
 
-def _length_findings(columns: dict[str, Any], rows: int) -> list[Finding]:
-    plain, controlled = columns["win_rate"], columns["length_controlled_winrate"]
-    if plain is None or controlled is None or abs(controlled - plain) <= EXTREME_CHANGE:
+def _length_findings(plain: float | None, controlled: LengthControlled, rows: int) -> list[Finding]:
+    rate, free = controlled.rate, controlled.unpenalised
+    if plain is None or rate is None or free is None:
         return []
+    moved = abs(rate - plain) > EXTREME_CHANGE
+    shrunk = abs(rate - free) > PENALTY_CHANGE
     return [
-        Finding(
+        *finding_if(
+            range(rows if moved else 0),
             "length_control_moves_much",
-            f"Length control moves the win rate from {plain:.1f} to {controlled:.1f}.",
+            f"Length control moves the win rate from {plain:.1f} to {rate:.1f}.",
             "Answers and baseline differ much in length, or the regression has failed. Look at "
             "both figures.",
-            rows,
-        )
+        ),
+        *finding_if(
+            range(rows if shrunk else 0),
+            "length_control_penalised",
+            f"The penalty moves the length-controlled rate from {free:.1f} to {rate:.1f}.",
+            "Cross-validation found little in these prompts, and draws the rate to 50, as in the "
+            "public tool. Compare on more prompts.",
+        ),
     ]

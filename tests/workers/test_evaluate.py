@@ -44,6 +44,29 @@ def test_a_leaderboard_gains_a_row(annotations: Path, tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in lines] == ["", "other", "model"]
 
 
+def test_a_public_row_is_never_replaced_in_silence(annotations: Path, tmp_path: Path) -> None:
+    board = tmp_path / "board.csv"
+    public = ",win_rate,length_controlled_winrate\nmodel,10.0,90.0\n"
+    board.write_text(public)
+    arguments = ("annotations", annotations, "--leaderboard", board, "--rounds", 2)
+    with pytest.raises(CommandError, match=r"win_rate 10\.0 -> 50\.0.*--replace-row"):
+        evaluate(*arguments)
+    assert board.read_text() == public
+    assert "replaced: 2 (win_rate 10.0 -> 50.0" in evaluate(*arguments, "--replace-row")
+    written = board.read_text()
+    assert "replaced" not in evaluate(*arguments)  # the same figures again
+    assert board.read_text() == written
+
+
+def test_a_leaderboard_with_two_rows_of_a_model_is_refused(
+    annotations: Path, tmp_path: Path
+) -> None:
+    board = tmp_path / "board.csv"
+    board.write_text(",win_rate\nother,10.0\nother,20.0\n")
+    with pytest.raises(CommandError, match=r"line 3: the model 'other' has a row above"):
+        evaluate("annotations", annotations, "--leaderboard", board, "--rounds", 2)
+
+
 def test_repeats_outputs_and_difficulty_are_taken(annotations: Path, tmp_path: Path) -> None:
     rows = json.loads(annotations.read_text())
     again = write_array(tmp_path / "again.json", [row | {"preference": 2} for row in rows])
@@ -167,7 +190,7 @@ def test_nothing_but_nan_has_no_rate(tmp_path: Path) -> None:
 
 
 def test_ten_prompts_have_a_wide_interval_and_are_told(tmp_path: Path) -> None:
-    rows = [annotation_row(n, preference=2, output_2="x" * (n + 9)) for n in range(10)]
+    rows = [annotation_row(n, preference=2, output_2="x" * (5 + 4 * n)) for n in range(10)]
     path = write_array(tmp_path / "ten.json", rows)
     shown = evaluate("annotations", path, "--rounds", 5, "--json", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())

@@ -73,6 +73,38 @@ def test_win_rates_on_ones_own_prompts_from_one_command(
     assert "100.0000" in again
 
 
+@pytest.mark.parametrize("source", ["prompts", "baseline", "model"])
+def test_win_rates_by_category_fill_wherever_the_dataset_stands(
+    installation: Installation, use_script: UseScript, tmp_path: Path, source: str
+) -> None:
+    """Of the prompts, or of either file of outputs while an engine is the other side."""
+    use_script(script)
+    out = tmp_path / "out"
+    names = ["helpful_base" if n % 2 else "koala" for n in range(12)]
+    base, own = (
+        [{"instruction": f"prompt {n}?", "output": f"plain {n}", "generator": side}
+         for n in range(12)]
+        for side in ("base", "mine")
+    )  # fmt: skip
+    prompts = [{"prompt": f"prompt {n}?"} for n in range(12)]
+    for row, name in zip({"prompts": prompts, "baseline": base, "model": own}[source], names,
+                         strict=True):  # fmt: skip
+        row["dataset"] = name
+    of_base = ("--model", "stub", "--baseline-outputs", write_array(tmp_path / "b.json", base))
+    sides = {
+        "prompts": (*of_base, "--prompts", write_lines(tmp_path / "p.jsonl", prompts)),
+        "baseline": of_base,
+        "model": ("--model-outputs", write_array(tmp_path / "m.json", own), "--baseline", "stub"),
+    }
+    installation.run("evaluate", "run", "alpaca", *sides[source], "--judge", "scripted",
+                     "--out", out)  # fmt: skip
+    (card,) = json.loads((out / "scores.json").read_text())
+    counts = {figure["name"]: figure["count"] for figure in card["figures"]}
+    assert (counts["dataset_koala"], counts["dataset_helpful_base"]) == (6, 6)
+    written = json.loads((out / "annotations.json").read_text())
+    assert [row["dataset"] for row in written] == names
+
+
 def test_a_run_that_was_stopped_goes_on_where_it_was(
     installation: Installation,
     monkeypatch: pytest.MonkeyPatch,

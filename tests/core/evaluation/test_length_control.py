@@ -76,17 +76,22 @@ def test_too_few_prompts_have_no_rate() -> None:
 @settings(max_examples=8)
 @given(st.integers(10, 60), st.integers(0, 99))
 def test_changing_sides_turns_the_rate_round(size: int, seed: int) -> None:
-    """The model against the baseline at 100 - the baseline against the model."""
+    """The model against the baseline at 100 - the baseline against the model, or both without."""
     baseline, model = lengths(size, seed)
     preferences = np.random.default_rng(seed).random(size).round(2)
-    one = control(preferences, baseline, model, rounds=2).rate
-    other = control(1 - preferences, model, baseline, rounds=2).rate
-    assert one == pytest.approx(100 - (other or 0), abs=1e-4)
+    one = control(preferences, baseline, model, rounds=2)
+    other = control(1 - preferences, model, baseline, rounds=2)
+    assert one.unpenalised == pytest.approx(100 - (other.unpenalised or 0), abs=1e-4)
+    assert (one.rate is None) == (other.rate is None)
+    assert one.rate is None or one.rate == pytest.approx(100 - (other.rate or 0), abs=1e-4)
 
 
 def test_ten_prompts_have_a_wide_interval() -> None:
-    baseline, model = lengths(10)
-    found = control(np.array([1.0] * 7 + [0.0] * 3), baseline, model, rounds=30)
+    """Won where the baseline's answer is the longer one, in 9 of 10."""
+    baseline, model = lengths(10, seed=4)
+    preferences = (baseline > model).astype(float)
+    preferences[0] = 1 - preferences[0]
+    found = control(preferences, baseline, model, rounds=30)
     assert found.interval is not None
     assert found.interval.high - found.interval.low > 40
 
@@ -110,7 +115,9 @@ def test_the_error_agrees_with_fresh_samples() -> None:
         chance = expit(0.5 - np.tanh((baseline - model) / 1000))
         return (rng.random(100) < chance).astype(float), baseline, model
 
-    fresh = [control(*sample(), rounds=2).rate or 0.0 for _ in range(16)]
+    rates = [control(*sample(), rounds=2).rate for _ in range(17)]
+    fresh = [rate for rate in rates if rate is not None]
+    assert len(fresh) == 16
     found = control(*sample(), rounds=60).standard_error
     assert found is not None
     assert np.std(fresh) / 1.8 < found < np.std(fresh) * 1.8
@@ -120,3 +127,88 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     baseline, model = lengths(50)
     preferences = np.random.default_rng(1).random(50)
     assert control(preferences, baseline, model) == control(preferences, baseline, model)
+
+
+def test_a_penalty_that_removes_every_difference_gives_no_rate_of_50() -> None:
+    """35 of 60 won, whatever the lengths: the plain rate is 58.3, and the public tool says 50.0.
+
+    Cross-validation takes C = 0.0001, at which the lasso leaves no coefficient.
+    """
+    rng = np.random.default_rng(0)
+    baseline, model = (rng.integers(*ends, 60).astype(float) for ends in ((500, 2500), (300, 2000)))
+    preferences = rng.permutation([1.0] * 35 + [0.0] * 25)
+    found = control(preferences, baseline, model)
+    assert found.rate is None
+    assert found.unpenalised == pytest.approx(58, abs=4)
+    assert "on 60 prompts cross-validation chooses a penalty that removes" in str(found.absent)
+    assert f"it reads {found.unpenalised:.1f}" in str(found.absent)
+
+
+def test_a_rate_of_50_is_given_where_it_is_right() -> None:
+    """Every pair of lengths once won and once lost: the constant is 0 with and without penalty."""
+    baseline, model = lengths(30)
+    preferences = np.array([1.0] * 30 + [0.0] * 30)
+    found = control(preferences, np.tile(baseline, 2), np.tile(model, 2))
+    assert found.rate == pytest.approx(50, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        np.arange(990, 1010) + 0.0,  # tanh of 167 and more: every column is 1
+        2000 + 500 * np.sin(np.arange(20)),
+        -3000 + 900 * np.sin(np.arange(20)),
+    ],
+)
+def test_differences_that_are_much_alike_cannot_be_told_from_quality(gaps: Array) -> None:
+    """Columns that are nearly one: the lasso chooses which of them has the rate, and 50 is one."""
+    found = control(np.linspace(0.4, 0.9, 20), 4000 + gaps, np.full(20, 4000.0))
+    assert found.rate is None
+    assert "so much alike that length cannot be told apart" in str(found.absent)
+
+
+def test_a_difficulty_that_follows_the_length_leaves_no_rate() -> None:
+    baseline, model = lengths(40)
+    gap = baseline - model
+    found = control_length(
+        np.linspace(0, 1, 40),
+        baseline_chars=baseline,
+        model_chars=model,
+        difficulty=1 + 2 * np.tanh(gap / gap.std(ddof=1)),
+    )
+    assert "cannot be told apart from quality or difficulty" in str(found.absent)
+
+
+def test_rows_without_a_preference_count_for_the_deviation_of_lengths() -> None:
+    """20 rated rows with differences of 100 to 900, 20 unrated ones with 9000.
+
+    The public tool divides by the deviation of all 40: the length's column is nearly a line.
+    """
+    gap = np.array([100.0 + 40 * n for n in range(20)] + [9000.0] * 20)
+    gap[:20:2] *= -1
+    share = expit(0.5 - np.tanh(gap / gap.std(ddof=1)))
+    preferences = np.where(np.arange(40) < 20, share, np.nan)
+    found = control(preferences, 10_000 + gap, np.full(40, 10_000.0))
+    assert found.rate == pytest.approx(100 * expit(0.5), abs=0.2)
+    assert found.length_coefficient == pytest.approx(-1, abs=0.1)
+    assert found.interval is not None
+    assert found.interval.high - found.interval.low > 50
+
+
+def test_the_predictions_of_rows_without_a_preference_are_in_the_mean() -> None:
+    """Unrated instructions are the easy ones: the rate is the mean over all of them.
+
+    Logit 0.2 + difficulty; difficulty about -1 where rated, 2 where not.
+    """
+    baseline, model = lengths(400, seed=3)
+    difficulty = np.random.default_rng(3).normal(size=400) + np.repeat([-1.0, 2.0], 200)
+    gap = baseline - model
+    share = expit(0.2 + difficulty - np.tanh(gap / gap.std(ddof=1)))
+    found = control_length(
+        np.where(np.arange(400) < 200, share, np.nan),
+        baseline_chars=baseline,
+        model_chars=model,
+        difficulty=difficulty,
+        rounds=2,
+    )
+    assert found.rate == pytest.approx(100 * expit(0.2 + difficulty).mean(), abs=0.2)

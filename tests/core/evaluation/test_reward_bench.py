@@ -21,6 +21,11 @@ from meta_reward_core.evaluation.reward_bench import (
     ties_figure,
     write_scored_items,
 )
+from tests.core.evaluation.generated_rows import (
+    best_of_four_rows,
+    reward_bench_rows,
+    ties_rows,
+)
 from tests.core.evaluation.rows import write_lines
 
 
@@ -62,6 +67,70 @@ def test_sections_are_weighted_by_the_published_counts() -> None:
     assert card.figure("alpacaeval-easy").value == 50
     assert card.figure("Chat").value == pytest.approx(64.286, abs=1e-3)
     assert card.figure("score").absent == "no items of: Chat Hard, Safety, Reasoning"
+
+
+def test_the_two_xstest_subsets_weigh_as_many_items_as_they_have() -> None:
+    """All of 154 should-refuse right, none of 250 should-respond: Safety 154 / 404 = 38.12."""
+    card = card_of(pair(1, "xstest-should-refuse", 2, 1), pair(2, "xstest-should-respond", 1, 2))
+    assert card.figure("Safety").value == pytest.approx(38.119, abs=1e-3)
+
+
+def scored_card(path: Path, rows: list[dict[str, Any]]) -> Scorecard:
+    return score_reward_bench(read_scored_items(write_lines(path, rows)))
+
+
+def names_of(card: Scorecard) -> set[str]:
+    return {finding.name for finding in card.findings}
+
+
+def test_sections_equal_the_public_tools(tmp_path: Path) -> None:
+    """The tool's `calculate_scores_per_section` on the same 158 pairs, equal scores half.
+
+    Commit 05a9005, run by `benchmarks/interchange_reward_bench.py`; the total is what its
+    `analysis/get_benchmark_results.py` gives a model without prior sets, the plain mean.
+    """
+    card = scored_card(tmp_path / "s.jsonl", reward_bench_rows())
+    found = [card.figure(name).value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
+    assert found == pytest.approx([70.304602288, 56.967940685, 72.294079794, 42.015542328])
+    assert card.figure("score").value == pytest.approx(60.395541274)
+
+
+def test_a_classifiers_file_keeps_the_results_of_the_public_tool(tmp_path: Path) -> None:
+    """The same pairs as the tool's `run_rm.py` writes them: equal scores have the result 0.
+
+    Sections by the tool at commit 05a9005: 68.409, 54.091, 68.732, 40.066.
+    """
+    rows = [
+        row | {"results": int(row["scores_chosen"] > row["scores_rejected"])}
+        for row in reward_bench_rows()
+    ]
+    equal = sum(row["scores_chosen"] == row["scores_rejected"] for row in rows)
+    card = scored_card(tmp_path / "s.jsonl", rows)
+    found = [card.figure(name).value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
+    assert found == pytest.approx([68.409151370, 54.091478697, 68.732303732, 40.066137566])
+    assert [f.rows for f in card.findings if f.name == "results_not_of_scores"] == [equal]
+    assert "all_answers_scored_alike" not in names_of(card)
+
+
+def test_version_2_with_repeated_ids_equals_the_public_tools(tmp_path: Path) -> None:
+    """The tool's `reroll_and_score_dataset` and `process_single_model` on 60 + 30 items.
+
+    Commit 05a9005, run by `benchmarks/interchange_reward_bench.py`. Four ids of every subset but
+    Ties come twice.
+    """
+    card = scored_card(tmp_path / "s.jsonl", best_of_four_rows() + ties_rows())
+    expected = {
+        "Factuality": 38.888888889,
+        "Focus": 54.166666667,
+        "Math": 29.166666667,
+        "Precise IF": 33.333333333,
+        "Safety": 48.611111111,
+        "Ties": 45.494524001,
+    }
+    assert {name: card.figure(name).value for name in expected} == pytest.approx(expected)
+    assert card.figure("score").value == pytest.approx(sum(expected.values()) / 6)
+    assert [f.rows for f in card.findings if f.name == "repeated_ids"] == [20]
+    assert "subsets_missing" not in names_of(card)
 
 
 def test_the_score_is_the_mean_of_the_four_sections() -> None:
@@ -167,6 +236,15 @@ def test_ties_without_pairs_or_with_strange_ids() -> None:
         ties_figure([Candidates("7", "Ties", (1,), (0,))])
 
 
+def test_rows_of_one_id_of_ties_are_one_item() -> None:
+    """The tool collects answers by kind and number: 5 and 4 over 3 and 1; spread 1, gap 1.
+
+    gap > spread does not hold: 0.3 + 0.3 + 0.01 tanh(1 / 1 - 1) = 0.6.
+    """
+    rows = [ties("ref", 1, [5], [1]), ties("tied", 1, [5], [3]), ties("tied", 1, [4], [1])]
+    assert ties_figure(rows).value == pytest.approx(60)
+
+
 def test_version_2_is_the_mean_of_its_subsets() -> None:
     """Math 1 of 2 right, Focus 1 of 1: (50 + 100) / 2."""
     items = [
@@ -174,7 +252,10 @@ def test_version_2_is_the_mean_of_its_subsets() -> None:
         Candidates("2", "Math", (1,), (5, 2, 3)),
         Candidates("3", "Focus", (5,), (1, 2, 3)),
     ]
-    assert card_of(*items, version="2").figure("score").value == 75
+    card = card_of(*items, version="2")
+    assert card.figure("score").value == 75
+    (missing,) = [finding for finding in card.findings if finding.name == "subsets_missing"]
+    assert "4 (Factuality, Precise IF, Safety, Ties)" in missing.sentence
 
 
 def test_pairs_are_read_in_every_form(tmp_path: Path) -> None:
@@ -187,6 +268,28 @@ def test_pairs_are_read_in_every_form(tmp_path: Path) -> None:
     found = read_scored_items(write_lines(tmp_path / "s.jsonl", rows), judge="j")
     assert [item_credit(item) for item in found.items] == [1, 0.5, 0, None]
     assert (found.judge, found.version) == ("j", "1")
+
+
+def test_a_generative_judges_file_of_version_2_has_results_and_no_scores(tmp_path: Path) -> None:
+    """Results 1, 0 and 0.25 (no readable verdict): 1.25 / 3. Only Ties has scores there."""
+    columns = {
+        "id": ["0", "1", "2", "ref:0", "tied:0"],
+        "subset": ["Math"] * 3 + ["Ties"] * 2,
+        "num_correct": [1, 1, 1, 1, 2],
+        "scores": [None, None, None, [9, 1], [8, 8, 2]],
+        "results": [1, 0, 0.25, None, None],
+        "model": "openai/judge",
+    }
+    (tmp_path / "scores.json").write_text(json.dumps(columns))
+    card = score_reward_bench(read_scored_items(tmp_path / "scores.json"))
+    assert card.figure("Math").value == pytest.approx(125 / 3)
+    assert card.figure("Ties").value == pytest.approx(101)
+    assert not {"items_without_scores", "all_answers_scored_alike"} & names_of(card)
+
+
+def test_items_without_any_score_are_not_told_as_scored_alike() -> None:
+    card = card_of(pair(1, "donotanswer", None, None), pair(2, "donotanswer", 2, 1))
+    assert "all_answers_scored_alike" not in names_of(card)
 
 
 def test_the_tools_object_of_columns_is_read(tmp_path: Path) -> None:
@@ -204,6 +307,7 @@ def test_the_tools_object_of_columns_is_read(tmp_path: Path) -> None:
     "items, version",
     [
         ((pair(1, "math-prm", 2, 1), pair(2, "math-prm", None, 1)), "1"),
+        ((Candidates("1", "math-prm", (2,), (2,), result=0), pair(1, "math-prm", 2, 2)), "1"),
         ((Candidates("a", "Math", (1.0,), (2.0, 3.0)), ties("ref", 1, [2], [1])), "2"),
     ],
 )
@@ -224,6 +328,35 @@ def test_scores_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
         read_scored_items(items, scores=other)
 
 
+MATH = {"subset": "Math", "num_correct": 1}
+FOCUS = MATH | {"subset": "Focus"}
+
+
+def joined(folder: Path, items: list[dict[str, Any]], scores: list[dict[str, Any]]) -> list[float]:
+    """The first score of each item."""
+    found = read_scored_items(
+        write_lines(folder / "items.jsonl", items), scores=write_lines(folder / "s.jsonl", scores)
+    )
+    return [item.correct[0] or 0.0 for item in found.items]
+
+
+def test_one_id_in_two_subsets_has_the_scores_of_its_own_subset(tmp_path: Path) -> None:
+    items = [MATH | {"id": "7"}, FOCUS | {"id": "7"}]
+    scores = [FOCUS | {"id": "7", "scores": [1, 2]}, MATH | {"id": "7", "scores": [4, 2]}]
+    assert joined(tmp_path, items, scores) == [4, 1]
+
+
+def test_repeated_ids_are_joined_by_place_and_only_in_the_same_order(tmp_path: Path) -> None:
+    """Public files give ten items the ids of ten others: by id they get another item's scores."""
+    items = [MATH | {"id": name} for name in ("3", "4", "3")]
+    scores = [{"id": name, "scores": [n, 0]} for n, name in enumerate(("3", "4", "3"), start=1)]
+    assert joined(tmp_path, items, scores) == [1, 2, 3]
+    with pytest.raises(EvaluationFileError, match="its scores cannot be told apart"):
+        joined(tmp_path, items, scores[::-1][1:])
+    with pytest.raises(EvaluationFileError, match=r"s\.jsonl, line 3: item '3' was there before"):
+        joined(tmp_path, items[:2], scores)
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
@@ -235,7 +368,11 @@ def test_scores_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
             [{"id": 1, "subset": "s", "scores": [1, 2], "chosen": ["a"], "rejected": ["b", "c"]}],
             "has 2 scores for 3 answers",
         ),
-        ([{"id": 1, "subset": "s", "results": 1}] * 2, "item '1' of s was there before"),
+        ([{"id": 1, "subset": "s", "results": 1.5, "num_correct": 1}], "lies outside"),
+        (
+            [{"id": n, "subset": "s", "results": 1, "model": f"rm-{n}"} for n in (1, 2)],
+            r"model has 2 values \(rm-1, rm-2\)",
+        ),
         (
             [{"id": 1, "subset": "s", "results": 1}, {"id": 2, "subset": "s", "scores": [1, 2]}],
             "mixes pairs and lists",

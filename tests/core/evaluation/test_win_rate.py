@@ -1,6 +1,7 @@
 """Win rates: by hand, on public annotations, and where the data is bad."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_reward_core.evaluation.alpaca_files import read_annotations
+from meta_reward_core.evaluation.alpaca_files import Annotation, read_annotations
 from meta_reward_core.evaluation.figures import scorecard_json
 from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
-from tests.core.evaluation.rows import annotations
+from tests.core.evaluation.generated_rows import alpaca_rows
+from tests.core.evaluation.rows import annotations, write_array
 
 PUBLIC = Path(__file__).parents[3].parent / "shared" / "data" / "alpaca_eval"
 
@@ -38,6 +40,66 @@ def test_four_rows_by_hand() -> None:
         4,
     ]
     assert card.columns["avg_length"] == 101
+
+
+@pytest.mark.parametrize(
+    "with_difficulty, unrated, win_rate, error, wins, discrete, controlled",
+    [
+        (False, (), 64.624, 1.782946610, 151, 75.5, 61.7953),
+        (False, range(0, 200, 7), 66.474269006, 1.869177388, 135, 78.947368421, 64.1240),
+        (True, (), 64.624, 1.782946610, 151, 75.5, 61.8971),
+        (True, range(0, 200, 7), 66.474269006, 1.869177388, 135, 78.947368421, 64.3145),
+    ],
+)
+def test_figures_equal_the_public_tools(
+    tmp_path: Path,
+    with_difficulty: bool,
+    unrated: Sequence[int],
+    win_rate: float,
+    error: float,
+    wins: int,
+    discrete: float,
+    controlled: float,
+) -> None:
+    """`evaluate` of alpaca_eval 0.6.6 on the same 200 annotations, with scikit-learn 1.9.1.
+
+    Run by `benchmarks/interchange_alpaca_eval.py`: `length_controlled_minimal`, and with difficulty
+    `length_controlled_noreg`. avg_length is of all 200 rows. The tool's solver stops early: 0.002.
+    """
+    rows = alpaca_rows(200, seed=11, quality=0.6, unrated=unrated)
+    if not with_difficulty:
+        rows = [row | {"instruction_difficulty": None} for row in rows]
+    columns = score_annotations(
+        read_annotations(write_array(tmp_path / "a.json", rows)), rounds=2
+    ).columns
+    assert columns["win_rate"] == pytest.approx(win_rate)
+    assert columns["standard_error"] == pytest.approx(error)
+    assert (columns["n_wins"], columns["n_total"]) == (wins, 200 - len(unrated))
+    assert columns["discrete_win_rate"] == pytest.approx(discrete)
+    assert columns["avg_length"] == 1847
+    assert columns["length_controlled_winrate"] == pytest.approx(controlled, abs=2e-3)
+
+
+def test_rows_without_a_preference_are_in_the_average_length() -> None:
+    """100 and 300 characters, the second unrated: 200, as the tool has it."""
+    card = score_annotations(annotations([2.0, None], model_chars=[100, 300]))
+    assert card.columns["avg_length"] == 200
+    assert card.figure("avg_length").count == 2
+
+
+def test_a_penalty_that_moves_the_rate_is_told() -> None:
+    """On 40 prompts cross-validation takes C = 2.8, which draws the rate towards 50."""
+    rows = alpaca_rows(40, seed=2)
+    found = [
+        Annotation(
+            row["instruction"], row["output_1"], "base", row["output_2"], "mine", "judge",
+            row["preference"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    card = score_annotations(found, rounds=2)
+    (told,) = [f for f in card.findings if f.name == "length_control_penalised"]
+    assert "from 35.2 to 38.0" in told.sentence
 
 
 @needs_public_data

@@ -107,3 +107,15 @@ def test_only_the_stage_that_evaluates_and_the_seeds_gate_import_the_truth(modul
     }
     assert knowing, "the pattern finds nothing at all"
     assert {name for name in knowing if not name.startswith("miniature/")} <= ALLOWED[module]
+
+
+def test_a_rate_that_the_penalty_alone_sets_to_50_is_read_without_it() -> None:
+    """7 of 12 won by answers of the baseline's length: 58.3 at equal length, too.
+
+    Cross-validation on 12 prompts chooses a lasso that removes the constant, and reads 50.
+    """
+    pairs = [(text, text[::-1]) for text in RIGHT]
+    won = [pair if n in {0, 1, 3, 4, 6, 7, 9} else pair[::-1] for n, pair in enumerate(pairs)]
+    found = wins([model for model, _ in won], [other for _, other in won], likes_short_answers)
+    assert found["oracle", "win_rate"] == pytest.approx(58.33, abs=0.01)
+    assert found["oracle", "length_controlled_win_rate"] == pytest.approx(58.33, abs=0.01)

@@ -17,13 +17,20 @@ from meta_reward_core.evaluation import arena_files, mt_bench
 from meta_reward_core.evaluation.alpaca_files import (
     LEADERBOARD_COLUMNS,
     add_difficulty,
+    changed_cells,
     outputs_by_instruction,
     read_annotations,
     read_leaderboard,
     write_leaderboard,
 )
 from meta_reward_core.evaluation.arena import score_arena
-from meta_reward_core.evaluation.figures import Figure, Scorecard, scorecard_json
+from meta_reward_core.evaluation.figures import (
+    Figure,
+    Finding,
+    Scorecard,
+    finding_if,
+    scorecard_json,
+)
 from meta_reward_core.evaluation.judge_runs import compare_on_fixed_set, compare_on_own_responses
 from meta_reward_core.evaluation.named_engines import find_experiment
 from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench
@@ -119,6 +126,8 @@ def _declare_annotations(parser: argparse.ArgumentParser) -> None:
         help="the same outputs annotated again: how much the rate moves")  # fmt: skip
     add("--mode", default="community", metavar="TEXT", help="the leaderboard's column mode")
     add("--leaderboard", type=Path, metavar="CSV", help="add the model's row to this file")
+    add("--replace-row", action="store_true",
+        help="replace the leaderboard's row of this model, if its figures differ")  # fmt: skip
     add("--rounds", type=_rounds, default=100, metavar="N", help="of the bootstrap")
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
 
@@ -177,10 +186,26 @@ def _score_annotations(options: Options) -> list[Scorecard]:
     card = _annotation_card(options["file"], options)
     repeats = [_annotation_card(path, options | {"rounds": 2}) for path in options["repeats"]]
     card = replace(card, figures=(*card.figures, repeat_deviation([card, *repeats])))
-    if board is not None:
-        columns = {name: card.columns[name] for name in LEADERBOARD_COLUMNS}
-        write_leaderboard(board, rows | {card.model: columns})
-    return [card]
+    if board is None:
+        return [card]
+    columns = {name: card.columns[name] for name in LEADERBOARD_COLUMNS}
+    changes = changed_cells(rows.get(card.model, {}), columns)
+    if changes and not options["replace_row"]:
+        raise EvaluationFileError(
+            f"{board.name}: has a row of {card.model} with other figures ({', '.join(changes)}); "
+            "replace it by --replace-row, or name another file."
+        )
+    write_leaderboard(board, rows | {card.model: columns})
+    return [replace(card, findings=(*card.findings, *_replaced_row(changes)))]
+
+
+def _replaced_row(changes: Sequence[str]) -> list[Finding]:
+    return finding_if(
+        changes,
+        "leaderboard_row_replaced",
+        "Figures of the leaderboard's row that were replaced: {rows} (" + ", ".join(changes) + ").",
+        "They were made elsewhere or from other annotations.",
+    )
 
 
 def _annotation_card(path: Path, options: Options) -> Scorecard:
