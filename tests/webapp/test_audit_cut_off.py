@@ -12,6 +12,7 @@ from webapp.audit.human_pairs import pair_rows
 from webapp.audit.models import Batch
 from webapp.experiments.models import Experiment
 
+__all__ = ["carol"]
 pytestmark = pytest.mark.django_db
 
 
