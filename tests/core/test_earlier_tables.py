@@ -92,7 +92,8 @@ def test_every_table_of_an_earlier_version_is_read(earlier: IterationFiles, tabl
 
 @pytest.mark.parametrize("record", RECORDS.values())
 def test_every_record_of_an_earlier_version_is_read(earlier: IterationFiles, record: type) -> None:
-    for found in earlier.read_records(record):
+    read: list[object] = earlier.read_records(record)
+    for found in read:
         assert getattr(found, "token_ids", None) is None
         if isinstance(found, Judgment | Battle):
             assert (found.finish_reason, found.readout, found.probabilities) == (None,) * 3
