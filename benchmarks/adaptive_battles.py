@@ -99,16 +99,16 @@ def fight_miniature(prompts: int, *, seed: int) -> Fought:
     stages = ("sample", "generate", "judge", "meta_judge")
     with miniature_files(prompts, stages=stages, seed=seed) as files:
         judged = JudgedPrompts.of(
-            records_of(files.read("prompts").select(["prompt_id", "text"]), Prompt),
-            records_of(files.read("responses"), Response),
-            records_of(files.read("judgments"), Judgment),
-            records_of(files.read("scores"), ResponseScore),
+            records_of(files.read("prompts"), Prompt),
+            files.read_records(Response),
+            files.read_records(Judgment),
+            files.read_records(ResponseScore),
         )
         found = [
             judged.contenders(prompt, seed=seed, max_judgments=None) for prompt in judged.prompts
         ]
         fielded = [one for one in found if isinstance(one, Contenders)]
-        return Fought(fielded, records_of(files.read("battles"), Battle))
+        return Fought(fielded, files.read_records(Battle))
 
 
 def pairs_of(fielded: Sequence[Contenders], battles: Sequence[Battle]) -> list[tuple[str, ...]]:

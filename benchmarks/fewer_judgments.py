@@ -30,7 +30,6 @@ from meta_reward_core.pairing import (
     select_most_varied_response,
 )
 from meta_reward_core.records import Judgment, Response, ResponseScore
-from meta_reward_core.tables import records_of
 
 RESPONSES, JUDGMENTS = 7, 11
 DEVIATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 100.0)
@@ -82,9 +81,9 @@ def read_miniature(prompts: int, *, seed: int) -> Drawn:
     """What the miniature's seed model answers and judges."""
     with miniature_files(prompts, stages=("sample", "generate", "judge"), seed=seed) as files:
         by_response: defaultdict[str, list[Judgment]] = defaultdict(list)
-        for judgment in records_of(files.read("judgments"), Judgment):
+        for judgment in files.read_records(Judgment):
             by_response[judgment.response_id].append(judgment)
-        return Drawn(records_of(files.read("responses"), Response), by_response)
+        return Drawn(files.read_records(Response), by_response)
 
 
 def replay(everything: Drawn, *, deviations: float, rho: float) -> Judgments:

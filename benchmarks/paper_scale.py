@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import time
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import django
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.context import Model, Tools
-from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.base import Engine, as_token_ids
 from meta_reward_core.experiment import Experiment, begin_experiment, load_templates
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.judge_pairs import JudgedPrompts, plan_battles
@@ -106,6 +107,11 @@ def text(rng: random.Random, least: int, most: int) -> str:
     return ". ".join(made)[:wanted]
 
 
+def some_token_ids(rng: random.Random, count: int) -> "array[int]":
+    """Ids without any pattern, which compress worse than those of a text."""
+    return as_token_ids(array("H", rng.randbytes(2 * count)))
+
+
 def write_shard(world: World, stage: str, shard: int) -> None:
     experiment = world.open()
     context = experiment.context(1)
@@ -126,8 +132,9 @@ def _responses(experiment: Experiment, shard: int, rng: random.Random) -> Work:
             response_id=f"{prompt_id[:24]}.r{sample}",
             sample=sample,
             text=text(rng, 200, 3000),
-            tokens=rng.randint(50, 700),
+            tokens=(tokens := rng.randint(50, 700)),
             finish_reason="length" if rng.random() < CUT_OFF else "stop",
+            token_ids=some_token_ids(rng, tokens),
         )
         for prompt_id in files.read("prompts", shard)["prompt_id"].to_pylist()
         for sample in range(recipe.actor.samples)
@@ -137,7 +144,7 @@ def _responses(experiment: Experiment, shard: int, rng: random.Random) -> Work:
 
 def _judgments(experiment: Experiment, shard: int, rng: random.Random) -> Work:
     files = experiment.files(1)
-    responses = records_of(files.read("responses", shard), Response)
+    responses = files.read_records(Response, shard)
     rows = [
         judgment
         for response in responses
@@ -168,6 +175,9 @@ def _judgments_of(response: Response, samples: int, rng: random.Random) -> Itera
             score=None if unreadable else float(score),
             unscored_reason="no_score_line" if unreadable else None,
             tokens=len(body) // 4,
+            finish_reason="stop",
+            readout="free",
+            token_ids=some_token_ids(rng, len(body) // 4),
         )
 
 
@@ -175,12 +185,12 @@ def _battles(experiment: Experiment, shard: int, rng: random.Random) -> Work:
     context, recipe = experiment.context(1), experiment.recipe.meta_judge
     files = context.files
     judged = JudgedPrompts.of(
-        records_of(files.read("prompts", shard).select(["prompt_id", "text"]), Prompt),
-        records_of(files.read("responses", shard), Response),
-        records_of(files.read("judgments", shard), Judgment),
+        records_of(files.read("prompts", shard), Prompt),
+        files.read_records(Response, shard),
+        files.read_records(Judgment, shard),
         score_responses(
-            records_of(files.read("responses", shard), Response),
-            records_of(files.read("judgments", shard), Judgment),
+            files.read_records(Response, shard),
+            files.read_records(Judgment, shard),
         ),
     )
     planned = plan_battles(
@@ -215,6 +225,8 @@ def _battle(first: Judgment, second: Judgment, rng: random.Random) -> Battle:
         verdict=verdict,
         unparsed_reason="no_verdict_line" if unreadable else None,
         tokens=len(body) // 4,
+        finish_reason="stop",
+        readout="free",
     )
 
 

@@ -25,7 +25,7 @@ from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.records import Judgment, Response
 from meta_reward_core.templates import PromptTemplate
 
-NotKept = Literal["unscored", "tie", "order_differs", "too_many_of_these_points"]
+NotKept = Literal["unscored", "tie", "order_differs", "cut_off", "too_many_of_these_points"]
 PromptLeftOut = Literal["held_out", "one_answer", "ranked_alike"]
 
 
@@ -217,7 +217,11 @@ def _responses(prompt: RankedPrompt) -> list[Response]:
 def _agreeing(
     judgments: Sequence[Judgment], ranks: Mapping[str, float]
 ) -> tuple[list[Judgment], Counter[NotKept]]:
-    """Judgments whose scores, among those of the same time, order the answers as their ranks."""
+    """Judgments whose scores, among those of the same time, order the answers as their ranks.
+
+    The score of a judgment that the token limit cut off counts for that order, but its text ends
+    in the middle: nobody learns from it.
+    """
     together: defaultdict[tuple[str, int], list[Judgment]] = defaultdict(list)
     for judgment in judgments:
         together[judgment.prompt_id, judgment.sample].append(judgment)
@@ -225,10 +229,12 @@ def _agreeing(
     not_kept: Counter[NotKept] = Counter()
     for group in together.values():
         reason = why_not_kept([(j.score, ranks[j.response_id]) for j in group])
-        if reason is None:
-            kept += group
-        else:
+        if reason is not None:
             not_kept[reason] += len(group)
+            continue
+        finished = [judgment for judgment in group if not judgment.is_cut_off]
+        kept += finished
+        not_kept["cut_off"] += len(group) - len(finished)
     return kept, not_kept
 
 

@@ -75,5 +75,6 @@ def _distinct(prompt: Prompt, completions: Sequence[Completion]) -> list[Respons
             text=completion.text,
             tokens=completion.tokens,
             finish_reason=completion.finish_reason,
+            token_ids=completion.token_ids,
         )
     return list(first.values())

@@ -186,6 +186,9 @@ def _read_judgment(
         score=score,
         unscored_reason=reason,
         tokens=completion.tokens,
+        finish_reason=completion.finish_reason,
+        readout="free",
+        token_ids=completion.token_ids,
     )
 
 

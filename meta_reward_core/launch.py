@@ -408,6 +408,7 @@ def _keeping(draws: Path) -> EngineLoader:
             identity=identity,
             store=store,
             shard_conversations=None,
+            keeps_token_ids=True,
         )
 
     return load

@@ -234,6 +234,8 @@ def _read_battle(battle: PlannedBattle, completion: Completion) -> Battle:
         verdict=None if refused else parsed.verdict,
         unparsed_reason=PROMPT_REFUSED if refused else parsed.reason,
         tokens=completion.tokens,
+        finish_reason=completion.finish_reason,
+        readout="free",
     )
 
 

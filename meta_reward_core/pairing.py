@@ -50,6 +50,7 @@ class DropReason(StrEnum):
     TOO_FEW_DISTINCT_JUDGMENTS = "too_few_distinct_judgments"
     ONE_POSITION_WON_EVERYTHING = "one_position_won_everything"
     EQUAL_RATINGS = "equal_ratings"
+    BEST_JUDGMENT_CUT_OFF = "best_judgment_cut_off"
     EQUAL_TEXT = "equal_text"
     CHOSEN_JUDGMENT_TOO_LONG = "chosen_judgment_too_long"
     OVER_PAIR_SHARE = "over_pair_share"
@@ -70,6 +71,7 @@ REASON_TEXT: Final[dict[DropReason, str]] = {
         "In the whole iteration only one position won battles, so wins say nothing."
     ),
     DropReason.EQUAL_RATINGS: "The battles rate all judgments alike.",
+    DropReason.BEST_JUDGMENT_CUT_OFF: "Every best judgment was cut off by the token limit.",
     DropReason.EQUAL_TEXT: "The best and the worst judgment have the same text.",
     DropReason.CHOSEN_JUDGMENT_TOO_LONG: "The best judgment is longer than the recipe allows.",
     DropReason.OVER_PAIR_SHARE: "The recipe's limit on the share of judge pairs was reached.",
@@ -448,7 +450,10 @@ def select_judge_pair(
 ) -> JudgePair | DropReason:
     """The highest rated judgment of a response against the lowest rated one.
 
-    Ratings within `RATING_TOLERANCE` are equal and break by the smaller `sample`.
+    Ratings within `RATING_TOLERANCE` are equal and break by the smaller `sample`. A judgment that
+    the token limit cut off is rated like any other and may be rejected, but is never chosen, as
+    with responses: where all of the highest rating were cut off there is no pair. Nobody knows of
+    judgments of before their `finish_reason` was written down; they count as finished.
 
     Args:
         judgments: those that battled: valid, of one response, in any order.
@@ -467,7 +472,10 @@ def select_judge_pair(
     best, worst = max(elo for elo, _ in rated), min(elo for elo, _ in rated)
     if best - worst <= RATING_TOLERANCE:
         return DropReason.EQUAL_RATINGS
-    chosen = _first_sample(j for elo, j in rated if elo >= best - RATING_TOLERANCE)
+    top = [j for elo, j in rated if elo >= best - RATING_TOLERANCE and not j.is_cut_off]
+    if not top:
+        return DropReason.BEST_JUDGMENT_CUT_OFF
+    chosen = _first_sample(top)
     rejected = _first_sample(j for elo, j in rated if elo <= worst + RATING_TOLERANCE)
     if chosen.text == rejected.text:
         return DropReason.EQUAL_TEXT

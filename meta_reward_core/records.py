@@ -4,11 +4,24 @@ Rows of the Parquet tables have the fields of these records; `docs/artifacts.md`
 Keys, never positions, tie an outcome to what it judged.
 """
 
+from array import array
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 PairKind = Literal["actor", "judge"]
 Verdict = Literal["A", "B", "tie"]
+
+Readout = Literal["free", "forced", "expected"]
+"""How a score or a verdict came about. `free`: the model wrote it, and it was read from the text.
+`forced`: the line was begun for the model, and one of the allowed values was drawn. `expected`: as
+forced, and the score is the mean of the allowed values by their probabilities."""
+
+
+class ValueProbability(TypedDict):
+    """One allowed value, as it would be written, and how probable it was among all of them."""
+
+    value: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +34,12 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the actor answered, identical answers removed. `sample` is its index among the K."""
+    """What the actor answered, identical answers removed. `sample` is its index among the K.
+
+    Attributes:
+        token_ids: as they were drawn after the prompt, with the end token if it was drawn; None
+            where the engine returns none, and in records that were read from a table.
+    """
 
     prompt_id: str
     response_id: str
@@ -29,11 +47,20 @@ class Response:
     text: str
     tokens: int
     finish_reason: str
+    token_ids: "array[int] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """What the judge wrote of one response; `score` is None when none could be read."""
+    """What the judge wrote of one response; `score` is None when none could be read.
+
+    Attributes:
+        finish_reason: why the justification ended; None in tables of before it was written.
+        readout: how the score came about; None as well.
+        probabilities: of the allowed scores; None unless the score was forced.
+        token_ids: as in `Response`, tokens that were put there for the model included.
+        injected_at: places in `token_ids`, from 0, of tokens that the model did not draw.
+    """
 
     prompt_id: str
     response_id: str
@@ -43,6 +70,16 @@ class Judgment:
     score: float | None
     unscored_reason: str | None
     tokens: int
+    finish_reason: str | None = None
+    readout: Readout | None = None
+    probabilities: list[ValueProbability] | None = None
+    token_ids: "array[int] | None" = None
+    injected_at: "array[int] | None" = None
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the token limit is known to have struck; such a judgment is never chosen."""
+        return self.finish_reason == "length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +107,13 @@ class ResponseScore:
 
 @dataclass(frozen=True, slots=True)
 class Battle:
-    """Two judgments shown to the meta-judge in one order; `verdict` None was not readable."""
+    """Two judgments shown to the meta-judge in one order; `verdict` None was not readable.
+
+    Attributes:
+        finish_reason: why the reply ended; None in tables of before it was written.
+        readout: how the verdict came about; None as well.
+        probabilities: of the allowed verdicts; None unless the verdict was forced.
+    """
 
     prompt_id: str
     response_id: str
@@ -80,6 +123,9 @@ class Battle:
     verdict: Verdict | None
     unparsed_reason: str | None
     tokens: int
+    finish_reason: str | None = None
+    readout: Readout | None = None
+    probabilities: list[ValueProbability] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ shard whose key has changed (its inputs were remade and differ) is made again.
 
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -20,7 +20,19 @@ from meta_reward_core.errors import (
     DamagedArtifactError,
     StorageUnreachableError,
 )
-from meta_reward_core.tables import SCHEMA_VERSION, WRITERS, concatenate, from_parquet, to_parquet
+from meta_reward_core.tables import (
+    MEANING_VERSION,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    WRITERS,
+    Record,
+    columns_of,
+    concatenate,
+    from_parquet,
+    records_of,
+    table_name,
+    to_parquet,
+)
 
 Counts = dict[str, int]
 ShardName = tuple[str, int]
@@ -72,15 +84,15 @@ class ShardManifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> "ShardManifest":
-        """Read a manifest.
+        """Read a manifest of this version of the tables or an earlier one.
 
         Raises:
             ValueError, KeyError, TypeError: the bytes are no manifest.
         """
         values = json.loads(data)
         parts = tuple(Part(**part) for part in values.pop("parts"))
-        if values.pop("schema") != SCHEMA_VERSION:
-            raise ValueError("written under another schema version")
+        if values.pop("schema") not in READABLE_VERSIONS:
+            raise ValueError("written under a later schema version")
         return cls(parts=parts, **values)
 
     def to_json(self) -> bytes:
@@ -197,15 +209,27 @@ class IterationFiles:
         """Numbers of the parts of a table, ascending."""
         return [known.number for known in self.parts(table)]
 
-    def read(self, table: str, part: int | None = None) -> pa.Table:
-        """Read one part of a table, or all of it.
+    def read(
+        self, table: str, part: int | None = None, *, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read one part of a table, or all of it; of some columns, or of all.
+
+        Raises:
+            DamagedArtifactError: bytes differ from what the manifest promises.
+            KeyError: the table has no such column.
+        """
+        wanted = [known for _, known in self._promised(table, part)]
+        wanted.sort(key=lambda known: known.path)
+        return concatenate(table, [self._read_part(known, columns) for known in wanted], columns)
+
+    def read_records(self, record: type[Record], part: int | None = None) -> list[Record]:
+        """Read rows as records; the ids of their tokens stay in the file.
 
         Raises:
             DamagedArtifactError: bytes differ from what the manifest promises.
         """
-        wanted = [known for _, known in self._promised(table, part)]
-        wanted.sort(key=lambda known: known.path)
-        return concatenate(table, [self._read_part(known) for known in wanted])
+        rows = self.read(table_name(record), part, columns=columns_of(record))
+        return records_of(rows, record)
 
     def inputs_digest(self, tables: Iterable[str], part: int | None = None) -> str:
         """Hash what a shard reads: the promised hashes of those parts, and of checkpoints."""
@@ -270,14 +294,14 @@ class IterationFiles:
     def _bytes(self, part: Part) -> bytes:
         return self.store.read(self._at(part.path))
 
-    def _read_part(self, part: Part) -> pa.Table:
+    def _read_part(self, part: Part, columns: Sequence[str] | None) -> pa.Table:
         data = self._bytes(part)
         if sha256_of(data) != part.sha256:
             raise DamagedArtifactError(
                 f"{self._at(part.path)} differs from its manifest; run the same command again: "
                 "the shard will be remade"
             )
-        return from_parquet(data, name=part.table, origin=self._at(part.path))
+        return from_parquet(data, name=part.table, origin=self._at(part.path), columns=columns)
 
     def _put_part(self, table: str, number: int, rows: pa.Table) -> Part:
         data = to_parquet(rows)
@@ -304,5 +328,8 @@ def _promisers(table: str, part: int) -> list[ShardName]:
 
 
 def shard_key(**ingredients: Any) -> str:
-    """Hash everything that a shard is made from."""
-    return digest_of({"schema": SCHEMA_VERSION, **ingredients})
+    """Hash everything that a shard is made from.
+
+    Columns that a version only adds leave the shards of the version before finished.
+    """
+    return digest_of({"schema": MEANING_VERSION, **ingredients})

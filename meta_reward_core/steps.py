@@ -90,7 +90,7 @@ def generate(context: IterationContext, shard: int, tools: Tools) -> Work:
 def judge(context: IterationContext, shard: int, tools: Tools) -> Work:
     """Let the judge score one part of the responses."""
     recipe = context.recipe.judge
-    responses = records_of(context.files.read("responses", shard), Response)
+    responses = context.files.read_records(Response, shard)
     judgments, counts = judge_responses(
         responses,
         tools.judge_engine(context.model, context.recipe),
@@ -126,8 +126,8 @@ def pair_actor(context: IterationContext, shard: int, tools: Tools) -> Work:  # 
     for part in context.files.part_numbers("prompts"):
         made, missed = pair_responses(
             _prompts(context.files.read("prompts", part)),
-            records_of(context.files.read("responses", part), Response),
-            records_of(context.files.read("scores", part), ResponseScore),
+            context.files.read_records(Response, part),
+            context.files.read_records(ResponseScore, part),
             iteration=context.number,
             rho=at_iteration(recipe.rho, context.number),
             max_chosen_chars=at_iteration(recipe.max_chosen_chars, context.number),
@@ -176,7 +176,7 @@ def pair_judge(context: IterationContext, shard: int, tools: Tools) -> Work:  # 
     for part in context.files.part_numbers("prompts"):
         made, rated, missed = pair_judgments(
             _judged(context, part),
-            records_of(context.files.read("battles", part), Battle),
+            context.files.read_records(Battle, part),
             weights=weights,
             iteration=context.number,
             template=context.templates.judge,
@@ -208,10 +208,11 @@ def pair_judge(context: IterationContext, shard: int, tools: Tools) -> Work:  # 
 
 
 def _weights(files: IterationFiles) -> PositionWeights:
-    """Weigh the two positions by all battles, with the texts of one part in memory at a time."""
+    """Weigh the two positions by all battles."""
     counted: Counter[str | None] = Counter()
     for part in files.part_numbers("battles"):
-        for entry in pc.value_counts(files.read("battles", part)["verdict"]).to_pylist():
+        verdicts = files.read("battles", part, columns=["verdict"])["verdict"]
+        for entry in pc.value_counts(verdicts).to_pylist():
             counted[entry["values"]] += entry["counts"]
     return weights_from_counts(
         wins_first=counted["A"],
@@ -345,14 +346,14 @@ def _why_no_pairs(context: IterationContext) -> str:
 def _judged(context: IterationContext, part: int) -> JudgedPrompts:
     return JudgedPrompts.of(
         _prompts(context.files.read("prompts", part)),
-        records_of(context.files.read("responses", part), Response),
-        records_of(context.files.read("judgments", part), Judgment),
-        records_of(context.files.read("scores", part), ResponseScore),
+        context.files.read_records(Response, part),
+        context.files.read_records(Judgment, part),
+        context.files.read_records(ResponseScore, part),
     )
 
 
 def _prompts(table: pa.Table) -> list[Prompt]:
-    return records_of(table.select(["prompt_id", "text"]), Prompt)
+    return records_of(table, Prompt)
 
 
 def _sampling(recipe: SamplingRecipe) -> Sampling:

@@ -1,13 +1,14 @@
 """The columns of every table: a public contract, explained in `docs/artifacts.md`.
 
-A change of a column's name or meaning raises `SCHEMA_VERSION`.
+Every change of the columns raises `SCHEMA_VERSION`. A change of a column's meaning raises
+`MEANING_VERSION` too; columns that are only added do not.
 """
 
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,13 +16,20 @@ import pyarrow.parquet as pq
 from meta_reward_core.errors import DamagedArtifactError
 from meta_reward_core.records import Battle, Dropped, Judgment, Rating, Response, ResponseScore
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
+"""Of the tables that are written."""
+
+MEANING_VERSION: Final = 1
+"""What was computed from tables of one meaning can be compared, and their shards stay finished."""
+
 Record = TypeVar("Record")
 
 _text = pa.string()
 _count = pa.int64()
 _figure = pa.float64()
 _messages = pa.list_(pa.struct([("role", _text), ("content", _text)]))
+_token_ids = pa.list_(pa.int32())
+_probabilities = pa.list_(pa.struct([("value", _text), ("probability", _figure)]))
 _pair_columns = [
     ("prompt", _messages),
     ("chosen", _messages),
@@ -44,6 +52,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("text", _text),
             ("tokens", _count),
             ("finish_reason", _text),
+            ("token_ids", _token_ids),
         ],
         "judgments": [
             ("prompt_id", _text),
@@ -54,6 +63,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("score", _figure),
             ("unscored_reason", _text),
             ("tokens", _count),
+            ("finish_reason", _text),
+            ("readout", _text),
+            ("probabilities", _probabilities),
+            ("token_ids", _token_ids),
+            ("injected_at", _token_ids),
         ],
         "scores": [
             ("prompt_id", _text),
@@ -75,6 +89,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("verdict", _text),
             ("unparsed_reason", _text),
             ("tokens", _count),
+            ("finish_reason", _text),
+            ("readout", _text),
+            ("probabilities", _probabilities),
         ],
         "ratings": [
             ("prompt_id", _text),
@@ -115,6 +132,20 @@ SCHEMAS: dict[str, pa.Schema] = {
     }.items()
 }  # fmt: skip
 
+ADDED_COLUMNS: Final[Mapping[int, Mapping[str, tuple[str, ...]]]] = {
+    2: {
+        "responses": ("token_ids",),
+        "judgments": ("finish_reason", "readout", "probabilities", "token_ids", "injected_at"),
+        "battles": ("finish_reason", "readout", "probabilities"),
+    }
+}
+"""What a version added, behind the columns that were there; null in earlier versions' files."""
+
+READABLE_VERSIONS: Final = frozenset({1, *ADDED_COLUMNS})
+
+TOKEN_COLUMNS: Final = ("token_ids", "injected_at")
+"""Columns with an entry for each token: only what trains reads them, and nothing else by chance."""
+
 WRITERS: dict[str, tuple[str, ...]] = {
     "prompts": ("sample", "pool"),
     "responses": ("generate",),
@@ -143,15 +174,34 @@ RECORDS: dict[str, type] = {
 }
 
 
+_TABLE_OF: Final = {record: name for name, record in RECORDS.items()}
+
+
 def table_of(name: str, rows: Iterable[Any]) -> pa.Table:
     """Build the table `name` from records or plain dictionaries."""
-    plain = [row if isinstance(row, dict) else dataclasses.asdict(row) for row in rows]
+    plain = [row if isinstance(row, dict) else _fields_of(row) for row in rows]
     return pa.Table.from_pylist(plain, schema=SCHEMAS[name])
 
 
+def _fields_of(record: Any) -> dict[str, Any]:
+    """The fields as they are: `dataclasses.asdict` would copy every list of token ids."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def table_name(record: type) -> str:
+    """Name the table whose rows are these records."""
+    return _TABLE_OF[record]
+
+
+def columns_of(record: type) -> list[str]:
+    """Name the columns that a record is read from: all but `TOKEN_COLUMNS`."""
+    names = (field.name for field in dataclasses.fields(record))
+    return [name for name in names if name not in TOKEN_COLUMNS]
+
+
 def records_of(table: pa.Table, record: type[Record]) -> list[Record]:
-    """Read the rows of a table as records."""
-    return [record(**row) for row in table.to_pylist()]
+    """Read the rows of a table as records, without the ids of their tokens."""
+    return [record(**row) for row in table.select(columns_of(record)).to_pylist()]
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -177,21 +227,56 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
     return table if columns is None else table.select(columns)
 
 
-def from_parquet(data: bytes, *, name: str, origin: str) -> pa.Table:
-    """Read a table and hold it to its schema.
+def from_parquet(
+    data: bytes, *, name: str, origin: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read a table, or some columns of it, and hold the file to its schema or an earlier one.
+
+    Columns that are not asked for are not decoded. Those that a later version has added than the
+    one that wrote the file are null.
 
     Raises:
-        DamagedArtifactError: the bytes are no Parquet, or the columns are others.
+        DamagedArtifactError: the bytes are no Parquet, or the file's columns are others.
+        KeyError: the table has no such column.
     """
+    schema = schema_of(name, columns)
     try:
-        table = read_parquet(data)
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            found, rows = file.schema_arrow, file.metadata.num_rows
+            table = file.read([column for column in schema.names if column in found.names])
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedArtifactError(f"{origin} is not readable Parquet: {error}") from error
-    if not table.schema.equals(SCHEMAS[name]):
+    if not any(found.equals(known) for known in _known_schemas(name)):
         raise DamagedArtifactError(f"{origin} has other columns than the table {name!r}")
-    return table
+    arrays = [
+        table[field.name] if field.name in found.names else pa.nulls(rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def concatenate(name: str, tables: Sequence[pa.Table]) -> pa.Table:
-    """Put parts of one table together; no part gives the empty table."""
-    return pa.concat_tables(tables) if tables else SCHEMAS[name].empty_table()
+def schema_of(name: str, columns: Sequence[str] | None = None) -> pa.Schema:
+    """The schema of a table, or of some of its columns in this order.
+
+    Raises:
+        KeyError: the table has no such column.
+    """
+    schema = SCHEMAS[name]
+    return schema if columns is None else pa.schema([schema.field(column) for column in columns])
+
+
+def _known_schemas(name: str) -> list[pa.Schema]:
+    """What a file of this table may hold: today's columns, then those of earlier versions."""
+    known = [SCHEMAS[name]]
+    for version in sorted(ADDED_COLUMNS, reverse=True):
+        added = ADDED_COLUMNS[version].get(name, ())
+        if added:
+            known.append(pa.schema([field for field in known[-1] if field.name not in added]))
+    return known
+
+
+def concatenate(
+    name: str, tables: Sequence[pa.Table], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Put parts of one table, or of these columns of it, together; no part gives an empty table."""
+    return pa.concat_tables(tables) if tables else schema_of(name, columns).empty_table()

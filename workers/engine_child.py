@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -33,7 +33,7 @@ from filelock import FileLock
 
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.context import Tools
-from meta_reward_core.engines.base import Sampling
+from meta_reward_core.engines.base import Completion, Sampling
 from meta_reward_core.errors import ArtifactError, MetaRewardError
 from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
 from meta_reward_core.iteration import STAGES, Stage
@@ -124,7 +124,12 @@ def draw(request: dict[str, Any], tools: Tools) -> dict[str, Any]:
         seed=request["seed"],
         progress=tools.progress,
     )
-    return {"finished": [[asdict(completion) for completion in replies] for replies in drawn]}
+    return {"finished": [[_as_message(completion) for completion in replies] for replies in drawn]}
+
+
+def _as_message(completion: Completion) -> dict[str, Any]:
+    """A completion for somebody who reads it: nobody trains on it, so its token ids stay here."""
+    return asdict(replace(completion, token_ids=None))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 An engine knows nothing of rubrics, scores or pairs.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
@@ -47,6 +48,9 @@ class Completion:
         refusal: the engine's reason when it refused the prompt.
         choices: of each generated token, where `Sampling.alternatives` asked for it and the
             engine can tell.
+        token_ids: of the tokens that were drawn after the prompt, with the end token if one was
+            drawn, in the vocabulary of the model that is trained; None where the engine cannot
+            tell. Four bytes each: a shard holds millions of them.
     """
 
     text: str
@@ -54,6 +58,7 @@ class Completion:
     finish_reason: FinishReason
     refusal: str | None = None
     choices: tuple[TokenChoice, ...] | None = None
+    token_ids: "array[int] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,11 @@ def continued(progress: Progress | None, before: int, tokens_before: int = 0) ->
         return progress
     tell = progress
     return lambda done, tokens: tell(before + done, tokens_before + tokens)
+
+
+def as_token_ids(ids: Sequence[int]) -> "array[int]":
+    """Pack the ids of one reply's tokens."""
+    return array("i", ids)
 
 
 class Engine(Protocol):

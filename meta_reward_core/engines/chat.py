@@ -7,6 +7,7 @@ have the form that was asked for.
 import json
 import math
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from meta_reward_core.engines.base import (
     FinishReason,
     Sampling,
     TokenChoice,
+    as_token_ids,
 )
 from meta_reward_core.engines.endpoints import Endpoint
 from meta_reward_core.errors import EndpointError
@@ -30,6 +32,7 @@ _TOO_LARGE: Final = 413
 _ABOUT_THE_PROMPT: Final = frozenset({400, 413, 422})
 _NOT_ALLOWED: Final = frozenset({401, 403})
 _SHOWN_CHARS: Final = 300
+_MOST_TOKEN_IDS: Final = 2**31
 _TOO_LONG: Final = re.compile(
     r"maximum context length|context[ _](length|size|window)|longer than the (model|maximum)"
     r"|(prompt|input|text|string) (is )?too long|max_model_len|must be <= \d+",
@@ -169,7 +172,26 @@ def _read_choice(choice: Any, tokens: int) -> Completion | str:
         text = ""  # all its tokens went into a reasoning that is not part of the reply
     if not isinstance(text, str):
         return "a reply that is no text"
-    return Completion(_whole(text), tokens, reason, choices=_token_choices(choice))
+    return Completion(
+        _whole(text),
+        tokens,
+        reason,
+        choices=_token_choices(choice),
+        token_ids=_token_ids(choice),
+    )
+
+
+def _token_ids(choice: dict[str, Any]) -> "array[int] | None":
+    """The ids of the reply's tokens, where the server lists them (vLLM: `return_token_ids`)."""
+    listed = choice.get("token_ids")
+    if not isinstance(listed, list):
+        return None
+    return as_token_ids(listed) if all(map(_is_token_id, listed)) else None
+
+
+def _is_token_id(value: Any) -> bool:
+    known = isinstance(value, int) and not isinstance(value, bool)
+    return known and 0 <= value < _MOST_TOKEN_IDS
 
 
 def _token_choices(choice: dict[str, Any]) -> tuple[TokenChoice, ...] | None:

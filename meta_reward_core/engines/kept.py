@@ -8,7 +8,7 @@ missing, and never where none is.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from meta_reward_core.artifacts import ArtifactStore, canonical_json, digest_of
@@ -19,6 +19,7 @@ from meta_reward_core.engines.base import (
     Progress,
     Sampling,
     TokenChoice,
+    as_token_ids,
     continued,
 )
 from meta_reward_core.errors import EngineError
@@ -37,6 +38,8 @@ class KeptEngine:
         store: where shards are kept.
         shard_conversations: conversations of one shard, the most that a stop can lose; None for
             all of a call, which are then the very ones that the engine below would draw.
+        keeps_token_ids: for completions that somebody may train on; without it they have none.
+            What was kept without them is drawn anew where they are asked for.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class KeptEngine:
         identity: Mapping[str, Any],
         store: ArtifactStore,
         shard_conversations: int | None = 64,
+        keeps_token_ids: bool = False,
     ) -> None:
         self._load = load
         self._identity = dict(identity)
         self._store = store
         self._shard_conversations = shard_conversations
+        self._keeps_token_ids = keeps_token_ids
         self._engine: Engine | None = None
         self._closed = False
 
@@ -119,6 +124,7 @@ class KeptEngine:
                 "n": n,
                 "sampling": asdict(sampling),
                 "seed": seed,
+                **({"token_ids": True} if self._keeps_token_ids else {}),
             }
         )
         name = f"{key}.json"
@@ -127,6 +133,8 @@ class KeptEngine:
         if self._engine is None:
             self._engine = self._load()
         drawn = self._engine.sample(shard, n, sampling=sampling, seed=seed, progress=progress)
+        if not self._keeps_token_ids:
+            drawn = [[replace(completion, token_ids=None) for completion in row] for row in drawn]
         rows = [[_as_json(completion) for completion in row] for row in drawn]
         # Read back what is kept: another process may have been first, with other texts.
         content = canonical_json({"sha256": digest_of(rows), "completions": rows})
@@ -148,15 +156,18 @@ class KeptEngine:
 
 def _as_json(completion: Completion) -> dict[str, Any]:
     values = asdict(completion)
+    if completion.token_ids is not None:
+        values["token_ids"] = completion.token_ids.tolist()
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _from_json(values: Mapping[str, Any]) -> Completion:
-    choices = values.get("choices")
-    if choices is None:
-        return Completion(**values)
-    read = (
-        TokenChoice(one["text"], tuple((text, value) for text, value in one["alternatives"]))
-        for one in choices
-    )
-    return Completion(**{**values, "choices": tuple(read)})
+    read = dict(values)
+    if "choices" in values:
+        read["choices"] = tuple(
+            TokenChoice(one["text"], tuple((text, value) for text, value in one["alternatives"]))
+            for one in values["choices"]
+        )
+    if "token_ids" in values:
+        read["token_ids"] = as_token_ids(values["token_ids"])
+    return Completion(**read)

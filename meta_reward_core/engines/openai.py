@@ -149,7 +149,7 @@ class OpenAiEngine:
             except (EndpointError, EngineError) as error:
                 told = self._hide(f"endpoint {self._name!r}: {error}")
                 raise type(error)(told) from None
-        return [[self._without_key(completion) for completion in row] for row in drawn]
+        return [[self._told(completion) for completion in row] for row in drawn]
 
     def _client(self) -> httpx2.AsyncClient:
         headers = {"User-Agent": "meta-reward", "Accept": "application/json"}
@@ -165,14 +165,20 @@ class OpenAiEngine:
             trust_env=False,  # no proxy and no .netrc may see or replace the key
         )
 
-    def _without_key(self, completion: Completion) -> Completion:
-        """A server that repeats the key must not bring it into files."""
+    def _told(self, completion: Completion) -> Completion:
+        """A completion without the key, and without token ids of another model's vocabulary.
+
+        A server that repeats the key must not bring it into files. An outside judge has a tokenizer
+        of its own: what its ids mean to the model that is trained is something else.
+        """
         refusal, choices = completion.refusal, completion.choices
+        token_ids = completion.token_ids if self._endpoint.follows_weights else None
         return replace(
             completion,
             text=self._hide(completion.text),
             refusal=None if refusal is None else self._hide(refusal),
             choices=None if choices is None else tuple(map(self._choice_without_key, choices)),
+            token_ids=token_ids,
         )
 
     def _choice_without_key(self, choice: TokenChoice) -> TokenChoice:

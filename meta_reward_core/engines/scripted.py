@@ -1,6 +1,7 @@
 """An engine whose answers are written by the caller: for tests and demonstrations, no model.
 
-It knows no tokenizer: a token is a word between blanks.
+It knows no tokenizer: a token is a word between blanks, and has no id unless the script gives
+whole completions.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +15,10 @@ from meta_reward_core.engines.base import (
 )
 from meta_reward_core.errors import EngineError
 
-Reply = str | tuple[str, FinishReason]
+Reply = str | tuple[str, FinishReason] | Completion
 Script = Callable[[Conversation, int, int], Reply]
-"""Called with (conversation, sample index, seed); returns a text, or a text and why it ended."""
+"""Called with (conversation, sample index, seed); returns a text, a text and why it ended, or a
+completion, which is given back as it is."""
 
 
 class ScriptedEngine:
@@ -63,6 +65,8 @@ class ScriptedEngine:
         """One completion; a text of more than `max_new_tokens` words is cut off there."""
         self.calls += 1
         reply = self._script(conversation, index, seed)
+        if isinstance(reply, Completion):
+            return reply
         text, reason = (reply, None) if isinstance(reply, str) else reply
         if reason == "refused":
             return Completion(text="", tokens=0, finish_reason="refused", refusal=text)

@@ -21,7 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from meta_reward_core.engines.base import Completion, Conversation, Progress, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Progress,
+    Sampling,
+    as_token_ids,
+)
 from meta_reward_core.engines.decoding import Rows, decode
 from meta_reward_core.engines.plain_rows import PlainRows
 from meta_reward_core.engines.prefixes import Batch, plan_plain_batches, plan_shared_batches
@@ -185,6 +191,7 @@ class TransformersEngine:
                 text=text,
                 tokens=len(row),
                 finish_reason="stop" if row[-1] in self._end_ids else "length",
+                token_ids=as_token_ids(row),
             )
             for text, row in zip(texts, rows, strict=True)
         ]

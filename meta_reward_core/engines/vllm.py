@@ -23,6 +23,7 @@ from meta_reward_core.engines.base import (
     Progress,
     Sampling,
     TokenChoice,
+    as_token_ids,
 )
 from meta_reward_core.engines.installed import vllm_missing
 from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
@@ -257,6 +258,7 @@ class VllmEngine:
                 tokens=len(row),
                 finish_reason="stop" if row and row[-1] in self._end_ids else "length",
                 choices=self._choices(row, one.logprobs),
+                token_ids=as_token_ids(row),
             )
             for text, row, one in zip(texts, rows, outputs, strict=True)
         ]

@@ -19,8 +19,9 @@ from meta_reward_core.evaluation.runs import Run, Words
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.judging import judge_responses
 from meta_reward_core.prompt_files import prompt_id_of
-from meta_reward_core.records import Response
+from meta_reward_core.records import Battle, Judgment, Response
 from meta_reward_core.shards import IterationFiles
+from meta_reward_core.tables import columns_of
 
 OWN_RESPONSES: Final = "judge_agreement_on_own_responses"
 """The benchmark's name in distribution; out of distribution it is `judge_agreement`."""
@@ -62,13 +63,13 @@ def items_of_iteration(files: IterationFiles) -> JudgeItems:
         EvaluationFileError: the iteration has no responses yet.
         DamagedArtifactError: its files are not what they should be.
     """
-    prompts = files.read("prompts").select(["prompt_id", "text"]).to_pylist()
-    responses = files.read("responses").to_pylist()
+    prompts = files.read("prompts", columns=["prompt_id", "text"]).to_pylist()
+    responses = files.read_records(Response)
     if not responses:
         raise EvaluationFileError(f"{files.folder}: has no responses yet; run the iteration first.")
     return JudgeItems(
         {row["prompt_id"]: row["text"] for row in prompts},
-        tuple(Response(**row) for row in responses),
+        tuple(responses),
     )
 
 
@@ -139,10 +140,11 @@ def _own_opinions(experiment: Experiment, reference: Opinions) -> Iterator[tuple
         table = (
             "battles" if _is_about_judgments(experiment.files(number), reference) else "judgments"
         )
-        parts = experiment.files(number).read(table).to_pylist()
+        columns = columns_of(Battle if table == "battles" else Judgment)
+        found = experiment.files(number).read(table, columns=columns).to_pylist()
         rows = [
             NumberedRow(f"{table} of iteration {number}, row {place}", row)
-            for place, row in enumerate(parts, start=1)
+            for place, row in enumerate(found, start=1)
             if row["prompt_id"] in known
         ]
         if rows:
@@ -152,7 +154,8 @@ def _own_opinions(experiment: Experiment, reference: Opinions) -> Iterator[tuple
 def _is_about_judgments(files: IterationFiles, reference: Opinions) -> bool:
     """Whether a reference compares judgments, as a meta-judge does, and not responses."""
     named = {name for _, first, second in reference.verdicts for name in (first, second)}
-    return not named.isdisjoint(files.read("judgments")["judgment_id"].to_pylist())
+    known = files.read("judgments", columns=["judgment_id"])["judgment_id"]
+    return not named.isdisjoint(known.to_pylist())
 
 
 def _named(experiment: Experiment, number: int) -> str:

@@ -23,7 +23,6 @@ from meta_reward_core.measures import (
 )
 from meta_reward_core.records import Battle, Dropped, Judgment, PairKind
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import concatenate, records_of
 
 Figure = tuple[str, float | None, int]
 
@@ -36,11 +35,11 @@ def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> It
     """
     judged, fought = JudgeTally(), MetaJudgeTally()
     for part in files.part_numbers("judgments"):
-        judgments = records_of(files.read("judgments", part), Judgment)
-        battles = records_of(files.read("battles", part), Battle)
+        judgments = files.read_records(Judgment, part)
+        battles = files.read_records(Battle, part)
         judged.add(judgments)
         fought.add(battles, {judgment.judgment_id: judgment for judgment in judgments})
-    scores = _scores(files)
+    scores = files.read("scores", columns=["mean", "length_chars"])
     scored = scores.filter(pc.is_valid(scores["mean"]))
     return IterationMeasures(
         judge=judged.measures(),
@@ -53,19 +52,13 @@ def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> It
     )
 
 
-def _scores(files: IterationFiles) -> pa.Table:
-    """What is measured of the responses' scores, over all parts."""
-    parts = (files.read("scores", part) for part in files.part_numbers("scores"))
-    return concatenate("scores", [part.select(["mean", "length_chars"]) for part in parts])
-
-
 def _pairs(files: IterationFiles, kind: PairKind) -> PairMeasures:
-    pairs = files.read(f"{kind}_pairs")
+    pairs = files.read(f"{kind}_pairs", columns=["chosen", "rejected"])
     return measure_pairs(
         kind,
         chosen_chars=_reply_lengths(pairs, "chosen"),
         rejected_chars=_reply_lengths(pairs, "rejected"),
-        dropped=records_of(files.read("dropped"), Dropped),
+        dropped=files.read_records(Dropped),
     )
 
 

@@ -18,7 +18,7 @@ from meta_reward_core.miniature.world import WORLD_VERSION
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.reporting.runs import Run
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import SCHEMA_VERSION
+from meta_reward_core.tables import MEANING_VERSION
 
 _FORMAT: Final = 1
 _SHOWN: Final = 12
@@ -35,7 +35,7 @@ class Basis:
         seed: of everything random.
         seed_model: sha256 of M0; None where nobody here knows it.
         world: version of the miniature world.
-        schema: version of the tables.
+        schema: version of what the tables mean.
     """
 
     recipe: str
@@ -44,7 +44,7 @@ class Basis:
     seed: int
     seed_model: str | None
     world: int = WORLD_VERSION
-    schema: int = SCHEMA_VERSION
+    schema: int = MEANING_VERSION
 
     def differences(self, recorded: Self) -> list[str]:
         """What a run of today would have otherwise than a recorded one, in words."""

@@ -173,9 +173,9 @@ def _summarize(folders: Mapping[int, IterationFiles], number: int, recipe: Recip
 
 
 def _gaming(files: IterationFiles) -> list[Finding]:
-    asked = files.read("prompts").select(["prompt_id", "text"]).to_pylist()
+    asked = files.read("prompts", columns=["prompt_id", "text"]).to_pylist()
     instructions = {row["prompt_id"]: row["text"] for row in asked}
-    answers = files.read("responses").select(["prompt_id", "text"]).to_pylist()
+    answers = files.read("responses", columns=["prompt_id", "text"]).to_pylist()
     return find_gaming([Answer(instructions[row["prompt_id"]], row["text"]) for row in answers])
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.config import Recipe
 from meta_reward_core.context import IterationContext, Model, Tools
+from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.plausible import plausible_reply
-from meta_reward_core.engines.scripted import Script, ScriptedEngine
+from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
 from meta_reward_core.experiment import Experiment, begin_experiment
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.prompt_files import PromptFile, prompt_id_of
@@ -43,6 +44,14 @@ def begin(root: Path, *, prompts: int = 60, **changes: object) -> Experiment:
 
 def scripted_tools(scratch: Path, script: Script = plausible_reply) -> Tools:
     return Tools(load_engine=lambda model, recipe: ScriptedEngine(script), scratch=scratch)
+
+
+def long_winded_reply(conversation: Conversation, sample: int, seed: int) -> Reply:
+    """As plausible as usual, but half of the judgments go on after the score, up to the limit."""
+    text = plausible_reply(conversation, sample, seed)
+    if "\nScore:" in text and len(text) % 2 == 0:
+        return f"{text}\nMoreover the", "length"
+    return text
 
 
 def stages_before_training() -> list[Stage]:

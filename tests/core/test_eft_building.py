@@ -102,6 +102,27 @@ def test_when_an_order_is_the_peoples(judged: list[Any], reason: str | None) -> 
     assert why_not_kept(judged) == reason
 
 
+def test_a_judgment_that_was_cut_off_counts_for_the_order_and_is_not_learned() -> None:
+    """Both prompts are judged once, 3 + 2 answers; the judgment of each poor answer is cut off."""
+
+    def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+        answer = answer_of(conversation)
+        text = f"Score: {POINTS[answer]}\nFor it says"
+        return (text, "length") if answer == "poor" else text
+
+    data = build(script, samples=1)
+    assert data.judgments == 5
+    assert [row.score for row in data.rows] == [5, 3, 5]
+    assert data.not_kept == {"cut_off": 2}
+
+
+def test_a_cut_off_judgment_in_the_wrong_order_is_counted_under_the_order() -> None:
+    def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+        return f"Score: {5 - POINTS[answer_of(conversation)]}\nFor it says", "length"
+
+    assert build(script, samples=1).not_kept == {"order_differs": 5}
+
+
 @given(st.lists(st.integers(0, 5), max_size=60), st.sampled_from([0.25, 0.4, 0.6, 1.0]))
 def test_no_points_have_more_than_their_share(points: list[int], share: float) -> None:
     rows = [EftRow("p", "r", "i", str(n), p, 1) for n, p in enumerate(points)]

@@ -53,6 +53,14 @@ def test_points_that_were_whole_before_the_limit_struck_count() -> None:
     assert judge_once("Score: 4\nAnd further I would", "length").score == 4.0
 
 
+def test_a_judgment_says_why_it_ended_and_how_its_score_came_about() -> None:
+    for reason in ("stop", "length", "refused"):
+        judgment = judge_once("Score: 4\nAnd further I would", reason)
+        assert (judgment.finish_reason, judgment.readout) == (reason, "free")
+        assert judgment.is_cut_off == (reason == "length")
+        assert (judgment.probabilities, judgment.token_ids, judgment.injected_at) == (None,) * 3
+
+
 def test_the_judge_sees_rubric_instruction_and_response() -> None:
     seen: list[str] = []
 

@@ -425,6 +425,39 @@ def test_a_long_winner_drops_the_pair_and_a_long_loser_does_not() -> None:
     assert isinstance(found, JudgePair)
 
 
+def test_a_judgment_that_was_cut_off_may_be_rejected_and_is_never_chosen() -> None:
+    (a, b, c), ratings = _rate(2.0, 0.0, -2.0)
+    cut_off = [replace(one, finish_reason="length") for one in (a, b, c)]
+    found = select_judge_pair([a, b, cut_off[2]], ratings, weights=EVEN)
+    assert isinstance(found, JudgePair)
+    assert (found.chosen_judgment_id, found.rejected_judgment_id) == ("r0.j0", "r0.j2")
+    found = select_judge_pair([cut_off[0], b, c], ratings, weights=EVEN)
+    assert found == DropReason.BEST_JUDGMENT_CUT_OFF, "the second best is not taken instead"
+
+
+def test_of_equally_good_judgments_one_that_ended_by_itself_is_chosen() -> None:
+    (a, b, c), ratings = _rate(1.0, 1.0, -2.0)
+    for reason in ("stop", None):
+        judged = [replace(a, finish_reason="length"), replace(b, finish_reason=reason), c]
+        found = select_judge_pair(judged, ratings, weights=EVEN)
+        assert isinstance(found, JudgePair)
+        assert found.chosen_judgment_id == "r0.j1"
+
+
+def test_a_best_judgment_that_is_cut_off_and_too_long_was_cut_off_first() -> None:
+    """What-if questions move the limit on the length, so the other reason comes before it."""
+    (a, b), ratings = _rate(1.0, -1.0)
+    long = replace(a, finish_reason="length", text="x" * 1101)
+    found = select_judge_pair([long, b], ratings, weights=EVEN, max_chosen_judgment_chars=1100)
+    assert found == DropReason.BEST_JUDGMENT_CUT_OFF
+
+
+def test_a_judgment_of_before_its_end_was_written_down_counts_as_finished() -> None:
+    judgments, ratings = _rate(1.0, -1.0)
+    assert {one.finish_reason for one in judgments} == {None}
+    assert isinstance(select_judge_pair(judgments, ratings, weights=EVEN), JudgePair)
+
+
 def test_when_one_position_won_everything_no_rating_counts() -> None:
     judgments, ratings = _rate(1.0, -1.0)
     one_sided = weights_from_counts(wins_first=7, wins_second=0)

@@ -2,7 +2,8 @@
 
 Nothing of the method is imported: pandas-like loops, statistics and scipy, written from the
 paper's text. What the files say and what this says must be the same pairs. Of the experiment only
-the numbers of its recipe are read. Once with a script that answers, once with a real model.
+the numbers of its recipe are read. With a script that answers, with one whose judgments the token
+limit often cuts off, and with a real model.
 """
 
 import json
@@ -20,7 +21,12 @@ from scipy.optimize import minimize, root
 
 from meta_reward_core.launch import Places, make_tools, open_or_begin
 from meta_reward_core.request import Request
-from tests.core.scripted_world import begin, run_before_training, scripted_tools
+from tests.core.scripted_world import (
+    begin,
+    long_winded_reply,
+    run_before_training,
+    scripted_tools,
+)
 
 Row = dict[str, Any]
 
@@ -66,6 +72,13 @@ def run_script(root: Path) -> Path:
     return root / "scripted" / "iteration-1"
 
 
+def run_cut_off(root: Path) -> Path:
+    meta_judge = {"max_judgments": None, "max_chosen_judgment_chars": 90}
+    experiment = begin(root, meta_judge=meta_judge)
+    run_before_training(experiment.context(1), scripted_tools(root, long_winded_reply))
+    return root / "scripted" / "iteration-1"
+
+
 def run_real_model(root: Path) -> Path:
     places = Places(str(root), root / "models", root / "scratch")
     request = Request("real", recipe="smoke", changes=SMALL)
@@ -76,7 +89,11 @@ def run_real_model(root: Path) -> Path:
     return root / "real" / "iteration-1"
 
 
-@pytest.fixture(scope="module", params=[run_script, run_real_model], ids=["script", "real model"])
+@pytest.fixture(
+    scope="module",
+    params=[run_script, run_cut_off, run_real_model],
+    ids=["script", "cut off", "real model"],
+)
 def iteration(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = request.param(tmp_path_factory.mktemp("recomputation"))
     return made
@@ -231,7 +248,11 @@ def test_the_judge_pairs_on_disk_are_exactly_best_against_worst(iteration: Path)
     longest, expected = rule_of(iteration).max_judgment_chars, {}
     for _, elo in elo_from_battles(iteration):
         high, low = max(elo.values()), min(elo.values())
-        best = first_sample([name for name in elo if elo[name] >= high - EQUAL], judgments)
+        top = [name for name in elo if elo[name] >= high - EQUAL]
+        whole = [name for name in top if judgments[name]["finish_reason"] != "length"]
+        if not whole:
+            continue
+        best = first_sample(whole, judgments)
         worst = first_sample([name for name in elo if elo[name] <= low + EQUAL], judgments)
         if high - low <= EQUAL or len(judgments[best]["text"]) > longest:
             continue

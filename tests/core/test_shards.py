@@ -1,13 +1,14 @@
 """What finished shards promise: the same just after publishing and read from manifests."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.artifacts import ArtifactStore, digest_of
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import SCHEMAS, WRITERS, table_of
+from meta_reward_core.shards import IterationFiles, Work, shard_key
+from meta_reward_core.tables import SCHEMA_VERSION, SCHEMAS, WRITERS, table_of
 
 
 def open_files(root: Path) -> IterationFiles:
@@ -165,3 +166,20 @@ def test_what_else_lies_beside_the_manifests_is_none(tmp_path: Path) -> None:
 
 def test_every_table_has_a_writer() -> None:
     assert WRITERS.keys() == SCHEMAS.keys()
+
+
+def test_a_manifest_of_the_version_before_counts_and_one_of_a_later_version_does_not(
+    tmp_path: Path,
+) -> None:
+    publish(open_files(tmp_path), 0)
+    path = tmp_path / "mine" / "iteration-1" / "manifests" / "sample-00000.json"
+    written = json.loads(path.read_text())
+    assert written["schema"] == SCHEMA_VERSION == 2
+    for schema, parts in ((1, [0]), (2, [0]), (3, [])):
+        path.write_text(json.dumps(written | {"schema": schema}))
+        assert open_files(tmp_path).part_numbers("prompts") == parts
+
+
+def test_the_key_of_a_shard_is_what_version_1_said_it_was() -> None:
+    """Else every shard that is finished would be made again, and a model trained anew."""
+    assert shard_key(stage="pool") == digest_of({"schema": 1, "stage": "pool"})

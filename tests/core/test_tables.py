@@ -1,4 +1,7 @@
-"""Parquet is read whole or by columns, and leaves nothing behind that outlives the process."""
+"""Parquet is read whole or by columns, of this version of the tables and of those before it.
+
+Nothing that reading leaves behind outlives the process.
+"""
 
 import subprocess
 import sys
@@ -7,7 +10,20 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from meta_reward_core.tables import read_parquet, table_of, to_parquet
+from meta_reward_core.engines.base import as_token_ids
+from meta_reward_core.errors import DamagedArtifactError
+from meta_reward_core.records import Battle, Judgment, Response
+from meta_reward_core.tables import (
+    ADDED_COLUMNS,
+    SCHEMAS,
+    TOKEN_COLUMNS,
+    columns_of,
+    from_parquet,
+    read_parquet,
+    records_of,
+    table_of,
+    to_parquet,
+)
 
 READ_AND_END = """
 import sys
@@ -43,3 +59,102 @@ def test_what_is_not_there_is_an_error() -> None:
         read_parquet(to_parquet(DROPPED), ["kind", "score"])
     with pytest.raises(pa.ArrowException):
         read_parquet(b"no Parquet")
+
+
+JUDGMENTS = [
+    Judgment("p", "r", "r.j0", 0, "Good. Score: 4", 4.0, None, 5, "stop", "free",
+             token_ids=as_token_ids([5, 128_009])),
+    Judgment("p", "r", "r.j1", 1, "Good. Score: 4", 3.7, None, 5, "length", "expected",
+             [{"value": "4", "probability": 0.7}, {"value": "3", "probability": 0.3}],
+             as_token_ids([5, 6, 7]), as_token_ids([1])),
+    Judgment("p", "r", "r.j2", 2, "", None, "prompt_refused", 0, "refused", "free"),
+]  # fmt: skip
+RESPONSES = [Response("p", "r", 0, "an answer", 2, "stop", as_token_ids([9, 2]))]
+BATTLES = [
+    Battle("p", "r", "r.j0", "r.j1", "Winner: A", "A", None, 3, "stop", "forced",
+           [{"value": "A", "probability": 1.0}])
+]  # fmt: skip
+ROWS: dict[str, list[object]] = {
+    "responses": [*RESPONSES],
+    "judgments": [*JUDGMENTS],
+    "battles": [*BATTLES],
+}
+VERSION_1 = {
+    "responses": ["prompt_id", "response_id", "sample", "text", "tokens", "finish_reason"],
+    "judgments": [
+        "prompt_id", "response_id", "judgment_id", "sample", "text", "score", "unscored_reason",
+        "tokens",
+    ],
+    "battles": [
+        "prompt_id", "response_id", "first_judgment_id", "second_judgment_id", "text", "verdict",
+        "unparsed_reason", "tokens",
+    ],
+}  # fmt: skip
+"""Columns as version 1 of the tables wrote them."""
+
+
+def test_a_judgment_goes_into_its_table_with_all_that_is_known_of_it() -> None:
+    table = from_parquet(to_parquet(table_of("judgments", JUDGMENTS)), name="judgments", origin="")
+    assert table["token_ids"].to_pylist() == [[5, 128_009], [5, 6, 7], None]
+    assert table["injected_at"].to_pylist() == [None, [1], None]
+    assert table["finish_reason"].to_pylist() == ["stop", "length", "refused"]
+    assert table["readout"].to_pylist() == ["free", "expected", "free"]
+    assert table["probabilities"].to_pylist() == [None, JUDGMENTS[1].probabilities, None]
+
+
+def test_records_are_read_without_the_ids_of_their_tokens() -> None:
+    """A shard of the paper's size holds a million tokens, and only training asks for them."""
+    read = records_of(table_of("judgments", JUDGMENTS), Judgment)
+    assert [one.token_ids for one in read] == [None] * 3
+    assert [one.probabilities for one in read] == [one.probabilities for one in JUDGMENTS]
+    assert set(SCHEMAS["judgments"].names) - set(columns_of(Judgment)) == set(TOKEN_COLUMNS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_of_version_1_is_read_with_null_where_it_knows_nothing(name: str) -> None:
+    now = table_of(name, ROWS[name])
+    read = from_parquet(to_parquet(now.select(VERSION_1[name])), name=name, origin="a file")
+    assert read.schema.equals(SCHEMAS[name])
+    assert read.select(VERSION_1[name]).equals(now.select(VERSION_1[name]))
+    added = ADDED_COLUMNS[2][name]
+    assert [*VERSION_1[name], *added] == SCHEMAS[name].names
+    assert [read[column].null_count for column in added] == [len(ROWS[name])] * len(added)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_some_columns_of_either_version_come_in_the_order_asked_for(name: str) -> None:
+    now, added = table_of(name, ROWS[name]), ADDED_COLUMNS[2][name]
+    for columns in ([added[0], "text", "prompt_id"], [added[-1]], ["text"], []):
+        for table, known in ((now, True), (now.select(VERSION_1[name]), False)):
+            read = from_parquet(to_parquet(table), name=name, origin="", columns=columns)
+            assert read.column_names == columns
+            assert all(
+                read[column].equals(now[column]) if known or column not in added
+                else read[column].null_count == len(now)
+                for column in columns
+            )  # fmt: skip
+
+
+def test_every_table_that_gained_nothing_is_read_as_it_was() -> None:
+    for name in SCHEMAS.keys() - ADDED_COLUMNS[2].keys():
+        empty = SCHEMAS[name].empty_table()
+        assert from_parquet(to_parquet(empty), name=name, origin="a file").equals(empty)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        VERSION_1["judgments"][:-1],
+        [*VERSION_1["judgments"], "finish_reason"],
+        SCHEMAS["judgments"].names[::-1],
+    ],
+)
+def test_columns_that_no_version_wrote_are_refused(wrong: list[str]) -> None:
+    data = to_parquet(table_of("judgments", JUDGMENTS).select(wrong))
+    with pytest.raises(DamagedArtifactError, match="a file has other columns than the table"):
+        from_parquet(data, name="judgments", origin="a file", columns=["text"])
+
+
+def test_a_column_that_the_table_has_not_is_an_error() -> None:
+    with pytest.raises(KeyError, match="points"):
+        from_parquet(to_parquet(DROPPED), name="dropped", origin="", columns=["points"])

@@ -56,6 +56,19 @@ def test_each_conversation_gets_its_own_completions_in_order(engine: VllmEngine)
     assert drawn[0] != drawn[1], "equal conversations do not share their samples"
 
 
+def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(engine: VllmEngine) -> None:
+    short = replace(WARM, max_new_tokens=12)
+    drawn = [one for row in engine.sample(CONVERSATIONS, 8, sampling=short, seed=5) for one in row]
+    assert {one.finish_reason for one in drawn} == {"stop", "length"}
+    for completion in drawn:
+        assert completion.token_ids is not None
+        assert len(completion.token_ids) == completion.tokens
+        assert (completion.tokens == 12) or completion.finish_reason == "stop"
+    ends = {one.token_ids[-1] for one in drawn if one.token_ids and one.finish_reason == "stop"}
+    others = {token for one in drawn for token in (one.token_ids or ())[:-1]}
+    assert ends.isdisjoint(others)
+
+
 def test_tokens_count_the_end_and_say_why_a_reply_ended(engine: VllmEngine) -> None:
     short = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=12)
     drawn = [c for row in engine.sample(CONVERSATIONS, 5, sampling=short, seed=1) for c in row]

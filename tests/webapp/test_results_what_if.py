@@ -81,6 +81,35 @@ def test_unchanged_rules_make_exactly_the_pairs_on_disk(row: Experiment, on_disk
         assert made[kind].drops() == {reason: dropped.count(reason) for reason in dropped}
 
 
+def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
+    client: Client, alice: User, settings: Settings, tmp_path: Path
+) -> None:
+    settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
+    meta_judge = {"max_judgments": None, "max_chosen_judgment_chars": None}
+    on_disk = scripted_world.begin(tmp_path, meta_judge=meta_judge)
+    tools = scripted_world.scripted_tools(tmp_path, scripted_world.long_winded_reply)
+    scripted_world.run_before_training(on_disk.context(1), tools)
+    iteration, index = opened(record(on_disk, alice))
+    made = ask_what_if(iteration, index, rules_of(iteration.recipe, 1)).made["judge"]
+    judged = {index.prompt_ids[at] for at in made.paired.nonzero()[0]}
+    assert judged == {pair["prompt_id"] for pair in rows_of(on_disk, "judge_pairs")}
+    dropped = [d for d in rows_of(on_disk, "dropped") if d["kind"] == "judge"]
+    reasons = [d["reason"] for d in dropped]
+    assert made.drops() == {reason: reasons.count(reason) for reason in reasons}
+    assert 0 < reasons.count("best_judgment_cut_off") < 20 > len(judged) > 0
+    ends = {j["judgment_id"]: j["finish_reason"] for j in rows_of(on_disk, "judgments")}
+    chosen = [ends[pair["chosen_judgment_id"]] for pair in rows_of(on_disk, "judge_pairs")]
+    rejected = [ends[pair["rejected_judgment_id"]] for pair in rows_of(on_disk, "judge_pairs")]
+    assert set(chosen) == {"stop"}
+    assert "length" in rejected
+    left_out = next(d for d in dropped if d["reason"] == "best_judgment_cut_off")
+    page = client.get(f"/experiments/scripted/iterations/1/prompts/{left_out['prompt_id']}")
+    shown = page.content.decode()
+    assert "Every best judgment was cut off by the token limit." in shown
+    assert "may be rejected, and are never chosen" in shown
+    assert "points · cut off by the token limit" in shown
+
+
 def test_the_page_begins_as_it_was(client: Client, row: Experiment) -> None:
     answer = client.get(PAGE)
     assert answer.context["made"].as_it_was

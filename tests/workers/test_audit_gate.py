@@ -518,6 +518,13 @@ def test_only_what_everybody_prefers_in_complete_audits_is_offered(
     answer(Item.objects.get(number=61), "first")
     assert len(human_pairs(row, before=2)) == 57
     assert human_pairs(row, before=1) == []
+    cut_off = preferred.items.select_related("truth").all()[5].truth
+    cut_off.facts |= {"cut_off_first": False, "cut_off_second": True}
+    cut_off.save()
+    assert len(human_pairs(row, before=2)) == 56, "the preferred one was cut off"
+    cut_off.facts |= {"cut_off_first": True, "cut_off_second": False}
+    cut_off.save()
+    assert len(human_pairs(row, before=2)) == 57, "the other one was"
     other = audit(Iteration.objects.get())
     for item in other.items.all()[:59]:
         answer(item, "first")

@@ -21,7 +21,8 @@ def human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
     """Gather the rows of the table `human_pairs` from audits of earlier iterations.
 
     Complete batches count whose battles were not made again since. Where two batches name
-    different winners of the same two judgments, neither counts.
+    different winners of the same two judgments, neither counts. A judgment that the token limit
+    cut off is never the chosen one, whoever prefers it.
 
     Args:
         before: the iteration that may train on them.
@@ -34,7 +35,11 @@ def human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
                 found.setdefault((batch.iteration, item.key), []).append((batch, item, winner))
     firsts = [same[0] for same in found.values() if len({side for *_, side in same}) == 1]
     ask = judge_prompt(experiment)
-    return [pair_row(batch, item, winner, ask) for batch, item, winner in firsts]
+    return [
+        pair_row(batch, item, winner, ask)
+        for batch, item, winner in firsts
+        if may_be_chosen(item, winner)
+    ]
 
 
 def preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
@@ -55,6 +60,14 @@ def preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
             yield item, cast("Side", next(iter(names)))
 
 
+def may_be_chosen(item: Item, winner: Side) -> bool:
+    """Whether the token limit did not cut the preferred judgment off, as far as is known.
+
+    Batches that were drawn before this was written down do not know: then it may.
+    """
+    return not item.truth.facts.get(f"cut_off_{winner}", False)
+
+
 def judge_prompt(experiment: Experiment | None) -> Callable[[Item], str]:
     """Say how the judge was asked about an item.
 
@@ -71,9 +84,13 @@ def judge_prompt(experiment: Experiment | None) -> Callable[[Item], str]:
 
 
 def pair_rows(batch: Batch) -> Iterable[Row]:
-    """Write a batch's preferred judgments as rows of the table `human_pairs`."""
+    """Write a batch's preferred judgments that may be chosen as rows of `human_pairs`."""
     ask = judge_prompt(batch.experiment)
-    return (pair_row(batch, item, winner, ask) for item, winner in preferred(batch))
+    return (
+        pair_row(batch, item, winner, ask)
+        for item, winner in preferred(batch)
+        if may_be_chosen(item, winner)
+    )
 
 
 def pair_row(batch: Batch, item: Item, winner: Side, ask: Callable[[Item], str]) -> Row:

@@ -24,7 +24,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.seeds import derive_seed
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import records_of
+from meta_reward_core.tables import columns_of, table_name
 from webapp.audit.acts import set_auditors
 from webapp.audit.models import Batch, Item, Truth
 from webapp.experiments.models import Experiment, StageStatus
@@ -38,6 +38,7 @@ SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "responses": ("scores",),
 }
 """Tables that the items of a kind are drawn from."""
+_OUTCOME: Final = [name for name in columns_of(Battle) if name != "text"]
 _STAGES: Final[Mapping[str, str]] = {"judgments": "pair_judge", "responses": "judge"}
 
 
@@ -213,9 +214,9 @@ def require_finished(experiment: Experiment, number: int, kind: Kind) -> None:
         )
 
 
-def _read(files: IterationFiles, table: str, record: type[Record]) -> list[Record]:
-    return [row for part in files.part_numbers(table)
-            for row in records_of(files.read(table, part), record)]  # fmt: skip
+def _read(files: IterationFiles, record: type[Record]) -> list[Record]:
+    return [row for part in files.part_numbers(table_name(record))
+            for row in files.read_records(record, part)]  # fmt: skip
 
 
 def _pairs_of(files: IterationFiles, say: Say) -> _Population:
@@ -225,15 +226,15 @@ def _pairs_of(files: IterationFiles, say: Say) -> _Population:
     for place, part in enumerate(parts, start=1):
         say(f"reading battles, part {place} of {len(parts)}")
         fought = [Battle(text="", **row) for row in
-                  files.read("battles", part).drop_columns(["text"]).to_pylist()]  # fmt: skip
+                  files.read("battles", part, columns=_OUTCOME).to_pylist()]  # fmt: skip
         names = {b.first_judgment_id for b in fought} | {b.second_judgment_id for b in fought}
-        written = records_of(files.read("judgments", part), Judgment)
+        written = files.read_records(Judgment, part)
         judgments |= {j.judgment_id: j for j in written if j.judgment_id in names}
         battles += fought
-    chosen = files.read("judge_pairs").select(["chosen_judgment_id", "rejected_judgment_id"])
+    chosen = files.read("judge_pairs", columns=["chosen_judgment_id", "rejected_judgment_id"])
     decided = [frozenset(row.values()) for row in chosen.to_pylist()]
     say("sorting pairs into strata")
-    pairs = find_pairs(battles, judgments, _read(files, "ratings", Rating), decided)
+    pairs = find_pairs(battles, judgments, _read(files, Rating), decided)
     units = describe_pairs(pairs)
     known = {pair.key: (pair, unit.strata) for pair, unit in zip(pairs, units, strict=True)}
     return _Population(units, lambda key: _pair_facts(*known[key]))
@@ -253,6 +254,8 @@ def _pair_facts(pair: JudgedPair, groups: Mapping[str, str]) -> Facts:
         "score_second": pair.second.score,
         "chars_first": len(pair.first.text),
         "chars_second": len(pair.second.text),
+        "cut_off_first": pair.first.is_cut_off,
+        "cut_off_second": pair.second.is_cut_off,
         "decided_pair": pair.decided_pair,
         "groups": dict(groups),
     }
@@ -262,12 +265,12 @@ def _responses_of(files: IterationFiles, say: Say) -> _Population:
     say("reading scores")
     paired: set[str] = set()
     if files.parts("actor_pairs"):
-        chosen = files.read("actor_pairs")
+        chosen = files.read("actor_pairs", columns=["chosen_response_id", "rejected_response_id"])
         paired = {*chosen["chosen_response_id"].to_pylist(),
                   *chosen["rejected_response_id"].to_pylist()}  # fmt: skip
     scored = {
         score.response_id: ScoredResponse(score, score.response_id in paired)
-        for score in _read(files, "scores", ResponseScore)
+        for score in _read(files, ResponseScore)
     }
     units = describe_responses(scored.values())
     strata = {unit.key: unit.strata for unit in units}
@@ -305,7 +308,7 @@ def _column(
     names = {name for name in wanted if name}
     found: dict[str, str] = {}
     for part in files.part_numbers(table) if names else ():
-        rows = files.read(table, part).select([key, "text"]).to_pylist()
+        rows = files.read(table, part, columns=[key, "text"]).to_pylist()
         found |= {row[key]: row["text"] for row in rows if row[key] in names}
     return found
 

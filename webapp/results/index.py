@@ -27,10 +27,9 @@ from meta_reward_core.pairing import (
     ScoreGrid,
 )
 from meta_reward_core.records import PairKind
-from meta_reward_core.tables import SCHEMAS
 from meta_reward_core.what_if import REASONS, JudgedGrid
 from webapp.results.pieces import PIECE, PartFacts, keep_piece, make_piece, piece_key, read_piece
-from webapp.results.reading import OpenIteration, read_columns
+from webapp.results.reading import OpenIteration
 
 _HELD: Final = 8
 _BUDGET_SECONDS: Final = 1.5
@@ -266,7 +265,7 @@ def _part_facts(opened: OpenIteration) -> PartFacts:
         recipe=opened.recipe,
         seed=opened.experiment.seed,
         weights=opened.weights,
-        ratings=read_columns(opened.files, "ratings", SCHEMAS["ratings"].names),
+        ratings=opened.files.read("ratings"),
         ratings_key=manifest.key if manifest else None,
     )
 
@@ -285,7 +284,7 @@ def _assemble(opened: OpenIteration, pieces: Sequence[pa.Table]) -> IterationInd
 
 def _kind_on_disk(opened: OpenIteration, kind: PairKind, ids: Sequence[str]) -> KindOnDisk:
     columns = ("prompt_id", "score_chosen", "score_rejected", *_PAIR_COLUMNS[kind])
-    found = read_columns(opened.files, f"{kind}_pairs", columns).to_pylist()
+    found = opened.files.read(f"{kind}_pairs", columns=columns).to_pylist()
     pairs = {row["prompt_id"]: row for row in found}
     dropped = {
         row["prompt_id"]: REASONS.index(DropReason(row["reason"]))

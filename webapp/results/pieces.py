@@ -147,13 +147,13 @@ def make_piece(files: IterationFiles, part: int, facts: PartFacts) -> pa.Table:
     Raises:
         DamagedArtifactError: a file differs from what its manifest promises.
     """
-    responses = records_of(files.read("responses", part), Response)
-    judgments = records_of(files.read("judgments", part), Judgment)
+    responses = files.read_records(Response, part)
+    judgments = files.read_records(Judgment, part)
     judged = JudgedPrompts.of(
-        records_of(files.read("prompts", part).select(["prompt_id", "text"]), Prompt),
+        records_of(files.read("prompts", part), Prompt),
         responses,
         judgments,
-        records_of(files.read("scores", part), ResponseScore),
+        files.read_records(ResponseScore, part),
     )
     fought = _by(read_outcomes(files, part), lambda battle: battle.prompt_id)
     ids = pa.array([prompt.prompt_id for prompt in judged.prompts], _text)

@@ -48,6 +48,7 @@ class JudgmentView:
     tokens: int
     elo: float | None
     role: str
+    is_cut_off: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,7 @@ def _judgment(judgment: Judgment, elo: float | None, judge: Mapping[str, str]) -
         tokens=judgment.tokens,
         elo=elo,
         role=_role(judgment.judgment_id, judge, "judgment_id"),
+        is_cut_off=judgment.is_cut_off,
     )
 
 
@@ -300,10 +302,21 @@ def _why_judge(found: _Read, opened: OpenIteration, rules: PairRules) -> Iterato
         f"battles and the second {weights.wins_second:,}."
     )
     yield "Chosen is the judgment of the highest Elo rating, rejected that of the lowest."
+    yield from _say_cut_off(found)
     if rules.max_chosen_judgment_chars is not None:
         yield (
             f"A chosen judgment of more than {rules.max_chosen_judgment_chars:,} characters "
             "would give no pair."
+        )
+
+
+def _say_cut_off(found: _Read) -> Iterator[str]:
+    judgments = found.judgments.get(found.battled or "", ())
+    cut_off = sum(one.is_cut_off for one in judgments if one.judgment_id in found.elo)
+    if cut_off:
+        yield (
+            f"{cut_off} of the rated judgments were cut off by the token limit: they may be "
+            "rejected, and are never chosen."
         )
 
 

@@ -3,21 +3,19 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from meta_reward_core.artifacts import ArtifactStore, digest_of, sha256_of
+from meta_reward_core.artifacts import ArtifactStore, digest_of
 from meta_reward_core.battles import PositionWeights, weights_from_counts
 from meta_reward_core.config import Recipe
-from meta_reward_core.errors import DamagedArtifactError
 from meta_reward_core.recipes import parse_recipe
 from meta_reward_core.records import Battle
 from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import SCHEMAS, read_parquet, records_of
+from meta_reward_core.tables import SCHEMAS, TOKEN_COLUMNS, columns_of, records_of
 from webapp.experiments.models import Experiment
 
 _OPENED: Final = 32
@@ -109,33 +107,14 @@ def _is_settled(stamp: float, *, is_local: bool) -> bool:
     return not is_local or time.time() - stamp > _SETTLED_SECONDS
 
 
-def read_columns(
-    files: IterationFiles, table: str, columns: Sequence[str], *, part: int | None = None
-) -> pa.Table:
-    """Read some columns of one part of a table, or of all.
-
-    Raises:
-        DamagedArtifactError: bytes differ from what the manifest promises.
-    """
-    wanted = files.parts(table) if part is None else [files.part(table, part)]
-    found = []
-    for promised in filter(None, wanted):
-        where = f"{files.folder}/{promised.path}"
-        data = files.store.read(where)
-        if sha256_of(data) != promised.sha256:
-            raise DamagedArtifactError(f"{where} differs from its manifest")
-        found.append(read_parquet(data, columns))
-    schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
-    return pa.concat_tables(found) if found else schema.empty_table()
-
-
 def rows_of_prompt(files: IterationFiles, table: str, part: int, prompt_id: str) -> pa.Table:
-    """Read what one part of a table says of one prompt.
+    """Read what one part of a table says of one prompt, without the ids of tokens.
 
     Raises:
         DamagedArtifactError: bytes differ from what the manifest promises.
     """
-    return _of_prompt(files.read(table, part), prompt_id)
+    columns = [name for name in SCHEMAS[table].names if name not in TOKEN_COLUMNS]
+    return _of_prompt(files.read(table, part, columns=columns), prompt_id)
 
 
 def read_outcomes(files: IterationFiles, part: int, prompt_id: str | None = None) -> list[Battle]:
@@ -144,8 +123,8 @@ def read_outcomes(files: IterationFiles, part: int, prompt_id: str | None = None
     Raises:
         DamagedArtifactError: bytes differ from what the manifest promises.
     """
-    names = [name for name in SCHEMAS["battles"].names if name != "text"]
-    rows = read_columns(files, "battles", names, part=part)
+    names = [name for name in columns_of(Battle) if name != "text"]
+    rows = files.read("battles", part, columns=names)
     if prompt_id is not None:
         rows = _of_prompt(rows, prompt_id)
     blank = pa.array([""] * rows.num_rows, pa.string())

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.engines.base import Completion, Conversation, Sampling, TokenChoice
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Sampling,
+    TokenChoice,
+    as_token_ids,
+)
 from meta_reward_core.engines.kept import KeptEngine, _as_json, _from_json
 from meta_reward_core.engines.scripted import ScriptedEngine
 from meta_reward_core.errors import EngineError
@@ -88,6 +94,28 @@ def test_whole_calls_are_the_very_draws_of_the_engine_below(tmp_path: Path) -> N
     assert told[-1] == (15, sum(one.tokens for row in drawn for one in row))
 
 
+def test_token_ids_are_kept_where_they_are_asked_for_and_else_not_even_the_first_time(
+    tmp_path: Path,
+) -> None:
+    """A run whose draws were kept must write the tables of one that drew them itself."""
+    loads = []
+
+    def load() -> ScriptedEngine:
+        loads.append(1)
+        given = Completion("one", 2, "stop", token_ids=as_token_ids([5, 128_009]))
+        return ScriptedEngine(lambda *_: given)
+
+    def ids(*, keeps: bool) -> object:
+        store = ArtifactStore(str(tmp_path))
+        engine = KeptEngine(load, identity={}, store=store, keeps_token_ids=keeps)
+        [[completion]] = engine.sample(talks(1), 1, sampling=SAMPLING, seed=1)
+        return completion.token_ids
+
+    assert [ids(keeps=False), ids(keeps=False), len(loads)] == [None, None, 1]
+    wanted = as_token_ids([5, 128_009])
+    assert [ids(keeps=True), ids(keeps=True), len(loads)] == [wanted, wanted, 2]
+
+
 def test_a_damaged_shard_is_drawn_again(tmp_path: Path) -> None:
     drawn = Counted(tmp_path).engine.sample(talks(2), 1, sampling=SAMPLING, seed=1)
     (file,) = tmp_path.iterdir()
@@ -134,6 +162,7 @@ def test_a_model_is_freed_and_comes_back_but_not_after_closing(tmp_path: Path) -
                 st.lists(st.tuples(st.text(), st.floats(-99, 0))).map(tuple),
             )
         ),
+        token_ids=st.none() | st.lists(st.integers(0, 2**31 - 1)).map(as_token_ids),
     )
 )
 def test_a_completion_is_read_as_it_was_kept(completion: Completion) -> None:

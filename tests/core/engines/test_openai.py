@@ -14,6 +14,7 @@ from meta_reward_core.engines.base import (
     Engine,
     Sampling,
     TokenChoice,
+    as_token_ids,
 )
 from meta_reward_core.engines.endpoints import Endpoint
 from meta_reward_core.engines.openai import OpenAiEngine
@@ -346,6 +347,34 @@ def test_listed_tokens_are_counted(server: MisbehavingServer) -> None:
     server.usually = saying(json.dumps(body).encode())
     [row] = engine_of(server).sample([user("hi")], 2, sampling=WARM, seed=1)
     assert [c.tokens for c in row] == [3, 1]
+
+
+def listing(ids: object) -> Behaviour:
+    body = json.loads(completion(["a"], tokens=3))
+    body["choices"][0]["token_ids"] = ids
+    return saying(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 128_009], []])
+def test_listed_ids_are_kept_of_the_weights_that_are_trained(
+    server: MisbehavingServer, ids: list[int]
+) -> None:
+    server.usually = listing(ids)
+    assert draw_one(server, model="policy-{weights}").token_ids == as_token_ids(ids)
+
+
+def test_the_ids_of_an_outside_model_mean_something_else_to_ours_and_are_left_out(
+    server: MisbehavingServer,
+) -> None:
+    server.usually = listing([1, 2, 3])
+    drawn = draw_one(server)
+    assert (drawn.tokens, drawn.token_ids) == (3, None)
+
+
+@pytest.mark.parametrize("ids", [None, "1 2", [1, -1], [1, 2**31], [1.0], [True], ["1"], [None]])
+def test_what_are_no_ids_is_marked_as_none(server: MisbehavingServer, ids: object) -> None:
+    server.usually = listing(ids)
+    assert draw_one(server, model="policy-{weights}").token_ids is None
 
 
 def test_a_reply_that_the_limit_cut_off_says_so(server: MisbehavingServer) -> None:

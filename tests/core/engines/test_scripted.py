@@ -2,7 +2,13 @@
 
 import pytest
 
-from meta_reward_core.engines.base import Completion, Conversation, Engine, Sampling
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Sampling,
+    as_token_ids,
+)
 from meta_reward_core.engines.scripted import Reply, ScriptedEngine
 from meta_reward_core.errors import EngineError
 
@@ -41,6 +47,12 @@ def test_the_script_may_refuse_with_a_reason() -> None:
     engine = ScriptedEngine(lambda *_: ("too long", "refused"))
     [[completion]] = engine.sample([HELLO], 1, sampling=SAMPLING, seed=0)
     assert completion == Completion("", 0, "refused", refusal="too long")
+
+
+def test_the_script_may_give_a_whole_completion() -> None:
+    given = Completion("one", 2, "length", token_ids=as_token_ids([7, 8]))
+    [[completion]] = ScriptedEngine(lambda *_: given).sample([HELLO], 1, sampling=SAMPLING, seed=0)
+    assert completion is given
 
 
 def test_progress_counts_completions_and_tokens() -> None:

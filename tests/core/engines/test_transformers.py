@@ -108,6 +108,20 @@ def test_a_reply_ends_at_any_end_token_and_counts_it(llama_folder: Path) -> None
     assert all(c.tokens == WARM.max_new_tokens for c in cut)
 
 
+def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(llama_folder: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(llama_folder, local_files_only=True)
+    drawn = load(llama_folder).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
+    for completion in (completion for row in drawn for completion in row):
+        ids = completion.token_ids
+        assert ids is not None
+        assert ids.itemsize == 4
+        assert len(ids) == completion.tokens
+        assert tokenizer.decode(list(ids), skip_special_tokens=True) == completion.text
+        ended = completion.finish_reason == "stop"
+        assert (ids[-1] == tokenizer.eos_token_id) == ended
+        assert tokenizer.eos_token_id not in ids[:-1]
+
+
 def test_a_prompt_that_leaves_too_little_room_is_refused_with_a_reason(llama_folder: Path) -> None:
     engine = load(llama_folder, limit=32)
     fits, refused = user("one two"), user(" ".join(["one"] * 20))

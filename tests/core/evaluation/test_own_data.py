@@ -1,5 +1,6 @@
 """An iteration measured part by part is the iteration measured as a whole."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,21 +10,25 @@ from meta_reward_core.evaluation.own_data import measure_iteration
 from meta_reward_core.measures import JudgeTally, measure_meta_judge, score_length_correlation
 from meta_reward_core.records import Battle, Judgment, ResponseScore
 from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import records_of, table_of
+from meta_reward_core.tables import SCHEMAS, TOKEN_COLUMNS, records_of, table_of
 from tests.core import scripted_world
 
 
 class Watched(IterationFiles):
-    """Notes which table was asked for as a whole."""
+    """Notes which table was asked for as a whole, and which columns of any part."""
 
     def __init__(self, files: IterationFiles) -> None:
         super().__init__(files.store, files.folder)
         self.whole: set[str] = set()
+        self.columns: set[str] = set()
 
-    def read(self, table: str, part: int | None = None) -> pa.Table:
+    def read(
+        self, table: str, part: int | None = None, *, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         if part is None:
             self.whole.add(table)
-        return super().read(table, part)
+        self.columns.update(SCHEMAS[table].names if columns is None else columns)
+        return super().read(table, part, columns=columns)
 
 
 @pytest.fixture
@@ -66,7 +71,8 @@ def test_texts_are_read_a_part_at_a_time(files: Watched) -> None:
     """385,000 judgments and 518,000 battles of 5,000 prompts once took 1.4 GiB together."""
     assert len(files.part_numbers("judgments")) > 1
     measure_iteration(files, kinds=["actor", "judge"])
-    assert files.whole == {"actor_pairs", "judge_pairs", "dropped"}
+    assert files.whole == {"actor_pairs", "judge_pairs", "dropped", "scores"}
+    assert files.columns.isdisjoint(TOKEN_COLUMNS)
 
 
 def test_an_iteration_that_has_not_begun_measures_as_nothing(tmp_path: Path) -> None:

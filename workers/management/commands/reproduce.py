@@ -17,7 +17,7 @@ from meta_reward_core.reporting.build import build_report
 from meta_reward_core.reporting.document import Block, Grid, Notes, Text
 from meta_reward_core.reporting.run_records import Basis
 from meta_reward_core.reporting.runs import Arm
-from meta_reward_core.tables import SCHEMA_VERSION
+from meta_reward_core.tables import MEANING_VERSION
 from webapp.places import VAR_ROOT
 from workers.command_line import (
     ExemplifiedCommand,
@@ -193,7 +193,7 @@ def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: Sequence[GateResul
         Text(
             "Each of them is a record with the hashes of its recipe, words, instructions, seed "
             f"model and of every model that came of it, made in version {WORLD_VERSION} of the "
-            f"miniature world and version {SCHEMA_VERSION} of the tables; a record of anything "
+            f"miniature world and version {MEANING_VERSION} of the tables; a record of anything "
             "else does not count. Seconds, and the versions of packages, are of whatever machine "
             "made a run; every other figure follows from those hashes alone, as far as processors "
             "round alike."

@@ -1,0 +1,58 @@
+"""A judgment that the token limit cut off is never the chosen one, whoever prefers it."""
+
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+
+from tests.core import scripted_world
+from tests.webapp.audit_cast import carol, draw, record
+from webapp.audit import desk
+from webapp.audit.human_pairs import pair_rows
+from webapp.audit.models import Batch
+from webapp.experiments.models import Experiment
+
+__all__ = ["carol"]
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def audited(tmp_path: Path, alice: User) -> Experiment:
+    """An iteration in which half of the judgments ended at the token limit."""
+    experiment = scripted_world.begin(tmp_path)
+    tools = scripted_world.scripted_tools(tmp_path, scripted_world.long_winded_reply)
+    scripted_world.run_before_training(experiment.context(1), tools)
+    return record(tmp_path, owner=alice)
+
+
+def prefer_the_first(batch: Batch, person: User) -> None:
+    while (item := desk.take_next(batch, person)) is not None:
+        assert desk.answer(item, person, desk.Given("first", None, 3, (), "", 1.0))
+
+
+def test_people_may_prefer_a_judgment_that_was_cut_off_and_it_becomes_no_row(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], size=30)
+    prefer_the_first(batch, carol)
+    known = {item.key: item.truth.facts for item in batch.items.select_related("truth")}
+    for item in batch.items.all():
+        facts = known[item.key]
+        assert facts["cut_off_first"] == item.first.endswith("Moreover the")
+        assert facts["cut_off_second"] == item.second.endswith("Moreover the")
+    rows = list(pair_rows(batch))
+    assert 0 < len(rows) == sum(not facts["cut_off_first"] for facts in known.values()) < 30
+    assert not any(row["chosen"][0]["content"].endswith("Moreover the") for row in rows)
+    assert any(row["rejected"][0]["content"].endswith("Moreover the") for row in rows)
+
+
+def test_a_batch_of_before_this_was_written_down_gives_all_its_rows(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], size=30)
+    prefer_the_first(batch, carol)
+    for item in batch.items.select_related("truth"):
+        facts = item.truth.facts
+        item.truth.facts = {k: v for k, v in facts.items() if not k.startswith("cut_off")}
+        item.truth.save()
+    assert len(list(pair_rows(batch))) == 30
