@@ -22,6 +22,13 @@ from meta_reward_core.summary import Summary, Timing, audit_sentences
 PLAIN_SECONDS: Final = 10.0
 """Without a terminal a running stage is told of at most so often."""
 
+_TRAINING_ROWS: Final = {
+    "loss": "loss",
+    "loss_dpo": "loss, DPO part",
+    "loss_sft": "loss, SFT part",
+    "accuracy": "accuracy",
+    "margin": "margin",
+}
 _PLAIN_WIDTH: Final = 110
 _ABSENT: Final = "–"
 
@@ -362,11 +369,15 @@ def _judging_table(summary: Summary) -> Table:
 def _training_table(training: Mapping[str, Any] | None) -> Table | None:
     if training is None:
         return None
-    table = _table("DPO", "figure", "first", "last")
-    for name in ("loss", "accuracy", "margin"):
-        figure = training.get(name)
+    table = _table("DPO training", "figure", "first", "last")
+    reasons: list[str] = []
+    for key, name in _TRAINING_ROWS.items():
+        figure = training.get(key)
         if figure is not None:
             table.add_row(name, _figure(figure["first"], ".4f"), _figure(figure["last"], ".4f"))
+            reasons += [figure["absent"]] if "absent" in figure else []
+    table.caption = "\n".join(dict.fromkeys(reasons)) or None
+    table.caption_justify = "left"
     return table
 
 

@@ -166,7 +166,12 @@ def test_a_summary_is_shown_as_tables(context: IterationContext, tmp_path: Path)
     )
     summary["stages"][2]["counts"]["unscored"] = 3
     summary |= {
-        "training": {"trained": 30, "loss": {"first": 0.7, "last": 0.1}},
+        "training": {
+            "trained": 30,
+            "loss": {"first": 0.7, "last": 0.1},
+            "loss_sft": {"first": 0.25, "last": 0.05},
+            "accuracy": {"first": None, "last": 0.875, "absent": "There is no accuracy yet."},
+        },
         "truth": [{"subject": "judge", "metric": "spearman", "before": None, "after": 0.5}],
         "alarms": [{"name": "x", "sentence": "[bold]odd[/bold]", "advice": "look"}],
     }
@@ -179,6 +184,9 @@ def test_a_summary_is_shown_as_tables(context: IterationContext, tmp_path: Path)
         "battles",
         "3 unscored",
         "0.1000",
+        "loss, SFT part",
+        "0.8750",
+        "There is no accuracy yet.",
         "spearman",
         "0.500",
     ):
