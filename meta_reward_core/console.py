@@ -268,6 +268,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     for table in tables:
         if table is not None and table.row_count:
             console.print(table)
+    for sentence in _absences(summary["training"]):
+        console.print(f"[bold]{_ABSENT}[/bold] {escape(sentence)}")
     for sentence in audit_sentences(summary.get("audit")):
         console.print(f"[bold]audit[/bold] {escape(sentence)}")
     for alarm in summary["alarms"]:
@@ -370,15 +372,17 @@ def _training_table(training: Mapping[str, Any] | None) -> Table | None:
     if training is None:
         return None
     table = _table("DPO training", "figure", "first", "last")
-    reasons: list[str] = []
     for key, name in _TRAINING_ROWS.items():
         figure = training.get(key)
         if figure is not None:
             table.add_row(name, _figure(figure["first"], ".4f"), _figure(figure["last"], ".4f"))
-            reasons += [figure["absent"]] if "absent" in figure else []
-    table.caption = "\n".join(dict.fromkeys(reasons)) or None
-    table.caption_justify = "left"
     return table
+
+
+def _absences(training: Mapping[str, Any] | None) -> list[str]:
+    """Say why figures of a training are absent, each reason once."""
+    figures = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
+    return list(dict.fromkeys(figure["absent"] for figure in figures if "absent" in figure))
 
 
 def _truth_table(truth: list[Summary], number: int) -> Table:
