@@ -137,6 +137,8 @@ class PairingRecipe(Section):
 class MetaJudgeRecipe(SamplingRecipe):
     """The meta-judge compares two judgments of one response."""
 
+    temperature: float = value(0.8, "Divides the logits; 0 is greedy.", source=OURS, ge=0.0, le=5.0)
+    top_p: float = value(0.95, "Probability kept by nucleus sampling.", source=OURS, gt=0, le=1)
     template: str = value("meta_judge", "Prompt template: a shipped name or a file.", source=PAPER)
     max_judgments: int | None = value(
         None,

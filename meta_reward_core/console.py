@@ -22,6 +22,13 @@ from meta_reward_core.summary import Summary, Timing, audit_sentences
 PLAIN_SECONDS: Final = 10.0
 """Without a terminal a running stage is told of at most so often."""
 
+_TRAINING_ROWS: Final = {
+    "loss": "loss",
+    "loss_dpo": "loss, DPO part",
+    "loss_sft": "loss, SFT part",
+    "accuracy": "accuracy",
+    "margin": "margin",
+}
 _PLAIN_WIDTH: Final = 110
 _ABSENT: Final = "–"
 
@@ -261,6 +268,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     for table in tables:
         if table is not None and table.row_count:
             console.print(table)
+    for sentence in _absences(summary["training"]):
+        console.print(f"[bold]{_ABSENT}[/bold] {escape(sentence)}")
     for sentence in audit_sentences(summary.get("audit")):
         console.print(f"[bold]audit[/bold] {escape(sentence)}")
     for alarm in summary["alarms"]:
@@ -362,12 +371,18 @@ def _judging_table(summary: Summary) -> Table:
 def _training_table(training: Mapping[str, Any] | None) -> Table | None:
     if training is None:
         return None
-    table = _table("DPO", "figure", "first", "last")
-    for name in ("loss", "accuracy", "margin"):
-        figure = training.get(name)
+    table = _table("DPO training", "figure", "first", "last")
+    for key, name in _TRAINING_ROWS.items():
+        figure = training.get(key)
         if figure is not None:
             table.add_row(name, _figure(figure["first"], ".4f"), _figure(figure["last"], ".4f"))
     return table
+
+
+def _absences(training: Mapping[str, Any] | None) -> list[str]:
+    """Say why figures of a training are absent, each reason once."""
+    figures = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
+    return list(dict.fromkeys(figure["absent"] for figure in figures if "absent" in figure))
 
 
 def _truth_table(truth: list[Summary], number: int) -> Table:

@@ -298,7 +298,8 @@ def check_same_settings(
     if differences:
         raise InputError(
             f"experiment {experiment.name!r} was begun with other settings; "
-            "use another --experiment name, or leave these as they were:\n" + "\n".join(differences)
+            "use another --experiment name, or leave these as they were; without --recipe it goes "
+            "on with the recipe that it began with:\n" + "\n".join(differences)
         )
 
 

@@ -3,7 +3,7 @@
 Reads the iteration's files; knows no terminal, no database and loads no model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -14,13 +14,26 @@ from meta_reward_core.records import PairKind
 from meta_reward_core.shards import Counts, IterationFiles
 
 Summary = dict[str, Any]
+LogRow = tuple[int, str, float]
+"""Step, metric and value of a training's log."""
 
 _PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
+_ACCURACY: Final = "rewards/accuracies"
 _TRAINING_FIGURES: Final = {
     "loss": "loss",
-    "accuracy": "rewards/accuracies",
+    "loss_dpo": "loss/dpo",
+    "loss_sft": "loss/sft",
+    "accuracy": _ACCURACY,
     "margin": "rewards/margins",
 }
+
+NO_ACCURACY_YET: Final = (
+    "There is no accuracy before a step has moved the weights: the model is its own reference, so "
+    "all rewards are equal, and which is higher is rounding."
+)
+PARTS_NOT_LOGGED: Final = (
+    "The version that trained did not log the DPO part and the SFT part of the loss."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ def summarize_iteration(
         "pairs": [asdict(pairs) for pairs in measured.pairs],
         "response_chars": measured.response_chars,
         "score_length_correlation": measured.score_length_correlation,
-        "training": _training(files),
+        "training": _training(files, sft_weight=recipe.training.sft_weight),
         "audit": _audit(files),
         "truth": _truth(files, before, number),
         "alarms": [asdict(alarm) for alarm in find_alarms(measured, before=earlier)],
@@ -119,24 +132,54 @@ def _rate(timing: Timing | None) -> float | None:
     return timing.tokens / timing.seconds
 
 
-def _training(files: IterationFiles) -> Summary | None:
-    """First and last figure of the training's log, and the rows that went in."""
+def _training(files: IterationFiles, *, sft_weight: float) -> Summary | None:
+    """First and last figure of the training's log, and the rows that went in.
+
+    A figure that is absent where one looks for it has its reason under `absent`.
+    """
     manifest = files.manifest("train")
     if manifest is None:
         return None
-    log = files.read("training_log").to_pylist()
+    columns = files.read("training_log").to_pydict()
+    log = without_rounding(zip(columns["step"], columns["metric"], columns["value"], strict=True))
     figures = {
-        name: [row["value"] for row in log if row["metric"] == metric]
+        name: _first_and_last(log, metric)
         for name, metric in _TRAINING_FIGURES.items()
+        if any(metric == logged for _, logged, _ in log)
     }
-    return {
-        **manifest.counts,
-        **{
-            name: {"first": values[0], "last": values[-1]}
-            for name, values in figures.items()
-            if values
-        },
-    }
+    if "margin" in figures:
+        figures["accuracy"] = _accuracy(log)
+    if sft_weight and "loss" in figures and "loss_sft" not in figures:
+        absent = {"first": None, "last": None, "absent": PARTS_NOT_LOGGED}
+        figures |= {"loss_dpo": absent, "loss_sft": absent}
+    return {**manifest.counts, **figures}
+
+
+def _first_and_last(log: Sequence[LogRow], metric: str) -> Summary:
+    values = [value for _, logged, value in log if logged == metric]
+    return {"first": values[0], "last": values[-1]}
+
+
+def _accuracy(log: Sequence[LogRow]) -> Summary:
+    """The accuracy in the rows of the log that have the first and the last margin."""
+    margins = [step for step, metric, _ in log if metric == "rewards/margins"]
+    values = {step: value for step, metric, value in log if metric == _ACCURACY}
+    ends = {"first": values.get(margins[0]), "last": values.get(margins[-1])}
+    return ends | ({"absent": NO_ACCURACY_YET} if None in ends.values() else {})
+
+
+def without_rounding(log: Iterable[LogRow]) -> list[LogRow]:
+    """A training's log without accuracies from before a step had moved the weights.
+
+    Earlier versions logged them. Policy and reference are the same model at step 1, and at step 2
+    after a step whose learning rate was 0, with which a warm-up begins.
+    """
+    rows = list(log)
+    still = any(
+        step == 1 and metric == "learning_rate" and rate == 0 for step, metric, rate in rows
+    )
+    last_equal = 2 if still else 1
+    return [row for row in rows if row[1] != _ACCURACY or row[0] > last_equal]
 
 
 def _audit(files: IterationFiles) -> Summary | None:

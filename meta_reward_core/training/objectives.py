@@ -7,14 +7,12 @@ from typing import Any, Final
 import pyarrow
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, SFTConfig
 
 from meta_reward_core.tables import SCHEMAS
 from meta_reward_core.training.rows import EncodedRow, TrainerForm
 from meta_reward_core.training.settings import DpoSettings, SftSettings, TrainingSettings
-
-_NO_LOSS = -100
-"""The label that torch's cross entropy ignores."""
+from meta_reward_core.training.weighing import IGNORED, WeighedDpoTrainer, WeighedSftTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +48,10 @@ def _make_dpo_trainer(inputs: TrainerInputs, settings: DpoSettings) -> Trainer:
         **inputs.arguments,
         beta=settings.beta,
         loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
-        loss_weights=[1.0, settings.sft_weight] if settings.sft_weight else None,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=settings.device_batch_size,
     )
-    return _made(DPOTrainer, inputs, arguments)
+    return _made(WeighedDpoTrainer, inputs, arguments, sft_weight=settings.sft_weight)
 
 
 def _make_sft_trainer(inputs: TrainerInputs, settings: SftSettings) -> Trainer:
@@ -65,10 +62,10 @@ def _make_sft_trainer(inputs: TrainerInputs, settings: SftSettings) -> Trainer:
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
     )
-    return _made(SFTTrainer, inputs, arguments)
+    return _made(WeighedSftTrainer, inputs, arguments)
 
 
-def _made(trainer: Any, inputs: TrainerInputs, arguments: Any) -> Trainer:
+def _made(trainer: Any, inputs: TrainerInputs, arguments: Any, **more: float) -> Trainer:
     made: Trainer = trainer(
         model=inputs.model,
         args=arguments,
@@ -76,6 +73,7 @@ def _made(trainer: Any, inputs: TrainerInputs, arguments: Any) -> Trainer:
         eval_dataset=inputs.eval_dataset,
         processing_class=inputs.tokenizer,
         peft_config=inputs.peft_config,
+        **more,
     )
     return made
 
@@ -89,7 +87,7 @@ def _pair(encoded: EncodedRow) -> dict[str, Any]:
 def _labelled(encoded: EncodedRow) -> dict[str, Any]:
     """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
     ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
-    return {"input_ids": ids, "labels": [_NO_LOSS] * prompt + ids[prompt:]}
+    return {"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:]}
 
 
 _SIDES: Final = ("prompt", "chosen", "rejected")

@@ -229,8 +229,8 @@ class DpoSettings(TrainingSettings):
         default=0.0,
         ge=0,
         le=10,
-        text="Weight of the chosen replies' mean negative log-likelihood beside the DPO "
-        "loss: it keeps their form. 0 is the paper's.",
+        text="Weight of the chosen replies' negative log-likelihood, a mean over all their tokens "
+        "in a step, beside the DPO loss: it keeps their form. 0 is the paper's.",
         source="Pang et al. 2024, arXiv 2404.19733",
     )
 

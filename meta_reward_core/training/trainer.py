@@ -41,6 +41,7 @@ from meta_reward_core.training.row_forms import Rows, TrainingRow
 from meta_reward_core.training.rows import HELD_OUT, TRAINED, SortedRows, hash_rows, sort_rows
 from meta_reward_core.training.settings import CheckpointRule, LoraSettings, TrainingSettings
 from meta_reward_core.training.watching import Watch, select_metrics
+from meta_reward_core.training.weighing import WEIGHING
 
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
@@ -164,6 +165,7 @@ def _describe_job(
     """All that the weights depend on: a state of a job that differs in it is no state of ours."""
     return {
         "objective": objective.name,
+        "weighing": WEIGHING,
         "rows": hash_rows(rows),
         "start": hash_model_folder(start),
         "settings": settings.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from meta_reward_core.training.settings import TrainingSettings
 
 # Of TRL's log: what depends on rows, seed and weights alone, never on the clock.
 LOGGED = ("loss", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy")
-LOGGED_FAMILIES = ("rewards/", "logps/")
+LOGGED_FAMILIES = ("loss/", "rewards/", "logps/")
 LOSSES_COMPARED = 10
 
 

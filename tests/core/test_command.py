@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.__main__ import main
+from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.context import Model
 from meta_reward_core.engines import installed
+from meta_reward_core.errors import InputError
+from meta_reward_core.experiment import begin_experiment, open_experiment
+from meta_reward_core.launch import check_goes_on
+from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.recipes import load_recipe
+from meta_reward_core.request import Request
+from tests.core.scripted_world import prompt_file
 
 WAYS = [(), ("--dry-run",)]
 
@@ -70,3 +79,27 @@ def test_a_misspelt_name_begins_no_other_experiment(
     assert main(["--experiment", "dmeo", *way]) == 2
     assert "did you mean 'demo'? To begin a new one" in capsys.readouterr().err
     assert list(experiment.parent.iterdir()) == [experiment]
+
+
+def test_an_experiment_goes_on_with_the_recipe_that_it_began_with(tmp_path: Path) -> None:
+    """Begun when the shipped recipe kept the last epoch, which it does not any more."""
+    (tmp_path / "m0").mkdir()
+    (tmp_path / "m0" / "config.json").write_text("{}")
+    store = ArtifactStore(str(tmp_path / "artifacts"))
+    before = ["training.keep=last", "training.validation_share=0", "engine.kind=scripted"]
+    begin_experiment(
+        store,
+        "mine",
+        recipe=load_recipe("paper-llama3-8b", changes=before),
+        seed=1,
+        seed_model=Model("M0", tmp_path / "m0", hash_model_folder(tmp_path / "m0")),
+        prompts=prompt_file(3),
+    )
+    begun = open_experiment(store, "mine")
+    assert begun is not None
+    assert (begun.recipe.training.keep, begun.recipe.training.validation_share) == ("last", 0)
+    check_goes_on(Request("mine"), begun)
+    with pytest.raises(InputError) as error:
+        check_goes_on(Request("mine", "paper-llama3-8b", engine="scripted"), begun)
+    assert "without --recipe it goes on with the recipe that it began with" in str(error.value)
+    assert "training.keep: it began with 'last'" in str(error.value)

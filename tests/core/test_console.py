@@ -20,7 +20,7 @@ from meta_reward_core.iteration import STAGES
 from meta_reward_core.ledgers import Ledgers
 from meta_reward_core.plan import Speeds, plan_iteration
 from meta_reward_core.shards import ShardManifest
-from meta_reward_core.summary import summarize_iteration
+from meta_reward_core.summary import NO_ACCURACY_YET, summarize_iteration
 from tests.core import scripted_world
 
 SAMPLE, GENERATE, JUDGE = STAGES[0], STAGES[1], STAGES[2]
@@ -166,7 +166,12 @@ def test_a_summary_is_shown_as_tables(context: IterationContext, tmp_path: Path)
     )
     summary["stages"][2]["counts"]["unscored"] = 3
     summary |= {
-        "training": {"trained": 30, "loss": {"first": 0.7, "last": 0.1}},
+        "training": {
+            "trained": 30,
+            "loss": {"first": 0.7, "last": 0.1},
+            "loss_sft": {"first": 0.25, "last": 0.05},
+            "accuracy": {"first": None, "last": 0.875, "absent": NO_ACCURACY_YET},
+        },
         "truth": [{"subject": "judge", "metric": "spearman", "before": None, "after": 0.5}],
         "alarms": [{"name": "x", "sentence": "[bold]odd[/bold]", "advice": "look"}],
     }
@@ -179,6 +184,9 @@ def test_a_summary_is_shown_as_tables(context: IterationContext, tmp_path: Path)
         "battles",
         "3 unscored",
         "0.1000",
+        "loss, SFT part",
+        "0.8750",
+        "There is no accuracy before a step has moved the weights",
         "spearman",
         "0.500",
     ):

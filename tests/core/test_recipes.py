@@ -6,6 +6,7 @@ import pytest
 
 from meta_reward_core.config import Recipe, at_iteration
 from meta_reward_core.errors import RecipeError
+from meta_reward_core.experiment import load_templates
 from meta_reward_core.recipes import load_recipe, shipped_recipes
 
 
@@ -31,6 +32,27 @@ def test_the_papers_values_are_the_defaults() -> None:
     assert all(recipe.trains_on("actor", t) for t in (1, 2, 3, 4))
     assert (recipe.training.learning_rate, recipe.training.beta) == (5e-6, 0.1)
     assert (recipe.training.batch_size, recipe.training.epochs) == (32, 10)
+
+
+PAPERS = ("paper-llama3-8b", "paper-llama3-8b-neutral", "self-rewarding-llama3-8b")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_paper_recipes_choose_a_checkpoint_on_held_out_pairs(name: str) -> None:
+    training = load_recipe(name).training
+    assert (training.keep, training.validation_share) == ("highest_validation_accuracy", 0.05)
+
+
+def test_the_neutral_recipe_is_the_papers_with_other_prompts() -> None:
+    paper, neutral = (load_recipe(name).model_dump(mode="json") for name in PAPERS[:2])
+    paper["judge"]["rubric"] = "neutral_rubric"
+    paper["meta_judge"]["template"] = "neutral_meta_judge"
+    named = {"name": neutral["name"], "description": neutral["description"]}
+    assert paper | named == neutral
+    assert (
+        load_templates(load_recipe(PAPERS[1])).sha256
+        != load_templates(load_recipe(PAPERS[0])).sha256
+    )
 
 
 def test_a_schedule_goes_on_with_its_last_value() -> None:

@@ -1,6 +1,7 @@
 """The summary of an iteration, read back from its files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,16 @@ import pytest
 from meta_reward_core.context import IterationContext
 from meta_reward_core.evaluation.records import Measurement
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.recipes import change_recipe
 from meta_reward_core.shards import Work
-from meta_reward_core.summary import Summary, Timing, summarize_iteration
+from meta_reward_core.summary import (
+    NO_ACCURACY_YET,
+    PARTS_NOT_LOGGED,
+    Summary,
+    Timing,
+    summarize_iteration,
+    without_rounding,
+)
 from meta_reward_core.tables import table_of
 from tests.core import scripted_world
 
@@ -29,8 +38,25 @@ def summarize(context: IterationContext, **more: Timing) -> Summary:
     )
 
 
-def publish_training(context: IterationContext) -> None:
-    figures = [(1, "loss", 0.69), (1, "rewards/margins", 0.0), (2, "loss", 0.5), (3, "loss", 0.4)]
+Figures = list[tuple[int, str, float]]
+
+LOG: Figures = [
+    (1, "learning_rate", 0.0),
+    (1, "loss", 0.69),
+    (1, "rewards/accuracies", 0.25),
+    (1, "rewards/margins", 0.0),
+    (2, "learning_rate", 0.01),
+    (2, "loss", 0.69),
+    (2, "rewards/accuracies", 0.5),
+    (2, "rewards/margins", 0.0),
+    (3, "loss", 0.4),
+    (3, "rewards/accuracies", 0.75),
+    (3, "rewards/margins", 0.1),
+]
+"""As earlier versions logged it, with the accuracies of rounding at steps 1 and 2."""
+
+
+def publish_training(context: IterationContext, figures: Figures = LOG) -> None:
     log = [{"step": step, "epoch": 1.0, "metric": m, "value": v} for step, m, v in figures]
     work = Work({("training_log", 0): table_of("training_log", log)}, {"trained": 9}, "f" * 64)
     context.files.publish("train", 0, key="k", work=work, packages={})
@@ -80,9 +106,57 @@ def test_a_training_is_told_from_first_to_last(context: IterationContext) -> Non
     publish_training(context)
     training = summarize(context)["training"]
     assert training["loss"] == {"first": 0.69, "last": 0.4}
-    assert training["margin"] == {"first": 0.0, "last": 0.0}
-    assert "accuracy" not in training
+    assert training["margin"] == {"first": 0.0, "last": 0.1}
     assert training["trained"] == 9
+
+
+def test_an_accuracy_of_equal_rewards_is_absent_with_its_reason(context: IterationContext) -> None:
+    publish_training(context)
+    accuracy = summarize(context)["training"]["accuracy"]
+    assert accuracy == {"first": None, "last": 0.75, "absent": NO_ACCURACY_YET}
+
+
+def test_a_training_of_one_step_has_no_accuracy(context: IterationContext) -> None:
+    publish_training(context, [(1, "loss", 0.69), (1, "rewards/margins", 0.0)])
+    accuracy = summarize(context)["training"]["accuracy"]
+    assert accuracy == {"first": None, "last": None, "absent": NO_ACCURACY_YET}
+
+
+def test_an_accuracy_is_first_told_of_the_first_row_that_has_one(context: IterationContext) -> None:
+    """A log of every fifth step: its first row holds steps that have moved the weights."""
+    publish_training(context, [(5, "rewards/accuracies", 0.6), (5, "rewards/margins", 0.1)])
+    assert summarize(context)["training"]["accuracy"] == {"first": 0.6, "last": 0.6}
+
+
+def test_only_accuracies_of_equal_rewards_are_left_out_of_a_log() -> None:
+    """Without a warm-up step 1 alone, with one step 2 as well."""
+    accuracies = [(step, "rewards/accuracies", 0.5) for step in (1, 2, 3)]
+    others = [(1, "loss", 0.7), (1, "eval_rewards/accuracies", 0.5)]
+    for rate, left_out in ((0.01, 1), (0.0, 2)):
+        rows = [*others, (1, "learning_rate", rate)]
+        assert without_rounding([*rows, *accuracies]) == [*rows, *accuracies[left_out:]]
+
+
+@pytest.mark.parametrize("sft_weight", [0.0, 1.0])
+def test_a_loss_of_two_parts_is_told_in_both(context: IterationContext, sft_weight: float) -> None:
+    publish_training(context)
+    weighted = replace(context, recipe=change_recipe(context.recipe, [f"training.{sft_weight=}"]))
+    training = summarize(weighted)["training"]
+    absent = {"first": None, "last": None, "absent": PARTS_NOT_LOGGED}
+    assert training.get("loss_sft") == training.get("loss_dpo") == (absent if sft_weight else None)
+
+
+def test_the_parts_of_a_loss_are_those_of_the_log(context: IterationContext) -> None:
+    parts = [
+        (1, "loss/dpo", 0.69),
+        (1, "loss/sft", 2.0),
+        (2, "loss/dpo", 0.5),
+        (2, "loss/sft", 1.0),
+    ]
+    publish_training(context, [(1, "loss", 2.69), (2, "loss", 1.5), *parts])
+    training = summarize(context)["training"]
+    assert training["loss_dpo"] == {"first": 0.69, "last": 0.5}
+    assert training["loss_sft"] == {"first": 2.0, "last": 1.0}
 
 
 def test_the_truth_is_told_before_and_after(context: IterationContext) -> None:

@@ -1,6 +1,7 @@
 """Templates are filled in one pass, and say what is wrong with them."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,13 @@ def test_a_folder_is_no_template(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "places"),
-    [("judge", JUDGE_PLACES), ("meta_judge", META_JUDGE_PLACES), ("rubric", frozenset())],
+    [
+        ("judge", JUDGE_PLACES),
+        ("meta_judge", META_JUDGE_PLACES),
+        ("neutral_meta_judge", META_JUDGE_PLACES),
+        ("rubric", frozenset()),
+        ("neutral_rubric", frozenset()),
+    ],
 )
 def test_the_package_templates_have_exactly_their_places(name: str, places: frozenset[str]) -> None:
     template = load_template(name, required=places)
@@ -138,6 +145,7 @@ def test_the_package_templates_have_exactly_their_places(name: str, places: froz
     [
         ("judge", ["rubric", "instruction", "response"]),
         ("meta_judge", ["rubric", "instruction", "response", "judgment_a", "judgment_b"]),
+        ("neutral_meta_judge", ["rubric", "instruction", "response", "judgment_a", "judgment_b"]),
     ],
 )
 def test_what_varies_most_comes_last_so_that_prefixes_are_shared(
@@ -151,5 +159,37 @@ def test_what_varies_most_comes_last_so_that_prefixes_are_shared(
 
 def test_the_reply_formats_are_those_that_the_parsers_read() -> None:
     assert "Score: <points>" in load_template("judge").text
-    meta_judge = load_template("meta_judge").text
-    assert "\nWinner: Judgement A\nWinner: Judgement B\n" in meta_judge
+    for name in ("meta_judge", "neutral_meta_judge"):
+        assert "\nWinner: Judgement A\nWinner: Judgement B\n" in load_template(name).text
+
+
+def test_the_shipped_prompts_have_the_bytes_that_published_results_were_made_with() -> None:
+    """Their hashes are part of every result: a new wording is a new file."""
+    known = {
+        "judge": "2367438f9ccc7235",
+        "meta_judge": "903b83ec850ceb8c",
+        "rubric": "7aba7577deb0923e",
+    }
+    assert {name: load_template(name).sha256[:16] for name in known} == known
+
+
+WARNINGS = {
+    "meta_judge": " Neither the number of points, nor the length of a judgment, nor the order in "
+    "which the two are shown, is a reason to prefer it.",
+    "rubric": "Length is no merit in itself: text that adds nothing earns nothing. ",
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_the_neutral_prompts_differ_from_the_others_in_the_warnings_alone(name: str) -> None:
+    warning, text = WARNINGS[name], load_template(name).text
+    assert text.count(warning) == 1
+    assert load_template(f"neutral_{name}").text == text.replace(warning, "")
+
+
+@pytest.mark.parametrize("name", ["judge", "neutral_meta_judge", "neutral_rubric"])
+def test_no_prompt_of_the_neutral_set_warns_of_a_bias(name: str) -> None:
+    words = set(re.findall(r"[a-z]+", load_template(name).text.lower()))
+    assert not words & {"length", "long", "longer", "short", "shorter", "bias", "biases", "biased"}
+    assert "the order in which" not in load_template(name).text
+    assert "number of points" not in load_template(name).text

@@ -192,7 +192,7 @@ def test_charts_show_what_finished_shards_made(
     assert '<th scope="row">3</th><td>2</td>' in page
     assert '<th scope="row">5</th><td>1</td>' in page
     assert "Do the judgments of one response agree?" in page
-    assert "DPO loss" not in page
+    assert "Training loss" not in page
     publish(files, "judge", 1, judged(1, 3.0))
     assert '<th scope="row">3</th><td>3</td>' in get(client, PATH, **CHARTS)
 
@@ -205,7 +205,7 @@ def test_a_running_training_is_drawn_before_its_log_is_written(
     running = Shard.objects.filter(stage=train, status="running")
     running.update(figures=[{"step": 1.0, "loss": 0.69}, {"step": 2.0, "loss": 0.42}])
     page = get(client, PATH, **CHARTS)
-    assert "DPO loss" in page
+    assert "Training loss" in page
     assert '<th scope="row">2</th><td>0.42</td>' in page
     assert "DPO accuracy" not in page
 
@@ -213,10 +213,32 @@ def test_a_running_training_is_drawn_before_its_log_is_written(
 def test_the_axis_of_a_trainings_accuracy_ends_at_one(
     iteration: Iteration, files: IterationFiles
 ) -> None:
-    log = [logged(step, "rewards/accuracies", 1.0) for step in (1, 2)]
+    log = [logged(step, "rewards/accuracies", 1.0) for step in (2, 3)]
     publish(files, "train", 0, {"training_log": log})
     drawn = {chart.title: chart for chart in iteration_charts(Iteration.objects.get()).charts}
     assert drawn["DPO accuracy"].y_ticks[-1].text == "1.0"
+
+
+def test_an_accuracy_of_equal_rewards_is_not_drawn(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    """Logs of earlier versions hold one for step 1."""
+    log = [logged(step, "rewards/accuracies", value) for step, value in ((1, 0.31), (2, 0.93))]
+    publish(files, "train", 0, {"training_log": log})
+    page = get(client, PATH, **CHARTS)
+    assert "<td>0.93</td>" in page
+    assert "0.31" not in page
+    assert "until then all rewards are equal" in page
+
+
+def test_the_parts_of_a_training_loss_are_drawn(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    log = [logged(2, "loss", 1.7), logged(2, "loss/dpo", 0.6), logged(2, "loss/sft", 1.1)]
+    publish(files, "train", 0, {"training_log": log})
+    page = get(client, PATH, **CHARTS)
+    assert "Parts of the training loss" in page
+    assert '<th scope="row">2</th><td>0.6</td><td>1.1</td>' in page
 
 
 def test_a_finished_iteration_shows_all_charts(
@@ -239,7 +261,7 @@ def test_a_finished_iteration_shows_all_charts(
         "Length of chosen and rejected responses",
         "Length of chosen and rejected judgments",
         "How far do the battles part judgments?",
-        "DPO loss",
+        "Training loss",
         "Log-probabilities",
         "Speed of the stages",
     ):

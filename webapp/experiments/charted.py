@@ -15,21 +15,31 @@ class TrainingChart:
         y_label: the name of its axis.
         figures: of the log, by the name of the line that shows it.
         within: see `charts.line_chart`.
+        description: what a reader must know to read it.
     """
 
     title: str
     y_label: str
     figures: Mapping[str, str]
     within: tuple[float, float] | None = None
+    description: str = ""
 
 
 TRAINING_CHARTS: Final = (
-    TrainingChart("DPO loss", "loss", {"training": "loss", "validation": "eval_loss"}),
+    TrainingChart("Training loss", "loss", {"training": "loss", "validation": "eval_loss"}),
+    TrainingChart(
+        "Parts of the training loss",
+        "loss",
+        {"DPO": "loss/dpo", "SFT": "loss/sft"},
+        description="They add up to the loss: the SFT part is weighted by training.sft_weight.",
+    ),
     TrainingChart(
         "DPO accuracy",
         "share of pairs",
         {"training": "rewards/accuracies", "validation": "eval_rewards/accuracies"},
         within=SHARE,
+        description="It begins once a step has moved the weights: until then all rewards are "
+        "equal, and which is higher is rounding.",
     ),
     TrainingChart(
         "DPO margin of the rewards",

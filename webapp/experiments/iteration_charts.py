@@ -13,10 +13,11 @@ from django.db.models.functions import Cast
 
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.measures import BIN_WIDTH, HISTOGRAM_BINS
+from meta_reward_core.summary import LogRow
 from webapp.charts import Chart, Point, Series, bar_chart, histogram, line_chart
 from webapp.experiments.charted import TRAINING_CHARTS, TrainingChart
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
-from webapp.experiments.tables import LogRow, Numbers, TableReader
+from webapp.experiments.tables import Numbers, TableReader
 from webapp.scales import Scale, wide_scale
 
 _BINS: Final = 12
@@ -146,7 +147,7 @@ def _of_training(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
         x_label="step",
         y_label=chart.y_label,
         within=chart.within,
-        description=means,
+        description=" ".join(filter(None, (chart.description, means))),
     )
 
 

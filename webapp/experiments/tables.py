@@ -17,11 +17,10 @@ from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError, DamagedArtifactError
 from meta_reward_core.measures import BIN_WIDTH, HISTOGRAM_BINS
 from meta_reward_core.shards import IterationFiles
+from meta_reward_core.summary import LogRow, without_rounding
 from meta_reward_core.tables import read_parquet
 
 Numbers = npt.NDArray[np.float64]
-LogRow = tuple[int, str, float]
-
 _PARTS_KEPT: Final = 4096
 _VARIANCE_WIDTH: Final = 0.25
 
@@ -105,7 +104,7 @@ def _elo_spreads(root: str, path: str, sha256: str) -> Numbers:
 @lru_cache(maxsize=256)
 def _training_log(root: str, path: str, sha256: str) -> tuple[LogRow, ...]:
     rows = _read(root, path, sha256, ["step", "metric", "value"]).to_pydict()
-    return tuple(zip(rows["step"], rows["metric"], rows["value"], strict=True))
+    return tuple(without_rounding(zip(rows["step"], rows["metric"], rows["value"], strict=True)))
 
 
 def _column(root: str, path: str, sha256: str, name: str) -> Numbers:
