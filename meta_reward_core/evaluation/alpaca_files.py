@@ -4,13 +4,12 @@ Source: the public tool `alpaca_eval` 0.6 (`model_outputs.json`, `annotations.js
 `leaderboard.csv`).
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from meta_reward_core.csv_safety import csv_text, unguard_cell
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.files import NumberedRow, read_rows, read_table, shown
 from meta_reward_core.output_files import write_json, write_whole
@@ -304,7 +303,8 @@ def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
     found = {}
     for row in read_table(path):
         values = {name: value or "" for name, value in row.values.items() if name}
-        found[row.values.get("") or row.values.get("model") or ""] = values
+        name = row.values.get("") or row.values.get("model") or ""
+        found[unguard_cell(name)] = {key: unguard_cell(cell) for key, cell in values.items()}
     return found
 
 
@@ -312,12 +312,10 @@ def write_leaderboard(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None
     """Write a leaderboard file, the highest length-controlled rate first."""
     columns = [*LEADERBOARD_COLUMNS]
     columns += [c for row in rows.values() for c in row if c not in columns]
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, ["", *dict.fromkeys(columns)], lineterminator="\n")
-    writer.writeheader()
+    columns = list(dict.fromkeys(columns))
     ranked = sorted(rows.items(), key=lambda item: -_rank(item[1]))
-    writer.writerows({"": model, **row} for model, row in ranked)
-    write_whole(path, [file.getvalue()])
+    cells = ([model, *map(row.get, columns)] for model, row in ranked)
+    write_whole(path, [csv_text([["", *columns], *cells], line_end="\n")])
 
 
 def _rank(row: Mapping[str, Any]) -> float:

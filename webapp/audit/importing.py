@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from meta_reward_core.csv_safety import unguard_cell
 from meta_reward_core.errors import InputError
 from webapp.audit.desk import TAGS, Given, answer_values, note
 from webapp.audit.forms import unswap
@@ -26,7 +27,6 @@ from webapp.audit.models import (
     Item,
     Kind,
 )
-from webapp.audit.spreadsheet import unguard_cell
 
 MOST_BYTES: Final = 20_000_000
 _MOST_FAULTS: Final = 10
