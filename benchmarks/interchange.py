@@ -212,7 +212,7 @@ def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
     first, again = (
         import_file(batch, target.name, target.read_bytes(), by=batch.by) for _ in range(2)
     )
-    print(f"  imported: {first.added} answers; the same file again: {again.added} new")
+    print(f"  {first} The same file again: {again.added} new.")
     faults = []
     originals = list(batch.items.filter(again="").order_by("number"))
     for number, item in enumerate(originals):

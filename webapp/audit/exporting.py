@@ -159,7 +159,7 @@ def _assessments(batch: Batch) -> bytes:
             "create_time": row["given"],
             "last_update_time": row["given"],
             "metadata": {"batch": str(batch.pk), "item": str(row["item"]),
-                         "tags": "; ".join(row["tags"])},
+                         "tags": "; ".join(row["tags"]), "confidence": str(row["confidence"])},
         }
         for row in answer_rows(batch)
     )  # fmt: skip
