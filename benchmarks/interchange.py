@@ -212,7 +212,7 @@ def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
     first, again = (
         import_file(batch, target.name, target.read_bytes(), by=batch.by) for _ in range(2)
     )
-    print(f"  imported: {first.added} answers; the same file again: {again.added} new")
+    print(f"  {first} The same file again: {again.added} new.")
     faults = []
     originals = list(batch.items.filter(again="").order_by("number"))
     for number, item in enumerate(originals):
@@ -226,6 +226,7 @@ def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
 
 
 def check_assessments(target: Path, batch: Any) -> list[str]:
+    from webapp.audit.importing import import_file
     from webapp.audit.models import Answer
 
     found = json.loads(target.read_text(encoding="utf-8"))
@@ -234,7 +235,10 @@ def check_assessments(target: Path, batch: Any) -> list[str]:
     answers = Answer.objects.filter(item__batch=batch).select_related("item")
     given = {(str(a.item.number), a.choice, a.comment, a.auditor_name) for a in answers}
     print(f"  compared: {len(given)} assessments, {len(given - said)} of them wrong")
-    return [f"mlflow: {one}" for one in given - said]
+    back = import_file(batch, target.name, target.read_bytes(), by=batch.by)
+    print(f"  {back}")
+    faults = [f"mlflow: {one}" for one in given - said]
+    return faults + [f"mlflow: {one}" for one in back.left_out]
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ Source: the public tool `alpaca_eval` 0.6.6 (`model_outputs.json`, `annotations.
 `leaderboard.csv`).
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from meta_reward_core.csv_safety import csv_text, unguard_cell
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.files import NumberedRow, read_rows, read_table, shown
 from meta_reward_core.output_files import write_json, write_whole
@@ -321,10 +320,11 @@ def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     for row in read_table(path):
-        model = row.values.get("") or row.values.get("model") or ""
+        model = unguard_cell(row.values.get("") or row.values.get("model") or "")
         if model in found:
             row.refuse(f"the model {shown(model)} has a row above; keep one of them.")
-        found[model] = {name: value or "" for name, value in row.values.items() if name}
+        cells = {name: value or "" for name, value in row.values.items() if name}
+        found[model] = {name: unguard_cell(cell) for name, cell in cells.items()}
     return found
 
 
@@ -355,12 +355,10 @@ def write_leaderboard(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None
     """Write a leaderboard file, the highest length-controlled rate first."""
     columns = [*LEADERBOARD_COLUMNS]
     columns += [c for row in rows.values() for c in row if c not in columns]
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, ["", *dict.fromkeys(columns)], lineterminator="\n")
-    writer.writeheader()
+    columns = list(dict.fromkeys(columns))
     ranked = sorted(rows.items(), key=lambda item: -_rank(item[1]))
-    writer.writerows({"": model, **row} for model, row in ranked)
-    write_whole(path, [file.getvalue()])
+    cells = ([model, *map(row.get, columns)] for model, row in ranked)
+    write_whole(path, [csv_text([["", *columns], *cells], line_end="\n")])
 
 
 def _rank(row: Mapping[str, Any]) -> float:

@@ -1,13 +1,10 @@
 """The same prompt across models, and what differs between two texts."""
 
-import time
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from hypothesis import given
-from hypothesis import strategies as st
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.shards import Work
@@ -16,7 +13,8 @@ from tests.webapp.results_cast import record, run, scripted_experiment
 from tests.webapp.test_results_prompts import HTMX, rows_of
 from tests.webapp.test_trying import answer
 from webapp.experiments.models import Experiment, Iteration, Order
-from webapp.results.differences import LONGEST, differences
+from webapp.results import across
+from webapp.text_diff import Span
 
 
 @pytest.fixture
@@ -39,8 +37,8 @@ def test_answers_stand_side_by_side_with_what_is_new_marked(client: Client, twic
     answer = client.get(twice)
     answers = answer.context["answers"]
     assert [(one.model, one.number) for one in answers] == [(0, 1), (1, 2)]
-    assert {stretch.change for stretch in answers[0].stretches} == {"same"}
-    assert {stretch.change for stretch in answers[1].stretches} >= {"new"}
+    assert {span.side for span in answers[0].spans} == {"same"}
+    assert {span.side for span in answers[1].spans} >= {"second"}
     assert "<ins>" in answer.content.decode()
 
 
@@ -105,7 +103,7 @@ def test_every_model_can_be_asked_the_same_prompt_later(client: Client, twice: s
     answered = client.get(twice)
     later = answered.context["later"]
     assert [one.answer.model for one in later] == ["M0", "M1", "M2"]
-    assert [s.text for s in later[1].stretches if s.change == "new"] == ["<b>black</b> "]
+    assert [span.text for span in later[1].spans if span.side == "second"] == ["<b>black</b> "]
     assert "Ask M0 to M2 again" in answered.content.decode()
     assert "<b>black" not in answered.content.decode()
     assert client.get(f"/experiments/scripted/try?again={order.pk}").status_code == 200
@@ -123,44 +121,6 @@ def test_asking_needs_a_role_a_second_model_and_a_prompt(client: Client, twice: 
     assert not Order.objects.exists()
 
 
-def test_words_are_compared_one_by_one() -> None:
-    found = [(one.change, one.text) for one in differences("a cat sat", "a black cat stood")]
-    assert found == [
-        ("same", "a "),
-        ("new", "black "),
-        ("same", "cat "),
-        ("gone", "sat"),
-        ("new", "stood"),
-    ]
-
-
-@given(st.text(max_size=200), st.text(max_size=200))
-def test_both_texts_can_be_put_together_again(before: str, after: str) -> None:
-    found = differences(before, after)
-    assert "".join(one.text for one in found if one.change != "new") == before
-    assert "".join(one.text for one in found if one.change != "gone") == after
-
-
-def test_long_texts_are_compared_line_by_line_first() -> None:
-    lines = [f"line {number} has some words" for number in range(400)]
-    changed = [*lines[:200], "line 200 has OTHER words", *lines[201:]]
-    found = differences("\n".join(lines), "\n".join(changed))
-    assert [one.text for one in found if one.change == "new"] == ["OTHER "]
-    assert [one.text for one in found if one.change == "gone"] == ["some "]
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("a " * 10_000, "b " * 10_000),
-        ("a " * 10_000, "a b " * 5_000),
-        ("a\n" * 10_000, "b\n" * 9_000),
-        ("<" * 1_000_000, "<" * 999_999),
-        ("a " * 1_000, "b a " * 499),
-    ],
-)
-def test_no_text_makes_the_comparison_long(before: str, after: str) -> None:
-    began = time.process_time()
-    found = differences(before, after)
-    assert time.process_time() - began < 2
-    assert "".join(one.text for one in found if one.change != "gone") == after[:LONGEST]
+def test_the_end_of_an_endless_answer_is_not_compared() -> None:
+    before, after = ("w " * across.LONGEST, "w " * across.LONGEST + "new")
+    assert across._compare_beginnings(before, after) == [Span("same", "w " * 10_000)]

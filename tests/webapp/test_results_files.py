@@ -15,6 +15,7 @@ from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.csv_safety import unguard_cell
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.exports import EXPORTS
 from tests.webapp.conftest import make_person
@@ -22,7 +23,6 @@ from tests.webapp.results_cast import begun_with, record, scripted_experiment
 from tests.webapp.test_results_prompts import rows_of
 from webapp.experiments.models import Experiment
 from webapp.people.models import Event, EventKind
-from webapp.results.streams import guard_cell
 
 pytestmark = pytest.mark.django_db
 FILES = "/experiments/scripted/files"
@@ -205,21 +205,16 @@ def test_a_table_comes_as_csv(client: Client, row: Experiment, on_disk: OnDisk) 
     ]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠"])
-def test_a_text_that_a_spreadsheet_would_run_is_guarded(start: str) -> None:
-    assert guard_cell(f"{start}1+1") == f"'{start}1+1"
-    assert guard_cell(f"1{start}1") == f"1{start}1"
-    assert guard_cell(-1.5) == -1.5
-
-
 def test_prompts_that_are_formulas_are_guarded_in_csv(
     client: Client, alice: User, tmp_path: Path
 ) -> None:
-    texts = ["=HYPERLINK(1)", "@SUM(1)", 'plain, "=1"']
+    texts = ["=HYPERLINK(1)", " =1+1", "\u200b@SUM(1)", "x;=1+1", "plain, 1=1"]
     record(begun_with(tmp_path, texts), alice, numbers=())
     text = body_of(client, "iteration-0/prompts.csv").decode()
     found = [row["text"] for row in csv.DictReader(io.StringIO(text, newline=""))]
-    assert found == ["'=HYPERLINK(1)", "'@SUM(1)", 'plain, "=1"']
+    guarded = ["'=HYPERLINK(1)", "' =1+1", "'\u200b@SUM(1)", "'x;'=1+1", "plain, 1=1"]
+    assert found == guarded
+    assert [unguard_cell(cell) for cell in found] == texts
 
 
 def test_a_checkpoint_comes_as_an_archive_that_is_not_compressed(

@@ -1,19 +1,18 @@
 """Answers, tasks and training rows of a batch, in the formats of other tools."""
 
-import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from meta_reward_core.csv_safety import csv_text
 from webapp.audit.human_pairs import pair_rows
 from webapp.audit.models import Answer, Batch, Item, Kind
 from webapp.audit.reporting import make_report, named_estimates
-from webapp.audit.spreadsheet import guard_cell
 from webapp.audit.texts import shown_judgments
 
 Row = dict[str, Any]
@@ -75,22 +74,15 @@ def answer_rows(batch: Batch) -> Iterator[Row]:
 
 def _csv(batch: Batch) -> bytes:
     rows = (row | {"tags": "; ".join(row["tags"])} for row in answer_rows(batch))
-    return _cells(COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+    return csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]).encode()
 
 
 def _findings(batch: Batch) -> bytes:
     """Every figure with its interval, and how many items are behind it."""
     found = named_estimates(make_report(batch))
     rows = ([part, name, one.value, one.low, one.high, one.count] for part, name, one in found)
-    return _cells(("part", "figure", "estimate", "low", "high", "items"), rows)
-
-
-def _cells(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    sink = io.StringIO(newline="")
-    writer = csv.writer(sink)
-    writer.writerow(columns)
-    writer.writerows(map(guard_cell, row) for row in rows)
-    return sink.getvalue().encode()
+    columns = ("part", "figure", "estimate", "low", "high", "items")
+    return csv_text([columns, *rows]).encode()
 
 
 def _lines(rows: Iterable[Row]) -> bytes:
@@ -167,7 +159,7 @@ def _assessments(batch: Batch) -> bytes:
             "create_time": row["given"],
             "last_update_time": row["given"],
             "metadata": {"batch": str(batch.pk), "item": str(row["item"]),
-                         "tags": "; ".join(row["tags"])},
+                         "tags": "; ".join(row["tags"]), "confidence": str(row["confidence"])},
         }
         for row in answer_rows(batch)
     )  # fmt: skip

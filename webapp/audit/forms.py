@@ -290,5 +290,6 @@ class ImportForm(forms.Form):
     """A file of answers."""
 
     file = forms.FileField(
-        help_text="CSV or JSON lines as exported here, or what Label Studio or Argilla gave back."
+        help_text="CSV or JSON lines as exported here, or a file from Label Studio, Argilla or "
+        "MLflow. What cannot be read is listed with its reason; the rest is imported."
     )

@@ -7,19 +7,20 @@ from typing import Any
 from django.utils.safestring import SafeString
 
 from webapp.audit.models import Answer, Batch, Confidence, Item, Kind
-from webapp.audit.texts import Piece, mark_differences, render_markdown, shown_judgments
+from webapp.audit.texts import render_markdown, shown_judgments
+from webapp.text_diff import Span, compare_texts, spans_of
 
 Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgments:
-    """Judgments A and B as they are shown; pieces instead of markdown where differences are."""
+    """Judgments A and B as they are shown; spans instead of markdown to mark differences."""
 
     a: SafeString
     b: SafeString
-    pieces_a: list[Piece]
-    pieces_b: list[Piece]
+    spans_a: list[Span]
+    spans_b: list[Span]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,13 @@ def _judgments(item: Item, batch: Batch, differences: bool) -> Judgments:  # noq
         is_swapped=item.is_swapped,
         hides_score_lines=batch.hides_score_lines,
     )
-    pieces = mark_differences(a, b) if differences else ([], [])
-    return Judgments(render_markdown(a), render_markdown(b), *pieces)
+    spans = compare_texts(a, b) if differences else []
+    return Judgments(
+        a=render_markdown(a),
+        b=render_markdown(b),
+        spans_a=spans_of("first", spans),
+        spans_b=spans_of("second", spans),
+    )
 
 
 def say_answer(found: Answer, item: Item) -> str:

@@ -34,7 +34,7 @@ from webapp.audit.forms import (
     OverrideForm,
     RemovalForm,
 )
-from webapp.audit.importing import import_file
+from webapp.audit.importing import Imported, group_reasons, import_file
 from webapp.audit.making import require_finished
 from webapp.audit.models import Batch, BatchStatus, Gate, Override
 from webapp.audit.pooling import pool_iteration, trend
@@ -161,7 +161,12 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _show_report(
-    request: HttpRequest, batch: Batch, import_form: ImportForm, *, status: int = 200
+    request: HttpRequest,
+    batch: Batch,
+    import_form: ImportForm,
+    *,
+    done: Imported | None = None,
+    status: int = 200,
 ) -> HttpResponse:
     person = person_of(request)
     made = make_report(batch)
@@ -173,6 +178,8 @@ def _show_report(
         "may_change": batch.experiment is None or may_steer(person, batch.experiment),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
         "import_form": import_form,
+        "imported": done,
+        "reasons": group_reasons(done.left_out) if done else [],
     }
     return render(request, "audit/report.html", context, status=status)
 
@@ -229,7 +236,7 @@ def export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
 @require_POST
 @runs
 def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
-    """Take answers from a file, all of them or none."""
+    """Take answers from a file; what cannot be read is listed with its reason."""
     person = person_of(request)
     batch = _find_to_change(person, pk)
     form = ImportForm(request.POST, request.FILES)
@@ -240,11 +247,17 @@ def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
         except InputError as error:
             form.add_error("file", str(error))
         else:
-            messages.success(
-                request, f"{done.added} answers imported, {done.known} were there already."
-            )
-            return redirect("audit_report", pk=pk)
+            return _show_imported(request, batch, done)
     return _show_report(request, batch, form, status=422)
+
+
+def _show_imported(request: HttpRequest, batch: Batch, done: Imported) -> HttpResponse:
+    """Say what became of a file; what was left out is shown once, and kept nowhere."""
+    if not done.left_out:
+        messages.success(request, str(done))
+        return redirect("audit_report", pk=batch.pk)
+    is_refused = done.added + done.known == 0
+    return _show_report(request, batch, ImportForm(), done=done, status=422 if is_refused else 200)
 
 
 @require_safe

@@ -9,10 +9,13 @@ from typing import Final
 
 from meta_reward_core.records import Response, ResponseScore
 from meta_reward_core.tables import records_of
-from webapp.results.differences import LONGEST, Stretch, differences, unchanged
 from webapp.results.index import IterationIndex
 from webapp.results.reading import OpenIteration, rows_of_prompt
+from webapp.text_diff import Span, compare_texts
 from webapp.trying.tries import AnswerShown, Try
+
+LONGEST: Final = 20_000
+"""Characters of an answer that are compared and shown."""
 
 PICKS: Final = {
     "chosen": "the chosen answer, else the best scored",
@@ -27,7 +30,7 @@ class Answer:
     """What M_{number-1} answered in iteration `number`.
 
     Attributes:
-        stretches: the answer, with what differs from the answer before.
+        spans: the answer before (first) against this one (second).
         left_out: characters at its end that are neither compared nor shown.
     """
 
@@ -37,17 +40,17 @@ class Answer:
     mean: float | None
     chars: int
     role: str
-    stretches: Sequence[Stretch]
+    spans: Sequence[Span]
     left_out: int
 
 
 @dataclass(frozen=True, slots=True)
 class LaterAnswer:
-    """What a model answered when somebody asked; `stretches` and `left_out` as above."""
+    """What a model answered when somebody asked; `spans` and `left_out` as above."""
 
     answer: AnswerShown
     chars: int
-    stretches: Sequence[Stretch]
+    spans: Sequence[Span]
     left_out: int
 
 
@@ -115,9 +118,7 @@ def compare_later(tried: Try) -> list[LaterAnswer]:
         LaterAnswer(
             answer=answer,
             chars=len(answer.text),
-            stretches=unchanged(answer.text)
-            if before is None
-            else differences(before, answer.text),
+            spans=_compare_beginnings(before, answer.text),
             left_out=max(0, len(answer.text) - LONGEST),
         )
         for answer, before in zip(tried.answers, [None, *texts], strict=False)
@@ -135,11 +136,13 @@ def _compared(picks: Sequence[_Pick]) -> Iterator[Answer]:
             mean=pick.mean,
             chars=len(text),
             role=pick.role,
-            stretches=_marked(before, text),
+            spans=_compare_beginnings(before, text),
             left_out=max(0, len(text) - LONGEST),
         )
         before = text
 
 
-def _marked(before: str | None, text: str) -> list[Stretch]:
-    return unchanged(text) if before is None else differences(before, text)
+def _compare_beginnings(before: str | None, text: str) -> list[Span]:
+    """Compare what is shown of two answers; the first answer of all is compared with itself."""
+    text = text[:LONGEST]
+    return compare_texts(text if before is None else before[:LONGEST], text)

@@ -1,6 +1,5 @@
 """Files that are written while they are sent: piece by piece, never whole in memory."""
 
-import csv
 import io
 import json
 import zipfile
@@ -11,39 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meta_reward_core.checkpoints import Checkpoint
+from meta_reward_core.csv_safety import csv_text
 from meta_reward_core.exports import EXPORTS, PairRow, to_trl
 from meta_reward_core.records import PairKind
 from meta_reward_core.shards import IterationFiles
 from meta_reward_core.tables import SCHEMAS
 
 _ROWS: Final = 500
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-"""A cell that begins so is run as a formula by spreadsheets."""
 
 Kinds = Sequence[PairKind]
-
-
-def guard_cell(value: Any) -> Any:
-    """Keep a spreadsheet from running a text; numbers stay numbers."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
-    return value
 
 
 def csv_of(files: IterationFiles, table: str) -> Iterator[bytes]:
     """A table as CSV, its first line the names of the columns."""
     names: list[str] = SCHEMAS[table].names
-    yield _csv_lines([names])
+    yield csv_text([names]).encode()
     for rows in _batches(files, table):
-        yield _csv_lines([guard_cell(row[name]) for name in names] for row in rows)
-
-
-def _csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
-    sink = io.StringIO(newline="")
-    csv.writer(sink).writerows(rows)
-    return sink.getvalue().encode()
+        yield csv_text([row[name] for name in names] for row in rows).encode()
 
 
 def jsonl_of(files: IterationFiles, kinds: Kinds, *, format_name: str) -> Iterator[bytes]:

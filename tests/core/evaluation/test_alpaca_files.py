@@ -164,3 +164,12 @@ def test_a_leaderboard_keeps_other_models_and_is_ranked(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == "," + ",".join(LEADERBOARD_COLUMNS)
     assert [line.split(",")[0] for line in lines[1:]] == ["b", "a"]
+
+
+def test_a_leaderboard_opened_as_a_spreadsheet_computes_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.csv"
+    write_leaderboard(path, {"=1+1": {"win_rate": -1.5, "mode": "x;=1"}})
+    line = path.read_text(encoding="utf-8").splitlines()[1]
+    assert line.startswith("'=1+1,-1.5,")
+    assert "'x;'=1" in line
+    assert read_leaderboard(path)["=1+1"]["mode"] == "x;=1"

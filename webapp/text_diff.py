@@ -1,0 +1,99 @@
+"""The words in which two texts differ, in a time that no text can make long.
+
+The words that two texts share are a longest common subsequence, which rapidfuzz finds in machine
+words of 64 bits: its work depends on how many words there are, not on which. (The standard
+library's matcher can take minutes for texts that repeat themselves.) Texts of too many words are
+compared by lines, and texts of too many lines are not compared.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, Literal, NamedTuple
+
+from rapidfuzz.distance import Indel
+
+MOST_STEPS: Final = 8_000_000
+"""Steps of one comparison, each 64 cells of its table; all together 64 MB."""
+
+_WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
+
+Side = Literal["same", "first", "second"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of two texts that are compared: in both of them, or in one alone."""
+
+    side: Side
+    text: str
+
+
+class _Block(NamedTuple):
+    """Words of both texts, which are the same or replace each other."""
+
+    is_same: bool
+    before: str
+    after: str
+
+
+def compare_texts(first: str, second: str) -> list[Span]:
+    """Find what two texts share and what only one has, in the order of the texts.
+
+    Where they differ, the first text's words come before the second's. Blanks between two
+    differing words of a line belong to the difference.
+    """
+    for split in (_WORDS.findall, _split_lines):
+        words = split(first), split(second)
+        if count_steps(*words) <= MOST_STEPS:
+            return list(_merge_changes(_align(*words)))
+    return [*_spans(first, second)]
+
+
+def spans_of(side: Literal["first", "second"], spans: Iterable[Span]) -> list[Span]:
+    """Select the spans of one of the two texts; put together they are that text."""
+    return [span for span in spans if span.side in ("same", side)]
+
+
+def count_steps(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the steps of a comparison: for each word of the second 64 words of the first."""
+    return -(-len(first) // 64) * len(second)
+
+
+def _split_lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+def _align(first: Sequence[str], second: Sequence[str]) -> Iterator[_Block]:
+    """Cut two lists of words into blocks, in order."""
+    codes = {word: code for code, word in enumerate(dict.fromkeys([*first, *second]))}
+    found = Indel.opcodes([codes[word] for word in first], [codes[word] for word in second])
+    for one in found:
+        before = "".join(first[one.src_start : one.src_end])
+        after = "".join(second[one.dest_start : one.dest_end])
+        yield _Block(one.tag == "equal", before, after)
+
+
+def _merge_changes(blocks: Iterable[_Block]) -> Iterator[Span]:
+    """Turn blocks into spans, neighbours of one kind into one span."""
+    for is_same, group in groupby(_absorb_blanks(list(blocks)), key=lambda block: block.is_same):
+        parts = list(group)
+        before = "".join(part.before for part in parts)
+        after = "".join(part.after for part in parts)
+        yield from [Span("same", before)] if is_same else _spans(before, after)
+
+
+def _absorb_blanks(blocks: Sequence[_Block]) -> Iterator[_Block]:
+    """Count blanks between two changes as changed: two changed words are one change."""
+    for place, block in enumerate(blocks):
+        is_between = 0 < place < len(blocks) - 1
+        is_gap = block.is_same and is_between and not block.before.strip(" \t\u00a0")
+        yield block._replace(is_same=block.is_same and not is_gap)
+
+
+def _spans(before: str, after: str) -> Iterator[Span]:
+    if before:
+        yield Span("first", before)
+    if after:
+        yield Span("second", after)
