@@ -255,15 +255,13 @@ def _alpaca(options: Options, engines: _Engines) -> list[Scorecard]:
 
 
 def _arena(options: Options, engines: _Engines) -> list[Scorecard]:
-    return [
-        run_arena(
-            engines.run(),
-            questions=options["questions"],
-            model=engines.side("model"),
-            baseline=engines.side("baseline"),
-            version=options["version"],
-        )
-    ]
+    return run_arena(
+        engines.run(),
+        questions=options["questions"],
+        model=engines.side("model"),
+        baseline=engines.side("baseline"),
+        version=options["version"],
+    )
 
 
 def _mt_bench(options: Options, engines: _Engines) -> list[Scorecard]:
