@@ -17,7 +17,6 @@ import runpy
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -55,8 +54,7 @@ def find_marks(checkout: Path, version: str, texts: list[str]) -> list[str | Non
 
 def count_styles(version: str, answers: list[str]) -> list[list[int]]:
     """Headers, list items and bold passages of each answer; tokens need a download."""
-    import pandas as pd
-
+    pandas = import_module("pandas")
     first = version == "0.1"
     module = import_module("add_markdown_info" if first else "utils.add_markdown_info")
     column = (
@@ -64,7 +62,7 @@ def count_styles(version: str, answers: list[str]) -> list[list[int]]:
         if first
         else [[{"content": {"answer": text}}] for text in answers]
     )
-    counts = module.get_element_counts(pd.DataFrame({"texts": column}), column="texts")
+    counts = module.get_element_counts(pandas.DataFrame({"texts": column}), column="texts")
     names = ("header_count", "list_count", "bold_count")
     return [[sum(one[name].values()) for name in names] for one in counts]
 
@@ -90,7 +88,7 @@ def score_second_version() -> dict[str, Any]:
     found = {}
     for category in sorted(battles.category.unique()):
         own = battles[battles.category == category].reset_index(drop=True)
-        np.random.seed(0)  # noqa: NPY002: the tool draws from the global generator
+        np.random.seed(0)  # The tool draws from the global generator.
         found[category] = {
             "battles": own.groupby("model").scores.count().to_dict(),
             "means": own.groupby("model").scores.mean().astype(float).to_dict(),
@@ -100,7 +98,7 @@ def score_second_version() -> dict[str, Any]:
     return found
 
 
-def control_style(show: ModuleType, battles: Any, category: str) -> dict[str, Any]:
+def control_style(show: Any, battles: Any, category: str) -> dict[str, Any]:
     """The leaderboard at equal length and markdown; features of each battle, models' names."""
     given: list[Any] = []
     bootstrap = show.bootstrap_pairwise_model
@@ -124,7 +122,7 @@ def control_style(show: ModuleType, battles: Any, category: str) -> dict[str, An
     return {"controlled": board, "features": features}
 
 
-def watch_boards(show: ModuleType, prints: Any, *arguments: Any) -> dict[str, list[float]]:
+def watch_boards(show: Any, prints: Any, *arguments: Any) -> dict[str, list[float]]:
     """Score and band in percent by model, before they are rounded and printed."""
     boards: list[Any] = []
     formatted = show.format_confidence_interval

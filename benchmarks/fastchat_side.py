@@ -42,20 +42,19 @@ def judge_text(text: str) -> float:
 
 def show_results(folder: Path) -> dict[str, dict[str, float]]:
     """The three tables that `show_result.py` prints, by model."""
-    import pandas as pd
-
+    pandas = import_module("pandas")
     show = import_module("fastchat.llm_judge.show_result")
     options = MagicMock(
         input_file=str(folder / "judgments.jsonl"), bench_name="mt_bench", model_list=None
     )
     tables: list[Any] = []
-    watched = pd.DataFrame.sort_values
+    watched = pandas.DataFrame.sort_values
 
     def sort_values(table: Any, *arguments: Any, **named: Any) -> Any:
         tables.append(table)
         return watched(table, *arguments, **named)
 
-    with patch.object(pd.DataFrame, "sort_values", sort_values):
+    with patch.object(pandas.DataFrame, "sort_values", sort_values):
         show.display_result_single(options)
     names = ("turn_1", "turn_2", "all")
     return {

@@ -1,23 +1,19 @@
-"""One thing that was compared with a public tool: what our code and what the tool's code said."""
+"""What a comparison with a public tool's own code ends in."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from rich.console import Console
-from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A number, or a reading such as a verdict, from both sides.
+    """One number, text or refusal that a public tool and we make of the same file.
 
     Attributes:
-        tool: whose code was run, with its version.
-        what: which file went through which code, and what was looked at.
-        ours: our value; None where there is none.
-        theirs: the tool's.
-        tolerance: by how much two numbers may differ, such as where both come from random draws.
+        tool: with its version.
+        what: which file went where, and which of its figures is compared.
+        ours: None where we give no value.
+        theirs: None where the tool gives none.
+        tolerance: by how much two numbers may differ.
     """
 
     tool: str
@@ -28,28 +24,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether both are the same, numbers within the tolerance."""
+        """Whether the two are the same, numbers within the tolerance."""
         if isinstance(self.ours, int | float) and isinstance(self.theirs, int | float):
             return math.isclose(self.ours, self.theirs, rel_tol=0.0, abs_tol=self.tolerance)
         return self.ours == self.theirs
-
-
-def print_comparisons(rows: Sequence[Comparison]) -> None:
-    """Print one table of all comparisons, and how many of them disagree."""
-    table = Table(title="Our files through the tools' own code, and back", title_justify="left")
-    for heading in ("tool", "what", "ours", "theirs", "agrees"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(
-            row.tool, row.what, _cell(row.ours), _cell(row.theirs), "yes" if row.agrees else "NO"
-        )
-    console = Console(width=140)
-    console.print(table, markup=False)
-    wrong = sum(not row.agrees for row in rows)
-    console.print(f"{len(rows)} comparisons, {wrong} of them disagree")
-
-
-def _cell(value: float | str | None) -> str:
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else f"{value:.6g}"

@@ -155,8 +155,8 @@ def read_judgments(
             of one of the categories, or there are several judges, or several baselines of one
             category; version 0.1 has no categories.
     """
-    rows = [row for path in paths for row in read_rows(path)]
-    rows = _choose_categories(rows, categories)
+    every_row = [row for path in paths for row in read_rows(path)]
+    rows = _choose_categories(every_row, categories)
     found = [_judgment(row, version, baseline) for row in rows]
     judges = {judgment.judge for judgment in found}
     _require_one(found, "judge", judges, advice="evaluate one judge at a time.")
