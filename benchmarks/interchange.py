@@ -232,16 +232,16 @@ def exchange(tools: Sequence[str], work: Path, environments: Path) -> list[str]:
 def compare_benchmark(tool: str, environments: Path, sources: Path | None) -> list["Comparison"]:
     """Run a benchmark's own code and ours on the same files."""
     known = BENCHMARKS[tool]
-    if known.checkouts and sources is None:
-        sys.exit(
-            f"{tool} is on no package index: give a folder with {known.checkouts} by --sources"
-        )
+    if sources is None and known.checkouts:
+        needed = " and ".join(known.checkouts)
+        sys.exit(f"{tool} is on no package index: give a folder with {needed} by --sources")
+    sources = sources or Path()
     compare = import_module(known.module).compare
     folder = environments / tool
     python = make_environment(
         folder, [[part.format(sources=sources) for part in one] for one in known.installs]
     )
-    for name in known.checkouts if sources is not None else ():
+    for name in known.checkouts:
         link = folder / "sources" / name
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)

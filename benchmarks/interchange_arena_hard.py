@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -44,9 +45,10 @@ BENCHMARKS: Final[Mapping[Version, str]] = {"0.1": "arena-hard-v0.1", "2.0": "ar
 
 OUR_MODEL: Final = "our-model"
 
-_DRAWS: Final = 3.0  # points between two bootstraps of 100 rounds
+_ROUNDS: Final = 2000
+_DRAWS: Final = 4.0  # points by which the tool's 100 rounds stray: four deviations of a band's end
 _SINGLE_PRECISION: Final = 1e-5
-_SIZE: Final = 60
+_SIZE: Final = 100
 
 
 def compare(python: Path) -> list[Comparison]:
@@ -61,7 +63,10 @@ def _compare_version(python: Path, checkouts: Path, version: Version) -> Iterato
         theirs, ours = Path(folder) / "theirs", Path(folder) / "ours"
         _write_their_rows(theirs, version)
         _write_our_games(ours, version)
-        for what, work in (("its layout", theirs), ("files of evaluate run arena", ours)):
+        for what, work in (
+            ("its layout", theirs),
+            ("games as evaluate run arena writes them", ours),
+        ):
             seen = _run_tool(python, checkout, version, work)
             if work == theirs:
                 yield from _compare_texts(version, seen)
@@ -160,7 +165,7 @@ def _answers(questions: Mapping[str, ArenaQuestion], model: str) -> list[ArenaAn
 
 
 def _judge(conversation: Conversation, _sample: int, _seed: int) -> str:
-    place = sum(map(ord, conversation[-1]["content"]))
+    place = zlib.crc32(conversation[-1]["content"].encode())
     return f"So: {tool_data.ARENA_TEXTS[place % len(tool_data.ARENA_TEXTS)]}"
 
 
@@ -198,7 +203,7 @@ def _compare_first_version(
     tool = "arena-hard-auto 0.1"
     copies = float(read_outcomes(judgments, version="0.1").copies.sum())
     yield Comparison(tool, f"{what}: battles", copies, theirs["battles"])
-    for card in score_arena(judgments, version="0.1"):
+    for card in score_arena(judgments, version="0.1", rounds=_ROUNDS):
         row = theirs["rows"][card.model]
         for column, tolerance in (
             ("score", 0.006),
@@ -216,7 +221,9 @@ def _compare_second_version(
     theirs: Mapping[str, Any],
 ) -> Iterator[Comparison]:
     tool = "arena-hard-auto 2.0"
-    cards = score_arena(judgments, version="2.0", controls=["length", "markdown"], answers=answers)
+    cards = score_arena(
+        judgments, version="2.0", controls=["length", "markdown"], answers=answers, rounds=_ROUNDS
+    )
     for category, own in group_by_category(judgments, version="2.0").items():
         outcomes = read_outcomes(own, version="2.0")
         features = style_features(outcomes, answers, own[0].baseline)
@@ -256,7 +263,7 @@ def _feature_gap(outcomes: Outcomes, features: Array, theirs: Sequence[Sequence[
     if [row[:2] for row in ours] != [row[:2] for row in given]:
         return float("inf")
     return max(
-        abs(mine - other)
+        abs(float(mine) - other)
         for one, two in zip(ours, given, strict=True)
         for mine, other in zip(one[2:], two[2:], strict=True)
     )
