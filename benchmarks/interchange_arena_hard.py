@@ -252,18 +252,19 @@ def _compare_card(
 
 def _feature_gap(outcomes: Outcomes, features: Array, theirs: Sequence[Sequence[Any]]) -> float:
     """The largest difference of a feature of a battle; infinite where the battles differ."""
-    ours = sorted(
+    ours: list[tuple[Any, ...]] = sorted(
         (outcomes.models[int(model)], outcomes.uids[int(question)], *map(float, row))
         for model, question, row, copies in zip(
             outcomes.model, outcomes.question, features, outcomes.copies, strict=True
         )
         for _ in range(int(copies))
     )
-    given = sorted(map(tuple, theirs))
+    given: list[tuple[Any, ...]] = sorted(map(tuple, theirs))
     if [row[:2] for row in ours] != [row[:2] for row in given]:
         return float("inf")
-    return max(
-        abs(float(mine) - other)
+    gaps: list[float] = [
+        abs(mine - other)
         for one, two in zip(ours, given, strict=True)
         for mine, other in zip(one[2:], two[2:], strict=True)
-    )
+    ]
+    return max(gaps)
