@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 if TYPE_CHECKING:
-    from benchmarks.interchange_rows import Comparison
+    from interchange_rows import Comparison
 
 TOOLS = {
     "label-studio": ("label-studio-sdk==2.1.2",),
@@ -63,7 +63,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "arena-hard-auto": Benchmark(
-        "benchmarks.interchange_arena_hard",
+        "interchange_arena_hard",
         (
             ("torch==2.13.0", "numpy==1.26.4", "pandas==2.3.3", "scikit-learn==1.7.2"),
             ("tqdm", "pyyaml"),
@@ -71,15 +71,15 @@ BENCHMARKS = {
         ("arena-hard-auto-v0.1", "arena-hard-auto-v2.0"),
     ),
     "fastchat": Benchmark(
-        "benchmarks.interchange_fastchat",
+        "interchange_fastchat",
         (("--no-deps", "fschat==0.2.36"), ("pandas==2.3.3",)),
     ),
     "alpaca-eval": Benchmark(
-        "benchmarks.interchange_alpaca_eval",
+        "interchange_alpaca_eval",
         (("alpaca_eval==0.6.6", "scikit-learn==1.9.1", "pandas==3.1.1"),),
     ),
     "reward-bench": Benchmark(
-        "benchmarks.interchange_reward_bench",
+        "interchange_reward_bench",
         (("pandas", "datasets"), ("--no-deps", "{sources}/reward-bench")),
         ("reward-bench",),
     ),
@@ -236,6 +236,7 @@ def compare_benchmark(tool: str, environments: Path, sources: Path | None) -> li
         needed = " and ".join(known.checkouts)
         sys.exit(f"{tool} is on no package index: give a folder with {needed} by --sources")
     sources = sources or Path()
+    sys.path.append(str(Path(__file__).parent))  # as when a benchmark is run by its path
     compare = import_module(known.module).compare
     folder = environments / tool
     python = make_environment(

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.interchange_rows import Comparison
+from interchange_rows import Comparison
+
 from meta_reward_core.engines.base import Conversation, Sampling
 from meta_reward_core.engines.scripted import ScriptedEngine
 from meta_reward_core.evaluation.arena import (

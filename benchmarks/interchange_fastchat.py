@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.interchange_rows import Comparison
+from interchange_rows import Comparison
+
 from meta_reward_core.evaluation.mt_bench import (
     TurnJudgment,
     read_rating,
