@@ -1,12 +1,25 @@
-"""Audits through other tools' own libraries, and their answers back.
+"""Our files through other tools' own libraries, and theirs back through ours.
 
-It makes a virtual environment for each of Label Studio's, Argilla's and MLflow's libraries, at the
-versions below, hands them the files that a batch's page hands out, lets them check and fill these
-in, and imports what comes back. No server of theirs is run. It prints what it saw, and exits with
-1 if a tool refuses a file, or an answer is not the one that was given.
+It makes a virtual environment for each tool, at the versions below, and prints what it saw. It
+exits with 1 if a tool refuses a file, or the two sides differ. No server of theirs is run.
+
+Audits: Label Studio's, Argilla's and MLflow's libraries get the files that a batch's page hands
+out, check and fill these in, and what comes back is imported.
+
+Benchmarks: arena-hard-auto (versions 0.1 and 2.0), fastchat, alpaca-eval and reward-bench read and
+score our files and files of their own; our code does the same, and one table compares each value.
+What is on no package index is taken from checkouts in the folder of --sources:
+
+    git clone https://github.com/lmarena/arena-hard-auto SOURCES/arena-hard-auto-v2.0
+    git -C SOURCES/arena-hard-auto-v2.0 checkout 196f6b8
+    git clone https://github.com/lmarena/arena-hard-auto SOURCES/arena-hard-auto-v0.1
+    git -C SOURCES/arena-hard-auto-v0.1 checkout 0489bf3
+    git clone https://github.com/allenai/reward-bench SOURCES/reward-bench
+    git -C SOURCES/reward-bench checkout 05a9005
 
     python -m benchmarks.interchange
     python -m benchmarks.interchange --environments DIR   # keep them for the next time
+    python -m benchmarks.interchange --tools arena-hard-auto fastchat --sources SOURCES
 """
 
 import argparse
@@ -17,14 +30,59 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
+
+if TYPE_CHECKING:
+    from interchange_rows import Comparison
 
 TOOLS = {
     "label-studio": ("label-studio-sdk==2.1.2",),
     "argilla": ("argilla==2.8.0", "requests"),  # which it imports and does not ask for
     "mlflow": ("mlflow-skinny==3.17.2",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A tool that scores models, and the module whose `compare(python)` runs both sides.
+
+    Attributes:
+        module: imported when the tool is chosen.
+        installs: arguments of `pip install`, one call each; `{sources}` is the folder of --sources.
+        checkouts: folders of --sources that are linked into the environment's `sources`.
+    """
+
+    module: str
+    installs: tuple[tuple[str, ...], ...]
+    checkouts: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "arena-hard-auto": Benchmark(
+        "interchange_arena_hard",
+        (
+            ("torch==2.13.0", "numpy==1.26.4", "pandas==2.3.3", "scikit-learn==1.7.2"),
+            ("tqdm", "pyyaml"),
+        ),
+        ("arena-hard-auto-v0.1", "arena-hard-auto-v2.0"),
+    ),
+    "fastchat": Benchmark(
+        "interchange_fastchat",
+        (("--no-deps", "fschat==0.2.36"), ("pandas==2.3.3",)),
+    ),
+    "alpaca-eval": Benchmark(
+        "interchange_alpaca_eval",
+        (("alpaca_eval==0.6.6", "scikit-learn==1.9.1", "pandas==3.1.1"),),
+    ),
+    "reward-bench": Benchmark(
+        "interchange_reward_bench",
+        (("pandas", "datasets"), ("--no-deps", "{sources}/reward-bench")),
+        ("reward-bench",),
+    ),
 }
 ANSWERS = ("A", "B", "tie", "neither")
 ANNOTATORS = (
@@ -121,8 +179,15 @@ INSIDE: dict[str, Callable[[Path, Path], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--environments", type=Path, help="folder of the tools' environments")
+    parser.add_argument("--sources", type=Path, help="folder of checkouts, see above")
+    parser.add_argument(
+        "--tools", nargs="+", choices=[*TOOLS, *BENCHMARKS], default=list(TOOLS), metavar="TOOL",
+        help=f"tools to run: {', '.join([*TOOLS, *BENCHMARKS])}; by default the first three",
+    )  # fmt: skip
     parser.add_argument("--inside", nargs=3, metavar=("TOOL", "FROM", "TO"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
@@ -131,10 +196,24 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        exchange(work, options.environments or work / "environments")
+        environments = options.environments or work / "environments"
+        audits = [tool for tool in options.tools if tool in TOOLS]
+        faults = exchange(audits, work, environments) if audits else []
+        rows = [
+            row
+            for tool in options.tools
+            if tool in BENCHMARKS
+            for row in compare_benchmark(tool, environments, options.sources)
+        ]
+    for fault in faults:
+        print(f"WRONG: {fault}")
+    if rows:
+        print_comparisons(rows)
+    sys.exit(bool(faults) or not all(row.agrees for row in rows))
 
 
-def exchange(work: Path, environments: Path) -> None:
+def exchange(tools: Sequence[str], work: Path, environments: Path) -> list[str]:
+    """Take an audit through each annotation tool; returns what is wrong afterwards."""
     os.environ["DATABASE_URL"] = f"sqlite:///{work / 'db.sqlite3'}"
     os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
     import django  # only now: its settings read the environment
@@ -144,22 +223,62 @@ def exchange(work: Path, environments: Path) -> None:
 
     call_command("migrate", verbosity=0)
     faults = []
-    for tool in TOOLS:
-        python = make_environment(tool, environments)
+    for tool in tools:
+        python = make_environment(environments / tool, [TOOLS[tool]])
         faults += check_tool(tool, python, work)
-    for fault in faults:
-        print(f"WRONG: {fault}")
-    sys.exit(bool(faults))
+    return faults
 
 
-def make_environment(tool: str, environments: Path) -> Path:
-    """A Python that has a tool's library and nothing of ours."""
+def compare_benchmark(tool: str, environments: Path, sources: Path | None) -> list["Comparison"]:
+    """Run a benchmark's own code and ours on the same files."""
+    known = BENCHMARKS[tool]
+    if sources is None and known.checkouts:
+        needed = " and ".join(known.checkouts)
+        sys.exit(f"{tool} is on no package index: give a folder with {needed} by --sources")
+    sources = sources or Path()
+    sys.path.append(str(Path(__file__).parent))  # as when a benchmark is run by its path
+    compare = import_module(known.module).compare
     folder = environments / tool
+    python = make_environment(
+        folder, [[part.format(sources=sources) for part in one] for one in known.installs]
+    )
+    for name in known.checkouts:
+        link = folder / "sources" / name
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to((sources / name).resolve(strict=True))
+    found: list[Comparison] = compare(python)
+    return found
+
+
+def print_comparisons(rows: Sequence["Comparison"]) -> None:
+    """Print one table of all comparisons, and how many of them disagree."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Our code and the tools' own on the same files", title_justify="left")
+    for heading in ("tool", "what", "ours", "theirs", "agrees"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        values = (
+            "none" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+            for value in (row.ours, row.theirs)
+        )
+        table.add_row(row.tool, row.what, *values, "yes" if row.agrees else "NO")
+    console = Console(width=150, markup=False)
+    console.print(table)
+    wrong = sum(not row.agrees for row in rows)
+    console.print(f"{len(rows)} comparisons, {wrong} of them disagree")
+
+
+def make_environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
+    """A Python that has a tool's library and nothing of ours."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-        run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             *TOOLS[tool]])  # fmt: skip
+        for packages in installs:
+            run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                 *packages])  # fmt: skip
     return python
 
 

@@ -267,15 +267,13 @@ def _prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _arena(options: Options, engines: _Engines) -> list[Scorecard]:
-    return [
-        run_arena(
-            engines.run(),
-            questions=options["questions"],
-            model=engines.side("model"),
-            baseline=engines.side("baseline"),
-            version=options["version"],
-        )
-    ]
+    return run_arena(
+        engines.run(),
+        questions=options["questions"],
+        model=engines.side("model"),
+        baseline=engines.side("baseline"),
+        version=options["version"],
+    )
 
 
 def _mt_bench(options: Options, engines: _Engines) -> list[Scorecard]:

@@ -2,15 +2,18 @@
 
 Game 0 shows the baseline as assistant A, game 1 the model.
 
-Source: the public tool `arena-hard-auto`, version 2.0 (`uid`, `messages`, `metadata`) and version
-0.1 (`question_id`, `choices`, `conv_metadata`); both are read, version 2.0 is written.
+Source: the public tool `arena-hard-auto`, version 2.0 (`uid`, `messages`, `metadata`; commit
+196f6b8) and version 0.1 (`question_id`, `choices`, `conv_metadata`; commit 0489bf3); both forms are
+read and written. The rules by which a mark is found in a text and a score is read are those of the
+version that scores: `find_mark`, `verdict_of_score`.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.files import (
@@ -21,22 +24,34 @@ from meta_reward_core.evaluation.files import (
     write_json_lines,
 )
 
+Version = Literal["0.1", "2.0"]
+
 VERDICTS: Final = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
 """From the strongest for A to the strongest for B."""
 
-_SPELLINGS: Final = {
-    "A>>B": "A>>B", "B<<A": "A>>B",
-    "A>B": "A>B", "B<A": "A>B",
-    "A=B": "A=B", "B=A": "A=B",
-    "B>A": "B>A", "A<B": "B>A",
-    "B>>A": "B>>A", "A<<B": "B>>A",
+DEFAULT_CATEGORIES: Final[Mapping[Version, str]] = {
+    "0.1": "arena-hard-v0.1",
+    "2.0": "hard_prompt",
+}
+"""Of questions that name no category: those that the tool's `show_result.py` takes by default."""
+
+_SCORES: Final[Mapping[Version, Mapping[str, str]]] = {
+    "0.1": {verdict: verdict for verdict in VERDICTS},
+    "2.0": {
+        "A>>B": "A>>B", "B<<A": "A>>B",
+        "A>B": "A>B", "B<A": "A>B",
+        "A=B": "A=B", "B=A": "A=B",
+        "B>A": "B>A", "A<B": "B>A",
+        "B>>A": "B>>A", "A<<B": "B>>A",
+    },
 }  # fmt: skip
 
-_MARK = re.compile(r"\[\[\s*([AB]\s*(?:[<>]{1,2}|=)\s*[AB])\s*\]\]")
+_DOUBLE_MARK = re.compile(r"\[\[([AB<>=]+)\]\]")
+_SINGLE_MARK = re.compile(r"\[([AB<>=]+)\]")
 
 STYLE_ELEMENTS: Final = ("token_len", "header_count", "list_count", "bold_count")
 
-Style = tuple[float, float, float, float]
+Style = tuple[int, int, int, int]
 """Tokens, headers, list items and bold passages of an answer, in the order of `STYLE_ELEMENTS`."""
 
 
@@ -45,14 +60,16 @@ class Game:
     """One order of two answers before the judge.
 
     Attributes:
-        verdict: one of `VERDICTS`, or None where the judge gave none that can be read.
+        verdict: one of `VERDICTS`, or None where there is none that the version reads.
         judgment: the judge's text, where the file keeps it.
         prompt: what the judge was shown, where the file keeps it.
+        unread: why there is no verdict.
     """
 
     verdict: str | None
     judgment: str | None = None
     prompt: Any = None
+    unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +85,14 @@ class ArenaJudgment:
 
 
 @dataclass(frozen=True, slots=True)
+class ArenaQuestion:
+    """A question's text, and its category where the file names one."""
+
+    text: str
+    category: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ArenaAnswer:
     """A model's answer to a question, with its style where the file counts it."""
 
@@ -77,32 +102,71 @@ class ArenaAnswer:
     style: Style | None = None
 
 
-def read_verdict(judgment: str) -> str | None:
-    """The last `[[A>>B]]`-like mark of a judgment, as one of `VERDICTS`; None without any.
+def find_mark(judgment: str, *, version: Version) -> str | None:
+    """What `gen_judgment.py` of a version writes as the score of a text; None without a mark.
 
-    Departs from version 0.1, which gives no verdict to a judgment with several different marks.
+    Version 0.1: the mark in double brackets, capitals only; None where two of them differ. Version
+    2.0: in either case, the last one in double brackets, else the last one in single brackets. What
+    is found may be no verdict, such as `A` or `A>>>B`.
+
+    Source: `get_score` and `regex_pattern(s)` of both versions.
     """
-    marks = _MARK.findall(judgment)
-    return _SPELLINGS.get("".join(marks[-1].split())) if marks else None
+    if version == "0.1":
+        marks = set(_DOUBLE_MARK.findall(judgment))
+        return marks.pop() if len(marks) == 1 else None
+    text = judgment.upper()
+    found = _DOUBLE_MARK.findall(text) or _SINGLE_MARK.findall(text)
+    return found[-1] if found else None
+
+
+def verdict_of_score(score: object, *, version: Version) -> str | None:
+    """The verdict, one of `VERDICTS`, that a version's `show_result.py` counts for a score.
+
+    Version 0.1 knows the five verdicts alone and leaves a game with any other score out, `A<B` and
+    `B=A` among them; version 2.0 knows their mirror images, too.
+    """
+    return _SCORES[version].get(score) if isinstance(score, str) else None
+
+
+def read_verdict(judgment: str, *, version: Version) -> str | None:
+    """The verdict that a version takes from a judge's text, as one of `VERDICTS`."""
+    return verdict_of_score(find_mark(judgment, version=version), version=version)
 
 
 def read_judgments(
-    paths: Sequence[str | Path], *, baseline: str | None = None
+    paths: Sequence[str | Path],
+    *,
+    version: Version,
+    baseline: str | None = None,
+    categories: Sequence[str] = (),
 ) -> list[ArenaJudgment]:
-    """Read judgments of one or several models by one judge against one baseline.
+    """Read judgments of one or several models by one judge against one baseline a category.
+
+    A game whose score the version does not read has no verdict; its `unread` says why.
 
     Args:
-        paths: files of JSON lines.
+        paths: files of JSON lines, in the form of either version.
+        version: whose rules hold.
         baseline: who it is, for files of version 0.1, which do not say.
+        categories: those to read; all without any.
 
     Raises:
-        EvaluationFileError: a row lacks something, a question comes twice for a model, or there
-            are several judges or baselines.
+        EvaluationFileError: a row lacks something, a question comes twice for a model, no row is
+            of one of the categories, or there are several judges, or several baselines of one
+            category; version 0.1 has no categories.
     """
-    rows = [row for path in paths for row in read_rows(path)]
-    found = [_judgment(row, baseline) for row in rows]
-    _require_one(found, "judge", {judgment.judge for judgment in found})
-    _require_one(found, "baseline", {judgment.baseline for judgment in found})
+    every_row = [row for path in paths for row in read_rows(path)]
+    rows = _choose_categories(every_row, categories)
+    found = [_judgment(row, version, baseline) for row in rows]
+    judges = {judgment.judge for judgment in found}
+    _require_one(found, "judge", judges, advice="evaluate one judge at a time.")
+    for group in group_by_category(found, version=version).values():
+        _require_one(
+            group,
+            "baseline",
+            {judgment.baseline for judgment in group},
+            advice="evaluate one baseline at a time; version 2.0 allows one for each category.",
+        )
     seen: dict[tuple[str, str], NumberedRow] = {}
     for row, judgment in zip(rows, found, strict=True):
         key = (judgment.model, judgment.uid)
@@ -117,7 +181,29 @@ def read_judgments(
     return found
 
 
-def _judgment(row: NumberedRow, baseline: str | None) -> ArenaJudgment:
+def _choose_categories(
+    rows: Sequence[NumberedRow], categories: Sequence[str]
+) -> Sequence[NumberedRow]:
+    known = {str(row.values.get("category")) for row in rows}
+    if unknown := set(categories) - known:
+        raise EvaluationFileError(
+            f"no judgment is of the category {min(unknown)}; choose among "
+            f"{', '.join(sorted(known))}."
+        )
+    return [row for row in rows if not categories or row.values.get("category") in categories]
+
+
+def group_by_category(
+    judgments: Iterable[ArenaJudgment], *, version: Version
+) -> dict[str | None, list[ArenaJudgment]]:
+    """Judgments by category, sorted by name; version 0.1 scores all of them as one group, None."""
+    found: defaultdict[str | None, list[ArenaJudgment]] = defaultdict(list)
+    for judgment in judgments:
+        found[judgment.category if version == "2.0" else None].append(judgment)
+    return {category: found[category] for category in sorted(found, key=lambda name: name or "")}
+
+
+def _judgment(row: NumberedRow, version: Version, baseline: str | None) -> ArenaJudgment:
     known = row.optional_text("baseline") or baseline
     if known is None:
         row.refuse("has no baseline; name it by --baseline (gpt-4-0314 in version 0.1).")
@@ -129,7 +215,7 @@ def _judgment(row: NumberedRow, baseline: str | None) -> ArenaJudgment:
         model=row.text("model"),
         baseline=known,
         judge=row.text("judge"),
-        games=(_game(row, games[0]), _game(row, games[1])),
+        games=(_game(row, games[0], version), _game(row, games[1], version)),
         category=row.optional_text("category"),
     )
 
@@ -138,22 +224,29 @@ def _uid(row: NumberedRow) -> str:
     return row.name("uid" if "uid" in row.values else "question_id")
 
 
-def _game(row: NumberedRow, game: object) -> Game:
-    """A game; one that the tool wrote as null, or without a score, has no verdict."""
+def _game(row: NumberedRow, game: object, version: Version) -> Game:
+    """A game by its score; by its text where the row has no score."""
     if game is None:
-        return Game(None)
+        return Game(None, unread="the game is null")
     if not isinstance(game, dict):
         row.refuse(f"a game must be an object, not {shown(game)}.")
     text = _text_of(game.get("judgment"))
     prompt = game.get("prompt", game.get("user_prompt"))
     if "score" not in game:
-        return Game(read_verdict(text or ""), text, prompt)
+        return game_of_text(text or "", prompt, version=version)
     score = game["score"]
     if is_missing(score):
-        return Game(None, text, prompt)
-    if score not in _SPELLINGS:
-        row.refuse(f"the score {shown(score)} is none of {', '.join(VERDICTS)}, or null.")
-    return Game(_SPELLINGS[score], text, prompt)
+        return Game(None, text, prompt, unread="the score is null")
+    verdict = verdict_of_score(score, version=version)
+    unread = None if verdict else f"version {version} does not read the score {shown(score)}"
+    return Game(verdict, text, prompt, unread)
+
+
+def game_of_text(text: str, prompt: Any, *, version: Version) -> Game:
+    """A game as a judge's text ends it."""
+    verdict = read_verdict(text, version=version)
+    unread = None if verdict else f"version {version} finds no verdict in the text"
+    return Game(verdict, text, prompt, unread)
 
 
 def _text_of(value: object) -> str | None:
@@ -163,32 +256,39 @@ def _text_of(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _require_one(found: Sequence[ArenaJudgment], what: str, names: set[str]) -> None:
+def _require_one(
+    found: Sequence[ArenaJudgment], what: str, names: set[str], *, advice: str
+) -> None:
     if len(names) > 1:
         raise EvaluationFileError(
             f"the {len(found)} judgments have {len(names)} {what}s ({', '.join(sorted(names))}); "
-            f"evaluate one {what} at a time."
+            f"{advice}"
         )
 
 
-def write_judgments(path: Path, judgments: Iterable[ArenaJudgment]) -> None:
-    """Write judgments in the form of version 2.0."""
-    write_json_lines(path, map(_judgment_row, judgments))
+def write_judgments(path: Path, judgments: Iterable[ArenaJudgment], *, version: Version) -> None:
+    """Write judgments as `show_result.py` of a version reads them.
+
+    Version 2.0 asks for a category; version 0.1 does not look at baseline and category.
+    """
+    write_json_lines(path, (_judgment_row(judgment, version) for judgment in judgments))
 
 
-def _judgment_row(judgment: ArenaJudgment) -> dict[str, Any]:
-    row: dict[str, Any] = {"uid": judgment.uid}
-    if judgment.category is not None:
-        row["category"] = judgment.category
-    return row | {
+def _judgment_row(judgment: ArenaJudgment, version: Version) -> dict[str, Any]:
+    return {
+        "question_id" if version == "0.1" else "uid": judgment.uid,
+        "category": judgment.category or DEFAULT_CATEGORIES[version],
         "judge": judgment.judge,
         "model": judgment.model,
         "baseline": judgment.baseline,
-        "games": [
-            {"score": game.verdict, "judgment": {"answer": game.judgment}, "prompt": game.prompt}
-            for game in judgment.games
-        ],
+        "games": [_game_row(game, version) for game in judgment.games],
     }
+
+
+def _game_row(game: Game, version: Version) -> dict[str, Any]:
+    if version == "0.1":
+        return {"user_prompt": game.prompt, "judgment": game.judgment, "score": game.verdict}
+    return {"score": game.verdict, "judgment": {"answer": game.judgment}, "prompt": game.prompt}
 
 
 def read_answers(paths: Sequence[str | Path]) -> dict[tuple[str, str], ArenaAnswer]:
@@ -236,43 +336,47 @@ def _style(row: NumberedRow) -> Style | None:
     return tokens, headers, items, bold
 
 
-def _count(row: NumberedRow, value: object) -> float:
+def _count(row: NumberedRow, value: object) -> int:
     """A number, or the sum of an object of numbers (headers by level, list items by kind)."""
     parts = list(value.values()) if isinstance(value, dict) else [value]
-    numbers = [float(part) for part in parts if isinstance(part, int | float)]
+    numbers = [part for part in parts if isinstance(part, int | float) and part == part // 1]
     if len(numbers) < len(parts):
-        row.refuse(f"metadata must hold the numbers {', '.join(STYLE_ELEMENTS)}.")
-    return sum(numbers)
+        row.refuse(f"metadata must hold the whole numbers {', '.join(STYLE_ELEMENTS)}.")
+    return int(sum(numbers))
 
 
-def write_answers(path: Path, answers: Iterable[ArenaAnswer]) -> None:
-    """Write answers in the form of version 2.0, without identifiers and times of a run."""
-    write_json_lines(path, map(_answer_row, answers))
+def write_answers(path: Path, answers: Iterable[ArenaAnswer], *, version: Version) -> None:
+    """Write answers in the form of a version, without identifiers and times of a run."""
+    write_json_lines(path, (_answer_row(answer, version) for answer in answers))
 
 
-def _answer_row(answer: ArenaAnswer) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "uid": answer.uid,
-        "model": answer.model,
-        "messages": [{"role": "assistant", "content": {"answer": answer.text}}],
-    }
+def _answer_row(answer: ArenaAnswer, version: Version) -> dict[str, Any]:
+    row: dict[str, Any]
+    if version == "0.1":
+        choice = {"index": 0, "turns": [{"content": answer.text}]}
+        row = {"question_id": answer.uid, "model_id": answer.model, "choices": [choice]}
+    else:
+        message = {"role": "assistant", "content": {"answer": answer.text}}
+        row = {"uid": answer.uid, "model": answer.model, "messages": [message]}
     if answer.style is not None:
-        row["metadata"] = dict(zip(STYLE_ELEMENTS, answer.style, strict=True))
+        name = "conv_metadata" if version == "0.1" else "metadata"
+        row[name] = dict(zip(STYLE_ELEMENTS, answer.style, strict=True))
     return row
 
 
-def read_questions(path: str | Path) -> dict[str, str]:
-    """The questions' texts by uid, in the order of the file.
+def read_questions(path: str | Path) -> dict[str, ArenaQuestion]:
+    """The questions by uid, in the order of the file.
 
     Raises:
         EvaluationFileError: a row has no text, or a uid comes twice.
     """
-    found: dict[str, str] = {}
+    found: dict[str, ArenaQuestion] = {}
     for row in read_rows(path):
         uid = _uid(row)
         if uid in found:
             row.refuse(f"question {uid} was there before; keep one row of it.")
-        found[uid] = row.text("prompt") if "prompt" in row.values else _first_turn(row)
+        text = row.text("prompt") if "prompt" in row.values else _first_turn(row)
+        found[uid] = ArenaQuestion(text, row.optional_text("category"))
     return found
 
 

@@ -12,9 +12,11 @@ from meta_reward_core.engines.base import Completion, Conversation, Engine, Prog
 from meta_reward_core.evaluation.arena_files import (
     ArenaAnswer,
     ArenaJudgment,
+    ArenaQuestion,
     Game,
     Style,
-    read_verdict,
+    Version,
+    game_of_text,
 )
 
 PROMPT: Final = """\
@@ -39,19 +41,23 @@ Explain your choice in a few sentences. End with one line that holds one of thes
 [[A>>B]] if A is much better, [[A>B]] if A is somewhat better, [[A=B]] if they are about equal,
 [[B>A]] if B is somewhat better, [[B>>A]] if B is much better."""
 
-_CODE = re.compile(r"```[^`]*```")
-_HEADER = re.compile(r"^#{1,6}\s", re.MULTILINE)
-_ITEM = re.compile(r"^\s*(?:\d+\.|[-*+])\s", re.MULTILINE)
-_BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
+_CODE = re.compile(r"```([^`]*)```")
+_HEADERS = (re.compile(r"^#{1,6}\s", re.MULTILINE),)
+_ITEMS = (
+    re.compile(r"^\s*\d+\.\s", re.MULTILINE),
+    re.compile(r"^\s*[-*+]\s", re.MULTILINE),
+)
+_BOLD = (re.compile(r"\*\*[^*\n]+\*\*"), re.compile(r"__[^_\n]+__"))
 
 
 def play_games(
     engine: Engine,
-    questions: Mapping[str, str],
+    questions: Mapping[str, ArenaQuestion],
     baseline: Mapping[str, ArenaAnswer],
     answers: Mapping[str, ArenaAnswer],
     *,
     judge: str,
+    version: Version,
     sampling: Sampling,
     seed: int = 0,
     progress: Progress | None = None,
@@ -60,10 +66,11 @@ def play_games(
 
     Args:
         engine: the judge; closed by the caller.
-        questions: texts by uid.
+        questions: by uid.
         baseline: its answers by uid, one for each question.
         answers: the model's, likewise.
         judge: the name under which the judgments go.
+        version: by whose rules a judgment's text is read.
         sampling: of the judgments.
         seed: of the engine.
         progress: see `Engine.sample`.
@@ -73,11 +80,14 @@ def play_games(
     """
     shown = [
         conversation
-        for uid, task in questions.items()
-        for conversation in _both_orders(task, baseline[uid].text, answers[uid].text)
+        for uid, question in questions.items()
+        for conversation in _both_orders(question.text, baseline[uid].text, answers[uid].text)
     ]
     drawn = engine.sample(shown, 1, sampling=sampling, seed=seed, progress=progress)
-    games = [_game(*pair) for pair in zip(shown, (row[0] for row in drawn), strict=True)]
+    games = [
+        _game(conversation, completion, version)
+        for conversation, (completion,) in zip(shown, drawn, strict=True)
+    ]
     return [
         ArenaJudgment(
             uid=uid,
@@ -85,8 +95,9 @@ def play_games(
             baseline=baseline[uid].model,
             judge=judge,
             games=(games[2 * place], games[2 * place + 1]),
+            category=question.category,
         )
-        for place, uid in enumerate(questions)
+        for place, (uid, question) in enumerate(questions.items())
     ]
 
 
@@ -99,9 +110,11 @@ def _both_orders(task: str, baseline: str, model: str) -> list[Conversation]:
     return [[{"role": "user", "content": content}] for content in contents]
 
 
-def _game(shown: Conversation, completion: Completion) -> Game:
-    verdict = None if completion.finish_reason == "refused" else read_verdict(completion.text)
-    return Game(verdict, completion.text, [dict(message) for message in shown])
+def _game(conversation: Conversation, completion: Completion, version: Version) -> Game:
+    shown = [dict(message) for message in conversation]
+    if completion.finish_reason == "refused":
+        return Game(None, completion.text, shown, unread="the judge's engine refused the prompt")
+    return game_of_text(completion.text, shown, version=version)
 
 
 def answers_with_style(
@@ -124,8 +137,17 @@ def measure_style(text: str) -> Style:
     """Tokens, headers, list items and bold passages; what stands in code blocks is no style.
 
     The public tool counts tokens by a tokenizer that is not ours: here one is 4 characters, for
-    model and baseline alike, because style control looks at their ratio.
+    model and baseline alike, because style control looks at their ratio. The other counts are its
+    own: a passage in both marks of bold counts twice, and what a code block holds is taken out
+    wherever it stands, its fences left.
+
+    Source: `utils/add_markdown_info.py` of arena-hard-auto.
     """
-    plain = _CODE.sub("", text)
-    headers, items, bold = (len(p.findall(plain)) for p in (_HEADER, _ITEM, _BOLD))
-    return float(max(1, round(len(text) / 4))), float(headers), float(items), float(bold)
+    plain = text
+    for block in _CODE.findall(text):
+        plain = plain.replace(block, "")
+    headers, items, bold = (
+        sum(len(pattern.findall(plain)) for pattern in patterns)
+        for patterns in (_HEADERS, _ITEMS, _BOLD)
+    )
+    return max(1, round(len(text) / 4)), headers, items, bold

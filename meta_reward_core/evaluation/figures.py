@@ -1,5 +1,6 @@
 """What an evaluation ends in: figures with their intervals, and findings that limit their worth."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,3 +100,13 @@ def finding_if(rows: Iterable[object], name: str, sentence: str, advice: str) ->
     if count == 0:
         return []
     return [Finding(name, sentence.format(rows=f"{count:,}"), advice, count)]
+
+
+def count_reasons(reasons: Iterable[str | None]) -> str:
+    """` (reason: number; ...)` for the sentence of a finding; empty where no reason is known.
+
+    Braces are doubled, because `finding_if` formats the sentence.
+    """
+    counts = Counter(reason for reason in reasons if reason is not None)
+    listed = "; ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items()))
+    return f" ({listed})".replace("{", "{{").replace("}", "}}") if listed else ""

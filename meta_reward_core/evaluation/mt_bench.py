@@ -2,8 +2,9 @@
 
 Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv
 2306.05685; the public tool FastChat (`llm_judge`) for files and means.
-Departs from FastChat: a judgment without readable points (-1 there) is counted as such and shown;
-of several marks in a text the last counts, not the first, which may be a quotation.
+Departs from FastChat: a judgment without readable points (-1 there) is counted as such and shown,
+and so is one outside of 1 to 10, which FastChat averages; of several `[[n]]` in a text the last
+counts, not the first, which may be a quotation; of several `[n]` that differ none does.
 """
 
 import math
@@ -15,11 +16,18 @@ from pathlib import Path
 from typing import Final
 
 from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
+from meta_reward_core.evaluation.figures import (
+    Figure,
+    Finding,
+    Scorecard,
+    count_reasons,
+    finding_if,
+)
 from meta_reward_core.evaluation.files import (
     NumberedRow,
     is_missing,
     read_rows,
+    shown,
     write_json_lines,
 )
 from meta_reward_core.evaluation.gaming import Answer, find_gaming
@@ -33,8 +41,10 @@ LEAST_POINTS: Final = 1.0
 MOST_POINTS: Final = 10.0
 FEW_QUESTIONS: Final = 40
 
+_TEMPLATES: Final = ("single-v1", "single-v1-multi-turn")
 _FAILED: Final = -1.0  # how FastChat writes a judgment without points
-_MARK = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
+_DOUBLE_MARK = re.compile(r"\[\[(\d+\.?\d*)\]\]")
+_SINGLE_MARK = re.compile(r"\[(\d+\.?\d*)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class TurnJudgment:
         turn: 1 or 2.
         score: in [1, 10], or None where the judge gave none that can be read.
         judgment: the judge's text, where the file keeps it.
+        unread: why there is no score.
     """
 
     question_id: str
@@ -53,6 +64,7 @@ class TurnJudgment:
     turn: int
     score: float | None
     judgment: str | None = None
+    unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +78,25 @@ class Question:
 
 
 def read_rating(judgment: str) -> float | None:
-    """Points of the last `[[8]]`-like mark, if they lie in [1, 10]."""
-    marks = _MARK.findall(judgment)
-    points = float(marks[-1]) if marks else None
-    return points if points is not None and LEAST_POINTS <= points <= MOST_POINTS else None
+    """Points of the last `[[8]]`, else of the one `[8]`, if they lie in [1, 10].
+
+    Single brackets also mark footnotes and items of lists: where two of them differ, neither is
+    taken for the points.
+
+    Source: `one_score_pattern` and `one_score_pattern_backup` of FastChat's `llm_judge/common.py`,
+    where the first of several marks counts.
+    """
+    marks = [float(mark) for mark in _DOUBLE_MARK.findall(judgment)[-1:]]
+    marks = marks or sorted({float(mark) for mark in _SINGLE_MARK.findall(judgment)})
+    return marks[0] if len(marks) == 1 and LEAST_POINTS <= marks[0] <= MOST_POINTS else None
 
 
 def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
     """Read single-answer judgments of one judge.
 
     Raises:
-        EvaluationFileError: a row lacks something, a score lies outside [1, 10], a turn was
-            judged twice, or there are several judges.
+        EvaluationFileError: a row lacks something, a turn was judged twice, or there are several
+            judges.
     """
     rows = [row for path in paths for row in read_rows(path)]
     found = [_judgment(row) for row in rows]
@@ -104,13 +123,15 @@ def _judgment(row: NumberedRow) -> TurnJudgment:
     if turn not in (1, 2):
         row.refuse("the turn must be 1 or 2.")
     text = row.optional_text("judgment")
+    score, unread = _score(row, text)
     return TurnJudgment(
         question_id=row.name("question_id"),
         model=row.text("model"),
         judge=_judge(row),
         turn=int(turn),
-        score=_score(row, text),
+        score=score,
         judgment=text,
+        unread=unread,
     )
 
 
@@ -122,26 +143,40 @@ def _judge(row: NumberedRow) -> str:
     return row.text("judge")
 
 
-def _score(row: NumberedRow, text: str | None) -> float | None:
+def _score(row: NumberedRow, text: str | None) -> tuple[float | None, str | None]:
+    """The score, or None and why there is none; taken from the text where the row has no score."""
     if "score" not in row.values:
-        return read_rating(text or "")
-    score = row.number("score")
-    if score is None or score == _FAILED:
-        return None
-    if not LEAST_POINTS <= score <= MOST_POINTS:
-        row.refuse(f"the score {score:g} lies outside 1 to 10; write null where there is none.")
-    return score
+        return score_of_text(text or "")
+    value = row.values["score"]
+    if is_missing(value):
+        return None, "the score is null"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None, f"the score {shown(value)} is not a number"
+    if value == _FAILED:
+        return None, "the score is -1"
+    if not LEAST_POINTS <= value <= MOST_POINTS:
+        return None, f"the score {value:g} lies outside 1 to 10"
+    return float(value), None
+
+
+def score_of_text(text: str) -> tuple[float | None, str | None]:
+    """The score in a judge's text, or None and why there is none."""
+    score = read_rating(text)
+    return score, "no points from 1 to 10 in the text" if score is None else None
 
 
 def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
-    """Write judgments as FastChat reads them: a missing score is -1 there."""
+    """Write judgments as FastChat reads them: a missing score is -1 there.
+
+    Its browser takes one judgment of a question for each template, so the turns name two.
+    """
     write_json_lines(
         path,
         (
             {
                 "question_id": _as_number(judgment.question_id),
                 "model": judgment.model,
-                "judge": [judgment.judge, "single-v1"],
+                "judge": [judgment.judge, _TEMPLATES[judgment.turn > 1]],
                 "judgment": judgment.judgment,
                 "score": _FAILED if judgment.score is None else judgment.score,
                 "turn": judgment.turn,
@@ -293,6 +328,7 @@ def _findings(
     questions: Mapping[str, Question],
     answers: Mapping[tuple[str, str], tuple[str, ...]],
 ) -> list[Finding]:
+    unread = [j.unread for j in own if j.score is None]
     judged = {(j.question_id, j.turn) for j in own}
     names = {j.question_id for j in own}
     expected = {
@@ -307,10 +343,11 @@ def _findings(
     ]
     return [
         *finding_if(
-            [j for j in own if j.score is None],
+            unread,
             "judgments_without_points",
-            "Judgments without points from 1 to 10: {rows}.",
-            "They are in no mean, and the intervals allow for any points. Judge them again.",
+            f"Judgments without points from 1 to 10: {{rows}}{count_reasons(unread)}.",
+            "They are in no mean, and the intervals allow for any points. FastChat leaves out -1 "
+            "alone: its mean has points outside of 1 to 10 in it. Judge them again.",
         ),
         *finding_if(
             expected - judged,

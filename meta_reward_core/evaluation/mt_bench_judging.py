@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, Sampling
-from meta_reward_core.evaluation.mt_bench import Question, TurnJudgment, read_rating
+from meta_reward_core.evaluation.mt_bench import Question, TurnJudgment, score_of_text
 
 PROMPT: Final = """\
 Grade the assistant's last answer in the conversation below from 1 to 10: is it correct, helpful,
@@ -84,12 +84,15 @@ def turn_conversation(question: Question, answers: Sequence[str], *, turn: int) 
 def _judgment(
     question: Question, turn: int, completion: Completion, *, model: str, judge: str
 ) -> TurnJudgment:
-    refused = completion.finish_reason == "refused"
+    score, unread = score_of_text(completion.text)
+    if completion.finish_reason == "refused":
+        score, unread = None, "the judge's engine refused the prompt"
     return TurnJudgment(
         question_id=question.question_id,
         model=model,
         judge=judge,
         turn=turn + 1,
-        score=None if refused else read_rating(completion.text),
+        score=score,
         judgment=completion.text,
+        unread=unread,
     )

@@ -19,7 +19,8 @@ from meta_reward_core.evaluation.annotate import (
     verdict_rows,
 )
 from meta_reward_core.evaluation.answering import Answers, answer_turns, as_outputs
-from meta_reward_core.evaluation.arena import Version, score_arena
+from meta_reward_core.evaluation.arena import score_arena
+from meta_reward_core.evaluation.arena_files import ArenaQuestion, Version
 from meta_reward_core.evaluation.arena_games import answers_with_style, play_games
 from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
 from meta_reward_core.evaluation.files import read_rows, write_json_lines
@@ -192,33 +193,35 @@ def _answers(run: Run, role: str, side: NamedEngine, prompts: Sequence[Sequence[
 
 def run_arena(
     run: Run, *, questions: Path, model: Side, baseline: Side, version: Version = "0.1"
-) -> Scorecard:
-    """Two games a question against a baseline.
+) -> list[Scorecard]:
+    """Two games a question against a baseline; in version 2.0 a scorecard for each category.
 
-    Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl`.
+    Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl` in the form of the
+    version. A question without a category belongs to the version's default one.
 
     Raises:
         EvaluationFileError: a file lacks something, or an answer is missing.
         EngineError: an engine failed; the same run goes on where it was.
     """
     asked = arena_files.read_questions(questions)
-    base, _ = _arena_answers(run, "baseline", baseline, asked)
-    own, notes = _arena_answers(run, "model", model, asked)
+    base, _ = _arena_answers(run, "baseline", baseline, asked, version)
+    own, notes = _arena_answers(run, "model", model, asked, version)
     judgments = play_games(
         run.judge.engine,
         asked,
         base,
         own,
         judge=run.judge.name,
+        version=version,
         sampling=run.judging,
         seed=run.seed,
         progress=run.tell("judge", 2 * len(asked)),
     )
     run.judge.engine.unload()
     path = run.out / "judgments.jsonl"
-    arena_files.write_judgments(path, judgments)
-    (card,) = score_arena(
-        arena_files.read_judgments([path]),
+    arena_files.write_judgments(path, judgments, version=version)
+    cards = score_arena(
+        arena_files.read_judgments([path], version=version),
         version=version,
         answers={
             (answer.model, uid): answer for side in (base, own) for uid, answer in side.items()
@@ -226,23 +229,26 @@ def run_arena(
         questions=asked,
         seed=run.seed,
     )
-    return _with_findings(card, [*notes, *_trained_on(model, asked.values())])
+    notes = [*notes, *_trained_on(model, [question.text for question in asked.values()])]
+    return [_with_findings(card, notes) for card in cards]
 
 
 def _arena_answers(
-    run: Run, role: str, side: Side, questions: Mapping[str, str]
+    run: Run, role: str, side: Side, questions: Mapping[str, ArenaQuestion], version: Version
 ) -> tuple[dict[str, arena_files.ArenaAnswer], list[Finding]]:
     notes: list[Finding] = []
     if isinstance(side, Path):
         found = list(arena_files.read_answers([side]).values())
         _require_one_model(side, {answer.model for answer in found})
     else:
-        answers = _answers(run, role, side, [(text,) for text in questions.values()])
+        answers = _answers(run, role, side, [(question.text,) for question in questions.values()])
         found = answers_with_style(list(questions), answers.turns, model=side.name)
         notes = answers.findings
     by_uid = {answer.uid: answer for answer in found}
     _require_all(side, questions.keys() - by_uid.keys(), len(questions))
-    arena_files.write_answers(run.out / f"{role}_answers.jsonl", [by_uid[uid] for uid in questions])
+    arena_files.write_answers(
+        run.out / f"{role}_answers.jsonl", [by_uid[uid] for uid in questions], version=version
+    )
     return by_uid, notes
 
 

@@ -5,6 +5,7 @@ own data, or, in the miniature, from the truth. Where there is none, the table s
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from meta_reward_core.config import at_iteration
@@ -80,12 +81,29 @@ def _arena(arms: Sequence[Arm]) -> list[Block]:
 
 
 def _arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[str, ...]]:
-    found = _card_rows(
-        arms,
-        lambda card: card["benchmark"] == f"arena_hard_{version}",
-        [("score", 1), (f"score_band_{band}_of_version_{version}", 1)],
-    )
-    return [(f"{row[0]}, version {version}", *row[1:]) for row in found]
+    """Rows of a version, by category where its scorecards name one."""
+    rule = f"arena_hard_{version}"
+    benchmarks = {
+        str(card["benchmark"])
+        for arm in arms
+        for run in arm.runs
+        for cards in run.cards.values()
+        for card in cards
+    }
+    return [
+        (f"{row[0]}, version {version}{name.removeprefix(rule).replace('_', ', ', 1)}", *row[1:])
+        for name in sorted(benchmarks)
+        if name == rule or name.startswith(f"{rule}_")
+        for row in _card_rows(
+            arms,
+            partial(_is_of_benchmark, name),
+            [("score", 1), (f"score_band_{band}_of_version_{version}", 1)],
+        )
+    ]
+
+
+def _is_of_benchmark(name: str, card: Card) -> bool:
+    return bool(card["benchmark"] == name)
 
 
 def _judge(arms: Sequence[Arm], reference: str) -> list[Block]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from tests.core.evaluation import tool_data
 from tests.core.evaluation.rows import annotation_row, write_array, write_lines
 
 
@@ -96,6 +97,19 @@ def test_arena_games_are_scored_per_model(tmp_path: Path) -> None:
     assert {card["Model"] for card in written} == {"m", "[n]"}
     assert "arena_hard_2.0" in shown
     assert "[n] against b" in shown
+
+
+def test_published_arena_files_are_scored_by_category(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "m.jsonl", tool_data.arena_judgments("2.0"))
+    shown = evaluate("arena", path, "--version", "2.0", "--json", tmp_path / "out.json")
+    cards = json.loads((tmp_path / "out.json").read_text())
+    assert [(card["benchmark"], card["baseline"]) for card in cards[::2]] == [
+        ("arena_hard_2.0_creative_writing", "gemini-2.0-flash-001"),
+        ("arena_hard_2.0_hard_prompt", "o3-mini-2025-01-31"),
+    ]
+    assert "57.7381" in shown
+    with pytest.raises(CommandError, match="each category"):
+        evaluate("arena", path)
 
 
 def test_mt_bench_reward_bench_and_judges_are_scored(tmp_path: Path) -> None:

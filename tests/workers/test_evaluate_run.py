@@ -183,6 +183,45 @@ def test_arena_games_are_played_and_scored(
     assert "stub against base" in shown
 
 
+def test_arena_categories_are_scored_apart_and_written_for_the_public_tool(
+    installation: Installation, use_script: UseScript, tmp_path: Path
+) -> None:
+    """`show_result.py` of version 2.0 asks for uid, category, model, games, and whole counts."""
+    use_script(script)
+    categories = ["hard_prompt", "hard_prompt", "creative_writing"]
+    questions = write_lines(
+        tmp_path / "question.jsonl",
+        [
+            {"uid": f"q{n}", "category": category, "prompt": f"task {n}"}
+            for n, category in enumerate(categories)
+        ],
+    )
+    answers = write_lines(
+        tmp_path / "base.jsonl",
+        [{"uid": f"q{n}", "model": "base", "messages": [{"content": "plain"}]} for n in range(3)],
+    )
+    out = tmp_path / "out"
+    installation.run(
+        "evaluate", "run", "arena", "--questions", questions, "--model", "stub",
+        "--baseline-answers", answers, "--judge", "scripted", "--version", "2.0", "--out", out,
+    )  # fmt: skip
+    cards = json.loads((out / "scores.json").read_text())
+    assert [card["benchmark"] for card in cards] == [
+        "arena_hard_2.0_creative_writing",
+        "arena_hard_2.0_hard_prompt",
+    ]
+    rows = [json.loads(line) for line in (out / "judgments.jsonl").read_text().splitlines()]
+    assert [row["category"] for row in rows] == categories
+    (answer, *_) = (out / "model_answers.jsonl").read_text().splitlines()
+    assert {type(count) for count in json.loads(answer)["metadata"].values()} == {int}
+    shown = installation.run(
+        "evaluate", "arena", out / "judgments.jsonl", "--version", "2.0", "--category",
+        "hard_prompt",
+    )  # fmt: skip
+    assert "arena_hard_2.0_hard_prompt" in shown
+    assert "creative_writing" not in shown
+
+
 def test_an_answer_that_is_missing_is_told(
     installation: Installation, use_script: UseScript, tmp_path: Path
 ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError
 
-from tests.core.evaluation.rows import annotation_row, write_array
+from tests.core.evaluation import tool_data
+from tests.core.evaluation.rows import annotation_row, write_array, write_lines
 from tests.workers.installation import Installation, UseScript
 
 
@@ -101,6 +102,23 @@ def test_evaluating_again_takes_the_place_of_the_first(
         finished.run("evaluate", "annotations", annotations(tmp_path), "--keep", "run1/M0",
                      "--rounds", 2)  # fmt: skip
     assert len(list((finished.artifacts / "run1/evaluations/M0").iterdir())) == 1
+
+
+def test_each_category_of_one_model_is_kept_and_two_models_are_not(
+    finished: Installation, tmp_path: Path
+) -> None:
+    rows = tool_data.arena_judgments("2.0")
+    one = [row for row in rows if row["model"] == tool_data.MODELS[0]]
+    finished.run("evaluate", "arena", write_lines(tmp_path / "one.jsonl", one),
+                 "--version", "2.0", "--keep", "run1/M1")  # fmt: skip
+    kept = sorted(path.name for path in (finished.artifacts / "run1/evaluations/M1").iterdir())
+    assert kept == [
+        "arena-hard-2.0-creative-writing.json",
+        "arena-hard-2.0-hard-prompt.json",
+    ]
+    with pytest.raises(CommandError, match="here are 4 scorecards"):
+        finished.run("evaluate", "arena", write_lines(tmp_path / "two.jsonl", rows),
+                     "--version", "2.0", "--keep", "run1/M1")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,17 @@ from meta_reward_core.evaluation.arena import (
     score_arena,
     style_features,
 )
-from meta_reward_core.evaluation.arena_files import VERDICTS, ArenaAnswer, ArenaJudgment, Game
+from meta_reward_core.evaluation.arena_files import (
+    VERDICTS,
+    ArenaAnswer,
+    ArenaJudgment,
+    ArenaQuestion,
+    Game,
+    read_answers,
+    read_judgments,
+)
+from tests.core.evaluation import tool_data
+from tests.core.evaluation.rows import write_lines
 
 Answers = dict[tuple[str, str], ArenaAnswer]
 
@@ -188,7 +199,7 @@ def test_models_are_ranked() -> None:
 
 def styled(chars: Sequence[int], model: str, headers: int = 0) -> Answers:
     return {
-        (model, f"q{n:03d}"): ArenaAnswer(f"q{n:03d}", model, "x", (float(t), headers, 0, 0))
+        (model, f"q{n:03d}"): ArenaAnswer(f"q{n:03d}", model, "x", (t, headers, 0, 0))
         for n, t in enumerate(chars)
     }
 
@@ -197,7 +208,7 @@ def test_style_features_by_hand() -> None:
     """Tokens 300 and 100 against 100: (200 / 400, 0) = 0.5, 0, two games each, single.
 
     Mean 0.25, variance 4 * 0.0625 / 3: z = 0.25 / sqrt(0.08333) = 0.8660 and -0.8660.
-    Headers 3 per 300 and 3 per 100 against 0: 0.01 / 1.01 and 0.03 / 1.03, z = -+0.8660.
+    Headers 3 per 300 and 3 per 100 against 0: 3 / 301 and 3 / 101, z = -+0.8660.
     """
     outcomes = read_outcomes(judgments([("A>B", "B>A")] * 2), version="2.0")
     answers = styled([300, 100], "m", headers=3) | styled([100, 100], "b")
@@ -206,6 +217,15 @@ def test_style_features_by_hand() -> None:
     assert found[:, 0] == pytest.approx([root, root, -root, -root])
     assert found[:, 1] == pytest.approx([-root, -root, root, root])
     assert found[:, 2:].tolist() == [[0, 0]] * 4
+
+
+def test_two_empty_answers_are_equally_long() -> None:
+    """0 / 0 tokens count as a difference of 0, between 100 against 0 (1) and 0 against 100 (-1)."""
+    outcomes = read_outcomes(judgments([("A>B", "B>A")] * 3), version="2.0")
+    answers = styled([100, 0, 0], "m") | styled([0, 0, 100], "b")
+    lengths = style_features(outcomes, answers, "b")[:, 0]
+    root = np.sqrt(5 / 4)  # six games, variance 4 / 5
+    assert lengths == pytest.approx([root, root, 0, 0, -root, -root])
 
 
 def long_and_short(
@@ -260,7 +280,103 @@ def test_style_control_refuses_what_it_cannot_do() -> None:
 def test_gaming_is_looked_for_in_the_answers() -> None:
     rows = judgments([("B>A", "A>B")] * 5)
     answers = styled([5] * 5, "m") | styled([5] * 5, "b")
-    (card,) = score_arena(rows, answers=answers, questions={"q000": "why?"})
+    (card,) = score_arena(rows, answers=answers, questions={"q000": ArenaQuestion("why?")})
     assert {"constant_answers", "copies_baseline"} <= {f.name for f in card.findings}
     (card,) = score_arena(rows, answers=styled([5] * 4, "m"))
     assert [f.rows for f in card.findings if f.name == "answers_missing"] == [1]
+
+
+def test_a_category_without_a_verdict_does_not_take_the_score_of_another() -> None:
+    good = ArenaJudgment("q", "m", "b", "j", (Game("B>A"), Game("A>B")), "hard_prompt")
+    bad = ArenaJudgment("r", "m", "c", "j", (Game(None), Game(None)), "creative_writing")
+    cards = {card.benchmark: card for card in score_arena([good, bad], version="2.0")}
+    assert cards["arena_hard_2.0_hard_prompt"].figure("score").value == 100
+    assert cards["arena_hard_2.0_hard_prompt"].baseline == "b"
+    absent = cards["arena_hard_2.0_creative_writing"].figure("score").absent
+    assert absent == "no game has a verdict"
+
+
+def test_games_without_a_verdict_are_told_with_their_reasons() -> None:
+    reasons = ["the score is null", "version 0.1 does not read the score '{A}'"]
+    rows = [
+        ArenaJudgment(f"q{n}", "m", "b", "j", (Game(None, unread=reason), Game("A>B")))
+        for n, reason in enumerate([*reasons, reasons[1]])
+    ]
+    sentences = [finding.sentence for finding in score_arena(rows)[0].findings]
+    assert (
+        "Games without a verdict: 3 (the score is null: 1; version 0.1 does not read the score "
+        "'{A}': 2)."
+    ) in sentences
+
+
+def test_version_0_1_agrees_with_the_public_tool(tmp_path: Path) -> None:
+    """Scores that `show_result.py` of arena-hard-auto v0.1 wrote for the same rows.
+
+    Commit 0489bf3 with numpy 1.26.4, pandas 2.3.3 and scikit-learn 1.7.2: `show_result.py
+    --judge-name judge --output` on `tool_data.arena_judgments("0.1")` made 449 battles and the
+    leaderboard model-two 51.42 (44.69 to 57.32), model-one 48.95 (42.95 to 54.55). It left out the
+    scores A, A>>>B, A<B, B=A, B<<A, 3, "" and null. `python -m benchmarks.interchange --tools
+    arena-hard-auto` runs it again. The bands are 100 random draws on either side.
+    """
+    path = write_lines(tmp_path / "judgments.jsonl", tool_data.arena_judgments("0.1"))
+    found = read_judgments([path], version="0.1", baseline=tool_data.FIRST_BASELINE)
+    assert read_outcomes(found, version="0.1").copies.sum() == 449
+    for card, (name, score, low, high) in zip(
+        score_arena(found),
+        [("model-two", 51.42, 44.69, 57.32), ("model-one", 48.95, 42.95, 54.55)],
+        strict=True,
+    ):
+        band = card.figure("score_band_95_of_version_0.1")
+        assert card.model == name
+        assert card.figure("score").value == pytest.approx(score, abs=0.006)
+        assert (band.low, band.high) == pytest.approx((low, high), abs=3)
+
+
+def test_version_2_agrees_with_the_public_tool_in_each_category(tmp_path: Path) -> None:
+    """What `show_result.py` of arena-hard-auto v2.0 made of the same rows.
+
+    Commit 196f6b8 with torch 2.13.0, pandas 2.3.3 and numpy 1.26.4, watched by
+    `benchmarks/arena_hard_side.py` on `tool_data.arena_judgments("2.0")` and `arena_answers()`: the
+    battles of `load_judgments` and their mean by category and model, and the scores at equal length
+    and markdown (medians of 100 random draws; fitted by 50 steps of L-BFGS).
+    """
+    path = write_lines(tmp_path / "judgments.jsonl", tool_data.arena_judgments("2.0"))
+    answers = read_answers([write_lines(tmp_path / "answers.jsonl", tool_data.arena_answers())])
+    found = read_judgments([path], version="2.0")
+    cards = score_arena(found, version="2.0", controls=["length", "markdown"], answers=answers)
+    for card, (category, name, score, controlled) in zip(
+        cards,
+        [
+            ("creative_writing", "model-one", 53.52112676056338, 53.35),
+            ("creative_writing", "model-two", 50.49019607843137, 49.97),
+            ("hard_prompt", "model-one", 57.73809523809523, 57.87),
+            ("hard_prompt", "model-two", 37.64705882352941, 37.03),
+        ],
+        strict=True,
+    ):
+        assert (card.benchmark, card.model) == (f"arena_hard_2.0_{category}", name)
+        assert card.baseline == tool_data.BASELINES[category]
+        assert card.figure("score").value == pytest.approx(score, abs=1e-9)
+        at_equal_style = card.figure("score_controlled_length_markdown_band_90").value
+        assert at_equal_style == pytest.approx(controlled, abs=2)
+
+
+def test_style_features_agree_with_the_public_tool(tmp_path: Path) -> None:
+    """Features that the tool gave to its bootstrap for the first question of each category.
+
+    Made as in the test above: tokens, headers, lists, bold of model-one, in single precision. All
+    582 battles of both categories agree within 4.1e-7.
+    """
+    path = write_lines(tmp_path / "judgments.jsonl", tool_data.arena_judgments("2.0"))
+    answers = read_answers([write_lines(tmp_path / "answers.jsonl", tool_data.arena_answers())])
+    for category, uid, expected in [
+        ("hard_prompt", "question-000", [0.6065615, -0.1873277, -0.0508997, 0.1876039]),
+        ("creative_writing", "question-003", [-1.0329069, 0.6216938, -0.2568603, 0.9388306]),
+    ]:
+        found = read_judgments([path], version="2.0", categories=[category])
+        outcomes = read_outcomes(found, version="2.0")
+        features = style_features(outcomes, answers, tool_data.BASELINES[category])
+        own = (outcomes.model == outcomes.models.index("model-one")) & (
+            outcomes.question == outcomes.uids.index(uid)
+        )
+        assert features[own][0] == pytest.approx(expected, abs=1e-6)

@@ -1,5 +1,7 @@
 """MT-Bench: means by hand, FastChat's files, and judgments without points."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from meta_reward_core.evaluation.mt_bench import (
     score_mt_bench,
     write_turn_judgments,
 )
+from tests.core.evaluation import tool_data
 from tests.core.evaluation.rows import write_lines
 
 
@@ -88,6 +91,13 @@ def test_gaming_is_looked_for_in_the_answers() -> None:
         ("It says [[10]], but: [[2.5]]", 2.5),
         ("[[11]]", None),
         ("[[0]]", None),
+        ("[[7.]]", 7),
+        ("Rating: [7]", 7),
+        ("As [2] says ... Rating: [[7]]", 7),
+        ("As [2] says ... Rating: [7]", None),
+        ("[6], yes [6.0]", 6),
+        ("Rating: [0]", None),
+        ("[8/10]", None),
         ("8", None),
     ],
 )
@@ -100,7 +110,12 @@ def test_judgments_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "judgments.jsonl"
     write_turn_judgments(path, written)
     assert '"score": -1.0' in path.read_text()
-    assert read_turn_judgments([path]) == written
+    assert read_turn_judgments([path]) == [
+        written[0],
+        replace(written[1], unread="the score is -1"),
+    ]
+    judges = [json.loads(line)["judge"] for line in path.read_text().splitlines()]
+    assert judges == [["gpt-4", "single-v1"], ["gpt-4", "single-v1-multi-turn"]]
 
 
 def test_points_are_read_from_the_text_where_there_is_no_score(tmp_path: Path) -> None:
@@ -114,7 +129,6 @@ def test_points_are_read_from_the_text_where_there_is_no_score(tmp_path: Path) -
     "rows, message",
     [
         ([row(), row()], "turn 1 of question 81 by m was there before"),
-        ([row(score=12)], "the score 12 lies outside 1 to 10"),
         ([row(turn=3)], "the turn must be 1 or 2"),
         ([row(), row(turn=2, judge="other")], r"2 judges \(gpt-4, other\)"),
     ],
@@ -141,3 +155,52 @@ def test_questions_and_answers_are_read(tmp_path: Path) -> None:
         read_answers([write_lines(tmp_path / "a.jsonl", [answer | {"choices": []}])])
     with pytest.raises(EvaluationFileError, match="turns must be a list of texts"):
         read_questions(write_lines(tmp_path / "q.jsonl", [question | {"turns": "one"}]))
+
+
+@pytest.mark.parametrize(
+    "score, reason",
+    [
+        (0, "the score 0 lies outside 1 to 10"),
+        (12, "the score 12 lies outside 1 to 10"),
+        (-1, "the score is -1"),
+        (None, "the score is null"),
+        ("8", "the score '8' is not a number"),
+        (True, "the score True is not a number"),
+    ],
+)
+def test_one_score_that_cannot_be_used_does_not_refuse_its_file(
+    tmp_path: Path, score: Any, reason: str
+) -> None:
+    """(6 + 8) / 2; the third judgment is told with its reason."""
+    rows = [row(score=6), row(score=8, turn=2), row(question_id=82, score=score)]
+    found = read_turn_judgments([write_lines(tmp_path / "j.jsonl", rows)])
+    (card,) = score_mt_bench(found)
+    assert card.figure("all").value == 7
+    sentences = [finding.sentence for finding in card.findings]
+    assert f"Judgments without points from 1 to 10: 1 ({reason}: 1)." in sentences
+
+
+def test_points_are_found_where_fastchat_finds_them() -> None:
+    """`run_judge_single` of fschat 0.2.36 on `tool_data.MT_BENCH_TEXTS`; -1 is no score.
+
+    Run by `benchmarks/fastchat_side.py` with the judge's replies in place of a server's.
+    """
+    fastchat = [8.0, 2.5, 7.0, 7.0, 6.5, -1, 9.0, 6.0, -1, -1, 10.0, -1]
+    ours = [read_rating(text) for text in tool_data.MT_BENCH_TEXTS]
+    assert ours == [None if score == -1 else score for score in fastchat]
+
+
+def test_means_agree_with_fastchat(tmp_path: Path) -> None:
+    """The three tables of fschat 0.2.36's `show_result.py` (pandas 2.3.3) on the same rows.
+
+    `benchmarks/fastchat_side.py` ran it on `tool_data.mt_bench_judgments()`: 320 judgments, of
+    which it left out 46 of -1. `python -m benchmarks.interchange --tools fastchat` runs it again.
+    """
+    path = write_lines(tmp_path / "j.jsonl", tool_data.mt_bench_judgments())
+    cards = {card.model: card for card in score_mt_bench(read_turn_judgments([path]))}
+    for model, expected in {
+        "model-one": (5.411111111111111, 5.287878787878788, 5.528985507246377),
+        "model-two": (6.133093525179856, 6.139705882352941, 6.126760563380282),
+    }.items():
+        found = [cards[model].figure(name).value for name in ("all", "turn_1", "turn_2")]
+        assert found == pytest.approx(expected, abs=1e-12)

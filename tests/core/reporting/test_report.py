@@ -80,6 +80,27 @@ def test_a_kept_scorecard_stands_below_the_papers_rows_with_its_interval() -> No
     assert cells(table.rows, "paper: Meta-Rewarding, iteration 4") == ["39.44", "39.45", "2,003"]
 
 
+def test_arena_hard_stands_in_table_2_by_version_and_category() -> None:
+    cards = [
+        make_card(name, {"score": score})
+        for name, score in (
+            ("arena_hard_0.1", 20.0),
+            ("arena_hard_2.0", 30.0),
+            ("arena_hard_2.0_hard_prompt", 40.0),
+            ("arena_hard_2.0_creative_writing", 50.0),
+        )
+    ]
+    document = report([make_run("mine", cards={2: cards})])
+    table = grid(document, TABLES[1], "Arena-Hard, score and its band")
+    for label, score in (
+        ("version 0.1", "20.0"),
+        ("version 2.0", "30.0"),
+        ("version 2.0, hard_prompt", "40.0"),
+        ("version 2.0, creative_writing", "50.0"),
+    ):
+        assert cells(table.rows, f"mine M2, {label}")[0].startswith(score)
+
+
 def test_the_judge_against_people_and_against_a_model_are_two_tables() -> None:
     """Agreement is a share in the scorecard and percent in the paper."""
     card = make_card("judge_agreement", {"agreement": 0.6, "spearman": 0.3}, reference="humans")

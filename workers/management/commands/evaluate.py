@@ -105,13 +105,15 @@ class Command(ExemplifiedCommand):
 def _keep(
     cards: Sequence[Scorecard], experiment: str, number: int, *, reference: ReferenceKind | None
 ) -> None:
-    if len(cards) != 1:
+    kinds = {(card.model, card.benchmark) for card in cards}
+    if len({card.model for card in cards}) != 1 or len(kinds) != len(cards):
         raise EvaluationFileError(
             f"--keep takes the figures of one model, and here are {len(cards)} scorecards: "
             "evaluate them one at a time."
         )
     store = ArtifactStore(configured_places().artifacts)
-    keep_card(store, experiment, number, cards[0], reference=reference)
+    for card in cards:
+        keep_card(store, experiment, number, card, reference=reference)
 
 
 def _declare_annotations(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +139,8 @@ def _declare_arena(parser: argparse.ArgumentParser) -> None:
     add("files", type=Path, nargs="+", metavar="FILE", help="judgments, JSON lines")
     add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
     add("--baseline", metavar="NAME", help="for files of version 0.1, which do not name it")
+    add("--category", nargs="+", default=[], metavar="NAME",
+        help="categories to score, if not all of the files")  # fmt: skip
     add("--answers", type=Path, nargs="+", default=[], metavar="FILE",
         help="of models and baseline: for style control, and to find gaming")  # fmt: skip
     add("--questions", type=Path, metavar="FILE", help="question.jsonl")
@@ -226,7 +230,12 @@ def _annotation_card(path: Path, options: Options) -> Scorecard:
 def _score_arena(options: Options) -> list[Scorecard]:
     questions = options["questions"]
     return score_arena(
-        arena_files.read_judgments(options["files"], baseline=options["baseline"]),
+        arena_files.read_judgments(
+            options["files"],
+            version=options["version"],
+            baseline=options["baseline"],
+            categories=options["category"],
+        ),
         version=options["version"],
         controls=options["control"],
         answers=arena_files.read_answers(options["answers"]),
