@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.interchange_rows import Comparison
+    from interchange_rows import Comparison
 
 Row = dict[str, Any]
 
@@ -148,7 +148,8 @@ def _write_files(folder: Path, unrated: tuple[int, ...]) -> None:
 
 
 def _compare_case(folder: Path, case: str, regression: str) -> "list[Comparison]":
-    from benchmarks.interchange_rows import Comparison
+    from interchange_rows import Comparison
+
     from meta_reward_core.evaluation import alpaca_files
 
     board = alpaca_files.read_leaderboard(folder / "theirs" / "judge" / "leaderboard.csv")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
 if TYPE_CHECKING:
-    from benchmarks.interchange_rows import Comparison
+    from interchange_rows import Comparison
 
 Row = dict[str, Any]
 
@@ -142,7 +142,8 @@ def _compare_figures(
     folder: Path, figures: dict[str, dict[str, float]], files: dict[str, Row]
 ) -> "list[Comparison]":
     """Our scores of our files and of the tool's, beside the tool's scores of ours."""
-    from benchmarks.interchange_rows import Comparison
+    from interchange_rows import Comparison
+
     from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench
 
     for kind, columns in files.items():
