@@ -6,7 +6,6 @@ Source: the public tool `arena-hard-auto`, version 2.0 (`uid`, `messages`, `meta
 0.1 (`question_id`, `choices`, `conv_metadata`); both are read, version 2.0 is written.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from meta_reward_core.evaluation.files import (
     shown,
     write_json_lines,
 )
+from meta_reward_core.parsing import read_mark
 
 VERDICTS: Final = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
 """From the strongest for A to the strongest for B."""
@@ -31,8 +31,6 @@ _SPELLINGS: Final = {
     "B>A": "B>A", "A<B": "B>A",
     "B>>A": "B>>A", "A<<B": "B>>A",
 }  # fmt: skip
-
-_MARK = re.compile(r"\[\[\s*([AB]\s*(?:[<>]{1,2}|=)\s*[AB])\s*\]\]")
 
 STYLE_ELEMENTS: Final = ("token_len", "header_count", "list_count", "bold_count")
 
@@ -78,12 +76,11 @@ class ArenaAnswer:
 
 
 def read_verdict(judgment: str) -> str | None:
-    """The last `[[A>>B]]`-like mark of a judgment, as one of `VERDICTS`; None without any.
+    """The last mark of a judgment, as one of `VERDICTS`; None without any (see `read_mark`).
 
     Departs from version 0.1, which gives no verdict to a judgment with several different marks.
     """
-    marks = _MARK.findall(judgment)
-    return _SPELLINGS.get("".join(marks[-1].split())) if marks else None
+    return _SPELLINGS.get(read_mark(judgment) or "")
 
 
 def read_judgments(

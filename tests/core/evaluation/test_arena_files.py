@@ -31,6 +31,9 @@ PUBLIC = Path(__file__).parents[3].parent / "shared" / "data" / "arena_hard"
         ("[[ A = B ]]", "A=B"),
         ("A>B", None),
         ("[[A>>>B]]", None),
+        ("[[a>b]]", "A>B"),
+        ("[A>B]", "A>B"),
+        ("[[A<B]]", "B>A"),
         ("", None),
     ],
 )
