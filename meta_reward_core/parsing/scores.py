@@ -40,14 +40,14 @@ from meta_reward_core.parsing.tokens import words
 
 LABELS: Final = LabelWords(
     strong=words(
-        "score rating bewertung punktzahl gesamtpunktzahl gesamtbewertung puntuación puntuacion "
-        "calificación puntaje punteggio pontuação оценка балл ocena puan "
-        "评分 評分 得分 分数 總分 总分 打分 "
-        "評価 点数 スコア 得点 점수 평점 총점"
+        "баллы valutazione poäng betyg wynik cijfer beoordeling score rating bewertung "
+        "punktzahl gesamtpunktzahl gesamtbewertung puntuación puntuacion calificación "
+        "puntaje punteggio pontuação оценка балл ocena puan 评分 評分 得分 分数 總分 总分 "
+        "打分 評価 点数 スコア 得点 점수 평점 총점"
     ),
     weak=words(
-        "total overall sum points point marks mark grade verdict result evaluation assessment "
-        "judgment judgement answer note nota punkte gesamt wertung ergebnis voto"
+        "final total overall sum points point marks mark grade verdict result evaluation "
+        "assessment judgment judgement answer note nota punkte gesamt wertung ergebnis voto"
     ),
     after=frozenset({"points", "value"}),
     units=frozenset({"points", "point", "marks", "mark", "total", "overall", "punkte"}),
@@ -55,24 +55,24 @@ LABELS: Final = LabelWords(
 
 _NUMBER_WORDS: Final = {
     "zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0, "six": 6.0,
-    "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "null": 0.0, "eins": 1.0, "zwei": 2.0,
+    "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "eins": 1.0, "zwei": 2.0,
     "drei": 3.0, "vier": 4.0, "fünf": 5.0, "cero": 0.0, "uno": 1.0, "dos": 2.0, "tres": 3.0,
     "cuatro": 4.0, "cinco": 5.0, "deux": 2.0, "trois": 3.0, "quatre": 4.0, "cinq": 5.0,
     "零": 0.0, "一": 1.0, "二": 2.0, "三": 3.0, "四": 4.0, "五": 5.0,
 }  # fmt: skip
-_SELDOM_SCORES: Final = frozenset({"one", "uno", "null", "dos", "一"})
+_SELDOM_SCORES: Final = words("one uno dos 一")
 """Number words that mean something else in most sentences."""
 
-_BEFORE_VALUE: Final = words("is a an the exactly solid strong clear full")
+_BEFORE_VALUE: Final = words("therefore thus hence is a an the exactly solid strong clear full")
 _UNITS: Final = words(
     "point points pt pts mark marks star stars punkt punkte punkten puntos punto punti "
     "pontos баллов балла 分 点 점"
 )
-_OUT_OF: Final = words("/ of out from von sur de di su auf on max maximum 满分 満点")
+_OUT_OF: Final = words("/ of out sobre из from von sur de di su auf on max maximum 满分 満点")
 _SCALE_WORDS: Final = _UNITS | words(
-    "/ of out from von sur de di su auf on a an the to scale scored max maximum maximal "
-    "possible best total overall final score 满分 満点 up additive between rating range ranging "
-    "for this response answer"
+    "/ of out sobre из from von sur de di su auf on a an the to scale scored max "
+    "maximum maximal possible best total overall final score 满分 満点 up additive "
+    "between rating range ranging for this response answer"
 )
 _PERCENT: Final = frozenset({"%", "percent", "prozent", "pct"})
 _CONNECTORS: Final = CONNECTORS | {"total", "exactly", "awarded"}
@@ -94,9 +94,12 @@ _NOT_COUNTED: Final = (
         "rather maybe though score not"
     )
 )
-_GIVES: Final = words("give rate award assign score grade gives rates awards assigns giving rating")
+_GIVES: Final = words(
+    "say give rate award assign score grade gives rates awards assigns giving rating"
+)
 _EARNS: Final = words(
-    "gets earns receives deserves merits scores makes totals is rated awarded scored assigned given"
+    "leads results adds sums amounts gets earns receives deserves merits scores makes "
+    "totals is rated awarded scored assigned given"
 )
 _SUBJECTS: Final = (
     QUALIFIERS
@@ -108,7 +111,7 @@ _SUBJECTS: Final = (
     )
 )
 _OBJECTS: Final = QUALIFIERS | words(
-    "it a an as at with of score rating grade full solid strong is total points"
+    "to in up it a an as at with of score rating grade full solid strong is total points"
 )
 
 
@@ -187,7 +190,7 @@ def _read_points(tokens: Tokens, top_points: float, *, is_strict: bool) -> Readi
     value, end = _read_sum(tokens, place) or _read_number(tokens, place) or (None, place)
     if value is None:
         return Reading(None, SCORE_NOT_A_NUMBER, place)
-    while (scale := _read_scale(tokens, end)) is not None:
+    while (scale := _read_scale(tokens, end) or _read_terms(tokens, end, value)) is not None:
         note, end = scale
         if not note.agrees(value, top_points):
             return Reading(None, SCORE_ON_ANOTHER_SCALE, end)
@@ -227,7 +230,7 @@ def _is_whole(tail: Tokens, *, is_top: bool) -> bool:
 def _skip_opening(tokens: Tokens) -> int:
     place = 0
     while place < len(tokens) and (
-        tokens[place].text in '(":=|' or tokens[place].text == "[[" or _is_filler(tokens, place)
+        tokens[place].text in '()":=|' or tokens[place].text == "[[" or _is_filler(tokens, place)
     ):
         place += 1
     return place
@@ -325,7 +328,7 @@ def _read_scale(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
 
 
 _LONGEST_SCALE: Final = 14
-_MARKS_OF_SCALE: Final = frozenset({"-", "/", "+", ",", ".", '"'})
+_MARKS_OF_SCALE: Final = frozenset({"-", "/", "+", ",", ".", ":", '"'})
 
 
 def _read_bracket(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
@@ -340,6 +343,22 @@ def _read_bracket(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
         return None
     note = _read_note(inside)
     return None if note is None else (note, end + 1)
+
+
+def _read_terms(tokens: Tokens, place: int, value: float) -> tuple[_Note, int] | None:
+    """A bracket that tells how the points add up: "(1 for relevance, 2 for coverage)"."""
+    if place == len(tokens) or tokens[place].text != "(":
+        return None
+    end = next((n for n in range(place, len(tokens)) if tokens[n].text == ")"), len(tokens))
+    inside = tokens[place + 1 : end]
+    terms = [token.value for token in inside if token.kind == "number"]
+    known = [term for term in terms if term is not None]
+    is_sum = 1 < len(known) == len(terms) and _is_same(sum(known), value)
+    is_listed = not any(token.text in _NOT_A_LIST for token in inside)
+    return (_Note(), end + 1) if is_sum and is_listed else None
+
+
+_NOT_A_LIST: Final = words("or to now not revised corrected final instead rather if / - % ->")
 
 
 def _read_top(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
@@ -401,6 +420,8 @@ def _is_counted(tokens: Tokens, place: int) -> bool:
     after = tokens[place + 1 : place + 3]
     if after and after[0].text == "-" and after[0].start == tokens[place].end:
         after = after[1:]
+    if after and after[0].text == "of" and _value_at(tokens, place + 2) is not None:
+        return _is_counted(tokens, place + 2)
     return bool(after) and after[0].kind == "word" and after[0].text not in _NOT_COUNTED
 
 
@@ -454,11 +475,16 @@ def _read_boxes(tokens: Tokens, top_points: float) -> list[Reading[float]]:
 
 
 def _read_bare(tokens: Tokens, top_points: float) -> Reading[float] | None:
-    """`4/5`, `4 out of 5` or stars, alone on a line."""
-    first = tokens[skip(tokens, 0, "(", '"') % len(tokens)]
-    has_scale = any(token.text in ("/", "of") for token in tokens)
+    """`4/5`, "Overall, 4 out of 5", `1 + 1 + 1 = 3` or stars, alone on a line."""
+    start = 0
+    while start < len(tokens) and (
+        tokens[start].text in CONCLUDING or tokens[start].text in ("in", ",", ":", "(", '"', "a")
+    ):
+        start += 1
+    first = tokens[min(start, len(tokens) - 1)]
+    has_scale = any(token.text in ("/", "of", "=") for token in tokens)
     if first.kind == "stars" or (has_scale and first.kind == "number"):
-        reading = _read_points(tokens, top_points, is_strict=True)
+        reading = _read_points(tokens[start:], top_points, is_strict=True)
         return reading if reading.value is not None else None
     return None
 
@@ -477,7 +503,10 @@ def _read_sentence(tokens: Tokens, top_points: float) -> Reading[float] | None:
     ):
         place += 1
     reading = _read_points(sentence[place:], top_points, is_strict=True)
-    names_whole = _names_whole(sentence, is_gift=sentence[verb].text in _GIVES)
+    said = {token.text for token in sentence}
+    if "would" in said and not said.isdisjoint({"have", "be", "been"}):
+        return None
+    names_whole = _names_whole(sentence, sentence[verb].text, reading.value or 0.0)
     return replace(reading, start=start) if reading.value is not None and names_whole else None
 
 
@@ -487,9 +516,9 @@ def _are_words_of(tokens: Tokens, allowed: frozenset[str]) -> bool:
     )
 
 
-def _names_whole(sentence: Tokens, *, is_gift: bool) -> bool:
-    """Whether a sentence gives all the points, and not those of one criterion."""
+def _names_whole(sentence: Tokens, verb: str, value: float) -> bool:
+    """Whether a sentence gives all the points, and not those of one criterion ("1 point")."""
     said = {token.text for token in sentence}
-    if said & (CONCLUDING | {"score", "rating", "/", "of"}):
+    if said & (CONCLUDING | {"score", "rating", "/", "of"}) or verb in ("adds", "sums", "amounts"):
         return True
-    return is_gift and not said & _UNITS
+    return not said & _UNITS or (value > 1 and "points" in said)

@@ -16,50 +16,59 @@ from meta_reward_core.parsing.tokens import Token, words
 Tokens = list[Token]
 
 QUALIFIERS: Final = words(
-    "final total overall my the der die das le la el il our this that's judgment judgement "
-    "judging judge's given assigned awarded suggested proposed resulting new revised "
-    "adjusted corrected updated additive aggregate combined cumulative numeric numerical "
-    "response response's answer evaluation assessment rubric grading and here's its finale "
-    "totale final gesamt endgültige abschließende meine mi ma mon total definitiva globale "
-    "mia totale итоговая 最终 最後 最终的 总 総合 综合 최종"
+    "最終 final total overall my the der die das le la el il our this that's judgment "
+    "judgement judging judge's given assigned awarded suggested proposed resulting new "
+    "revised adjusted corrected updated additive aggregate combined cumulative numeric "
+    "numerical response response's answer evaluation assessment rubric grading and "
+    "here's its finale totale final gesamt endgültige abschließende meine mi ma mon "
+    "total definitiva globale mia totale итоговая 最终 最後 最终的 总 総合 综合 최종"
 )
 """Words around a label that leave it the label of the whole. Any other ("relevance score") makes it
 the label of something else."""
 
 CONCLUDING: Final = words(
-    "so thus therefore hence conclusion summary final finally overall line verdict result "
-    "total sum altogether accordingly decision here fazit conclusión donc also ergo 结论 最终"
+    "short so thus therefore hence conclusion summary final finally overall line verdict "
+    "result total sum altogether accordingly decision here fazit conclusión donc also "
+    "ergo 结论 最终"
 )
 """Words before a label that announce it."""
 
 _REPORTING: Final = words(
-    "say says said saying claim claims claimed write writes wrote written quote quotes "
-    "quoted example e.g eg like as such if would not never instead ask asks asked request "
-    "requests requested require requires format form template prompt instruction "
-    "instructions demand demands contain contains include includes mention mentions print "
-    "prints output outputs"
+    "wants wanted expects expected demanded tells told begs gave previous earlier other others another human humans people say says said "
+    "saying claim claims claimed write writes wrote written quote quotes quoted example "
+    "e.g eg like as such if would not never instead ask asks asked request requests "
+    "requested require requires format form template prompt instruction instructions "
+    "demand demands contain contains include includes mention mentions print prints "
+    "output outputs"
 )
 """Words before a label by which it is somebody else's, or a supposition."""
+
+_STATES: Final = words("is are was has gets earns receives deserves answers lacks misses names")
+"""Verbs of which a sentence before a label without a full stop has one."""
+
+_NO_SENTENCE_END: Final = words(": ( | for of with to by as in that a the")
 
 _SENTENCE_END: Final = frozenset(".!?;")
 _FULL_STOP: Final = frozenset(".!?")
 _CLOSING_MARKS: Final = frozenset('.!;")|>')
-_REASON_FOLLOWS: Final = frozenset({",", "-", ":", "(", ";"})
-_IGNORED: Final = frozenset({'"', ")", "|", ">"})
+_REASON_FOLLOWS: Final = frozenset({",", "-", ":", "(", ";", "|"})
+_TOO: Final = words("high low generous harsh lenient strict much")
+_IGNORED: Final = frozenset({'"', ")", ">"})
 
 CONNECTORS: Final = words(
-    "because since as for due based given with overall i it this the by in although though "
-    "even while whereas instead not weil da denn porque car parce 因为 理由"
+    "because since as for due based given with overall i it this the by in although "
+    "though even while whereas instead not weil da denn porque car parce 因为 理由"
 )
 """Words that may stand right behind a value and begin its reason."""
 
 _TAKES_BACK: Final = words(
-    "or and to if unless otherwise maybe perhaps possibly probably approximately approx "
-    "roughly about around depending minus plus less more higher lower better worse actually "
-    "rather wait no hmm correction corrected revised revise changed change reduced raised "
-    "increased lowered downgraded upgraded adjusted then now ish provisional provisionally "
-    "tentative tentatively at up down almost nearly else oder bis vielleicht ou o peut "
-    "quizás either unsure uncertain 或 但"
+    "draft preliminary initial or and to if unless otherwise maybe perhaps possibly "
+    "probably approximately approx roughly about around depending minus plus less more "
+    "higher lower better worse actually rather wait no hmm correction corrected revised "
+    "revise changed change reduced raised increased lowered downgraded upgraded "
+    "adjusted then now ish provisional provisionally tentative tentatively at up down "
+    "almost nearly else oder bis vielleicht ou o peut quizás either unsure uncertain 或 "
+    "但"
 )
 """Words that may not begin what follows a value: what they begin limits it or takes it back."""
 
@@ -69,17 +78,17 @@ _CHANGES: Final = words(
 """Of those, the ones that "from" makes harmless: "4 (lowered from 5)"."""
 
 _RECONSIDERS_FIRST: Final = words(
-    "wait hmm hm correction correcting actually rather oops sorry scratch edit update no "
-    "reconsidering"
+    "wait hmm hm correction correcting actually rather oops sorry scratch edit update "
+    "no reconsidering"
 )
 _RECONSIDERS: Final = words(
     "reconsider reconsidering reconsidered reflection reevaluate reevaluating mistaken "
     "misread miscounted"
 )
 _CHANGES_TO: Final = words(
-    "should make change changed lower lowered raise raised revise revised reduce reduced "
-    "increase increased adjust adjusted correct corrected become becomes instead rather "
-    "better best wins winner too also equally"
+    "right fair fairer appropriate should make change changed lower lowered raise "
+    "raised revise revised reduce reduced increase increased adjust adjusted correct "
+    "corrected become becomes instead rather better best wins winner too also equally"
 )
 
 
@@ -214,6 +223,8 @@ def _label(
 def _is_key(tokens: Tokens, start: int, end: int) -> bool:
     """Whether a label is a key of JSON: `{"reason": "...", "score": 4}`."""
     around = [token.text for token in tokens[max(0, start - 2) : start] + tokens[end : end + 2]]
+    if start == 1:
+        return around == ['"', '"', ":"]
     return tokens[0].text == "(" and around in ([",", '"', '"', ":"], ["(", '"', '"', ":"])
 
 
@@ -233,8 +244,8 @@ def _may_follow(lead: Tokens, head: Token, *, is_quoted: bool) -> bool:
         return True
     if clause[-1].text == ",":
         return any(token.text == ":" for token in clause)
-    is_new_sentence = head.is_capital and len(said) >= _FEW_WORDS
-    return is_new_sentence and not is_quoted and clause[-1].text not in (":", "(", "|")
+    is_new_sentence = head.is_capital and len(said) >= _FEW_WORDS and not _STATES.isdisjoint(said)
+    return is_new_sentence and not is_quoted and clause[-1].text not in _NO_SENTENCE_END
 
 
 def is_reported(clause: Tokens) -> bool:
@@ -267,10 +278,10 @@ def _read_note(tokens: Tokens, place: int) -> tuple[Tokens, int]:
     opens = tokens[place].text if place < len(tokens) else ""
     if opens != "(" and opens not in _OPENS_NOTE:
         return [], place
-    closes = ")" if opens == "(" else ":"
+    closes = (")",) if opens == "(" else (":", "is")
     for end in range(place + 1, min(place + _LOOK_AHEAD, len(tokens))):
-        if tokens[end].text == closes:
-            if closes == ":":
+        if tokens[end].text in closes:
+            if opens != "(":
                 return tokens[place:end], end
             is_label = _read_separator(tokens, end + 1, may_lack=False) is not None
             return (tokens[place + 1 : end], end + 1) if is_label else ([], place)
@@ -419,6 +430,14 @@ def _takes_back(sentence: Tokens, rules: TailRules) -> bool:
         return False
     if said[0] == "no":
         return has_rival or any(token.text == "," for token in sentence[1:2])
-    if said[0] in _RECONSIDERS_FIRST or not _RECONSIDERS.isdisjoint(said):
+    if said[0] in _RECONSIDERS_FIRST or _is_second_thought(said):
         return True
     return has_rival and (said[0] in _TAKES_BACK | {"but"} or not _CHANGES_TO.isdisjoint(said))
+
+
+def _is_second_thought(said: list[str]) -> bool:
+    """Whether words tell of doubts: "on second thought", "that is too high"."""
+    doubts = {"thought", "thoughts", "reflection"} if said[0] == "on" else set()
+    is_too = "too" in said and not _TOO.isdisjoint(said)
+    is_real = {"would", "not"}.isdisjoint(said)
+    return not (_RECONSIDERS | doubts).isdisjoint(said) or (is_too and is_real)

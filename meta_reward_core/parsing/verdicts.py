@@ -40,13 +40,14 @@ from meta_reward_core.records import Verdict
 _NOUNS: Final = words(
     "judgement judgment judge answer response assistant option output model candidate "
     "evaluation assessment review reply version text choice critique urteil bewertung "
-    "antwort jugement réponse juicio respuesta evaluación opción "
-    "判断 评判 评价 评审 回答 答案 助手 判定 평가"
+    "antwort jugement réponse juicio respuesta evaluación opción 判断 评判 评价 评审 "
+    "回答 答案 助手 判定 평가"
 )
 LABELS: Final = LabelWords(
     strong=words(
-        "winner better gewinner sieger ganador ganadora gagnant vainqueur vincitore vencedor "
-        "победитель besser mejor meilleur meilleure 获胜者 優勝者 勝者 胜者 赢家 胜出者 승자 更好"
+        "winner better gewinner sieger ganador ganadora gagnant vainqueur vincitore "
+        "vencedor победитель besser mejor meilleur meilleure 获胜者 優勝者 勝者 胜者 赢家 "
+        "胜出者 승자 更好"
     ),
     weak=words(
         "winning verdict decision preference preferred best pick choice result conclusion "
@@ -64,8 +65,8 @@ _BEFORE_TIE: Final = _BEFORE_OPTION | words(
 )
 _TIES: Final = words(
     "tie tied ties draw drawn neither none both equal equally equals same identical "
-    "equivalent unentschieden gleichstand beide keiner keines gleich égalité aucun empate "
-    "ninguno ambos pareggio 平局 平手 引き分け 무승부"
+    "equivalent unentschieden gleichstand beide keiner keines gleich égalité aucun "
+    "empate ninguno ambos pareggio 平局 平手 引き分け 무승부"
 )
 _NO_WINNER: Final = frozenset({"winner", "clear", "difference", "preference", "better"})
 _CLAIMS: Final = words("winner wins won better best preferred preferable superior stronger")
@@ -77,8 +78,8 @@ _ONLY_ONE: Final = words(
 )
 _BREAKS: Final = frozenset({"breaker", "breaking", "break", "or", "?"})
 _EXCUSES: Final = words(
-    "because since as than over not unlike whereas while although though due given beats "
-    "compared against"
+    "because since as than over not unlike whereas while although though due given "
+    "beats compared against"
 )
 _CONNECTORS: Final = CONNECTORS | words(
     "is was wins won over slightly narrowly marginally clearly definitely does has gives"

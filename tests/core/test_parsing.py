@@ -395,13 +395,13 @@ def test_only_what_follows_closed_reasoning_counts(
 def test_a_score_before_the_token_limit_counts_if_its_end_is_seen(
     text: str, score: float | None
 ) -> None:
-    """ "Score: 4" at the limit could have become 4.5 or 4/10; without the stop it is a 4."""
+    """At the limit "Score: 4" could have become 4.5 or 4/10."""
     found = parse_score(text, is_cut_off=True)
     assert (found.score, found.reason) == (score, None if score else "judgment_cut_off")
 
 
 def test_a_verdict_before_the_token_limit_counts_if_its_end_is_seen() -> None:
-    """ "Winner: Judgement A" at the limit could have become "A and B are equal"."""
+    """At the limit "Winner: Judgement A" could have become "A and B are equal"."""
     cut = parse_verdict("Winner: Judgement A", is_cut_off=True)
     assert cut == ParsedVerdict(None, "judgment_cut_off")
     whole = "Winner: Judgement A\nThe other one errs."
