@@ -194,6 +194,8 @@ def _read_points(tokens: Tokens, top_points: float, *, is_strict: bool) -> Readi
         note, end = scale
         if not note.agrees(value, top_points):
             return Reading(None, SCORE_ON_ANOTHER_SCALE, end)
+        if tokens[end - 1].kind == "number" and tokens[end : end + 1] and tokens[end].text == "/":
+            return Reading(None, SCORE_NOT_A_NUMBER, end)
     tail = tokens[end:]
     if is_strict:
         is_final = ends(tail, _CLOSING_WORDS)
@@ -311,7 +313,10 @@ def _signed_sum(tokens: Tokens) -> float | None:
 
 def _read_scale(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
     """A unit, or the scale that a number is of, and the index behind it."""
-    place = skip(tokens, place, '"')
+    opens = skip(tokens, place, '"')
+    if opens < len(tokens) and tokens[opens].text == "(":
+        return _read_bracket(tokens, opens)
+    place = skip(tokens, place, '"', ")")
     if place == len(tokens):
         return None
     text = tokens[place].text
@@ -319,12 +324,7 @@ def _read_scale(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
         return _Note(), place + 1
     if text in _PERCENT:
         return _Note(top=100.0), place + 1
-    if text == "(":
-        return _read_bracket(tokens, place)
-    opens = skip(tokens, place, '"', ")")
-    if opens < len(tokens) and tokens[opens].text in _OUT_OF:
-        return _read_top(tokens, opens)
-    return None
+    return _read_top(tokens, place) if text in _OUT_OF else None
 
 
 _LONGEST_SCALE: Final = 14

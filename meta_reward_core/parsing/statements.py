@@ -27,19 +27,19 @@ QUALIFIERS: Final = words(
 the label of something else."""
 
 CONCLUDING: Final = words(
-    "short so thus therefore hence conclusion summary final finally overall line verdict "
-    "result total sum altogether accordingly decision here fazit conclusión donc also "
-    "ergo 结论 最终"
+    "short so thus therefore hence conclusion summary final finally overall line "
+    "verdict result total sum altogether accordingly decision here fazit conclusión "
+    "donc also ergo 结论 最终"
 )
 """Words before a label that announce it."""
 
 _REPORTING: Final = words(
-    "wants wanted expects expected demanded tells told begs gave previous earlier other others another human humans people say says said "
-    "saying claim claims claimed write writes wrote written quote quotes quoted example "
-    "e.g eg like as such if would not never instead ask asks asked request requests "
-    "requested require requires format form template prompt instruction instructions "
-    "demand demands contain contains include includes mention mentions print prints "
-    "output outputs"
+    "wants wanted expects expected demanded tells told begs gave previous earlier other "
+    "others another human humans people say says said saying claim claims claimed write "
+    "writes wrote written quote quotes quoted example e.g eg like as such if would not "
+    "never instead ask asks asked request requests requested require requires format "
+    "form template prompt instruction instructions demand demands contain contains "
+    "include includes mention mentions print prints output outputs"
 )
 """Words before a label by which it is somebody else's, or a supposition."""
 
@@ -293,7 +293,7 @@ def _read_separator(tokens: Tokens, place: int, *, may_lack: bool) -> tuple[int,
 
     With `may_lack` a number may follow at once ("Score 4"), or the value stand on the next line.
     """
-    place = skip(tokens, place, '"')
+    place = skip(tokens, place, '"', ")")
     if place == len(tokens):
         return (place, False) if may_lack else None
     token = tokens[place]
@@ -382,8 +382,8 @@ def _may_begin_reason(reason: Tokens, connectors: frozenset[str]) -> bool:
     """Whether what follows a value gives a reason for it, and does not limit or change it."""
     first = reason[0]
     if first.kind == "word":
-        may_begin = first.text in connectors or first.is_capital
-        return _is_past(reason, 0) or (may_begin and first.text not in _TAKES_BACK)
+        is_sentence = first.is_capital and first.text not in _TAKES_BACK
+        return first.text in connectors or is_sentence or _is_past(reason, 0)
     if first.text not in _REASON_FOLLOWS:
         return False
     place = skip(reason, 1, *_REASON_FOLLOWS, '"')
@@ -391,7 +391,8 @@ def _may_begin_reason(reason: Tokens, connectors: frozenset[str]) -> bool:
         return first.text != "-"
     if first.text != "(" and reason[place].kind != "word":
         return False
-    return reason[place].text not in _TAKES_BACK or _is_past(reason, place)
+    text = reason[place].text
+    return text not in _TAKES_BACK or text in connectors or _is_past(reason, place)
 
 
 def _is_past(reason: Tokens, place: int) -> bool:

@@ -38,26 +38,26 @@ from meta_reward_core.parsing.tokens import words
 from meta_reward_core.records import Verdict
 
 _NOUNS: Final = words(
-    "judgement judgment judge answer response assistant option output model candidate "
-    "evaluation assessment review reply version text choice critique urteil bewertung "
-    "antwort jugement réponse juicio respuesta evaluación opción 判断 评判 评价 评审 "
-    "回答 答案 助手 判定 평가"
+    "giudizio judgement judgment judge answer response assistant option output model "
+    "candidate evaluation assessment review reply version text choice critique urteil "
+    "bewertung antwort jugement réponse juicio respuesta evaluación opción 判断 评判 "
+    "评价 评审 回答 答案 助手 判定 평가"
 )
 LABELS: Final = LabelWords(
     strong=words(
-        "winner better gewinner sieger ganador ganadora gagnant vainqueur vincitore "
-        "vencedor победитель besser mejor meilleur meilleure 获胜者 優勝者 勝者 胜者 赢家 "
-        "胜出者 승자 更好"
+        "winnaar 优胜者 winner better gewinner sieger ganador ganadora gagnant vainqueur "
+        "vincitore vencedor победитель besser mejor meilleur meilleure 获胜者 優勝者 勝者 "
+        "胜者 赢家 胜出者 승자 更好"
     ),
     weak=words(
-        "winning verdict decision preference preferred best pick choice result conclusion "
-        "answer urteil entscheidung veredicto 裁决 结论"
+        "selected chosen winning verdict decision preference preferred best pick choice "
+        "result conclusion answer urteil entscheidung veredicto 裁决 结论"
     ),
     after=_NOUNS | {"one"},
 )
 
 _BEFORE_OPTION: Final = words(
-    "the is it it's clearly definitely slightly narrowly marginally by der die das el la le"
+    "with the is it it's clearly definitely slightly narrowly marginally by der die das el la le"
 )
 _BEFORE_TIE: Final = _BEFORE_OPTION | words(
     "a an there there's they are their this clear true perfect complete absolute exact "
@@ -78,11 +78,12 @@ _ONLY_ONE: Final = words(
 )
 _BREAKS: Final = frozenset({"breaker", "breaking", "break", "or", "?"})
 _EXCUSES: Final = words(
-    "because since as than over not unlike whereas while although though due given "
-    "beats compared against"
+    "instead because since as than over not unlike whereas while although though due "
+    "given beats compared against"
 )
 _CONNECTORS: Final = CONNECTORS | words(
-    "is was wins won over slightly narrowly marginally clearly definitely does has gives"
+    "more better less is was wins won over slightly narrowly marginally clearly "
+    "definitely does has gives"
 )
 _VERBS: Final = words("is was has wins does gives misses ignores fails makes seems would")
 _NO_NOUNS: Final = _VERBS | {"and", "or", "nor"}
@@ -95,7 +96,7 @@ _LEADS: Final = (
         "comparison i'd by"
     )
 )
-_CHOOSES: Final = words("choose prefer pick select favor favour")
+_CHOOSES: Final = words("go choose prefer pick select favor favour")
 
 Option = tuple[Verdict, int]
 """A verdict, and the index of the first token behind it."""
@@ -172,7 +173,7 @@ def _read_option(tokens: Tokens, place: int) -> Option | None:
         place += 1
     has_noun = place < len(tokens) and tokens[place].text in _NOUNS
     if has_noun:
-        place = skip(tokens, place + 1, "(", '"', ":")
+        place = skip(tokens, place + 1, "(", '"', ":", "[[")
     if place == len(tokens) or tokens[place].kind != "word":
         return None
     text = tokens[place].text
@@ -242,7 +243,19 @@ def _is_rival(verdict: Verdict, tokens: Tokens, place: int) -> bool:
     if tokens[place].kind == "chain":
         return _compare(tokens[place].text) != verdict
     letter = _letter_at(tokens, place)
-    return letter is not None and letter != verdict
+    return letter not in (None, verdict) and not _is_faulted(tokens, place)
+
+
+_FAULTS: Final = words("wrong worse weaker incorrect flawed too less inferior mistaken")
+_ERRS: Final = words("errs misses ignores overlooks lacks fails contradicts invents loses")
+
+
+def _is_faulted(tokens: Tokens, place: int) -> bool:
+    """Whether an option is named for its fault: "B errs", "Judgement B is wrong"."""
+    after = [token.text for token in tokens[place + 1 : place + 4]]
+    if after[:1] in (["is"], ["was"]):
+        return not _FAULTS.isdisjoint(after[1:]) and "not" not in after
+    return not _ERRS.isdisjoint(after[:1])
 
 
 def _letter_at(tokens: Tokens, place: int) -> Verdict | None:
@@ -318,7 +331,9 @@ def _read_sentence(tokens: Tokens) -> Verdict | None:
     if option is None:
         return None
     verdict, after = option
-    is_named = sentence[after - 1].is_capital or sentence[after - 2].text in _NOUNS
+    is_named = sentence[after - 1].is_capital or any(
+        token.text in _NOUNS for token in sentence[max(0, after - 2) : after]
+    )
     rest = _without_other(verdict, sentence[after:])
     if is_named and not chooses and _is_shared(verdict, sentence[after:]):
         return "tie"
