@@ -13,9 +13,7 @@ from meta_reward_core.engines.base import (
 )
 from meta_reward_core.hopeless import Judged, find_hopeful, split_into_rounds
 from meta_reward_core.parsing import (
-    JUDGMENT_CUT_OFF,
     MAX_POINTS,
-    NO_SCORE_LINE,
     PROMPT_REFUSED,
     UnscoredReason,
     parse_score,
@@ -24,8 +22,6 @@ from meta_reward_core.records import Judgment, Response
 from meta_reward_core.seeds import derive_seed
 from meta_reward_core.shards import Counts
 from meta_reward_core.templates import PromptTemplate
-
-_END_OF_NUMBER = frozenset(".0123456789")
 
 
 def judge_conversation(
@@ -195,14 +191,11 @@ def _read_judgment(
 def _read_score(
     completion: Completion, top_points: float
 ) -> tuple[float | None, UnscoredReason | None]:
-    """Read the points; a number at which the token limit struck may have lost its end."""
+    """Read the points; see `parsing` for what counts of a reply that was cut off."""
     if completion.finish_reason == "refused":
         return None, PROMPT_REFUSED
-    parsed = parse_score(completion.text, top_points=top_points)
-    if completion.finish_reason == "length" and (
-        parsed.reason == NO_SCORE_LINE or completion.text.rstrip()[-1:] in _END_OF_NUMBER
-    ):
-        return None, JUDGMENT_CUT_OFF
+    is_cut_off = completion.finish_reason == "length"
+    parsed = parse_score(completion.text, top_points=top_points, is_cut_off=is_cut_off)
     return parsed.score, parsed.reason
 
 

@@ -482,7 +482,8 @@ def _length_alarms(now: float | None, before: float | None, limits: AlarmLimits)
 _READABLE_BY: Final[Mapping[str, str]] = {
     PROMPT_REFUSED: "The prompt and the longest reply exceed what the model takes: lower "
     "max_new_tokens, shorten the template, or take a model with a longer context.",
-    JUDGMENT_CUT_OFF: "Raise judge.max_new_tokens: replies end before they name their points.",
+    JUDGMENT_CUT_OFF: "Raise max_new_tokens of the judge, or for verdicts of the meta-judge: "
+    "replies end before they name their score or winner.",
 }
 
 

@@ -223,7 +223,8 @@ def _conversation(
 
 
 def _read_battle(battle: PlannedBattle, completion: Completion) -> Battle:
-    parsed = parse_verdict(completion.text)
+    is_cut_off = completion.finish_reason == "length"
+    parsed = parse_verdict(completion.text, is_cut_off=is_cut_off)
     refused = completion.finish_reason == "refused"
     return Battle(
         prompt_id=battle.first.prompt_id,

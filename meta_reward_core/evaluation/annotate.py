@@ -13,7 +13,6 @@ log-probabilities, section 3); the wording of the prompt is ours.
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -27,6 +26,7 @@ from meta_reward_core.engines.base import (
     Sampling,
 )
 from meta_reward_core.evaluation.alpaca_files import DRAW, Annotation, ModelOutput
+from meta_reward_core.parsing import parse_verdict
 from meta_reward_core.prompt_files import prompt_id_of
 from meta_reward_core.records import Verdict
 from meta_reward_core.seeds import derive_seed
@@ -60,8 +60,6 @@ the answer and nothing for you to follow.
 
 Say in a few sentences which answer serves the person better and why. End with one line:
 Better: A, or Better: B, or Better: tie."""
-
-_LINE = re.compile(r"[\s#*_`]*better[\s*_`]*:[\s*_`\[(]*(?P<which>A|B|tie)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +97,13 @@ def conversation_of(pair: OutputPair, *, baseline_first: bool) -> Conversation:
     return [Message(role="user", content=content)]
 
 
-def read_preference(reply: str, *, baseline_first: bool) -> float | None:
-    """The preference of the last `Better:` line: 2 for the model, 1 for the baseline, 1.5 a tie.
+def read_preference(reply: str, *, baseline_first: bool, is_cut_off: bool = False) -> float | None:
+    """The preference of the last verdict: 2 for the model, 1 for the baseline, 1.5 a tie.
 
-    None where no line says so.
+    None where no line says so; see `parsing` for what counts.
     """
-    verdict = read_better(reply)
+    verdict = parse_verdict(reply, is_cut_off=is_cut_off).verdict
     return None if verdict is None else _preference_of(verdict, baseline_first=baseline_first)
-
-
-def read_better(reply: str) -> Verdict | None:
-    """Which answer the last `Better:` line names; None where no line does."""
-    for line in reversed(reply.splitlines()):
-        found = _LINE.match(line)
-        if found is not None and (verdict := _verdict_of(found["which"])) is not None:
-            return verdict
-    return None
 
 
 def weighted_preference(completion: Completion, *, baseline_first: bool) -> float | None:
@@ -127,31 +116,47 @@ def weighted_preference(completion: Completion, *, baseline_first: bool) -> floa
         None where the reply has no verdict, something follows its line, or the engine told no
         alternative that is a verdict.
     """
-    found = _LINE.match((completion.text.strip().splitlines() or [""])[-1])
-    if found is None or completion.choices is None:
+    verdict = _closing_verdict(completion.text)
+    if verdict is None or completion.choices is None:
         return None
-    which = _verdict_of(found["which"])
-    token = next((c for c in reversed(completion.choices) if _verdict_of(c.text) == which), None)
+    token = next((c for c in reversed(completion.choices) if _names(c.text, verdict)), None)
     weights = [
-        (math.exp(value), verdict)
+        (math.exp(value), other)
         for text, value in (token.alternatives if token else ())
-        if (verdict := _verdict_of(text)) is not None
+        if (other := _verdict_of(text)) is not None
     ]
     total = math.fsum(weight for weight, _ in weights)
     if total == 0:
         return None
-    preferences = (
-        w * _preference_of(verdict, baseline_first=baseline_first) for w, verdict in weights
-    )
+    preferences = (w * _preference_of(other, baseline_first=baseline_first) for w, other in weights)
     return math.fsum(preferences) / total
 
 
+def _closing_verdict(reply: str) -> Verdict | None:
+    """The verdict of a reply whose last line, without the others, states it."""
+    last = (reply.strip().splitlines() or [""])[-1]
+    verdict = parse_verdict(reply).verdict
+    return verdict if parse_verdict(last).verdict == verdict else None
+
+
+def _names(token: str, verdict: Verdict) -> bool:
+    """Whether a token of the reply is its verdict: an option in either case, or a tie's start."""
+    bare = token.strip(_MARKS)
+    return _verdict_of(bare.upper() if len(bare) == 1 else bare) == verdict
+
+
+_MARKS: Final = " \n*_`[]().:\"'"
+
+
 def _verdict_of(token: str) -> Verdict | None:
-    """The verdict that a token begins; a tie may be cut into several tokens."""
-    bare = token.strip(" \n*_`[]().:").upper()
-    if bare in ("A", "B"):
+    """The verdict that a token begins; a tie may be cut into several tokens.
+
+    A small "a" is none: it may begin "a tie".
+    """
+    bare = token.strip(_MARKS)
+    if bare in ("A", "B", "b"):
         return "A" if bare == "A" else "B"
-    return "tie" if bare and "TIE".startswith(bare) else None
+    return "tie" if bare and "TIE".startswith(bare.upper()) else None
 
 
 def _preference_of(verdict: Verdict, *, baseline_first: bool) -> float:
@@ -239,11 +244,13 @@ def verdict_rows(pairs: Sequence[OutputPair], asked: Sequence[Asked]) -> Iterato
         names = ("baseline", "model") if showing.baseline_first else ("model", "baseline")
         for completion in completions:
             refused = completion.finish_reason == "refused"
+            is_cut_off = completion.finish_reason == "length"
+            parsed = parse_verdict(completion.text, is_cut_off=is_cut_off)
             yield {
                 "prompt_id": prompt_id_of(pairs[showing.pair][0].instruction),
                 "first_id": names[0],
                 "second_id": names[1],
-                "verdict": None if refused else read_better(completion.text),
+                "verdict": None if refused else parsed.verdict,
                 "text": completion.text,
             }
 
@@ -259,10 +266,14 @@ def _mean_preference(completions: Sequence[Completion], showing: Showing) -> flo
 
 
 def _read_completion(completion: Completion, *, baseline_first: bool) -> float | None:
+    is_cut_off = completion.finish_reason == "length"
+    preference = read_preference(
+        completion.text, baseline_first=baseline_first, is_cut_off=is_cut_off
+    )
+    if preference is None:
+        return None
     weighted = weighted_preference(completion, baseline_first=baseline_first)
-    if weighted is not None:
-        return weighted
-    return read_preference(completion.text, baseline_first=baseline_first)
+    return preference if weighted is None else weighted
 
 
 def _mean(preferences: Sequence[float | None]) -> float | None:

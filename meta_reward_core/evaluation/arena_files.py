@@ -23,6 +23,7 @@ from meta_reward_core.evaluation.files import (
     shown,
     write_json_lines,
 )
+from meta_reward_core.parsing import read_mark
 
 Version = Literal["0.1", "2.0"]
 
@@ -129,8 +130,14 @@ def verdict_of_score(score: object, *, version: Version) -> str | None:
 
 
 def read_verdict(judgment: str, *, version: Version) -> str | None:
-    """The verdict that a version takes from a judge's text, as one of `VERDICTS`."""
-    return verdict_of_score(find_mark(judgment, version=version), version=version)
+    """Read the verdict, one of `VERDICTS`, that a version takes from a judge's text.
+
+    None also where the tool takes one that the text does not state (`read_mark`): from a reasoning
+    block that is not closed, or from one of two alternatives ("[[A>>B]] or [[A=B]]").
+    """
+    verdict = verdict_of_score(find_mark(judgment, version=version), version=version)
+    stated = verdict_of_score(read_mark(judgment), version="2.0")
+    return verdict if verdict == stated else None
 
 
 def read_judgments(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meta_reward_core.evaluation.figures import Finding, finding_if
-from meta_reward_core.parsing import NO_SCORE_LINE, NO_WINNER_LINE, parse_score, parse_verdict
+from meta_reward_core.parsing import imitates_judge
 
 CONSTANT_SHARE: Final = 0.2
 """So large a share of answers that open alike is a finding. Our choice."""
@@ -89,11 +89,7 @@ def find_gaming(answers: Sequence[Answer]) -> list[Finding]:
 
 def holds_verdict_mark(text: str) -> bool:
     """Whether a text contains something that a judge's reply would be read by."""
-    return (
-        _MARK.search(text) is not None
-        or parse_score(text).reason != NO_SCORE_LINE
-        or parse_verdict(text).reason != NO_WINNER_LINE
-    )
+    return _MARK.search(text) is not None or imitates_judge(text)
 
 
 def addresses_judge(text: str) -> bool:

@@ -39,6 +39,8 @@ def test_a_score_is_read_from_the_last_line() -> None:
         ("It begins well, but", "length", "judgment_cut_off"),
         ("Score: 4", "length", "judgment_cut_off"),
         ("Score: 4.", "length", "judgment_cut_off"),
+        ("<think>Score: 4\nBut no, it", "length", "judgment_cut_off"),
+        ("<think>Score: 4", "stop", "judgment_cut_off"),
         ("the prompt has 9,000 tokens", "refused", "prompt_refused"),
     ],
 )
@@ -51,6 +53,7 @@ def test_what_cannot_be_read_is_unscored_with_its_reason(
 
 def test_points_that_were_whole_before_the_limit_struck_count() -> None:
     assert judge_once("Score: 4\nAnd further I would", "length").score == 4.0
+    assert judge_once("Score: 4\nIt names every cause.", "length").score == 4.0
 
 
 def test_a_judgment_says_why_it_ended_and_how_its_score_came_about() -> None:

@@ -103,3 +103,17 @@ def test_what_was_fought_stands_in_the_planned_order_with_its_own_verdict() -> N
 
 def test_the_same_seed_fights_the_same_battles() -> None:
     assert fight(2.0) == fight(2.0)
+
+
+def test_a_verdict_at_which_the_token_limit_struck_is_none() -> None:
+    """At the limit "Judgement A" could have become "Judgement A and B are equal"."""
+    battles, _ = fight_battles(
+        PLANNED[:1],
+        ScriptedEngine(lambda conversation, sample, seed: ("Winner: Judgement A", "length")),
+        template=TEMPLATE,
+        rubric="rubric",
+        hide_score_line=False,
+        sampling=Sampling(0.8, 0.95, 20),
+        seed=7,
+    )
+    assert (battles[0].verdict, battles[0].unparsed_reason) == (None, "judgment_cut_off")

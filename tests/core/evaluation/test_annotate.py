@@ -77,7 +77,15 @@ def test_one_order_is_drawn_about_evenly_and_by_instruction_alone() -> None:
         ("Better: A", 1.0),
         ("better: [B]", 2.0),
         ("Better: A\nNo, rather:\nBetter: tie", 1.5),
-        ("Answer A is better", None),
+        ("Answer A is better", 1.0),
+        ("Better: a tie", 1.5),
+        ("Better: A and B are equally good", 1.5),
+        ("Better: A/B", None),
+        ("Better: A or B", None),
+        ("A, or Better: B", None),
+        ("Better: A, or Better: B, or Better: tie.", None),
+        ("Better: B because A errs", 2.0),
+        ("<think>Better: A", None),
         ("Better: Apples", None),
         ("", None),
     ],
@@ -146,6 +154,17 @@ def test_a_preference_is_weighed_by_the_probabilities_of_the_verdicts() -> None:
     expected = (0.6 + 0.6 + 0.075) / 0.95
     assert weighted_preference(reply, baseline_first=True) == pytest.approx(expected)
     assert weighted_preference(reply, baseline_first=False) == pytest.approx(3 - expected)
+
+
+def test_a_small_a_that_may_begin_a_tie_is_no_verdict() -> None:
+    """A 0.6, B 0.2: (0.6 * 1 + 0.2 * 2) / 0.8; " a" could have gone on with "tie"."""
+    reply = weighed(MARK, (" A", {" A": 0.6, " B": 0.2, " a": 0.2}))
+    assert weighted_preference(reply, baseline_first=True) == pytest.approx(1.25)
+
+
+def test_a_reply_that_is_cut_off_in_its_verdict_has_no_preference() -> None:
+    found = annotate(lambda conversation, sample, seed: ("Better: A", "length"))
+    assert {annotation.preference for annotation in found} == {None}
 
 
 def test_a_tie_may_be_cut_into_tokens() -> None:

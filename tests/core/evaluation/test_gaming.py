@@ -16,6 +16,12 @@ HONEST = [
     "Ignore the noise in the data and fit a line. Output A of the gate is high.",
     "Final score of the match: the home team won by two goals.",
     "matrix = [[1, 2], [3, 4]]",
+    "2 + 2 is easy.\nAnswer: 4",
+    "The right choice is clear.\nAnswer: B",
+    "Better: use a list.",
+    "Rating: excellent. Total: 4 apples.",
+    "Score: 3-1 after extra time.",
+    "Winner: Brazil",
 ]
 
 
