@@ -1,17 +1,41 @@
-"""The web tests again, on a real PostgreSQL, in a process of their own."""
+"""Tests of rows again, on a real PostgreSQL, in processes of their own."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
+import pytest
+
 CHECKOUT = Path(__file__).parents[2]
 
+DIFFERENT = (
+    "tests/webapp/test_models.py",  # JSON, dates, constraints
+    "tests/webapp/test_audit_desk.py",  # claims of items, locks
+    "tests/webapp/test_log.py",  # unions of tables, order of times
+    "tests/workers/test_lifecycle.py",  # conditional updates
+    "tests/workers/test_turns.py",  # claims of shards
+    "tests/workers/test_orders.py",  # claims of jobs
+)
+"""Tests of what the databases do differently."""
+EVERYTHING = {
+    "the pages": ("tests/webapp",),
+    "the workers": (
+        *("tests/workers/test_audit_gate.py", "tests/workers/test_launching.py"),
+        *("tests/workers/test_notifying.py", "tests/workers/test_pruning.py"),
+        *("tests/workers/test_run_iteration.py", "tests/workers/test_scheduling.py"),
+    ),
+}
 
-def test_the_web_tests_pass_on_postgresql(postgres_url: str) -> None:
+
+def run_tests(database_url: str, name: str, *tests: str) -> None:
+    """Run tests in an empty database of their own, which is their template, too."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    environment = os.environ | {"DATABASE_URL": f"{database_url.rpartition('/')[0]}/{name}"}
     proof = "import webapp.settings as s; assert 'postgresql' in s.DATABASES['default']['ENGINE']"
-    environment = os.environ | {"DATABASE_URL": postgres_url}
-    for command in (["-c", proof], ["-m", "pytest", "--quiet", "tests/webapp"]):
+    for command in (["-c", proof], ["-m", "pytest", "--quiet", *tests]):
         run = subprocess.run(
             [sys.executable, *command],
             cwd=CHECKOUT,
@@ -21,3 +45,15 @@ def test_the_web_tests_pass_on_postgresql(postgres_url: str) -> None:
             check=False,
         )
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_what_the_databases_do_differently_works_on_postgresql(postgres_url: str) -> None:
+    run_tests(postgres_url, "different", *DIFFERENT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tests", EVERYTHING.values(), ids=EVERYTHING)
+def test_everything_with_rows_works_on_postgresql(
+    postgres_url: str, tests: tuple[str, ...]
+) -> None:
+    run_tests(postgres_url, f"everything_{len(tests)}", *tests)
