@@ -141,6 +141,7 @@ def test_the_core_alone_without_django_gives_the_same_bytes(quiet_site: Site, si
     assert site.digests() == quiet_site.digests()
 
 
+@pytest.mark.slow
 def test_what_the_truth_says_changes_nothing_but_the_evaluation(
     quiet_site: Site, site: Site
 ) -> None:

@@ -172,7 +172,9 @@ def test_two_processes_never_run_the_same_experiment(site: Site) -> None:
     first = site.start("manage.py", "run_iteration", *site.experiment_options())
     wait_for(site.artifacts / "tiny/iteration-1/manifests/sample-00000.json")
     second = site.run_iteration()
-    output, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, output
+    assert first.poll() is None, "it runs on, whatever another one does"
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 130, output
     assert second.returncode == 5
     assert "another process is running experiment 'tiny'" in second.stdout

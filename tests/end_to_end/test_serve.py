@@ -126,6 +126,7 @@ def test_a_second_one_on_the_same_port_says_what_to_do(up: Server) -> None:
     assert f"127.0.0.1:{up.port} is taken: name another port" in up.said("second")
 
 
+@pytest.mark.slow
 def test_a_second_one_on_another_port_uses_the_broker_of_the_first(up: Server) -> None:
     first, port = up.process, up.port
     up.start()
@@ -150,6 +151,7 @@ def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
     )
 
 
+@pytest.mark.slow
 def test_servers_of_its_own_are_used_instead(
     server: Server, running_broker: Broker, postgres_url: str
 ) -> None:

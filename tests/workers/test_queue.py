@@ -61,10 +61,14 @@ def check_rows(site: WorkerSite) -> None:
     assert twice == []
 
 
-def test_a_whole_iteration_equals_the_commands(
-    site_with_workers: Cluster, quiet: WorkerSite
+def test_a_whole_iteration_through_redis_equals_the_commands(
+    tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite
 ) -> None:
-    here = site_with_workers
+    with cluster(tmp_path / "site", models, redis_server) as here:
+        run_a_whole_iteration(here, quiet)
+
+
+def run_a_whole_iteration(here: Cluster, quiet: WorkerSite) -> None:
     worker = here.start_worker()
     following = here.hand_over()
     here.wait_finished()
@@ -83,6 +87,7 @@ def test_a_whole_iteration_equals_the_commands(
     assert here.site.rows("select * from experiments_worker") == []
 
 
+@pytest.mark.slow
 def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
     tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite
 ) -> None:
@@ -266,6 +271,7 @@ def test_an_engine_killed_in_the_middle_is_a_readable_failure_and_tried_again(
 LONG = ("--set", "judge.samples=250", "--set", "shard_prompts=2")
 
 
+@pytest.mark.slow
 def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) -> None:
     here = site_with_workers
     here.start_worker()
