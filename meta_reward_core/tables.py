@@ -214,8 +214,8 @@ def to_parquet(table: pa.Table) -> bytes:
 def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a file of any columns, or some of them in this order.
 
-    Not by `pyarrow.parquet.read_table`: threads of its own are still letting go of Python's bytes
-    when it returns, and a process that ends in that moment is aborted.
+    Without threads, and not by `pyarrow.parquet.read_table`: its threads still release Python's
+    bytes when it returns, and a process that ends at that moment is aborted.
 
     Raises:
         ArrowException, OSError: it is no Parquet, or cannot be read.
@@ -223,7 +223,7 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
     """
     readable = pa.BufferReader(source) if isinstance(source, bytes) else source
     with pq.ParquetFile(readable) as file:
-        table = file.read(columns)
+        table = file.read(columns, use_threads=False)
     return table if columns is None else table.select(columns)
 
 
@@ -243,7 +243,8 @@ def from_parquet(
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             found, rows = file.schema_arrow, file.metadata.num_rows
-            table = file.read([column for column in schema.names if column in found.names])
+            present = [column for column in schema.names if column in found.names]
+            table = file.read(present, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedArtifactError(f"{origin} is not readable Parquet: {error}") from error
     if not any(found.equals(known) for known in _known_schemas(name)):

@@ -83,7 +83,7 @@ def read_stated_points(judgment: str) -> StatedPoints:
 
 def add_named_points(judgment: str) -> float | None:
     """Sum of the points that the reasons name; None where they name none that can be added."""
-    reasons = _TOTAL.sub(" ", remove_score_lines(judgment))
+    reasons = _TOTAL.sub(" ", _remove_total(judgment))
     # One form at a time: "+1 point" is one mention, not a signed and a named one.
     for form in (_CRITERION, _SIGNED, _NAMED):
         amounts = [_amount(found["amount"]) for found in form.finditer(reasons)]
@@ -91,6 +91,12 @@ def add_named_points(judgment: str) -> float | None:
             total = sum(amounts)
             return total if total <= MAX_POINTS else None
     return None
+
+
+def _remove_total(judgment: str) -> str:
+    """Remove the score line; a last sentence ("It earns 4 points.") only where it is the score."""
+    reasons = remove_score_lines(judgment, closing=False)
+    return reasons if reasons != judgment.rstrip() else remove_score_lines(judgment)
 
 
 def _amount(words: str) -> float:

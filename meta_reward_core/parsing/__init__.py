@@ -126,13 +126,17 @@ def imitates_judge(text: str) -> bool:
     )
 
 
-def remove_score_lines(text: str) -> str:
+def remove_score_lines(text: str, *, closing: bool = True) -> str:
     """Take every statement of a score out of a judgment, so that only reasons remain.
 
-    Afterwards `parse_score` finds none. For the option that hides points from the meta-judge,
+    Afterwards `parse_score` finds none. For the option that hides scores from the meta-judge,
     which otherwise prefers the higher ones.
+
+    Args:
+        text: a judgment.
+        closing: whether a last line without a label is removed too if it states a score.
     """
-    return remove_statements(text, _grammar_of(MAX_POINTS), closing=True).rstrip()
+    return remove_statements(text, _grammar_of(MAX_POINTS), closing=closing).rstrip()
 
 
 def remove_verdict_lines(text: str) -> str:

@@ -114,6 +114,7 @@ def test_the_checkpoint_holds_config_tokenizer_template_and_safetensors_alone(
         assert str(quiet_site.root) not in path.read_text()
 
 
+@pytest.mark.slow
 def test_the_second_iteration_starts_from_and_refers_to_m1(
     quiet_site: Site, tmp_path: Path
 ) -> None:

@@ -182,7 +182,7 @@ def test_both_answers_stand_side_by_side_with_scores_and_reasons(
     assert "M1 as judge: <strong>1.50</strong> of 5" in page
     assert "M1 as judge: <strong>5.00</strong> of 5" in page
     assert "1 of 2 judgments carries" in page or "1 of 2 judgments carry" in page
-    assert "has no line that begins with" in page
+    assert "has no line that states a score" in page
     assert "hx-get" not in page
 
 
