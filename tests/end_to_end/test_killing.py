@@ -52,13 +52,13 @@ def kill_in(site: Site, stage: str) -> None:
         "select 1 from experiments_attempt a join experiments_shard s on s.id = a.shard_id "
         "join experiments_stage t on t.id = s.stage_id where a.status = 'running' and t.name = ?"
     )
-    lost = len(attempts(site, "lost"))
     process = site.start(
         "manage.py", "run_iteration", *site.experiment_options(), "--iterations", "1"
     )
-    while len(attempts(site, "lost")) < lost or not rows_of(site, running, stage):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
+    with contextlib.closing(sqlite3.connect(site.root / "db.sqlite3", timeout=30)) as database:
+        while not database.execute(running, [stage]).fetchall():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
