@@ -30,7 +30,8 @@ serve: setup  ## bring up site, broker and one worker; Ctrl-C stops all
 worker: setup  ## add a worker to a running `make serve`, or to CELERY_BROKER_URL
 	$(BIN)/python manage.py worker
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+# Three processes on two cores: tests that wait for servers and browsers leave a core idle.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
 
 test: setup  ## the quick tests, end to end: eight minutes on two cores; installs what they need
 	tests/services.sh

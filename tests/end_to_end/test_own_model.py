@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pyarrow.parquet as pq
+import pytest
 
 from meta_reward_core.miniature.seed import shipped_seed
 from meta_reward_core.miniature.world import seed_rows
@@ -66,6 +67,7 @@ def test_a_seed_model_is_made_from_eft_rows_and_serves_as_m0(site: Site) -> None
     assert planned.returncode == 0, planned.stdout
 
 
+@pytest.mark.slow
 def test_a_model_of_a_mirror_of_the_hub_is_m0_and_one_that_is_not_there_is_refused(
     site: Site, hub: Hub
 ) -> None:

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import open_experiment
 from tests.end_to_end.conftest import TINY, Site, migrated_database
@@ -25,6 +27,7 @@ class RemoteSite(Site):
         return digests_of(self.url)
 
 
+@pytest.mark.slow
 def test_tables_and_weights_have_the_bytes_of_a_local_run(
     quiet_site: Site, s3: S3, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def largest_difference(one: Path, other: Path) -> float:
     return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(first_model: Path, tmp_path: Path) -> None:
     """Within 1e-5 where the training moves weights by 1e-2 and more: sums in another order."""
     alone, _ = trained(tmp_path / "alone", first_model, VALIDATED)
