@@ -98,7 +98,7 @@ pictures: setup  ## docs/pictures anew, from real pages over a real run: minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.looks.pictures
 
 seed: setup  ## train the miniature's seed model that ships with the package
-	$(BIN)/python -m meta_reward_core.miniature
+	$(BIN)/python -m meta_reward_core.tasks.toy
 
 check: setup  ## formatting, lint of code and images, types, import contracts, migrations
 	$(BIN)/ruff format --check .

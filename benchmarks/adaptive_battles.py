@@ -20,11 +20,11 @@ import numpy as np
 from miniature_files import miniature_files
 from table import Row
 
-from meta_reward_core.battles import position_weights
-from meta_reward_core.judge_pairs import JudgedPrompts, rate_judgments
-from meta_reward_core.meta_judging import Contenders, PlannedBattle, fight_in_rounds
-from meta_reward_core.pairing import DropReason, JudgePair, select_judge_pair
-from meta_reward_core.records import (
+from meta_reward_core.method.battles import compute_position_weights
+from meta_reward_core.method.judge_pairs import JudgedPrompts, rate_judgments
+from meta_reward_core.method.meta_judging import ComparisonSet, PlannedBattle, run_adaptive_battles
+from meta_reward_core.method.pairing import DropReason, JudgePair, select_judge_pair
+from meta_reward_core.storage.records import (
     Battle,
     Judgment,
     Prompt,
@@ -32,7 +32,7 @@ from meta_reward_core.records import (
     ResponseScore,
     Verdict,
 )
-from meta_reward_core.tables import records_of
+from meta_reward_core.storage.schemas import to_records
 
 JUDGMENTS = 11
 PRIOR = 1e-4
@@ -46,7 +46,7 @@ FIRST_WINS_BY = 0.2
 class Fought:
     """Responses whose battles were all fought."""
 
-    fielded: list[Contenders]
+    fielded: list[ComparisonSet]
     battles: list[Battle]
 
 
@@ -68,7 +68,7 @@ def simulate(prompts: int, *, spread: float, seed: int) -> Fought:
         judgments = tuple(_judgment(number, sample) for sample in range(JUDGMENTS))
         strength = {one.judgment_id: draw.gauss(0, spread) for one in judgments}
         score = ResponseScore(f"p{number}", f"r{number}", 0, JUDGMENTS, 3.0, 1.0, 100, 25, "stop")
-        fielded.append(Contenders(score, judgments))
+        fielded.append(ComparisonSet(score, judgments))
         for first, second in permutations(judgments, 2):
             ahead = strength[first.judgment_id] - strength[second.judgment_id] + FIRST_WINS_BY
             verdict: Verdict = "A" if draw.random() < 1 / (1 + np.exp(-ahead)) else "B"
@@ -99,21 +99,22 @@ def fight_miniature(prompts: int, *, seed: int) -> Fought:
     stages = ("sample", "generate", "judge", "meta_judge")
     with miniature_files(prompts, stages=stages, seed=seed) as files:
         judged = JudgedPrompts.of(
-            records_of(files.read("prompts"), Prompt),
+            to_records(files.read("prompts"), Prompt),
             files.read_records(Response),
             files.read_records(Judgment),
             files.read_records(ResponseScore),
         )
         found = [
-            judged.contenders(prompt, seed=seed, max_judgments=None) for prompt in judged.prompts
+            judged.select_comparison_set(prompt, seed=seed, max_judgments=None)
+            for prompt in judged.prompts
         ]
-        fielded = [one for one in found if isinstance(one, Contenders)]
+        fielded = [one for one in found if isinstance(one, ComparisonSet)]
         return Fought(fielded, files.read_records(Battle))
 
 
-def pairs_of(fielded: Sequence[Contenders], battles: Sequence[Battle]) -> list[tuple[str, ...]]:
+def pairs_of(fielded: Sequence[ComparisonSet], battles: Sequence[Battle]) -> list[tuple[str, ...]]:
     """The chosen and the rejected judgment of each response; nothing where there is no pair."""
-    weights = position_weights(battles)
+    weights = compute_position_weights(battles)
     grouped: dict[str, list[Battle]] = {}
     for battle in battles:
         grouped.setdefault(battle.response_id, []).append(battle)
@@ -138,21 +139,21 @@ def replay(everything: Fought, *, deviations: float) -> list[Battle]:
     def fight(some: Sequence[PlannedBattle], *_: int) -> list[Battle]:
         return [given[one.first.judgment_id, one.second.judgment_id] for one in some]
 
-    return fight_in_rounds(planned, fight, decided_at=deviations)
+    return run_adaptive_battles(planned, fight, decided_at=deviations)
 
 
 def try_widths(everything: Fought) -> list[Trial]:
     """Every width of the prediction, on the same battles."""
     wanted, all_weights = (
         pairs_of(everything.fielded, everything.battles),
-        position_weights(everything.battles),
+        compute_position_weights(everything.battles),
     )
     trials = []
     for deviations in DEVIATIONS:
         battles = replay(everything, deviations=deviations)
         pairs = pairs_of(everything.fielded, battles)
         equal = sum(map(tuple.__eq__, pairs, wanted)) / len(wanted)
-        moved = position_weights(battles).first - all_weights.first
+        moved = compute_position_weights(battles).first - all_weights.first
         trials.append(Trial(deviations, len(battles) / len(everything.battles), equal, moved))
     return trials
 

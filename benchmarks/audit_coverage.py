@@ -14,10 +14,10 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping
 
-from meta_reward_core.audit.sampling import STRATEGIES_OF
-from meta_reward_core.audit.units import Kind
-from tests.core.audit.miniature_battles import NOISE, audited_world, fight
-from tests.core.audit.simulated_battles import (
+from meta_reward_core.review.sampling_units import UnitKind
+from meta_reward_core.review.stratified_sampling import STRATEGIES_BY_KIND
+from tests.core.review.miniature_battles import NOISE, audited_world, fight
+from tests.core.review.simulated_battles import (
     DRAWN_BY_IT,
     ScoredWorld,
     World,
@@ -52,7 +52,7 @@ def main() -> None:
     sys.exit(bool(outside) | print_miniature())
 
 
-def worlds(options: argparse.Namespace) -> Iterator[tuple[Kind, str, World | ScoredWorld]]:
+def worlds(options: argparse.Namespace) -> Iterator[tuple[UnitKind, str, World | ScoredWorld]]:
     population = options.population
     for accuracy in options.accuracy:
         world = simulate(population, accuracy=accuracy, seed=1)
@@ -62,10 +62,10 @@ def worlds(options: argparse.Namespace) -> Iterator[tuple[Kind, str, World | Sco
 
 
 def print_world(
-    kind: Kind, name: str, world: World | ScoredWorld, options: argparse.Namespace
+    kind: UnitKind, name: str, world: World | ScoredWorld, options: argparse.Namespace
 ) -> list[float]:
     """Print a table of figures by strategies, and return its shares."""
-    strategies, runs = STRATEGIES_OF[kind], range(options.runs)
+    strategies, runs = STRATEGIES_BY_KIND[kind], range(options.runs)
     truth = find_truth(world)
     held: dict[str, Mapping[str, float]] = {
         strategy: coverages(world, strategy=strategy, size=options.size, runs=runs)
@@ -102,7 +102,7 @@ def print_miniature() -> bool:
     failed = False
     for name, noise in NOISE.items():
         world = audited_world(fight(200, noise=noise, seed=11))
-        for strategy in STRATEGIES_OF["judgments"]:
+        for strategy in STRATEGIES_BY_KIND["judgments"]:
             held = coverage(world, strategy=strategy, size=150, runs=range(20))
             failed |= held < 17 / 20
             print(f"miniature, {name} ({world.accuracy:.3f})  {strategy:10}  {held * 20:.0f} of 20")

@@ -29,11 +29,11 @@ from transformers import (
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
-from meta_reward_core.miniature import world
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.recipes.training_settings import DpoSettings
+from meta_reward_core.tasks.toy import task
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from meta_reward_core.training.dpo import train_dpo
-from meta_reward_core.training.row_forms import PreferenceRow
-from meta_reward_core.training.settings import DpoSettings
+from meta_reward_core.training.row_types import PreferenceRow
 
 ROWS = 96
 STEPS_LEFT_OUT = 2
@@ -54,10 +54,10 @@ def settings() -> DpoSettings:
 
 def preference_rows() -> list[PreferenceRow]:
     """Judge prompts with a good and a bad judgment of each."""
-    items = world.held_out_judge_items(ROWS, seed=1)
+    items = task.sample_held_out_judge_items(ROWS, seed=1)
     return [
         {
-            "prompt": [{"role": "user", "content": world.write_judge_prompt(asked, answer)}],
+            "prompt": [{"role": "user", "content": task.write_judge_prompt(asked, answer)}],
             "chosen": [{"role": "assistant", "content": f"{answer} {asked}\nScore: 4"}],
             "rejected": [{"role": "assistant", "content": f"{answer}\nScore: 1"}],
             "kind": "judge",
@@ -69,7 +69,7 @@ def preference_rows() -> list[PreferenceRow]:
 
 def make_model(folder: Path) -> Path:
     """A Llama of 4 M parameters (190 M on a GPU) with the miniature's tokenizer."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(shipped_seed(), local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(get_shipped_seed_model(), local_files_only=True)
     width, layers = (1024, 16) if torch.cuda.is_available() else (256, 4)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from table import Row, in_turn
 
-from meta_reward_core.elo import fit_elo
+from meta_reward_core.method.elo import fit_elo
 
 JUDGMENTS = 11
 PRIOR = 1e-4

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from asked import VLLM_PYTHON, bare_vllm
 from hardware import Ceilings, floor_seconds, measure_ceilings
-from number_world import (
+from subprocess_client import VLLM_PYTHON, bare_vllm
+from synthetic_experiment import (
     MODELS,
     Size,
     begin,
@@ -38,11 +38,11 @@ from number_world import (
 from table import Row
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from meta_reward_core.context import Tools
-from meta_reward_core.engines.prefixes import plan_shared_batches
-from meta_reward_core.engines.rendering import TokenIds
+from meta_reward_core.context import StageResources
+from meta_reward_core.engines.prefix_batching import plan_shared_batches
+from meta_reward_core.engines.prompt_encoder import TokenIds
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.launch import load_engine
+from meta_reward_core.planning.experiment_setup import load_engine
 
 END_ID = 0
 TEMPERATURE, TOP_P = 0.8, 0.95
@@ -125,7 +125,7 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
 
 def make_ours(shape: Shape) -> Draw:
     """The stage; what it draws is decided by the experiment's seed, each time the same."""
-    tools = Tools(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
+    tools = StageResources(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
     return lambda seed: run_stage(shape.experiment, shape.stage, tools)  # noqa: ARG005
 
 

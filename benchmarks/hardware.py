@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig
 
-from meta_reward_core.engines.prefixes import Batch, find_levels
+from meta_reward_core.engines.prefix_batching import PromptBatch, find_prefix_levels
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def _seconds(work: Callable[[], object], device: str) -> float:
     return min(times[3:])
 
 
-def floor_seconds(config: LlamaConfig, batch: Batch, new_tokens: int, ceilings: Ceilings) -> float:
+def floor_seconds(
+    config: LlamaConfig, batch: PromptBatch, new_tokens: int, ceilings: Ceilings
+) -> float:
     """Seconds of one batch at the ceilings."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads, key_heads = (
@@ -65,7 +67,7 @@ def floor_seconds(config: LlamaConfig, batch: Batch, new_tokens: int, ceilings: 
     in_layers = layers * hidden * (2 * hidden + key_width + 3 * config.intermediate_size)
     head = hidden * config.vocab_size
 
-    segments = [segment for level in find_levels(batch) for segment in level]
+    segments = [segment for level in find_prefix_levels(batch) for segment in level]
     held = sum(len(segment.tokens) for segment in segments)
     seen = sum(len(item.tokens) * (item.start + len(item.tokens) / 2) for item in segments)
     reading = 2 * held * in_layers + 4 * hidden * layers * seen

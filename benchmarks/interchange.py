@@ -291,7 +291,7 @@ def run(command: Sequence[object]) -> str:
 
 def check_tool(tool: str, python: Path, work: Path) -> list[str]:
     """Take a batch of its own through a tool; returns what is wrong afterwards."""
-    from webapp.audit.exporting import export_batch
+    from webapp.audit.exports import export_batch
 
     batch = draw_batch(work, answered=tool == "mlflow")
     file = export_batch(batch, tool)
@@ -324,8 +324,8 @@ def draw_batch(work: Path, *, answered: bool) -> Any:
 
 def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
     """Import what a tool wrote, twice, and compare each answer with the one given there."""
-    from webapp.audit.forms import swap
-    from webapp.audit.importing import import_file
+    from webapp.audit.forms import to_shown_letter
+    from webapp.audit.imports import import_file
     from webapp.audit.models import Answer
 
     first, again = (
@@ -338,14 +338,14 @@ def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
         for person, place in enumerate((item, item.repeats.get(again="other"))):
             found = Answer.objects.get(item=place)
             given = ANSWERS[(number + person) % 4], f"seen by {person}"
-            if (swap(found.choice, item), found.comment) != given:
+            if (to_shown_letter(found.choice, item), found.comment) != given:
                 faults.append(f"{tool}, item {place.number}: {found.choice} for {given}")
     print(f"  compared: {2 * len(originals)} answers, {len(faults)} of them wrong")
     return faults
 
 
 def check_assessments(target: Path, batch: Any) -> list[str]:
-    from webapp.audit.importing import import_file
+    from webapp.audit.imports import import_file
     from webapp.audit.models import Answer
 
     found = json.loads(target.read_text(encoding="utf-8"))

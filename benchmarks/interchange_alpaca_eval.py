@@ -122,23 +122,23 @@ def compare(python: Path) -> "list[Comparison]":
 
 def _write_files(folder: Path, unrated: tuple[int, ...]) -> None:
     """Our files of generated annotations, and the tool's file of difficulty."""
-    from meta_reward_core.evaluation import alpaca_files
+    from meta_reward_core.evaluation import alpaca_eval_io
     from tests.core.evaluation.generated_rows import alpaca_rows
     from tests.core.evaluation.rows import write_array
 
     rows = alpaca_rows(SIZE, seed=11, quality=0.6, unrated=unrated)
-    annotations = alpaca_files.read_annotations(write_array(folder / "generated.json", rows))
-    alpaca_files.write_annotations(folder / "annotations.json", annotations)
+    annotations = alpaca_eval_io.read_annotations(write_array(folder / "generated.json", rows))
+    alpaca_eval_io.write_annotations(folder / "annotations.json", annotations)
     for name, side in (("baseline", 1), ("model", 2)):
         outputs = [
-            alpaca_files.ModelOutput(
+            alpaca_eval_io.ModelOutput(
                 row["instruction"], row[f"output_{side}"], row[f"generator_{side}"], row["dataset"]
             )
             for row in rows
         ]
-        alpaca_files.write_outputs(folder / f"{name}_outputs.json", outputs)
+        alpaca_eval_io.write_outputs(folder / f"{name}_outputs.json", outputs)
     other = {"win_rate": "12.5", "standard_error": "0.5", "length_controlled_winrate": "10.25"}
-    alpaca_files.write_leaderboard(folder / "leaderboard.csv", {"other": other})
+    alpaca_eval_io.write_leaderboard(folder / "leaderboard.csv", {"other": other})
     columns = ("model", "index", "instruction_difficulty", "preference", "std_delta_len")
     with (folder / "gamed.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -150,9 +150,9 @@ def _write_files(folder: Path, unrated: tuple[int, ...]) -> None:
 def _compare_case(folder: Path, case: str, regression: str) -> "list[Comparison]":
     from interchange_rows import Comparison
 
-    from meta_reward_core.evaluation import alpaca_files
+    from meta_reward_core.evaluation import alpaca_eval_io
 
-    board = alpaca_files.read_leaderboard(folder / "theirs" / "judge" / "leaderboard.csv")
+    board = alpaca_eval_io.read_leaderboard(folder / "theirs" / "judge" / "leaderboard.csv")
     rows = [
         Comparison(
             TOOL,
@@ -172,13 +172,13 @@ def _our_cards(folder: Path, regression: str) -> "dict[str, Any]":
     """What we make of our annotations and of the tool's, which lack the difficulty."""
     from dataclasses import replace
 
-    from meta_reward_core.evaluation import alpaca_files
+    from meta_reward_core.evaluation import alpaca_eval_io
     from meta_reward_core.evaluation.win_rate import score_annotations
 
-    ours = alpaca_files.read_annotations(folder / "annotations.json")
-    theirs = alpaca_files.read_annotations(folder / "theirs" / "judge" / "annotations.json")
+    ours = alpaca_eval_io.read_annotations(folder / "annotations.json")
+    theirs = alpaca_eval_io.read_annotations(folder / "theirs" / "judge" / "annotations.json")
     if regression == "length_controlled_noreg":
-        theirs = alpaca_files.add_difficulty(folder / "gamed.csv", theirs)
+        theirs = alpaca_eval_io.add_difficulty(folder / "gamed.csv", theirs)
     else:
         ours = [replace(row, difficulty=None) for row in ours]
     files = {"our annotations": ours, "its annotations": theirs}

@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from interchange_rows import Comparison
 
-from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.engines.scripted import ScriptedEngine
-from meta_reward_core.evaluation.arena import (
-    Outcomes,
-    read_outcomes,
+from meta_reward_core.evaluation.arena_hard import (
+    GameOutcomes,
+    build_outcomes,
+    compute_style_features,
     score_arena,
-    style_features,
 )
-from meta_reward_core.evaluation.arena_files import (
+from meta_reward_core.evaluation.arena_hard_io import (
     ArenaAnswer,
     ArenaJudgment,
     ArenaQuestion,
@@ -36,9 +36,13 @@ from meta_reward_core.evaluation.arena_files import (
     write_answers,
     write_judgments,
 )
-from meta_reward_core.evaluation.arena_games import answers_with_style, measure_style, play_games
-from meta_reward_core.evaluation.figures import Scorecard
-from meta_reward_core.evaluation.intervals import Array
+from meta_reward_core.evaluation.arena_hard_judge import (
+    build_styled_answers,
+    measure_style,
+    play_games,
+)
+from meta_reward_core.evaluation.confidence_intervals import Array
+from meta_reward_core.evaluation.scorecard import Scorecard
 from tests.core.evaluation import tool_data
 
 VERSIONS: Final[tuple[Version, ...]] = ("0.1", "2.0")
@@ -146,7 +150,7 @@ def _play(
         {answer.uid: answer for answer in own},
         judge=tool_data.JUDGE,
         version=version,
-        sampling=Sampling(temperature=0.0, top_p=1.0, max_new_tokens=100),
+        sampling=SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=100),
     )
 
 
@@ -162,7 +166,7 @@ def _answers(questions: Mapping[str, ArenaQuestion], model: str) -> list[ArenaAn
         (f"# {model}\n" + f"**word** and more {number}\n- item\n" * (1 + number % repeats),)
         for number in range(len(questions))
     ]
-    return answers_with_style(list(questions), texts, model=model)
+    return build_styled_answers(list(questions), texts, model=model)
 
 
 def _judge(conversation: Conversation, _sample: int, _seed: int) -> str:
@@ -202,7 +206,7 @@ def _compare_first_version(
     what: str, judgments: Sequence[ArenaJudgment], theirs: Mapping[str, Any]
 ) -> Iterator[Comparison]:
     tool = "arena-hard-auto 0.1"
-    copies = float(read_outcomes(judgments, version="0.1").copies.sum())
+    copies = float(build_outcomes(judgments, version="0.1").copies.sum())
     yield Comparison(tool, f"{what}: battles", copies, theirs["battles"])
     for card in score_arena(judgments, version="0.1", rounds=_ROUNDS):
         row = theirs["rows"][card.model]
@@ -226,8 +230,8 @@ def _compare_second_version(
         judgments, version="2.0", controls=["length", "markdown"], answers=answers, rounds=_ROUNDS
     )
     for category, own in group_by_category(judgments, version="2.0").items():
-        outcomes = read_outcomes(own, version="2.0")
-        features = style_features(outcomes, answers, own[0].baseline)
+        outcomes = build_outcomes(own, version="2.0")
+        features = compute_style_features(outcomes, answers, own[0].baseline)
         gap = _feature_gap(outcomes, features, theirs[str(category)]["features"])
         label = f"{what}: {category}, largest difference of a style feature"
         yield Comparison(tool, label, gap, 0.0, _SINGLE_PRECISION)
@@ -251,7 +255,7 @@ def _compare_card(
     yield Comparison(tool, f"{what}, score at equal style", at_style.value, controlled[0], _DRAWS)
 
 
-def _feature_gap(outcomes: Outcomes, features: Array, theirs: Sequence[Sequence[Any]]) -> float:
+def _feature_gap(outcomes: GameOutcomes, features: Array, theirs: Sequence[Sequence[Any]]) -> float:
     """The largest difference of a feature of a battle; infinite where the battles differ."""
     ours: list[tuple[Any, ...]] = sorted(
         (outcomes.models[int(model)], outcomes.uids[int(question)], *map(float, row))

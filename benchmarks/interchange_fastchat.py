@@ -16,7 +16,7 @@ from interchange_rows import Comparison
 
 from meta_reward_core.evaluation.mt_bench import (
     TurnJudgment,
-    read_rating,
+    parse_rating,
     read_turn_judgments,
     score_mt_bench,
     write_turn_judgments,
@@ -63,7 +63,7 @@ def run_tool(python: Path, work: Path) -> dict[str, Any]:
 
 def _compare_points(theirs: Sequence[float]) -> Iterator[Comparison]:
     for text, points in zip(tool_data.MT_BENCH_TEXTS, theirs, strict=True):
-        ours = read_rating(text)
+        ours = parse_rating(text)
         yield Comparison(TOOL, f"points in {text!r}", -1.0 if ours is None else ours, points)
 
 

@@ -30,7 +30,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.end_to_end.serving import wait
 from tests.services import broker, free_port, postgres
 from tests.workers.cluster import Cluster, cluster
@@ -52,7 +52,7 @@ from tests.webapp.conftest import make_person
 def session(person):
     store = SessionStore()
     store[SESSION_KEY] = str(person.pk)
-    store[BACKEND_SESSION_KEY] = "webapp.people.lockout.PatientBackend"
+    store[BACKEND_SESSION_KEY] = "webapp.accounts.login_throttle.PatientBackend"
     store[HASH_SESSION_KEY] = person.get_session_auth_hash()
     store.create()
     return store.session_key
@@ -91,7 +91,7 @@ class Person:
 
     def __init__(self, port: int, session: str, seen: Seen) -> None:
         self._seen = seen
-        self._client = httpx2.AsyncClient(
+        self._make_client = httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
             cookies={"sessionid": session},
             follow_redirects=True,
@@ -99,7 +99,7 @@ class Person:
         )
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._make_client.aclose()
 
     async def ask(
         self, kind: str, path: str, *, region: bool = False, data: dict[str, str] | None = None
@@ -109,9 +109,9 @@ class Person:
         headers = {"HX-Request": "true"} if region else {}
         try:
             if data is None:
-                answer = await self._client.get(path, headers=headers)
+                answer = await self._make_client.get(path, headers=headers)
             else:
-                answer = await self._client.post(path, headers=headers, data=data)
+                answer = await self._make_client.post(path, headers=headers, data=data)
         except httpx2.HTTPError as error:
             self._seen.note(kind, time.monotonic() - began, type(error).__name__)
             return None
@@ -283,7 +283,7 @@ def main() -> None:
     gave_way = ""
     with tempfile.TemporaryDirectory() as folder, broker() as redis, postgres() as url:
         root = Path(folder)
-        shutil.copytree(shipped_seed(), root / "models" / "seed")
+        shutil.copytree(get_shipped_seed_model(), root / "models" / "seed")
         with cluster(root / "site", root / "models", redis, DATABASE_URL=url) as here:
             recipe = here.site.recipe
             recipe.write_text(recipe.read_text() + "engine: {kind: scripted}\n")

@@ -16,19 +16,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from number_world import make_model_folder, stage_named
 from paper_scale import CUT_OFF, UNREADABLE, prompt_file, text
+from synthetic_experiment import make_model_folder, stage_named
 from table import Row
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.config import Recipe
-from meta_reward_core.context import Model, Tools
+from meta_reward_core.context import ModelRef, StageResources
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
-from meta_reward_core.experiment import begin_experiment, open_experiment
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.experiment import create_experiment, open_experiment
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.model_folder import hash_model_folder
-from meta_reward_core.seeds import derive_seed
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
 
 SMALL, LARGE = 500, 5000
 MIB = 2**20
@@ -82,12 +82,12 @@ def begin(root: Path, prompts: int) -> None:
     """An experiment named after its number of prompts."""
     recipe = Recipe.model_validate(RECIPE | {"sample": {"prompts": prompts}})
     model = root / "model"
-    begin_experiment(
+    create_experiment(
         ArtifactStore(str(root)),
         f"prompts-{prompts}",
         recipe=recipe,
         seed=1,
-        seed_model=Model("M0", model, hash_model_folder(model)),
+        seed_model=ModelRef("M0", model, hash_model_folder(model)),
         prompts=prompt_file(prompts, 1),
     )
 
@@ -97,7 +97,7 @@ def run_stage(root: str, prompts: int, name: str) -> int:
     experiment = open_experiment(ArtifactStore(root), f"prompts-{prompts}")
     assert experiment is not None
     context, stage = experiment.context(1), stage_named(name)
-    tools = Tools(
+    tools = StageResources(
         load_engine=lambda *_: ScriptedEngine(SCRIPTS[name]), scratch=Path(root) / "scratch"
     )
     for shard in range(stage.plan_shards(context)):

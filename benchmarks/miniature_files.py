@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.launch import Places, make_tools, open_or_begin
-from meta_reward_core.request import Request
-from meta_reward_core.shards import IterationFiles
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.planning.experiment_setup import make_stage_resources, open_or_create
+from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.storage.shards import IterationFiles
 
 
 @contextmanager
@@ -19,11 +20,11 @@ def miniature_files(
     changes = (f"sample.prompts={prompts}", "meta_judge.max_judgments=null")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        places = Places(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
-        request = Request("measured", recipe="miniature", changes=changes, seed=seed)
-        experiment = open_or_begin(request, places, say=lambda _: None)
+        places = StorageRoots(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
+        request = ExperimentRequest("measured", recipe="miniature", changes=changes, seed=seed)
+        experiment = open_or_create(request, places, say=lambda _: None)
         context = experiment.context(1)
-        tools = make_tools(experiment, places, number=1)
+        tools = make_stage_resources(experiment, places, number=1)
         for stage in STAGES:
             if stage.name in stages:
                 for shard in range(stage.plan_shards(context)):

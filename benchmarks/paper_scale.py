@@ -22,18 +22,18 @@ from pathlib import Path
 
 import django
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.config import EngineRecipe, Recipe
-from meta_reward_core.context import Model, Tools
-from meta_reward_core.engines.base import Engine, as_token_ids
-from meta_reward_core.experiment import Experiment, begin_experiment, load_templates
+from meta_reward_core.context import ModelRef, StageResources
+from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
+from meta_reward_core.engines.base import Engine, pack_token_ids
+from meta_reward_core.experiment import Experiment, create_experiment, load_templates
 from meta_reward_core.iteration import STAGES, Stage
-from meta_reward_core.judge_pairs import JudgedPrompts, plan_battles
-from meta_reward_core.pairing import score_responses
-from meta_reward_core.prompt_files import PromptFile, prompt_id_of
-from meta_reward_core.records import Battle, Judgment, Prompt, Response, Verdict
-from meta_reward_core.shards import Work
-from meta_reward_core.tables import records_of, table_of
+from meta_reward_core.method.judge_pairs import JudgedPrompts, plan_battles
+from meta_reward_core.method.pairing import score_responses
+from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response, Verdict
+from meta_reward_core.storage.schemas import build_table, to_records
+from meta_reward_core.storage.shards import StageOutput
 
 WORDS = """
     the a of to and in is that it for as with on be by this are from or an at which but not have
@@ -64,10 +64,10 @@ class World:
             }
         )
         store = ArtifactStore(self.root)
-        model = Model("M0", Path(self.root), "0" * 64)
+        model = ModelRef("M0", Path(self.root), "0" * 64)
         if store.exists(f"{self.name}/experiment.json"):
             return _reopened(self, recipe, model, store)
-        return begin_experiment(
+        return create_experiment(
             store,
             self.name,
             recipe=recipe,
@@ -77,7 +77,7 @@ class World:
         )
 
 
-def _reopened(world: World, recipe: Recipe, model: Model, store: ArtifactStore) -> Experiment:
+def _reopened(world: World, recipe: Recipe, model: ModelRef, store: ArtifactStore) -> Experiment:
     templates = load_templates(recipe)
     return Experiment(
         world.name, recipe, recipe.sha256, templates, world.seed, model, world.root, store
@@ -88,7 +88,7 @@ def prompt_file(count: int, seed: int) -> PromptFile:
     rng = random.Random(seed)
     texts = [f"Task {number}: {text(rng, 40, 500)}?" for number in range(count)]
     return PromptFile(
-        prompts=[Prompt(prompt_id_of(one), one) for one in texts], duplicates=0, rejected=[]
+        prompts=[Prompt(compute_prompt_id(one), one) for one in texts], duplicates=0, rejected=[]
     )
 
 
@@ -109,22 +109,22 @@ def text(rng: random.Random, least: int, most: int) -> str:
 
 def some_token_ids(rng: random.Random, count: int) -> "array[int]":
     """Ids without any pattern, which compress worse than those of a text."""
-    return as_token_ids(array("H", rng.randbytes(2 * count)))
+    return pack_token_ids(array("H", rng.randbytes(2 * count)))
 
 
 def write_shard(world: World, stage: str, shard: int) -> None:
     experiment = world.open()
     context = experiment.context(1)
     declared = next(one for one in STAGES if one.name == stage)
-    if declared.finished_shard(context, shard) is not None:
+    if declared.find_finished_shard(context, shard) is not None:
         return
     rng = random.Random(f"{world.seed}/{stage}/{shard}")
     work = _WORK[stage](experiment, shard, rng)
     key = declared.key(context, shard)
-    context.files.publish(stage, shard, key=key, work=work, packages=Tools.packages())
+    context.files.publish(stage, shard, key=key, work=work, packages=StageResources.packages())
 
 
-def _responses(experiment: Experiment, shard: int, rng: random.Random) -> Work:
+def _responses(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
     recipe, files = experiment.recipe, experiment.files(1)
     rows = [
         Response(
@@ -139,10 +139,12 @@ def _responses(experiment: Experiment, shard: int, rng: random.Random) -> Work:
         for prompt_id in files.read("prompts", shard)["prompt_id"].to_pylist()
         for sample in range(recipe.actor.samples)
     ]
-    return Work({("responses", shard): table_of("responses", rows)}, {"responses": len(rows)})
+    return StageOutput(
+        {("responses", shard): build_table("responses", rows)}, {"responses": len(rows)}
+    )
 
 
-def _judgments(experiment: Experiment, shard: int, rng: random.Random) -> Work:
+def _judgments(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
     files = experiment.files(1)
     responses = files.read_records(Response, shard)
     rows = [
@@ -151,10 +153,10 @@ def _judgments(experiment: Experiment, shard: int, rng: random.Random) -> Work:
         for judgment in _judgments_of(response, experiment.recipe.judge.samples, rng)
     ]
     scores = score_responses(responses, rows)
-    return Work(
+    return StageOutput(
         {
-            ("judgments", shard): table_of("judgments", rows),
-            ("scores", shard): table_of("scores", scores),
+            ("judgments", shard): build_table("judgments", rows),
+            ("scores", shard): build_table("scores", scores),
         },
         {"judgments": len(rows)},
     )
@@ -181,11 +183,11 @@ def _judgments_of(response: Response, samples: int, rng: random.Random) -> Itera
         )
 
 
-def _battles(experiment: Experiment, shard: int, rng: random.Random) -> Work:
+def _battles(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
     context, recipe = experiment.context(1), experiment.recipe.meta_judge
     files = context.files
     judged = JudgedPrompts.of(
-        records_of(files.read("prompts", shard), Prompt),
+        to_records(files.read("prompts", shard), Prompt),
         files.read_records(Response, shard),
         files.read_records(Judgment, shard),
         score_responses(
@@ -208,7 +210,7 @@ def _battles(experiment: Experiment, shard: int, rng: random.Random) -> Work:
         "ties": verdicts.count("tie"),
         "unparsed": verdicts.count(None),
     }
-    return Work({("battles", shard): table_of("battles", rows)}, counts)
+    return StageOutput({("battles", shard): build_table("battles", rows)}, counts)
 
 
 def _battle(first: Judgment, second: Judgment, rng: random.Random) -> Battle:
@@ -250,13 +252,13 @@ def _write_stage(world: World, stage: Stage, pool: ProcessPoolExecutor) -> None:
     if stage.name in _WORK:
         list(pool.map(write_shard, *zip(*((world, stage.name, n) for n in shards), strict=True)))
         return
-    tools = Tools(load_engine=_no_engine, scratch=Path(world.root))
+    tools = StageResources(load_engine=_no_engine, scratch=Path(world.root))
     for shard in shards:
-        if stage.finished_shard(context, shard) is None:
+        if stage.find_finished_shard(context, shard) is None:
             stage.run_shard(context, shard, tools)
 
 
-def _no_engine(model: Model, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
+def _no_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
     raise AssertionError("no stage before training needs an engine here")
 
 

@@ -88,8 +88,8 @@ def timed(client: Any, path: str) -> Taken:
 def first_visit(client: Any, name: str) -> tuple[float, float, int]:
     """Seconds until all is read, the longest request of these, and how many there were."""
     from webapp.experiments.models import Experiment
-    from webapp.results.index import find_index
-    from webapp.results.reading import open_iteration
+    from webapp.results.iteration_reader import open_iteration
+    from webapp.results.prompt_index import find_index
 
     spent = []
     is_whole = False
@@ -102,8 +102,8 @@ def first_visit(client: Any, name: str) -> tuple[float, float, int]:
 
 def prompt_ids(name: str) -> list[str]:
     from webapp.experiments.models import Experiment
-    from webapp.results.index import find_index
-    from webapp.results.reading import open_iteration
+    from webapp.results.iteration_reader import open_iteration
+    from webapp.results.prompt_index import find_index
 
     opened = open_iteration(Experiment.objects.get(name=name), 1)
     return find_index(opened)[0].prompt_ids

@@ -15,21 +15,22 @@ from unittest.mock import patch
 
 from django.core.management import call_command
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.config import EngineRecipe, Recipe
-from meta_reward_core.context import IterationContext, Model, Tools
+from meta_reward_core.context import IterationContext, ModelRef, StageResources
+from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
 from meta_reward_core.engines.base import Engine
-from meta_reward_core.experiment import Experiment, begin_experiment
+from meta_reward_core.experiment import Experiment, create_experiment
 from meta_reward_core.iteration import STAGES, Stage
-from meta_reward_core.model_folder import hash_model_folder
-from meta_reward_core.prompt_files import PromptFile, prompt_id_of
-from meta_reward_core.records import Prompt
-from meta_reward_core.shards import ShardManifest, Work
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Prompt
+from meta_reward_core.storage.shards import ShardManifest, StageOutput
 from webapp.experiments.models import Attempt, Iteration, Shard
-from workers import lifecycle, reconciler, scheduling, sending, turns
-from workers.handing_over import hand_over
-from workers.opening import context_of
-from workers.rows import record_experiment
+from workers import reconciler
+from workers.pipeline import dispatch, fair_queue, scheduling, transitions
+from workers.pipeline.control import submit_to_workers
+from workers.pipeline.open_experiment import build_context
+from workers.pipeline.sync_rows import record_experiment
 
 Result = TypeVar("Result")
 RECONCILE_EVERY = 50
@@ -61,7 +62,7 @@ class Simulation:
         self.now = 0.0
         self.spent: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._iteration = iteration
-        self._context = context_of(iteration)
+        self._context = build_context(iteration)
         self._messages = messages
         self._idle = workers
         self._running: list[tuple[float, int, Shard, Attempt]] = []
@@ -97,7 +98,7 @@ class Simulation:
             )
             if named.stage.name == "train":
                 return
-            claimed = self.timed("claim", partial(turns.claim, named))
+            claimed = self.timed("claim", partial(fair_queue.claim_next_shard, named))
             if claimed is not None:
                 self._idle -= 1
                 ends = self.now + self._draw.lognormvariate(0, 0.3) * shard_seconds
@@ -112,31 +113,35 @@ class Simulation:
             self.timed("a shard's own start", start)
 
     def _end(self, shard: Shard, attempt: Attempt) -> None:
-        self.timed("beat", lambda: lifecycle.extend(attempt, seconds=60, done=1, tokens=1))
-        self.timed("may go on", lambda: lifecycle.may_go_on(attempt))
+        self.timed("beat", lambda: transitions.extend_lease(attempt, seconds=60, done=1, tokens=1))
+        self.timed("may go on", lambda: transitions.can_continue(attempt))
         counts = make_nothing(self._context, shard)
-        self.timed("finish", lambda: lifecycle.finish(attempt, counts=counts, seconds=1.0))
+        self.timed(
+            "finish", lambda: transitions.finish_attempt(attempt, counts=counts, seconds=1.0)
+        )
         goes_on = self._messages.waiting or self._running
         name = "advance" if goes_on else "advance, last of a stage"
-        self.timed(name, lambda: scheduling.advance(shard.stage.iteration))
+        self.timed(name, lambda: scheduling.advance_iteration(shard.stage.iteration))
 
 
 def make_nothing(context: IterationContext, shard: Shard) -> dict[str, int]:
     """Finish a shard: `sample` really, the others by a manifest without tables."""
     step = next(stage for stage in STAGES if stage.name == shard.stage.name)
     if step.name == "sample":
-        return step.run_shard(context, 0, Tools(load_engine=_no_engine, scratch=Path())).counts
-    work = Work({}, {"tokens": 1})
+        return step.run_shard(
+            context, 0, StageResources(load_engine=_no_engine, scratch=Path())
+        ).counts
+    work = StageOutput({}, {"tokens": 1})
     key = step.key(context, shard.index)
     context.files.publish(step.name, shard.index, key=key, work=work, packages={})
     return work.counts
 
 
 def _start(step: Stage, iteration: Iteration, shard: int) -> ShardManifest | None:
-    return step.finished_shard(context_of(iteration), shard)
+    return step.find_finished_shard(build_context(iteration), shard)
 
 
-def _no_engine(model: Model, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
+def _no_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
     raise AssertionError("nothing is generated here")
 
 
@@ -146,13 +151,13 @@ def begin(root: Path, shards: int) -> Experiment:
     model = root / "model"
     model.mkdir()
     recipe = {"name": "scale", "shard_prompts": 1, "sample": {"prompts": shards}}
-    return begin_experiment(
+    return create_experiment(
         ArtifactStore(str(root / "artifacts")),
         "scale",
         recipe=Recipe.model_validate(recipe),
         seed=1,
-        seed_model=Model("M0", model, hash_model_folder(model)),
-        prompts=PromptFile([Prompt(prompt_id_of(text), text) for text in texts], 0, []),
+        seed_model=ModelRef("M0", model, hash_model_folder(model)),
+        prompts=PromptFile([Prompt(compute_prompt_id(text), text) for text in texts], 0, []),
     )
 
 
@@ -160,11 +165,11 @@ def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> 
     """Run one iteration up to training, with so many shards in each stage that has an engine."""
     call_command("migrate", verbosity=0)
     messages = Messages()
-    patch.object(sending, "app", messages).start()
-    patch.object(reconciler, "queue_lengths", dict).start()
+    patch.object(dispatch, "app", messages).start()
+    patch.object(reconciler, "read_queue_lengths", dict).start()
     experiment = begin(root, shards)
     row = record_experiment(experiment, artifact_root=str(root / "artifacts"))
-    simulation = Simulation(hand_over(experiment, row, until=1), messages, workers)
+    simulation = Simulation(submit_to_workers(experiment, row, until=1), messages, workers)
     ended = simulation.run(shard_seconds)
     simulation.open_shards(step_name="meta_judge", shards=min(shards, OPENED))
     simulation.timed("read all manifests", experiment.files(1).manifests)

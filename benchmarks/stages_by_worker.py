@@ -18,16 +18,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
-from number_world import begin, prepare  # noqa: E402
 from simulated_workers import Messages  # noqa: E402
+from synthetic_experiment import begin, prepare  # noqa: E402
 from vllm_stages import ENGINE, SIZES  # noqa: E402
 
 from meta_reward_core.experiment import Experiment  # noqa: E402
 from webapp.experiments.models import RunStatus, Shard  # noqa: E402
-from workers import lifecycle, sending, shard_runs  # noqa: E402
-from workers.engine_host import HOST  # noqa: E402
-from workers.handing_over import hand_over  # noqa: E402
-from workers.rows import record_experiment  # noqa: E402
+from workers.engine.client import HOST  # noqa: E402
+from workers.pipeline import dispatch, run_shard, transitions  # noqa: E402
+from workers.pipeline.control import submit_to_workers  # noqa: E402
+from workers.pipeline.sync_rows import record_experiment  # noqa: E402
 
 
 def run_stage(experiment: Experiment, stage: str, messages: Messages) -> tuple[int, float]:
@@ -37,18 +37,18 @@ def run_stage(experiment: Experiment, stage: str, messages: Messages) -> tuple[i
         Tokens drawn in the stage, and its seconds.
     """
     row = record_experiment(experiment, artifact_root=str(experiment.store.root))
-    iteration = hand_over(experiment, row, until=1)
+    iteration = submit_to_workers(experiment, row, until=1)
     shards, seconds = Shard.objects.select_related("stage"), 0.0
     while messages.waiting:
         shard = shards.get(pk=messages.waiting.popleft())
         began = time.perf_counter()
-        shard_runs.run_shard(shard.pk)
+        run_shard.run_shard(shard.pk)
         if shard.stage.name == stage:
             seconds += time.perf_counter() - began
         if iteration.stages.filter(name=stage, status="finished").exists():
             break
     messages.waiting.clear()
-    lifecycle.stop_iteration(iteration, status=RunStatus.CANCELLED, finding="measured")
+    transitions.stop_iteration(iteration, status=RunStatus.CANCELLED, finding="measured")
     made = shards.filter(stage__iteration=iteration, stage__name=stage)
     return sum(shard.counts["tokens"] for shard in made), seconds
 
@@ -57,7 +57,7 @@ def main() -> None:
     root, model = map(Path, sys.argv[1:])
     call_command("migrate", verbosity=0)
     messages = Messages()
-    patch.object(sending, "app", messages).start()
+    patch.object(dispatch, "app", messages).start()
     try:
         for line in sys.stdin:
             found = []

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.services import broker
 from tests.workers.cluster import cluster
 
@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         models = root / "models"
-        shutil.copytree(shipped_seed(), models / "seed")
+        shutil.copytree(get_shipped_seed_model(), models / "seed")
         ratios = []
         for pair in range(options.pairs):
             one, two = (

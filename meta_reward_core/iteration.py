@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from meta_reward_core import steps
-from meta_reward_core.context import IterationContext, Tools
-from meta_reward_core.shards import ShardManifest, Work, shard_key
-from meta_reward_core.training_data import AUDIT_TABLES
+from meta_reward_core import stages
+from meta_reward_core.context import IterationContext, StageResources
+from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
+from meta_reward_core.training.dataset import AUDIT_TABLES
 
 Resource = Literal["cpu", "engine", "trainer"]
 
@@ -40,17 +40,17 @@ class Stage:
     reads: tuple[str, ...]
     part_by_part: bool
     resource: Resource
-    run: Callable[[IterationContext, int, Tools], Work]
+    run: Callable[[IterationContext, int, StageResources], StageOutput]
     scheduled: Callable[[IterationContext], bool] = lambda context: True  # noqa: ARG005
 
     def plan_shards(self, context: IterationContext) -> int:
         """Say into how many shards the step falls, once the steps before it are finished."""
-        return len(context.files.part_numbers("prompts")) if self.part_by_part else 1
+        return len(context.files.list_partition_numbers("prompts")) if self.part_by_part else 1
 
     def key(self, context: IterationContext, shard: int) -> str:
         """Hash everything that the shard is made from."""
         part = shard if self.part_by_part else None
-        return shard_key(
+        return compute_shard_key(
             stage=self.name,
             shard=shard,
             recipe=context.recipe_sha256,
@@ -58,18 +58,20 @@ class Stage:
             seed=context.seed,
             iteration=context.number,
             model=None if self.resource == "cpu" else context.model.sha256,
-            inputs=context.files.inputs_digest(self.reads, part),
-            earlier=steps.earlier_inputs(context) if not self.reads else None,
+            inputs=context.files.hash_inputs(self.reads, part),
+            earlier=stages.hash_earlier_inputs(context) if not self.reads else None,
         )
 
-    def finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
+    def find_finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
         """Return the shard's manifest if it is done, undamaged and still made from these inputs."""
         return context.files.finished(self.name, shard, self.key(context, shard))
 
-    def run_shard(self, context: IterationContext, shard: int, tools: Tools) -> ShardManifest:
+    def run_shard(
+        self, context: IterationContext, shard: int, tools: StageResources
+    ) -> ShardManifest:
         """Make the shard anew and publish it, whatever an earlier attempt has left."""
         key = self.key(context, shard)
-        context.files.discard(self.name, shard, steps.leftovers(self.name, shard))
+        context.files.discard(self.name, shard, stages.list_stale_outputs(self.name, shard))
         work = self.run(context, shard, tools)
         return context.files.publish(
             self.name, shard, key=key, work=work, packages=tools.packages()
@@ -91,7 +93,7 @@ STAGES: tuple[Stage, ...] = (
         reads=(),
         part_by_part=False,
         resource="cpu",
-        run=steps.sample,
+        run=stages.run_sample,
     ),
     Stage(
         "generate",
@@ -99,7 +101,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("prompts",),
         part_by_part=True,
         resource="engine",
-        run=steps.generate,
+        run=stages.run_generate,
     ),
     Stage(
         "judge",
@@ -107,7 +109,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("prompts", "responses"),
         part_by_part=True,
         resource="engine",
-        run=steps.judge,
+        run=stages.run_judge,
     ),
     Stage(
         "pair_actor",
@@ -115,7 +117,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("prompts", "responses", "scores"),
         part_by_part=False,
         resource="cpu",
-        run=steps.pair_actor,
+        run=stages.run_pair_actor,
         scheduled=_has_actor_pairs,
     ),
     Stage(
@@ -124,7 +126,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("prompts", "responses", "judgments", "scores"),
         part_by_part=True,
         resource="engine",
-        run=steps.meta_judge,
+        run=stages.run_meta_judge,
         scheduled=_has_judge_pairs,
     ),
     Stage(
@@ -133,7 +135,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("prompts", "responses", "judgments", "scores", "battles", "actor_pairs"),
         part_by_part=False,
         resource="cpu",
-        run=steps.pair_judge,
+        run=stages.run_pair_judge,
         scheduled=_has_judge_pairs,
     ),
     Stage(
@@ -142,7 +144,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("actor_pairs", "judge_pairs", *AUDIT_TABLES),
         part_by_part=False,
         resource="trainer",
-        run=steps.train,
+        run=stages.run_train,
     ),
     Stage(
         "evaluate",
@@ -150,6 +152,6 @@ STAGES: tuple[Stage, ...] = (
         reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
         part_by_part=False,
         resource="engine",
-        run=steps.evaluate,
+        run=stages.run_evaluate,
     ),
 )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 
-from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.storage.artifact_store import ArtifactStore
 
 
 def digests_of(url: str) -> dict[str, str]:

@@ -19,8 +19,8 @@ from urllib.parse import quote
 import psycopg
 import redis
 
-from workers.broker import BrokerPlace, start_broker, stop_broker, wait_for_broker
-from workers.processes import start_child, stop_child
+from workers.ops.broker import BrokerPaths, start_broker, stop_broker, wait_for_broker
+from workers.ops.processes import start_child, stop_child
 
 INSTALL_POSTGRESQL = "apt-get install --yes postgresql"
 INSTALL_REDIS = "apt-get install --yes redis-server"
@@ -74,7 +74,7 @@ class RedisLike(ABC):
 class Broker(RedisLike):
     """The broker that is embedded, on a socket."""
 
-    place: BrokerPlace
+    place: BrokerPaths
 
     @property
     def url(self) -> str:
@@ -140,7 +140,7 @@ def redis_server() -> Iterator[RedisServer]:
 def broker() -> Iterator[Broker]:
     """Run a broker with everything that the embedded one has, its append-only file too."""
     with short_folder() as folder:
-        running = Broker(BrokerPlace(data=folder / "data", socket=folder / "s" / "broker.sock"))
+        running = Broker(BrokerPaths(data=folder / "data", socket=folder / "s" / "broker.sock"))
         running.start()
         try:
             yield running

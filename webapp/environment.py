@@ -6,17 +6,17 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 
-def switched_on(name: str) -> bool:
+def is_enabled(name: str) -> bool:
     """Whether a variable says yes."""
     return os.environ.get(name, "").lower() in {"1", "true", "yes"}
 
 
-def listed(name: str, default: str = "") -> list[str]:
+def read_list(name: str, default: str = "") -> list[str]:
     """Read words that are separated by commas."""
     return [entry.strip() for entry in os.environ.get(name, default).split(",") if entry.strip()]
 
 
-def secret(name: str) -> str:
+def read_secret(name: str) -> str:
     """Read a secret: the variable itself, or the file that NAME_FILE names; "" without either.
 
     Raises:

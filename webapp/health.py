@@ -23,13 +23,13 @@ from django.views.decorators.http import require_safe
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.processes.command_hint import format_command
+from webapp.accounts.roles import RUN_ALL
 from webapp.experiments.models import Driver, Iteration, RunStatus, Shard, ShardStatus, Worker
 from webapp.experiments.progress import SILENT_SECONDS
-from webapp.people.roles import RUN_ALL
 
 QUEUES: Final = ("gpu", "cpu")
-STILL_SECONDS: Final = 120.0
+STUCK_SECONDS: Final = 120.0
 """Work that waits for so long, although workers are up, stands still."""
 
 _migrated: Final[list[bool]] = []
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class HealthReport:
     """What was found.
 
     Attributes:
@@ -59,31 +59,31 @@ class Health:
 
 @login_not_required
 @require_safe
-def livez(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+def report_liveness(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Say that this process answers."""
     return HttpResponse("ok", content_type="text/plain")
 
 
 @login_not_required
 @require_safe
-def healthz(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+def report_health(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Say whether the site and its database answer."""
-    problem = database_problem()
+    problem = find_database_problem()
     return HttpResponse(problem or "ok", status=503 if problem else 200, content_type="text/plain")
 
 
 @login_not_required
 @require_safe
-def report(request: HttpRequest) -> HttpResponse:
+def report_details(request: HttpRequest) -> HttpResponse:
     """Tell all that is known to whoever shows the token for metrics, and to admins."""
-    refusal = refuse_watcher(request)
+    refusal = authorize_probe(request)
     if refusal is not None:
         return refusal
-    found = look()
+    found = check_health()
     return JsonResponse(asdict(found), status=503 if found.problems else 200)
 
 
-def refuse_watcher(request: HttpRequest) -> HttpResponse | None:
+def authorize_probe(request: HttpRequest) -> HttpResponse | None:
     """Turn away who may not watch; None lets pass."""
     if isinstance(request.user, User) and request.user.has_perm(RUN_ALL):
         return None
@@ -96,7 +96,7 @@ def refuse_watcher(request: HttpRequest) -> HttpResponse | None:
     return HttpResponse(text, status=401, headers=headers, content_type="text/plain")
 
 
-def database_problem() -> str:
+def find_database_problem() -> str:
     """What is wrong with the database; "" if nothing is."""
     try:
         with connection.cursor() as cursor:
@@ -119,7 +119,7 @@ def _has_every_migration() -> bool:
     return True
 
 
-def queue_lengths() -> dict[str, int] | None:
+def read_queue_lengths() -> dict[str, int] | None:
     """Messages in each queue; None if the broker does not answer."""
     try:
         with current_app.connection_for_read() as broker:
@@ -133,41 +133,45 @@ def queue_lengths() -> dict[str, int] | None:
         return None
 
 
-def _how_to_start_the_broker() -> str:
+def _explain_broker_start() -> str:
     if settings.META_REWARD_BROKER_EMBEDDED:
-        return f"`{manage('serve')}` brings it up"
+        return f"`{format_command('serve')}` brings it up"
     return "start the Redis server that CELERY_BROKER_URL names"
 
 
-def look() -> Health:
+def check_health() -> HealthReport:
     """Look at every part."""
-    problem = database_problem()
-    queues = queue_lengths()
+    problem = find_database_problem()
+    queues = read_queue_lengths()
     problems = [problem] if problem else []
     if queues is None:
-        problems.append(f"the broker does not answer: {_how_to_start_the_broker()}")
+        problems.append(f"the broker does not answer: {_explain_broker_start()}")
     if problem:
         broker = queues is not None
-        return Health(database=False, broker=broker, queues=queues, problems=problems)
-    return _look_at_rows(queues, problems)
+        return HealthReport(database=False, broker=broker, queues=queues, problems=problems)
+    return _check_rows(queues, problems)
 
 
-def _look_at_rows(queues: dict[str, int] | None, problems: list[str]) -> Health:
+def _check_rows(queues: dict[str, int] | None, problems: list[str]) -> HealthReport:
     now = timezone.now()
     fresh = now - timedelta(seconds=SILENT_SECONDS)
     workers = Worker.objects.filter(heartbeat__gte=fresh).count()
     silent = Worker.objects.filter(heartbeat__lt=fresh).count()
     running = Iteration.objects.filter(status=RunStatus.RUNNING, driver=Driver.WORKERS)
     waiting = Shard.objects.filter(status=ShardStatus.WAITING, stage__iteration__in=running)
-    still = waiting.filter(sent__lt=now - timedelta(seconds=STILL_SECONDS))
+    still = waiting.filter(sent__lt=now - timedelta(seconds=STUCK_SECONDS))
     busy = Shard.objects.filter(status=ShardStatus.RUNNING, lease_until__gte=now)
     if silent:
         problems.append(f"{silent} worker(s) fell silent")
     if running.exists() and not workers:
-        problems.append(f"iterations run, and no worker is up: start one with {manage('worker')}")
+        problems.append(
+            f"iterations run, and no worker is up: start one with {format_command('worker')}"
+        )
     elif still.exists() and not busy.exists():
-        problems.append(f"work waits and nobody takes it: is {manage('reconcile')} running?")
-    return Health(
+        problems.append(
+            f"work waits and nobody takes it: is {format_command('reconcile')} running?"
+        )
+    return HealthReport(
         database=True,
         broker=queues is not None,
         queues=queues,

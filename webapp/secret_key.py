@@ -30,15 +30,15 @@ class LocalKey:
     """The key as a text that is read, or made, when it is first needed, not at import."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._get_path = path
         self._key: str | None = None
 
     def __str__(self) -> str:
         if self._key is None:
-            self._key = read_or_make_key(self._path)
+            self._key = read_or_make_key(self._get_path)
         return self._key
 
 
-def lazy_key(path: Path) -> Any:
+def make_lazy_key(path: Path) -> Any:
     """Stand for the key in `path`, a text, without touching the file system yet."""
     return lazystr(LocalKey(path))

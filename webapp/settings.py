@@ -49,25 +49,25 @@ from pathlib import Path
 
 import dj_database_url
 
-from webapp.environment import listed, secret, switched_on
-from webapp.logs import log_settings
-from webapp.places import (
+from webapp.environment import is_enabled, read_list, read_secret
+from webapp.logging_config import build_log_settings
+from webapp.paths import (
     STATIC_SOURCES,
     TEMPLATE_ROOT,
     VAR_ROOT,
-    root_from_environment,
-    short_runtime_folder,
+    get_runtime_folder,
+    read_root,
 )
-from webapp.secret_key import lazy_key
+from webapp.secret_key import make_lazy_key
 
-DEBUG = switched_on("META_REWARD_DEBUG")
-SECRET_KEY = secret("META_REWARD_SECRET_KEY") or lazy_key(VAR_ROOT / "secret_key")
-ALLOWED_HOSTS = listed("META_REWARD_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-CSRF_TRUSTED_ORIGINS = listed("META_REWARD_CSRF_ORIGINS")
+DEBUG = is_enabled("META_REWARD_DEBUG")
+SECRET_KEY = read_secret("META_REWARD_SECRET_KEY") or make_lazy_key(VAR_ROOT / "secret_key")
+ALLOWED_HOSTS = read_list("META_REWARD_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = read_list("META_REWARD_CSRF_ORIGINS")
 
-META_REWARD_ARTIFACT_ROOT = root_from_environment("META_REWARD_ARTIFACT_ROOT", "artifacts")
-META_REWARD_MODEL_ROOT = root_from_environment("META_REWARD_MODEL_ROOT", "models")
-META_REWARD_SCRATCH_ROOT = root_from_environment("META_REWARD_SCRATCH_ROOT", "scratch")
+META_REWARD_ARTIFACT_ROOT = read_root("META_REWARD_ARTIFACT_ROOT", "artifacts")
+META_REWARD_MODEL_ROOT = read_root("META_REWARD_MODEL_ROOT", "models")
+META_REWARD_SCRATCH_ROOT = read_root("META_REWARD_SCRATCH_ROOT", "scratch")
 
 # How old a page's region may be for those who only watch: it is drawn once for all of them.
 META_REWARD_REGION_SECONDS = 1.0
@@ -78,15 +78,15 @@ META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32
 META_REWARD_UPLOAD_DAYS = 30
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # pasted prompts, which a form's encoding makes longer
 FILE_UPLOAD_HANDLERS = [
-    "webapp.launching.uploads.LimitedUploads",
+    "webapp.experiment_form.uploads.LimitedUploads",
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
     "django.core.files.uploadhandler.TemporaryFileUploadHandler",
 ]
 
 # The embedded broker. Where CELERY_BROKER_URL names a server, nobody starts it.
 META_REWARD_BROKER_ROOT = str(VAR_ROOT / "broker")
-META_REWARD_BROKER_SOCKET = str(short_runtime_folder() / "broker.sock")
-_BROKER_GIVEN = secret("CELERY_BROKER_URL")
+META_REWARD_BROKER_SOCKET = str(get_runtime_folder() / "broker.sock")
+_BROKER_GIVEN = read_secret("CELERY_BROKER_URL")
 META_REWARD_BROKER_EMBEDDED = not _BROKER_GIVEN
 CELERY_BROKER_URL = _BROKER_GIVEN or f"redis+socket://{META_REWARD_BROKER_SOCKET}"
 
@@ -124,7 +124,7 @@ META_REWARD_MAX_ATTEMPTS = int(os.environ.get("META_REWARD_MAX_ATTEMPTS", "5"))
 META_REWARD_PUBLISH_ROOT = str(
     Path(os.environ.get("META_REWARD_PUBLISH_ROOT", VAR_ROOT / "published")).absolute()
 )
-META_REWARD_HF_TOKEN = secret("HF_TOKEN")
+META_REWARD_HF_TOKEN = read_secret("HF_TOKEN")
 
 # Notices. Without a mail server no e-mail is offered, without allowed hosts no webhook.
 EMAIL_HOST = os.environ.get("META_REWARD_EMAIL_HOST", "")
@@ -134,10 +134,10 @@ EMAIL_USE_TLS = _EMAIL_SECURITY == "starttls"
 _EMAIL_PORTS = {"tls": "465", "starttls": "587"}
 EMAIL_PORT = int(os.environ.get("META_REWARD_EMAIL_PORT", _EMAIL_PORTS.get(_EMAIL_SECURITY, "25")))
 EMAIL_HOST_USER = os.environ.get("META_REWARD_EMAIL_USER", "")
-EMAIL_HOST_PASSWORD = secret("META_REWARD_EMAIL_PASSWORD")
+EMAIL_HOST_PASSWORD = read_secret("META_REWARD_EMAIL_PASSWORD")
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = os.environ.get("META_REWARD_EMAIL_FROM", "meta-reward@localhost")
-META_REWARD_WEBHOOK_HOSTS = listed("META_REWARD_WEBHOOK_HOSTS")
+META_REWARD_WEBHOOK_HOSTS = read_list("META_REWARD_WEBHOOK_HOSTS")
 META_REWARD_SITE_URL = os.environ.get("META_REWARD_SITE_URL", "").rstrip("/")
 
 INSTALLED_APPS = [
@@ -154,25 +154,26 @@ INSTALLED_APPS = [
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
     "webapp.experiments",
-    "webapp.people",
+    "webapp.dashboard",
+    "webapp.accounts",
     "webapp.audit",
     "webapp.api",
-    "webapp.notices",
+    "webapp.notifications",
     "workers",
 ]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "webapp.logs.name_requests",
-    "webapp.null_characters.refuse_null_characters",
+    "webapp.logging_config.name_requests",
+    "webapp.nul_bytes.refuse_null_characters",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "webapp.people.middleware.SignInMiddleware",
-    "webapp.people.events.remember_who_asks",
+    "webapp.accounts.middleware.SignInMiddleware",
+    "webapp.accounts.security_log.track_request",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -197,7 +198,8 @@ TEMPLATES = [
 
 DATABASES = {
     "default": dj_database_url.parse(
-        secret("DATABASE_URL") or f"sqlite:///{VAR_ROOT / 'db.sqlite3'}", conn_health_checks=True
+        read_secret("DATABASE_URL") or f"sqlite:///{VAR_ROOT / 'db.sqlite3'}",
+        conn_health_checks=True,
     )
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
@@ -234,13 +236,13 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
-    {"NAME": "webapp.people.passwords.NoteChanges"},
+    {"NAME": "webapp.accounts.password_events.NoteChanges"},
 ]
 
-AUTHENTICATION_BACKENDS = ["webapp.people.lockout.PatientBackend"]
+AUTHENTICATION_BACKENDS = ["webapp.accounts.login_throttle.PatientBackend"]
 OTP_TOTP_ISSUER = "Meta-Reward"
 META_REWARD_PROXIES = int(os.environ.get("META_REWARD_PROXIES", "0"))
-META_REWARD_METRICS_TOKEN = secret("META_REWARD_METRICS_TOKEN")
+META_REWARD_METRICS_TOKEN = read_secret("META_REWARD_METRICS_TOKEN")
 
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "index"
@@ -261,7 +263,7 @@ SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 7 * 24 * 3600
 CSRF_COOKIE_HTTPONLY = True  # pages carry the token themselves
 
-if switched_on("META_REWARD_HTTPS"):
+if is_enabled("META_REWARD_HTTPS"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
     # Whoever watches over the site asks it from within, without the proxy.
@@ -272,7 +274,7 @@ if switched_on("META_REWARD_HTTPS"):
     # About the names beside this one only the owner of the domain can decide.
     SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
-LOGGING = log_settings(
+LOGGING = build_log_settings(
     form=os.environ.get("META_REWARD_LOG", "text"),
     level=os.environ.get("META_REWARD_LOG_LEVEL", "INFO").upper(),
 )

@@ -48,10 +48,10 @@ def compare_texts(first: str, second: str) -> list[Span]:
         words = split(first), split(second)
         if count_steps(*words) <= MOST_STEPS:
             return list(_merge_changes(_align(*words)))
-    return [*_spans(first, second)]
+    return [*_make_spans(first, second)]
 
 
-def spans_of(side: Literal["first", "second"], spans: Iterable[Span]) -> list[Span]:
+def diff_texts(side: Literal["first", "second"], spans: Iterable[Span]) -> list[Span]:
     """Select the spans of one of the two texts; put together they are that text."""
     return [span for span in spans if span.side in ("same", side)]
 
@@ -77,14 +77,14 @@ def _align(first: Sequence[str], second: Sequence[str]) -> Iterator[_Block]:
 
 def _merge_changes(blocks: Iterable[_Block]) -> Iterator[Span]:
     """Turn blocks into spans, neighbours of one kind into one span."""
-    for is_same, group in groupby(_absorb_blanks(list(blocks)), key=lambda block: block.is_same):
+    for is_same, group in groupby(_merge_blanks(list(blocks)), key=lambda block: block.is_same):
         parts = list(group)
         before = "".join(part.before for part in parts)
         after = "".join(part.after for part in parts)
-        yield from [Span("same", before)] if is_same else _spans(before, after)
+        yield from [Span("same", before)] if is_same else _make_spans(before, after)
 
 
-def _absorb_blanks(blocks: Sequence[_Block]) -> Iterator[_Block]:
+def _merge_blanks(blocks: Sequence[_Block]) -> Iterator[_Block]:
     """Count blanks between two changes as changed: two changed words are one change."""
     for place, block in enumerate(blocks):
         is_between = 0 < place < len(blocks) - 1
@@ -92,7 +92,7 @@ def _absorb_blanks(blocks: Sequence[_Block]) -> Iterator[_Block]:
         yield block._replace(is_same=block.is_same and not is_gap)
 
 
-def _spans(before: str, after: str) -> Iterator[Span]:
+def _make_spans(before: str, after: str) -> Iterator[Span]:
     if before:
         yield Span("first", before)
     if after:

@@ -3,24 +3,24 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from webapp import health, metrics
+from webapp import health, prometheus
 
 # `new` and `compare` come before the names of experiments.
 urlpatterns = [
-    path("livez", health.livez, name="livez"),
-    path("healthz", health.healthz, name="healthz"),
-    path("healthz/report", health.report, name="health_report"),
-    path("metrics", metrics.metrics, name="metrics"),
+    path("livez", health.report_liveness, name="livez"),
+    path("healthz", health.report_health, name="healthz"),
+    path("healthz/report", health.report_details, name="health_report"),
+    path("metrics", prometheus.show_metrics, name="metrics"),
     path("admin/", admin.site.urls),
-    path("", include("webapp.people.urls")),
+    path("", include("webapp.accounts.urls")),
     path("", include("webapp.api.urls")),
-    path("", include("webapp.notices.urls")),
-    path("", include("webapp.launching.urls")),
+    path("", include("webapp.notifications.urls")),
+    path("", include("webapp.experiment_form.urls")),
     path("", include("webapp.reporting.urls")),
     path("", include("webapp.results.urls")),
-    path("", include("webapp.trying.urls")),
+    path("", include("webapp.playground.urls")),
     path("", include("webapp.audit.urls")),
-    path("", include("webapp.experiments.urls")),
+    path("", include("webapp.dashboard.urls")),
 ]
 
-handler400 = "webapp.refusals.bad_request"
+handler400 = "webapp.error_views.handle_bad_request"

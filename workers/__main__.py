@@ -3,7 +3,7 @@
 import os
 import sys
 
-from webapp.places import VAR_ROOT
+from webapp.paths import VAR_ROOT
 
 
 def main() -> None:

@@ -9,5 +9,5 @@ from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
-app = Celery("meta_reward", include=["workers.tasks", "workers.signals"])
+app = Celery("meta_reward", include=["workers.tasks", "workers.ops.celery_signals"])
 app.config_from_object("django.conf:settings", namespace="CELERY")

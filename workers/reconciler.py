@@ -13,12 +13,21 @@ from typing import Final
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
+from webapp.experiments.jobs import send_job
 from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
-from webapp.experiments.orders import send_order
-from webapp.health import queue_lengths
-from workers import indexing, lifecycle, notifying, orders, presence, scheduling
-from workers.machine import is_gone
-from workers.sending import NEVER, QUEUES, empty_queues, queue_of, send_shards, stages_of
+from webapp.health import read_queue_lengths
+from workers.jobs import build_indexes, runner, send_notifications
+from workers.ops import heartbeat
+from workers.ops.host import is_gone
+from workers.pipeline import scheduling, transitions
+from workers.pipeline.dispatch import (
+    NEVER,
+    QUEUES,
+    get_queue,
+    list_empty_queues,
+    list_stages,
+    send_shards,
+)
 
 EVERY_SECONDS: Final = 3.0
 
@@ -33,22 +42,22 @@ _log = logging.getLogger(__name__)
 def reconcile() -> None:
     """Do all that is to be done now."""
     expire_leases()
-    presence.sweep()
-    iterations = list(scheduling.iterations_of_workers())
+    heartbeat.expire_stale()
+    iterations = list(scheduling.iter_worker_iterations())
     for iteration in iterations:
-        scheduling.advance(iteration)
+        scheduling.advance_iteration(iteration)
     if iterations:
-        lost_after = _lost_after(queue_lengths() or {})
+        lost_after = _compute_lost_after(read_queue_lengths() or {})
         for iteration in iterations:
-            _send_again(iteration, lost_after)
-    _send_orders_again()
+            _resend_shards(iteration, lost_after)
+    _resend_jobs()
 
 
 def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
     """Reconcile, and carry out orders, until the process is stopped."""
-    orders.start_carrying_out()
-    notifying.start_notifying()
-    indexing.start_indexing()
+    runner.start_job_threads()
+    send_notifications.start_notifying()
+    build_indexes.start_indexing()
     while True:
         close_old_connections()
         try:
@@ -64,26 +73,30 @@ def expire_leases() -> int:
     """Take shards from workers that ended or fell silent; returns from how many."""
     seconds = settings.META_REWARD_LEASE_SECONDS
     gone = [
-        attempt for attempt in lifecycle.leased_attempts() if is_gone(attempt.worker, attempt.pid)
+        attempt
+        for attempt in transitions.get_leased_attempts()
+        if is_gone(attempt.worker, attempt.pid)
     ]
     return sum(
-        lifecycle.fail(attempt, status=AttemptStatus.LOST, error="the worker's process is gone")
+        transitions.fail_attempt(
+            attempt, status=AttemptStatus.LOST, error="the worker's process is gone"
+        )
         for attempt in gone
     ) + sum(
-        lifecycle.expire(
+        transitions.expire_attempt(
             attempt,
             error=f"the worker on {attempt.worker} was silent for more than {seconds:g} seconds",
         )
-        for attempt in lifecycle.expired_attempts()
+        for attempt in transitions.get_expired_attempts()
     )
 
 
-def _send_again(iteration: Iteration, lost_after: Mapping[str, float]) -> None:
+def _resend_shards(iteration: Iteration, lost_after: Mapping[str, float]) -> None:
     for stage in iteration.stages.filter(status=StageStatus.RUNNING):
-        send_shards(stage, again_after_seconds=lost_after[queue_of(stage.name)])
+        send_shards(stage, again_after_seconds=lost_after[get_queue(stage.name)])
 
 
-def _lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
+def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
     """By queue the seconds after which a message about a waiting shard counts as lost.
 
     Shards of a large stage wait for hours. While about as many messages wait as shards do, none is
@@ -94,15 +107,15 @@ def _lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
         if length == 0:
             lost_after[queue] = _AGAIN_IF_QUEUE_EMPTY_SECONDS
         elif length >= _MANY:
-            waiting = lifecycle.waiting_shards(stages_of(queue)).count()
+            waiting = transitions.get_waiting_shards(list_stages(queue)).count()
             if length > waiting / 2:  # workers hold some messages already
                 lost_after[queue] = NEVER
     return lost_after
 
 
-def _send_orders_again() -> None:
+def _resend_jobs() -> None:
     """A message too many does no harm: an order is claimed before it is carried out."""
-    waiting = list(orders.waiting_for_engine())
-    if waiting and "gpu" in empty_queues():
+    waiting = list(runner.get_jobs_for_engine())
+    if waiting and "gpu" in list_empty_queues():
         for order in waiting:
-            send_order(order)
+            send_job(order)

@@ -1,8 +1,10 @@
 """What a message can ask for. Each task is thin and takes one id; rows say the rest."""
 
 from webapp.experiments.models import Iteration, Order
-from workers import orders, scheduling, shard_runs
 from workers.celery import app
+from workers.jobs import runner
+from workers.pipeline import run_shard as shard_runs
+from workers.pipeline import scheduling
 
 
 @app.task(name="workers.run_shard")  # type: ignore[untyped-decorator]
@@ -16,7 +18,7 @@ def advance(iteration_id: int) -> None:
     """Take every step of an iteration that can be taken now."""
     iteration = Iteration.objects.filter(pk=iteration_id).first()
     if iteration is not None:
-        scheduling.advance(iteration)
+        scheduling.advance_iteration(iteration)
 
 
 @app.task(name="workers.carry_out")  # type: ignore[untyped-decorator]
@@ -24,4 +26,4 @@ def carry_out(order_id: int) -> None:
     """Carry out an order that needs an engine, if it still waits."""
     order = Order.objects.select_related("experiment", "by").filter(pk=order_id).first()
     if order is not None:
-        orders.carry_out(order, orders.WITH_ENGINE)
+        runner.run_job(order, runner.ENGINE_HANDLERS)

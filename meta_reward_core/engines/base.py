@@ -46,7 +46,7 @@ class Completion:
         tokens: how many tokens were generated (the end token included).
         finish_reason: why the reply ended.
         refusal: the engine's reason when it refused the prompt.
-        choices: of each generated token, where `Sampling.alternatives` asked for it and the
+        choices: of each generated token, where `SamplingParams.alternatives` asked for it and the
             engine can tell.
         token_ids: of the tokens that were drawn after the prompt, with the end token if one was
             drawn, in the vocabulary of the model that is trained; None where the engine cannot
@@ -62,7 +62,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. `temperature` 0 is greedy decoding.
 
     Attributes:
@@ -83,7 +83,9 @@ Progress = Callable[[int, int], None]
 """Called with (completions done, tokens generated so far) while an engine works."""
 
 
-def continued(progress: Progress | None, before: int, tokens_before: int = 0) -> Progress | None:
+def offset_progress(
+    progress: Progress | None, before: int, tokens_before: int = 0
+) -> Progress | None:
     """Tell the progress of a call as that of all calls, of which some are done."""
     if progress is None or before == 0:
         return progress
@@ -91,7 +93,7 @@ def continued(progress: Progress | None, before: int, tokens_before: int = 0) ->
     return lambda done, tokens: tell(before + done, tokens_before + tokens)
 
 
-def as_token_ids(ids: Sequence[int]) -> "array[int]":
+def pack_token_ids(ids: Sequence[int]) -> "array[int]":
     """Pack the ids of one reply's tokens."""
     return array("i", ids)
 
@@ -104,7 +106,7 @@ class Engine(Protocol):
         conversations: Sequence[Conversation],
         n: int,
         *,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:

@@ -9,14 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from meta_reward_core.engines.base import Sampling
-from meta_reward_core.engines.nucleus import draw_tokens
+from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.engines.top_p import sample_tokens
 
 # Dropping finished rows copies the cache: worth it once a quarter of the rows is idle.
 BUSY_SHARE = 0.75
 
 
-class Rows(Protocol):
+class DecodingBatch(Protocol):
     """Rows of a batch whose prompts have been read.
 
     Attributes:
@@ -36,10 +36,10 @@ class Rows(Protocol):
 
 @torch.inference_mode()
 def decode(
-    read: Callable[[], Rows],
+    read: Callable[[], DecodingBatch],
     *,
     end_ids: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     generator: torch.Generator,
     on_step: Callable[[int, int], None],
 ) -> list[list[int]]:
@@ -60,7 +60,7 @@ def decode(
     going = torch.ones(total, dtype=torch.bool, device=device)
     count = total
     for step in range(sampling.max_new_tokens):
-        tokens = draw_tokens(rows.logits, sampling, generator)
+        tokens = sample_tokens(rows.logits, sampling, generator)
         drawn[numbers, step] = tokens
         on_step(step, count)
         going &= ~torch.isin(tokens, ends)
@@ -72,10 +72,10 @@ def decode(
             rows.keep(kept)
             numbers, going, tokens = numbers[kept], going[kept], tokens[kept]
         rows.advance(tokens)
-    return [_until_end(row, end_ids) for row in drawn.tolist()]
+    return [_cut_at_end_token(row, end_ids) for row in drawn.tolist()]
 
 
-def _until_end(row: list[int], end_ids: Sequence[int]) -> list[int]:
+def _cut_at_end_token(row: list[int], end_ids: Sequence[int]) -> list[int]:
     """The row up to and with its first end token."""
     stop = next((index for index, token in enumerate(row) if token in end_ids), len(row))
     return row[: stop + 1]

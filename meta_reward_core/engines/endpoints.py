@@ -122,7 +122,7 @@ def read_endpoints(environment: Mapping[str, str] | None = None) -> dict[str, En
     if not setting.strip():
         return {}
     entries = _parse(_read_setting(setting))
-    return {str(name): _endpoint(str(name), fields) for name, fields in entries.items()}
+    return {str(name): _validate_endpoint(str(name), fields) for name, fields in entries.items()}
 
 
 def _read_setting(setting: str) -> str:
@@ -145,7 +145,7 @@ def _parse(text: str) -> dict[Any, Any]:
     return entries
 
 
-def _endpoint(name: str, fields: Any) -> Endpoint:
+def _validate_endpoint(name: str, fields: Any) -> Endpoint:
     try:
         return Endpoint.model_validate(fields)
     except ValidationError as error:

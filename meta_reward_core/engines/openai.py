@@ -21,22 +21,27 @@ from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Progress,
-    Sampling,
+    SamplingParams,
     TokenChoice,
 )
-from meta_reward_core.engines.chat import Answer, TryAgainError, read_answer, request_body
 from meta_reward_core.engines.endpoints import WEIGHTS_PLACEHOLDER, Endpoint, find_endpoint
+from meta_reward_core.engines.openai_protocol import (
+    ParsedResponse,
+    RetryableResponseError,
+    build_request_body,
+    parse_response,
+)
+from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EndpointError, EngineError
-from meta_reward_core.model_folder import hash_model_folder
-from meta_reward_core.seeds import derive_seed
+from meta_reward_core.models.validation import hash_model_folder
 
-LONGEST_WAIT_SECONDS: Final = 60.0
+MAX_WAIT_SECONDS: Final = 60.0
 """Between two attempts, where the server does not say how long."""
 
-LONGEST_PATIENCE_SECONDS: Final = 600.0
+MAX_RETRY_SECONDS: Final = 600.0
 """A server that wants to be left alone for longer has failed."""
 
-LARGEST_ANSWER_BYTES: Final = 64 * 2**20
+MAX_RESPONSE_BYTES: Final = 64 * 2**20
 _CONNECT_SECONDS: Final = 15.0
 _SEED_RANGE: Final = 2**31
 
@@ -94,7 +99,7 @@ class OpenAiEngine:
         conversations: Sequence[Conversation],
         n: int,
         *,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
@@ -121,15 +126,15 @@ class OpenAiEngine:
         self,
         conversations: Sequence[Conversation],
         n: int,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         progress: Progress | None,
     ) -> list[list[Completion]]:
         drawn: list[list[Completion]] = [[] for _ in conversations]
-        order = sorted(range(len(drawn)), key=lambda at: _texts(conversations[at]))
-        tell = _teller(progress)
-        async with self._client() as client:
-            caller = _Caller(
+        order = sorted(range(len(drawn)), key=lambda at: _list_texts(conversations[at]))
+        tell = _make_progress_counter(progress)
+        async with self._make_client() as client:
+            caller = _RequestSender(
                 client,
                 endpoint=self._endpoint,
                 model=self._model,
@@ -145,13 +150,13 @@ class OpenAiEngine:
                     tell(drawn[at])
 
             try:
-                await _together(work, order, concurrency=self._endpoint.concurrency)
+                await _run_concurrently(work, order, concurrency=self._endpoint.concurrency)
             except (EndpointError, EngineError) as error:
-                told = self._hide(f"endpoint {self._name!r}: {error}")
+                told = self._redact(f"endpoint {self._name!r}: {error}")
                 raise type(error)(told) from None
-        return [[self._told(completion) for completion in row] for row in drawn]
+        return [[self._redact_completion(completion) for completion in row] for row in drawn]
 
-    def _client(self) -> httpx2.AsyncClient:
+    def _make_client(self) -> httpx2.AsyncClient:
         headers = {"User-Agent": "meta-reward", "Accept": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
@@ -161,11 +166,11 @@ class OpenAiEngine:
             timeout=httpx2.Timeout(self._endpoint.timeout_seconds, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=count, max_keepalive_connections=count),
             follow_redirects=False,
-            verify=_trusted_certificates(),
+            verify=_load_trusted_certificates(),
             trust_env=False,  # no proxy and no .netrc may see or replace the key
         )
 
-    def _told(self, completion: Completion) -> Completion:
+    def _redact_completion(self, completion: Completion) -> Completion:
         """A completion without the key, and without token ids of another model's vocabulary.
 
         A server that repeats the key must not bring it into files. An outside judge has a tokenizer
@@ -175,21 +180,21 @@ class OpenAiEngine:
         token_ids = completion.token_ids if self._endpoint.follows_weights else None
         return replace(
             completion,
-            text=self._hide(completion.text),
-            refusal=None if refusal is None else self._hide(refusal),
-            choices=None if choices is None else tuple(map(self._choice_without_key, choices)),
+            text=self._redact(completion.text),
+            refusal=None if refusal is None else self._redact(refusal),
+            choices=None if choices is None else tuple(map(self._redact_choice, choices)),
             token_ids=token_ids,
         )
 
-    def _choice_without_key(self, choice: TokenChoice) -> TokenChoice:
-        alternatives = tuple((self._hide(text), value) for text, value in choice.alternatives)
-        return TokenChoice(self._hide(choice.text), alternatives)
+    def _redact_choice(self, choice: TokenChoice) -> TokenChoice:
+        alternatives = tuple((self._redact(text), value) for text, value in choice.alternatives)
+        return TokenChoice(self._redact(choice.text), alternatives)
 
-    def _hide(self, text: str) -> str:
-        return text if self._key is None else _hidden(text, self._key)
+    def _redact(self, text: str) -> str:
+        return text if self._key is None else _redact_key(text, self._key)
 
 
-class _Caller:
+class _RequestSender:
     """Sends the requests of one call to `sample`, and sends again what may be sent again."""
 
     def __init__(
@@ -201,7 +206,7 @@ class _Caller:
         first_wait_seconds: float,
         rng: random.Random,
     ) -> None:
-        self._client = client
+        self._make_client = client
         self._endpoint = endpoint
         self._model = model
         self._first_wait_seconds = first_wait_seconds
@@ -209,14 +214,14 @@ class _Caller:
         self._not_before = 0.0
 
     async def complete(
-        self, conversation: Conversation, n: int, *, sampling: Sampling, seed: int
+        self, conversation: Conversation, n: int, *, sampling: SamplingParams, seed: int
     ) -> list[Completion]:
         """Exactly `n` completions; what a server leaves out is asked for again."""
         drawn: list[Completion] = []
         requests = 0
         while len(drawn) < n:
             asked = min(n - len(drawn), self._endpoint.max_choices or n)
-            body = request_body(
+            body = build_request_body(
                 self._endpoint,
                 model=self._model,
                 conversation=conversation,
@@ -225,14 +230,14 @@ class _Caller:
                 seed=derive_seed(seed, requests) % _SEED_RANGE,
             )
             answer = await self._ask(body)
-            refusal = answer.refusal or self._too_long(answer, sampling.max_new_tokens)
+            refusal = answer.refusal or self._find_context_overflow(answer, sampling.max_new_tokens)
             if refusal is not None:
                 return [Completion("", 0, "refused", refusal=refusal)] * n
             drawn += answer.completions[:asked]
             requests += 1
         return drawn
 
-    def _too_long(self, answer: Answer, max_new_tokens: int) -> str | None:
+    def _find_context_overflow(self, answer: ParsedResponse, max_new_tokens: int) -> str | None:
         """Why a prompt should have been refused that the server took."""
         prompt_tokens, limit = answer.prompt_tokens, self._endpoint.context_tokens
         if prompt_tokens is None or limit is None or prompt_tokens + max_new_tokens <= limit:
@@ -242,63 +247,65 @@ class _Caller:
             f"exceed the endpoint's limit of {limit} tokens"
         )
 
-    async def _ask(self, body: dict[str, Any]) -> Answer:
+    async def _ask(self, body: dict[str, Any]) -> ParsedResponse:
         for attempt in range(self._endpoint.attempts):
             await self._wait_until_allowed()
             try:
-                return await self._send(body)
-            except TryAgainError as error:
+                return await self._send_once(body)
+            except RetryableResponseError as error:
                 if attempt + 1 == self._endpoint.attempts:
                     raise EngineError(f"{error}; that was attempt {attempt + 1}") from None
                 await self._wait(attempt, error)
         raise AssertionError("an endpoint has at least one attempt")
 
-    async def _send(self, body: dict[str, Any]) -> Answer:
+    async def _send_once(self, body: dict[str, Any]) -> ParsedResponse:
         """One attempt."""
         seconds = self._endpoint.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
                 return await self._exchange(body)
         except (TimeoutError, httpx2.TimeoutException):
-            raise TryAgainError(f"it did not answer within {seconds:g} seconds") from None
+            raise RetryableResponseError(f"it did not answer within {seconds:g} seconds") from None
         except httpx2.InvalidURL as error:
             raise EndpointError(f"its base_url is no address: {error}") from None
         except httpx2.RequestError as error:
             how = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise TryAgainError(f"the connection failed ({how})") from None
+            raise RetryableResponseError(f"the connection failed ({how})") from None
 
-    async def _exchange(self, body: dict[str, Any]) -> Answer:
+    async def _exchange(self, body: dict[str, Any]) -> ParsedResponse:
         address = f"{self._endpoint.base_url.rstrip('/')}/chat/completions"
         received = bytearray()
-        async with self._client.stream("POST", address, json=body) as response:
+        async with self._make_client.stream("POST", address, json=body) as response:
             async for chunk in response.aiter_bytes():
                 received += chunk
-                if len(received) > LARGEST_ANSWER_BYTES:
-                    raise TryAgainError(f"its answer is larger than {LARGEST_ANSWER_BYTES} bytes")
-        return read_answer(
+                if len(received) > MAX_RESPONSE_BYTES:
+                    raise RetryableResponseError(
+                        f"its answer is larger than {MAX_RESPONSE_BYTES} bytes"
+                    )
+        return parse_response(
             response.status_code,
             response.headers,
             bytes(received),
             max_new_tokens=body[self._endpoint.limit_field],
         )
 
-    async def _wait(self, attempt: int, error: TryAgainError) -> None:
+    async def _wait(self, attempt: int, error: RetryableResponseError) -> None:
         """Wait longer each time; half of it by chance, so that not all come back together."""
         asked = error.wait_seconds
-        if asked is not None and asked > LONGEST_PATIENCE_SECONDS:
+        if asked is not None and asked > MAX_RETRY_SECONDS:
             raise EngineError(f"{error}; it asks to wait {asked:,.0f} seconds") from None
         if asked is not None:
-            self._not_before = max(self._not_before, _now() + asked)
-        longest = min(self._first_wait_seconds * 2**attempt, LONGEST_WAIT_SECONDS)
+            self._not_before = max(self._not_before, _get_loop_time() + asked)
+        longest = min(self._first_wait_seconds * 2**attempt, MAX_WAIT_SECONDS)
         await asyncio.sleep(longest * (0.5 + 0.5 * self._rng.random()))
 
     async def _wait_until_allowed(self) -> None:
         """What one request was told by `Retry-After` holds for all of them."""
-        while (left := self._not_before - _now()) > 0:
+        while (left := self._not_before - _get_loop_time()) > 0:
             await asyncio.sleep(left + self._first_wait_seconds * self._rng.random())
 
 
-async def _together(work: _Work, order: Sequence[int], *, concurrency: int) -> None:
+async def _run_concurrently(work: _Work, order: Sequence[int], *, concurrency: int) -> None:
     """Let several workers share what is to be done; the first failure stops all of them."""
     waiting = iter(order)
     try:
@@ -309,7 +316,7 @@ async def _together(work: _Work, order: Sequence[int], *, concurrency: int) -> N
         raise failed.exceptions[0] from None
 
 
-def _teller(progress: Progress | None) -> Callable[[Sequence[Completion]], None]:
+def _make_progress_counter(progress: Progress | None) -> Callable[[Sequence[Completion]], None]:
     """Count what comes in, and tell."""
     done = tokens = 0
 
@@ -323,19 +330,19 @@ def _teller(progress: Progress | None) -> Callable[[Sequence[Completion]], None]
     return tell
 
 
-def _texts(conversation: Conversation) -> list[str]:
+def _list_texts(conversation: Conversation) -> list[str]:
     return [message["content"] for message in conversation]
 
 
 @cache
-def _trusted_certificates() -> ssl.SSLContext:
+def _load_trusted_certificates() -> ssl.SSLContext:
     """The system's; reading them takes longer than a short request."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
-def _hidden(text: str, key: SecretStr) -> str:
+def _redact_key(text: str, key: SecretStr) -> str:
     return text.replace(key.get_secret_value(), "[key]")
 
 
-def _now() -> float:
+def _get_loop_time() -> float:
     return asyncio.get_running_loop().time()

@@ -11,7 +11,7 @@ from meta_reward_core.engines.base import (
     Conversation,
     FinishReason,
     Progress,
-    Sampling,
+    SamplingParams,
 )
 from meta_reward_core.errors import EngineError
 
@@ -39,7 +39,7 @@ class ScriptedEngine:
         conversations: Sequence[Conversation],
         n: int,
         *,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
@@ -49,7 +49,7 @@ class ScriptedEngine:
         answers: list[list[Completion]] = []
         for conversation in conversations:
             answers.append(
-                [self._answer(conversation, index, sampling, seed) for index in range(n)]
+                [self._complete(conversation, index, sampling, seed) for index in range(n)]
             )
             if progress is not None:
                 progress(len(answers) * n, sum(c.tokens for row in answers for c in row))
@@ -59,8 +59,8 @@ class ScriptedEngine:
         """Refuse every later call, as an engine that holds a model would have to."""
         self._closed = True
 
-    def _answer(
-        self, conversation: Conversation, index: int, sampling: Sampling, seed: int
+    def _complete(
+        self, conversation: Conversation, index: int, sampling: SamplingParams, seed: int
     ) -> Completion:
         """One completion; a text of more than `max_new_tokens` words is cut off there."""
         self.calls += 1

@@ -25,17 +25,21 @@ from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Progress,
-    Sampling,
-    as_token_ids,
+    SamplingParams,
+    pack_token_ids,
 )
-from meta_reward_core.engines.decoding import Rows, decode
-from meta_reward_core.engines.plain_rows import PlainRows
-from meta_reward_core.engines.prefixes import Batch, plan_plain_batches, plan_shared_batches
-from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
-from meta_reward_core.engines.shared_rows import SharedRows
-from meta_reward_core.engines.sharing import enable_sharing
+from meta_reward_core.engines.decoding import DecodingBatch, decode
+from meta_reward_core.engines.padded_batch import PaddedBatch
+from meta_reward_core.engines.prefix_batching import (
+    PromptBatch,
+    plan_padded_batches,
+    plan_shared_batches,
+)
+from meta_reward_core.engines.prefix_sharing_probe import enable_prefix_sharing
+from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
+from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 from meta_reward_core.errors import EngineError, ModelFolderError
-from meta_reward_core.quiet import quiet_libraries
+from meta_reward_core.processes.third_party_logging import silence_libraries
 
 STEPS_BETWEEN_REPORTS = 16
 
@@ -67,7 +71,7 @@ def load_transformers_engine(
         torch.set_num_threads(threads)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        with quiet_libraries():
+        with silence_libraries():
             tokenizer = AutoTokenizer.from_pretrained(
                 model_folder, local_files_only=True, trust_remote_code=False
             )
@@ -84,7 +88,7 @@ def load_transformers_engine(
         model.to(place),
         tokenizer,
         batch_tokens=batch_tokens,
-        max_model_tokens=_token_limit(model, max_model_tokens),
+        max_model_tokens=_compute_token_limit(model, max_model_tokens),
     )
 
 
@@ -101,19 +105,19 @@ class TransformersEngine:
     ) -> None:
         """Put `model` into evaluation mode, find out whether it can share prefixes, and keep it."""
         self._model: PreTrainedModel | None = model.eval()
-        self._shares = enable_sharing(model)
+        self._shares = enable_prefix_sharing(model)
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
         self._batch_tokens = batch_tokens
         self._max_model_tokens = max_model_tokens
-        self._end_ids = _end_token_ids(model, tokenizer)
+        self._end_ids = _find_end_token_ids(model, tokenizer)
 
     def sample(
         self,
         conversations: Sequence[Conversation],
         n: int,
         *,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
@@ -128,7 +132,9 @@ class TransformersEngine:
         for prompt, refusal in zip(prompts, refusals, strict=True):
             if refusal is None:
                 wanted[prompt] = wanted.get(prompt, 0) + n
-        tally = _Tally(progress, completions=n * sum(item is not None for item in refusals))
+        tally = _ProgressCounter(
+            progress, completions=n * sum(item is not None for item in refusals)
+        )
         drawn = self._draw(wanted, sampling, seed=seed, tally=tally)
         return [
             [refusal] * n if refusal else [next(drawn[prompt]) for _ in range(n)]
@@ -152,16 +158,23 @@ class TransformersEngine:
         return Completion(text="", tokens=0, finish_reason="refused", refusal=reason)
 
     def _draw(
-        self, wanted: Mapping[TokenIds, int], sampling: Sampling, *, seed: int, tally: "_Tally"
+        self,
+        wanted: Mapping[TokenIds, int],
+        sampling: SamplingParams,
+        *,
+        seed: int,
+        tally: "_ProgressCounter",
     ) -> dict[TokenIds, Iterator[Completion]]:
         """All completions of each distinct prompt, batch by batch."""
         if self._model is None:
             raise EngineError("This engine is closed: load the model again.")
         drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
         model = self._model
-        make_rows: Callable[[PreTrainedModel, Batch], Rows]
+        make_rows: Callable[[PreTrainedModel, PromptBatch], DecodingBatch]
         plan, make_rows = (
-            (plan_shared_batches, SharedRows) if self._shares else (plan_plain_batches, PlainRows)
+            (plan_shared_batches, SharedPrefixBatch)
+            if self._shares
+            else (plan_padded_batches, PaddedBatch)
         )
         batches = plan(
             wanted, max_new_tokens=sampling.max_new_tokens, batch_tokens=self._batch_tokens
@@ -172,15 +185,15 @@ class TransformersEngine:
                     partial(make_rows, model, batch),
                     end_ids=self._end_ids,
                     sampling=sampling,
-                    generator=_generator(seed, index),
-                    on_step=tally.step_done,
+                    generator=_make_generator(seed, index),
+                    on_step=tally.record_step,
                 )
             except torch.OutOfMemoryError as error:
                 raise EngineError(f"Out of memory: lower batch_tokens. {error}") from error
             owners = (p for p, n in zip(batch.prompts, batch.copies, strict=True) for _ in range(n))
             for prompt, completion in zip(owners, self._read(rows), strict=True):
                 drawn[prompt].append(completion)
-            tally.completions_done(len(rows))
+            tally.record_completions(len(rows))
         return {prompt: iter(completions) for prompt, completions in drawn.items()}
 
     def _read(self, rows: list[list[int]]) -> list[Completion]:
@@ -191,13 +204,13 @@ class TransformersEngine:
                 text=text,
                 tokens=len(row),
                 finish_reason="stop" if row[-1] in self._end_ids else "length",
-                token_ids=as_token_ids(row),
+                token_ids=pack_token_ids(row),
             )
             for text, row in zip(texts, rows, strict=True)
         ]
 
 
-class _Tally:
+class _ProgressCounter:
     """Counts what is done and tells the caller."""
 
     def __init__(self, progress: Progress | None, *, completions: int) -> None:
@@ -205,12 +218,12 @@ class _Tally:
         self._completions = completions
         self._tokens = 0
 
-    def step_done(self, step: int, tokens: int) -> None:
+    def record_step(self, step: int, tokens: int) -> None:
         self._tokens += tokens
         if step % STEPS_BETWEEN_REPORTS == 0:
             self._report()
 
-    def completions_done(self, count: int) -> None:
+    def record_completions(self, count: int) -> None:
         self._completions += count
         self._report()
 
@@ -219,13 +232,15 @@ class _Tally:
             self._progress(self._completions, self._tokens)
 
 
-def _generator(seed: int, batch_index: int) -> torch.Generator:
+def _make_generator(seed: int, batch_index: int) -> torch.Generator:
     """Randomness of one batch; always the CPU's, so that a GPU draws the same numbers."""
     digest = hashlib.sha256(f"{seed}:{batch_index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _find_end_token_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
     """Ids that end a reply, by the generation config and by the tokenizer."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     ends = set(named) if isinstance(named, list) else {named}
@@ -235,7 +250,7 @@ def _end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return tuple(ids)
 
 
-def _token_limit(model: PreTrainedModel, asked: int | None) -> int | None:
+def _compute_token_limit(model: PreTrainedModel, asked: int | None) -> int | None:
     """The smaller one of the model's limit and the one asked for, in tokens."""
     own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     limits = [limit for limit in (own, asked) if limit]

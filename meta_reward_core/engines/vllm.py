@@ -17,29 +17,29 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from meta_reward_core.engines.availability import make_vllm_missing_error
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Progress,
-    Sampling,
+    SamplingParams,
     TokenChoice,
-    as_token_ids,
+    pack_token_ids,
 )
-from meta_reward_core.engines.installed import vllm_missing
-from meta_reward_core.engines.rendering import PromptEncoder, TokenIds
+from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
+from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError, ModelFolderError
-from meta_reward_core.model_folder import ADAPTER
-from meta_reward_core.quiet import quiet_libraries
-from meta_reward_core.seeds import derive_seed
+from meta_reward_core.models.validation import ADAPTER_FOLDER
+from meta_reward_core.processes.third_party_logging import silence_libraries
 
-MOST_ALTERNATIVES: Final = 20
+MAX_ALTERNATIVES: Final = 20
 """Likely tokens that vLLM tells of each place, unless it is set otherwise."""
 
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
 _ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """That vLLM makes room for."""
-_SETTINGS: Final = {
+_ENVIRONMENT: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -81,13 +81,13 @@ def load_vllm_engine(
     vllm = _import_vllm()
     if threads is not None:
         torch.set_num_threads(threads)
-    tokenizer, config = _read_folder(model_folder)
+    tokenizer, config = _read_model_folder(model_folder)
     on_cpu = bool(import_module("vllm.platforms").current_platform.is_cpu())
     cache_tokens = batch_tokens + max_sequences * _CPU_BLOCK_TOKENS
-    adapter = None if base is None else model_folder / ADAPTER
+    adapter = None if base is None else model_folder / ADAPTER_FOLDER
     restore = _guard_threads()
     try:
-        with quiet_libraries():
+        with silence_libraries():
             llm = vllm.LLM(
                 model=str(base or model_folder),
                 dtype=dtype,
@@ -95,21 +95,23 @@ def load_vllm_engine(
                 max_num_seqs=max_sequences,
                 tensor_parallel_size=tensor_parallel,
                 gpu_memory_utilization=memory_share,
-                kv_cache_memory_bytes=_cache_bytes(config, dtype, cache_tokens) if on_cpu else None,
+                kv_cache_memory_bytes=_compute_cache_bytes(config, dtype, cache_tokens)
+                if on_cpu
+                else None,
                 enforce_eager=on_cpu,  # compiling for a CPU takes longer than it saves
                 enable_prefix_caching=True,
                 generation_config="vllm",
                 load_format="safetensors",
                 trust_remote_code=False,
                 seed=0,
-                **_adapter_options(adapter),
+                **_read_adapter_options(adapter),
             )
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise EngineError(f"vLLM cannot load {model_folder}: {error}") from error
     return VllmEngine(
         llm,
         tokenizer,
-        end_ids=_end_token_ids(model_folder, config, tokenizer),
+        end_ids=_find_end_token_ids(model_folder, config, tokenizer),
         adapter=adapter,
         seeded_requests=tensor_parallel > 1,
         on_close=restore,
@@ -142,7 +144,7 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
         self._end_ids = list(end_ids)
-        self._adapter = _adapter_request(adapter)
+        self._adapter = _make_adapter_request(adapter)
         self._seeded_requests = seeded_requests
         self._on_close = on_close
         self._limit = int(llm.llm_engine.model_config.max_model_len)
@@ -152,7 +154,7 @@ class VllmEngine:
         conversations: Sequence[Conversation],
         n: int,
         *,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
@@ -170,7 +172,9 @@ class VllmEngine:
             if refusal is None:
                 wanted[prompt] = wanted.get(prompt, 0) + n
         done = n * sum(refusal is not None for refusal in refusals)
-        drawn = self._draw(wanted, sampling, seed=seed, tell=_teller(progress, done=done))
+        drawn = self._draw(
+            wanted, sampling, seed=seed, tell=_make_progress_counter(progress, done=done)
+        )
         return [
             [refusal] * n if refusal else [next(drawn[prompt]) for _ in range(n)]
             for prompt, refusal in zip(prompts, refusals, strict=True)
@@ -198,19 +202,21 @@ class VllmEngine:
     def _draw(
         self,
         wanted: Mapping[TokenIds, int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         *,
         seed: int,
         tell: Callable[[Sequence[Completion]], None],
     ) -> dict[TokenIds, Iterator[Completion]]:
         """All completions of each distinct prompt; prompts that begin alike enter side by side."""
         engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
-        self._begin(seed)
+        self._reset_state(seed)
         waiting: dict[str, TokenIds] = {}
         drawn: dict[TokenIds, Iterator[Completion]] = {}
         try:
             for index, prompt in enumerate(sorted(wanted)):
-                params = self._params(sampling, wanted[prompt], derive_seed(seed, index))
+                params = self._make_sampling_params(
+                    sampling, wanted[prompt], derive_seed(seed, index)
+                )
                 engine.add_request(
                     str(index), as_input(list(prompt)), params, lora_request=self._adapter
                 )
@@ -229,19 +235,19 @@ class VllmEngine:
                 engine.abort_request(list(waiting))
         return drawn
 
-    def _begin(self, seed: int) -> None:
+    def _reset_state(self, seed: int) -> None:
         """Start from the same state whatever was drawn before: seed, and an empty prefix cache."""
         self._llm.llm_engine.reset_prefix_cache()
         torch.manual_seed(seed)
 
-    def _params(self, sampling: Sampling, n: int, seed: int) -> Any:
+    def _make_sampling_params(self, sampling: SamplingParams, n: int, seed: int) -> Any:
         return import_module("vllm").SamplingParams(
             n=1 if sampling.temperature == 0 else n,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self._end_ids,
-            logprobs=min(sampling.alternatives, MOST_ALTERNATIVES) or None,
+            logprobs=min(sampling.alternatives, MAX_ALTERNATIVES) or None,
             seed=seed % _SEED_RANGE if self._seeded_requests else None,
             detokenize=False,
             output_kind=import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY,
@@ -257,43 +263,43 @@ class VllmEngine:
                 text=text,
                 tokens=len(row),
                 finish_reason="stop" if row and row[-1] in self._end_ids else "length",
-                choices=self._choices(row, one.logprobs),
-                token_ids=as_token_ids(row),
+                choices=self._read_token_choices(row, one.logprobs),
+                token_ids=pack_token_ids(row),
             )
             for text, row, one in zip(texts, rows, outputs, strict=True)
         ]
         return completions * n if len(completions) < n else completions
 
-    def _choices(self, row: Sequence[int], told: Any) -> tuple[TokenChoice, ...] | None:
+    def _read_token_choices(self, row: Sequence[int], told: Any) -> tuple[TokenChoice, ...] | None:
         """Tokens with their alternatives; `told` has an object of token ids for each place."""
         if told is None:
             return None
         return tuple(
             TokenChoice(
-                self._text(token),
+                self._decode_token(token),
                 tuple(
-                    (self._text(other), float(place[other].logprob))
+                    (self._decode_token(other), float(place[other].logprob))
                     for other in sorted(place, key=lambda known: -place[known].logprob)
                 ),
             )
             for token, place in zip(row, told, strict=True)
         )
 
-    def _text(self, token: int) -> str:
+    def _decode_token(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))
 
 
 def _import_vllm() -> Any:
     """Import vLLM by settings that it reads while it is imported."""
-    os.environ.update(_SETTINGS)
+    os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         return import_module("vllm")
     except ModuleNotFoundError as error:
-        raise vllm_missing() from error
+        raise make_vllm_missing_error() from error
 
 
-def _adapter_options(adapter: Path | None) -> dict[str, Any]:
+def _read_adapter_options(adapter: Path | None) -> dict[str, Any]:
     """What vLLM has to know of an adapter before it loads the weights: its rank."""
     if adapter is None:
         return {}
@@ -305,15 +311,15 @@ def _adapter_options(adapter: Path | None) -> dict[str, Any]:
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
 
 
-def _adapter_request(adapter: Path | None) -> Any:
+def _make_adapter_request(adapter: Path | None) -> Any:
     if adapter is None:
         return None
     return import_module("vllm.lora.request").LoRARequest("adapter", 1, str(adapter.absolute()))
 
 
-def _read_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:
+def _read_model_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:
     try:
-        with quiet_libraries():
+        with silence_libraries():
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -325,7 +331,7 @@ def _read_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:
     return tokenizer, config
 
 
-def _cache_bytes(config: Any, dtype: str, tokens: int) -> int:
+def _compute_cache_bytes(config: Any, dtype: str, tokens: int) -> int:
     """Memory of the keys and values of so many tokens, in all layers."""
     text = config.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -334,7 +340,7 @@ def _cache_bytes(config: Any, dtype: str, tokens: int) -> int:
     return int(tokens * text.num_hidden_layers * 2 * heads * width * size)
 
 
-def _end_token_ids(
+def _find_end_token_ids(
     folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
     """Ids that end a reply, by the generation config and by the tokenizer."""
@@ -360,7 +366,9 @@ def _guard_threads() -> Callable[[], None]:
     return restore
 
 
-def _teller(progress: Progress | None, *, done: int) -> Callable[[Sequence[Completion]], None]:
+def _make_progress_counter(
+    progress: Progress | None, *, done: int
+) -> Callable[[Sequence[Completion]], None]:
     """Count what comes in, and tell; `done` completions are there already."""
     tokens = 0
 

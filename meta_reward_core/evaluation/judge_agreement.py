@@ -19,22 +19,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from meta_reward_core.audit.agreement import cohen_kappa
 from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
-from meta_reward_core.evaluation.intervals import (
+from meta_reward_core.evaluation.confidence_intervals import (
     Z_95,
-    bounded_mean_interval,
-    graded_mean_interval,
+    compute_bounded_mean_interval,
+    compute_graded_mean_interval,
 )
-from meta_reward_core.evaluation.judge_files import (
-    Opinions,
-    Order,
-    Pair,
-    Response,
-    pair_orders,
+from meta_reward_core.evaluation.rater_agreement import compute_cohen_kappa
+from meta_reward_core.evaluation.ratings_io import (
+    PairKey,
+    PairOrder,
+    Ratings,
+    ResponseKey,
+    compute_pair_orders,
 )
-from meta_reward_core.parsing import MAX_POINTS, MIN_POINTS
+from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
+from meta_reward_core.method.parsing import MAX_SCORE, MIN_SCORE
 
 FEW_PROMPTS: Final = 100
 """With fewer prompts the interval is so wide that it is told. Our choice."""
@@ -42,7 +42,7 @@ FEW_PROMPTS: Final = 100
 MANY_TIES: Final = 0.3
 """So large a share of ties by the judge is a finding. Our choice."""
 
-_LEAST_PROMPTS: Final = 5  # below, the intervals of correlations have no meaning
+_MIN_PROMPTS: Final = 5  # below, the intervals of correlations have no meaning
 
 GAPS: Final = (0.5, 1.0, 2.0)
 """Where the bins of score differences end; the last is open. Our choice."""
@@ -50,24 +50,24 @@ GAPS: Final = (0.5, 1.0, 2.0)
 Column = list[float]
 
 
-def measure_agreement(judge: Opinions, reference: Opinions) -> Scorecard:
+def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
     """All that two files of opinions say about the judge.
 
     Raises:
         EvaluationFileError: they have no pair and no response in common.
     """
-    mine, theirs = pair_orders(judge), pair_orders(reference)
+    mine, theirs = compute_pair_orders(judge), compute_pair_orders(reference)
     common = sorted(mine.keys() & theirs.keys())
-    own, other = _common_scores(judge, reference)
+    own, other = _compute_common_scores(judge, reference)
     if not common and not own:
         raise EvaluationFileError(
             f"{judge.name} and {reference.name} have no pair and no response in common; "
             "prompt_id and response_id (or first_id and second_id) must be the same in both."
         )
     figures = [
-        *_pair_figures(common, mine, theirs),
-        *_score_figures(judge, reference, own, other),
-        *self_consistency(judge),
+        *_make_pair_metrics(common, mine, theirs),
+        *_make_score_metrics(judge, reference, own, other),
+        *measure_self_consistency(judge),
     ]
     return Scorecard(
         benchmark="judge_agreement",
@@ -75,65 +75,77 @@ def measure_agreement(judge: Opinions, reference: Opinions) -> Scorecard:
         baseline=reference.name,
         judge=judge.name,
         figures=tuple(figures),
-        findings=tuple(_findings(judge, mine, theirs)),
+        findings=tuple(_find_issues(judge, mine, theirs)),
         columns={
-            "agreement_by_score_gap": _by_gap(judge, common, mine, theirs),
-            "calibration": _calibration(own, other) if _same_scale(reference, own, other) else [],
+            "agreement_by_score_gap": _compute_agreement_by_gap(judge, common, mine, theirs),
+            "calibration": _compute_calibration(own, other)
+            if _has_same_scale(reference, own, other)
+            else [],
         },
     )
 
 
-def _pair_figures(
-    common: Sequence[Pair], mine: Mapping[Pair, Order], theirs: Mapping[Pair, Order]
-) -> list[Figure]:
+def _make_pair_metrics(
+    common: Sequence[PairKey],
+    mine: Mapping[PairKey, PairOrder],
+    theirs: Mapping[PairKey, PairOrder],
+) -> list[Metric]:
     ordered = [pair for pair in common if theirs[pair] != 0]
     decided = [pair for pair in ordered if mine[pair] != 0]
     return [
-        _share("agreement", ordered, lambda pair: mine[pair] == theirs[pair]),
-        _share("agreement_without_ties", decided, lambda pair: mine[pair] == theirs[pair]),
-        _share("judge_ties", ordered, lambda pair: mine[pair] == 0),
-        _exact_order(ordered, mine, theirs),
-        _kappa([(mine[pair], theirs[pair]) for pair in common]),
+        _make_share_metric("agreement", ordered, lambda pair: mine[pair] == theirs[pair]),
+        _make_share_metric(
+            "agreement_without_ties", decided, lambda pair: mine[pair] == theirs[pair]
+        ),
+        _make_share_metric("judge_ties", ordered, lambda pair: mine[pair] == 0),
+        _make_exact_order_metric(ordered, mine, theirs),
+        _make_kappa_metric([(mine[pair], theirs[pair]) for pair in common]),
     ]
 
 
-def _share(name: str, pairs: Sequence[Pair], holds: Callable[[Pair], bool]) -> Figure:
+def _make_share_metric(
+    name: str, pairs: Sequence[PairKey], holds: Callable[[PairKey], bool]
+) -> Metric:
     """A share of pairs in percent; its interval is Wilson's for as many prompts."""
     if not pairs:
-        return Figure(name, None, 0, absent="no pair to take it from")
+        return Metric(name, None, 0, absent="no pair to take it from")
     value = 100 * sum(map(holds, pairs)) / len(pairs)
-    ends = bounded_mean_interval(value, _prompts(pairs), least=0, most=100)
-    return Figure(name, value, len(pairs), ends.low, ends.high)
+    ends = compute_bounded_mean_interval(value, _count_prompts(pairs), least=0, most=100)
+    return Metric(name, value, len(pairs), ends.low, ends.high)
 
 
-def _prompts(pairs: Iterable[Pair | Response]) -> int:
+def _count_prompts(pairs: Iterable[PairKey | ResponseKey]) -> int:
     return len({pair[0] for pair in pairs})
 
 
-def _exact_order(
-    ordered: Sequence[Pair], mine: Mapping[Pair, Order], theirs: Mapping[Pair, Order]
-) -> Figure:
+def _make_exact_order_metric(
+    ordered: Sequence[PairKey],
+    mine: Mapping[PairKey, PairOrder],
+    theirs: Mapping[PairKey, PairOrder],
+) -> Metric:
     """Share of prompts whose every ordered pair the judge orders alike."""
     by_prompt: defaultdict[str, list[bool]] = defaultdict(list)
     for pair in ordered:
         by_prompt[pair[0]].append(mine[pair] == theirs[pair])
     if not by_prompt:
-        return Figure("exact_order", None, 0, absent="no pair to take it from")
+        return Metric("exact_order", None, 0, absent="no pair to take it from")
     value = 100 * sum(map(all, by_prompt.values())) / len(by_prompt)
-    ends = bounded_mean_interval(value, len(by_prompt), least=0, most=100)
-    return Figure("exact_order", value, len(by_prompt), ends.low, ends.high)
+    ends = compute_bounded_mean_interval(value, len(by_prompt), least=0, most=100)
+    return Metric("exact_order", value, len(by_prompt), ends.low, ends.high)
 
 
-def _kappa(orders: Sequence[tuple[int, int]]) -> Figure:
+def _make_kappa_metric(orders: Sequence[tuple[int, int]]) -> Metric:
     """Cohen's kappa of better, worse and tie over all common pairs.
 
     Which response is named first is arbitrary, so every pair counts in both orientations.
     """
     both = [*orders, *((-one, -other) for one, other in orders)]
-    return Figure("cohens_kappa", cohens_kappa(both), len(orders), absent=_why_no_kappa(both))
+    return Metric(
+        "cohens_kappa", compute_label_kappa(both), len(orders), absent=_explain_missing_kappa(both)
+    )
 
 
-def cohens_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
+def compute_label_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
     """(observed - expected) / (1 - expected) agreement of two raters on categories.
 
     None without pairs, and where both always say the same one thing (0 / 0).
@@ -142,18 +154,18 @@ def cohens_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
     table = np.zeros((len(names), len(names)))
     for one, other in pairs:
         table[names[one], names[other]] += 1
-    return cohen_kappa(table)
+    return compute_cohen_kappa(table)
 
 
-def _why_no_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:
-    if cohens_kappa(pairs) is not None:
+def _explain_missing_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:
+    if compute_label_kappa(pairs) is not None:
         return None
     return "both always say the same" if pairs else "no pair to take it from"
 
 
-def _common_scores(
-    judge: Opinions, reference: Opinions
-) -> tuple[dict[Response, float], dict[Response, float]]:
+def _compute_common_scores(
+    judge: Ratings, reference: Ratings
+) -> tuple[dict[ResponseKey, float], dict[ResponseKey, float]]:
     """Mean scores of the responses that both have scored."""
     common = sorted(judge.scores.keys() & reference.scores.keys())
     own, other = (
@@ -163,25 +175,29 @@ def _common_scores(
     return own, other
 
 
-def _score_figures(
-    judge: Opinions,
-    reference: Opinions,
-    own: Mapping[Response, float],
-    other: Mapping[Response, float],
-) -> list[Figure]:
+def _make_score_metrics(
+    judge: Ratings,
+    reference: Ratings,
+    own: Mapping[ResponseKey, float],
+    other: Mapping[ResponseKey, float],
+) -> list[Metric]:
     if not judge.scores or not reference.scores:
         return []
     figures = [
-        _correlation("spearman", own, other, _spearman, variance=lambda n: 1.06 / (n - 3)),
-        _within_prompts(own, other),
-        _correlation("kendall", own, other, _kendall, variance=lambda n: 0.437 / (n - 4)),
+        _make_correlation_metric(
+            "spearman", own, other, _compute_spearman, variance=lambda n: 1.06 / (n - 3)
+        ),
+        _make_within_prompts_metric(own, other),
+        _make_correlation_metric(
+            "kendall", own, other, _compute_kendall, variance=lambda n: 0.437 / (n - 4)
+        ),
     ]
-    if _same_scale(reference, own, other):
-        figures += _exact_figures(own, other)
+    if _has_same_scale(reference, own, other):
+        figures += _make_exact_metrics(own, other)
     return figures
 
 
-def _spearman(own: Column, other: Column) -> float | None:
+def _compute_spearman(own: Column, other: Column) -> float | None:
     if len(set(own)) < 2 or len(set(other)) < 2:
         return None
     from scipy.stats import spearmanr  # a third of the start-up time of the site
@@ -189,7 +205,7 @@ def _spearman(own: Column, other: Column) -> float | None:
     return float(spearmanr(own, other).statistic)
 
 
-def _kendall(own: Column, other: Column) -> float | None:
+def _compute_kendall(own: Column, other: Column) -> float | None:
     if len(set(own)) < 2 or len(set(other)) < 2:
         return None
     from scipy.stats import kendalltau  # as above
@@ -197,68 +213,73 @@ def _kendall(own: Column, other: Column) -> float | None:
     return float(kendalltau(own, other).statistic)
 
 
-def _correlation(
+def _make_correlation_metric(
     name: str,
-    own: Mapping[Response, float],
-    other: Mapping[Response, float],
+    own: Mapping[ResponseKey, float],
+    other: Mapping[ResponseKey, float],
     correlate: Callable[[Column, Column], float | None],
     *,
     variance: Callable[[int], float],
-) -> Figure:
+) -> Metric:
     """A rank correlation over all responses; tanh(atanh(r) -+ 1.96 sqrt(variance(prompts)))."""
     value = correlate([own[key] for key in own], [other[key] for key in own])
     if value is None:
-        return Figure(name, None, len(own), absent="one of the two is constant")
-    prompts = _prompts(own)
-    if prompts < _LEAST_PROMPTS:
-        return Figure(name, value, len(own), -1.0, 1.0)
+        return Metric(name, None, len(own), absent="one of the two is constant")
+    prompts = _count_prompts(own)
+    if prompts < _MIN_PROMPTS:
+        return Metric(name, value, len(own), -1.0, 1.0)
     half = Z_95 * math.sqrt(variance(prompts))
     inside = 1 - 1 / prompts  # a correlation of 1 has no finite transform
     middle = math.atanh(min(max(value, -inside), inside))
     low, high = math.tanh(middle - half), math.tanh(middle + half)
-    return Figure(name, value, len(own), min(low, value), max(high, value))
+    return Metric(name, value, len(own), min(low, value), max(high, value))
 
 
-def _within_prompts(own: Mapping[Response, float], other: Mapping[Response, float]) -> Figure:
+def _make_within_prompts_metric(
+    own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
+) -> Metric:
     """Mean over prompts of Spearman's correlation among the responses of one prompt."""
-    by_prompt: defaultdict[str, list[Response]] = defaultdict(list)
+    by_prompt: defaultdict[str, list[ResponseKey]] = defaultdict(list)
     for key in own:
         by_prompt[key[0]].append(key)
     found = [
         value
         for keys in by_prompt.values()
-        if (value := _spearman([own[k] for k in keys], [other[k] for k in keys])) is not None
+        if (value := _compute_spearman([own[k] for k in keys], [other[k] for k in keys]))
+        is not None
     ]
     name = "spearman_within_prompts"
     if not found:
-        return Figure(name, None, 0, absent="no prompt has two scores that differ in both")
+        return Metric(name, None, 0, absent="no prompt has two scores that differ in both")
     value = math.fsum(found) / len(found)
-    ends = graded_mean_interval(found, least=-1, most=1)
-    return Figure(name, value, len(found), ends.low, ends.high)
+    ends = compute_graded_mean_interval(found, least=-1, most=1)
+    return Metric(name, value, len(found), ends.low, ends.high)
 
 
-def _same_scale(
-    reference: Opinions, own: Mapping[Response, float], other: Mapping[Response, float]
+def _has_same_scale(
+    reference: Ratings, own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> bool:
     """Whether both give points from 0 to 5."""
     return (
         bool(own)
         and reference.has_scale
-        and all(MIN_POINTS <= value <= MAX_POINTS for value in [*own.values(), *other.values()])
+        and all(MIN_SCORE <= value <= MAX_SCORE for value in [*own.values(), *other.values()])
     )
 
 
-def _exact_figures(own: Mapping[Response, float], other: Mapping[Response, float]) -> list[Figure]:
+def _make_exact_metrics(
+    own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
+) -> list[Metric]:
     """Share of mean scores that round (halves up) to the reference's, and how far they are off."""
-    same = [_rounded(own[key]) == _rounded(other[key]) for key in own]
+    same = [_round_half_up(own[key]) == _round_half_up(other[key]) for key in own]
     value = 100 * sum(same) / len(same)
-    ends = bounded_mean_interval(value, _prompts(own), least=0, most=100)
-    bins = _calibration(own, other)
+    ends = compute_bounded_mean_interval(value, _count_prompts(own), least=0, most=100)
+    bins = _compute_calibration(own, other)
     return [
-        Figure("exact_score", value, len(same), ends.low, ends.high),
-        Figure("mean_absolute_error", float(np.mean([abs(own[k] - other[k]) for k in own])),
+        Metric("exact_score", value, len(same), ends.low, ends.high),
+        Metric("mean_absolute_error", float(np.mean([abs(own[k] - other[k]) for k in own])),
                len(same)),
-        Figure(
+        Metric(
             "calibration_error",
             sum(b["count"] * abs(b["judge"] - b["reference"]) for b in bins) / len(own),
             len(own),
@@ -266,17 +287,17 @@ def _exact_figures(own: Mapping[Response, float], other: Mapping[Response, float
     ]  # fmt: skip
 
 
-def _rounded(value: float) -> int:
+def _round_half_up(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-def _calibration(
-    own: Mapping[Response, float], other: Mapping[Response, float]
+def _compute_calibration(
+    own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> list[dict[str, Any]]:
     """Per whole point of the judge: how many, its mean, and the reference's mean."""
-    bins: defaultdict[int, list[Response]] = defaultdict(list)
+    bins: defaultdict[int, list[ResponseKey]] = defaultdict(list)
     for key, value in own.items():
-        bins[_rounded(value)].append(key)
+        bins[_round_half_up(value)].append(key)
     return [
         {
             "points": points,
@@ -288,11 +309,11 @@ def _calibration(
     ]
 
 
-def _by_gap(
-    judge: Opinions,
-    common: Sequence[Pair],
-    mine: Mapping[Pair, Order],
-    theirs: Mapping[Pair, Order],
+def _compute_agreement_by_gap(
+    judge: Ratings,
+    common: Sequence[PairKey],
+    mine: Mapping[PairKey, PairOrder],
+    theirs: Mapping[PairKey, PairOrder],
 ) -> list[dict[str, Any]]:
     """Agreement by how far apart the judge's scores are: a judge that is sure should be right."""
     if not judge.scores:
@@ -314,25 +335,25 @@ def _by_gap(
     ]
 
 
-def self_consistency(judge: Opinions) -> list[Figure]:
+def measure_self_consistency(judge: Ratings) -> list[Metric]:
     """Whether the judge says the same again: in the other order, and when asked once more."""
     figures = []
     if judge.verdicts:
-        figures += _position_figures(judge)
+        figures += _make_position_metrics(judge)
     again = [said for said in (judge.scores or judge.verdicts).values() if len(said) > 1]
     if again:
-        same = [_same_twice(said) for said in again]
+        same = [_compute_repeat_agreement(said) for said in again]
         value = 100 * math.fsum(same) / len(same)
-        ends = bounded_mean_interval(value, len(same), least=0, most=100)
-        figures.append(Figure("same_when_asked_again", value, len(same), ends.low, ends.high))
+        ends = compute_bounded_mean_interval(value, len(same), least=0, most=100)
+        figures.append(Metric("same_when_asked_again", value, len(same), ends.low, ends.high))
     repeated = [scores for scores in judge.scores.values() if len(scores) > 1]
     if repeated:
         spread = float(np.mean([np.std(scores, ddof=1) for scores in repeated]))
-        figures.append(Figure("deviation_when_asked_again", spread, len(repeated)))
-    return [*figures, *_reason_figures(judge)]
+        figures.append(Metric("deviation_when_asked_again", spread, len(repeated)))
+    return [*figures, *_make_rationale_metrics(judge)]
 
 
-def _reason_figures(judge: Opinions) -> list[Figure]:
+def _make_rationale_metrics(judge: Ratings) -> list[Metric]:
     """How often the reasons say enough to be compared, and how often they agree with the end."""
     if not judge.reasons:
         return []
@@ -340,20 +361,20 @@ def _reason_figures(judge: Opinions) -> list[Figure]:
     # Judgments of one response are not independent: the interval takes each response as one.
     size = min(len(readable), len(judge.scores or judge.verdicts))
     return [
-        _percentage(
+        _make_percentage_metric(
             "reasons_can_be_compared", [a is not None for a in judge.reasons], len(judge.reasons)
         ),
-        _percentage("agrees_with_own_reasons", readable, size),
+        _make_percentage_metric("agrees_with_own_reasons", readable, size),
     ]
 
 
-def _same_twice(said: Sequence[object]) -> float:
+def _compute_repeat_agreement(said: Sequence[object]) -> float:
     """Probability that two different ones of the answers are equal."""
     counts = Counter(said).values()
     return sum(count * (count - 1) for count in counts) / (len(said) * (len(said) - 1))
 
 
-def _position_figures(judge: Opinions) -> list[Figure]:
+def _make_position_metrics(judge: Ratings) -> list[Metric]:
     """Of pairs shown in both orders: how many verdicts agree. Of all verdicts: who is preferred."""
     turned = {"A": "B", "B": "A", "tie": "tie"}
     alike = {
@@ -367,8 +388,10 @@ def _position_figures(judge: Opinions) -> list[Figure]:
         if verdict != "tie"
     ]  # fmt: skip
     return [
-        _percentage("position_consistency", list(alike.values()), _prompts_of(alike)),
-        _percentage(
+        _make_percentage_metric(
+            "position_consistency", list(alike.values()), _count_pair_prompts(alike)
+        ),
+        _make_percentage_metric(
             "first_position_wins",
             [verdict == "A" for _, verdict in decided],
             len({prompt for prompt, _ in decided}),
@@ -376,51 +399,51 @@ def _position_figures(judge: Opinions) -> list[Figure]:
     ]
 
 
-def _prompts_of(pairs: Iterable[tuple[str, ...]]) -> int:
+def _count_pair_prompts(pairs: Iterable[tuple[str, ...]]) -> int:
     return len({pair[0] for pair in pairs})
 
 
-def _percentage(name: str, values: Sequence[bool], prompts: int) -> Figure:
+def _make_percentage_metric(name: str, values: Sequence[bool], prompts: int) -> Metric:
     if not values:
-        return Figure(name, None, 0, absent="no verdict to take it from")
+        return Metric(name, None, 0, absent="no verdict to take it from")
     value = 100 * sum(values) / len(values)
-    ends = bounded_mean_interval(value, prompts, least=0, most=100)
-    return Figure(name, value, len(values), ends.low, ends.high)
+    ends = compute_bounded_mean_interval(value, prompts, least=0, most=100)
+    return Metric(name, value, len(values), ends.low, ends.high)
 
 
-def _findings(
-    judge: Opinions, mine: Mapping[Pair, Order], theirs: Mapping[Pair, Order]
-) -> list[Finding]:
+def _find_issues(
+    judge: Ratings, mine: Mapping[PairKey, PairOrder], theirs: Mapping[PairKey, PairOrder]
+) -> list[DataIssue]:
     common = mine.keys() & theirs.keys()
     ordered = [pair for pair in common if theirs[pair] != 0]
     ties = [pair for pair in ordered if mine[pair] == 0]
     prompts = {pair[0] for pair in ordered}
     return [
-        *finding_if(
+        *make_issue_if_any(
             range(judge.missing),
             "judgments_unreadable",
             "Judgments without a score or verdict: {rows}.",
             "They are in no figure. A judge that fails on hard cases looks better than it is.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             theirs.keys() - mine.keys(),
             "pairs_not_judged",
             "Pairs of the reference that the judge says nothing of: {rows}.",
             "The figures hold for the others alone.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             [pair for pair in common if theirs[pair] == 0],
             "pairs_without_reference_order",
             "Common pairs that the reference does not order: {rows}.",
             "They are in no agreement; only kappa counts them, as ties.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             ties if len(ties) > MANY_TIES * len(ordered) else [],
             "judge_ties_often",
             "Pairs that the judge scores alike: {rows}.",
             "Its points are too coarse or pile up in one place; look at the score histogram.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             prompts if len(prompts) < FEW_PROMPTS else [],
             "few_prompts",
             "There are few prompts: {rows}.",

@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from meta_reward_core.evaluation.intervals import (
+from meta_reward_core.evaluation.confidence_intervals import (
     Interval,
-    bounded_mean_interval,
-    percentile_band,
+    compute_bounded_mean_interval,
+    compute_percentile_interval,
+    enclose_intervals,
     resample_counts,
-    widest,
 )
-from meta_reward_core.evaluation.logistic import fit_logistic
+from meta_reward_core.evaluation.logistic_regression import fit_logistic
 
 Array = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ STRENGTHS: Final = np.logspace(-4, 4, 10)
 Source: scikit-learn's `LogisticRegressionCV`, whose default the tool takes (`Cs=10`).
 """
 
-LEAST_ROWS: Final = 2 * FOLDS
+MIN_ROWS: Final = 2 * FOLDS
 """With fewer rows no strength can be chosen, and no rate is given. Our choice."""
 
 MOST_INFLATION: Final = 100.0
@@ -62,7 +62,7 @@ _CHUNK_ROUNDS: Final = 20  # keeps the bootstrap's arrays at some tens of megaby
 
 
 @dataclass(frozen=True, slots=True)
-class LengthControlled:
+class LengthControlledRate:
     """A length-controlled win rate in percent, or the reason why there is none.
 
     Attributes:
@@ -108,7 +108,7 @@ class _Data:
         return level
 
 
-def control_length(
+def compute_length_controlled_rate(
     preferences: Array,
     *,
     baseline_chars: Array,
@@ -116,7 +116,7 @@ def control_length(
     difficulty: Array | None = None,
     rounds: int = 100,
     seed: int = 0,
-) -> LengthControlled:
+) -> LengthControlledRate:
     """Fit preference ~ tanh(d / std(d)) + 1 (+ difficulty) and read it at d = 0.
 
     d = baseline_chars - model_chars, not centred; std with ddof 1, over all rows. Rows without a
@@ -133,9 +133,9 @@ def control_length(
         seed: of the bootstrap.
     """
     rated = ~np.isnan(preferences)
-    if rated.sum() < LEAST_ROWS:
-        return LengthControlled(
-            None, absent=f"fewer than {LEAST_ROWS} prompts: nothing to cross-validate on"
+    if rated.sum() < MIN_ROWS:
+        return LengthControlledRate(
+            None, absent=f"fewer than {MIN_ROWS} prompts: nothing to cross-validate on"
         )
     gap = baseline_chars - model_chars
     spread = gap.std(ddof=1)
@@ -143,17 +143,17 @@ def control_length(
     if difficulty is not None:
         columns.append(difficulty)
     features = np.stack(columns, axis=1)
-    if _inflation(features[rated]) > MOST_INFLATION:
-        return LengthControlled(None, absent=_collinear(gap[rated]))
+    if _compute_variance_inflation(features[rated]) > MOST_INFLATION:
+        return LengthControlledRate(None, absent=_explain_collinearity(gap[rated]))
     folds = (np.cumsum(rated) - 1) % FOLDS == np.arange(FOLDS)[:, None]
     data = _Data(features, np.where(rated, preferences, 0.0), rated, folds & rated)
     try:
         return _fit(data, rounds=rounds, seed=seed)
     except ArithmeticError as error:
-        return LengthControlled(None, absent=f"the regression failed: {error}")
+        return LengthControlledRate(None, absent=f"the regression failed: {error}")
 
 
-def _inflation(features: Array) -> float:
+def _compute_variance_inflation(features: Array) -> float:
     """1 / (1 - R^2) of the length's column, not centred, on the others; 1 where it is all 0."""
     length, others = features[:, 0], features[:, 1:]
     if not length.any():
@@ -163,7 +163,7 @@ def _inflation(features: Array) -> float:
     return 1 / left if left > 0 else np.inf
 
 
-def _collinear(gap: Array) -> str:
+def _explain_collinearity(gap: Array) -> str:
     """Why length cannot be told from quality, in characters of the differences [n]."""
     least, most = np.abs(gap).min(), np.abs(gap).max()
     if np.ptp(gap) == 0:
@@ -177,37 +177,39 @@ def _collinear(gap: Array) -> str:
     )
 
 
-def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlled:
+def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
     """Fit on all rows, then on bootstrap rounds; the first feature is the length's."""
     size, once = len(data.targets), np.ones((1, len(data.targets)))
-    found, strengths = _cross_validated_fit(data, once)
+    found, strengths = _fit_cross_validated(data, once)
     free = fit_logistic(data.features, data.targets, once * data.rated, lasso=1 / STRENGTHS[-1:])
     rate, unpenalised = (100 * float(expit(data.level @ b[0]).mean()) for b in (found, free))
     if abs(found[0, 1]) < _NOTHING_LEFT and abs(rate - unpenalised) > _SAME_RATE:
-        return LengthControlled(
-            None, unpenalised=unpenalised, absent=_removed(int(data.rated.sum()), unpenalised)
+        return LengthControlledRate(
+            None,
+            unpenalised=unpenalised,
+            absent=_explain_removal(int(data.rated.sum()), unpenalised),
         )
     drawn = resample_counts(size, rounds, np.random.default_rng(seed))
     rates = np.concatenate(
         [
-            _rates(data, drawn[begin : begin + _CHUNK_ROUNDS])
+            _compute_rates(data, drawn[begin : begin + _CHUNK_ROUNDS])
             for begin in range(0, rounds, _CHUNK_ROUNDS)
         ]
     )
     # A length-controlled rate cannot be known better than a plain one from as many prompts.
     count = int(data.rated.sum())
-    plain = bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=size - count)
-    return LengthControlled(
+    plain = compute_bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=size - count)
+    return LengthControlledRate(
         rate,
         standard_error=float(rates.std(ddof=1)),
-        interval=widest(percentile_band(rates), plain),
+        interval=enclose_intervals(compute_percentile_interval(rates), plain),
         length_coefficient=float(found[0, 0]),
         strength=float(strengths[0]),
         unpenalised=unpenalised,
     )
 
 
-def _removed(count: int, unpenalised: float) -> str:
+def _explain_removal(count: int, unpenalised: float) -> str:
     return (
         f"on {count} prompts cross-validation chooses a penalty that removes every difference "
         "between model and baseline, so that the regression reads 50 whatever the answers are; "
@@ -215,15 +217,15 @@ def _removed(count: int, unpenalised: float) -> str:
     )
 
 
-def _rates(data: _Data, weights: Array) -> Array:
+def _compute_rates(data: _Data, weights: Array) -> Array:
     """Length-controlled rates in percent [rounds] for the row weights of each round."""
-    found, _ = _cross_validated_fit(data, weights)
+    found, _ = _fit_cross_validated(data, weights)
     predicted: Array = expit(found @ data.level.T)
     means: Array = 100 * (weights * predicted).sum(axis=1) / weights.sum(axis=1)
     return means
 
 
-def _cross_validated_fit(data: _Data, weights: Array) -> tuple[Array, Array]:
+def _fit_cross_validated(data: _Data, weights: Array) -> tuple[Array, Array]:
     """Coefficients [p, k] at the strength [p] whose held-out log loss is the smallest.
 
     Args:
@@ -231,12 +233,12 @@ def _cross_validated_fit(data: _Data, weights: Array) -> tuple[Array, Array]:
         weights: of the rows in each problem, shape [p, n].
     """
     fitted = weights * data.rated
-    scores = np.stack([_held_out_loss(data, fitted, strength) for strength in STRENGTHS])
+    scores = np.stack([_compute_held_out_loss(data, fitted, strength) for strength in STRENGTHS])
     strengths = STRENGTHS[scores.argmin(axis=0)]
     return fit_logistic(data.features, data.targets, fitted, lasso=1 / strengths), strengths
 
 
-def _held_out_loss(data: _Data, weights: Array, strength: float) -> Array:
+def _compute_held_out_loss(data: _Data, weights: Array, strength: float) -> Array:
     """Mean over folds of the mean log loss of rows that were not fitted [p]."""
     features, targets = data.features, data.targets
     trained = (weights[:, None, :] * ~data.held_out).reshape(-1, weights.shape[1])

@@ -15,34 +15,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation.figures import (
-    Figure,
-    Finding,
-    Scorecard,
-    count_reasons,
-    finding_if,
-)
-from meta_reward_core.evaluation.files import (
+from meta_reward_core.data.tabular_io import (
     NumberedRow,
+    format_for_message,
     is_missing,
     read_rows,
-    shown,
     write_json_lines,
 )
-from meta_reward_core.evaluation.gaming import Answer, find_gaming
-from meta_reward_core.evaluation.intervals import (
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.confidence_intervals import (
     Interval,
-    graded_mean_interval,
-    widest,
+    compute_graded_mean_interval,
+    enclose_intervals,
+)
+from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
+from meta_reward_core.evaluation.scorecard import (
+    DataIssue,
+    Metric,
+    Scorecard,
+    count_reasons,
+    make_issue_if_any,
 )
 
-LEAST_POINTS: Final = 1.0
-MOST_POINTS: Final = 10.0
+MIN_SCORE: Final = 1.0
+MAX_SCORE: Final = 10.0
 FEW_QUESTIONS: Final = 40
 
 _TEMPLATES: Final = ("single-v1", "single-v1-multi-turn")
-_FAILED: Final = -1.0  # how FastChat writes a judgment without points
+_FAILED_SCORE: Final = -1.0  # how FastChat writes a judgment without points
 _DOUBLE_MARK = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _SINGLE_MARK = re.compile(r"\[(\d+\.?\d*)\]")
 
@@ -77,7 +77,7 @@ class Question:
     reference: tuple[str, ...] = ()
 
 
-def read_rating(judgment: str) -> float | None:
+def parse_rating(judgment: str) -> float | None:
     """Points of the last `[[8]]`, else of the one `[8]`, if they lie in [1, 10].
 
     Single brackets also mark footnotes and items of lists: where two of them differ, neither is
@@ -88,7 +88,7 @@ def read_rating(judgment: str) -> float | None:
     """
     marks = [float(mark) for mark in _DOUBLE_MARK.findall(judgment)[-1:]]
     marks = marks or sorted({float(mark) for mark in _SINGLE_MARK.findall(judgment)})
-    return marks[0] if len(marks) == 1 and LEAST_POINTS <= marks[0] <= MOST_POINTS else None
+    return marks[0] if len(marks) == 1 and MIN_SCORE <= marks[0] <= MAX_SCORE else None
 
 
 def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
@@ -99,7 +99,7 @@ def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
             judges.
     """
     rows = [row for path in paths for row in read_rows(path)]
-    found = [_judgment(row) for row in rows]
+    found = [_parse_judgment(row) for row in rows]
     seen: dict[tuple[str, str, int], NumberedRow] = {}
     for row, judgment in zip(rows, found, strict=True):
         key = (judgment.model, judgment.question_id, judgment.turn)
@@ -118,16 +118,16 @@ def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
     return found
 
 
-def _judgment(row: NumberedRow) -> TurnJudgment:
+def _parse_judgment(row: NumberedRow) -> TurnJudgment:
     turn = row.number("turn")
     if turn not in (1, 2):
         row.refuse("the turn must be 1 or 2.")
-    text = row.optional_text("judgment")
-    score, unread = _score(row, text)
+    text = row.read_optional_text("judgment")
+    score, unread = _read_score(row, text)
     return TurnJudgment(
         question_id=row.name("question_id"),
         model=row.text("model"),
-        judge=_judge(row),
+        judge=_read_judge(row),
         turn=int(turn),
         score=score,
         judgment=text,
@@ -135,7 +135,7 @@ def _judgment(row: NumberedRow) -> TurnJudgment:
     )
 
 
-def _judge(row: NumberedRow) -> str:
+def _read_judge(row: NumberedRow) -> str:
     """A name; FastChat writes [name, template], and the template differs with the category."""
     judge = row.values.get("judge")
     if isinstance(judge, list) and judge and isinstance(judge[0], str):
@@ -143,7 +143,7 @@ def _judge(row: NumberedRow) -> str:
     return row.text("judge")
 
 
-def _score(row: NumberedRow, text: str | None) -> tuple[float | None, str | None]:
+def _read_score(row: NumberedRow, text: str | None) -> tuple[float | None, str | None]:
     """The score, or None and why there is none; taken from the text where the row has no score."""
     if "score" not in row.values:
         return score_of_text(text or "")
@@ -151,17 +151,17 @@ def _score(row: NumberedRow, text: str | None) -> tuple[float | None, str | None
     if is_missing(value):
         return None, "the score is null"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return None, f"the score {shown(value)} is not a number"
-    if value == _FAILED:
+        return None, f"the score {format_for_message(value)} is not a number"
+    if value == _FAILED_SCORE:
         return None, "the score is -1"
-    if not LEAST_POINTS <= value <= MOST_POINTS:
+    if not MIN_SCORE <= value <= MAX_SCORE:
         return None, f"the score {value:g} lies outside 1 to 10"
     return float(value), None
 
 
 def score_of_text(text: str) -> tuple[float | None, str | None]:
     """The score in a judge's text, or None and why there is none."""
-    score = read_rating(text)
+    score = parse_rating(text)
     return score, "no points from 1 to 10 in the text" if score is None else None
 
 
@@ -174,11 +174,11 @@ def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
         path,
         (
             {
-                "question_id": _as_number(judgment.question_id),
+                "question_id": _to_number(judgment.question_id),
                 "model": judgment.model,
                 "judge": [judgment.judge, _TEMPLATES[judgment.turn > 1]],
                 "judgment": judgment.judgment,
-                "score": _FAILED if judgment.score is None else judgment.score,
+                "score": _FAILED_SCORE if judgment.score is None else judgment.score,
                 "turn": judgment.turn,
             }
             for judgment in judgments
@@ -186,7 +186,7 @@ def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
     )
 
 
-def _as_number(name: str) -> int | str:
+def _to_number(name: str) -> int | str:
     return int(name) if name.isdecimal() else name
 
 
@@ -203,11 +203,11 @@ def read_questions(path: str | Path) -> dict[str, Question]:
             row.refuse("turns must be a list of texts.")
         if name in found:
             row.refuse(f"question {name} was there before; keep one row of it.")
-        found[name] = Question(name, row.text("category"), tuple(turns), _reference(row))
+        found[name] = Question(name, row.text("category"), tuple(turns), _read_reference(row))
     return found
 
 
-def _reference(row: NumberedRow) -> tuple[str, ...]:
+def _read_reference(row: NumberedRow) -> tuple[str, ...]:
     """Reference answers by turn; none where the row has none."""
     texts = row.values.get("reference")
     if is_missing(texts):
@@ -223,7 +223,7 @@ def write_answers(path: Path, model: str, answers: Mapping[str, Sequence[str]]) 
         path,
         (
             {
-                "question_id": _as_number(name),
+                "question_id": _to_number(name),
                 "answer_id": f"{model}-{name}",
                 "model_id": model,
                 "choices": [{"index": 0, "turns": list(turns)}],
@@ -244,11 +244,11 @@ def read_answers(paths: Sequence[str | Path]) -> dict[tuple[str, str], tuple[str
         key = (row.text("model_id"), row.name("question_id"))
         if key in found:
             row.refuse(f"{key[0]} answers question {key[1]} twice; keep one answer.")
-        found[key] = _turns(row)
+        found[key] = _read_turns(row)
     return found
 
 
-def _turns(row: NumberedRow) -> tuple[str, ...]:
+def _read_turns(row: NumberedRow) -> tuple[str, ...]:
     choices = row.values.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     turns = choice.get("turns") if isinstance(choice, dict) else None
@@ -274,11 +274,11 @@ def score_mt_bench(
     by_model = defaultdict(list)
     for judgment in judgments:
         by_model[judgment.model].append(judgment)
-    cards = [_card(own, questions or {}, answers or {}) for own in by_model.values()]
+    cards = [_make_scorecard(own, questions or {}, answers or {}) for own in by_model.values()]
     return sorted(cards, key=lambda card: -(card.figure("all").value or 0.0))
 
 
-def _card(
+def _make_scorecard(
     own: Sequence[TurnJudgment],
     questions: Mapping[str, Question],
     answers: Mapping[tuple[str, str], tuple[str, ...]],
@@ -291,19 +291,19 @@ def _card(
     for judgment in own:
         if (question := questions.get(judgment.question_id)) is not None:
             groups.setdefault(f"category_{question.category}", []).append(judgment)
-    figures = [_figure(name, group) for name, group in groups.items()]
+    figures = [_make_metric(name, group) for name, group in groups.items()]
     return Scorecard(
         benchmark="mt_bench",
         model=own[0].model,
         baseline=None,
         judge=own[0].judge,
         figures=tuple(figures),
-        findings=tuple(_findings(own, questions, answers)),
+        findings=tuple(_find_issues(own, questions, answers)),
         columns={"model": own[0].model} | {figure.name: figure.value for figure in figures[:3]},
     )
 
 
-def _figure(name: str, group: Sequence[TurnJudgment]) -> Figure:
+def _make_metric(name: str, group: Sequence[TurnJudgment]) -> Metric:
     """Mean points of a group's judgments; the interval takes the turns of a question as one."""
     points = defaultdict(list)
     for judgment in group:
@@ -311,23 +311,23 @@ def _figure(name: str, group: Sequence[TurnJudgment]) -> Figure:
             points[judgment.question_id].append(judgment.score)
     scores = [score for one in points.values() for score in one]
     if not scores:
-        return Figure(name, None, 0, absent="no judgment has points")
+        return Metric(name, None, 0, absent="no judgment has points")
     mean = math.fsum(scores) / len(scores)
-    of_questions = graded_mean_interval(
+    of_questions = compute_graded_mean_interval(
         [math.fsum(one) / len(one) for one in points.values()],
-        least=LEAST_POINTS,
-        most=MOST_POINTS,
+        least=MIN_SCORE,
+        most=MAX_SCORE,
         missing=len({judgment.question_id for judgment in group} - points.keys()),
     )
-    ends = widest(of_questions, Interval(mean, mean))
-    return Figure(name, mean, len(scores), ends.low, ends.high)
+    ends = enclose_intervals(of_questions, Interval(mean, mean))
+    return Metric(name, mean, len(scores), ends.low, ends.high)
 
 
-def _findings(
+def _find_issues(
     own: Sequence[TurnJudgment],
     questions: Mapping[str, Question],
     answers: Mapping[tuple[str, str], tuple[str, ...]],
-) -> list[Finding]:
+) -> list[DataIssue]:
     unread = [j.unread for j in own if j.score is None]
     judged = {(j.question_id, j.turn) for j in own}
     names = {j.question_id for j in own}
@@ -337,34 +337,34 @@ def _findings(
         for turn in range(1, len(questions[name].turns) + 1 if questions else 3)
     }
     given = [
-        Answer(_turn(questions, name, turn), text)
+        ComparedResponse(_get_turn(questions, name, turn), text)
         for name in sorted(names)
         for turn, text in enumerate(answers.get((own[0].model, name), ()))
     ]
     return [
-        *finding_if(
+        *make_issue_if_any(
             unread,
             "judgments_without_points",
             f"Judgments without points from 1 to 10: {{rows}}{count_reasons(unread)}.",
             "They are in no mean, and the intervals allow for any points. FastChat leaves out -1 "
             "alone: its mean has points outside of 1 to 10 in it. Judge them again.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             expected - judged,
             "turns_not_judged",
             "Turns that were not judged: {rows}.",
             "The mean is over other turns than a complete one would be. Judge them, too.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             names if len(names) < FEW_QUESTIONS else [],
             "few_questions",
             "There are few questions: {rows}.",
             "Read the interval, not the score.",
         ),
-        *find_gaming(given),
+        *find_judge_hacking(given),
     ]
 
 
-def _turn(questions: Mapping[str, Question], name: str, turn: int) -> str:
+def _get_turn(questions: Mapping[str, Question], name: str, turn: int) -> str:
     turns = questions[name].turns if name in questions else ()
     return turns[turn] if turn < len(turns) else ""

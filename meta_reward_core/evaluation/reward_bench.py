@@ -23,12 +23,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from meta_reward_core.data.tabular_io import (
+    NumberedRow,
+    format_for_message,
+    read_rows,
+    write_json_lines,
+)
 from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
-from meta_reward_core.evaluation.files import NumberedRow, read_rows, shown, write_json_lines
-from meta_reward_core.evaluation.intervals import bounded_mean_interval
+from meta_reward_core.evaluation.confidence_intervals import compute_bounded_mean_interval
+from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
 
-Version = Literal["1", "2"]
+RewardBenchVersion = Literal["1", "2"]
 
 FEW_ITEMS: Final = 100
 """With fewer items the interval is so wide that it is told. Our choice."""
@@ -70,12 +75,12 @@ Source: EXAMPLE_COUNTS and SUBSET_MAPPING of the tool's `rewardbench/constants.p
 SUBSETS_2: Final = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
 """Version 2's subsets. Source: Malik et al. 2025, section 3."""
 
-TIES: Final = "ties"
+TIES_SUBSET: Final = "ties"
 """Version 2's subset with a score of its own, whatever its capitals, as the tool compares it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class ScoredItem:
     """An item and the scores of its answers.
 
     Attributes:
@@ -101,7 +106,7 @@ class Candidates:
     @property
     def is_counted(self) -> bool:
         """Whether it is in a figure: with all its scores or, outside Ties, with a result."""
-        return self.is_scored or (self.result is not None and self.subset.lower() != TIES)
+        return self.is_scored or (self.result is not None and self.subset.lower() != TIES_SUBSET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +114,8 @@ class ScoredFile:
     """Scored items of one judge, and by which version's rules."""
 
     judge: str
-    version: Version
-    items: tuple[Candidates, ...]
+    version: RewardBenchVersion
+    items: tuple[ScoredItem, ...]
 
 
 def read_scored_items(
@@ -124,7 +129,7 @@ def read_scored_items(
 
     Args:
         path: the items, or items with scores, as rows or as the tool's object of columns.
-        scores: rows of `id` and scores, where they stand apart; see `_with_scores`.
+        scores: rows of `id` and scores, where they stand apart; see `_join_scores`.
         judge: who scored, where no column `model` says so.
 
     Raises:
@@ -133,12 +138,12 @@ def read_scored_items(
     """
     rows = read_rows(path)
     if scores is not None:
-        rows = _with_scores(rows, read_rows(scores))
-    versions = {_version(row) for row in rows}
+        rows = _join_scores(rows, read_rows(scores))
+    versions = {_detect_version(row) for row in rows}
     if len(versions) > 1:
         raise EvaluationFileError(f"{Path(path).name}: mixes pairs and lists; split the file.")
     version = versions.pop()
-    items = tuple(_pair(row) if version == "1" else _best_of_n(row) for row in rows)
+    items = tuple(_parse_pair(row) if version == "1" else _parse_best_of_n(row) for row in rows)
     return ScoredFile(judge or _judge_of(path, rows), version, items)
 
 
@@ -148,7 +153,7 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
     Raises:
         EvaluationFileError: there are several; without keys their items would be mixed in silence.
     """
-    names = sorted({name for row in rows if (name := row.optional_text("model"))})
+    names = sorted({name for row in rows if (name := row.read_optional_text("model"))})
     if len(names) > 1:
         raise EvaluationFileError(
             f"{Path(path).name}: model has {len(names)} values ({', '.join(names[:5])}); split the "
@@ -157,7 +162,7 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
     return names[0] if names else "unnamed"
 
 
-def _with_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> list[NumberedRow]:
+def _join_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> list[NumberedRow]:
     """Items with their scores: by `id`, and by `subset` where both files have it.
 
     Where both files hold the same keys in the same order, rows are joined by place, so that
@@ -165,23 +170,23 @@ def _with_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> 
     """
     shared = all("subset" in row.values for row in [*rows, *scores])
     columns = ("subset", "id") if shared else ("id",)
-    keys, known = ([_key(row, columns) for row in side] for side in (rows, scores))
+    keys, known = ([_read_key(row, columns) for row in side] for side in (rows, scores))
     if keys == known:
-        return [_joined(row, other) for row, other in zip(rows, scores, strict=True)]
+        return [_join_scores_of_row(row, other) for row, other in zip(rows, scores, strict=True)]
     for side, names in ((rows, keys), (scores, known)):
         _require_once(side, names)
     by_key = dict(zip(known, scores, strict=True))
     for row, key in zip(rows, keys, strict=True):
         if key not in by_key:
             row.refuse(f"item {row.name('id')} has no scores; score it, or leave it out.")
-    return [_joined(row, by_key[key]) for row, key in zip(rows, keys, strict=True)]
+    return [_join_scores_of_row(row, by_key[key]) for row, key in zip(rows, keys, strict=True)]
 
 
-def _key(row: NumberedRow, columns: Sequence[str]) -> tuple[str, ...]:
+def _read_key(row: NumberedRow, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(row.name(column) for column in columns)
 
 
-def _joined(row: NumberedRow, scores: NumberedRow) -> NumberedRow:
+def _join_scores_of_row(row: NumberedRow, scores: NumberedRow) -> NumberedRow:
     return NumberedRow(row.place, {**row.values, **scores.values})
 
 
@@ -191,35 +196,36 @@ def _require_once(rows: Sequence[NumberedRow], keys: Sequence[tuple[str, ...]]) 
     for row, key in zip(rows, keys, strict=True):
         if key in seen:
             row.refuse(
-                f"item {shown(' '.join(key))} was there before ({seen[key].place}), so its scores "
+                f"item {format_for_message(' '.join(key))} was there before ({seen[key].place}), "
+                f"so its scores "
                 "cannot be told apart; put the scores into the rows of the items."
             )
         seen[key] = row
 
 
-def _version(row: NumberedRow) -> Version:
+def _detect_version(row: NumberedRow) -> RewardBenchVersion:
     return "2" if "scores" in row.values or "num_correct" in row.values else "1"
 
 
-def _pair(row: NumberedRow) -> Candidates:
-    chosen = _first_of(row, "score_chosen", "scores_chosen")
-    rejected = _first_of(row, "score_rejected", "scores_rejected")
-    item = Candidates(row.name("id"), row.text("subset"), (chosen,), (rejected,))
-    result = _first_of(row, "results", "result")
+def _parse_pair(row: NumberedRow) -> ScoredItem:
+    chosen = _read_first_number(row, "score_chosen", "scores_chosen")
+    rejected = _read_first_number(row, "score_rejected", "scores_rejected")
+    item = ScoredItem(row.name("id"), row.text("subset"), (chosen,), (rejected,))
+    result = _read_first_number(row, "results", "result")
     if result not in (None, 0, 0.5, 1):
         row.refuse(f"the result {result:g} is none of 1, 0.5 and 0.")
-    return _with_result(item, result)
+    return _set_result(item, result)
 
 
-def _with_result(item: Candidates, result: float | None) -> Candidates:
+def _set_result(item: ScoredItem, result: float | None) -> ScoredItem:
     """The item with what the file states of it, where its scores do not give the same."""
-    computed = item_credit(item)
+    computed = compute_item_credit(item)
     if result is None or (computed is not None and math.isclose(result, computed)):
         return item
     return replace(item, result=result)
 
 
-def _first_of(row: NumberedRow, *columns: str) -> float | None:
+def _read_first_number(row: NumberedRow, *columns: str) -> float | None:
     """The number of the first column that is there; a list of one number is that number.
 
     Raises:
@@ -240,22 +246,22 @@ def _number_of(row: NumberedRow, column: str, value: object) -> float | None:
     return NumberedRow(row.place, {column: alone}).number(column)
 
 
-def _best_of_n(row: NumberedRow) -> Candidates:
+def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
     result = row.number("results")
     if result is not None and not 0 <= result <= 1:
         row.refuse(f"the result {result:g} lies outside [0, 1].")
-    scores = _scores_of(row, result)
-    correct = int(row.number("num_correct") or _count_of(row, "chosen") or 1)
+    scores = _read_scores(row, result)
+    correct = int(row.number("num_correct") or _read_count(row, "chosen") or 1)
     if not 1 <= correct < len(scores):
         row.refuse(f"{correct} of {len(scores)} scores are of correct answers; one of each needed.")
-    answers = (_count_of(row, "chosen") or 0) + (_count_of(row, "rejected") or 0)
+    answers = (_read_count(row, "chosen") or 0) + (_read_count(row, "rejected") or 0)
     if answers and answers != len(scores):
         row.refuse(f"has {len(scores)} scores for {answers} answers; give one score each.")
-    item = Candidates(row.name("id"), row.text("subset"), scores[:correct], scores[correct:])
-    return _with_result(item, result)
+    item = ScoredItem(row.name("id"), row.text("subset"), scores[:correct], scores[correct:])
+    return _set_result(item, result)
 
 
-def _scores_of(row: NumberedRow, result: float | None) -> tuple[float | None, ...]:
+def _read_scores(row: NumberedRow, result: float | None) -> tuple[float | None, ...]:
     """Scores of the answers; missing ones where the row states only its result.
 
     Raises:
@@ -266,33 +272,33 @@ def _scores_of(row: NumberedRow, result: float | None) -> tuple[float | None, ..
         return tuple(_number_of(row, "scores", value) for value in values)
     if result is None or values is not None:
         row.refuse("has no list of scores; score every answer with a judge.")
-    correct = int(row.number("num_correct") or _count_of(row, "chosen") or 1)
-    return (None,) * (correct + (_count_of(row, "rejected") or 1))
+    correct = int(row.number("num_correct") or _read_count(row, "chosen") or 1)
+    return (None,) * (correct + (_read_count(row, "rejected") or 1))
 
 
-def _count_of(row: NumberedRow, column: str) -> int | None:
+def _read_count(row: NumberedRow, column: str) -> int | None:
     value = row.values.get(column)
     return len(value) if isinstance(value, list) else None
 
 
 def write_scored_items(path: Path, scored: ScoredFile) -> None:
     """Write rows of id, subset, scores and results that `read_scored_items` and the tool read."""
-    write_json_lines(path, (_scored_row(scored, item) for item in scored.items))
+    write_json_lines(path, (_to_scored_row(scored, item) for item in scored.items))
 
 
-def _scored_row(scored: ScoredFile, item: Candidates) -> dict[str, Any]:
+def _to_scored_row(scored: ScoredFile, item: ScoredItem) -> dict[str, Any]:
     row: dict[str, Any] = {"id": item.item_id, "subset": item.subset, "model": scored.judge}
     if scored.version == "1":
         scores = {"scores_chosen": item.correct[0], "scores_rejected": item.incorrect[0]}
-        return row | scores | {"results": item_credit(item)}
+        return row | scores | {"results": compute_item_credit(item)}
     return row | {
         "scores": [*item.correct, *item.incorrect],
         "num_correct": len(item.correct),
-        "results": None if item.subset.lower() == TIES else item_credit(item),
+        "results": None if item.subset.lower() == TIES_SUBSET else compute_item_credit(item),
     }
 
 
-def item_credit(item: Candidates) -> float | None:
+def compute_item_credit(item: ScoredItem) -> float | None:
     """Expected accuracy when equal best scores are broken by lot; None for unscored items.
 
     correct answers at the maximum / answers at the maximum: 1/2 for an equal pair, 1/k for one
@@ -317,8 +323,10 @@ def score_reward_bench(scored: ScoredFile) -> Scorecard:
     by_subset = defaultdict(list)
     for item in scored.items:
         by_subset[item.subset].append(item)
-    subsets = {name: _subset_figure(name, items) for name, items in sorted(by_subset.items())}
-    overall = _sections(subsets) if scored.version == "1" else _mean_of_subsets(subsets)
+    subsets = {name: _make_subset_metric(name, items) for name, items in sorted(by_subset.items())}
+    overall = (
+        _make_section_metrics(subsets) if scored.version == "1" else _make_mean_metrics(subsets)
+    )
     columns = {figure.name: figure.value for figure in [*overall, *subsets.values()]}
     return Scorecard(
         benchmark=f"reward_bench_{scored.version}",
@@ -326,65 +334,69 @@ def score_reward_bench(scored: ScoredFile) -> Scorecard:
         baseline=None,
         judge=scored.judge,
         figures=(*overall, *subsets.values()),
-        findings=tuple(_findings(scored, by_subset)),
+        findings=tuple(_find_issues(scored, by_subset)),
         columns={"model": scored.judge} | columns,
     )
 
 
-def _subset_figure(name: str, items: Sequence[Candidates]) -> Figure:
+def _make_subset_metric(name: str, items: Sequence[ScoredItem]) -> Metric:
     """Accuracy of a subset in percent; of Ties its own score."""
-    if name.lower() == TIES:
-        return ties_figure(items)
-    earned = [credit for item in items if (credit := item_credit(item)) is not None]
+    if name.lower() == TIES_SUBSET:
+        return make_ties_metric(items)
+    earned = [credit for item in items if (credit := compute_item_credit(item)) is not None]
     missing = len(items) - len(earned)
     if not earned:
-        return Figure(name, None, 0, absent="no item has all its scores")
+        return Metric(name, None, 0, absent="no item has all its scores")
     accuracy = 100 * math.fsum(earned) / len(earned)
-    ends = bounded_mean_interval(accuracy, len(earned), least=0, most=100, missing=missing)
-    return Figure(name, accuracy, len(earned), ends.low, ends.high)
+    ends = compute_bounded_mean_interval(accuracy, len(earned), least=0, most=100, missing=missing)
+    return Metric(name, accuracy, len(earned), ends.low, ends.high)
 
 
-def _sections(subsets: Mapping[str, Figure]) -> list[Figure]:
+def _make_section_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
     """Version 1's sections, weighted by the published counts, and their mean if all are there."""
     sections = []
     for name, weights in SECTIONS.items():
         known = {subset: subsets[subset] for subset in weights if subset in subsets}
-        sections.append(_weighted(name, known, weights))
+        sections.append(_make_weighted_metric(name, known, weights))
     values = [figure.value for figure in sections if figure.value is not None]
     count = sum(figure.count for figure in sections)
     if len(values) < len(sections):
         missing = ", ".join(figure.name for figure in sections if figure.value is None)
-        score = Figure("score", None, count, absent=f"no items of: {missing}")
+        score = Metric("score", None, count, absent=f"no items of: {missing}")
     else:
-        score = Figure("score", math.fsum(values) / len(values), count, *_mean_ends(sections))
+        score = Metric(
+            "score", math.fsum(values) / len(values), count, *_compute_mean_interval(sections)
+        )
     return [score, *(figure for figure in sections if figure.value is not None)]
 
 
-def _weighted(name: str, subsets: Mapping[str, Figure], weights: Mapping[str, int]) -> Figure:
+def _make_weighted_metric(
+    name: str, subsets: Mapping[str, Metric], weights: Mapping[str, int]
+) -> Metric:
     """Mean of subsets by weight; those without a value are left out."""
     parts = [figure for figure in subsets.values() if figure.value is not None]
     count = sum(figure.count for figure in parts)
     if not parts:
-        return Figure(name, None, 0, absent="no item of this section")
+        return Metric(name, None, 0, absent="no item of this section")
     shares = [float(weights[figure.name]) for figure in parts]
     mean = sum(
         (figure.value or 0.0) * share for figure, share in zip(parts, shares, strict=True)
     ) / sum(shares)
-    return Figure(name, mean, count, *_mean_ends(parts, shares))
+    return Metric(name, mean, count, *_compute_mean_interval(parts, shares))
 
 
-def _mean_of_subsets(subsets: Mapping[str, Figure]) -> list[Figure]:
+def _make_mean_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
     """Version 2's score: the plain mean of the subsets."""
     values = [figure.value for figure in subsets.values() if figure.value is not None]
     count = sum(figure.count for figure in subsets.values())
     if len(values) < len(subsets):
-        return [Figure("score", None, count, absent="a subset has no scored item")]
+        return [Metric("score", None, count, absent="a subset has no scored item")]
     mean = math.fsum(values) / len(values)
-    return [Figure("score", mean, count, *_mean_ends(list(subsets.values())))]
+    return [Metric("score", mean, count, *_compute_mean_interval(list(subsets.values())))]
 
 
-def _mean_ends(
-    parts: Sequence[Figure], weights: Sequence[float] | None = None
+def _compute_mean_interval(
+    parts: Sequence[Metric], weights: Sequence[float] | None = None
 ) -> tuple[float | None, float | None]:
     """Ends of a weighted mean of independent figures; absent if one has none.
 
@@ -406,7 +418,7 @@ def _mean_ends(
 
 
 @dataclass(frozen=True, slots=True)
-class Separation:
+class TiesSeparation:
     """How the scores of an item of Ties lie.
 
     Attributes:
@@ -420,7 +432,7 @@ class Separation:
     gap: float
 
 
-def ties_figure(items: Sequence[Candidates]) -> Figure:
+def make_ties_metric(items: Sequence[ScoredItem]) -> Metric:
     """Version 2's score of Ties in percent.
 
     100 * (0.3 accuracy on tied + 0.3 accuracy on ref + 0.2 share of prompts with
@@ -432,37 +444,39 @@ def ties_figure(items: Sequence[Candidates]) -> Figure:
     the last mean, which moves the score by less than 2 points, and had the later of two rows with
     the same id replace the earlier.
     """
-    found: dict[str, dict[int, Separation]] = {"ref": {}, "tied": {}}
-    for (kind, prompt), item in _pooled(items).items():
+    found: dict[str, dict[int, TiesSeparation]] = {"ref": {}, "tied": {}}
+    for (kind, prompt), item in _pool_ties(items).items():
         if item.is_scored:
-            found[kind][prompt] = _separation(item)
+            found[kind][prompt] = _measure_separation(item)
     both = sorted(found["ref"].keys() & found["tied"].keys())
     if not both:
-        return Figure("Ties", None, 0, absent="no prompt has both its ref and its tied item")
-    margins = [_margins(found["ref"][name], found["tied"][name]) for name in both]
+        return Metric("Ties", None, 0, absent="no prompt has both its ref and its tied item")
+    margins = [_compute_margins(found["ref"][name], found["tied"][name]) for name in both]
     preferred, hard, closeness = (
         math.fsum(column) / len(both) for column in zip(*margins, strict=True)
     )
     score = (
-        0.3 * _accuracy(found["tied"].values())
-        + 0.3 * _accuracy(found["ref"].values())
+        0.3 * _compute_accuracy(found["tied"].values())
+        + 0.3 * _compute_accuracy(found["ref"].values())
         + 0.2 * preferred
         + 0.2 * hard
         + 0.01 * closeness
     )
-    ends = bounded_mean_interval(min(max(100 * score, 0), 100), len(both), least=0, most=100)
-    return Figure("Ties", 100 * score, len(both), min(ends.low, 100 * score), ends.high)
+    ends = compute_bounded_mean_interval(
+        min(max(100 * score, 0), 100), len(both), least=0, most=100
+    )
+    return Metric("Ties", 100 * score, len(both), min(ends.low, 100 * score), ends.high)
 
 
-def _pooled(items: Sequence[Candidates]) -> dict[tuple[str, int], Candidates]:
+def _pool_ties(items: Sequence[ScoredItem]) -> dict[tuple[str, int], ScoredItem]:
     """Items of Ties by kind and number of the prompt, the answers of equal ids together.
 
     Raises:
         EvaluationFileError: an id is none of Ties.
     """
-    found: dict[tuple[str, int], Candidates] = {}
+    found: dict[tuple[str, int], ScoredItem] = {}
     for item in items:
-        key = _ties_key(item)
+        key = _parse_ties_key(item)
         if key in found:
             before = found[key]
             item = replace(
@@ -474,23 +488,24 @@ def _pooled(items: Sequence[Candidates]) -> dict[tuple[str, int], Candidates]:
     return found
 
 
-def _ties_key(item: Candidates) -> tuple[str, int]:
+def _parse_ties_key(item: ScoredItem) -> tuple[str, int]:
     kind, _, prompt = item.item_id.partition(":")
     if kind not in ("ref", "tied") or not prompt.strip().isdecimal():
         raise EvaluationFileError(
-            f"item {shown(item.item_id)} of the subset Ties: the id must be ref:<n> or tied:<n>."
+            f"item {format_for_message(item.item_id)} of the subset Ties: the id must be ref:<n> "
+            f"or tied:<n>."
         )
     return kind, int(prompt)
 
 
-def _separation(item: Candidates) -> Separation:
+def _measure_separation(item: ScoredItem) -> TiesSeparation:
     correct = [score for score in item.correct if score is not None]
     incorrect = [score for score in item.incorrect if score is not None]
     gap = min(correct) - max(incorrect)
-    return Separation(gap > 0, max(correct) - min(correct), gap)
+    return TiesSeparation(gap > 0, max(correct) - min(correct), gap)
 
 
-def _margins(ref: Separation, tied: Separation) -> tuple[float, float, float]:
+def _compute_margins(ref: TiesSeparation, tied: TiesSeparation) -> tuple[float, float, float]:
     least = min(ref.gap, tied.gap)
     if tied.spread > 0:
         closeness = math.tanh(least / tied.spread - 1)
@@ -499,23 +514,25 @@ def _margins(ref: Separation, tied: Separation) -> tuple[float, float, float]:
     return float(tied.gap > tied.spread), float(least > tied.spread), closeness
 
 
-def _accuracy(items: Iterable[Separation]) -> float:
+def _compute_accuracy(items: Iterable[TiesSeparation]) -> float:
     found = [item.accurate for item in items]
     return sum(found) / len(found)
 
 
-def _findings(scored: ScoredFile, by_subset: Mapping[str, Sequence[Candidates]]) -> list[Finding]:
+def _find_issues(
+    scored: ScoredFile, by_subset: Mapping[str, Sequence[ScoredItem]]
+) -> list[DataIssue]:
     return [
         *_score_findings(scored.items),
-        *finding_if(
+        *make_issue_if_any(
             scored.items if len(scored.items) < FEW_ITEMS else [],
             "few_items",
             "There are few items: {rows}.",
             "Read the intervals, not the accuracy.",
         ),
-        *_subset_findings(scored.version, set(by_subset)),
-        *finding_if(
-            _repeated(scored.items),
+        *_find_subset_issues(scored.version, set(by_subset)),
+        *make_issue_if_any(
+            _count_repeated(scored.items),
             "repeated_ids",
             "Rows whose subset and id were there before: {rows}.",
             "Each counts as an item of its own, as in the public tool (in Ties, rows of one id are "
@@ -524,24 +541,24 @@ def _findings(scored: ScoredFile, by_subset: Mapping[str, Sequence[Candidates]])
     ]
 
 
-def _score_findings(items: Sequence[Candidates]) -> list[Finding]:
+def _score_findings(items: Sequence[ScoredItem]) -> list[DataIssue]:
     scored = [item for item in items if item.is_scored]
     equal = [item for item in scored if len(set(item.correct + item.incorrect)) == 1]
     return [
-        *finding_if(
+        *make_issue_if_any(
             [item for item in items if not item.is_counted],
             "items_without_scores",
             "Items without all their scores: {rows}.",
             "They are in no accuracy; the subsets' intervals allow for either outcome.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             [item for item in equal if item.result is None],
             "all_answers_scored_alike",
             "Items whose answers all have the same score: {rows}.",
             "They count as chance (1/n). A judge that always gives the same points reaches "
             "chance level and knows nothing.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             [item for item in scored if item.result is not None],
             "results_not_of_scores",
             "Items whose result in the file is not what their scores give: {rows}.",
@@ -551,18 +568,18 @@ def _score_findings(items: Sequence[Candidates]) -> list[Finding]:
     ]
 
 
-def _subset_findings(version: Version, found: set[str]) -> list[Finding]:
+def _find_subset_issues(version: RewardBenchVersion, found: set[str]) -> list[DataIssue]:
     sections = {subset for weights in SECTIONS.values() for subset in weights}
     lower = {name.lower() for name in found}
     missing = [name for name in SUBSETS_2 if name.lower() not in lower]
     return [
-        *finding_if(
+        *make_issue_if_any(
             found - sections if version == "1" else [],
             "subsets_of_no_section",
             "Subsets that belong to no published section: {rows}.",
             "They have figures of their own and are in no section's.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             missing if version == "2" else [],
             "subsets_missing",
             "Published subsets that are not in the file: {rows} (" + ", ".join(missing) + ").",
@@ -571,7 +588,7 @@ def _subset_findings(version: Version, found: set[str]) -> list[Finding]:
     ]
 
 
-def _repeated(items: Sequence[Candidates]) -> range:
+def _count_repeated(items: Sequence[ScoredItem]) -> range:
     """As many as there are rows whose subset and id came before."""
     counts = Counter((item.subset, item.item_id) for item in items)
     return range(len(items) - len(counts))

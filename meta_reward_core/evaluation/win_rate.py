@@ -10,15 +10,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from meta_reward_core.evaluation.alpaca_files import DRAW, Annotation
-from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard, finding_if
-from meta_reward_core.evaluation.gaming import Answer, find_gaming
-from meta_reward_core.evaluation.intervals import (
+from meta_reward_core.evaluation.alpaca_eval_io import TIE_PREFERENCE, Annotation
+from meta_reward_core.evaluation.confidence_intervals import (
     Array,
-    bounded_mean_interval,
-    standard_error,
+    compute_bounded_mean_interval,
+    compute_standard_error,
 )
-from meta_reward_core.evaluation.length_control import LengthControlled, control_length
+from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
+from meta_reward_core.evaluation.length_control import (
+    LengthControlledRate,
+    compute_length_controlled_rate,
+)
+from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
 
 EXTREME_CHANGE: Final = 10.0
 """Points by which length control may move a win rate before it is told.
@@ -55,31 +58,31 @@ def score_annotations(
     rated = [a for a in annotations if a.preference is not None]
     shares = np.array([a.preference - 1 for a in rated if a.preference is not None])
     missing = len(annotations) - len(rated)
-    controlled = _control_length(annotations, rounds=rounds, seed=seed)
-    columns = _columns(annotations, shares, controlled) | {"mode": mode}
+    controlled = _compute_controlled_rate(annotations, rounds=rounds, seed=seed)
+    columns = _make_leaderboard_columns(annotations, shares, controlled) | {"mode": mode}
     return Scorecard(
         benchmark="alpaca_eval_2",
         model=first.generator_2,
         baseline=first.generator_1,
         judge=first.annotator,
         figures=(
-            *_figures(columns, controlled, count=len(rated), missing=missing),
-            *_figures_by_dataset(annotations),
+            *_make_metrics(columns, controlled, count=len(rated), missing=missing),
+            *_make_dataset_metrics(annotations),
         ),
-        findings=tuple(_findings(annotations, columns, controlled)),
+        findings=tuple(_find_issues(annotations, columns, controlled)),
         columns=columns,
     )
 
 
-def _control_length(
+def _compute_controlled_rate(
     annotations: Sequence[Annotation], *, rounds: int, seed: int
-) -> LengthControlled:
+) -> LengthControlledRate:
     """The length-controlled rate; a model against itself has 50 by definition."""
     if is_against_itself(annotations):
-        return LengthControlled(50.0, standard_error=0.0)
+        return LengthControlledRate(50.0, standard_error=0.0)
     difficulty = [a.difficulty for a in annotations if a.difficulty is not None]
     shares = [np.nan if a.preference is None else a.preference - 1 for a in annotations]
-    return control_length(
+    return compute_length_controlled_rate(
         np.array(shares),
         baseline_chars=np.array([float(len(a.output_1)) for a in annotations]),
         model_chars=np.array([float(len(a.output_2)) for a in annotations]),
@@ -89,7 +92,7 @@ def _control_length(
     )
 
 
-def repeat_deviation(cards: Sequence[Scorecard]) -> Figure:
+def compute_repeat_deviation(cards: Sequence[Scorecard]) -> Metric:
     """Standard deviation (ddof 1) of the win rate over repeated annotations, in points.
 
     Args:
@@ -98,8 +101,8 @@ def repeat_deviation(cards: Sequence[Scorecard]) -> Figure:
     rates = [card.columns["win_rate"] for card in cards if card.columns["win_rate"] is not None]
     name = "win_rate_repeat_deviation"
     if len(rates) < 2:
-        return Figure(name, None, len(rates), absent="no repeated annotations were given")
-    return Figure(name, float(np.std(rates, ddof=1)), len(rates))
+        return Metric(name, None, len(rates), absent="no repeated annotations were given")
+    return Metric(name, float(np.std(rates, ddof=1)), len(rates))
 
 
 def is_against_itself(annotations: Sequence[Annotation]) -> bool:
@@ -107,13 +110,16 @@ def is_against_itself(annotations: Sequence[Annotation]) -> bool:
     return bool(annotations) and all(a.output_1 == a.output_2 for a in annotations)
 
 
-def _columns(
-    annotations: Sequence[Annotation], shares: Array, controlled: LengthControlled
+def _make_leaderboard_columns(
+    annotations: Sequence[Annotation], shares: Array, controlled: LengthControlledRate
 ) -> dict[str, Any]:
     """The leaderboard's numbers, in its units (percent, characters) and under its names."""
-    wins, losses = int((shares > DRAW - 1).sum()), int((shares < DRAW - 1).sum())
+    wins, losses = (
+        int((shares > TIE_PREFERENCE - 1).sum()),
+        int((shares < TIE_PREFERENCE - 1).sum()),
+    )
     draws, total = len(shares) - wins - losses, len(shares)
-    error = standard_error(shares)
+    error = compute_standard_error(shares)
     return {
         "win_rate": 100 * float(shares.mean()) if total else None,
         "standard_error": None if error is None else 100 * error,
@@ -128,86 +134,87 @@ def _columns(
     }
 
 
-def _figures(
-    columns: dict[str, Any], controlled: LengthControlled, *, count: int, missing: int
-) -> tuple[Figure, ...]:
+def _make_metrics(
+    columns: dict[str, Any], controlled: LengthControlledRate, *, count: int, missing: int
+) -> tuple[Metric, ...]:
     if count == 0:
-        return (Figure("win_rate", None, 0, absent="no row has a preference"),)
+        return (Metric("win_rate", None, 0, absent="no row has a preference"),)
     rates = [
-        _rate(name, columns[name], count, missing) for name in ("win_rate", "discrete_win_rate")
+        _make_rate_metric(name, columns[name], count, missing)
+        for name in ("win_rate", "discrete_win_rate")
     ]
     low, high = controlled.interval or (None, None)
     return (
         *rates,
-        Figure("length_controlled_winrate", controlled.rate, count, low, high, controlled.absent),
-        Figure("avg_length", columns["avg_length"], count + missing),
+        Metric("length_controlled_winrate", controlled.rate, count, low, high, controlled.absent),
+        Metric("avg_length", columns["avg_length"], count + missing),
     )
 
 
-def _figures_by_dataset(annotations: Sequence[Annotation]) -> list[Figure]:
+def _make_dataset_metrics(annotations: Sequence[Annotation]) -> list[Metric]:
     """The win rate of each dataset, where the instructions come from several."""
     datasets = list(dict.fromkeys(a.dataset for a in annotations if a.dataset))
     if len(datasets) < 2:
         return []
-    return [_dataset_rate(dataset, annotations) for dataset in datasets]
+    return [_make_dataset_metric(dataset, annotations) for dataset in datasets]
 
 
-def _dataset_rate(dataset: str, annotations: Sequence[Annotation]) -> Figure:
+def _make_dataset_metric(dataset: str, annotations: Sequence[Annotation]) -> Metric:
     own = [a.preference for a in annotations if a.dataset == dataset]
     shares = [preference - 1 for preference in own if preference is not None]
     if not shares:
-        return Figure(f"dataset_{dataset}", None, 0, absent="no row has a preference")
+        return Metric(f"dataset_{dataset}", None, 0, absent="no row has a preference")
     rate = 100 * sum(shares) / len(shares)
-    return _rate(f"dataset_{dataset}", rate, len(shares), len(own) - len(shares))
+    return _make_rate_metric(f"dataset_{dataset}", rate, len(shares), len(own) - len(shares))
 
 
-def _rate(name: str, rate: float, count: int, missing: int) -> Figure:
-    ends = bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=missing)
-    return Figure(name, rate, count, ends.low, ends.high)
+def _make_rate_metric(name: str, rate: float, count: int, missing: int) -> Metric:
+    ends = compute_bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=missing)
+    return Metric(name, rate, count, ends.low, ends.high)
 
 
-def _findings(
-    annotations: Sequence[Annotation], columns: dict[str, Any], controlled: LengthControlled
-) -> list[Finding]:
-    answers = [Answer(a.instruction, a.output_2, a.output_1) for a in annotations]
+def _find_issues(
+    annotations: Sequence[Annotation], columns: dict[str, Any], controlled: LengthControlledRate
+) -> list[DataIssue]:
+    answers = [ComparedResponse(a.instruction, a.output_2, a.output_1) for a in annotations]
     return [
-        *_data_findings(annotations),
-        *_length_findings(columns["win_rate"], controlled, columns["n_total"]),
-        *find_gaming(answers),
+        *_find_data_issues(annotations),
+        *_find_length_issues(columns["win_rate"], controlled, columns["n_total"]),
+        *find_judge_hacking(answers),
     ]
 
 
-def _data_findings(annotations: Sequence[Annotation]) -> list[Finding]:
+def _find_data_issues(annotations: Sequence[Annotation]) -> list[DataIssue]:
     few = annotations if len(annotations) < FEW_PROMPTS else []
     itself = annotations if is_against_itself(annotations) else []
     unknown = [a for a in annotations if a.difficulty is None]
     return [
-        *finding_if(
+        *make_issue_if_any(
             [a for a in annotations if a.preference is None],
             "missing_preferences",
             "Rows without a preference: {rows}.",
             "They are in no win rate (in the average length they are), and the intervals allow for "
             "every one being lost or won. Annotate them again.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             few,
             "few_prompts",
             "There are few prompts: {rows}.",
             "Read the interval, not the rate; compare models on more prompts.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             itself,
             "model_against_itself",
             "Model and baseline give the same answer in all {rows} rows.",
             "The length-controlled rate is 50 by definition; nothing was compared.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             [a for a in annotations if a.generator_1 == a.generator_2 and a.output_1 != a.output_2],
             "one_name_two_answers",
             "Rows whose model has the baseline's name and another answer: {rows}.",
             "Either two samples of one model were compared, or the outputs were mixed up.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             unknown if len(unknown) < len(annotations) else [],
             "difficulty_incomplete",
             "Rows without an instruction difficulty, where others have one: {rows}.",
@@ -216,21 +223,23 @@ def _data_findings(annotations: Sequence[Annotation]) -> list[Finding]:
     ]
 
 
-def _length_findings(plain: float | None, controlled: LengthControlled, rows: int) -> list[Finding]:
+def _find_length_issues(
+    plain: float | None, controlled: LengthControlledRate, rows: int
+) -> list[DataIssue]:
     rate, free = controlled.rate, controlled.unpenalised
     if plain is None or rate is None or free is None:
         return []
     moved = abs(rate - plain) > EXTREME_CHANGE
     shrunk = abs(rate - free) > PENALTY_CHANGE
     return [
-        *finding_if(
+        *make_issue_if_any(
             range(rows if moved else 0),
             "length_control_moves_much",
             f"Length control moves the win rate from {plain:.1f} to {rate:.1f}.",
             "Answers and baseline differ much in length, or the regression has failed. Look at "
             "both figures.",
         ),
-        *finding_if(
+        *make_issue_if_any(
             range(rows if shrunk else 0),
             "length_control_penalised",
             f"The penalty moves the length-controlled rate from {free:.1f} to {rate:.1f}.",

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from meta_reward_core.config import Recipe
-from meta_reward_core.recipes import load_recipe, shipped_recipes
+from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from meta_reward_core.recipes.schema import Recipe
 
 _HEAD = """\
 # Recipes
@@ -30,35 +30,35 @@ code.
 def write_reference() -> str:
     """Write the page."""
     lines = [_HEAD, "## Shipped\n"]
-    lines += [f"- `{name}`: {load_recipe(name).description}" for name in shipped_recipes()]
+    lines += [f"- `{name}`: {load_recipe(name).description}" for name in list_shipped_recipes()]
     lines += ["", "## Values", "", "| key | default | bounds | unit | meaning | source |"]
-    lines += ["|---|---|---|---|---|---|", *_rows(Recipe, "")]
+    lines += ["|---|---|---|---|---|---|", *_iter_rows(Recipe, "")]
     return "\n".join(lines) + "\n"
 
 
-def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
+def _iter_rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _rows(inner, f"{prefix}{name}.")
+            yield from _iter_rows(inner, f"{prefix}{name}.")
         else:
-            yield _row(prefix + name, field)
+            yield _format_row(prefix + name, field)
 
 
-def _row(key: str, field: FieldInfo) -> str:
+def _format_row(key: str, field: FieldInfo) -> str:
     extra: Any = field.json_schema_extra or {}
-    default = "required" if field.is_required() else f"`{_plain(field.default)}`"
-    cells = [f"`{key}`", default, _bounds(field), extra.get("unit", "")]
+    default = "required" if field.is_required() else f"`{_format_value(field.default)}`"
+    cells = [f"`{key}`", default, _format_bounds(field), extra.get("unit", "")]
     cells += [field.description or "", extra.get("source", "")]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _plain(value: object) -> str:
+def _format_value(value: object) -> str:
     """Write a value as a recipe would."""
     return json.dumps(value).strip('"')
 
 
-def _bounds(field: FieldInfo) -> str:
+def _format_bounds(field: FieldInfo) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     return ", ".join(
         f"{sign} {getattr(rule, name):g}"

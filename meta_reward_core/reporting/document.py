@@ -30,7 +30,7 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class ReportTable:
     """A table; each row's first cell is its heading.
 
     Attributes:
@@ -85,7 +85,7 @@ class Absent:
     reason: str
 
 
-Block = Text | Notes | Code | Grid | LinePlot | HeatPlot | Absent
+Block = Text | Notes | Code | ReportTable | LinePlot | HeatPlot | Absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +104,17 @@ class Document:
     sections: Sequence[Section]
 
 
-def with_reason(grid: Grid, *, ours: int, reason: str) -> list[Block]:
+def add_reason_if_empty(grid: ReportTable, *, ours: int, reason: str) -> list[Block]:
     """The table; if none of its rows is ours, also why."""
     return [grid] if ours else [grid, Absent(f"{grid.title}, of these models", reason)]
 
 
-def number(value: float | None, decimals: int = 2) -> str:
+def format_number(value: float | None, decimals: int = 2) -> str:
     """A figure as people read it; a dash for none."""
     return DASH if value is None else f"{value:,.{decimals}f}"
 
 
-def between(low: float | None, high: float | None, decimals: int = 2) -> str:
+def format_interval(low: float | None, high: float | None, decimals: int = 2) -> str:
     """An interval as people read it; nothing for none."""
     if low is None or high is None:
         return ""

@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from meta_reward_core.evaluation.intervals import Z_95, Interval, bounded_mean_interval
-from meta_reward_core.evaluation.records import Basis
-from meta_reward_core.reporting.estimates import Estimate, Key, estimate
-from meta_reward_core.reporting.runs import Arm, Run
+from meta_reward_core.evaluation.confidence_intervals import (
+    Z_95,
+    Interval,
+    compute_bounded_mean_interval,
+)
+from meta_reward_core.evaluation.measurement import Basis
+from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
+from meta_reward_core.reporting.seed_statistics import Key, SeedEstimate, estimate_over_seeds
 
-_LEAST_FOR_A_CORRELATION: Final = 5
+_MIN_CORRELATION_ITEMS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricSpec:
     """One figure of M_t.
 
     Attributes:
@@ -32,11 +36,11 @@ class Metric:
     bounds: tuple[float, float] | None = None
     items: Literal["count", "judge_items", "none"] = "count"
 
-    def value(self, run: Run, number: int) -> float | None:
+    def value(self, run: ExperimentRun, number: int) -> float | None:
         """The figure of M_number of a run."""
         return run.figure(number, self.subject, self.metric, self.basis)[0]
 
-    def interval(self, run: Run, number: int) -> Interval | None:
+    def interval(self, run: ExperimentRun, number: int) -> Interval | None:
         """95% over items, for one run."""
         value, count = run.figure(number, self.subject, self.metric, self.basis)
         if self.items == "judge_items":
@@ -44,30 +48,32 @@ class Metric:
         if value is None or self.bounds is None or not count or self.items == "none":
             return None
         if self.metric == "spearman":
-            return _correlation(value, count)
+            return _compute_correlation_interval(value, count)
         least, most = self.bounds
-        return bounded_mean_interval(value, count, least=least, most=most)
+        return compute_bounded_mean_interval(value, count, least=least, most=most)
 
 
-def within_bounds(metric: Metric, interval: Interval) -> Interval:
+def clip_to_bounds(metric: MetricSpec, interval: Interval) -> Interval:
     """Cut off what no value of the figure can be, of an interval that knows nothing of it."""
     least, most = metric.bounds or (-math.inf, math.inf)
     return Interval(max(least, interval.low), min(most, interval.high))
 
 
-def _correlation(value: float, count: int) -> Interval | None:
+def _compute_correlation_interval(value: float, count: int) -> Interval | None:
     """Fisher's z with the variance of Bonett and Wright 2000, Psychometrika 65, for Spearman."""
-    if count < _LEAST_FOR_A_CORRELATION or abs(value) >= 1:
+    if count < _MIN_CORRELATION_ITEMS or abs(value) >= 1:
         return None
     half = Z_95 * math.sqrt((1 + value**2 / 2) / (count - 3))
     return Interval(math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half))
 
 
 QUALITY: Final = (
-    Metric("true quality of sampled answers, 0 to 5", "actor", "true_quality", bounds=(0, 5)),
-    Metric("true quality of greedy answers, 0 to 5", "actor", "true_quality_greedy", bounds=(0, 5)),
-    Metric("win rate by the truth, %", "actor", "win_rate", decimals=1, bounds=(0, 100)),
-    Metric(
+    MetricSpec("true quality of sampled answers, 0 to 5", "actor", "true_quality", bounds=(0, 5)),
+    MetricSpec(
+        "true quality of greedy answers, 0 to 5", "actor", "true_quality_greedy", bounds=(0, 5)
+    ),
+    MetricSpec("win rate by the truth, %", "actor", "win_rate", decimals=1, bounds=(0, 100)),
+    MetricSpec(
         "length-controlled win rate by the truth, %",
         "actor",
         "length_controlled_win_rate",
@@ -75,7 +81,7 @@ QUALITY: Final = (
         bounds=(0, 100),
         items="none",
     ),
-    Metric(
+    MetricSpec(
         "win rate by its own judge, %",
         "actor",
         "win_rate",
@@ -83,7 +89,7 @@ QUALITY: Final = (
         decimals=1,
         bounds=(0, 100),
     ),
-    Metric(
+    MetricSpec(
         "length-controlled win rate by its own judge, %",
         "actor",
         "length_controlled_win_rate",
@@ -92,32 +98,36 @@ QUALITY: Final = (
         bounds=(0, 100),
         items="none",
     ),
-    Metric("length of answers, words", "actor", "length_words", decimals=1),
+    MetricSpec("length of answers, words", "actor", "length_words", decimals=1),
 )
 JUDGE: Final = (
-    Metric(
+    MetricSpec(
         "share of single judgments that are exact",
         "judge",
         "single_judgment_exact",
         bounds=(0, 1),
         items="judge_items",
     ),
-    Metric(
+    MetricSpec(
         "order of two responses as in truth",
         "judge",
         "order_agreement",
         bounds=(0, 1),
         items="judge_items",
     ),
-    Metric("Spearman correlation with the truth", "judge", "spearman", bounds=(-1, 1)),
-    Metric("judgments that can be read", "judge", "parse_rate", bounds=(0, 1), items="judge_items"),
+    MetricSpec("Spearman correlation with the truth", "judge", "spearman", bounds=(-1, 1)),
+    MetricSpec(
+        "judgments that can be read", "judge", "parse_rate", bounds=(0, 1), items="judge_items"
+    ),
 )
 BIAS: Final = (
-    Metric("points that ten words of filler are worth", "judge", "points_per_10_words"),
-    Metric("mean points on the same held-out responses", "judge", "mean_score"),
-    Metric("meta-judge right, share", "meta_judge", "accuracy", bounds=(0, 1)),
-    Metric("the same, the better one first", "meta_judge", "accuracy_better_first", bounds=(0, 1)),
-    Metric(
+    MetricSpec("points that ten words of filler are worth", "judge", "points_per_10_words"),
+    MetricSpec("mean points on the same held-out responses", "judge", "mean_score"),
+    MetricSpec("meta-judge right, share", "meta_judge", "accuracy", bounds=(0, 1)),
+    MetricSpec(
+        "the same, the better one first", "meta_judge", "accuracy_better_first", bounds=(0, 1)
+    ),
+    MetricSpec(
         "the same, the better one second", "meta_judge", "accuracy_better_second", bounds=(0, 1)
     ),
 )
@@ -126,7 +136,7 @@ PRIMARY: Final = (QUALITY[0], QUALITY[1], JUDGE[0], JUDGE[1])
 COMPARED: Final = (*QUALITY, *JUDGE, *BIAS[:3])
 
 
-def values(arm: Arm, metric: Metric, number: int) -> dict[Key, float]:
+def collect_values(arm: Arm, metric: MetricSpec, number: int) -> dict[Key, float]:
     """The figure of M_number in each run of an arm that has it."""
     return {
         (run.seed_model, run.seed): value
@@ -135,11 +145,11 @@ def values(arm: Arm, metric: Metric, number: int) -> dict[Key, float]:
     }
 
 
-def estimate_metric(arm: Arm, metric: Metric, number: int) -> Estimate:
+def estimate_metric(arm: Arm, metric: MetricSpec, number: int) -> SeedEstimate:
     """Mean over the runs of an arm."""
-    return estimate(values(arm, metric, number))
+    return estimate_over_seeds(collect_values(arm, metric, number))
 
 
-def last_model(arms: Sequence[Arm]) -> int:
+def find_last_model(arms: Sequence[Arm]) -> int:
     """The last model that every arm with runs has."""
     return min((arm.iterations for arm in arms if arm.runs), default=0)

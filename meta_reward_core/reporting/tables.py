@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from meta_reward_core.config import at_iteration
-from meta_reward_core.evaluation.intervals import Interval, wilson
-from meta_reward_core.reporting import metrics, paper
+from meta_reward_core.evaluation.confidence_intervals import Interval, compute_wilson_interval
+from meta_reward_core.recipes.schema import get_scheduled_value
+from meta_reward_core.reporting import metrics, published_results
 from meta_reward_core.reporting.document import (
     DASH,
     Absent,
     Block,
-    Grid,
-    between,
-    number,
-    with_reason,
+    ReportTable,
+    add_reason_if_empty,
+    format_interval,
+    format_number,
 )
-from meta_reward_core.reporting.estimates import estimate
-from meta_reward_core.reporting.kept_cards import Card
-from meta_reward_core.reporting.metrics import Metric, estimate_metric
-from meta_reward_core.reporting.runs import Arm, Run
+from meta_reward_core.reporting.metrics import MetricSpec, estimate_metric
+from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
+from meta_reward_core.reporting.scorecard_store import ScorecardDict
+from meta_reward_core.reporting.seed_statistics import estimate_over_seeds
 
 _PAPERS: Final = "The first rows are the paper's own, of models with 8 billion parameters."
 _NO_CARD: Final = (
@@ -32,55 +32,61 @@ _NO_CARD: Final = (
 )
 
 
-def paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
+def build_paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
     """All seven tables: heading and blocks."""
     return [
         (
             "Table 1: AlpacaEval 2",
-            [*_alpaca(arms), *_truth_blocks(arms, "Table 1", metrics.QUALITY)],
+            [
+                *_make_alpaca_table(arms),
+                *_make_ground_truth_blocks(arms, "Table 1", metrics.QUALITY),
+            ],
         ),
-        ("Table 2: Arena-Hard", _arena(arms)),
+        ("Table 2: Arena-Hard", _make_arena_table(arms)),
         (
             "Table 3: the judge against a stronger judge",
-            [*_judge(arms, "model"), *_truth_blocks(arms, "Table 3", metrics.JUDGE)],
+            [
+                *_make_judge_table(arms, "model"),
+                *_make_ground_truth_blocks(arms, "Table 3", metrics.JUDGE),
+            ],
         ),
-        ("Table 4: length control", _length_control(arms)),
+        ("Table 4: length control", _make_length_control_table(arms)),
         (
             "Table 5: biases of the meta-judge",
-            [*_biases(arms), *_truth_blocks(arms, "Table 5", metrics.BIAS)],
+            [*_make_bias_table(arms), *_make_ground_truth_blocks(arms, "Table 5", metrics.BIAS)],
         ),
-        ("Table 6: MT-Bench", _mt_bench(arms)),
-        ("Table 7: the judge against people", _judge(arms, "humans")),
+        ("Table 6: MT-Bench", _make_mt_bench_table(arms)),
+        ("Table 7: the judge against people", _make_judge_table(arms, "humans")),
     ]
 
 
-def _alpaca(arms: Sequence[Arm]) -> list[Block]:
-    rows = _card_rows(
+def _make_alpaca_table(arms: Sequence[Arm]) -> list[Block]:
+    rows = _make_scorecard_rows(
         arms,
         lambda card: card["benchmark"] == "alpaca_eval_2",
         [("length_controlled_winrate", 2), ("win_rate", 2), ("avg_length", 0)],
     )
-    return _beside_the_paper(
+    return _make_comparison_table(
         "AlpacaEval 2, percent and characters",
         ("model", "LC win rate", "win rate", "length"),
-        paper.ALPACA_EVAL,
+        published_results.ALPACA_EVAL,
         rows,
         command="annotations FILE",
     )
 
 
-def _arena(arms: Sequence[Arm]) -> list[Block]:
-    rows = [*_arena_rows(arms, "0.1", band="95"), *_arena_rows(arms, "2.0", band="90")]
-    return _beside_the_paper(
+def _make_arena_table(arms: Sequence[Arm]) -> list[Block]:
+    rows = [*_make_arena_rows(arms, "0.1", band="95"), *_make_arena_rows(arms, "2.0", band="90")]
+    return _make_comparison_table(
         "Arena-Hard, score and its band",
         ("model", "score", "the version's band"),
-        paper.ARENA_HARD,
+        published_results.ARENA_HARD,
         rows,
         command="arena FILE",
     )
 
 
-def _arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[str, ...]]:
+def _make_arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[str, ...]]:
     """Rows of a version, by category where its scorecards name one."""
     rule = f"arena_hard_{version}"
     benchmarks = {
@@ -94,7 +100,7 @@ def _arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[s
         (f"{row[0]}, version {version}{name.removeprefix(rule).replace('_', ', ', 1)}", *row[1:])
         for name in sorted(benchmarks)
         if name == rule or name.startswith(f"{rule}_")
-        for row in _card_rows(
+        for row in _make_scorecard_rows(
             arms,
             partial(_is_of_benchmark, name),
             [("score", 1), (f"score_band_{band}_of_version_{version}", 1)],
@@ -102,43 +108,43 @@ def _arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[s
     ]
 
 
-def _is_of_benchmark(name: str, card: Card) -> bool:
+def _is_of_benchmark(name: str, card: ScorecardDict) -> bool:
     return bool(card["benchmark"] == name)
 
 
-def _judge(arms: Sequence[Arm], reference: str) -> list[Block]:
+def _make_judge_table(arms: Sequence[Arm], reference: str) -> list[Block]:
     is_model = reference == "model"
-    rows = _card_rows(
+    rows = _make_scorecard_rows(
         arms,
         lambda card: card["benchmark"] == "judge_agreement" and card.get("reference") == reference,
         [("agreement", 2), ("agreement_without_ties", 2), ("spearman", 3)],
         percent=("agreement", "agreement_without_ties"),
     )
-    return _beside_the_paper(
+    return _make_comparison_table(
         f"Agreement of the judge with {'a stronger model' if is_model else 'people'}, percent",
         ("judge", "agreement", "without ties", "Spearman"),
-        paper.JUDGE_AND_MODEL if is_model else paper.JUDGE_AND_HUMANS,
+        published_results.JUDGE_AND_MODEL if is_model else published_results.JUDGE_AND_HUMANS,
         rows,
         command=f"judge FILE --reference FILE --reference-is {reference}",
     )
 
 
-def _mt_bench(arms: Sequence[Arm]) -> list[Block]:
-    rows = _card_rows(
+def _make_mt_bench_table(arms: Sequence[Arm]) -> list[Block]:
+    rows = _make_scorecard_rows(
         arms,
         lambda card: card["benchmark"] == "mt_bench",
         [("all", 3), ("turn_1", 3), ("turn_2", 3)],
     )
-    return _beside_the_paper(
+    return _make_comparison_table(
         "MT-Bench, points of 10",
         ("model", "all", "turn 1", "turn 2"),
-        paper.MT_BENCH,
+        published_results.MT_BENCH,
         rows,
         command="mt-bench FILE",
     )
 
 
-def _beside_the_paper(
+def _make_comparison_table(
     title: str,
     columns: Sequence[str],
     theirs: Sequence[Sequence[str]],
@@ -146,23 +152,23 @@ def _beside_the_paper(
     *,
     command: str,
 ) -> list[Block]:
-    grid = Grid(
+    grid = ReportTable(
         title,
         columns,
-        [*_named(theirs), *ours],
+        [*_label_paper_rows(theirs), *ours],
         note=f"{_PAPERS} In brackets: 95% intervals over prompts.",
         outside=len(theirs),
     )
-    return with_reason(grid, ours=len(ours), reason=_NO_CARD.format(command=command))
+    return add_reason_if_empty(grid, ours=len(ours), reason=_NO_CARD.format(command=command))
 
 
-def _named(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+def _label_paper_rows(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return [(f"paper: {row[0]}", *row[1:]) for row in rows]
 
 
-def _card_rows(
+def _make_scorecard_rows(
     arms: Sequence[Arm],
-    is_wanted: Callable[[Card], bool],
+    is_wanted: Callable[[ScorecardDict], bool],
     names: Sequence[tuple[str, int]],
     *,
     percent: Sequence[str] = (),
@@ -175,7 +181,7 @@ def _card_rows(
                 rows += [
                     (
                         f"{run.name} M{t}",
-                        *(_card_cell(card, name, digits, 100 if name in percent else 1)
+                        *(_format_scorecard_cell(card, name, digits, 100 if name in percent else 1)
                           for name, digits in names),
                     )
                     for card in cards
@@ -184,26 +190,28 @@ def _card_rows(
     return rows
 
 
-def _card_cell(card: Card, name: str, decimals: int, scale: float) -> str:
-    found = figure_of(card, name)
+def _format_scorecard_cell(card: ScorecardDict, name: str, decimals: int, scale: float) -> str:
+    found = find_scorecard_metric(card, name)
     if found is None or found["value"] is None:
         return DASH
     low, high = (None if found[end] is None else scale * found[end] for end in ("low", "high"))
-    interval = between(low, high, decimals)
-    text = number(scale * found["value"], decimals)
+    interval = format_interval(low, high, decimals)
+    text = format_number(scale * found["value"], decimals)
     return f"{text} ({interval})" if interval else text
 
 
-def figure_of(card: Card, name: str) -> Mapping[str, Any] | None:
+def find_scorecard_metric(card: ScorecardDict, name: str) -> Mapping[str, Any] | None:
     """A scorecard's figure by its name."""
     return next((one for one in card["figures"] if one["name"] == name), None)
 
 
-def _truth_blocks(arms: Sequence[Arm], table: str, wanted: Sequence[Metric]) -> list[Block]:
+def _make_ground_truth_blocks(
+    arms: Sequence[Arm], table: str, wanted: Sequence[MetricSpec]
+) -> list[Block]:
     """The table's counterpart in the miniature, by the truth; nothing where there is no truth."""
     if not any(arm.recipe and arm.recipe.evaluation.oracle for arm in arms):
         return []
-    known = [one for one in wanted if any(_has(arm, one) for arm in arms)]
+    known = [one for one in wanted if any(_has_metric(arm, one) for arm in arms)]
     absent: list[Block] = [
         Absent(
             f"{table} in the miniature: {one.title}",
@@ -213,59 +221,65 @@ def _truth_blocks(arms: Sequence[Arm], table: str, wanted: Sequence[Metric]) -> 
         if one not in known
     ]
     if len(arms) == 1:
-        grids: list[Block] = [_of_one_arm(arms[0], table, known)] if known else []
+        grids: list[Block] = [_make_arm_table(arms[0], table, known)] if known else []
     else:
-        grids = [_of_one_metric(arms, table, one) for one in known]
+        grids = [_make_metric_table(arms, table, one) for one in known]
     return [*grids, *absent]
 
 
-def _has(arm: Arm, metric: Metric) -> bool:
-    return any(metrics.values(arm, metric, t) for t in range(arm.iterations + 1))
+def _has_metric(arm: Arm, metric: MetricSpec) -> bool:
+    return any(metrics.collect_values(arm, metric, t) for t in range(arm.iterations + 1))
 
 
-def _of_one_arm(arm: Arm, table: str, wanted: Sequence[Metric]) -> Grid:
-    return Grid(
+def _make_arm_table(arm: Arm, table: str, wanted: Sequence[MetricSpec]) -> ReportTable:
+    return ReportTable(
         f"{table} in the miniature: {arm.label}",
         ("figure", *(f"M{t}" for t in range(arm.iterations + 1))),
         [
-            (one.title, *(_cell(arm, one, t) for t in range(arm.iterations + 1)))
+            (one.title, *(_format_cell(arm, one, t) for t in range(arm.iterations + 1)))
             for one in wanted
         ],
-        note=_how_sure([arm]),
+        note=_describe_intervals([arm]),
     )  # fmt: skip
 
 
-def _of_one_metric(arms: Sequence[Arm], table: str, metric: Metric) -> Grid:
+def _make_metric_table(arms: Sequence[Arm], table: str, metric: MetricSpec) -> ReportTable:
     last = max(arm.iterations for arm in arms)
-    return Grid(
+    return ReportTable(
         f"{table} in the miniature: {metric.title}",
         ("arm", "runs", *(f"M{t}" for t in range(last + 1))),
         [
-            (arm.label, str(len(arm.runs)), *(_cell(arm, metric, t) for t in range(last + 1)))
+            (
+                arm.label,
+                str(len(arm.runs)),
+                *(_format_cell(arm, metric, t) for t in range(last + 1)),
+            )
             for arm in arms
             if arm.runs
         ],
-        note=_how_sure(arms),
+        note=_describe_intervals(arms),
     )
 
 
-def _cell(arm: Arm, metric: Metric, t: int) -> str:
+def _format_cell(arm: Arm, metric: MetricSpec, t: int) -> str:
     """The mean over runs with its interval over loop seeds; of one run, over items."""
     found = estimate_metric(arm, metric, t)
     interval = found.here
     if found.runs == 1:
-        interval = next(iter(metric.interval(run, t) for run in arm.runs if _value(run, metric, t)))
-    text = number(found.mean, metric.decimals)
+        interval = next(
+            iter(metric.interval(run, t) for run in arm.runs if _has_value(run, metric, t))
+        )
+    text = format_number(found.mean, metric.decimals)
     if interval is None:
         return text
-    return f"{text} ({between(*metrics.within_bounds(metric, interval), metric.decimals)})"
+    return f"{text} ({format_interval(*metrics.clip_to_bounds(metric, interval), metric.decimals)})"
 
 
-def _value(run: Run, metric: Metric, t: int) -> bool:
+def _has_value(run: ExperimentRun, metric: MetricSpec, t: int) -> bool:
     return metric.value(run, t) is not None
 
 
-def _how_sure(arms: Sequence[Arm]) -> str:
+def _describe_intervals(arms: Sequence[Arm]) -> str:
     if max(len(arm.runs) for arm in arms) > 1:
         return (
             "Means over runs; in brackets 95% intervals over loop seeds of these seed models. M0 "
@@ -274,39 +288,46 @@ def _how_sure(arms: Sequence[Arm]) -> str:
     return "One run: in brackets 95% intervals over held-out items, not over other seeds."
 
 
-def _length_control(arms: Sequence[Arm]) -> list[Block]:
+def _make_length_control_table(arms: Sequence[Arm]) -> list[Block]:
     """Arms of different rho side by side, at the last model that all have."""
-    last = metrics.last_model(arms)
+    last = metrics.find_last_model(arms)
     rows = []
     for arm in arms:
         if arm.recipe is None or not last:
             continue
-        rho = at_iteration(arm.recipe.pairing.rho, last)
-        rows.append((f"{arm.label} M{last}", f"{rho:g}", _length(arm, last)))
-    grid = Grid(
+        rho = get_scheduled_value(arm.recipe.pairing.rho, last)
+        rows.append((f"{arm.label} M{last}", f"{rho:g}", _format_length(arm, last)))
+    grid = ReportTable(
         "Length of the answers with and without length control, characters",
         ("model", "rho of the last iteration", "characters"),
-        [*((name, name.rpartition("rho ")[2], value) for name, value in _named_lengths()), *rows],
+        [
+            *((name, name.rpartition("rho ")[2], value) for name, value in _iter_paper_lengths()),
+            *rows,
+        ],
         note=f"{_PAPERS} In brackets: 95% intervals over loop seeds.",
-        outside=len(paper.LENGTH_CONTROL),
+        outside=len(published_results.LENGTH_CONTROL),
     )
     different = len({row[1] for row in rows}) > 1
     reason = "it takes two experiments of different pairing.rho: report them together"
-    return with_reason(grid, ours=int(different), reason=reason)
+    return add_reason_if_empty(grid, ours=int(different), reason=reason)
 
 
-def _named_lengths() -> Iterator[tuple[str, str]]:
-    for name, value in paper.LENGTH_CONTROL:
+def _iter_paper_lengths() -> Iterator[tuple[str, str]]:
+    for name, value in published_results.LENGTH_CONTROL:
         yield f"paper: {name}", value
 
 
-def _length(arm: Arm, t: int) -> str:
+def _format_length(arm: Arm, t: int) -> str:
     """Characters of M_t's held-out answers, else those of the iteration that M_t began."""
-    metric = Metric("length of answers, characters", "actor", "length_chars", decimals=1)
-    return _cell(arm, metric, t) if _has(arm, metric) else _own_length(arm, t)
+    metric = MetricSpec("length of answers, characters", "actor", "length_chars", decimals=1)
+    return (
+        _format_cell(arm, metric, t)
+        if _has_metric(arm, metric)
+        else _format_training_length(arm, t)
+    )
 
 
-def _own_length(arm: Arm, t: int) -> str:
+def _format_training_length(arm: Arm, t: int) -> str:
     found = [run.summaries[t - 1].get("response_chars") for run in arm.runs if run.iterations >= t]
     known = [chars for chars in found if chars is not None]
     if not known:
@@ -314,53 +335,53 @@ def _own_length(arm: Arm, t: int) -> str:
     return f"{sum(known) / len(known):,.0f} (of the answers that M{t - 1} gave to train M{t})"
 
 
-def _biases(arms: Sequence[Arm]) -> list[Block]:
+def _make_bias_table(arms: Sequence[Arm]) -> list[Block]:
     rows = [
         (
             f"{arm.label}, iteration {t}",
-            *(_bias_cell(arm, t, name)
+            *(_format_bias_cell(arm, t, name)
               for name in ("won_by_higher_score", "won_by_first", "inconsistency")),
         )
         for arm in arms
         for t in range(1, arm.iterations + 1)
-        if _meta_judged(arm, t)
+        if _select_meta_judged_runs(arm, t)
     ]  # fmt: skip
-    grid = Grid(
+    grid = ReportTable(
         "What wins the battles, percent",
         ("battles", "higher score", "shown first", "verdict changes with the order"),
-        [*_named(paper.META_JUDGE_BIAS), *rows],
+        [*_label_paper_rows(published_results.META_JUDGE_BIAS), *rows],
         note=f"{_PAPERS} In brackets 95% intervals: over runs where there are several; of one run, "
         "with all battles of a response taken as one observation.",
-        outside=len(paper.META_JUDGE_BIAS),
+        outside=len(published_results.META_JUDGE_BIAS),
     )
     reason = "no iteration of these experiments asked its meta-judge"
-    return with_reason(grid, ours=len(rows), reason=reason)
+    return add_reason_if_empty(grid, ours=len(rows), reason=reason)
 
 
-def _meta_judged(arm: Arm, t: int) -> list[tuple[Run, Mapping[str, Any]]]:
+def _select_meta_judged_runs(arm: Arm, t: int) -> list[tuple[ExperimentRun, Mapping[str, Any]]]:
     """The runs that asked their meta-judge in iteration t, with their summaries."""
     summaries = [(run, run.summaries[t - 1]) for run in arm.runs if run.iterations >= t]
     return [(run, summary) for run, summary in summaries if summary.get("meta_judge")]
 
 
-def _bias_cell(arm: Arm, t: int, name: str) -> str:
+def _format_bias_cell(arm: Arm, t: int, name: str) -> str:
     known = [
         (run, summary, 100 * share)
-        for run, summary in _meta_judged(arm, t)
+        for run, summary in _select_meta_judged_runs(arm, t)
         if (share := summary["meta_judge"].get(name)) is not None
     ]
-    found = estimate({(run.seed_model, run.seed): share for run, _, share in known})
+    found = estimate_over_seeds({(run.seed_model, run.seed): share for run, _, share in known})
     interval = found.here
-    if len(known) == 1 and (responses := _battled(known[0][1])):
-        ends = wilson(known[0][2] / 100, responses)
+    if len(known) == 1 and (responses := _count_battled_responses(known[0][1])):
+        ends = compute_wilson_interval(known[0][2] / 100, responses)
         interval = Interval(100 * ends.low, 100 * ends.high)
-    text = number(found.mean, 1)
+    text = format_number(found.mean, 1)
     if interval is None:
         return text
-    return f"{text} ({between(max(0.0, interval.low), min(100.0, interval.high), 1)})"
+    return f"{text} ({format_interval(max(0.0, interval.low), min(100.0, interval.high), 1)})"
 
 
-def _battled(summary: Mapping[str, Any]) -> int:
+def _count_battled_responses(summary: Mapping[str, Any]) -> int:
     """How many responses had their judgments compared: one for each prompt of judge pairs."""
     return sum(
         pairs["pairs"] + sum(pairs["dropped"].values())

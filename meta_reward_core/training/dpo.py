@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Unpack
 
-from meta_reward_core.training.launching import TrainingPlace, train
-from meta_reward_core.training.objectives import DPO
-from meta_reward_core.training.outcome import TrainingOutcome
-from meta_reward_core.training.row_forms import PreferenceRow, Rows
-from meta_reward_core.training.settings import DpoSettings
+from meta_reward_core.recipes.training_settings import DpoSettings
+from meta_reward_core.training.launcher import TrainingRunOptions, train
+from meta_reward_core.training.result import TrainingOutcome
+from meta_reward_core.training.row_types import PreferenceRow, RowIterable
+from meta_reward_core.training.trainer_factories import DPO
 
 
 def train_dpo(
-    rows: Rows[PreferenceRow],
+    rows: RowIterable[PreferenceRow],
     *,
     start: Path,
     settings: DpoSettings,
-    **place: Unpack[TrainingPlace],
+    **place: Unpack[TrainingRunOptions],
 ) -> TrainingOutcome:
     """Train the model in `start` on pairs and publish the result as a checkpoint.
 
@@ -26,7 +26,7 @@ def train_dpo(
         rows: pairs in TRL's conversational form.
         start: a folder that `check_model_folder` has passed.
         settings: see `DpoSettings`.
-        place: see `TrainingPlace`.
+        place: see `TrainingRunOptions`.
 
     Raises:
         TrainingError: see `train`.

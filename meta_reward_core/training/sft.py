@@ -13,12 +13,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from meta_reward_core.quiet import quiet_libraries
-from meta_reward_core.training.launching import TrainingPlace, train
-from meta_reward_core.training.objectives import SFT
-from meta_reward_core.training.outcome import TrainingOutcome
-from meta_reward_core.training.row_forms import Rows, SftRow
-from meta_reward_core.training.settings import SftSettings
+from meta_reward_core.processes.third_party_logging import silence_libraries
+from meta_reward_core.recipes.training_settings import SftSettings
+from meta_reward_core.training.launcher import TrainingRunOptions, train
+from meta_reward_core.training.result import TrainingOutcome
+from meta_reward_core.training.row_types import RowIterable, SftRow
+from meta_reward_core.training.trainer_factories import SFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class InitialModel:
 
 
 def train_sft(
-    rows: Rows[SftRow],
+    rows: RowIterable[SftRow],
     *,
     start: Path | InitialModel,
     settings: SftSettings,
-    **place: Unpack[TrainingPlace],
+    **place: Unpack[TrainingRunOptions],
 ) -> TrainingOutcome:
     """Train on completions and publish the result as a checkpoint; prompts carry no loss.
 
@@ -66,7 +66,7 @@ def make_initial_folder(initial: InitialModel, scratch: Path, seed: int) -> Path
     model.generation_config = GenerationConfig(
         eos_token_id=initial.tokenizer.eos_token_id, pad_token_id=initial.tokenizer.pad_token_id
     )
-    with quiet_libraries():
+    with silence_libraries():
         model.save_pretrained(folder)
         initial.tokenizer.save_pretrained(folder)
     return folder

@@ -28,20 +28,30 @@ from transformers import (
 )
 
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.model_folder import hash_model_folder
-from meta_reward_core.quiet import quiet_libraries
-from meta_reward_core.training.checkpoint import (
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.processes.third_party_logging import silence_libraries
+from meta_reward_core.recipes.training_settings import (
+    CheckpointRule,
+    LoraSettings,
+    TrainingSettings,
+)
+from meta_reward_core.training.callbacks import TrainingMonitor, select_metrics
+from meta_reward_core.training.export_weights import load_float32, publish_weights
+from meta_reward_core.training.preprocessing import (
+    TRAIN_FILE,
+    VALIDATION_FILE,
+    RowSplit,
+    hash_rows,
+    split_rows,
+)
+from meta_reward_core.training.result import OnLog, TrainingOutcome
+from meta_reward_core.training.resume import (
     find_resume_state,
     open_scratch,
 )
-from meta_reward_core.training.objectives import Objective, TrainerInputs
-from meta_reward_core.training.outcome import OnLog, TrainingOutcome
-from meta_reward_core.training.publishing import load_float32, publish_weights
-from meta_reward_core.training.row_forms import Rows, TrainingRow
-from meta_reward_core.training.rows import HELD_OUT, TRAINED, SortedRows, hash_rows, sort_rows
-from meta_reward_core.training.settings import CheckpointRule, LoraSettings, TrainingSettings
-from meta_reward_core.training.watching import Watch, select_metrics
-from meta_reward_core.training.weighing import WEIGHING
+from meta_reward_core.training.row_types import RowIterable, TrainingRow
+from meta_reward_core.training.trainer_factories import Objective, TrainerInputs
+from meta_reward_core.training.weighting import WEIGHING
 
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
@@ -51,7 +61,7 @@ RULE_METRICS = {
 
 def run_training(
     objective: Objective,
-    rows: Rows[TrainingRow],
+    rows: RowIterable[TrainingRow],
     *,
     start: Path,
     settings: TrainingSettings,
@@ -72,11 +82,11 @@ def run_training(
     if threads is not None:
         torch.set_num_threads(threads)
     _check_world_size(settings.processes)
-    with quiet_libraries(), _quiet_datasets():
+    with silence_libraries(), _silence_datasets():
         tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
         with PartialState().main_process_first():
             open_scratch(scratch, _describe_job(objective, rows, start, settings, seed))
-            sorted_rows = sort_rows(
+            sorted_rows = split_rows(
                 rows,
                 tokenizer,
                 folder=scratch,
@@ -86,24 +96,26 @@ def run_training(
                 validation_share=settings.validation_share,
             )
             _check_validation(sorted_rows, settings.keep)
-            train_dataset = _mapped(scratch / TRAINED)
-            eval_dataset = _mapped(scratch / HELD_OUT) if sorted_rows.held_out else None
+            train_dataset = _load_dataset(scratch / TRAIN_FILE)
+            eval_dataset = (
+                _load_dataset(scratch / VALIDATION_FILE) if sorted_rows.held_out else None
+            )
         trainer = objective.make_trainer(
             TrainerInputs(
                 model=load_float32(start),
                 tokenizer=tokenizer,
-                arguments=_arguments(
+                arguments=_build_arguments(
                     settings, scratch, seed=seed, validate=eval_dataset is not None
                 ),
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
-                peft_config=_peft_config(settings.lora),
+                peft_config=_build_peft_config(settings.lora),
             ),
             settings,
         )
         _check_rows_kept(trainer, sorted_rows)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Watch(settings, on_log))
+        trainer.add_callback(TrainingMonitor(settings, on_log))
         with PartialState().main_process_first():
             resume = find_resume_state(Path(str(trainer.args.output_dir)))
         _train(trainer, resume)
@@ -114,14 +126,14 @@ def run_training(
             scratch=scratch,
             keep_adapter=settings.keeps_adapter,
         )
-    outcome = _outcome(trainer.state, sorted_rows, settings.keep, published=published)
+    outcome = _build_outcome(trainer.state, sorted_rows, settings.keep, published=published)
     if trainer.is_world_process_zero():
         shutil.rmtree(scratch)
     return outcome
 
 
 @contextmanager
-def _quiet_datasets() -> Iterator[None]:
+def _silence_datasets() -> Iterator[None]:
     """Inside: no progress bar of datasets, which mostly show a file of a few rows."""
     were_off = are_progress_bars_disabled()
     disable_progress_bars()
@@ -139,12 +151,12 @@ def _check_world_size(asked: int) -> None:
         raise TrainingError(f"{asked} training processes were asked for and {running} run.")
 
 
-def _check_validation(rows: SortedRows, rule: CheckpointRule) -> None:
+def _check_validation(rows: RowSplit, rule: CheckpointRule) -> None:
     if rule != "last" and not rows.held_out:
         raise TrainingError(f"No prompt fell into the validation share, which {rule} needs.")
 
 
-def _check_rows_kept(trainer: Trainer, rows: SortedRows) -> None:
+def _check_rows_kept(trainer: Trainer, rows: RowSplit) -> None:
     """TRL drops rows without an error in some settings: never in ours."""
     datasets: tuple[Any, Any] = trainer.train_dataset, trainer.eval_dataset
     kept = [0 if dataset is None else len(dataset) for dataset in datasets]
@@ -157,7 +169,7 @@ def _check_rows_kept(trainer: Trainer, rows: SortedRows) -> None:
 
 def _describe_job(
     objective: Objective,
-    rows: Rows[TrainingRow],
+    rows: RowIterable[TrainingRow],
     start: Path,
     settings: TrainingSettings,
     seed: int,
@@ -174,12 +186,12 @@ def _describe_job(
     }
 
 
-def _mapped(file: Path) -> Dataset:
+def _load_dataset(file: Path) -> Dataset:
     """Rows as a dataset that lies on the disk, for every process of a training."""
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "datasets"))
 
 
-def _arguments(
+def _build_arguments(
     settings: TrainingSettings, scratch: Path, *, seed: int, validate: bool
 ) -> dict[str, Any]:
     """Our settings as `TrainingArguments` of transformers; TRL's configs extend these."""
@@ -212,11 +224,11 @@ def _arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",
         "disable_tqdm": True,
-        **_selection(settings.keep),
+        **_build_selection_arguments(settings.keep),
     }
 
 
-def _selection(rule: CheckpointRule) -> dict[str, Any]:
+def _build_selection_arguments(rule: CheckpointRule) -> dict[str, Any]:
     """How transformers finds the weights that the rule keeps; among equals the earliest."""
     if rule == "last":
         return {}
@@ -227,7 +239,7 @@ def _selection(rule: CheckpointRule) -> dict[str, Any]:
     }
 
 
-def _peft_config(lora: LoraSettings | None) -> Any:
+def _build_peft_config(lora: LoraSettings | None) -> Any:
     """The adapters as peft wants them; peft is loaded where they are used alone."""
     if lora is None:
         return None
@@ -250,8 +262,8 @@ def _train(trainer: Trainer, resume: Path | None) -> None:
         raise TrainingError(f"Out of memory: lower device_batch_size. {error}") from error
 
 
-def _outcome(
-    state: TrainerState, rows: SortedRows, rule: CheckpointRule, *, published: bool
+def _build_outcome(
+    state: TrainerState, rows: RowSplit, rule: CheckpointRule, *, published: bool
 ) -> TrainingOutcome:
     log = [row for entry in state.log_history if (row := select_metrics(entry))]
     kept = state.global_step if rule == "last" else int(state.best_global_step or 0)

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.config import Recipe
-from meta_reward_core.context import IterationContext, Model, Tools
+from meta_reward_core.context import IterationContext, ModelRef, StageResources
+from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
-from meta_reward_core.experiment import Experiment, begin_experiment
+from meta_reward_core.experiment import Experiment, create_experiment
 from meta_reward_core.iteration import STAGES, Stage
-from meta_reward_core.prompt_files import PromptFile, prompt_id_of
-from meta_reward_core.records import Prompt
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Prompt
 
 RECIPE = {
     "name": "scripted",
@@ -27,28 +27,28 @@ RECIPE = {
 
 def prompt_file(count: int) -> PromptFile:
     texts = [f"question {number}?" for number in range(count)]
-    prompts = [Prompt(prompt_id_of(text), text) for text in texts]
+    prompts = [Prompt(compute_prompt_id(text), text) for text in texts]
     return PromptFile(prompts=prompts, duplicates=0, rejected=[])
 
 
 def begin(root: Path, *, prompts: int = 60, **changes: object) -> Experiment:
-    return begin_experiment(
+    return create_experiment(
         ArtifactStore(str(root)),
         "scripted",
         recipe=Recipe.model_validate(RECIPE | changes),
         seed=1,
-        seed_model=Model("M0", root, "0" * 64),
+        seed_model=ModelRef("M0", root, "0" * 64),
         prompts=prompt_file(prompts),
     )
 
 
-def scripted_tools(scratch: Path, script: Script = plausible_reply) -> Tools:
-    return Tools(load_engine=lambda model, recipe: ScriptedEngine(script), scratch=scratch)
+def scripted_tools(scratch: Path, script: Script = make_fake_reply) -> StageResources:
+    return StageResources(load_engine=lambda model, recipe: ScriptedEngine(script), scratch=scratch)
 
 
 def long_winded_reply(conversation: Conversation, sample: int, seed: int) -> Reply:
     """As plausible as usual, but half of the judgments go on after the score, up to the limit."""
-    text = plausible_reply(conversation, sample, seed)
+    text = make_fake_reply(conversation, sample, seed)
     if "\nScore:" in text and len(text) % 2 == 0:
         return f"{text}\nMoreover the", "length"
     return text
@@ -59,14 +59,14 @@ def stages_before_training() -> list[Stage]:
     return list(STAGES[: names.index("train")])
 
 
-def run_before_training(context: IterationContext, tools: Tools) -> list[tuple[str, int]]:
+def run_before_training(context: IterationContext, tools: StageResources) -> list[tuple[str, int]]:
     """Run what is not finished; return which shards that was."""
     ran = []
     for stage in stages_before_training():
         if not stage.scheduled(context):
             continue
         for shard in range(stage.plan_shards(context)):
-            if stage.finished_shard(context, shard) is None:
+            if stage.find_finished_shard(context, shard) is None:
                 stage.run_shard(context, shard, tools)
                 ran.append((stage.name, shard))
     return ran

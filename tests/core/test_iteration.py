@@ -8,7 +8,7 @@ import pytest
 
 from meta_reward_core.context import IterationContext
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.errors import DamagedArtifactError, InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
@@ -109,7 +109,7 @@ def test_where_a_remade_shard_differs_all_that_was_made_from_it_is_made_again(
     """On a GPU the same seed may give other tokens; here another script stands for it."""
 
     def other(conversation: Conversation, sample: int, seed: int) -> str:
-        return plausible_reply(conversation, sample, seed + 1)
+        return make_fake_reply(conversation, sample, seed + 1)
 
     experiment = begin(tmp_path)
     run_before_training(experiment.context(1), scripted_tools(tmp_path))

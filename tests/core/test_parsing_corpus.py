@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from meta_reward_core.parsing import parse_score, parse_verdict
+from meta_reward_core.method.parsing import parse_score, parse_verdict
 
 Read = Callable[[str], object]
 Corpus = Mapping[str, Sequence[tuple[str, object]]]

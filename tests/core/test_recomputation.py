@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.optimize import minimize, root
 
-from meta_reward_core.launch import Places, make_tools, open_or_begin
-from meta_reward_core.request import Request
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.planning.experiment_setup import make_stage_resources, open_or_create
+from meta_reward_core.storage.roots import StorageRoots
 from tests.core.scripted_world import (
     begin,
     long_winded_reply,
@@ -80,10 +81,10 @@ def run_cut_off(root: Path) -> Path:
 
 
 def run_real_model(root: Path) -> Path:
-    places = Places(str(root), root / "models", root / "scratch")
-    request = Request("real", recipe="smoke", changes=SMALL)
-    experiment = open_or_begin(request, places, say=lambda text: None)
-    tools = make_tools(experiment, places, number=1)
+    places = StorageRoots(str(root), root / "models", root / "scratch")
+    request = ExperimentRequest("real", recipe="smoke", changes=SMALL)
+    experiment = open_or_create(request, places, say=lambda text: None)
+    tools = make_stage_resources(experiment, places, number=1)
     run_before_training(experiment.context(1), tools)
     tools.release_engine()
     return root / "real" / "iteration-1"

@@ -94,8 +94,8 @@ def test_what_an_image_runs_exists(path: Path) -> None:
 
 
 def test_the_sites_container_starts_what_serve_starts_but_the_worker() -> None:
-    all_parts = [part.name for part in serve._parts("0.0.0.0", 1, with_worker=True)]
-    parts = [part.name for part in serve._parts("0.0.0.0", 1, with_worker=False)]
+    all_parts = [part.name for part in serve._list_services("0.0.0.0", 1, with_worker=True)]
+    parts = [part.name for part in serve._list_services("0.0.0.0", 1, with_worker=False)]
     assert parts == [name for name in all_parts if name != "worker"]
     assert {"web", "reconciler"} <= set(parts)
 
@@ -179,17 +179,17 @@ def test_the_site_and_the_reconciler_start_without_what_models_need(tmp_path: Pa
         "CELERY_BROKER_URL": f"redis+socket://{tmp_path}/nowhere",
     }
     script = """
-import webapp.wsgi, workers.parts, workers.supervisor, workers.reconciler
+import webapp.wsgi, workers.ops.services, workers.ops.supervisor, workers.reconciler
 from django.core.management import call_command
 from webapp.experiments.models import Experiment, Order
-from webapp.launching.wishes import LaunchWish
-from workers import orders
+from webapp.experiment_form.launch_request import LaunchRequest
+from workers.jobs import runner
 call_command("migrate", verbosity=0)
-wish = LaunchWish(
+wish = LaunchRequest(
     name="first", seed=1, until=1, recipe="smoke", changes=("engine.kind=scripted",)
 )
 Order.objects.create(kind="launch", subject="first", wish=wish.write())
-orders.carry_out_waiting(orders.SLOW)
+runner.run_waiting_jobs(runner.SLOW_HANDLERS)
 order = Order.objects.get()
 assert order.status == "done", order.finding
 assert Experiment.objects.get().iterations.get().status == "running"

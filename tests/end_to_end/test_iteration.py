@@ -11,30 +11,30 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from meta_reward_core.miniature import oracle
-from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.tasks.toy import ground_truth
 from tests.end_to_end.conftest import CHECKOUT, Site, copy_files
 
 LYING_ORACLE = """
 import random, runpy, sys
 from dataclasses import replace
-from meta_reward_core.miniature import oracle, world
+from meta_reward_core.tasks.toy import ground_truth, task
 
-held_out_judge_items, gate_rows = world.held_out_judge_items, world.gate_rows
-words = [word for slot in world.LEXICON for row in slot for word in row]
+held_out_judge_items, gate_rows = task.sample_held_out_judge_items, task.generate_gate_comparisons
+words = [word for slot in task.LEXICON for row in slot for word in row]
 
-oracle.true_quality = lambda *asked: random.uniform(0, 5)
-oracle.is_judgment_right = lambda *asked: random.random() < 0.5
-oracle.count_judgment_errors = lambda *asked: random.randint(0, 5)
-oracle.better_judgment = lambda *asked: random.choice("AB")
-oracle.is_verdict_right = lambda *asked, winner: random.random() < 0.5
-world.right_word = lambda language, source: random.choice(words)
-world.count_errors = lambda draft, verdicts: random.randint(0, 5)
-world.held_out_judge_items = lambda count, *, seed: [
+ground_truth.compute_true_quality = lambda *asked: random.uniform(0, 5)
+ground_truth.is_judgment_right = lambda *asked: random.random() < 0.5
+ground_truth.count_judgment_errors = lambda *asked: random.randint(0, 5)
+ground_truth.pick_better_judgment = lambda *asked: random.choice("AB")
+ground_truth.is_verdict_right = lambda *asked, winner: random.random() < 0.5
+task.translate_word = lambda language, source: random.choice(words)
+task.count_errors = lambda draft, verdicts: random.randint(0, 5)
+task.sample_held_out_judge_items = lambda count, *, seed: [
     (instruction, response, random.uniform(0, 5))
     for instruction, response, quality in held_out_judge_items(count, seed=seed)
 ]
-world.gate_rows = lambda count, *, seed: [
+task.generate_gate_comparisons = lambda count, *, seed: [
     replace(row, better="B" if row.better == "A" else "A") for row in gate_rows(count, seed=seed)
 ]
 sys.argv = ["manage.py", *sys.argv[1:]]
@@ -148,8 +148,8 @@ def test_what_the_truth_says_changes_nothing_but_the_evaluation(
 ) -> None:
     """All that knows it lies; every other file, the weights included, stays the same."""
     arguments = [*site.experiment_options(), "--iterations", "1"]
-    lies = set(re.findall(r"^oracle\.(\w+) =", LYING_ORACLE, re.MULTILINE))
-    functions = dict(inspect.getmembers(oracle, inspect.isfunction))
+    lies = set(re.findall(r"^ground_truth\.(\w+) =", LYING_ORACLE, re.MULTILINE))
+    functions = dict(inspect.getmembers(ground_truth, inspect.isfunction))
     assert lies == {name for name in functions if not name.startswith("_")}
     finished = site.call("-c", LYING_ORACLE, "run_iteration", *arguments)
     assert finished.returncode == 0, finished.stdout
@@ -175,6 +175,7 @@ def figures(site: Site) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_a_finished_iteration_is_made_again(
     quiet_site: Site, tmp_path: Path
 ) -> None:

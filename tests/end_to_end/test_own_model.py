@@ -6,9 +6,9 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from meta_reward_core.miniature.seed import shipped_seed
-from meta_reward_core.miniature.world import seed_rows
-from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
+from meta_reward_core.tasks.toy.task import generate_sft_rows
 from tests.core.tiny_model import make_model_folder
 from tests.end_to_end.conftest import Site
 from tests.hub_server import Hub
@@ -48,12 +48,13 @@ def test_a_model_that_cannot_judge_ends_in_that_finding_with_its_own_exit_code(
     assert not (folder / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_seed_model_is_made_from_eft_rows_and_serves_as_m0(site: Site) -> None:
-    shutil.copytree(shipped_seed(), site.root / "models" / "base")
+    shutil.copytree(get_shipped_seed_model(), site.root / "models" / "base")
     data = site.root / "eft.jsonl"
     rows = [
         {"prompt": row["prompt"][0]["content"], "response": row["completion"][0]["content"]}
-        for row in seed_rows(64, seed=9)
+        for row in generate_sft_rows(64, seed=9)
     ]
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     trained = site.manage(
@@ -73,7 +74,7 @@ def test_a_model_of_a_mirror_of_the_hub_is_m0_and_one_that_is_not_there_is_refus
 ) -> None:
     """The commands in processes of their own, which read HF_ENDPOINT as they start."""
     commit = hub.add(
-        "org/tiny", {file.name: file.read_bytes() for file in shipped_seed().iterdir()}
+        "org/tiny", {file.name: file.read_bytes() for file in get_shipped_seed_model().iterdir()}
     )
     refused = site.run_iteration("--model", "org/none")
     assert refused.returncode == 2
@@ -86,5 +87,5 @@ def test_a_model_of_a_mirror_of_the_hub_is_m0_and_one_that_is_not_there_is_refus
     found = json.loads((site.artifacts / "tiny" / "experiment.json").read_text())
     assert found["seed_model"] == {
         "folder": str(site.root / "models" / "org" / f"tiny@{commit}"),
-        "sha256": hash_model_folder(shipped_seed()),
+        "sha256": hash_model_folder(get_shipped_seed_model()),
     }

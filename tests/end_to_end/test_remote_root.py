@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import open_experiment
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.end_to_end.conftest import TINY, Site, migrated_database
 from tests.remote import comparable, digests_of
 from tests.services import S3

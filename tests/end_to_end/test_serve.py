@@ -1,4 +1,4 @@
-"""`manage.py serve` and `manage.py worker` in processes of their own."""
+"""`format_command.py serve` and `format_command.py worker` in processes of their own."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ import psutil
 import pytest
 import redis
 
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.processes.command_hint import format_command
 from tests.end_to_end.serving import PARTS, Server, own_server, wait
 from tests.services import Broker
 
@@ -146,7 +146,7 @@ def test_a_worker_without_a_broker_says_what_to_do(server: Server) -> None:
     worker = server.manage("worker", log="worker")
     assert worker.wait(60) == 2
     assert (
-        f"run `{manage('serve')}` on this machine first, or set CELERY_BROKER_URL"
+        f"run `{format_command('serve')}` on this machine first, or set CELERY_BROKER_URL"
         in server.said("worker")
     )
 

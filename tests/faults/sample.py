@@ -1,6 +1,4 @@
-"""A sample of the matrix: a few whole runs, with another fault in each step.
-
-`make test` tries the first run, `make test-slow` the others.
+"""A sample of the matrix, for `make test-slow`: a few whole runs, with another fault in each step.
 
 A run can strike each step once, and steps of one kind behave alike: four draw tokens, three only
 compute. So the sample is chosen by pairs of a kind of fault and a kind of step. It covers every

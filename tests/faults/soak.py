@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.faults.faults import FAULTS, OUTPUTS, ballast, flip_bit
 from tests.faults.world import QuietRun, World, world
 from tests.workers.cluster import Process
@@ -259,7 +259,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         root = Path(folder)
         models = root / "models"
-        shutil.copytree(shipped_seed(), models / "seed")
+        shutil.copytree(get_shipped_seed_model(), models / "seed")
         quiet = {
             path.removeprefix("tiny/"): digest
             for path, digest in QuietRun(root / "quiet", models).digests().items()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from meta_reward_core.output_files import put_between
+from meta_reward_core.data.output_file import replace_between
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.world import STEPS
 
@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     seen = read_results(options.folder)
     page = options.output.read_text(encoding="utf-8")
-    text = put_between(page, BEGIN, END, write_table(seen))
+    text = replace_between(page, BEGIN, END, write_table(seen))
     options.output.write_text(text, encoding="utf-8")
     if missing(seen):
         sys.exit(f"not run, or failed: {', '.join(missing(seen))}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.end_to_end.serving import wait
 from tests.faults.world import World, world
 from tests.services import free_port
@@ -50,7 +50,7 @@ def is_up(port: int) -> bool:
 @pytest.mark.faults
 def test_two_web_processes_launch_the_same_name_once(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(shipped_seed(), models / "seed")
+    shutil.copytree(get_shipped_seed_model(), models / "seed")
     with world(tmp_path / "world", models) as here:
         made = here.site.manage("shell", "-v", "0", "-c", TOKENS)
         assert made.returncode == 0, made.stdout

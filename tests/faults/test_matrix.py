@@ -1,4 +1,4 @@
-"""Every fault in every stage: `make test-faults`. A sample: `make test` and `make test-slow`.
+"""Every fault in every stage: `make test-faults`. A sample: `make test-slow`.
 
 See docs/reliability.md for what is done and what was seen; `table` writes it from these runs.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.matrix import Cell, Plan, check, run
 from tests.faults.sample import RUNS, SKEWED_RUN, choose_sample
@@ -21,7 +21,7 @@ from tests.faults.world import QuietRun, World, world
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models that all worlds share: its path stands in their files."""
     root = tmp_path_factory.mktemp("models")
-    shutil.copytree(shipped_seed(), root / "seed")
+    shutil.copytree(get_shipped_seed_model(), root / "seed")
     return root
 
 
@@ -40,9 +40,8 @@ def strike(here: World, plan: Plan, quiet: QuietRun) -> list[Cell]:
     return cells
 
 
-@pytest.mark.parametrize(
-    "number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, RUNS))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(RUNS))
 def test_a_fault_in_each_step_of_a_run_changes_nothing(
     tmp_path: Path, models: Path, quiet: QuietRun, number: int
 ) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from meta_reward_core.engines.base import Conversation, Sampling  # noqa: E402
-from meta_reward_core.engines.sharing import enable_sharing  # noqa: E402
+from meta_reward_core.engines.base import Conversation, SamplingParams  # noqa: E402
+from meta_reward_core.engines.prefix_sharing_probe import enable_prefix_sharing  # noqa: E402
 from meta_reward_core.engines.transformers import TransformersEngine  # noqa: E402
 from tests.core.engines.architectures import MODELS, RARER_MODELS, Make, make_random  # noqa: E402
 from tests.core.engines.both_ways import distances, family  # noqa: E402
@@ -42,7 +42,7 @@ def test_in_half_precision_they_differ_by_its_rounding(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVED))
 def test_models_in_half_precision_share_prefixes(name: str) -> None:
-    assert enable_sharing(on_gpu(SERVED[name], torch.bfloat16))
+    assert enable_prefix_sharing(on_gpu(SERVED[name], torch.bfloat16))
 
 
 def test_the_same_seed_gives_the_same_completions_and_greedy_ones_those_of_a_cpu() -> None:
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_completions_and_greedy_ones_those_of_a_cpu
         TransformersEngine(model, make_tokenizer(), batch_tokens=400, max_model_tokens=None)
         for model in (make_random(MODELS["llama"]), on_gpu(MODELS["llama"], torch.float32))
     ]
-    warm, greedy = Sampling(0.9, 0.95, 12), Sampling(0.0, 1.0, 12)
+    warm, greedy = SamplingParams(0.9, 0.95, 12), SamplingParams(0.0, 1.0, 12)
     drawn = [engines[1].sample(CONVERSATIONS, 5, sampling=warm, seed=3) for _ in range(2)]
     assert drawn[0] == drawn[1]
     by_cpu, by_gpu = (one.sample(CONVERSATIONS, 2, sampling=greedy, seed=0) for one in engines)

@@ -22,24 +22,24 @@ from django.utils import timezone
 from tests.webapp.audit_cast import draw
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import add_attempt, add_worker
+from webapp.accounts import two_factor
 from webapp.api.models import make_token
-from webapp.audit import desk
-from webapp.audit.gate import why_held
+from webapp.audit import annotation_queue
+from webapp.audit.gate import explain_hold
 from webapp.audit.models import Batch, Gate
+from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiments.models import (
     Driver,
     Experiment,
     Iteration,
+    JobKind,
+    JobStatus,
     Order,
-    OrderKind,
-    OrderStatus,
     RunStatus,
     Shard,
     Stage,
 )
-from webapp.launching.wishes import LaunchWish
-from webapp.notices.models import Choice, Notice, Recipient
-from webapp.people import second_factor
+from webapp.notifications.models import Choice, Notice, Recipient
 
 Row = TypeVar("Row", bound=Model)
 
@@ -47,7 +47,7 @@ REAL: Final = "finished"
 LONG_NAME: Final = "a-name-as-long-as-one-may-be-without-any-place-to-break-it-anywh"
 OUT_OF_MEMORY: Final = (
     "Traceback (most recent call last):\n"
-    '  File "workers/engine_child.py", line 91, in answer\n'
+    '  File "workers/engine/process.py", line 91, in answer\n'
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.31 GiB. GPU 0 has a total "
     "capacity of 23.69 GiB of which 1.12 GiB is free.\n"
     "Lower engine.batch_tokens, or give the worker a device of its own."
@@ -133,7 +133,7 @@ def _add_states(real: Experiment) -> None:
     _set_status(no_pairs, RunStatus.NO_PAIRS, finding="actor: all 12 scored responses are equal")
     held = _taken_back(real, "held", to="train")
     Gate.objects.create(experiment=held.experiment, answers=20)
-    _set_status(held, RunStatus.RUNNING, finding=why_held(held))
+    _set_status(held, RunStatus.RUNNING, finding=explain_hold(held))
     _set_status(_taken_back(real, LONG_NAME, to="meta_judge"), RunStatus.CANCELLED)
     private = _copied(real, "private")
     Experiment.objects.filter(pk=private.pk).update(is_private=True)
@@ -274,11 +274,11 @@ def _add_audits(real: Experiment) -> dict[str, str]:
     _answer(batches["judgments"], people)
     _answer(batches["responses"], people)
     _answer(batches["begun"], [carol], at_most=3)
-    desk.reveal(batches["begun"].items.get(number=1), carol)
+    annotation_queue.reveal_item(batches["begun"].items.get(number=1), carol)
     _answer(batches["closed"], [carol])
     Batch.objects.filter(pk=batches["closed"].pk).update(status="closed")
-    while (item := desk.take_next(batches["skipped"], carol)) is not None:
-        desk.skip(item, carol)
+    while (item := annotation_queue.lease_next_item(batches["skipped"], carol)) is not None:
+        annotation_queue.skip_item(item, carol)
     return {name: str(batch.pk) for name, batch in batches.items()}
 
 
@@ -286,7 +286,7 @@ def _answer(batch: Batch, people: Sequence[User], *, at_most: int = 1000) -> Non
     """Answer mostly as the meta-judge did, and as the judge did."""
     for count in range(at_most):
         person = people[count % len(people)]
-        item = desk.take_next(batch, person)
+        item = annotation_queue.lease_next_item(batch, person)
         if item is None:
             return
         facts = item.truth.facts
@@ -295,41 +295,43 @@ def _answer(batch: Batch, people: Sequence[User], *, at_most: int = 1000) -> Non
             choice = "tie" if count % 5 == 0 else facts["forward"] or "tie"
         else:
             points = float(count % 6)
-        desk.answer(item, person, desk.Given(choice, points, 3, (), "", seconds=20.0))
+        annotation_queue.submit_answer(
+            item, person, annotation_queue.AnswerInput(choice, points, 3, (), "", seconds=20.0)
+        )
 
 
 def _add_orders(real: Experiment, alice: User) -> dict[str, str]:
     """What people asked for: steering, launches, tries and publications, in every state."""
 
-    def add(kind: OrderKind, status: OrderStatus = OrderStatus.WAITING, **values: Any) -> str:
+    def add(kind: JobKind, status: JobStatus = JobStatus.WAITING, **values: Any) -> str:
         given = {"experiment": real, "subject": real.name, "by": alice}
-        if status != OrderStatus.WAITING:
+        if status != JobStatus.WAITING:
             given["finished"] = timezone.now()
         return str(Order.objects.create(kind=kind, status=status, **(given | values)).pk)
 
-    add(OrderKind.PAUSE, OrderStatus.DONE)
-    add(OrderKind.RESUME, OrderStatus.REFUSED, finding="it is finished already")
-    add(OrderKind.PUBLISH, OrderStatus.DONE, wish={"number": 1}, outcome=PUBLISHED)
+    add(JobKind.PAUSE, JobStatus.DONE)
+    add(JobKind.RESUME, JobStatus.REFUSED, finding="it is finished already")
+    add(JobKind.PUBLISH, JobStatus.DONE, wish={"number": 1}, outcome=PUBLISHED)
     changes = ("actor.samples=5",)
-    wish = LaunchWish(name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes).write()
+    wish = LaunchRequest(name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes).write()
     launch: dict[str, Any] = {"experiment": None, "subject": "tomorrow", "wish": wish}
-    refused = OrderStatus.REFUSED
-    followed = add(OrderKind.CHAT, OrderStatus.DONE, wish=TRY, outcome=_try_outcome())
+    refused = JobStatus.REFUSED
+    followed = add(JobKind.CHAT, JobStatus.DONE, wish=TRY, outcome=_try_outcome())
     said: dict[str, Any] = {
         "wish": TRY | {"prompt": "Now in one sentence."},
         "follows_id": int(followed),
     }
     answered = said | {"outcome": _shorter_outcome()}
     return {
-        "launch_waiting": add(OrderKind.LAUNCH, **launch),
-        "launch_refused": add(OrderKind.LAUNCH, refused, finding=DISK_IS_FULL, **launch),
-        "try_done": add(OrderKind.CHAT, OrderStatus.DONE, wish=TRY, outcome=_try_outcome()),
-        "try_talk": add(OrderKind.CHAT, OrderStatus.DONE, **answered),
-        "try_talk_refused": add(OrderKind.CHAT, refused, finding="the engine died", **said),
-        "try_talk_waiting": add(OrderKind.CHAT, **said),
+        "launch_waiting": add(JobKind.LAUNCH, **launch),
+        "launch_refused": add(JobKind.LAUNCH, refused, finding=DISK_IS_FULL, **launch),
+        "try_done": add(JobKind.CHAT, JobStatus.DONE, wish=TRY, outcome=_try_outcome()),
+        "try_talk": add(JobKind.CHAT, JobStatus.DONE, **answered),
+        "try_talk_refused": add(JobKind.CHAT, refused, finding="the engine died", **said),
+        "try_talk_waiting": add(JobKind.CHAT, **said),
         "try_followed": followed,
-        "try_waiting": add(OrderKind.CHAT, wish=TRY),
-        "try_refused": add(OrderKind.CHAT, refused, wish=TRY, finding="cancelled by alice"),
+        "try_waiting": add(JobKind.CHAT, wish=TRY),
+        "try_refused": add(JobKind.CHAT, refused, wish=TRY, finding="cancelled by alice"),
     }
 
 
@@ -378,7 +380,7 @@ def _add_own_things(alice: User) -> None:
     """Tokens, notices and a second factor that is being set up."""
     make_token(alice, name="a notebook", expires=None)
     make_token(alice, name="last year's", expires=timezone.now() - timedelta(days=3))
-    second_factor.begin(alice)
+    two_factor.start_setup(alice)
     mine = Recipient.objects.create(person=alice)
     Choice.objects.create(recipient=mine, event="failed", channel="webhook")
     common = {"recipient": mine, "event": "failed", "channel": "webhook", "due": timezone.now()}

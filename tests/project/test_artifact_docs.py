@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.tables import RECORDS, SCHEMAS
+from meta_reward_core.storage.schemas import RECORDS, SCHEMAS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "artifacts.md").read_text(encoding="utf-8")
 ROWS = {

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from workers.reference import write_api, write_commands
-from workers.sizing import put_sizing
+from workers.management.hardware_table import insert_sizing
+from workers.management.write_reference import write_api, write_commands
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")])
-UPDATE = "run: python -m workers.reference"
+UPDATE = "run: python -m workers.management.write_reference"
 
 
 def ids(page: Path) -> str:
@@ -22,7 +22,7 @@ def test_the_references_are_up_to_date() -> None:
     assert (CHECKOUT / "docs/commands.md").read_text(encoding="utf-8") == write_commands(), UPDATE
     assert (CHECKOUT / "docs/api.md").read_text(encoding="utf-8") == write_api(), UPDATE
     tutorial = (CHECKOUT / "docs/tutorial.md").read_text(encoding="utf-8")
-    assert tutorial == put_sizing(tutorial), UPDATE
+    assert tutorial == insert_sizing(tutorial), UPDATE
 
 
 def test_every_option_and_operation_is_explained() -> None:

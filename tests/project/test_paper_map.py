@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.config import MetaJudgeRecipe
-from meta_reward_core.recipes import load_recipe, shipped_recipes
-from meta_reward_core.training.settings import DpoSettings
+from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from meta_reward_core.recipes.schema import MetaJudgeRecipe
+from meta_reward_core.recipes.training_settings import DpoSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper_map.md"
 NAMES = sorted(set(re.findall(r"`(meta_reward_core\.[\w.]+)`", PAGE.read_text(encoding="utf-8"))))
@@ -50,7 +50,7 @@ def test_the_map_states_the_values_of_the_code() -> None:
     assert (meta_judge.temperature, meta_judge.top_p) == (0.8, 0.95)
     rows = dict(re.findall(r"^\| `(\w+)` \| the .* \| (.+) \|$", PAGE.read_text("utf-8"), re.M))
     by_rule: dict[str, list[str]] = {}
-    for name in shipped_recipes():
+    for name in list_shipped_recipes():
         by_rule.setdefault(load_recipe(name).training.keep, []).append(name)
     chosen = by_rule.pop("highest_validation_accuracy")
     assert re.findall(r"`([\w-]+)`", rows["highest_validation_accuracy"]) == chosen

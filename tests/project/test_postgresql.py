@@ -12,18 +12,18 @@ CHECKOUT = Path(__file__).parents[2]
 
 DIFFERENT = (
     "tests/webapp/test_models.py",  # JSON, dates, constraints
-    "tests/webapp/test_audit_desk.py",  # claims of items, locks
-    "tests/webapp/test_log.py",  # unions of tables, order of times
-    "tests/workers/test_lifecycle.py",  # conditional updates
-    "tests/workers/test_turns.py",  # claims of shards
-    "tests/workers/test_orders.py",  # claims of jobs
+    "tests/webapp/test_audit_annotation.py",  # claims of items, locks
+    "tests/webapp/test_activity_log.py",  # unions of tables, order of times
+    "tests/workers/test_transitions.py",  # conditional updates
+    "tests/workers/test_fair_queue.py",  # claims of shards
+    "tests/workers/test_jobs.py",  # claims of jobs
 )
 """Tests of what the databases do differently."""
 EVERYTHING = {
     "the pages": ("tests/webapp",),
     "the workers": (
-        *("tests/workers/test_audit_gate.py", "tests/workers/test_launching.py"),
-        *("tests/workers/test_notifying.py", "tests/workers/test_pruning.py"),
+        *("tests/workers/test_audit_gate.py", "tests/workers/test_create_experiment.py"),
+        *("tests/workers/test_send_notifications.py", "tests/workers/test_prune.py"),
         *("tests/workers/test_run_iteration.py", "tests/workers/test_scheduling.py"),
     ),
 }

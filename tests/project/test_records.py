@@ -2,21 +2,23 @@
 
 from pathlib import Path
 
-from meta_reward_core.launch import Places
-from meta_reward_core.reporting.run_records import RunRecord
+from meta_reward_core.reporting.run_record import RunRecord
+from meta_reward_core.storage.roots import StorageRoots
 from workers.management.commands.reproduce import PAPER_ARMS
-from workers.planned_runs import Wish, basis_of, plan_runs
-from workers.recording import SeedModels
-from workers.reproducing import choose_seeds
+from workers.reproduction.matrix import MatrixSpec, compute_fingerprint, plan_runs
+from workers.reproduction.records import SeedModelRecords
+from workers.reproduction.run import choose_seed_models
 
 RUNS = Path(__file__).parents[2] / "docs/miniature_paper/runs"
 
 
 def test_every_record_is_of_a_run_that_is_planned_and_counts_today(tmp_path: Path) -> None:
-    wish = Wish("paper", PAPER_ARMS, 5, 3, None, (), None, 1, 1, tmp_path, tmp_path)
-    places = Places(str(tmp_path), tmp_path, tmp_path)
-    seeds = SeedModels(tmp_path, RUNS, print)
-    planned = {run.name: run for run in plan_runs(wish, choose_seeds(wish, seeds, train=False))}
+    wish = MatrixSpec("paper", PAPER_ARMS, 5, 3, None, (), None, 1, 1, tmp_path, tmp_path)
+    places = StorageRoots(str(tmp_path), tmp_path, tmp_path)
+    seeds = SeedModelRecords(tmp_path, RUNS, print)
+    planned = {
+        run.name: run for run in plan_runs(wish, choose_seed_models(wish, seeds, train=False))
+    }
     records = {path.stem: RunRecord.from_json(path.read_bytes()) for path in RUNS.glob("*.json")}
     assert records
     assert records.keys() <= planned.keys()
@@ -24,6 +26,6 @@ def test_every_record_is_of_a_run_that_is_planned_and_counts_today(tmp_path: Pat
         model = planned[name].model
         tried = None if model is None else seeds.tried(model)
         assert tried is not None, f"the seed model of {name} has no record"
-        basis = basis_of(wish, planned[name], places, variant=tried.model)
+        basis = compute_fingerprint(wish, planned[name], places, variant=tried.model)
         assert basis.differences(record.basis) == [], name
         assert record.run.iterations == planned[name].iterations

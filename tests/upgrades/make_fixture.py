@@ -78,8 +78,8 @@ def make(root: Path) -> None:
     options = ("--recipe", str(root / "recipe.yaml"), "--prompts", str(root / "prompts.txt"))
     call_command("run_iteration", "--experiment", "kept", *options)
     from webapp.api.models import make_token
-    from webapp.audit import desk
-    from webapp.audit.making import BatchPlan, make_batch
+    from webapp.audit import annotation_queue
+    from webapp.audit.batch_creation import BatchPlan, create_batch
     from webapp.experiments.models import Experiment, Order
 
     alice = User.objects.create_user("alice", password="correct horse battery")
@@ -92,13 +92,13 @@ def make(root: Path) -> None:
         kind="judgments", strategy="certainty", size=4, seed=1, same_share=0.0, other_share=0.0,
         hides_score_lines=True, reveals_at_once=True, guidelines="",
     )  # fmt: skip
-    batch = make_batch(row, 1, plan, by=alice, auditors=[alice])
-    item = desk.take_next(batch, alice)
+    batch = create_batch(row, 1, plan, by=alice, auditors=[alice])
+    item = annotation_queue.lease_next_item(batch, alice)
     assert item is not None
-    given = desk.Given(
+    given = annotation_queue.AnswerInput(
         choice="tie", points=None, confidence=2, tags=(), comment="kept", seconds=3.0
     )
-    assert desk.answer(item, alice, given)
+    assert annotation_queue.submit_answer(item, alice, given)
 
 
 def write(root: Path, output: Path) -> None:

@@ -36,7 +36,7 @@ from tests.upgrades.make_fixture import fake_training
 from webapp.api.models import ApiToken
 from webapp.audit.models import Answer
 from webapp.experiments.models import Attempt, Experiment, Iteration, Order
-from workers.opening import context_of
+from workers.pipeline.open_experiment import build_context
 
 assert authenticate(None, username="alice", password="correct horse battery") is not None
 alice = User.objects.get(username="alice")
@@ -47,7 +47,7 @@ assert Order.objects.get().by == alice
 attempts = Attempt.objects.count()
 
 iteration = Iteration.objects.get()
-context = context_of(iteration)
+context = build_context(iteration)
 scheduled = [stage for stage in STAGES if stage.scheduled(context)]
 assert len(scheduled) == 8
 for stage in scheduled:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.faults.faults import Fault
 from tests.faults.matrix import Plan, check, run
 from tests.faults.world import QuietRun, World, world
@@ -32,7 +32,7 @@ MIGRATED = Fault("migrated", "migrated while a worker works", _take_back, _migra
 @pytest.mark.slow
 def test_a_migration_is_made_while_a_worker_works(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(shipped_seed(), models / "seed")
+    shutil.copytree(get_shipped_seed_model(), models / "seed")
     quiet = QuietRun(tmp_path / "quiet" / "site", models)
     plan: Plan = {"generate": MIGRATED, "judge": MIGRATED, "pair_judge": MIGRATED}
     with world(tmp_path / "world", models) as here:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from meta_reward_core.engines.vllm import VllmEngine, load_vllm_engine
-from meta_reward_core.launch import Places
+from meta_reward_core.storage.roots import StorageRoots
 
-SEED_MODEL = Path("meta_reward_core/miniature/seed_model").absolute()
+SEED_MODEL = Path("meta_reward_core/tasks/toy/seed_model").absolute()
 
 
 def load_seed_model(*, model_folder: Path = SEED_MODEL, **changes: Any) -> VllmEngine:
@@ -27,8 +27,8 @@ def load_seed_model(*, model_folder: Path = SEED_MODEL, **changes: Any) -> VllmE
     return load_vllm_engine(model_folder, **settings | changes)
 
 
-def places_of(root: Path) -> Places:
-    return Places(str(root / "artifacts"), root / "models", root / "scratch")
+def places_of(root: Path) -> StorageRoots:
+    return StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
 
 
 def run_smoke(root: Path, *more: str, **environment: str) -> subprocess.Popen[bytes]:

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.errors import ModelFolderError
-from meta_reward_core.miniature import world
+from meta_reward_core.recipes.training_settings import DpoSettings, LoraSettings
+from meta_reward_core.tasks.toy import task
 from meta_reward_core.training.dpo import train_dpo
-from meta_reward_core.training.row_forms import PreferenceRow
-from meta_reward_core.training.settings import DpoSettings, LoraSettings
+from meta_reward_core.training.row_types import PreferenceRow
 from tests.vllm.installation import SEED_MODEL, load_seed_model
 
-GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=48)
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=48)
 CONVERSATIONS: list[Conversation] = [
-    [{"role": "user", "content": text}] for text in world.loop_prompts(24, seed=0)
+    [{"role": "user", "content": text}] for text in task.sample_pool_prompts(24, seed=0)
 ]
 
 
@@ -28,7 +28,7 @@ def preference_rows() -> list[PreferenceRow]:
             "kind": "actor",
             "prompt_id": f"p{number}",
         }
-        for number, text in enumerate(world.loop_prompts(32, seed=1))
+        for number, text in enumerate(task.sample_pool_prompts(32, seed=1))
     ]
 
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.engines.transformers import load_transformers_engine
 from meta_reward_core.engines.vllm import VllmEngine
-from meta_reward_core.miniature.world import loop_prompts
+from meta_reward_core.tasks.toy.task import sample_pool_prompts
 from tests.vllm.installation import SEED_MODEL, load_seed_model
 
-WARM = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=48)
-GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=48)
+WARM = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=48)
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=48)
 CONVERSATIONS: list[Conversation] = [
-    [{"role": "user", "content": text}] for text in loop_prompts(24, seed=0)
+    [{"role": "user", "content": text}] for text in sample_pool_prompts(24, seed=0)
 ]
 
 
@@ -70,7 +70,7 @@ def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(engine: VllmEn
 
 
 def test_tokens_count_the_end_and_say_why_a_reply_ended(engine: VllmEngine) -> None:
-    short = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=12)
+    short = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=12)
     drawn = [c for row in engine.sample(CONVERSATIONS, 5, sampling=short, seed=1) for c in row]
     assert {c.finish_reason for c in drawn} == {"stop", "length"}
     assert all(c.tokens == 12 for c in drawn if c.finish_reason == "length")

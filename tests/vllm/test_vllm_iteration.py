@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.experiment import open_experiment
-from meta_reward_core.launch import open_or_begin
-from meta_reward_core.request import Request
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.planning.experiment_setup import open_or_create
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.vllm.installation import counts_of, places_of, run_smoke, summary_of
-from workers.engine_host import EngineHost, ShardFailedError, ShardRequest, ShardStoppedError
+from workers.engine.client import EngineHost, ShardFailedError, ShardRequest, ShardStoppedError
 
 RECIPE = "smoke"
 
@@ -65,7 +65,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
 def begun(tmp_path: Path) -> ShardRequest:
     """An experiment whose first shard of instructions has been drawn."""
     places = places_of(tmp_path)
-    open_or_begin(Request("mine", recipe=RECIPE, engine="vllm"), places, say=lambda text: None)
+    open_or_create(
+        ExperimentRequest("mine", recipe=RECIPE, engine="vllm"), places, say=lambda text: None
+    )
     request = ShardRequest(places.artifacts, str(places.scratch), "mine", 1, "sample", 0)
     host = EngineHost()
     host.run(request, resource="cpu", model="", hear=lambda _: None, may_go_on=lambda: True)

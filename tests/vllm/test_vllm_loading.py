@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from meta_reward_core.engines.base import Conversation, Sampling
+from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.errors import EngineError
 from tests.vllm.installation import load_seed_model
 
-WARM = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=48)
+WARM = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=48)
 CONVERSATIONS: list[Conversation] = [[{"role": "user", "content": text}] for text in ("yes", "no")]
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.engines.base import Sampling
+from meta_reward_core.engines.base import SamplingParams
 from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE
 from meta_reward_core.engines.openai import load_endpoint_engine
-from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.models.validation import hash_model_folder
 from tests.vllm.installation import SEED_MODEL, counts_of, run_smoke, summary_of
 
 KEY = "sk-for-this-test"
-WARM = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=24)
+WARM = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=24)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.core import scripted_world
-from tests.core.audit.miniature_battles import ask_oracle
+from tests.core.review.miniature_battles import ask_oracle
 from tests.webapp.conftest import make_person
-from webapp.audit import desk
-from webapp.audit.making import BatchPlan, make_batch
+from webapp.audit import annotation_queue
+from webapp.audit.batch_creation import BatchPlan, create_batch
 from webapp.audit.models import Batch, Item
 from webapp.experiments.models import Experiment, Iteration, Stage, StageStatus
 
@@ -93,7 +93,7 @@ def plan(**changes: Any) -> BatchPlan:
 
 
 def draw(experiment: Experiment, *, by: User | None, auditors: list[User], **changes: Any) -> Batch:
-    return make_batch(experiment, 1, plan(**changes), by=by, auditors=auditors)
+    return create_batch(experiment, 1, plan(**changes), by=by, auditors=auditors)
 
 
 def browser(person: User) -> Client:
@@ -123,6 +123,8 @@ def give(client: Client, item: Item, choice: str = "A", **values: Any) -> Any:
 
 def answer_by_oracle(batch: Batch, person: User) -> None:
     """Be an auditor who takes item after item and sees nothing but texts."""
-    while (item := desk.take_next(batch, person)) is not None:
+    while (item := annotation_queue.lease_next_item(batch, person)) is not None:
         choice = ask_oracle(item.instruction, item.response, item.first, item.second)
-        assert desk.answer(item, person, desk.Given(choice, None, 3, (), "", 1.0))
+        assert annotation_queue.submit_answer(
+            item, person, annotation_queue.AnswerInput(choice, None, 3, (), "", 1.0)
+        )

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from meta_reward_core.output_files import put_between
+from meta_reward_core.data.output_file import replace_between
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "authorization.md"
 BEGIN, END = "<!-- answers: begin -->", "<!-- answers: end -->"
@@ -119,7 +119,7 @@ def write_page(answers: Answers) -> None:
         f"| `/{route}` | {method} | {' | '.join(given)} |"
         for (route, method), given in answers.items()
     ]
-    page = put_between(PAGE.read_text(encoding="utf-8"), BEGIN, END, "\n".join(lines))
+    page = replace_between(PAGE.read_text(encoding="utf-8"), BEGIN, END, "\n".join(lines))
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from webapp.experiments import queues
+from webapp.dashboard import queues
 from webapp.experiments.models import Experiment, Iteration
 
 
@@ -13,9 +13,9 @@ from webapp.experiments.models import Experiment, Iteration
 def _quick_and_apart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.SECRET_KEY = "for tests alone"
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    queues._message_counts.cache_clear()
+    queues._count_messages_at.cache_clear()
     settings.META_REWARD_REGION_SECONDS = 0.0  # a test changes a row and looks at once
-    monkeypatch.setattr(queues, "queue_lengths", lambda: {"gpu": 0, "cpu": 0})
+    monkeypatch.setattr(queues, "read_queue_lengths", lambda: {"gpu": 0, "cpu": 0})
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from django.contrib.auth.models import User
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.config import Recipe
-from meta_reward_core.context import Model
+from meta_reward_core.context import ModelRef
+from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.experiment import Experiment as OnDisk
-from meta_reward_core.experiment import begin_experiment
-from meta_reward_core.prompt_files import PromptFile, prompt_id_of
-from meta_reward_core.records import Prompt
+from meta_reward_core.experiment import create_experiment
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Prompt
 from tests.core import scripted_world
 from webapp.experiments.models import Experiment, Iteration
 
@@ -47,14 +47,14 @@ def run(experiment: OnDisk, root: Path, number: int = 1) -> None:
 
 def sloppy_reply(conversation: Conversation, sample: int, seed: int) -> str:
     """As plausible as usual, but every sixth judgment or verdict has lost its last line."""
-    text = plausible_reply(conversation, sample, seed)
+    text = make_fake_reply(conversation, sample, seed)
     lines = text.splitlines()
     return "\n".join(lines[:-1]) or text if len(text) % 6 == 0 and len(lines) > 1 else text
 
 
 def hostile_reply(conversation: Conversation, sample: int, seed: int) -> str:
     """Markup in every reply, and one answer of a megabyte."""
-    text = plausible_reply(conversation, sample, seed)
+    text = make_fake_reply(conversation, sample, seed)
     body = LONG if sample == 0 and "Score:" not in text and "Winner:" not in text else ""
     return f"{HOSTILE} {body}\n{text}"
 
@@ -69,7 +69,7 @@ def hostile_experiment(root: Path) -> OnDisk:
 
 def begun_with(root: Path, texts: Sequence[str]) -> OnDisk:
     """An experiment of a few prompts, with no limit on any length."""
-    return begin_experiment(
+    return create_experiment(
         ArtifactStore(str(root)),
         "scripted",
         recipe=Recipe.model_validate(
@@ -83,8 +83,8 @@ def begun_with(root: Path, texts: Sequence[str]) -> OnDisk:
             }
         ),
         seed=1,
-        seed_model=Model("M0", root, "0" * 64),
-        prompts=PromptFile([Prompt(prompt_id_of(text), text) for text in texts], 0, []),
+        seed_model=ModelRef("M0", root, "0" * 64),
+        prompts=PromptFile([Prompt(compute_prompt_id(text), text) for text in texts], 0, []),
     )
 
 

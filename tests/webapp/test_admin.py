@@ -18,7 +18,7 @@ from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import add_worker, run_judging
 from webapp.api.models import make_token
 from webapp.experiments.models import Experiment, Iteration, Order, Worker
-from webapp.notices.models import Notice, Recipient
+from webapp.notifications.models import Notice, Recipient
 
 pytestmark = pytest.mark.django_db
 

@@ -15,13 +15,13 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.exports import EXPORTS
-from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import table_of
+from meta_reward_core.data.exports import EXPORTS
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.webapp.conftest import make_person
 from webapp.api.models import ApiToken, make_token
-from webapp.api.site import api
+from webapp.api.ninja_api import api
 from webapp.experiments.models import Experiment, Iteration, Order, Worker
 
 pytestmark = pytest.mark.django_db
@@ -319,7 +319,7 @@ def put_pairs(root: Path, *, system: str) -> None:
         for number in range(2)
     ]
     files = IterationFiles(ArtifactStore(str(root)), "first/iteration-1")
-    work = Work({("actor_pairs", 0): table_of("actor_pairs", rows)})
+    work = StageOutput({("actor_pairs", 0): build_table("actor_pairs", rows)})
     files.publish("pair_actor", 0, key="a key", work=work, packages={})
 
 

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.webapp.conftest import make_person
-from webapp.api.models import ApiToken, digest_of_token, make_token
+from webapp.api.models import ApiToken, hash_token, make_token
 
 pytestmark = pytest.mark.django_db
 
@@ -27,7 +27,7 @@ def test_a_new_token_is_shown_once_and_works(client: Client, alice: User) -> Non
     found = re.search(r'class="secret">(mr_[\w-]+)<', answered.content.decode())
     assert found is not None
     row = ApiToken.objects.get()
-    assert (row.owner, row.name, row.digest) == (alice, "nightly", digest_of_token(found[1]))
+    assert (row.owner, row.name, row.digest) == (alice, "nightly", hash_token(found[1]))
     assert row.expires is not None
     assert 29 <= (row.expires - timezone.now()).days <= 30
     assert "no-store" in answered.headers["Cache-Control"]

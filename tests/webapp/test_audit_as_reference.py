@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import User
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.evaluation.judge_agreement import measure_agreement
-from meta_reward_core.evaluation.judge_files import read_opinions
-from meta_reward_core.shards import IterationFiles
+from meta_reward_core.evaluation.ratings_io import read_ratings
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
 from tests.webapp.audit_cast import artifacts, audited, browser, carol, draw, give, take
-from webapp.audit.exporting import export_batch
+from webapp.audit.exports import export_batch
 from webapp.experiments.models import Experiment
 
 __all__ = ["artifacts", "audited", "carol"]
@@ -30,10 +30,10 @@ def test_people_are_compared_with_judge_and_meta_judge(
     file = export_batch(batch, form)
     path = tmp_path / file.name
     path.write_bytes(file.content)
-    people = read_opinions(path)
+    people = read_ratings(path)
     files = IterationFiles(ArtifactStore(audited.artifact_root), "scripted/iteration-1")
     (part,) = files.parts(table)[:1]
-    own = read_opinions(Path(audited.artifact_root) / "scripted/iteration-1" / part.path)
+    own = read_ratings(Path(audited.artifact_root) / "scripted/iteration-1" / part.path)
     card = measure_agreement(own, people)
     assert sum(figure.count for figure in card.figures) > 0
     known = people.scores if kind == "responses" else people.verdicts

@@ -7,8 +7,8 @@ from django.contrib.auth.models import User
 
 from tests.core import scripted_world
 from tests.webapp.audit_cast import carol, draw, record
-from webapp.audit import desk
-from webapp.audit.human_pairs import pair_rows
+from webapp.audit import annotation_queue
+from webapp.audit.human_preference_pairs import build_pair_rows
 from webapp.audit.models import Batch
 from webapp.experiments.models import Experiment
 
@@ -26,8 +26,10 @@ def audited(tmp_path: Path, alice: User) -> Experiment:
 
 
 def prefer_the_first(batch: Batch, person: User) -> None:
-    while (item := desk.take_next(batch, person)) is not None:
-        assert desk.answer(item, person, desk.Given("first", None, 3, (), "", 1.0))
+    while (item := annotation_queue.lease_next_item(batch, person)) is not None:
+        assert annotation_queue.submit_answer(
+            item, person, annotation_queue.AnswerInput("first", None, 3, (), "", 1.0)
+        )
 
 
 def test_people_may_prefer_a_judgment_that_was_cut_off_and_it_becomes_no_row(
@@ -40,7 +42,7 @@ def test_people_may_prefer_a_judgment_that_was_cut_off_and_it_becomes_no_row(
         facts = known[item.key]
         assert facts["cut_off_first"] == item.first.endswith("Moreover the")
         assert facts["cut_off_second"] == item.second.endswith("Moreover the")
-    rows = list(pair_rows(batch))
+    rows = list(build_pair_rows(batch))
     assert 0 < len(rows) == sum(not facts["cut_off_first"] for facts in known.values()) < 30
     assert not any(row["chosen"][0]["content"].endswith("Moreover the") for row in rows)
     assert any(row["rejected"][0]["content"].endswith("Moreover the") for row in rows)
@@ -55,4 +57,4 @@ def test_a_batch_of_before_this_was_written_down_gives_all_its_rows(
         facts = item.truth.facts
         item.truth.facts = {k: v for k, v in facts.items() if not k.startswith("cut_off")}
         item.truth.save()
-    assert len(list(pair_rows(batch))) == 30
+    assert len(list(build_pair_rows(batch))) == 30

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import User
 
-from meta_reward_core.artifacts import ArtifactStore, canonical_json
-from meta_reward_core.pairing import score_responses
-from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import WRITERS, table_of
-from tests.core.audit.miniature_battles import NOISE, audited_world, fight
+from meta_reward_core.method.pairing import score_responses
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.schemas import WRITERS, build_table
+from meta_reward_core.storage.shards import IterationFiles, StageOutput
+from tests.core.review.miniature_battles import NOISE, audited_world, fight
 from tests.webapp import audit_cast
 from tests.webapp.audit_cast import answer_by_oracle, carol, draw
 from webapp.audit import gate
+from webapp.audit.batch_report import make_report
 from webapp.audit.models import Gate
-from webapp.audit.reporting import make_report
 from webapp.experiments.models import Experiment, Iteration
 
 __all__ = ["carol"]
@@ -28,7 +28,7 @@ def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, flo
     fought = fight(60, noise=noise, seed=3)
     store = ArtifactStore(str(root))
     words = {"judge": "{instruction} {response}", "meta_judge": "", "rubric": "Five words."}
-    store.put_if_absent("scripted/experiment.json", canonical_json({"templates": words}))
+    store.put_if_absent("scripted/experiment.json", encode_canonical_json({"templates": words}))
     scores = score_responses(fought.responses, fought.judgments)
     prompts = [{"prompt_id": p.prompt_id, "text": p.text, "extra": None} for p in fought.prompts]
     tables: dict[str, Sequence[object]] = {
@@ -38,8 +38,8 @@ def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, flo
     files = IterationFiles(store, "scripted/iteration-1")
     for stage in {WRITERS[name][0] for name in tables}:
         written = {name: rows for name, rows in tables.items() if stage in WRITERS[name]}
-        made = {(name, 0): table_of(name, rows) for name, rows in written.items()}
-        files.publish(stage, 0, key="k", work=Work(made), packages={})
+        made = {(name, 0): build_table(name, rows) for name, rows in written.items()}
+        files.publish(stage, 0, key="k", work=StageOutput(made), packages={})
     return audit_cast.record(root, owner=owner), audited_world(fought).accuracy
 
 
@@ -50,7 +50,7 @@ def test_an_oracle_at_the_desk_finds_the_truth_and_the_gate_stops_the_coin(
     experiment, truth = miniature(tmp_path, alice, noise=NOISE[level])
     Gate.objects.create(experiment=experiment, answers=50)
     iteration = Iteration.objects.get(experiment=experiment)
-    assert "no audit of these battles" in gate.why_held(iteration)
+    assert "no audit of these battles" in gate.explain_hold(iteration)
     batch = draw(experiment, by=alice, auditors=[carol], strategy="score_gap", size=100)
     answer_by_oracle(batch, carol)
     report = make_report(batch)
@@ -59,5 +59,5 @@ def test_an_oracle_at_the_desk_finds_the_truth_and_the_gate_stops_the_coin(
     assert found.low is not None
     assert found.high is not None
     assert found.low <= truth <= found.high
-    assert bool(gate.why_held(iteration)) == (level == "coin")
+    assert bool(gate.explain_hold(iteration)) == (level == "coin")
     assert ("do not show" in report.sentences[0]) == (level == "coin")

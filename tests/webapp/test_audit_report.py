@@ -14,9 +14,9 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import DjangoAssertNumQueries
 
-from meta_reward_core.audit.estimates import NOTHING, Estimate
-from meta_reward_core.eft_files import read_sft_rows
+from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
+from meta_reward_core.review.stratified_estimators import NO_ESTIMATE, Estimate
 from tests.webapp.audit_cast import (
     artifacts,
     audited,
@@ -29,15 +29,15 @@ from tests.webapp.audit_cast import (
     take,
 )
 from tests.webapp.conftest import make_person
-from webapp.audit import desk
-from webapp.audit.figures import trend_figures
-from webapp.audit.making import source_digest
+from webapp.audit import annotation_queue
+from webapp.audit.batch_creation import hash_source_files
+from webapp.audit.batch_report import make_report
+from webapp.audit.batch_requests import list_pending_batches
 from webapp.audit.models import Answer, Batch, Gate, History, Item, Override
-from webapp.audit.pooling import TrendPoint, pool_iteration, trend
-from webapp.audit.reporting import make_report
-from webapp.audit.wishes import drawings
+from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
+from webapp.audit.report_presenter import make_trend
 from webapp.experiments.models import Experiment, Order, Stage
-from workers.orders import SLOW, carry_out, carry_out_waiting
+from workers.jobs.runner import SLOW_HANDLERS, run_job, run_waiting_jobs
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 
@@ -71,7 +71,7 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
     page = client.get(AUDITS).content.decode()
     assert "an audit of iteration 1, asked for by alice" in page
     assert 'hx-trigger="every 2s"' in page
-    assert carry_out_waiting(SLOW) == 1
+    assert run_waiting_jobs(SLOW_HANDLERS) == 1
     made = Batch.objects.get()
     order = Order.objects.get()
     assert (order.status, order.outcome) == ("done", {"batch": made.pk})
@@ -91,11 +91,11 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
 def test_a_batch_that_is_asked_for_once_is_drawn_once(client: Client, audited: Experiment) -> None:
     client.post(f"{AUDITS}/new", NEW)
     order = Order.objects.get()
-    carry_out(order, SLOW)
+    run_job(order, SLOW_HANDLERS)
     Order.objects.update(status="waiting")  # as if whoever drew it had fallen silent at the end
-    carry_out(order, SLOW)
+    run_job(order, SLOW_HANDLERS)
     assert Batch.objects.count() == 1
-    assert drawings(audited) == []
+    assert list_pending_batches(audited) == []
 
 
 def test_what_is_being_read_is_said_while_a_batch_is_drawn(
@@ -108,9 +108,9 @@ def test_what_is_being_read_is_said_while_a_batch_is_drawn(
         seen.append("reading the texts of the items that were drawn" in page)
         raise InputError("no room")
 
-    monkeypatch.setattr("workers.drawing.write_batch", write)
+    monkeypatch.setattr("workers.jobs.draw_audit_batch.save_batch", write)
     client.post(f"{AUDITS}/new", NEW)
-    carry_out_waiting(SLOW)
+    run_waiting_jobs(SLOW_HANDLERS)
     assert seen == [True]
     page = client.get(AUDITS).content.decode()
     assert "refused" in page
@@ -123,7 +123,7 @@ def test_a_batch_of_an_experiment_that_went_meanwhile_is_refused(
 ) -> None:
     client.post(f"{AUDITS}/new", NEW)
     audited.delete()
-    carry_out_waiting(SLOW)
+    run_waiting_jobs(SLOW_HANDLERS)
     assert Order.objects.get().finding == "experiment 'scripted' is gone"
 
 
@@ -284,8 +284,8 @@ def test_the_page_of_an_experiment_shows_the_trend(
 
 def test_the_axis_of_agreement_ends_at_one() -> None:
     certain = Estimate(1.0, 1.0, 1.0, 9)
-    point = TrendPoint(1, certain, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
-    (agreement,) = trend_figures([point]).charts
+    point = TrendPoint(1, certain, NO_ESTIMATE, NO_ESTIMATE, NO_ESTIMATE, NO_ESTIMATE, NO_ESTIMATE)
+    (agreement,) = make_trend([point]).charts
     assert agreement.y_ticks[-1].text == "1.0"
 
 
@@ -560,8 +560,10 @@ def test_the_trend_pools_each_iteration_and_says_what_changed(
                 item=item, auditor_name="carol", choice="first" if number == 1 else "second"
             )
         Batch.objects.filter(pk=made.pk).update(iteration=number)
-    Batch.objects.filter(iteration=2).update(source_sha256=source_digest(audited, 2, "judgments"))
-    assert [point.iteration for point in trend(audited)] == [1, 2]
+    Batch.objects.filter(iteration=2).update(
+        source_sha256=hash_source_files(audited, 2, "judgments")
+    )
+    assert [point.iteration for point in compute_trend(audited)] == [1, 2]
     page = " ".join(client.get(AUDITS).content.decode().split())
     assert "Agreement fell by 100 points from iteration 1 to 2" in page
     assert 'href="/experiments/scripted/audits/2"' in page
@@ -744,5 +746,5 @@ def test_who_adjudicates_sees_all_answers_and_what_the_meta_judge_said(
 
 def test_a_lease_has_one_winner(batch: Batch, carol: User, dave: User) -> None:
     item = batch.items.all()[0]
-    won = [desk._lease(item, person) for person in (carol, dave, carol)]
+    won = [annotation_queue._lease_item(item, person) for person in (carol, dave, carol)]
     assert won == [True, False, True]

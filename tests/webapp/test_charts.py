@@ -10,8 +10,16 @@ from django.template.loader import render_to_string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.charts import Cell, Chart, Series, bar_chart, heat_map, histogram, line_chart
-from webapp.scales import figure_text, snug_scale, wide_scale
+from webapp.charts.scales import format_number, make_snug_scale, make_wide_scale
+from webapp.charts.svg import (
+    Cell,
+    Chart,
+    Series,
+    build_bar_chart,
+    build_heat_map,
+    build_histogram,
+    build_line_chart,
+)
 
 HOSTILE = "</title><script>alert(1)</script>\"'{{ 7 }}\u202e"
 FINITE = st.floats(min_value=-1e12, max_value=1e12)
@@ -25,28 +33,32 @@ def drawn(chart: Chart) -> str:
 
 
 def lines(*series: Series) -> Chart:
-    return line_chart("Length", list(series), x_label="iteration", y_label="characters")
+    return build_line_chart("Length", list(series), x_label="iteration", y_label="characters")
 
 
 def test_ticks_are_round_numbers_that_hold_the_data() -> None:
     """From 0.13 to 0.87 in about 5 steps: 0.74 / 5 = 0.148, so steps of 0.2 from 0 to 1."""
-    scale = wide_scale([0.13, 0.87])
+    scale = make_wide_scale([0.13, 0.87])
     assert [scale.label(tick) for tick in scale.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
 
 
 def test_shares_have_no_air_beyond_one() -> None:
     """A constant of 1 has air from 0.5 on, in steps of 0.1, and none above."""
-    scale = wide_scale([1.0, 1.0], within=(0, 1))
+    scale = make_wide_scale([1.0, 1.0], within=(0, 1))
     assert (scale.low, scale.high) == (0.5, 1.0)
 
 
 def test_iterations_are_whole_numbers() -> None:
-    assert snug_scale([0.0, 1.0, 2.0]).ticks == (0, 1, 2)
+    assert make_snug_scale([0.0, 1.0, 2.0]).ticks == (0, 1, 2)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=8))
 def test_every_scale_holds_its_values(values: list[float]) -> None:
-    for scale in (wide_scale(values), wide_scale(values, from_zero=True), snug_scale(values)):
+    for scale in (
+        make_wide_scale(values),
+        make_wide_scale(values, from_zero=True),
+        make_snug_scale(values),
+    ):
         assert len(scale.ticks) <= 12
         assert all(-1e-6 <= scale.share(value) <= 1 + 1e-6 for value in values)
         assert all(scale.label(tick) for tick in scale.ticks)
@@ -69,9 +81,9 @@ def test_what_no_axis_can_show_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="cannot be drawn"):
         lines(Series("one", [(value, 1)]))
     with pytest.raises(ValueError, match="cannot be drawn"):
-        bar_chart("Bars", [("one", value)], y_label="count")
+        build_bar_chart("Bars", [("one", value)], y_label="count")
     with pytest.raises(ValueError, match="cannot be drawn"):
-        heat_map("Map", ["a"], ["b"], {("a", "b"): Cell(value, "x")})
+        build_heat_map("Map", ["a"], ["b"], {("a", "b"): Cell(value, "x")})
 
 
 def test_a_missing_point_leaves_a_gap_and_a_dash_in_the_table() -> None:
@@ -109,10 +121,10 @@ def test_a_constant_is_a_straight_line() -> None:
         lines(),
         lines(Series("none", [])),
         lines(Series("none", [(1, None)])),
-        bar_chart("Bars", [], y_label="count"),
-        histogram("Scores", [], x_label="points"),
-        histogram("Scores", [("0", 0), ("1", 0)], x_label="points"),
-        heat_map("Map", [], [], {}),
+        build_bar_chart("Bars", [], y_label="count"),
+        build_histogram("Scores", [], x_label="points"),
+        build_histogram("Scores", [("0", 0), ("1", 0)], x_label="points"),
+        build_heat_map("Map", [], [], {}),
     ],
 )
 def test_nothing_to_draw_is_said_in_words(chart: Chart) -> None:
@@ -155,7 +167,7 @@ def test_charts_of_one_title_and_other_columns_have_other_names() -> None:
 
 def test_bars_begin_at_zero_on_both_sides() -> None:
     """From -5 to 10: zero lies a third of the way, and the bars end there."""
-    chart = bar_chart("Change", [("down", -5), ("up", 10), ("none", 0)], y_label="points")
+    chart = build_bar_chart("Change", [("down", -5), ("up", 10), ("none", 0)], y_label="points")
     down, up, none = chart.boxes
     assert chart.zero is not None
     assert down.x + down.width == pytest.approx(chart.zero, abs=0.11)
@@ -165,7 +177,7 @@ def test_bars_begin_at_zero_on_both_sides() -> None:
 
 
 def test_a_histogram_has_a_column_for_each_count() -> None:
-    chart = histogram("Scores", [(f"{n / 2:g}", n) for n in range(11)], x_label="points")
+    chart = build_histogram("Scores", [(f"{n / 2:g}", n) for n in range(11)], x_label="points")
     heights = [box.height for box in chart.boxes]
     assert heights == sorted(heights)
     assert heights[0] == 0
@@ -173,7 +185,7 @@ def test_a_histogram_has_a_column_for_each_count() -> None:
 
 
 def test_names_of_columns_do_not_overlap() -> None:
-    chart = histogram("Lengths", [(f"from {n}", 1) for n in range(100)], x_label="characters")
+    chart = build_histogram("Lengths", [(f"from {n}", 1) for n in range(100)], x_label="characters")
     places = [tick.x for tick in chart.x_ticks]
     assert all(after - before >= 46 for before, after in pairwise(places))
 
@@ -184,7 +196,7 @@ def test_a_field_carries_its_number_and_its_mark() -> None:
         ("b", "a"): Cell(-1.0, "B", mark="the verdict changed with the order"),
         ("b", "b"): Cell(None, "?"),
     }
-    chart = heat_map("Battles", ["a", "b"], ["a", "b"], cells, scale=(-1, 1))
+    chart = build_heat_map("Battles", ["a", "b"], ["a", "b"], cells, scale=(-1, 1))
     assert [(box.label.text, box.tone) for box in chart.boxes] == [
         ("A", "up-3"),
         ("B", "down-3"),
@@ -198,22 +210,24 @@ def test_a_field_carries_its_number_and_its_mark() -> None:
 
 def test_a_scale_without_a_sign_has_one_colour() -> None:
     cells = {("a", str(n)): Cell(n, str(n)) for n in range(4)}
-    chart = heat_map("Map", ["a"], [str(n) for n in range(4)], cells)
+    chart = build_heat_map("Map", ["a"], [str(n) for n in range(4)], cells)
     assert [box.tone for box in chart.boxes] == ["up-0", "up-1", "up-2", "up-3"]
 
 
 def test_words_of_others_are_never_mark_up() -> None:
     charts = [
-        line_chart(
+        build_line_chart(
             HOSTILE,
             [Series(HOSTILE, [(1, 1.0)])],
             x_label=HOSTILE,
             y_label=HOSTILE,
             description=HOSTILE,
         ),
-        bar_chart(HOSTILE, [(HOSTILE, 1.0)], y_label=HOSTILE),
-        histogram(HOSTILE, [(HOSTILE, 1)], x_label=HOSTILE),
-        heat_map(HOSTILE, [HOSTILE], [HOSTILE], {(HOSTILE, HOSTILE): Cell(1, HOSTILE, HOSTILE)}),
+        build_bar_chart(HOSTILE, [(HOSTILE, 1.0)], y_label=HOSTILE),
+        build_histogram(HOSTILE, [(HOSTILE, 1)], x_label=HOSTILE),
+        build_heat_map(
+            HOSTILE, [HOSTILE], [HOSTILE], {(HOSTILE, HOSTILE): Cell(1, HOSTILE, HOSTILE)}
+        ),
     ]
     for chart in charts:
         html = drawn(chart)
@@ -236,4 +250,4 @@ def test_words_of_others_are_never_mark_up() -> None:
     ],
 )
 def test_figures_keep_the_digits_that_count(value: float | None, text: str) -> None:
-    assert figure_text(value) == text
+    assert format_number(value) == text

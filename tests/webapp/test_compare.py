@@ -7,7 +7,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from tests.webapp.conftest import make_person
-from tests.webapp.launching_cast import HTMX, make_experiment, places
+from tests.webapp.experiment_form_cast import HTMX, make_experiment, places
 from webapp.experiments.models import Experiment, Iteration
 
 pytestmark = pytest.mark.django_db

@@ -8,9 +8,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard
+from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard
 from meta_reward_core.experiment import Experiment as OnDisk
-from meta_reward_core.reporting.kept_cards import keep_card
+from meta_reward_core.reporting.scorecard_store import save_scorecard
 from tests.webapp import results_cast
 from tests.webapp.conftest import make_person
 from webapp.experiments.models import Experiment
@@ -23,13 +23,13 @@ ALPACA = Scorecard(
     baseline="gpt",
     judge="somebody",
     figures=(
-        Figure("win_rate", 31.25, 805, 28.0, 34.5),
-        Figure("win_rate_repeat_deviation", 0.707, 3),
-        Figure("length_controlled_winrate", None, 0, absent="too few prompts"),
+        Metric("win_rate", 31.25, 805, 28.0, 34.5),
+        Metric("win_rate_repeat_deviation", 0.707, 3),
+        Metric("length_controlled_winrate", None, 0, absent="too few prompts"),
     ),
-    findings=(Finding("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
+    findings=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
 )
-JUDGED = Scorecard("judge_agreement", "M2", None, "M2", (Figure("agreement", 0.61, 40),))
+JUDGED = Scorecard("judge_agreement", "M2", None, "M2", (Metric("agreement", 0.61, 40),))
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def row(on_disk: OnDisk, alice: User) -> Experiment:
 
 @pytest.fixture
 def kept(on_disk: OnDisk, row: Experiment) -> Experiment:
-    keep_card(on_disk.store, on_disk.name, 10, JUDGED, reference="humans")
-    keep_card(on_disk.store, on_disk.name, 2, ALPACA)
+    save_scorecard(on_disk.store, on_disk.name, 10, JUDGED, reference="humans")
+    save_scorecard(on_disk.store, on_disk.name, 2, ALPACA)
     return row
 
 
@@ -87,7 +87,7 @@ def test_where_nothing_is_kept_the_page_says_how_to_keep(client: Client, row: Ex
 def test_a_damaged_file_is_said_to_be_damaged(
     client: Client, on_disk: OnDisk, kept: Experiment
 ) -> None:
-    folder = on_disk.store.local_path(f"{kept.name}/evaluations/M2")
+    folder = on_disk.store.get_local_path(f"{kept.name}/evaluations/M2")
     (folder / "alpaca-eval-2.json").write_text("[1]")
     answer = client.get(f"/experiments/{kept.name}/evaluations")
     assert answer.status_code == 503

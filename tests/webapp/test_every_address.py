@@ -12,16 +12,16 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.config import Recipe
+from meta_reward_core.recipes.schema import Recipe
 from tests.core import scripted_world
 from tests.webapp.audit_cast import artifacts, audited, batch, browser, carol, dave, take
-from tests.webapp.test_access import ADDRESSES, ASKED_BY_POST
+from tests.webapp.test_permissions import ADDRESSES, ASKED_BY_POST
 from tests.webapp.watching_cast import HTMX, RESTORE
 from webapp.audit.models import Batch
+from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiments.models import Order
-from webapp.launching.wishes import LaunchWish
-from webapp.results.index import find_index
-from webapp.results.reading import open_iteration
+from webapp.results.iteration_reader import open_iteration
+from webapp.results.prompt_index import find_index
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 pytestmark = pytest.mark.django_db
@@ -81,7 +81,7 @@ def path_of(name: str, world: dict[str, object], person: User, batch: Batch) -> 
     """The address of something that is there; what the page is about is made if need be."""
     given, query = dict(world), ""
     if name == "launch_order":
-        wish = LaunchWish(name="mine", seed=1, until=1, recipe="smoke").write()
+        wish = LaunchRequest(name="mine", seed=1, until=1, recipe="smoke").write()
         order = Order.objects.create(kind="launch", by=person, subject="mine", wish=wish)
         given["pk"] = order.pk
     elif name == "try_result":

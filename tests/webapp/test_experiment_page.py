@@ -6,8 +6,8 @@ from django.core.cache import cache
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.measures import AlarmName
-from meta_reward_core.recipes import load_recipe
+from meta_reward_core.evaluation.judge_metrics import AlarmName
+from meta_reward_core.recipes.loader import load_recipe
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import (
     HOSTILE,
@@ -20,10 +20,10 @@ from tests.webapp.watching_cast import (
     make_private,
     run_judging,
 )
-from webapp.experiments.alarms import MEANINGS
-from webapp.experiments.curves import experiment_charts
-from webapp.experiments.models import Experiment, Iteration, OrderKind, Shard
-from webapp.experiments.orders import place_order
+from webapp.dashboard.alarms import MEANINGS
+from webapp.dashboard.experiment_charts import build_experiment_charts
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, Iteration, JobKind, Shard
 
 pytestmark = pytest.mark.django_db
 
@@ -134,7 +134,9 @@ def test_curves_and_their_numbers_stand_on_the_page(client: Client, iteration: I
 def test_the_axis_of_a_share_ends_at_one() -> None:
     always = {"first": 1.0, "last": 1.0}
     metrics = {"training": {"accuracy": always}, "judge": {"parse_rate": 1.0}}
-    drawn = {one.title: one for one in experiment_charts([Iteration(number=1, metrics=metrics)])}
+    drawn = {
+        one.title: one for one in build_experiment_charts([Iteration(number=1, metrics=metrics)])
+    }
     assert drawn.keys() == {"DPO: accuracy", "Replies that can be read"}
     assert [chart.y_ticks[-1].text for chart in drawn.values()] == ["1.0", "1.0"]
 
@@ -202,7 +204,7 @@ def test_every_alarm_has_a_meaning() -> None:
 def test_an_order_is_shown_until_it_is_done_or_refused(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
-    order = place_order(OrderKind.NEXT, by=alice, experiment=experiment)
+    order = enqueue_job(JobKind.NEXT, by=alice, experiment=experiment)
     page = get(client, PATH)
     assert "run the next iteration, asked by alice" in page
     assert "hx-get" in page
@@ -228,7 +230,7 @@ def test_text_of_others_is_never_html(client: Client, iteration: Iteration, alic
         pairs=[{"kind": "actor", "pairs": 1, "dropped": {HOSTILE: 1}}],
     )
     Experiment.objects.update(status="running")
-    order = place_order(OrderKind.PAUSE, by=alice, experiment=iteration.experiment)
+    order = enqueue_job(JobKind.PAUSE, by=alice, experiment=iteration.experiment)
     type(order).objects.update(finding=HOSTILE, status="refused")
     page = get(client, PATH)
     assert "<script>alert" not in page

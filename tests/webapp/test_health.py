@@ -18,9 +18,9 @@ from tests.services import Broker
 from tests.webapp.conftest import make_person
 from webapp import health
 from webapp.experiments.models import Attempt, Driver, Iteration, Shard, Stage, Worker
-from webapp.metrics import Metric, write_metrics
-from workers.machine import machine_name
-from workers.sending import empty_queues
+from webapp.prometheus import PrometheusMetric, write_metrics
+from workers.ops.host import get_machine_name
+from workers.pipeline.dispatch import list_empty_queues
 
 pytestmark = pytest.mark.django_db
 WATCHER = {"Authorization": "Bearer watch me"}
@@ -198,7 +198,7 @@ def test_every_line_has_the_form_that_prometheus_reads(broker: Broker, running: 
 
 
 def test_a_label_cannot_end_its_line() -> None:
-    metric = Metric("x", "gauge", "Text.", [({"a": 'b"\n\\'}, 1.5)])
+    metric = PrometheusMetric("x", "gauge", "Text.", [({"a": 'b"\n\\'}, 1.5)])
     assert write_metrics([metric]).splitlines()[2] == r'meta_reward_x{a="b\"\n\\"} 1.5'
 
 
@@ -209,16 +209,16 @@ def test_the_command_says_the_same_by_its_exit_code(
         call_command("health")
     with pytest.raises(CommandError, match="no worker of"):
         call_command("health", "--worker")
-    make_worker(host=machine_name())
+    make_worker(host=get_machine_name())
     call_command("health")
     call_command("health", "--worker")
     assert capsys.readouterr().out.endswith("ok\n")
 
 
 def test_a_queue_with_messages_is_not_empty(broker: Broker) -> None:
-    assert empty_queues() == {"gpu", "cpu"}
+    assert list_empty_queues() == {"gpu", "cpu"}
     with current_app.connection_for_write() as connection:
         current_app.send_task("workers.advance", args=[0], queue="cpu", connection=connection)
-    assert empty_queues() == {"gpu"}
+    assert list_empty_queues() == {"gpu"}
     broker.kill()
-    assert empty_queues() == frozenset()
+    assert list_empty_queues() == frozenset()

@@ -11,9 +11,9 @@ from django.http import HttpResponse
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from tests.webapp.launching_cast import NEW, filled
-from tests.webapp.test_trying import FOLLOW_UP, add_try, answer
-from tests.webapp.test_trying import FORM as TRY_FORM
+from tests.webapp.experiment_form_cast import NEW, filled
+from tests.webapp.test_playground import FOLLOW_UP, add_try, answer
+from tests.webapp.test_playground import FORM as TRY_FORM
 from webapp.experiments.models import Experiment, Iteration
 
 pytestmark = pytest.mark.django_db
@@ -22,7 +22,7 @@ HOSTILE: Final = {
     "script": "</textarea></pre></title><script>alert(1)</script>",
     "markup": "\"><img src=x onerror=alert(2)><a href='javascript:alert(3)'>",
     "htmx": '" hx-get="/stolen" hx-trigger="load" x=\'><blink hx-post=/stolen hx-trigger=load>',
-    "template": "{{ 987654|add:1 }}{% now 'Y' %}{% include 'people/login.html' %}",
+    "template": "{{ 987654|add:1 }}{% now 'Y' %}{% include 'accounts/login.html' %}",
     "megabyte": "x" * 1_000_000,
     "zero width": "a\u200bb\u200d\ufeffc\u2060",
     "right to left": "\u202egnp.exe\u202c \u0627\u0644\u0639\u0631\u0628\u064a\u0629",

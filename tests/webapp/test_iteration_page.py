@@ -9,10 +9,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.records import Judgment, Rating, ResponseScore
-from meta_reward_core.shards import IterationFiles, Work
-from meta_reward_core.tables import table_of
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Judgment, Rating, ResponseScore
+from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import (
     HOSTILE,
@@ -26,10 +26,10 @@ from tests.webapp.watching_cast import (
     make_private,
     run_judging,
 )
-from webapp.experiments import tables
-from webapp.experiments.iteration_charts import iteration_charts
+from webapp.dashboard import table_reader
+from webapp.dashboard.iteration_charts import build_iteration_charts
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
-from webapp.experiments.stages import duration_text, stages_of
+from webapp.experiments.stage_progress import format_duration, list_stage_progress
 
 pytestmark = pytest.mark.django_db
 
@@ -44,8 +44,8 @@ def files(experiment: Experiment, tmp_path: Path) -> IterationFiles:
 
 
 def publish(files: IterationFiles, stage: str, shard: int, made: dict[str, list[Any]]) -> None:
-    parts = {(name, shard): table_of(name, rows) for name, rows in made.items()}
-    files.publish(stage, shard, key=f"{stage}-{shard}", work=Work(parts), packages={})
+    parts = {(name, shard): build_table(name, rows) for name, rows in made.items()}
+    files.publish(stage, shard, key=f"{stage}-{shard}", work=StageOutput(parts), packages={})
 
 
 def judged(shard: int, *scores: float | None) -> dict[str, list[Any]]:
@@ -118,7 +118,7 @@ def test_nobody_says_how_long_it_takes_before_a_shard_is_finished(iteration: Ite
     stage = run_judging(iteration)
     Attempt.objects.filter(status="finished").delete()
     stage.shards.filter(status="finished").update(status="waiting")
-    (progress,) = stages_of([iteration])[iteration.pk]
+    (progress,) = list_stage_progress([iteration])[iteration.pk]
     assert progress.seconds_left is None
     assert progress.left == ""
 
@@ -131,11 +131,11 @@ def test_a_training_shows_its_step_of_at_most_so_many(iteration: Iteration) -> N
     train = add_stage(iteration, name="train", position=6, shard_count=1)
     shard = Shard.objects.create(stage=train, index=0, done=4)
     attempt = add_attempt(shard, status="running", seconds_ago=20)
-    progress = stages_of([iteration])[iteration.pk][1]
+    progress = list_stage_progress([iteration])[iteration.pk][1]
     assert (progress.step, progress.steps) == (4, 10)
     assert progress.seconds_left == pytest.approx(30, abs=1)
     Attempt.objects.filter(pk=attempt.pk).update(number=2)  # it was resumed somewhere on the way
-    assert stages_of([iteration])[iteration.pk][1].seconds_left is None
+    assert list_stage_progress([iteration])[iteration.pk][1].seconds_left is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_training_shows_its_step_of_at_most_so_many(iteration: Iteration) -> N
     [(0.2, "under 1 s"), (59, "59 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (90_000, "1 d 1 h")],
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_failure_shows_the_end_of_what_was_said_and_a_button(
@@ -215,7 +215,7 @@ def test_the_axis_of_a_trainings_accuracy_ends_at_one(
 ) -> None:
     log = [logged(step, "rewards/accuracies", 1.0) for step in (2, 3)]
     publish(files, "train", 0, {"training_log": log})
-    drawn = {chart.title: chart for chart in iteration_charts(Iteration.objects.get()).charts}
+    drawn = {chart.title: chart for chart in build_iteration_charts(Iteration.objects.get()).charts}
     assert drawn["DPO accuracy"].y_ticks[-1].text == "1.0"
 
 
@@ -275,7 +275,7 @@ def test_a_part_is_read_once(
 ) -> None:
     publish(files, "judge", 0, judged(0, 3.0))
     before = get(client, PATH, **CHARTS)
-    monkeypatch.setattr(tables, "_read", None)
+    monkeypatch.setattr(table_reader, "_read_columns", None)
     assert get(client, PATH, **CHARTS) == before
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from webapp.environment import secret
+from webapp.environment import read_secret
 
 CHECKOUT = Path(__file__).parents[2]
 ASK = """
@@ -96,16 +96,16 @@ def test_a_secret_is_given_once_and_not_empty(
     file.write_text(" \n")
     monkeypatch.setenv("A_SECRET_FILE", str(file))
     with pytest.raises(ImproperlyConfigured, match="empty"):
-        secret("A_SECRET")
+        read_secret("A_SECRET")
     file.write_text("kept\n")
-    assert secret("A_SECRET") == "kept"
+    assert read_secret("A_SECRET") == "kept"
     monkeypatch.setenv("A_SECRET", "said")
     with pytest.raises(ImproperlyConfigured, match="both"):
-        secret("A_SECRET")
+        read_secret("A_SECRET")
     monkeypatch.delenv("A_SECRET_FILE")
-    assert secret("A_SECRET") == "said"
+    assert read_secret("A_SECRET") == "said"
     monkeypatch.delenv("A_SECRET")
-    assert secret("A_SECRET") == ""
+    assert read_secret("A_SECRET") == ""
 
 
 @pytest.mark.parametrize("name", ["META_REWARD_LOG", "META_REWARD_LOG_LEVEL"])

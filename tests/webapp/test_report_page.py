@@ -7,9 +7,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from meta_reward_core.evaluation.figures import Figure, Finding, Scorecard
+from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard
 from meta_reward_core.experiment import Experiment as OnDisk
-from meta_reward_core.reporting.kept_cards import keep_card
+from meta_reward_core.reporting.scorecard_store import save_scorecard
 from tests.webapp import results_cast
 from tests.webapp.conftest import make_person
 from webapp.experiments.models import Experiment
@@ -21,8 +21,8 @@ CARD = Scorecard(
     model="mine",
     baseline="gpt",
     judge="somebody",
-    figures=(Figure("win_rate", 31.25, 805, 28.0, 34.5), Figure("dataset_koala", 20.0, 10)),
-    findings=(Finding("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
+    figures=(Metric("win_rate", 31.25, 805, 28.0, 34.5), Metric("dataset_koala", 20.0, 10)),
+    findings=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
 )
 
 
@@ -31,7 +31,7 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> OnDisk:
     """An experiment without a finished iteration, whose M0 has been evaluated."""
     root = tmp_path_factory.mktemp("artifacts")
     experiment = results_cast.scripted_experiment(root)
-    keep_card(experiment.store, experiment.name, 0, CARD)
+    save_scorecard(experiment.store, experiment.name, 0, CARD)
     return experiment
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_scorecard_is_said_to_be_damaged(
 ) -> None:
     experiment = results_cast.scripted_experiment(tmp_path)
     row = results_cast.record(experiment, alice)
-    keep_card(experiment.store, experiment.name, 0, CARD)
+    save_scorecard(experiment.store, experiment.name, 0, CARD)
     (tmp_path / row.name / "evaluations/M0/alpaca-eval-2.json").write_text("[1]")
     assert client.get("/reports", {"name": row.name}).status_code == 503
 

@@ -7,13 +7,13 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.shards import Work
+from meta_reward_core.storage.shards import StageOutput
 from tests.webapp.conftest import make_person
 from tests.webapp.results_cast import record, run, scripted_experiment
+from tests.webapp.test_playground import answer
 from tests.webapp.test_results_prompts import HTMX, rows_of
-from tests.webapp.test_trying import answer
 from webapp.experiments.models import Experiment, Iteration, Order
-from webapp.results import across
+from webapp.results import prompt_across_models
 from webapp.text_diff import Span
 
 
@@ -25,7 +25,7 @@ def twice(alice: User, tmp_path: Path, settings: Settings) -> str:
     checkpoint = tmp_path / "scripted/iteration-1/checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
-    work = Work({}, {}, checkpoint="1" * 64)
+    work = StageOutput({}, {}, checkpoint="1" * 64)
     made.files(1).publish("train", 0, key="k", work=work, packages={})
     run(made, tmp_path, 2)
     record(made, alice, numbers=(1, 2))
@@ -122,5 +122,8 @@ def test_asking_needs_a_role_a_second_model_and_a_prompt(client: Client, twice: 
 
 
 def test_the_end_of_an_endless_answer_is_not_compared() -> None:
-    before, after = ("w " * across.LONGEST, "w " * across.LONGEST + "new")
-    assert across._compare_beginnings(before, after) == [Span("same", "w " * 10_000)]
+    before, after = (
+        "w " * prompt_across_models.LONGEST,
+        "w " * prompt_across_models.LONGEST + "new",
+    )
+    assert prompt_across_models._compare_beginnings(before, after) == [Span("same", "w " * 10_000)]

@@ -14,15 +14,15 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.csv_safety import unguard_cell
+from meta_reward_core.data.csv_safety import unguard_cell
+from meta_reward_core.data.exports import EXPORTS
 from meta_reward_core.experiment import Experiment as OnDisk
-from meta_reward_core.exports import EXPORTS
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.webapp.conftest import make_person
 from tests.webapp.results_cast import begun_with, record, scripted_experiment
 from tests.webapp.test_results_prompts import rows_of
+from webapp.accounts.models import Event, EventKind
 from webapp.experiments.models import Experiment
-from webapp.people.models import Event, EventKind
 
 pytestmark = pytest.mark.django_db
 FILES = "/experiments/scripted/files"

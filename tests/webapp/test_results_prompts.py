@@ -21,7 +21,7 @@ from tests.webapp.results_cast import (
     sloppy_reply,
 )
 from webapp.experiments.models import Experiment
-from webapp.results import index, views
+from webapp.results import prompt_index, views
 
 pytestmark = pytest.mark.django_db
 HTMX = {"HX-Request": "true"}
@@ -382,8 +382,8 @@ def test_a_first_visit_reads_part_by_part_and_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path)
-    index._whole.clear()
-    monkeypatch.setattr(index.find_index, "__kwdefaults__", {"budget_seconds": 0.0})
+    prompt_index._whole.clear()
+    monkeypatch.setattr(prompt_index.find_index, "__kwdefaults__", {"budget_seconds": 0.0})
     first = client.get(LIST, headers=HTMX)
     page = first.content.decode()
     assert "1 of 3 parts" in page
@@ -400,11 +400,11 @@ def test_a_piece_that_was_damaged_is_made_again(
     client: Client, row: Experiment, settings: Settings, tmp_path: Path
 ) -> None:
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path)
-    index._whole.clear()
+    prompt_index._whole.clear()
     expected = listed(client)
     (piece, *_) = tmp_path.rglob("part-00000.*.arrow")
     piece.write_bytes(b"no arrow")
-    index._whole.clear()
+    prompt_index._whole.clear()
     assert listed(client) == expected
     assert piece.read_bytes() != b"no arrow"
 

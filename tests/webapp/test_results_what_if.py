@@ -10,15 +10,15 @@ from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.experiment import Experiment as OnDisk
-from meta_reward_core.what_if import rules_of
+from meta_reward_core.method.what_if import get_rules
 from tests.core import scripted_world
 from tests.webapp.conftest import make_person
 from tests.webapp.results_cast import record, scripted_experiment, sloppy_reply
 from tests.webapp.test_results_prompts import HTMX, rows_of
 from webapp.experiments.models import Experiment
-from webapp.results.index import IterationIndex, find_index
-from webapp.results.reading import OpenIteration, open_iteration
-from webapp.results.what_if_page import WhatIf, ask_what_if
+from webapp.results.iteration_reader import OpenIteration, open_iteration
+from webapp.results.prompt_index import IterationIndex, find_index
+from webapp.results.what_if_page import WhatIf, compute_what_if
 
 pytestmark = pytest.mark.django_db
 PAGE = "/experiments/scripted/iterations/1/what-if"
@@ -60,7 +60,7 @@ def opened(row: Experiment) -> tuple[OpenIteration, IterationIndex]:
 
 def test_unchanged_rules_make_exactly_the_pairs_on_disk(row: Experiment, on_disk: OnDisk) -> None:
     iteration, index = opened(row)
-    made = ask_what_if(iteration, index, rules_of(iteration.recipe, 1)).made
+    made = compute_what_if(iteration, index, get_rules(iteration.recipe, 1)).made
     grid_ids = index.rows["response_id"].to_pylist()
     remade = {
         prompt_id: (
@@ -90,7 +90,7 @@ def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
     tools = scripted_world.scripted_tools(tmp_path, scripted_world.long_winded_reply)
     scripted_world.run_before_training(on_disk.context(1), tools)
     iteration, index = opened(record(on_disk, alice))
-    made = ask_what_if(iteration, index, rules_of(iteration.recipe, 1)).made["judge"]
+    made = compute_what_if(iteration, index, get_rules(iteration.recipe, 1)).made["judge"]
     judged = {index.prompt_ids[at] for at in made.paired.nonzero()[0]}
     assert judged == {pair["prompt_id"] for pair in rows_of(on_disk, "judge_pairs")}
     dropped = [d for d in rows_of(on_disk, "dropped") if d["kind"] == "judge"]

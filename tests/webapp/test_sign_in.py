@@ -13,8 +13,8 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from tests.webapp.conftest import make_person
-from webapp.people import lockout
-from webapp.people.models import Event, EventKind
+from webapp.accounts import login_throttle
+from webapp.accounts.models import Event, EventKind
 
 pytestmark = pytest.mark.django_db
 
@@ -61,7 +61,7 @@ def test_the_admin_has_no_door_of_its_own(client: Client, alice: User) -> None:
 def test_the_lock_opens_by_itself(alice: User) -> None:
     for _ in range(9):
         sign_in()
-    Event.objects.update(created=timezone.now() - lockout.WINDOW - timedelta(seconds=1))
+    Event.objects.update(created=timezone.now() - login_throttle.WINDOW - timedelta(seconds=1))
     assert sign_in(password="correct horse") == ""
 
 
@@ -82,7 +82,7 @@ def test_whoever_signs_in_begins_anew(alice: User) -> None:
 def test_one_address_cannot_try_one_password_on_many_names(
     alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lockout, "MOST_FOR_AN_ADDRESS", 8)
+    monkeypatch.setattr(login_throttle, "MAX_PER_ADDRESS", 8)
     for number in range(7):
         assert "Too many" not in sign_in(f"name{number}")
     assert "Too many" in sign_in("name8")
@@ -91,7 +91,7 @@ def test_one_address_cannot_try_one_password_on_many_names(
 
 
 def test_many_addresses_cannot_try_one_name(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockout, "MOST_FOR_A_NAME", 8)
+    monkeypatch.setattr(login_throttle, "MAX_PER_NAME", 8)
     for number in range(8):
         assert ("Too many" in sign_in(address=f"10.1.0.{number}")) == (number == 7)
     assert "Too many" in sign_in(password="correct horse", address="10.0.0.2")

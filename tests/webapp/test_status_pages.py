@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.processes.command_hint import format_command
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import (
     HOSTILE,
@@ -23,7 +23,7 @@ from tests.webapp.watching_cast import (
     make_private,
     run_judging,
 )
-from webapp.experiments import queues
+from webapp.dashboard import queues
 from webapp.experiments.models import Experiment, Iteration, Order, Shard, Stage
 
 pytestmark = pytest.mark.django_db
@@ -247,16 +247,16 @@ def test_what_waits_of_a_strangers_private_experiment_is_not_told(
 def test_the_workers_page_counts_messages_and_says_when_the_broker_is_away(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queues, "queue_lengths", lambda: {"gpu": 1234, "cpu": 0})
+    monkeypatch.setattr(queues, "read_queue_lengths", lambda: {"gpu": 1234, "cpu": 0})
     assert "1,234" in get(client, "/workers")
     assert "1,234" in get(client, "/workers")
-    queues._message_counts.cache_clear()
-    monkeypatch.setattr(queues, "queue_lengths", lambda: None)
+    queues._count_messages_at.cache_clear()
+    monkeypatch.setattr(queues, "read_queue_lengths", lambda: None)
     assert "The broker does not answer" in get(client, "/workers")
 
 
 def test_the_workers_page_says_how_to_begin(client: Client) -> None:
-    assert manage("worker") in get(client, "/workers")
+    assert format_command("worker") in get(client, "/workers")
 
 
 def test_the_script_of_htmx_is_served_from_here(client: Client) -> None:

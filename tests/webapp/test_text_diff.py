@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from webapp import text_diff
-from webapp.text_diff import MOST_STEPS, Span, compare_texts, count_steps, spans_of
+from webapp.text_diff import MOST_STEPS, Span, compare_texts, count_steps, diff_texts
 
 LONG = 14_000
 HOSTILE = [
@@ -46,7 +46,7 @@ def test_a_longer_text_changes_no_word_before_its_new_end() -> None:
 
 def test_each_side_shows_its_own_words() -> None:
     spans = compare_texts("same\nthe red car\n", "same\nthe blue car\n")
-    left, right = spans_of("first", spans), spans_of("second", spans)
+    left, right = diff_texts("first", spans), diff_texts("second", spans)
     assert [span.text for span in left if span.side != "same"] == ["red"]
     assert [span.text for span in right if span.side != "same"] == ["blue"]
 
@@ -58,8 +58,8 @@ def test_each_side_shows_its_own_words() -> None:
 @example("a b", "c d")
 def test_both_texts_can_be_put_together_again(first: str, second: str) -> None:
     spans = compare_texts(first, second)
-    assert "".join(span.text for span in spans_of("first", spans)) == first
-    assert "".join(span.text for span in spans_of("second", spans)) == second
+    assert "".join(span.text for span in diff_texts("first", spans)) == first
+    assert "".join(span.text for span in diff_texts("second", spans)) == second
     assert all(span.text for span in spans)
     assert all(a.side != b.side for a, b in itertools.pairwise(spans))
 
@@ -86,7 +86,7 @@ def test_texts_of_fourteen_thousand_characters_are_compared_by_words_in_bounded_
     words = text_diff._WORDS.findall(first), text_diff._WORDS.findall(second)
     assert count_steps(*words) <= 219 * 14_000 < MOST_STEPS
     spans = compare_texts(first, second)
-    assert "".join(span.text for span in spans_of("first", spans)) == first
+    assert "".join(span.text for span in diff_texts("first", spans)) == first
 
 
 def test_longer_texts_are_compared_by_lines_and_endless_ones_not_at_all(

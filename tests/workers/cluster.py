@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from meta_reward_core.dying import dying_with_parent
+from meta_reward_core.processes.parent_death import make_parent_death_preexec
 from tests.end_to_end.conftest import CHECKOUT, TINY, Site, migrated_database
 from tests.services import RedisLike
 
@@ -87,7 +87,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=dying_with_parent(),
+                preexec_fn=make_parent_death_preexec(),
             )
         self.processes.append(process)
         return process
@@ -126,7 +126,7 @@ class Cluster:
         return [
             process
             for process in psutil.process_iter(["cmdline", "environ"])
-            if "workers.engine_child" in (process.info["cmdline"] or [])
+            if "workers.engine.process" in (process.info["cmdline"] or [])
             and (process.info["environ"] or {}).get("CELERY_BROKER_URL") == self.site.broker_url
         ]
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from pytest_django.fixtures import Settings
 
-from meta_reward_core import launch
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.engines.scripted import Script, ScriptedEngine
-from meta_reward_core.training.row_forms import Rows
+from meta_reward_core.planning import experiment_setup
+from meta_reward_core.training.row_types import RowIterable
 from tests.workers.installation import Installation, UseScript
 
 OnLog = Callable[[dict[str, float]], None]
@@ -49,7 +49,7 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a function in TRL's place that writes a folder which depends on the rows alone."""
 
     def train_dpo(
-        rows: Rows[object], *, checkpoint: Path, on_log: OnLog, **_: object
+        rows: RowIterable[object], *, checkpoint: Path, on_log: OnLog, **_: object
     ) -> SimpleNamespace:
         assert len(list(rows)) == len(rows)
         checkpoint.mkdir()
@@ -72,7 +72,9 @@ def use_script(monkeypatch: pytest.MonkeyPatch) -> UseScript:
     """Let the engine answer by another script; returns the function that sets it."""
 
     def use(script: Script) -> None:
-        monkeypatch.setattr(launch, "load_engine", lambda model, recipe: ScriptedEngine(script))
+        monkeypatch.setattr(
+            experiment_setup, "load_engine", lambda model, recipe: ScriptedEngine(script)
+        )
 
-    use(plausible_reply)
+    use(make_fake_reply)
     return use

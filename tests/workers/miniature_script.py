@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass, field
 
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.miniature import world
-from meta_reward_core.miniature.world import Draft
-from meta_reward_core.seeds import derive_seed
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.tasks.toy import task
+from meta_reward_core.tasks.toy.task import Draft
 
 RECIPE = """\
 name: scripted
@@ -44,15 +44,15 @@ class MiniatureScript:
         if found := _META_JUDGE.fullmatch(asked):
             instruction, response, a, b = found.groups()
             draft, noise = self.drafts[instruction, response], self.noise
-            return world.write_meta_judgment(rng, draft, _verdicts(a), _verdicts(b), noise=noise)
+            return task.write_meta_judgment(rng, draft, _verdicts(a), _verdicts(b), noise=noise)
         if found := _JUDGE.fullmatch(asked):
             draft = self.drafts[found[1], found[2]]
-            verdicts = world.draw_verdicts(rng, draft, world.SEED_JUDGE_NOISE)
-            return world.write_judgment(draft, verdicts)
-        draft = world.draft_judged_response(rng, asked)
+            verdicts = task.sample_verdicts(rng, draft, task.SEED_JUDGE_NOISE)
+            return task.write_judgment(draft, verdicts)
+        draft = task.draft_judged_response(rng, asked)
         self.drafts[asked, draft.response] = draft
         return draft.response
 
 
 def _verdicts(judgment: str) -> tuple[bool, ...]:
-    return tuple(line.split()[2] == "yes" for line in judgment.splitlines()[: world.SLOTS])
+    return tuple(line.split()[2] == "yes" for line in judgment.splitlines()[: task.SLOTS])

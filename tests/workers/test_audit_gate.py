@@ -9,30 +9,30 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError
 
-from meta_reward_core import launch
-from meta_reward_core.context import Tools
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.cli.callbacks import CallbackList
+from meta_reward_core.context import StageResources
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.errors import AuditWaitsError, InputError
-from meta_reward_core.ledgers import Ledgers
-from meta_reward_core.miniature import world
-from meta_reward_core.running import run_iteration
-from tests.core.audit.miniature_battles import NOISE
+from meta_reward_core.planning import experiment_setup
+from meta_reward_core.runner import run_iteration
+from meta_reward_core.tasks.toy import task
+from tests.core.review.miniature_battles import NOISE
 from tests.webapp.audit_cast import answer_by_oracle
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
 from tests.workers.miniature_script import RECIPE, MiniatureScript
 from tests.workers.test_run_iteration import table_bytes
 from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over, host, queue
-from webapp.audit.human_pairs import human_pairs
-from webapp.audit.making import BatchPlan, iteration_files, make_batch
+from webapp.audit.batch_creation import BatchPlan, create_batch, get_iteration_files
+from webapp.audit.batch_report import is_stale, make_report
+from webapp.audit.human_preference_pairs import build_human_pairs
 from webapp.audit.models import Answer, Batch, Gate, Item, Override
-from webapp.audit.reporting import is_stale, make_report
 from webapp.experiments.models import Experiment, Iteration
-from webapp.notices.models import Channel, Choice, Event, Notice, Recipient
-from webapp.notices.occasions import note_occasions
-from workers import handing_over, scheduling
-from workers.engine_host import ShardFailedError, ShardRequest
-from workers.opening import open_row
+from webapp.notifications.models import Channel, Choice, EventType, Notice, Recipient
+from webapp.notifications.outbox import write_notifications
+from workers.engine.client import ShardFailedError, ShardRequest
+from workers.pipeline import control, scheduling
+from workers.pipeline.open_experiment import open_row
 from workers.reconciler import reconcile
 
 __all__ = ["HostHere", "host", "queue"]
@@ -50,7 +50,7 @@ def held(installation: Installation, queue: Queue) -> Iteration:
 
 def audit(iteration: Iteration, **changes: Any) -> Batch:
     plan = BatchPlan("judgments", "uniform", 60, 1, 0, 0, True, True, "")
-    return make_batch(iteration.experiment, iteration.number, plan, by=None)
+    return create_batch(iteration.experiment, iteration.number, plan, by=None)
 
 
 def answer(item: Item, choice: str) -> None:
@@ -73,16 +73,18 @@ def toss_coins(batch: Batch) -> None:
 def test_whoever_wants_to_know_is_told_once_that_it_waits(held: Iteration) -> None:
     owner = User.objects.create_user("olga", email="olga@example.org", is_superuser=True)
     recipient = Recipient.objects.create(person=owner, only_own=False)
-    choice = Choice.objects.create(recipient=recipient, event=Event.WAITS, channel=Channel.EMAIL)
-    assert note_occasions() == 0, "it waited already when she asked"
+    choice = Choice.objects.create(
+        recipient=recipient, event=EventType.WAITS, channel=Channel.EMAIL
+    )
+    assert write_notifications() == 0, "it waited already when she asked"
     Choice.objects.filter(pk=choice.pk).update(since=held.started)
-    assert note_occasions() == 1
+    assert write_notifications() == 1
     notice = Notice.objects.get()
     assert "waits for you: iteration 1 needs an audit" in notice.subject
     assert "there is no audit of these battles yet" in notice.text
     assert "resume it" not in notice.text
     Iteration.objects.filter(pk=held.pk).update(finding="waits before training: other words")
-    assert note_occasions() == 0
+    assert write_notifications() == 0
 
 
 def stage_statuses(iteration: Iteration) -> dict[str, str]:
@@ -178,7 +180,7 @@ def test_an_override_lets_one_iteration_through(held: Iteration, queue: Queue) -
     Override.objects.create(
         experiment=held.experiment, iteration=1, reason="a trial", by_name="alice"
     )
-    scheduling.advance(held)
+    scheduling.advance_iteration(held)
     queue.work()
     held.refresh_from_db()
     assert held.status == "finished"
@@ -199,14 +201,14 @@ def test_a_command_cannot_go_round_the_gate(held: Iteration, installation: Insta
 
 
 def table(iteration: Iteration, name: str) -> list[dict[str, Any]]:
-    files = iteration_files(iteration.experiment, iteration.number)
+    files = get_iteration_files(iteration.experiment, iteration.number)
     found: list[dict[str, Any]] = files.read(name).to_pylist()
     return found
 
 
 def trained(iteration: Iteration) -> dict[str, int]:
     """What the training's manifest counts."""
-    manifest = iteration_files(iteration.experiment, iteration.number).manifest("train")
+    manifest = get_iteration_files(iteration.experiment, iteration.number).manifest("train")
     assert manifest is not None
     return manifest.counts
 
@@ -231,7 +233,7 @@ def check_actor_pairs_alone(iteration: Iteration, *, why: str) -> None:
     [withheld] = table(iteration, "withheld")
     assert withheld["kind"] == "judge"
     assert why in withheld["reason"]
-    files = iteration_files(iteration.experiment, iteration.number)
+    files = get_iteration_files(iteration.experiment, iteration.number)
     manifest = json.loads(files.store.read(f"{files.folder}/manifest.json"))
     assert manifest["counts"]["audit"]["withheld_kinds"] == 1
     assert "withheld/part-00000.parquet" in manifest["parts"]
@@ -242,7 +244,7 @@ def test_a_person_lets_one_iteration_train_on_its_actor_pairs_alone(
     held: Iteration, queue: Queue
 ) -> None:
     alone(held)
-    scheduling.advance(held)
+    scheduling.advance_iteration(held)
     queue.work()
     check_actor_pairs_alone(held, why="follows the score (decided by alice)")
     assert Iteration.objects.get(number=2).status == "running"
@@ -274,12 +276,12 @@ def test_what_was_decided_stands_when_the_training_is_tried_again(
 
     host.before = fail_once
     alone(held)
-    scheduling.advance(held)
+    scheduling.advance_iteration(held)
     queue.work()
     held.refresh_from_db()
     assert held.status == "failed"
     Gate.objects.all().delete()
-    handing_over.resume(held.experiment)
+    control.resume_iteration(held.experiment)
     queue.work()
     check_actor_pairs_alone(held, why="follows the score")
 
@@ -326,7 +328,7 @@ def test_the_workers_go_on_with_what_a_command_left_at_the_gate(
         installation.run_iteration(*GATED)
     iteration = Iteration.objects.get()
     alone(iteration)
-    handing_over.resume(iteration.experiment)
+    control.resume_iteration(iteration.experiment)
     queue.work()
     check_actor_pairs_alone(iteration, why="follows the score")
 
@@ -337,9 +339,9 @@ def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
     with pytest.raises(CommandError):
         installation.run_iteration(*GATED)
     experiment = open_row(Experiment.objects.get())
-    tools = Tools(load_engine=launch.load_engine, scratch=installation.root)
+    tools = StageResources(load_engine=experiment_setup.load_engine, scratch=installation.root)
     with pytest.raises(InputError, match="the core alone knows of no audits"):
-        run_iteration(experiment.context(1), tools, Ledgers())
+        run_iteration(experiment.context(1), tools, CallbackList())
 
 
 def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(
@@ -359,7 +361,7 @@ def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(
 
     for path in folder.glob("manifests/meta_judge-*.json"):
         path.unlink()
-    use_script(lambda conversation, sample, seed: plausible_reply(conversation, sample, seed + 1))
+    use_script(lambda conversation, sample, seed: make_fake_reply(conversation, sample, seed + 1))
     with pytest.raises(CommandError, match="there is no audit of these battles yet"):
         installation.run_iteration(*GATED)
     assert is_stale(batch), "other battles were made"
@@ -381,7 +383,7 @@ def test_an_oracle_at_the_desk_stops_the_run_whose_meta_judge_is_a_coin(
 ) -> None:
     use_script(MiniatureScript(NOISE[level]))
     installation.recipe.write_text(RECIPE)
-    prompts = [{"text": text} for text in world.loop_prompts(40, seed=1)]
+    prompts = [{"text": text} for text in task.sample_pool_prompts(40, seed=1)]
     installation.prompts.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, prompts)))
     command = (*GATED, "--prompts", installation.prompts.with_suffix(".jsonl"))
     with pytest.raises(CommandError, match="there is no audit of these battles yet") as caught:
@@ -390,7 +392,7 @@ def test_an_oracle_at_the_desk_stops_the_run_whose_meta_judge_is_a_coin(
     iteration = Iteration.objects.get()
     carol = make_person("carol", "auditor")
     plan = BatchPlan("judgments", "certainty", 120, 1, 0, 0, True, True, "")
-    batch = make_batch(iteration.experiment, 1, plan, by=None, auditors=[carol])
+    batch = create_batch(iteration.experiment, 1, plan, by=None, auditors=[carol])
     answer_by_oracle(batch, carol)
     if level == "good":
         installation.run_iteration(*command)
@@ -454,7 +456,7 @@ def test_workers_and_a_command_mix_the_same_bytes(
     files = installation.artifacts / "mine"
     kept = installation.root / "kept"
     shutil.copytree(files, kept)
-    handing_over.hand_over(open_row(first), first, until=2)
+    control.submit_to_workers(open_row(first), first, until=2)
     queue.work()
     by_workers = table_bytes(files)
     check_mixed(Iteration.objects.get(number=2))
@@ -477,10 +479,10 @@ def test_answers_that_come_later_change_no_training_that_was_prepared(
     host.before = fail_once
     row = preferred.experiment
     assert row is not None
-    handing_over.hand_over(open_row(row), row, until=2)
+    control.submit_to_workers(open_row(row), row, until=2)
     queue.work()
     Answer.objects.filter(item__batch=preferred).update(choice="tie")
-    handing_over.resume(row)
+    control.resume_iteration(row)
     queue.work()
     check_mixed(Iteration.objects.get(number=2))
 
@@ -498,7 +500,7 @@ def test_a_damaged_file_of_human_pairs_is_written_again(
             path.write_bytes(b"something else")
 
     host.before = damage
-    handing_over.hand_over(open_row(row), row, until=2)
+    control.submit_to_workers(open_row(row), row, until=2)
     queue.work()
     check_mixed(Iteration.objects.get(number=2))
 
@@ -516,20 +518,20 @@ def test_only_what_everybody_prefers_in_complete_audits_is_offered(
                         probability=1, instruction="", response="", is_swapped=False,
                         original=third, again="other")  # fmt: skip
     answer(Item.objects.get(number=61), "first")
-    assert len(human_pairs(row, before=2)) == 57
-    assert human_pairs(row, before=1) == []
+    assert len(build_human_pairs(row, before=2)) == 57
+    assert build_human_pairs(row, before=1) == []
     cut_off = preferred.items.select_related("truth").all()[5].truth
     cut_off.facts |= {"cut_off_first": False, "cut_off_second": True}
     cut_off.save()
-    assert len(human_pairs(row, before=2)) == 56, "the preferred one was cut off"
+    assert len(build_human_pairs(row, before=2)) == 56, "the preferred one was cut off"
     cut_off.facts |= {"cut_off_first": True, "cut_off_second": False}
     cut_off.save()
-    assert len(human_pairs(row, before=2)) == 57, "the other one was"
+    assert len(build_human_pairs(row, before=2)) == 57, "the other one was"
     other = audit(Iteration.objects.get())
     for item in other.items.all()[:59]:
         answer(item, "first")
-    assert len(human_pairs(row, before=2)) == 57, "the other one is not complete"
+    assert len(build_human_pairs(row, before=2)) == 57, "the other one is not complete"
     Batch.objects.filter(pk=other.pk).update(status="closed")
-    assert len(human_pairs(row, before=2)) <= 4, "two batches contradict each other"
+    assert len(build_human_pairs(row, before=2)) <= 4, "two batches contradict each other"
     Batch.objects.update(source_sha256="f" * 64)
-    assert human_pairs(row, before=2) == []
+    assert build_human_pairs(row, before=2) == []

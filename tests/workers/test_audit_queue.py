@@ -15,13 +15,13 @@ GATED = ("--iterations", "2", "--set", "audit.required=true",
 
 DECIDE = """
 from django.db import transaction
-from webapp.audit.making import BatchPlan, make_batch
+from webapp.audit.batch_creation import BatchPlan, create_batch
 from webapp.audit.models import Answer, Override
 from webapp.experiments.models import Experiment
 
 row = Experiment.objects.get()
 with transaction.atomic():
-    batch = make_batch(row, 1, BatchPlan("judgments", "uniform", 12, 1, 0, 0, True, True, ""),
+    batch = create_batch(row, 1, BatchPlan("judgments", "uniform", 12, 1, 0, 0, True, True, ""),
                        by=None)
     for item in batch.items.all():
         Answer.objects.create(item=item, auditor_name="carol", choice="first")

@@ -19,10 +19,10 @@ from django.core.management import CommandError
 from meta_reward_core.errors import InputError
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
+from webapp.accounts.models import Event, EventKind
 from webapp.api.models import make_token
 from webapp.experiments.models import Attempt, Experiment, Order
-from webapp.people.models import Event, EventKind
-from workers import backup
+from workers.ops import backup
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ OWN_EVENTS = {EventKind.BACKED_UP, EventKind.RESTORED}
 
 def everything() -> list[dict[str, Any]]:
     """All rows but the events that a backup and a restore leave themselves."""
-    return list(rows_of(backup._lines(Experiment.objects.all())))
+    return list(rows_of(backup._iter_lines(Experiment.objects.all())))
 
 
 def rows_of(lines: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -110,9 +110,9 @@ def test_a_backup_of_another_version_names_the_migrations(
     used: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used.run("backup", "--output", tmp_path / "b.gz")
-    monkeypatch.setattr(backup, "_migrations", lambda: ["experiments.0001_initial"])
+    monkeypatch.setattr(backup, "_list_migrations", lambda: ["experiments.0001_initial"])
     with pytest.raises(InputError, match=r"people\.0001_events"):
-        backup.restore(tmp_path / "b.gz", replace=True)
+        backup.restore_backup(tmp_path / "b.gz", replace=True)
 
 
 @pytest.mark.parametrize("damage", ["part", "manifest", "all"])
@@ -143,14 +143,16 @@ def test_rows_of_sqlite_become_rows_of_postgresql_and_back(
     elsewhere = f"{postgres_url.rpartition('/')[0]}/{name}"
     manage(tmp_path, f"sqlite:///{tmp_path}/one.sqlite3", _PEOPLE)
     manage(tmp_path, elsewhere, _MOVE)
-    backup.restore(tmp_path / "b.gz", replace=True)
+    backup.restore_backup(tmp_path / "b.gz", replace=True)
     first, second = (
         [line["row"] for line in rows_of(backup.read_lines(tmp_path / file))]
         for file in ("a.gz", "b.gz")
     )
     assert len(first) > 8
     assert first == second
-    back = json.loads(json.dumps([line["row"] for line in everything()], cls=backup._Exact))
+    back = json.loads(
+        json.dumps([line["row"] for line in everything()], cls=backup._ExactTimeEncoder)
+    )
     assert back == second
 
 
@@ -173,7 +175,7 @@ django.setup()
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from webapp.experiments.models import Experiment, Order
-from webapp.people.models import Event
+from webapp.accounts.models import Event
 call_command("migrate", verbosity=0)
 """
 _PEOPLE = """

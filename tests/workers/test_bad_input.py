@@ -9,9 +9,9 @@ from django.core.management import CommandError
 from django.db import connection
 from pytest_django.fixtures import Settings
 
-from meta_reward_core import request
-from meta_reward_core.engines import installed
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.engines import availability
+from meta_reward_core.planning import experiment_request
+from meta_reward_core.processes.command_hint import format_command
 from tests.end_to_end.conftest import CHECKOUT
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment
@@ -67,7 +67,7 @@ def test_words_that_are_missing_or_misspelt(
 def test_an_engine_that_is_not_installed_burns_no_name(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, way: Sequence[str]
 ) -> None:
-    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    monkeypatch.setattr(availability, "find_spec", lambda name: None)
     assert_refused(installation, ("--engine", "vllm", *way), "docs/engines.md")
     assert (
         "--constraint var/constraints-vllm.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
@@ -78,7 +78,7 @@ def test_an_engine_that_is_not_installed_burns_no_name(
 def test_where_workers_draw_the_plan_asks_no_engine_of_this_machine(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    monkeypatch.setattr(availability, "find_spec", lambda name: None)
     assert "generate" in installation.run_iteration("--engine", "vllm", "--queue", "--dry-run")
 
 
@@ -88,7 +88,7 @@ def test_an_engine_that_is_gone_is_told_before_the_next_iteration_begins(
     installation.run_iteration()
     kept = installation.artifacts / "mine/experiment.json"
     kept.write_text(kept.read_text().replace('"kind": "scripted"', '"kind": "vllm"'))
-    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    monkeypatch.setattr(availability, "find_spec", lambda name: None)
     for way in WAYS:
         assert "docs/engines.md" in refusal_to_go_on(installation, *way)
 
@@ -120,7 +120,7 @@ def test_a_misspelt_name_begins_no_other_experiment(
     assert caught.value.returncode == 2
     assert Experiment.objects.get().name == "demo"
     installation.run_iteration(*way, name="dmeo")
-    monkeypatch.setattr(request, "DEFAULT_RECIPE", str(installation.recipe))
+    monkeypatch.setattr(experiment_request, "DEFAULT_RECIPE", str(installation.recipe))
     installation.run(*words, "unlike")
 
 
@@ -202,7 +202,9 @@ def test_a_disk_that_is_visibly_too_small(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, way: Sequence[str]
 ) -> None:
     free = SimpleNamespace(free=1)
-    monkeypatch.setattr("meta_reward_core.launch.shutil.disk_usage", lambda path: free)
+    monkeypatch.setattr(
+        "meta_reward_core.planning.experiment_setup.shutil.disk_usage", lambda path: free
+    )
     assert_refused(installation, way, "MB free", code=4)
 
 
@@ -314,6 +316,6 @@ def test_an_experiment_that_is_not_there_is_told_of_by_all_commands_alike(
     with pytest.raises(CommandError) as caught:
         installation.run(*command.split())
     said = str(caught.value).replace(f" under {installation.artifacts}", "")
-    assert said == f"there is no experiment 'nobody': see {manage('list_experiments')}"
+    assert said == f"there is no experiment 'nobody': see {format_command('list_experiments')}"
     assert caught.value.returncode == 2
     assert set(installation.root.iterdir()) == before

@@ -11,16 +11,22 @@ import psutil
 import pytest
 
 from tests.services import Broker, short_folder
-from workers.broker import BrokerError, BrokerPlace, broker_answers, start_broker, wait_for_broker
+from workers.ops.broker import (
+    BrokerError,
+    BrokerPaths,
+    is_broker_ready,
+    start_broker,
+    wait_for_broker,
+)
 
 STARTS_ONE = """
 import subprocess, sys, time
 from pathlib import Path
 import django
 django.setup()
-from workers.broker import BrokerPlace, start_broker, wait_for_broker
+from workers.ops.broker import BrokerPaths, start_broker, wait_for_broker
 folder = Path(sys.argv[1])
-place = BrokerPlace(data=folder / "data", socket=folder / "s" / "broker.sock")
+place = BrokerPaths(data=folder / "data", socket=folder / "s" / "broker.sock")
 process = start_broker(place, stdout=subprocess.DEVNULL)
 wait_for_broker(place)
 print(process.pid, flush=True)
@@ -51,7 +57,7 @@ def test_it_remembers_what_it_was_told(running_broker: Broker, number: int) -> N
     assert running_broker.process is not None
     running_broker.process.send_signal(number)
     running_broker.process.wait()
-    assert not broker_answers(running_broker.place)
+    assert not is_broker_ready(running_broker.place)
     running_broker.start()
     with running_broker.client() as client:
         assert client.lrange("queue", 0, -1) == [b"message"]
@@ -59,7 +65,7 @@ def test_it_remembers_what_it_was_told(running_broker: Broker, number: int) -> N
 
 def test_there_is_one_at_a_time(running_broker: Broker) -> None:
     assert start_broker(running_broker.place) is None
-    assert broker_answers(running_broker.place)
+    assert is_broker_ready(running_broker.place)
 
 
 def test_it_dies_with_its_parent_even_by_sigkill() -> None:
@@ -82,7 +88,7 @@ def test_it_dies_with_its_parent_even_by_sigkill() -> None:
 
 def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="set TMPDIR to a shorter folder"):
-        start_broker(BrokerPlace(data=tmp_path / "data", socket=tmp_path / ("x" * 100) / "s"))
+        start_broker(BrokerPaths(data=tmp_path / "data", socket=tmp_path / ("x" * 100) / "s"))
 
 
 def test_a_folder_that_others_may_enter_is_refused() -> None:
@@ -90,18 +96,18 @@ def test_a_folder_that_others_may_enter_is_refused() -> None:
         (folder / "s").mkdir()
         (folder / "s").chmod(0o755)
         with pytest.raises(BrokerError, match="is open to others"):
-            start_broker(BrokerPlace(data=folder / "data", socket=folder / "s" / "broker.sock"))
+            start_broker(BrokerPaths(data=folder / "data", socket=folder / "s" / "broker.sock"))
 
 
 def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     with short_folder() as folder:
         (folder / "s").symlink_to(tmp_path)
         with pytest.raises(BrokerError):
-            start_broker(BrokerPlace(data=folder / "data", socket=folder / "s" / "broker.sock"))
+            start_broker(BrokerPaths(data=folder / "data", socket=folder / "s" / "broker.sock"))
 
 
 def test_one_that_does_not_answer_is_reported() -> None:
     with short_folder() as folder:
-        place = BrokerPlace(data=folder, socket=folder / "broker.sock")
+        place = BrokerPaths(data=folder, socket=folder / "broker.sock")
         with pytest.raises(BrokerError, match="does not answer"):
             wait_for_broker(place, timeout_seconds=0.1)

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import execute_from_command_line
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.engines import installed
+from meta_reward_core.engines import availability
 from tests.end_to_end.conftest import CHECKOUT
 from tests.workers.installation import Installation, UseScript
 
@@ -70,7 +70,7 @@ def test_commands_that_only_plan_or_explain_do(
     place: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        installed, "find_spec", lambda name: name
+        availability, "find_spec", lambda name: name
     )  # one page takes vLLM for granted
     assert len(BEFORE) > 6
     for command in BEFORE:

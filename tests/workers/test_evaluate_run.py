@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from django.core.management import CommandError
 
-from meta_reward_core import launch
-from meta_reward_core.config import EngineRecipe
-from meta_reward_core.context import Model
+from meta_reward_core.context import ModelRef
 from meta_reward_core.engines.base import Conversation, Engine
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.engines.scripted import Reply, ScriptedEngine
 from meta_reward_core.errors import EngineError
+from meta_reward_core.planning import experiment_setup
+from meta_reward_core.recipes.schema import EngineRecipe
 from tests.core.engines.misbehaving_server import completion, misbehaving_server, saying
 from tests.core.evaluation.rows import write_array, write_lines
 from tests.core.tiny_model import make_model_folder
@@ -121,10 +121,10 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
             raise EngineError("the power went")
         return script(conversation, sample, seed)
 
-    def load(model: Model, recipe: EngineRecipe) -> Engine:
+    def load(model: ModelRef, recipe: EngineRecipe) -> Engine:
         return ScriptedEngine(failing)
 
-    monkeypatch.setattr(launch, "load_engine", load)
+    monkeypatch.setattr(experiment_setup, "load_engine", load)
     arguments = (
         "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
         "--baseline-outputs", baseline, "--judge", "stub", "--out", tmp_path / "out", "--shard", 4,
@@ -313,7 +313,7 @@ def test_a_judge_is_asked_again_and_compared_with_people(
 def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(
     installation: Installation, use_script: UseScript, tmp_path: Path
 ) -> None:
-    use_script(plausible_reply)
+    use_script(make_fake_reply)
     installation.run_iteration()
     installation.run(
         "evaluate", "run", "judge", "--experiment", "mine", "--judge", "scripted",
@@ -339,7 +339,7 @@ def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(
 def test_prompts_of_the_models_own_training_are_told(
     installation: Installation, use_script: UseScript, baseline: Path, tmp_path: Path
 ) -> None:
-    use_script(plausible_reply)
+    use_script(make_fake_reply)
     installation.run_iteration()
     seen = tmp_path / "seen.txt"
     seen.write_text("question 3?\nsomething new\n")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError
 
-from meta_reward_core.eft_files import read_sft_rows
+from meta_reward_core.data.prompt_files import read_prompts
+from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import Reply
-from meta_reward_core.prompt_files import read_prompts
 from tests.core.evaluation.rows import write_lines
 from tests.workers.installation import Installation, UseScript
 

@@ -31,7 +31,7 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
-from workers import lifecycle, scheduling
+from workers.pipeline import scheduling, transitions
 
 MAX_ATTEMPTS = 5
 
@@ -47,13 +47,13 @@ def make_iteration(name: str = "leased") -> Iteration:
         artifact_root="/a",
     )
     iteration = Iteration.objects.create(experiment=experiment, number=1, model_in="b" * 64)
-    assert lifecycle.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
+    assert transitions.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
     return iteration
 
 
 def make_shard(iteration: Iteration, *, shards: int = 1) -> Shard:
     stage = Stage.objects.create(iteration=iteration, name="judge", title="Judge", position=2)
-    assert lifecycle.begin_stage(stage, shards=shards)
+    assert transitions.start_stage(stage, shards=shards)
     return stage.shards.get(index=0)
 
 
@@ -69,7 +69,7 @@ def shard(db: None) -> Shard:
 
 
 def claimed(shard: Shard) -> Attempt:
-    attempt = lifecycle.claim_for(shard, seconds=60)
+    attempt = transitions.claim_shard_for(shard, seconds=60)
     assert attempt is not None
     return attempt
 
@@ -80,8 +80,8 @@ def test_a_claim_has_a_lease_of_the_databases_time(shard: Shard) -> None:
     assert shard.lease_until is not None
     assert timedelta(seconds=55) < shard.lease_until - attempt_start(attempt)
     assert shard.lease_until - attempt_start(attempt) < timedelta(seconds=65)
-    assert lifecycle.claim_for(shard, seconds=60) is None
-    assert not lifecycle.expired_attempts().exists()
+    assert transitions.claim_shard_for(shard, seconds=60) is None
+    assert not transitions.get_expired_attempts().exists()
 
 
 def attempt_start(attempt: Attempt) -> datetime:
@@ -92,13 +92,13 @@ def attempt_start(attempt: Attempt) -> datetime:
 def test_a_silent_worker_loses_its_shard_and_can_change_nothing_more(shard: Shard) -> None:
     silent = claimed(shard)
     let_lease_run_out(shard)
-    assert [attempt.pk for attempt in lifecycle.expired_attempts()] == [silent.pk]
-    assert lifecycle.expire(silent, error="silent")
+    assert [attempt.pk for attempt in transitions.get_expired_attempts()] == [silent.pk]
+    assert transitions.expire_attempt(silent, error="silent")
     other = claimed(shard)
-    assert not lifecycle.extend(silent, seconds=60, done=1, tokens=1)
-    assert not lifecycle.finish(silent, counts={"wrong": 1}, seconds=1.0)
-    assert not lifecycle.fail(silent, status=AttemptStatus.FAILED, error="late")
-    assert lifecycle.finish(other, counts={"right": 1}, seconds=1.0)
+    assert not transitions.extend_lease(silent, seconds=60, done=1, tokens=1)
+    assert not transitions.finish_attempt(silent, counts={"wrong": 1}, seconds=1.0)
+    assert not transitions.fail_attempt(silent, status=AttemptStatus.FAILED, error="late")
+    assert transitions.finish_attempt(other, counts={"right": 1}, seconds=1.0)
     shard.refresh_from_db()
     assert (shard.status, shard.counts, shard.failures) == ("finished", {"right": 1}, 1)
 
@@ -106,8 +106,8 @@ def test_a_silent_worker_loses_its_shard_and_can_change_nothing_more(shard: Shar
 def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:
     attempt = claimed(shard)
     let_lease_run_out(shard)
-    assert lifecycle.extend(attempt, seconds=60, done=3, tokens=30)
-    assert not lifecycle.expire(attempt, error="silent")
+    assert transitions.extend_lease(attempt, seconds=60, done=3, tokens=30)
+    assert not transitions.expire_attempt(attempt, error="silent")
     shard.refresh_from_db()
     assert (shard.status, shard.done, shard.tokens) == ("running", 3, 30)
 
@@ -115,18 +115,18 @@ def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:
 @pytest.mark.parametrize("flag", ["cancel_requested", "pause_requested"])
 def test_flags_are_read_at_claim_and_heartbeat(shard: Shard, flag: str) -> None:
     attempt = claimed(shard)
-    assert lifecycle.may_go_on(attempt)
+    assert transitions.can_continue(attempt)
     Iteration.objects.update(**{flag: True})
-    assert not lifecycle.may_go_on(attempt)
-    lifecycle.fail(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
-    assert lifecycle.claim_for(shard, seconds=60) is None
-    scheduling.advance(Iteration.objects.get())
+    assert not transitions.can_continue(attempt)
+    transitions.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
+    assert transitions.claim_shard_for(shard, seconds=60) is None
+    scheduling.advance_iteration(Iteration.objects.get())
     assert Iteration.objects.get().status == {"c": "cancelled", "p": "paused"}[flag[0]]
 
 
 def test_an_interruption_is_no_failure(shard: Shard) -> None:
     for _ in range(MAX_ATTEMPTS + 2):
-        lifecycle.fail(claimed(shard), status=AttemptStatus.INTERRUPTED, error="stopped")
+        transitions.fail_attempt(claimed(shard), status=AttemptStatus.INTERRUPTED, error="stopped")
     shard.refresh_from_db()
     assert (shard.failures, shard.attempt_count) == (0, MAX_ATTEMPTS + 2)
 
@@ -136,17 +136,19 @@ def test_after_too_many_failures_the_iteration_fails_and_a_retry_keeps_history(
 ) -> None:
     for number in range(MAX_ATTEMPTS):
         error = f"no luck {number}"
-        lifecycle.fail(claimed(shard), status=AttemptStatus.FAILED, error=error, again=True)
-    assert lifecycle.claim_for(shard, seconds=60) is None
+        transitions.fail_attempt(
+            claimed(shard), status=AttemptStatus.FAILED, error=error, again=True
+        )
+    assert transitions.claim_shard_for(shard, seconds=60) is None
     iteration = Iteration.objects.get()
     add_other_stages(iteration)
-    scheduling.advance(iteration)
+    scheduling.advance_iteration(iteration)
     iteration.refresh_from_db()
     assert iteration.status == "failed"
     assert iteration.finding == "no luck 4\n(shard 0 of judge, attempt 5)"
-    lifecycle.rest_stages(iteration)
-    assert lifecycle.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
-    assert lifecycle.begin_stage(Stage.objects.get(name="judge"), shards=1)
+    transitions.reset_running_stages(iteration)
+    assert transitions.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
+    assert transitions.start_stage(Stage.objects.get(name="judge"), shards=1)
     assert claimed(shard).number == MAX_ATTEMPTS + 1
     assert Attempt.objects.filter(status="failed").count() == MAX_ATTEMPTS
 
@@ -177,7 +179,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(worker=sampled_from("ab"))
     def claims(self, worker: str) -> None:
-        attempt = lifecycle.claim_for(self.shard, seconds=60)
+        attempt = transitions.claim_shard_for(self.shard, seconds=60)
         if attempt is not None:
             self.attempts[worker] = attempt
 
@@ -186,24 +188,26 @@ class Leases(RuleBasedStateMachine):
         attempt = self.attempts.get(worker)
         if attempt is None:
             return
-        held = lifecycle.extend(attempt, seconds=60, done=1, tokens=1)
+        held = transitions.extend_lease(attempt, seconds=60, done=1, tokens=1)
         if not held:
             del self.attempts[worker]
-        elif not lifecycle.may_go_on(attempt):
-            lifecycle.fail(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
+        elif not transitions.can_continue(attempt):
+            transitions.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
             del self.attempts[worker]
 
     @rule(worker=sampled_from("ab"))
     def finishes_late_or_in_time(self, worker: str) -> None:
         attempt = self.attempts.pop(worker, None)
         if attempt is not None:
-            self.finishes += lifecycle.finish(attempt, counts={}, seconds=1.0)
+            self.finishes += transitions.finish_attempt(attempt, counts={}, seconds=1.0)
 
     @rule(worker=sampled_from("ab"), again=booleans())
     def fails(self, worker: str, again: bool) -> None:
         attempt = self.attempts.pop(worker, None)
         if attempt is not None:
-            lifecycle.fail(attempt, status=AttemptStatus.FAILED, error="failed", again=again)
+            transitions.fail_attempt(
+                attempt, status=AttemptStatus.FAILED, error="failed", again=again
+            )
 
     @rule(worker=sampled_from("ab"))
     def dies(self, worker: str) -> None:
@@ -215,8 +219,8 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def reconciler_expires(self) -> None:
-        for attempt in lifecycle.expired_attempts():
-            lifecycle.expire(attempt, error="silent")
+        for attempt in transitions.get_expired_attempts():
+            transitions.expire_attempt(attempt, error="silent")
 
     @rule(flag=sampled_from(["cancel_requested", "pause_requested"]))
     def person_stops(self, flag: str) -> None:
@@ -229,15 +233,15 @@ class Leases(RuleBasedStateMachine):
         if self.iteration.status == RunStatus.RUNNING and (
             self.iteration.cancel_requested or self.iteration.pause_requested
         ):
-            scheduling.settle(self.iteration)
+            scheduling.finish_pause_or_cancel(self.iteration)
 
     @rule()
     def person_resumes(self) -> None:
         self.iteration.refresh_from_db()
         if self.iteration.status != RunStatus.RUNNING:
-            lifecycle.rest_stages(self.iteration)
-            lifecycle.start_iteration(self.iteration, model_in="b" * 64, driver=Driver.WORKERS)
-            lifecycle.begin_stage(self.shard.stage, shards=1)
+            transitions.reset_running_stages(self.iteration)
+            transitions.start_iteration(self.iteration, model_in="b" * 64, driver=Driver.WORKERS)
+            transitions.start_stage(self.shard.stage, shards=1)
 
     @invariant()
     def at_most_one_owner(self) -> None:
@@ -257,11 +261,11 @@ class Leases(RuleBasedStateMachine):
         self.settles()
         for row in Iteration.objects.filter(status=RunStatus.RUNNING):
             if Shard.objects.get(pk=self.shard.pk).status != "finished":
-                scheduling.advance(row)
+                scheduling.advance_iteration(row)
         self.person_resumes()
         self.shard.refresh_from_db()
         if self.shard.status != "finished":
-            assert lifecycle.finish(claimed(self.shard), counts={}, seconds=1.0)
+            assert transitions.finish_attempt(claimed(self.shard), counts={}, seconds=1.0)
 
 
 class TestLeases(TestCase):
@@ -295,10 +299,10 @@ import os, sys, django
 os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
 django.setup()
 from webapp.experiments.models import Shard
-from workers import lifecycle
+from workers.pipeline import transitions
 won = 0
 for shard in Shard.objects.all():
-    won += lifecycle.claim_for(shard, seconds=600) is not None
+    won += transitions.claim_shard_for(shard, seconds=600) is not None
 print(won)
 """
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.end_to_end.serving import Browser
 from tests.services import Broker, RedisLike, RedisServer, free_port, postgres
 from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
@@ -31,7 +31,7 @@ CONTROL_SECONDS = 5.0
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models that all sites share, with the seed model in it."""
     root = tmp_path_factory.mktemp("models")
-    shutil.copytree(shipped_seed(), root / "seed")
+    shutil.copytree(get_shipped_seed_model(), root / "seed")
     return root
 
 

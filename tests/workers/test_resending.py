@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from tests.workers.test_turns import begin
+from tests.workers.test_fair_queue import begin
 from webapp.experiments.models import Shard, Stage
-from workers import reconciler, sending
+from workers import reconciler
+from workers.pipeline import dispatch
 
 pytestmark = pytest.mark.django_db
 
@@ -36,8 +37,8 @@ def sent_again(
 ) -> int:
     """How many messages a pass sends about shards whose messages are an hour old."""
     broker = Broker()
-    monkeypatch.setattr(sending, "app", broker)
-    monkeypatch.setattr(reconciler, "queue_lengths", lambda: lengths)
+    monkeypatch.setattr(dispatch, "app", broker)
+    monkeypatch.setattr(reconciler, "read_queue_lengths", lambda: lengths)
     Shard.objects.update(sent=timezone.now() - timedelta(hours=1))
     with capture(execute=True):
         reconciler.reconcile()

@@ -11,12 +11,12 @@ from django.core.management import CommandError
 from django.db import OperationalError
 from pytest_django.fixtures import Settings
 
-from meta_reward_core import request
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.errors import EngineError
 from meta_reward_core.experiment import open_experiment
+from meta_reward_core.planning import experiment_request
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, StopBy, UseScript
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
 
@@ -33,12 +33,12 @@ def stopped(installation: Installation, use_script: UseScript) -> StopBy:
                 judged.append(conversation)
                 if len(judged) == 20:  # 4 prompts x 4 responses are the first shard
                     raise error
-            return plausible_reply(conversation, sample, seed)
+            return make_fake_reply(conversation, sample, seed)
 
         use_script(script)
         with pytest.raises(CommandError) as caught:
             installation.run_iteration()
-        use_script(plausible_reply)
+        use_script(make_fake_reply)
         return caught.value
 
     return stop_by
@@ -85,7 +85,7 @@ def test_the_same_command_goes_on_whatever_it_names(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without --recipe the changes are to the default recipe, which is another than here."""
-    monkeypatch.setattr(request, "DEFAULT_RECIPE", str(installation.recipe))
+    monkeypatch.setattr(experiment_request, "DEFAULT_RECIPE", str(installation.recipe))
     words = ["run_iteration", "--experiment", "mine", "--set", "actor.samples=3", "--seed", "7"]
     words += ["--model", "stub", "--engine", "scripted", "--prompts", str(installation.prompts)]
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_another_process_that_runs_it_is_left_alone(
     experiment = open_experiment(store, "mine")
     assert experiment is not None
     with (
-        experiment.locked(),
+        experiment.lock(),
         pytest.raises(CommandError, match="another process") as caught,
     ):
         installation.run_iteration()

@@ -16,10 +16,8 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 from rich.console import Console
 
-from meta_reward_core import launch
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.context import IterationContext, Tools
-from meta_reward_core.engines.plausible import plausible_reply
+from meta_reward_core.context import IterationContext, StageResources
+from meta_reward_core.engines.fake_replies import make_fake_reply
 from meta_reward_core.errors import (
     EngineError,
     ExperimentBusyError,
@@ -28,17 +26,20 @@ from meta_reward_core.errors import (
     StorageUnreachableError,
 )
 from meta_reward_core.experiment import open_experiment
-from meta_reward_core.request import Request
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, UseScript
 from tests.workers.test_run_iteration import statuses, table_bytes
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
-from workers import engine_child, handing_over, scheduling, sending, shard_runs
-from workers.command_line import configured_places
-from workers.engine_host import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
-from workers.following import follow
+from workers.engine import process
+from workers.engine.client import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
+from workers.management.follow import follow_iteration
+from workers.ops.storage_roots import get_storage_roots
+from workers.pipeline import control, dispatch, run_shard, scheduling
+from workers.pipeline.sync_rows import record_experiment
 from workers.reconciler import reconcile
-from workers.rows import record_experiment
 
 
 def do_nothing(request: ShardRequest) -> None:
@@ -60,10 +61,12 @@ class HostHere:
         self.before(request)
         if not may_go_on():
             raise ShardStoppedError
-        tools = Tools(load_engine=launch.load_engine, scratch=Path(request.scratch))
+        tools = StageResources(
+            load_engine=experiment_setup.load_engine, scratch=Path(request.scratch)
+        )
         tools.on_log = lambda row: None
         try:
-            answer = engine_child.run_shard(
+            answer = process.run_shard(
                 {name: getattr(request, name) for name in ShardRequest.__slots__}, tools
             )
         except MetaRewardError as error:
@@ -89,34 +92,36 @@ class Queue:
     def work(self, *, most: int = 1000) -> None:
         """Be a worker until nothing is left to do."""
         while self.messages and most:
-            shard_runs.run_shard(self.messages.popleft())
+            run_shard.run_shard(self.messages.popleft())
             most -= 1
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> HostHere:
     made = HostHere()
-    monkeypatch.setattr(shard_runs, "_host", made)
+    monkeypatch.setattr(run_shard, "_host", made)
     return made
 
 
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
     made = Queue()
-    monkeypatch.setattr(sending, "app", made)
-    monkeypatch.setattr("workers.reconciler.queue_lengths", lambda: {"gpu": 0, "cpu": 0})
+    monkeypatch.setattr(dispatch, "app", made)
+    monkeypatch.setattr("workers.reconciler.read_queue_lengths", lambda: {"gpu": 0, "cpu": 0})
     monkeypatch.setattr("django.db.transaction.on_commit", lambda function: function())
-    monkeypatch.setattr(shard_runs, "close_old_connections", lambda: None)
+    monkeypatch.setattr(run_shard, "close_old_connections", lambda: None)
     return made
 
 
 def hand_over(installation: Installation, *, until: int | None = 1) -> Iteration:
     """Begin an experiment as the command does, without following it."""
-    request = Request("mine", recipe=str(installation.recipe), prompts=installation.prompts)
-    places = configured_places()
-    experiment = launch.open_or_begin(request, places, say=lambda text: None)
+    request = ExperimentRequest(
+        "mine", recipe=str(installation.recipe), prompts=installation.prompts
+    )
+    places = get_storage_roots()
+    experiment = experiment_setup.open_or_create(request, places, say=lambda text: None)
     row = record_experiment(experiment, artifact_root=places.artifacts)
-    return handing_over.hand_over(experiment, row, until=until)
+    return control.submit_to_workers(experiment, row, until=until)
 
 
 def test_an_iteration_by_the_workers_equals_one_by_the_command(
@@ -142,12 +147,12 @@ def test_calling_it_again_and_again_changes_nothing(
     iteration = hand_over(installation)
     while queue.messages:
         for _ in range(3):
-            scheduling.advance(iteration)
+            scheduling.advance_iteration(iteration)
             reconcile()
         assert len(queue.messages) == len(set(queue.messages))
         queue.work(most=1)
     assert len(host.ran) == len(set(host.ran))
-    scheduling.advance(iteration)
+    scheduling.advance_iteration(iteration)
     assert statuses(Iteration) == ["finished"]
     assert Attempt.objects.count() == Shard.objects.count() == 11
 
@@ -159,7 +164,7 @@ def test_a_message_delivered_three_times_runs_its_shard_once(
     while queue.messages:
         shard = queue.messages.popleft()
         for _ in range(3):
-            shard_runs.run_shard(shard)
+            run_shard.run_shard(shard)
     assert statuses(Iteration) == ["finished"]
     assert len(host.ran) == 11
 
@@ -172,8 +177,8 @@ def test_a_store_that_is_away_for_a_while_stops_no_iteration(
 
     iteration = hand_over(installation)
     with monkeypatch.context() as without_store:
-        without_store.setattr(scheduling, "context_of", away)
-        scheduling.advance(iteration)
+        without_store.setattr(scheduling, "build_context", away)
+        scheduling.advance_iteration(iteration)
         queue.work()
         reconcile()
     assert statuses(Iteration) == ["running"]
@@ -252,14 +257,14 @@ def test_a_shard_that_always_fails_ends_the_iteration_until_a_person_retries(
     iteration = Iteration.objects.get()
     assert iteration.status == "failed"
     assert iteration.finding.startswith("EngineError: the device is gone")
-    again = manage("control_iteration", "retry", "--experiment", "mine")
+    again = format_command("control_iteration", "retry", "--experiment", "mine")
     assert again not in iteration.finding, "the page has a button for it"
     with pytest.raises(MetaRewardError, match=f"the device is gone(?s:.*)To try again: {again}"):
-        follow(iteration, Console(quiet=True))
+        follow_iteration(iteration, Console(quiet=True))
     failed = Attempt.objects.filter(status="failed").count()
     assert failed == 5 + 4  # the shards took turns, and the first reached its cap first
     assert Stage.objects.get(name="generate").status == "failed"
-    use_script(plausible_reply)
+    use_script(make_fake_reply)
     installation.run("control_iteration", "retry", "--experiment", "mine")
     queue.work()
     assert statuses(Iteration) == ["finished"]
@@ -396,7 +401,7 @@ def test_the_command_keeps_away_while_the_workers_run_it_and_they_while_it_runs(
     queue.work()
     experiment = open_experiment(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), "mine")
     assert experiment is not None
-    with experiment.locked(), pytest.raises(ExperimentBusyError):
+    with experiment.lock(), pytest.raises(ExperimentBusyError):
         hand_over(installation, until=2)
 
 

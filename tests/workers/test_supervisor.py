@@ -16,12 +16,12 @@ CHECKOUT = Path(__file__).parents[2]
 
 DRIVER = """
 import sys
-from workers.processes import start_child
-from workers.supervisor import Part, Supervisor
+from workers.ops.processes import start_child
+from workers.ops.supervisor import Service, Supervisor
 
 def part(name, script):
     command = ["/bin/bash", "-c", script]
-    return Part(name, lambda: start_child(command), grace_seconds=1, stops_last=name == "last")
+    return Service(name, lambda: start_child(command), grace_seconds=1, stops_last=name == "last")
 
 parts = [part(*words.split("=", 1)) for words in sys.argv[1:]]
 Supervisor(parts, lambda line: print(line, flush=True)).run()

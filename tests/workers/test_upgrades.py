@@ -4,29 +4,29 @@ import json
 
 import pytest
 
-from meta_reward_core import config, recipes
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.config import Recipe
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.running import publish_manifest
-from meta_reward_core.values import OURS, Section, value
+from meta_reward_core.recipes import loader, schema
+from meta_reward_core.recipes.field import OURS, Section, declare_field
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.runner import publish_manifest
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, UseScript
 from webapp.experiments.models import Attempt, Experiment, Iteration
-from workers import opening
+from workers.pipeline import open_experiment as opening
 
 
 class NoveltyRecipe(Section):
     """What the next version has added."""
 
-    strength: int = value(3, "How much of the new.", source=OURS)
+    strength: int = declare_field(3, "How much of the new.", source=OURS)
 
 
 class NewerRecipe(Recipe):
     """The recipe of the next version: a value and a section more."""
 
-    patience: int = value(7, "A value that nobody knew.", source=OURS)
+    patience: int = declare_field(7, "A value that nobody knew.", source=OURS)
     novelty: NoveltyRecipe = NoveltyRecipe()
 
 
@@ -37,9 +37,9 @@ def begun(installation: Installation, use_script: UseScript) -> Installation:
 
 
 def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "Recipe", NewerRecipe)
-    monkeypatch.setattr(config, "Recipe", NewerRecipe)
-    opening._open.cache_clear()
+    monkeypatch.setattr(loader, "Recipe", NewerRecipe)
+    monkeypatch.setattr(schema, "Recipe", NewerRecipe)
+    opening._open_cached.cache_clear()
 
 
 def test_every_finished_shard_stays_finished(
@@ -48,13 +48,13 @@ def test_every_finished_shard_stays_finished(
     manifest = begun.artifacts / "mine" / "iteration-1" / "manifest.json"
     before, attempts = manifest.read_bytes(), Attempt.objects.count()
     upgrade(monkeypatch)
-    context = opening.context_of(Iteration.objects.get())
+    context = opening.build_context(Iteration.objects.get())
     assert context.recipe.model_dump()["patience"] == 7
     scheduled = [stage for stage in STAGES if stage.scheduled(context)]
     assert len(scheduled) > 5
     for stage in scheduled:
         for shard in range(stage.plan_shards(context)):
-            assert stage.finished_shard(context, shard) is not None, stage.name
+            assert stage.find_finished_shard(context, shard) is not None, stage.name
     publish_manifest(context)
     assert manifest.read_bytes() == before
     assert Attempt.objects.count() == attempts
@@ -77,7 +77,7 @@ def test_a_recipe_that_was_edited_on_disk_is_still_refused(begun: Installation) 
     found = json.loads(path.read_text())
     found["recipe"]["actor"]["temperature"] = 0.1
     path.write_text(json.dumps(found))
-    opening._open.cache_clear()
+    opening._open_cached.cache_clear()
     with pytest.raises(ArtifactError, match="another experiment's"):
         opening.open_row(Experiment.objects.get())
 

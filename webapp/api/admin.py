@@ -5,12 +5,12 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
+from webapp.accounts.read_only_admin import ViewOnlyAdmin
 from webapp.api.models import ApiToken
-from webapp.experiments.admin import LookOnly
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LookOnly):
+class ApiTokenAdmin(ViewOnlyAdmin):
     """Tokens may be deleted here; their hashes are of no use to anybody."""
 
     list_display = ("name", "prefix", "owner", "created", "last_used", "expires")

@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja.security import APIKeyCookie, HttpBearer
 
-from webapp.api.models import ApiToken, digest_of_token
+from webapp.api.models import ApiToken, hash_token
 
 _NOTED_EVERY: Final = timedelta(minutes=1)
 
@@ -28,7 +28,7 @@ class TokenAuth(HttpBearer):
         row = (
             ApiToken.objects.filter(
                 Q(expires__isnull=True) | Q(expires__gt=now),
-                digest=digest_of_token(token),
+                digest=hash_token(token),
                 owner__is_active=True,
             )
             .select_related("owner")
@@ -36,7 +36,7 @@ class TokenAuth(HttpBearer):
         )
         if row is None:
             return None
-        _note_use(row)
+        _record_use(row)
         request.user = row.owner
         return row.owner
 
@@ -58,7 +58,7 @@ class SignedIn(APIKeyCookie):
         return request.user if isinstance(request.user, User) else None
 
 
-def _note_use(row: ApiToken) -> None:
+def _record_use(row: ApiToken) -> None:
     """Note when a token was used, but not at every request."""
     now = timezone.now()
     stale = Q(last_used__isnull=True) | Q(last_used__lt=now - _NOTED_EVERY)

@@ -5,10 +5,18 @@ from typing import Annotated, Any, Final, Literal
 from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Query, Router, Status
 
-from webapp.api.launches import place_launch
+from webapp.accounts.current_user import get_user
+from webapp.accounts.ownership import OwnershipForm, get_ownership, transfer_ownership
+from webapp.accounts.permissions import (
+    get_controllable_experiment,
+    get_transferable_experiment,
+    get_viewable_experiment,
+    get_visible_experiments,
+)
+from webapp.api.create_experiment import submit_launch
+from webapp.api.errors import PROBLEMS, ConflictError, require_valid
 from webapp.api.pair_exports import KINDS, export_lines
-from webapp.api.permissions import runs, sees
-from webapp.api.problems import PROBLEMS, ConflictError, require_valid
+from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
     ExperimentOut,
     ExperimentPage,
@@ -19,40 +27,32 @@ from webapp.api.schemas import (
     OwnershipIn,
     StatusOut,
 )
-from webapp.experiments.controls import has_pending
-from webapp.experiments.models import Experiment, Order, OrderKind, RunStatus
-from webapp.experiments.orders import place_order
-from webapp.experiments.ownership import OwnershipForm, hand_over, ownership_of
-from webapp.experiments.stages import stages_of
-from webapp.launching.sheets import find_base
-from webapp.people.access import (
-    find_experiment,
-    find_to_hand_over,
-    find_to_steer,
-    visible_experiments,
-)
-from webapp.people.signed_in import person_of
+from webapp.experiment_form.form_state import find_base
+from webapp.experiments.actions import has_pending
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, JobKind, Order, RunStatus
+from webapp.experiments.stage_progress import list_stage_progress
 
 Limit = Annotated[int, Query(ge=1, le=200)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 Format = Literal["trl", "distilabel", "openrlhf", "llama-factory", "online-rlhf", "oxen"]
 
 _ACTIONS: Final = {
-    "start": OrderKind.NEXT,
-    "next": OrderKind.NEXT,
-    "pause": OrderKind.PAUSE,
-    "resume": OrderKind.RESUME,
-    "cancel": OrderKind.CANCEL,
+    "start": JobKind.NEXT,
+    "next": JobKind.NEXT,
+    "pause": JobKind.PAUSE,
+    "resume": JobKind.RESUME,
+    "cancel": JobKind.CANCEL,
 }
 
 router = Router(tags=["experiments"])
 
 
 @router.get("", response={200: ExperimentPage, **PROBLEMS})
-@sees
+@require_view
 def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> ExperimentPage:
     """List the experiments that you may see, newest first."""
-    rows = visible_experiments(request.user).select_related("owner")
+    rows = get_visible_experiments(request.user).select_related("owner")
     return ExperimentPage(
         count=rows.count(),
         experiments=[ExperimentOut.of(row) for row in rows[offset : offset + limit]],
@@ -60,61 +60,61 @@ def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0
 
 
 @router.post("", response={202: OrderOut, **PROBLEMS})
-@runs
+@require_run
 def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[OrderOut]:
     """Begin an experiment with a shipped recipe, or the text of one. It starts by itself."""
     base = find_base(request, name=given.recipe, text=given.recipe_text, origin="")
-    return _placed(place_launch(request, base, given, by=person_of(request)))
+    return _accept(submit_launch(request, base, given, by=get_user(request)))
 
 
 @router.get("/{name}", response={200: ExperimentOut, **PROBLEMS})
-@sees
+@require_view
 def get_experiment(request: HttpRequest, name: str) -> ExperimentOut:
     """Say what an experiment is."""
-    return ExperimentOut.of(find_experiment(request.user, name))
+    return ExperimentOut.of(get_viewable_experiment(request.user, name))
 
 
 @router.patch("/{name}", response={200: ExperimentOut, **PROBLEMS})
-@runs
+@require_run
 def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) -> ExperimentOut:
     """Say who owns an experiment of yours and who sees it; admins may of everybody's."""
-    row = find_to_hand_over(request.user, name)
-    form = OwnershipForm(ownership_of(row) | given.model_dump(exclude_unset=True), experiment=row)
+    row = get_transferable_experiment(request.user, name)
+    form = OwnershipForm(get_ownership(row) | given.model_dump(exclude_unset=True), experiment=row)
     require_valid(form)
-    hand_over(row, by=person_of(request), **form.cleaned_data)
+    transfer_ownership(row, by=get_user(request), **form.cleaned_data)
     return ExperimentOut.of(Experiment.objects.select_related("owner").get(pk=row.pk))
 
 
 @router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})
-@sees
+@require_view
 def get_experiment_recipe(request: HttpRequest, name: str) -> dict[str, Any]:
     """Read the whole recipe that an experiment began with."""
-    recipe: dict[str, Any] = find_experiment(request.user, name).recipe
+    recipe: dict[str, Any] = get_viewable_experiment(request.user, name).recipe
     return recipe
 
 
 @router.post("/{name}/duplicate", response={202: OrderOut, **PROBLEMS})
-@runs
+@require_run
 def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) -> Status[OrderOut]:
     """Begin another experiment like this one, with changes."""
     base = find_base(request, name="", text="", origin=name)
-    return _placed(place_launch(request, base, given, by=person_of(request)))
+    return _accept(submit_launch(request, base, given, by=get_user(request)))
 
 
 @router.get("/{name}/status", response={200: StatusOut, **PROBLEMS})
-@sees
+@require_view
 def get_status(request: HttpRequest, name: str) -> StatusOut:
     """Say how far an experiment is, by iteration and stage."""
-    found = visible_experiments(request.user).prefetch_related("iterations__experiment")
-    row = found.get(pk=find_experiment(request.user, name).pk)
-    return StatusOut.of(row, stages_of(row.iterations.all()))
+    found = get_visible_experiments(request.user).prefetch_related("iterations__experiment")
+    row = found.get(pk=get_viewable_experiment(request.user, name).pk)
+    return StatusOut.of(row, list_stage_progress(row.iterations.all()))
 
 
 @router.get("/{name}/metrics", response={200: list[MetricsOut], **PROBLEMS})
-@sees
+@require_view
 def get_metrics(request: HttpRequest, name: str) -> list[MetricsOut]:
     """Read what was measured in each finished iteration."""
-    row = find_experiment(request.user, name)
+    row = get_viewable_experiment(request.user, name)
     finished = row.iterations.filter(status=RunStatus.FINISHED).order_by("number")
     return [
         MetricsOut(iteration=number, metrics=metrics)
@@ -134,7 +134,7 @@ def get_metrics(request: HttpRequest, name: str) -> list[MetricsOut]:
         }
     },
 )
-@sees
+@require_view
 def export_pairs(
     request: HttpRequest,
     name: str,
@@ -143,7 +143,7 @@ def export_pairs(
     iteration: Annotated[int | None, Query(ge=1, le=10**6)] = None,
 ) -> StreamingHttpResponse:
     """Read preference pairs in the format of another tool, of one iteration or of all finished."""
-    row = find_experiment(request.user, name)
+    row = get_viewable_experiment(request.user, name)
     finished = row.iterations.filter(status=RunStatus.FINISHED).order_by("number")
     numbers = [
         number
@@ -157,7 +157,7 @@ def export_pairs(
 
 
 @router.post("/{name}/{action}", response={202: OrderOut, **PROBLEMS})
-@runs
+@require_run
 def steer_experiment(
     request: HttpRequest,
     name: str,
@@ -168,12 +168,12 @@ def steer_experiment(
     `start` and `next` run the next iteration; `resume` also tries again what failed. The order
     that comes back says later whether it could be done.
     """
-    row = find_to_steer(request.user, name)
+    row = get_controllable_experiment(request.user, name)
     kind = _ACTIONS[action]
     if has_pending(row, kind):
         raise ConflictError("the same was asked for already, and nobody has carried it out yet")
-    return _placed(place_order(kind, by=person_of(request), experiment=row))
+    return _accept(enqueue_job(kind, by=get_user(request), experiment=row))
 
 
-def _placed(order: Order) -> Status[OrderOut]:
+def _accept(order: Order) -> Status[OrderOut]:
     return Status(202, OrderOut.of(order))

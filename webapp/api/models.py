@@ -54,12 +54,12 @@ def make_token(owner: User, *, name: str, expires: datetime | None) -> tuple[Api
         owner=owner,
         name=name,
         prefix=token[:_PREFIX_CHARS],
-        digest=digest_of_token(token),
+        digest=hash_token(token),
         expires=expires,
     )
     return row, token
 
 
-def digest_of_token(token: str) -> str:
+def hash_token(token: str) -> str:
     """Hash a token; hexadecimal."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.exports import EXPORTS, Export, PairRow
-from meta_reward_core.shards import IterationFiles
+from meta_reward_core.data.exports import EXPORTS, Export, PairRow
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiments.models import Experiment
 
 KINDS: Final = ("actor", "judge")
@@ -26,7 +26,9 @@ def export_lines(
     """
     store = ArtifactStore(experiment.artifact_root)
     tables = [
-        _lines(IterationFiles(store, f"{experiment.name}/iteration-{number}"), kind, EXPORTS[form])
+        _iter_lines(
+            IterationFiles(store, f"{experiment.name}/iteration-{number}"), kind, EXPORTS[form]
+        )
         for number in numbers
         for kind in kinds
     ]
@@ -35,12 +37,12 @@ def export_lines(
     return itertools.chain.from_iterable(parts)
 
 
-def _lines(files: IterationFiles, kind: str, export: Export) -> Iterator[str]:
+def _iter_lines(files: IterationFiles, kind: str, export: Export) -> Iterator[str]:
     table = f"{kind}_pairs"
-    for part in files.part_numbers(table):
-        for row in export(_pairs(files.read(table, part).to_pylist())):
+    for part in files.list_partition_numbers(table):
+        for row in export(_to_pair_rows(files.read(table, part).to_pylist())):
             yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _pairs(rows: list[dict[str, Any]]) -> Iterator[PairRow]:
+def _to_pair_rows(rows: list[dict[str, Any]]) -> Iterator[PairRow]:
     return (cast(PairRow, row) for row in rows)

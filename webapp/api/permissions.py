@@ -7,7 +7,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
-from webapp.people.roles import RUN, SEE
+from webapp.accounts.roles import RUN, SEE
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -16,17 +16,19 @@ Operation = Callable[Concatenate[HttpRequest, Given], Answer]
 _MEANING: Final = {SEE: "see experiments", RUN: "start and steer experiments"}
 
 
-def sees(operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
+def require_view(operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
     """Decorate an operation for whoever may see experiments."""
-    return _requires(SEE, operation)
+    return _require_permission(SEE, operation)
 
 
-def runs(operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
+def require_run(operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
     """Decorate an operation for whoever may start and steer experiments."""
-    return _requires(RUN, operation)
+    return _require_permission(RUN, operation)
 
 
-def _requires(permission: str, operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
+def _require_permission(
+    permission: str, operation: Operation[Given, Answer]
+) -> Operation[Given, Answer]:
     @wraps(operation)
     def checked(request: HttpRequest, /, *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         if not request.user.has_perm(permission):

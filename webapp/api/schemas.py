@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from webapp.experiments.models import Experiment, Iteration, Order
 from webapp.experiments.progress import WorkerState, is_active
-from webapp.experiments.stages import StageProgress
+from webapp.experiments.stage_progress import StageProgress
 
 Name = Annotated[str, Field(max_length=64)]
 

@@ -25,27 +25,27 @@ from django.forms import ModelChoiceField, ModelForm, ValidationError
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 
-from webapp.audit.acts import assign, set_status
-from webapp.audit.desk import note, possible_auditors
+from webapp.accounts.current_user import get_user
+from webapp.accounts.roles import ADJUDICATE, ANSWER
+from webapp.audit.annotation_queue import get_possible_auditors, log_change
 from webapp.audit.models import (
     Act,
     Answer,
     Batch,
     BatchStatus,
-    Change,
-    Choice,
     Confidence,
     Gate,
     History,
     Item,
+    ItemChange,
     Override,
+    PreferenceLabel,
     Truth,
 )
-from webapp.people.roles import ADJUDICATE, ANSWER
-from webapp.people.signed_in import person_of
+from webapp.audit.services import assign_auditors, set_status
 
 
-class Reviewed(admin.ModelAdmin):  # type: ignore[type-arg]
+class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Rows that reviewers see and nobody adds or deletes."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
@@ -79,11 +79,11 @@ class AssignForm(ActionForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         field = cast("ModelChoiceField[User]", self.fields["auditor"])
-        field.queryset = possible_auditors()
+        field.queryset = get_possible_auditors()
 
 
 @admin.register(Batch)
-class BatchAdmin(Reviewed):
+class BatchAdmin(ReviewerAdmin):
     """Batches: close them, and say who answers them, several at once."""
 
     list_display = ("pk", "subject", "iteration", "kind", "strategy", "status", "answered",
@@ -121,7 +121,7 @@ class BatchAdmin(Reviewed):
     @admin.action(description="Assign to")
     def assign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Let an auditor answer the chosen batches, too."""
-        auditor = self._auditor(request)
+        auditor = self._get_chosen_auditor(request)
         if auditor is not None:
             for batch in rows:
                 self._assign(request, batch, {*batch.auditors.all(), auditor})
@@ -130,44 +130,44 @@ class BatchAdmin(Reviewed):
     @admin.action(description="Take away from")
     def take_away(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Let an auditor answer the chosen batches no longer; answers stay."""
-        auditor = self._auditor(request)
+        auditor = self._get_chosen_auditor(request)
         if auditor is not None:
             for batch in rows:
                 self._assign(request, batch, {*batch.auditors.all()} - {auditor})
             self.message_user(request, f"{rows.count()} batches were taken away from {auditor}.")
 
-    def _auditor(self, request: HttpRequest) -> User | None:
-        chosen = possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
+    def _get_chosen_auditor(self, request: HttpRequest) -> User | None:
+        chosen = get_possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
         if chosen is None:
             self.message_user(request, "Choose an auditor beside the action.", messages.ERROR)
         return chosen
 
     def _assign(self, request: HttpRequest, batch: Batch, wanted: Iterable[User]) -> None:
-        for said in assign(batch, wanted, by=person_of(request)):
+        for said in assign_auditors(batch, wanted, by=get_user(request)):
             self.message_user(request, said, messages.WARNING)
 
     @admin.action(description="Close")
     def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Take no more answers."""
         for batch in rows:
-            set_status(batch, BatchStatus.CLOSED, by=person_of(request))
+            set_status(batch, BatchStatus.CLOSED, by=get_user(request))
 
     @admin.action(description="Open again")
     def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Take answers again."""
         for batch in rows:
-            set_status(batch, BatchStatus.OPEN, by=person_of(request))
+            set_status(batch, BatchStatus.OPEN, by=get_user(request))
 
     def save_model(self, request: HttpRequest, obj: Batch, form: Any, change: Any) -> None:  # noqa: ARG002
         """Close or open a batch, and write down who did."""
-        set_status(obj, obj.status, by=person_of(request))
+        set_status(obj, obj.status, by=get_user(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:  # noqa: ARG002
         """Say who answers a batch, and write down who said so."""
         self._assign(request, form.instance, form.cleaned_data["auditors"])
 
 
-def with_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
+def annotate_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
     """Say of each answer how it stands to the meta-judge's verdicts, disagreements first."""
     forward, backward = (
         KeyTextTransform(name, "item__truth__facts") for name in ("forward", "backward")
@@ -201,7 +201,7 @@ class StandingFilter(admin.SimpleListFilter):
 
 
 @admin.register(Answer)
-class AnswerAdmin(Reviewed):
+class AnswerAdmin(ReviewerAdmin):
     """Answers: reviewers see all, disagreements first; auditors see their own alone."""
 
     list_display = ("item_number", "batch", "auditor_name", "said", "confidence", "standing",
@@ -213,8 +213,8 @@ class AnswerAdmin(Reviewed):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
         """Everybody's for reviewers, one's own for auditors."""
         if request.user.has_perm(ADJUDICATE):
-            return with_standing(Answer.objects.all())
-        return Answer.objects.filter(auditor=person_of(request))
+            return annotate_standing(Answer.objects.all())
+        return Answer.objects.filter(auditor=get_user(request))
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """Disagreements of the surest first."""
@@ -266,12 +266,12 @@ class AnswerAdmin(Reviewed):
         return names.get(row.standing, "")
 
 
-def _said(answer: Answer) -> str:
+def _format_answer(answer: Answer) -> str:
     sure = Confidence(answer.confidence).label
     return f"{answer.choice or f'{answer.points:g}'}, {sure}"
 
 
-def with_conflicts(rows: QuerySet[Item]) -> QuerySet[Item]:
+def annotate_conflicts(rows: QuerySet[Item]) -> QuerySet[Item]:
     """Say of each item whether auditors differ on it, and whether nobody has settled that."""
     repeats = Answer.objects.filter(item__original=OuterRef("pk"))
     same = Q(choice=OuterRef("answer__choice")) & (
@@ -323,7 +323,7 @@ class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
 
 def _is_answer(value: str, kind: str) -> bool:
     if kind == "judgments":
-        return value in Choice.values
+        return value in PreferenceLabel.values
     try:
         return 0 <= float(value) <= 5
     except ValueError:
@@ -348,7 +348,7 @@ class HistoryInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(Item)
-class ItemAdmin(Reviewed):
+class ItemAdmin(ReviewerAdmin):
     """Items: read the answers and have the last word."""
 
     form = AdjudicationForm
@@ -363,7 +363,7 @@ class ItemAdmin(Reviewed):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:  # noqa: ARG002
         """Items, with whether auditors differ on them."""
-        return with_conflicts(Item.objects.all())
+        return annotate_conflicts(Item.objects.all())
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
         """Those on which auditors differ first, and of these the unsettled ones."""
@@ -383,7 +383,7 @@ class ItemAdmin(Reviewed):
         """What everybody said of the item, on its repeats, too."""
         found = Answer.objects.filter(Q(item=row) | Q(item__original=row)).select_related("item")
         lines = [
-            (one.auditor_name, one.item.get_again_display(), _said(one), one.comment)
+            (one.auditor_name, one.item.get_again_display(), _format_answer(one), one.comment)
             for one in found.order_by("given", "pk")
         ]
         return format_html_join("", "<p>{} ({}): {} {}</p>", lines) or "none yet"
@@ -405,10 +405,10 @@ class ItemAdmin(Reviewed):
             adjudicated=obj.adjudicated, adjudication=obj.adjudication
         )
         values = {"adjudicated": obj.adjudicated, "reason": obj.adjudication}
-        note(obj, Change.ADJUDICATED, person_of(request), values)
+        log_change(obj, ItemChange.ADJUDICATED, get_user(request), values)
 
 
-class ReadOnly(Reviewed):
+class ReadOnlyAdmin(ReviewerAdmin):
     """Rows that reviewers read and nobody changes."""
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
@@ -421,7 +421,7 @@ class ReadOnly(Reviewed):
 
 
 @admin.register(Truth)
-class TruthAdmin(ReadOnly):
+class TruthAdmin(ReadOnlyAdmin):
     """What judge and meta-judge said of the items, hidden from who answers."""
 
     list_display = ("item", "facts")
@@ -430,7 +430,7 @@ class TruthAdmin(ReadOnly):
 
 
 @admin.register(History)
-class HistoryAdmin(ReadOnly):
+class HistoryAdmin(ReadOnlyAdmin):
     """What happened to the items, of all batches."""
 
     list_display = ("when", "item", "change", "by_name")
@@ -440,7 +440,7 @@ class HistoryAdmin(ReadOnly):
 
 
 @admin.register(Gate)
-class GateAdmin(ReadOnly):
+class GateAdmin(ReadOnlyAdmin):
     """Experiments that wait for a passed audit, and what it must show."""
 
     list_display = ("experiment", "least", "confidence", "answers", "otherwise")
@@ -450,7 +450,7 @@ class GateAdmin(ReadOnly):
 
 
 @admin.register(Act)
-class ActAdmin(ReadOnly):
+class ActAdmin(ReadOnlyAdmin):
     """What was done to gates and batches, and why."""
 
     list_display = ("when", "by_name", "deed", "subject", "batch", "reason")
@@ -460,7 +460,7 @@ class ActAdmin(ReadOnly):
 
 
 @admin.register(Override)
-class OverrideAdmin(ReadOnly):
+class OverrideAdmin(ReadOnlyAdmin):
     """What was decided without a passed audit, of deleted experiments too."""
 
     list_display = ("when", "by_name", "subject", "iteration", "outcome", "reason")

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from meta_reward_core.csv_safety import is_plain_number, unguard_cell
+from meta_reward_core.data.csv_safety import is_plain_number, unguard_cell
 from meta_reward_core.errors import InputError
-from webapp.audit.desk import TAGS
-from webapp.null_characters import NUL
+from webapp.audit.annotation_queue import TAGS
+from webapp.nul_bytes import NUL
 
 T = TypeVar("T")
 
@@ -276,7 +276,7 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
         InputError: the file as a whole is not what it should be: it is too large, not UTF-8, or
             not CSV with our columns; or it has too many entries.
     """
-    for count, (where, row) in enumerate(_rows(name, content)):
+    for count, (where, row) in enumerate(_iter_rows(name, content)):
         if count == MOST_ENTRIES:
             raise InputError(f"{name} has more than {MOST_ENTRIES:,} entries")
         yield LeftOut(where, None, row) if isinstance(row, str) else _read_entry(where, row)
@@ -285,7 +285,7 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
 # From bytes to rows. A text in place of a row is the reason why there is none.
 
 
-def _rows(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
+def _iter_rows(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
     if len(content) > MOST_BYTES:
         raise InputError(f"{name} is larger than {MOST_BYTES // 1_000_000} MB")
     try:
@@ -293,13 +293,13 @@ def _rows(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is not UTF-8 text") from error
     if name.lower().endswith(".csv"):
-        return _csv_rows(name, text)
+        return _iter_csv_rows(name, text)
     if text.lstrip().startswith("["):
-        return _array_rows(text)
-    return _line_rows(text)
+        return _iter_array_rows(text)
+    return _iter_line_rows(text)
 
 
-def _csv_rows(name: str, text: str) -> Iterator[tuple[str, Any]]:
+def _iter_csv_rows(name: str, text: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     where = "line 1"
@@ -308,7 +308,7 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[str, Any]]:
         where = f"line {reader.line_num + 1}"
         for cells in reader:
             if cells:
-                yield where, _csv_row(columns, cells)
+                yield where, _parse_csv_row(columns, cells)
             where = f"line {reader.line_num + 1}"
     except csv.Error as error:
         # Where the next row begins cannot be known: a text may hold lines that look like rows.
@@ -323,19 +323,19 @@ def _read_header(name: str, cells: Sequence[str]) -> list[str]:
     return columns
 
 
-def _csv_row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str] | str:
+def _parse_csv_row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str] | str:
     if len(cells) > len(columns):
         return "has more cells than the header"
     return dict(zip(columns, map(unguard_cell, cells), strict=False))
 
 
-def _line_rows(text: str) -> Iterator[tuple[str, Any]]:
+def _iter_line_rows(text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"line {number}", _parse_object(line)
 
 
-def _array_rows(text: str) -> Iterator[tuple[str, Any]]:
+def _iter_array_rows(text: str) -> Iterator[tuple[str, Any]]:
     for number, part in enumerate(_split_array(text), start=1):
         yield f"entry {number}", _parse_object(part)
 
@@ -382,7 +382,7 @@ def _read_entry(where: str, row: Mapping[str, Any]) -> Entry | LeftOut:
     """Read one row, which holds one answer in our files and may hold several in other tools'."""
     item = None
     try:
-        place_of, said, names_item = _recognise(row)
+        place_of, said, names_item = _detect_format(row)
         place = Place.model_validate(place_of)
         item = place.item
         found = list(map(_read_answer, said))
@@ -398,7 +398,7 @@ def _read_entry(where: str, row: Mapping[str, Any]) -> Entry | LeftOut:
 Columns = Mapping[str, Any]
 
 
-def _recognise(row: Mapping[str, Any]) -> tuple[Columns, list[Columns | str], bool]:
+def _detect_format(row: Mapping[str, Any]) -> tuple[Columns, list[Columns | str], bool]:
     """Find out whose row it is: where its place stands, its answers, whether it names the item.
 
     A text in place of an answer is the reason why it is left out.
@@ -408,7 +408,7 @@ def _recognise(row: Mapping[str, Any]) -> tuple[Columns, list[Columns | str], bo
     """
     if "annotations" in row or isinstance(row.get("data"), dict):
         task = _Task.model_validate(row)
-        return task.data or {}, _each(_from_annotation, task.annotations), False
+        return task.data or {}, _iter_each(_from_annotation, task.annotations), False
     if "feedback" in row:
         assessment = _Assessment.model_validate(row)
         return assessment.metadata, [_from_assessment(assessment)], True
@@ -453,14 +453,14 @@ def _from_annotation(found: Any) -> Columns | str:
         return "chooses several answers"
     who = annotation.completed_by
     return {
-        "shown": _first_of(*choices, answer.rating, answer.number),
+        "shown": _get_first_of(*choices, answer.rating, answer.number),
         "auditor": None if who is None else f"label-studio {who}",
         "comment": comment.text,
         "seconds": annotation.lead_time,
     }
 
 
-def _each(read: Callable[[Any], T | str], found: Any) -> list[T | str]:
+def _iter_each(read: Callable[[Any], T | str], found: Any) -> list[T | str]:
     """Read each part of a list; a text in place of all parts is the reason why there are none."""
     if not isinstance(found, list | None):
         return ["has answers that are not a list"]
@@ -470,12 +470,14 @@ def _each(read: Callable[[Any], T | str], found: Any) -> list[T | str]:
 def _from_responses(responses: Any) -> list[Columns | str]:
     if isinstance(responses, dict):
         return _from_questions(responses)
-    return _each(_from_response, responses)
+    return _iter_each(_from_response, responses)
 
 
 def _from_questions(responses: Mapping[Any, Any]) -> list[Columns | str]:
     """Read responses by question, as Argilla's client writes them."""
-    answers, comments = (_each(_read_value, responses.get(name)) for name in ("answer", "comment"))
+    answers, comments = (
+        _iter_each(_read_value, responses.get(name)) for name in ("answer", "comment")
+    )
     said = {one.user_id: one.value for one in comments if isinstance(one, _Value)}
     return [
         one if isinstance(one, str) else _from_value(one, said.get(one.user_id)) for one in answers
@@ -514,7 +516,7 @@ def _from_value(one: _Value, comment: Any) -> Columns | str:
     }
 
 
-def _first_of(*values: str | float | None) -> str | float | None:
+def _get_first_of(*values: str | float | None) -> str | float | None:
     return next((value for value in values if value is not None), None)
 
 

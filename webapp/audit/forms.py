@@ -5,16 +5,16 @@ from typing import Any, cast
 from django import forms
 from django.contrib.auth.models import User
 
-from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
-from webapp.audit.acts import LEAST_REASON, gate_terms
-from webapp.audit.desk import TAGS, Given, possible_auditors
-from webapp.audit.gate import battles_of, find_decision, has_battles, has_pairs
-from webapp.audit.making import BatchPlan
-from webapp.audit.models import Confidence, Gate, Item, Kind, Outcome
+from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
+from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
+from webapp.audit.batch_creation import BatchPlan
+from webapp.audit.gate import find_override, has_battles, has_pairs, hash_battles
+from webapp.audit.models import Confidence, Gate, Item, ItemKind, Outcome
+from webapp.audit.services import MIN_REASON_CHARS, get_gate_terms
 from webapp.experiments.models import Experiment, RunStatus
 
-_MOST_ITEMS = 5000
-_MOST_REASON = 2000
+_MAX_ITEMS = 5000
+_MAX_REASON_CHARS = 2000
 
 
 class AnswerForm(forms.Form):
@@ -38,12 +38,12 @@ class AnswerForm(forms.Form):
     )
     seconds = forms.FloatField(required=False, widget=forms.HiddenInput)
 
-    def given(self, item: Item) -> Given:
+    def given(self, item: Item) -> AnswerInput:
         """The answer, by the item's own names of its judgments."""
         values = self.cleaned_data
         choice = values.get("choice", "")
-        return Given(
-            choice=unswap(choice, item),
+        return AnswerInput(
+            choice=to_item_choice(choice, item),
             points=values.get("points"),
             confidence=values["confidence"],
             tags=tuple(values["tags"]),
@@ -68,7 +68,7 @@ class ChoiceForm(AnswerForm):
     field_order = ("choice", "confidence", "tags", "comment", "seconds")
 
 
-class PointsForm(AnswerForm):
+class ScoreForm(AnswerForm):
     """How good a response is."""
 
     points = forms.TypedChoiceField(
@@ -80,20 +80,20 @@ class PointsForm(AnswerForm):
     field_order = ("points", "confidence", "tags", "comment", "seconds")
 
 
-def answer_form(
+def make_answer_form(
     kind: str, data: Any = None, *, initial: dict[str, Any] | None = None
 ) -> AnswerForm:
     """The form of a kind of item."""
-    return (ChoiceForm if kind == Kind.JUDGMENTS else PointsForm)(data, initial=initial)
+    return (ChoiceForm if kind == ItemKind.JUDGMENTS else ScoreForm)(data, initial=initial)
 
 
-def unswap(letter: str, item: Item) -> str:
+def to_item_choice(letter: str, item: Item) -> str:
     """From the letter that was shown to the item's own name of a judgment."""
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     return {"A": a, "B": b}.get(letter, letter)
 
 
-def swap(choice: str, item: Item) -> str:
+def to_shown_letter(choice: str, item: Item) -> str:
     """From the item's own name of a judgment to the letter that was shown."""
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     return {a: "A", b: "B"}.get(choice, choice)
@@ -103,7 +103,7 @@ class BatchForm(forms.Form):
     """What a new batch shall be."""
 
     iteration = forms.TypedChoiceField(coerce=int, label="Iteration")
-    kind = forms.ChoiceField(choices=Kind.choices, label="Question")
+    kind = forms.ChoiceField(choices=ItemKind.choices, label="Question")
     strategy = forms.ChoiceField(
         choices=list(STRATEGIES.items()),
         initial="certainty",
@@ -111,7 +111,7 @@ class BatchForm(forms.Form):
         help_text="Every item has a known chance, so estimates hold for the whole iteration.",
     )
     size = forms.IntegerField(
-        min_value=2, max_value=_MOST_ITEMS, initial=100, label="Distinct items"
+        min_value=2, max_value=_MAX_ITEMS, initial=100, label="Distinct items"
     )
     same_share = forms.IntegerField(
         min_value=0, max_value=50, initial=10, label="Again to the same auditor, percent"
@@ -145,13 +145,13 @@ class BatchForm(forms.Form):
         iteration = cast("forms.TypedChoiceField", self.fields["iteration"])
         iteration.choices = [(number, str(number)) for number in numbers]
         auditors = cast("forms.ModelMultipleChoiceField[User]", self.fields["auditors"])
-        auditors.queryset = possible_auditors()
+        auditors.queryset = get_possible_auditors()
 
     def clean(self) -> dict[str, Any]:
         """Refuse a strategy that the kind does not have."""
         values = super().clean() or {}
         kind, strategy = values.get("kind"), values.get("strategy")
-        known = {str(name): strategies for name, strategies in STRATEGIES_OF.items()}
+        known = {str(name): strategies for name, strategies in STRATEGIES_BY_KIND.items()}
         if kind and strategy and strategy not in known[kind]:
             self.add_error("strategy", "There is no such strategy for this question.")
         return values
@@ -182,7 +182,7 @@ class AuditorsForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         auditors = cast("forms.ModelMultipleChoiceField[User]", self.fields["auditors"])
-        auditors.queryset = possible_auditors()
+        auditors.queryset = get_possible_auditors()
 
 
 class GateForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -190,7 +190,7 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
 
     reason = forms.CharField(
         required=False,
-        max_length=_MOST_REASON,
+        max_length=_MAX_REASON_CHARS,
         label="Reason",
         help_text="Required where less is asked for than before. It stays on this page.",
     )
@@ -209,17 +209,17 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.before = gate_terms(self.instance) if self.instance.pk else None
+        self.before = get_gate_terms(self.instance) if self.instance.pk else None
         if self.before is None:
             del self.fields["reason"]
 
     def clean_least(self) -> float:
         """A share."""
-        return _share(self.cleaned_data["least"])
+        return _check_share(self.cleaned_data["least"])
 
     def clean_confidence(self) -> float:
         """A share above 0."""
-        share = _share(self.cleaned_data["confidence"])
+        share = _check_share(self.cleaned_data["confidence"])
         if share == 0:
             raise forms.ValidationError("Must be above 0 and below 1.")
         return share
@@ -229,11 +229,13 @@ class RemovalForm(forms.Form):
     """Why nothing shall be asked for any longer."""
 
     reason = forms.CharField(
-        min_length=LEAST_REASON, max_length=_MOST_REASON, label="Why no audit shall be asked for"
+        min_length=MIN_REASON_CHARS,
+        max_length=_MAX_REASON_CHARS,
+        label="Why no audit shall be asked for",
     )
 
 
-def _share(value: float) -> float:
+def _check_share(value: float) -> float:
     if not 0 <= value < 1:
         raise forms.ValidationError("Must be at least 0 and below 1.")
     return value
@@ -251,8 +253,8 @@ class OverrideForm(forms.Form):
         help_text="What is decided stands, as long as the iteration keeps these battles.",
     )
     reason = forms.CharField(
-        min_length=LEAST_REASON,
-        max_length=_MOST_REASON,
+        min_length=MIN_REASON_CHARS,
+        max_length=_MAX_REASON_CHARS,
         widget=forms.Textarea(attrs={"rows": 2}),
     )
 
@@ -261,7 +263,7 @@ class OverrideForm(forms.Form):
         self._undecided = {
             iteration.number: iteration
             for iteration in experiment.iterations.exclude(status=RunStatus.FINISHED)
-            if has_battles(iteration) and find_decision(iteration) is None
+            if has_battles(iteration) and find_override(iteration) is None
         }
         field = cast("forms.TypedChoiceField", self.fields["iteration"])
         field.choices = [(number, str(number)) for number in sorted(self._undecided)]
@@ -274,7 +276,7 @@ class OverrideForm(forms.Form):
     @property
     def battles(self) -> str:
         """Hash of the battles that the chosen iteration has."""
-        return battles_of(self._undecided[self.cleaned_data["iteration"]])
+        return hash_battles(self._undecided[self.cleaned_data["iteration"]])
 
     def clean(self) -> dict[str, Any]:
         """Refuse to train on the actor pairs of an iteration that has none."""

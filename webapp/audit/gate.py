@@ -3,15 +3,24 @@
 from dataclasses import dataclass
 from typing import Final
 
-from webapp.audit.acts import write_gate
-from webapp.audit.making import source_digest
-from webapp.audit.models import Again, Batch, BatchStatus, Gate, Kind, Otherwise, Outcome, Override
-from webapp.audit.reporting import is_stale, passing_estimate
+from webapp.audit.batch_creation import hash_source_files
+from webapp.audit.batch_report import estimate_agreement, is_stale
+from webapp.audit.models import (
+    Batch,
+    BatchStatus,
+    Gate,
+    ItemKind,
+    OnGateFailure,
+    Outcome,
+    Override,
+    RepeatKind,
+)
+from webapp.audit.services import write_gate
 from webapp.experiments.models import Experiment, Iteration, StageStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class GateDecision:
     """What the gate says of an iteration that has all its pairs.
 
     Attributes:
@@ -25,11 +34,11 @@ class Ruling:
     is_new: bool = False
 
 
-PASSED: Final = Ruling()
+PASSED: Final = GateDecision()
 WAITS: Final = "waits before training: "
 
 
-def rule(iteration: Iteration) -> Ruling:
+def evaluate_gate(iteration: Iteration) -> GateDecision:
     """Say whether an iteration may train, and on what.
 
     Without a gate and without judge pairs nothing holds it; what was decided for it and its
@@ -39,50 +48,50 @@ def rule(iteration: Iteration) -> Ruling:
     """
     if not has_pairs(iteration, "judge"):
         return PASSED
-    decided = find_decision(iteration)
+    decided = find_override(iteration)
     if decided is not None:
-        return _as_decided(decided)
+        return _apply_override(decided)
     gate = Gate.objects.filter(experiment=iteration.experiment_id).first()
-    return PASSED if gate is None else _by_audits(iteration, gate)
+    return PASSED if gate is None else _evaluate_audits(iteration, gate)
 
 
-def _as_decided(decided: Override) -> Ruling:
+def _apply_override(decided: Override) -> GateDecision:
     if decided.outcome == Outcome.ALL:
         return PASSED
-    return Ruling(withheld=f"{decided.reason} (decided by {decided.by_name})")
+    return GateDecision(withheld=f"{decided.reason} (decided by {decided.by_name})")
 
 
-def _by_audits(iteration: Iteration, gate: Gate) -> Ruling:
+def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
     batches = Batch.objects.filter(
-        experiment=iteration.experiment_id, iteration=iteration.number, kind=Kind.JUDGMENTS
+        experiment=iteration.experiment_id, iteration=iteration.number, kind=ItemKind.JUDGMENTS
     ).select_related("experiment")
     counted = [batch for batch in batches if not is_stale(batch)]
     complete = [batch for batch in counted if is_complete(batch)]
-    found = _why_not(complete[0], gate) if complete else _why_none(counted)
+    found = _explain_not_passed(complete[0], gate) if complete else _explain_no_audit(counted)
     if not found:
         return PASSED
     asked = (
         f"an audit of iteration {iteration.number} must show agreement "
         f"above {gate.least:.0%} with {gate.confidence:.0%} confidence, and {found}"
     )
-    goes_on = complete and gate.otherwise == Otherwise.ACTOR_PAIRS
+    goes_on = complete and gate.otherwise == OnGateFailure.ACTOR_PAIRS
     if goes_on and has_pairs(iteration, "actor"):
-        return Ruling(withheld=asked, is_new=True)
-    return Ruling(waits=f"{WAITS}{asked}")
+        return GateDecision(withheld=asked, is_new=True)
+    return GateDecision(waits=f"{WAITS}{asked}")
 
 
-def why_held(iteration: Iteration) -> str:
+def explain_hold(iteration: Iteration) -> str:
     """Say why an iteration must not train yet; empty if it may."""
-    return rule(iteration).waits
+    return evaluate_gate(iteration).waits
 
 
 def is_complete(batch: Batch) -> bool:
     """Whether all its items are answered, or somebody has closed it."""
-    waiting = batch.items.filter(again=Again.NO, is_answered=False, adjudicated="")
+    waiting = batch.items.filter(again=RepeatKind.NO, is_answered=False, adjudicated="")
     return batch.status == BatchStatus.CLOSED or not waiting.exists()
 
 
-def _why_none(batches: list[Batch]) -> str:
+def _explain_no_audit(batches: list[Batch]) -> str:
     if not batches:
         return "there is no audit of these battles yet"
     return f"audit {batches[0].pk} is neither answered whole nor closed"
@@ -100,35 +109,35 @@ def has_battles(iteration: Iteration) -> bool:
     return paired.exists()
 
 
-def find_decision(iteration: Iteration) -> Override | None:
+def find_override(iteration: Iteration) -> Override | None:
     """What was decided without a passed audit for an iteration and the battles that it has now."""
-    decided = decisions_of(iteration)
+    decided = list_overrides(iteration)
     if not decided:
         return None  # most iterations: their files need not be looked at
-    now = battles_of(iteration)
+    now = hash_battles(iteration)
     return next((one for one in decided if one.source_sha256 in (now, "")), None)
 
 
-def decisions_of(iteration: Iteration) -> list[Override]:
+def list_overrides(iteration: Iteration) -> list[Override]:
     """What was ever decided for an iteration, for other battles too, newest first."""
     experiment = iteration.experiment_id
     return list(Override.objects.filter(experiment=experiment, iteration=iteration.number))
 
 
-def battles_of(iteration: Iteration) -> str:
+def hash_battles(iteration: Iteration) -> str:
     """Hash of the battles that an iteration has now."""
-    return source_digest(iteration.experiment, iteration.number, Kind.JUDGMENTS)
+    return hash_source_files(iteration.experiment, iteration.number, ItemKind.JUDGMENTS)
 
 
-def decide(iteration: Iteration) -> Ruling:
-    """Say the same as `rule`, and write down what the gate decides by its own rule."""
-    ruling = rule(iteration)
+def record_gate_decision(iteration: Iteration) -> GateDecision:
+    """Say the same as `evaluate_gate`, and write down what the gate decides by its own rule."""
+    ruling = evaluate_gate(iteration)
     if not ruling.is_new:
         return ruling
     Override.objects.get_or_create(
         experiment=iteration.experiment,
         iteration=iteration.number,
-        source_sha256=battles_of(iteration),
+        source_sha256=hash_battles(iteration),
         defaults={
             "subject": iteration.experiment.name,
             "outcome": Outcome.ACTOR_PAIRS,
@@ -136,12 +145,12 @@ def decide(iteration: Iteration) -> Ruling:
             "by_name": Override.BY_THE_GATE,
         },
     )
-    return rule(iteration)
+    return evaluate_gate(iteration)
 
 
-def _why_not(batch: Batch, gate: Gate) -> str:
+def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     """Why a batch does not open a gate; empty if it does."""
-    found = passing_estimate(batch, confidence=gate.confidence)
+    found = estimate_agreement(batch, confidence=gate.confidence)
     if found.count < gate.answers:
         return f"audit {batch.pk} has {found.count} of {gate.answers} answers that count"
     if found.value is None or found.low is None or found.low <= gate.least:
@@ -151,7 +160,7 @@ def _why_not(batch: Batch, gate: Gate) -> str:
     return ""
 
 
-def open_gate_of_recipe(experiment: Experiment) -> None:
+def create_gate_from_recipe(experiment: Experiment) -> None:
     """Ask for audits if an experiment's recipe does; for when its row is made."""
     asked = experiment.recipe.get("audit") or {}
     if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():

@@ -15,7 +15,7 @@ from django.db.models import Q
 from webapp.experiments.models import Experiment
 
 
-class Kind(models.TextChoices):
+class ItemKind(models.TextChoices):
     """What an item asks."""
 
     JUDGMENTS = "judgments", "which of two judgments is better"
@@ -29,7 +29,7 @@ class BatchStatus(models.TextChoices):
     CLOSED = "closed", "closed"
 
 
-class Again(models.TextChoices):
+class RepeatKind(models.TextChoices):
     """For whom a repeat is."""
 
     NO = "", "first time"
@@ -37,7 +37,7 @@ class Again(models.TextChoices):
     OTHER = "other", "again, to another auditor"
 
 
-class Choice(models.TextChoices):
+class PreferenceLabel(models.TextChoices):
     """Which judgment is better; first and second as the item keeps them, not as they are shown."""
 
     FIRST = "first", "the first"
@@ -54,7 +54,7 @@ class Confidence(models.IntegerChoices):
     HIGH = 3, "certain"
 
 
-class Change(models.TextChoices):
+class ItemChange(models.TextChoices):
     """What happened to an item."""
 
     ANSWERED = "answered", "answered"
@@ -84,7 +84,7 @@ class Batch(models.Model):
     )
     subject = models.CharField(max_length=64)
     iteration = models.PositiveIntegerField()
-    kind = models.CharField(max_length=16, choices=Kind)
+    kind = models.CharField(max_length=16, choices=ItemKind)
     strategy = models.CharField(max_length=16)
     seed = models.BigIntegerField()
     strata = models.JSONField()
@@ -157,7 +157,7 @@ class Item(models.Model):
     original = models.ForeignKey(
         "self", on_delete=models.CASCADE, null=True, blank=True, related_name="repeats"
     )
-    again = models.CharField(max_length=8, choices=Again, blank=True, default=Again.NO)
+    again = models.CharField(max_length=8, choices=RepeatKind, blank=True, default=RepeatKind.NO)
     holder = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -219,7 +219,7 @@ class Answer(models.Model):
         related_name="audit_answers",
     )
     auditor_name = models.CharField(max_length=150)
-    choice = models.CharField(max_length=8, choices=Choice, blank=True, default="")
+    choice = models.CharField(max_length=8, choices=PreferenceLabel, blank=True, default="")
     points = models.FloatField(
         null=True, blank=True, validators=[MinValueValidator(0), MaxValueValidator(5)]
     )
@@ -255,7 +255,7 @@ class History(models.Model):
     """
 
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="history")
-    change = models.CharField(max_length=16, choices=Change)
+    change = models.CharField(max_length=16, choices=ItemChange)
     by_name = models.CharField(max_length=150)
     values = models.JSONField(default=dict, blank=True)
     when = models.DateTimeField(auto_now_add=True)
@@ -270,7 +270,7 @@ class History(models.Model):
         return f"{self.item}: {self.get_change_display()} by {self.by_name}"
 
 
-class Otherwise(models.TextChoices):
+class OnGateFailure(models.TextChoices):
     """What happens when a complete audit has not passed."""
 
     WAIT = "wait", "wait for a person"
@@ -293,14 +293,14 @@ class Gate(models.Model):
     least = models.FloatField(default=0.5)
     confidence = models.FloatField(default=0.95)
     answers = models.PositiveIntegerField(default=50)
-    otherwise = models.CharField(max_length=16, choices=Otherwise, default=Otherwise.WAIT)
+    otherwise = models.CharField(max_length=16, choices=OnGateFailure, default=OnGateFailure.WAIT)
 
     class Meta:
         """One for each experiment."""
 
         constraints: ClassVar = [
             models.CheckConstraint(
-                condition=Q(otherwise__in=Otherwise.values), name="gate_otherwise_is_known"
+                condition=Q(otherwise__in=OnGateFailure.values), name="gate_otherwise_is_known"
             ),
             models.CheckConstraint(
                 condition=Q(least__gte=0, least__lt=1, confidence__gt=0, confidence__lt=1),
@@ -362,7 +362,7 @@ class Override(models.Model):
         return f"override of the audit gate of {self.subject} iteration {self.iteration}"
 
 
-class Deed(models.TextChoices):
+class AuditAction(models.TextChoices):
     """What somebody did to a gate or to a batch."""
 
     GATE_SET = "gate_set", "asked for a passed audit"
@@ -392,7 +392,7 @@ class Act(models.Model):
     batch = models.ForeignKey(
         Batch, on_delete=models.SET_NULL, null=True, blank=True, related_name="acts"
     )
-    deed = models.CharField(max_length=16, choices=Deed)
+    deed = models.CharField(max_length=16, choices=AuditAction)
     before = models.JSONField(default=dict, blank=True)
     after = models.JSONField(default=dict, blank=True)
     reason = models.TextField(blank=True, default="")
@@ -407,7 +407,9 @@ class Act(models.Model):
 
         ordering: ClassVar = ["-when", "-pk"]
         constraints: ClassVar = [
-            models.CheckConstraint(condition=Q(deed__in=Deed.values), name="act_deed_is_known"),
+            models.CheckConstraint(
+                condition=Q(deed__in=AuditAction.values), name="act_deed_is_known"
+            ),
             models.CheckConstraint(
                 condition=~Q(deed__in=["gate_loosened", "gate_removed"]) | ~Q(reason=""),
                 name="act_that_loosens_has_a_reason",

@@ -13,19 +13,25 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from webapp.audit import acts
-from webapp.audit import gate as gates
-from webapp.audit.acts import assign, set_status, warn_of_sight, write_gate
-from webapp.audit.desk_views import my_batches
-from webapp.audit.exporting import FORMATS, export_batch
-from webapp.audit.figures import (
-    TREND,
-    batch_figures,
-    describe_act,
-    pooled_figures,
-    report_figures,
-    trend_figures,
+from webapp.accounts.current_user import get_user
+from webapp.accounts.models import EventKind
+from webapp.accounts.permissions import (
+    can_control,
+    get_controllable_experiment,
+    get_viewable_experiment,
+    get_visible_experiments,
+    require_run,
+    require_view,
 )
+from webapp.accounts.roles import ANSWER, RUN_ALL, SEE
+from webapp.accounts.security_log import log_event
+from webapp.audit import gate as gates
+from webapp.audit import services
+from webapp.audit.annotation_views import list_own_batches
+from webapp.audit.batch_creation import require_finished
+from webapp.audit.batch_report import make_report
+from webapp.audit.batch_requests import is_any_pending, list_pending_batches, request_batch
+from webapp.audit.exports import FORMATS, export_batch
 from webapp.audit.forms import (
     AuditorsForm,
     BatchForm,
@@ -34,26 +40,20 @@ from webapp.audit.forms import (
     OverrideForm,
     RemovalForm,
 )
-from webapp.audit.importing import Imported, group_reasons, import_file
-from webapp.audit.making import require_finished
+from webapp.audit.imports import ImportResult, group_reasons, import_file
 from webapp.audit.models import Batch, BatchStatus, Gate, Override
-from webapp.audit.pooling import pool_iteration, trend
-from webapp.audit.reporting import make_report
-from webapp.audit.wishes import ask_for_batch, drawings, is_drawing
-from webapp.experiments.models import Experiment, Iteration, RunStatus
-from webapp.people.access import (
-    find_experiment,
-    find_to_steer,
-    may_steer,
-    runs,
-    sees,
-    visible_experiments,
+from webapp.audit.pooled_report import compute_trend, pool_iteration
+from webapp.audit.report_presenter import (
+    TREND,
+    describe_act,
+    make_batch_view,
+    make_pooled_view,
+    make_report_view,
+    make_trend,
 )
-from webapp.people.events import note
-from webapp.people.models import EventKind
-from webapp.people.roles import ANSWER, RUN_ALL, SEE
-from webapp.people.signed_in import person_of
-from webapp.regions import render_page, wants_region
+from webapp.audit.services import assign_auditors, format_unblinded_warning, set_status, write_gate
+from webapp.experiments.models import Experiment, Iteration, RunStatus
+from webapp.htmx import is_partial_request, render_page_or_partial
 
 _SHOWN: Final = 100
 _GATE_IDS: Final = "gate_%s"
@@ -70,17 +70,17 @@ class GateForms:
     override: OverrideForm | None = None
 
 
-def visible_batches(person: User) -> QuerySet[Batch]:
+def get_visible_batches(person: User) -> QuerySet[Batch]:
     """Batches whose results a person may see; of a deleted experiment one's own, or an admin's."""
     if not person.has_perm(SEE):
         return Batch.objects.none()
     orphans = Q(experiment__isnull=True)
     if not person.has_perm(RUN_ALL):
         orphans &= Q(by=person)
-    return Batch.objects.filter(Q(experiment__in=visible_experiments(person)) | orphans)
+    return Batch.objects.filter(Q(experiment__in=get_visible_experiments(person)) | orphans)
 
 
-def _counted(batches: QuerySet[Batch]) -> QuerySet[Any]:
+def _annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
     """Batches with their numbers of items and answers, newest first."""
     counted: QuerySet[Any] = batches.annotate(
         item_count=Count("items", distinct=True),
@@ -89,44 +89,44 @@ def _counted(batches: QuerySet[Batch]) -> QuerySet[Any]:
     return counted.order_by("-created", "-pk")  # an aggregate forgets the model's own order
 
 
-def _find_to_change(person: User, pk: int) -> Batch:
+def _find_changeable(person: User, pk: int) -> Batch:
     """Find a batch that a person may change: who may steer its experiment, or made it.
 
     Raises:
         Http404: there is none, or it is a stranger's.
         PermissionDenied: it may be seen, but not changed.
     """
-    batch = get_object_or_404(visible_batches(person).select_related("experiment"), pk=pk)
-    if batch.experiment is not None and not may_steer(person, batch.experiment):
+    batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
+    if batch.experiment is not None and not can_control(person, batch.experiment):
         raise PermissionDenied("this audit belongs to somebody else's experiment")
     return batch
 
 
 @require_safe
-def audits(request: HttpRequest) -> HttpResponse:
+def list_audits(request: HttpRequest) -> HttpResponse:
     """List what the person answers, and what they may read."""
-    person = person_of(request)
+    person = get_user(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
-    batches = _counted(visible_batches(person))
+    batches = _annotate_counts(get_visible_batches(person))
     context = {
-        "mine": my_batches(person) if person.has_perm(ANSWER) else [],
-        "batches": [batch_figures(batch) for batch in batches[:_SHOWN]],
-        "experiments": visible_experiments(person)[:_SHOWN],
+        "mine": list_own_batches(person) if person.has_perm(ANSWER) else [],
+        "batches": [make_batch_view(batch) for batch in batches[:_SHOWN]],
+        "experiments": get_visible_experiments(person)[:_SHOWN],
     }
     return render(request, "audit/audits.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@runs
-def new_batch(request: HttpRequest, name: str) -> HttpResponse:
+@require_run
+def create_batch(request: HttpRequest, name: str) -> HttpResponse:
     """Ask for a batch of an iteration."""
-    experiment = find_to_steer(request.user, name)
+    experiment = get_controllable_experiment(request.user, name)
     numbers = list(experiment.iterations.order_by("-number").values_list("number", flat=True))
     form = BatchForm(request.POST or None, numbers=numbers)
     if request.method == "POST" and form.is_valid():
         try:
-            _ask(request, experiment, form)
+            _request_batch(request, experiment, form)
         except MetaRewardError as error:
             form.add_error(None, str(error))
         else:
@@ -136,7 +136,7 @@ def new_batch(request: HttpRequest, name: str) -> HttpResponse:
     return render(request, "audit/new.html", context, status=status)
 
 
-def _ask(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
+def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
     """Ask for what the form says; what can be seen at once to be impossible is refused.
 
     Raises:
@@ -145,37 +145,37 @@ def _ask(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
     number, plan = form.cleaned_data["iteration"], form.plan()
     require_finished(experiment, number, plan.kind)
     auditors = form.cleaned_data["auditors"]
-    ask_for_batch(experiment, number, plan, by=person_of(request), auditors=auditors)
-    warning = warn_of_sight(auditors)
+    request_batch(experiment, number, plan, by=get_user(request), auditors=auditors)
+    warning = format_unblinded_warning(auditors)
     if warning:
         messages.warning(request, warning)
 
 
 @require_safe
-@sees
-def report(request: HttpRequest, pk: int) -> HttpResponse:
+@require_view
+def show_report(request: HttpRequest, pk: int) -> HttpResponse:
     """Show what a batch says."""
-    person = person_of(request)
-    batch = get_object_or_404(visible_batches(person).select_related("experiment"), pk=pk)
-    return _show_report(request, batch, ImportForm())
+    person = get_user(request)
+    batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
+    return _render_report(request, batch, ImportForm())
 
 
-def _show_report(
+def _render_report(
     request: HttpRequest,
     batch: Batch,
     import_form: ImportForm,
     *,
-    done: Imported | None = None,
+    done: ImportResult | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    person = person_of(request)
+    person = get_user(request)
     made = make_report(batch)
     context = {
         "batch": batch,
         "report": made,
-        "figures": report_figures(made),
+        "figures": make_report_view(made),
         "formats": list(FORMATS),
-        "may_change": batch.experiment is None or may_steer(person, batch.experiment),
+        "may_change": batch.experiment is None or can_control(person, batch.experiment),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
         "import_form": import_form,
         "imported": done,
@@ -185,25 +185,25 @@ def _show_report(
 
 
 @require_POST
-@runs
-def close(request: HttpRequest, pk: int) -> HttpResponse:
+@require_run
+def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
     """Close a batch, or open it again."""
-    person = person_of(request)
-    batch = _find_to_change(person, pk)
+    person = get_user(request)
+    batch = _find_changeable(person, pk)
     is_open = batch.status == BatchStatus.OPEN
     set_status(batch, BatchStatus.CLOSED if is_open else BatchStatus.OPEN, by=person)
     return redirect("audit_report", pk=pk)
 
 
 @require_POST
-@runs
-def auditors(request: HttpRequest, pk: int) -> HttpResponse:
+@require_run
+def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
     """Say who answers a batch."""
-    person = person_of(request)
-    batch = _find_to_change(person, pk)
+    person = get_user(request)
+    batch = _find_changeable(person, pk)
     form = AuditorsForm(request.POST)
     if form.is_valid():
-        for said in assign(batch, form.cleaned_data["auditors"], by=person):
+        for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):
             messages.warning(request, said)
     else:
         messages.error(request, "Only active accounts with the role auditor can be chosen.")
@@ -211,11 +211,11 @@ def auditors(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_safe
-@sees
-def export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
+@require_view
+def download_export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
     """Hand a batch out in a format."""
     batch = get_object_or_404(
-        visible_batches(person_of(request)).select_related("experiment"), pk=pk
+        get_visible_batches(get_user(request)).select_related("experiment"), pk=pk
     )
     if form not in FORMATS:
         raise Http404("there is no such format")
@@ -224,7 +224,7 @@ def export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
     except InputError as error:
         messages.error(request, str(error))
         return redirect("audit_report", pk=pk)
-    note(EventKind.EXPORTED, str(batch.experiment), detail=file.name)
+    log_event(EventKind.EXPORTED, str(batch.experiment), detail=file.name)
     disposition = f'attachment; filename="{file.name}"'
     return HttpResponse(
         file.content,
@@ -234,11 +234,11 @@ def export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
 
 
 @require_POST
-@runs
+@require_run
 def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
     """Take answers from a file; what cannot be read is listed with its reason."""
-    person = person_of(request)
-    batch = _find_to_change(person, pk)
+    person = get_user(request)
+    batch = _find_changeable(person, pk)
     form = ImportForm(request.POST, request.FILES)
     if form.is_valid():
         file = form.cleaned_data["file"]
@@ -248,39 +248,43 @@ def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
             form.add_error("file", str(error))
         else:
             return _show_imported(request, batch, done)
-    return _show_report(request, batch, form, status=422)
+    return _render_report(request, batch, form, status=422)
 
 
-def _show_imported(request: HttpRequest, batch: Batch, done: Imported) -> HttpResponse:
+def _show_imported(request: HttpRequest, batch: Batch, done: ImportResult) -> HttpResponse:
     """Say what became of a file; what was left out is shown once, and kept nowhere."""
     if not done.left_out:
         messages.success(request, str(done))
         return redirect("audit_report", pk=batch.pk)
     is_refused = done.added + done.known == 0
-    return _show_report(request, batch, ImportForm(), done=done, status=422 if is_refused else 200)
+    return _render_report(
+        request, batch, ImportForm(), done=done, status=422 if is_refused else 200
+    )
 
 
 @require_safe
-@sees
-def experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
+@require_view
+def show_experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
     """Show an experiment's audits, their trend, and its gate."""
-    experiment = find_experiment(request.user, name)
-    if wants_region(request):
-        return _show_drawings(request, experiment)
-    return _show_experiment(request, experiment, GateForms())
+    experiment = get_viewable_experiment(request.user, name)
+    if is_partial_request(request):
+        return _render_pending(request, experiment)
+    return _render_experiment(request, experiment, GateForms())
 
 
-def _show_drawings(request: HttpRequest, experiment: Experiment) -> HttpResponse:
+def _render_pending(request: HttpRequest, experiment: Experiment) -> HttpResponse:
     """Show what is being drawn; once nothing is, the whole page is due again."""
-    found = drawings(experiment)
-    context = {"experiment": experiment, "drawings": found, "is_drawing": is_drawing(found)}
-    response = render_page(request, "", region="audit/partials/drawings.html", context=context)
+    found = list_pending_batches(experiment)
+    context = {"experiment": experiment, "drawings": found, "is_drawing": is_any_pending(found)}
+    response = render_page_or_partial(
+        request, "", region="audit/partials/drawings.html", context=context
+    )
     if not context["is_drawing"]:
         response.headers["HX-Refresh"] = "true"
     return response
 
 
-def _show_experiment(
+def _render_experiment(
     request: HttpRequest,
     experiment: Experiment,
     forms: GateForms,
@@ -288,92 +292,92 @@ def _show_experiment(
     status: int = 200,
 ) -> HttpResponse:
     unfinished = experiment.iterations.filter(status__in=_MAY_WAIT).first()
-    batches = _counted(experiment.audits.all())
-    asked = drawings(experiment)
+    batches = _annotate_counts(experiment.audits.all())
+    asked = list_pending_batches(experiment)
     context: dict[str, Any] = {
         "experiment": experiment,
         "drawings": asked,
-        "is_drawing": is_drawing(asked),
-        "trend": trend_figures(trend(experiment)),
+        "is_drawing": is_any_pending(asked),
+        "trend": make_trend(compute_trend(experiment)),
         "trend_headings": TREND,
-        "batches": [batch_figures(batch) for batch in batches],
+        "batches": [make_batch_view(batch) for batch in batches],
         "gate": Gate.objects.filter(experiment=experiment).first(),
-        "gate_form": forms.change or GateForm(instance=_gate_of(experiment), auto_id=_GATE_IDS),
+        "gate_form": forms.change or GateForm(instance=_get_gate(experiment), auto_id=_GATE_IDS),
         "removal_form": forms.removal or RemovalForm(auto_id=_REMOVAL_IDS),
         "override_form": forms.override or OverrideForm(experiment=experiment),
         "overrides": experiment.audit_overrides.all(),
         "acts": [describe_act(act) for act in experiment.audit_acts.all()[:_SHOWN]],
-        "held": unfinished.finding if unfinished and _waits(unfinished) else "",
-        "may_change": may_steer(person_of(request), experiment),
+        "held": unfinished.finding if unfinished and _is_held(unfinished) else "",
+        "may_change": can_control(get_user(request), experiment),
     }
-    response = render_page(request, "audit/experiment.html", region="", context=context)
+    response = render_page_or_partial(request, "audit/experiment.html", region="", context=context)
     response.status_code = status
     return response
 
 
 @require_safe
-@sees
-def iteration_audits(request: HttpRequest, name: str, number: int) -> HttpResponse:
+@require_view
+def show_iteration_audits(request: HttpRequest, name: str, number: int) -> HttpResponse:
     """Show what all batches of an iteration say together."""
-    experiment = find_experiment(request.user, name)
+    experiment = get_viewable_experiment(request.user, name)
     get_object_or_404(experiment.iterations, number=number)
     found = pool_iteration(experiment, number)
     context = {
         "experiment": experiment,
         "number": number,
-        "findings": [pooled_figures(pooled) for pooled in found],
+        "findings": [make_pooled_view(pooled) for pooled in found],
     }
     return render(request, "audit/iteration.html", context)
 
 
-def _waits(iteration: Iteration) -> bool:
+def _is_held(iteration: Iteration) -> bool:
     """Whether an iteration has come to the gate and is still held there."""
-    return iteration.finding.startswith(gates.WAITS) and bool(gates.why_held(iteration))
+    return iteration.finding.startswith(gates.WAITS) and bool(gates.explain_hold(iteration))
 
 
 @require_POST
-@runs
+@require_run
 def set_gate(request: HttpRequest, name: str) -> HttpResponse:
     """Ask for a passed audit before training; for a reason where less is asked for."""
-    experiment = find_to_steer(request.user, name)
-    form = GateForm(request.POST, instance=_gate_of(experiment), auto_id=_GATE_IDS)
+    experiment = get_controllable_experiment(request.user, name)
+    form = GateForm(request.POST, instance=_get_gate(experiment), auto_id=_GATE_IDS)
     if form.is_valid():
         reason = form.cleaned_data.get("reason", "")
         try:
-            write_gate(form.instance, before=form.before, by=person_of(request), reason=reason)
+            write_gate(form.instance, before=form.before, by=get_user(request), reason=reason)
         except InputError as error:
             form.add_error("reason", str(error))
         else:
             return redirect("experiment_audits", name=name)
-    return _show_experiment(request, experiment, GateForms(change=form), status=422)
+    return _render_experiment(request, experiment, GateForms(change=form), status=422)
 
 
 @require_POST
-@runs
+@require_run
 def remove_gate(request: HttpRequest, name: str) -> HttpResponse:
     """Ask for no audit any longer, for a reason."""
-    experiment = find_to_steer(request.user, name)
+    experiment = get_controllable_experiment(request.user, name)
     form = RemovalForm(request.POST, auto_id=_REMOVAL_IDS)
     if form.is_valid():
-        acts.remove_gate(experiment, by=person_of(request), reason=form.cleaned_data["reason"])
+        services.remove_gate(experiment, by=get_user(request), reason=form.cleaned_data["reason"])
         return redirect("experiment_audits", name=name)
-    return _show_experiment(request, experiment, GateForms(removal=form), status=422)
+    return _render_experiment(request, experiment, GateForms(removal=form), status=422)
 
 
-def _gate_of(experiment: Experiment) -> Gate:
+def _get_gate(experiment: Experiment) -> Gate:
     """An experiment's gate, or one that could be asked for."""
     return Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
 
 
 @require_POST
-@runs
-def override(request: HttpRequest, name: str) -> HttpResponse:
+@require_run
+def override_gate(request: HttpRequest, name: str) -> HttpResponse:
     """Say on what an iteration trains although its audit was not passed, for a reason."""
-    experiment = find_to_steer(request.user, name)
+    experiment = get_controllable_experiment(request.user, name)
     form = OverrideForm(request.POST, experiment=experiment)
     if not form.is_valid():
-        return _show_experiment(request, experiment, GateForms(override=form), status=422)
-    person = person_of(request)
+        return _render_experiment(request, experiment, GateForms(override=form), status=422)
+    person = get_user(request)
     try:
         with transaction.atomic():
             Override.objects.create(

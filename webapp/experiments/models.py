@@ -1,7 +1,8 @@
 """Rows hold the intent: Experiment -> Iteration -> Stage -> Shard -> Attempt.
 
 Files hold the work; no large text stands here. A row changes its status in one place alone,
-`workers.lifecycle`. History is never deleted: each attempt at a shard is a row of its own.
+`workers.pipeline.transitions`. History is never deleted: each attempt at a shard is a row of its
+own.
 """
 
 from collections.abc import Iterable
@@ -69,7 +70,7 @@ class AttemptStatus(models.TextChoices):
     LOST = "lost", "lost"
 
 
-def _known_status(model: str, values: Iterable[str]) -> models.CheckConstraint:
+def _make_status_constraint(model: str, values: Iterable[str]) -> models.CheckConstraint:
     return models.CheckConstraint(
         condition=Q(status__in=list(values)), name=f"{model}_status_is_known"
     )
@@ -108,7 +109,7 @@ class Experiment(models.Model):
         """Newest first."""
 
         ordering: ClassVar = ["-created", "-pk"]
-        constraints: ClassVar = [_known_status("experiment", RunStatus.values)]
+        constraints: ClassVar = [_make_status_constraint("experiment", RunStatus.values)]
         permissions: ClassVar = [("run_experiment", "Can start and steer experiments")]
 
     def __str__(self) -> str:
@@ -148,7 +149,7 @@ class Iteration(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["experiment", "number"], name="iteration_is_unique"),
             models.CheckConstraint(condition=Q(number__gte=1), name="iteration_counts_from_1"),
-            _known_status("iteration", RunStatus.values),
+            _make_status_constraint("iteration", RunStatus.values),
         ]
 
     def __str__(self) -> str:
@@ -179,7 +180,7 @@ class Stage(models.Model):
             models.UniqueConstraint(
                 fields=["iteration", "position"], name="stage_position_is_unique"
             ),
-            _known_status("stage", StageStatus.values),
+            _make_status_constraint("stage", StageStatus.values),
         ]
 
     def __str__(self) -> str:
@@ -225,7 +226,7 @@ class Shard(models.Model):
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["stage", "index"], name="shard_is_unique"),
-            _known_status("shard", ShardStatus.values),
+            _make_status_constraint("shard", ShardStatus.values),
             models.CheckConstraint(
                 condition=Q(status=ShardStatus.RUNNING, token__isnull=False)
                 | ~Q(status=ShardStatus.RUNNING) & Q(token__isnull=True),
@@ -273,7 +274,7 @@ class Attempt(models.Model):
                 name="one_attempt_runs",
             ),
             models.CheckConstraint(condition=Q(number__gte=1), name="attempt_counts_from_1"),
-            _known_status("attempt", AttemptStatus.values),
+            _make_status_constraint("attempt", AttemptStatus.values),
         ]
 
     def __str__(self) -> str:
@@ -318,7 +319,7 @@ class Worker(models.Model):
         return self.name
 
 
-class OrderKind(models.TextChoices):
+class JobKind(models.TextChoices):
     """What a person can ask for."""
 
     LAUNCH = "launch", "begin an experiment"
@@ -332,7 +333,7 @@ class OrderKind(models.TextChoices):
     HAND_OVER = "hand_over", "change who owns and sees it"
 
 
-class OrderStatus(models.TextChoices):
+class JobStatus(models.TextChoices):
     """How far an order is. Refused: it cannot be done, and its finding says why."""
 
     WAITING = "waiting", "waiting"
@@ -344,8 +345,8 @@ class OrderStatus(models.TextChoices):
 class Order(models.Model):
     """What a person asked for on a page or through the API, and what became of it.
 
-    The pages only write orders; `workers.orders` carries them out, save what needs no worker: that
-    is done at once. Together they are the log of who did what when, so an order outlives its
+    The pages only write orders; `workers.jobs.runner` carries them out, save what needs no worker:
+    that is done at once. Together they are the log of who did what when, so an order outlives its
     experiment and the person.
 
     Attributes:
@@ -357,7 +358,7 @@ class Order(models.Model):
         token, lease_until: whose it is while it runs, and until when unless extended.
     """
 
-    kind = models.CharField(max_length=16, choices=OrderKind)
+    kind = models.CharField(max_length=16, choices=JobKind)
     by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
@@ -373,7 +374,7 @@ class Order(models.Model):
     follows = models.ForeignKey(
         "self", on_delete=models.PROTECT, null=True, blank=True, related_name="followed_by"
     )
-    status = models.CharField(max_length=16, choices=OrderStatus, default=OrderStatus.WAITING)
+    status = models.CharField(max_length=16, choices=JobStatus, default=JobStatus.WAITING)
     outcome = models.JSONField(default=dict, blank=True)
     finding = models.TextField(blank=True, default="")
     token = models.UUIDField(null=True, blank=True, editable=False)
@@ -387,10 +388,10 @@ class Order(models.Model):
         ordering: ClassVar = ["-created", "-pk"]
         indexes: ClassVar = [models.Index(fields=["status", "kind"], name="order_is_waiting")]
         constraints: ClassVar = [
-            _known_status("order", OrderStatus.values),
+            _make_status_constraint("order", JobStatus.values),
             models.CheckConstraint(
-                condition=Q(status=OrderStatus.RUNNING, token__isnull=False)
-                | ~Q(status=OrderStatus.RUNNING) & Q(token__isnull=True),
+                condition=Q(status=JobStatus.RUNNING, token__isnull=False)
+                | ~Q(status=JobStatus.RUNNING) & Q(token__isnull=True),
                 name="order_is_held_while_it_runs",
             ),
         ]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django.utils import timezone
 
+from webapp.charts.scales import format_number
 from webapp.experiments.models import (
     Driver,
     Experiment,
@@ -15,15 +16,14 @@ from webapp.experiments.models import (
     StageStatus,
     Worker,
 )
-from webapp.experiments.stages import StageProgress, duration_text, stages_of
-from webapp.scales import figure_text
+from webapp.experiments.stage_progress import StageProgress, format_duration, list_stage_progress
 
 SILENT_SECONDS: Final = 30.0
 """A worker shows itself every few seconds; after this long it is said to be silent."""
 
 
 @dataclass(frozen=True, slots=True)
-class ExperimentLine:
+class ExperimentSummary:
     """An experiment in a list.
 
     Attributes:
@@ -56,7 +56,7 @@ class WorkerState:
     @property
     def silent_for(self) -> str:
         """How long nothing was heard of it, in words."""
-        return duration_text(self.silent_seconds)
+        return format_duration(self.silent_seconds)
 
 
 def is_active(experiment: Experiment) -> bool:
@@ -74,7 +74,7 @@ def count_finished(experiment: Experiment) -> int:
     return sum(row.status == RunStatus.FINISHED for row in experiment.iterations.all())
 
 
-def unasked_iteration(experiment: Experiment) -> int | None:
+def find_unrequested_iteration(experiment: Experiment) -> int | None:
     """The iteration that a waiting experiment waits for somebody to ask for; None if nobody has to.
 
     Its iterations should have been prefetched.
@@ -90,68 +90,68 @@ def needs_workers(experiment: Experiment) -> bool:
     return is_active(experiment) and all(row.driver == Driver.WORKERS for row in running)
 
 
-def experiment_lines(experiments: Iterable[Experiment]) -> list[ExperimentLine]:
+def summarize_experiments(experiments: Iterable[Experiment]) -> list[ExperimentSummary]:
     """Read how far experiments are; their iterations should have been prefetched."""
     rows = list(experiments)
-    latest = {row.pk: latest_iteration(row) for row in rows}
+    latest = {row.pk: get_latest_iteration(row) for row in rows}
     unfinished = [
         iteration
         for iteration in latest.values()
         if iteration is not None and iteration.status != RunStatus.FINISHED
     ]
-    stages = stages_of(unfinished) if unfinished else {}
-    return [_line(row, latest[row.pk], stages) for row in rows]
+    stages = list_stage_progress(unfinished) if unfinished else {}
+    return [_summarize_experiment(row, latest[row.pk], stages) for row in rows]
 
 
-def latest_iteration(experiment: Experiment) -> Iteration | None:
+def get_latest_iteration(experiment: Experiment) -> Iteration | None:
     """Find the iteration that runs or ran last; they should have been prefetched."""
     return max(experiment.iterations.all(), key=lambda row: row.number, default=None)
 
 
-def _line(
+def _summarize_experiment(
     row: Experiment, latest: Iteration | None, stages: Mapping[int, list[StageProgress]]
-) -> ExperimentLine:
+) -> ExperimentSummary:
     found = stages.get(latest.pk, []) if latest else []
-    return ExperimentLine(
+    return ExperimentSummary(
         row=row,
         finished=count_finished(row),
         latest=latest,
-        stage=current_stage(found),
+        stage=find_current_stage(found),
         stages=len(found),
-        metric=_last_metric(row),
-        unasked=unasked_iteration(row),
+        metric=_format_last_metric(row),
+        unasked=find_unrequested_iteration(row),
     )
 
 
-def current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:
+def find_current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:
     """Find the first stage that is not finished."""
     return next((stage for stage in stages if stage.status != StageStatus.FINISHED), None)
 
 
-def _last_metric(experiment: Experiment) -> str:
+def _format_last_metric(experiment: Experiment) -> str:
     """Say the truth where a world knows it, else what the judge thinks on average."""
     finished = [row for row in experiment.iterations.all() if row.metrics]
     if not finished:
         return ""
     latest = max(finished, key=lambda row: row.number)
-    truth = _true_quality(latest.metrics)
+    truth = _get_true_quality(latest.metrics)
     if truth is not None:
-        return f"M{latest.number} true quality {figure_text(truth)}"
+        return f"M{latest.number} true quality {format_number(truth)}"
     mean = (latest.metrics.get("judge") or {}).get("mean")
-    return f"mean points {figure_text(mean)} in iteration {latest.number}" if mean else ""
+    return f"mean points {format_number(mean)} in iteration {latest.number}" if mean else ""
 
 
-def _true_quality(metrics: Mapping[str, Any]) -> float | None:
+def _get_true_quality(metrics: Mapping[str, Any]) -> float | None:
     truth = metrics.get("truth") or []
     found = [row["after"] for row in truth if row["metric"] == "true_quality"]
     return found[0] if found else None
 
 
-def worker_states() -> list[WorkerState]:
+def list_worker_states() -> list[WorkerState]:
     """Read what every worker does."""
     now = timezone.now()
     workers = Worker.objects.select_related("shard__stage__iteration__experiment")
-    return [_worker_state(worker, now) for worker in workers]
+    return [_make_worker_state(worker, now) for worker in workers]
 
 
 def count_live_workers() -> int:
@@ -160,7 +160,7 @@ def count_live_workers() -> int:
     return Worker.objects.filter(heartbeat__gte=heard).count()
 
 
-def _worker_state(worker: Worker, now: datetime) -> WorkerState:
+def _make_worker_state(worker: Worker, now: datetime) -> WorkerState:
     silent_seconds = max(0, round((now - worker.heartbeat).total_seconds()))
     return WorkerState(
         row=worker,

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.reporting.document import between, number
-from meta_reward_core.reporting.kept_cards import Card, kept_files
+from meta_reward_core.reporting.document import format_interval, format_number
+from meta_reward_core.reporting.scorecard_store import ScorecardDict, iter_scorecard_files
+from meta_reward_core.storage.artifact_store import ArtifactStore
 
 _DECIMALS: Final = 3
 _AGAIN: Final = ("win_rate_repeat_deviation", "deviation_when_asked_again")
@@ -14,7 +14,7 @@ _AGAIN: Final = ("win_rate_repeat_deviation", "deviation_when_asked_again")
 
 
 @dataclass(frozen=True, slots=True)
-class FigureRow:
+class MetricRow:
     """A figure as it is shown.
 
     Attributes:
@@ -30,7 +30,7 @@ class FigureRow:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptEvaluation:
+class StoredEvaluation:
     """What one evaluation says of one model.
 
     Attributes:
@@ -43,52 +43,52 @@ class KeptEvaluation:
     path: str
     benchmark: str
     facts: Mapping[str, str]
-    figures: Sequence[FigureRow]
+    figures: Sequence[MetricRow]
     findings: Sequence[str]
 
 
-def list_evaluations(store: ArtifactStore, experiment: str) -> list[KeptEvaluation]:
+def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvaluation]:
     """All that is kept, by model and benchmark.
 
     Raises:
         ArtifactError: one of the files is not readable.
     """
     return [
-        KeptEvaluation(
+        StoredEvaluation(
             number=made.number,
             path=made.path,
             benchmark=made.card["benchmark"],
-            facts=dict(_facts(made.card)),
-            figures=[_row(figure) for figure in made.card["figures"]],
+            facts=dict(_iter_facts(made.card)),
+            figures=[_make_row(figure) for figure in made.card["figures"]],
             findings=[f"{one['name']}. {one['sentence']} {one['advice']}"
                       for one in made.card.get("findings") or []],
         )
-        for made in kept_files(store, experiment)
+        for made in iter_scorecard_files(store, experiment)
     ]  # fmt: skip
 
 
-def _facts(card: Card) -> Iterator[tuple[str, str]]:
+def _iter_facts(card: ScorecardDict) -> Iterator[tuple[str, str]]:
     for heading, key in {"Model": "model", "Baseline": "baseline", "Judge": "judge"}.items():
         if card.get(key):
             yield heading, card[key]
     if card.get("reference"):
         yield "Reference", {"humans": "people", "model": "a model"}[card["reference"]]
-    yield "Repeats", _repeats(card)
+    yield "Repeats", _describe_repeats(card)
 
 
-def _repeats(card: Card) -> str:
+def _describe_repeats(card: ScorecardDict) -> str:
     for figure in card["figures"]:
         if figure["name"] in _AGAIN and figure["value"] is not None:
-            deviation = number(figure["value"], _DECIMALS)
+            deviation = format_number(figure["value"], _DECIMALS)
             return f"standard deviation {deviation} over {figure['count']:,}"
     return "none: how far they would lie apart is not known"
 
 
-def _row(figure: Mapping[str, Any]) -> FigureRow:
-    return FigureRow(
+def _make_row(figure: Mapping[str, Any]) -> MetricRow:
+    return MetricRow(
         name=figure["name"],
-        value=number(figure["value"], _DECIMALS),
-        interval=between(figure.get("low"), figure.get("high"), _DECIMALS),
+        value=format_number(figure["value"], _DECIMALS),
+        interval=format_interval(figure.get("low"), figure.get("high"), _DECIMALS),
         count=figure["count"],
         absent=figure.get("absent") or "",
     )

@@ -5,6 +5,6 @@ from django.urls import path
 from webapp.reporting import views
 
 urlpatterns = [
-    path("reports", views.report, name="report"),
-    path("experiments/<str:name>/evaluations", views.evaluations, name="evaluations"),
+    path("reports", views.show_report, name="report"),
+    path("experiments/<str:name>/evaluations", views.show_evaluations, name="evaluations"),
 ]

@@ -7,19 +7,19 @@ from django.shortcuts import render
 from django.utils.http import content_disposition_header
 from django.views.decorators.http import require_safe
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.reporting.build import build_report
+from meta_reward_core.reporting.assemble import build_report
 from meta_reward_core.reporting.document import Document
 from meta_reward_core.reporting.markdown import write_markdown
-from meta_reward_core.reporting.runs import group_runs
-from webapp.people.access import find_experiment, sees
-from webapp.reporting.drawing import draw_sections
+from meta_reward_core.reporting.run_loader import group_runs
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.accounts.permissions import get_viewable_experiment, require_view
 from webapp.reporting.evaluations import list_evaluations
-from webapp.reporting.files import write_html
-from webapp.reporting.selecting import read_row, report_title
+from webapp.reporting.html_export import write_html
+from webapp.reporting.load_runs import format_report_title, load_run
+from webapp.reporting.render_blocks import render_sections
 
-MOST_REPORTED: Final = 12
+MAX_EXPERIMENTS: Final = 12
 _FORMS: Final = {
     "html": (write_html, "text/html; charset=utf-8"),
     "md": (write_markdown, "text/markdown; charset=utf-8"),
@@ -27,29 +27,29 @@ _FORMS: Final = {
 
 
 @require_safe
-@sees
-def report(request: HttpRequest) -> HttpResponse:
+@require_view
+def show_report(request: HttpRequest) -> HttpResponse:
     """Show the report of the experiments that are named, or send it as a file."""
-    names = list(dict.fromkeys(request.GET.getlist("name")))[:MOST_REPORTED]
+    names = list(dict.fromkeys(request.GET.getlist("name")))[:MAX_EXPERIMENTS]
     if not names:
         raise Http404("name an experiment")
-    rows = [find_experiment(request.user, name) for name in names]
+    rows = [get_viewable_experiment(request.user, name) for name in names]
     try:
-        arms = group_runs([read_row(row) for row in rows])
+        arms = group_runs([load_run(row) for row in rows])
     except ArtifactError:
         return render(request, "results/damaged.html", status=503)
-    document = build_report(arms, title=report_title(names))
+    document = build_report(arms, title=format_report_title(names))
     if (form := request.GET.get("as")) in _FORMS:
-        return _file(document, form, names)
-    context = {"title": document.title, "names": names, "sections": draw_sections(document)}
+        return _send_file(document, form, names)
+    context = {"title": document.title, "names": names, "sections": render_sections(document)}
     return render(request, "reporting/report.html", context)
 
 
 @require_safe
-@sees
-def evaluations(request: HttpRequest, name: str) -> HttpResponse:
+@require_view
+def show_evaluations(request: HttpRequest, name: str) -> HttpResponse:
     """List what is kept of the evaluations of an experiment's models."""
-    row = find_experiment(request.user, name)
+    row = get_viewable_experiment(request.user, name)
     try:
         kept = list_evaluations(ArtifactStore(row.artifact_root), row.name)
     except ArtifactError:
@@ -58,7 +58,7 @@ def evaluations(request: HttpRequest, name: str) -> HttpResponse:
     return render(request, "reporting/evaluations.html", context)
 
 
-def _file(document: Document, form: str, names: list[str]) -> HttpResponse:
+def _send_file(document: Document, form: str, names: list[str]) -> HttpResponse:
     write, content_type = _FORMS[form]
     response = HttpResponse(write(document), content_type=content_type)
     called = names[0] if len(names) == 1 else f"{names[0]}-and-{len(names) - 1}-more"

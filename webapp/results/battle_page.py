@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from meta_reward_core.records import Battle, Judgment
-from meta_reward_core.tables import records_of
-from webapp.results.index import IterationIndex
-from webapp.results.prompt_page import Passage
-from webapp.results.reading import OpenIteration, rows_of_prompt
+from meta_reward_core.storage.records import Battle, Judgment
+from meta_reward_core.storage.schemas import to_records
+from webapp.results.iteration_reader import OpenIteration, read_prompt_rows
+from webapp.results.prompt_index import IterationIndex
+from webapp.results.prompt_page import TextExcerpt
 
 _UNREAD: Final = "no verdict"
 
 
 @dataclass(frozen=True, slots=True)
-class FighterView:
+class ComparedJudgmentView:
     """One of the two judgments."""
 
     sample: int
-    passage: Passage
+    passage: TextExcerpt
     score: float | None
     elo: float | None
 
@@ -34,7 +34,7 @@ class OrderView:
 
     shown_first: int
     shown_second: int
-    passage: Passage
+    passage: TextExcerpt
     winner: int | None
     ending: str
 
@@ -43,7 +43,7 @@ class OrderView:
 class BattlePage:
     """Both judgments and both orders."""
 
-    fighters: tuple[FighterView, FighterView]
+    fighters: tuple[ComparedJudgmentView, ComparedJudgmentView]
     orders: Sequence[OrderView]
 
 
@@ -59,22 +59,24 @@ def read_battle_page(
     battled = index.rows["battled_response_id"][row].as_py()
     judgments = {
         judgment.sample: judgment
-        for judgment in records_of(
-            rows_of_prompt(opened.files, "judgments", part, prompt_id), Judgment
+        for judgment in to_records(
+            read_prompt_rows(opened.files, "judgments", part, prompt_id), Judgment
         )
         if judgment.response_id == battled
     }
     if first not in judgments or second not in judgments:
         return None
     pair = (judgments[first], judgments[second])
-    battles = records_of(rows_of_prompt(opened.files, "battles", part, prompt_id), Battle)
-    orders = [_order(battle, *found) for found in (pair, pair[::-1]) for battle in battles
+    battles = to_records(read_prompt_rows(opened.files, "battles", part, prompt_id), Battle)
+    orders = [_make_order_view(battle, *found) for found in (pair, pair[::-1]) for battle in battles
               if _is_of(battle, *found)]  # fmt: skip
     if not orders:
         return None
     rated = index.rows["rated_judgment_id"][row].as_py() or []
     elo = dict(zip(rated, index.rows["elo"][row].as_py() or [], strict=True))
-    return BattlePage((_fighter(pair[0], elo), _fighter(pair[1], elo)), orders)
+    return BattlePage(
+        (_make_judgment_view(pair[0], elo), _make_judgment_view(pair[1], elo)), orders
+    )
 
 
 def _is_of(battle: Battle, first: Judgment, second: Judgment) -> bool:
@@ -82,22 +84,22 @@ def _is_of(battle: Battle, first: Judgment, second: Judgment) -> bool:
     return ids == (first.judgment_id, second.judgment_id)
 
 
-def _fighter(judgment: Judgment, elo: dict[str, float]) -> FighterView:
-    return FighterView(
+def _make_judgment_view(judgment: Judgment, elo: dict[str, float]) -> ComparedJudgmentView:
+    return ComparedJudgmentView(
         judgment.sample,
-        Passage.of(judgment.text),
+        TextExcerpt.of(judgment.text),
         judgment.score,
         elo.get(judgment.judgment_id),
     )
 
 
-def _order(battle: Battle, first: Judgment, second: Judgment) -> OrderView:
+def _make_order_view(battle: Battle, first: Judgment, second: Judgment) -> OrderView:
     winners = {"A": first.sample, "B": second.sample}
     reason = (battle.unparsed_reason or "").replace("_", " ")
     return OrderView(
         shown_first=first.sample,
         shown_second=second.sample,
-        passage=Passage.of(battle.text),
+        passage=TextExcerpt.of(battle.text),
         winner=winners.get(battle.verdict or ""),
         ending="a tie" if battle.verdict == "tie" else f"{_UNREAD}: {reason}".rstrip(": "),
     )

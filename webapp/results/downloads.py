@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.checkpoints import Checkpoint
-from meta_reward_core.exports import EXPORTS
-from meta_reward_core.shards import IterationFiles
-from meta_reward_core.tables import SCHEMAS
-from webapp.results.reading import OpenIteration
+from meta_reward_core.data.exports import EXPORTS
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.checkpoint_store import Checkpoint
+from meta_reward_core.storage.schemas import SCHEMAS
+from meta_reward_core.storage.shards import IterationFiles
+from webapp.results.iteration_reader import OpenIteration
 
 _SHOWN: Final = 8
 _TABLES: Final = "|".join(SCHEMAS)
@@ -45,7 +45,7 @@ _WRITTEN: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedFile:
     """A file that is written while it is sent; one of the fields says which.
 
     Attributes:
@@ -109,11 +109,14 @@ def list_evaluations(store: ArtifactStore, experiment: str, *, models: int) -> l
     Args:
         models: how many models there are.
     """
-    found = [EvaluationRow(number, _cards(store, experiment, number)) for number in range(models)]
+    found = [
+        EvaluationRow(number, _list_scorecards(store, experiment, number))
+        for number in range(models)
+    ]
     return [row for row in found if row.cards]
 
 
-def _cards(store: ArtifactStore, experiment: str, number: int) -> list[FileRow]:
+def _list_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[FileRow]:
     folder = f"evaluations/M{number}"
     paths = [(name, f"{folder}/{name}") for name in store.names(f"{experiment}/{folder}")]
     return [FileRow(path, name, None, None) for name, path in paths if is_stored(path)]
@@ -124,12 +127,12 @@ def is_stored(path: str) -> bool:
     return _STORED.fullmatch(path) is not None
 
 
-def read_written(path: str) -> Written | None:
+def parse_generated_path(path: str) -> GeneratedFile | None:
     """Read the name of a file that is written on the way out; None if it is no such name."""
     found = _WRITTEN.fullmatch(path)
     if found is None:
         return None
-    return Written(
+    return GeneratedFile(
         number=int(found["number"]),
         table=found["table"],
         kind="all" if found["pairs"] else found["kind"],
@@ -138,9 +141,9 @@ def read_written(path: str) -> Written | None:
     )
 
 
-def safe_local_path(store: ArtifactStore, experiment: str, path: str) -> Path | None:
+def find_safe_local_path(store: ArtifactStore, experiment: str, path: str) -> Path | None:
     """Find a stored file on this machine; None if it is gone, or a link leads out of the folder."""
-    root = store.local_path(experiment).resolve()
+    root = store.get_local_path(experiment).resolve()
     found = (root / path).resolve()
     return found if found.is_relative_to(root) and found.is_file() else None
 
@@ -151,26 +154,28 @@ def list_iterations(opened: Sequence[OpenIteration], *, whole: str) -> list[Iter
     Args:
         whole: of which long list all is wanted, such as `1-judgments` or `1-manifests`.
     """
-    return [_iteration(one.files, one.number, whole) for one in opened]
+    return [_make_iteration_row(one.files, one.number, whole) for one in opened]
 
 
-def _iteration(files: IterationFiles, number: int, whole: str) -> IterationRow:
-    tables = [_table(files, number, name, whole) for name in SCHEMAS]
+def _make_iteration_row(files: IterationFiles, number: int, whole: str) -> IterationRow:
+    tables = [_make_table_row(files, number, name, whole) for name in SCHEMAS]
     made = [table for table in tables if table is not None]
     has_pairs = any(table.name.endswith("_pairs") and table.rows for table in made)
-    checkpoint = list(_checkpoint(files, number))
+    checkpoint = list(_iter_checkpoint_files(files, number))
     return IterationRow(
         number=number,
         zip=f"iteration-{number}/checkpoint.zip",
         tables=made,
-        exports=list(_exports(number)) if has_pairs else [],
+        exports=list(_iter_exports(number)) if has_pairs else [],
         checkpoint=checkpoint,
-        manifests=_shown(list(_manifests(files, number)), f"{number}-manifests", whole),
+        manifests=_limit_files(
+            list(_iter_manifest_files(files, number)), f"{number}-manifests", whole
+        ),
         manifest_count=len(files.manifests()),
     )
 
 
-def _table(files: IterationFiles, number: int, name: str, whole: str) -> TableRow | None:
+def _make_table_row(files: IterationFiles, number: int, name: str, whole: str) -> TableRow | None:
     parts = files.parts(name)
     if not parts:
         return None
@@ -180,7 +185,7 @@ def _table(files: IterationFiles, number: int, name: str, whole: str) -> TableRo
         size=sum(part.bytes for part in parts),
         csv=f"iteration-{number}/{name}.csv",
         part_count=len(parts),
-        parts=_shown(
+        parts=_limit_files(
             [
                 FileRow(f"iteration-{number}/{part.path}", part.path, part.rows, part.bytes)
                 for part in parts
@@ -191,29 +196,29 @@ def _table(files: IterationFiles, number: int, name: str, whole: str) -> TableRo
     )
 
 
-def _shown(found: list[FileRow], name: str, whole: str) -> list[FileRow]:
+def _limit_files(found: list[FileRow], name: str, whole: str) -> list[FileRow]:
     """A list as far as it is shown before all of it is asked for."""
     return found if name == whole else found[:_SHOWN]
 
 
-def _exports(number: int) -> Iterator[FileRow]:
+def _iter_exports(number: int) -> Iterator[FileRow]:
     yield FileRow(f"iteration-{number}/pairs.parquet", "all pairs, for DPO, Parquet", None, None)
     for name in EXPORTS:
         what = f"all pairs as {name}, JSON lines"
         yield FileRow(f"iteration-{number}/all_pairs.{name}.jsonl", what, None, None)
 
 
-def _checkpoint(files: IterationFiles, number: int) -> Iterator[FileRow]:
-    for name, size in checkpoint_files(files.checkpoint).items():
+def _iter_checkpoint_files(files: IterationFiles, number: int) -> Iterator[FileRow]:
+    for name, size in list_checkpoint_files(files.checkpoint).items():
         yield FileRow(f"iteration-{number}/checkpoint/{name}", name, None, size)
 
 
-def checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
+def list_checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
     """Sizes of the files of a checkpoint by name, sorted; links are none of them."""
     return {name: size for name, size in checkpoint.files().items() if re.fullmatch(_PLAIN, name)}
 
 
-def _manifests(files: IterationFiles, number: int) -> Iterator[FileRow]:
+def _iter_manifest_files(files: IterationFiles, number: int) -> Iterator[FileRow]:
     for made in files.manifests():
         name = f"{made.stage}-{made.shard:05d}.json"
         yield FileRow(f"iteration-{number}/manifests/{name}", name, None, None)

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from django import forms
 
-from meta_reward_core.config import Recipe
-from meta_reward_core.pairing import ACTOR_REASONS, REASON_TEXT, DropReason
-from meta_reward_core.what_if import PairRules
+from meta_reward_core.method.pairing import ACTOR_REASONS, REASON_TEXT, DropReason
+from meta_reward_core.method.what_if import PairRules
+from meta_reward_core.recipes.schema import Recipe
 
 SORTS: Final = {
     "": "as they were drawn",
@@ -27,12 +27,12 @@ _JUDGE_REASONS: Final = tuple(
 )
 
 
-def _outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
+def _list_outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
     said = [(str(reason), REASON_TEXT[reason].rstrip(".")) for reason in reasons]
     return [("", "any"), ("pair", "has a pair"), ("dropped", "has none"), *said]
 
 
-def _least(label: str) -> forms.FloatField:
+def _make_minimum_field(label: str) -> forms.FloatField:
     """A figure that a prompt must reach; empty keeps those without one, too."""
     number = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
     return forms.FloatField(label=label, required=False, min_value=0, widget=number)
@@ -43,10 +43,14 @@ class ListForm(forms.Form):
 
     q = forms.CharField(label="Text", required=False, max_length=500, strip=False)
     sort = forms.ChoiceField(label="Order", required=False, choices=list(SORTS.items()))
-    actor = forms.ChoiceField(label="Actor pair", required=False, choices=_outcomes(ACTOR_REASONS))
-    judge = forms.ChoiceField(label="Judge pair", required=False, choices=_outcomes(_JUDGE_REASONS))
-    gap_at_least = _least("Score gap at least")
-    variance_at_least = _least("Variance at least")
+    actor = forms.ChoiceField(
+        label="Actor pair", required=False, choices=_list_outcomes(ACTOR_REASONS)
+    )
+    judge = forms.ChoiceField(
+        label="Judge pair", required=False, choices=_list_outcomes(_JUDGE_REASONS)
+    )
+    gap_at_least = _make_minimum_field("Score gap at least")
+    variance_at_least = _make_minimum_field("Variance at least")
     unscored = forms.BooleanField(label="with judgments that carry no score", required=False)
     inconsistent = forms.BooleanField(
         label="where the meta-judge's verdict changes with the order", required=False

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from meta_reward_core.config import Recipe
-from meta_reward_core.measures import measure_meta_judge
-from meta_reward_core.pairing import REASON_TEXT, ScoreGrid, find_tiers
-from meta_reward_core.records import Battle, Judgment, Response, ResponseScore
-from meta_reward_core.tables import records_of
-from meta_reward_core.what_if import PairRules, rules_of
-from webapp.charts import Cell, Chart, heat_map
-from webapp.results.index import IterationIndex
-from webapp.results.listing import Outcome, outcome_of
-from webapp.results.reading import OpenIteration, read_outcomes, rows_of_prompt
+from meta_reward_core.evaluation.judge_metrics import measure_meta_judge
+from meta_reward_core.method.pairing import REASON_TEXT, ScoreGrid, find_tiers
+from meta_reward_core.method.what_if import PairRules, get_rules
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.records import Battle, Judgment, Response, ResponseScore
+from meta_reward_core.storage.schemas import to_records
+from webapp.charts.svg import Cell, Chart, build_heat_map
+from webapp.results.iteration_reader import OpenIteration, read_outcomes, read_prompt_rows
+from webapp.results.prompt_index import IterationIndex
+from webapp.results.prompt_list import PairOutcome, describe_outcome
 
-LONGEST_SHOWN: Final = 20_000
+MAX_SHOWN_CHARS: Final = 20_000
 """A page shows so many characters of a text and says how many there are."""
 
 _WINS: Final = {"A": 1.0, "B": -1.0, "tie": 0.0}
@@ -23,7 +23,7 @@ _LABELS: Final = {"A": "row", "B": "col", "tie": "tie", None: "?"}
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class TextExcerpt:
     """A text as far as it is shown, and how long it is."""
 
     text: str
@@ -31,9 +31,9 @@ class Passage:
     left_out: int
 
     @classmethod
-    def of(cls, text: str) -> "Passage":
+    def of(cls, text: str) -> "TextExcerpt":
         """Cut a text to what a page shows."""
-        return cls(text[:LONGEST_SHOWN], len(text), max(0, len(text) - LONGEST_SHOWN))
+        return cls(text[:MAX_SHOWN_CHARS], len(text), max(0, len(text) - MAX_SHOWN_CHARS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class JudgmentView:
 
     name: str
     judgment_id: str
-    passage: Passage
+    passage: TextExcerpt
     score: float | None
     unscored: str
     tokens: int
@@ -64,7 +64,7 @@ class ResponseView:
 
     name: str
     response_id: str
-    passage: Passage
+    passage: TextExcerpt
     tokens: int
     points: Sequence[str]
     valid: int
@@ -79,7 +79,7 @@ class ResponseView:
 class PairView:
     """Whether a kind of pair was made of the prompt, and why just this one, in sentences."""
 
-    outcome: Outcome
+    outcome: PairOutcome
     why: Sequence[str]
 
 
@@ -94,7 +94,7 @@ class PromptPage:
     """
 
     prompt_id: str
-    passage: Passage
+    passage: TextExcerpt
     extra: str | None
     responses: Sequence[ResponseView]
     actor: PairView
@@ -108,7 +108,7 @@ class PromptPage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _PromptRecords:
     """What the files say of a prompt."""
 
     responses: Sequence[Response]
@@ -126,21 +126,25 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
         ArtifactError: a file is gone or differs from its manifest.
     """
     prompt_id = index.prompt_ids[row]
-    found = _read(opened, index, row)
-    prompts = rows_of_prompt(opened.files, "prompts", _part(index, row), prompt_id).to_pylist()
-    rules = rules_of(opened.recipe, opened.number)
+    found = _read_records(opened, index, row)
+    prompts = read_prompt_rows(
+        opened.files, "prompts", _get_part(index, row), prompt_id
+    ).to_pylist()
+    rules = get_rules(opened.recipe, opened.number)
     return PromptPage(
         prompt_id=prompt_id,
-        passage=Passage.of(index.rows["text"][row].as_py()),
+        passage=TextExcerpt.of(index.rows["text"][row].as_py()),
         extra=prompts[0]["extra"] if prompts else None,
-        responses=_responses(found, index, prompt_id),
+        responses=_make_response_views(found, index, prompt_id),
         actor=PairView(
-            outcome_of(index, "actor", row),
-            list(_why_actor(found, index, row, rules, opened.recipe)),
+            describe_outcome(index, "actor", row),
+            list(_explain_actor_pair(found, index, row, rules, opened.recipe)),
         ),
-        judge=PairView(outcome_of(index, "judge", row), list(_why_judge(found, opened, rules))),
-        battles=_battle_chart(found) if found.battles else None,
-        fighters=sorted(_fighters(found).values()),
+        judge=PairView(
+            describe_outcome(index, "judge", row), list(_explain_judge_pair(found, opened, rules))
+        ),
+        battles=_build_battle_chart(found) if found.battles else None,
+        fighters=sorted(_get_compared_judgments(found).values()),
         inconsistent=int(index.counts("inconsistent")[row]),
         both_orders=int(index.counts("both_orders")[row]),
         before=index.prompt_ids[row - 1] if row > 0 else None,
@@ -148,21 +152,23 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
     )
 
 
-def _part(index: IterationIndex, row: int) -> int:
+def _get_part(index: IterationIndex, row: int) -> int:
     return int(index.counts("part")[row])
 
 
-def _read(opened: OpenIteration, index: IterationIndex, row: int) -> _Read:
-    part, prompt_id = _part(index, row), index.prompt_ids[row]
+def _read_records(opened: OpenIteration, index: IterationIndex, row: int) -> _PromptRecords:
+    part, prompt_id = _get_part(index, row), index.prompt_ids[row]
     judgments: dict[str, list[Judgment]] = {}
-    for judgment in records_of(
-        rows_of_prompt(opened.files, "judgments", part, prompt_id), Judgment
+    for judgment in to_records(
+        read_prompt_rows(opened.files, "judgments", part, prompt_id), Judgment
     ):
         judgments.setdefault(judgment.response_id, []).append(judgment)
-    scores = records_of(rows_of_prompt(opened.files, "scores", part, prompt_id), ResponseScore)
+    scores = to_records(read_prompt_rows(opened.files, "scores", part, prompt_id), ResponseScore)
     rated = index.rows["rated_judgment_id"][row].as_py() or []
-    return _Read(
-        responses=records_of(rows_of_prompt(opened.files, "responses", part, prompt_id), Response),
+    return _PromptRecords(
+        responses=to_records(
+            read_prompt_rows(opened.files, "responses", part, prompt_id), Response
+        ),
         judgments=judgments,
         scores={score.response_id: score for score in scores},
         battles=read_outcomes(opened.files, part, prompt_id),
@@ -171,33 +177,37 @@ def _read(opened: OpenIteration, index: IterationIndex, row: int) -> _Read:
     )
 
 
-def _responses(found: _Read, index: IterationIndex, prompt_id: str) -> list[ResponseView]:
+def _make_response_views(
+    found: _PromptRecords, index: IterationIndex, prompt_id: str
+) -> list[ResponseView]:
     actor = index.kinds["actor"].pairs.get(prompt_id, {})
     judge = index.kinds["judge"].pairs.get(prompt_id, {})
-    return [_response(response, found, actor, judge) for response in found.responses]
+    return [_make_response_view(response, found, actor, judge) for response in found.responses]
 
 
-def _response(
-    response: Response, found: _Read, actor: Mapping[str, str], judge: Mapping[str, str]
+def _make_response_view(
+    response: Response, found: _PromptRecords, actor: Mapping[str, str], judge: Mapping[str, str]
 ) -> ResponseView:
     score = found.scores.get(response.response_id)
     judgments = found.judgments.get(response.response_id, [])
     return ResponseView(
         name=f"Response {response.sample}",
         response_id=response.response_id,
-        passage=Passage.of(response.text),
+        passage=TextExcerpt.of(response.text),
         tokens=response.tokens,
-        points=[_points(judgment) for judgment in judgments],
+        points=[_format_score(judgment) for judgment in judgments],
         valid=score.valid if score else 0,
         mean=score.mean if score else None,
         variance=score.variance if score else None,
-        role=_role(response.response_id, actor, "response_id"),
-        notes=list(_notes(response, found)),
-        judgments=[_judgment(one, found.elo.get(one.judgment_id), judge) for one in judgments],
+        role=_get_role(response.response_id, actor, "response_id"),
+        notes=list(_iter_notes(response, found)),
+        judgments=[
+            _make_judgment_view(one, found.elo.get(one.judgment_id), judge) for one in judgments
+        ],
     )
 
 
-def _notes(response: Response, found: _Read) -> Iterator[str]:
+def _iter_notes(response: Response, found: _PromptRecords) -> Iterator[str]:
     if response.finish_reason == "length":
         yield "cut off by the token limit"
     if response.finish_reason == "refused":
@@ -208,39 +218,41 @@ def _notes(response: Response, found: _Read) -> Iterator[str]:
         yield "its judgments battled"
 
 
-def _judgment(judgment: Judgment, elo: float | None, judge: Mapping[str, str]) -> JudgmentView:
+def _make_judgment_view(
+    judgment: Judgment, elo: float | None, judge: Mapping[str, str]
+) -> JudgmentView:
     return JudgmentView(
         name=f"Judgment {judgment.sample}",
         judgment_id=judgment.judgment_id,
-        passage=Passage.of(judgment.text),
+        passage=TextExcerpt.of(judgment.text),
         score=judgment.score,
         unscored=(judgment.unscored_reason or "").replace("_", " "),
         tokens=judgment.tokens,
         elo=elo,
-        role=_role(judgment.judgment_id, judge, "judgment_id"),
+        role=_get_role(judgment.judgment_id, judge, "judgment_id"),
         is_cut_off=judgment.is_cut_off,
     )
 
 
-def _role(identity: str, pair: Mapping[str, str], of: str) -> str:
+def _get_role(identity: str, pair: Mapping[str, str], of: str) -> str:
     for role in ("chosen", "rejected"):
         if pair.get(f"{role}_{of}") == identity:
             return role
     return ""
 
 
-def _points(judgment: Judgment) -> str:
+def _format_score(judgment: Judgment) -> str:
     return "–" if judgment.score is None else f"{judgment.score:g}"
 
 
-def _why_actor(
-    found: _Read, index: IterationIndex, row: int, rules: PairRules, recipe: Recipe
+def _explain_actor_pair(
+    found: _PromptRecords, index: IterationIndex, row: int, rules: PairRules, recipe: Recipe
 ) -> Iterator[str]:
     """Say how the rule of length control came to what it chose."""
-    reason = index.kinds["actor"].reason_of(row)
+    reason = index.kinds["actor"].get_reason(row)
     scores = [score for score in found.scores.values() if score.mean is not None]
     if len(scores) >= 2:
-        yield from _say_tiers(scores, rules, recipe)
+        yield from _describe_tiers(scores, rules, recipe)
     if reason is not None:
         yield REASON_TEXT[reason]
         return
@@ -261,7 +273,9 @@ def _why_actor(
         yield f"The chosen one keeps within {rules.max_chosen_chars:,} characters."
 
 
-def _say_tiers(scores: Sequence[ResponseScore], rules: PairRules, recipe: Recipe) -> Iterator[str]:
+def _describe_tiers(
+    scores: Sequence[ResponseScore], rules: PairRules, recipe: Recipe
+) -> Iterator[str]:
     grid = ScoreGrid.of(scores, length_unit=recipe.pairing.length_unit)
     tiers = find_tiers(grid, rho=rules.rho)
     good = [score.sample for score, is_in in zip(scores, tiers.best[0], strict=True) if is_in]
@@ -269,22 +283,25 @@ def _say_tiers(scores: Sequence[ResponseScore], rules: PairRules, recipe: Recipe
     top, bottom = tiers.top[0], tiers.bottom[0]
     yield (
         f"Mean scores lie between {bottom:.3g} and {top:.3g}. With rho {rules.rho:g}, good is "
-        f"{tiers.best_from[0]:.3g} and better ({_samples(good)}), bad is {tiers.worst_to[0]:.3g} "
-        f"and worse ({_samples(bad)})."
+        f"{tiers.best_from[0]:.3g} and better ({_format_samples(good)}), bad is "
+        f"{tiers.worst_to[0]:.3g} "
+        f"and worse ({_format_samples(bad)})."
     )
     if recipe.pairing.length_unit == "tokens":
         yield "Shortest and longest count tokens."
 
 
-def _samples(samples: Sequence[int]) -> str:
+def _format_samples(samples: Sequence[int]) -> str:
     listed = ", ".join(map(str, sorted(samples)))
     return f"response {listed}" if len(samples) == 1 else f"responses {listed}"
 
 
-def _why_judge(found: _Read, opened: OpenIteration, rules: PairRules) -> Iterator[str]:
+def _explain_judge_pair(
+    found: _PromptRecords, opened: OpenIteration, rules: PairRules
+) -> Iterator[str]:
     """Say which judgments battled and how the pair came out of it."""
     if found.battled is None or found.battled not in found.scores:
-        yield from _without_battles(found, opened)
+        yield from _explain_no_battles(found, opened)
         return
     score = found.scores[found.battled]
     fighters = {battle.first_judgment_id for battle in found.battles}
@@ -302,7 +319,7 @@ def _why_judge(found: _Read, opened: OpenIteration, rules: PairRules) -> Iterato
         f"battles and the second {weights.wins_second:,}."
     )
     yield "Chosen is the judgment of the highest Elo rating, rejected that of the lowest."
-    yield from _say_cut_off(found)
+    yield from _describe_cut_off(found)
     if rules.max_chosen_judgment_chars is not None:
         yield (
             f"A chosen judgment of more than {rules.max_chosen_judgment_chars:,} characters "
@@ -310,7 +327,7 @@ def _why_judge(found: _Read, opened: OpenIteration, rules: PairRules) -> Iterato
         )
 
 
-def _say_cut_off(found: _Read) -> Iterator[str]:
+def _describe_cut_off(found: _PromptRecords) -> Iterator[str]:
     judgments = found.judgments.get(found.battled or "", ())
     cut_off = sum(one.is_cut_off for one in judgments if one.judgment_id in found.elo)
     if cut_off:
@@ -320,14 +337,14 @@ def _say_cut_off(found: _Read) -> Iterator[str]:
         )
 
 
-def _without_battles(found: _Read, opened: OpenIteration) -> Iterator[str]:
+def _explain_no_battles(found: _PromptRecords, opened: OpenIteration) -> Iterator[str]:
     if opened.is_made("pair_judge") or not found.scores:
         return
     if opened.recipe.trains_on("judge", opened.number):
         yield "Its judgments have not battled yet."
 
 
-def _fighters(found: _Read) -> dict[str, int]:
+def _get_compared_judgments(found: _PromptRecords) -> dict[str, int]:
     """Samples of the judgments that battled, by their ids."""
     fought = {battle.first_judgment_id for battle in found.battles}
     return {
@@ -337,17 +354,17 @@ def _fighters(found: _Read) -> dict[str, int]:
     }
 
 
-def _battle_chart(found: _Read) -> Chart:
+def _build_battle_chart(found: _PromptRecords) -> Chart:
     """Both orders of every pair: the row is shown first, the column second."""
     fought = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
-    fighters = _fighters(found)
+    fighters = _get_compared_judgments(found)
     names = {one: f"j{fighters[one]}" for one in sorted(fighters, key=lambda one: fighters[one])}
-    return heat_map(
+    return build_heat_map(
         "Every battle, in both orders",
         list(names.values()),
         list(names.values()),
         {
-            (names[first], names[second]): _cell(battle, fought.get((second, first)))
+            (names[first], names[second]): _make_cell(battle, fought.get((second, first)))
             for (first, second), battle in fought.items()
             if first in names and second in names
         },
@@ -361,7 +378,7 @@ def _battle_chart(found: _Read) -> Chart:
     )
 
 
-def _cell(battle: Battle, other: Battle | None) -> Cell:
+def _make_cell(battle: Battle, other: Battle | None) -> Cell:
     disagrees = other is not None and bool(measure_meta_judge([battle, other], {}).inconsistency)
     explanations = {
         "A": "the judgment shown first won",

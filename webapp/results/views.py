@@ -14,39 +14,39 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.recipes import parse_recipe
-from meta_reward_core.shards import IterationFiles
-from meta_reward_core.what_if import rules_of
-from webapp.experiments.models import Experiment, OrderKind
-from webapp.experiments.orders import place_order
-from webapp.people.access import find_experiment, runs, sees
-from webapp.people.events import note
-from webapp.people.models import EventKind
-from webapp.people.roles import RUN
-from webapp.people.signed_in import person_of
-from webapp.regions import render_page
-from webapp.results.across import PICKS, answers_across, compare_later
+from meta_reward_core.method.what_if import get_rules
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
+from webapp.accounts.current_user import get_user
+from webapp.accounts.models import EventKind
+from webapp.accounts.permissions import get_viewable_experiment, require_run, require_view
+from webapp.accounts.roles import RUN
+from webapp.accounts.security_log import log_event
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, JobKind
+from webapp.htmx import render_page_or_partial
+from webapp.playground.forms import build_payload_for_all
+from webapp.playground.presenter import find_latest_turn, list_made_models
 from webapp.results.battle_page import read_battle_page
 from webapp.results.downloads import (
-    Written,
-    checkpoint_files,
+    GeneratedFile,
+    find_safe_local_path,
     is_stored,
+    list_checkpoint_files,
     list_evaluations,
     list_iterations,
-    read_written,
-    safe_local_path,
+    parse_generated_path,
 )
 from webapp.results.forms import ListForm, RulesForm
-from webapp.results.index import KINDS, IterationIndex, find_index
-from webapp.results.listing import describe_rows, find_rows
+from webapp.results.iteration_reader import OpenIteration, open_iteration
+from webapp.results.prompt_across_models import PICKS, compare_later, list_responses_across
+from webapp.results.prompt_index import KINDS, IterationIndex, find_index
+from webapp.results.prompt_list import describe_rows, find_rows
 from webapp.results.prompt_page import read_prompt_page
-from webapp.results.reading import OpenIteration, open_iteration
-from webapp.results.streams import csv_of, jsonl_of, parquet_of, zip_of
-from webapp.results.what_if_page import SHOWN_ON_A_PAGE, ask_what_if, describe_changed
-from webapp.trying.forms import wish_of_all
-from webapp.trying.tries import latest_try_of, made_models
+from webapp.results.streaming_export import stream_csv, stream_jsonl, stream_parquet, stream_zip
+from webapp.results.what_if_page import SHOWN_ON_A_PAGE, compute_what_if, describe_changed
 
 _PROMPTS_ON_A_PAGE = 25
 
@@ -55,7 +55,7 @@ _Rest = ParamSpec("_Rest")
 _View = Callable[Concatenate[HttpRequest, _Rest], HttpResponseBase]
 
 
-def _explains_damage(view: _View[_Rest]) -> _View[_Rest]:
+def _handle_damage(view: _View[_Rest]) -> _View[_Rest]:
     """Say so where a file is gone or damaged, instead of failing."""
 
     @wraps(view)
@@ -72,9 +72,9 @@ def _explains_damage(view: _View[_Rest]) -> _View[_Rest]:
 
 
 @require_safe
-@sees
-@_explains_damage
-def prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
+@require_view
+@_handle_damage
+def list_prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
     """List the prompts of an iteration, searched, filtered and sorted."""
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
@@ -90,7 +90,7 @@ def prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "prompt_count": len(index),
         "progress": progress,
     }
-    return render_page(
+    return render_page_or_partial(
         request,
         "results/prompts.html",
         region="results/partials/prompt-list.html",
@@ -99,9 +99,9 @@ def prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
 
 
 @require_safe
-@sees
-@_explains_damage
-def prompt(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
+@require_view
+@_handle_damage
+def show_prompt(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
     """Show everything that became of one prompt in one iteration."""
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
@@ -115,15 +115,15 @@ def prompt(request: HttpRequest, name: str, number: int, prompt_id: str) -> Http
         "progress": progress,
         "prompt": None if row is None else read_prompt_page(opened, index, row),
     }
-    return render_page(
+    return render_page_or_partial(
         request, "results/prompt.html", region="results/partials/prompt.html", context=context
     )
 
 
 @require_safe
-@sees
-@_explains_damage
-def battle(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
+@require_view
+@_handle_damage
+def show_battle(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
     """Show what the meta-judge wrote about two judgments, in both orders."""
     opened = _find_iteration(request, name, number)
     index, _ = find_index(opened)
@@ -139,56 +139,58 @@ def battle(request: HttpRequest, name: str, number: int, prompt_id: str) -> Http
         "samples": (first, second),
         "battle": read_battle_page(opened, index, row, first=first, second=second),
     }
-    return render_page(
+    return render_page_or_partial(
         request, "results/battle.html", region="results/partials/battle.html", context=context
     )
 
 
 @require_safe
-@sees
-@_explains_damage
-def across(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
+@require_view
+@_handle_damage
+def show_across_models(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
     """Show what each model answered to the same prompt."""
-    experiment = find_experiment(request.user, name)
+    experiment = get_viewable_experiment(request.user, name)
     found, is_whole = _find_indexes(experiment)
-    text = _text_of(found, prompt_id)
+    text = _find_prompt_text(found, prompt_id)
     if text is None and is_whole:
         raise Http404
     pick = request.GET.get("pick", "")
     pick = pick if pick in PICKS else next(iter(PICKS))
-    asked = None if text is None else latest_try_of(experiment, text)
+    asked = None if text is None else find_latest_turn(experiment, text)
     context = {
         "experiment": experiment,
         "prompt_id": prompt_id,
         "text": text or "",
-        "answers": answers_across(found, prompt_id, pick=pick),
+        "answers": list_responses_across(found, prompt_id, pick=pick),
         "iteration_count": len(found),
         "is_whole": is_whole,
         "picks": PICKS,
         "pick": pick,
         "asked": asked,
         "later": compare_later(asked) if asked else [],
-        "made": made_models(experiment),
+        "made": list_made_models(experiment),
         "may_run": request.user.has_perm(RUN),
     }
-    return render_page(
+    return render_page_or_partial(
         request, "results/across.html", region="results/partials/across.html", context=context
     )
 
 
 @require_POST
-@runs
-@_explains_damage
-def ask_all(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
+@require_run
+@_handle_damage
+def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
     """Let a worker ask every model of the experiment what it says to one of its prompts."""
-    experiment = find_experiment(request.user, name)
-    text = _text_of(_find_indexes(experiment)[0], prompt_id)
+    experiment = get_viewable_experiment(request.user, name)
+    text = _find_prompt_text(_find_indexes(experiment)[0], prompt_id)
     if text is None:
         raise Http404
-    made = made_models(experiment)
+    made = list_made_models(experiment)
     if len(made) > 1:
-        wish = wish_of_all(parse_recipe(experiment.recipe, origin=experiment.name), made, text)
-        place_order(OrderKind.CHAT, by=person_of(request), experiment=experiment, wish=wish)
+        wish = build_payload_for_all(
+            parse_recipe(experiment.recipe, origin=experiment.name), made, text
+        )
+        enqueue_job(JobKind.CHAT, by=get_user(request), experiment=experiment, wish=wish)
     else:
         messages.info(request, "There is only M0 as yet: nothing was asked.")
     return redirect("across", name=name, prompt_id=prompt_id)
@@ -205,7 +207,9 @@ def _find_indexes(
     return [(one, index) for one, index, _ in read], is_whole
 
 
-def _text_of(found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str) -> str | None:
+def _find_prompt_text(
+    found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str
+) -> str | None:
     for _, index in found:
         row = index.row_of.get(prompt_id)
         if row is not None:
@@ -214,17 +218,17 @@ def _text_of(found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: s
 
 
 @require_safe
-@sees
-@_explains_damage
-def what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
+@require_view
+@_handle_damage
+def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
     """Show which pairs other rules would have made, without a new generation."""
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
-    as_they_were = rules_of(opened.recipe, number)
+    as_they_were = get_rules(opened.recipe, number)
     given = {key: request.GET.get(key, "") for key in asdict(as_they_were)}
     asked = given if any(key in request.GET for key in given) else asdict(as_they_were)
     form = RulesForm(asked, recipe=opened.recipe, label_suffix="")
-    made = ask_what_if(opened, index, form.rules()) if form.is_valid() else None
+    made = compute_what_if(opened, index, form.rules()) if form.is_valid() else None
     page = Paginator(made.changed if made else [], SHOWN_ON_A_PAGE).get_page(
         request.GET.get("page")
     )
@@ -240,17 +244,17 @@ def what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "changed": describe_changed(made, index, list(page.object_list)) if made else [],
         "prompt_count": len(index),
     }
-    return render_page(
+    return render_page_or_partial(
         request, "results/what_if.html", region="results/partials/what-if.html", context=context
     )
 
 
 @require_safe
-@sees
-@_explains_damage
-def files(request: HttpRequest, name: str) -> HttpResponse:
+@require_view
+@_handle_damage
+def list_files(request: HttpRequest, name: str) -> HttpResponse:
     """List every file of an experiment that can be had."""
-    experiment = find_experiment(request.user, name)
+    experiment = get_viewable_experiment(request.user, name)
     numbers = sorted(experiment.iterations.values_list("number", flat=True))
     opened = [open_iteration(experiment, number) for number in (0, *numbers)]
     whole = request.GET.get("all", "")
@@ -264,19 +268,19 @@ def files(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require_safe
-@sees
-@_explains_damage
-def file(request: HttpRequest, name: str, path: str) -> HttpResponseBase:
+@require_view
+@_handle_damage
+def send_file(request: HttpRequest, name: str, path: str) -> HttpResponseBase:
     """Send a file of an experiment, or write one while it is sent."""
-    experiment = find_experiment(request.user, name)
+    experiment = get_viewable_experiment(request.user, name)
     if is_stored(path):
-        return _as_download(_stored(experiment, path), experiment, path)
-    wanted = read_written(path)
+        return _to_download(_send_stored(experiment, path), experiment, path)
+    wanted = parse_generated_path(path)
     if wanted is None:
         raise Http404
-    stream = _written(experiment, wanted)
+    stream = _stream_generated(experiment, wanted)
     first = next(stream, b"")
-    return _as_download(StreamingHttpResponse(chain([first], stream)), experiment, path)
+    return _to_download(StreamingHttpResponse(chain([first], stream)), experiment, path)
 
 
 def _find_iteration(request: HttpRequest, name: str, number: int) -> OpenIteration:
@@ -285,51 +289,51 @@ def _find_iteration(request: HttpRequest, name: str, number: int) -> OpenIterati
     Raises:
         Http404: there is none, or it is a stranger's.
     """
-    experiment = find_experiment(request.user, name)
+    experiment = get_viewable_experiment(request.user, name)
     get_object_or_404(experiment.iterations, number=number)
     return open_iteration(experiment, number)
 
 
-def _stored(experiment: Experiment, path: str) -> HttpResponseBase:
+def _send_stored(experiment: Experiment, path: str) -> HttpResponseBase:
     store = ArtifactStore(experiment.artifact_root)
     if not store.is_local:
         where = f"{experiment.name}/{path}"
         if not store.exists(where):
             raise Http404
         return StreamingHttpResponse(store.chunks(where))
-    found = safe_local_path(store, experiment.name, path)
+    found = find_safe_local_path(store, experiment.name, path)
     if found is None:
         raise Http404
     return FileResponse(found.open("rb"))
 
 
-def _written(experiment: Experiment, wanted: Written) -> Iterator[bytes]:
+def _stream_generated(experiment: Experiment, wanted: GeneratedFile) -> Iterator[bytes]:
     store = ArtifactStore(experiment.artifact_root)
     made = IterationFiles(store, f"{experiment.name}/iteration-{wanted.number}")
     if wanted.is_checkpoint:
-        return _checkpoint(made)
+        return _stream_checkpoint(made)
     if wanted.table is not None:
         if not made.parts(wanted.table):
             raise Http404
-        return csv_of(made, wanted.table)
+        return stream_csv(made, wanted.table)
     kinds = KINDS if wanted.kind == "all" else tuple(k for k in KINDS if k == wanted.kind)
     if not any(made.parts(f"{kind}_pairs") for kind in kinds):
         raise Http404
     if wanted.format is None:
-        return parquet_of(made, kinds)
-    return jsonl_of(made, kinds, format_name=wanted.format)
+        return stream_parquet(made, kinds)
+    return stream_jsonl(made, kinds, format_name=wanted.format)
 
 
-def _checkpoint(made: IterationFiles) -> Iterator[bytes]:
-    names = list(checkpoint_files(made.checkpoint))
+def _stream_checkpoint(made: IterationFiles) -> Iterator[bytes]:
+    names = list(list_checkpoint_files(made.checkpoint))
     if not names:
         raise Http404
-    return zip_of(made.checkpoint, names)
+    return stream_zip(made.checkpoint, names)
 
 
-def _as_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
+def _to_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
     """Have a browser save the file and guess nothing about it."""
-    note(EventKind.EXPORTED, experiment.name, detail=path)
+    log_event(EventKind.EXPORTED, experiment.name, detail=path)
     name = f"{experiment.name}-{path.replace('/', '-')}"
     answer["Content-Type"] = "application/octet-stream"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'

@@ -6,26 +6,26 @@ from typing import Final
 
 import numpy as np
 
-from meta_reward_core.pairing import REASON_TEXT, Counts, Mask
-from meta_reward_core.records import PairKind
-from meta_reward_core.what_if import (
+from meta_reward_core.method.pairing import REASON_TEXT, IntArray, Mask
+from meta_reward_core.method.what_if import (
     REASONS,
     PairRules,
-    Pairs,
-    drops_by_reason,
-    remake_actor_pairs,
-    remake_judge_pairs,
-    rules_of,
+    PairSelection,
+    count_drops_by_reason,
+    get_rules,
+    reselect_actor_pairs,
+    reselect_judge_pairs,
 )
-from webapp.results.index import IterationIndex, KindOnDisk
-from webapp.results.listing import excerpt_of
-from webapp.results.reading import OpenIteration
+from meta_reward_core.storage.records import PairKind
+from webapp.results.iteration_reader import OpenIteration
+from webapp.results.prompt_index import IterationIndex, StoredPairs
+from webapp.results.prompt_list import make_excerpt
 
 SHOWN_ON_A_PAGE: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropCount:
     """How often a reason drops prompts, before and after."""
 
     text: str
@@ -42,7 +42,7 @@ class KindView:
     after: int
     unknown: int
     calls: int
-    drops: Sequence[Drop]
+    drops: Sequence[DropCount]
     chosen_before: float | None
     chosen_after: float | None
     rejected_before: float | None
@@ -50,7 +50,7 @@ class KindView:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ChangedPair:
     """A prompt whose pair of a kind is another one, in words."""
 
     row: int
@@ -83,17 +83,17 @@ class WhatIf:
     as_it_was: bool
     kinds: Sequence[KindView]
     changed: Sequence[tuple[PairKind, int]]
-    made: dict[PairKind, Pairs]
+    made: dict[PairKind, PairSelection]
 
 
-def ask_what_if(opened: OpenIteration, index: IterationIndex, rules: PairRules) -> WhatIf:
+def compute_what_if(opened: OpenIteration, index: IterationIndex, rules: PairRules) -> WhatIf:
     """Choose all pairs anew under other rules; kinds that are not made yet are left out."""
-    made = _remade(opened, index, rules)
+    made = _reselect(opened, index, rules)
     known = {kind: pairs for kind, pairs in made.items() if index.kinds[kind].made}
     return WhatIf(
         rules=rules,
-        as_it_was=rules == rules_of(opened.recipe, opened.number),
-        kinds=[_kind_view(kind, pairs, index) for kind, pairs in known.items()],
+        as_it_was=rules == get_rules(opened.recipe, opened.number),
+        kinds=[_make_kind_view(kind, pairs, index) for kind, pairs in known.items()],
         changed=[
             (kind, row)
             for kind, pairs in known.items()
@@ -110,21 +110,21 @@ def describe_changed(
     return [
         ChangedPrompt(
             prompt_id=index.prompt_ids[row],
-            excerpt=excerpt_of(index.rows["text"][row].as_py()),
+            excerpt=make_excerpt(index.rows["text"][row].as_py()),
             kind=kind,
-            before=_said_before(index, kind, row),
-            after=_said_after(index, kind, what_if.made[kind], row),
+            before=_describe_before(index, kind, row),
+            after=_describe_after(index, kind, what_if.made[kind], row),
         )
         for kind, row in shown
     ]
 
 
-def _remade(
+def _reselect(
     opened: OpenIteration, index: IterationIndex, rules: PairRules
-) -> dict[PairKind, Pairs]:
-    actor = remake_actor_pairs(index.judged, rules)
+) -> dict[PairKind, PairSelection]:
+    actor = reselect_actor_pairs(index.judged, rules)
     trains_on_actor = opened.recipe.trains_on("actor", opened.number)
-    judge = remake_judge_pairs(
+    judge = reselect_judge_pairs(
         index.judged,
         rules,
         seed=opened.experiment.seed,
@@ -134,17 +134,17 @@ def _remade(
     return {"actor": actor, "judge": judge}
 
 
-def _kind_view(kind: PairKind, pairs: Pairs, index: IterationIndex) -> KindView:
+def _make_kind_view(kind: PairKind, pairs: PairSelection, index: IterationIndex) -> KindView:
     before = index.kinds[kind]
-    chosen_after, rejected_after = pairs.mean_chars()
-    chosen_before, rejected_before = _chars_before(kind, index)
+    chosen_after, rejected_after = pairs.compute_mean_chars()
+    chosen_before, rejected_before = _compute_chars_before(kind, index)
     return KindView(
         kind=kind,
         before=int(before.paired.sum()),
         after=int(pairs.paired.sum()),
         unknown=int(pairs.unknown.sum()),
         calls=int(pairs.calls.sum()),
-        drops=list(_drops(before, pairs)),
+        drops=list(_iter_drops(before, pairs)),
         chosen_before=chosen_before,
         chosen_after=chosen_after,
         rejected_before=rejected_before,
@@ -152,31 +152,33 @@ def _kind_view(kind: PairKind, pairs: Pairs, index: IterationIndex) -> KindView:
     )
 
 
-def _drops(before: KindOnDisk, pairs: Pairs) -> Iterator[Drop]:
-    then, now = drops_by_reason(before.reason[~before.paired]), pairs.drops()
+def _iter_drops(before: StoredPairs, pairs: PairSelection) -> Iterator[DropCount]:
+    then, now = count_drops_by_reason(before.reason[~before.paired]), pairs.drops()
     for reason in REASONS:
         if reason in then or reason in now:
-            yield Drop(REASON_TEXT[reason], then.get(reason, 0), now.get(reason, 0))
+            yield DropCount(REASON_TEXT[reason], then.get(reason, 0), now.get(reason, 0))
 
 
-def _chars_before(kind: PairKind, index: IterationIndex) -> tuple[float | None, float | None]:
+def _compute_chars_before(
+    kind: PairKind, index: IterationIndex
+) -> tuple[float | None, float | None]:
     paired = index.kinds[kind].paired
     if kind == "judge":
         return (
-            _mean_of(index.judged.chosen_judgment_chars[paired]),
-            _mean_of(index.judged.rejected_judgment_chars[paired]),
+            _compute_mean(index.judged.chosen_judgment_chars[paired]),
+            _compute_mean(index.judged.rejected_judgment_chars[paired]),
         )
     chars = index.judged.grid.chars
     chosen, rejected = index.actor_places
     rows = np.flatnonzero(paired)
-    return _mean_of(chars[rows, chosen[rows]]), _mean_of(chars[rows, rejected[rows]])
+    return _compute_mean(chars[rows, chosen[rows]]), _compute_mean(chars[rows, rejected[rows]])
 
 
-def _mean_of(figures: Counts) -> float | None:
+def _compute_mean(figures: IntArray) -> float | None:
     return float(figures.mean()) if figures.size else None
 
 
-def _is_changed(kind: PairKind, pairs: Pairs, index: IterationIndex) -> Mask:
+def _is_changed(kind: PairKind, pairs: PairSelection, index: IterationIndex) -> Mask:
     """Whether a prompt's pair is another one, or gone, or new, or no longer known.
 
     Judge pairs of a response that has battled can only come and go.
@@ -190,17 +192,17 @@ def _is_changed(kind: PairKind, pairs: Pairs, index: IterationIndex) -> Mask:
     return changed | pairs.unknown
 
 
-def _said_before(index: IterationIndex, kind: PairKind, row: int) -> str:
-    reason = index.kinds[kind].reason_of(row)
+def _describe_before(index: IterationIndex, kind: PairKind, row: int) -> str:
+    reason = index.kinds[kind].get_reason(row)
     if reason is not None:
         return REASON_TEXT[reason]
     if kind == "judge":
         return "a pair"
     chosen, rejected = index.actor_places
-    return _said_pair(index, row, int(chosen[row]), int(rejected[row]))
+    return _describe_pair(index, row, int(chosen[row]), int(rejected[row]))
 
 
-def _said_after(index: IterationIndex, kind: PairKind, pairs: Pairs, row: int) -> str:
+def _describe_after(index: IterationIndex, kind: PairKind, pairs: PairSelection, row: int) -> str:
     if pairs.unknown[row]:
         return (
             f"unknown: another response would battle; {int(pairs.calls[row])} meta-judge calls "
@@ -210,10 +212,10 @@ def _said_after(index: IterationIndex, kind: PairKind, pairs: Pairs, row: int) -
         return REASON_TEXT[REASONS[pairs.reason[row]]]
     if kind == "judge":
         return "a pair"
-    return _said_pair(index, row, int(pairs.chosen[row]), int(pairs.rejected[row]))
+    return _describe_pair(index, row, int(pairs.chosen[row]), int(pairs.rejected[row]))
 
 
-def _said_pair(index: IterationIndex, row: int, chosen: int, rejected: int) -> str:
+def _describe_pair(index: IterationIndex, row: int, chosen: int, rejected: int) -> str:
     grid = index.judged.grid
     return (
         f"response {grid.sample[row, chosen]} ({grid.chars[row, chosen]:,} characters) over "

@@ -4,23 +4,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from meta_reward_core.engines.decoding import Rows
-from meta_reward_core.engines.plain_rows import PlainRows
-from meta_reward_core.engines.prefixes import (
+from meta_reward_core.engines.decoding import DecodingBatch
+from meta_reward_core.engines.padded_batch import PaddedBatch
+from meta_reward_core.engines.prefix_batching import (
     MIN_SHARED_TOKENS,
-    Batch,
+    PromptBatch,
     make_batch,
-    order_by_family,
+    sort_by_prefix_family,
 )
-from meta_reward_core.engines.shared_attention import use_shared_attention
-from meta_reward_core.engines.shared_rows import SharedRows
+from meta_reward_core.engines.shared_prefix_attention import enable_shared_attention
+from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 
 
 def words(seed: int, count: int) -> tuple[int, ...]:
     return tuple(6 + (seed * 7 + number * number * 5) % 26 for number in range(count))
 
 
-def family() -> Batch:
+def family() -> PromptBatch:
     """Three levels (trunk, branch, ends) with gaps: a stranger, and a prompt that ends inside.
 
     Longest 32 + 33 + 5 tokens: many times the window of the models that have one.
@@ -34,25 +34,25 @@ def family() -> Batch:
         other: 2,
         (8,): 1,
     }
-    prompts = order_by_family(list(ends))
+    prompts = sort_by_prefix_family(list(ends))
     return make_batch(prompts, [ends[prompt] for prompt in prompts])
 
 
 @torch.inference_mode()
-def distances(model: PreTrainedModel, batch: Batch) -> list[float]:
+def distances(model: PreTrainedModel, batch: PromptBatch) -> list[float]:
     """How far the logits of both ways are from each other, as a share of their norm.
 
     After the prompts, and after each of 12 tokens; half-way three rows are dropped.
     """
-    plain = _logits(PlainRows(model, batch), batch.rows)
-    use_shared_attention(model)
-    shared = _logits(SharedRows(model, batch), batch.rows)
+    plain = _logits(PaddedBatch(model, batch), batch.rows)
+    enable_shared_attention(model)
+    shared = _logits(SharedPrefixBatch(model, batch), batch.rows)
     return [
         float((one - other).norm() / other.norm()) for one, other in zip(shared, plain, strict=True)
     ]
 
 
-def _logits(rows: Rows, count: int) -> list[Tensor]:
+def _logits(rows: DecodingBatch, count: int) -> list[Tensor]:
     device = rows.logits.device
     tokens = torch.arange(count, device=device) + 6
     kept = torch.tensor([row for row in range(count) if row not in {0, 3, 4}], device=device)

@@ -12,9 +12,9 @@ from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Engine,
-    Sampling,
+    SamplingParams,
     TokenChoice,
-    as_token_ids,
+    pack_token_ids,
 )
 from meta_reward_core.engines.endpoints import Endpoint
 from meta_reward_core.engines.openai import OpenAiEngine
@@ -33,8 +33,8 @@ from tests.core.engines.misbehaving_server import (
     silent,
 )
 
-WARM = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=16)
-GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=16)
+WARM = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=16)
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=16)
 KEY = "sk-very-secret"
 
 
@@ -360,7 +360,7 @@ def test_listed_ids_are_kept_of_the_weights_that_are_trained(
     server: MisbehavingServer, ids: list[int]
 ) -> None:
     server.usually = listing(ids)
-    assert draw_one(server, model="policy-{weights}").token_ids == as_token_ids(ids)
+    assert draw_one(server, model="policy-{weights}").token_ids == pack_token_ids(ids)
 
 
 def test_the_ids_of_an_outside_model_mean_something_else_to_ours_and_are_left_out(
@@ -451,7 +451,7 @@ def test_log_probabilities_are_asked_for_and_read_only_on_request(
     """The likeliest first, whatever order they come in."""
     content = [told("Better:", ("Better:", 0.0)), told(" A", (" B", -2.5), (" A", -0.1))]
     server.usually = saying(with_logprobs(content))
-    asking = Sampling(temperature=0, top_p=1, max_new_tokens=16, alternatives=5)
+    asking = SamplingParams(temperature=0, top_p=1, max_new_tokens=16, alternatives=5)
     [[drawn]] = engine_of(server).sample([user("hi")], 1, sampling=asking, seed=1)
     assert drawn.choices == (
         TokenChoice("Better:", (("Better:", 0.0),)),

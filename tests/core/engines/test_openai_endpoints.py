@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.config import Recipe
 from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE, find_endpoint, read_endpoints
 from meta_reward_core.engines.openai import load_endpoint_engine
 from meta_reward_core.errors import EndpointError, RecipeError
-from meta_reward_core.recipes import load_recipe
+from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.recipes.schema import Recipe
 from tests.core.tiny_model import make_model_folder
 
 LOCAL = {"base_url": "http://localhost:8000/v1", "model": "policy-{weights}"}

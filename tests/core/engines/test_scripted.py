@@ -6,13 +6,13 @@ from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Engine,
-    Sampling,
-    as_token_ids,
+    SamplingParams,
+    pack_token_ids,
 )
 from meta_reward_core.engines.scripted import Reply, ScriptedEngine
 from meta_reward_core.errors import EngineError
 
-SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=3)
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=3)
 HELLO: Conversation = [{"role": "user", "content": "hello"}]
 BYE: Conversation = [{"role": "user", "content": "bye"}]
 
@@ -50,7 +50,7 @@ def test_the_script_may_refuse_with_a_reason() -> None:
 
 
 def test_the_script_may_give_a_whole_completion() -> None:
-    given = Completion("one", 2, "length", token_ids=as_token_ids([7, 8]))
+    given = Completion("one", 2, "length", token_ids=pack_token_ids([7, 8]))
     [[completion]] = ScriptedEngine(lambda *_: given).sample([HELLO], 1, sampling=SAMPLING, seed=0)
     assert completion is given
 

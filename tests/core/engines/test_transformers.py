@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from meta_reward_core.engines.base import Conversation, Sampling
-from meta_reward_core.engines.rendering import PromptEncoder
+from meta_reward_core.engines.base import Conversation, SamplingParams
+from meta_reward_core.engines.prompt_encoder import PromptEncoder
 from meta_reward_core.engines.transformers import TransformersEngine, load_transformers_engine
 from meta_reward_core.errors import EngineError, ModelFolderError
 from tests.core.engines.architectures import MODELS, make_random
 from tests.core.tiny_model import make_tokenizer, save_model
 
-GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=24)
-WARM = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=24)
+WARM = SamplingParams(temperature=0.9, top_p=0.95, max_new_tokens=12)
 
 
 def user(text: str) -> Conversation:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meta_reward_core.evaluation.alpaca_files import Annotation
+from meta_reward_core.evaluation.alpaca_eval_io import Annotation
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -13,32 +13,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
+from meta_reward_core.data.prompt_files import compute_prompt_id
 from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation.figures import Scorecard
 from meta_reward_core.evaluation.judge_agreement import (
-    cohens_kappa,
+    compute_label_kappa,
     measure_agreement,
-    self_consistency,
+    measure_self_consistency,
 )
-from meta_reward_core.evaluation.judge_files import (
-    Opinions,
-    pair_orders,
-    read_opinions,
+from meta_reward_core.evaluation.ratings_io import (
+    Ratings,
+    compute_pair_orders,
+    read_ratings,
     write_verdicts,
 )
-from meta_reward_core.prompt_files import prompt_id_of
-from meta_reward_core.records import Verdict
+from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.storage.records import Verdict
 from tests.core.evaluation.rows import write_lines
 
 Scores = dict[tuple[str, str], list[float]]
 
 
-def scored(scores: Scores, *, missing: int = 0, has_scale: bool = True) -> Opinions:
-    return Opinions("scores", scores, {}, missing, has_scale)
+def scored(scores: Scores, *, missing: int = 0, has_scale: bool = True) -> Ratings:
+    return Ratings("scores", scores, {}, missing, has_scale)
 
 
-def verdicts(given: dict[tuple[str, str, str], list[Verdict]]) -> Opinions:
-    return Opinions("verdicts", {}, given, 0, has_scale=False)
+def verdicts(given: dict[tuple[str, str, str], list[Verdict]]) -> Ratings:
+    return Ratings("verdicts", {}, given, 0, has_scale=False)
 
 
 def of_one_prompt(*scores: float) -> Scores:
@@ -75,11 +75,11 @@ def test_a_pair_that_the_reference_does_not_order_is_in_no_agreement() -> None:
 def test_the_judges_mean_of_several_judgments_counts() -> None:
     """r0: (2 + 5) / 2 = 3.5 over r1: 3."""
     judge = scored({("p", "r0"): [2, 5], ("p", "r1"): [3]})
-    assert pair_orders(judge) == {("p", "r0", "r1"): 1}
+    assert compute_pair_orders(judge) == {("p", "r0", "r1"): 1}
 
 
 def test_responses_of_different_prompts_are_never_compared() -> None:
-    assert pair_orders(scored({("p", "a"): [1], ("q", "b"): [2]})) == {}
+    assert compute_pair_orders(scored({("p", "a"): [1], ("q", "b"): [2]})) == {}
 
 
 def test_verdicts_that_change_with_the_position_order_nothing() -> None:
@@ -87,7 +87,7 @@ def test_verdicts_that_change_with_the_position_order_nothing() -> None:
         ("p", "a", "b"): ["A"], ("p", "b", "a"): ["A"],
         ("p", "a", "c"): ["B"], ("p", "c", "a"): ["A"],
     }  # fmt: skip
-    assert pair_orders(verdicts(given)) == {("p", "a", "b"): 0, ("p", "a", "c"): -1}
+    assert compute_pair_orders(verdicts(given)) == {("p", "a", "b"): 0, ("p", "a", "c"): -1}
 
 
 def test_positions_and_repeats_by_hand() -> None:
@@ -123,9 +123,9 @@ def test_cohens_kappa_by_hand() -> None:
     Expected (25 * 30 + 25 * 20) / 2500 = 0.5: kappa = 0.2 / 0.5 = 0.4.
     """
     pairs = [(1, 1)] * 20 + [(1, 0)] * 5 + [(0, 1)] * 10 + [(0, 0)] * 15
-    assert cohens_kappa(pairs) == pytest.approx(0.4)
-    assert cohens_kappa([]) is None
-    assert cohens_kappa([(1, 1)] * 3) is None
+    assert compute_label_kappa(pairs) == pytest.approx(0.4)
+    assert compute_label_kappa([]) is None
+    assert compute_label_kappa([(1, 1)] * 3) is None
 
 
 def test_kappa_of_orders_does_not_depend_on_which_response_is_named_first() -> None:
@@ -250,15 +250,15 @@ def test_an_experiments_judgments_are_such_a_file(tmp_path: Path) -> None:
         for number, row in enumerate(rows_of([("p", "a", 4), ("p", "a", 3), ("p", "b", None)]))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
-    found = read_opinions(tmp_path / "part-00000.parquet")
+    found = read_ratings(tmp_path / "part-00000.parquet")
     assert found.scores == {("p", "a"): [4, 3]}
     assert found.missing == 1
 
 
 def test_ranks_count_the_other_way_round(tmp_path: Path) -> None:
     rows = [{"prompt_id": "p", "response_id": r, "rank": n} for n, r in enumerate("ab", start=1)]
-    found = read_opinions(write_lines(tmp_path / "ranks.jsonl", rows))
-    assert pair_orders(found) == {("p", "a", "b"): 1}
+    found = read_ratings(write_lines(tmp_path / "ranks.jsonl", rows))
+    assert compute_pair_orders(found) == {("p", "a", "b"): 1}
     assert not found.has_scale
 
 
@@ -266,7 +266,7 @@ def test_verdicts_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     a_b, b_a, a_c = ("p", "a", "b"), ("p", "b", "a"), ("p", "a", "c")
     write_verdicts(path, [(a_b, "A"), (b_a, "tie"), (a_c, None)])
-    found = read_opinions(path)
+    found = read_ratings(path)
     assert found.verdicts == {a_b: ["A"], b_a: ["tie"]}
     assert found.missing == 1
 
@@ -291,7 +291,7 @@ def test_verdicts_are_read_as_they_were_written(tmp_path: Path) -> None:
 )
 def test_bad_opinions_are_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(EvaluationFileError, match=message):
-        read_opinions(write_lines(tmp_path / "rows.jsonl", rows))
+        read_ratings(write_lines(tmp_path / "rows.jsonl", rows))
 
 
 def test_own_reasons_by_hand(tmp_path: Path) -> None:
@@ -303,7 +303,9 @@ def test_own_reasons_by_hand(tmp_path: Path) -> None:
     ]
     figures = {
         figure.name: figure
-        for figure in self_consistency(read_opinions(write_lines(tmp_path / "o.jsonl", rows)))
+        for figure in measure_self_consistency(
+            read_ratings(write_lines(tmp_path / "o.jsonl", rows))
+        )
     }
     assert figures["reasons_can_be_compared"].value == 75
     assert figures["agrees_with_own_reasons"].value == pytest.approx(200 / 3)
@@ -320,7 +322,7 @@ def test_verdicts_are_compared_with_their_reasons_in_the_table_of_battles(tmp_pa
         ("A", "Winner: Judgement A"),
     ]
     rows = [row | {"verdict": verdict, "text": text} for verdict, text in said]
-    found = read_opinions(write_lines(tmp_path / "b.jsonl", rows))
+    found = read_ratings(write_lines(tmp_path / "b.jsonl", rows))
     assert found.reasons == (True, False, None)
     assert found.verdicts == {("p", "a", "b"): ["A", "B", "A"]}
 
@@ -338,8 +340,8 @@ def test_an_audit_of_responses_is_a_reference(tmp_path: Path) -> None:
         AUDITED | {"key": "abc.r1", "points": 2.0, "adjudicated": "3.5"},
         AUDITED | {"key": "abc.r0", "points": 1.0, "again": "same"},
     ]
-    found = read_opinions(write_lines(tmp_path / "audit-1.jsonl", rows))
-    name = prompt_id_of("Why?")
+    found = read_ratings(write_lines(tmp_path / "audit-1.jsonl", rows))
+    name = compute_prompt_id("Why?")
     assert found.scores == {(name, "abc.r0"): [4.0], (name, "abc.r1"): [3.5]}
 
 
@@ -347,8 +349,8 @@ def test_an_audit_of_judgments_is_a_reference(tmp_path: Path) -> None:
     pair = AUDITED | {"key": "abc.r0.j1 abc.r0.j2", "points": None}
     answers = ["first", "second", "tie", "neither"]
     rows = [pair | {"answer": answer} for answer in answers]
-    found = read_opinions(write_lines(tmp_path / "audit-2.jsonl", rows))
-    shown = (prompt_id_of("Why?"), "abc.r0.j1", "abc.r0.j2")
+    found = read_ratings(write_lines(tmp_path / "audit-2.jsonl", rows))
+    shown = (compute_prompt_id("Why?"), "abc.r0.j1", "abc.r0.j2")
     assert found.verdicts == {shown: ["A", "B", "tie", "tie"]}
     with pytest.raises(EvaluationFileError, match="the answer must be one of"):
-        read_opinions(write_lines(tmp_path / "bad.jsonl", [pair | {"answer": "maybe"}]))
+        read_ratings(write_lines(tmp_path / "bad.jsonl", [pair | {"answer": "maybe"}]))

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from meta_reward_core.evaluation import length_control
-from meta_reward_core.evaluation.length_control import LengthControlled, control_length
+from meta_reward_core.evaluation.length_control import (
+    LengthControlledRate,
+    compute_length_controlled_rate,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -18,8 +21,12 @@ def lengths(size: int, seed: int = 0) -> tuple[Array, Array]:
     return rng.integers(50, 3000, size).astype(float), rng.integers(50, 3000, size).astype(float)
 
 
-def control(preferences: Array, baseline: Array, model: Array, rounds: int = 4) -> LengthControlled:
-    return control_length(preferences, baseline_chars=baseline, model_chars=model, rounds=rounds)
+def control(
+    preferences: Array, baseline: Array, model: Array, rounds: int = 4
+) -> LengthControlledRate:
+    return compute_length_controlled_rate(
+        preferences, baseline_chars=baseline, model_chars=model, rounds=rounds
+    )
 
 
 def test_a_planted_effect_of_length_is_taken_out() -> None:
@@ -41,7 +48,7 @@ def test_difficulty_is_averaged_over_the_prompts() -> None:
     difficulty = np.random.default_rng(2).normal(size=800)
     gap = baseline - model
     preferences = expit(0.4 + 1.5 * difficulty - np.tanh(gap / gap.std(ddof=1)))
-    found = control_length(
+    found = compute_length_controlled_rate(
         preferences, baseline_chars=baseline, model_chars=model, difficulty=difficulty, rounds=2
     )
     assert found.rate == pytest.approx(100 * expit(0.4 + 1.5 * difficulty).mean(), abs=0.1)
@@ -170,7 +177,7 @@ def test_differences_that_are_much_alike_cannot_be_told_from_quality(gaps: Array
 def test_a_difficulty_that_follows_the_length_leaves_no_rate() -> None:
     baseline, model = lengths(40)
     gap = baseline - model
-    found = control_length(
+    found = compute_length_controlled_rate(
         np.linspace(0, 1, 40),
         baseline_chars=baseline,
         model_chars=model,
@@ -204,7 +211,7 @@ def test_the_predictions_of_rows_without_a_preference_are_in_the_mean() -> None:
     difficulty = np.random.default_rng(3).normal(size=400) + np.repeat([-1.0, 2.0], 200)
     gap = baseline - model
     share = expit(0.2 + difficulty - np.tanh(gap / gap.std(ddof=1)))
-    found = control_length(
+    found = compute_length_controlled_rate(
         np.where(np.arange(400) < 200, share, np.nan),
         baseline_chars=baseline,
         model_chars=model,

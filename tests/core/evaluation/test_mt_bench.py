@@ -12,9 +12,9 @@ from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.mt_bench import (
     Question,
     TurnJudgment,
+    parse_rating,
     read_answers,
     read_questions,
-    read_rating,
     read_turn_judgments,
     score_mt_bench,
     write_turn_judgments,
@@ -102,7 +102,7 @@ def test_gaming_is_looked_for_in_the_answers() -> None:
     ],
 )
 def test_the_last_mark_within_the_scale_counts(text: str, points: float | None) -> None:
-    assert read_rating(text) == points
+    assert parse_rating(text) == points
 
 
 def test_judgments_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_points_are_found_where_fastchat_finds_them() -> None:
     Run by `benchmarks/fastchat_side.py` with the judge's replies in place of a server's.
     """
     fastchat = [8.0, 2.5, 7.0, 7.0, 6.5, -1, 9.0, 6.0, -1, -1, 10.0, -1]
-    ours = [read_rating(text) for text in tool_data.MT_BENCH_TEXTS]
+    ours = [parse_rating(text) for text in tool_data.MT_BENCH_TEXTS]
     assert ours == [None if score == -1 else score for score in fastchat]
 
 

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation.figures import Scorecard
 from meta_reward_core.evaluation.reward_bench import (
     SECTIONS,
-    Candidates,
     ScoredFile,
-    item_credit,
+    ScoredItem,
+    compute_item_credit,
+    make_ties_metric,
     read_scored_items,
     score_reward_bench,
-    ties_figure,
     write_scored_items,
 )
+from meta_reward_core.evaluation.scorecard import Scorecard
 from tests.core.evaluation.generated_rows import (
     best_of_four_rows,
     reward_bench_rows,
@@ -29,11 +29,11 @@ from tests.core.evaluation.generated_rows import (
 from tests.core.evaluation.rows import write_lines
 
 
-def pair(number: int, subset: str, chosen: float | None, rejected: float | None) -> Candidates:
-    return Candidates(str(number), subset, (chosen,), (rejected,))
+def pair(number: int, subset: str, chosen: float | None, rejected: float | None) -> ScoredItem:
+    return ScoredItem(str(number), subset, (chosen,), (rejected,))
 
 
-def card_of(*items: Candidates, version: Any = "1") -> Scorecard:
+def card_of(*items: ScoredItem, version: Any = "1") -> Scorecard:
     return score_reward_bench(ScoredFile("judge", version, items))
 
 
@@ -52,7 +52,7 @@ def card_of(*items: Candidates, version: Any = "1") -> Scorecard:
 def test_equal_best_scores_share_the_credit(
     correct: tuple[float | None, ...], incorrect: tuple[float | None, ...], credit: float | None
 ) -> None:
-    assert item_credit(Candidates("1", "s", correct, incorrect)) == credit
+    assert compute_item_credit(ScoredItem("1", "s", correct, incorrect)) == credit
 
 
 def test_sections_are_weighted_by_the_published_counts() -> None:
@@ -195,8 +195,8 @@ def test_items_without_scores_are_counted_and_widen_the_interval() -> None:
     assert "items_without_scores" in {finding.name for finding in torn.findings}
 
 
-def ties(kind: str, prompt: int, correct: list[float], incorrect: list[float]) -> Candidates:
-    return Candidates(f"{kind}:{prompt}", "Ties", tuple(correct), tuple(incorrect))
+def ties(kind: str, prompt: int, correct: list[float], incorrect: list[float]) -> ScoredItem:
+    return ScoredItem(f"{kind}:{prompt}", "Ties", tuple(correct), tuple(incorrect))
 
 
 def test_the_score_of_ties_by_hand() -> None:
@@ -206,7 +206,7 @@ def test_the_score_of_ties_by_hand() -> None:
     none holds; tanh(1 / 4 - 1) = tanh(-0.75). All four items are accurate:
     0.3 + 0.3 + 0.2 * 1/2 + 0.2 * 1/2 + 0.01 * (tanh(2) + tanh(-0.75)) / 2.
     """
-    figure = ties_figure(
+    figure = make_ties_metric(
         [
             ties("ref", 1, [9], [3]), ties("tied", 1, [8, 7], [4, 1]),
             ties("ref", 2, [4], [3]), ties("tied", 2, [9, 5], [3]),
@@ -218,22 +218,22 @@ def test_the_score_of_ties_by_hand() -> None:
 
 @given(st.integers(-50, 50))
 def test_ties_do_not_depend_on_the_zero_of_the_scores(shift: int) -> None:
-    def items(by: int) -> list[Candidates]:
+    def items(by: int) -> list[ScoredItem]:
         return [ties("ref", 1, [4 + by], [1 + by]), ties("tied", 1, [3 + by, 2 + by], [1 + by])]
 
-    assert ties_figure(items(shift)).value == ties_figure(items(0)).value
+    assert make_ties_metric(items(shift)).value == make_ties_metric(items(0)).value
 
 
 def test_equal_correct_scores_have_no_spread() -> None:
     """Spread 0, gaps 1: preferred, hard, and the quotient's limit 1: 0.3 * 2 + 0.2 * 2 + 0.01."""
-    found = ties_figure([ties("ref", 1, [3], [2]), ties("tied", 1, [5, 5], [4])])
+    found = make_ties_metric([ties("ref", 1, [3], [2]), ties("tied", 1, [5, 5], [4])])
     assert found.value == pytest.approx(101)
 
 
 def test_ties_without_pairs_or_with_strange_ids() -> None:
-    assert "no prompt has both" in str(ties_figure([ties("ref", 1, [3], [2])]).absent)
+    assert "no prompt has both" in str(make_ties_metric([ties("ref", 1, [3], [2])]).absent)
     with pytest.raises(EvaluationFileError, match="the id must be ref:<n> or tied:<n>"):
-        ties_figure([Candidates("7", "Ties", (1,), (0,))])
+        make_ties_metric([ScoredItem("7", "Ties", (1,), (0,))])
 
 
 def test_rows_of_one_id_of_ties_are_one_item() -> None:
@@ -242,15 +242,15 @@ def test_rows_of_one_id_of_ties_are_one_item() -> None:
     gap > spread does not hold: 0.3 + 0.3 + 0.01 tanh(1 / 1 - 1) = 0.6.
     """
     rows = [ties("ref", 1, [5], [1]), ties("tied", 1, [5], [3]), ties("tied", 1, [4], [1])]
-    assert ties_figure(rows).value == pytest.approx(60)
+    assert make_ties_metric(rows).value == pytest.approx(60)
 
 
 def test_version_2_is_the_mean_of_its_subsets() -> None:
     """Math 1 of 2 right, Focus 1 of 1: (50 + 100) / 2."""
     items = [
-        Candidates("1", "Math", (5,), (1, 2, 3)),
-        Candidates("2", "Math", (1,), (5, 2, 3)),
-        Candidates("3", "Focus", (5,), (1, 2, 3)),
+        ScoredItem("1", "Math", (5,), (1, 2, 3)),
+        ScoredItem("2", "Math", (1,), (5, 2, 3)),
+        ScoredItem("3", "Focus", (5,), (1, 2, 3)),
     ]
     card = card_of(*items, version="2")
     assert card.figure("score").value == 75
@@ -266,7 +266,7 @@ def test_pairs_are_read_in_every_form(tmp_path: Path) -> None:
         {"id": 4, "subset": "math-prm", "results": None},
     ]
     found = read_scored_items(write_lines(tmp_path / "s.jsonl", rows), judge="j")
-    assert [item_credit(item) for item in found.items] == [1, 0.5, 0, None]
+    assert [compute_item_credit(item) for item in found.items] == [1, 0.5, 0, None]
     assert (found.judge, found.version) == ("j", "1")
 
 
@@ -300,15 +300,15 @@ def test_the_tools_object_of_columns_is_read(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text(json.dumps(columns, indent=4))
     found = read_scored_items(tmp_path / "scores.json")
     assert found.judge == "rm"
-    assert [item_credit(item) for item in found.items] == [1, 0]
+    assert [compute_item_credit(item) for item in found.items] == [1, 0]
 
 
 @pytest.mark.parametrize(
     "items, version",
     [
         ((pair(1, "math-prm", 2, 1), pair(2, "math-prm", None, 1)), "1"),
-        ((Candidates("1", "math-prm", (2,), (2,), result=0), pair(1, "math-prm", 2, 2)), "1"),
-        ((Candidates("a", "Math", (1.0,), (2.0, 3.0)), ties("ref", 1, [2], [1])), "2"),
+        ((ScoredItem("1", "math-prm", (2,), (2,), result=0), pair(1, "math-prm", 2, 2)), "1"),
+        ((ScoredItem("a", "Math", (1.0,), (2.0, 3.0)), ties("ref", 1, [2], [1])), "2"),
     ],
 )
 def test_items_are_read_as_they_were_written(tmp_path: Path, items: Any, version: Any) -> None:

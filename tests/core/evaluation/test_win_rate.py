@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_reward_core.evaluation.alpaca_files import Annotation, read_annotations
-from meta_reward_core.evaluation.figures import scorecard_json
-from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
+from meta_reward_core.evaluation.alpaca_eval_io import Annotation, read_annotations
+from meta_reward_core.evaluation.scorecard import serialize_scorecard
+from meta_reward_core.evaluation.win_rate import compute_repeat_deviation, score_annotations
 from tests.core.evaluation.generated_rows import alpaca_rows
 from tests.core.evaluation.rows import annotations, write_array
 
@@ -211,12 +211,12 @@ def test_half_a_difficulty_is_left_out_and_told() -> None:
 def test_repeats_say_how_much_the_rate_moves() -> None:
     """Rates 75 and 50: deviation (ddof 1) 25 / sqrt(2)."""
     cards = [score_annotations(annotations([2, 2, 2, 1])), score_annotations(annotations([2, 1]))]
-    assert repeat_deviation(cards).value == pytest.approx(25 / 2**0.5)
-    assert repeat_deviation(cards[:1]).absent == "no repeated annotations were given"
+    assert compute_repeat_deviation(cards).value == pytest.approx(25 / 2**0.5)
+    assert compute_repeat_deviation(cards[:1]).absent == "no repeated annotations were given"
 
 
 def test_a_scorecard_is_json_with_the_leaderboards_names_on_top() -> None:
-    written = json.loads(json.dumps(scorecard_json(score_annotations(annotations([2, 1])))))
+    written = json.loads(json.dumps(serialize_scorecard(score_annotations(annotations([2, 1])))))
     assert written["win_rate"] == 50
     assert written["model"] == "model"
     assert written["length_controlled_winrate"] is None

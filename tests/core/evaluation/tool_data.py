@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
-from meta_reward_core.evaluation.arena_files import Version
+from meta_reward_core.evaluation.arena_hard_io import Version
 
 Row = dict[str, Any]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from meta_reward_core.config import Recipe
-from meta_reward_core.recipes import load_recipe
-from meta_reward_core.reporting.kept_cards import Card
-from meta_reward_core.reporting.runs import Figures, Run
+from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.reporting.run_loader import ExperimentRun, MetricValues
+from meta_reward_core.reporting.scorecard_store import ScorecardDict
 
 QUALITY = ("actor", "true_quality", "oracle")
 EXACT = ("judge", "single_judgment_exact", "oracle")
@@ -19,17 +19,17 @@ def make_run(
     recipe: str = "miniature",
     seed: int = 1,
     seed_model: str = "SFT seed 1",
-    figures: Figures | None = None,
+    figures: MetricValues | None = None,
     iterations: int = 2,
     **changes: Any,
-) -> Run:
+) -> ExperimentRun:
     """A run of two iterations whose quality is 3.0, 3.1, 3.2 and exactness .4, .5, .6."""
     loaded: Recipe = load_recipe(recipe)
-    known: Figures = {}
+    known: MetricValues = {}
     for t in range(iterations + 1):
         known[f"M{t}", *QUALITY] = (3.0 + t / 10, 100)  # type: ignore[index]
         known[f"M{t}", *EXACT] = (0.4 + t / 10, 500)  # type: ignore[index]
-    run = Run(
+    run = ExperimentRun(
         name=name,
         recipe=loaded,
         recipe_sha256=loaded.sha256,
@@ -70,16 +70,18 @@ def make_summary(number: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def with_values(run: Run, values: Mapping[tuple[str, str], float], last: int = 2) -> Run:
+def with_values(
+    run: ExperimentRun, values: Mapping[tuple[str, str], float], last: int = 2
+) -> ExperimentRun:
     """The run with other figures of its last model, by (subject, metric)."""
-    changed: Figures = {
+    changed: MetricValues = {
         (f"M{last}", subject, metric, "oracle"): (value, 100)
         for (subject, metric), value in values.items()
     }
     return replace(run, figures=run.figures | changed)
 
 
-def make_card(benchmark: str, figures: Mapping[str, float], **changes: Any) -> Card:
+def make_card(benchmark: str, figures: Mapping[str, float], **changes: Any) -> ScorecardDict:
     """A scorecard as `evaluate --json` writes it."""
     return {
         "benchmark": benchmark,

@@ -5,11 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from meta_reward_core.evaluation.figures import Finding
-from meta_reward_core.reporting.build import build_report
-from meta_reward_core.reporting.document import Absent, Block, Document, Grid, HeatPlot, Notes
+from meta_reward_core.evaluation.scorecard import DataIssue
+from meta_reward_core.reporting.assemble import build_report
+from meta_reward_core.reporting.document import (
+    Absent,
+    Block,
+    Document,
+    HeatPlot,
+    Notes,
+    ReportTable,
+)
 from meta_reward_core.reporting.markdown import write_markdown
-from meta_reward_core.reporting.runs import Arm, Run, group_runs
+from meta_reward_core.reporting.run_loader import Arm, ExperimentRun, group_runs
 from tests.core.reporting.cast import (
     cells,
     finding,
@@ -30,7 +37,7 @@ TABLES = [
 ]
 
 
-def report(runs: Sequence[Run]) -> Document:
+def report(runs: Sequence[ExperimentRun]) -> Document:
     return build_report(group_runs(runs), title="A report")
 
 
@@ -38,9 +45,9 @@ def section(document: Document, title: str) -> Sequence[Block]:
     return next(part.blocks for part in document.sections if part.title == title)
 
 
-def grid(document: Document, part: str, title: str) -> Grid:
+def grid(document: Document, part: str, title: str) -> ReportTable:
     blocks = section(document, part)
-    return next(one for one in blocks if isinstance(one, Grid) and one.title == title)
+    return next(one for one in blocks if isinstance(one, ReportTable) and one.title == title)
 
 
 def absent(document: Document, part: str) -> dict[str, str]:
@@ -61,7 +68,7 @@ def test_what_was_not_evaluated_is_absent_with_the_command_that_would_do_it(tabl
     ]
     assert "manage.py evaluate" in reason
     assert "--keep" in reason
-    theirs = next(one for one in section(document, table) if isinstance(one, Grid))
+    theirs = next(one for one in section(document, table) if isinstance(one, ReportTable))
     assert theirs.outside == len(theirs.rows) > 0
 
 
@@ -159,7 +166,7 @@ def test_points_of_the_judge_are_shares_by_iteration() -> None:
 
 def test_compute_is_told_by_tokens_pairs_steps_and_seconds() -> None:
     document = report([make_run("a")])
-    (table,) = [one for one in section(document, "Compute") if isinstance(one, Grid)]
+    (table,) = [one for one in section(document, "Compute") if isinstance(one, ReportTable)]
     assert cells(table.rows, "miniature") == [
         *("1", "200", "4,000", "1,000", "5,200"),
         *("480", "60", "20"),
@@ -171,7 +178,7 @@ def test_seconds_that_nobody_knows_are_a_dash_and_not_zero() -> None:
     for stage in summary["stages"]:
         stage["seconds"] = None
     run = make_run("a", iterations=1, summaries=[summary])
-    (table,) = [one for one in section(report([run]), "Compute") if isinstance(one, Grid)]
+    (table,) = [one for one in section(report([run]), "Compute") if isinstance(one, ReportTable)]
     assert cells(table.rows, "miniature")[-1] == "–"
 
 
@@ -188,7 +195,7 @@ def test_null_models_copies_and_instructions_to_the_judge_are_flagged() -> None:
 
 
 def test_answers_of_the_loop_that_play_the_judge_are_flagged() -> None:
-    gaming = {1: [Finding("verdict_marks", "Answers with marks: 4.", "Read them.", 4)]}
+    gaming = {1: [DataIssue("verdict_marks", "Answers with marks: 4.", "Read them.", 4)]}
     text = write_markdown(report([make_run("a", gaming=gaming)]))
     assert "a, iteration 1: verdict\\_marks. Answers with marks: 4. Read them." in text
     unread = report([make_run("a")])
@@ -204,7 +211,7 @@ def test_alarms_of_many_runs_are_counted() -> None:
     assert notes[0].items == ["miniature: judge_collapse in iteration 1 of 1 of 2 runs"]
 
 
-def arms_that_differ(by: Sequence[float]) -> list[Run]:
+def arms_that_differ(by: Sequence[float]) -> list[ExperimentRun]:
     """Two arms over as many seeds as there are differences of the judge's exactness."""
     exact = ("judge", "single_judgment_exact")
     base = [make_run(f"sr{s}", recipe="miniature-self-rewarding", seed=s)
@@ -259,7 +266,7 @@ def test_nothing_finished_is_a_report_of_reasons() -> None:
     assert "no iteration is finished" in str(absent(document, "Compute"))
 
 
-def moved(run: Run, model: str) -> Run:
+def moved(run: ExperimentRun, model: str) -> ExperimentRun:
     return replace(run, recipe=run.recipe.model_copy(update={"model": model}))
 
 
@@ -291,7 +298,7 @@ def test_versions_hashes_and_settings_are_told_without_places_of_a_machine() -> 
 
 def test_markdown_escapes_what_names_and_findings_say() -> None:
     hostile = "| <script>alert(1)</script> [x](javascript:1) `"
-    gaming = {1: [Finding("constant_answers", hostile, "Read.", 1)]}
+    gaming = {1: [DataIssue("constant_answers", hostile, "Read.", 1)]}
     text = write_markdown(report([make_run("a", gaming=gaming)]))
     assert "<script>" not in text
     assert "\\[x\\](javascript" in text

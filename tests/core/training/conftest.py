@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.training.row_forms import PreferenceRow, SftRow
-from meta_reward_core.training.settings import DpoSettings, SftSettings
+from meta_reward_core.recipes.training_settings import DpoSettings, SftSettings
+from meta_reward_core.training.row_types import PreferenceRow, SftRow
 from tests.core.tiny_model import COUNTED, make_model_folder
 
 TINY_DPO = DpoSettings(

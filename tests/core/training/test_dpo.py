@@ -14,13 +14,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.model_folder import ADAPTER, check_model_folder, hash_model_folder
+from meta_reward_core.models.validation import ADAPTER_FOLDER, check_model_folder, hash_model_folder
+from meta_reward_core.recipes.training_settings import LoraSettings
 from meta_reward_core.training.dpo import train_dpo
-from meta_reward_core.training.objectives import DPO
-from meta_reward_core.training.outcome import TrainingOutcome
-from meta_reward_core.training.rows import RefusedRow
-from meta_reward_core.training.settings import LoraSettings
+from meta_reward_core.training.preprocessing import RefusedRow
+from meta_reward_core.training.result import TrainingOutcome
 from meta_reward_core.training.trainer import run_training
+from meta_reward_core.training.trainer_factories import DPO
 from tests.core.tiny_model import WORDS
 from tests.core.training.conftest import TINY_DPO, preference_row, preference_rows
 
@@ -259,13 +259,13 @@ def test_an_adapter_is_kept_beside_the_merged_weights_where_that_is_asked_for(
     made = tmp_path / "m1"
     check_model_folder(made, allowed_roots=[tmp_path])
     assert hash_model_folder(made) == hash_model_folder(tmp_path / "again")
-    files = {file.name for file in (made / ADAPTER).iterdir()}
+    files = {file.name for file in (made / ADAPTER_FOLDER).iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors"}
-    assert str(first_model) not in (made / ADAPTER / "adapter_config.json").read_text()
+    assert str(first_model) not in (made / ADAPTER_FOLDER / "adapter_config.json").read_text()
     begun: Any = AutoModelForCausalLM.from_pretrained(first_model, local_files_only=True)
     ids = torch.arange(6)[None]
     before = begun(ids).logits
-    adapted: Any = PeftModel.from_pretrained(begun, made / ADAPTER)
+    adapted: Any = PeftModel.from_pretrained(begun, made / ADAPTER_FOLDER)
     merged: Any = AutoModelForCausalLM.from_pretrained(made, local_files_only=True)
     assert not torch.allclose(merged(ids).logits, before, atol=1e-6)
     assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-5)

@@ -16,12 +16,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModelForCausalLM
 
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.recipes.training_settings import DpoSettings, LoraSettings
 from meta_reward_core.training.dpo import train_dpo
-from meta_reward_core.training.launching import launch_command
-from meta_reward_core.training.outcome import TrainingOutcome
-from meta_reward_core.training.rows import is_held_out
-from meta_reward_core.training.settings import DpoSettings, LoraSettings
+from meta_reward_core.training.launcher import build_launch_command
+from meta_reward_core.training.preprocessing import is_held_out
+from meta_reward_core.training.result import TrainingOutcome
 from tests.core.training.conftest import TINY_DPO, preference_rows
 
 VALIDATED = TINY_DPO.model_copy(
@@ -84,7 +84,7 @@ def test_two_processes_give_the_weights_of_one(first_model: Path, tmp_path: Path
 KILLED = """
 import os, signal
 from pathlib import Path
-from meta_reward_core.model_folder import hash_model_folder
+from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.training.dpo import train_dpo
 from tests.core.training.test_processes import ROWS, TWO
 
@@ -165,7 +165,7 @@ def test_every_shipped_configuration_is_one_of_accelerates(file: Path) -> None:
     asked = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert config.distributed_type == asked["distributed_type"]
     settings = TINY_DPO.model_copy(update={"processes": 8, "sharding": file.stem})
-    command = launch_command(Path("job"), settings, shipped=SHARDING, on_gpus=True)
+    command = build_launch_command(Path("job"), settings, shipped=SHARDING, on_gpus=True)
     assert command[command.index("--config_file") + 1] == str(file)
     assert command[command.index("--num_processes") + 1] == "8"
 

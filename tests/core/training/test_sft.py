@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.model_folder import check_model_folder, hash_model_folder
+from meta_reward_core.models.validation import check_model_folder, hash_model_folder
 from meta_reward_core.training.sft import InitialModel, train_sft
 from tests.core.tiny_model import llama_config, make_tokenizer
 from tests.core.training.conftest import TINY_SFT, sft_rows

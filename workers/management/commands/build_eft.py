@@ -11,24 +11,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.command import counting
-from meta_reward_core.eft_building import EftData, build_eft, read_ranked
-from meta_reward_core.engines.base import Sampling
+from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.data.eft_dataset import EftData, build_eft, read_ranked
+from meta_reward_core.data.holdout import read_held_out
+from meta_reward_core.data.output_file import require_writable
+from meta_reward_core.data.tabular_io import write_json_lines
+from meta_reward_core.engines.base import SamplingParams
 from meta_reward_core.errors import InputError
-from meta_reward_core.evaluation.files import write_json_lines
-from meta_reward_core.evaluation.named_engines import open_engine
-from meta_reward_core.held_out import read_held_out
-from meta_reward_core.output_files import require_writable
-from meta_reward_core.shown_commands import manage
-from meta_reward_core.templates import load_template
-from workers.command_line import (
-    ExemplifiedCommand,
-    configured_places,
-    explained_errors,
-    open_console,
+from meta_reward_core.planning.engine_spec import open_engine
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.recipes.prompt_templates import load_template
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from workers.management.base import ExemplifiedCommand, handle_errors, open_console
+from workers.management.evaluate_options import (
+    declare_judge_prompt,
+    make_progress_printer,
+    parse_share,
+    parse_temperature,
 )
-from workers.evaluation_runs import declare_words, progress_lines, share, temperature
+from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLE = """\
 example:
@@ -41,7 +42,7 @@ example:
 
 
 class Command(ExemplifiedCommand):
-    """`manage.py build_eft`."""
+    """`format_command.py build_eft`."""
 
     examples = _EXAMPLE
     help = (
@@ -61,19 +62,36 @@ class Command(ExemplifiedCommand):
         add("--output", type=Path, required=True, metavar="FILE", help="JSON lines")
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
             help="prompts that are kept for evaluation; repeatable")  # fmt: skip
-        declare_words(parser)
-        add("--samples", type=counting, default=4, metavar="N", help="times that all are judged")
-        add("--most-share", type=share, default=1.0, metavar="SHARE",
+        declare_judge_prompt(parser)
+        add(
+            "--samples",
+            type=parse_positive_int,
+            default=4,
+            metavar="N",
+            help="times that all are judged",
+        )
+        add("--most-share", type=parse_share, default=1.0, metavar="SHARE",
             help="of the rows that may have the same points; default: 1, all")  # fmt: skip
-        add("--temperature", type=temperature, default=0.8, help="of the judgments; default: 0.8")
-        add("--top-p", type=share, default=0.95, help="of the judgments; default: 0.95")
-        add("--max-new-tokens", type=counting, default=1024, metavar="N", help="of a judgment")
+        add(
+            "--temperature",
+            type=parse_temperature,
+            default=0.8,
+            help="of the judgments; default: 0.8",
+        )
+        add("--top-p", type=parse_share, default=0.95, help="of the judgments; default: 0.95")
+        add(
+            "--max-new-tokens",
+            type=parse_positive_int,
+            default=1024,
+            metavar="N",
+            help="of a judgment",
+        )
         add("--seed", type=int, default=0, metavar="N", help="of everything random")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, judge, write."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors(go_on="The same command goes on where it was."):
+        with handle_errors(go_on="The same command goes on where it was."):
             _build(options, console)
 
 
@@ -86,7 +104,7 @@ def _build(options: dict[str, Any], console: Console) -> None:
     held_out = read_held_out(options["held_out"])
     named = open_engine(
         options["judge"],
-        places=configured_places(),
+        places=get_storage_roots(),
         kept=ArtifactStore(str(output.with_name(f"{output.name}.kept"))),
         changes=options["changes"],
         say=console.print,
@@ -97,19 +115,21 @@ def _build(options: dict[str, Any], console: Console) -> None:
         template=template,
         rubric=rubric,
         samples=options["samples"],
-        sampling=Sampling(options["temperature"], options["top_p"], options["max_new_tokens"]),
+        sampling=SamplingParams(
+            options["temperature"], options["top_p"], options["max_new_tokens"]
+        ),
         seed=options["seed"],
         held_out=held_out,
         top_points=options["top_points"],
         most_share=options["most_share"],
-        tell=lambda total: progress_lines(console, "judge", total),
+        tell=lambda total: make_progress_printer(console, "judge", total),
     )
     named.engine.close()
     _show(console, data)
     if not data.rows:
         raise InputError("no judgment orders the answers as people do: no file was written")
     write_json_lines(output, map(asdict, data.rows))
-    typed = manage("train_seed", "--data", str(output), "...")
+    typed = format_command("train_seed", "--data", str(output), "...")
     console.print(f"next: {escape(typed)}", soft_wrap=True)
 
 

@@ -8,17 +8,17 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
 from webapp.experiments.models import Experiment, Iteration, RunStatus
-from workers import scheduling
-from workers.command_line import explained_errors, require_tables
-from workers.handing_over import request_cancel, request_pause, resume
-from workers.reading import find_row
+from workers.management.base import handle_errors, require_tables
+from workers.pipeline import scheduling
+from workers.pipeline.control import request_cancel, request_pause, resume_iteration
+from workers.pipeline.read_experiment import find_row
 from workers.reconciler import expire_leases
 
 ACTIONS: Final[dict[str, Callable[[Experiment], Iteration]]] = {
     "pause": request_pause,
     "cancel": request_cancel,
-    "resume": resume,
-    "retry": resume,
+    "resume": resume_iteration,
+    "retry": resume_iteration,
 }
 _STOPS: Final = ("pause", "cancel")
 
@@ -40,16 +40,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Ask; after a request to stop, wait until nothing runs any more."""
-        with explained_errors():
+        with handle_errors():
             require_tables()
             iteration = ACTIONS[options["action"]](find_row(options["experiment"]))
             if options["action"] in _STOPS:
-                _wait_for_rest(iteration)
+                _wait_until_stopped(iteration)
             iteration.refresh_from_db()
             self.stdout.write(f"{iteration}: {iteration.get_status_display()}")
 
 
-def _wait_for_rest(iteration: Iteration) -> None:
+def _wait_until_stopped(iteration: Iteration) -> None:
     """Wait for running shards to be stopped; those of a dead worker end with their lease."""
     give_up_at = time.monotonic() + settings.META_REWARD_LEASE_SECONDS + 10
     while time.monotonic() < give_up_at:
@@ -57,5 +57,5 @@ def _wait_for_rest(iteration: Iteration) -> None:
         if iteration.status != RunStatus.RUNNING:
             return
         expire_leases()
-        scheduling.advance(iteration)
+        scheduling.advance_iteration(iteration)
         time.sleep(0.2)

@@ -5,14 +5,14 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandParser
 
-from meta_reward_core.audit.sampling import STRATEGIES, STRATEGIES_OF
 from meta_reward_core.errors import InputError
-from webapp.audit.acts import warn_of_sight
-from webapp.audit.desk import possible_auditors
-from webapp.audit.making import BatchPlan, make_batch
-from webapp.audit.models import Kind
-from workers.command_line import explained_errors, open_console, require_tables
-from workers.reading import find_row
+from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
+from webapp.audit.annotation_queue import get_possible_auditors
+from webapp.audit.batch_creation import BatchPlan, create_batch
+from webapp.audit.models import ItemKind
+from webapp.audit.services import format_unblinded_warning
+from workers.management.base import handle_errors, open_console, require_tables
+from workers.pipeline.read_experiment import find_row
 
 
 class Command(BaseCommand):
@@ -30,8 +30,8 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--kind",
-            choices=Kind.values,
-            default=Kind.JUDGMENTS,
+            choices=ItemKind.values,
+            default=ItemKind.JUDGMENTS,
             help="which of two judgments is better, or how good a response is",
         )
         parser.add_argument(
@@ -62,22 +62,22 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Draw the batch and say where it is."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors():
+        with handle_errors():
             require_tables()
-            plan = _plan(options)
+            plan = _build_plan(options)
             experiment = find_row(options["experiment"])
-            auditors = _auditors(options["auditor"])
-            batch = make_batch(experiment, options["iteration"], plan, by=None, auditors=auditors)
+            auditors = _find_auditors(options["auditor"])
+            batch = create_batch(experiment, options["iteration"], plan, by=None, auditors=auditors)
             console.print(f"batch {batch.pk}: {batch.items.count()} items, /audits/{batch.pk}")
-            warning = warn_of_sight(auditors)
+            warning = format_unblinded_warning(auditors)
             if warning:
                 console.print(warning)
 
 
-def _plan(options: dict[str, Any]) -> BatchPlan:
+def _build_plan(options: dict[str, Any]) -> BatchPlan:
     kind, strategy = options["kind"], options["strategy"]
-    if strategy not in STRATEGIES_OF[kind]:
-        known = ", ".join(STRATEGIES_OF[kind])
+    if strategy not in STRATEGIES_BY_KIND[kind]:
+        known = ", ".join(STRATEGIES_BY_KIND[kind])
         raise InputError(f"--strategy {strategy} is none for {kind}: choose from {known}")
     shares = [options["same_share"], options["other_share"]]
     if not all(0 <= share <= 1 for share in shares):
@@ -95,8 +95,8 @@ def _plan(options: dict[str, Any]) -> BatchPlan:
     )
 
 
-def _auditors(names: list[str]) -> list[User]:
-    found = {person.username: person for person in possible_auditors()}
+def _find_auditors(names: list[str]) -> list[User]:
+    found = {person.username: person for person in get_possible_auditors()}
     unknown = sorted(set(names) - found.keys())
     if unknown:
         raise InputError(f"{unknown[0]!r} is no active account with the role auditor")

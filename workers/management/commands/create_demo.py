@@ -7,9 +7,9 @@ from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandParser
 
+from webapp.accounts.roles import ADMIN, AUDITOR, OPERATOR, VIEWER
 from webapp.experiments.models import Experiment, Iteration, RunStatus
-from webapp.people.roles import ADMIN, AUDITOR, OPERATOR, VIEWER
-from workers.command_line import explained_errors, require_tables
+from workers.management.base import handle_errors, require_tables
 
 PEOPLE: Final = {"vera": VIEWER, "olga": OPERATOR, "arthur": AUDITOR, "ada": ADMIN}
 
@@ -36,10 +36,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Make people, then run the experiment."""
-        with explained_errors():
+        with handle_errors():
             require_tables()
         for name, role in PEOPLE.items():
-            self._make_person(name, role)
+            self._make_user(name, role)
         if _is_finished(options["experiment"], options["iterations"]):
             self.stdout.write(f"{options['experiment']} is there already")
             return
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         owner = User.objects.get(username="olga")
         Experiment.objects.filter(name=options["experiment"], owner=None).update(owner=owner)
 
-    def _make_person(self, name: str, role: str) -> None:
+    def _make_user(self, name: str, role: str) -> None:
         """The password is shown once and stored nowhere."""
         if User.objects.filter(username=name).exists():
             self.stdout.write(f"{name} ({role}) is there already")

@@ -11,39 +11,42 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.data.output_file import require_writable, write_json
 from meta_reward_core.errors import EvaluationFileError
-from meta_reward_core.evaluation import arena_files, mt_bench
-from meta_reward_core.evaluation.alpaca_files import (
+from meta_reward_core.evaluation import arena_hard_io, mt_bench
+from meta_reward_core.evaluation.alpaca_eval_io import (
     LEADERBOARD_COLUMNS,
     add_difficulty,
-    changed_cells,
-    outputs_by_instruction,
+    list_changed_cells,
     read_annotations,
     read_leaderboard,
+    read_outputs_by_instruction,
     write_leaderboard,
 )
-from meta_reward_core.evaluation.arena import score_arena
-from meta_reward_core.evaluation.figures import (
-    Figure,
-    Finding,
-    Scorecard,
-    finding_if,
-    scorecard_json,
+from meta_reward_core.evaluation.arena_hard import score_arena
+from meta_reward_core.evaluation.judge_benchmark import (
+    compare_on_fixed_set,
+    compare_on_own_responses,
 )
-from meta_reward_core.evaluation.judge_runs import compare_on_fixed_set, compare_on_own_responses
-from meta_reward_core.evaluation.named_engines import find_experiment
 from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench
-from meta_reward_core.evaluation.win_rate import repeat_deviation, score_annotations
-from meta_reward_core.output_files import require_writable, write_json
-from meta_reward_core.reporting.kept_cards import ReferenceKind, keep_card, read_place
-from workers.command_line import (
-    ExemplifiedCommand,
-    configured_places,
-    explained_errors,
-    open_console,
+from meta_reward_core.evaluation.scorecard import (
+    DataIssue,
+    Metric,
+    Scorecard,
+    make_issue_if_any,
+    serialize_scorecard,
 )
-from workers.evaluation_runs import add_kind, declare_runs, run_benchmark
+from meta_reward_core.evaluation.win_rate import compute_repeat_deviation, score_annotations
+from meta_reward_core.planning.engine_spec import require_experiment
+from meta_reward_core.reporting.scorecard_store import (
+    ReferenceKind,
+    parse_model_spec,
+    save_scorecard,
+)
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from workers.management.base import ExemplifiedCommand, handle_errors, open_console
+from workers.management.evaluate_options import add_kind, declare_runs, run_benchmark
+from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLES = """\
 examples:
@@ -87,22 +90,22 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Score, print, and write if asked."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors(go_on="The same command goes on where it was."):
+        with handle_errors(go_on="The same command goes on where it was."):
             require_writable(options["json"])
-            keep = None if options["keep"] is None else read_place(options["keep"])
+            keep = None if options["keep"] is None else parse_model_spec(options["keep"])
             if options["kind"] == "run":
-                cards = run_benchmark(options, configured_places(), console)
+                cards = run_benchmark(options, get_storage_roots(), console)
             else:
                 cards = _SCORERS[options["kind"]](options)
             for card in cards:
                 print_scorecard(console, card)
             if options["json"] is not None:
-                write_json(options["json"], _as_json(options["kind"], cards))
+                write_json(options["json"], _to_json(options["kind"], cards))
             if keep is not None:
-                _keep(cards, *keep, reference=options.get("reference_is"))
+                _save_scorecards(cards, *keep, reference=options.get("reference_is"))
 
 
-def _keep(
+def _save_scorecards(
     cards: Sequence[Scorecard], experiment: str, number: int, *, reference: ReferenceKind | None
 ) -> None:
     kinds = {(card.model, card.benchmark) for card in cards}
@@ -111,9 +114,9 @@ def _keep(
             f"--keep takes the figures of one model, and here are {len(cards)} scorecards: "
             "evaluate them one at a time."
         )
-    store = ArtifactStore(configured_places().artifacts)
+    store = ArtifactStore(get_storage_roots().artifacts)
     for card in cards:
-        keep_card(store, experiment, number, card, reference=reference)
+        save_scorecard(store, experiment, number, card, reference=reference)
 
 
 def _declare_annotations(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +133,7 @@ def _declare_annotations(parser: argparse.ArgumentParser) -> None:
     add("--leaderboard", type=Path, metavar="CSV", help="add the model's row to this file")
     add("--replace-row", action="store_true",
         help="replace the leaderboard's row of this model, if its figures differ")  # fmt: skip
-    add("--rounds", type=_rounds, default=100, metavar="N", help="of the bootstrap")
+    add("--rounds", type=_parse_rounds, default=100, metavar="N", help="of the bootstrap")
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
 
 
@@ -176,7 +179,7 @@ def _declare_judge(parser: argparse.ArgumentParser) -> None:
         help="of --keep: whose opinions the reference holds")  # fmt: skip
 
 
-def _rounds(text: str) -> int:
+def _parse_rounds(text: str) -> int:
     value = int(text)
     if value < 2:
         raise argparse.ArgumentTypeError("needs at least 2 rounds")
@@ -187,24 +190,24 @@ def _score_annotations(options: Options) -> list[Scorecard]:
     board = options["leaderboard"]
     require_writable(board)
     rows = read_leaderboard(board) if board is not None and board.exists() else {}
-    card = _annotation_card(options["file"], options)
-    repeats = [_annotation_card(path, options | {"rounds": 2}) for path in options["repeats"]]
-    card = replace(card, figures=(*card.figures, repeat_deviation([card, *repeats])))
+    card = _score_annotation_file(options["file"], options)
+    repeats = [_score_annotation_file(path, options | {"rounds": 2}) for path in options["repeats"]]
+    card = replace(card, figures=(*card.figures, compute_repeat_deviation([card, *repeats])))
     if board is None:
         return [card]
     columns = {name: card.columns[name] for name in LEADERBOARD_COLUMNS}
-    changes = changed_cells(rows.get(card.model, {}), columns)
+    changes = list_changed_cells(rows.get(card.model, {}), columns)
     if changes and not options["replace_row"]:
         raise EvaluationFileError(
             f"{board.name}: has a row of {card.model} with other figures ({', '.join(changes)}); "
             "replace it by --replace-row, or name another file."
         )
     write_leaderboard(board, rows | {card.model: columns})
-    return [replace(card, findings=(*card.findings, *_replaced_row(changes)))]
+    return [replace(card, findings=(*card.findings, *_report_replaced_row(changes)))]
 
 
-def _replaced_row(changes: Sequence[str]) -> list[Finding]:
-    return finding_if(
+def _report_replaced_row(changes: Sequence[str]) -> list[DataIssue]:
+    return make_issue_if_any(
         changes,
         "leaderboard_row_replaced",
         "Figures of the leaderboard's row that were replaced: {rows} (" + ", ".join(changes) + ").",
@@ -212,13 +215,13 @@ def _replaced_row(changes: Sequence[str]) -> list[Finding]:
     )
 
 
-def _annotation_card(path: Path, options: Options) -> Scorecard:
+def _score_annotation_file(path: Path, options: Options) -> Scorecard:
     annotations = read_annotations(
         path,
         model=options["model"],
         annotator=options["annotator"],
-        outputs=outputs_by_instruction(options["model_outputs"]),
-        baseline_outputs=outputs_by_instruction(options["baseline_outputs"]),
+        outputs=read_outputs_by_instruction(options["model_outputs"]),
+        baseline_outputs=read_outputs_by_instruction(options["baseline_outputs"]),
     )
     if options["difficulty"] is not None:
         annotations = add_difficulty(options["difficulty"], annotations)
@@ -230,7 +233,7 @@ def _annotation_card(path: Path, options: Options) -> Scorecard:
 def _score_arena(options: Options) -> list[Scorecard]:
     questions = options["questions"]
     return score_arena(
-        arena_files.read_judgments(
+        arena_hard_io.read_judgments(
             options["files"],
             version=options["version"],
             baseline=options["baseline"],
@@ -238,8 +241,8 @@ def _score_arena(options: Options) -> list[Scorecard]:
         ),
         version=options["version"],
         controls=options["control"],
-        answers=arena_files.read_answers(options["answers"]),
-        questions=arena_files.read_questions(questions) if questions is not None else None,
+        answers=arena_hard_io.read_answers(options["answers"]),
+        questions=arena_hard_io.read_questions(questions) if questions is not None else None,
         seed=options["seed"],
     )
 
@@ -271,7 +274,7 @@ def _score_judge(options: Options) -> list[Scorecard]:
             raise EvaluationFileError("judge and reference are the same file: they always agree.")
         cards.append(compare_on_fixed_set(file, reference))
     if name is not None:
-        experiment = find_experiment(name, configured_places())
+        experiment = require_experiment(name, get_storage_roots())
         cards += compare_on_own_responses(experiment, options["own_reference"])
     if not cards:
         raise EvaluationFileError("give a FILE and its --reference, or see --help.")
@@ -287,9 +290,9 @@ _SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
 }
 
 
-def _as_json(kind: str, cards: Sequence[Scorecard]) -> Any:
+def _to_json(kind: str, cards: Sequence[Scorecard]) -> Any:
     """One object where a file has one model; a list where it may have several."""
-    found = [scorecard_json(card) for card in cards]
+    found = [serialize_scorecard(card) for card in cards]
     return found if kind in ("arena", "mt-bench", "run") or len(found) != 1 else found[0]
 
 
@@ -303,7 +306,12 @@ def print_scorecard(console: Console, card: Scorecard) -> None:
     for heading in ("value", "interval (95%)", "from"):
         table.add_column(heading, justify="right")
     for figure in card.figures:
-        table.add_row(escape(figure.name), _value(figure), _interval(figure), f"{figure.count:,}")
+        table.add_row(
+            escape(figure.name),
+            _format_value(figure),
+            _format_interval(figure),
+            f"{figure.count:,}",
+        )
     console.print(table)
     for figure in card.figures:
         if figure.absent is not None:
@@ -315,13 +323,13 @@ def print_scorecard(console: Console, card: Scorecard) -> None:
         )
 
 
-def _value(figure: Figure) -> str:
+def _format_value(figure: Metric) -> str:
     if figure.value is None:
         return "–"
     return f"{figure.value:,}" if isinstance(figure.value, int) else f"{figure.value:.4f}"
 
 
-def _interval(figure: Figure) -> str:
+def _format_interval(figure: Metric) -> str:
     if figure.low is None or figure.high is None:
         return ""
     return f"{figure.low:.2f} to {figure.high:.2f}"

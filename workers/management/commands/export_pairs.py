@@ -7,19 +7,24 @@ from typing import Any, cast
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from meta_reward_core.artifacts import ArtifactStore
+from meta_reward_core.data.exports import EXPORTS, PairRow, build_llama_factory_dataset_info
+from meta_reward_core.data.output_file import require_writable, write_atomically
 from meta_reward_core.errors import InputError
-from meta_reward_core.exports import EXPORTS, PairRow, llama_factory_dataset_info
-from meta_reward_core.output_files import require_writable, write_whole
-from meta_reward_core.shown_commands import manage
-from webapp.people.models import EventKind
-from workers.command_line import configured_places, explained_errors
-from workers.noting import note_command
-from workers.reading import iteration_files, latest_iteration, read_recipe
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.accounts.models import EventKind
+from workers.management.base import handle_errors
+from workers.ops.command_log import log_command
+from workers.ops.storage_roots import get_storage_roots
+from workers.pipeline.read_experiment import (
+    find_latest_iteration,
+    open_iteration_files,
+    read_recipe,
+)
 
 
 class Command(BaseCommand):
-    """`manage.py export_pairs`."""
+    """`format_command.py export_pairs`."""
 
     help = "Write an experiment's preference pairs as JSON lines, in the format of another tool."
 
@@ -36,18 +41,18 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Write the file, whole or not at all."""
         output: Path = options["output"]
-        with explained_errors():
+        with handle_errors():
             require_writable(output)
             if output.exists() and not options["overwrite"]:
                 raise InputError(f"{output} exists: choose another name, or add --overwrite")
             kinds = [options["kind"]] if options["kind"] else ["actor", "judge"]
             pairs = _read_pairs(options["experiment"], options["iteration"], kinds)
             rows = list(EXPORTS[options["format"]](pairs))
-            write_whole(output, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-        note_command(EventKind.EXPORTED, options["experiment"], detail=f"pairs in {output}")
+            write_atomically(output, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        log_command(EventKind.EXPORTED, options["experiment"], detail=f"pairs in {output}")
         self.stdout.write(f"{len(pairs):,} pairs as {len(rows):,} rows in {output}")
         if options["format"] == "llama-factory":
-            entry = {output.stem: llama_factory_dataset_info(output.name)}
+            entry = {output.stem: build_llama_factory_dataset_info(output.name)}
             self.stdout.write(f"for dataset_info.json:\n{json.dumps(entry, indent=2)}")
 
 
@@ -57,21 +62,22 @@ def _read_pairs(name: str, number: int | None, kinds: Sequence[str]) -> list[Pai
     Raises:
         InputError: there is none.
     """
-    store = ArtifactStore(configured_places().artifacts)
+    store = ArtifactStore(get_storage_roots().artifacts)
     read_recipe(store, name)
-    numbers = range(1, latest_iteration(store, name) + 1) if number is None else [number]
-    pairs = [pair for number in numbers for pair in _pairs_of(store, name, number, kinds)]
+    numbers = range(1, find_latest_iteration(store, name) + 1) if number is None else [number]
+    pairs = [pair for number in numbers for pair in _iter_pairs(store, name, number, kinds)]
     if not pairs:
         raise InputError(
-            f"experiment {name!r} has no such pairs: see {manage('show_iteration', '--help')}"
+            f"experiment {name!r} has no such pairs: see "
+            f"{format_command('show_iteration', '--help')}"
         )
     return pairs
 
 
-def _pairs_of(
+def _iter_pairs(
     store: ArtifactStore, name: str, number: int, kinds: Sequence[str]
 ) -> Iterator[PairRow]:
-    files = iteration_files(store, name, number)
+    files = open_iteration_files(store, name, number)
     for kind in kinds:
         for row in files.read(f"{kind}_pairs").to_pylist():
             yield cast(PairRow, row)

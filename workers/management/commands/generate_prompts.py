@@ -8,34 +8,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.command import counting
-from meta_reward_core.engines.base import Sampling
-from meta_reward_core.errors import InputError
-from meta_reward_core.evaluation.files import write_json_lines
-from meta_reward_core.evaluation.named_engines import open_engine
-from meta_reward_core.held_out import held_out_key, read_held_out
-from meta_reward_core.languages import check_languages
-from meta_reward_core.near_duplicates import SIMILAR
-from meta_reward_core.output_files import output_folder, require_writable
-from meta_reward_core.prompt_files import read_prompts
-from meta_reward_core.prompt_generation import (
-    PLACES,
-    Filters,
-    Generated,
-    Shots,
+from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.data.holdout import compute_held_out_key, read_held_out
+from meta_reward_core.data.languages import check_languages
+from meta_reward_core.data.near_duplicates import SIMILARITY_THRESHOLD
+from meta_reward_core.data.output_file import create_output_folder, require_writable
+from meta_reward_core.data.prompt_files import read_prompts
+from meta_reward_core.data.prompt_generation import (
+    PLACEHOLDERS,
+    FewShotSettings,
+    GenerationResult,
+    PromptFilters,
     generate_prompts,
 )
-from meta_reward_core.records import Prompt
-from meta_reward_core.shown_commands import manage
-from meta_reward_core.templates import load_template
-from workers.command_line import (
-    ExemplifiedCommand,
-    configured_places,
-    explained_errors,
-    open_console,
-)
-from workers.evaluation_runs import share, temperature
+from meta_reward_core.data.tabular_io import write_json_lines
+from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.errors import InputError
+from meta_reward_core.planning.engine_spec import open_engine
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.recipes.prompt_templates import load_template
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Prompt
+from workers.management.base import ExemplifiedCommand, handle_errors, open_console
+from workers.management.evaluate_options import parse_share, parse_temperature
+from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLE = """\
 example:
@@ -45,7 +41,7 @@ example:
 
 
 class Command(ExemplifiedCommand):
-    """`manage.py generate_prompts`."""
+    """`format_command.py generate_prompts`."""
 
     examples = _EXAMPLE
     help = (
@@ -64,7 +60,11 @@ class Command(ExemplifiedCommand):
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
             help="of the engine, such as dtype=bfloat16")  # fmt: skip
         add(
-            "--count", type=counting, required=True, metavar="N", help="prompts to make, all in all"
+            "--count",
+            type=parse_positive_int,
+            required=True,
+            metavar="N",
+            help="prompts to make, all in all",
         )
         add("--out", type=Path, required=True, metavar="FOLDER",
             help="for prompts.jsonl, held_out.jsonl and left_out.jsonl")  # fmt: skip
@@ -76,37 +76,61 @@ class Command(ExemplifiedCommand):
             help="allowed languages, such as en; repeatable; any: all. Default: en")  # fmt: skip
         add("--least-chars", type=int, default=10, metavar="N", help="shorter ones are left out")
         add("--most-chars", type=int, default=2000, metavar="N", help="longer ones are left out")
-        add("--similar", type=share, default=SIMILAR, metavar="SHARE",
-            help=f"ROUGE-L from which a prompt repeats another; default: {SIMILAR}")  # fmt: skip
+        add("--similar", type=parse_share, default=SIMILARITY_THRESHOLD, metavar="SHARE",
+            help="ROUGE-L from which a prompt repeats another; "
+                 f"default: {SIMILARITY_THRESHOLD}")  # fmt: skip
         add("--template", default="self_instruct", metavar="NAME|FILE", help="with {examples}")
-        add("--shots", type=counting, default=6, metavar="N", help="examples from the seeds")
+        add(
+            "--shots",
+            type=parse_positive_int,
+            default=6,
+            metavar="N",
+            help="examples from the seeds",
+        )
         add("--own-shots", type=int, default=2, metavar="N", help="examples of the model's own")
-        add("--samples", type=counting, default=4, metavar="N", help="replies to each request")
-        add("--requests", type=counting, default=16, metavar="N", help="of one round")
-        add("--temperature", type=temperature, default=0.6, help="of the replies; default: 0.6")
-        add("--top-p", type=share, default=0.9, help="of the replies; default: 0.9")
-        add("--max-new-tokens", type=counting, default=512, metavar="N", help="of one reply")
+        add(
+            "--samples",
+            type=parse_positive_int,
+            default=4,
+            metavar="N",
+            help="replies to each request",
+        )
+        add("--requests", type=parse_positive_int, default=16, metavar="N", help="of one round")
+        add(
+            "--temperature",
+            type=parse_temperature,
+            default=0.6,
+            help="of the replies; default: 0.6",
+        )
+        add("--top-p", type=parse_share, default=0.9, help="of the replies; default: 0.9")
+        add(
+            "--max-new-tokens",
+            type=parse_positive_int,
+            default=512,
+            metavar="N",
+            help="of one reply",
+        )
         add("--seed", type=int, default=0, metavar="N", help="of everything random")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, generate, write."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors(go_on="The same command goes on where it was."):
+        with handle_errors(go_on="The same command goes on where it was."):
             _generate(options, console)
 
 
 def _generate(options: dict[str, Any], console: Console) -> None:
     if not 0 <= options["hold_out"] < options["count"]:
         raise InputError("--hold-out must be smaller than --count")
-    filters = _filters(options)
-    shots = _shots(options)
+    filters = _build_filters(options)
+    shots = _build_shots(options)
     seeds = [prompt.text for prompt in read_prompts(options["seeds"]).prompts]
     out: Path = options["out"]
-    with output_folder(out):
+    with create_output_folder(out):
         require_writable(out / "prompts.jsonl")
         named = open_engine(
             options["engine"],
-            places=configured_places(),
+            places=get_storage_roots(),
             kept=ArtifactStore(str(out / "kept")),
             changes=options["changes"],
             say=console.print,
@@ -125,11 +149,11 @@ def _generate(options: dict[str, Any], console: Console) -> None:
     _show(console, found, options)
 
 
-def _filters(options: dict[str, Any]) -> Filters:
+def _build_filters(options: dict[str, Any]) -> PromptFilters:
     languages = tuple(options["language"] or ("en",))
     languages = () if "any" in languages else languages
     check_languages(languages)
-    return Filters(
+    return PromptFilters(
         least_chars=options["least_chars"],
         most_chars=options["most_chars"],
         languages=languages,
@@ -138,12 +162,14 @@ def _filters(options: dict[str, Any]) -> Filters:
     )
 
 
-def _shots(options: dict[str, Any]) -> Shots:
+def _build_shots(options: dict[str, Any]) -> FewShotSettings:
     if options["own_shots"] < 0:
         raise InputError("--own-shots counts from 0")
-    return Shots(
-        template=load_template(options["template"], required=PLACES, allowed=PLACES),
-        sampling=Sampling(options["temperature"], options["top_p"], options["max_new_tokens"]),
+    return FewShotSettings(
+        template=load_template(options["template"], required=PLACEHOLDERS, allowed=PLACEHOLDERS),
+        sampling=SamplingParams(
+            options["temperature"], options["top_p"], options["max_new_tokens"]
+        ),
         seeds=options["shots"],
         own=options["own_shots"],
         requests=options["requests"],
@@ -151,11 +177,13 @@ def _shots(options: dict[str, Any]) -> Shots:
     )
 
 
-def _write(out: Path, found: Generated, hold_out: int) -> None:
+def _write(out: Path, found: GenerationResult, hold_out: int) -> None:
     """Which prompts are held out is decided by their hashes, not by when they came."""
-    ranked = sorted((prompt for prompt, _ in found.prompts), key=lambda p: held_out_key(p.text))
+    ranked = sorted(
+        (prompt for prompt, _ in found.prompts), key=lambda p: compute_held_out_key(p.text)
+    )
     kept = {prompt.prompt_id for prompt in ranked[: min(hold_out, max(len(ranked) - 1, 0))]}
-    rows = [_row(prompt, number) for prompt, number in found.prompts]
+    rows = [_make_row(prompt, number) for prompt, number in found.prompts]
     write_json_lines(out / "prompts.jsonl", (r for r in rows if r["prompt_id"] not in kept))
     if kept:
         write_json_lines(out / "held_out.jsonl", (r for r in rows if r["prompt_id"] in kept))
@@ -168,7 +196,7 @@ def _write(out: Path, found: Generated, hold_out: int) -> None:
     )
 
 
-def _row(prompt: Prompt, number: int) -> dict[str, Any]:
+def _make_row(prompt: Prompt, number: int) -> dict[str, Any]:
     return {
         "prompt": prompt.text,
         "prompt_id": prompt.prompt_id,
@@ -177,7 +205,7 @@ def _row(prompt: Prompt, number: int) -> dict[str, Any]:
     }
 
 
-def _show(console: Console, found: Generated, options: dict[str, Any]) -> None:
+def _show(console: Console, found: GenerationResult, options: dict[str, Any]) -> None:
     table = Table("replies", "of which", title_justify="left")
     table.add_row("became prompts", f"{len(found.prompts):,}")
     for reason, number in found.counts.items():
@@ -194,4 +222,4 @@ def _show(console: Console, found: Generated, options: dict[str, Any]) -> None:
     words += ["--prompts", f"{options['out']}/prompts.jsonl"]
     if options["hold_out"]:
         words += ["--set", f"sample.held_out={options['out']}/held_out.jsonl"]
-    console.print(f"next: {escape(manage('run_iteration', *words))}", soft_wrap=True)
+    console.print(f"next: {escape(format_command('run_iteration', *words))}", soft_wrap=True)

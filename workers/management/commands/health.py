@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from webapp.experiments.models import Worker
 from webapp.experiments.progress import SILENT_SECONDS
-from webapp.health import look
-from workers.machine import machine_name
+from webapp.health import check_health
+from workers.ops.host import get_machine_name
 
 _OK: Final = 200
 _PATIENCE_SECONDS: Final = 15.0
@@ -44,7 +44,7 @@ class Command(BaseCommand):
             _require_site(options["site"])
             self.stdout.write("ok")
             return
-        found = look()
+        found = check_health()
         self.stdout.write(json.dumps(asdict(found), indent=1))
         if found.problems:
             raise CommandError("; ".join(found.problems))
@@ -52,8 +52,8 @@ class Command(BaseCommand):
 
 def _require_worker() -> None:
     heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
-    if not Worker.objects.filter(host=machine_name(), heartbeat__gte=heard).exists():
-        raise CommandError(f"no worker of {machine_name()} has shown itself of late")
+    if not Worker.objects.filter(host=get_machine_name(), heartbeat__gte=heard).exists():
+        raise CommandError(f"no worker of {get_machine_name()} has shown itself of late")
 
 
 def _require_site(url: str) -> None:

@@ -7,24 +7,24 @@ from django.db.models import Count, Q
 from rich.markup import escape
 from rich.table import Table
 
-from meta_reward_core.shown_commands import manage
+from meta_reward_core.processes.command_hint import format_command
 from webapp.experiments.models import Experiment, RunStatus
-from workers.command_line import (
-    explained_errors,
+from workers.management.base import (
+    handle_errors,
     open_console,
     require_tables,
 )
 
 
 class Command(BaseCommand):
-    """`manage.py list_experiments`."""
+    """`format_command.py list_experiments`."""
 
     help = "List all experiments: status, recipe, seed, finished iterations. Newest first."
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print one row for each experiment."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors():
+        with handle_errors():
             require_tables()
             experiments = Experiment.objects.annotate(
                 done=Count("iterations", filter=Q(iterations__status=RunStatus.FINISHED))
@@ -32,7 +32,8 @@ class Command(BaseCommand):
             if not experiments:
                 words = ("--experiment", "demo", "--recipe", "smoke")
                 console.print(
-                    f"no experiment yet; begin one: {escape(manage('run_iteration', *words))}",
+                    f"no experiment yet; begin one: "
+                    f"{escape(format_command('run_iteration', *words))}",
                     soft_wrap=True,
                 )
                 return

@@ -8,20 +8,20 @@ from django.core.management.base import CommandParser
 from rich.console import Console
 from rich.table import Table
 
-from meta_reward_core.command import counting
-from meta_reward_core.config import Recipe
+from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.data.output_file import require_writable, write_json
 from meta_reward_core.errors import InputError
-from meta_reward_core.hardware import (
+from meta_reward_core.planning.gpu_estimate import (
     DEVICES,
     LLAMA3_8B,
     ModelSize,
     StageTime,
-    disk_bytes,
+    estimate_disk_bytes,
     plan_on_hardware,
 )
-from meta_reward_core.output_files import require_writable, write_json
-from meta_reward_core.recipes import load_recipe
-from workers.command_line import ExemplifiedCommand, explained_errors, open_console
+from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.recipes.schema import Recipe
+from workers.management.base import ExemplifiedCommand, handle_errors, open_console
 
 _EXAMPLE = """\
 examples:
@@ -48,8 +48,18 @@ class Command(ExemplifiedCommand):
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
             help="change a value of the recipe; repeatable")  # fmt: skip
         add("--hardware", required=True, choices=sorted(DEVICES), help="the device of each worker")
-        add("--devices", type=counting, default=8, help="devices of each worker; default 8")
-        add("--workers", type=counting, default=1, help="machines that take shards; default 1")
+        add(
+            "--devices",
+            type=parse_positive_int,
+            default=8,
+            help="devices of each worker; default 8",
+        )
+        add(
+            "--workers",
+            type=parse_positive_int,
+            default=1,
+            help="machines that take shards; default 1",
+        )
         add("--parameters", type=float, default=LLAMA3_8B.parameters,
             help="weights of the model; default those of Llama 3 8B")  # fmt: skip
         add("--kv-bytes", type=float, default=LLAMA3_8B.kv_bytes,
@@ -59,20 +69,20 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Calculate and print."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors():
+        with handle_errors():
             require_writable(options["json"])
             recipe = load_recipe(options["recipe"], changes=options["changes"])
             plans = _plan(recipe, options)
             for number, times in plans.items():
-                console.print(_table(number, times))
-            _tell_sum(console, recipe, plans, options)
+                console.print(_make_table(number, times))
+            _print_total(console, recipe, plans, options)
             if options["json"] is not None:
                 shown = {str(number): [asdict(one) for one in times]
                          for number, times in plans.items()}  # fmt: skip
                 write_json(options["json"], {"recipe": recipe.name, "plan": shown})
 
 
-def _model(options: dict[str, Any]) -> ModelSize:
+def _build_model_size(options: dict[str, Any]) -> ModelSize:
     return ModelSize(options["parameters"], options["kv_bytes"])
 
 
@@ -85,7 +95,7 @@ def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, list[StageTime]]
                 device=DEVICES[options["hardware"]],
                 devices=options["devices"],
                 workers=options["workers"],
-                model=_model(options),
+                model=_build_model_size(options),
             )
             for number in range(1, recipe.iterations + 1)
         }
@@ -93,7 +103,7 @@ def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, list[StageTime]]
         raise InputError(str(error)) from error
 
 
-def _table(number: int, times: list[StageTime]) -> Table:
+def _make_table(number: int, times: list[StageTime]) -> Table:
     table = Table(title=f"iteration {number}")
     for name in (
         "stage",
@@ -110,7 +120,7 @@ def _table(number: int, times: list[StageTime]) -> Table:
     return table
 
 
-def _tell_sum(
+def _print_total(
     console: Console,
     recipe: Recipe,
     plans: dict[int, list[StageTime]],
@@ -119,7 +129,9 @@ def _tell_sum(
     every = [one for times in plans.values() for one in times]
     hours = sum(one.device_hours for one in every)
     wall = sum(one.wall_seconds for one in every) / 3600
-    disk = max(disk_bytes(recipe, number, model=_model(options)) for number in plans)
+    disk = max(
+        estimate_disk_bytes(recipe, number, model=_build_model_size(options)) for number in plans
+    )
     device = DEVICES[options["hardware"]].title
     console.print(
         f"{recipe.iterations} iterations on {options['workers']:,} x {options['devices']} "

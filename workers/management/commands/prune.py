@@ -5,10 +5,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from webapp.people.models import EventKind
-from workers.command_line import explained_errors, require_tables
-from workers.noting import note_command
-from workers.pruning import BY_DEFAULT, KINDS, Removal, find_removals, find_whole
+from webapp.accounts.models import EventKind
+from workers.management.base import handle_errors, require_tables
+from workers.ops.command_log import log_command
+from workers.ops.prune import (
+    BY_DEFAULT,
+    KINDS,
+    Deletable,
+    find_deletables,
+    plan_experiment_deletion,
+)
 
 
 class Command(BaseCommand):
@@ -38,7 +44,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """List, and delete if asked to."""
-        with explained_errors():
+        with handle_errors():
             require_tables()
             total = 0
             for found in _find(options):
@@ -49,12 +55,12 @@ class Command(BaseCommand):
                 total += found.size
                 if options["yes"]:
                     found.carry_out()
-                    note_command(EventKind.PRUNED, found.what, detail=found.kind)
+                    log_command(EventKind.PRUNED, found.what, detail=found.kind)
         done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
         self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")
 
 
-def _find(options: dict[str, Any]) -> Iterable[Removal]:
+def _find(options: dict[str, Any]) -> Iterable[Deletable]:
     if options["experiment"] is not None:
-        return [find_whole(options["experiment"])]
-    return find_removals(tuple(options["what"]), days=options["days"])
+        return [plan_experiment_deletion(options["experiment"])]
+    return find_deletables(tuple(options["what"]), days=options["days"])

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from workers.command_line import explained_errors, require_tables
+from workers.management.base import handle_errors, require_tables
 from workers.reconciler import reconcile, reconcile_forever
 
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Watch until stopped."""
-        with explained_errors():
+        with handle_errors():
             require_tables()
             if options["once"]:
                 reconcile()

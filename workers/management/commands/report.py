@@ -6,16 +6,17 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from rich.markup import escape
 
-from meta_reward_core.artifacts import ArtifactStore
 from meta_reward_core.errors import InputError
-from meta_reward_core.reporting.build import build_report
-from meta_reward_core.reporting.runs import Run, group_runs, read_run
+from meta_reward_core.reporting.assemble import build_report
+from meta_reward_core.reporting.run_loader import ExperimentRun, group_runs, read_run
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.experiments.models import Experiment
-from webapp.places import VAR_ROOT
-from webapp.reporting.selecting import read_row, report_title
-from workers.command_line import configured_places, explained_errors, open_console
-from workers.reading import read_recipe
-from workers.reporting import write_report
+from webapp.paths import VAR_ROOT
+from webapp.reporting.load_runs import format_report_title, load_run
+from workers.management.base import handle_errors, open_console
+from workers.ops.storage_roots import get_storage_roots
+from workers.pipeline.read_experiment import read_recipe
+from workers.reproduction.report import write_report
 
 
 class Command(BaseCommand):
@@ -40,22 +41,24 @@ class Command(BaseCommand):
         """Read, build, write."""
         console = open_console(self.stdout, no_color=options["no_color"])
         names = list(dict.fromkeys(options["experiments"]))
-        with explained_errors():
+        with handle_errors():
             arms = group_runs([_read(name) for name in names])
             labels = [arm.label for arm in arms]
             if options["baseline"] not in (None, *labels):
                 raise InputError(f"--baseline takes one of {', '.join(labels)}")
-            document = build_report(arms, title=report_title(names), baseline=options["baseline"])
+            document = build_report(
+                arms, title=format_report_title(names), baseline=options["baseline"]
+            )
             stem = options["output"] or VAR_ROOT / "reports" / names[0]
             for path in write_report(document, stem):
                 console.print(f"wrote {escape(str(path))}", soft_wrap=True)
 
 
-def _read(name: str) -> Run:
+def _read(name: str) -> ExperimentRun:
     """By its rows where there are any: only they know seconds."""
     row = Experiment.objects.filter(name=name).first()
     if row is not None:
-        return read_row(row, look=True)
-    store = ArtifactStore(configured_places().artifacts)
+        return load_run(row, look=True)
+    store = ArtifactStore(get_storage_roots().artifacts)
     read_recipe(store, name)
     return read_run(store, name, look_at_answers=True)

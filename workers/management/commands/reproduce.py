@@ -8,28 +8,33 @@ from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.command import counting
+from meta_reward_core.cli.options import parse_positive_int
 from meta_reward_core.errors import InputError
-from meta_reward_core.miniature.seed import GATE, GateResult
-from meta_reward_core.miniature.world import WORLD_VERSION
-from meta_reward_core.reporting.build import build_report
-from meta_reward_core.reporting.document import Block, Grid, Notes, Text
-from meta_reward_core.reporting.run_records import Basis
-from meta_reward_core.reporting.runs import Arm
-from meta_reward_core.tables import MEANING_VERSION
-from webapp.places import VAR_ROOT
-from workers.command_line import (
+from meta_reward_core.reporting.assemble import build_report
+from meta_reward_core.reporting.document import Block, Notes, ReportTable, Text
+from meta_reward_core.reporting.run_loader import Arm
+from meta_reward_core.reporting.run_record import RunFingerprint
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.schemas import MEANING_VERSION
+from meta_reward_core.tasks.toy.base_model import QUALITY_GATE, GateResult
+from meta_reward_core.tasks.toy.task import WORLD_VERSION
+from webapp.paths import VAR_ROOT
+from workers.management.base import (
     ExemplifiedCommand,
-    configured_places,
-    explained_errors,
+    handle_errors,
     open_console,
     require_tables,
 )
-from workers.planned_runs import PlannedRun, Wish, basis_of, plan_runs
-from workers.recording import RunRecords, SeedModels
-from workers.reporting import write_report
-from workers.reproducing import choose_seeds, noisy_gates, prepare_seeds, run_all
+from workers.ops.storage_roots import get_storage_roots
+from workers.reproduction.matrix import MatrixSpec, PlannedRun, compute_fingerprint, plan_runs
+from workers.reproduction.records import RunRecords, SeedModelRecords
+from workers.reproduction.report import write_report
+from workers.reproduction.run import (
+    choose_seed_models,
+    list_noisy_gates,
+    prepare_seed_models,
+    run_all,
+)
 
 PAPER_ARMS: Final = (
     "miniature",
@@ -73,17 +78,34 @@ class Command(ExemplifiedCommand):
         add = parser.add_argument
         add("--recipe", dest="recipes", action="append", metavar="NAME|FILE",
             help="an arm; repeatable. Default: the six arms of the miniature paper")  # fmt: skip
-        add("--seeds", type=counting, default=5, metavar="N", help="loop seeds 1 to N; default 5")
-        add("--sft-seeds", type=counting, metavar="N",
+        add(
+            "--seeds",
+            type=parse_positive_int,
+            default=5,
+            metavar="N",
+            help="loop seeds 1 to N; default 5",
+        )
+        add("--sft-seeds", type=parse_positive_int, metavar="N",
             help="of the miniature: the first N SFT seeds that pass the gate; default: 3 for "
             "the miniature paper, else the recipes' own models")  # fmt: skip
-        add("--iterations", type=counting, metavar="N", help="of each run; default: the recipe's")
+        add(
+            "--iterations",
+            type=parse_positive_int,
+            metavar="N",
+            help="of each run; default: the recipe's",
+        )
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
             help="change a value of all recipes; repeatable")  # fmt: skip
         add("--prompts", type=Path, metavar="FILE", help="instructions, where no world has them")
         add("--name", default="paper", help="first part of the runs' names; default: paper")
-        add("--jobs", type=counting, default=1, metavar="N", help="runs at a time; default 1")
-        add("--threads", type=counting, default=1, metavar="N",
+        add(
+            "--jobs",
+            type=parse_positive_int,
+            default=1,
+            metavar="N",
+            help="runs at a time; default 1",
+        )
+        add("--threads", type=parse_positive_int, default=1, metavar="N",
             help="of each run's libraries; a recipe's engine.threads holds too")  # fmt: skip
         add("--baseline", metavar="RECIPE", help="what the arms are compared with, by its name; "
             "default: the first")  # fmt: skip
@@ -98,15 +120,15 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Run, and report."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors(go_on="The same command goes on."):
+        with handle_errors(go_on="The same command goes on."):
             require_tables()
-            failed = _reproduce(options, console)
+            failed = _run_matrix(options, console)
         if failed:
             raise CommandError(f"{len(failed)} runs failed; the report names them and why")
 
 
-def _reproduce(options: dict[str, Any], console: Console) -> dict[str, str]:
-    wish, places = _wish(options), configured_places()
+def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
+    wish, places = _build_spec(options), get_storage_roots()
     stem = options["output"] or VAR_ROOT / "reports" / wish.name
     folder = options["records"] or stem / "runs"
     wish.logs.mkdir(parents=True, exist_ok=True)
@@ -114,34 +136,36 @@ def _reproduce(options: dict[str, Any], console: Console) -> dict[str, str]:
     def say(text: str) -> None:
         console.print(escape(text), soft_wrap=True)
 
-    seeds = SeedModels(places.models, folder, say)
+    seeds = SeedModelRecords(places.models, folder, say)
 
-    def basis(run: PlannedRun) -> Basis:
+    def basis(run: PlannedRun) -> RunFingerprint:
         tried = None if run.model is None else seeds.tried(run.model)
-        return basis_of(wish, run, places, variant=None if tried is None else tried.model)
+        return compute_fingerprint(
+            wish, run, places, variant=None if tried is None else tried.model
+        )
 
     plan_runs(wish, [])  # refuses what is wrong with names and recipes before the first training
-    gates = choose_seeds(wish, seeds, train=not options["report_only"])
+    gates = choose_seed_models(wish, seeds, train=not options["report_only"])
     runs = plan_runs(wish, gates)
     _check_baseline(options["baseline"], runs)
     records = RunRecords(folder, ArtifactStore(places.artifacts), basis_of=basis, say=say)
     failed: dict[str, str] = {}
     if not options["report_only"]:
-        prepare_seeds(wish, [run for run in runs if records.find(run) is None], seeds)
+        prepare_seed_models(wish, [run for run in runs if records.find(run) is None], seeds)
         failed = run_all(wish, runs, records, say=say)
     document = build_report(
-        _arms(runs, records, failed),
+        _build_arms(runs, records, failed),
         title=f"Reproduction: {wish.name}",
         baseline=options["baseline"],
-        foreword=_foreword(wish, gates, noisy_gates(runs, seeds)),
+        foreword=_build_foreword(wish, gates, list_noisy_gates(runs, seeds)),
     )
     for path in write_report(document, stem):
         say(f"wrote {path}")
     return failed
 
 
-def _wish(options: dict[str, Any]) -> Wish:
-    return Wish(
+def _build_spec(options: dict[str, Any]) -> MatrixSpec:
+    return MatrixSpec(
         name=options["name"],
         recipes=options["recipes"] or PAPER_ARMS,
         seeds=options["seeds"],
@@ -152,7 +176,7 @@ def _wish(options: dict[str, Any]) -> Wish:
         jobs=options["jobs"],
         threads=options["threads"],
         logs=VAR_ROOT / "reports" / f"{options['name']}-logs",
-        draws=configured_places().scratch / "draws" / options["name"],
+        draws=get_storage_roots().scratch / "draws" / options["name"],
     )
 
 
@@ -162,14 +186,17 @@ def _check_baseline(baseline: str | None, runs: Sequence[PlannedRun]) -> None:
         raise InputError(f"--baseline takes one of {', '.join(arms)}")
 
 
-def _arms(runs: Sequence[PlannedRun], records: RunRecords, failed: dict[str, str]) -> list[Arm]:
+def _build_arms(
+    runs: Sequence[PlannedRun], records: RunRecords, failed: dict[str, str]
+) -> list[Arm]:
     """Finished runs by arm; what is not finished is named with the reason."""
     arms = []
     for label in dict.fromkeys(run.arm for run in runs):
         planned = [run for run in runs if run.arm == label]
         found = {run: records.find(run) for run in planned}
         unfinished = {
-            run.name: failed.get(run.name) or _how_far(records.iterations(run), run.iterations)
+            run.name: failed.get(run.name)
+            or _describe_progress(records.iterations(run), run.iterations)
             for run in planned
             if found[run] is None and (run.name in failed or records.iterations(run))
         }
@@ -177,13 +204,15 @@ def _arms(runs: Sequence[PlannedRun], records: RunRecords, failed: dict[str, str
     return arms
 
 
-def _how_far(done: int, wanted: int) -> str:
+def _describe_progress(done: int, wanted: int) -> str:
     if done >= wanted:
         return "what is there does not count; the command says why"
     return f"{done} of {wanted} iterations are finished"
 
 
-def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: Sequence[GateResult]) -> list[Block]:
+def _build_foreword(
+    wish: MatrixSpec, gates: Sequence[GateResult], noisy: Sequence[GateResult]
+) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"Planned: {len(wish.recipes)} arms, loop seeds 1 to {wish.seeds}"
@@ -202,24 +231,26 @@ def _foreword(wish: Wish, gates: Sequence[GateResult], noisy: Sequence[GateResul
     if gates:
         passed = sum(gate.passed for gate in gates)
         blocks += [
-            _gate_grid("The gate of the seed models, in the order tried", gates),
+            _make_gate_table("The gate of the seed models, in the order tried", gates),
             Text(
                 f"{passed} of {len(gates)} SFT seeds passed: a meta-judge must be right in at "
-                f"least {GATE.accuracy:.0%} of {GATE.comparisons} held-out comparisons, and alike "
-                f"in both positions to {GATE.order_gap:.0%}. The gate sees the truth before the "
+                f"least {QUALITY_GATE.accuracy:.0%} of {QUALITY_GATE.comparisons} held-out "
+                f"comparisons, and alike "
+                f"in both positions to {QUALITY_GATE.order_gap:.0%}. The gate sees the truth "
+                f"before the "
                 "loop begins; nothing in the loop does, neither training nor selection."
             ),
         ]
     if noisy:
         blocks += [
-            _gate_grid("The noisy seed models at the same gate", noisy),
+            _make_gate_table("The noisy seed models at the same gate", noisy),
             Notes(["Their gate decides nothing: a meta-judge as noisy as the judge is the arm."]),
         ]
     return blocks
 
 
-def _gate_grid(title: str, gates: Sequence[GateResult]) -> Grid:
-    return Grid(
+def _make_gate_table(title: str, gates: Sequence[GateResult]) -> ReportTable:
+    return ReportTable(
         title,
         ("SFT seed", "accuracy", "better one first", "better one second", "gate"),
         [

@@ -5,10 +5,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from webapp.people.models import EventKind
-from workers.backup import differing_files, restore
-from workers.command_line import explained_errors, require_tables
-from workers.noting import note_command
+from webapp.accounts.models import EventKind
+from workers.management.base import handle_errors, require_tables
+from workers.ops.backup import list_differing_files, restore_backup
+from workers.ops.command_log import log_command
 
 
 class Command(BaseCommand):
@@ -34,15 +34,15 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Restore, and compare."""
-        with explained_errors():
+        with handle_errors():
             require_tables()
             if not options["check_only"]:
-                told = restore(options["input"], replace=options["replace"])
-                note_command(EventKind.RESTORED, str(options["input"]))
+                told = restore_backup(options["input"], replace=options["replace"])
+                log_command(EventKind.RESTORED, str(options["input"]))
                 self.stdout.write(
                     f"{told.rows:,} rows about {told.experiments} experiment(s) are back"
                 )
-            differences = differing_files(options["input"], deep=options["deep"])
+            differences = list_differing_files(options["input"], deep=options["deep"])
         for difference in differences:
             self.stdout.write(f"differs: {difference}")
         if differences:

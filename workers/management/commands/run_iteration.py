@@ -8,44 +8,44 @@ from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.command import (
+from meta_reward_core.cli.options import (
     EXIT_CODES,
     EXIT_INTERRUPTED,
     add_run_options,
-    request_of,
+    build_request,
     show_plan,
 )
-from meta_reward_core.config import Recipe
-from meta_reward_core.console import print_summary
-from meta_reward_core.context import Tools
+from meta_reward_core.cli.terminal import print_summary
+from meta_reward_core.context import StageResources
+from meta_reward_core.data.output_file import require_writable, write_json
 from meta_reward_core.errors import InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.launch import (
-    Places,
-    check_engine_of_next,
-    make_tools,
-    next_iterations,
-    open_or_begin,
+from meta_reward_core.planning.cost_estimate import MeasuredThroughput
+from meta_reward_core.planning.experiment_request import ExperimentRequest
+from meta_reward_core.planning.experiment_setup import (
+    check_next_engine,
+    list_next_iterations,
+    make_stage_resources,
+    open_or_create,
 )
-from meta_reward_core.output_files import require_writable, write_json
-from meta_reward_core.plan import Speeds
-from meta_reward_core.request import Request
-from meta_reward_core.shown_commands import manage
-from meta_reward_core.summary import Summary
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.reporting.summary import Summary
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.roots import StorageRoots
 from webapp.experiments import models
-from webapp.launching.rates import speeds_of, speeds_of_like
-from workers.command_line import (
+from webapp.experiments.throughput import find_similar_throughput, measure_throughput
+from workers.management.base import (
     ExemplifiedCommand,
-    configured_places,
-    explained_errors,
+    handle_errors,
     open_console,
     require_tables,
 )
-from workers.following import follow
-from workers.handing_over import hand_over, kept_from_workers
-from workers.in_process import forget_lost_attempts, run_recorded, summarize
-from workers.rows import check_rows_have_files, record_experiment
+from workers.management.follow import follow_iteration
+from workers.ops.storage_roots import get_storage_roots
+from workers.pipeline.control import run_exclusively, submit_to_workers
+from workers.pipeline.local_run import close_stale_attempts, run_and_record, summarize
+from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
 
 EXAMPLES = """\
 examples:
@@ -66,7 +66,7 @@ examples:
 
 
 class Command(ExemplifiedCommand):
-    """`manage.py run_iteration`."""
+    """`format_command.py run_iteration`."""
 
     examples = EXAMPLES + EXIT_CODES
     help = (
@@ -95,9 +95,9 @@ class Command(ExemplifiedCommand):
         """Plan, or run."""
         console = open_console(self.stdout, no_color=options["no_color"])
         console.quiet = options["verbosity"] == 0
-        request = request_of(options)
-        go_on = f"To go on: {_same_command(request, options['iterations'])}"
-        with explained_errors(go_on=go_on):
+        request = build_request(options)
+        go_on = f"To go on: {_format_resume_command(request, options['iterations'])}"
+        with handle_errors(go_on=go_on):
             require_tables()
             require_writable(options["json"])
             if options["queue"] and options["draws"] is not None:
@@ -107,44 +107,46 @@ class Command(ExemplifiedCommand):
             if options["dry_run"]:
                 result = _plan(request, options, console)
             else:
-                result = _carry_out(request, options, console)
+                result = _execute(request, options, console)
             if options["json"] is not None:
                 write_json(options["json"], result)
 
 
-def _plan(request: Request, options: dict[str, Any], console: Console) -> Summary:
-    places = configured_places()
+def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
+    places = get_storage_roots()
     _check_rows(request.experiment, places)
     return show_plan(
         request,
         options["iterations"],
         places,
         console,
-        speeds_of=partial(_speeds, request.experiment),
+        speeds_of=partial(_measure_throughput, request.experiment),
         engine_here=not options["queue"],
     )
 
 
-def _carry_out(request: Request, options: dict[str, Any], console: Console) -> Summary:
-    until, places = options["iterations"], configured_places()
+def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
+    until, places = options["iterations"], get_storage_roots()
     if not options["queue"]:
         return _run(request, until, places, console, draws=options["draws"])
     return _run_by_workers(request, until, places, console)
 
 
-def _speeds(name: str, recipe: Recipe) -> Speeds:
+def _measure_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
     """What the experiment itself has shown; before that, another one like it."""
     row = models.Experiment.objects.filter(name=name).first()
-    own = speeds_of(row) if row else Speeds()
-    return own if own.measured_in else speeds_of_like(models.Experiment.objects.all(), recipe)
+    own = measure_throughput(row) if row else MeasuredThroughput()
+    return (
+        own if own.measured_in else find_similar_throughput(models.Experiment.objects.all(), recipe)
+    )
 
 
-def _command(name: str, *words: str) -> str:
+def _format_command(name: str, *words: str) -> str:
     """What to type for the next iteration; the experiment knows its own recipe."""
-    return manage("run_iteration", "--experiment", name, *words)
+    return format_command("run_iteration", "--experiment", name, *words)
 
 
-def _same_command(request: Request, until: int | None) -> str:
+def _format_resume_command(request: ExperimentRequest, until: int | None) -> str:
     """What to type to go on, wherever this run was stopped."""
     given = {
         "--recipe": request.recipe,
@@ -157,56 +159,61 @@ def _same_command(request: Request, until: int | None) -> str:
     changes = [word for change in request.changes for word in ("--set", change)]
     words = [word for option, value in given.items() if value is not None
              for word in (option, str(value))]  # fmt: skip
-    return _command(request.experiment, *words, *changes)
+    return _format_command(request.experiment, *words, *changes)
 
 
 def _run(
-    request: Request,
+    request: ExperimentRequest,
     until: int | None,
-    places: Places,
+    places: StorageRoots,
     console: Console,
     *,
     draws: Path | None,
 ) -> Summary:
     experiment = _open(request, places, console, engine_here=True)
-    check_engine_of_next(experiment, until=until)
+    check_next_engine(experiment, until=until)
     row = record_experiment(experiment, artifact_root=places.artifacts)
-    with kept_from_workers(experiment, row):
-        lost = forget_lost_attempts(row)
+    with run_exclusively(experiment, row):
+        lost = close_stale_attempts(row)
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
         summaries = [
-            _run_one(experiment, row, make_tools(experiment, places, number=number, draws=draws),
-                     number, console)
-            for number in next_iterations(experiment, until=until)
-        ]  # fmt: skip
+            _run_next(
+                experiment,
+                row,
+                make_stage_resources(experiment, places, number=number, draws=draws),
+                number,
+                console,
+            )
+            for number in list_next_iterations(experiment, until=until)
+        ]
     _print_next_step(experiment, console)
     return {"experiment": experiment.name, "iterations": summaries}
 
 
 def _run_by_workers(
-    request: Request, until: int | None, places: Places, console: Console
+    request: ExperimentRequest, until: int | None, places: StorageRoots, console: Console
 ) -> Summary:
     experiment = _open(request, places, console, engine_here=False)
     row = record_experiment(experiment, artifact_root=places.artifacts)
-    iteration = hand_over(experiment, row, until=until)
+    iteration = submit_to_workers(experiment, row, until=until)
     try:
         summaries = [_follow_one(experiment, iteration, console)]
-        while (following := _following(iteration)) is not None:
+        while (following := _find_following(iteration)) is not None:
             iteration = following
             summaries.append(_follow_one(experiment, iteration, console))
     except KeyboardInterrupt as error:
         raise CommandError(
             "no longer following; the workers go on. To follow again: "
-            f"{_command(experiment.name, '--queue')}; to stop them: "
-            f"{manage('control_iteration', 'cancel', '--experiment', experiment.name)}",
+            f"{_format_command(experiment.name, '--queue')}; to stop them: "
+            f"{format_command('control_iteration', 'cancel', '--experiment', experiment.name)}",
             returncode=EXIT_INTERRUPTED,
         ) from error
     _print_next_step(experiment, console)
     return {"experiment": experiment.name, "iterations": summaries}
 
 
-def _following(iteration: models.Iteration) -> models.Iteration | None:
+def _find_following(iteration: models.Iteration) -> models.Iteration | None:
     """The next iteration, if the workers have begun it on their own."""
     following = models.Iteration.objects.filter(
         experiment=iteration.experiment_id,
@@ -219,7 +226,7 @@ def _following(iteration: models.Iteration) -> models.Iteration | None:
 def _follow_one(experiment: Experiment, iteration: models.Iteration, console: Console) -> Summary:
     console.print(f"[bold]{experiment.name}[/bold], iteration {iteration.number}, by the workers")
     try:
-        summary: Summary = follow(iteration, console).metrics
+        summary: Summary = follow_iteration(iteration, console).metrics
     except NoPairsError:
         print_summary(console, summarize(experiment, iteration))
         raise
@@ -227,9 +234,11 @@ def _follow_one(experiment: Experiment, iteration: models.Iteration, console: Co
     return summary
 
 
-def _open(request: Request, places: Places, console: Console, *, engine_here: bool) -> Experiment:
+def _open(
+    request: ExperimentRequest, places: StorageRoots, console: Console, *, engine_here: bool
+) -> Experiment:
     _check_rows(request.experiment, places)
-    return open_or_begin(
+    return open_or_create(
         request,
         places,
         say=lambda text: console.print(escape(text)),
@@ -237,17 +246,21 @@ def _open(request: Request, places: Places, console: Console, *, engine_here: bo
     )
 
 
-def _check_rows(name: str, places: Places) -> None:
+def _check_rows(name: str, places: StorageRoots) -> None:
     found = ArtifactStore(places.artifacts).exists(f"{name}/experiment.json")
     check_rows_have_files(name, artifact_root=places.artifacts, files_exist=found)
 
 
-def _run_one(
-    experiment: Experiment, row: models.Experiment, tools: Tools, number: int, console: Console
+def _run_next(
+    experiment: Experiment,
+    row: models.Experiment,
+    tools: StageResources,
+    number: int,
+    console: Console,
 ) -> Summary:
     console.print(f"[bold]{experiment.name}[/bold], iteration {number}")
     try:
-        summary, anything = run_recorded(experiment, row, number, tools=tools, console=console)
+        summary, anything = run_and_record(experiment, row, number, tools=tools, console=console)
     except NoPairsError:
         print_summary(console, summarize(experiment, row.iterations.get(number=number)))
         raise
@@ -259,18 +272,19 @@ def _run_one(
 
 
 def _print_next_step(experiment: Experiment, console: Console) -> None:
-    done = experiment.finished_iterations()
+    done = experiment.count_finished_iterations()
     model = experiment.model(done)
     console.print(f"M{done} lies in {escape(str(model.source))}", soft_wrap=True)
     if done < experiment.recipe.iterations:
         console.print(
-            f"next, M{done} to M{done + 1}: [bold]{escape(_command(experiment.name))}[/bold]",
+            f"next, M{done} to M{done + 1}: "
+            f"[bold]{escape(_format_command(experiment.name))}[/bold]",
             soft_wrap=True,
         )
     else:
         words = ("--experiment", experiment.name, "--format", "trl", "--output", "pairs.jsonl")
         console.print(
             f"the schedule of recipe {experiment.recipe.name} is complete; look at the pairs: "
-            f"[bold]{escape(manage('export_pairs', *words))}[/bold]",
+            f"[bold]{escape(format_command('export_pairs', *words))}[/bold]",
             soft_wrap=True,
         )

@@ -11,16 +11,23 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from meta_reward_core.shown_commands import manage
-from workers.broker import broker_answers, configured_broker
-from workers.parts import bind_address, broker_part, is_free, reconciler_part, web_part, worker_part
-from workers.supervisor import Part, Supervisor
+from meta_reward_core.processes.command_hint import format_command
+from workers.ops.broker import get_configured_broker, is_broker_ready
+from workers.ops.services import (
+    format_address,
+    is_port_free,
+    make_broker_service,
+    make_reconciler_service,
+    make_web_service,
+    make_worker_service,
+)
+from workers.ops.supervisor import Service, Supervisor
 
 _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 
 class Command(BaseCommand):
-    """`manage.py serve`."""
+    """`format_command.py serve`."""
 
     help = (
         "Bring up the site, the broker, the reconciler and one worker; Ctrl-C stops all. With "
@@ -45,8 +52,8 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0)
             self._make_first_account()
             connections.close_all()
-            self._greet(host, port)
-            parts = _parts(host, port, with_worker=not options["without_worker"])
+            self._print_address(host, port)
+            parts = _list_services(host, port, with_worker=not options["without_worker"])
             Supervisor(parts, self._write).run()
         except MetaRewardError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
@@ -59,14 +66,14 @@ class Command(BaseCommand):
         User.objects.create_superuser("admin", password=password)
         self._write(f"first account: sign in as admin with the password {password} and change it")
 
-    def _greet(self, host: str, port: int) -> None:
-        self._write(f"http://{bind_address(host, port)}  Ctrl-C stops everything")
+    def _print_address(self, host: str, port: int) -> None:
+        self._write(f"http://{format_address(host, port)}  Ctrl-C stops everything")
         if host not in _THIS_MACHINE and not os.environ.get("META_REWARD_ALLOWED_HOSTS"):
             self._write(
                 "only requests for localhost are answered: set META_REWARD_ALLOWED_HOSTS to "
                 "the names that others call this machine by"
             )
-        if settings.META_REWARD_BROKER_EMBEDDED and broker_answers(configured_broker()):
+        if settings.META_REWARD_BROKER_EMBEDDED and is_broker_ready(get_configured_broker()):
             self._write("the embedded broker runs already and is used as it is")
 
     def _write(self, line: str) -> None:
@@ -75,14 +82,14 @@ class Command(BaseCommand):
 
 
 def _require_free(host: str, port: int) -> None:
-    if not is_free(host, port):
+    if not is_port_free(host, port):
         raise InputError(
-            f"{bind_address(host, port)} is taken: name another port, as in "
-            f"`{manage('serve', '--port', str(port + 1))}`"
+            f"{format_address(host, port)} is taken: name another port, as in "
+            f"`{format_command('serve', '--port', str(port + 1))}`"
         )
 
 
-def _parts(host: str, port: int, *, with_worker: bool) -> list[Part]:
-    broker = [broker_part()] if settings.META_REWARD_BROKER_EMBEDDED else []
-    worker = [worker_part()] if with_worker else []
-    return [*broker, web_part(host, port), reconciler_part(), *worker]
+def _list_services(host: str, port: int, *, with_worker: bool) -> list[Service]:
+    broker = [make_broker_service()] if settings.META_REWARD_BROKER_EMBEDDED else []
+    worker = [make_worker_service()] if with_worker else []
+    return [*broker, make_web_service(host, port), make_reconciler_service(), *worker]

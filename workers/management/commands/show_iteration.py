@@ -5,21 +5,21 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from meta_reward_core.artifacts import ArtifactStore
-from meta_reward_core.console import print_summary
+from meta_reward_core.cli.terminal import print_summary
+from meta_reward_core.data.output_file import require_writable, write_json
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.output_files import require_writable, write_json
-from meta_reward_core.shards import IterationFiles
-from meta_reward_core.summary import Summary, summarize_iteration
+from meta_reward_core.reporting.summary import Summary, summarize_iteration
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiments.models import Iteration
-from workers.command_line import (
-    configured_places,
-    explained_errors,
-    open_console,
-    require_tables,
+from workers.management.base import handle_errors, open_console, require_tables
+from workers.ops.storage_roots import get_storage_roots
+from workers.pipeline.read_experiment import (
+    find_latest_iteration,
+    open_iteration_files,
+    read_recipe,
 )
-from workers.reading import iteration_files, latest_iteration, read_recipe
-from workers.rows import stage_timings
+from workers.pipeline.sync_rows import compute_stage_timings
 
 
 class Command(BaseCommand):
@@ -41,25 +41,25 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print, and write if asked."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors():
+        with handle_errors():
             require_tables()
             require_writable(options["json"])
-            summary = _summary(options["experiment"], options["iteration"])
+            summary = _load_summary(options["experiment"], options["iteration"])
             print_summary(console, summary)
             if options["json"] is not None:
                 write_json(options["json"], summary)
 
 
-def _summary(name: str, number: int | None) -> Summary:
-    store = ArtifactStore(configured_places().artifacts)
+def _load_summary(name: str, number: int | None) -> Summary:
+    store = ArtifactStore(get_storage_roots().artifacts)
     recipe = read_recipe(store, name)
-    number = latest_iteration(store, name) if number is None else number
+    number = find_latest_iteration(store, name) if number is None else number
     row = Iteration.objects.filter(experiment__name=name, number=number).first()
     return summarize_iteration(
-        iteration_files(store, name, number),
+        open_iteration_files(store, name, number),
         number=number,
         recipe=recipe,
         stages=[stage.name for stage in STAGES],
         before=IterationFiles(store, f"{name}/iteration-{number - 1}") if number > 1 else None,
-        timings=stage_timings(row) if row else None,
+        timings=compute_stage_timings(row) if row else None,
     )

@@ -8,20 +8,17 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.config import Recipe
-from meta_reward_core.eft_files import read_sft_rows
+from meta_reward_core.data.holdout import HeldOutPrompts, read_held_out
+from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
-from meta_reward_core.held_out import HeldOut, read_held_out
-from meta_reward_core.launch import Places, find_seed_model
-from meta_reward_core.shown_commands import manage
-from meta_reward_core.training.row_forms import SftRow
-from meta_reward_core.training.settings import LoraSettings, SftSettings
-from workers.command_line import (
-    ExemplifiedCommand,
-    configured_places,
-    explained_errors,
-    open_console,
-)
+from meta_reward_core.planning.experiment_setup import resolve_seed_model
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.recipes.training_settings import LoraSettings, SftSettings
+from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.training.row_types import SftRow
+from workers.management.base import ExemplifiedCommand, handle_errors, open_console
+from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLE = """\
 example:
@@ -31,7 +28,7 @@ example:
 
 
 class Command(ExemplifiedCommand):
-    """`manage.py train_seed`."""
+    """`format_command.py train_seed`."""
 
     examples = _EXAMPLE
     help = (
@@ -66,17 +63,17 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, train, say where the model lies."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with explained_errors(go_on="The same command goes on from the last whole epoch."):
-            _train(options, configured_places(), console)
+        with handle_errors(go_on="The same command goes on from the last whole epoch."):
+            _train(options, get_storage_roots(), console)
 
 
-def _train(options: dict[str, Any], places: Places, console: Console) -> None:
-    settings = _settings(options)
-    target = _target(options["output"], places)
+def _train(options: dict[str, Any], places: StorageRoots, console: Console) -> None:
+    settings = _build_settings(options)
+    target = _resolve_target(options["output"], places)
     held_out = read_held_out(options["held_out"])
-    rows = [row for file in options["data"] for row in _rows(file, held_out, console)]
+    rows = [row for file in options["data"] for row in _read_rows(file, held_out, console)]
     recipe = Recipe(name="seed", model=options["model"])
-    start = find_seed_model(recipe, places, say=console.print)
+    start = resolve_seed_model(recipe, places, say=console.print)
 
     from meta_reward_core.training.sft import train_sft  # only a training pays for TRL's import
 
@@ -98,10 +95,10 @@ def _train(options: dict[str, Any], places: Places, console: Console) -> None:
     console.print(f"the model lies in {target}", soft_wrap=True)
     words = ["--experiment", "NAME", "--recipe", "paper-llama3-8b"]
     words += ["--model", str(options["output"]), "--prompts", "FILE"]
-    console.print(f"next: {escape(manage('run_iteration', *words))}", soft_wrap=True)
+    console.print(f"next: {escape(format_command('run_iteration', *words))}", soft_wrap=True)
 
 
-def _settings(options: dict[str, Any]) -> SftSettings:
+def _build_settings(options: dict[str, Any]) -> SftSettings:
     given = {
         name: options[name]
         for name in SftSettings.model_fields
@@ -120,7 +117,7 @@ def _settings(options: dict[str, Any]) -> SftSettings:
         raise InputError("the training cannot be set like this:\n" + "\n".join(lines)) from error
 
 
-def _target(name: str, places: Places) -> Path:
+def _resolve_target(name: str, places: StorageRoots) -> Path:
     target = places.models / name
     if Path(name).name != name or name.startswith("."):
         raise InputError(f"--output names a folder below {places.models}, so {name!r} will not do")
@@ -129,7 +126,7 @@ def _target(name: str, places: Places) -> Path:
     return target
 
 
-def _rows(file: Path, held_out: HeldOut, console: Console) -> list[SftRow]:
+def _read_rows(file: Path, held_out: HeldOutPrompts, console: Console) -> list[SftRow]:
     """Read a file's rows; say which were left out."""
     found = read_sft_rows(file, held_out=held_out)
     for rejected in found.rejected:

@@ -6,14 +6,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from meta_reward_core.shown_commands import manage
-from workers.broker import configured_broker
-from workers.parts import QUEUES, broker_is_reachable, worker_part
-from workers.supervisor import Supervisor
+from meta_reward_core.processes.command_hint import format_command
+from workers.ops.broker import get_configured_broker
+from workers.ops.services import QUEUES, is_broker_reachable, make_worker_service
+from workers.ops.supervisor import Supervisor
 
 
 class Command(BaseCommand):
-    """`manage.py worker`."""
+    """`format_command.py worker`."""
 
     help = "Run one worker, which takes one task at a time; Ctrl-C stops it."
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--queues",
             default=",".join(QUEUES),
-            type=_queues,
+            type=_parse_queues,
             help="what it takes tasks from: gpu, cpu or both, the default",
         )
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         """Run until a signal."""
         try:
             _require_broker()
-            Supervisor([worker_part(options["queues"])], self._write).run()
+            Supervisor([make_worker_service(options["queues"])], self._write).run()
         except MetaRewardError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
 
@@ -40,14 +40,15 @@ class Command(BaseCommand):
 
 
 def _require_broker() -> None:
-    if not broker_is_reachable():
+    if not is_broker_reachable():
         raise InputError(
-            f"no broker answers at {configured_broker().socket}: run "
-            f"`{manage('serve')}` on this machine first, or set CELERY_BROKER_URL to a Redis server"
+            f"no broker answers at {get_configured_broker().socket}: run "
+            f"`{format_command('serve')}` on this machine first, or set CELERY_BROKER_URL to a "
+            f"Redis server"
         )
 
 
-def _queues(given: str) -> str:
+def _parse_queues(given: str) -> str:
     names = [name.strip() for name in given.split(",")]
     unknown = set(names) - set(QUEUES)
     if unknown:

@@ -1,0 +1,214 @@
+"""Experiments whose texts are numbers, a token each: stages to time, with prompts of known length.
+
+The stages before the one that is timed are made by scripts, through the project's own steps and
+files; the timed one draws from a Llama with random weights. Its prompts are those of the method:
+template, rubric, instruction, response, judgments. The same arguments give the same prompts.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from meta_reward_core.context import ModelRef, StageResources
+from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
+from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, SamplingParams
+from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
+from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.experiment import Experiment, create_experiment
+from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Prompt
+
+VOCABULARY = 8192
+END, UNKNOWN = "<end>", "<unknown>"
+MODELS: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1},
+    "5M": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4},
+    "30M": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8},
+    "1B": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+}
+INSTRUCTION_WORDS = 50
+# With the rubric and the words around it a judge's prompt has about 1,000 tokens, and a
+# meta-judge's, with two judgments, about 1,500.
+RESPONSE_WORDS = (600, 780)
+JUDGMENT_WORDS = (150, 210)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is to do.
+
+    Attributes:
+        prompts: instructions.
+        responses: of each, K; at least 2.
+        judgments: of each response, N.
+        new_tokens: the longest reply.
+        shard_prompts: instructions of a shard.
+    """
+
+    prompts: int
+    responses: int = 2
+    judgments: int = 11
+    new_tokens: int = 100
+    shard_prompts: int = 64
+
+    def recipe(self, engine: Mapping[str, Any]) -> Recipe:
+        limits = {"max_new_tokens": self.new_tokens}
+        return Recipe.model_validate(
+            {
+                "name": "numbers",
+                "shard_prompts": self.shard_prompts,
+                "sample": {"prompts": self.prompts},
+                "actor": {"samples": self.responses, **limits},
+                "judge": {"samples": self.judgments, **limits},
+                "meta_judge": {"max_chosen_judgment_chars": None, **limits},
+                "engine": dict(engine),
+            }
+        )
+
+
+def make_model_folder(
+    folder: Path, size: str, *, device: str = "cpu", dtype: str, vocabulary: int = VOCABULARY
+) -> Path:
+    """A Llama with random weights and a tokenizer of one word a token."""
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 8, "num_key_value_heads": 8} | MODELS[size]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        **shape,
+    )
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    model.save_pretrained(folder)
+    words = [END, UNKNOWN, *(str(number) for number in range(2, vocabulary))]
+    core = Tokenizer(
+        WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN)
+    )
+    core.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token=END)
+    tokenizer.chat_template = "{{ messages | map(attribute='content') | join(' ') }}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def begin(
+    root: Path, name: str, *, model: Path, size: Size, engine: Mapping[str, Any], seed: int = 1
+) -> Experiment:
+    """An experiment without any stage done; its seed decides what the engine draws."""
+    draw = random.Random(1)
+    texts = [_numbers(draw, INSTRUCTION_WORDS) for _ in range(size.prompts)]
+    return create_experiment(
+        ArtifactStore(str(root)),
+        name,
+        recipe=size.recipe(engine),
+        seed=seed,
+        seed_model=ModelRef("M0", model, hash_model_folder(model)),
+        prompts=PromptFile([Prompt(compute_prompt_id(text), text) for text in texts], 0, []),
+    )
+
+
+def _numbers(draw: random.Random, count: int) -> str:
+    return " ".join(str(draw.randrange(2, VOCABULARY)) for _ in range(count))
+
+
+def response_script(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
+    """A response; the experiment's seed changes nothing, so that prompts stay the same."""
+    draw = random.Random(derive_seed(0, conversation[-1]["content"], sample))
+    return _numbers(draw, draw.randint(*RESPONSE_WORDS)), "stop"
+
+
+def judgment_script(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
+    """A judgment, with points by chance."""
+    draw = random.Random(derive_seed(0, conversation[-1]["content"], sample))
+    words = _numbers(draw, draw.randint(*JUDGMENT_WORDS))
+    return f"{words}\nScore: {draw.randrange(6)}", "stop"
+
+
+SCRIPTS: Mapping[str, Script] = {"generate": response_script, "judge": judgment_script}
+
+
+def prepare(experiment: Experiment, *, before: str) -> None:
+    """Make all stages before one by scripts; no model is loaded."""
+    context = experiment.context(1)
+    for stage in STAGES[: stage_names().index(before)]:
+        script = SCRIPTS.get(stage.name, response_script)
+        tools = StageResources(load_engine=partial(_given, ScriptedEngine(script)), scratch=Path())
+        for shard in range(stage.plan_shards(context)):
+            stage.run_shard(context, shard, tools)
+
+
+def _given(engine: Engine, model: ModelRef, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
+    return engine
+
+
+def stage_names() -> list[str]:
+    return [stage.name for stage in STAGES]
+
+
+def stage_named(name: str) -> Stage:
+    return STAGES[stage_names().index(name)]
+
+
+@dataclass
+class _Recorder:
+    """Notes what a stage asks its engine for, and answers nothing."""
+
+    asked: list[Conversation] = field(default_factory=list)
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: SamplingParams,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        progress: Progress | None = None,  # noqa: ARG002
+    ) -> list[list[Completion]]:
+        self.asked += conversations
+        return [[Completion("", 1, "stop")] * n for _ in conversations]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def prompts_of(experiment: Experiment, stage: str) -> list[TokenIds]:
+    """What a stage would ask its engine, as token ids, in its order; nothing is written."""
+    context, recorder = experiment.context(1), _Recorder()
+    tools = StageResources(load_engine=partial(_given, recorder), scratch=Path())
+    declared = stage_named(stage)
+    for shard in range(declared.plan_shards(context)):
+        declared.run(context, shard, tools)
+    tokenizer = AutoTokenizer.from_pretrained(context.model.folder, local_files_only=True)
+    return PromptEncoder(tokenizer).encode(recorder.asked)
+
+
+def run_stage(experiment: Experiment, stage: str, tools: StageResources) -> int:
+    """Run all shards of a stage anew, files included; says how many tokens were drawn."""
+    context, declared = experiment.context(1), stage_named(stage)
+    return sum(
+        declared.run_shard(context, shard, tools).counts["tokens"]
+        for shard in range(declared.plan_shards(context))
+    )

@@ -1,0 +1,160 @@
+"""What both command lines share: the options of a run, and what a plan looks like."""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from meta_reward_core.cli.terminal import print_outside_judge, print_plan, print_total
+from meta_reward_core.experiment import open_experiment
+from meta_reward_core.planning.cost_estimate import (
+    ASSUMED_TOKENS_PER_SECOND,
+    MeasuredThroughput,
+    plan_iteration,
+)
+from meta_reward_core.planning.experiment_request import (
+    DEFAULT_RECIPE,
+    ExperimentRequest,
+    check_name,
+)
+from meta_reward_core.planning.experiment_setup import (
+    check_can_create,
+    check_can_resume,
+    check_next_engine,
+    check_seed_model,
+)
+from meta_reward_core.recipes.loader import list_shipped_recipes
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.reporting.summary import Summary
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.roots import StorageRoots
+
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\
+exit codes:
+  0 finished   1 failed   2 something given is wrong   3 no preference pair survived
+  4 no room on the disk   5 another process runs this experiment
+  6 waits for people's audit before it trains   130 stopped
+"""
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of a run."""
+    add = parser.add_argument
+    add("--experiment", required=True, metavar="NAME", help="created on first use")
+    recipes = ", ".join(list_shipped_recipes())
+    add("--recipe", metavar="NAME|FILE", help=f"a YAML file, or one of: {recipes}; "
+        f"default: the experiment's own, of a new one {DEFAULT_RECIPE}")  # fmt: skip
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
+    add("--model", metavar="PATH|HUB_ID",
+        help="the seed model M0, not the recipe's; of the hub as org/name@revision")  # fmt: skip
+    add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
+    add("--iterations", type=parse_positive_int, metavar="N",
+        help="go on until iteration N is finished; else one iteration is run")  # fmt: skip
+    add("--engine", choices=["transformers", "vllm", "openai", "scripted"],
+        help="where tokens come from")  # fmt: skip
+    add("--seed", type=int, metavar="N", help="of everything random in the experiment")
+    add("--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="go on with an experiment that exists; --no-resume refuses it")  # fmt: skip
+    add("--dry-run", action="store_true", help="say what it would cost; write nothing")
+    add("--json", type=Path, metavar="FILE", help="write the summaries, or the plan, there")
+
+
+def parse_positive_int(text: str) -> int:
+    """Read an option that counts from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("counts from 1")
+    return number
+
+
+def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
+    """Read a request from parsed options."""
+    return ExperimentRequest(
+        experiment=options["experiment"],
+        recipe=options["recipe"],
+        changes=tuple(options["changes"]),
+        model=options["model"],
+        prompts=options["prompts"],
+        engine=options["engine"],
+        seed=options["seed"],
+        resume=options["resume"],
+    )
+
+
+def show_plan(
+    request: ExperimentRequest,
+    until: int | None,
+    places: StorageRoots,
+    console: Console,
+    *,
+    speeds_of: Callable[[Recipe], MeasuredThroughput],
+    engine_here: bool = True,
+) -> Summary:
+    """Say what would be run, and at what cost, without writing anything.
+
+    What the run would refuse is refused, but for what only the network or a training can tell.
+
+    Args:
+        until: the iteration to go on to; None for one.
+        engine_here: whether this environment would also run it, and not the workers'.
+        speeds_of: what finished shards of this experiment, or of one like it, have shown.
+
+    Raises:
+        InputError: something that was asked for is wrong.
+        StorageFullError: there is visibly too little room.
+    """
+    check_name(request.experiment)
+    store = ArtifactStore(places.artifacts)
+    existing, unknown = open_experiment(store, request.experiment), None
+    if existing is not None:
+        recipe = existing.recipe
+        check_can_resume(request, existing)
+        if engine_here:
+            check_next_engine(existing, until=until)
+    else:
+        recipe, _ = check_can_create(request, store, engine_here=engine_here)
+        unknown = check_seed_model(recipe, places)
+    done = existing.count_finished_iterations() if existing else 0
+    speeds = speeds_of(recipe)
+    plans = {
+        number: plan_iteration(recipe, number, measured=speeds)
+        for number in _select_iterations(done, until)
+    }
+    print_outside_judge(console, recipe.judge.endpoint)
+    for number, plan in plans.items():
+        print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
+    if len(plans) > 1:
+        print_total(console, list(plans.values()))
+    if not plans:
+        console.print(f"nothing is left to run: {done} iterations are finished")
+    console.print(_describe_estimate_basis(speeds))
+    if unknown is not None:
+        console.print(escape(unknown), soft_wrap=True)
+    return {
+        "experiment": request.experiment,
+        "exists": existing is not None,
+        "outside_judge": recipe.judge.endpoint,
+        "not_checked": unknown,
+        "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},
+    }
+
+
+def _select_iterations(done: int, until: int | None) -> Iterable[int]:
+    return range(done + 1, (done + 1 if until is None else until) + 1)
+
+
+def _describe_estimate_basis(speeds: MeasuredThroughput) -> str:
+    assumed = f"half the token limit, at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
+    if speeds.measured_in:
+        return (
+            "measured: length of replies, tokens per second and seconds of training, by the "
+            f"finished shards of {speeds.measured_in}; assumed: {assumed}"
+        )
+    return f"assumed: {assumed}; after the first iteration both are taken from what was measured"

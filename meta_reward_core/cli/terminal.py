@@ -1,0 +1,430 @@
+"""What a person sees in a terminal: progress while an iteration runs, tables when it is done.
+
+Without a terminal the same is told in plain lines, not often.
+"""
+
+import contextlib
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import IO, Any, Final, Protocol, cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.iteration import Stage
+from meta_reward_core.planning.cost_estimate import StagePlan
+from meta_reward_core.reporting.summary import Summary, Timing, describe_audit
+from meta_reward_core.storage.shards import Counts, ShardManifest
+
+PLAIN_SECONDS: Final = 10.0
+"""Without a terminal a running stage is told of at most so often."""
+
+_TRAINING_ROWS: Final = {
+    "loss": "loss",
+    "loss_dpo": "loss, DPO part",
+    "loss_sft": "loss, SFT part",
+    "accuracy": "accuracy",
+    "margin": "margin",
+}
+_PLAIN_WIDTH: Final = 110
+_ABSENT: Final = "–"
+
+
+class Stream(Protocol):
+    """All that is asked of what is written to."""
+
+    def isatty(self) -> bool:
+        """Say whether a person sits behind it."""
+
+    def write(self, text: str, /) -> object:
+        """Take a text."""
+
+
+def make_console(stream: Stream, *, color: bool = True) -> Console:
+    """Write to `stream`; where it is no terminal, with a fixed width and without colours."""
+    terminal = stream.isatty()
+    return Console(
+        file=cast(IO[str], stream),
+        no_color=not color,
+        width=None if terminal else _PLAIN_WIDTH,
+        highlight=False,
+        soft_wrap=False,
+    )
+
+
+class ConsoleCallback:
+    """Show an iteration while it runs, and remember how long each stage took.
+
+    Attributes:
+        timings: of what ran in this process, by stage.
+        shards_run: how many shards were not there before.
+    """
+
+    def __init__(self, console: Console, context: IterationContext) -> None:
+        self.timings: dict[str, Timing] = {}
+        self.shards_run = 0
+        self._console = console
+        self._context = context
+        self._progress = _make_progress(console) if console.is_terminal else None
+        self._task: TaskID | None = None
+        self._stage: Stage | None = None
+        self._planned = self._count_done = self._reused = 0
+        self._calls: int | None = None
+        self._shard_began = self._told_at = 0.0
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the live part while the block runs."""
+        number, planned = self._context.number, self._context.recipe.iterations
+        if number > planned:
+            self._print_line(
+                f"[dim]the recipe plans {_format_count(planned, 'iteration')}: in iteration "
+                f"{number} "
+                "its schedules keep their last value[/dim]"
+            )
+        with self._progress or contextlib.nullcontext():
+            yield
+
+    def skip_stage(self, stage: Stage) -> None:
+        """See `Ledger`."""
+        self._print_line(f"[dim]{stage.name:<11} not scheduled in this iteration[/dim]")
+
+    def plan_stage(self, stage: Stage, shards: int) -> None:
+        """See `Ledger`."""
+        self._stage, self._planned, self._count_done, self._reused = stage, shards, 0, 0
+        if self._progress is not None:
+            self._task = self._progress.add_task(stage.title, total=shards, note="")
+        elif shards > 1 or stage.resource != "cpu":
+            self._print_line(f"{stage.name:<11} {stage.title}: {_format_count(shards, 'shard')}")
+
+    def start_shard(self, stage: Stage, shard: int) -> None:
+        """See `Ledger`."""
+        self._calls = estimate_shard_calls(self._context, stage.name, shard)
+        self._shard_began = self._told_at = time.monotonic()
+
+    def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:  # noqa: ARG002
+        """See `Ledger`."""
+        self._reused += 1
+        self._advance()
+
+    def finish_shard(
+        self,
+        stage: Stage,
+        shard: int,  # noqa: ARG002
+        manifest: ShardManifest,
+        *,
+        seconds: float,
+    ) -> None:
+        """See `Ledger`."""
+        spent = Timing(seconds, manifest.counts.get("tokens", 0))
+        self.timings[stage.name] = self.timings.get(stage.name, Timing(0.0)) + spent
+        self.shards_run += 1
+        self._advance()
+
+    def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:  # noqa: ARG002
+        """See `Ledger`."""
+        self._remove_task()
+
+    def finish_stage(self, stage: Stage) -> None:
+        """See `Ledger`."""
+        self._remove_task()
+        timing = self.timings.get(stage.name)
+        parts = [f"{timing.seconds:,.1f} s" if timing else "finished before"]
+        if timing and timing.tokens:
+            parts.append(f"{timing.tokens:,} tokens, {_format_tokens_per_second(timing)}")
+        if timing and self._reused:
+            parts.append(
+                f"{self._reused} of {_format_count(self._planned, 'shard')} finished before"
+            )
+        self._print_line(f"{stage.name:<11} [green]done[/green]: {'; '.join(parts)}")
+
+    def report(self, done: int, tokens: int) -> None:
+        """Show how far the engine is with the running shard."""
+        seconds = time.monotonic() - self._shard_began
+        share = min(done / self._calls, 1.0) if self._calls else 0.0
+        self._update_progress(
+            share, f"{tokens:,} tokens, {_format_tokens_per_second(Timing(seconds, tokens))}"
+        )
+
+    def log(self, row: dict[str, float]) -> None:
+        """Show how far the training is."""
+        share = min(row.get("epoch", 0.0) / self._context.recipe.training.epochs, 1.0)
+        shown = [f"step {row.get('step', 0):.0f}"]
+        for name, metric in (("loss", "loss"), ("accuracy", "rewards/accuracies")):
+            if metric in row:
+                shown.append(f"{name} {row[metric]:.3f}")
+        self._update_progress(share, ", ".join(shown))
+
+    def _update_progress(self, share: float, note: str) -> None:
+        """Tell that a share of the running shard is done."""
+        done = self._count_done + share
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._told_at >= PLAIN_SECONDS and self._stage is not None:
+            self._told_at = now
+            percent = 100 * done / max(self._planned, 1)
+            left = _format_time_left(
+                now - self._shard_began, share, self._planned - self._count_done
+            )
+            self._print_line(f"{self._stage.name:<11} {percent:.0f}%, {note}{left}")
+
+    def _advance(self) -> None:
+        self._count_done += 1
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._count_done)
+
+    def _remove_task(self) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
+            self._progress.refresh()  # or the line that follows is written above the old bar
+            self._task = None
+
+    def _print_line(self, line: str) -> None:
+        self._console.print(line)
+
+
+def _make_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+
+
+def estimate_shard_calls(context: IterationContext, stage: str, shard: int) -> int | None:
+    """How many completions a shard will draw (at most), once its inputs are there."""
+    recipe = context.recipe
+    fighters = min(recipe.judge.samples, recipe.meta_judge.max_judgments or recipe.judge.samples)
+    inputs = {
+        "generate": ("prompts", recipe.actor.samples),
+        "judge": ("responses", recipe.judge.samples),
+        "meta_judge": ("prompts", fighters * (fighters - 1)),
+    }
+    if stage not in inputs:
+        return None
+    table, calls_per_row = inputs[stage]
+    part = context.files.part(table, shard)
+    return part.rows * calls_per_row or None if part else None
+
+
+def _format_time_left(seconds: float, share: float, shards_left: int) -> str:
+    if share <= 0:
+        return ""
+    left = seconds / share * shards_left - seconds
+    return f", about {_format_duration(left)} left"
+
+
+def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:
+    """Show what an iteration will cost."""
+    table = _make_table(title, "stage", "calls", "tokens", "time", "disk", "basis")
+    for stage in plan:
+        calls = f"{'at most ' if stage.at_most else ''}{stage.calls:,}"
+        table.add_row(
+            stage.stage,
+            f"{calls} steps" if stage.stage == "train" else calls,
+            f"{stage.tokens:,}" if stage.tokens else _ABSENT,
+            _ABSENT if stage.seconds is None else _format_duration(stage.seconds),
+            f"{stage.bytes / 1e6:,.1f} MB" if stage.bytes else _ABSENT,
+            "not estimated" if stage.seconds is None else stage.basis,
+        )
+    console.print(table)
+    console.print(f"together {_format_total(plan)}")
+
+
+def print_total(console: Console, plans: Collection[Sequence[StagePlan]]) -> None:
+    """Show what several iterations will cost in all."""
+    stages = [stage for plan in plans for stage in plan]
+    console.print(f"[bold]all {len(plans)} iterations[/bold] {_format_total(stages)}")
+
+
+def _format_total(plan: Sequence[StagePlan]) -> str:
+    tokens = sum(stage.tokens for stage in plan)
+    seconds = sum(stage.seconds or 0.0 for stage in plan)
+    return f"about {tokens:,} tokens and {_format_duration(seconds)}{_format_training_note(plan)}"
+
+
+def _format_training_note(plan: Sequence[StagePlan]) -> str:
+    if any(stage.seconds is None for stage in plan):
+        unknown = "no training of such a model has been measured"
+        return f"; how long training takes is not known yet: {unknown}"
+    return ", training included"
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Show the summary of an iteration as tables."""
+    number = summary["iteration"]
+    state = "" if summary["finished"] else " (not finished)"
+    console.rule(f"Iteration {number}: M{number - 1} to M{number}{state}")
+    print_outside_judge(console, summary["outside_judge"])
+    tables = [
+        _make_stage_table(summary["stages"]),
+        _make_pair_table(summary["pairs"]),
+        _make_judging_table(summary),
+        _make_training_table(summary["training"]),
+        _make_ground_truth_table(summary["truth"], number),
+    ]
+    for table in tables:
+        if table is not None and table.row_count:
+            console.print(table)
+    for sentence in _explain_absences(summary["training"]):
+        console.print(f"[bold]{_ABSENT}[/bold] {escape(sentence)}")
+    for sentence in describe_audit(summary.get("audit")):
+        console.print(f"[bold]audit[/bold] {escape(sentence)}")
+    for alarm in summary["alarms"]:
+        console.print(f"[bold red]alarm[/bold red] {escape(alarm['sentence'])}")
+        console.print(f"      {escape(alarm['advice'])}")
+
+
+def print_outside_judge(console: Console, endpoint: str | None) -> None:
+    """Say so where the model does not judge itself."""
+    if endpoint is not None:
+        console.print(
+            f"[bold]outside judge[/bold]: the endpoint {escape(endpoint)} gives the points"
+        )
+
+
+def _make_table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _make_stage_table(stages: list[Summary]) -> Table:
+    table = _make_table("Stages", "stage", "made", "unread", "tokens", "tokens/s", "seconds")
+    for stage in stages:
+        counts = stage["counts"]
+        table.add_row(
+            stage["stage"],
+            _describe_output(stage["stage"], counts),
+            _describe_unusable(stage["stage"], counts),
+            f"{counts['tokens']:,}" if "tokens" in counts else _ABSENT,
+            _format_value(stage["tokens_per_second"], ",.0f"),
+            _format_value(stage["seconds"], ",.1f"),
+        )
+    return table
+
+
+def _describe_output(stage: str, counts: Counts) -> str:
+    """What the stage made, in one phrase."""
+    if stage == "generate":
+        distinct = counts["completions"] - counts["refused"] - counts["identical"]
+        return f"{distinct:,} responses ({counts['identical']:,} identical removed)"
+    for name in ("judgments", "battles", "pairs", "measurements", "prompts"):
+        if name in counts:
+            return f"{counts[name]:,} {name}"
+    return f"{counts['trained']:,} rows trained" if "trained" in counts else _ABSENT
+
+
+def _describe_unusable(stage: str, counts: Counts) -> str:
+    """What could not be used, in one phrase."""
+    phrases = {
+        "generate": [("cut_off", "cut off"), ("refused", "refused")],
+        "judge": [("unscored", "unscored")],
+        "meta_judge": [("unparsed", "unparsed")],
+        "train": [("refused", "refused")],
+    }.get(stage, [])
+    shown = [f"{counts[name]:,} {phrase}" for name, phrase in phrases if counts.get(name)]
+    return ", ".join(shown) or ("0" if phrases else _ABSENT)
+
+
+def _make_pair_table(pairs: list[Summary]) -> Table:
+    columns = ("kind", "pairs", "of prompts", "chars chosen", "chars rejected", "dropped, why")
+    table = _make_table("Pairs", *columns)
+    for kind in pairs:
+        reasons = [f"{count:,} {reason}" for reason, count in kind["dropped"].items()]
+        table.add_row(
+            kind["kind"],
+            f"{kind['pairs']:,}",
+            _format_value(kind["yield_rate"], ".0%"),
+            _format_value(kind["chosen_chars"], ",.0f"),
+            _format_value(kind["rejected_chars"], ",.0f"),
+            "\n".join(reasons) or "none",
+        )
+    return table
+
+
+def _make_judging_table(summary: Summary) -> Table:
+    judge, meta_judge = summary["judge"] or {}, summary["meta_judge"] or {}
+    table = _make_table("Judging", "figure", "value")
+    figures: list[tuple[str, Any, str]] = [
+        ("judgments that could be read", judge.get("parse_rate"), ".1%"),
+        ("mean points", judge.get("mean"), ".2f"),
+        ("entropy of the points (bits, at most 3.46)", judge.get("entropy_bits"), ".2f"),
+        ("share of 5 points", judge.get("share_at_max"), ".1%"),
+        ("points against length (Spearman)", summary["score_length_correlation"], "+.2f"),
+        ("mean characters of a response", summary["response_chars"], ",.0f"),
+        ("verdicts that could be read", meta_judge.get("parse_rate"), ".1%"),
+        ("won by the judgment shown first", meta_judge.get("won_by_first"), ".1%"),
+        ("won by the higher points", meta_judge.get("won_by_higher_score"), ".1%"),
+        ("won by the longer judgment", meta_judge.get("won_by_longer"), ".1%"),
+        ("verdict changed with the order", meta_judge.get("inconsistency"), ".1%"),
+    ]
+    for name, value, form in figures:
+        if value is not None:
+            table.add_row(name, _format_value(value, form))
+    return table
+
+
+def _make_training_table(training: Mapping[str, Any] | None) -> Table | None:
+    if training is None:
+        return None
+    table = _make_table("DPO training", "figure", "first", "last")
+    for key, name in _TRAINING_ROWS.items():
+        figure = training.get(key)
+        if figure is not None:
+            table.add_row(
+                name, _format_value(figure["first"], ".4f"), _format_value(figure["last"], ".4f")
+            )
+    return table
+
+
+def _explain_absences(training: Mapping[str, Any] | None) -> list[str]:
+    """Say why figures of a training are absent, each reason once."""
+    figures = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
+    return list(dict.fromkeys(figure["absent"] for figure in figures if "absent" in figure))
+
+
+def _make_ground_truth_table(truth: list[Summary], number: int) -> Table:
+    columns = ("role", "figure", f"M{number - 1}", f"M{number}", "change")
+    table = _make_table("Truth, by the oracle on held-out items", *columns)
+    for row in truth:
+        before, after = row["before"], row["after"]
+        known = before is not None and after is not None
+        table.add_row(
+            row["subject"],
+            row["metric"],
+            _format_value(before, ".3f"),
+            _format_value(after, ".3f"),
+            f"{after - before:+.3f}" if known else _ABSENT,
+        )
+    return table
+
+
+def _format_value(value: float | None, form: str) -> str:
+    return _ABSENT if value is None else format(value, form)
+
+
+def _format_tokens_per_second(timing: Timing) -> str:
+    return f"{timing.tokens / max(timing.seconds, 1e-9):,.0f}/s"
+
+
+def _format_count(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def _format_duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,1 @@
+"""Prompts and training data: reading, generating, holding out, exporting."""

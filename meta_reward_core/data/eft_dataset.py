@@ -1,0 +1,305 @@
+"""Evaluation data (EFT) from answers that people have ranked: judgments whose order is theirs.
+
+A judge scores all answers to a prompt, several times. One time's judgments are kept together, if
+they order the answers as the people do; a judgment alone has no order.
+
+Source: arXiv 2401.10020, section 3.1 (judgments are accepted if the ranking of their scores agrees
+with the human rankings). Ours: answers that people rank alike may be scored anyhow; a cap on
+judgments of the same points, because an unfiltered set is mostly one score.
+"""
+
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from meta_reward_core.data.holdout import HeldOutPrompts
+from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.data.tabular_io import NumberedRow, read_rows
+from meta_reward_core.engines.base import Engine, Progress, SamplingParams
+from meta_reward_core.method.judging import build_judge_conversation, judge_responses
+from meta_reward_core.method.parsing import MAX_SCORE
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.storage.records import Judgment, Response
+
+JudgmentDropReason = Literal[
+    "unscored", "tie", "order_differs", "cut_off", "too_many_of_these_points"
+]
+PromptDropReason = Literal["held_out", "one_answer", "ranked_alike"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPrompt:
+    """An instruction with answers and the ranks that people gave them.
+
+    Attributes:
+        answers: distinct texts.
+        ranks: of the answers, 1 the best; equal ones are ranked alike.
+    """
+
+    prompt_id: str
+    instruction: str
+    answers: tuple[str, ...]
+    ranks: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EftRow:
+    """A row of EFT data: the judge's prompt, and a judgment worth learning."""
+
+    prompt: str
+    response: str
+    prompt_id: str
+    response_id: str
+    score: float
+    rank: float
+
+
+@dataclass(frozen=True, slots=True)
+class EftData:
+    """What was built. kept + not kept = judgments.
+
+    Attributes:
+        rows: in the order of prompts and answers.
+        not_kept: judgments by reason.
+        left_out: prompts that were not judged, by reason.
+        judgments: how many were written.
+    """
+
+    rows: tuple[EftRow, ...]
+    not_kept: Mapping[JudgmentDropReason, int]
+    left_out: Mapping[PromptDropReason, int]
+    judgments: int
+
+
+def read_ranked(path: str | Path) -> list[RankedPrompt]:
+    """Read ranked answers, in one of two forms.
+
+    One row per answer: `instruction` (or `prompt_text`), `response` (or `response_text`) and
+    `rank` (or `score`, the higher the better). Or one row per prompt: `prompt`, `responses` and
+    `ranks`.
+
+    Raises:
+        EvaluationFileError: a row lacks something, or an answer comes twice.
+    """
+    rows = read_rows(path)
+    if "responses" in rows[0].values:
+        return [_read_prompt(row) for row in rows]
+    found: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for row in rows:
+        prompt = row.text("prompt_text" if "prompt_text" in row.values else "instruction")
+        answer = row.text("response_text" if "response_text" in row.values else "response")
+        if answer in (known for known, _ in found[prompt]):
+            row.refuse("this answer was there before; keep one row of it.")
+        found[prompt].append((answer, _read_rank(row)))
+    return [
+        RankedPrompt(compute_prompt_id(prompt), prompt, *zip(*answers, strict=True))
+        for prompt, answers in found.items()
+    ]
+
+
+def _read_rank(row: NumberedRow) -> float:
+    rank = row.number("rank")
+    if rank is not None:
+        return rank
+    score = row.number("score")
+    if score is None:
+        row.refuse("has neither rank (1 is the best) nor score; give every answer one.")
+    return -score
+
+
+def _read_prompt(row: NumberedRow) -> RankedPrompt:
+    prompt, answers, ranks = row.text("prompt"), row.values["responses"], row.values.get("ranks")
+    if not isinstance(answers, list) or not all(isinstance(text, str) for text in answers):
+        row.refuse("responses must be a list of texts.")
+    if not isinstance(ranks, list) or len(ranks) != len(answers):
+        row.refuse("ranks must be a list with one rank for each response.")
+    if len(set(answers)) < len(answers):
+        row.refuse("a response is there twice; keep one.")
+    numbers = [NumberedRow(row.place, {"rank": rank}) for rank in ranks]
+    return RankedPrompt(
+        compute_prompt_id(prompt), prompt, tuple(answers), tuple(map(_read_rank, numbers))
+    )
+
+
+def build_eft(
+    engine: Engine,
+    prompts: Sequence[RankedPrompt],
+    *,
+    template: PromptTemplate,
+    rubric: str,
+    samples: int,
+    sampling: SamplingParams,
+    seed: int,
+    held_out: HeldOutPrompts,
+    top_points: float = MAX_SCORE,
+    most_share: float = 1.0,
+    tell: Callable[[int], Progress] | None = None,
+) -> EftData:
+    """Judge ranked answers and keep the judgments that order them as people do.
+
+    Args:
+        engine: the judge, not yet trained to judge; closed by the caller.
+        prompts: see `read_ranked`.
+        template: the judge's prompt, the one that the loop will use.
+        rubric: what `{rubric}` stands for.
+        samples: how often all answers to a prompt are judged.
+        sampling: of the judgments.
+        seed: of the engine, and of what is left out where there is too much of one score.
+        top_points: of the rubric; see `parse_score`.
+        held_out: prompts that are not to be trained on.
+        most_share: of the rows that may have the same points; 1 keeps all.
+        tell: given how many judgments there will be, returns who is told the progress.
+
+    Raises:
+        EngineError: the engine failed as a whole.
+    """
+    usable, left_out = _select_usable_prompts(prompts, held_out)
+    responses = {
+        response.response_id: (prompt, response)
+        for prompt in usable
+        for response in _build_responses(prompt)
+    }
+    judgments, _ = judge_responses(
+        [response for _, response in responses.values()],
+        engine,
+        instructions={prompt.prompt_id: prompt.instruction for prompt in usable},
+        template=template,
+        rubric=rubric,
+        samples=samples,
+        sampling=sampling,
+        seed=seed,
+        top_points=top_points,
+        progress=None if tell is None else tell(len(responses) * samples),
+    )
+    ranks = {
+        f"{prompt.prompt_id}.{place}": rank
+        for prompt in usable
+        for place, rank in enumerate(prompt.ranks)
+    }
+    kept, not_kept = _select_agreeing_judgments(judgments, ranks)
+    rows = []
+    for judgment in kept:
+        prompt, response = responses[judgment.response_id]
+        conversation = build_judge_conversation(
+            template, rubric=rubric, instruction=prompt.instruction, response=response.text
+        )
+        rows.append(
+            _build_eft_row(judgment, conversation[-1]["content"], ranks[judgment.response_id])
+        )
+    capped = cap_score_share(rows, most_share=most_share, seed=seed)
+    not_kept["too_many_of_these_points"] += len(rows) - len(capped)
+    return EftData(tuple(capped), dict(+not_kept), left_out, len(judgments))
+
+
+def _select_usable_prompts(
+    prompts: Sequence[RankedPrompt], held_out: HeldOutPrompts
+) -> tuple[list[RankedPrompt], dict[PromptDropReason, int]]:
+    """Prompts whose answers have an order to agree with."""
+    left_out: Counter[PromptDropReason] = Counter()
+    usable = []
+    for prompt in prompts:
+        if prompt.instruction in held_out:
+            left_out["held_out"] += 1
+        elif len(prompt.answers) < 2:
+            left_out["one_answer"] += 1
+        elif len(set(prompt.ranks)) < 2:
+            left_out["ranked_alike"] += 1
+        else:
+            usable.append(prompt)
+    return usable, dict(left_out)
+
+
+def _build_responses(prompt: RankedPrompt) -> list[Response]:
+    return [
+        Response(prompt.prompt_id, f"{prompt.prompt_id}.{place}", place, text, 0, "stop")
+        for place, text in enumerate(prompt.answers)
+    ]
+
+
+def _select_agreeing_judgments(
+    judgments: Sequence[Judgment], ranks: Mapping[str, float]
+) -> tuple[list[Judgment], Counter[JudgmentDropReason]]:
+    """Judgments whose scores, among those of the same time, order the answers as their ranks.
+
+    The score of a judgment that the token limit cut off counts for that order, but its text ends
+    in the middle: nobody learns from it.
+    """
+    together: defaultdict[tuple[str, int], list[Judgment]] = defaultdict(list)
+    for judgment in judgments:
+        together[judgment.prompt_id, judgment.sample].append(judgment)
+    kept = []
+    not_kept: Counter[JudgmentDropReason] = Counter()
+    for group in together.values():
+        reason = find_drop_reason([(j.score, ranks[j.response_id]) for j in group])
+        if reason is not None:
+            not_kept[reason] += len(group)
+            continue
+        finished = [judgment for judgment in group if not judgment.is_cut_off]
+        kept += finished
+        not_kept["cut_off"] += len(group) - len(finished)
+    return kept, not_kept
+
+
+def find_drop_reason(judged: Sequence[tuple[float | None, float]]) -> JudgmentDropReason | None:
+    """Why judgments of one time do not order the answers as people do; None where they do.
+
+    Args:
+        judged: (score, rank) of each answer.
+    """
+    if any(score is None for score, _ in judged):
+        return "unscored"
+    orders = [
+        ((one[0] or 0.0) - (other[0] or 0.0)) * (1 if one[1] < other[1] else -1)
+        for one, other in itertools.combinations(judged, 2)
+        if one[1] != other[1]
+    ]
+    if any(order < 0 for order in orders):
+        return "order_differs"
+    return "tie" if any(order == 0 for order in orders) else None
+
+
+def _build_eft_row(judgment: Judgment, prompt: str, rank: float) -> EftRow:
+    return EftRow(
+        prompt=prompt,
+        response=judgment.text,
+        prompt_id=judgment.prompt_id,
+        response_id=judgment.response_id,
+        score=judgment.score or 0.0,
+        rank=rank,
+    )
+
+
+def cap_score_share(rows: Sequence[EftRow], *, most_share: float, seed: int) -> list[EftRow]:
+    """Leave out rows of the most frequent points until none has more than its share.
+
+    Args:
+        rows: of any points.
+        most_share: of the rows that are left, in (0, 1].
+        seed: of which rows are left out.
+    """
+    rng = random.Random(seed)
+    by_points: defaultdict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        by_points[round(row.score)].append(place)
+    for places in by_points.values():
+        rng.shuffle(places)
+    most = _compute_largest_cap([len(places) for places in by_points.values()], most_share)
+    kept = {place for places in by_points.values() for place in places[:most]}
+    return [row for place, row in enumerate(rows) if place in kept]
+
+
+def _compute_largest_cap(sizes: Sequence[int], share: float) -> int:
+    """The most rows of one kind that can be kept: cap <= share * sum(min(size, cap)).
+
+    Where there are fewer kinds than 1 / share, no cap does that; then all kinds are made equal.
+    """
+    fitting = (
+        cap
+        for cap in range(max(sizes, default=0), 0, -1)
+        if cap <= share * sum(min(size, cap) for size in sizes) + 1e-9
+    )
+    return next(fitting, min(sizes, default=0))

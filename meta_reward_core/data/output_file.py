@@ -1,0 +1,77 @@
+"""Files that a command writes for a person: whole or not at all, and refused before the work."""
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from meta_reward_core.errors import ArtifactError, InputError
+
+
+def require_writable(path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, before the work begins.
+
+    Raises:
+        InputError: its folder is missing or may not be written to, or it is a folder.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"{path} cannot be written: name a file in a folder that exists and may be written to"
+        )
+
+
+@contextlib.contextmanager
+def create_output_folder(path: Path) -> Iterator[None]:
+    """Make a folder for a command's files; if it refuses before it wrote any, it is gone again.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made: {error.strerror}; name another folder") from error
+    try:
+        yield
+    except InputError:
+        if is_new:
+            with contextlib.suppress(OSError):  # something lies in it
+                path.rmdir()
+        raise
+
+
+def replace_between(page: str, begin: str, end: str, text: str) -> str:
+    """Put a text between two marks of a page, in the place of what stood there."""
+    head, _, rest = page.partition(begin)
+    return f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def write_atomically(path: Path, chunks: Iterable[str]) -> None:
+    """Write a text file that appears whole or not at all, replacing one of this name.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # what stood in the way of writing does so here, too
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, whole or not at all."""
+    write_atomically(path, [json.dumps(value, indent=1, ensure_ascii=False), "\n"])

@@ -1,0 +1,224 @@
+"""New prompts in the manner of a few: 8-shot self-instruct, and what is left out, by reason.
+
+Each request shows some seed instructions and some that were made before, and asks for one more.
+What comes back passes the filters in order; the first that refuses it is its reason. Nothing here
+is random but by the seed, so a run that was stopped is repeated from what its engine kept.
+
+Source: arXiv 2401.10020, section 2.2 and 3.1 (8-shot, temperature 0.6, top-p 0.9); arXiv
+2212.10560, section 2.2 (6 seeds and 2 of the model's own, ROUGE-L below 0.7). The wording and the
+filters of length and language are ours.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from meta_reward_core.data.holdout import HeldOutPrompts
+from meta_reward_core.data.languages import is_in_language
+from meta_reward_core.data.near_duplicates import SIMILARITY_THRESHOLD, NearDuplicateIndex
+from meta_reward_core.data.prompt_files import compute_prompt_id, find_reject_reason
+from meta_reward_core.engines.base import Completion, Conversation, Engine, SamplingParams
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import InputError
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.storage.records import Prompt
+
+GenerationDropReason = Literal[
+    "prompt_refused",
+    "cut_off",
+    "no_task_marked",
+    "not_usable",
+    "too_short",
+    "too_long",
+    "other_language",
+    "held_out",
+    "near_duplicate",
+]
+
+PLACEHOLDERS: Final = frozenset({"examples"})
+MAX_IDLE_ROUNDS: Final = 3
+"""After so many rounds without a new prompt, the model has no more to give."""
+
+_TASK = re.compile(r"<task>(.*?)</task>", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFilters:
+    """What a prompt must be.
+
+    Attributes:
+        least_chars: shorter ones are left out.
+        most_chars: longer ones are.
+        languages: one of which it must be in, ISO 639-1; empty: any.
+        similar: ROUGE-L to another prompt from which it counts as its repetition.
+        held_out: prompts that it may not repeat.
+    """
+
+    least_chars: int = 10
+    most_chars: int = 2000
+    languages: tuple[str, ...] = ("en",)
+    similar: float = SIMILARITY_THRESHOLD
+    held_out: HeldOutPrompts = field(default_factory=lambda: HeldOutPrompts.of([]))
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotSettings:
+    """How a prompt is asked for.
+
+    Attributes:
+        template: with the place `{examples}`.
+        seeds: examples from the seeds.
+        own: examples of the model's own, as soon as there are so many; seeds until then.
+        requests: of one round; what a round makes can be an example from the next one on.
+        samples: replies to each request.
+        sampling: of the replies.
+    """
+
+    template: PromptTemplate
+    sampling: SamplingParams
+    seeds: int = 6
+    own: int = 2
+    requests: int = 16
+    samples: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What came of it. made + left out = replies.
+
+    Attributes:
+        prompts: in the order in which they came, with the round that made each.
+        left_out: (text, reason, what it nearly repeats), in order.
+        replies: how many were read.
+        rounds: how many were asked.
+    """
+
+    prompts: tuple[tuple[Prompt, int], ...]
+    left_out: tuple[tuple[str, GenerationDropReason, str | None], ...]
+    replies: int
+    rounds: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many were left out, by reason, the most frequent first."""
+        return dict(Counter(reason for _, reason, _ in self.left_out).most_common())
+
+
+def generate_prompts(
+    engine: Engine,
+    seeds: Sequence[str],
+    *,
+    count: int,
+    shots: FewShotSettings,
+    filters: PromptFilters,
+    seed: int,
+    tell: Callable[[int, int], None] | None = None,
+) -> GenerationResult:
+    """Make prompts until there are `count`, or until nothing new comes.
+
+    Args:
+        engine: who writes them; closed by the caller.
+        seeds: distinct instructions by people.
+        count: how many to make.
+        shots: how they are asked for.
+        filters: what they must be.
+        seed: of the examples and of the engine.
+        tell: told (prompts made, replies read) after each round.
+
+    Raises:
+        InputError: there are fewer seeds than examples, or no seed is left beside the held-out.
+        EngineError: the engine failed as a whole.
+    """
+    pool = [text for text in seeds if text not in filters.held_out]
+    if len(pool) < shots.seeds + shots.own:
+        raise InputError(
+            f"{shots.seeds + shots.own} examples are shown at a time, but only {len(pool)} seed "
+            "instructions were given that are not held out: give more"
+        )
+    making = _GenerationState(pool, filters)
+    rounds = idle = 0
+    while len(making.made) < count and idle < MAX_IDLE_ROUNDS:
+        before = len(making.made)
+        asked = [_build_request(making, shots, seed, rounds, n) for n in range(shots.requests)]
+        drawn = engine.sample(
+            asked, shots.samples, sampling=shots.sampling, seed=derive_seed(seed, "round", rounds)
+        )
+        rounds += 1
+        for completion in (completion for row in drawn for completion in row):
+            if len(making.made) < count:
+                making.read(completion, rounds)
+        idle = idle + 1 if len(making.made) == before else 0
+        if tell is not None:
+            tell(len(making.made), making.replies)
+    return GenerationResult(tuple(making.made), tuple(making.left_out), making.replies, rounds)
+
+
+class _GenerationState:
+    """Prompts as they come, and why others were left out."""
+
+    def __init__(self, seeds: Sequence[str], filters: PromptFilters) -> None:
+        self.seeds = seeds
+        self.made: list[tuple[Prompt, int]] = []
+        self.left_out: list[tuple[str, GenerationDropReason, str | None]] = []
+        self.replies = 0
+        self._filters = filters
+        self._known = NearDuplicateIndex([*seeds, *filters.held_out.texts], similar=filters.similar)
+
+    def read(self, completion: Completion, number: int) -> None:
+        self.replies += 1
+        text = parse_task(completion.text)
+        reason = _find_task_failure(completion, text) or find_drop_reason(text or "", self._filters)
+        similar = None if reason is not None else self._known.find(text or "")
+        if reason is None and similar is not None:
+            reason = "near_duplicate"
+        if reason is None and text is not None:
+            self._known.add(text)
+            self.made.append((Prompt(compute_prompt_id(text), text), number))
+        elif reason is not None:
+            shown = completion.text if text is None else text
+            self.left_out.append((shown, reason, similar[0] if similar else None))
+
+
+def parse_task(reply: str) -> str | None:
+    """The last marked task of a reply, without blanks around it."""
+    marked = _TASK.findall(reply)
+    return marked[-1].strip() if marked else None
+
+
+def _find_task_failure(completion: Completion, text: str | None) -> GenerationDropReason | None:
+    if completion.finish_reason == "refused":
+        return "prompt_refused"
+    if text is not None:
+        return None
+    return "cut_off" if completion.finish_reason == "length" else "no_task_marked"
+
+
+def find_drop_reason(text: str, filters: PromptFilters) -> GenerationDropReason | None:
+    """The first filter that refuses a prompt, its likeness to others aside; None if none does."""
+    if find_reject_reason(text) is not None:
+        return "not_usable"
+    if len(text) < filters.least_chars:
+        return "too_short"
+    if len(text) > filters.most_chars:
+        return "too_long"
+    if text in filters.held_out:
+        return "held_out"
+    if filters.languages and not is_in_language(text, filters.languages):
+        return "other_language"
+    return None
+
+
+def _build_request(
+    making: _GenerationState, shots: FewShotSettings, seed: int, number: int, place: int
+) -> Conversation:
+    """Examples in random order: seeds, and the model's own where there are enough."""
+    rng = random.Random(derive_seed(seed, "shots", number, place))
+    own = [prompt.text for prompt, _ in making.made]
+    chosen = rng.sample(own, shots.own) if len(own) >= shots.own else []
+    chosen += rng.sample(list(making.seeds), shots.seeds + shots.own - len(chosen))
+    rng.shuffle(chosen)
+    examples = "\n\n".join(f"<task>\n{text}\n</task>" for text in chosen)
+    return [{"role": "user", "content": shots.template.fill(examples=examples)}]

@@ -1,0 +1,133 @@
+"""Read evaluation and instruction fine-tuning data: JSON lines in, rows for SFT out.
+
+EFT teaches the judge: its prompt is the judge's prompt, its response a justification with points.
+IFT teaches the actor. Both come as `{prompt, response}`, as `{prompt_text, response_text, ...}`
+or, ready for TRL, as `{prompt, completion}`; each text may also be a list of messages. A column
+`prompt_id` names the instruction that a row of EFT data is about, so that all judgments of answers
+to it stay on one side of a validation split.
+
+Source: arXiv 2401.10020, section 2.1 (seed data).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from meta_reward_core.data.holdout import HeldOutPrompts
+from meta_reward_core.data.prompt_files import (
+    RejectReason,
+    Row,
+    compute_prompt_id,
+    find_reject_reason,
+    read_json_lines,
+)
+from meta_reward_core.engines.base import Conversation, Message
+from meta_reward_core.errors import PromptFileError
+from meta_reward_core.training.row_types import SftRow
+
+_COLUMN_NAMES = (("prompt", "response"), ("prompt_text", "response_text"), ("prompt", "completion"))
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row that is not trained on: its line from 1, the column at fault and why."""
+
+    line: int
+    column: str
+    reason: RejectReason | Literal["held_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class SftFile:
+    """What a file of fine-tuning data holds, in its order; the file's name is its rows' kind."""
+
+    rows: list[SftRow]
+    rejected: list[RejectedRow]
+
+
+def read_sft_rows(path: str | Path, *, held_out: HeldOutPrompts | None = None) -> SftFile:
+    """Read EFT or IFT data from a JSON lines file.
+
+    Further columns (`language`, `quality_score`) are not looked at: rows are not ranked here.
+
+    Args:
+        path: of the file.
+        held_out: prompts that are kept for evaluation; a row whose prompt, or whose `prompt_id`,
+            is one of them is rejected.
+
+    Raises:
+        PromptFileError: the file is missing or malformed, a row has none of the known forms, or
+            no row can be trained on; the message names the file, the line and what to do.
+    """
+    path = Path(path)
+    found = SftFile(rows=[], rejected=[])
+    for line, row in read_json_lines(path):
+        outcome = _parse_row(
+            line, row, *_find_columns(path, line, row), kind=path.stem, held_out=held_out
+        )
+        if isinstance(outcome, RejectedRow):
+            found.rejected.append(outcome)
+        else:
+            found.rows.append(outcome)
+    if not found.rows:
+        raise PromptFileError(
+            f"{path.name}: holds no row to train on ({len(found.rejected)} were rejected); "
+            "add at least one."
+        )
+    return found
+
+
+def _find_columns(path: Path, line: int, row: Row) -> tuple[str, str]:
+    """Names of the prompt's and the response's column in a row."""
+    for prompt, response in _COLUMN_NAMES:
+        if prompt in row and response in row:
+            return prompt, response
+    forms = ", ".join(f"{prompt} + {response}" for prompt, response in _COLUMN_NAMES)
+    raise PromptFileError(
+        f"{path.name}, line {line}: has no prompt with its response "
+        f"(found: {', '.join(row) or 'nothing'}); name the columns {forms}."
+    )
+
+
+def _parse_row(
+    line: int, row: Row, prompt: str, response: str, *, kind: str, held_out: HeldOutPrompts | None
+) -> SftRow | RejectedRow:
+    """A row for SFT, or what is wrong with it."""
+    messages = _parse_messages(row[prompt], "user")
+    if isinstance(messages, str):
+        return RejectedRow(line, prompt, messages)
+    completion = _parse_messages(row[response], "assistant")
+    if isinstance(completion, str):
+        return RejectedRow(line, response, completion)
+    text, named = messages[-1]["content"], row.get("prompt_id")
+    if held_out is not None and (text in held_out or named in held_out.prompt_ids):
+        return RejectedRow(line, prompt, "held_out")
+    prompt_id = named if isinstance(named, str) and named else compute_prompt_id(text)
+    return {"prompt": messages, "completion": completion, "kind": kind, "prompt_id": prompt_id}
+
+
+def _parse_messages(
+    value: object, role: Literal["user", "assistant"]
+) -> Conversation | RejectReason:
+    """A text as one message of a role, or a list of messages that ends with that role."""
+    messages = [{"role": role, "content": value}] if isinstance(value, str) else value
+    if not isinstance(messages, list) or not messages:
+        return "not_a_text"
+    checked: Conversation = []
+    for message in messages:
+        if not _is_message(message):
+            return "not_a_text"
+        if (reason := find_reject_reason(message["content"])) is not None:
+            return reason
+        checked.append(Message(role=message["role"], content=message["content"]))
+    if checked[-1]["role"] != role:
+        return "no_user_turn" if role == "user" else "not_a_text"
+    return checked
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("role") in {"system", "user", "assistant"}
+        and isinstance(value.get("content"), str)
+    )

@@ -1,0 +1,231 @@
+"""Read the rows of an evaluation file, and say exactly what is wrong with one.
+
+Rows come as a JSON array, as JSON lines, as one JSON object of columns, or as Parquet. A value
+that is absent, null or NaN is missing, which is never a number and never an empty text.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from meta_reward_core.data.input_file import read_source_bytes, read_source_text
+from meta_reward_core.data.output_file import write_atomically
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.storage.schemas import read_parquet
+
+_MAX_SHOWN_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedRow:
+    """One row of a file, and where it stands.
+
+    Attributes:
+        place: the file's name and the row's number or line, for messages.
+        values: by column.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+
+    def refuse(self, problem: str) -> NoReturn:
+        """Raise for this row; `problem` says what is wrong and what to do."""
+        raise EvaluationFileError(f"{self.place}: {problem}")
+
+    def read_optional_text(self, column: str) -> str | None:
+        """A text, or None where it is missing.
+
+        Raises:
+            EvaluationFileError: there is something else than a text.
+        """
+        value = self.values.get(column)
+        if is_missing(value):
+            return None
+        if not isinstance(value, str):
+            self.refuse(f"{column} must be a text, not {format_for_message(value)}.")
+        return value
+
+    def text(self, column: str) -> str:
+        """A text that must be there; it may be empty.
+
+        Raises:
+            EvaluationFileError: it is missing.
+        """
+        value = self.read_optional_text(column)
+        if value is None:
+            found = ", ".join(self.values) or "nothing"
+            self.refuse(f"has no {column} (found: {found}); add it to every row.")
+        return value
+
+    def name(self, column: str) -> str:
+        """A text or a whole number that names something, as a text; it must be there."""
+        value = self.values.get(column)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        return self.text(column)
+
+    def number(self, column: str) -> float | None:
+        """A finite number, or None where it is missing.
+
+        Raises:
+            EvaluationFileError: there is something else than a number.
+        """
+        value = self.values.get(column)
+        if is_missing(value):
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+            self.refuse(f"{column} must be a number, not {format_for_message(value)}.")
+        return float(value)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is absent, null or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def format_for_message(value: object) -> str:
+    """A value for a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
+
+
+def read_rows(path: str | Path) -> list[NumberedRow]:
+    """Read all rows of a file: a JSON array, JSON lines, one object of columns, or Parquet.
+
+    Raises:
+        EvaluationFileError: the file is missing, malformed or empty; the message names the file,
+            the row and what to do.
+    """
+    path = Path(path)
+    rows = list(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path))
+    if not rows:
+        raise EvaluationFileError(f"{path.name}: holds no row; there is nothing to evaluate.")
+    return rows
+
+
+def read_csv(path: str | Path) -> list[NumberedRow]:
+    """Read a CSV file with a header; its cells are texts.
+
+    Raises:
+        EvaluationFileError: the file is missing, malformed or empty.
+    """
+    path = Path(path)
+    reader = csv.DictReader(
+        io.StringIO(read_source_text(path, EvaluationFileError), newline=""), strict=True
+    )
+    try:
+        rows = [NumberedRow(f"{path.name}, line {reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise EvaluationFileError(f"{path.name}: is not valid CSV ({error}).") from error
+    if not rows:
+        raise EvaluationFileError(f"{path.name}: holds no row below its header.")
+    return rows
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    write_atomically(path, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+
+
+def _read_json(path: Path) -> Iterator[NumberedRow]:
+    text = read_source_text(path, EvaluationFileError)
+    opening = text.lstrip()[:1]
+    if opening == "[":
+        yield from _iter_array_rows(path, text)
+    elif opening == "{" and isinstance(columns := _parse_whole_object(text), dict):
+        yield from _iter_column_rows(path, columns)
+    else:
+        yield from _iter_line_rows(path, text)
+
+
+def _iter_array_rows(path: Path, text: str) -> Iterator[NumberedRow]:
+    for number, value in enumerate(_parse_json(path.name, text), start=1):
+        place = f"{path.name}, row {number}"
+        yield NumberedRow(place, _require_object(place, value))
+
+
+def _iter_line_rows(path: Path, text: str) -> Iterator[NumberedRow]:
+    # Not str.splitlines: it also splits at characters that may stand inside a text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{path.name}, line {number}"
+            yield NumberedRow(place, _require_object(place, _parse_json(place, line)))
+
+
+def _iter_column_rows(path: Path, columns: dict[str, Any]) -> Iterator[NumberedRow]:
+    """Rows of an object of columns (lists of one length; other values hold for every row).
+
+    An object whose columns are not all lists of one length is one row.
+    """
+    lists = {name: column for name, column in columns.items() if isinstance(column, list)}
+    lengths = {len(column) for column in lists.values()}
+    if "id" not in lists or len(lengths) != 1:
+        yield NumberedRow(f"{path.name}, row 1", columns)
+        return
+    shared = {name: value for name, value in columns.items() if name not in lists}
+    for number in range(lengths.pop()):
+        row = {name: column[number] for name, column in lists.items()}
+        yield NumberedRow(f"{path.name}, row {number + 1}", shared | row)
+
+
+def _parse_whole_object(text: str) -> dict[str, Any] | None:
+    """The one object that a text is; None where it is several lines of objects, or broken."""
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_reject_duplicate_keys, parse_constant=_parse_constant
+        )
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _parse_json(place: str, text: str) -> Any:
+    try:
+        return json.loads(
+            text, object_pairs_hook=_reject_duplicate_keys, parse_constant=_parse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise EvaluationFileError(
+            f"{place}: is not valid JSON ({error}); write a JSON array of objects, or one object "
+            "on each line."
+        ) from error
+
+
+def _parse_constant(name: str) -> float | None:
+    """NaN is missing, as pandas writes it; an infinity is refused where it is read."""
+    return None if name == "NaN" else float(name)
+
+
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twin!r} twice; keep one")
+    return found
+
+
+def _require_object(place: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise EvaluationFileError(
+            f"{place}: must be a JSON object, not {format_for_message(value)}."
+        )
+    return value
+
+
+def _read_parquet(path: Path) -> Iterator[NumberedRow]:
+    try:
+        rows = read_parquet(read_source_bytes(path, EvaluationFileError)).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise EvaluationFileError(
+            f"{path.name}: is not a readable Parquet file ({error}); write it again."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        yield NumberedRow(f"{path.name}, row {number}", row)

@@ -1,0 +1,175 @@
+"""An engine that keeps what it draws: what was stopped goes on, and nothing is drawn twice.
+
+A shard of completions is a function of who draws, the conversations, how many, how and by which
+seed. The hash of these names its file: a shard whose file is there is read, whoever drew it, and
+whatever is asked otherwise is drawn anew. The engine below is loaded at the first shard that is
+missing, and never where none is.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Progress,
+    SamplingParams,
+    TokenChoice,
+    offset_progress,
+    pack_token_ids,
+)
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import EngineError
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
+
+_FORMAT: Final = 1
+
+
+class CachingEngine:
+    """Draws by another engine, and keeps the completions in a folder.
+
+    Args:
+        load: makes the engine that draws.
+        identity: whatever tells this engine's completions from another's: name, hash of the
+            weights, settings.
+        store: where shards are kept.
+        shard_conversations: conversations of one shard, the most that a stop can lose; None for
+            all of a call, which are then the very ones that the engine below would draw.
+        keeps_token_ids: for completions that somebody may train on; without it they have none.
+            What was kept without them is drawn anew where they are asked for.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        *,
+        identity: Mapping[str, Any],
+        store: ArtifactStore,
+        shard_conversations: int | None = 64,
+        keeps_token_ids: bool = False,
+    ) -> None:
+        self._load = load
+        self._identity = dict(identity)
+        self._store = store
+        self._shard_conversations = shard_conversations
+        self._keeps_token_ids = keeps_token_ids
+        self._engine: Engine | None = None
+        self._closed = False
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: SamplingParams,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Draw `n` completions for each conversation, or read those that are kept.
+
+        See `Engine.sample`. Each shard has a seed of its own, so the size of a shard is part of
+        what the completions are functions of.
+        """
+        if self._closed:
+            raise EngineError("This engine is closed: make a new one.")
+        drawn: list[list[Completion]] = []
+        tokens = 0
+        for shard, own_seed in self._split_into_shards(list(conversations), seed):
+            tell = offset_progress(progress, len(drawn) * n, tokens)
+            drawn += self._sample_shard(shard, n, sampling=sampling, seed=own_seed, progress=tell)
+            tokens += sum(one.tokens for row in drawn[-len(shard) :] for one in row)
+            if progress is not None:
+                progress(len(drawn) * n, tokens)
+        return drawn
+
+    def _split_into_shards(
+        self, conversations: list[Conversation], seed: int
+    ) -> Iterator[tuple[list[Conversation], int]]:
+        """Conversations that are kept together, and the seed by which they are drawn."""
+        size = self._shard_conversations
+        if size is None:
+            yield conversations, seed
+            return
+        for number, at in enumerate(range(0, len(conversations), size)):
+            yield conversations[at : at + size], derive_seed(seed, "shard", number)
+
+    def close(self) -> None:
+        """Free the model, if one was loaded; nothing can be drawn afterwards."""
+        self._closed = True
+        self.unload()
+
+    def unload(self) -> None:
+        """Free the model until something is drawn again: the next one needs its memory."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _sample_shard(
+        self,
+        shard: list[Conversation],
+        n: int,
+        *,
+        sampling: SamplingParams,
+        seed: int,
+        progress: Progress | None,
+    ) -> list[list[Completion]]:
+        key = hash_json(
+            {
+                "format": _FORMAT,
+                "engine": self._identity,
+                "conversations": shard,
+                "n": n,
+                "sampling": asdict(sampling),
+                "seed": seed,
+                **({"token_ids": True} if self._keeps_token_ids else {}),
+            }
+        )
+        name = f"{key}.json"
+        if (kept := self._read_cached(name)) is not None:
+            return kept
+        if self._engine is None:
+            self._engine = self._load()
+        drawn = self._engine.sample(shard, n, sampling=sampling, seed=seed, progress=progress)
+        if not self._keeps_token_ids:
+            drawn = [[replace(completion, token_ids=None) for completion in row] for row in drawn]
+        rows = [[_to_json(completion) for completion in row] for row in drawn]
+        # Read back what is kept: another process may have been first, with other texts.
+        content = encode_canonical_json({"sha256": hash_json(rows), "completions": rows})
+        return (
+            drawn if self._store.put_if_absent(name, content) else self._read_cached(name) or drawn
+        )
+
+    def _read_cached(self, name: str) -> list[list[Completion]] | None:
+        """Completions of a file that is there and whole; a damaged one is removed."""
+        if not self._store.exists(name):
+            return None
+        try:
+            found = json.loads(self._store.read(name))
+            if hash_json(found["completions"]) == found["sha256"]:
+                return [[_from_json(one) for one in row] for row in found["completions"]]
+        except (ValueError, KeyError, TypeError):
+            pass
+        self._store.delete(name)
+        return None
+
+
+def _to_json(completion: Completion) -> dict[str, Any]:
+    values = asdict(completion)
+    if completion.token_ids is not None:
+        values["token_ids"] = completion.token_ids.tolist()
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _from_json(values: Mapping[str, Any]) -> Completion:
+    read = dict(values)
+    if "choices" in values:
+        read["choices"] = tuple(
+            TokenChoice(one["text"], tuple((text, value) for text, value in one["alternatives"]))
+            for one in values["choices"]
+        )
+    if "token_ids" in values:
+        read["token_ids"] = pack_token_ids(values["token_ids"])
+    return Completion(**read)

@@ -1,0 +1,356 @@
+"""The OpenAI chat protocol as plain values: what is sent, and what an answer means.
+
+No network here. Whatever a server says is hostile input: it is read with care and never trusted to
+have the form that was asked for.
+"""
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import pairwise
+from typing import Any, Final
+
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    FinishReason,
+    SamplingParams,
+    TokenChoice,
+    pack_token_ids,
+)
+from meta_reward_core.engines.endpoints import Endpoint
+from meta_reward_core.errors import EndpointError
+
+REDIRECTS: Final = range(300, 400)
+_RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
+_PAYLOAD_TOO_LARGE: Final = 413
+_PROMPT_ERROR_STATUSES: Final = frozenset({400, 413, 422})
+_AUTH_ERROR_STATUSES: Final = frozenset({401, 403})
+_MAX_ERROR_CHARS: Final = 300
+_MOST_TOKEN_IDS: Final = 2**31
+_CONTEXT_LENGTH_ERROR: Final = re.compile(
+    r"maximum context length|context[ _](length|size|window)|longer than the (model|maximum)"
+    r"|(prompt|input|text|string) (is )?too long|max_model_len|must be <= \d+",
+    re.IGNORECASE,
+)
+_FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "refused",
+}
+
+
+class RetryableResponseError(Exception):
+    """This answer is of no use, another one may be.
+
+    Attributes:
+        wait_seconds: how long the server asks to be left alone, if it says.
+    """
+
+    def __init__(self, message: str, *, wait_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedResponse:
+    """What came back: usable completions, at least one; or why the prompt was refused.
+
+    Attributes:
+        prompt_tokens: length of the prompt, if the server says.
+    """
+
+    completions: tuple[Completion, ...]
+    refusal: str | None = None
+    prompt_tokens: int | None = None
+
+
+def build_request_body(
+    endpoint: Endpoint,
+    *,
+    model: str,
+    conversation: Conversation,
+    sampling: SamplingParams,
+    n: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Write the request for `n` completions of one conversation."""
+    body: dict[str, Any] = {
+        **endpoint.extra,
+        "model": model,
+        "messages": [dict(message) for message in conversation],
+        "n": n,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        endpoint.limit_field: sampling.max_new_tokens,
+        "stream": False,
+    }
+    if sampling.alternatives:
+        body |= {"logprobs": True, "top_logprobs": sampling.alternatives}
+    return body | {"seed": seed} if endpoint.send_seed else body
+
+
+def parse_response(
+    status: int, headers: Mapping[str, str], body: bytes, *, max_new_tokens: int
+) -> ParsedResponse:
+    """Say what an answer means.
+
+    Args:
+        max_new_tokens: limit of one reply, as it was asked for.
+
+    Raises:
+        TryAgainError: another attempt may end otherwise.
+        EndpointError: no attempt will, until somebody changes a setting or the server.
+    """
+    if status in range(200, 300):
+        return _parse_chat_completion(body, max_new_tokens)
+    words = extract_error_text(body)
+    if status in REDIRECTS:
+        raise EndpointError(f"it answers with a redirect ({status}), and none is followed")
+    if status in _AUTH_ERROR_STATUSES:
+        raise EndpointError(f"it refuses the key, or there is none ({status}): {words}")
+    if status in _RETRYABLE_STATUSES and _read_error_code(body) != "insufficient_quota":
+        raise RetryableResponseError(
+            f"it answered {status}: {words}", wait_seconds=parse_retry_after(headers)
+        )
+    refusal = _find_refusal(status, body, words)
+    if refusal is None:
+        raise EndpointError(f"it refuses the request ({status}): {words}")
+    return ParsedResponse((), refusal)
+
+
+def _find_refusal(status: int, body: bytes, words: str) -> str | None:
+    """Why the server takes this very prompt amiss, if that is what it says."""
+    if status not in _PROMPT_ERROR_STATUSES:
+        return None
+    code = _read_error_code(body)
+    if code == "content_filter":
+        return f"the server's content filter refused the prompt: {words}"
+    known = code in ("context_length_exceeded", "exceed_context_size_error")
+    if known or status == _PAYLOAD_TOO_LARGE or _CONTEXT_LENGTH_ERROR.search(words):
+        return f"the server refused the prompt as too long: {words}"
+    return None
+
+
+def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
+    """Read the usable choices of an answer, at least one."""
+    said = _parse(body)
+    choices = said.get("choices") if isinstance(said, dict) else None
+    if not isinstance(choices, list):
+        raise RetryableResponseError("its answer is no chat completion: there are no choices in it")
+    if not choices:
+        raise RetryableResponseError("its answer holds no choices")
+    tokens = _count_tokens(said, choices, max_new_tokens)
+    read = [_parse_choice(*item) for item in zip(choices, tokens, strict=True)]
+    usable = tuple(item for item in read if isinstance(item, Completion))
+    if not usable:
+        raise RetryableResponseError(f"its answer cannot be used: {read[0]}")
+    return ParsedResponse(usable, prompt_tokens=_read_usage(said, "prompt_tokens"))
+
+
+def _parse_choice(choice: Any, tokens: int) -> Completion | str:
+    """A completion, or in words why there is none."""
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return "a choice without a message"
+    reason = _parse_finish_reason(choice)
+    text, refused = message.get("content"), message.get("refusal")
+    if reason is None:
+        return f"a reply that ended by {choice.get('finish_reason')!r:.40}"
+    if reason == "refused" or (isinstance(refused, str) and text is None):
+        words = format_single_line(refused) if isinstance(refused, str) else "its content filter"
+        return Completion("", 0, "refused", refusal=f"the server withheld the reply: {words}")
+    if text is None and reason == "length":
+        text = ""  # all its tokens went into a reasoning that is not part of the reply
+    if not isinstance(text, str):
+        return "a reply that is no text"
+    return Completion(
+        _replace_surrogates(text),
+        tokens,
+        reason,
+        choices=_parse_token_choices(choice),
+        token_ids=_parse_token_ids(choice),
+    )
+
+
+def _parse_token_ids(choice: dict[str, Any]) -> "array[int] | None":
+    """The ids of the reply's tokens, where the server lists them (vLLM: `return_token_ids`)."""
+    listed = choice.get("token_ids")
+    if not isinstance(listed, list):
+        return None
+    return pack_token_ids(listed) if all(map(_is_token_id, listed)) else None
+
+
+def _is_token_id(value: Any) -> bool:
+    known = isinstance(value, int) and not isinstance(value, bool)
+    return known and 0 <= value < _MOST_TOKEN_IDS
+
+
+def _parse_token_choices(choice: dict[str, Any]) -> tuple[TokenChoice, ...] | None:
+    """Tokens with their alternatives, where the server tells them and all are readable."""
+    told = choice.get("logprobs")
+    listed = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(listed, list) or not listed:
+        return None
+    read = [_parse_token_choice(one) for one in listed]
+    known = tuple(one for one in read if one is not None)
+    return known if len(known) == len(read) else None
+
+
+def _parse_token_choice(told: Any) -> TokenChoice | None:
+    token = told.get("token") if isinstance(told, dict) else None
+    others = told.get("top_logprobs") if isinstance(told, dict) else None
+    if not isinstance(token, str) or not isinstance(others, list):
+        return None
+    alternatives = [_parse_alternative(other) for other in others]
+    known = [one for one in alternatives if one is not None]
+    known.sort(key=lambda one: -one[1])
+    return (
+        TokenChoice(_replace_surrogates(token), tuple(known))
+        if len(known) == len(alternatives)
+        else None
+    )
+
+
+def _parse_alternative(told: Any) -> tuple[str, float] | None:
+    token = told.get("token") if isinstance(told, dict) else None
+    value = told.get("logprob") if isinstance(told, dict) else None
+    if not isinstance(token, str) or isinstance(value, bool):
+        return None
+    if not isinstance(value, int | float) or math.isnan(value) or value > 0:
+        return None
+    return _replace_surrogates(token), float(value)
+
+
+def _count_tokens(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: int) -> list[int]:
+    """Tokens of each choice: counted where the server lists them, else shares of its total."""
+    known = [choice if isinstance(choice, dict) else {} for choice in choices]
+    listed = [choice.get("token_ids") for choice in known]
+    if all(isinstance(ids, list) for ids in listed):
+        return [len(ids) for ids in listed if isinstance(ids, list)]
+    total = _read_usage(said, "completion_tokens")
+    if total is None:
+        raise RetryableResponseError("its answer does not say how many tokens were generated")
+    cut_off = [_parse_finish_reason(choice) == "length" for choice in known]
+    rest = total - max_new_tokens * sum(cut_off)
+    if rest < 0 or all(cut_off):
+        return apportion_tokens(total, [_count_chars(choice) for choice in known])
+    shares = iter(
+        apportion_tokens(
+            rest,
+            [_count_chars(choice) for choice in known if _parse_finish_reason(choice) != "length"],
+        )
+    )
+    return [max_new_tokens if cut else next(shares) for cut in cut_off]
+
+
+def _read_usage(said: dict[str, Any], name: str) -> int | None:
+    """Read a figure of the server's account, if it is one."""
+    usage = said.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    known = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+    return count if known else None
+
+
+def apportion_tokens(total: int, lengths_chars: Sequence[int]) -> list[int]:
+    """Share out the tokens of several replies by their characters; the shares add up to `total`.
+
+    Servers count the tokens of all `n` replies together. Each reply counts one character more than
+    it has, for its end token.
+    """
+    reached = [0]
+    for length in lengths_chars:
+        reached.append(reached[-1] + length + 1)
+    ends = [total * at // reached[-1] for at in reached]
+    return [end - begin for begin, end in pairwise(ends)]
+
+
+def _parse_finish_reason(choice: dict[str, Any]) -> FinishReason | None:
+    ended = choice.get("finish_reason")
+    return _FINISH_REASONS.get(ended) if isinstance(ended, str) else None
+
+
+def _count_chars(choice: dict[str, Any]) -> int:
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else None
+    return len(text) if isinstance(text, str) else 0
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read `Retry-After`: seconds, or a date. None if it is absent or senseless."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _compute_seconds_until(value)
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _compute_seconds_until(date: str) -> float:
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, TypeError, IndexError):
+        return math.nan
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - datetime.now(UTC)).total_seconds()
+
+
+def extract_error_text(body: bytes) -> str:
+    """What the server says about a failure, in one short line."""
+    try:
+        said = _parse(body)
+    except RetryableResponseError:
+        return format_single_line(body.decode(errors="replace")) or "without a word"
+    for key in ("error", "message", "detail"):
+        inner = said.get(key) if isinstance(said, dict) else None
+        if isinstance(inner, dict):
+            inner = inner.get("message")
+        if inner:
+            return format_single_line(str(inner))
+    return format_single_line(json.dumps(said))
+
+
+def format_single_line(text: str) -> str:
+    """One line without control characters, not long."""
+    line = " ".join(
+        "".join(c if c.isprintable() else " " for c in _replace_surrogates(text)).split()
+    )
+    return line if len(line) <= _MAX_ERROR_CHARS else f"{line[:_MAX_ERROR_CHARS]}..."
+
+
+def _read_error_code(body: bytes) -> str | None:
+    try:
+        said = _parse(body)
+    except RetryableResponseError:
+        return None
+    error = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(error, dict):
+        return None
+    return next((str(error[key]) for key in ("code", "type") if _is_name(error.get(key))), None)
+
+
+def _is_name(value: Any) -> bool:
+    """A code that is a number repeats the status; what it means is then said by the type."""
+    return isinstance(value, str) and not value.isdigit()
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise RetryableResponseError("its answer is no JSON") from None
+
+
+def _replace_surrogates(text: str) -> str:
+    """Replace halves of characters, which JSON can write and no file can hold."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,236 @@
+"""Which rows are decoded together, and which tokens of their prompts they have in common.
+
+Plans from token ids and counts alone: knows no model, no device and no free memory, so that the
+same call makes the same batches everywhere.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from meta_reward_core.engines.prompt_encoder import TokenIds
+
+# A level of sharing costs a few products for each layer and token: fewer tokens do not pay for it.
+MIN_SHARED_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBatch:
+    """Rows decoded together.
+
+    Attributes:
+        prompts: each at least one token; when prefixes are shared, families side by side.
+        copies: how many rows each prompt gets.
+        commons: how many tokens each prompt has in common with the one before it.
+    """
+
+    prompts: tuple[TokenIds, ...]
+    copies: tuple[int, ...]
+    commons: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many completions the batch draws."""
+        return sum(self.copies)
+
+    def part(self, first: int, count: int) -> "PromptBatch":
+        """`count` prompts of this batch from the `first` on."""
+        chosen = slice(first, first + count)
+        return PromptBatch(self.prompts[chosen], self.copies[chosen], self.commons[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens that rows of a batch, side by side, have in common.
+
+    Attributes:
+        start: position of the first token in the rows' prompts.
+        tokens: at least one.
+        first_row: the first row that reads them.
+        rows: how many rows read them.
+    """
+
+    start: int
+    tokens: TokenIds
+    first_row: int
+    rows: int
+
+
+PrefixLevels = list[list[Segment]]
+"""Segments by depth, each level in the order of rows. A row reads at most one segment of a level;
+what it reads on all levels, in order, is its prompt without the last token."""
+
+
+def plan_shared_batches(
+    wanted: Mapping[TokenIds, int], *, max_new_tokens: int, batch_tokens: int
+) -> list[PromptBatch]:
+    """Batches for decoding with shared prefixes, prompts of one family side by side.
+
+    Args:
+        wanted: prompt -> how many completions.
+        max_new_tokens: the longest reply.
+        batch_tokens: bound on the tokens a batch holds, each shared one counted once. The samples
+            of a prompt stay together unless they exceed it; a batch has at least one row.
+    """
+
+    def most_copies(prompt: TokenIds) -> int:
+        return (batch_tokens - len(prompt)) // max_new_tokens
+
+    def fits(batch: PromptBatch) -> bool:
+        held = count_cached_tokens(find_prefix_levels(batch)) + batch.rows * max_new_tokens
+        return held <= batch_tokens
+
+    return _pack_batches(sort_by_prefix_family(list(wanted)), wanted, most_copies, fits)
+
+
+def plan_padded_batches(
+    wanted: Mapping[TokenIds, int], *, max_new_tokens: int, batch_tokens: int
+) -> list[PromptBatch]:
+    """Batches for decoding with a padded cache of each row: rows x (longest prompt + reply).
+
+    Longest prompts first, because what does not fit into memory should fail at once.
+    """
+
+    def most_copies(prompt: TokenIds) -> int:
+        return batch_tokens // (len(prompt) + max_new_tokens)
+
+    def fits(batch: PromptBatch) -> bool:
+        longest = max(len(prompt) for prompt in batch.prompts)
+        return batch.rows * (longest + max_new_tokens) <= batch_tokens
+
+    by_length = sorted(wanted, key=lambda ids: (-len(ids), ids))
+    return _pack_batches(by_length, wanted, most_copies, fits)
+
+
+def _pack_batches(
+    prompts: Sequence[TokenIds],
+    wanted: Mapping[TokenIds, int],
+    most_copies: Callable[[TokenIds], int],
+    fits: Callable[[PromptBatch], bool],
+) -> list[PromptBatch]:
+    """Cut prompts, in this order, into batches as large as they may be."""
+    units = [
+        (prompt, copies)
+        for prompt in prompts
+        for copies in _split_copies(wanted[prompt], most=max(1, most_copies(prompt)))
+    ]
+    everything = make_batch([prompt for prompt, _ in units], [copies for _, copies in units])
+    batches: list[PromptBatch] = []
+    first = 0
+    while first < len(units):
+
+        def fit_together(count: int, first: int = first) -> bool:
+            return fits(everything.part(first, count))
+
+        count = _find_largest_fitting(len(units) - first, fit_together)
+        batches.append(everything.part(first, count))
+        first += count
+    return batches
+
+
+def make_batch(prompts: Sequence[TokenIds], copies: Sequence[int]) -> PromptBatch:
+    """A batch of these prompts in this order."""
+    return PromptBatch(tuple(prompts), tuple(copies), tuple(_measure_common_prefixes(prompts)))
+
+
+def _split_copies(copies: int, *, most: int) -> list[int]:
+    """How many rows of one prompt go together: all, or as many at a time as may be."""
+    full, rest = divmod(copies, most)
+    return [most] * full + [rest] * (rest > 0)
+
+
+def _find_largest_fitting(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest count up to `limit` that fits, found by doubling and halving; at least 1."""
+    good, bad = 1, 2
+    while bad <= limit and fits(bad):
+        good, bad = bad, 2 * bad
+    bad = min(bad, limit + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def count_cached_tokens(levels: PrefixLevels) -> int:
+    """Tokens whose keys and values are held: a level is padded to its longest segment."""
+    return sum(len(level) * max(len(item.tokens) for item in level) for level in levels)
+
+
+def find_prefix_levels(batch: PromptBatch) -> PrefixLevels:
+    """The shared prefixes of a batch whose prompts are in family order.
+
+    Inner segments lie by depth, the ends of the prompts all on the last level: there rows are
+    as many for each segment (the samples of a prompt) and lengths are alike.
+    """
+    firsts = [0]
+    for copies in batch.copies:
+        firsts.append(firsts[-1] + copies)
+
+    def segment(low: int, high: int, start: int, stop: int) -> Segment:
+        tokens = batch.prompts[low][start:stop]
+        return Segment(start, tokens, firsts[low], firsts[high] - firsts[low])
+
+    inner: PrefixLevels = []
+    ends: list[Segment] = []
+    open_groups = [(0, len(batch.prompts), 0, 0)]
+    while open_groups:
+        low, high, start, depth = open_groups.pop()
+        stop, members = _split(batch.commons, low, high, len(batch.prompts[low]) - 1)
+        if len(members) == 1:
+            if stop > start:
+                ends.append(segment(low, high, start, stop))
+            continue
+        if stop - start >= MIN_SHARED_TOKENS:
+            inner.extend([] for _ in range(depth + 1 - len(inner)))
+            inner[depth].append(segment(low, high, start, stop))
+            start, depth = stop, depth + 1
+        open_groups.extend((*member, start, depth) for member in reversed(members))
+    return [*inner, ends] if ends else inner
+
+
+def sort_by_prefix_family(prompts: Sequence[TokenIds]) -> list[TokenIds]:
+    """Order prompts so that those with a common prefix are side by side, longest families first."""
+    by_ids = sorted(prompts)
+    commons = _measure_common_prefixes(by_ids)
+    ordered: list[TokenIds] = []
+    open_groups = [(0, len(by_ids))] if by_ids else []
+    while open_groups:
+        low, high = open_groups.pop()
+        if high - low == 1:
+            ordered.append(by_ids[low])
+            continue
+        _, members = _split(commons, low, high, 0)
+        members.sort(key=lambda group: max(len(ids) for ids in by_ids[group[0] : group[1]]))
+        open_groups.extend(members)
+    return ordered
+
+
+def _split(
+    commons: Sequence[int], low: int, high: int, alone: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """How many tokens prompts low..high-1 have in common, and the groups they fall into then.
+
+    A single prompt has `alone` tokens in common with itself and stays one group.
+    """
+    if high - low == 1:
+        return alone, [(low, high)]
+    stop = min(commons[low + 1 : high])
+    cuts = [low, *(at for at in range(low + 1, high) if commons[at] == stop), high]
+    return stop, list(pairwise(cuts))
+
+
+def _measure_common_prefixes(prompts: Sequence[TokenIds]) -> list[int]:
+    """How many tokens each prompt has in common with the one before it; 0 for the first.
+
+    A prompt's last token is never shared: it is read for its logits, once for each sample.
+    """
+    return [0] + [
+        _measure_common_prefix(before[:-1], after[:-1]) for before, after in pairwise(prompts)
+    ]
+
+
+def _measure_common_prefix(one: TokenIds, other: TokenIds) -> int:
+    """Found by halving: comparing slices runs at the speed of memory."""
+    lengths = range(1, min(len(one), len(other)) + 1)
+    return bisect_left(lengths, 1, key=lambda length: int(one[:length] != other[:length]))

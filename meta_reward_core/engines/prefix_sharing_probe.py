@@ -1,0 +1,96 @@
+"""Whether a model can share prefixes: seen in what it computes, not looked up in a list."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from meta_reward_core.engines.decoding import DecodingBatch
+from meta_reward_core.engines.padded_batch import PaddedBatch
+from meta_reward_core.engines.prefix_batching import MIN_SHARED_TOKENS, PromptBatch, make_batch
+from meta_reward_core.engines.shared_prefix_attention import (
+    ATTENTION_NAME,
+    PrefixSharingUnsupportedError,
+    enable_shared_attention,
+)
+from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
+
+logger = logging.getLogger(__name__)
+
+# By how much two orders of the same additions may differ, as a share of the logits' norm.
+TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
+HALF_TOLERANCE: Final = 0.05
+# What a model does with arguments it does not expect.
+SHARING_ERRORS: Final = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+SUPPORTED_LAYER_TYPES: Final = {"full_attention", "sliding_attention"}
+
+
+def enable_prefix_sharing(model: PreTrainedModel) -> bool:
+    """Let `model` share prefixes if it can; if not, leave it as it was and log why.
+
+    Some small prompts are read both ways. A model whose attention does something that we do not
+    know would otherwise be wrong in silence.
+    """
+    before = model.config._attn_implementation
+    try:
+        _check_sharing(model)
+    except (PrefixSharingUnsupportedError, *SHARING_ERRORS) as reason:
+        logger.warning("Prefixes are not shared, which costs time: %s", reason)
+        model.set_attn_implementation(before)
+        return False
+    return True
+
+
+def _check_sharing(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config(decoder=True)
+    unknown = set(getattr(config, "layer_types", None) or ()) - SUPPORTED_LAYER_TYPES
+    if unknown:
+        raise PrefixSharingUnsupportedError(f"layers of the model are {', '.join(sorted(unknown))}")
+    batch = _make_probe_batch(config.vocab_size)
+    longest = max(len(prompt) for prompt in batch.prompts) + 1
+    if longest > (getattr(config, "max_position_embeddings", None) or longest):
+        raise PrefixSharingUnsupportedError(f"the model takes fewer than {longest} tokens")
+    expected = _compute_logits(model, batch, PaddedBatch)
+    enable_shared_attention(model)
+    if model.config._attn_implementation != ATTENTION_NAME:
+        raise PrefixSharingUnsupportedError(
+            f"{type(model).__name__} does not use the attention interface"
+        )
+    found = _compute_logits(model, batch, SharedPrefixBatch)
+    distance = float((found - expected).norm() / expected.norm())
+    if not distance <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):
+        raise PrefixSharingUnsupportedError(
+            f"logits differ by {distance:.1%} from those without sharing"
+        )
+
+
+def _make_probe_batch(vocabulary: int) -> PromptBatch:
+    """Two levels of shared tokens, ends of unlike lengths, and an end that is shared too."""
+
+    def words(seed: int, count: int) -> tuple[int, ...]:
+        return tuple((seed * 7919 + number * 104729) % vocabulary for number in range(count))
+
+    trunk, branch = words(1, MIN_SHARED_TOKENS), words(2, MIN_SHARED_TOKENS)
+    prompts = [
+        (*trunk, *branch, *words(3, 2)),
+        (*trunk, *branch, *words(4, 3)),
+        (*trunk, *words(5, 2)),
+    ]
+    return make_batch(prompts, [1, 2, 1])
+
+
+@torch.inference_mode()
+def _compute_logits(
+    model: PreTrainedModel,
+    batch: PromptBatch,
+    make_rows: Callable[[PreTrainedModel, PromptBatch], DecodingBatch],
+) -> Tensor:
+    """Of the first token after each prompt, and of the second; in float32 or better."""
+    rows = make_rows(model, batch)
+    first = rows.logits
+    rows.advance(torch.arange(batch.rows, device=model.device))
+    logits = torch.cat([first, rows.logits])
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,353 @@
+"""Attention that reads a prefix once for all sequences that share it.
+
+The queries of all readers of a segment are the rows of ONE product with the segment's keys and
+values; what a sequence has of its own is read apart; the parts are joined as one softmax over all.
+Served to any model through transformers' `AttentionInterface`. Knows the tensors of a layer; knows
+no token, no prompt and no sampling.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+ATTENTION_NAME: Final = "shared_prefixes"
+# Scores held at a time: few enough for the caches of a CPU, enough to keep a GPU busy.
+MAX_SCORES_AT_ONCE: Final = {"cpu": 2**21, "cuda": 2**27}
+# New tokens attend to each other in steps, each up to its own last key: half of the square.
+CAUSAL_CHUNK: Final = 256
+# Scores are to the base 2, whose exponentials some CPUs take several times as fast.
+LOG2_E: Final = math.log2(math.e)
+# So many queries pay for the fused attention of the CPU; fewer are one small product.
+FUSED_QUERIES: Final = 64
+# Finite, so that a query that sees nothing of a segment gives it the weight 0 and not NaN.
+MASKED_SCORE: Final = -1e30
+
+
+class PrefixSharingUnsupportedError(Exception):
+    """The model's attention asks for something that cannot be read in parts."""
+
+
+class PrefillDoneError(Exception):
+    """The last keys and values that a call is made for are there; it has no other result."""
+
+
+def enable_shared_attention(model: PreTrainedModel) -> None:
+    """Make `model` attend by `attend_shared`; every later call needs a `PrefixContext`."""
+    AttentionInterface.register(ATTENTION_NAME, attend_shared)
+    model.set_attn_implementation(ATTENTION_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedLevel:
+    """Keys and values of segments, padded on the right to the longest one.
+
+    Attributes:
+        keys: of each layer, (segments, key heads, longest, width).
+        values: likewise.
+        starts: position of each segment's first token.
+        lengths: tokens of each segment.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    starts: list[int]
+    lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixView:
+    """A level as the sequences of one call read it.
+
+    Attributes:
+        readers: the sequences that read each segment, padded by any; (segments, most readers).
+        places: where each sequence's result lies among segments x most readers, or one past the
+            end where it reads nothing of this level; (sequences,).
+        complete: whether every sequence reads something.
+        in_order: whether `readers` are all sequences in order, so that none is to be moved.
+        padding: what hides the padding of the segments; empty until it has been asked for.
+    """
+
+    level: CachedLevel
+    readers: Tensor
+    places: Tensor
+    complete: bool
+    in_order: bool
+    padding: list[Tensor | None] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class PrefixContext:
+    """What a call of the model reads besides its own tokens.
+
+    Attributes:
+        prefixes: what precedes the call's own tokens.
+        positions: of the call's own tokens, (sequences, tokens).
+        last: the highest of them, at most.
+        enough_at: the layer whose keys and values are the last that the call is made for.
+    """
+
+    prefixes: list[PrefixView]
+    positions: Tensor
+    last: int
+    enough_at: int | None = None
+    _windows: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+
+    def bias(self, number: int, window: int | None, groups: int) -> Tensor | None:
+        """What hides keys of prefix `number`; layers with the same window have it in common.
+
+        Returns:
+            (segments, 1, queries or 1, longest), queries as `_attend` wants them: readers x
+            `groups` x tokens. None where everything is seen.
+        """
+        prefix = self.prefixes[number]
+        if window is None or self.last - min(prefix.level.starts) < window:
+            if not prefix.padding:
+                prefix.padding.append(_make_padding_bias(prefix.level, self.positions.device))
+            return prefix.padding[0]
+        key = (number, window, groups)
+        if key not in self._windows:
+            self._windows[key] = _make_window_bias(prefix, self.positions, window, groups)
+        return self._windows[key]
+
+
+def _make_padding_bias(level: CachedLevel, device: torch.device) -> Tensor | None:
+    longest = max(level.lengths)
+    if min(level.lengths) == longest:
+        return None
+    return _convert_mask_to_bias(_make_padding_mask(level, device)[:, None, None])
+
+
+def _make_padding_mask(level: CachedLevel, device: torch.device) -> Tensor:
+    """Where a level holds no key: (segments, longest)."""
+    lengths = torch.tensor(level.lengths, device=device)
+    return torch.arange(max(level.lengths), device=device) >= lengths[:, None]
+
+
+def _make_window_bias(prefix: PrefixView, positions: Tensor, window: int, groups: int) -> Tensor:
+    level, device = prefix.level, positions.device
+    starts = torch.tensor(level.starts, device=device)
+    keys_at = starts[:, None] + torch.arange(max(level.lengths), device=device)
+    ages = positions[prefix.readers][..., None] - keys_at[:, None, None]
+    hidden = (ages >= window) | _make_padding_mask(level, device)[:, None, None]
+    hidden = hidden[:, :, None].expand(-1, -1, groups, -1, -1)
+    return _convert_mask_to_bias(hidden.flatten(1, 3)[:, None])
+
+
+def _make_causal_bias(
+    first: int, last: int, window: int | None, groups: int, device: torch.device
+) -> Tensor | None:
+    """What own tokens first..last-1 see of those before `last`: (1, 1, groups x queries, last)."""
+    if last - first == 1 and (window is None or last <= window):
+        return None
+    queries_at = torch.arange(first, last, device=device)[:, None]
+    ages = queries_at - torch.arange(last, device=device)
+    hidden = (ages < 0) | (ages >= (last if window is None else window))
+    return _convert_mask_to_bias(hidden.repeat(groups, 1)[None, None])
+
+
+def _convert_mask_to_bias(hidden: Tensor) -> Tensor:
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED_SCORE)
+
+
+def attend_shared(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    shared_reading: PrefixContext | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend to the prefixes of `shared_reading` and, causally, to the call's own tokens.
+
+    Args:
+        module: the model's attention module, which names its layer.
+        query: (sequences, heads, tokens, width).
+        key: of each sequence's own tokens, the new ones last; (sequences, key heads, own, width).
+        value: likewise.
+        attention_mask: must be None: what hides keys is said by `shared_reading`.
+        scaling: factor of the scores; None for one over the root of the width.
+        softcap: bound of the scores, by a hyperbolic tangent, as in Gemma 2.
+        sliding_window: how many tokens a query sees, its own included.
+        s_aux: a score of each head that takes part in the softmax without a value (GPT-OSS).
+        position_bias: must be None.
+        shared_reading: what this call reads, handed through the model.
+
+    Returns:
+        (sequences, tokens, heads, width of a value), and no weights.
+
+    Raises:
+        CannotShareError: the attention is of a kind that this function does not know.
+        EnoughReadError: this is the layer at which the reading is to end.
+    """
+    if shared_reading is None:
+        raise PrefixSharingUnsupportedError("the model does not hand arguments on to its attention")
+    if attention_mask is not None or position_bias is not None:
+        raise PrefixSharingUnsupportedError(
+            "the model adds a mask or a bias of its own to the scores"
+        )
+    if not getattr(module, "is_causal", True):
+        raise PrefixSharingUnsupportedError("the model's attention is not causal")
+    layer: Any = module.layer_idx
+    if layer == shared_reading.enough_at:
+        raise PrefillDoneError
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window if sliding_window and sliding_window <= shared_reading.last else None
+    if not shared_reading.prefixes and window is None and softcap is None and s_aux is None:
+        return _attend_causally(query, key, value, scale), None
+    query = query * (scale * LOG2_E if softcap is None else scale / softcap)
+    cap = None if softcap is None else softcap * LOG2_E
+    parts = [_attend_own(query, key, value, window=window, cap=cap)]
+    for number, prefix in enumerate(shared_reading.prefixes):
+        keys, values = prefix.level.keys[layer], prefix.level.values[layer]
+        groups = query.shape[1] // keys.shape[1]
+        bias = shared_reading.bias(number, window, groups)
+        parts.append(_attend_prefix(query, keys, values, prefix, bias=bias, cap=cap))
+    joined = _merge_parts(parts, s_aux)
+    return joined.to(query.dtype).transpose(1, 2).contiguous(), None
+
+
+def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Where nothing is shared and nothing is special; own tokens are all new or one is."""
+    result = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return result.transpose(1, 2).contiguous()
+
+
+PartialAttention = tuple[Tensor, Tensor]
+"""Attention to some of the keys: the result (..., width), and its weight beside other parts
+(..., 1), which is the logarithm, to the base 2, of the sum of its exponentiated scores."""
+
+
+def _attend_own(
+    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, cap: float | None
+) -> PartialAttention:
+    """Attend causally to own tokens, of which the last ones are the queries."""
+    sequences, heads, tokens, width = query.shape
+    own, key_heads = key.shape[2], key.shape[1]
+    results, weights = [], []
+    for first in range(own - tokens, own, CAUSAL_CHUNK):
+        last = min(first + CAUSAL_CHUNK, own)
+        some = query[:, :, first - own + tokens : last - own + tokens]
+        folded = some.reshape(sequences, key_heads, -1, width)
+        bias = _make_causal_bias(first, last, window, heads // key_heads, query.device)
+        result, weight = _attend(folded, key[:, :, :last], value[:, :, :last], bias=bias, cap=cap)
+        results.append(result.reshape(sequences, heads, last - first, -1))
+        weights.append(weight.reshape(sequences, heads, last - first, 1))
+    return _concatenate_tokens(results), _concatenate_tokens(weights)
+
+
+def _concatenate_tokens(items: list[Tensor]) -> Tensor:
+    return items[0] if len(items) == 1 else torch.cat(items, dim=2)
+
+
+def _attend_prefix(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    prefix: PrefixView,
+    *,
+    bias: Tensor | None,
+    cap: float | None,
+) -> PartialAttention:
+    """Gather the queries of each segment's readers, attend, and put the results back in order."""
+    segments, most = prefix.readers.shape
+    _, heads, tokens, width = query.shape
+    key_heads = keys.shape[1]
+    apart = (segments, most, key_heads, heads // key_heads, tokens, width)
+    gathered = query if prefix.in_order else query.index_select(0, prefix.readers.view(-1))
+    folded = gathered.reshape(apart).transpose(1, 2).reshape(segments, key_heads, -1, width)
+    result, weight = _attend(folded, keys, values, bias=bias, cap=cap)
+
+    def put_back(item: Tensor, nothing: float) -> Tensor:
+        item = item.reshape(segments, key_heads, most, -1, tokens, item.shape[-1]).transpose(1, 2)
+        item = item.reshape(segments * most, heads, tokens, -1)
+        if prefix.in_order:
+            return item
+        if not prefix.complete:
+            item = torch.cat([item, item.new_full((1, *item.shape[1:]), nothing)])
+        return item.index_select(0, prefix.places)
+
+    return put_back(result, 0.0), put_back(weight, MASKED_SCORE)
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, cap: float | None
+) -> PartialAttention:
+    """Attend with every query (segments, key heads, queries, width) to all keys of its segment."""
+    segments, key_heads, queries, width = query.shape
+    can_fuse = query.device.type == "cpu" and cap is None and values.shape[-1] == width
+    if can_fuse and queries >= FUSED_QUERIES:
+        return _attend_fused(query, keys, values, bias)
+    scores = segments * key_heads * keys.shape[2]
+    step = max(1, MAX_SCORES_AT_ONCE.get(query.device.type, 2**27) // scores)
+    results, weights = [], []
+    for first in range(0, queries, step):
+        some = slice(first, first + step)
+        hides = bias if bias is None or bias.shape[2] == 1 else bias[:, :, some]
+        result, weight = _attend_at_once(query[:, :, some], keys, values, hides, cap)
+        results.append(result)
+        weights.append(weight)
+    return _concatenate_tokens(results), _concatenate_tokens(weights)
+
+
+def _attend_fused(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
+) -> PartialAttention:
+    """Attend without holding the scores, by what `scaled_dot_product_attention` does on a CPU.
+
+    Called by its inner name, which alone gives the logarithm of the sum too.
+    """
+    result, logarithm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query,
+        keys,
+        values,
+        attn_mask=None if bias is None else bias.to(query.dtype),
+        scale=1 / LOG2_E,  # the queries are scaled to the base 2, and this softmax is natural
+    )
+    return result.float(), (logarithm * LOG2_E).float()[..., None]
+
+
+def _attend_at_once(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, cap: float | None
+) -> PartialAttention:
+    scores = (query @ keys.transpose(-1, -2)).float()
+    if cap is not None:
+        scores = scores.tanh_().mul_(cap)
+    if bias is not None:
+        scores += bias
+    top = scores.amax(-1, keepdim=True)
+    exponentials = scores.sub_(top).exp2_()
+    total = exponentials.sum(-1, keepdim=True)
+    result = (exponentials.to(values.dtype) @ values).float()
+    return result.div_(total), total.log2_().add_(top)
+
+
+def _merge_parts(parts: Sequence[PartialAttention], s_aux: Tensor | None) -> Tensor:
+    """One softmax over all parts: (sequences, heads, tokens, width)."""
+    weights = [weight for _, weight in parts]
+    if s_aux is not None:
+        weights.append((s_aux.float() * LOG2_E).view(1, -1, 1, 1).expand_as(weights[0]))
+    shares = torch.stack(weights).div_(LOG2_E).softmax(0)
+    joined = parts[0][0] * shares[0]
+    for (result, _), share in zip(parts[1:], shares[1:], strict=False):
+        joined.addcmul_(result, share)
+    return joined

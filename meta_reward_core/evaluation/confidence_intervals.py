@@ -1,0 +1,117 @@
+"""95% intervals that stay honest when rows are few, equal, or missing.
+
+Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference",
+JASA 22; Efron 1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
+
+Array = npt.NDArray[np.float64]
+
+Z_95: Final = float(ndtri(0.975))
+"""Two-sided 95% quantile of the normal distribution, 1.959964."""
+
+
+class Interval(NamedTuple):
+    """Both ends of an interval, in the unit of the figure."""
+
+    low: float
+    high: float
+
+
+def compute_bounded_mean_interval(
+    mean: float, count: int, *, least: float, most: float, missing: int = 0
+) -> Interval:
+    """Wilson's score interval of a mean of values in [least, most].
+
+    With p the mean brought to [0, 1] and z = 1.96:
+    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+    For values that are not all at the ends it is too wide rather than too narrow, because their
+    variance is at most p(1-p) (Bhatia and Davis 2000). It never has width 0, not even when all
+    values are equal.
+
+    Args:
+        mean: of the `count` values.
+        count: how many values, >= 1.
+        least: smallest possible value.
+        most: largest possible value.
+        missing: values that should be there and are not. The lower end counts each of them as
+            `least`, the upper end as `most`, because nobody knows why they are missing.
+    """
+    share = (mean - least) / (most - least)
+    total = count + missing
+    low = compute_wilson_interval(share * count / total, total).low
+    high = compute_wilson_interval((share * count + missing) / total, total).high
+    return Interval(least + low * (most - least), least + high * (most - least))
+
+
+def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> Interval:
+    """Wilson's score interval of a share seen in `size` independent answers.
+
+    Args:
+        share: brought into [0, 1], from which rounding may have led it out.
+        size: number of answers, or what they are worth.
+        z: quantile of the normal distribution for half of what lies outside.
+    """
+    share = min(max(share, 0.0), 1.0)
+    spread = z**2 / size
+    half = z * np.sqrt(share * (1 - share) / size + spread / (4 * size))
+    low, high = (share + spread / 2 - half, share + spread / 2 + half)
+    return Interval(max(0.0, float(low / (1 + spread))), min(1.0, float(high / (1 + spread))))
+
+
+def compute_graded_mean_interval(
+    values: Sequence[float] | Array, *, least: float, most: float, missing: int = 0
+) -> Interval:
+    """Student's t interval of a mean of grades in [least, most], with one more at either end.
+
+    The two added grades keep the width above 0 where all grades are equal and matter little
+    among many; Wilson's interval would be far too wide for grades that lie in between. Our
+    choice, after Agresti and Coull 1998, "Approximate is better than 'exact' for interval
+    estimation of binomial proportions", The American Statistician 52.
+
+    Args:
+        values: the grades, at least one.
+        least: smallest possible grade.
+        most: largest possible grade.
+        missing: grades that should be there; the lower end counts each as `least`, the upper
+            end as `most`.
+    """
+    low, _ = _compute_t_interval([*values, least, most, *[least] * missing])
+    _, high = _compute_t_interval([*values, least, most, *[most] * missing])
+    return Interval(max(least, low), min(most, high))
+
+
+def _compute_t_interval(values: Sequence[float]) -> Interval:
+    mean, error = float(np.mean(values)), compute_standard_error(values) or 0.0
+    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    return Interval(mean - half, mean + half)
+
+
+def compute_standard_error(values: Sequence[float] | Array) -> float | None:
+    """Standard deviation (ddof 1) over the root of the count; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def resample_counts(size: int, rounds: int, rng: np.random.Generator) -> Array:
+    """How often each of `size` things is drawn in each bootstrap round: [rounds, size]."""
+    drawn = rng.multinomial(size, np.full(size, 1 / size), size=rounds)
+    return drawn.astype(np.float64)
+
+
+def compute_percentile_interval(values: Array, *, low: float = 2.5, high: float = 97.5) -> Interval:
+    """Percentiles of bootstrap values [rounds], linearly interpolated."""
+    ends = np.percentile(values, [low, high])
+    return Interval(float(ends[0]), float(ends[1]))
+
+
+def enclose_intervals(*intervals: Interval) -> Interval:
+    """The smallest interval that holds all of them."""
+    return Interval(min(i.low for i in intervals), max(i.high for i in intervals))

@@ -1,0 +1,121 @@
+"""Let a model answer the prompts of an evaluation: one turn, or one after another.
+
+An answer that the engine refused is an empty text, which every judge may punish, and is counted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, SamplingParams
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.evaluation.alpaca_eval_io import ModelOutput
+from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any
+from meta_reward_core.method.generation import build_actor_conversation, extend_conversation
+
+REFUSED: Final = "refused"
+CUT_OFF: Final = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResponses:
+    """What a model answered.
+
+    Attributes:
+        turns: per prompt, its answers in the order of the turns.
+        refused: answers that the engine could not begin, because the prompt is too long for it.
+        cut_off: answers that the token limit ended.
+    """
+
+    turns: tuple[tuple[str, ...], ...]
+    refused: int
+    cut_off: int
+
+    @property
+    def findings(self) -> list[DataIssue]:
+        """What a reader of the figures must know about how the answers came about."""
+        return [
+            *make_issue_if_any(
+                range(self.refused),
+                "answers_refused",
+                "Prompts that are too long for the model, answered by nothing: {rows}.",
+                "An empty answer loses. Give the model a longer context, or leave them out.",
+            ),
+            *make_issue_if_any(
+                range(self.cut_off),
+                "answers_cut_off",
+                "Answers that end at the token limit: {rows}.",
+                "A judge sees half an answer. Raise --max-new-tokens.",
+            ),
+        ]
+
+
+def generate_turns(
+    engine: Engine,
+    prompts: Sequence[Sequence[str]],
+    *,
+    sampling: SamplingParams,
+    seed: int,
+    system_prompt: str | None = None,
+    progress: Progress | None = None,
+) -> ModelResponses:
+    """Answer the turns of each prompt, each one in view of those before it and their answers.
+
+    Args:
+        engine: who answers; closed by the caller.
+        prompts: per prompt, what the person says in each turn; at least one.
+        sampling: of the answers.
+        seed: of the engine; each turn has its own.
+        system_prompt: a system message before every prompt.
+        progress: see `Engine.sample`; counts within one turn.
+
+    Raises:
+        EngineError: the engine failed as a whole.
+    """
+    talks: list[Conversation] = [
+        build_actor_conversation(turns[0], system_prompt=system_prompt) for turns in prompts
+    ]
+    said: list[list[Completion]] = [[] for _ in prompts]
+    for turn in range(max(map(len, prompts), default=0)):
+        asked = [place for place, turns in enumerate(prompts) if len(turns) > turn]
+        if turn > 0:
+            for place in asked:
+                talks[place] = extend_conversation(
+                    talks[place], reply=said[place][-1].text, instruction=prompts[place][turn]
+                )
+        drawn = engine.sample(
+            [talks[place] for place in asked],
+            1,
+            sampling=sampling,
+            seed=derive_seed(seed, "turn", turn),
+            progress=progress,
+        )
+        for place, (completion,) in zip(asked, drawn, strict=True):
+            said[place].append(completion)
+    everything = [completion for row in said for completion in row]
+    return ModelResponses(
+        turns=tuple(tuple(completion.text for completion in row) for row in said),
+        refused=sum(completion.finish_reason == REFUSED for completion in everything),
+        cut_off=sum(completion.finish_reason == CUT_OFF for completion in everything),
+    )
+
+
+def to_model_outputs(
+    instructions: Sequence[str],
+    answers: ModelResponses,
+    *,
+    generator: str,
+    datasets: Mapping[str, str] | None = None,
+) -> list[ModelOutput]:
+    """First turns as alpaca_eval's outputs.
+
+    Args:
+        instructions: in the order of the answers.
+        answers: of one model.
+        generator: its name.
+        datasets: of the instructions, where known.
+    """
+    return [
+        ModelOutput(instruction, turns[0], generator, dataset=(datasets or {}).get(instruction))
+        for instruction, turns in zip(instructions, answers.turns, strict=True)
+    ]

@@ -1,0 +1,118 @@
+"""What an iteration's own files say about the model that made them: spread, biases, lengths.
+
+The judge that is measured here is the one that gave the scores. Nothing here is the truth.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from meta_reward_core.evaluation.judge_metrics import (
+    IterationMetrics,
+    JudgeMetrics,
+    JudgeTally,
+    MetaJudgeMetrics,
+    MetaJudgeTally,
+    PairMetrics,
+    compute_mean,
+    compute_spearman,
+    measure_pairs,
+)
+from meta_reward_core.evaluation.measurement import Measurement, Subject
+from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind
+from meta_reward_core.storage.shards import IterationFiles
+
+MetricValue = tuple[str, float | None, int]
+
+
+def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> IterationMetrics:
+    """Measure what the iteration's files hold, with the texts of one part in memory at a time.
+
+    Args:
+        kinds: the kinds of pairs that the iteration schedules.
+    """
+    judged, fought = JudgeTally(), MetaJudgeTally()
+    for part in files.list_partition_numbers("judgments"):
+        judgments = files.read_records(Judgment, part)
+        battles = files.read_records(Battle, part)
+        judged.add(judgments)
+        fought.add(battles, {judgment.judgment_id: judgment for judgment in judgments})
+    scores = files.read("scores", columns=["mean", "length_chars"])
+    scored = scores.filter(pc.is_valid(scores["mean"]))
+    return IterationMetrics(
+        judge=judged.measures(),
+        meta_judge=fought.measures() if "judge" in kinds else None,
+        pairs=tuple(_measure_pair_table(files, kind) for kind in kinds),
+        response_chars=compute_mean(scores["length_chars"].to_pylist()),
+        score_length_correlation=compute_spearman(
+            scored["mean"].to_pylist(), scored["length_chars"].to_pylist()
+        ),
+    )
+
+
+def _measure_pair_table(files: IterationFiles, kind: PairKind) -> PairMetrics:
+    pairs = files.read(f"{kind}_pairs", columns=["chosen", "rejected"])
+    return measure_pairs(
+        kind,
+        chosen_chars=_compute_reply_lengths(pairs, "chosen"),
+        rejected_chars=_compute_reply_lengths(pairs, "rejected"),
+        dropped=files.read_records(Dropped),
+    )
+
+
+def _compute_reply_lengths(pairs: pa.Table, side: Literal["chosen", "rejected"]) -> list[int]:
+    contents = pc.struct_field(pc.list_element(pairs[side], 0), "content")
+    lengths: list[int] = pc.utf8_length(contents).to_pylist()
+    return lengths
+
+
+def to_measurements(measured: IterationMetrics, *, model: str) -> list[Measurement]:
+    """Flatten into rows of the table `evaluation`."""
+    found: list[tuple[Subject, MetricValue]] = [
+        ("actor", figure) for figure in _iter_actor_metrics(measured)
+    ]
+    if measured.judge is not None:
+        found += [("judge", figure) for figure in _iter_judge_metrics(measured.judge)]
+    if measured.meta_judge is not None:
+        found += [
+            ("meta_judge", figure) for figure in _iter_meta_judge_metrics(measured.meta_judge)
+        ]
+    for pairs in measured.pairs:
+        found += [("pairs", figure) for figure in _iter_pair_metrics(pairs)]
+    return [
+        Measurement(model, subject, metric, value, count, "own_data")
+        for subject, (metric, value, count) in found
+    ]
+
+
+def _iter_actor_metrics(measured: IterationMetrics) -> Iterator[MetricValue]:
+    responses = measured.judge.judgments if measured.judge else 0
+    yield "response_chars", measured.response_chars, responses
+    yield "score_length_correlation", measured.score_length_correlation, responses
+
+
+def _iter_judge_metrics(judge: JudgeMetrics) -> Iterator[MetricValue]:
+    yield "parse_rate", judge.parse_rate, judge.judgments
+    yield "mean_score", judge.mean, judge.scored
+    yield "score_entropy_bits", judge.entropy_bits, judge.scored
+    yield "share_at_max", judge.share_at_max, judge.scored
+
+
+def _iter_meta_judge_metrics(meta_judge: MetaJudgeMetrics) -> Iterator[MetricValue]:
+    yield "parse_rate", meta_judge.parse_rate, meta_judge.battles
+    yield "won_by_first", meta_judge.won_by_first, meta_judge.decided
+    yield "won_by_second", meta_judge.won_by_second, meta_judge.decided
+    yield "won_by_higher_score", meta_judge.won_by_higher_score, meta_judge.unequal_scores
+    yield "won_by_longer", meta_judge.won_by_longer, meta_judge.unequal_lengths
+    yield "inconsistency", meta_judge.inconsistency, meta_judge.both_orders
+
+
+def _iter_pair_metrics(pairs: PairMetrics) -> Iterator[MetricValue]:
+    prompts = pairs.pairs + sum(pairs.dropped.values())
+    yield f"{pairs.kind}_pairs", float(pairs.pairs), prompts
+    yield f"{pairs.kind}_chosen_chars", pairs.chosen_chars, pairs.pairs
+    yield f"{pairs.kind}_rejected_chars", pairs.rejected_chars, pairs.pairs
+    for reason, count in pairs.dropped.items():
+        yield f"{pairs.kind}_dropped_{reason}", float(count), prompts

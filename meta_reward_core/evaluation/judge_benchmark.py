@@ -1,0 +1,165 @@
+"""Let a judge score responses, and compare it with a reference: in and out of distribution.
+
+Out of distribution is a fixed set that every judge can be asked about. In distribution are the
+responses that an iteration has made and judged itself: on them a judge that is its own teacher can
+look better, or worse, than it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.data.tabular_io import NumberedRow, read_rows, write_json_lines
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.judge_agreement import measure_agreement
+from meta_reward_core.evaluation.pipelines import BenchmarkRun, JudgePrompt
+from meta_reward_core.evaluation.ratings_io import Ratings, parse_ratings, read_ratings
+from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.method.judging import judge_responses
+from meta_reward_core.storage.records import Battle, Judgment, Response
+from meta_reward_core.storage.schemas import list_columns
+from meta_reward_core.storage.shards import IterationFiles
+
+OWN_RESPONSES: Final = "judge_agreement_on_own_responses"
+"""The benchmark's name in distribution; out of distribution it is `judge_agreement`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeItems:
+    """Responses to be judged, and the instructions they answer by prompt id."""
+
+    instructions: Mapping[str, str]
+    responses: tuple[Response, ...]
+
+
+def read_judge_items(path: str | Path) -> JudgeItems:
+    """Read responses: rows of `instruction, response, response_id`, and `prompt_id` if it is known.
+
+    Raises:
+        EvaluationFileError: a row lacks something, a response comes twice, or a prompt id stands
+            for two instructions.
+    """
+    instructions: dict[str, str] = {}
+    responses: dict[tuple[str, str], Response] = {}
+    for row in read_rows(path):
+        text = row.text("instruction")
+        prompt = row.name("prompt_id") if "prompt_id" in row.values else compute_prompt_id(text)
+        if instructions.setdefault(prompt, text) != text:
+            row.refuse(f"prompt_id {prompt} stood for another instruction before.")
+        name = row.name("response_id")
+        if (prompt, name) in responses:
+            row.refuse(f"response {name} was there before; keep one row of it.")
+        responses[prompt, name] = Response(prompt, name, 0, row.text("response"), 0, "stop")
+    return JudgeItems(instructions, tuple(responses.values()))
+
+
+def read_iteration_items(files: IterationFiles) -> JudgeItems:
+    """The responses that an iteration has made, to be judged by somebody else.
+
+    Raises:
+        EvaluationFileError: the iteration has no responses yet.
+        DamagedArtifactError: its files are not what they should be.
+    """
+    prompts = files.read("prompts", columns=["prompt_id", "text"]).to_pylist()
+    responses = files.read_records(Response)
+    if not responses:
+        raise EvaluationFileError(f"{files.folder}: has no responses yet; run the iteration first.")
+    return JudgeItems(
+        {row["prompt_id"]: row["text"] for row in prompts},
+        tuple(responses),
+    )
+
+
+def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Path:
+    """Score responses.
+
+    Writes `judgments.jsonl`, which `read_ratings` reads.
+
+    Raises:
+        EngineError: the engine failed; the same run goes on where it was.
+    """
+    judgments, _ = judge_responses(
+        items.responses,
+        run.judge.engine,
+        instructions=items.instructions,
+        template=words.template,
+        rubric=words.rubric,
+        top_points=words.top_points,
+        samples=run.samples,
+        sampling=run.judging,
+        seed=run.seed,
+        progress=run.tell("judge", len(items.responses) * run.samples),
+    )
+    run.judge.engine.unload()
+    path = run.out / "judgments.jsonl"
+    write_json_lines(path, map(asdict, judgments))
+    return path
+
+
+def compare_on_fixed_set(judge: Path, reference: Path) -> Scorecard:
+    """A judge against a reference on responses that no iteration has made.
+
+    Raises:
+        EvaluationFileError: the two cannot be read or have nothing in common.
+    """
+    return measure_agreement(read_ratings(judge), read_ratings(reference))
+
+
+def compare_on_own_responses(experiment: Experiment, references: Sequence[Path]) -> list[Scorecard]:
+    """Each iteration's own judgments against a reference that knows its responses.
+
+    Args:
+        experiment: whose iterations.
+        references: files of opinions; each iteration is compared with those that know any of its
+            responses. Several files are one reference, and must have one form.
+
+    Raises:
+        EvaluationFileError: the references know no response of any iteration.
+    """
+    rows = [row for path in references for row in read_rows(path)]
+    reference = parse_ratings(", ".join(path.name for path in references), rows)
+    cards = []
+    for number, own in _iter_own_ratings(experiment, reference):
+        card = measure_agreement(own, reference)
+        cards.append(
+            replace(card, benchmark=OWN_RESPONSES, model=_format_judge_label(experiment, number))
+        )
+    if not cards:
+        raise EvaluationFileError(
+            f"{reference.name}: knows no response of experiment {experiment.name}; let people or a "
+            "stronger model judge the responses of its iterations."
+        )
+    return cards
+
+
+def _iter_own_ratings(experiment: Experiment, reference: Ratings) -> Iterator[tuple[int, Ratings]]:
+    """Judgments of the iterations that the reference says something of, by iteration."""
+    known = {prompt for prompt, *_ in (*reference.scores, *reference.verdicts)}
+    for number in range(1, experiment.count_finished_iterations() + 1):
+        table = (
+            "battles" if _is_about_judgments(experiment.files(number), reference) else "judgments"
+        )
+        columns = list_columns(Battle if table == "battles" else Judgment)
+        found = experiment.files(number).read(table, columns=columns).to_pylist()
+        rows = [
+            NumberedRow(f"{table} of iteration {number}, row {place}", row)
+            for place, row in enumerate(found, start=1)
+            if row["prompt_id"] in known
+        ]
+        if rows:
+            yield number, parse_ratings(f"{table} of iteration {number}", rows)
+
+
+def _is_about_judgments(files: IterationFiles, reference: Ratings) -> bool:
+    """Whether a reference compares judgments, as a meta-judge does, and not responses."""
+    named = {name for _, first, second in reference.verdicts for name in (first, second)}
+    known = files.read("judgments", columns=["judgment_id"])["judgment_id"]
+    return not named.isdisjoint(known.to_pylist())
+
+
+def _format_judge_label(experiment: Experiment, number: int) -> str:
+    """Who judged in an iteration: the model that it began with."""
+    return f"{experiment.name}, iteration {number} (M{number - 1})"

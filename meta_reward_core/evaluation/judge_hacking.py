@@ -1,0 +1,145 @@
+"""Answers that play the judge instead of answering: found in the texts alone.
+
+Nothing here changes a figure. A finding says that the figures beside it may not mean what they
+seem to, and how many answers a person should look at.
+
+Source: Zheng et al. 2024, "Cheating Automatic LLM Benchmarks: Null Models Achieve High Win
+Rates", arXiv 2410.07137.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any
+from meta_reward_core.method.parsing import has_judge_line
+
+CONSTANT_SHARE: Final = 0.2
+"""So large a share of answers that open alike is a finding. Our choice."""
+
+COPY_SHARE: Final = 0.05
+"""So large a share of answers that equal the baseline's, or hold them whole, is a finding.
+
+Our choice.
+"""
+
+TextPredicate = Callable[[str], bool]
+
+_OPENING_CHARS: Final = 200
+_MIN_IDENTICAL: Final = 3
+_MIN_COPIED_CHARS: Final = 200
+
+_VERDICT_MARK = re.compile(
+    r"\[\[\s*(?:[AB]\s*(?:[<>]{1,2}|=)\s*[AB]|[ABC]|10|[0-9](?:\.[0-9]+)?|tie)\s*\]\]"
+    r"|\"rank\"\s*:\s*[12]\b"
+    r"|\"(?:preference|verdict|winner)\"\s*:",
+    re.IGNORECASE,
+)
+_JUDGE_INSTRUCTION = re.compile(
+    r"\b(?:ignore|disregard|forget)\s+(?:all\s+|any\s+)?(?:of\s+)?(?:the\s+|these\s+|those\s+|my\s+)?"
+    r"(?:previous|prior|above|earlier|preceding|system|foregoing)\s+(?:\w+\s+)?"
+    r"(?:instructions?|prompts?|rules?|messages?|text)"
+    r"|\b(?:dear|hey|attention|note\s+to\s+(?:the\s+)?)[\s,:]*(?:judge|evaluator|grader|annotator)\b"
+    r"|\b(?:judge|evaluator|grader|annotator)s?\s*[:,]?\s+(?:please\s+)?"
+    r"(?:must|should|has\s+to|have\s+to|please)\s+"
+    r"(?:give|award|rate|score|prefer|choose|select|pick|rank|output)\b"
+    r"|\b(?:rate|score|grade|mark|rank)\s+this\s+(?:answer|response|output|reply)\b"
+    r"|\b(?:give|award)\s+(?:this\s+(?:answer|response|output|reply)|me)\s+(?:a|an|the)?\s*"
+    r"(?:full|highest|maximum|top|perfect|best|10|5)\b"
+    r"|\b(?:prefer|choose|select|pick)\s+(?:this\s+(?:answer|response|output|reply)\b"
+    r"|(?:output|model|assistant|response|answer)\s+(?:\(?[abmM12]\)?)(?!\w))"
+    r"|<\|(?:im_start|im_end|eot_id|start_header_id|begin_of_text|endoftext)\|>"
+    r"|\[/?INST\]",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedResponse:
+    """A model's answer to an instruction, and the baseline's where there is one."""
+
+    instruction: str
+    text: str
+    baseline: str | None = None
+
+
+def find_judge_hacking(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
+    """Everything in a model's answers that a judge could be played with."""
+    return [
+        *_find_constant_responses(answers),
+        *_find_baseline_copies(answers),
+        *make_issue_if_any(
+            [a for a in answers if _is_suspicious(a, has_verdict_mark)],
+            "verdict_marks",
+            "Answers that contain a judge's mark, such as [[A>B]], [[10]] or 'Score: 5': {rows}.",
+            "A judge that repeats or completes them scores itself. Read these answers, and leave "
+            "them out in a second evaluation.",
+        ),
+        *make_issue_if_any(
+            [a for a in answers if _is_suspicious(a, has_judge_instructions)],
+            "addresses_judge",
+            "Answers that speak to the judge or carry control tokens of a chat: {rows}.",
+            "They may steer the verdict whatever they are worth. Read them before you trust the "
+            "figures.",
+        ),
+    ]
+
+
+def has_verdict_mark(text: str) -> bool:
+    """Whether a text contains something that a judge's reply would be read by."""
+    return _VERDICT_MARK.search(text) is not None or has_judge_line(text)
+
+
+def has_judge_instructions(text: str) -> bool:
+    """Whether a text gives orders to a judge, or holds control tokens of a chat template."""
+    return _JUDGE_INSTRUCTION.search(text) is not None
+
+
+def _is_suspicious(answer: ComparedResponse, found_in: TextPredicate) -> bool:
+    """Whether an answer is suspicious and its instruction, which may have asked for it, is not."""
+    return found_in(answer.text) and not found_in(answer.instruction)
+
+
+def _find_constant_responses(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
+    openings = Counter(_normalize_whitespace(answer.text)[:_OPENING_CHARS] for answer in answers)
+    if not openings:
+        return []
+    opening, count = openings.most_common(1)[0]
+    if count < max(_MIN_IDENTICAL, CONSTANT_SHARE * len(answers)):
+        return []
+    example = opening[:60] if opening else "nothing at all"
+    return [
+        DataIssue(
+            "constant_answers",
+            f"{count:,} of {len(answers):,} answers are the same or open alike: {example!r}.",
+            "An answer that does not depend on the question is no answer. Whatever the judge "
+            "says of it, this is not a capable model.",
+            count,
+        )
+    ]
+
+
+def _find_baseline_copies(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
+    compared = [answer for answer in answers if answer.baseline is not None]
+    copies = sum(_is_copy(answer) for answer in compared)
+    if not copies or copies < COPY_SHARE * len(compared):
+        return []
+    return [
+        DataIssue(
+            "copies_baseline",
+            f"{copies:,} of {len(compared):,} answers are the baseline's own, or hold it whole.",
+            "A preference between equal texts is noise: expect 50 and make nothing of it.",
+            copies,
+        )
+    ]
+
+
+def _is_copy(answer: ComparedResponse) -> bool:
+    own, other = _normalize_whitespace(answer.text), _normalize_whitespace(answer.baseline or "")
+    return own == other or (len(other) >= _MIN_COPIED_CHARS and other in own)
+
+
+def _normalize_whitespace(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,144 @@
+"""How far two or more judges agree beyond chance, and how far their ranks go together.
+
+Items are weighted, as a sample that was not drawn evenly must be. A `WeightedStatistic` computes
+one figure for many sets of weights at once, which is what a jackknife asks for; inside its arrays
+NaN says that there is no such figure, and outside of them None does.
+
+Which of these are a library's, and why not all: docs/decisions/0008-whose-statistics.md.
+
+Source: Cohen 1960; Krippendorff 2011, "Computing Krippendorff's alpha-reliability".
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal
+
+import krippendorff
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+WeightedStatistic = Callable[[Array], Array]
+"""From weights of shape [m, n], a row for each figure, to m figures."""
+Level = Literal["nominal", "interval"]
+
+_MIN_DENOMINATOR = 1e-12
+
+
+def compute_cohen_kappa(table: npt.ArrayLike) -> float | None:
+    """Kappa of a square table of counts or weights, (agreed - by chance) / (1 - by chance).
+
+    Args:
+        table: shape [k, k]; row: what one says, column: what the other says.
+
+    Returns:
+        None of an empty table, and where both always say the same one thing.
+    """
+    [kappa] = _compute_kappas(np.asarray(table, dtype=np.float64)[None])
+    return None if np.isnan(kappa) else float(kappa)
+
+
+def make_weighted_kappa(tables: Array) -> WeightedStatistic:
+    """Kappa of the weighted sum of the items' own tables, shape [n, k, k]."""
+    return lambda weights: _compute_kappas(np.tensordot(weights, tables, axes=1))
+
+
+def make_weighted_share(part: Array, whole: Array) -> WeightedStatistic:
+    """Weighted sum of what items have in part over that of what they have whole, shape [n]."""
+    return lambda weights: _divide_or_nan(weights @ part, weights @ whole)
+
+
+def _compute_kappas(tables: Array) -> Array:
+    total = tables.sum(axis=(1, 2))
+    by_chance = (tables.sum(axis=2) * tables.sum(axis=1)).sum(axis=1)
+    agreed = np.trace(tables, axis1=1, axis2=2)
+    # Both multiplied by the total, so that an empty table needs no case of its own.
+    return _divide_or_nan(
+        agreed * total - by_chance, total**2 - by_chance, least=_MIN_DENOMINATOR * total**2
+    )
+
+
+def _divide_or_nan(part: Array, whole: Array, *, least: float | Array = _MIN_DENOMINATOR) -> Array:
+    """Divide; NaN where there is nothing to divide by."""
+    found = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=found, where=whole > least)
+    return found
+
+
+def compute_krippendorff_alpha(
+    units: Sequence[Sequence[Hashable]], *, level: Level = "nominal"
+) -> float | None:
+    """Alpha of the answers that each unit got, 1 - observed / expected disagreement.
+
+    Args:
+        units: for each unit its answers, in any order; those with fewer than two do not count.
+        level: nominal answers agree or not; interval ones are numbers, apart by their square.
+
+    Returns:
+        None without a unit that has two answers, and where all answers are the same.
+    """
+    counts, values = count_answers(units)
+    return compute_alpha_from_counts(counts, values, level=level)
+
+
+def count_answers(units: Sequence[Sequence[Hashable]]) -> tuple[Array, list[Hashable]]:
+    """Count for each unit that has two answers how often it got each; values in their order."""
+    several = [unit for unit in units if len(unit) > 1]
+    values: list[Hashable] = sorted({answer for unit in several for answer in unit})  # type: ignore[type-var]
+    counts = [[float(list(unit).count(value)) for value in values] for unit in several]
+    return np.array(counts).reshape(len(several), len(values)), values
+
+
+def compute_alpha_from_counts(
+    counts: Array, values: Sequence[Hashable], *, level: Level
+) -> float | None:
+    """Alpha of counted answers, shape [units, values]; None where all answers are the same."""
+    if np.count_nonzero(counts.sum(axis=0)) < 2:
+        return None
+    # Nominal values are only told apart: their places do, whatever they are.
+    domain = values if level == "interval" else range(len(values))
+    found = krippendorff.alpha(
+        value_counts=counts, value_domain=np.array(domain), level_of_measurement=level
+    )
+    return float(found)
+
+
+def make_weighted_spearman(first: Array, second: Array) -> WeightedStatistic:
+    """Correlation of weighted mid-ranks; with equal weights it is Spearman's rho."""
+    ranks = [_make_mid_ranker(column) for column in (first, second)]
+
+    def weigh(weights: Array) -> Array:
+        total = weights.sum(axis=1, keepdims=True)
+        x, y = (ranked(weights) for ranked in ranks)
+        x, y = (column - (weights * column).sum(axis=1, keepdims=True) / total for column in (x, y))
+        scale = np.sqrt((weights * x**2).sum(axis=1) * (weights * y**2).sum(axis=1))
+        return _divide_or_nan((weights * x * y).sum(axis=1), scale)
+
+    return weigh
+
+
+def _make_mid_ranker(values: Array) -> WeightedStatistic:
+    """For each item the weight below it, and half of that of its equals."""
+    distinct, place = np.unique(values, return_inverse=True)
+    belongs = np.eye(len(distinct))[place]
+
+    def rank(weights: Array) -> Array:
+        mass = weights @ belongs
+        ranks: Array = (np.cumsum(mass, axis=1) - mass / 2)[:, place]
+        return ranks
+
+    return rank
+
+
+def make_weighted_kendall(first: Array, second: Array) -> WeightedStatistic:
+    """Kendall's tau-b in which each pair of items counts the product of their weights."""
+    one, other = (np.sign(column[:, None] - column[None, :]) for column in (first, second))
+
+    def form(weights: Array, matrix: Array) -> Array:
+        total: Array = ((weights @ matrix) * weights).sum(axis=1)
+        return total
+
+    def weigh(weights: Array) -> Array:
+        scale = np.sqrt(form(weights, one**2) * form(weights, other**2))
+        return _divide_or_nan(form(weights, one * other), scale)
+
+    return weigh

@@ -1,0 +1,212 @@
+"""Opinions of a judge or of a reference about responses, from files.
+
+Either scores, one row per judgment: `prompt_id, response_id, score` (an experiment's table
+`judgments` is such a file), or `rank` in its place, 1 being the best. Or verdicts on pairs, one
+row per order shown: `prompt_id, first_id, second_id, verdict` with verdict A, B or tie (the table
+`battles` is such a file). Or the answers of a finished audit, as its pages export them: points of
+responses, or which of two judgments is better. A judgment's `text` is read for its own reasons.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from meta_reward_core.data.tabular_io import NumberedRow, read_rows, write_json_lines
+from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.evaluation.audit_export_io import read_audit_rows
+from meta_reward_core.evaluation.rationale_consistency import (
+    parse_stated_points,
+    parse_stated_preference,
+)
+from meta_reward_core.method.parsing import remove_verdict_lines
+from meta_reward_core.storage.records import Verdict
+
+EPSILON: Final = 1e-9
+"""Mean scores nearer than this are a tie."""
+
+ResponseKey = tuple[str, str]
+"""(prompt_id, response_id)"""
+
+PairKey = tuple[str, str, str]
+"""(prompt_id, one response_id, another), the two sorted."""
+
+ShownPair = tuple[str, str, str]
+"""(prompt_id, id shown first, id shown second)"""
+
+PairOrder = Literal[-1, 0, 1]
+"""1: the first id of a pair is better; -1: the second; 0: a tie, or two verdicts that differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """What a judge or a reference thinks. Either `scores` or `verdicts` is filled.
+
+    Attributes:
+        name: the file's.
+        scores: of each response, one for each time that it was judged; higher is better.
+        verdicts: of each order shown, one for each time that it was asked.
+        missing: judgments without a score, or verdicts that could not be read.
+        has_scale: whether scores are points and not ranks.
+        reasons: of each judgment whose text is there, whether its total, or its verdict, agrees
+            with what its reasons say; None where they say nothing that can be read.
+    """
+
+    name: str
+    scores: Mapping[ResponseKey, Sequence[float]]
+    verdicts: Mapping[ShownPair, Sequence[Verdict]]
+    missing: int
+    has_scale: bool
+    reasons: Sequence[bool | None] = ()
+
+
+def read_ratings(path: str | Path) -> Ratings:
+    """Read scores, ranks or verdicts.
+
+    Raises:
+        EvaluationFileError: a row has none of the known forms, forms are mixed, or nothing can
+            be used.
+    """
+    return parse_ratings(Path(path).name, read_rows(path))
+
+
+def parse_ratings(name: str, rows: Sequence[NumberedRow]) -> Ratings:
+    """Opinions from rows that stand in one file or in several parts of one.
+
+    Args:
+        name: for messages, and of the opinions.
+        rows: of one form.
+
+    Raises:
+        EvaluationFileError: see `read_ratings`.
+    """
+    rows = read_audit_rows(rows)
+    forms = {_detect_form(row) for row in rows}
+    if len(forms) > 1:
+        raise EvaluationFileError(f"{name}: mixes {' and '.join(sorted(forms))}; split the file.")
+    form = forms.pop()
+    found = _parse_verdicts(name, rows) if form == "verdict" else _parse_scores(name, rows, form)
+    if not found.scores and not found.verdicts:
+        raise EvaluationFileError(f"{name}: no row has a {form} that can be read.")
+    return found
+
+
+def _detect_form(row: NumberedRow) -> str:
+    forms = [column for column in ("verdict", "score", "rank") if column in row.values]
+    if not forms:
+        row.refuse("has neither score, rank nor verdict; add one of these columns.")
+    return forms[0]
+
+
+def _parse_scores(file: str, rows: Sequence[NumberedRow], form: str) -> Ratings:
+    sign = -1.0 if form == "rank" else 1.0
+    found: defaultdict[ResponseKey, list[float]] = defaultdict(list)
+    seen: set[tuple[ResponseKey, str]] = set()
+    missing = 0
+    for row in rows:
+        key = (row.name("prompt_id"), row.name("response_id"))
+        name = row.values.get("judgment_id")
+        if name is not None and (key, name) in seen:
+            row.refuse(f"judgment {name} was there before; keep one row of it.")
+        seen.add((key, str(name)))
+        value = row.number(form)
+        if value is None:
+            missing += 1
+        else:
+            found[key].append(sign * value)
+    return Ratings(
+        file, dict(found), {}, missing, has_scale=form == "score", reasons=_check_rationales(rows)
+    )
+
+
+def _check_rationales(rows: Sequence[NumberedRow]) -> tuple[bool | None, ...]:
+    """Whether each total that has a text agrees with the points that the text names."""
+    return tuple(
+        parse_stated_points(text).agrees
+        for row in rows
+        if (text := row.values.get("text"))
+        and isinstance(text, str)
+        and row.number("score") is not None
+    )
+
+
+def _is_consistent_with_reasons(row: NumberedRow, verdict: str) -> bool | None:
+    """Whether a verdict names the one that its reasons call better."""
+    text = row.values.get("text")
+    stated = parse_stated_preference(remove_verdict_lines(text)) if isinstance(text, str) else None
+    return None if stated is None else stated == verdict
+
+
+def _parse_verdicts(file: str, rows: Sequence[NumberedRow]) -> Ratings:
+    found: defaultdict[ShownPair, list[Verdict]] = defaultdict(list)
+    reasons: list[bool | None] = []
+    missing = 0
+    for row in rows:
+        verdict = row.read_optional_text("verdict")
+        key = (row.name("prompt_id"), _read_shown_id(row, "first"), _read_shown_id(row, "second"))
+        if key[1] == key[2]:
+            row.refuse(f"{key[1]} is compared with itself; remove the row.")
+        if verdict not in (None, "A", "B", "tie"):
+            row.refuse("the verdict must be A, B or tie, or null where there is none.")
+        if verdict is None:
+            missing += 1
+        else:
+            found[key].append(cast(Verdict, verdict))
+            if row.values.get("text"):
+                reasons.append(_is_consistent_with_reasons(row, verdict))
+    return Ratings(file, {}, dict(found), missing, has_scale=False, reasons=tuple(reasons))
+
+
+def _read_shown_id(row: NumberedRow, side: str) -> str:
+    """What was shown on a side: a response, or a judgment in the table `battles`."""
+    battle = f"{side}_judgment_id"
+    return row.name(battle if battle in row.values else f"{side}_id")
+
+
+def write_verdicts(path: Path, verdicts: Iterable[tuple[ShownPair, Verdict | None]]) -> None:
+    """Write verdicts as `read_ratings` reads them."""
+    write_json_lines(path, (_to_verdict_row(shown, verdict) for shown, verdict in verdicts))
+
+
+def _to_verdict_row(shown: ShownPair, verdict: Verdict | None) -> dict[str, Any]:
+    prompt, first, second = shown
+    return {"prompt_id": prompt, "first_id": first, "second_id": second, "verdict": verdict}
+
+
+def compute_pair_orders(opinions: Ratings) -> dict[PairKey, PairOrder]:
+    """The order of every pair of responses to one prompt that the opinions say something of.
+
+    Of scores: by their means. Of verdicts: what all verdicts on the pair say, in whichever order
+    it was shown; where they differ, 0.
+    """
+    if opinions.verdicts:
+        return _compute_verdict_orders(opinions.verdicts)
+    by_prompt: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for (prompt, response), scores in opinions.scores.items():
+        by_prompt[prompt][response] = sum(scores) / len(scores)
+    return {
+        (prompt, one, other): _compute_sign(means[one] - means[other])
+        for prompt, means in by_prompt.items()
+        for one, other in combinations(sorted(means), 2)
+    }
+
+
+def _compute_verdict_orders(
+    verdicts: Mapping[ShownPair, Sequence[Verdict]],
+) -> dict[PairKey, PairOrder]:
+    said: defaultdict[PairKey, set[PairOrder]] = defaultdict(set)
+    for (prompt, first, second), given in verdicts.items():
+        one, other = sorted((first, second))
+        for verdict in given:
+            better = {"A": first, "B": second}.get(verdict)
+            order: PairOrder = 0 if better is None else (1 if better == one else -1)
+            said[prompt, one, other].add(order)
+    return {pair: orders.pop() if len(orders) == 1 else 0 for pair, orders in said.items()}
+
+
+def _compute_sign(difference: float) -> PairOrder:
+    if abs(difference) < EPSILON:
+        return 0
+    return 1 if difference > 0 else -1

@@ -1,0 +1,1 @@
+"""The method: generation, judging, meta-judging, pairing, battles and Elo."""

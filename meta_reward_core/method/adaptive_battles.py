@@ -1,0 +1,103 @@
+"""Which judgments of a response may still become its best or its worst one.
+
+Battles are fought in rounds; after each, a judgment that is out of the running for both places
+fights only whoever is not. What a judgment will have in the end, wins less losses, is predicted
+from what it has: an interval that closes as its battles run out. Nothing here knows of models.
+
+Source: an option, off by default; the paper fights all battles.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+OrderedPair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WinRecord:
+    """What a judgment has so far.
+
+    Attributes:
+        net: battles won less battles lost; ties and unreadable verdicts are neither.
+        fought: battles it was in.
+        left: planned battles it has not been in yet.
+    """
+
+    net: int
+    fought: int
+    left: int
+
+
+def split_into_rounds(orders: Sequence[OrderedPair]) -> list[list[OrderedPair]]:
+    """Split ordered pairs into rounds in which all fight about equally often.
+
+    Round r holds, in both orders, the pairs r + 1 places apart on a circle, so that every
+    judgment meets two others in it. The judgments stand in the order in which they come.
+    """
+    names = list(dict.fromkeys(name for order in orders for name in order))
+    place = {name: index for index, name in enumerate(names)}
+    rounds: dict[int, list[OrderedPair]] = {}
+    for order in orders:
+        apart = abs(place[order[0]] - place[order[1]])
+        rounds.setdefault(min(apart, len(names) - apart), []).append(order)
+    return [rounds[distance] for distance in sorted(rounds)]
+
+
+def tally_win_records(
+    orders: Sequence[OrderedPair], verdicts: Mapping[OrderedPair, str | None]
+) -> dict[str, WinRecord]:
+    """Add up what every judgment of one response has.
+
+    Args:
+        orders: all planned battles.
+        verdicts: of those that were fought: A, B, tie or None.
+    """
+    nets = {name: 0 for order in orders for name in order}
+    fought, planned = dict.fromkeys(nets, 0), dict.fromkeys(nets, 0)
+    for order in orders:
+        for name in order:
+            planned[name] += 1
+            fought[name] += order in verdicts
+        won = {"A": 1, "B": -1}.get(verdicts.get(order) or "", 0)
+        nets[order[0]] += won
+        nets[order[1]] -= won
+    return {
+        name: WinRecord(net, fought[name], planned[name] - fought[name])
+        for name, net in nets.items()
+    }
+
+
+def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: float) -> set[str]:
+    """Name the judgments that are still in the running for a place that is not decided.
+
+    Args:
+        deviations: half the width of each prediction, in its standard deviations.
+    """
+    ends = {name: bound_net_wins(now, deviations=deviations) for name, now in standings.items()}
+    best_low = max(low for low, _ in ends.values())
+    worst_high = min(high for _, high in ends.values())
+    top = {name for name, (_, high) in ends.items() if high >= best_low}
+    bottom = {name for name, (low, _) in ends.items() if low <= worst_high}
+    return {name for place in (top, bottom) if len(place) > 1 for name in place}
+
+
+def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
+    """Between which wins less losses a judgment will end.
+
+    With mean m and variance v of a battle, both from n battles, the sum of l more is m l with
+    the variance v l + v l^2 / n: what chance adds, and what is not known of m. One imagined
+    draw keeps a judgment that has only won from being certain to go on so.
+    """
+    mean = now.net / (now.fought + 1)
+    spread = math.sqrt((1 - mean**2) * (now.left + now.left**2 / max(now.fought, 1)))
+    middle, width = now.net + mean * now.left, deviations * spread
+    low = max(middle - width, now.net - now.left)
+    return low, min(middle + width, now.net + now.left)
+
+
+def select_remaining_battles(
+    orders: Collection[OrderedPair], undecided: Collection[str]
+) -> list[OrderedPair]:
+    """The battles in which somebody is still in the running."""
+    return [order for order in orders if order[0] in undecided or order[1] in undecided]

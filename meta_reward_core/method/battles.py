@@ -1,0 +1,114 @@
+"""Battles of judgments: how far a position wins by itself, and the matrix that corrects for it.
+
+Outcomes are keyed by the ids of the two judgments, never by their place in a list: a battle
+that is missing leaves a zero where it belongs and shifts nothing.
+
+Source: arXiv 2407.19594, section 2.2 (position weights and battle matrix).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.storage.records import Battle
+
+
+@dataclass(frozen=True, slots=True)
+class PositionWeights:
+    """What a win counts in each position, from all battles of an iteration.
+
+    Attributes:
+        first: weight w1 of a win by the judgment shown first, in [0, 1].
+        second: weight w2 of a win by the judgment shown second, 1 - w1.
+        wins_first: battles won by the first position.
+        wins_second: battles won by the second position.
+        ties: stated ties.
+        unparsed: replies without a readable verdict; not ties.
+    """
+
+    first: float
+    second: float
+    wins_first: int
+    wins_second: int
+    ties: int
+    unparsed: int
+
+    @property
+    def one_position_won_everything(self) -> bool:
+        """Whether there were wins and all of them in one position: every matrix is then zero."""
+        return (self.wins_first == 0) != (self.wins_second == 0)
+
+
+def compute_position_weights(battles: Iterable[Battle]) -> PositionWeights:
+    """Weigh wins against the position that wins more often.
+
+    w1 = wins_second / (wins_first + wins_second) and w2 = 1 - w1; 0.5 each without any win.
+    Battles may come from several shards and in any order.
+    """
+    counts = Counter(battle.verdict for battle in battles)
+    return compute_weights_from_counts(
+        wins_first=counts["A"], wins_second=counts["B"], ties=counts["tie"], unparsed=counts[None]
+    )
+
+
+def compute_weights_from_counts(
+    *, wins_first: int, wins_second: int, ties: int = 0, unparsed: int = 0
+) -> PositionWeights:
+    """Position weights from counts that were added up elsewhere."""
+    wins = wins_first + wins_second
+    first = wins_second / wins if wins else 0.5
+    second = wins_first / wins if wins else 0.5
+    return PositionWeights(first, second, wins_first, wins_second, ties, unparsed)
+
+
+def build_battle_matrix(
+    judgment_ids: Sequence[str], battles: Iterable[Battle], weights: PositionWeights
+) -> npt.NDArray[np.float64]:
+    """Weighted wins of each judgment over each other one.
+
+    B[m, n] = w1 * 1{m shown first won} + w2 * 1{m shown second won}. A tie, an unreadable reply
+    and a battle that was not fought add nothing.
+
+    Args:
+        judgment_ids: the n judgments of one response; row and column order of the matrix.
+        battles: battles among exactly these judgments, each ordered pair at most once.
+        weights: of the whole iteration.
+
+    Returns:
+        float64 of shape [n, n], zero on the diagonal, entries in [0, 1].
+
+    Raises:
+        ArtifactError: a battle names a judgment that is not listed, fights itself, or comes twice.
+    """
+    index = {judgment_id: place for place, judgment_id in enumerate(judgment_ids)}
+    matrix = np.zeros((len(index), len(index)), dtype=np.float64)
+    seen: set[tuple[str, str]] = set()
+    for battle in battles:
+        key = _check_battle_key(battle, index, seen)
+        seen.add(key)
+        first, second = index[key[0]], index[key[1]]
+        if battle.verdict == "A":
+            matrix[first, second] += weights.first
+        elif battle.verdict == "B":
+            matrix[second, first] += weights.second
+    return matrix
+
+
+def _check_battle_key(
+    battle: Battle, index: dict[str, int], seen: set[tuple[str, str]]
+) -> tuple[str, str]:
+    """The ordered pair of judgments that a battle is about."""
+    key = (battle.first_judgment_id, battle.second_judgment_id)
+    where = f"Battle {key[0]} against {key[1]} of response {battle.response_id}"
+    unknown = [judgment_id for judgment_id in key if judgment_id not in index]
+    if unknown:
+        raise ArtifactError(f"{where}: {unknown[0]} is not among the judgments given.")
+    if key[0] == key[1]:
+        raise ArtifactError(f"{where}: a judgment cannot battle itself.")
+    if key in seen:
+        raise ArtifactError(f"{where} is there twice; each order is fought once.")
+    return key

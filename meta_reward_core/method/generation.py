@@ -1,0 +1,80 @@
+"""Step 2: the actor answers each instruction K times; identical answers are removed."""
+
+from collections.abc import Sequence
+
+from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, SamplingParams
+from meta_reward_core.storage.records import Prompt, Response
+from meta_reward_core.storage.shards import Counts
+
+
+def build_actor_conversation(instruction: str, *, system_prompt: str | None) -> Conversation:
+    """Show an instruction to the actor."""
+    conversation: Conversation = []
+    if system_prompt is not None:
+        conversation.append({"role": "system", "content": system_prompt})
+    conversation.append({"role": "user", "content": instruction})
+    return conversation
+
+
+def extend_conversation(
+    conversation: Conversation, *, reply: str, instruction: str
+) -> Conversation:
+    """Show a further instruction to the actor, after its own reply to the one before."""
+    return [
+        *conversation,
+        {"role": "assistant", "content": reply},
+        {"role": "user", "content": instruction},
+    ]
+
+
+def generate_responses(
+    prompts: Sequence[Prompt],
+    engine: Engine,
+    *,
+    samples: int,
+    sampling: SamplingParams,
+    system_prompt: str | None,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[list[Response], Counts]:
+    """Let the actor answer.
+
+    Returns:
+        The distinct responses in the order of the prompts, and counts of what happened.
+
+    Source: Wu et al. 2024, section 2.1 (K = 7, temperature 0.8, top-p 0.95).
+    """
+    conversations = [build_actor_conversation(p.text, system_prompt=system_prompt) for p in prompts]
+    drawn = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
+    responses = [
+        response
+        for prompt, completions in zip(prompts, drawn, strict=True)
+        for response in _deduplicate(prompt, completions)
+    ]
+    everything = [completion for completions in drawn for completion in completions]
+    return responses, {
+        "prompts": len(prompts),
+        "completions": len(everything),
+        "refused": sum(c.finish_reason == "refused" for c in everything),
+        "identical": sum(c.finish_reason != "refused" for c in everything) - len(responses),
+        "cut_off": sum(response.finish_reason == "length" for response in responses),
+        "tokens": sum(completion.tokens for completion in everything),
+    }
+
+
+def _deduplicate(prompt: Prompt, completions: Sequence[Completion]) -> list[Response]:
+    """Keep the first of identical answers; a refused prompt has no answer."""
+    first: dict[str, Response] = {}
+    for sample, completion in enumerate(completions):
+        if completion.finish_reason == "refused" or completion.text in first:
+            continue
+        first[completion.text] = Response(
+            prompt_id=prompt.prompt_id,
+            response_id=f"{prompt.prompt_id[:16]}.r{sample}",
+            sample=sample,
+            text=completion.text,
+            tokens=completion.tokens,
+            finish_reason=completion.finish_reason,
+            token_ids=completion.token_ids,
+        )
+    return list(first.values())

@@ -1,0 +1,216 @@
+"""Step 3: the judge scores each response N times."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Progress,
+    SamplingParams,
+    offset_progress,
+)
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.method.adaptive_judging import (
+    PartialScore,
+    find_still_in_play,
+    split_into_rounds,
+)
+from meta_reward_core.method.parsing import (
+    MAX_SCORE,
+    PROMPT_REFUSED,
+    UnscoredReason,
+    parse_score,
+)
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.storage.records import Judgment, Response
+from meta_reward_core.storage.shards import Counts
+
+
+def build_judge_conversation(
+    template: PromptTemplate, *, rubric: str, instruction: str, response: str
+) -> Conversation:
+    """Show a response to the judge. Judge pairs train on this very prompt."""
+    content = template.fill(rubric=rubric, instruction=instruction, response=response)
+    return [{"role": "user", "content": content}]
+
+
+def format_instruction(conversation: Conversation) -> str:
+    """Write a conversation into the one place that the judge's prompt has for an instruction.
+
+    A single message stands as it is, as everywhere in the loop. Of several each is told with who
+    said it: a follow-up such as "shorter, please" says nothing without what was said before.
+    """
+    if len(conversation) == 1:
+        return conversation[0]["content"]
+    return "\n\n".join(
+        f"{message['role'].capitalize()}: {message['content']}" for message in conversation
+    )
+
+
+def judge_responses(
+    responses: Sequence[Response],
+    engine: Engine,
+    *,
+    instructions: Mapping[str, str],
+    template: PromptTemplate,
+    rubric: str,
+    samples: int,
+    sampling: SamplingParams,
+    seed: int,
+    top_points: float = MAX_SCORE,
+    hopeless_at: float | None = None,
+    rho: float = 0.0,
+    min_valid_judgments: int = 1,
+    progress: Progress | None = None,
+) -> tuple[list[Judgment], Counts]:
+    """Let the judge score.
+
+    Args:
+        instructions: prompt_id -> text of the instruction.
+        top_points: of the rubric; see `parse_score`.
+        hopeless_at: see `hopeless`; with it, responses that can no longer be chosen or rejected
+            get no more judgments.
+        rho: with `hopeless_at`: width of the tiers.
+        min_valid_judgments: with `hopeless_at`: nobody is given up with fewer readable ones.
+
+    Returns:
+        N judgments for each response that was not given up, in order, scored or with the reason
+        why not; counts.
+
+    Source: Wu et al. 2024, section 2.1 (N = 11); the rubric is Yuan et al. 2024's.
+    """
+    drawn_before = 0
+
+    def draw(some: Sequence[Response], first: int, count: int) -> JudgmentsByResponse:
+        nonlocal drawn_before
+        conversations = [
+            build_judge_conversation(
+                template,
+                rubric=rubric,
+                instruction=instructions[response.prompt_id],
+                response=response.text,
+            )
+            for response in some
+        ]
+        drawn = engine.sample(
+            conversations,
+            count,
+            sampling=sampling,
+            seed=derive_seed(seed, "judgments from", first) if first else seed,
+            progress=offset_progress(progress, drawn_before),
+        )
+        drawn_before += len(some) * count
+        return {
+            response.response_id: [
+                _parse_judgment(response, first + sample, completion, top_points)
+                for sample, completion in enumerate(completions)
+            ]
+            for response, completions in zip(some, drawn, strict=True)
+        }
+
+    if hopeless_at is None:
+        found = draw(responses, 0, samples)
+    else:
+        rounds = split_into_rounds(samples, at_least=min_valid_judgments)
+        found = sample_adaptively(responses, draw, rounds=rounds, rho=rho, hopeless_at=hopeless_at,
+                               min_valid_judgments=min_valid_judgments)  # fmt: skip
+    judgments = [judgment for response in responses for judgment in found[response.response_id]]
+    return judgments, _count_judgments(judgments, planned=samples * len(responses))
+
+
+JudgmentsByResponse = Mapping[str, Sequence[Judgment]]
+"""By response."""
+
+JudgmentSampler = Callable[[Sequence[Response], int, int], JudgmentsByResponse]
+"""Draws judgments of some responses: told the first sample's number and how many."""
+
+
+def sample_adaptively(
+    responses: Sequence[Response],
+    draw: JudgmentSampler,
+    *,
+    rounds: Sequence[int],
+    rho: float,
+    hopeless_at: float,
+    min_valid_judgments: int,
+) -> JudgmentsByResponse:
+    """Draw round after round, each time for the responses that may still be in a pair.
+
+    Args:
+        responses: of any number of prompts.
+        draw: draws some.
+        rounds: how many judgments each round draws of a response.
+        rho: width of the tiers.
+        hopeless_at: see `hopeless.find_hopeful`.
+        min_valid_judgments: nobody is given up with fewer readable ones.
+    """
+    judgments: dict[str, list[Judgment]] = {response.response_id: [] for response in responses}
+    hopeful, first = list(responses), 0
+    for number, count in enumerate(rounds):
+        for name, more in draw(hopeful, first, count).items():
+            judgments[name] += more
+        first += count
+        points = {
+            name: [one.score for one in had if one.score is not None]
+            for name, had in judgments.items()
+        }
+        left = dict.fromkeys((one.response_id for one in hopeful), sum(rounds[number + 1 :]))
+        named = {name for name, had in points.items() if len(had) < min_valid_judgments}
+        for family in _group_by_prompt(responses):
+            judged = {name: PartialScore(points[name], left.get(name, 0)) for name in family}
+            named |= find_still_in_play(judged, rho=rho, deviations=hopeless_at)
+        hopeful = [response for response in hopeful if response.response_id in named]
+    return judgments
+
+
+def _group_by_prompt(responses: Sequence[Response]) -> list[list[str]]:
+    """The responses of each prompt, by id."""
+    families: defaultdict[str, list[str]] = defaultdict(list)
+    for response in responses:
+        families[response.prompt_id].append(response.response_id)
+    return list(families.values())
+
+
+def _parse_judgment(
+    response: Response, sample: int, completion: Completion, top_points: float
+) -> Judgment:
+    score, reason = _parse_completion_score(completion, top_points)
+    return Judgment(
+        prompt_id=response.prompt_id,
+        response_id=response.response_id,
+        judgment_id=f"{response.response_id}.j{sample}",
+        sample=sample,
+        text=completion.text,
+        score=score,
+        unscored_reason=reason,
+        tokens=completion.tokens,
+        finish_reason=completion.finish_reason,
+        readout="free",
+        token_ids=completion.token_ids,
+    )
+
+
+def _parse_completion_score(
+    completion: Completion, top_points: float
+) -> tuple[float | None, UnscoredReason | None]:
+    """Read the points; see `parsing` for what counts of a reply that was cut off."""
+    if completion.finish_reason == "refused":
+        return None, PROMPT_REFUSED
+    is_cut_off = completion.finish_reason == "length"
+    parsed = parse_score(completion.text, top_points=top_points, is_cut_off=is_cut_off)
+    return parsed.score, parsed.reason
+
+
+def _count_judgments(judgments: Sequence[Judgment], *, planned: int) -> Counts:
+    unscored = Counter(j.unscored_reason for j in judgments if j.unscored_reason is not None)
+    decimal = sum(j.score is not None and not j.score.is_integer() for j in judgments)
+    return {
+        "judgments": len(judgments),
+        **({"skipped": planned - len(judgments)} if planned > len(judgments) else {}),
+        "unscored": unscored.total(),
+        "decimal_scores": decimal,
+        "tokens": sum(judgment.tokens for judgment in judgments),
+        **{f"unscored_{reason}": count for reason, count in sorted(unscored.items())},
+    }

@@ -1,0 +1,144 @@
+"""Read scores and verdicts out of the text of a judge, a meta-judge or a pairwise judge.
+
+Knows nothing of prompts or engines. What cannot be read is absent and has a reason; it is never
+a number and never a tie. `tokens` cuts a line into tokens, `statements` knows what stands around a
+value, `scores` and `verdicts` know values; the time is linear in the text, also for a single line
+of a megabyte.
+
+What counts:
+
+- Only what follows the last closed reasoning block (`<think> ... </think>` and its like) is read.
+  A reply whose block is not closed has no score and no verdict.
+- Where several complete lines state one, the last counts; an unreadable last line is not replaced
+  by an earlier one.
+- A reply that the token limit cut off counts like any other if its last statement is complete: a
+  line break or a word follows the value. "Score: 4" at the very limit could have become 4.5,
+  "Winner: Judgement A" could have become "A and B are equal": both are `judgment_cut_off`.
+- Lines that quote (`> ...`), and labels that somebody else is told to have written, do not count.
+
+Source: arXiv 2407.19594, section 2.1 and the prompts of its appendix; arXiv 2401.10020, figure 2.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import cast
+
+from meta_reward_core.method.parsing.outcomes import (
+    JUDGMENT_CUT_OFF,
+    MAX_SCORE,
+    MIN_SCORE,
+    NO_SCORE_LINE,
+    NO_WINNER_LINE,
+    PROMPT_REFUSED,
+    SCORE_NOT_A_NUMBER,
+    SCORE_ON_ANOTHER_SCALE,
+    SCORE_OUT_OF_RANGE,
+    UNPARSED_TEXT,
+    UNSCORED_TEXT,
+    WINNER_NOT_READABLE,
+    ParsedScore,
+    ParsedVerdict,
+    UnparsedReason,
+    UnscoredReason,
+)
+from meta_reward_core.method.parsing.reading import read_reply, remove_statements
+from meta_reward_core.method.parsing.scores import make_score_grammar
+from meta_reward_core.method.parsing.statements import LabelWords, Tokens
+from meta_reward_core.method.parsing.tokens import make_word_set
+from meta_reward_core.method.parsing.verdicts import VERDICT_GRAMMAR, read_mark
+
+__all__ = [
+    "JUDGMENT_CUT_OFF", "MAX_SCORE", "MIN_SCORE", "NO_SCORE_LINE", "NO_WINNER_LINE",
+    "PROMPT_REFUSED", "SCORE_NOT_A_NUMBER", "SCORE_ON_ANOTHER_SCALE", "SCORE_OUT_OF_RANGE",
+    "UNPARSED_TEXT", "UNSCORED_TEXT", "WINNER_NOT_READABLE", "ParsedScore", "ParsedVerdict",
+    "UnparsedReason", "UnscoredReason", "has_judge_line", "parse_score", "parse_verdict",
+    "read_mark", "remove_score_lines", "remove_verdict_lines",
+]  # fmt: skip
+
+_grammar_of = lru_cache(maxsize=32)(make_score_grammar)
+
+
+def parse_score(
+    text: str, *, top_points: float = MAX_SCORE, is_cut_off: bool = False
+) -> ParsedScore:
+    """Read the points that a judgment states last; see `scores` for their forms.
+
+    Args:
+        text: a judgment as the engine returned it.
+        top_points: where the rubric's scale ends, if not at 5. Points of that scale are read as
+            shares of 5, in which everything that follows counts.
+        is_cut_off: whether the token limit ended the judgment.
+    """
+    reading = read_reply(text, _grammar_of(top_points), is_cut_off=is_cut_off)
+    if reading is None:
+        return ParsedScore(None, NO_SCORE_LINE)
+    if reading.value is None:
+        return ParsedScore(None, cast(UnscoredReason, reading.problem))
+    return ParsedScore(min(MAX_SCORE, reading.value * (MAX_SCORE / top_points)), None)
+
+
+def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:
+    """Read the verdict that a comparison states last: A, B or a tie; see `verdicts`.
+
+    An unreadable reply has no verdict. It is stored apart from a tie, though the battle matrix
+    treats both as "nobody won".
+
+    Args:
+        text: a meta-judgment, or an annotator's reply, as the engine returned it.
+        is_cut_off: whether the token limit ended the reply.
+    """
+    reading = read_reply(text, VERDICT_GRAMMAR, is_cut_off=is_cut_off)
+    if reading is None:
+        return ParsedVerdict(None, NO_WINNER_LINE)
+    if reading.value is None:
+        return ParsedVerdict(None, cast(UnparsedReason, reading.problem))
+    return ParsedVerdict(reading.value, None)
+
+
+def _read_nothing(_tokens: Tokens) -> None:
+    """What a line without a label states where only labels count."""
+
+
+_JUDGE_SCORE = replace(
+    make_score_grammar(MAX_SCORE),
+    labels=LabelWords(make_word_set("score"), make_word_set("")),
+    read_closing=_read_nothing,
+    read_alone=_read_nothing,
+)
+_JUDGE_VERDICT = replace(
+    VERDICT_GRAMMAR,
+    labels=LabelWords(make_word_set("winner better"), make_word_set("")),
+    read_closing=_read_nothing,
+    read_alone=_read_nothing,
+)
+_A_NUMBER = (None, SCORE_OUT_OF_RANGE, SCORE_ON_ANOTHER_SCALE)
+
+
+def has_judge_line(text: str) -> bool:
+    """Whether an answer has a judge's line, `Score: 5` or `Winner: Judgement A`.
+
+    Narrower than what is read in a judge's reply: "Answer: 4" or "Total: 3" are honest answers.
+    """
+    score = read_reply(text, _JUDGE_SCORE, is_cut_off=False)
+    verdict = read_reply(text, _JUDGE_VERDICT, is_cut_off=False)
+    return (score is not None and score.problem in _A_NUMBER) or (
+        verdict is not None and verdict.value is not None
+    )
+
+
+def remove_score_lines(text: str, *, closing: bool = True) -> str:
+    """Take every statement of a score out of a judgment, so that only reasons remain.
+
+    Afterwards `parse_score` finds none. For the option that hides scores from the meta-judge,
+    which otherwise prefers the higher ones.
+
+    Args:
+        text: a judgment.
+        closing: whether a last line without a label is removed too if it states a score.
+    """
+    return remove_statements(text, _grammar_of(MAX_SCORE), closing=closing).rstrip()
+
+
+def remove_verdict_lines(text: str) -> str:
+    """Take every labelled verdict out of a comparison, so that reasons remain."""
+    return remove_statements(text, VERDICT_GRAMMAR, closing=False)

@@ -1,0 +1,297 @@
+"""Find the last statement of a reply, by a grammar of scores or of verdicts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
+
+from meta_reward_core.method.parsing.replies import extract_finished_part
+from meta_reward_core.method.parsing.statements import (
+    Label,
+    LabelWords,
+    TailRules,
+    Tokens,
+    find_labels,
+    is_reconsidered,
+    strip_bullet,
+)
+from meta_reward_core.method.parsing.tokens import tokenize
+
+V = TypeVar("V")
+
+CUT_OFF: Final = "judgment_cut_off"
+
+_CONTENT: Final = frozenset({"word", "number", "stars", "chain"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[V]):
+    """What a statement says.
+
+    Attributes:
+        value: the score or the verdict; None if it cannot be read.
+        problem: why not.
+        end: index of the first token behind the value.
+        start: index of the first token of the sentence, of a statement without a label.
+    """
+
+    value: V | None
+    problem: str | None = None
+    end: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar(Generic[V]):
+    """How values are written.
+
+    Attributes:
+        labels: what names a value.
+        read: reads tokens behind a label; None where they state nothing of the whole.
+        read_closing: reads a last line without a label.
+        read_alone: reads a reply of one line without a label.
+        rules: what may be said behind a value.
+        unreadable: the problem where statements contradict each other.
+    """
+
+    labels: LabelWords
+    read: Callable[[Tokens, Label], Reading[V] | None]
+    read_closing: Callable[[Tokens], Reading[V] | None]
+    read_alone: Callable[[Tokens], Reading[V] | None]
+    rules: Callable[[V], TailRules]
+    unreadable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Generic[V]):
+    """A reading and where it stands.
+
+    Attributes:
+        reading: the value, or the problem.
+        lines: numbers of the label's line and of the value's.
+        start: offset of the label in its line; None where the line has nothing before it.
+        is_followed: whether words follow the value on its line.
+    """
+
+    reading: Reading[V]
+    lines: tuple[int, int]
+    start: int | None = None
+    is_followed: bool = False
+
+
+class Lines:
+    """The lines of a reply, their tokens made when they are asked for."""
+
+    def __init__(self, text: str) -> None:
+        """Cut `text` into lines."""
+        self.texts = text.splitlines(keepends=True)
+        self._tokens: dict[int, Tokens] = {}
+
+    def tokens(self, number: int) -> Tokens:
+        """Tokens of a line; none of one that quotes (`> ...`) or only decorates."""
+        if number not in self._tokens:
+            self._tokens[number] = self._tokenize(self.texts[number])
+        return self._tokens[number]
+
+    def _tokenize(self, line: str) -> Tokens:
+        if line.lstrip().startswith(">"):
+            return []
+        tokens = tokenize(line)
+        return tokens if has_content(tokens) else []
+
+    def filled(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Those of `numbers` whose lines have tokens."""
+        return (number for number in numbers if self.tokens(number))
+
+    def are_ended(self, number: int) -> bool:
+        """Whether a line break follows a line."""
+        return number < len(self.texts) - 1 or self.texts[number] != self.texts[number].rstrip(
+            "\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+        )
+
+
+def has_content(tokens: Tokens) -> bool:
+    """Whether tokens hold more than marks."""
+    return any(token.kind in _CONTENT for token in tokens)
+
+
+def read_reply(text: str, grammar: Grammar[V], *, is_cut_off: bool) -> Reading[V] | None:
+    """Read the last statement of a reply.
+
+    Args:
+        text: the reply as the engine returned it.
+        grammar: of the value.
+        is_cut_off: whether the token limit ended the reply; then a statement counts if a line
+            break or a word follows its value.
+
+    Returns:
+        None where nothing is stated. A problem `judgment_cut_off` where the reply ends too early.
+    """
+    reply = extract_finished_part(text)
+    if reply is None:
+        return Reading(None, CUT_OFF)
+    lines = Lines(reply)
+    statement = _find_last_statement(lines, grammar)
+    if is_cut_off and (statement is None or not _is_complete(lines, statement)):
+        return Reading(None, CUT_OFF)
+    return None if statement is None else _confirm_statement(lines, statement, grammar).reading
+
+
+def _is_complete(lines: Lines, statement: Statement[V]) -> bool:
+    return statement.is_followed or lines.are_ended(statement.lines[1])
+
+
+def _confirm_statement(lines: Lines, statement: Statement[V], grammar: Grammar[V]) -> Statement[V]:
+    """The statement, or an unreadable one if later lines take it back."""
+    value = statement.reading.value
+    if value is None:
+        return statement
+    rules = grammar.rules(value)
+    later = range(statement.lines[1] + 1, len(lines.texts))
+    if any(is_reconsidered(lines.tokens(number), rules) for number in later):
+        return replace(statement, reading=Reading(None, grammar.unreadable))
+    return statement
+
+
+def _find_last_statement(lines: Lines, grammar: Grammar[V]) -> Statement[V] | None:
+    """The last labelled statement, or what the last line states without a label."""
+    following: int | None = None
+    closing: Statement[V] | None = None
+    for number in lines.filled(range(len(lines.texts) - 1, -1, -1)):
+        statement = read_line(lines, number, following, grammar)
+        if statement is not None:
+            return (
+                statement if closing is None else _reconcile_statements(statement, closing, grammar)
+            )
+        if following is None:
+            closing = _read_closing(lines, number, grammar)
+        following = number
+    return closing
+
+
+def _reconcile_statements(
+    earlier: Statement[V], closing: Statement[V], grammar: Grammar[V]
+) -> Statement[V]:
+    """What the last line states, if it does not contradict a labelled line above."""
+    if earlier.reading.value == closing.reading.value:
+        return closing
+    return replace(closing, reading=Reading(None, grammar.unreadable))
+
+
+def _read_closing(lines: Lines, number: int, grammar: Grammar[V]) -> Statement[V] | None:
+    is_alone = next(lines.filled(range(number)), None) is None
+    read = grammar.read_alone if is_alone else grammar.read_closing
+    reading = read(lines.tokens(number))
+    return None if reading is None else Statement(reading, (number, number))
+
+
+def read_line(
+    lines: Lines, number: int, following: int | None, grammar: Grammar[V]
+) -> Statement[V] | None:
+    """What the labels of a line state; statements of one line must not contradict each other.
+
+    Args:
+        lines: of the reply.
+        number: of the line.
+        following: number of the next line with tokens, where a value may stand alone.
+        grammar: of the value.
+    """
+    tokens = lines.tokens(number)
+    labels = find_labels(tokens, grammar.labels)
+    if not labels:
+        return None
+    found: list[Statement[V]] = []
+    for label, after in zip(labels, [*labels[1:], None], strict=True):
+        value = tokens[label.end : after.start if after else len(tokens)]
+        if not has_content(value):
+            if after is None:
+                found += _read_next_line(lines, number, following, label, grammar)
+            continue
+        reading = grammar.read(value, label)
+        if reading is not None:
+            tail = value[reading.end :]
+            found.append(Statement(reading, (number, number), is_followed=has_content(tail)))
+    if not found:
+        return None
+    first = labels[0]
+    start = None if first.stands_alone else tokens[first.start].start
+    values = {statement.reading.value for statement in found}
+    reading = found[-1].reading if len(values) == 1 else Reading(None, grammar.unreadable)
+    return replace(found[-1], reading=reading, start=start)
+
+
+def _read_next_line(
+    lines: Lines, number: int, following: int | None, label: Label, grammar: Grammar[V]
+) -> list[Statement[V]]:
+    """A value alone on the line below its label."""
+    if following is not None:
+        value = strip_bullet(lines.tokens(following))
+        reading = grammar.read(value, replace(label, is_strict=True))
+        if reading is not None and reading.value is not None:
+            return [Statement(reading, (number, following))]
+    if label.is_firm:
+        return [Statement(Reading(None, grammar.unreadable), (number, number))]
+    return []
+
+
+def remove_statements(text: str, grammar: Grammar[V], *, closing: bool) -> str:
+    """Take out whatever states a value, readable or not, also within a reasoning block.
+
+    Args:
+        text: a reply.
+        grammar: of the value.
+        closing: whether a last line without a label goes, too, if it states a value.
+    """
+    reply = extract_finished_part(text) or ""
+    reasoning = text[: len(text) - len(reply)]
+    return _remove(reasoning, grammar, closing=False) + _remove(reply, grammar, closing=closing)
+
+
+def _remove(text: str, grammar: Grammar[V], *, closing: bool) -> str:
+    """Remove until nothing is left to remove: what goes may bring two other lines together."""
+    while True:
+        kept = _remove_labeled(Lines(text), grammar)
+        if closing:
+            _drop_closing(kept, grammar)
+        shorter = "".join(kept)
+        if shorter == text:
+            return text
+        text = shorter
+
+
+def _remove_labeled(lines: Lines, grammar: Grammar[V]) -> list[str]:
+    """The lines, each up to the first statement that a label makes."""
+    kept = list(lines.texts)
+    following: int | None = None
+    for number in lines.filled(range(len(kept) - 1, -1, -1)):
+        statement = read_line(lines, number, following, grammar)
+        if statement is not None:
+            kept[number] = _cut_before(kept[number], statement.start)
+            if statement.lines[1] != number:
+                kept[statement.lines[1]] = ""
+        following = number
+    return kept
+
+
+def _cut_before(line: str, start: int | None) -> str:
+    """What stands before a statement, with the line's break; nothing if that is all."""
+    if start is None:
+        return ""
+    body = line.rstrip("\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
+    return body[:start].rstrip(" \t*_`~#|([{<\"'\u201c\u2018") + line[len(body) :]
+
+
+def _drop_closing(kept: list[str], grammar: Grammar[V]) -> None:
+    """Empty the last lines that state a value without a label."""
+    lines = Lines("".join(kept))
+    texts = lines.texts
+    for number in lines.filled(range(len(texts) - 1, -1, -1)):
+        tokens = lines.tokens(number)
+        reading = grammar.read_closing(tokens)
+        if reading is None:
+            break
+        texts[number] = _cut_before(
+            texts[number], tokens[reading.start].start if reading.start else None
+        )
+        if reading.start:
+            break
+    kept[:] = texts

@@ -1,0 +1,1 @@
+"""Model folders: validation, and downloads from the Hugging Face Hub."""

@@ -1,0 +1,181 @@
+"""The Hugging Face hub, or a mirror of it: names of models, its client, and its refusals in words.
+
+Addresses and rights are the client's own: HF_ENDPOINT names a mirror, HF_TOKEN a token, and
+HF_HUB_OFFLINE forbids to ask. The client is imported when it is needed.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_PART: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+_NAME: Final = re.compile(
+    rf"({_PART}/{_PART})(?:@([A-Za-z0-9](?:[A-Za-z0-9_./-]*[A-Za-z0-9_-])?))?"
+)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_DENIED_STATUSES: Final = (401, 403)
+_TRANSIENT_STATUSES: Final = (408, 429)
+_SERVER_ERROR: Final = 500
+_XET_HINT: Final = ". A mirror that does not speak Xet needs HF_HUB_DISABLE_XET=1"
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A model of the hub.
+
+    Attributes:
+        repository: owner/name.
+        revision: a branch, a tag or a commit; None for the hub's main branch.
+    """
+
+    repository: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.repository if self.revision is None else f"{self.repository}@{self.revision}"
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it can never mean other files: a whole commit is named."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+
+def parse_hub_name(text: str) -> HubName | None:
+    """Read `owner/name` or `owner/name@revision`; None if it is neither."""
+    found = _NAME.fullmatch(text)
+    if found is None or ".." in text or "//" in text:
+        return None
+    return HubName(found[1], found[2])
+
+
+def parse_pinned_name(folder: str) -> HubName | None:
+    """What a folder holds that was fetched from the hub: its path ends in owner/name@commit."""
+    name = parse_hub_name("/".join(PurePath(folder).parts[-2:]))
+    return name if name is not None and name.is_pinned else None
+
+
+def get_hub_address() -> str:
+    """Where the hub is: HF_ENDPOINT, or the public one."""
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+
+
+def make_hub_client(token: str | None) -> "HfApi":
+    """Make the hub's client.
+
+    Args:
+        token: None for what the client finds itself: HF_TOKEN, or who has signed in.
+    """
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=get_hub_address(), token=token, library_name="meta-reward")
+
+
+@contextlib.contextmanager
+def hide_progress_bars() -> Iterator[None]:
+    """Inside: the client draws no progress bars between our lines."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    were_on = not are_progress_bars_disabled()
+    if were_on:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_on:
+            enable_progress_bars()
+
+
+def get_client_errors() -> tuple[type[Exception], ...]:
+    """Name what the client raises where the hub, the network or the disk refuses."""
+    import httpx2
+
+    return httpx2.HTTPError, OSError, ValueError, RuntimeError
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same call may succeed later without a change by a person."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    answer = _find_root_cause(error)
+    if not isinstance(answer, HfHubHTTPError):
+        return True
+    status = answer.response.status_code
+    return status >= _SERVER_ERROR or status in _TRANSIENT_STATUSES
+
+
+def explain_error(error: Exception, name: HubName) -> str:
+    """Say what the client met, where, and what to do; the token is never in it."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    found, address = _find_root_cause(error), get_hub_address()
+    if isinstance(found, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so the hub is not asked: unset it, or use what lies here"
+    if isinstance(found, HfHubHTTPError):
+        return _explain_http_error(found, name, address)
+    if isinstance(found, httpx2.HTTPError):
+        return (
+            f"{address} does not answer ({type(found).__name__}: {found}): look at the network, "
+            "at HTTPS_PROXY and at HF_ENDPOINT, and try again"
+        )
+    return f"{address}: {found}{_XET_HINT if 'xet' in str(found) else ''}"
+
+
+def _explain_http_error(error: Exception, name: HubName, address: str) -> str:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{address}/{name.repository}"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{page} is gated: accept its conditions there, and set HF_TOKEN to a token of the "
+            "account that did"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{address} has no model {name.repository}, or hides it: check the spelling, or set "
+            "HF_TOKEN to a token of somebody who may see it"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"{page} has no branch, tag or commit {name.revision!r}: choose one of {page}/tree/main"
+        )
+    assert isinstance(error, HfHubHTTPError)  # noqa: S101 for the types
+    status = error.response.status_code
+    if status in _DENIED_STATUSES:
+        return (
+            f"{address} refuses the token that HF_TOKEN holds for {name.repository} ({status}): "
+            f"look at its rights, or make another, at {address}/settings/tokens"
+        )
+    return f"{address} answered {status} for {name.repository}: {_get_first_line(error)}"
+
+
+def _get_first_line(error: Exception) -> str:
+    """The client's words: without its links to more words, which end its first line."""
+    return next((line for line in str(error).splitlines() if line.strip()), "nothing more is known")
+
+
+def _find_root_cause(error: BaseException) -> BaseException:
+    """What the client met at first, where it raised something vaguer because of it."""
+    import httpx2
+
+    while not isinstance(error, httpx2.HTTPError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error

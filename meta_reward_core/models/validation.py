@@ -1,0 +1,161 @@
+"""What a model folder must be before anything loads it, and the hash that names it.
+
+A local model folder is code unless it is checked: pickles run on load, `auto_map` names Python
+files, links lead elsewhere. This module loads neither torch nor transformers, so that the web
+can use it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from meta_reward_core.errors import ModelFolderError
+
+PICKLE_SUFFIXES = frozenset(
+    {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"}
+)
+WEIGHTS_FILE = "model.safetensors"
+ADAPTER_FOLDER = "adapter"
+"""Inside a model folder: the adapter whose merged weights it holds, where that was kept."""
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+
+def hash_model_folder(path: Path) -> str:
+    """The sha256 over names and contents of all files of a folder, sorted by name.
+
+    Hidden files and folders are left out: download tools keep their notes there.
+    """
+    return hash_model_files(
+        {file.relative_to(path).as_posix(): hash_file(file) for file in iter_visible_files(path)}
+    )
+
+
+def hash_model_files(hashes: Mapping[str, str]) -> str:
+    """The same hash, from the hashes of the files by their names."""
+    total = hashlib.sha256()
+    for name, sha256 in sorted(hashes.items()):
+        total.update(f"{name}\0{sha256}\n".encode())
+    return total.hexdigest()
+
+
+def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
+    """The folder, links resolved, if it may be loaded.
+
+    Links are followed as far as the allowed roots: a snapshot of the Hugging Face cache, whose
+    files are links to the same cache's blobs, passes when the cache is an allowed root.
+
+    Raises:
+        ModelFolderError: absent, no folder, outside the roots, incomplete, or it holds code.
+    """
+    if not path.exists():
+        raise ModelFolderError(f"There is no model folder at {path}.")
+    if not path.is_dir():
+        raise ModelFolderError(f"{path} is a file: a model is a folder with a config.json.")
+    folder, roots = path.resolve(), [root.resolve() for root in allowed_roots]
+    _check_inside(folder, roots)
+    for file in iter_visible_files(folder):
+        _check_inside(file.resolve(), roots, link=file)
+        _check_harmless(file)
+    check_non_weight_files(folder)
+    _check_weights(folder)
+    return folder
+
+
+def check_non_weight_files(folder: Path) -> None:
+    """See that a model may be loaded by all that is in its folder but the weights.
+
+    Raises:
+        ModelFolderError: it asks for code, is no whole model, or has no chat template.
+    """
+    _check_config(folder)
+    _check_chat_template(folder)
+
+
+def read_weights_index(folder: Path) -> set[str]:
+    """Names of the files that the index of a model's weights names; none without an index."""
+    return set(_read_json(folder / WEIGHTS_INDEX).get("weight_map", {}).values())
+
+
+def iter_visible_files(folder: Path) -> Iterator[Path]:
+    """Every visible file and link of `folder`, however deep, sorted by its path in it."""
+    for entry in sorted(folder.rglob("*"), key=lambda item: item.relative_to(folder).as_posix()):
+        hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)
+        if not hidden and (entry.is_symlink() or not entry.is_dir()):
+            yield entry
+
+
+def hash_file(file: Path) -> str:
+    """The sha256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_inside(target: Path, roots: Sequence[Path], *, link: Path | None = None) -> None:
+    if any(target.is_relative_to(root) for root in roots):
+        return
+    allowed = ", ".join(str(root) for root in roots) or "none"
+    if link is None:
+        raise ModelFolderError(f"{target} lies outside the allowed model folders ({allowed}).")
+    raise ModelFolderError(f"{link} leads to {target}, outside the allowed folders ({allowed}).")
+
+
+def _check_harmless(file: Path) -> None:
+    if file.suffix.lower() in PICKLE_SUFFIXES:
+        raise ModelFolderError(
+            f"{file} may be a pickle, which runs code when it is loaded: convert the model to "
+            "safetensors, or remove the file."
+        )
+    if file.suffix.lower() in {".py", ".so", ".pyc"}:
+        raise ModelFolderError(f"{file} is code of the model's own, which is never run: remove it.")
+
+
+def _check_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelFolderError(f"{folder} has no config.json.")
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if "auto_map" in _read_json(folder / name):
+            raise ModelFolderError(
+                f"{folder / name} asks for code of its own (auto_map), which is never run."
+            )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelFolderError(
+            f"{folder} holds an adapter over another model: merge them and save the result."
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    if (folder / WEIGHTS_FILE).is_file():
+        return
+    if not (folder / WEIGHTS_INDEX).is_file():
+        raise ModelFolderError(f"{folder} has no safetensors weights ({WEIGHTS_FILE}).")
+    shards = read_weights_index(folder)
+    missing = sorted(name for name in shards if not (folder / name).is_file())
+    if missing or not shards:
+        raise ModelFolderError(f"{folder} misses weights: {', '.join(missing) or WEIGHTS_FILE}.")
+
+
+def _check_chat_template(folder: Path) -> None:
+    if (folder / "chat_template.jinja").is_file():
+        return
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if _read_json(folder / name).get("chat_template"):
+            return
+    raise ModelFolderError(
+        f"{folder} has no chat template: take an instruction-tuned model, or add "
+        "chat_template.jinja."
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFolderError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{file} should hold one JSON object.")
+    return content

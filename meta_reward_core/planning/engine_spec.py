@@ -1,0 +1,142 @@
+"""Who answers and who judges in an evaluation: a name on the command line becomes an engine.
+
+    my-model, org/name      a model folder, or a Hugging Face id, as for run_iteration
+    experiment:NAME/M2      the model that iteration 2 of an experiment made
+    endpoint:NAME           a server of META_REWARD_ENDPOINTS
+    scripted                replies of the right form that mean nothing, for trying the plumbing
+
+What an engine draws is kept in a folder (`kept_engine`), so that a run which was stopped goes on.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from meta_reward_core.context import ModelRef
+from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.completion_cache import CachingEngine
+from meta_reward_core.errors import InputError
+from meta_reward_core.evaluation.named_engine import NamedEngine
+from meta_reward_core.experiment import Experiment, open_experiment
+from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning.experiment_setup import resolve_seed_model
+from meta_reward_core.processes.command_hint import make_missing_experiment_error
+from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.roots import StorageRoots
+
+ENDPOINT_PREFIX: Final = "endpoint:"
+EXPERIMENT_PREFIX: Final = "experiment:"
+SCRIPTED: Final = "scripted"
+
+
+def open_engine(
+    spec: str,
+    *,
+    places: StorageRoots,
+    kept: ArtifactStore,
+    name: str | None = None,
+    changes: Sequence[str] = (),
+    shard_conversations: int = 64,
+    say: Callable[[str], None],
+) -> NamedEngine:
+    """Find who a name means; no model is loaded yet.
+
+    Args:
+        spec: see the module.
+        places: where models and experiments lie.
+        kept: where what is drawn is kept.
+        name: under which it goes, instead of one made of `spec`.
+        changes: of the engine's settings, such as `dtype=bfloat16`.
+        shard_conversations: the most that a stop can lose.
+        say: told what takes long.
+
+    Raises:
+        InputError: there is nobody of this name, or a setting is wrong.
+    """
+    if spec == SCRIPTED:
+        changes = ("kind=scripted", *changes)
+    elif spec.startswith(ENDPOINT_PREFIX):
+        named = json.dumps(spec.removeprefix(ENDPOINT_PREFIX))  # a name such as "no" stays a text
+        changes = ("kind=openai", f"endpoint={named}", *changes)
+    experiment = _find_spec_experiment(spec, places)
+    recipe = _build_engine_recipe(experiment, changes)
+    load, identity = _make_loader(spec, recipe, experiment, places, say)
+    engine = CachingEngine(
+        load, identity=identity, store=kept, shard_conversations=shard_conversations
+    )
+    return NamedEngine(name or _derive_name(spec), engine, experiment)
+
+
+def _build_engine_recipe(experiment: Experiment | None, changes: Sequence[str]) -> EngineRecipe:
+    base = experiment.recipe if experiment is not None else Recipe(name="evaluation")
+    return change_recipe(base, [f"engine.{change}" for change in changes]).engine
+
+
+def _make_loader(
+    spec: str,
+    recipe: EngineRecipe,
+    experiment: Experiment | None,
+    places: StorageRoots,
+    say: Callable[[str], None],
+) -> tuple[Callable[[], Engine], dict[str, Any]]:
+    """What makes the engine, and what tells its completions from another's."""
+    settings = recipe.model_dump(mode="json")
+    if spec == SCRIPTED:
+        nobody = ModelRef(SCRIPTED, places.models, "")
+        return lambda: experiment_setup.load_engine(nobody, recipe), {"scripted": settings}
+    if spec.startswith(ENDPOINT_PREFIX):
+        from meta_reward_core.engines.endpoints import find_endpoint
+        from meta_reward_core.engines.openai import load_endpoint_engine
+
+        endpoint = find_endpoint(recipe.endpoint or "")
+        asked = {"address": endpoint.base_url, "model": endpoint.model, "extra": endpoint.extra}
+        return lambda: load_endpoint_engine(recipe.endpoint or "", None), asked
+    model = _resolve_model(spec, experiment, places, say)
+    identity = {"weights": model.sha256, "settings": settings}
+    return lambda: experiment_setup.load_engine(model, recipe), identity
+
+
+def _resolve_model(
+    spec: str, experiment: Experiment | None, places: StorageRoots, say: Callable[[str], None]
+) -> ModelRef:
+    if experiment is not None:
+        return experiment.model(_parse_model_number(spec))
+    return resolve_seed_model(Recipe(name="evaluation", model=spec), places, say=say)
+
+
+def _find_spec_experiment(spec: str, places: StorageRoots) -> Experiment | None:
+    if not spec.startswith(EXPERIMENT_PREFIX):
+        return None
+    name = spec.removeprefix(EXPERIMENT_PREFIX).rpartition("/")[0]
+    if not name:
+        raise InputError(f"{spec} names no model of an experiment: write experiment:NAME/M2")
+    return require_experiment(name, places)
+
+
+def require_experiment(name: str, places: StorageRoots) -> Experiment:
+    """Open an experiment.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    store = ArtifactStore(places.artifacts)
+    found = open_experiment(store, name)
+    if found is None:
+        raise make_missing_experiment_error(name, root=store.root)
+    return found
+
+
+def _parse_model_number(spec: str) -> int:
+    model = spec.rpartition("/")[2]
+    if not (model[:1] == "M" and model[1:].isdecimal()):
+        raise InputError(f"{spec}: name the model after the experiment, such as /M0 or /M2")
+    return int(model[1:])
+
+
+def _derive_name(spec: str) -> str:
+    for prefix in (ENDPOINT_PREFIX, EXPERIMENT_PREFIX):
+        if spec.startswith(prefix):
+            return spec.removeprefix(prefix).replace("/", "-")
+    return spec.rstrip("/").rpartition("/")[2] or spec

@@ -1,0 +1,83 @@
+"""What a person asks for when an experiment begins, and what can be said of it without a model.
+
+Imports no engine and no training, so that the web can check a wish before anybody carries it out.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.errors import InputError
+from meta_reward_core.recipes.loader import change_recipe, load_recipe
+from meta_reward_core.recipes.schema import Recipe
+
+DEFAULT_RECIPE: Final = "smoke"
+DEFAULT_SEED: Final = 1
+_TOY_POOL_ITERATIONS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRequest:
+    """What a person asked for; None means: as the recipe, or the experiment, says.
+
+    Attributes:
+        recipe: a shipped name, a file's path, or a recipe that has been read already.
+    """
+
+    experiment: str
+    recipe: str | Recipe | None = None
+    changes: tuple[str, ...] = ()
+    model: str | None = None
+    prompts: Path | None = None
+    engine: str | None = None
+    seed: int | None = None
+    resume: bool = True
+
+
+def load_requested_recipe(request: ExperimentRequest) -> Recipe:
+    """Read the recipe that is asked for, with its changes.
+
+    Raises:
+        RecipeError: it is missing or wrong.
+    """
+    changes = list(request.changes)
+    if request.engine is not None:
+        changes.append(f"engine.kind={request.engine}")
+    if request.model is not None:
+        changes.append(f"model={request.model}")
+    if isinstance(request.recipe, Recipe):
+        return change_recipe(request.recipe, changes)
+    return load_recipe(request.recipe or DEFAULT_RECIPE, changes=changes)
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a folder and a row.
+
+    Raises:
+        InputError: saying what can.
+    """
+    allowed = name.replace("-", "").replace("_", "").replace(".", "")
+    if not allowed.isalnum() or not name[0].isalnum() or len(name) > 64 or not name.isascii():
+        raise InputError(
+            f"{name!r} cannot name an experiment: use up to 64 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit"
+        )
+
+
+def compute_pool_size(recipe: Recipe) -> int:
+    """How many instructions of its world a recipe's experiment begins with."""
+    return recipe.sample.prompts * max(recipe.iterations, _TOY_POOL_ITERATIONS)
+
+
+def check_pool(recipe: Recipe, given: int) -> None:
+    """Refuse fewer prompts than one iteration draws.
+
+    Raises:
+        InputError: saying how many are wanted.
+    """
+    wanted = recipe.sample.prompts
+    if given < wanted:
+        raise InputError(
+            f"recipe {recipe.name!r} draws {wanted} prompts for an iteration, but only {given} "
+            f"were given: give more, or add --set sample.prompts={given}"
+        )

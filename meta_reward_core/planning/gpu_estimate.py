@@ -1,0 +1,222 @@
+"""What an iteration takes on named hardware: device-hours, wall time, disk. A calculation.
+
+Nothing is measured here. Figures of devices are their makers'; which share of them is reached is
+assumed, named below, and can be given. docs/planning.md writes the method down. Where shards of a
+stage have been measured, `plan.plan_iteration` is nearer to the truth.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.planning.cost_estimate import (
+    REPLY_SHARE,
+    StagePlan,
+    estimate_disk_needed,
+    plan_iteration,
+)
+from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
+from meta_reward_core.storage.records import PairKind
+
+PREFILL_UTILIZATION: Final = 0.6
+"""Of the memory's bandwidth, while tokens are drawn."""
+DECODE_UTILIZATION: Final = 0.5
+"""Of the arithmetic, while prompts are read."""
+TRAINING_UTILIZATION: Final = 0.4
+"""Of the arithmetic, in training."""
+SECONDS_PER_SHARD: Final = 2.0
+"""Of a worker: claiming, reading and writing files."""
+
+INSTRUCTION_TOKENS: Final = 200
+RUBRIC_TOKENS: Final = 400
+_BYTES_PER_WEIGHT: Final = 2
+_MEMORY_UTILIZATION: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator, by its maker's figures for bfloat16 without sparsity.
+
+    Attributes:
+        flops: arithmetic operations a second.
+        bandwidth: bytes a second between memory and cores.
+        memory: bytes.
+    """
+
+    title: str
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+DEVICES: Final[Mapping[str, Device]] = {
+    "a100-80gb": Device("NVIDIA A100 80 GB SXM", 312e12, 2.039e12, 80e9),
+    "h100": Device("NVIDIA H100 SXM", 989e12, 3.35e12, 80e9),
+    "h200": Device("NVIDIA H200 SXM", 989e12, 4.8e12, 141e9),
+    "l40s": Device("NVIDIA L40S", 362e12, 0.864e12, 48e9),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What a model weighs.
+
+    Attributes:
+        parameters: weights.
+        kv_bytes: of keys and values, for one token of a context.
+    """
+
+    parameters: float
+    kv_bytes: float
+
+
+LLAMA3_8B: Final = ModelSize(8.03e9, 2 * 32 * 8 * 128 * _BYTES_PER_WEIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """What a stage takes.
+
+    Attributes:
+        calls: completions, or optimizer steps.
+        device_hours: of all devices together.
+        wall_seconds: with the workers there are; one machine trains.
+        shards: into which it falls; rounds: how many of them a worker runs at most.
+    """
+
+    stage: str
+    calls: int
+    device_hours: float
+    wall_seconds: float
+    shards: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenLoad:
+    """Tokens of a stage: read from prompts once each, drawn, and standing in a context."""
+
+    read: float
+    drawn: float
+    context: float
+
+
+def plan_on_hardware(
+    recipe: Recipe,
+    iteration: int,
+    *,
+    device: Device,
+    devices: int,
+    workers: int,
+    model: ModelSize = LLAMA3_8B,
+) -> list[StageTime]:
+    """Estimate the stages that generate or train.
+
+    Args:
+        devices: of each worker; they share a shard evenly.
+        workers: machines that take shards.
+
+    Raises:
+        ValueError: the model's weights do not fit on a worker.
+    """
+    plans = {plan.stage: plan for plan in plan_iteration(recipe, iteration)}
+    shards = math.ceil(recipe.sample.prompts / recipe.shard_prompts)
+    rounds = math.ceil(shards / workers)
+    times = []
+    for stage, load in _compute_loads(recipe, plans):
+        seconds = _estimate_sampling_seconds(
+            load, device, devices, model, recipe.engine.max_sequences
+        )
+        of_a_shard = seconds / shards / devices + SECONDS_PER_SHARD
+        times.append(
+            StageTime(
+                stage,
+                plans[stage].calls,
+                seconds / 3600,
+                rounds * of_a_shard,
+                shards,
+                rounds,
+            )
+        )
+    seconds = _estimate_training_seconds(recipe, iteration, device, model)
+    calls = plans["train"].calls
+    times.append(StageTime("train", calls, seconds / 3600, seconds / devices, 1, 1))
+    return times
+
+
+def estimate_disk_bytes(recipe: Recipe, iteration: int, *, model: ModelSize = LLAMA3_8B) -> int:
+    """Estimate the disk that an iteration needs, training states included."""
+    return estimate_disk_needed(
+        plan_iteration(recipe, iteration), model_bytes=round(model.parameters * _BYTES_PER_WEIGHT)
+    )
+
+
+def _compute_loads(
+    recipe: Recipe, plans: Mapping[str, StagePlan]
+) -> Iterator[tuple[str, _TokenLoad]]:
+    """What each stage reads and draws, where every shared beginning is read once."""
+    response, judgment = _estimate_reply_tokens(recipe.actor), _estimate_reply_tokens(recipe.judge)
+    verdict, prompts = _estimate_reply_tokens(recipe.meta_judge), recipe.sample.prompts
+    calls = plans["generate"].calls
+    yield (
+        "generate",
+        _TokenLoad(prompts * INSTRUCTION_TOKENS, calls * response, INSTRUCTION_TOKENS + response),
+    )
+    asked = RUBRIC_TOKENS + INSTRUCTION_TOKENS + response
+    yield "judge", _TokenLoad(calls * asked, plans["judge"].calls * judgment, asked + judgment)
+    if "meta_judge" in plans:
+        battles = plans["meta_judge"].calls
+        read = prompts * asked + battles * 2 * judgment
+        context = asked + 2 * judgment + verdict
+        yield "meta_judge", _TokenLoad(read, battles * verdict, context)
+
+
+def _estimate_reply_tokens(sampling: DecodingRecipe) -> float:
+    return sampling.max_new_tokens * REPLY_SHARE
+
+
+def _estimate_sampling_seconds(
+    load: _TokenLoad, device: Device, devices: int, model: ModelSize, max_sequences: int
+) -> float:
+    """Device-seconds: reading is bound by arithmetic, drawing by memory or arithmetic.
+
+    A step draws one token for each of b replies. It reads all weights once and each reply's keys
+    and values: the more replies stand in memory, the cheaper a token.
+    """
+    weights = model.parameters * _BYTES_PER_WEIGHT
+    copies = max(1, math.ceil(weights / (device.memory * _MEMORY_UTILIZATION)))
+    if copies > devices:
+        raise ValueError(
+            f"the weights take {weights / 1e9:.0f} GB, a worker's {devices} devices have "
+            f"{devices * device.memory / 1e9:.0f} GB: give it more devices"
+        )
+    room = copies * device.memory * _MEMORY_UTILIZATION - weights
+    replies = max(1, min(max_sequences, int(room / (load.context * model.kv_bytes))))
+    moved = weights + replies * load.context * model.kv_bytes
+    step = max(
+        moved / (copies * device.bandwidth * PREFILL_UTILIZATION),
+        2 * model.parameters * replies / (copies * device.flops * DECODE_UTILIZATION),
+    )
+    reading = 2 * model.parameters * load.read / (device.flops * DECODE_UTILIZATION)
+    return reading + copies * step * load.drawn / replies
+
+
+def _estimate_training_seconds(
+    recipe: Recipe, iteration: int, device: Device, model: ModelSize
+) -> float:
+    """Device-seconds of DPO: forward 2, backward 4, recomputed forward 2 operations a weight."""
+    prompt = INSTRUCTION_TOKENS + _estimate_reply_tokens(recipe.actor)
+    lengths: dict[PairKind, float] = {
+        "actor": prompt,
+        "judge": RUBRIC_TOKENS + prompt + _estimate_reply_tokens(recipe.judge),
+    }
+    trained = [length for kind, length in lengths.items() if recipe.trains_on(kind, iteration)]
+    tokens = (
+        2
+        * recipe.sample.prompts
+        * sum(min(length, recipe.training.max_length) for length in trained)
+    )
+    per_token = 8 if recipe.training.gradient_checkpointing else 6
+    operations = model.parameters * tokens * (per_token * recipe.training.epochs + 2)
+    return operations / (device.flops * TRAINING_UTILIZATION)

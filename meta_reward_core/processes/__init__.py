@@ -1,0 +1,1 @@
+"""Processes: signals, parents that die, noisy libraries, commands shown to users."""

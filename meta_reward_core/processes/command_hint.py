@@ -1,0 +1,38 @@
+"""Commands of ours that a message or a page tells somebody to type."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.errors import InputError
+
+IN_CHECKOUT: Final = (Path(__file__).resolve().parents[2] / "manage.py").is_file()
+"""Whether this is a copy of the repository, and not an installed package."""
+
+
+def format_command(*words: str) -> str:
+    """A command of ours that works as it is printed, in the folder where it is printed."""
+    program = [_get_interpreter(), "manage.py"] if IN_CHECKOUT else ["meta-reward"]
+    return shlex.join([*program, *words])
+
+
+def make_missing_experiment_error(name: str, *, root: str | None = None) -> InputError:
+    """What every command says of an experiment that is not there.
+
+    Args:
+        root: where its files were looked for; None where its rows were.
+    """
+    place = "" if root is None else f" under {root}"
+    return InputError(
+        f"there is no experiment {name!r}{place}: see {format_command('list_experiments')}"
+    )
+
+
+def _get_interpreter() -> str:
+    """`python` where that is who runs this; else its path, from here if it lies below."""
+    running, here = Path(sys.executable), Path.cwd()
+    if shutil.which("python") == str(running):
+        return "python"
+    return str(running.relative_to(here) if running.is_relative_to(here) else running)

@@ -1,0 +1,30 @@
+"""Keep the libraries below from drawing progress bars over our logs, and from calling home."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants as hub_constants
+from transformers.utils import logging as transformers_logging
+
+
+@contextmanager
+def silence_libraries() -> Iterator[None]:
+    """Inside: no progress bar of transformers, datasets or tqdm, and no telemetry of TRL.
+
+    Everything is as before afterwards, because a library that we use is not ours to configure.
+    """
+    bars = transformers_logging.is_progress_bar_enabled()
+    telemetry, tqdm = hub_constants.HF_HUB_DISABLE_TELEMETRY, os.environ.get("TQDM_DISABLE")
+    transformers_logging.disable_progress_bar()
+    hub_constants.HF_HUB_DISABLE_TELEMETRY = True
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+        hub_constants.HF_HUB_DISABLE_TELEMETRY = telemetry
+        os.environ.pop("TQDM_DISABLE")
+        if tqdm is not None:
+            os.environ["TQDM_DISABLE"] = tqdm

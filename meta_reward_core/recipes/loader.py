@@ -1,0 +1,189 @@
+"""Reading recipes: YAML files that extend one another, and `key=value` changes on top."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from meta_reward_core.errors import RecipeError
+from meta_reward_core.recipes.prompt_templates import is_shipped_name
+from meta_reward_core.recipes.schema import Recipe
+
+Values = dict[str, Any]
+TEMPLATE_KEYS: Final = ("judge.template", "judge.rubric", "meta_judge.template")
+"""Values that name a template of the package, or a file."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that appears twice is an error, not the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [key.value for key, _ in node.value]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise RecipeError(f"the key {doubled[0]!r} appears twice (line {node.start_mark.line})")
+        return super().construct_mapping(node, deep)
+
+
+def list_shipped_recipes() -> list[str]:
+    """List the names of the recipes that come with the package, sorted."""
+    names = (entry.name for entry in files(__package__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by its shipped name or its file, apply `key=value` changes, validate.
+
+    Args:
+        name_or_path: a name from `list_shipped_recipes`, or the path of a YAML file.
+        changes: such as `actor.samples=5`; values are YAML.
+
+    Raises:
+        RecipeError: the recipe is missing, malformed, extends itself, or a value is impossible.
+    """
+    values = _read_extended(name_or_path, chain=())
+    for change in changes:
+        _apply_change(values, change)
+    return parse_recipe(values, origin=name_or_path)
+
+
+def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Apply `key=value` changes to a recipe that has been read already, and validate.
+
+    Raises:
+        RecipeError: a change is malformed or a value impossible.
+    """
+    values = recipe.model_dump(mode="json")
+    for change in changes:
+        _apply_change(values, change)
+    return parse_recipe(values, origin=recipe.name)
+
+
+def read_recipe_text(text: str) -> Recipe:
+    """Read a recipe that somebody sent: it may extend a shipped one, and no file of this machine.
+
+    Raises:
+        RecipeError: malformed, of another machine's files, or a value is impossible.
+    """
+    values = _read_untrusted(text)
+    parent = values.pop("extends", None)
+    if parent is not None and parent not in list_shipped_recipes():
+        known = ", ".join(list_shipped_recipes())
+        raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r}")
+    base = _read_extended(parent, chain=()) if parent else {}
+    return parse_recipe(_merge_values(base, values), origin=str(values.get("name", "sent")))
+
+
+def _read_untrusted(text: str) -> Values:
+    """An alias is refused: a few lines of them stand for gigabytes."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _StrictLoader)):
+            raise RecipeError("the recipe uses YAML aliases (*name): write the values out")
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 # nosec B506
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"the recipe is not readable YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError("a recipe holds `key: value` lines")
+    return values
+
+
+def parse_recipe(values: Values, *, origin: str) -> Recipe:
+    """Validate plain values as a recipe.
+
+    Raises:
+        RecipeError: with one line per wrong value.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(problem) for problem in error.errors()]
+        raise RecipeError(f"recipe {origin!r} is not valid:\n" + "\n".join(lines)) from error
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"  {where}: unknown key; `--help` and docs/recipes.md list the known ones"
+    return f"  {where}: {problem['msg']} (given: {problem['input']!r:.80})"
+
+
+def _read_extended(name_or_path: str, *, chain: tuple[str, ...]) -> Values:
+    path = _find_recipe(name_or_path, relative_to=chain[-1] if chain else None)
+    if path in chain:
+        steps = " -> ".join([*chain[chain.index(path) :], path])
+        raise RecipeError(f"recipes extend each other in a circle: {steps}")
+    values = _read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: `extends` takes one recipe's name, not {parent!r}")
+    return _merge_values(_read_extended(parent, chain=(*chain, path)), values)
+
+
+def _find_recipe(name_or_path: str, *, relative_to: str | None) -> str:
+    """Find a shipped recipe by name, or a file (beside the recipe that extends it)."""
+    if name_or_path in list_shipped_recipes():
+        return str(files(__package__) / f"{name_or_path}.yaml")
+    path = Path(name_or_path)
+    if relative_to is not None and not path.is_absolute():
+        path = Path(relative_to).parent / path
+    if path.is_file():
+        return str(path.resolve())
+    known = ", ".join(list_shipped_recipes())
+    raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file, or one of: {known}")
+
+
+def _read_yaml(path: str) -> Values:
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 # nosec B506
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
+    _resolve_template_paths(values, Path(path).parent)
+    return values
+
+
+def _resolve_template_paths(values: Values, folder: Path) -> None:
+    """Name the files of words that lie beside a recipe in full, so that any folder finds them."""
+    for name in TEMPLATE_KEYS:
+        section, _, key = name.partition(".")
+        words = values.get(section)
+        if isinstance(words, dict) and isinstance(words.get(key), str):
+            file = folder / words[key]
+            if not is_shipped_name(words[key]) and file.is_file():
+                words[key] = str(file)
+
+
+def _merge_values(base: Values, over: Values) -> Values:
+    """Lay `over` on `base`; sections are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, new in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge_values(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+        )
+    return merged
+
+
+def _apply_change(values: Values, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
+    try:
+        new = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 # nosec B506
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {key}: {text!r} is not a readable value: {error}") from error
+    *sections, last = key.strip().split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"--set {key}: {section!r} is a value, not a section")
+    target[last] = new

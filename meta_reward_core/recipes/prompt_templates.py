@@ -1,0 +1,169 @@
+"""Prompt templates: text files with named places, filled in a single pass.
+
+Knows nothing of what the texts mean. A value is never looked at: a response that contains
+`{instruction}`, `%s`, `$x` or template code of any kind is put in as it stands.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.errors import TemplateError
+
+PLACEHOLDERS: Final = frozenset({"instruction", "response", "rubric", "judgment_a", "judgment_b"})
+"""Every name that a template of the loop may use."""
+
+_PLACEHOLDER = re.compile(r"\{(\s*[A-Za-z_][A-Za-z0-9_]*\s*)\}")
+_DOUBLED_BRACES = re.compile(r"\{\{\s*[A-Za-z_][A-Za-z0-9_]*\s*\}\}")
+_NAME = re.compile(r"[a-z0-9_]+")
+_METADATA = "#:"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A prompt with places to fill.
+
+    Attributes:
+        name: the file it came from, for messages.
+        text: the prompt, without the metadata lines.
+        metadata: the header lines (`#: source: ...`), without their mark.
+        placeholders: the names that occur in the text.
+        allowed: the names that may occur.
+        sha256: of the text, in hexadecimal; what a manifest records.
+    """
+
+    name: str
+    text: str
+    metadata: tuple[str, ...] = ()
+    allowed: frozenset[str] = PLACEHOLDERS
+    placeholders: frozenset[str] = field(init=False)
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the placeholders.
+
+        Raises:
+            TemplateError: the text is empty or has a place that is not allowed.
+        """
+        object.__setattr__(
+            self, "placeholders", _check_placeholders(self.name, self.text, self.allowed)
+        )
+        object.__setattr__(self, "sha256", hashlib.sha256(self.text.encode()).hexdigest())
+
+    def fill(self, **values: str) -> str:
+        """Put each value in its places, as it stands; values without a place are left out.
+
+        Raises:
+            TemplateError: a place got no value.
+        """
+        missing = sorted(self.placeholders - values.keys())
+        if missing:
+            raise TemplateError(
+                f"{self.name}: no value was given for {_format_names(missing)}; pass it to fill()."
+            )
+        return _fill_placeholders(self.text, values)
+
+
+def load_template(
+    name_or_path: str | Path,
+    *,
+    required: frozenset[str] = frozenset(),
+    allowed: frozenset[str] = PLACEHOLDERS,
+) -> PromptTemplate:
+    """Load a template from the package (`judge`) or from a text file (`./my_judge.txt`).
+
+    A string without a folder and without a suffix names a template of the package.
+
+    Args:
+        name_or_path: a name in `meta_reward_core/recipes/prompts`, or the path of a UTF-8 text
+        file.
+        required: placeholders that must occur.
+        allowed: placeholders that may.
+
+    Raises:
+        TemplateError: the file cannot be read, is empty, has an unknown placeholder or lacks a
+            required one; the message names the file, the placeholder and what to do.
+    """
+    source, content = _read_template(name_or_path)
+    metadata, text = _split_header(content)
+    template = PromptTemplate(name=source, text=text, metadata=metadata, allowed=allowed)
+    missing = sorted(required - template.placeholders)
+    if missing:
+        raise TemplateError(
+            f"{source}: {_format_names(missing)} is missing; write it where the text shall appear."
+        )
+    return template
+
+
+def is_shipped_name(name: str) -> bool:
+    """Whether a name can only be that of a template of the package: no folder, no suffix."""
+    return _NAME.fullmatch(name) is not None
+
+
+def list_package_templates() -> list[str]:
+    """Names of the templates that come with the package."""
+    folder = files("meta_reward_core.recipes") / "prompts"
+    return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".txt"))
+
+
+def _read_template(name_or_path: str | Path) -> tuple[str, str]:
+    """Where a template lies and what the file holds, with plain line ends and no BOM."""
+    is_name = isinstance(name_or_path, str) and is_shipped_name(name_or_path)
+    source = f"{name_or_path}.txt" if is_name else str(name_or_path)
+    file = files("meta_reward_core.recipes") / "prompts" / source if is_name else Path(name_or_path)
+    try:
+        content = file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        known = ", ".join(list_package_templates())
+        raise TemplateError(
+            f"{source if is_name else Path(source).absolute()}: there is no such template; "
+            f"give the path of a text file or one of: {known}."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(
+            f"{source}: cannot be read as UTF-8 text ({error}); save it as a UTF-8 file."
+        ) from error
+    return source, content.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _split_header(content: str) -> tuple[tuple[str, ...], str]:
+    """Metadata lines at the top, and the prompt below them without blank lines around it."""
+    lines = content.split("\n")
+    header = 0
+    while header < len(lines) and lines[header].startswith(_METADATA):
+        header += 1
+    metadata = tuple(line.removeprefix(_METADATA).strip() for line in lines[:header])
+    return metadata, "\n".join(lines[header:]).strip("\n")
+
+
+def _check_placeholders(name: str, text: str, allowed: frozenset[str]) -> frozenset[str]:
+    """The placeholders of a text, all of them known."""
+    if not text.strip():
+        raise TemplateError(f"{name}: the template is empty; write the prompt into it.")
+    doubled = _DOUBLED_BRACES.search(text)
+    if doubled is not None:
+        raise TemplateError(
+            f"{name}: {doubled.group()} has doubled braces; "
+            "write single ones, like {instruction}."
+        )
+    found = frozenset(_PLACEHOLDER.findall(text))
+    unknown = sorted(found - allowed)
+    if unknown:
+        use = f"use {_format_names(sorted(allowed))}, or write" if allowed else "write"
+        raise TemplateError(
+            f"{name}: {_format_names(unknown)} is unknown here; {use} the word without braces."
+        )
+    return found
+
+
+def _fill_placeholders(text: str, values: Mapping[str, str]) -> str:
+    # One pass over the template alone: what is put in is never scanned for places.
+    return _PLACEHOLDER.sub(lambda place: values[place.group(1)], text)
+
+
+def _format_names(names: list[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)

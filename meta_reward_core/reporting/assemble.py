@@ -1,0 +1,79 @@
+"""A report, put together."""
+
+from collections.abc import Sequence
+
+from meta_reward_core.reporting.appendix import (
+    build_compute_section,
+    build_limitations_section,
+    build_provenance_section,
+    build_repeats_section,
+)
+from meta_reward_core.reporting.comparisons import build_comparison_section
+from meta_reward_core.reporting.document import Block, Document, Notes, ReportTable, Section, Text
+from meta_reward_core.reporting.plots import build_paper_plots
+from meta_reward_core.reporting.run_loader import Arm
+from meta_reward_core.reporting.tables import build_paper_tables
+
+
+def build_report(
+    arms: Sequence[Arm],
+    *,
+    title: str,
+    baseline: str | None = None,
+    foreword: Sequence[Block] = (),
+) -> Document:
+    """Put the report of one experiment, or of several, together.
+
+    Args:
+        arms: what stands side by side; one arm with one run for one experiment.
+        baseline: label of the arm that others are compared with; by default the first.
+        foreword: what stands first, such as how the runs came about.
+    """
+    several = len(arms) > 1
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("What this is", [*foreword, *_make_contents_blocks(arms)])
+    ]
+    if several:
+        parts += [("What follows", build_comparison_section(arms, baseline or arms[0].label))]
+    parts += [
+        *build_paper_tables(arms),
+        ("Figures", build_paper_plots(arms)),
+        ("Compute", build_compute_section(arms)),
+        ("Repeats", build_repeats_section(arms)),
+        ("What limits these figures", build_limitations_section(arms)),
+        ("Settings, versions and lineage", build_provenance_section(arms)),
+    ]
+    return Document(title, [Section(heading, blocks) for heading, blocks in parts])
+
+
+def _make_contents_blocks(arms: Sequence[Arm]) -> list[Block]:
+    rows = [
+        (
+            arm.label,
+            arm.recipe.description if arm.recipe else "no run is finished",
+            f"{len(arm.runs)}{f' of {arm.planned}' if arm.planned else ''}",
+            str(len({run.seed_model for run in arm.runs})),
+            str(arm.iterations),
+        )
+        for arm in arms
+    ]
+    columns = ("arm", "what it is", "runs", "seed models", "iterations")
+    unfinished = [
+        f"{name} is not in the tables: {reason}"
+        for arm in arms
+        for name, reason in arm.unfinished.items()
+    ]
+    outside = sorted(
+        {arm.recipe.judge.endpoint for arm in arms if arm.recipe and arm.recipe.judge.endpoint}
+    )
+    return [
+        ReportTable(
+            "What stands side by side" if len(arms) > 1 else "The experiment", columns, rows
+        ),
+        *([Notes(unfinished)] if unfinished else []),
+        *([Text(f"Judged from outside, by the endpoint {', '.join(outside)}.")] if outside else []),
+        Text(
+            "The paper's tables (Wu et al. 2024, arXiv 2407.19594) follow in its order. What could "
+            "not be computed is named with the reason."
+        ),
+    ]

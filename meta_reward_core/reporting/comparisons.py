@@ -1,0 +1,158 @@
+"""Differences between arms, and in plain words which claims stand on them."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from meta_reward_core.evaluation.confidence_intervals import Interval
+from meta_reward_core.reporting.document import (
+    DASH,
+    Absent,
+    Block,
+    Notes,
+    ReportTable,
+    Text,
+    format_interval,
+    format_number,
+)
+from meta_reward_core.reporting.metrics import (
+    COMPARED,
+    PRIMARY,
+    MetricSpec,
+    collect_values,
+    find_last_model,
+)
+from meta_reward_core.reporting.run_loader import Arm
+from meta_reward_core.reporting.seed_statistics import (
+    SeedEstimate,
+    compute_differences,
+    estimate_over_seeds,
+    is_significant,
+)
+
+_METHOD: Final = (
+    "Differences are taken within pairs of runs that began from the same M0 with the same loop "
+    'seed. "These seed models": 95% by Student\'s t over pairs, each M0 with a mean of its own; '
+    'it says what other loop seeds would do. "Other seed models": 95% by Student\'s t over the '
+    "means of the M0s; it says what other M0s would do, and with three of them it is wide. Figures "
+    "other than the primary ones are for exploring: of many intervals at 95% one in twenty misses."
+)
+_PLANTED: Final = (
+    "What this does not prove: the miniature is a synthetic world in which the signal to be found "
+    "is planted, with a seed model whose meta-judge is good because it was trained and gated to "
+    "be. It tests that the mechanism works, where it works and how it fails; it says nothing about "
+    "how large the effect is for large language models, nor that it is there."
+)
+_PRIMARY_PREFIX: Final = "primary: "
+_MIN_RUNS: Final = 3
+"""Two differences cannot show whether they are about normal, on which their interval rests."""
+
+
+def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:
+    """Compare each arm with the baseline at the last model that all of them have.
+
+    Args:
+        baseline: label of an arm.
+    """
+    base = next((arm for arm in arms if arm.label == baseline and arm.runs), None)
+    others = [arm for arm in arms if arm.runs and arm is not base]
+    title = "Differences between arms"
+    if base is None or not others:
+        return [Absent(title, "it takes finished runs of the baseline and of another arm")]
+    last = find_last_model([base, *others])
+    if not last:
+        return [Absent(title, "no iteration is finished in all arms")]
+    blocks: list[Block] = []
+    sentences: list[str] = []
+    for arm in others:
+        found = [(one, _estimate_difference(arm, base, one, last)) for one in COMPARED]
+        known = [(one, estimated) for one, estimated in found if estimated.runs]
+        blocks.append(_make_difference_table(arm, base, last, known))
+        sentences += [
+            _describe_difference(arm, base, *pair) for pair in known if pair[0] in PRIMARY
+        ]
+    oracle = any(arm.recipe and arm.recipe.evaluation.oracle for arm in arms)
+    return [
+        Text(f"At M{last}, the last model that all arms have, against the arm {base.label}:"),
+        Notes(sentences or ["no primary figure is known of both arms of a pair"]),
+        *([Text(_PLANTED)] if oracle else []),
+        Text(_METHOD),
+        *blocks,
+    ]
+
+
+def _estimate_difference(arm: Arm, base: Arm, metric: MetricSpec, last: int) -> SeedEstimate:
+    return estimate_over_seeds(
+        compute_differences(collect_values(arm, metric, last), collect_values(base, metric, last))
+    )
+
+
+def _make_difference_table(
+    arm: Arm, base: Arm, last: int, known: Sequence[tuple[MetricSpec, SeedEstimate]]
+) -> ReportTable | Absent:
+    title = f"{arm.label} minus {base.label}, at M{last}"
+    if not known:
+        return Absent(title, "no two runs began from the same M0 with the same loop seed")
+    return ReportTable(
+        title,
+        ("figure", "difference", "these seed models", "other seed models", "pairs (seed models)"),
+        [
+            (
+                f"{_PRIMARY_PREFIX if metric in PRIMARY else ''}{metric.title}",
+                _format_signed(found.mean, metric.decimals),
+                _format_interval(found.here, metric, found.absent),
+                _format_interval(found.elsewhere, metric, _explain_missing_interval(found)),
+                f"{found.runs} ({found.seed_models})",
+            )
+            for metric, found in known
+        ],
+    )
+
+
+def _format_signed(value: float | None, decimals: int) -> str:
+    return DASH if value is None else f"{value:+,.{decimals}f}"
+
+
+def _format_interval(interval: Interval | None, metric: MetricSpec, absent: str) -> str:
+    return f"absent: {absent}" if interval is None else format_interval(*interval, metric.decimals)
+
+
+def _explain_missing_interval(found: SeedEstimate) -> str:
+    return "one seed model" if found.seed_models < 2 else "all seed models are equal"
+
+
+def _format_count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _describe_difference(arm: Arm, base: Arm, metric: MetricSpec, found: SeedEstimate) -> str:
+    mean = found.mean or 0.0
+    size = format_number(abs(mean), metric.decimals)
+    side = f"{size} {'higher' if mean > 0 else 'lower'} than" if mean else "as high as"
+    here = _describe_interval(
+        found.here, "these seed models", metric, runs=found.runs, absent=found.absent
+    )
+    elsewhere = _describe_interval(
+        found.elsewhere,
+        "other seed models",
+        metric,
+        runs=found.runs,
+        absent=_explain_missing_interval(found),
+    )
+    return (
+        f"{metric.title}: {arm.label} is {side} {base.label} "
+        f"({_format_count(found.runs, 'pair')}, {_format_count(found.seed_models, 'seed model')}). "
+        f"{here} {elsewhere}"
+    )
+
+
+def _describe_interval(
+    interval: Interval | None, of: str, metric: MetricSpec, *, runs: int, absent: str
+) -> str:
+    if interval is None:
+        return f"For {of} nothing can be claimed: {absent}."
+    text = format_interval(*interval, metric.decimals)
+    if is_significant(interval) and runs < _MIN_RUNS:
+        return f"For {of} the interval {text} excludes 0, but {runs} pairs are too few to claim it."
+    if is_significant(interval):
+        return f"For {of} that stands: the interval {text} excludes 0."
+    return f"For {of} it does not stand: the interval {text} includes 0."

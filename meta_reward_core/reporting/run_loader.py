@@ -1,0 +1,194 @@
+"""An experiment as a report sees it, read from its files.
+
+Only small files are read: manifests, the tables `evaluation` and `training_log`, and scorecards.
+Summaries are given where somebody has them, because making them reads every judgment.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
+from meta_reward_core.evaluation.measurement import Basis
+from meta_reward_core.evaluation.scorecard import DataIssue
+from meta_reward_core.experiment import require_experiment_files
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.reporting.scorecard_store import ScorecardDict, list_scorecards
+from meta_reward_core.reporting.summary import Summary, summarize_iteration
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
+
+MetricValues = dict[tuple[str, str, str, Basis], tuple[float | None, int]]
+"""(model, subject, metric, basis) -> (value, count)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRun:
+    """One experiment.
+
+    Attributes:
+        seed_model: which M0, in whatever words tell it from others.
+        models: sha256 of M0, M1, ... as far as they are finished.
+        summaries: of the finished iterations, from 1.
+        figures: what the evaluations measured.
+        steps: DPO steps of each finished iteration.
+        cards: scorecards of each model, by number.
+        packages: versions of what the last iteration ran on.
+        gaming: findings in the answers of each iteration; None where nobody looked.
+    """
+
+    name: str
+    recipe: Recipe
+    recipe_sha256: str
+    seed: int
+    seed_model: str
+    models: Sequence[str]
+    summaries: Sequence[Summary]
+    figures: MetricValues
+    steps: Sequence[int | None]
+    cards: Mapping[int, Sequence[ScorecardDict]]
+    packages: Mapping[str, str]
+    gaming: Mapping[int, Sequence[DataIssue]] | None = None
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations are finished."""
+        return len(self.summaries)
+
+    def figure(
+        self, number: int, subject: str, metric: str, basis: Basis
+    ) -> tuple[float | None, int]:
+        """A figure of M_number and how many items it was taken from."""
+        return self.figures.get((f"M{number}", subject, metric, basis), (None, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Runs of one recipe that differ by their seeds alone.
+
+    Attributes:
+        unfinished: run -> why it is not in the tables.
+        planned: how many runs there should be.
+    """
+
+    label: str
+    runs: Sequence[ExperimentRun]
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    planned: int = 0
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe of its runs, if there is one."""
+        return self.runs[0].recipe if self.runs else None
+
+    @property
+    def iterations(self) -> int:
+        """The iterations that any of its runs has finished."""
+        return max((run.iterations for run in self.runs), default=0)
+
+
+def read_run(
+    store: ArtifactStore,
+    name: str,
+    *,
+    summaries: Mapping[int, Summary] | None = None,
+    seed_model: str | None = None,
+    look_at_answers: bool = False,
+) -> ExperimentRun:
+    """Read an experiment.
+
+    Args:
+        summaries: of its iterations, by number, where they are known with their seconds.
+        seed_model: which M0; by default its hash.
+        look_at_answers: read all answers and look for such as play the judge.
+
+    Raises:
+        ArtifactError: its files are gone, or one is damaged.
+    """
+    require_experiment_files(store, name)
+    found = json.loads(store.read(f"{name}/experiment.json"))
+    recipe = parse_recipe(found["recipe"], origin=f"{name}/experiment.json")
+    manifests = _read_manifests(store, name)
+    folders = {number: _get_files(store, name, number) for number in range(1, len(manifests) + 1)}
+    figures: MetricValues = {}
+    for files in folders.values():
+        figures |= _read_metrics(files)
+    return ExperimentRun(
+        name=name,
+        recipe=recipe,
+        recipe_sha256=hash_recipe_values(found["recipe"]),
+        seed=found["seed"],
+        seed_model=seed_model or found["seed_model"]["sha256"],
+        models=[found["seed_model"]["sha256"], *(made["model_out"] for made in manifests)],
+        summaries=[
+            (summaries or {}).get(number) or _summarize(folders, number, recipe)
+            for number in folders
+        ],
+        figures=figures,
+        steps=[_read_last_step(files) for files in folders.values()],
+        cards={
+            number: cards
+            for number in range(len(manifests) + 1)
+            if (cards := list_scorecards(store, name, number))
+        },
+        packages=manifests[-1]["packages"] if manifests else {},
+        gaming={number: _find_judge_hacking(files) for number, files in folders.items()}
+        if look_at_answers
+        else None,
+    )
+
+
+def _get_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:
+    return IterationFiles(store, f"{name}/iteration-{number}")
+
+
+def _read_manifests(store: ArtifactStore, name: str) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    while store.exists(path := f"{name}/iteration-{len(made) + 1}/manifest.json"):
+        made.append(json.loads(store.read(path)))
+    return made
+
+
+def _read_metrics(files: IterationFiles) -> MetricValues:
+    return {
+        (row["model"], row["subject"], row["metric"], row["basis"]): (row["value"], row["count"])
+        for row in files.read("evaluation").to_pylist()
+    }
+
+
+def _read_last_step(files: IterationFiles) -> int | None:
+    return max(files.read("training_log")["step"].to_pylist(), default=None)
+
+
+def _summarize(folders: Mapping[int, IterationFiles], number: int, recipe: Recipe) -> Summary:
+    return summarize_iteration(
+        folders[number],
+        number=number,
+        recipe=recipe,
+        stages=list(dict.fromkeys(made.stage for made in folders[number].manifests())),
+        before=folders.get(number - 1),
+    )
+
+
+def _find_judge_hacking(files: IterationFiles) -> list[DataIssue]:
+    asked = files.read("prompts", columns=["prompt_id", "text"]).to_pylist()
+    instructions = {row["prompt_id"]: row["text"] for row in asked}
+    answers = files.read("responses", columns=["prompt_id", "text"]).to_pylist()
+    return find_judge_hacking(
+        [ComparedResponse(instructions[row["prompt_id"]], row["text"]) for row in answers]
+    )
+
+
+def group_runs(runs: Sequence[ExperimentRun]) -> list[Arm]:
+    """Put runs together whose recipes differ in nothing but where M0 lies, in the order given."""
+    groups: dict[str, list[ExperimentRun]] = {}
+    for run in runs:
+        values = run.recipe.model_dump(mode="json") | {"model": None}
+        groups.setdefault(hash_recipe_values(values), []).append(run)
+    names = [group[0].recipe.name for group in groups.values()]
+    return [
+        Arm(name if names.count(name) == 1 else f"{name} ({group[0].name})", group)
+        for name, group in zip(names, groups.values(), strict=True)
+    ]

@@ -1,0 +1,148 @@
+"""A finished run as one small file: all that a report reads of it, and what it was a function of.
+
+A record outlives the run's own files and the machine that made them. It counts for as long as a
+new run under its name would begin with the same settings, words, instructions, seed and M0, in the
+same version of the world and of the tables; nothing that it is compared by names a machine.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Self
+
+from meta_reward_core.errors import ArtifactError, RecipeError
+from meta_reward_core.evaluation.scorecard import DataIssue
+from meta_reward_core.experiment import parse_templates
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.reporting.run_loader import ExperimentRun
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
+from meta_reward_core.storage.schemas import MEANING_VERSION
+from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.tasks.toy.task import WORLD_VERSION
+
+_FORMAT: Final = 1
+_SHORT_CHARS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class RunFingerprint:
+    """What a run is a function of; the same on every machine.
+
+    Attributes:
+        recipe: sha256 of the recipe's values as this version reads them.
+        templates: sha256 of the words in which judge and meta-judge are asked.
+        prompts: sha256 of the ids of the instructions that it draws from, in order.
+        seed: of everything random.
+        seed_model: sha256 of M0; None where nobody here knows it.
+        world: version of the miniature world.
+        schema: version of what the tables mean.
+    """
+
+    recipe: str
+    templates: str
+    prompts: str
+    seed: int
+    seed_model: str | None
+    world: int = WORLD_VERSION
+    schema: int = MEANING_VERSION
+
+    def differences(self, recorded: Self) -> list[str]:
+        """What a run of today would have otherwise than a recorded one, in words."""
+        pairs = [
+            (one.name.replace("_", " "), getattr(recorded, one.name), getattr(self, one.name))
+            for one in fields(self)
+        ]
+        return [
+            f"{name} {_shorten(then)} then, {_shorten(now)} now"
+            for name, then, now in pairs
+            if then != now and None not in (then, now)
+        ]
+
+
+def _shorten(value: object) -> str:
+    return str(value)[:_SHORT_CHARS]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A finished run and what it rests on."""
+
+    run: ExperimentRun
+    basis: RunFingerprint
+
+    def to_json(self) -> bytes:
+        """Write the record; the same record gives the same bytes."""
+        content = {"run": _serialize_run(self.run), "basis": asdict(self.basis)}
+        return encode_canonical_json({"format": _FORMAT, "sha256": hash_json(content), **content})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read a record.
+
+        Raises:
+            ArtifactError: the bytes are no record, or were changed since it was written.
+        """
+        try:
+            found = json.loads(data)
+            content = {"run": found["run"], "basis": found["basis"]}
+            if found["format"] != _FORMAT or hash_json(content) != found["sha256"]:
+                raise ValueError("it was changed, or written by another version")
+            run = _parse_run(content["run"])
+            return cls(run, RunFingerprint(**content["basis"] | {"recipe": run.recipe.sha256}))
+        except (ValueError, KeyError, TypeError, RecipeError) as error:
+            raise ArtifactError(f"it is no record of a run: {error}") from error
+
+
+def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
+    """The record of a run that was read from an experiment's files.
+
+    Raises:
+        ArtifactError: the files are gone or damaged.
+    """
+    words = json.loads(store.read(f"{run.name}/experiment.json"))["templates"]
+    pool = IterationFiles(store, f"{run.name}/iteration-0").read("prompts")
+    return RunRecord(
+        run,
+        RunFingerprint(
+            recipe=run.recipe.sha256,
+            templates=parse_templates(words).sha256,
+            prompts=hash_json(pool["prompt_id"].to_pylist()),
+            seed=run.seed,
+            seed_model=run.models[0],
+        ),
+    )
+
+
+def _serialize_run(run: ExperimentRun) -> dict[str, Any]:
+    values = {one.name: getattr(run, one.name) for one in fields(run)}
+    return values | {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "figures": [[*key, *figure] for key, figure in run.figures.items()],
+        "gaming": None if run.gaming is None else _serialize_issues(run.gaming),
+    }
+
+
+def _serialize_issues(gaming: Mapping[int, Sequence[DataIssue]]) -> dict[int, list[dict[str, Any]]]:
+    return {number: [asdict(one) for one in found] for number, found in gaming.items()}
+
+
+def _parse_run(values: Mapping[str, Any]) -> ExperimentRun:
+    read = {
+        "recipe": parse_recipe(values["recipe"], origin=values["name"]),
+        "figures": {tuple(row[:4]): tuple(row[4:]) for row in values["figures"]},
+        "cards": _parse_number_keys(values["cards"]),
+        "gaming": None if values["gaming"] is None else _parse_issues(values["gaming"]),
+    }
+    return ExperimentRun(**{**values, **read})
+
+
+def _parse_issues(values: Mapping[str, Any]) -> dict[int, list[DataIssue]]:
+    return {
+        number: [DataIssue(**one) for one in found]
+        for number, found in _parse_number_keys(values).items()
+    }
+
+
+def _parse_number_keys(values: Mapping[str, Any]) -> dict[int, Any]:
+    """JSON's keys are texts."""
+    return {int(number): value for number, value in values.items()}

@@ -1,0 +1,239 @@
+"""What an iteration did, as one plain dictionary: for people, for `--json` and for pages.
+
+Reads the iteration's files; knows no terminal, no database and loads no model.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from meta_reward_core.evaluation.iteration_metrics import measure_iteration
+from meta_reward_core.evaluation.judge_metrics import IterationMetrics, find_alarms
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.records import PairKind
+from meta_reward_core.storage.shards import Counts, IterationFiles
+
+Summary = dict[str, Any]
+LogRow = tuple[int, str, float]
+"""Step, metric and value of a training's log."""
+
+_PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
+_ACCURACY: Final = "rewards/accuracies"
+_TRAINING_METRICS: Final = {
+    "loss": "loss",
+    "loss_dpo": "loss/dpo",
+    "loss_sft": "loss/sft",
+    "accuracy": _ACCURACY,
+    "margin": "rewards/margins",
+}
+
+NO_ACCURACY_YET: Final = (
+    "There is no accuracy before a step has moved the weights: the model is its own reference, so "
+    "all rewards are equal, and which is higher is rounding."
+)
+PARTS_NOT_LOGGED: Final = (
+    "The version that trained did not log the DPO part and the SFT part of the loss."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the shards of one stage ran, and what those very shards generated."""
+
+    seconds: float
+    tokens: int = 0
+
+    def __add__(self, other: "Timing") -> "Timing":
+        return Timing(self.seconds + other.seconds, self.tokens + other.tokens)
+
+
+def summarize_iteration(
+    files: IterationFiles,
+    *,
+    number: int,
+    recipe: Recipe,
+    stages: Sequence[str],
+    before: IterationFiles | None = None,
+    timings: Mapping[str, Timing] | None = None,
+) -> Summary:
+    """Sum up an iteration; one that is not finished as far as it goes.
+
+    Args:
+        files: of the iteration.
+        number: t, from 1.
+        stages: names of the steps in the paper's order.
+        before: files of the iteration before, for what compares two.
+        timings: by stage, where they are known.
+
+    Returns:
+        Plain values alone; what was not measured is None or absent.
+    """
+    measured = _measure_metrics(files, number, recipe)
+    earlier = _measure_metrics(before, number - 1, recipe) if before is not None else None
+    return {
+        "iteration": number,
+        "finished": files.store.exists(f"{files.folder}/manifest.json"),
+        "model_out": files.get_checkpoint_sha256(),
+        "stages": _summarize_stages(files, stages, timings or {}),
+        "outside_judge": recipe.judge.endpoint,
+        "judge": asdict(measured.judge) if measured.judge else None,
+        "meta_judge": asdict(measured.meta_judge) if measured.meta_judge else None,
+        "pairs": [asdict(pairs) for pairs in measured.pairs],
+        "response_chars": measured.response_chars,
+        "score_length_correlation": measured.score_length_correlation,
+        "training": _summarize_training(files, sft_weight=recipe.training.sft_weight),
+        "audit": _summarize_audit(files),
+        "truth": _summarize_ground_truth(files, before, number),
+        "alarms": [asdict(alarm) for alarm in find_alarms(measured, before=earlier)],
+    }
+
+
+def _measure_metrics(files: IterationFiles, number: int, recipe: Recipe) -> IterationMetrics:
+    kinds = [
+        kind
+        for kind in _PAIR_KINDS
+        if recipe.trains_on(kind, number) and files.manifest(f"pair_{kind}") is not None
+    ]
+    return measure_iteration(files, kinds=kinds)
+
+
+def _summarize_stages(
+    files: IterationFiles, stages: Sequence[str], timings: Mapping[str, Timing]
+) -> list[Summary]:
+    rows = []
+    for stage in stages:
+        made = [manifest for manifest in files.manifests() if manifest.stage == stage]
+        timing = timings.get(stage)
+        if made:
+            rows.append(
+                {
+                    "stage": stage,
+                    "shards": len(made),
+                    "counts": add_counts(manifest.counts for manifest in made),
+                    "seconds": timing.seconds if timing else None,
+                    "tokens_per_second": _compute_rate(timing),
+                }
+            )
+    return rows
+
+
+def add_counts(counts: Any) -> Counts:
+    """Add up counts name by name, in the order in which names first appear."""
+    total: Counts = {}
+    for one in counts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def _compute_rate(timing: Timing | None) -> float | None:
+    if timing is None or not timing.tokens or not timing.seconds:
+        return None
+    return timing.tokens / timing.seconds
+
+
+def _summarize_training(files: IterationFiles, *, sft_weight: float) -> Summary | None:
+    """First and last figure of the training's log, and the rows that went in.
+
+    A figure that is absent where one looks for it has its reason under `absent`.
+    """
+    manifest = files.manifest("train")
+    if manifest is None:
+        return None
+    columns = files.read("training_log").to_pydict()
+    log = drop_rounding_rows(zip(columns["step"], columns["metric"], columns["value"], strict=True))
+    figures = {
+        name: _get_first_and_last(log, metric)
+        for name, metric in _TRAINING_METRICS.items()
+        if any(metric == logged for _, logged, _ in log)
+    }
+    if "margin" in figures:
+        figures["accuracy"] = _summarize_accuracy(log)
+    if sft_weight and "loss" in figures and "loss_sft" not in figures:
+        absent = {"first": None, "last": None, "absent": PARTS_NOT_LOGGED}
+        figures |= {"loss_dpo": absent, "loss_sft": absent}
+    return {**manifest.counts, **figures}
+
+
+def _get_first_and_last(log: Sequence[LogRow], metric: str) -> Summary:
+    values = [value for _, logged, value in log if logged == metric]
+    return {"first": values[0], "last": values[-1]}
+
+
+def _summarize_accuracy(log: Sequence[LogRow]) -> Summary:
+    """The accuracy in the rows of the log that have the first and the last margin."""
+    margins = [step for step, metric, _ in log if metric == "rewards/margins"]
+    values = {step: value for step, metric, value in log if metric == _ACCURACY}
+    ends = {"first": values.get(margins[0]), "last": values.get(margins[-1])}
+    return ends | ({"absent": NO_ACCURACY_YET} if None in ends.values() else {})
+
+
+def drop_rounding_rows(log: Iterable[LogRow]) -> list[LogRow]:
+    """A training's log without accuracies from before a step had moved the weights.
+
+    Earlier versions logged them. Policy and reference are the same model at step 1, and at step 2
+    after a step whose learning rate was 0, with which a warm-up begins.
+    """
+    rows = list(log)
+    still = any(
+        step == 1 and metric == "learning_rate" and rate == 0 for step, metric, rate in rows
+    )
+    last_equal = 2 if still else 1
+    return [row for row in rows if row[1] != _ACCURACY or row[0] > last_equal]
+
+
+def _summarize_audit(files: IterationFiles) -> Summary | None:
+    """What people's audits changed about the rows that trained; None where nothing."""
+    manifest = files.manifest("train")
+    if manifest is None or "human" not in manifest.counts:
+        return None
+    counts = manifest.counts
+    return {
+        "withheld": files.read("withheld").to_pylist(),
+        "withheld_pairs": counts["withheld"],
+        "human_pairs": counts["human"],
+        "human_pairs_offered": counts["human_offered"],
+        "human_share": counts["human"] / counts["rows"],
+    }
+
+
+def describe_audit(audit: Mapping[str, Any] | None) -> list[str]:
+    """Say in words what people's audits changed about the rows that trained."""
+    if audit is None:
+        return []
+    said = [
+        f"{audit['withheld_pairs']:,} {one['kind']} pairs were withheld from training: "
+        f"{one['reason']}"
+        for one in audit["withheld"]
+    ]
+    if audit["human_pairs_offered"]:
+        said.append(
+            f"{audit['human_pairs']:,} rows of the training ({audit['human_share']:.1%}) are "
+            "judgments that people preferred in audits of earlier iterations; "
+            f"{audit['human_pairs_offered']:,} were there"
+        )
+    return said
+
+
+def _summarize_ground_truth(
+    files: IterationFiles, before: IterationFiles | None, number: int
+) -> list[Summary]:
+    """The oracle's figures of M_{t-1} and M_t; of the earlier one its own iteration took them."""
+    known = [
+        row
+        for source in (before, files)
+        if source is not None
+        for row in source.read("evaluation").to_pylist()
+        if row["basis"] == "oracle"
+    ]
+    figures = {(row["model"], row["subject"], row["metric"]): row["value"] for row in known}
+    made = [key for key in figures if key[0] == f"M{number}"]
+    return [
+        {
+            "subject": subject,
+            "metric": metric,
+            "before": figures.get((f"M{number - 1}", subject, metric)),
+            "after": figures[model, subject, metric],
+        }
+        for model, subject, metric in made
+    ]

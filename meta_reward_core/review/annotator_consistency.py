@@ -1,0 +1,113 @@
+"""What answers to the same item say about the auditors themselves."""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.special import stdtrit
+
+from meta_reward_core.evaluation.rater_agreement import (
+    Level,
+    compute_alpha_from_counts,
+    count_answers,
+)
+from meta_reward_core.review.stratified_estimators import (
+    CONFIDENCE,
+    Estimate,
+    SurveyDesign,
+    compute_fisher_interval,
+    estimate_share,
+    estimate_simple_share,
+)
+
+_MIN_UNITS = 3
+_LARGE_POPULATION = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatorConsistency:
+    """What repeats say about the auditors themselves.
+
+    Attributes:
+        same: share of items to which the same auditor gave the same answer again.
+        other: share of pairs of auditors of one item who gave it the same answer, as a mean over
+            items, so that an item with many auditors counts once.
+        alpha: Krippendorff's, over items that several auditors answered.
+    """
+
+    same: Estimate
+    other: Estimate
+    alpha: Estimate
+
+
+def measure_consistency(
+    same: Sequence[tuple[object, object]],
+    answers_by_item: Sequence[Sequence[tuple[str, Hashable]]],
+    *,
+    points: bool = False,
+) -> AnnotatorConsistency:
+    """Measure what repeats say about auditors.
+
+    Args:
+        same: two answers of one auditor to one item, each.
+        answers_by_item: for each item its (auditor, answer), one for each auditor.
+        points: whether answers are numbers; answers within half a point are then alike.
+    """
+    units = [[answer for _, answer in answers] for answers in answers_by_item if len(answers) > 1]
+    alike = _is_close if points else _is_equal
+    return AnnotatorConsistency(
+        same=estimate_simple_share(sum(alike(a, b) for a, b in same), len(same)),
+        other=_estimate_mean_share([_compute_pair_agreement(unit, alike) for unit in units]),
+        alpha=estimate_alpha(units, level="interval" if points else "nominal"),
+    )
+
+
+def _is_equal(first: object, second: object) -> bool:
+    return first == second
+
+
+def _is_close(first: object, second: object) -> bool:
+    return abs(float(first) - float(second)) <= 0.5  # type: ignore[arg-type]
+
+
+def _compute_pair_agreement(
+    unit: Sequence[object], alike: Callable[[object, object], bool]
+) -> float:
+    pairs = list(combinations(unit, 2))
+    return sum(alike(a, b) for a, b in pairs) / len(pairs)
+
+
+def _estimate_mean_share(shares: Sequence[float]) -> Estimate:
+    """Mean of what independent items say, each a share; an item is one of very many."""
+    design = SurveyDesign(("all",) * len(shares), {"all": _LARGE_POPULATION})
+    return estimate_share(design, shares, [1.0] * len(shares))
+
+
+def estimate_alpha(
+    units: Sequence[Sequence[Hashable]], *, level: Level, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Krippendorff's alpha with an interval by a jackknife over the units, on Fisher's z scale.
+
+    Args:
+        units: for each its answers; those with one answer do not count.
+    """
+    counts, values = count_answers(units)
+    n = len(counts)
+    value = compute_alpha_from_counts(counts, values, level=level)
+    if value is None:
+        return Estimate(None, None, None, n)
+    places = range(n)
+    found = [
+        compute_alpha_from_counts(np.delete(counts, at, axis=0), values, level=level)
+        for at in places
+    ]
+    without = [one for one in found if one is not None]
+    if n < _MIN_UNITS or len(without) < n:
+        return Estimate(value, None, None, n)
+    spread = (n - 1) / n * sum((one - value) ** 2 for one in without)
+    if spread <= 0:  # all agree in the same way, which does not say how much others would vary
+        return Estimate(value, None, None, n)
+    reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(spread)
+    return Estimate(value, *compute_fisher_interval(value, reach), n)

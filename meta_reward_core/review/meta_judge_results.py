@@ -1,0 +1,360 @@
+"""What answers to pairs of judgments say about the meta-judge, for the whole iteration."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+
+from meta_reward_core.evaluation.rater_agreement import (
+    Array,
+    make_weighted_kappa,
+    make_weighted_share,
+)
+from meta_reward_core.review.sampling_frame import SamplingFrame
+from meta_reward_core.review.sampling_units import Outcome
+from meta_reward_core.review.stratified_estimators import (
+    Estimate,
+    SurveyDesign,
+    estimate_difference,
+    estimate_share,
+    estimate_statistic_from_share,
+)
+
+HumanVerdict = Literal["first", "second", "tie", "neither"]
+Winner = Literal["first", "second"]
+
+OUTCOMES: Final = ("A", "B", "tie")
+"""Rows and columns of a confusion matrix: A is the judgment that the meta-judge saw first."""
+
+CHANCE_AGREEMENT: Final = 0.5
+ONE_VERDICT_RIGHT: Final = (
+    "orders disagree",
+    "whatever was shown first won both orders",
+    "whatever was shown second won both orders",
+)
+"""Groups in which one of two verdicts names people's winner whatever people say."""
+_MIN_ANSWERS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedPair:
+    """A pair of judgments with the meta-judge's two verdicts and a person's answer.
+
+    Attributes:
+        stratum: that it was drawn from.
+        human: the answer; neither of two bad ones counts as a tie.
+        forward, backward: the meta-judge's outcome with `first`, with `second` shown first.
+        higher_score, longer, higher_elo: which judgment has more points, more text, the higher
+            rating; None if alike or not known.
+        shown_left: which one the person saw first.
+        groups: from the name of a division to the group that the pair is in.
+    """
+
+    stratum: str
+    human: HumanVerdict
+    forward: Outcome | None
+    backward: Outcome | None
+    higher_score: Winner | None
+    longer: Winner | None
+    higher_elo: Winner | None
+    shown_left: Winner
+    groups: Mapping[str, str]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The answer in the meta-judge's words."""
+        return "tie" if self.human == "neither" else self.human
+
+    @property
+    def orders(self) -> list[tuple[Outcome, Winner]]:
+        """For each readable order its outcome, and which judgment was shown first."""
+        found: list[tuple[Outcome | None, Winner]] = [
+            (self.forward, "first"),
+            (self.backward, "second"),
+        ]
+        return [(outcome, shown) for outcome, shown in found if outcome is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """How often something wins: by the meta-judge's verdicts, and by people's answers."""
+
+    name: str
+    meta_judge: Estimate
+    people: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementGroup:
+    """Agreement within one group of a division."""
+
+    division: str
+    name: str
+    agreement: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class MetaJudgeResults:
+    """What a batch of pairs of judgments says.
+
+    Attributes:
+        agreement: share of readable verdicts, each order counted, that say what people say.
+        agreement_decided: the same without people's and the meta-judge's ties.
+        elo: share of pairs with a winner of people's whose higher rating is that winner's.
+        confusion: share of verdicts by (people, meta-judge) over `OUTCOMES`; counted are the pairs
+            that have such a verdict.
+        coverage: share of the population in strata with any answer.
+    """
+
+    answers: int
+    agreement: Estimate
+    agreement_decided: Estimate
+    elo: Estimate
+    kappa: Estimate
+    confusion: tuple[tuple[Estimate, ...], ...]
+    biases: tuple[Bias, ...]
+    groups: tuple[AgreementGroup, ...]
+    coverage: float | None
+    sentences: tuple[str, ...]
+
+
+def estimate_meta_judge_results(
+    pairs: Sequence[AuditedPair], frame: SamplingFrame, *, confidence: float = 0.95
+) -> MetaJudgeResults:
+    """Estimate everything about the meta-judge from answered pairs."""
+    design = frame.make_design(pair.stratum for pair in pairs)
+    tables = np.array([_count_confusion(pair) for pair in pairs]).reshape(-1, 3, 3)
+    share = _make_share_estimator(pairs, design, confidence)
+    decided = estimate_decided_agreement(pairs, frame, confidence=confidence)
+    elo = share(lambda pair: _count_answers_for(pair, pair.higher_elo))
+    agreement = share(_count_agreeing_verdicts)
+    groups = tuple(_estimate_groups(pairs, design, confidence))
+    biases = tuple(_estimate_biases(share))
+    return MetaJudgeResults(
+        answers=len(pairs),
+        agreement=agreement,
+        agreement_decided=decided,
+        elo=elo,
+        kappa=_estimate_kappa(tables, design, agreement, confidence),
+        confusion=_estimate_confusion(tables, design, confidence),
+        biases=biases,
+        groups=groups,
+        coverage=design.coverage,
+        sentences=(
+            *_describe_agreement(decided, groups),
+            *_describe_elo(elo),
+            *_describe_biases(biases),
+        ),
+    )
+
+
+def estimate_decided_agreement(
+    pairs: Sequence[AuditedPair], frame: SamplingFrame, *, confidence: float
+) -> Estimate:
+    """Estimate how often a verdict names the winner that people name, ties left out."""
+    design = frame.make_design(pair.stratum for pair in pairs)
+    agreed, counted = _count_decided(pairs)
+    return estimate_share(design, agreed, counted, confidence=confidence)
+
+
+def _count_decided(pairs: Iterable[AuditedPair]) -> tuple[list[float], list[float]]:
+    agreed, counted = [], []
+    for pair in pairs:
+        decided = [won for won, _ in pair.orders if won != "tie" and pair.outcome != "tie"]
+        agreed.append(float(sum(won == pair.outcome for won in decided)))
+        counted.append(float(len(decided)))
+    return agreed, counted
+
+
+def _count_confusion(pair: AuditedPair) -> Array:
+    """Count of a pair's orders by (people, meta-judge), shape [3, 3]."""
+    table = np.zeros((3, 3))
+    for outcome, shown in pair.orders:
+        table[_get_outcome_index(pair.outcome, shown), _get_outcome_index(outcome, shown)] += 1
+    return table
+
+
+def _get_outcome_index(outcome: Outcome, shown_first: Winner) -> int:
+    if outcome == "tie":
+        return 2
+    return 0 if outcome == shown_first else 1
+
+
+def _estimate_kappa(
+    tables: Array, design: SurveyDesign, agreement: Estimate, confidence: float
+) -> Estimate:
+    alike, whole = np.trace(tables, axis1=1, axis2=2), tables.sum(axis=(1, 2))
+    return estimate_statistic_from_share(
+        design,
+        make_weighted_kappa(tables),
+        share=agreement,
+        share_figure=make_weighted_share(alike, whole),
+        count=int(np.count_nonzero(whole)),
+        confidence=confidence,
+    )
+
+
+def _estimate_confusion(
+    tables: Array, design: SurveyDesign, confidence: float
+) -> tuple[tuple[Estimate, ...], ...]:
+    whole = tables.sum(axis=(1, 2))
+
+    def cell(row: int, column: int) -> Estimate:
+        part = tables[:, row, column]
+        found = estimate_share(design, part, whole, confidence=confidence)
+        return replace(found, count=int(np.count_nonzero(part)))
+
+    places = range(len(OUTCOMES))
+    return tuple(tuple(cell(row, column) for column in places) for row in places)
+
+
+PairCounter = Callable[[AuditedPair], tuple[float, float]]
+"""What a pair adds to the part and to the whole of a share."""
+ShareEstimator = Callable[[PairCounter], Estimate]
+
+
+def _make_share_estimator(
+    pairs: Sequence[AuditedPair], design: SurveyDesign, confidence: float
+) -> ShareEstimator:
+    def share(says: PairCounter) -> Estimate:
+        counts = np.array([says(pair) for pair in pairs]).reshape(-1, 2)
+        return estimate_share(design, counts[:, 0], counts[:, 1], confidence=confidence)
+
+    return share
+
+
+def _count_agreeing_verdicts(pair: AuditedPair) -> tuple[float, float]:
+    orders = pair.orders
+    return float(sum(outcome == pair.outcome for outcome, _ in orders)), float(len(orders))
+
+
+def _estimate_biases(share: ShareEstimator) -> Iterable[Bias]:
+    yield Bias("the one shown first wins", share(_count_first_wins), share(_count_left_wins))
+    yield Bias(
+        "the higher score wins",
+        share(lambda pair: _count_verdicts_for(pair, pair.higher_score)),
+        share(lambda pair: _count_answers_for(pair, pair.higher_score)),
+    )
+    yield Bias(
+        "the longer one wins",
+        share(lambda pair: _count_verdicts_for(pair, pair.longer)),
+        share(lambda pair: _count_answers_for(pair, pair.longer)),
+    )
+
+
+def _count_first_wins(pair: AuditedPair) -> tuple[float, float]:
+    decided = [(won, shown) for won, shown in pair.orders if won != "tie"]
+    return float(sum(won == shown for won, shown in decided)), float(len(decided))
+
+
+def _count_left_wins(pair: AuditedPair) -> tuple[float, float]:
+    return _count_answers_for(pair, pair.shown_left)
+
+
+def _count_verdicts_for(pair: AuditedPair, what: Winner | None) -> tuple[float, float]:
+    """Decided orders that `what` won, and decided orders; none if the two are alike."""
+    decided = [won for won, _ in pair.orders if won != "tie"] if what else []
+    return float(decided.count(what or "first")), float(len(decided))
+
+
+def _count_answers_for(pair: AuditedPair, what: Winner | None) -> tuple[float, float]:
+    if what is None or pair.outcome == "tie":
+        return 0.0, 0.0
+    return float(pair.outcome == what), 1.0
+
+
+def _estimate_groups(
+    pairs: Sequence[AuditedPair], design: SurveyDesign, confidence: float
+) -> Iterable[AgreementGroup]:
+    agreed, counted = _count_decided(pairs)
+    names = sorted({(division, name) for pair in pairs for division, name in pair.groups.items()})
+    for division, name in names:
+        inside = [float(pair.groups.get(division) == name) for pair in pairs]
+        yield AgreementGroup(
+            division,
+            name,
+            estimate_share(
+                design,
+                [a * i for a, i in zip(agreed, inside, strict=True)],
+                [c * i for c, i in zip(counted, inside, strict=True)],
+                confidence=confidence,
+            ),
+        )
+
+
+def _describe_agreement(decided: Estimate, groups: Sequence[AgreementGroup]) -> Iterable[str]:
+    if decided.value is None or decided.low is None or decided.high is None:
+        yield "No answer yet compares a winner of the meta-judge with one of people."
+        return
+    yield f"{describe_agreement_vs_chance(decided)} over the whole iteration."
+    for group in groups:
+        found = group.agreement
+        if group.name in ONE_VERDICT_RIGHT:
+            continue
+        if (
+            found.count >= _MIN_ANSWERS
+            and found.low is not None
+            and found.low <= CHANCE_AGREEMENT < decided.low
+        ):
+            division = group.division.replace("_", " ")
+            agreement = describe_agreement_vs_chance(found)
+            yield f"{agreement} on pairs of this group: {group.name} ({division})."
+
+
+def _describe_elo(elo: Estimate) -> Iterable[str]:
+    if elo.low is None or elo.high is None:
+        return
+    shown = f"{elo.value:.0%} ({elo.low:.0%} to {elo.high:.0%}, {elo.count} items)"
+    if elo.low > CHANCE_AGREEMENT:
+        yield f"Elo's order is better than a coin: it names people's winner in {shown}."
+    elif elo.high < CHANCE_AGREEMENT:
+        yield f"Elo's order is worse than a coin: it names people's winner in {shown}."
+    else:
+        yield f"The answers do not show that Elo's order is better than a coin: {shown}."
+
+
+def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
+    """Say where what wins by the meta-judge differs from what wins by people, beyond doubt."""
+    for bias in biases:
+        judge, people = bias.meta_judge, bias.people
+        ends = (judge.low, judge.high, people.low, people.high)
+        if min(judge.count, people.count) < _MIN_ANSWERS or any(end is None for end in ends):
+            continue
+        if (judge.low or 0.0) > (people.high or 0.0) or (judge.high or 0.0) < (people.low or 0.0):
+            more = "more" if (judge.value or 0.0) > (people.value or 0.0) else "less"
+            yield (
+                f"{bias.name.capitalize()} {more} often by the meta-judge ({judge.value:.0%}) "
+                f"than by people ({people.value:.0%})."
+            )
+
+
+def describe_agreement_vs_chance(found: Estimate) -> str:
+    """Say in words how a share of agreement compares with a coin's, without the full stop."""
+    if found.value is None or found.low is None or found.high is None:
+        return "There are too few answers to tell the meta-judge from a coin"
+    shown = f"{found.value:.0%} ({found.low:.0%} to {found.high:.0%}, {found.count} items)"
+    if found.low > CHANCE_AGREEMENT:
+        return f"The meta-judge is better than a coin: it names people's winner in {shown}"
+    if found.high < CHANCE_AGREEMENT:
+        return f"The meta-judge is worse than a coin: it names people's winner in {shown}"
+    return (
+        "The answers do not show that the meta-judge is better than a coin: "
+        f"it names people's winner in {shown}"
+    )
+
+
+def describe_agreement_change(earlier: int, before: Estimate, later: int, after: Estimate) -> str:
+    """Say in words how agreement changed between two audited iterations."""
+    change = estimate_difference(before, after)
+    if change.value is None or change.low is None or change.high is None:
+        return f"There are too few answers to compare iterations {earlier} and {later}."
+    between = f"{100 * change.low:+.0f} to {100 * change.high:+.0f} points"
+    if change.low <= 0 <= change.high:
+        return (
+            f"The answers do not show that agreement changed from iteration {earlier} to {later} "
+            f"({between})."
+        )
+    moved = "rose" if change.value > 0 else "fell"
+    points = f"{100 * abs(change.value):.0f} points"
+    return f"Agreement {moved} by {points} from iteration {earlier} to {later} ({between})."

@@ -1,0 +1,352 @@
+"""Estimates for a whole iteration from a stratified sample, with intervals.
+
+Every item has a stratum, and every stratum a known size: an answer stands for
+`population / answered` items of its stratum. So an estimate does not depend on how many items
+were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
+keeps its promise also near 0 and 1 and in small strata. Other figures use a stratified
+jackknife: correlations on the scale of Fisher's z, and kappa in the shape of agreement's interval.
+
+Several samples of one population are pooled as frames that each cover all of it: every sample is
+an estimate of its own, and counts by its share of the answers (`SurveyDesign.factors`).
+
+Source: Särndal, Swensson, Wretman 1992, chapters 3 and 5 (Hajek's ratio estimator and its
+linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife); Hartley 1962
+(several frames).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
+from meta_reward_core.evaluation.rater_agreement import Array, WeightedStatistic
+
+IndexArray = npt.NDArray[np.intp]
+
+CONFIDENCE: Final = 0.95
+_EPSILON: Final = 1e-12
+_MIN_DEGREES_OF_FREEDOM: Final = 2
+_JACKKNIFE_CHUNK: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure of the whole population, as far as the answers tell.
+
+    Attributes:
+        value: absent where nothing was counted.
+        low, high: its interval; absent where too few answers tell how much they vary.
+        count: items behind it.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+NO_ESTIMATE: Final = Estimate(None, None, None, 0)
+
+
+@dataclass(frozen=True)
+class SurveyDesign:
+    """Which stratum each answered item is from, and how large the strata are.
+
+    Attributes:
+        strata: name of the stratum of each answered item, shape [n].
+        sizes: items of each stratum in the population, answered or not.
+        factors: of samples that are pooled, how much each of their strata counts; else 1.
+    """
+
+    strata: tuple[str, ...]
+    sizes: Mapping[str, int]
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def members(self) -> dict[str, IndexArray]:
+        """Places of the answered items of each stratum, strata by name."""
+        names = np.array(self.strata, dtype=object)
+        return {name: np.flatnonzero(names == name) for name in sorted(set(self.strata))}
+
+    @cached_property
+    def weights(self) -> Array:
+        """How many items of the population each answered one stands for, shape [n]."""
+        weights = np.zeros(len(self.strata))
+        for name, places in self.members.items():
+            weights[places] = self.get_population_weight(name) / len(places)
+        return weights
+
+    def get_population_weight(self, name: str) -> float:
+        """How many items of the population a stratum stands for."""
+        return self.sizes[name] * self.factors.get(name, 1.0)
+
+    def left_out(self, name: str) -> float:
+        """Share of a stratum that was not answered: what its variance shrinks by."""
+        return 1 - len(self.members[name]) / self.sizes[name]
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the population whose strata have any answer."""
+        total = sum(map(self.get_population_weight, self.sizes))
+        return sum(map(self.get_population_weight, self.members)) / total if total else None
+
+
+def estimate_share(
+    design: SurveyDesign,
+    part: Sequence[float] | Array,
+    whole: Sequence[float] | Array,
+    *,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate the population's sum of `part` over its sum of `whole`, a share in [0, 1].
+
+    An item that does not belong to what is asked has a whole of 0; it stays in the lists,
+    because it tells how many such items its stratum has.
+
+    Args:
+        part: shape [n], 0 <= part <= whole.
+        whole: shape [n].
+        confidence: of the interval, in (0, 1).
+    """
+    y, x = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    count = int(np.count_nonzero(x))
+    total = float(design.weights @ x)
+    if total <= 0:
+        return NO_ESTIMATE
+    share = float(design.weights @ y) / total
+    z = _compute_normal_quantile(confidence)
+    below, above = 0.0, 0.0
+    for name, places in design.members.items():
+        low, high = _compute_stratum_margins(y[places], x[places], design.left_out(name), z)
+        scale = (design.get_population_weight(name) * float(x[places].mean()) / total) ** 2
+        moved = _compute_size_variance(y[places], x[places], share, design.left_out(name))
+        moved *= (z * design.get_population_weight(name) / total) ** 2
+        below += scale * low**2 + moved
+        above += scale * high**2 + moved
+    return Estimate(
+        share, max(0.0, share - math.sqrt(below)), min(1.0, share + math.sqrt(above)), count
+    )
+
+
+def _compute_stratum_margins(y: Array, x: Array, left_out: float, z: float) -> tuple[float, float]:
+    """How far a stratum's own share may lie below and above its estimate."""
+    if x.sum() <= 0 or left_out <= 0:
+        return 0.0, 0.0
+    share = float(y.sum() / x.sum())
+    size = _compute_effective_size(y, x, share, left_out)
+    if size is None:
+        return 0.0, 0.0
+    low, high = compute_wilson_interval(share, size, z=z)
+    return share - low, high - share
+
+
+def _compute_effective_size(y: Array, x: Array, share: float, left_out: float) -> float | None:
+    """How many independent yes-or-no answers would vary like these; None: they do not vary."""
+    inside = x > 0
+    alone = len(y) < 2 or int(inside.sum()) < 2
+    spread = share * (1 - share)
+    if alone:
+        return float(inside.sum()) / left_out
+    residuals = (y - share * x) / x.mean()
+    variance = left_out * float(residuals.var(ddof=1)) / len(y)
+    if variance > _EPSILON:
+        return spread / variance
+    # All alike. Inside (0, 1) that is how such items are; at 0 or 1 it may be luck.
+    return None if spread > _EPSILON else float(inside.sum()) / left_out
+
+
+def _compute_size_variance(y: Array, x: Array, overall: float, left_out: float) -> float:
+    """Variance that comes from not knowing how many items of the stratum belong to the whole."""
+    if len(x) < 2 or x.sum() <= 0 or left_out <= 0:
+        return 0.0
+    share = float(y.sum() / x.sum())
+    return left_out * (share - overall) ** 2 * float(x.var(ddof=1)) / len(x)
+
+
+def estimate_simple_share(yes: int, count: int, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Share of independent answers without a design, with Wilson's interval."""
+    if count == 0:
+        return NO_ESTIMATE
+    z = _compute_normal_quantile(confidence)
+    return Estimate(yes / count, *compute_wilson_interval(yes / count, count, z=z), count)
+
+
+def estimate_difference(before: Estimate, after: Estimate) -> Estimate:
+    """How much larger `after` is than `before`, two independent estimates, by MOVER."""
+    if before.value is None or after.value is None:
+        return NO_ESTIMATE
+    value, count = after.value - before.value, min(before.count, after.count)
+    ends = (before.low, before.high, after.low, after.high)
+    if any(end is None for end in ends):
+        return Estimate(value, None, None, count)
+    low_before, high_before, low_after, high_after = (float(end or 0.0) for end in ends)
+    below = math.hypot(after.value - low_after, high_before - before.value)
+    above = math.hypot(high_after - after.value, before.value - low_before)
+    return Estimate(value, value - below, value + above, count)
+
+
+def estimate_mean(
+    design: SurveyDesign, values: Sequence[float | None], *, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Estimate the population's mean over items that have a value.
+
+    Args:
+        values: shape [n]; None where an item does not belong to what is asked.
+    """
+    x = np.array([value is not None for value in values], dtype=np.float64)
+    y = np.array([value or 0.0 for value in values], dtype=np.float64)
+    total = float(design.weights @ x)
+    if total <= 0:
+        return NO_ESTIMATE
+    mean = float(design.weights @ y) / total
+    residuals = (y - mean * x) / total
+    spread = {
+        name: design.left_out(name)
+        * design.get_population_weight(name) ** 2
+        * float(residuals[places].var(ddof=1))
+        / len(places)
+        for name, places in design.members.items()
+        if len(places) > 1
+    }
+    if not spread:
+        return Estimate(mean, None, None, int(x.sum()))
+    reach = _compute_t_quantile(design, spread, confidence) * math.sqrt(sum(spread.values()))
+    return Estimate(mean, mean - reach, mean + reach, int(x.sum()))
+
+
+def _compute_t_quantile(
+    design: SurveyDesign, spread: Mapping[str, float], confidence: float
+) -> float:
+    """Student's quantile of a sum of variances, one for each stratum.
+
+    A stratum that adds much of the variance and was seen in few items makes the whole as doubtful
+    as itself. Source: Satterthwaite 1946.
+    """
+    total = sum(spread.values())
+    doubt = sum(part**2 / max(len(design.members[name]) - 1, 1) for name, part in spread.items())
+    freedom = total**2 / doubt if doubt > 0 else float(len(design.strata))
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
+
+
+def estimate_statistic(
+    design: SurveyDesign, figure: WeightedStatistic, *, count: int, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Estimate a correlation-like figure in [-1, 1] by a stratified delete-one jackknife.
+
+    The interval is Student's on the scale of Fisher's z, the inverse hyperbolic tangent: there
+    such figures vary alike whatever they are, and no interval leaves [-1, 1].
+
+    Args:
+        figure: from weights of shape [m, n] to m figures, NaN where there is none.
+        count: items behind it.
+    """
+    value, reach = _compute_value_and_margin(design, figure, confidence)
+    return _make_fisher_estimate(value, reach, count)
+
+
+def estimate_statistic_from_share(
+    design: SurveyDesign,
+    figure: WeightedStatistic,
+    *,
+    share: Estimate,
+    share_figure: WeightedStatistic,
+    count: int,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate a figure that rises with a share, as kappa does with agreement.
+
+    Its interval is as wide as a jackknife says, and as skew as that of the share: where a stratum
+    agrees nearly always, an interval that reaches as far to both sides misses too often.
+
+    Args:
+        share: with its interval, of the same items and confidence.
+        share_figure: the same share as a figure of weights.
+    """
+    value, reach = _compute_value_and_margin(design, figure, confidence)
+    if value is None or reach is None or share.value is None:
+        return _make_fisher_estimate(value, reach, count)
+    spread = _compute_jackknife_variances(design, share_figure, share.value)
+    if not spread or sum(spread.values()) <= 0:
+        return _make_fisher_estimate(value, reach, count)
+    scale = reach / (_compute_normal_quantile(confidence) * math.sqrt(sum(spread.values())))
+    low = value - scale * (share.value - (share.low or 0.0))
+    high = value + scale * ((share.high or 0.0) - share.value)
+    return Estimate(value, max(-1.0, low), min(1.0, high), count)
+
+
+def _compute_normal_quantile(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _compute_value_and_margin(
+    design: SurveyDesign, figure: WeightedStatistic, confidence: float
+) -> tuple[float | None, float | None]:
+    """A figure, and how far it may lie from its estimate; None where too few answers tell."""
+    if not design.strata:
+        return None, None
+    [found] = figure(design.weights[None])
+    if np.isnan(found):
+        return None, None
+    return float(found), _compute_margin(design, figure, float(found), confidence)
+
+
+def _make_fisher_estimate(value: float | None, reach: float | None, count: int) -> Estimate:
+    if value is None or reach is None:
+        return Estimate(value, None, None, count)
+    return Estimate(value, *compute_fisher_interval(value, reach), count)
+
+
+def _compute_margin(
+    design: SurveyDesign, figure: WeightedStatistic, value: float, confidence: float
+) -> float | None:
+    spread = _compute_jackknife_variances(design, figure, value)
+    if spread is None or len(design.strata) - len(spread) < _MIN_DEGREES_OF_FREEDOM:
+        return None
+    total = sum(spread.values())
+    if total <= 0 and any(design.left_out(name) > 0 for name in design.members):
+        return None  # all alike, which does not say how much others would vary
+    return _compute_t_quantile(design, spread, confidence) * math.sqrt(total)
+
+
+def compute_fisher_interval(value: float, reach: float) -> tuple[float, float]:
+    """An interval that reaches as far on both sides of z; at -1 and 1 z has no end."""
+    slope = 1 - value**2
+    if slope < _EPSILON:
+        return max(-1.0, value - reach), min(1.0, value + reach)
+    middle = math.atanh(value)
+    return math.tanh(middle - reach / slope), math.tanh(middle + reach / slope)
+
+
+def _compute_jackknife_variances(
+    design: SurveyDesign, figure: WeightedStatistic, value: float
+) -> dict[str, float] | None:
+    """Variance by stratum, leaving one item out at a time; None where a figure is none then."""
+    spread: dict[str, float] = {}
+    for name, places in design.members.items():
+        n, squares = len(places), 0.0
+        if design.left_out(name) <= 0:
+            spread[name] = 0.0
+            continue
+        for some in np.split(places, range(_JACKKNIFE_CHUNK, n, _JACKKNIFE_CHUNK)):
+            without = figure(_leave_one_out(design.weights, places, some))
+            if np.isnan(without).any():
+                return None
+            squares += float(((without - value) ** 2).sum())
+        spread[name] = design.left_out(name) * ((n - 1) / n if n > 1 else 1.0) * squares
+    return spread
+
+
+def _leave_one_out(weights: Array, members: IndexArray, some: IndexArray) -> Array:
+    """For each of some places the weights in which the rest of its stratum stands for it, too."""
+    left = np.tile(weights, (len(some), 1))
+    if len(members) > 1:
+        left[:, members] *= len(members) / (len(members) - 1)
+    left[np.arange(len(some)), some] = 0.0
+    return left

@@ -1,0 +1,399 @@
+"""Between files and method: each function reads a shard's tables, takes one step, makes tables."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from meta_reward_core.context import IterationContext, ModelRef, StageResources
+from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import NoPairsError
+from meta_reward_core.evaluation.iteration_metrics import measure_iteration, to_measurements
+from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.method.actor_pairs import build_actor_pairs
+from meta_reward_core.method.battles import PositionWeights, compute_weights_from_counts
+from meta_reward_core.method.generation import generate_responses
+from meta_reward_core.method.judge_pairs import (
+    JudgedPrompts,
+    build_judge_pairs,
+    cap_judge_pairs,
+    plan_battles,
+)
+from meta_reward_core.method.judging import judge_responses
+from meta_reward_core.method.meta_judging import run_battles
+from meta_reward_core.method.pairing import score_responses
+from meta_reward_core.method.prompt_sampling import sample_prompts
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.recipes.schema import DecodingRecipe, get_scheduled_value
+from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
+from meta_reward_core.storage.records import (
+    Battle,
+    Dropped,
+    Judgment,
+    Prompt,
+    Response,
+    ResponseScore,
+)
+from meta_reward_core.storage.schemas import build_table, to_records
+from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput, get_partition_path
+from meta_reward_core.tasks.toy.evaluation import measure_model
+from meta_reward_core.training.dataset import PAIR_KINDS, load_training_rows
+
+# `dropped` has two writers; each has a part of its own.
+_ACTOR_PART, _JUDGE_PART = 0, 1
+
+
+def run_sample(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+    """Draw instructions and cut them into the parts that every later step works on."""
+    pool = context.pool.read("prompts")
+    used = {
+        prompt_id
+        for files in context.earlier
+        for prompt_id in files.read("prompts")["prompt_id"].to_pylist()
+    }
+    drawn = sample_prompts(
+        _to_prompts(pool),
+        used=used,
+        count=context.recipe.sample.prompts,
+        allow_reuse=context.recipe.sample.allow_reuse,
+        seed=_derive_stage_seed(context, "sample"),
+    )
+    rows = {row["prompt_id"]: row for row in pool.to_pylist()}
+    size = context.recipe.shard_prompts
+    tables = {
+        ("prompts", start // size): build_table(
+            "prompts", [rows[prompt.prompt_id] for prompt in drawn[start : start + size]]
+        )
+        for start in range(0, len(drawn), size)
+    }
+    return StageOutput(
+        tables, {"pool": pool.num_rows, "used_before": len(used), "prompts": len(drawn)}
+    )
+
+
+def hash_earlier_inputs(context: IterationContext) -> str:
+    """Hash what `run_sample` reads: the pool, and the instructions of the iterations before."""
+    read = [files.hash_inputs(["prompts"]) for files in (context.pool, *context.earlier)]
+    return hash_json(read)
+
+
+def run_generate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
+    """Let the actor answer one part of the instructions."""
+    actor = context.recipe.actor
+    responses, counts = generate_responses(
+        _to_prompts(context.files.read("prompts", shard)),
+        tools.engine(context.model, context.recipe.engine),
+        samples=actor.samples,
+        sampling=_make_sampling_params(actor),
+        system_prompt=actor.system_prompt,
+        seed=_derive_stage_seed(context, "generate", shard),
+        progress=tools.progress,
+    )
+    return StageOutput({("responses", shard): build_table("responses", responses)}, counts)
+
+
+def run_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
+    """Let the judge score one part of the responses."""
+    recipe = context.recipe.judge
+    responses = context.files.read_records(Response, shard)
+    judgments, counts = judge_responses(
+        responses,
+        tools.get_judge_engine(context.model, context.recipe),
+        instructions={
+            prompt.prompt_id: prompt.text
+            for prompt in _to_prompts(context.files.read("prompts", shard))
+        },
+        template=context.templates.judge,
+        rubric=context.templates.rubric,
+        samples=recipe.samples,
+        sampling=_make_sampling_params(recipe),
+        seed=_derive_stage_seed(context, "judge", shard),
+        top_points=recipe.top_points,
+        hopeless_at=recipe.hopeless_at,
+        rho=get_scheduled_value(context.recipe.pairing.rho, context.number),
+        min_valid_judgments=recipe.min_valid_judgments,
+        progress=tools.progress,
+    )
+    scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
+    counts["unscored_responses"] = sum(score.mean is None for score in scores)
+    tables = {
+        ("judgments", shard): build_table("judgments", judgments),
+        ("scores", shard): build_table("scores", scores),
+    }
+    return StageOutput(tables, counts)
+
+
+def run_pair_actor(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+    """Choose the best against the worst response of every instruction."""
+    recipe = context.recipe.pairing
+    pairs: list[dict[str, object]] = []
+    dropped: list[Dropped] = []
+    for part in context.files.list_partition_numbers("prompts"):
+        made, missed = build_actor_pairs(
+            _to_prompts(context.files.read("prompts", part)),
+            context.files.read_records(Response, part),
+            context.files.read_records(ResponseScore, part),
+            iteration=context.number,
+            rho=get_scheduled_value(recipe.rho, context.number),
+            max_chosen_chars=get_scheduled_value(recipe.max_chosen_chars, context.number),
+            length_unit=recipe.length_unit,
+            system_prompt=context.recipe.actor.system_prompt,
+        )
+        pairs += made
+        dropped += missed
+    tables = {
+        ("actor_pairs", 0): build_table("actor_pairs", pairs),
+        ("dropped", _ACTOR_PART): build_table("dropped", dropped),
+    }
+    return StageOutput(tables, _count_pairs(len(pairs), dropped))
+
+
+def run_meta_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
+    """Let the meta-judge compare the judgments of one part."""
+    recipe = context.recipe.meta_judge
+    planned = plan_battles(
+        _read_judged_prompts(context, shard),
+        seed=context.seed,
+        max_judgments=recipe.max_judgments,
+        max_score_gap=recipe.max_score_gap,
+    )
+    battles, counts = run_battles(
+        planned,
+        tools.engine(context.model, context.recipe.engine),
+        template=context.templates.meta_judge,
+        rubric=context.templates.rubric,
+        hide_score_line=recipe.hide_score_line,
+        sampling=_make_sampling_params(recipe),
+        seed=_derive_stage_seed(context, "meta_judge", shard),
+        decided_at=recipe.decided_at,
+        progress=tools.progress,
+    )
+    return StageOutput({("battles", shard): build_table("battles", battles)}, counts)
+
+
+def run_pair_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+    """Rate the judgments and choose the best against the worst one of every instruction."""
+    recipe = context.recipe.meta_judge
+    weights = _compute_position_weights(context.files)
+    pairs: list[dict[str, object]] = []
+    ratings: list[object] = []
+    dropped: list[Dropped] = []
+    for part in context.files.list_partition_numbers("prompts"):
+        made, rated, missed = build_judge_pairs(
+            _read_judged_prompts(context, part),
+            context.files.read_records(Battle, part),
+            weights=weights,
+            iteration=context.number,
+            template=context.templates.judge,
+            rubric=context.templates.rubric,
+            elo_prior=recipe.elo_prior,
+            max_chosen_judgment_chars=get_scheduled_value(
+                recipe.max_chosen_judgment_chars, context.number
+            ),
+            max_judgments=recipe.max_judgments,
+            seed=context.seed,
+        )
+        pairs += made
+        ratings += rated
+        dropped += missed
+    if recipe.max_pair_share is not None:
+        pairs, over = cap_judge_pairs(
+            pairs,
+            actor_pairs=context.files.read("actor_pairs").num_rows,
+            max_share=recipe.max_pair_share,
+            seed=context.seed,
+        )
+        dropped += over
+    tables = {
+        ("ratings", 0): build_table("ratings", ratings),
+        ("judge_pairs", 0): build_table("judge_pairs", pairs),
+        ("dropped", _JUDGE_PART): build_table("dropped", dropped),
+    }
+    return StageOutput(tables, _count_pairs(len(pairs), dropped))
+
+
+def _compute_position_weights(files: IterationFiles) -> PositionWeights:
+    """Weigh the two positions by all battles."""
+    counted: Counter[str | None] = Counter()
+    for part in files.list_partition_numbers("battles"):
+        verdicts = files.read("battles", part, columns=["verdict"])["verdict"]
+        for entry in pc.value_counts(verdicts).to_pylist():
+            counted[entry["values"]] += entry["counts"]
+    return compute_weights_from_counts(
+        wins_first=counted["A"],
+        wins_second=counted["B"],
+        ties=counted["tie"],
+        unparsed=counted[None],
+    )
+
+
+def run_train(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+    """Train M_t by DPO on the scheduled pairs; start and reference are M_{t-1}.
+
+    An audit may have withheld a kind of them, or added pairs of people's (`training_data`).
+
+    Raises:
+        NoPairsError: no pair of any scheduled kind survived.
+    """
+    rows = load_training_rows(context)
+    if not rows:
+        raise NoPairsError(_explain_no_pairs(context))
+    from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
+
+    tools.release_engine()
+    made = context.files.checkpoint
+    with explain_full_disk(tools.scratch), made.written(tools.scratch) as folder:
+        outcome = train_dpo(
+            rows,
+            start=context.model.folder,
+            settings=context.recipe.training,
+            checkpoint=folder,
+            scratch=tools.scratch / "training",
+            seed=_derive_stage_seed(context, "train") % 2**31,
+            threads=context.recipe.engine.threads,
+            on_log=tools.on_log,
+        )
+        sha256 = hash_model_folder(folder)
+    tables = {
+        ("training_log", 0): build_table("training_log", _iter_log_rows(outcome.log)),
+        ("refused", 0): build_table(
+            "refused",
+            (
+                {"prompt_id": prompt_id, "kind": kind, "reason": reason}
+                for prompt_id, kind, reason in outcome.refused
+            ),
+        ),
+    }
+    counts = {
+        "rows": len(rows),
+        "trained": outcome.rows_trained,
+        "refused": len(outcome.refused),
+        "kept_step": outcome.kept_step,
+        **rows.counts,
+    }
+    return StageOutput(tables, counts, checkpoint=sha256)
+
+
+def run_evaluate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+    """Measure the iteration's data and, where the truth is known, the model that came out."""
+    kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
+    measured = measure_iteration(context.files, kinds=kinds)
+    rows = to_measurements(measured, model=context.model.name)
+    rows += [
+        row
+        for model in _iter_models_to_measure(context)
+        for row in _measure_ground_truth(context, model, tools)
+    ]
+    return StageOutput(
+        {("evaluation", 0): build_table("evaluation", rows)}, {"measurements": len(rows)}
+    )
+
+
+def _iter_models_to_measure(context: IterationContext) -> Iterator[ModelRef]:
+    """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
+    if context.number == 1:
+        yield context.model
+    base = context.model if context.recipe.training.keeps_adapter else None
+    made = context.files
+    sha256 = made.get_checkpoint_sha256() or ""
+    yield ModelRef(f"M{context.number}", made.checkpoint, sha256, base)
+
+
+def _measure_ground_truth(
+    context: IterationContext, model: ModelRef, tools: StageResources
+) -> list[Measurement]:
+    recipe = context.recipe
+    if recipe.evaluation.oracle is None:
+        return []
+    return measure_model(
+        tools.engine(model, recipe.engine),
+        model.name,
+        prompts=recipe.evaluation.prompts,
+        judge_items=recipe.evaluation.judge_items,
+        judgments=recipe.evaluation.judgments,
+        comparisons=recipe.evaluation.comparisons,
+        actor=_make_sampling_params(recipe.actor),
+        judge=_make_sampling_params(recipe.judge),
+        meta_judge=_make_sampling_params(recipe.meta_judge),
+        judge_template=context.templates.judge,
+        meta_judge_template=context.templates.meta_judge,
+        seed=context.seed,
+    )
+
+
+def list_stale_outputs(stage: str, shard: int) -> list[str]:
+    """Name what an attempt that was killed may have left of a shard, without a manifest."""
+    tables: dict[str, list[tuple[str, int]]] = {
+        "generate": [("responses", shard)],
+        "judge": [("judgments", shard), ("scores", shard)],
+        "pair_actor": [("actor_pairs", 0), ("dropped", _ACTOR_PART)],
+        "meta_judge": [("battles", shard)],
+        "pair_judge": [("ratings", 0), ("judge_pairs", 0), ("dropped", _JUDGE_PART)],
+        "train": [("training_log", 0), ("refused", 0)],
+        "evaluate": [("evaluation", 0)],
+    }
+    whole = {"sample": ["prompts"], "train": ["checkpoint"]}
+    return [get_partition_path(*part) for part in tables.get(stage, [])] + whole.get(stage, [])
+
+
+def _explain_no_pairs(context: IterationContext) -> str:
+    reasons = (
+        context.files.read("dropped").group_by(["kind", "reason"]).aggregate([([], "count_all")])
+    )
+    lines = [
+        f"  {row['kind']}: {row['count_all']} prompts, {row['reason']}"
+        for row in sorted(reasons.to_pylist(), key=lambda row: -row["count_all"])
+    ]
+    lines += [
+        f"  {row['kind']}: all withheld, {row['reason']}"
+        for row in context.files.read("withheld").to_pylist()
+    ]
+    return "\n".join(
+        [
+            f"iteration {context.number} gave no preference pair; M{context.number} is not made:",
+            *lines,
+        ]
+    )
+
+
+def _read_judged_prompts(context: IterationContext, part: int) -> JudgedPrompts:
+    return JudgedPrompts.of(
+        _to_prompts(context.files.read("prompts", part)),
+        context.files.read_records(Response, part),
+        context.files.read_records(Judgment, part),
+        context.files.read_records(ResponseScore, part),
+    )
+
+
+def _to_prompts(table: pa.Table) -> list[Prompt]:
+    return to_records(table, Prompt)
+
+
+def _make_sampling_params(recipe: DecodingRecipe) -> SamplingParams:
+    return SamplingParams(recipe.temperature, recipe.top_p, recipe.max_new_tokens)
+
+
+def _derive_stage_seed(context: IterationContext, step: str, shard: int = 0) -> int:
+    return derive_seed(context.seed, "iteration", context.number, step, shard)
+
+
+def _count_pairs(pairs: int, dropped: Iterable[Dropped]) -> Counts:
+    reasons: Counts = {}
+    for drop in dropped:
+        reasons[f"dropped_{drop.reason}"] = reasons.get(f"dropped_{drop.reason}", 0) + 1
+    return {"pairs": pairs, "dropped": sum(reasons.values()), **dict(sorted(reasons.items()))}
+
+
+def _iter_log_rows(log: Iterable[dict[str, float]]) -> Iterator[dict[str, object]]:
+    """One row a figure: what a trainer reports differs between its steps."""
+    for entry in log:
+        for metric, figure in entry.items():
+            if metric not in ("step", "epoch"):
+                yield {
+                    "step": int(entry["step"]),
+                    "epoch": entry["epoch"],
+                    "metric": metric,
+                    "value": figure,
+                }

@@ -1,0 +1,1 @@
+"""Artifacts: tables and their schemas, manifests, locks, checkpoints."""

@@ -1,0 +1,274 @@
+"""Files hold the work: each is written whole, once, and the first writer wins.
+
+This module knows bytes, names and hashes. What the tables mean stands in `tables`, when a shard
+is done in `shards`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from fsspec.implementations.local import LocalFileSystem
+
+from meta_reward_core.errors import ArtifactError, InputError, StorageFullError
+from meta_reward_core.storage.remote import open_file_system, translate_errors
+
+Wanted = TypeVar("Wanted")
+Found = TypeVar("Found")
+CHUNK_BYTES = 2**20
+_MAX_CONCURRENT_READS: Final = 32
+_PARTIAL_PREFIX = ".partial-"
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+
+
+def hash_bytes(data: bytes) -> str:
+    """Hash bytes; hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Hash a value that JSON can express, independent of the order of its keys."""
+    return hash_bytes(encode_canonical_json(value))
+
+
+def encode_canonical_json(value: Any) -> bytes:
+    """Write JSON that is the same bytes for the same value, and readable."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+class ArtifactStore:
+    """A folder of artifacts at any fsspec address; paths inside are relative, with `/`.
+
+    Args:
+        url: a local folder, or an address such as `s3://bucket/folder`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._fs, root = open_file_system(url)
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Full path of an artifact on its file system."""
+        return f"{self.root}/{name}"
+
+    def get_local_path(self, name: str) -> Path:
+        """Path on this machine.
+
+        Raises:
+            ArtifactError: the store is remote.
+        """
+        if not self.is_local:
+            raise ArtifactError(f"{self.path(name)} is not on this machine")
+        return Path(self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Say whether an artifact of this name exists."""
+        with self._explain_errors("look for", name):
+            return bool(self._fs.exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        """Read an artifact.
+
+        Raises:
+            ArtifactError: there is none of this name, or it cannot be read.
+        """
+        try:
+            with self._explain_errors("read", name):
+                return bytes(self._fs.cat_file(self.path(name)))
+        except OSError as error:
+            raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
+
+    def read_if_exists(self, name: str) -> bytes | None:
+        """Read an artifact; None if there is none of this name.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        try:
+            return self.read(name)
+        except ArtifactError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return None
+            raise
+
+    def each(self, read: Callable[[Wanted], Found], wanted: Iterable[Wanted]) -> Iterator[Found]:
+        """Read many things as `map` does; from a remote store, so many of them at a time."""
+        if self.is_local:
+            yield from map(read, wanted)
+            return
+        with ThreadPoolExecutor(_MAX_CONCURRENT_READS) as pool:
+            yield from pool.map(read, wanted)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Read an artifact piece by piece.
+
+        Raises:
+            ArtifactError: there is none of this name, or it cannot be read.
+        """
+        try:
+            with self._explain_errors("read", name), self._fs.open(self.path(name), "rb") as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in a folder, sorted; none if there is no such folder."""
+        try:
+            with self._explain_errors("list", folder):
+                entries = self._fs.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]
+        return sorted(name for name in names if not name.startswith(_PARTIAL_PREFIX))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Sizes of all files in a folder, however deep, by their names in it, sorted."""
+        root = self.path(folder)
+        with self._explain_errors("list", folder):
+            found = self._fs.find(root, detail=True)
+        sizes = {path.removeprefix(f"{root}/"): entry["size"] for path, entry in found.items()}
+        return dict(sorted(sizes.items()))
+
+    def modified(self, name: str) -> float:
+        """When an artifact was written, in seconds of the store's clock.
+
+        Raises:
+            ArtifactError: there is none of this name.
+        """
+        try:
+            with self._explain_errors("look at", name):
+                return float(self._fs.modified(self.path(name)).timestamp())
+        except FileNotFoundError as error:
+            raise ArtifactError(f"there is no {self.path(name)}") from error
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write an artifact unless one of this name exists; nobody ever sees half of it.
+
+        Returns:
+            True if this call wrote it, False if it was there.
+
+        Raises:
+            StorageFullError: there is no room.
+            ArtifactError: it cannot be written for another reason.
+        """
+        try:
+            if self.is_local:
+                return _link_into_place(Path(self.path(name)), data)
+            with self._explain_errors("write", name):
+                self._fs.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _to_artifact_error(error, self.path(name)) from error
+        return True
+
+    def put_file_if_absent(self, name: str, file: Path) -> bool:
+        """Copy a file of this machine to a remote store, as `put_if_absent` does with bytes."""
+        try:
+            with self._explain_errors("write", name):
+                self._fs.put_file(str(file), self.path(name), mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _to_artifact_error(error, self.path(name)) from error
+        return True
+
+    def require_first_writer_wins(self, folder: str) -> None:
+        """Try whether a store keeps the one promise that all of this rests on.
+
+        Raises:
+            InputError: it lets a second writer win: some servers ignore the condition.
+        """
+        if self.is_local:
+            return
+        trial = f"{folder}/{_PARTIAL_PREFIX}{secrets.token_hex(8)}"
+        try:
+            if not self.put_if_absent(trial, b"first") or self.put_if_absent(trial, b"second"):
+                raise InputError(
+                    f"the store of {self.root} overwrites a file although it is asked not to "
+                    "(If-None-Match: *): take a newer server, or a shared file system"
+                )
+        finally:
+            self.delete(trial)
+
+    def delete(self, name: str) -> None:
+        """Remove an artifact, or a whole folder of them; a missing one is no error."""
+        with contextlib.suppress(FileNotFoundError), self._explain_errors("delete", name):
+            self._fs.rm(self.path(name), recursive=True)
+
+    def remove_partial_files(self, folder: str) -> None:
+        """Remove what writers that were killed left half-written in a folder (local stores).
+
+        Only who knows that nobody writes there may call this.
+        """
+        if self.is_local and Path(self.path(folder)).is_dir():
+            for left in Path(self.path(folder)).rglob(f"{_PARTIAL_PREFIX}*"):
+                left.unlink(missing_ok=True)
+
+    def _explain_errors(self, what: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """Explain the errors of a remote file system; those of a local one speak for themselves."""
+        if self.is_local:
+            return contextlib.nullcontext()
+        return translate_errors(f"{what} {self.path(name)}")
+
+
+def _to_artifact_error(error: OSError, path: str) -> ArtifactError:
+    if error.errno in _DISK_FULL_ERRNOS:
+        return StorageFullError(
+            f"no room left while writing {path}: free space, or move "
+            "META_REWARD_ARTIFACT_ROOT, and run the same command again"
+        )
+    return ArtifactError(f"cannot write {path}: {error}")
+
+
+def _link_into_place(target: Path, data: bytes) -> bool:
+    """Write beside the target, then link: a rename would let the LAST writer win."""
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{_PARTIAL_PREFIX}{secrets.token_hex(8)}"
+    try:
+        _write_durably(temporary, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        _sync_folder(target.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turn the operating system's "no space" into our error, for writers that are not ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL_ERRNOS:
+            raise _to_artifact_error(error, str(path)) from error
+        raise

@@ -1,0 +1,186 @@
+"""A model among an experiment's artifacts, and on the machine that loads it.
+
+In a local store a checkpoint is a folder that appears by a rename and is loaded where it lies. In
+a remote one each of its files is an artifact; before a model is loaded it is copied to a cache of
+this machine, under its hash.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from meta_reward_core.errors import ArtifactError, DamagedArtifactError, StorageUnreachableError
+from meta_reward_core.models.validation import (
+    check_model_folder,
+    hash_file,
+    hash_model_files,
+    hash_model_folder,
+    iter_visible_files,
+)
+from meta_reward_core.storage.artifact_store import ArtifactStore, explain_full_disk
+
+MAX_RETRY_SECONDS: Final = 600.0
+"""So long a finished training waits for a store that does not answer, before it is lost."""
+_RETRY_PAUSE_SECONDS: Final = 5.0
+
+
+def get_cache_root() -> Path:
+    """Folder of copies of models: META_REWARD_CACHE_ROOT, or `cache` in META_REWARD_VAR."""
+    var = os.environ.get("META_REWARD_VAR", "var")
+    return Path(os.environ.get("META_REWARD_CACHE_ROOT") or f"{var}/cache").absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder in a store, whether it has been made yet or not."""
+
+    store: ArtifactStore
+    name: str
+
+    def __str__(self) -> str:
+        return self.store.path(self.name)
+
+    def files(self) -> dict[str, int]:
+        """Sizes of its files by their names in it; none if it has not been made."""
+        if not self.store.is_local:
+            return self.store.sizes(self.name)
+        folder = self.store.get_local_path(self.name)
+        found = [file for file in iter_visible_files(folder) if not file.is_symlink()]
+        return {file.relative_to(folder).as_posix(): file.stat().st_size for file in found}
+
+    def chunks(self, file: str) -> Iterator[bytes]:
+        """Read one of its files piece by piece."""
+        return self.store.chunks(f"{self.name}/{file}")
+
+    def sha256(self) -> str | None:
+        """Hash all of it as it is now; None if there is none."""
+        if self.store.is_local:
+            folder = self.store.get_local_path(self.name)
+            return hash_model_folder(folder) if folder.is_dir() else None
+        hashes = {file: _hash_chunks(self.chunks(file)) for file in self.files()}
+        return hash_model_files(hashes) if hashes else None
+
+    def folder(self, sha256: str) -> Path:
+        """Find the folder from which it can be loaded; a remote one is copied here first.
+
+        Raises:
+            ArtifactError: it is gone.
+            DamagedArtifactError: it is another than the hash says.
+            ModelFolderError: it holds what may not be loaded.
+            StorageFullError: there is no room for the copy.
+        """
+        if self.store.is_local:
+            return self.store.get_local_path(self.name)
+        return _get_cached_copy(sha256, self._download)
+
+    @contextlib.contextmanager
+    def written(self, scratch: Path) -> Iterator[Path]:
+        """Give the folder that a training shall make; in the end it is this checkpoint.
+
+        Args:
+            scratch: a private folder; one training at a time uses it.
+        """
+        if self.store.is_local:
+            yield self.store.get_local_path(self.name)
+            return
+        folder = scratch / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's, made from who knows what
+        yield folder
+        self.upload(folder)
+        _get_cached_copy(hash_model_folder(folder), lambda copy: shutil.copytree(folder, copy))
+        shutil.rmtree(folder)
+
+    def upload(self, folder: Path) -> None:
+        """Write the files of a folder into a remote store; the first writer wins.
+
+        Raises:
+            ArtifactError: somebody else wrote other bytes under the same name.
+            StorageUnreachableError: the store did not answer for long.
+        """
+        for file in iter_visible_files(folder):
+            name = f"{self.name}/{file.relative_to(folder).as_posix()}"
+            _retry_until_reachable(partial(self._upload_file, name, file))
+
+    def _upload_file(self, name: str, file: Path) -> None:
+        if self.store.put_file_if_absent(name, file):
+            return
+        if hash_file(file) != _hash_chunks(self.store.chunks(name)):
+            raise ArtifactError(f"another attempt has written other bytes to {name}")
+
+    def _download(self, target: Path) -> None:
+        found = self.files()
+        if not found:
+            raise ArtifactError(f"there is no model at {self}: it was not made, or was deleted")
+        for file in found:
+            path = target / file
+            if not path.resolve().is_relative_to(target.resolve()):
+                raise DamagedArtifactError(f"{self} holds a name that leads out of it: {file!r}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as copy:
+                copy.writelines(self.chunks(file))
+
+
+def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:
+    """Find the copy of a model in the cache; whoever is first makes it, others wait.
+
+    What is in the cache is hashed before each use, so a damaged copy is made again.
+    """
+    root = _get_copies_root()
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder, unfinished = root / sha256, root / f".{sha256}.partial"
+    with FileLock(root / f".{sha256}.lock"):
+        if not (folder.is_dir() and hash_model_folder(folder) == sha256):
+            for left in (folder, unfinished):
+                shutil.rmtree(left, ignore_errors=True)
+            with explain_full_disk(unfinished):
+                fill(unfinished)
+            _check_hash(unfinished, sha256)
+            unfinished.rename(folder)
+        os.utime(folder)  # `prune` deletes what was not used for long
+    return folder
+
+
+def list_cached_copies() -> list[Path]:
+    """Folders of the cache, each a whole model; their times say when each was used last."""
+    return sorted(folder for folder in _get_copies_root().glob("[0-9a-f]*") if folder.is_dir())
+
+
+def _get_copies_root() -> Path:
+    return get_cache_root() / "checkpoints"
+
+
+def _check_hash(folder: Path, sha256: str) -> None:
+    if hash_model_folder(folder) != sha256:
+        raise DamagedArtifactError(
+            f"the model {sha256[:12]} differs from what its manifest promises: run the same "
+            "command again, and it will be remade"
+        )
+    check_model_folder(folder, allowed_roots=[folder])
+
+
+def _retry_until_reachable(upload: Callable[[], None]) -> None:
+    """Try again while the store does not answer: a training must not be lost to a short cut."""
+    until = time.monotonic() + MAX_RETRY_SECONDS
+    while True:
+        try:
+            return upload()
+        except StorageUnreachableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_RETRY_PAUSE_SECONDS)
+
+
+def _hash_chunks(chunks: Iterator[bytes]) -> str:
+    total = hashlib.sha256()
+    for chunk in chunks:
+        total.update(chunk)
+    return total.hexdigest()

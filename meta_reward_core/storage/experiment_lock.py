@@ -1,0 +1,181 @@
+"""One process at a time works on an experiment, whichever machine it runs on.
+
+In a local store that is a lock of the operating system, which dies with its process. In a remote
+one it is a row of small files, of which the last one counts: `00000001.json`, `00000002.json`, ...
+Whoever claims the lock, holds on to it or gives it back writes the next number by
+`put_if_absent`; so of all who try, one succeeds, and who was overtaken learns of it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from meta_reward_core.errors import ArtifactError, ExperimentBusyError, StorageUnreachableError
+from meta_reward_core.processes.signals import interrupt_on_signal
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+
+LEASE_SECONDS: Final = 60.0
+"""Who has written no further number for so long is taken for dead."""
+RENEWAL_SECONDS: Final = 15.0
+_STOP_SIGNAL: Final = signal.SIGUSR2
+"""Not SIGINT: what a script runs in the background is begun with that ignored."""
+
+
+@contextlib.contextmanager
+def lock_experiment(store: ArtifactStore, experiment: str) -> Iterator[None]:
+    """Keep other processes away from an experiment.
+
+    Raises:
+        ExperimentBusyError: another process holds it, or has taken it over meanwhile.
+    """
+    if store.is_local:
+        with _hold_file_lock(store.get_local_path(f"{experiment}/.lock"), experiment):
+            yield
+    else:
+        with _hold_lease(Lease(store, f"{experiment}/.lock")):
+            yield
+
+
+@contextlib.contextmanager
+def _hold_file_lock(path: Path, experiment: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ExperimentBusyError(
+            f"another process is running experiment {experiment!r}: "
+            "wait for it, or stop it and run this command again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Lease:
+    """The lock of an experiment in a remote store, held by this process or wanted by it.
+
+    Attributes:
+        is_lost: another process has taken it for dead.
+    """
+
+    def __init__(self, store: ArtifactStore, folder: str) -> None:
+        self.is_lost = False
+        self._store = store
+        self._folder = folder
+        self._owner = f"process {os.getpid()} on {socket.gethostname()}"
+        self._token = secrets.token_hex(8)
+        self._number = 0
+
+    def claim(self) -> None:
+        """Take the lock.
+
+        Raises:
+            ExperimentBusyError: somebody holds it.
+        """
+        self._number = self._latest()
+        owner = self._read_holder() if self._number else None
+        if owner is not None or not self._write_next(self._owner):
+            raise ExperimentBusyError(
+                f"{owner or 'another process'} is running this experiment "
+                f"({self._store.path(self._folder)}): wait for it, or stop it and run this command "
+                f"again. One that was killed is forgotten after {LEASE_SECONDS:.0f} seconds"
+            )
+
+    def renew(self) -> None:
+        """Say that this process lives. A store that refuses now may take it next time."""
+        with contextlib.suppress(ArtifactError):
+            self.is_lost = not self._write_next(self._owner)
+
+    def release(self) -> None:
+        """Give it back; where the store does not answer it runs out by itself."""
+        with contextlib.suppress(ArtifactError):
+            self._write_next(None)
+
+    def _write_next(self, owner: str | None) -> bool:
+        """Write the next number, if nobody has, and remove the one before."""
+        data = encode_canonical_json({"owner": owner, "token": self._token})
+        name = self._at(self._number + 1)
+        # A request that is sent twice finds its own file there.
+        if not self._store.put_if_absent(name, data) and self._store.read(name) != data:
+            return False
+        if self._latest() > self._number + 1:  # it was free because those in between are removed
+            self._store.delete(name)
+            return False
+        if self._number:
+            self._store.delete(self._at(self._number))
+        self._number += 1
+        return True
+
+    def _read_holder(self) -> str | None:
+        """Who holds the lock: nobody if it was given back, or its holder is silent for long."""
+        name = self._at(self._number)
+        try:
+            owner: str | None = json.loads(self._store.read(name))["owner"]
+            silent_seconds = self._read_store_time() - self._store.modified(name)
+        except StorageUnreachableError:
+            raise
+        except ArtifactError:  # its holder has this moment replaced it by the next number
+            return "another process"
+        return owner if silent_seconds < LEASE_SECONDS else None
+
+    def _read_store_time(self) -> float:
+        """Time by the store's clock: those of two machines may differ."""
+        probe = f"{self._folder}/now-{secrets.token_hex(8)}"
+        self._store.put_if_absent(probe, b"now")
+        try:
+            return self._store.modified(probe)
+        finally:
+            self._store.delete(probe)
+
+    def _latest(self) -> int:
+        numbers = [name.removesuffix(".json") for name in self._store.names(self._folder)]
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    def _at(self, number: int) -> str:
+        return f"{self._folder}/{number:08d}.json"
+
+
+@contextlib.contextmanager
+def _hold_lease(lease: Lease) -> Iterator[None]:
+    """Hold a lease, and stop the work in the main thread should another process take it."""
+    lease.claim()
+    done = threading.Event()
+    with interrupt_on_signal(_STOP_SIGNAL) as is_main:
+        renewing = threading.Thread(
+            target=_renew_until_done, args=(lease, done, is_main), daemon=True
+        )
+        renewing.start()
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if not lease.is_lost:
+                raise
+            raise ExperimentBusyError(
+                "another process has taken this experiment over, because this one was silent for "
+                f"{LEASE_SECONDS:.0f} seconds: what is finished is kept"
+            ) from error
+        finally:
+            done.set()
+            renewing.join()
+            if not lease.is_lost:
+                lease.release()
+
+
+def _renew_until_done(lease: Lease, done: threading.Event, interrupts: bool) -> None:  # noqa: FBT001
+    while not done.wait(RENEWAL_SECONDS):
+        lease.renew()
+        if lease.is_lost:
+            if interrupts:
+                signal.pthread_kill(threading.main_thread().ident or 0, _STOP_SIGNAL)
+            return

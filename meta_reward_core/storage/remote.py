@@ -1,0 +1,92 @@
+"""Artifact roots that are no folders: how they are opened, and what their errors mean.
+
+Any file system that fsspec knows will do if it can write a file unless one of its name exists.
+Credentials are the file system's own affair: it finds them in the environment or in its files.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+import fsspec
+
+from meta_reward_core.errors import ArtifactError, InputError, StorageUnreachableError
+
+S3_ENDPOINT: Final = "META_REWARD_S3_ENDPOINT"
+_S3_TIMEOUTS: Final = {
+    "connect_timeout": 10,
+    "read_timeout": 30,
+    "retries": {"max_attempts": 0},  # s3fs tries again itself, five times
+}
+_PRECONDITION_CODES: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
+
+
+def open_file_system(url: str) -> tuple[Any, str]:
+    """Open the file system of an address.
+
+    Returns:
+        The file system, and the path of the address on it.
+
+    Raises:
+        InputError: the address holds a secret, or a package that it needs is not installed.
+    """
+    if "://" not in url:
+        return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
+    scheme, _, place = url.partition("://")
+    if "@" in place.partition("/")[0]:
+        raise InputError(
+            f"the address of the artifact root ({scheme}://...@...) holds a name or a secret: "
+            "leave it out, and give credentials by the environment or a file (docs/docker.md)"
+        )
+    options = {"use_listings_cache": False, **(_get_s3_options() if scheme == "s3" else {})}
+    try:
+        return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise InputError(
+            f"{url} needs a package that is not installed here: {error} "
+            "(for s3://, pip install 'meta-reward[s3]')"
+        ) from error
+
+
+def _get_s3_options() -> dict[str, Any]:
+    endpoint = os.environ.get(S3_ENDPOINT)
+    return {"config_kwargs": _S3_TIMEOUTS, **({"endpoint_url": endpoint} if endpoint else {})}
+
+
+@contextlib.contextmanager
+def translate_errors(doing: str) -> Iterator[None]:
+    """Turn what a remote file system raises into our errors; that a file is there or not stays.
+
+    Args:
+        doing: such as "read bucket/folder/file".
+
+    Raises:
+        ArtifactError: it refuses.
+        StorageUnreachableError: it does not answer, or not now.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ArtifactError):
+        raise
+    except PermissionError as error:
+        raise ArtifactError(
+            f"may not {doing}: {error}. Check the credentials and what they are allowed to"
+        ) from error
+    except Exception as error:
+        if isinstance(error, FileExistsError) or _get_error_code(error) in _PRECONDITION_CODES:
+            raise FileExistsError from error
+        if type(error).__name__ == "NoCredentialsError":
+            raise ArtifactError(
+                f"cannot {doing}: there are no credentials in the environment or in a file"
+            ) from error
+        raise StorageUnreachableError(
+            f"cannot {doing}: {error or type(error).__name__}. "
+            "If the store is up and can be reached from here, run the same command again"
+        ) from error
+
+
+def _get_error_code(error: Exception) -> str:
+    """What S3 calls an error; not every server says which condition it was that did not hold."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,290 @@
+"""The columns of every table: a public contract, explained in `docs/artifacts.md`.
+
+Every change of the columns raises `SCHEMA_VERSION`. A change of a column's meaning raises
+`MEANING_VERSION` too; columns that are only added do not.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meta_reward_core.errors import DamagedArtifactError
+from meta_reward_core.storage.records import (
+    Battle,
+    Dropped,
+    Judgment,
+    Rating,
+    Response,
+    ResponseScore,
+)
+
+SCHEMA_VERSION: Final = 2
+"""Of the tables that are written."""
+
+MEANING_VERSION: Final = 1
+"""What was computed from tables of one meaning can be compared, and their shards stay finished."""
+
+Record = TypeVar("Record")
+
+_text = pa.string()
+_count = pa.int64()
+_float = pa.float64()
+_messages = pa.list_(pa.struct([("role", _text), ("content", _text)]))
+_token_ids = pa.list_(pa.int32())
+_probabilities = pa.list_(pa.struct([("value", _text), ("probability", _float)]))
+_pair_columns = [
+    ("prompt", _messages),
+    ("chosen", _messages),
+    ("rejected", _messages),
+    ("kind", _text),
+    ("iteration", _count),
+    ("prompt_id", _text),
+    ("score_chosen", _float),
+    ("score_rejected", _float),
+]
+
+SCHEMAS: dict[str, pa.Schema] = {
+    name: pa.schema(columns)
+    for name, columns in {
+        "prompts": [("prompt_id", _text), ("text", _text), ("extra", _text)],
+        "responses": [
+            ("prompt_id", _text),
+            ("response_id", _text),
+            ("sample", _count),
+            ("text", _text),
+            ("tokens", _count),
+            ("finish_reason", _text),
+            ("token_ids", _token_ids),
+        ],
+        "judgments": [
+            ("prompt_id", _text),
+            ("response_id", _text),
+            ("judgment_id", _text),
+            ("sample", _count),
+            ("text", _text),
+            ("score", _float),
+            ("unscored_reason", _text),
+            ("tokens", _count),
+            ("finish_reason", _text),
+            ("readout", _text),
+            ("probabilities", _probabilities),
+            ("token_ids", _token_ids),
+            ("injected_at", _token_ids),
+        ],
+        "scores": [
+            ("prompt_id", _text),
+            ("response_id", _text),
+            ("sample", _count),
+            ("valid", _count),
+            ("mean", _float),
+            ("variance", _float),
+            ("length_chars", _count),
+            ("length_tokens", _count),
+            ("finish_reason", _text),
+        ],
+        "battles": [
+            ("prompt_id", _text),
+            ("response_id", _text),
+            ("first_judgment_id", _text),
+            ("second_judgment_id", _text),
+            ("text", _text),
+            ("verdict", _text),
+            ("unparsed_reason", _text),
+            ("tokens", _count),
+            ("finish_reason", _text),
+            ("readout", _text),
+            ("probabilities", _probabilities),
+        ],
+        "ratings": [
+            ("prompt_id", _text),
+            ("response_id", _text),
+            ("judgment_id", _text),
+            ("elo", _float),
+        ],
+        "actor_pairs": [
+            *_pair_columns,
+            ("chosen_response_id", _text),
+            ("rejected_response_id", _text),
+        ],
+        "judge_pairs": [
+            *_pair_columns,
+            ("response_id", _text),
+            ("chosen_judgment_id", _text),
+            ("rejected_judgment_id", _text),
+        ],
+        "human_pairs": [
+            *_pair_columns,
+            ("response_id", _text),
+            ("chosen_judgment_id", _text),
+            ("rejected_judgment_id", _text),
+        ],
+        "withheld": [("kind", _text), ("reason", _text)],
+        "dropped": [("prompt_id", _text), ("kind", _text), ("reason", _text)],
+        "refused": [("prompt_id", _text), ("kind", _text), ("reason", _text)],
+        "training_log": [("step", _count), ("epoch", _float), ("metric", _text),
+                         ("value", _float)],
+        "evaluation": [
+            ("model", _text),
+            ("subject", _text),
+            ("metric", _text),
+            ("value", _float),
+            ("count", _count),
+            ("basis", _text),
+        ],
+    }.items()
+}  # fmt: skip
+
+ADDED_COLUMNS: Final[Mapping[int, Mapping[str, tuple[str, ...]]]] = {
+    2: {
+        "responses": ("token_ids",),
+        "judgments": ("finish_reason", "readout", "probabilities", "token_ids", "injected_at"),
+        "battles": ("finish_reason", "readout", "probabilities"),
+    }
+}
+"""What a version added, behind the columns that were there; null in earlier versions' files."""
+
+READABLE_VERSIONS: Final = frozenset({1, *ADDED_COLUMNS})
+
+TOKEN_COLUMNS: Final = ("token_ids", "injected_at")
+"""Columns with an entry for each token: only what trains reads them, and nothing else by chance."""
+
+WRITERS: dict[str, tuple[str, ...]] = {
+    "prompts": ("sample", "pool"),
+    "responses": ("generate",),
+    "judgments": ("judge",),
+    "scores": ("judge",),
+    "battles": ("meta_judge",),
+    "ratings": ("pair_judge",),
+    "actor_pairs": ("pair_actor",),
+    "judge_pairs": ("pair_judge",),
+    "human_pairs": ("audit",),
+    "withheld": ("audit",),
+    "dropped": ("pair_actor", "pair_judge"),
+    "refused": ("train",),
+    "training_log": ("train",),
+    "evaluation": ("evaluate",),
+}
+"""Stages that write a table: its parts are promised by their manifests and no others."""
+
+RECORDS: dict[str, type] = {
+    "responses": Response,
+    "judgments": Judgment,
+    "scores": ResponseScore,
+    "battles": Battle,
+    "ratings": Rating,
+    "dropped": Dropped,
+}
+
+
+_TABLE_OF: Final = {record: name for name, record in RECORDS.items()}
+
+
+def build_table(name: str, rows: Iterable[Any]) -> pa.Table:
+    """Build the table `name` from records or plain dictionaries."""
+    plain = [row if isinstance(row, dict) else _to_fields(row) for row in rows]
+    return pa.Table.from_pylist(plain, schema=SCHEMAS[name])
+
+
+def _to_fields(record: Any) -> dict[str, Any]:
+    """The fields as they are: `dataclasses.asdict` would copy every list of token ids."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def get_table_name(record: type) -> str:
+    """Name the table whose rows are these records."""
+    return _TABLE_OF[record]
+
+
+def list_columns(record: type) -> list[str]:
+    """Name the columns that a record is read from: all but `TOKEN_COLUMNS`."""
+    names = (field.name for field in dataclasses.fields(record))
+    return [name for name in names if name not in TOKEN_COLUMNS]
+
+
+def to_records(table: pa.Table, record: type[Record]) -> list[Record]:
+    """Read the rows of a table as records, without the ids of their tokens."""
+    return [record(**row) for row in table.select(list_columns(record)).to_pylist()]
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Write a table; the same table gives the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file of any columns, or some of them in this order.
+
+    Without threads, and not by `pyarrow.parquet.read_table`: its threads still release Python's
+    bytes when it returns, and a process that ends at that moment is aborted.
+
+    Raises:
+        ArrowException, OSError: it is no Parquet, or cannot be read.
+        KeyError: it has no such column.
+    """
+    readable = pa.BufferReader(source) if isinstance(source, bytes) else source
+    with pq.ParquetFile(readable) as file:
+        table = file.read(columns, use_threads=False)
+    return table if columns is None else table.select(columns)
+
+
+def from_parquet(
+    data: bytes, *, name: str, origin: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read a table, or some columns of it, and hold the file to its schema or an earlier one.
+
+    Columns that are not asked for are not decoded. Those that a later version has added than the
+    one that wrote the file are null.
+
+    Raises:
+        DamagedArtifactError: the bytes are no Parquet, or the file's columns are others.
+        KeyError: the table has no such column.
+    """
+    schema = get_schema(name, columns)
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            found, rows = file.schema_arrow, file.metadata.num_rows
+            present = [column for column in schema.names if column in found.names]
+            table = file.read(present, use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedArtifactError(f"{origin} is not readable Parquet: {error}") from error
+    if not any(found.equals(known) for known in _list_known_schemas(name)):
+        raise DamagedArtifactError(f"{origin} has other columns than the table {name!r}")
+    arrays = [
+        table[field.name] if field.name in found.names else pa.nulls(rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def get_schema(name: str, columns: Sequence[str] | None = None) -> pa.Schema:
+    """The schema of a table, or of some of its columns in this order.
+
+    Raises:
+        KeyError: the table has no such column.
+    """
+    schema = SCHEMAS[name]
+    return schema if columns is None else pa.schema([schema.field(column) for column in columns])
+
+
+def _list_known_schemas(name: str) -> list[pa.Schema]:
+    """What a file of this table may hold: today's columns, then those of earlier versions."""
+    known = [SCHEMAS[name]]
+    for version in sorted(ADDED_COLUMNS, reverse=True):
+        added = ADDED_COLUMNS[version].get(name, ())
+        if added:
+            known.append(pa.schema([field for field in known[-1] if field.name not in added]))
+    return known
+
+
+def concatenate_tables(
+    name: str, tables: Sequence[pa.Table], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Put parts of one table, or of these columns of it, together; no part gives an empty table."""
+    return pa.concat_tables(tables) if tables else get_schema(name, columns).empty_table()

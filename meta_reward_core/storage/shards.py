@@ -1,0 +1,348 @@
+"""When a shard is done: a manifest says it was made from these very inputs, and its bytes agree.
+
+A shard is a pure function of recipe, model, inputs and seed. Their hash is its key. The
+manifest is written after the shard's parts, so a shard without one was never finished, and a
+shard whose key has changed (its inputs were remade and differ) is made again.
+"""
+
+import json
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+
+from meta_reward_core.errors import (
+    ArtifactError,
+    DamagedArtifactError,
+    StorageUnreachableError,
+)
+from meta_reward_core.storage.artifact_store import (
+    ArtifactStore,
+    encode_canonical_json,
+    hash_bytes,
+    hash_json,
+)
+from meta_reward_core.storage.checkpoint_store import Checkpoint
+from meta_reward_core.storage.schemas import (
+    MEANING_VERSION,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    WRITERS,
+    Record,
+    concatenate_tables,
+    from_parquet,
+    get_table_name,
+    list_columns,
+    to_parquet,
+    to_records,
+)
+
+Counts = dict[str, int]
+ShardName = tuple[str, int]
+"""A stage, and the number of its shard."""
+_MANIFEST_NAME: Final = r"(?P<stage>\w+)-(?P<shard>\d{5,})\.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """What a shard made: tables by (name, part number), and figures about them."""
+
+    tables: dict[tuple[str, int], pa.Table]
+    counts: Counts = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One Parquet file of a table. `path` is relative to the iteration's folder."""
+
+    table: str
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+    @property
+    def number(self) -> int:
+        """Which part of the table it is."""
+        return int(self.path.removesuffix(".parquet").rpartition("-")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardManifest:
+    """What a finished shard promises.
+
+    Attributes:
+        key: hash of everything the shard was made from.
+        checkpoint: hash of the model folder that it made, if it made one.
+    """
+
+    stage: str
+    shard: int
+    key: str
+    parts: tuple[Partition, ...]
+    counts: Counts
+    checkpoint: str | None
+    packages: dict[str, str]
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "ShardManifest":
+        """Read a manifest of this version of the tables or an earlier one.
+
+        Raises:
+            ValueError, KeyError, TypeError: the bytes are no manifest.
+        """
+        values = json.loads(data)
+        parts = tuple(Partition(**part) for part in values.pop("parts"))
+        if values.pop("schema") not in READABLE_VERSIONS:
+            raise ValueError("written under a later schema version")
+        return cls(parts=parts, **values)
+
+    def to_json(self) -> bytes:
+        """Write the manifest; the same manifest gives the same bytes."""
+        return encode_canonical_json({"schema": SCHEMA_VERSION, **asdict(self)})
+
+
+def get_partition_path(table: str, part: int) -> str:
+    """Name of a part, relative to the iteration's folder."""
+    return f"{table}/part-{part:05d}.parquet"
+
+
+class IterationFiles:
+    """The files of one iteration: parts of tables, and the manifests that make them count.
+
+    An iteration may have tens of thousands of manifests, on a store where each is a request.
+    So a manifest is read when somebody asks for what it promises, and then remembered.
+    """
+
+    def __init__(self, store: ArtifactStore, folder: str) -> None:
+        self.store = store
+        self.folder = folder
+        self._manifests: dict[ShardName, ShardManifest | None] = {}
+        self._listed: set[ShardName] | None = None
+        self._promises: dict[str, tuple[ShardManifest, Partition]] = {}
+
+    def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
+        """Return the manifest of a shard that is done and undamaged, else None."""
+        manifest = self.manifest(stage, shard)
+        if manifest is None or manifest.key != key:
+            return None
+        return manifest if self._is_whole(manifest) else None
+
+    def manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
+        """Return a shard's manifest as it stands, unchecked."""
+        name = stage, shard
+        if name not in self._manifests and (self._listed is None or name in self._listed):
+            self._remember(name, self._read_manifest(name))
+        return self._manifests.get(name)
+
+    def manifests(self) -> list[ShardManifest]:
+        """Return all manifests, by stage and shard."""
+        self.gather()
+        known = (self._manifests[shard] for shard in sorted(self._manifests))
+        return [manifest for manifest in known if manifest is not None]
+
+    def gather(self, stages: Container[str] | None = None) -> None:
+        """Read the manifests of these stages, or of all, before they are asked for one by one."""
+        unread = [
+            shard
+            for shard in self._list_manifest_names()
+            if shard not in self._manifests and (stages is None or shard[0] in stages)
+        ]
+        read = self.store.each(self._read_manifest, unread)
+        for shard, manifest in zip(unread, read, strict=True):
+            self._remember(shard, manifest)
+
+    def has_manifests(self) -> bool:
+        """Say whether there is a manifest."""
+        return bool(self._list_manifest_names())
+
+    def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
+        """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
+        promised = self._forget(stage, shard)
+        self.store.delete(self._at(_get_manifest_path(stage, shard)))
+        for path in {*promised, *leftovers}:
+            self.store.delete(self._at(path))
+
+    def publish(
+        self, stage: str, shard: int, *, key: str, work: StageOutput, packages: Mapping[str, str]
+    ) -> ShardManifest:
+        """Write a shard's parts, then its manifest.
+
+        Raises:
+            ArtifactError: somebody else wrote other bytes under the same name meanwhile.
+            ValueError: nobody would look for such a part in this shard's manifest.
+        """
+        for table, number in work.tables:
+            if (stage, shard) not in _list_writers(table, number):
+                raise ValueError(
+                    f"shard {shard} of {stage!r} writes no part {number} of {table!r}: see WRITERS"
+                )
+        parts = [
+            self._put_partition(table, number, rows)
+            for (table, number), rows in sorted(work.tables.items(), key=lambda item: item[0])
+        ]
+        manifest = ShardManifest(
+            stage, shard, key, tuple(parts), work.counts, work.checkpoint, dict(packages)
+        )
+        self._put(_get_manifest_path(stage, shard), manifest.to_json())
+        self._forget(stage, shard)
+        self._remember((stage, shard), manifest)
+        return manifest
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model that the iteration makes; of the pool's files, a remote experiment's M0."""
+        return Checkpoint(self.store, self._at("checkpoint"))
+
+    def get_checkpoint_sha256(self) -> str | None:
+        """Hash of the model that the training says it has made; None before."""
+        made = self.manifest("train")
+        return made.checkpoint if made else None
+
+    def parts(self, table: str) -> list[Partition]:
+        """Parts of a table that finished shards promise, by part number."""
+        return sorted(
+            (known for _, known in self._find_promised(table)), key=lambda known: known.path
+        )
+
+    def part(self, table: str, number: int) -> Partition | None:
+        """One part of a table, if a finished shard promises it."""
+        return next((known for _, known in self._find_promised(table, number)), None)
+
+    def list_partition_numbers(self, table: str) -> list[int]:
+        """Numbers of the parts of a table, ascending."""
+        return [known.number for known in self.parts(table)]
+
+    def read(
+        self, table: str, part: int | None = None, *, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read one part of a table, or all of it; of some columns, or of all.
+
+        Raises:
+            DamagedArtifactError: bytes differ from what the manifest promises.
+            KeyError: the table has no such column.
+        """
+        wanted = [known for _, known in self._find_promised(table, part)]
+        wanted.sort(key=lambda known: known.path)
+        return concatenate_tables(
+            table, [self._read_partition(known, columns) for known in wanted], columns
+        )
+
+    def read_records(self, record: type[Record], part: int | None = None) -> list[Record]:
+        """Read rows as records; the ids of their tokens stay in the file.
+
+        Raises:
+            DamagedArtifactError: bytes differ from what the manifest promises.
+        """
+        rows = self.read(get_table_name(record), part, columns=list_columns(record))
+        return to_records(rows, record)
+
+    def hash_inputs(self, tables: Iterable[str], part: int | None = None) -> str:
+        """Hash what a shard reads: the promised hashes of those parts, and of checkpoints."""
+        read: dict[str, str | None] = {}
+        for manifest, known in (
+            one for table in tables for one in self._find_promised(table, part)
+        ):
+            read[known.path] = known.sha256
+            read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
+        return hash_json(read)
+
+    def _find_promised(
+        self, table: str, part: int | None = None
+    ) -> list[tuple[ShardManifest, Partition]]:
+        """What finished shards promise of one part of a table, or of all its parts."""
+        if part is None:
+            self.gather(WRITERS[table])
+            return [one for one in list(self._promises.values()) if one[1].table == table]
+        path = get_partition_path(table, part)
+        for stage, shard in _list_writers(table, part):
+            if path not in self._promises:
+                self.manifest(stage, shard)
+        return [self._promises[path]] if path in self._promises else []
+
+    def _remember(self, shard: ShardName, manifest: ShardManifest | None) -> None:
+        self._manifests[shard] = manifest
+        if manifest is not None:
+            self._promises |= {part.path: (manifest, part) for part in manifest.parts}
+
+    def _forget(self, stage: str, shard: int) -> list[str]:
+        """Forget what a shard promised; says which files that were."""
+        manifest = self.manifest(stage, shard)
+        self._manifests[stage, shard] = None
+        parts = manifest.parts if manifest else ()
+        for part in parts:
+            self._promises.pop(part.path, None)
+        return [part.path for part in parts]
+
+    def _list_manifest_names(self) -> set[ShardName]:
+        """Whose manifests there were when somebody first asked: a kept reader sees that moment."""
+        if self._listed is None:
+            names = self.store.names(self._at("manifests"))
+            found = filter(None, (re.fullmatch(_MANIFEST_NAME, name) for name in names))
+            self._listed = {(named["stage"], int(named["shard"])) for named in found}
+        return self._listed
+
+    def _read_manifest(self, shard: ShardName) -> ShardManifest | None:
+        """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
+        path = self._at(_get_manifest_path(*shard))
+        data = self.store.read_if_exists(path)
+        try:
+            return ShardManifest.from_json(data) if data is not None else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _is_whole(self, manifest: ShardManifest) -> bool:
+        try:
+            if any(hash_bytes(self._read_bytes(part)) != part.sha256 for part in manifest.parts):
+                return False
+            return manifest.checkpoint in (None, self.checkpoint.sha256())
+        except StorageUnreachableError:
+            raise  # it may be whole: nothing is made again because a network is down
+        except ArtifactError:
+            return False
+
+    def _read_bytes(self, part: Partition) -> bytes:
+        return self.store.read(self._at(part.path))
+
+    def _read_partition(self, part: Partition, columns: Sequence[str] | None) -> pa.Table:
+        data = self._read_bytes(part)
+        if hash_bytes(data) != part.sha256:
+            raise DamagedArtifactError(
+                f"{self._at(part.path)} differs from its manifest; run the same command again: "
+                "the shard will be remade"
+            )
+        return from_parquet(data, name=part.table, origin=self._at(part.path), columns=columns)
+
+    def _put_partition(self, table: str, number: int, rows: pa.Table) -> Partition:
+        data = to_parquet(rows)
+        path = get_partition_path(table, number)
+        self._put(path, data)
+        return Partition(table, path, rows.num_rows, len(data), hash_bytes(data))
+
+    def _put(self, path: str, data: bytes) -> None:
+        name = self._at(path)
+        if not self.store.put_if_absent(name, data) and self.store.read(name) != data:
+            raise ArtifactError(f"another attempt has written other bytes to {name}")
+
+    def _at(self, path: str) -> str:
+        return f"{self.folder}/{path}"
+
+
+def _get_manifest_path(stage: str, shard: int) -> str:
+    return f"manifests/{stage}-{shard:05d}.json"
+
+
+def _list_writers(table: str, part: int) -> list[ShardName]:
+    """Name who may write a part: shard k writes part k, or shard 0 all parts."""
+    return [(stage, shard) for stage in WRITERS[table] for shard in (part, 0)]
+
+
+def compute_shard_key(**ingredients: Any) -> str:
+    """Hash everything that a shard is made from.
+
+    Columns that a version only adds leave the shards of the version before finished.
+    """
+    return hash_json({"schema": MEANING_VERSION, **ingredients})

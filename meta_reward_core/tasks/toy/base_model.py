@@ -1,0 +1,270 @@
+"""The miniature's M0: a tiny Llama trained from scratch on the world's three roles, then gated.
+
+Whether a model of this size learns to compare judgments depends on the seed of its training.
+So seeds are tried in order and the first whose meta-judge passes the gate on held-out comparisons
+is kept; which ones failed is written beside the model. After this, nothing that trains or selects
+sees the world's truth again.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.engines.base import Engine, SamplingParams
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.recipes.prompt_templates import load_template
+from meta_reward_core.recipes.training_settings import SftSettings
+from meta_reward_core.storage.artifact_store import encode_canonical_json, hash_json
+from meta_reward_core.tasks.toy import task
+from meta_reward_core.tasks.toy.evaluation import measure_meta_judge
+
+if TYPE_CHECKING:
+    from meta_reward_core.training.row_types import SftRow
+
+SFT_ROWS = 35_200
+SFT_SETTINGS = SftSettings(
+    learning_rate=2.5e-3,
+    batch_size=16,
+    device_batch_size=16,
+    epochs=1,
+    scheduler="cosine",
+    warmup_share=0.05,
+    max_length=512,
+    weight_decay=0.01,
+    adam_beta2=0.95,
+    row_order="as_given",
+    dtype="float32",
+    gradient_checkpointing=False,
+    log_every_steps=100,
+)
+_HASHED_SETTINGS = {
+    *("adam_beta2", "batch_size", "device_batch_size", "dtype", "epochs"),
+    *("gradient_checkpointing", "keep", "learning_rate", "log_every_steps", "lora"),
+    *("max_grad_norm", "max_length", "max_refused_share", "max_steps", "row_order"),
+    *("save_every_epochs", "scheduler", "validation_share", "warmup_share", "weight_decay"),
+}
+"""Settings that existed when the shipped seed model was made. A later one that `SFT_SETTINGS` does
+not set leaves the training and the seed model as they were."""
+THREADS = 2
+"""Weights depend on the order of sums, so on the number of threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityGate:
+    """What a seed's meta-judge must reach on held-out comparisons.
+
+    Attributes:
+        comparisons: how many it is asked; in half of them the better judgment stands first.
+        accuracy: least share of right verdicts.
+        order_gap: largest difference between the accuracies of the two halves.
+    """
+
+    comparisons: int = 400
+    accuracy: float = 0.8
+    order_gap: float = 0.1
+
+
+QUALITY_GATE = QualityGate()
+MAX_SFT_SEEDS = 8
+_REPLY_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """How the meta-judge of one SFT seed did."""
+
+    sft_seed: int
+    accuracy: float
+    accuracy_better_first: float
+    accuracy_better_second: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is good enough, and even-handed."""
+        gap = abs(self.accuracy_better_first - self.accuracy_better_second)
+        return self.accuracy >= QUALITY_GATE.accuracy and gap <= QUALITY_GATE.order_gap
+
+
+def compute_seed_model_key() -> str:
+    """Hash of everything that the seed model is made from; another key, another model."""
+    templates = [load_template(f"miniature_{name}").text for name in ("judge", "meta_judge")]
+    return hash_json(
+        {
+            "world": task.WORLD_VERSION,
+            "architecture": task.get_architecture(),
+            "chat_template": task.CHAT_TEMPLATE,
+            "rows": SFT_ROWS,
+            "sft": SFT_SETTINGS.model_dump(
+                mode="json", include=_HASHED_SETTINGS | SFT_SETTINGS.model_fields_set
+            ),
+            "threads": THREADS,
+            "gate": asdict(QUALITY_GATE),
+            "templates": templates,
+        }
+    )
+
+
+def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]) -> Path:
+    """Return the seed's folder: the shipped one, a cached one, or one trained now.
+
+    Args:
+        models: where a trained one is kept.
+        scratch: where the trainer keeps its state.
+        say: told what takes long, and how the gate went.
+
+    Raises:
+        TrainingError: no seed passed the gate.
+    """
+    if (kept := find_cached_seed_model(models)) is not None:
+        return kept
+    folder = _get_cache_folder(models)
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{folder.name}.lock"):
+        if not _is_made_from(folder, compute_seed_model_key()):
+            train_seed_model(folder, scratch=scratch / "miniature-seed", say=say)
+    return folder
+
+
+def find_cached_seed_model(models: Path) -> Path | None:
+    """The seed's folder if nothing is to be trained for it: the shipped one, or a cached one."""
+    key = compute_seed_model_key()
+    folders = (get_shipped_seed_model(), _get_cache_folder(models))
+    return next((folder for folder in folders if _is_made_from(folder, key)), None)
+
+
+def _get_cache_folder(models: Path) -> Path:
+    return models / f"miniature-seed-{compute_seed_model_key()[:12]}"
+
+
+def get_shipped_seed_model() -> Path:
+    """Folder of the seed that comes with the package."""
+    return Path(str(files("meta_reward_core.tasks.toy") / "seed_model"))
+
+
+def _get_record_path(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.json"
+
+
+def _is_made_from(folder: Path, key: str) -> bool:
+    record = _get_record_path(folder)
+    return folder.is_dir() and record.is_file() and json.loads(record.read_text())["key"] == key
+
+
+def train_seed_model(folder: Path, *, scratch: Path, say: Callable[[str], None]) -> None:
+    """Try SFT seeds in order until one passes the gate; keep it, and say which failed.
+
+    Raises:
+        TrainingError: `MAX_SFT_SEEDS` seeds failed.
+    """
+    tried: list[GateResult] = []
+    for sft_seed in range(1, MAX_SFT_SEEDS + 1):
+        say(f"training the miniature's seed model, SFT seed {sft_seed} (two to five minutes)")
+        candidate = scratch / f"candidate-{sft_seed}"
+        shutil.rmtree(candidate, ignore_errors=True)
+        train_candidate(
+            candidate, scratch=scratch / f"trainer-{sft_seed}", sft_seed=sft_seed, say=say
+        )
+        result = measure_gate(candidate, sft_seed=sft_seed)
+        tried.append(result)
+        say(describe_gate_result(result))
+        if result.passed:
+            _publish(candidate, folder, tried)
+            return
+    raise TrainingError(f"none of {MAX_SFT_SEEDS} SFT seeds passed the gate: {tried}")
+
+
+def train_candidate(
+    candidate: Path,
+    *,
+    scratch: Path,
+    sft_seed: int,
+    say: Callable[[str], None],
+    meta_judge_noise: float | task.JudgeNoise = task.SEED_META_JUDGE_NOISE,
+) -> None:
+    """Train a model on the seed data of an SFT seed; nobody has gated it yet.
+
+    Args:
+        candidate: folder that is made.
+        meta_judge_noise: how the meta-judge of the seed data errs.
+    """
+    from meta_reward_core.training.sft import InitialModel, train_sft
+
+    steps = SFT_ROWS // SFT_SETTINGS.batch_size
+
+    def tell(entry: dict[str, float]) -> None:
+        if "loss" in entry:
+            say(f"  step {entry['step']:.0f} of {steps}, loss {entry['loss']:.3f}")
+
+    train_sft(
+        _build_rows(sft_seed, meta_judge_noise),
+        start=InitialModel(task.build_model_config(), task.build_tokenizer()),
+        settings=SFT_SETTINGS,
+        checkpoint=candidate,
+        scratch=scratch,
+        seed=sft_seed,
+        threads=THREADS,
+        on_log=tell,
+    )
+
+
+def _build_rows(sft_seed: int, noise: float | task.JudgeNoise) -> "list[SftRow]":
+    return [
+        {
+            "prompt": row["prompt"],
+            "completion": row["completion"],
+            "kind": row["task"],
+            "prompt_id": compute_prompt_id(row["prompt"][0]["content"]),
+        }
+        for row in task.generate_sft_rows(SFT_ROWS, seed=sft_seed, meta_judge_noise=noise)
+    ]
+
+
+def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
+    """Ask a candidate's meta-judge for held-out comparisons, greedily."""
+    from meta_reward_core.engines.transformers import load_transformers_engine
+
+    engine: Engine = load_transformers_engine(
+        folder,
+        dtype="float32",
+        device="cpu",
+        threads=THREADS,
+        batch_tokens=65_536,
+        max_model_tokens=None,
+    )
+    figures = measure_meta_judge(
+        engine,
+        comparisons=QUALITY_GATE.comparisons,
+        sampling=SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=_REPLY_TOKENS),
+        template=load_template("miniature_meta_judge"),
+        seed=0,
+    )
+    values = {name: value or 0.0 for name, value, _ in figures}
+    engine.close()
+    return GateResult(sft_seed=sft_seed, **values)
+
+
+def describe_gate_result(result: GateResult) -> str:
+    """Say in words how a seed did at the gate."""
+    verdict = "passed" if result.passed else "failed"
+    return (
+        f"SFT seed {result.sft_seed} {verdict} the gate: meta-judge accuracy "
+        f"{result.accuracy:.3f} (better one first {result.accuracy_better_first:.3f}, "
+        f"second {result.accuracy_better_second:.3f}; needed {QUALITY_GATE.accuracy}, "
+        f"gap at most {QUALITY_GATE.order_gap})"
+    )
+
+
+def _publish(candidate: Path, folder: Path, tried: list[GateResult]) -> None:
+    """Move the model into place, then write the record that makes it count."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(candidate, folder)
+    record = {"key": compute_seed_model_key(), "tried": [asdict(result) for result in tried]}
+    _get_record_path(folder).write_bytes(encode_canonical_json(record))

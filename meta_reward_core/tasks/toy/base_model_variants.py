@@ -1,0 +1,154 @@
+"""Other M0s of the miniature: of another SFT seed, or with a meta-judge as noisy as the judge.
+
+A recipe asks for one by its name, `miniature-sft<K>` or `miniature-sft<K>-noisy`. It is trained at
+the first wish and kept with the record of its gate. A sharp one must pass the gate; how a noisy one
+does at it is written down and decides nothing, because to fail is what it is there for.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.storage.artifact_store import encode_canonical_json, hash_json
+from meta_reward_core.tasks.toy import base_model, task
+from meta_reward_core.tasks.toy.base_model import GateResult
+
+_NAME: Final = re.compile(r"miniature-sft([1-9][0-9]{0,3})(-noisy)?")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedModelVariant:
+    """Which M0.
+
+    Attributes:
+        sft_seed: of its training, and of the data it is trained on.
+        noisy: whether the meta-judge of its data rechecks as badly, and with the same bias
+            towards verbose responses, as the judge judges.
+    """
+
+    sft_seed: int
+    noisy: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return f"miniature-sft{self.sft_seed}{'-noisy' if self.noisy else ''}"
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that it is made from."""
+        return hash_json({"seed": base_model.compute_seed_model_key(), **asdict(self)})
+
+
+def parse_variant(name: str | None) -> SeedModelVariant | None:
+    """The variant that a recipe's model names, or None if it names something else."""
+    found = _NAME.fullmatch(name or "")
+    return SeedModelVariant(int(found[1]), noisy=found[2] is not None) if found else None
+
+
+def find_gate_result(variant: SeedModelVariant, models: Path) -> GateResult | None:
+    """How a variant did at the gate, if it has been tried."""
+    if (shipped := _find_shipped_gate_result(variant)) is not None:
+        return shipped
+    path = _get_record_path(variant, models)
+    return GateResult(**json.loads(path.read_text())["gate"]) if path.is_file() else None
+
+
+def _find_shipped_gate_result(variant: SeedModelVariant) -> GateResult | None:
+    """How a variant did among those that were tried for the shipped seed; the last one passed."""
+    if variant.noisy:
+        return None
+    record = json.loads(base_model.get_shipped_seed_model().with_suffix(".json").read_text())
+    tried = record["tried"] if record["key"] == base_model.compute_seed_model_key() else []
+    found = (GateResult(**one) for one in tried if one["sft_seed"] == variant.sft_seed)
+    return next(found, None)
+
+
+def find_cached_variant(variant: SeedModelVariant, models: Path) -> Path | None:
+    """A variant's folder if it lies here: the shipped one, or one trained earlier."""
+    shipped = _find_shipped_gate_result(variant)
+    if shipped is not None:
+        return base_model.get_shipped_seed_model() if shipped.passed else None
+    folder = _get_folder(variant, models)
+    return folder if folder.is_dir() and _get_record_path(variant, models).is_file() else None
+
+
+def ensure_variant(
+    variant: SeedModelVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
+) -> Path:
+    """Return a variant's folder: the shipped one, a kept one, or one trained now.
+
+    Raises:
+        TrainingError: it is a sharp one that failed the gate, now or earlier; or its folder was
+            removed, and its record was not.
+    """
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{variant.name}-{variant.key[:12]}.lock"):
+        gate = find_gate_result(variant, models) or _train_and_gate(
+            variant, models, scratch=scratch, say=say
+        )
+    return _require_passed(variant, gate, models)
+
+
+def check_variant(variant: SeedModelVariant, models: Path) -> Path | None:
+    """Return a variant's folder as `ensure_variant` would, or None: it has yet to be trained.
+
+    Raises:
+        TrainingError: for what `ensure_variant` raises it, without a training.
+    """
+    gate = find_gate_result(variant, models)
+    return None if gate is None else _require_passed(variant, gate, models)
+
+
+def _require_passed(variant: SeedModelVariant, gate: GateResult, models: Path) -> Path:
+    if not variant.noisy and not gate.passed:
+        raise TrainingError(f"{base_model.describe_gate_result(gate)}: it is no seed model")
+    folder = find_cached_variant(variant, models)
+    if folder is None:
+        raise TrainingError(
+            f"the seed model {_get_folder(variant, models)} is gone: put it back, or remove "
+            f"{_get_record_path(variant, models)} and it is trained again"
+        )
+    return folder
+
+
+def _get_folder(variant: SeedModelVariant, models: Path) -> Path:
+    return models / f"{variant.name}-{variant.key[:12]}"
+
+
+def _get_record_path(variant: SeedModelVariant, models: Path) -> Path:
+    folder = _get_folder(variant, models)
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _train_and_gate(
+    variant: SeedModelVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
+) -> GateResult:
+    """Train and gate; the folder first, then the record that makes it count."""
+    say(f"training the seed model {variant.name} (two to five minutes on two idle cores)")
+    place = scratch / f"{variant.name}-{variant.key[:12]}"
+    candidate, folder = place / "candidate", _get_folder(variant, models)
+    shutil.rmtree(place, ignore_errors=True)
+    base_model.train_candidate(
+        candidate,
+        scratch=place / "trainer",
+        sft_seed=variant.sft_seed,
+        say=say,
+        meta_judge_noise=(task.SEED_JUDGE_NOISE if variant.noisy else task.SEED_META_JUDGE_NOISE),
+    )
+    gate = base_model.measure_gate(candidate, sft_seed=variant.sft_seed)
+    say(base_model.describe_gate_result(gate))
+    shutil.rmtree(folder, ignore_errors=True)
+    if gate.passed or variant.noisy:
+        shutil.move(candidate, folder)
+    shutil.rmtree(place, ignore_errors=True)
+    record = {"key": variant.key, "variant": asdict(variant), "gate": asdict(gate)}
+    _get_record_path(variant, models).write_bytes(encode_canonical_json(record))
+    return gate

@@ -1,0 +1,74 @@
+"""The truth of the miniature world, for evaluation and seed data alone.
+
+No stage of the loop may import this module: sampling, judging, pairing and training never see it.
+"""
+
+import re
+
+from meta_reward_core.tasks.toy import task
+
+_SCORE = re.compile(r"Score:\s*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+def compute_true_quality(instruction: str, response: str) -> float:
+    """How many of the five right words a response holds, less the words beyond five (0 to 5).
+
+    Polite phrases count for nothing. An instruction from outside this world is worth 0.
+    """
+    parsed = task.parse_instruction(instruction)
+    if parsed is None:
+        return 0.0
+    language, sources = parsed
+    words = [word for word in response.split() if word in _list_content_words()]
+    expected = {task.translate_word(language, source) for source in sources}
+    surplus = max(0, len(words) - task.SLOTS)
+    return float(max(0, len(expected.intersection(words)) - surplus))
+
+
+def _list_content_words() -> frozenset[str]:
+    return frozenset(word for slot in task.LEXICON for row in slot for word in row[1:])
+
+
+def is_judgment_right(instruction: str, response: str, judgment: str) -> bool:
+    """Whether a judgment's last stated score is the response's true quality."""
+    scores = _SCORE.findall(judgment)
+    return bool(scores) and float(scores[-1]) == compute_true_quality(instruction, response)
+
+
+def count_judgment_errors(instruction: str, response: str, judgment: str) -> int:
+    """How many of the five slots a judgment has wrong; a slot without a line counts as wrong."""
+    parsed = task.parse_instruction(instruction)
+    if parsed is None:
+        return task.SLOTS
+    language, sources = parsed
+    given = set(response.split())
+    verdicts = _parse_stated_verdicts(judgment)
+    return sum(
+        verdicts.get(word) != (word in given)
+        for word in (task.translate_word(language, source) for source in sources)
+    )
+
+
+def _parse_stated_verdicts(judgment: str) -> dict[str, bool]:
+    """From expected word to the verdict, for each well-formed line."""
+    rows = [line.split() for line in judgment.splitlines()]
+    return {row[0]: row[2] == "yes" for row in rows if len(row) == 4 and row[2] in task.VERDICTS}
+
+
+def pick_better_judgment(
+    instruction: str, response: str, judgment_a: str, judgment_b: str
+) -> str | None:
+    """The judgment that errs on fewer slots, "A" or "B"; None where they err alike."""
+    errors_a = count_judgment_errors(instruction, response, judgment_a)
+    errors_b = count_judgment_errors(instruction, response, judgment_b)
+    if errors_a == errors_b:
+        return None
+    return "A" if errors_a < errors_b else "B"
+
+
+def is_verdict_right(
+    instruction: str, response: str, judgment_a: str, judgment_b: str, *, winner: str
+) -> bool | None:
+    """Whether a meta-judge's winner errs on fewer slots; None where both err alike."""
+    better = pick_better_judgment(instruction, response, judgment_a, judgment_b)
+    return None if better is None else winner == better

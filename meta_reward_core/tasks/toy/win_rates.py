@@ -1,0 +1,125 @@
+"""The miniature's Table 1: how often the model beats fixed answers, by the truth and by itself.
+
+The baseline's answers are drawn once from what the seed's actor was taught: the same texts for
+every model, experiment and seed, as AlpacaEval has its baseline's. The rate by the truth is what
+the loop is worth; the rate by the model's own judge is what a loop without an outside judge would
+report. Both are shown, so that a judge that flatters itself is seen.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from meta_reward_core.engines.base import Engine, SamplingParams
+from meta_reward_core.evaluation.length_control import compute_length_controlled_rate
+from meta_reward_core.evaluation.measurement import Basis
+from meta_reward_core.method.judging import judge_responses
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.storage.records import Response
+from meta_reward_core.tasks.toy import ground_truth, task
+
+WinRateRow = tuple[str, float | None, int, Basis]
+
+
+def make_baseline_responses(instructions: Sequence[str], *, seed: int) -> list[str]:
+    """Answers as the seed's actor is taught them, misconceptions and phrases included."""
+    rng = random.Random(seed)
+    return [task.draft_actor_response(rng, instruction).response for instruction in instructions]
+
+
+def measure_wins(
+    engine: Engine,
+    instructions: Sequence[str],
+    answers: Sequence[str],
+    baseline: Sequence[str],
+    *,
+    judgments: int,
+    sampling: SamplingParams,
+    template: PromptTemplate,
+    seed: int,
+) -> Iterator[WinRateRow]:
+    """Compare answers with the baseline's, by the truth and by the engine's own judge.
+
+    Yields:
+        (metric, percent, count, basis): `win_rate`, the same at equal length and by language. A
+        draw is half a win. A prompt whose two answers were not both scored is in no self-judged
+        figure.
+    """
+    true = {
+        number: _score_win(*(ground_truth.compute_true_quality(instruction, text) for text in pair))
+        for number, (instruction, *pair) in enumerate(
+            zip(instructions, answers, baseline, strict=True)
+        )
+    }
+    made, _ = judge_responses(
+        [
+            Response(str(number), f"{number}.{side}", 0, text, 0, "stop")
+            for number, pair in enumerate(zip(answers, baseline, strict=True))
+            for side, text in zip("mb", pair, strict=True)
+        ],
+        engine,
+        instructions={str(number): text for number, text in enumerate(instructions)},
+        template=template,
+        rubric="",
+        samples=judgments,
+        sampling=sampling,
+        seed=seed,
+    )
+    points: dict[str, list[float]] = {}
+    for judgment in made:
+        if judgment.score is not None:
+            points.setdefault(judgment.response_id, []).append(judgment.score)
+    judged = {
+        number: _score_win(fmean(points[f"{number}.m"]), fmean(points[f"{number}.b"]))
+        for number in range(len(answers))
+        if f"{number}.m" in points and f"{number}.b" in points
+    }
+    shown: tuple[tuple[Basis, Mapping[int, float]], ...] = (
+        ("oracle", true),
+        ("self_judged", judged),
+    )
+    for basis, shares in shown:
+        for name, value, count in _compute_rates(shares, instructions, answers, baseline):
+            yield name, value, count, basis
+
+
+def _score_win(model: float, baseline: float) -> float:
+    """1 for a win of the model, 0 for a loss, half for a draw."""
+    return 0.5 if model == baseline else float(model > baseline)
+
+
+def _compute_rates(
+    shares: Mapping[int, float],
+    instructions: Sequence[str],
+    answers: Sequence[str],
+    baseline: Sequence[str],
+) -> Iterator[tuple[str, float | None, int]]:
+    if not shares:
+        yield "win_rate", None, 0
+        return
+    yield "win_rate", 100 * fmean(shares.values()), len(shares)
+    controlled = compute_length_controlled_rate(
+        np.array(list(shares.values())),
+        baseline_chars=np.array([float(len(baseline[number])) for number in shares]),
+        model_chars=np.array([float(len(answers[number])) for number in shares]),
+        difficulty=None,
+        rounds=2,
+        seed=0,
+    )
+    # Where the lasso removes every difference, 50 is its doing: the regression without it is read,
+    # so that means over seeds do not lack the runs in which the model equals the baseline.
+    rate = controlled.unpenalised if controlled.rate is None else controlled.rate
+    yield "length_controlled_win_rate", rate, len(shares)
+    by_language: dict[str, list[float]] = {}
+    for number, share in shares.items():
+        by_language.setdefault(_get_language(instructions[number]), []).append(share)
+    for language in task.LANGUAGES:
+        won = by_language.get(language, [])
+        yield f"win_rate.{language}", 100 * fmean(won) if won else None, len(won)
+
+
+def _get_language(instruction: str) -> str:
+    parsed = task.parse_instruction(instruction)
+    return parsed[0] if parsed is not None else ""

@@ -1,0 +1,124 @@
+"""What is watched while a training runs: its log, its alarms, and that its states are whole."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.recipes.training_settings import TrainingSettings
+from meta_reward_core.training.result import LogRow, OnLog
+from meta_reward_core.training.resume import mark_complete
+
+# Of TRL's log: what depends on rows, seed and weights alone, never on the clock.
+LOGGED = ("loss", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy")
+LOGGED_FAMILIES = ("loss/", "rewards/", "logps/")
+LOSSES_COMPARED = 10
+
+
+class TrainingMonitor(TrainerCallback):
+    """Passes the log on, stops a training that diverges, and seals the states."""
+
+    def __init__(self, settings: TrainingSettings, on_log: OnLog | None) -> None:
+        self._settings = settings
+        self._on_log = on_log
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        """Look at a row before anybody hears of it."""
+        row = select_metrics({**kwargs["logs"], "step": state.global_step})
+        why = find_alarm(
+            row,
+            state.log_history,
+            loss_growth=self._settings.stop_at_loss_growth,
+            grad_norm=self._settings.stop_at_grad_norm,
+        )
+        if why is not None:
+            raise TrainingError(
+                f"The training diverged at step {state.global_step}: {why}. "
+                "Lower the learning rate."
+            )
+        if row and self._on_log is not None and state.is_world_process_zero:
+            self._on_log(row)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Leave out the epochs after which no state is wanted."""
+        skipped = round(state.epoch or 0) % self._settings.save_every_epochs
+        if skipped and state.global_step < state.max_steps:
+            control.should_save = control.should_evaluate = False
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Seal a state once every process has written its part."""
+        PartialState().wait_for_everyone()  # each process writes a part of the state
+        if state.is_world_process_zero:
+            mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+def find_alarm(
+    row: Mapping[str, float],
+    history: list[dict[str, float]],
+    *,
+    loss_growth: float | None,
+    grad_norm: float | None,
+) -> str | None:
+    """Say why a training should stop, or None.
+
+    Args:
+        row: the newest figures.
+        history: all rows so far, as the trainer keeps and restores them.
+        loss_growth: the mean of the latest losses may be so many times the first one.
+        grad_norm: the largest norm of a gradient, before it is clipped.
+    """
+    broken = [key for key, value in row.items() if not math.isfinite(value)]
+    if broken:
+        return f"{', '.join(broken)} is not finite"
+    if grad_norm is not None and row.get("grad_norm", 0.0) > grad_norm:
+        return f"the gradient's norm is {row['grad_norm']:.4g}, above {grad_norm:g}"
+    first = next((entry["loss"] for entry in history if "loss" in entry), None)
+    if loss_growth is None or first is None or "loss" not in row:
+        return None
+    losses = (entry["loss"] for entry in reversed(history) if "loss" in entry)
+    latest = list(islice(losses, LOSSES_COMPARED))
+    if len(latest) == LOSSES_COMPARED and statistics.fmean(latest) > loss_growth * abs(first):
+        return (
+            f"the last {LOSSES_COMPARED} losses are {statistics.fmean(latest):.4g} on average, "
+            f"the first was {first:.4g}"
+        )
+    return None
+
+
+def select_metrics(logs: Mapping[str, float]) -> LogRow:
+    """The metrics of one log row that equal runs share, with step and epoch; empty if none.
+
+    In the order of their names: a training that goes on reads its earlier rows from a file in
+    which they stand in that order.
+    """
+
+    def is_metric(key: str) -> bool:
+        name = key.removeprefix("eval_")
+        return name in LOGGED or name.startswith(LOGGED_FAMILIES)
+
+    metrics = {key: float(logs[key]) for key in sorted(logs) if is_metric(key)}
+    return {"step": logs["step"], "epoch": logs["epoch"], **metrics} if metrics else {}

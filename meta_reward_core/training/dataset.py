@@ -1,0 +1,147 @@
+"""Which rows an iteration trains on: its own pairs, less what an audit withheld, plus people's.
+
+What people decided reaches the files before the training, as one more shard, `audit`. No stage
+makes it: whoever drives the iteration writes it, from a database that this package does not know.
+An iteration without it trains on all its pairs. It is an input of the training like any other, so
+its hashes are part of the training's key.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.storage.records import PairKind
+from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.shards import (
+    Counts,
+    IterationFiles,
+    StageOutput,
+    compute_shard_key,
+    get_partition_path,
+)
+
+Row = dict[str, Any]
+
+AUDIT_TABLES: Final = ("withheld", "human_pairs")
+PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
+_AUDIT: Final = "audit"
+_BATCH_ROWS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class WithheldPairs:
+    """A kind of pairs that an iteration made and must not train on, and why."""
+
+    kind: PairKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """Rows to train on: pairs, read anew each time that somebody asks for them, then people's.
+
+    Attributes:
+        pairs: names of the tables that hold them.
+        human: people's, as far as they were taken.
+        counts: how many people gave or withheld; none without an audit.
+    """
+
+    files: IterationFiles
+    pairs: tuple[str, ...]
+    human: tuple[Row, ...] = ()
+    counts: Counts = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(_count_rows(self.files, table) for table in self.pairs) + len(self.human)
+
+    def __iter__(self) -> Iterator[Any]:
+        for table in self.pairs:
+            for some in self.files.read(table).to_batches(_BATCH_ROWS):
+                yield from some.to_pylist()
+        yield from self.human
+
+
+def write_audit(
+    files: IterationFiles, *, withheld: Sequence[WithheldPairs], human_pairs: Sequence[Row] | None
+) -> None:
+    """Write what an audit says about an iteration's training; equal content is left as it is.
+
+    Args:
+        human_pairs: rows of the table `human_pairs`; None where nobody asks for any. None there
+            are is written down too, so that one that comes later changes no training.
+    """
+    reasons = [asdict(one) for one in withheld]
+    rows = list(human_pairs or ())
+    key = compute_shard_key(stage=_AUDIT, withheld=reasons, human_pairs=rows)
+    if files.finished(_AUDIT, 0, key) is not None:
+        return
+    files.discard(_AUDIT, 0, [get_partition_path(table, 0) for table in AUDIT_TABLES])
+    if not reasons and human_pairs is None:
+        return
+    tables = {
+        ("withheld", 0): build_table("withheld", reasons),
+        ("human_pairs", 0): build_table("human_pairs", rows),
+    }
+    counts = {"withheld_kinds": len(reasons), "human_pairs": len(rows)}
+    files.publish(_AUDIT, 0, key=key, work=StageOutput(tables, counts), packages={})
+
+
+def has_audit(files: IterationFiles) -> bool:
+    """Say whether what an audit gave was ever written."""
+    return files.manifest(_AUDIT) is not None
+
+
+def has_whole_audit(files: IterationFiles) -> bool:
+    """Say whether what an audit gave was written, and is undamaged."""
+    manifest = files.manifest(_AUDIT)
+    return manifest is not None and files.finished(_AUDIT, 0, manifest.key) is not None
+
+
+def load_training_rows(context: IterationContext) -> TrainingRows:
+    """Gather the rows that an iteration trains on.
+
+    People's pairs are about judgments: they stay out where judge pairs do. Which of them are
+    taken is drawn by the experiment's seed.
+    """
+    files = context.files
+    kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
+    withheld = set(files.read("withheld")["kind"].to_pylist())
+    pairs = tuple(f"{kind}_pairs" for kind in kinds if kind not in withheld)
+    own = TrainingRows(files, pairs)
+    if not has_audit(files):
+        return own
+    left_out = sum(_count_rows(files, f"{kind}_pairs") for kind in kinds if kind in withheld)
+    offered = files.read("human_pairs").to_pylist() if "judge" in {*kinds} - withheld else []
+    taken = sample_human_pairs(
+        offered,
+        others=len(own),
+        max_share=context.recipe.audit.human_pairs_share,
+        seed=context.seed,
+    )
+    counts = {"withheld": left_out, "human": len(taken), "human_offered": len(offered)}
+    return TrainingRows(files, pairs, tuple(taken), counts)
+
+
+def _count_rows(files: IterationFiles, table: str) -> int:
+    return sum(part.rows for part in files.parts(table))
+
+
+def sample_human_pairs(
+    offered: Sequence[Row], *, others: int, max_share: float, seed: int
+) -> list[Row]:
+    """Take people's pairs up to a share of all rows; the same seed takes the same ones.
+
+    Args:
+        others: rows that are not people's.
+        max_share: of people's pairs among all rows, in [0, 1).
+    """
+    allowed = int(others * max_share / (1 - max_share) + 1e-9)
+    drawn = sorted(offered, key=lambda row: derive_seed(seed, "human", *_get_row_key(row)))
+    taken = {_get_row_key(row) for row in drawn[:allowed]}
+    return [row for row in offered if _get_row_key(row) in taken]
+
+
+def _get_row_key(row: Row) -> tuple[str, ...]:
+    return str(row["iteration"]), row["chosen_judgment_id"], row["rejected_judgment_id"]

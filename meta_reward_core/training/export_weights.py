@@ -1,0 +1,120 @@
+"""From a trainer's weights, wherever they lie, to the one folder that is published."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
+
+from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.models.validation import ADAPTER_FOLDER
+from meta_reward_core.training.resume import publish_model
+
+
+def publish_weights(
+    trainer: Trainer, *, start: Path, checkpoint: Path, scratch: Path, keep_adapter: bool = False
+) -> bool:
+    """Have the main process write what was learned, in the precision training began from.
+
+    All processes take part: each may hold a piece of every weight.
+
+    Args:
+        keep_adapter: the adapter is published too, in a folder of its own inside.
+
+    Returns:
+        Whether this call published; False when another writer was first.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    published = False
+    if trainer.is_world_process_zero():
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+        learned = _get_adapter_weights(trained, weights)
+        model, weights = (
+            (trained, weights) if learned is None else _merge_adapter(trained, learned, start)
+        )
+        dtype = read_stored_dtype(start)
+
+        def write_weights(folder: Path) -> None:
+            cast = {
+                name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in weights.items()
+            }
+            model.save_pretrained(folder, state_dict=cast)
+
+        def write_adapter(folder: Path) -> None:
+            if keep_adapter and learned is not None:
+                _write_adapter(folder / ADAPTER_FOLDER, trained.peft_config["default"], learned)
+
+        job_name = hashlib.sha256(str(scratch).encode()).hexdigest()[:12]
+        published = publish_model(
+            write_weights,
+            start=start,
+            checkpoint=checkpoint,
+            job_name=job_name,
+            write_more=write_adapter,
+        )
+    trainer.accelerator.wait_for_everyone()
+    return published
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def _get_adapter_weights(trained: Any, weights: Weights) -> Weights | None:
+    """What adapters have learned; None where all weights were trained."""
+    if not hasattr(trained, "peft_config"):
+        return None
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(trained, state_dict=weights))
+
+
+def _merge_adapter(trained: Any, learned: Weights, start: Path) -> tuple[Any, Weights]:
+    """Adapters merged into the weights they began from.
+
+    They are merged in a model of our own: the trainer's may be in pieces on several devices.
+    """
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    adapted = get_peft_model(load_float32(start), trained.peft_config["default"])
+    set_peft_model_state_dict(adapted, learned)
+    merged: Any = adapted.merge_and_unload()
+    return merged, merged.state_dict()
+
+
+def _write_adapter(folder: Path, config: Any, learned: Weights) -> None:
+    """In peft's form, the same bytes each time and without the path of what it belongs to."""
+    folder.mkdir()
+    values = config.to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    plain = {
+        name: sorted(value) if isinstance(value, set) else value for name, value in values.items()
+    }
+    text = json.dumps(plain, indent=2, sort_keys=True, default=str)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load_float32(folder: Path) -> PreTrainedModel:
+    """The weights of a folder in float32: steps of 5e-6 vanish in bfloat16 weights."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelFolderError(f"{folder} cannot be loaded as a model: {error}") from error
+
+
+def read_stored_dtype(folder: Path) -> torch.dtype:
+    """The precision a folder's config names; float32 where it names none."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32

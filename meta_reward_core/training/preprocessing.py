@@ -1,0 +1,237 @@
+"""Rows of a training: measured before TRL sees them, so that none is cut or lost in silence."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import pyarrow
+from pyarrow.parquet import ParquetWriter, read_metadata
+from transformers import PreTrainedTokenizerBase
+
+from meta_reward_core.engines.base import Message
+from meta_reward_core.engines.prompt_encoder import compile_special_token_pattern
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.training.resume import sync_folder
+from meta_reward_core.training.row_types import RowIterable, TrainingRow
+
+TRAIN_FILE: Final = "train.parquet"
+VALIDATION_FILE: Final = "held_out.parquet"
+_COUNTS_FILE: Final = "sorted.json"
+_BATCH_ROWS: Final = 256
+
+
+class RefusedRow(NamedTuple):
+    """A row that is not trained on, and why."""
+
+    prompt_id: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row and its token ids: of the prompt, and of prompt and reply for each of its replies."""
+
+    row: TrainingRow
+    prompt_ids: list[int]
+    whole_ids: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerColumns:
+    """What TRL's trainer reads of a row: its columns, and the values of a row in them."""
+
+    schema: pyarrow.Schema
+    columns: Callable[[EncodedRow], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSplit:
+    """How many rows there are of each sort. Rows in = trained + held out + refused."""
+
+    trained: int
+    held_out: int
+    refused: list[RefusedRow]
+
+
+def split_rows(
+    rows: RowIterable[TrainingRow],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    folder: Path,
+    form: TrainerColumns,
+    max_length: int,
+    max_refused_share: float,
+    validation_share: float,
+) -> RowSplit:
+    """Refuse what cannot be trained on, and hold prompts out for validation.
+
+    The others are written into the files `TRAIN_FILE` and `VALIDATION_FILE` of a folder, some at a
+    time. What this job has sorted before, in another process or before a kill, is not sorted again.
+
+    Args:
+        folder: of this job alone; another job's files were removed from it.
+
+    Raises:
+        TrainingError: more than `max_refused_share` of the rows are refused, or none is left.
+    """
+    before = _read_existing_split(folder)
+    if before is not None:
+        return before
+    special = compile_special_token_pattern(tokenizer)
+    refused: list[RefusedRow] = []
+    kinds = Counter[str]()
+    with (
+        _RowWriter(folder / TRAIN_FILE, form) as trained,
+        _RowWriter(folder / VALIDATION_FILE, form) as held_out,
+    ):
+        for encoded in encode_rows(rows, tokenizer):
+            row = encoded.row
+            kinds[row["kind"]] += 1
+            reason = find_refusal(encoded, special, max_length=max_length)
+            if reason is not None:
+                refused.append(RefusedRow(row["prompt_id"], row["kind"], reason))
+            elif is_held_out(row["prompt_id"], share=validation_share):
+                held_out.write(encoded)
+            else:
+                trained.write(encoded)
+    if kinds.total() != len(rows):
+        raise TrainingError(f"{kinds.total()} rows could be read of {len(rows)}.")
+    _check_enough(kinds, trained.count, refused, max_refused_share)
+    found = RowSplit(trained.count, held_out.count, refused)
+    sync_folder(folder)  # the note below is believed after a power cut
+    (folder / _COUNTS_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
+    return found
+
+
+def _read_existing_split(folder: Path) -> RowSplit | None:
+    """What an earlier call wrote, if all of it is there."""
+    try:
+        values = json.loads((folder / _COUNTS_FILE).read_text(encoding="utf-8"))
+        counts = [read_metadata(folder / name).num_rows for name in (TRAIN_FILE, VALIDATION_FILE)]
+    except (OSError, ValueError):
+        return None
+    refused = [RefusedRow(*row) for row in values["refused"]]
+    found = RowSplit(values["trained"], values["held_out"], refused)
+    return found if counts == [found.trained, found.held_out] else None
+
+
+class _RowWriter:
+    """A Parquet file of rows as TRL reads them, with some of them in memory at a time."""
+
+    def __init__(self, path: Path, form: TrainerColumns) -> None:
+        self.count = 0
+        self._form = form
+        self._file = ParquetWriter(path, form.schema)
+        self._waiting: list[dict[str, Any]] = []
+
+    def write(self, row: EncodedRow) -> None:
+        self.count += 1
+        self._waiting.append(self._form.columns(row))
+        if len(self._waiting) == _BATCH_ROWS:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._waiting:
+            self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        self._file.write_table(pyarrow.Table.from_pylist(self._waiting, self._form.schema))
+        self._waiting = []
+
+
+def encode_rows(
+    rows: RowIterable[TrainingRow], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[EncodedRow]:
+    """Yield each row with its token ids, as TRL would make them, some rows encoded in one call."""
+    source = iter(rows)
+    while some := list(islice(source, _BATCH_ROWS)):
+        texts = [
+            _render_chat(tokenizer, messages, add_generation_prompt=not replied)
+            for row in some
+            for replied, messages in enumerate([row["prompt"], *_build_dialogues(row)])
+        ]
+        ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+        for row in some:
+            yield EncodedRow(row, next(ids), [next(ids) for _ in _build_dialogues(row)])
+
+
+def find_refusal(encoded: EncodedRow, special: re.Pattern[str], *, max_length: int) -> str | None:
+    """Say why a row cannot be trained on; None where it can.
+
+    Args:
+        special: finds the text of a control token.
+        max_length: of prompt and reply, in tokens.
+    """
+    messages = [message for turns in _build_dialogues(encoded.row) for message in turns]
+    if any(special.search(message["content"]) for message in messages):
+        return "control_token_in_text"
+    prompt = encoded.prompt_ids
+    if any(ids[: len(prompt)] != prompt for ids in encoded.whole_ids):
+        return "prompt_is_no_prefix_of_the_row"
+    if any(len(ids) == len(prompt) for ids in encoded.whole_ids):
+        return "empty_completion"
+    return "longer_than_max_length" if max(map(len, encoded.whole_ids)) > max_length else None
+
+
+def is_held_out(prompt_id: str, *, share: float) -> bool:
+    """Whether a prompt belongs to the validation set: the same in every run and iteration."""
+    digest = hashlib.sha256(prompt_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def hash_rows(rows: RowIterable[TrainingRow]) -> str:
+    """A digest of the rows in their order; two trainings on equal rows share it."""
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(repr(sorted(row.items())).encode() + b"\n")
+    return total.hexdigest()
+
+
+def _build_dialogues(row: TrainingRow) -> list[list[Message]]:
+    """The prompt followed by each reply that the row holds."""
+    values: dict[str, Any] = dict(row)
+    replies = (values[name] for name in ("chosen", "rejected", "completion") if name in values)
+    return [[*row["prompt"], *reply] for reply in replies]
+
+
+def _render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> str:
+    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    return str(text)
+
+
+def _check_enough(
+    kinds: Counter[str], trained: int, refused: Sequence[RefusedRow], max_refused_share: float
+) -> None:
+    if len(refused) > max_refused_share * kinds.total():
+        raise TrainingError(
+            f"{len(refused)} of {kinds.total()} rows cannot be trained on, more than the allowed "
+            f"share of {max_refused_share:g}: {_describe_refusals(refused, kinds)}."
+        )
+    if not trained:
+        raise TrainingError(f"No row is left to train on, of {kinds.total()} given.")
+
+
+def _describe_refusals(refused: Sequence[RefusedRow], kinds: Counter[str]) -> str:
+    """Refused rows by kind and reason, beside how many of the kind there were."""
+    reasons = Counter((row.kind, row.reason) for row in refused)
+    parts = (
+        f"{count} of {kinds[kind]} {kind} rows {reason}"
+        for (kind, reason), count in sorted(reasons.items())
+    )
+    return ", ".join(parts)

@@ -1,0 +1,76 @@
+"""One process of a training that runs in several; a launcher starts it, see `launching`.
+
+python -m meta_reward_core.training.process_main JOB
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from meta_reward_core.errors import MetaRewardError, TrainingError
+from meta_reward_core.processes.parent_death import set_parent_death_signal
+from meta_reward_core.training.launcher import ROWS_FILE
+from meta_reward_core.training.result import LogRow, TrainingOutcome
+from meta_reward_core.training.row_types import RowFile
+from meta_reward_core.training.trainer import run_training
+from meta_reward_core.training.trainer_factories import OBJECTIVES
+
+
+def main(job: Path) -> None:
+    """Train; the first process tells the log and the outcome, each its own error."""
+    set_parent_death_signal()
+    rank = os.environ.get("RANK", "0")
+    try:
+        outcome = _run_job(job)
+    except MetaRewardError as error:
+        _write_error(job, rank, type(error).__name__, str(error))
+        sys.exit(1)
+    except Exception:
+        _write_error(job, rank, TrainingError.__name__, traceback.format_exc())
+        raise
+    if rank == "0":
+        _write_json(job / "outcome.json", outcome.to_json())
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _run_job(job: Path) -> TrainingOutcome:
+    described = json.loads((job / "job.json").read_text(encoding="utf-8"))
+    objective = OBJECTIVES[described["objective"]]
+    with (job / "log.jsonl").open("a", encoding="utf-8") as log:
+
+        def tell(row: LogRow) -> None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+
+        return run_training(
+            objective,
+            RowFile(job / ROWS_FILE, described["rows"]),
+            start=Path(described["start"]),
+            settings=objective.settings.model_validate(described["settings"]),
+            checkpoint=Path(described["checkpoint"]),
+            scratch=Path(described["scratch"]),
+            seed=described["seed"],
+            threads=described["threads"],
+            on_log=tell,
+        )
+
+
+def _write_error(job: Path, rank: str, kind: str, message: str) -> None:
+    told = {"kind": kind, "message": message, "met_at": time.time()}
+    _write_json(job / f"error-{rank}.json", told)
+
+
+def _write_json(path: Path, values: object) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values), encoding="utf-8")
+    partial.rename(path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,42 @@
+"""What a training tells: the rows of its log while it runs, and how it ended."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from meta_reward_core.recipes.training_settings import CheckpointRule
+from meta_reward_core.training.preprocessing import RefusedRow
+
+LogRow = dict[str, float]
+OnLog = Callable[[LogRow], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What a training did. Rows in = rows_trained + rows_held_out + len(refused).
+
+    Attributes:
+        log: TRL's metrics by step, without clock or memory: equal runs have equal logs.
+        kept_step: the optimizer step whose weights were published; kept_epoch likewise.
+        rule: the rule that chose it.
+        published: False when another writer had published the same checkpoint before.
+    """
+
+    rows_trained: int
+    rows_held_out: int
+    refused: list[RefusedRow]
+    log: list[LogRow]
+    kept_step: int
+    kept_epoch: float
+    rule: CheckpointRule
+    published: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as values of JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrainingOutcome":
+        """What `to_json` made, after a way through a file."""
+        refused = [RefusedRow(*row) for row in values["refused"]]
+        return cls(**{**values, "refused": refused})

@@ -1,0 +1,165 @@
+"""Files of a training: the private states it resumes from, and the one folder it publishes.
+
+A trainer's own state holds pickles and paths of the machine, so it stays in a scratch folder
+that only the job which wrote it reads. What is published is config, tokenizer, chat template and
+safetensors.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transformers.trainer_utils import sort_checkpoints
+
+from meta_reward_core.errors import ArtifactError
+
+JOB_FILE = "job.json"
+COMPLETE_MARKER = "complete"
+WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+# Taken from the starting model as they are: training changes weights and nothing else.
+INHERITED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Keys in which transformers notes where a model was loaded from.
+PATH_KEYS = ("_name_or_path", "name_or_path")
+
+
+def open_scratch(scratch: Path, job: Mapping[str, object]) -> None:
+    """Make the private folder of a job; what another job left in it is thrown away."""
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch.chmod(0o700)
+    note, wanted = scratch / JOB_FILE, json.dumps(job, sort_keys=True, indent=1)
+    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
+        return
+    for entry in scratch.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    note.write_text(wanted, encoding="utf-8")
+
+
+def mark_complete(state: Path) -> None:
+    """Call a trainer's state whole, once all of it is on the disk."""
+    sync_folder(state)
+    (state / COMPLETE_MARKER).touch()
+    sync_folder(state)
+
+
+def find_resume_state(states: Path) -> Path | None:
+    """The latest whole state; the halves that a killed trainer left are removed."""
+    latest = None
+    for state in map(Path, sort_checkpoints(str(states)) if states.is_dir() else ()):
+        if (state / COMPLETE_MARKER).is_file():
+            latest = state
+        else:
+            shutil.rmtree(state)
+    return latest
+
+
+def publish_model(
+    write_weights: Callable[[Path], None],
+    *,
+    start: Path,
+    checkpoint: Path,
+    job_name: str,
+    write_more: Callable[[Path], None] | None = None,
+) -> bool:
+    """Make `checkpoint` appear as a whole, or leave the one that is already there.
+
+    Args:
+        write_weights: writes safetensors into the folder it is given, and may write more.
+        start: where config, tokenizer and chat template come from.
+        checkpoint: the folder to appear.
+        job_name: unique per job, so that a killed publication is cleared by its own job alone.
+        write_more: writes what the folder holds beside the model; all of it is published.
+
+    Returns:
+        Whether this call published; False when another writer was first.
+    """
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    partial = checkpoint.parent / f".{checkpoint.name}.{job_name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        write_weights(partial)
+        _keep_weights_only(partial)
+        _copy_inherited_files(start, partial)
+        if write_more is not None:
+            write_more(partial)
+        sync_folder(partial)
+        return _rename_if_absent(partial, checkpoint)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold every file of `folder` and the folder itself."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _keep_weights_only(folder: Path) -> None:
+    weights = {file for pattern in WEIGHT_FILES for file in folder.glob(pattern)}
+    if not weights:
+        raise ArtifactError("The training wrote no safetensors weights.")
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry not in weights:
+            entry.unlink()
+        else:
+            entry.chmod(0o644)
+
+
+def _copy_inherited_files(start: Path, folder: Path) -> None:
+    """Copy the starting model's small files, without the paths that are noted in them."""
+    for name in INHERITED_FILES:
+        source = start / name
+        if not source.is_file():
+            continue
+        content = source.read_bytes()
+        if name.endswith("config.json"):
+            content = _remove_paths(content)
+        (folder / name).write_bytes(content)
+
+
+def _remove_paths(content: bytes) -> bytes:
+    """The JSON as it was, or rewritten where it notes a place."""
+    config = json.loads(content)
+    if not any(key in config for key in PATH_KEYS):
+        return content
+    kept = {key: value for key, value in config.items() if key not in PATH_KEYS}
+    return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _rename_if_absent(partial: Path, checkpoint: Path) -> bool:
+    """Rename a folder; a folder that holds files is never replaced by it."""
+    try:
+        partial.rename(checkpoint)
+    except OSError:
+        if checkpoint.is_dir() and any(checkpoint.iterdir()):
+            return False
+        raise
+    descriptor = os.open(checkpoint.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,104 @@
+"""The two losses that a training may have, as TRL's trainers. Nothing here knows of processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl import DPOConfig, SFTConfig
+
+from meta_reward_core.recipes.training_settings import DpoSettings, SftSettings, TrainingSettings
+from meta_reward_core.storage.schemas import SCHEMAS
+from meta_reward_core.training.preprocessing import EncodedRow, TrainerColumns
+from meta_reward_core.training.weighting import IGNORED, WeighedDpoTrainer, WeighedSftTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerInputs:
+    """What a trainer of TRL is made from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    arguments: dict[str, Any]
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
+    peft_config: Any  # peft's, or None
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is minimised.
+
+    Attributes:
+        settings: the class that its settings have.
+        form: what TRL's trainer reads of a row.
+        make_trainer: the trainer, not yet started.
+    """
+
+    name: str
+    settings: type[TrainingSettings]
+    form: TrainerColumns
+    make_trainer: Callable[[TrainerInputs, Any], Trainer]
+
+
+def _make_dpo_trainer(inputs: TrainerInputs, settings: DpoSettings) -> Trainer:
+    arguments = DPOConfig(
+        **inputs.arguments,
+        beta=settings.beta,
+        loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=settings.device_batch_size,
+    )
+    return _create_trainer(WeighedDpoTrainer, inputs, arguments, sft_weight=settings.sft_weight)
+
+
+def _make_sft_trainer(inputs: TrainerInputs, settings: SftSettings) -> Trainer:
+    arguments = SFTConfig(
+        **inputs.arguments,
+        max_steps=settings.max_steps or -1,
+        train_sampling_strategy="sequential" if settings.row_order == "as_given" else "random",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False,
+    )
+    return _create_trainer(WeighedSftTrainer, inputs, arguments)
+
+
+def _create_trainer(trainer: Any, inputs: TrainerInputs, arguments: Any, **more: float) -> Trainer:
+    made: Trainer = trainer(
+        model=inputs.model,
+        args=arguments,
+        train_dataset=inputs.train_dataset,
+        eval_dataset=inputs.eval_dataset,
+        processing_class=inputs.tokenizer,
+        peft_config=inputs.peft_config,
+        **more,
+    )
+    return made
+
+
+def _to_pair_columns(encoded: EncodedRow) -> dict[str, Any]:
+    """The texts alone: TRL makes token ids of its own, equal to ours."""
+    values: dict[str, Any] = dict(encoded.row)
+    return {name: values[name] for name in _PAIR.names}
+
+
+def _to_labeled_columns(encoded: EncodedRow) -> dict[str, Any]:
+    """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
+    ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
+    return {"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:]}
+
+
+_SIDES: Final = ("prompt", "chosen", "rejected")
+_PAIR: Final = pyarrow.schema([SCHEMAS["actor_pairs"].field(side) for side in _SIDES])
+_IDS: Final = pyarrow.list_(pyarrow.int64())
+_LABELED: Final = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])
+
+DPO: Final = Objective(
+    "dpo", DpoSettings, TrainerColumns(_PAIR, _to_pair_columns), _make_dpo_trainer
+)
+SFT: Final = Objective(
+    "sft", SftSettings, TrainerColumns(_LABELED, _to_labeled_columns), _make_sft_trainer
+)
+OBJECTIVES: Final = {objective.name: objective for objective in (DPO, SFT)}

@@ -1,0 +1,204 @@
+"""TRL's trainers with every row and every token of an optimizer step weighed alike.
+
+TRL averages a preference loss over the rows or tokens of a micro batch, and transformers averages
+micro batches and processes. Rows of a small micro batch, and tokens of one with short texts, then
+weigh more than others, so that a step depends on `device_batch_size`. The trainers here give each
+micro batch the weight that makes the loss a mean over the whole step. A step of a single micro
+batch has weights of exactly 1 and computes what TRL computes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+import torch
+from trl import DPOTrainer, SFTTrainer
+
+WEIGHING: Final = "whole step"
+"""Part of what a training's state is found by: a state of another weighing is not resumed."""
+
+DPO_PART: Final = "loss/dpo"
+SFT_PART: Final = "loss/sft"
+ACCURACY: Final = "rewards/accuracies"
+
+IGNORED: Final = -100
+"""The label that torch's cross entropy ignores."""
+
+_ROWS, _TARGETS, _TOKENS = range(3)
+_WEIGHED_BY: Final = {"mean_token_accuracy": _TARGETS, "entropy": _TOKENS}
+"""What TRL's metrics of a micro batch are means over; those not named here, over rows."""
+
+Counts = tuple[int, int, int]
+"""Rows; tokens that a likelihood is taken of; tokens of all completions."""
+
+
+class _WeighedMetrics:
+    """Keeps what TRL's metrics are means over, and logs them as means over all of it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rounds: dict[str, list[Counts]] = defaultdict(list)
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log TRL's metrics, each weighed by the rows or tokens that it is a mean over."""
+        metrics, rounds = self._metrics[self._mode], self._rounds[self._mode]
+        for name, values in metrics.items():
+            if len(values) > 1:
+                counts = [counts[_WEIGHED_BY.get(name, _ROWS)] for counts in rounds]
+                metrics[name] = [_average(values, counts[-len(values) :])]
+        rounds.clear()
+        trl: Any = super()
+        trl.log(logs, start_time)
+
+    @property
+    def _mode(self: Any) -> str:
+        """As TRL names it."""
+        return "train" if self.model.training else "eval"
+
+    def _sum_over_processes(self: Any, counts: Sequence[int]) -> Counts:
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor([counts], device=self.accelerator.device)
+            counts = self.accelerator.gather(mine).sum(dim=0).tolist()
+        rows, targets, tokens = counts
+        return rows, targets, tokens
+
+
+class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
+    """Direct Preference Optimization whose step depends on its rows alone.
+
+    The loss of a step is the mean over its pairs of TRL's `sigmoid` loss and, with an SFT weight,
+    that weight times the mean over the tokens of all its chosen texts of TRL's `sft` loss. Both
+    parts are logged.
+
+    Source: Rafailov et al. 2023, equation 7; Pang et al. 2024, arXiv 2404.19733. Departs from
+    the latter: its likelihood is a mean over each row's tokens, this one over the step's.
+    """
+
+    def __init__(self, *args: Any, sft_weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sft_weight = sft_weight
+        self._in_step: Counts = (0, 0, 0)
+        self._sft_parts: list[float] = []
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Take the micro batches of a step, and count what all processes took for it."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = zip((0, 0, 0), *map(_count_pairs, samples), strict=True)
+        self._in_step = self._sum_over_processes(list(map(sum, counts)))
+        self._sft_parts.append(0.0)
+        return samples, items
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 transformers' signature
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """TRL's loss of a micro batch, each part weighed for its share of the whole."""
+        counts, mode = _count_pairs(inputs), self._mode
+        rows, targets = (
+            self._step_weights(counts) if mode == "train" else self._get_eval_weights(counts)
+        )
+        self.loss_weights = [rows, targets * self._sft_weight][: len(self.loss_types)]
+        trl: Any = super()
+        loss = trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._rounds[mode].append(self._sum_over_processes(counts))
+        if mode == "train":
+            self._note_step()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log both parts of a loss that has two; they add up to it."""
+        if "loss" in logs:
+            if self._sft_weight:
+                logs[SFT_PART] = sum(self._sft_parts) / len(self._sft_parts)
+                logs[DPO_PART] = logs["loss"] - logs[SFT_PART]
+            self._sft_parts.clear()
+        super().log(logs, start_time)
+
+    def _step_weights(self, counts: Counts) -> tuple[float, float]:
+        """Weights of a micro batch, given that the mean over all of them is taken."""
+        batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        rows, targets = (counts[of] * batches / self._in_step[of] for of in (_ROWS, _TARGETS))
+        return rows, targets
+
+    def _get_eval_weights(self, counts: Counts) -> tuple[float, float]:
+        """Weights of an evaluation batch, given that a mean weighed by rows is taken."""
+        if not self._sft_weight:
+            return 1.0, 1.0
+        return 1.0, counts[_TARGETS] / (counts[_ROWS] * self._targets_of_a_row)
+
+    @cached_property
+    def _targets_of_a_row(self) -> float:
+        rows: Any = self.eval_dataset
+        return sum(map(len, rows["chosen_ids"])) / len(rows)
+
+    def _note_step(self) -> None:
+        """Keep the SFT part of what TRL has just measured, and drop an accuracy of rounding."""
+        metrics = self._metrics["train"]
+        log_likelihood = metrics["logps/chosen"][-1] * self._rounds["train"][-1][_ROWS]
+        self._sft_parts[-1] -= self._sft_weight * log_likelihood / self._in_step[_TARGETS]
+        if self._is_policy_reference():
+            del metrics[ACCURACY]
+
+    def _is_policy_reference(self) -> bool:
+        """Whether no step has moved a weight yet, so that rewards are 0 but for rounding.
+
+        A warm-up begins with a step whose learning rate is 0.
+        """
+        arguments = self.args
+        warms_up = arguments.get_warmup_steps(self.state.max_steps) > 0
+        unmoved = 1 if warms_up and arguments.lr_scheduler_type != "constant" else 0
+        return bool(self.state.global_step <= unmoved)
+
+
+class WeighedSftTrainer(_WeighedMetrics, SFTTrainer):
+    """Supervised fine-tuning whose validation loss is a mean over all tokens.
+
+    TRL takes the loss of an optimizer step over all its tokens already.
+    """
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 transformers' signature
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """TRL's loss of a micro batch; of an evaluation batch, weighed by its tokens."""
+        counts, mode = _count_labels(inputs), self._mode
+        trl: Any = super()
+        loss = trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._rounds[mode].append(self._sum_over_processes(counts))
+        if mode == "train":
+            return loss
+        weight = counts[_TARGETS] / (counts[_ROWS] * self._targets_of_a_row)
+        return (loss[0] * weight, loss[1]) if return_outputs else loss * weight
+
+    @cached_property
+    def _targets_of_a_row(self) -> float:
+        rows: Any = self.eval_dataset
+        targets = sum(label != IGNORED for labels in rows["labels"] for label in labels[1:])
+        return float(targets / len(rows))
+
+
+def _count_pairs(batch: dict[str, Any]) -> Counts:
+    """Count a batch of TRL's preference collator: chosen rows above rejected ones."""
+    mask = batch["completion_mask"][:, 1:]
+    rows = len(mask) // 2
+    return rows, int(mask[:rows].sum()), int(mask.sum())
+
+
+def _count_labels(batch: dict[str, Any]) -> Counts:
+    """Count a batch of TRL's language-modelling collator; the first token is never a target."""
+    targets = int((batch["labels"][:, 1:] != IGNORED).sum())
+    return len(batch["labels"]), targets, targets
+
+
+def _average(values: Sequence[float], counts: Sequence[int]) -> float:
+    pairs = zip(values, counts, strict=True)
+    return sum(value * count for value, count in pairs) / sum(counts)

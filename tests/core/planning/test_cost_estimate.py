@@ -1,0 +1,102 @@
+"""Estimates: a line through measured shards, and a calculation for named hardware."""
+
+import pytest
+
+from meta_reward_core.planning.cost_estimate import (
+    MeasuredThroughput,
+    ShardCost,
+    StageRate,
+    fit_rate,
+    plan_iteration,
+)
+from meta_reward_core.planning.gpu_estimate import DEVICES, LLAMA3_8B, ModelSize, plan_on_hardware
+from meta_reward_core.recipes.loader import load_recipe
+
+PAPER = load_recipe("paper-llama3-8b")
+H100 = DEVICES["h100"]
+
+
+def test_the_line_through_measured_shards_is_found() -> None:
+    """30 seconds for each shard and 200 tokens a second, without noise."""
+    shards = [ShardCost(10, tokens, 30 + tokens / 200) for tokens in (1000, 2000, 4000, 8000)]
+    rate = fit_rate(shards)
+    assert rate is not None
+    assert rate.seconds_per_shard == pytest.approx(30)
+    assert rate.tokens_per_second == pytest.approx(200)
+    assert rate.tokens_per_call == 15_000 / 40
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        [ShardCost(10, 1000, 10.0)] * 3,
+        [ShardCost(10, tokens, 10.0) for tokens in (1000, 1010, 990, 1000)],
+        [ShardCost(10, tokens, tokens / 50 - 5) for tokens in (1000, 2000, 3000, 4000)],
+    ],
+    ids=["too few", "all of a size", "a shard cannot take less than nothing"],
+)
+def test_where_no_line_can_be_told_time_goes_by_tokens_alone(shards: list[ShardCost]) -> None:
+    rate = fit_rate(shards)
+    seconds, tokens = sum(one.seconds for one in shards), sum(one.tokens for one in shards)
+    assert rate == StageRate(tokens / (10 * len(shards)), tokens / seconds, 0.0)
+
+
+def test_nothing_finished_gives_no_rate() -> None:
+    assert fit_rate([]) is None
+    assert fit_rate([ShardCost(0, 0, 3.0)]) is None
+
+
+def test_what_a_shard_costs_by_itself_is_paid_for_each_shard() -> None:
+    """5,000 prompts; 35,000 replies of 10 tokens at 100 a second, 7 seconds a shard."""
+    [plan] = [
+        one
+        for one in plan_iteration(
+            PAPER, 1, measured=MeasuredThroughput("x", {"generate": StageRate(10, 100, 7.0)})
+        )
+        if one.stage == "generate"
+    ]
+    shards = -(-PAPER.sample.prompts // PAPER.shard_prompts)
+    assert plan.seconds == pytest.approx(3500 + 7 * shards)
+
+
+def test_ten_times_the_workers_take_a_tenth_of_the_shards_each_and_train_no_faster() -> None:
+    few = plan_on_hardware(PAPER, 1, device=H100, devices=8, workers=1)
+    many = plan_on_hardware(PAPER, 1, device=H100, devices=8, workers=10)
+    for one, ten in zip(few, many, strict=True):
+        assert ten.device_hours == pytest.approx(one.device_hours)
+        if one.stage == "train":
+            assert ten.wall_seconds == one.wall_seconds
+        else:
+            assert ten.rounds == -(-one.shards // 10)
+            assert ten.wall_seconds == pytest.approx(one.wall_seconds * ten.rounds / one.rounds)
+
+
+def test_training_takes_what_its_operations_take() -> None:
+    """Iteration 3 of the paper: 10,000 actor sequences of 200 + 512 tokens, ten epochs."""
+    [train] = [
+        one
+        for one in plan_on_hardware(PAPER, 3, device=H100, devices=8, workers=1)
+        if one.stage == "train"
+    ]
+    tokens = 10_000 * (200 + PAPER.actor.max_new_tokens / 2)
+    operations = LLAMA3_8B.parameters * tokens * (8 * PAPER.training.epochs + 2)
+    assert train.device_hours == pytest.approx(operations / (989e12 * 0.4) / 3600)
+
+
+def test_a_model_that_does_not_fit_is_said_to_need_more_devices() -> None:
+    with pytest.raises(ValueError, match="give it more devices"):
+        plan_on_hardware(PAPER, 1, device=H100, devices=1, workers=1, model=ModelSize(70e9, 1e5))
+
+
+def test_training_takes_what_each_row_has_taken_in_each_epoch() -> None:
+    """2 pairs of 5,000 prompts, 10 epochs: 3,125 steps of 32 rows, at .5 s a row."""
+    plans = plan_iteration(PAPER, 1, measured=MeasuredThroughput("x", seconds_per_row=0.5))
+    [train] = [one for one in plans if one.stage == "train"]
+    assert train.calls == 3125
+    assert train.seconds == pytest.approx(50_000)
+    assert (train.basis, train.at_most) == ("measured", True)
+
+
+def test_how_long_training_takes_is_not_invented() -> None:
+    [train] = [one for one in plan_iteration(PAPER, 1) if one.stage == "train"]
+    assert train.seconds is None

@@ -1,0 +1,563 @@
+"""The desk: leased items, answers, undo, skip, drafts, repeats and the reveal."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+from pytest_django.fixtures import DjangoAssertNumQueries
+
+from meta_reward_core.method.parsing import NO_SCORE_LINE, parse_score
+from tests.webapp.audit_cast import (
+    address,
+    artifacts,
+    audited,
+    batch,
+    browser,
+    carol,
+    dave,
+    draw,
+    give,
+    take,
+)
+from tests.webapp.conftest import make_person
+from webapp.api.ninja_api import api
+from webapp.audit.models import Answer, Batch, History, Item, Truth
+from webapp.experiments.models import Experiment, Iteration
+
+__all__ = ["artifacts", "audited", "batch", "carol", "dave"]
+
+pytestmark = pytest.mark.django_db
+FORBIDDEN = ("elo", "verdict", "forward", "backward", "stratum", "iteration", "scripted", "strata",
+             "probability", "meta-judge", "mean")  # fmt: skip
+
+
+def visible_words(page: str) -> set[str]:
+    """Words of a page without the texts of the item, in small letters."""
+    page = re.sub(r'<(section|details) class="audit-(text|hand).*?</\1>', "", page, flags=re.S)
+    return set(re.findall(r"[a-z-]+", page.lower()))
+
+
+def test_an_auditor_answers_a_batch_to_its_end(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    for _ in range(12):
+        item = take(client, batch)
+        assert client.get(address(item)).status_code == 200
+        assert give(client, item, "tie")["Location"] == address(item)
+    done = client.get(f"/audits/{batch.pk}/desk")
+    assert "Nothing is left for you" in done.content.decode()
+    assert Answer.objects.filter(item__batch=batch, auditor=carol, choice="tie").count() == 12
+
+
+def test_no_unanswered_item_shows_what_is_hidden(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    for _ in range(12):
+        item = take(client, batch)
+        for query in ("", "?differences=1"):
+            page = client.get(address(item) + query).content.decode()
+            assert not visible_words(page) & set(FORBIDDEN)
+            facts = Truth.objects.get(item=item).facts
+            for name in ("elo_first", "elo_second"):
+                assert f"{facts[name]:.2f}" not in page
+            for name in ("prompt_id", "response_id", "first_judgment_id"):
+                assert facts[name] not in page
+            assert "Score:" not in page
+        give(client, item)
+
+
+# What nobody may see before they answer, in words and numbers that occur nowhere else.
+HIDDEN = {
+    "verdict": "qqforward", "other verdict": "qqbackward", "prompt": "qqprompt",
+    "response": "qqresponse", "judgment": "qqjudgment", "group": "qqgroup", "stratum": "qqstratum",
+    "experiment": "qqsubject", "model": "qqmodel", "auditor": "qqzebedee", "comment": "qqcomment",
+    "own comment": "qqearlier", "Elo": "7123.25", "other Elo": "7456.75", "score": "8123.5",
+    "other score": "8456.5", "mean": "9123.125", "variance": "9456.375", "chance": "0.0123",
+    "iteration": "86421", "seed": "918273645",
+}  # fmt: skip
+
+
+def hide_tokens(batch: Batch) -> None:
+    """Put a token in the place of everything that is hidden."""
+    facts = {
+        "prompt_id": "qqprompt", "response_id": "qqresponse", "forward": "qqforward",
+        "backward": "qqbackward", "first_judgment_id": "qqjudgment",
+        "second_judgment_id": "qqjudgment", "elo_first": 7123.25, "elo_second": 7456.75,
+        "score_first": 8123.5, "score_second": 8456.5, "chars_first": 10, "chars_second": 20,
+        "decided_pair": True, "mean": 9123.125, "variance": 9456.375, "valid": 3,
+        "groups": {"certainty": "qqgroup"},
+    }  # fmt: skip
+    Truth.objects.filter(item__batch=batch).update(facts=facts)
+    batch.items.update(stratum="qqstratum", probability=0.0123)
+    strata = [{"name": "qqstratum", "population": 9, "sampled": 3}]
+    Batch.objects.filter(pk=batch.pk).update(
+        subject="qqsubject", iteration=86421, seed=918273645, strata=strata
+    )
+    Experiment.objects.update(name="qqsubject", seed_model_folder="/models/qqmodel")
+    Iteration.objects.update(model_in="qqmodel", model_out="qqmodel", number=86421)
+
+
+def everything_sent(client: Client, item: Item) -> dict[str, str]:
+    """Whatever an auditor can make the site send while they hold an unanswered item."""
+    Item.objects.filter(pk=item.pk).update(
+        holder=User.objects.get(username="carol"), lease_until=timezone.now() + timedelta(hours=1)
+    )
+    region = {"HX-Request": "true"}
+    page = client.get(address(item))
+    assert page.status_code == 200
+    sent = {
+        "page": page,
+        "differences": client.get(address(item) + "?differences=1"),
+        "region": client.get(address(item) + "?differences=1", headers=region),
+        "draft": client.post(address(item, "/draft"), {"comment": "so far"}),
+        "refused": client.post(address(item), {"confidence": "2"}),
+        "reveal": client.post(address(item, "/reveal")),
+        "batches": client.get("/audits"),
+        "report": client.get(f"/audits/{item.batch_id}"),
+        "export": client.get(f"/audits/{item.batch_id}/export/jsonl"),
+        "import": client.post(f"/audits/{item.batch_id}/import"),
+    }
+    assert sent["refused"].status_code == 422
+    return {name: f"{found.content.decode()} {found.headers}" for name, found in sent.items()}
+
+
+def everything_from_the_api(client: Client) -> dict[str, str]:
+    """Every address of the API that is read, with whatever is in the batch put into its path."""
+    known = {"name": "qqsubject", "number": "86421", "experiment": "qqsubject"}
+    sent = {}
+    paths = [path for path, verbs in api.get_openapi_schema()["paths"].items() if "get" in verbs]
+    for path in paths:
+        filled = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], "1"), path)
+        sent[path] = client.get(filled).content.decode()
+    assert len(sent) > 5
+    return sent
+
+
+@pytest.mark.parametrize("kind, strategy", [("judgments", "certainty"), ("responses", "score")])
+def test_nothing_that_is_sent_before_the_answer_tells_what_is_hidden(
+    kind: str, strategy: str, audited: Experiment, alice: User, carol: User
+) -> None:
+    """Over every item of a batch: first those never answered, then all their repeats."""
+    zebedee = make_person("qqzebedee", "auditor")
+    drawn = draw(audited, by=alice, auditors=[carol, zebedee], kind=kind, strategy=strategy,
+                 same_share=0.5, other_share=0.5, size=12)  # fmt: skip
+    hide_tokens(drawn)
+    client = browser(carol)
+    given = {"choice": "tie"} if kind == "judgments" else {"points": 4.0}
+    seen = 0
+    for again in (False, True):
+        for item in drawn.items.filter(original__isnull=not again):
+            if item.original is not None:
+                who, said = (carol, "qqearlier") if item.again == "same" else (zebedee, "qqcomment")
+                Answer.objects.filter(item=item.original).delete()
+                Answer.objects.create(item=item.original, auditor=who, auditor_name=who.username,
+                                      comment=said, tags=["too long"], **given)  # fmt: skip
+            for what, content in everything_sent(client, item).items():
+                told = [name for name, token in HIDDEN.items() if token in content]
+                assert told == [], f"{what} of item {item.number} tells {told}"
+            seen += 1
+    assert seen == drawn.items.count() == 24
+    named = ("experiment", "iteration")  # in the address that was asked for
+    for path, content in everything_from_the_api(client).items():
+        told = [name for name, token in HIDDEN.items() if token in content and name not in named]
+        assert told == [], path
+
+
+def test_score_lines_are_cut_only_where_the_batch_says_so(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    shown = draw(audited, by=alice, auditors=[carol], hides_score_lines=False)
+    item = take(browser(carol), shown)
+    assert parse_score(item.first).reason != NO_SCORE_LINE
+    assert browser(carol).get(address(item)).content.decode().count("Score:") >= 2
+
+
+def test_a_letter_is_kept_as_the_judgment_that_it_stood_for(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    kept = set()
+    for _ in range(12):
+        item = take(client, batch)
+        give(client, item, "A")
+        choice = Answer.objects.get(item=item).choice
+        assert choice == ("second" if item.is_swapped else "first")
+        kept.add(choice)
+    assert kept == {"first", "second"}
+
+
+def test_two_auditors_never_get_the_same_item(batch: Batch, carol: User, dave: User) -> None:
+    first, second = take(browser(carol), batch), take(browser(dave), batch)
+    assert first != second
+    assert take(browser(carol), batch) == first
+    assert browser(dave).get(address(first)).status_code == 302
+
+
+def test_of_two_answers_to_one_item_the_holders_counts(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    item = take(browser(carol), batch)
+    assert give(browser(dave), item)["Location"].endswith("/desk")
+    assert not Answer.objects.exists()
+    give(browser(carol), item)
+    give(browser(carol), item, "B")
+    assert Answer.objects.get().auditor == carol
+    assert History.objects.filter(change="late", by_name="dave").count() == 1
+
+
+def test_an_expired_lease_goes_to_who_asks_and_the_late_answer_is_kept(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    item = take(browser(carol), batch)
+    Item.objects.filter(pk=item.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+    Item.objects.filter(batch=batch).exclude(pk=item.pk).update(is_answered=True)
+    assert take(browser(dave), batch) == item
+    answer = browser(carol).post(address(item), {"choice": "A", "confidence": "2"}, follow=True)
+    assert "Somebody else has this item now" in answer.content.decode()
+    give(browser(dave), item, "neither")
+    assert Answer.objects.get(item=item).auditor == dave
+    late = History.objects.get(change="late")
+    assert late.values["choice"] in ("first", "second")
+
+
+def test_an_expired_lease_that_nobody_took_still_counts(batch: Batch, carol: User) -> None:
+    item = take(browser(carol), batch)
+    Item.objects.filter(pk=item.pk).update(lease_until=timezone.now() - timedelta(days=1))
+    give(browser(carol), item)
+    assert Answer.objects.filter(item=item, auditor=carol).exists()
+
+
+def test_a_draft_survives_a_reload(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    draft = {"choice": "B", "confidence": "1", "tags": ["too long"], "comment": "so far",
+             "seconds": "42"}  # fmt: skip
+    assert client.post(address(item, "/draft"), draft).status_code == 204
+    page = client.get(address(item)).content.decode()
+    assert re.search(r'value="B"[^>]*checked', page)
+    assert re.search(r'name="confidence" value="1"[^>]*checked', page)
+    assert re.search(r'value="too long"[^>]*checked', page)
+    assert "so far" in page
+    assert 'name="seconds" value="42"' in page
+    assert not Answer.objects.exists()
+
+
+def test_a_draft_of_an_item_that_was_lost_is_refused(batch: Batch, carol: User, dave: User) -> None:
+    item = take(browser(carol), batch)
+    assert browser(dave).post(address(item, "/draft"), {"comment": "x"}).status_code == 409
+
+
+def test_an_answer_can_be_taken_back_and_given_anew(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    give(client, item, "A", comment="hasty")
+    other = take(client, batch)
+    assert client.post(address(item, "/undo"))["Location"] == address(item)
+    page = client.get(address(item)).content.decode()
+    assert "hasty" in page
+    assert re.search(r'value="A"[^>]*checked', page)
+    give(client, item, "B")
+    assert Answer.objects.get().choice == ("first" if item.is_swapped else "second")
+    changes = [row.change for row in History.objects.filter(item=item)]
+    assert changes == ["answered", "undone", "answered"]
+    assert take(client, batch) == other
+
+
+def test_nobody_takes_back_what_somebody_else_answered(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    item = take(browser(carol), batch)
+    give(browser(carol), item)
+    browser(dave).post(address(item, "/undo"))
+    assert Answer.objects.get().auditor == carol
+
+
+def test_the_reveal_comes_after_the_answer_and_then_it_stands(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    assert client.post(address(item, "/reveal")).status_code == 404
+    give(client, item)
+    assert "Elo of A and B" not in client.get(address(item)).content.decode()
+    client.post(address(item, "/reveal"))
+    page = client.get(address(item)).content.decode()
+    assert "Elo of A and B" in page
+    assert "Meta-judge, A shown first" in page
+    client.post(address(item, "/undo"))
+    assert Answer.objects.filter(item=item).exists()
+
+
+def test_the_reveal_names_what_won_by_the_letters_that_were_shown(
+    batch: Batch, carol: User
+) -> None:
+    client = browser(carol)
+    item = batch.items.filter(is_swapped=True)[0]
+    Item.objects.exclude(pk=item.pk).update(is_answered=True)
+    Truth.objects.filter(item=item).update(
+        facts=item.truth.facts | {"forward": "first", "backward": "tie", "elo_first": 7.5}
+    )
+    take(client, batch)
+    give(client, item)
+    client.post(address(item, "/reveal"))
+    page = re.sub(r"\s+", " ", client.get(address(item)).content.decode())
+    assert "A shown first</th><td>both alike" in page
+    assert "B shown first</th><td>judgment B is better" in page
+    assert "and 7.50" in page
+
+
+def test_a_batch_may_reveal_only_at_its_end(audited: Experiment, alice: User, carol: User) -> None:
+    late = draw(audited, by=alice, auditors=[carol], reveals_at_once=False)
+    client = browser(carol)
+    item = take(client, late)
+    give(client, item)
+    client.post(address(item, "/reveal"))
+    assert "when the batch is closed" in client.get(address(item)).content.decode()
+    Batch.objects.update(status="closed")
+    assert "Elo of A and B" in client.get(address(item)).content.decode()
+
+
+def test_a_skipped_item_comes_again_only_when_asked_for(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    skipped = take(client, batch)
+    client.post(address(skipped, "/skip"))
+    for _ in range(11):
+        item = take(client, batch)
+        assert item != skipped
+        give(client, item)
+    assert "that you skipped" in client.get(f"/audits/{batch.pk}/desk").content.decode()
+    client.post(f"/audits/{batch.pk}/skipped")
+    assert take(client, batch) == skipped
+
+
+def test_repeats_go_to_whom_they_are_for(
+    audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    again = draw(audited, by=alice, auditors=[carol, dave], same_share=0.25, other_share=0.25)
+    assert again.items.count() == 12 + 3 + 3
+    answer_everything(browser(carol), again)
+    answer_everything(browser(dave), again)
+    repeats = again.items.exclude(again="").select_related("answer", "original__answer")
+    for item in repeats:
+        is_same = item.answer.auditor == item.original.answer.auditor  # type: ignore[union-attr]
+        assert is_same == (item.again == "same")
+        assert item.number > item.original.number  # type: ignore[union-attr]
+    assert repeats.count() == 6
+
+
+def test_the_reveal_waits_where_the_same_item_comes_again(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    again = draw(audited, by=alice, auditors=[carol], same_share=0.5)
+    original = again.items.get(again="", repeats__number=again.items.filter(again="same")[0].number)
+    Item.objects.filter(again="").exclude(pk=original.pk).update(is_answered=True)
+    client = browser(carol)
+    assert take(client, again) == original
+    give(client, original)
+    client.post(address(original, "/reveal"))
+    assert "comes later" in client.get(address(original)).content.decode()
+
+
+def answer_everything(client: Client, batch: Batch) -> None:
+    while client.get(f"/audits/{batch.pk}/desk").status_code == 302:
+        give(client, take(client, batch))
+
+
+def test_points_are_asked_for_responses(audited: Experiment, alice: User, carol: User) -> None:
+    good = draw(audited, by=alice, auditors=[carol], kind="responses", strategy="score")
+    client = browser(carol)
+    item = take(client, good)
+    page = client.get(address(item)).content.decode()
+    assert "How good is this response" in page
+    assert not visible_words(page) & set(FORBIDDEN)
+    assert client.post(address(item), {"points": "6", "confidence": "2"}).status_code == 422
+    client.post(address(item), {"points": "4", "confidence": "2"})
+    assert Answer.objects.get(item=item).points == 4
+    client.post(address(item, "/undo"))
+    assert re.search(r'value="4"[^>]*checked', client.get(address(item)).content.decode())
+
+
+def test_differences_are_a_region_of_the_page(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    Item.objects.filter(pk=item.pk).update(first="same\none two", second="same\none three")
+    for headers, is_region in (
+        ({"HX-Request": "true"}, True),
+        ({}, False),
+        ({"HX-Request": "true", "HX-History-Restore-Request": "true"}, False),
+    ):
+        answer = client.get(address(item) + "?differences=1", headers=headers)
+        page = answer.content.decode()
+        assert ("<html" not in page) == is_region
+        assert "<mark>two</mark>" in page
+        assert "<mark>three</mark>" in page
+        assert "HX-Request" in answer["Vary"]
+
+
+def test_an_answer_without_a_choice_is_sent_back(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    answer = client.post(address(item), {"confidence": "2", "comment": "kept"})
+    assert answer.status_code == 422
+    assert "This field is required" in answer.content.decode()
+    assert "kept" in answer.content.decode()
+
+
+def test_a_closed_batch_takes_no_answers(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    Batch.objects.update(status="closed")
+    assert (
+        "or the batch was closed"
+        in client.post(
+            address(item), {"choice": "A", "confidence": "2"}, follow=True
+        ).content.decode()
+    )
+    assert not Answer.objects.exists()
+
+
+def test_a_removed_auditor_leaves_the_answers_and_frees_the_item(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    give(browser(carol), take(browser(carol), batch))
+    held = take(browser(carol), batch)
+    carol.delete()
+    found = Answer.objects.get()
+    assert (found.auditor, found.auditor_name) == (None, "carol")
+    held.refresh_from_db()
+    assert held.holder is None
+    answer_everything(browser(dave), batch)
+    assert Answer.objects.count() == 12
+
+
+def test_a_deleted_experiment_leaves_the_batch(
+    batch: Batch, audited: Experiment, carol: User
+) -> None:
+    item = take(browser(carol), batch)
+    audited.delete()
+    give(browser(carol), item)
+    batch.refresh_from_db()
+    assert (batch.experiment, batch.subject) == (None, "scripted")
+    assert Answer.objects.count() == 1
+
+
+def test_texts_of_models_are_never_html(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    bad = "<img src=x onerror=alert(1)> <script>alert(1)</script> [go](javascript:alert(1)) **b**"
+    Item.objects.filter(pk=item.pk).update(first=bad, second=bad + " x", response=bad)
+    for query in ("", "?differences=1"):
+        page = client.get(address(item) + query).content.decode()
+        assert "<img" not in page
+        assert "<script>alert" not in page
+        assert 'href="javascript' not in page
+    assert "<strong>b</strong>" in page
+
+
+Visit = Callable[[Client, Item], int]
+VISITS: dict[str, Visit] = {
+    "desk": lambda client, item: client.get(f"/audits/{item.batch_id}/desk").status_code,
+    "item": lambda client, item: client.get(address(item)).status_code,
+    "answer": lambda client, item: client.post(address(item), {"choice": "A"}).status_code,
+    "draft": lambda client, item: client.post(address(item, "/draft")).status_code,
+    "skip": lambda client, item: client.post(address(item, "/skip")).status_code,
+    "undo": lambda client, item: client.post(address(item, "/undo")).status_code,
+    "reveal": lambda client, item: client.post(address(item, "/reveal")).status_code,
+}
+
+
+@pytest.mark.parametrize("visit", VISITS.values(), ids=VISITS)
+def test_the_desk_is_for_auditors_and_batches_for_those_assigned(
+    visit: Visit, batch: Batch, alice: User
+) -> None:
+    item = batch.items.all()[0]
+    assert visit(browser(make_person("erin", "auditor")), item) == 404
+    assert visit(browser(alice), item) == 403
+    assert visit(Client(), item) == 302
+
+
+@pytest.mark.parametrize("what", ["/draft", "/skip", "/undo", "/reveal"])
+def test_what_changes_an_item_is_posted(what: str, batch: Batch, carol: User) -> None:
+    assert browser(carol).get(address(batch.items.all()[0], what)).status_code == 405
+    assert browser(carol).delete(address(batch.items.all()[0])).status_code == 405
+
+
+def test_auditors_see_no_results(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    for path in (f"/audits/{batch.pk}", f"/audits/{batch.pk}/export/csv",
+                 "/experiments/scripted/audits"):  # fmt: skip
+        assert client.get(path).status_code == 403
+    page = client.get("/audits").content.decode()
+    assert f"Batch {batch.pk}" in page
+    assert not visible_words(page) & set(FORBIDDEN)
+
+
+def test_a_desk_page_asks_the_database_little(
+    batch: Batch, carol: User, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    with django_assert_max_num_queries(12):
+        client.get(address(item))
+
+
+def with_repeats_of(batch: Batch, auditor: User) -> int:
+    """Let somebody answer all items of a batch but the repeats; returns how many those are."""
+    for item in batch.items.filter(again=""):
+        Answer.objects.create(
+            item=item, auditor=auditor, auditor_name=auditor.username, choice="tie"
+        )
+    batch.items.filter(again="").update(is_answered=True)
+    return batch.items.filter(again="same").count()
+
+
+def unassigned(batch: Batch, carol: User) -> None:
+    batch.auditors.remove(carol)
+
+
+def without_the_role(batch: Batch, carol: User) -> None:
+    carol.groups.clear()
+
+
+def inactive(batch: Batch, carol: User) -> None:
+    User.objects.filter(pk=carol.pk).update(is_active=False)
+
+
+def deleted(batch: Batch, carol: User) -> None:
+    carol.delete()
+
+
+@pytest.mark.parametrize("leave", [unassigned, without_the_role, inactive, deleted])
+def test_repeats_that_only_somebody_who_left_could_answer_go_to_the_others(
+    leave: Callable[[Batch, User], None], audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol, dave], same_share=0.5)
+    assert with_repeats_of(batch, carol) == 6
+    assert browser(dave).get(f"/audits/{batch.pk}/desk").status_code == 200, "they are carol's"
+    leave(batch, carol)
+    answer_everything(browser(dave), batch)
+    assert not batch.items.filter(is_answered=False).exists()
+    assert Answer.objects.filter(auditor=dave, item__again="other").count() == 6
+    assert History.objects.filter(change="passed_on", by_name="carol").count() == 6
+
+
+def test_whoever_takes_an_auditor_off_a_batch_is_told_what_becomes_of_the_repeats(
+    client: Client, audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol, dave], same_share=0.5)
+    with_repeats_of(batch, carol)
+    path = f"/audits/{batch.pk}/auditors"
+    page = client.post(path, {"auditors": [dave.pk]}, follow=True).content.decode()
+    assert "6 repeats that only somebody who answers no longer could have answered" in page
+    assert batch.items.filter(again="other", is_answered=False).count() == 6
+
+
+def test_the_report_says_whose_account_was_removed(
+    client: Client, batch: Batch, carol: User, dave: User
+) -> None:
+    give(browser(carol), take(browser(carol), batch))
+    give(browser(dave), take(browser(dave), batch))
+    assert "no account any longer" not in client.get(f"/audits/{batch.pk}").content.decode()
+    carol.delete()
+    page = " ".join(client.get(f"/audits/{batch.pk}").content.decode().split())
+    assert 'carol <span class="facts">(account removed)' in page
+    assert 'dave <span class="facts">' not in page
+    assert "Who has no account any longer: the answers stay and count" in page

@@ -1,0 +1,363 @@
+"""Notices: written once for each occasion, sent once, tried again, and only to who may know."""
+
+import hashlib
+import hmac
+import http.server
+import json
+import smtplib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core import mail
+from django.db.models.functions import Now
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from webapp.experiments.models import Experiment, Iteration
+from webapp.notifications.models import Channel, Choice, EventType, Notice, Occasion, Recipient
+from webapp.notifications.outbox import write_notifications, write_test
+from workers.jobs import send_notifications
+from workers.jobs.send_notifications import MAX_TRIES, compute_pause_seconds, send_due
+
+pytestmark = pytest.mark.django_db
+
+ALARM = {"name": "length_growth", "sentence": "Responses grew.", "advice": "Raise rho."}
+
+
+@dataclass
+class Hook:
+    """A real server on this machine that takes webhooks."""
+
+    answers: list[int] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    signatures: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook?who=me"
+
+
+@pytest.fixture
+def hook(settings: Settings) -> Iterator[Hook]:
+    seen = Hook()
+
+    class Taker(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.signatures.append(self.headers["X-Meta-Reward-Signature"])
+            seen.paths.append(self.path)
+            self.send_response(seen.answers.pop(0) if seen.answers else 204)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    seen.port = server.server_port
+    settings.META_REWARD_WEBHOOK_HOSTS = [f"127.0.0.1:{seen.port}"]
+    yield seen
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _has_mail(settings: Settings) -> None:
+    settings.EMAIL_HOST = "mail.test"
+    settings.DEFAULT_FROM_EMAIL = "site@example.org"
+
+
+def make_recipient(name: str, *, url: str = "", role: str = "operator") -> Recipient:
+    person = User.objects.create_user(name, email=f"{name}@example.org")
+    person.groups.set(Group.objects.filter(name=role))
+    return Recipient.objects.create(person=person, webhook_url=url, secret="s3cret")
+
+
+def choose(recipient: Recipient, *events: EventType, channel: Channel = Channel.EMAIL) -> None:
+    for event in events:
+        Choice.objects.create(recipient=recipient, event=event, channel=channel)
+
+
+@pytest.fixture
+def alice(db: None) -> Recipient:
+    return make_recipient("alice")
+
+
+@pytest.fixture
+def iteration(alice: Recipient) -> Iteration:
+    experiment = Experiment.objects.create(
+        name="first", owner=alice.person, recipe={"iterations": 4}, seed=1
+    )
+    return Iteration.objects.create(
+        experiment=experiment, number=1, driver="workers", status="running"
+    )
+
+
+def end(iteration: Iteration, status: str = "finished", **values: Any) -> None:
+    Iteration.objects.filter(pk=iteration.pk).update(
+        status=status, finished=timezone.now(), **values
+    )
+
+
+def events() -> list[str]:
+    return sorted(Notice.objects.values_list("event", flat=True))
+
+
+# Which notices are written
+
+
+@pytest.mark.parametrize(
+    "status, values, expected",
+    [
+        ("finished", {}, ["ended", "waits"]),
+        ("finished", {"driver": "command"}, ["ended"]),
+        ("finished", {"metrics": {"alarms": [ALARM]}}, ["alarm", "ended", "waits"]),
+        ("failed", {"finding": "no room"}, ["failed"]),
+        ("no_pairs", {}, ["failed"]),
+        ("paused", {}, ["waits"]),
+        ("interrupted", {}, ["waits"]),
+        ("cancelled", {}, []),
+        ("running", {}, []),
+    ],
+)
+def test_what_has_come_to_rest_is_told(
+    iteration: Iteration,
+    alice: Recipient,
+    status: str,
+    values: dict[str, Any],
+    expected: list[str],
+) -> None:
+    choose(alice, EventType.ENDED, EventType.FAILED, EventType.ALARM, EventType.WAITS)
+    end(iteration, status, **values)
+    write_notifications()
+    assert events() == expected
+
+
+def test_an_iteration_that_is_followed_by_another_waits_for_nobody(
+    iteration: Iteration, alice: Recipient
+) -> None:
+    choose(alice, EventType.WAITS)
+    Experiment.objects.update(until=2)
+    end(iteration)
+    assert write_notifications() == 0
+
+
+def test_looking_again_writes_nothing_again(iteration: Iteration, alice: Recipient) -> None:
+    choose(alice, EventType.ENDED)
+    end(iteration)
+    assert [write_notifications() for _ in range(3)] == [1, 0, 0]
+    Occasion.objects.all().delete()  # as if the writer had died before it noted the occasion
+    Notice.objects.all().delete()
+    assert write_notifications() == 1
+
+
+def test_one_that_failed_again_is_told_again(iteration: Iteration, alice: Recipient) -> None:
+    choose(alice, EventType.FAILED)
+    end(iteration, "failed")
+    write_notifications()
+    end(iteration, "failed")
+    write_notifications()
+    assert events() == ["failed", "failed"]
+
+
+def test_what_ended_before_somebody_wanted_to_know_is_not_told(
+    iteration: Iteration, alice: Recipient
+) -> None:
+    end(iteration)
+    choose(alice, EventType.ENDED)
+    assert write_notifications() == 0
+
+
+def test_people_hear_only_of_what_they_may_see_and_want(iteration: Iteration) -> None:
+    bob, carol, dave = (
+        make_recipient("bob"),
+        make_recipient("carol"),
+        make_recipient("dave", role="none"),
+    )
+    for recipient in (bob, carol, dave):
+        choose(recipient, EventType.ENDED)
+    Recipient.objects.exclude(person__username="carol").update(only_own=False)
+    end(iteration)
+    write_notifications()
+    assert [notice.recipient for notice in Notice.objects.all()] == [bob]
+
+
+def test_a_private_experiment_is_nobody_elses_business(
+    iteration: Iteration, alice: Recipient
+) -> None:
+    bob = make_recipient("bob")
+    Recipient.objects.update(only_own=False)
+    choose(alice, EventType.ENDED)
+    choose(bob, EventType.ENDED)
+    Experiment.objects.update(is_private=True)
+    end(iteration)
+    write_notifications()
+    assert [notice.recipient for notice in Notice.objects.all()] == [alice]
+
+
+# How they are sent
+
+
+def test_an_email_says_what_happened(
+    iteration: Iteration, alice: Recipient, settings: Settings
+) -> None:
+    settings.META_REWARD_SITE_URL = "https://rewards.example"
+    choose(alice, EventType.ALARM)
+    end(iteration, metrics={"alarms": [ALARM]})
+    write_notifications()
+    assert send_due() == 1
+    assert send_due() == 0
+    message = mail.outbox[0]
+    assert message.to == ["alice@example.org"]
+    assert message.subject == "[Meta-Reward] first: iteration 1 raised 1 alarm"
+    assert "Responses grew.\nRaise rho." in message.body
+    assert "https://rewards.example/experiments/first/iterations/1" in message.body
+    assert len(mail.outbox) == 1
+
+
+def test_a_webhook_gets_a_signed_body(hook: Hook, iteration: Iteration) -> None:
+    """The receiver computes the HMAC of time, full stop and body, and finds the header's."""
+    recipient = make_recipient("hal", url=hook.url)
+    Recipient.objects.update(only_own=False)
+    choose(recipient, EventType.FAILED, channel=Channel.WEBHOOK)
+    end(iteration, "failed", finding="no room <script>")
+    write_notifications()
+    assert send_due() == 1
+    body = json.loads(hook.bodies[0])
+    assert (body["event"], body["experiment"], body["iteration"]) == ("failed", "first", 1)
+    assert body["id"] == Notice.objects.get().pk
+    assert "no room <script>" in body["text"]
+    assert hook.paths == ["/hook?who=me"]
+    time, signed = hook.signatures[0].split(",")
+    expected = hmac.new(
+        b"s3cret", time.removeprefix("t=").encode() + b"." + hook.bodies[0], hashlib.sha256
+    ).hexdigest()
+    assert signed == f"v1={expected}"
+
+
+def waiting_webhook(hook: Hook) -> Notice:
+    return write_test(make_recipient("hal", url=hook.url), Channel.WEBHOOK)
+
+
+def test_what_was_not_taken_is_tried_again_later(hook: Hook) -> None:
+    hook.answers = [500, 302]
+    notice = waiting_webhook(hook)
+    assert send_due() == 0
+    notice.refresh_from_db()
+    assert (notice.status, notice.tries, notice.error) == ("waiting", 1, "the server answered 500")
+    assert notice.due > timezone.now() + timedelta(seconds=10)
+    assert send_due() == 0
+    assert len(hook.bodies) == 1, "it is not due yet"
+    Notice.objects.update(due=Now())
+    send_due()
+    notice.refresh_from_db()
+    assert "a redirect, which is not followed" in notice.error
+    assert "/elsewhere" not in hook.paths
+    Notice.objects.update(due=Now())
+    assert send_due() == 1
+    notice.refresh_from_db()
+    assert (notice.status, notice.tries, notice.error) == ("sent", 3, "")
+
+
+def test_after_some_tries_it_is_given_up(hook: Hook) -> None:
+    hook.answers = [500] * 20
+    notice = waiting_webhook(hook)
+    for _ in range(MAX_TRIES + 3):
+        Notice.objects.update(due=Now())
+        send_due()
+    notice.refresh_from_db()
+    assert (notice.status, notice.tries) == ("given_up", MAX_TRIES)
+    assert len(hook.bodies) == MAX_TRIES
+
+
+def test_pauses_grow_to_six_hours() -> None:
+    assert [compute_pause_seconds(tries) for tries in (1, 2, 3, 4)] == [15, 60, 240, 960]
+    assert compute_pause_seconds(MAX_TRIES) == 6 * 3600
+
+
+def test_a_server_that_is_not_there_is_an_error_to_be_read(hook: Hook, settings: Settings) -> None:
+    settings.META_REWARD_WEBHOOK_HOSTS = ["127.0.0.1:1"]
+    write_test(make_recipient("hal", url="http://127.0.0.1:1/"), Channel.WEBHOOK)
+    send_due()
+    assert "ConnectionRefusedError" in Notice.objects.get().error
+
+
+def test_a_host_that_is_no_longer_allowed_gets_nothing(hook: Hook, settings: Settings) -> None:
+    waiting_webhook(hook)
+    settings.META_REWARD_WEBHOOK_HOSTS = []
+    send_due()
+    assert "not among the hosts" in Notice.objects.get().error
+    assert hook.bodies == []
+
+
+def test_a_sender_that_died_is_followed_by_another(hook: Hook) -> None:
+    """While its claim lasts nobody else sends; afterwards it is sent once, under the same id."""
+    notice = waiting_webhook(hook)
+    held = {"status": "sending", "token": "0" * 32, "tries": 1}
+    Notice.objects.update(**held, lease_until=timezone.now() + timedelta(seconds=30))
+    assert send_due() == 0
+    Notice.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert send_due() == 1
+    assert send_due() == 0
+    assert [json.loads(body)["id"] for body in hook.bodies] == [notice.pk]
+
+
+def test_a_sender_that_was_overtaken_changes_nothing(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notice = waiting_webhook(hook)
+
+    def overtake(*args: object, **rest: object) -> None:
+        Notice.objects.update(status="sent", token=None, sent=timezone.now())
+
+    monkeypatch.setattr(send_notifications, "post_signed", overtake)
+    assert send_due() == 0
+    notice.refresh_from_db()
+    assert notice.status == "sent"
+
+
+@pytest.mark.parametrize("change", ["private", "closed", "no address", "gone"])
+def test_what_may_be_known_is_asked_again_when_it_is_sent(
+    iteration: Iteration, change: str
+) -> None:
+    bob = make_recipient("bob")
+    Recipient.objects.update(only_own=False)
+    choose(bob, EventType.ENDED)
+    end(iteration)
+    write_notifications()
+    if change == "private":
+        Experiment.objects.update(is_private=True)
+    elif change == "closed":
+        User.objects.filter(username="bob").update(is_active=False)
+    elif change == "gone":
+        Experiment.objects.all().delete()
+    else:
+        User.objects.filter(username="bob").update(email="")
+    assert send_due() == 0
+    notice = Notice.objects.get()
+    assert notice.status == "given_up"
+    assert notice.error
+    assert mail.outbox == []
+
+
+def test_a_mail_server_that_refuses_is_tried_again(
+    alice: Recipient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, messages: object) -> int:
+        raise smtplib.SMTPServerDisconnected("gone away")
+
+    monkeypatch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
+    write_test(alice, Channel.EMAIL)
+    send_due()
+    notice = Notice.objects.get()
+    assert (notice.status, notice.error) == ("waiting", "gone away")

@@ -1,0 +1,92 @@
+"""The administrators' view of accounts, and of what happened to them."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
+from django.db.models import Count
+from django.http import HttpRequest
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from webapp.accounts.models import Event
+from webapp.accounts.read_only_admin import ViewOnlyAdmin
+
+admin.site.unregister([TOTPDevice, StaticDevice, User, Group])
+
+
+@admin.register(User)
+class AccountAdmin(UserAdmin):  # type: ignore[type-arg]
+    """Accounts and their roles; whoever has the role of an admin makes nobody a superuser."""
+
+    list_display = ("username", "email", "roles", "is_active", "is_staff", "is_superuser",
+                    "last_login")  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Accounts with their roles."""
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @admin.display(description="roles")
+    def roles(self, row: User) -> str:
+        """Roles by name."""
+        return ", ".join(sorted(group.name for group in row.groups.all())) or "none"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
+        """Rights beyond the roles are for superusers to give."""
+        fields = super().get_readonly_fields(request, obj)
+        may = request.user.is_superuser
+        return fields if may else (*fields, "is_superuser", "user_permissions")
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """A superuser's account, and so the password, is for superusers alone."""
+        return super().has_change_permission(request, obj) and _can_edit(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """The same holds of deleting."""
+        return super().has_delete_permission(request, obj) and _can_edit(request, obj)
+
+
+def _can_edit(request: HttpRequest, account: User | None) -> bool:
+    return account is None or not account.is_superuser or request.user.is_superuser
+
+
+@admin.register(Group)
+class RoleAdmin(GroupAdmin):
+    """Roles: what each may do, and how many accounts have it."""
+
+    list_display = ("name", "accounts")
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Roles with the number of their accounts."""
+        return super().get_queryset(request).annotate(account_count=Count("user"))
+
+    @admin.display(description="accounts")
+    def accounts(self, row: Any) -> int:
+        """How many accounts have it."""
+        return int(row.account_count)
+
+
+@admin.register(Event)
+class EventAdmin(ViewOnlyAdmin):
+    """Events, which nobody edits or takes away here."""
+
+    list_display = ("created", "kind", "subject", "by", "address", "detail")
+    list_filter = ("kind", "created")
+    search_fields = ("subject", "address", "detail")
+    list_select_related = ("by",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """A log from which entries can be taken is none."""
+        return False
+
+
+@admin.register(TOTPDevice)
+class SecondFactorAdmin(ViewOnlyAdmin):
+    """Who is asked for a code; deleting it helps whoever lost both phone and paper."""
+
+    fields = ("user", "confirmed", "created_at", "last_used_at")
+    list_display = ("user", "confirmed", "created_at", "last_used_at")
+    list_filter = ("confirmed",)
+    search_fields = ("user__username",)
+    list_select_related = ("user",)

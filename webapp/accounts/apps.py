@@ -1,0 +1,29 @@
+"""The app's name, and the roles that every installation has."""
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.contrib import admin
+from django.db.models.signals import post_migrate
+
+
+def _make_roles(**kwargs: Any) -> None:  # noqa: ARG001
+    from webapp.accounts.roles import make_roles
+
+    make_roles()
+
+
+class PeopleConfig(AppConfig):
+    """Accounts and roles."""
+
+    name = "webapp.accounts"
+    label = "people"  # tables, migrations and permissions carry this name
+
+    def ready(self) -> None:
+        """Make the roles once the tables of all apps are there, and hear of what is logged."""
+        from webapp.accounts import login_throttle, security_log, views
+
+        security_log.connect_signals()
+        login_throttle.connect_signals()
+        admin.site.login = views.redirect_admin_login  # type: ignore[method-assign]
+        post_migrate.connect(_make_roles, dispatch_uid="make_roles")

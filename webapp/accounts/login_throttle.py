@@ -1,0 +1,121 @@
+"""Whoever guesses passwords is turned away for a while.
+
+Counted are the wrong passwords of the last quarter of an hour: for a name from one address (a
+person who has forgotten it, or a simple guesser), for an address (one guesser, many names) and for
+a name (many addresses). The limits of the latter two are wide: to lock out a colleague on purpose
+takes fifty requests, again every quarter of an hour, and they are in the log.
+"""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from django import forms
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_login_failed
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils import timezone
+
+from webapp.accounts.models import Event, EventKind
+from webapp.accounts.security_log import get_client_address, log_event
+from webapp.accounts.two_factor import has_second_factor, verify_code
+
+WINDOW: Final = timedelta(minutes=15)
+MAX_PER_NAME_AND_ADDRESS: Final = 5
+MAX_PER_NAME: Final = 50
+MAX_PER_ADDRESS: Final = 50
+_REFUSALS_NOTED_EVERY: Final = timedelta(minutes=1)
+
+
+def is_locked_out(name: str, address: str | None) -> bool:
+    """Whether too many wrong passwords came for this name, from this address."""
+    since = timezone.now() - WINDOW
+    pair = Q(subject=name, address=address)
+    signed_in = Event.objects.filter(pair, kind=EventKind.SIGNED_IN, created__gt=since).first()
+    failed = Event.objects.filter(kind=EventKind.FAILED, created__gt=since)
+    of_pair = failed.filter(pair, created__gt=signed_in.created if signed_in else since)
+    return (
+        of_pair.count() >= MAX_PER_NAME_AND_ADDRESS
+        or failed.filter(subject=name).count() >= MAX_PER_NAME
+        or failed.filter(address=address).count() >= MAX_PER_ADDRESS
+    )
+
+
+class PatientBackend(ModelBackend):
+    """Django's own, behind the lock."""
+
+    def authenticate(
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **kwargs: Any,
+    ) -> User | None:
+        """Look at a password, unless too many wrong ones came before.
+
+        Raises:
+            PermissionDenied: they did.
+        """
+        if username is not None and is_locked_out(username, get_client_address(request)):
+            raise PermissionDenied
+        found = super().authenticate(request, username, password, **kwargs)
+        return found if isinstance(found, User) else None
+
+
+def connect_signals() -> None:
+    """Count wrong passwords."""
+    user_login_failed.connect(_log_failure, dispatch_uid="count_failures")
+
+
+def _log_failure(
+    credentials: dict[str, Any], request: HttpRequest | None = None, **_: object
+) -> None:
+    name, address = str(credentials.get("username", "")), get_client_address(request)
+    if not is_locked_out(name, address):
+        log_event(EventKind.FAILED, name, request=request)
+        return
+    noted = Event.objects.filter(
+        kind=EventKind.REFUSED,
+        subject=name,
+        address=address,
+        created__gt=timezone.now() - _REFUSALS_NOTED_EVERY,
+    )
+    if not noted.exists():  # or a guesser could fill the database
+        log_event(EventKind.REFUSED, name, request=request)
+
+
+class SignInForm(AuthenticationForm):
+    """Name, password and, where there is one, the second factor."""
+
+    code = forms.CharField(
+        required=False,
+        max_length=40,
+        label="Code",
+        help_text="Only if you have set up a second factor.",
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code"}),
+    )
+
+    def confirm_login_allowed(self, user: User) -> None:
+        """Let in whoever needs no code, or has a right one; a wrong one counts like a password."""
+        super().confirm_login_allowed(user)
+        if not has_second_factor(user):
+            return
+        code = self.cleaned_data.get("code", "")
+        if code and verify_code(user, code):
+            return
+        if code:
+            _log_failure({"username": user.get_username()}, self.request)
+        raise ValidationError("Give the code that your app shows now.", code="no_code")
+
+    def get_invalid_login_error(self) -> ValidationError:
+        """Say that it is locked, if it is."""
+        name = self.cleaned_data.get("username") or ""
+        if not is_locked_out(name, get_client_address(self.request)):
+            return super().get_invalid_login_error()
+        minutes = int(WINDOW.total_seconds() // 60)
+        return ValidationError(
+            f"Too many wrong passwords: wait {minutes} minutes and try again.", code="locked_out"
+        )

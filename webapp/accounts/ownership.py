@@ -1,0 +1,85 @@
+"""Who owns an experiment, and whether others see it: this may change at any time."""
+
+from typing import Any, cast
+
+from django import forms
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from webapp.accounts.permissions import get_users_with_permission
+from webapp.accounts.roles import RUN
+from webapp.experiments.models import Experiment, JobKind, JobStatus, Order
+
+
+class OwnershipForm(forms.Form):
+    """Whose an experiment shall be, and who shall see it."""
+
+    owner = forms.ModelChoiceField(
+        label="Owner",
+        queryset=User.objects.none(),
+        to_field_name="username",
+        required=False,
+        empty_label="nobody",
+        help_text="The owner steers it. What nobody owns every operator may steer.",
+    )
+    is_private = forms.BooleanField(
+        label="Private",
+        required=False,
+        help_text="Its owner and admins alone see it, with everything that came of it.",
+    )
+
+    def __init__(self, data: Any = None, *, experiment: Experiment) -> None:
+        super().__init__(data, initial=get_ownership(experiment), label_suffix="")
+        owner = cast("forms.ModelChoiceField[User]", self.fields["owner"])
+        owner.queryset = get_possible_owners(experiment)
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse what nobody but admins could ever see."""
+        given = self.cleaned_data
+        if given.get("is_private") and "owner" in given and given["owner"] is None:
+            self.add_error("is_private", "A private experiment needs an owner: choose one.")
+        return given
+
+
+def get_ownership(experiment: Experiment) -> dict[str, Any]:
+    """Say whose an experiment is and whether it is private, as plain values."""
+    owner = experiment.owner.get_username() if experiment.owner else None
+    return {"owner": owner, "is_private": experiment.is_private}
+
+
+def get_possible_owners(experiment: Experiment) -> QuerySet[User]:
+    """Active accounts that may start experiments, and whoever owns this one."""
+    return (
+        (get_users_with_permission(RUN) | User.objects.filter(experiments=experiment))
+        .distinct()
+        .order_by("username")
+    )
+
+
+def transfer_ownership(
+    experiment: Experiment, *, by: User, owner: User | None, is_private: bool
+) -> Order | None:
+    """Change whose an experiment is and who sees it; the log keeps what was before.
+
+    Returns:
+        The log's entry; None if nothing changes.
+    """
+    with transaction.atomic():
+        row = Experiment.objects.select_for_update().get(pk=experiment.pk)
+        before = get_ownership(row)
+        row.owner, row.is_private = owner, is_private
+        if get_ownership(row) == before:
+            return None
+        row.save(update_fields=["owner", "is_private"])
+        return Order.objects.create(
+            kind=JobKind.HAND_OVER,
+            by=by,
+            experiment=row,
+            subject=row.name,
+            wish=get_ownership(row),
+            outcome={"before": before},
+            status=JobStatus.DONE,
+            finished=timezone.now(),
+        )

@@ -1,0 +1,22 @@
+"""A password that changed is noted, whoever changed it and by which form or command."""
+
+from django.contrib.auth.models import User
+
+from webapp.accounts.models import EventKind
+from webapp.accounts.security_log import log_event
+
+
+class NoteChanges:
+    """Among the validators, because Django tells these of every change."""
+
+    def validate(self, password: str, user: User | None = None) -> None:
+        """Everything passes."""
+
+    def password_changed(self, password: str, user: User | None = None) -> None:  # noqa: ARG002
+        """Note it; a new account's first password is its making, which is noted already."""
+        if user is not None and user.last_login is not None:
+            log_event(EventKind.PASSWORD, user.get_username())
+
+    def get_help_text(self) -> str:
+        """Stands in the list of rules above the field."""
+        return "That it changed, when and from where is noted for the admins."

@@ -1,0 +1,119 @@
+"""Fetch and authorise in one step: who may not see a thing is told that there is none."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Final
+
+from django.conf import settings
+from django.contrib.auth.decorators import permission_required
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+
+from webapp.accounts.roles import ANSWER, RUN, RUN_ALL, SEE
+from webapp.experiments.models import Experiment
+
+AnyUser = AbstractBaseUser | AnonymousUser
+View = Callable[[HttpRequest], HttpResponse]
+
+require_view: Final = permission_required(SEE, raise_exception=True)
+"""Decorator of a view for whoever may see experiments."""
+require_run: Final = permission_required(RUN, raise_exception=True)
+"""Decorator of a view for whoever may start and steer experiments."""
+
+
+def require_view_or_audit(view: View) -> View:
+    """Decorator of the first page: who may only audit goes on to the audits."""
+
+    @wraps(view)
+    def decide(request: HttpRequest) -> HttpResponse:
+        user = _get_active_user(request.user)
+        if user is not None and not user.has_perm(SEE) and user.has_perm(ANSWER):
+            return redirect("audits")
+        return require_view(view)(request)
+
+    return decide
+
+
+def get_users_with_permission(
+    permission: str, *, superusers: bool = True, is_active: bool | None = True
+) -> QuerySet[User]:
+    """Accounts that have a permission, by a role or by themselves.
+
+    Args:
+        superusers: whether those count who may do everything.
+        is_active: None for all, also those that cannot sign in.
+    """
+    return User.objects.with_perm(
+        permission,
+        is_active=is_active,  # type: ignore[arg-type]  # None is Django's own, unknown to stubs
+        include_superusers=superusers,
+        backend=settings.AUTHENTICATION_BACKENDS[0],
+    )
+
+
+def get_visible_experiments(person: AnyUser) -> QuerySet[Experiment]:
+    """Experiments that a person may see: private ones only their owner and admins."""
+    user = _get_active_user(person)
+    if user is None or not user.has_perm(SEE):
+        return Experiment.objects.none()
+    if user.has_perm(RUN_ALL):
+        return Experiment.objects.all()
+    return Experiment.objects.filter(Q(is_private=False) | Q(owner=user))
+
+
+def get_viewable_experiment(person: AnyUser, name: str) -> Experiment:
+    """Find an experiment that a person may see.
+
+    Raises:
+        Http404: there is none of this name, or it is a stranger's.
+    """
+    return get_object_or_404(get_visible_experiments(person), name=name)
+
+
+def can_control(person: AnyUser, experiment: Experiment) -> bool:
+    """Whether a person may steer an experiment: its owner, an admin, anybody if nobody does."""
+    user = _get_active_user(person)
+    if user is None or not user.has_perm(RUN):
+        return False
+    return user.has_perm(RUN_ALL) or experiment.owner_id in (None, user.pk)
+
+
+def get_controllable_experiment(person: AnyUser, name: str) -> Experiment:
+    """Find an experiment that a person may steer.
+
+    Raises:
+        Http404: there is none of this name, or it is a stranger's private one.
+        PermissionDenied: it may be seen, but not steered.
+    """
+    experiment = get_viewable_experiment(person, name)
+    if not can_control(person, experiment):
+        raise PermissionDenied(f"{experiment} belongs to somebody else: ask them, or an admin")
+    return experiment
+
+
+def can_transfer(person: AnyUser, experiment: Experiment) -> bool:
+    """Whether a person may say who owns an experiment and who sees it: its owner, and admins."""
+    user = _get_active_user(person)
+    if user is None or not user.has_perm(RUN):
+        return False
+    return user.has_perm(RUN_ALL) or experiment.owner_id == user.pk
+
+
+def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
+    """Find an experiment of which a person may say who owns and sees it.
+
+    Raises:
+        Http404: there is none of this name, or it is a stranger's private one.
+        PermissionDenied: it may be seen, but belongs to somebody else or nobody.
+    """
+    experiment = get_viewable_experiment(person, name)
+    if not can_transfer(person, experiment):
+        raise PermissionDenied(f"only the owner of {experiment}, or an admin, may hand it over")
+    return experiment
+
+
+def _get_active_user(person: AnyUser) -> User | None:
+    return person if isinstance(person, User) and person.is_active else None

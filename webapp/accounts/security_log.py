@@ -1,0 +1,177 @@
+"""Note what happens to accounts and what rights were used for: who did it, from where."""
+
+import contextlib
+import ipaddress
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.auth import signals
+from django.contrib.auth.models import Group, User
+from django.db.models import Model
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
+from django.http import HttpRequest, HttpResponse
+
+from webapp.accounts.models import Event, EventKind
+
+_current_request: ContextVar[HttpRequest | None] = ContextVar("asking", default=None)
+_is_logging: ContextVar[bool] = ContextVar("is_heard", default=True)
+
+_FLAGS: Final = ("is_active", "is_staff", "is_superuser", "username", "email")
+_NAME_CHARS: Final = 150
+_DETAIL_CHARS: Final = 255
+
+
+def track_request(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware: whatever a request changes is noted under its person's name."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        token = _current_request.set(request)
+        try:
+            return get_response(request)
+        finally:
+            _current_request.reset(token)
+
+    return answer
+
+
+def get_client_address(request: HttpRequest | None) -> str | None:
+    """Where a request comes from.
+
+    Each trusted proxy adds the address that it saw at the end of X-Forwarded-For; what stands
+    before those entries was written by the asker and is not believed.
+    """
+    if request is None:
+        return None
+    found = request.META.get("REMOTE_ADDR", "")
+    if settings.META_REWARD_PROXIES:
+        seen = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        found = (
+            seen[-settings.META_REWARD_PROXIES] if len(seen) >= settings.META_REWARD_PROXIES else ""
+        )
+    try:
+        return str(ipaddress.ip_address(found.strip()))
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def mute_events() -> Iterator[None]:
+    """Note nothing inside: rows are put back as they were, with the events of then."""
+    token = _is_logging.set(False)
+    try:
+        yield
+    finally:
+        _is_logging.reset(token)
+
+
+def log_event(
+    kind: EventKind,
+    subject: str,
+    *,
+    detail: str = "",
+    request: HttpRequest | None = None,
+    by: User | None = None,
+) -> None:
+    """Write an event down.
+
+    Args:
+        by: who did it, where that is not whoever asks just now.
+    """
+    if not _is_logging.get():
+        return
+    request = request or _current_request.get()
+    person = by or getattr(request, "user", None)
+    Event.objects.create(
+        kind=kind,
+        subject=subject[:_NAME_CHARS],
+        by=person if isinstance(person, User) and person.pk else None,
+        address=get_client_address(request),
+        detail=detail[:_DETAIL_CHARS],
+    )
+
+
+def connect_signals() -> None:
+    """Hear of everything that is noted, whichever page, command or admin form did it."""
+    signals.user_logged_in.connect(_log_sign_in, dispatch_uid="note_signed_in")
+    signals.user_logged_out.connect(_log_sign_out, dispatch_uid="note_signed_out")
+    pre_save.connect(_collect_changes, sender=User, dispatch_uid="note_before_change")
+    post_save.connect(_log_change, sender=User, dispatch_uid="note_changed")
+    post_delete.connect(_log_deletion, sender=User, dispatch_uid="note_deleted")
+    post_save.connect(_log_token_created, sender="api.ApiToken", dispatch_uid="note_token_made")
+    post_delete.connect(
+        _log_token_revoked, sender="api.ApiToken", dispatch_uid="note_token_revoked"
+    )
+    post_delete.connect(
+        _log_second_factor_removed, sender="otp_totp.TOTPDevice", dispatch_uid="note_no_app"
+    )
+    for through in (User.groups.through, User.user_permissions.through):
+        m2m_changed.connect(
+            _log_role_change, sender=through, dispatch_uid=f"note_{through.__name__}"
+        )
+
+
+def _log_sign_in(request: HttpRequest, user: User, **_: object) -> None:
+    log_event(EventKind.SIGNED_IN, user.get_username(), request=request)
+
+
+def _log_sign_out(request: HttpRequest, user: User | None, **_: object) -> None:
+    if user is not None:
+        log_event(EventKind.SIGNED_OUT, user.get_username(), request=request)
+
+
+def _collect_changes(instance: User, update_fields: frozenset[str] | None, **_: object) -> None:
+    if instance.pk is None or (update_fields and not set(_FLAGS) & set(update_fields)):
+        return
+    before = User.objects.filter(pk=instance.pk).values(*_FLAGS).first() or {}
+    instance._changes = [  # type: ignore[attr-defined]
+        f"{name}: {before[name]} -> {getattr(instance, name)}"
+        for name in _FLAGS
+        if name in before and before[name] != getattr(instance, name)
+    ]
+
+
+def _log_change(instance: User, *, created: bool, raw: bool, **_: object) -> None:
+    changes = instance.__dict__.pop("_changes", [])
+    if raw:
+        return
+    if created:
+        rights = [name for name in ("is_staff", "is_superuser") if getattr(instance, name)]
+        log_event(EventKind.ACCOUNT_MADE, instance.get_username(), detail=", ".join(rights))
+    elif changes:
+        log_event(EventKind.ACCOUNT_CHANGED, instance.get_username(), detail="; ".join(changes))
+
+
+def _log_deletion(instance: User, **_: object) -> None:
+    log_event(EventKind.ACCOUNT_DELETED, instance.get_username())
+
+
+def _log_token_created(instance: Any, *, created: bool, raw: bool, **_: object) -> None:
+    if created and not raw:
+        log_event(EventKind.TOKEN_MADE, instance.owner.get_username(), detail=str(instance))
+
+
+def _log_token_revoked(instance: Any, **_: object) -> None:
+    log_event(EventKind.TOKEN_REVOKED, instance.owner.get_username(), detail=str(instance))
+
+
+def _log_second_factor_removed(instance: Any, **_: object) -> None:
+    if instance.confirmed:
+        log_event(EventKind.SECOND_FACTOR, instance.user.get_username(), detail="removed")
+
+
+def _log_role_change(
+    instance: Model, action: str, pk_set: set[int] | None, *, reverse: bool, **_: object
+) -> None:
+    what = {"post_add": "given", "post_remove": "taken", "post_clear": "all taken"}.get(action)
+    if what is None or (pk_set is not None and not pk_set):
+        return
+    if reverse:  # from the role's side: the accounts are in pk_set
+        for person in User.objects.filter(pk__in=pk_set or ()):
+            log_event(EventKind.ROLES, person.get_username(), detail=f"{what}: {instance}")
+        return
+    names = Group.objects.filter(pk__in=pk_set or ()).values_list("name", flat=True)
+    log_event(EventKind.ROLES, str(instance), detail=f"{what}: {', '.join(names) or pk_set or ''}")

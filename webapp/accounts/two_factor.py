@@ -1,0 +1,74 @@
+"""A second factor at signing in, for who wants one: a code of an app, or one kept on paper.
+
+django-otp holds the secrets, checks the codes, refuses one that was used before, and slows down
+whoever guesses. What is ours is when a code is asked for, and the page to set it up.
+"""
+
+import re
+from typing import Final
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django_otp import devices_for_user
+from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from webapp.accounts.models import EventKind
+from webapp.accounts.security_log import log_event
+
+PAPER_CODES: Final = 8
+_APP_CODE: Final = re.compile(r"\d{6}")
+
+
+def has_second_factor(person: User) -> bool:
+    """Whether this person is asked for a code."""
+    return bool(TOTPDevice.objects.filter(user=person, confirmed=True).exists())
+
+
+def verify_code(person: User, code: str) -> bool:
+    """Whether a code is right; a right one is used up."""
+    written = re.sub(r"[\s-]", "", code).lower()
+    wanted = TOTPDevice if _APP_CODE.fullmatch(written) else StaticDevice
+    with transaction.atomic():
+        found = devices_for_user(person, for_verify=True)
+        return any(one.verify_token(written) for one in found if isinstance(one, wanted))
+
+
+def get_unconfirmed_device(person: User) -> TOTPDevice | None:
+    """The app that is being set up, if there is one."""
+    return TOTPDevice.objects.filter(user=person, confirmed=False).first()
+
+
+def start_setup(person: User) -> None:
+    """Draw a new secret for an app, which counts once a code of it was shown."""
+    with transaction.atomic():
+        TOTPDevice.objects.filter(user=person, confirmed=False).delete()
+        if not has_second_factor(person):
+            TOTPDevice.objects.create(user=person, name="app", confirmed=False)
+
+
+def confirm_setup(person: User, code: str) -> list[str]:
+    """Ask for a code from now on.
+
+    Returns:
+        Codes for paper, shown this once; none if the code is wrong.
+    """
+    device = get_unconfirmed_device(person)
+    if device is None or not device.verify_token(code.strip()):
+        return []
+    with transaction.atomic():
+        device.confirmed = True
+        device.save()
+        StaticDevice.objects.filter(user=person).delete()
+        paper = StaticDevice.objects.create(user=person, name="paper")
+        codes = [StaticToken.random_token() for _ in range(PAPER_CODES)]
+        log_event(EventKind.SECOND_FACTOR, person.get_username(), detail="set up")
+        paper.token_set.bulk_create(StaticToken(device=paper, token=code) for code in codes)
+    return codes
+
+
+def remove_devices(person: User) -> None:
+    """Ask for no code any more."""
+    with transaction.atomic():
+        TOTPDevice.objects.filter(user=person).delete()
+        StaticDevice.objects.filter(user=person).delete()

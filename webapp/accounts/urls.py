@@ -1,0 +1,43 @@
+"""Addresses of signing in and out, and of one's own account."""
+
+from typing import Final
+
+from django.contrib.auth import views
+from django.urls import path
+from django.views.decorators.http import require_http_methods
+
+from webapp.accounts import views as people
+from webapp.accounts.login_throttle import SignInForm
+
+_form: Final = require_http_methods(["GET", "HEAD", "POST"])
+"""Django's own views take PUT for POST, and see whoever has signed in before the method."""
+
+urlpatterns = [
+    path(
+        "people/login",
+        _form(
+            views.LoginView.as_view(
+                template_name="accounts/login.html",
+                authentication_form=SignInForm,
+                redirect_authenticated_user=True,
+            )
+        ),
+        name="login",
+    ),
+    path("people/logout", views.LogoutView.as_view(), name="logout"),
+    path(
+        "people/password",
+        _form(
+            views.PasswordChangeView.as_view(
+                template_name="accounts/password.html", success_url="/"
+            )
+        ),
+        name="password_change",
+    ),
+    path("people/second-factor", people.show_second_factor, name="second_factor"),
+    path("people/second-factor/begin", people.start_second_factor, name="begin_second_factor"),
+    path(
+        "people/second-factor/confirm", people.confirm_second_factor, name="confirm_second_factor"
+    ),
+    path("people/second-factor/remove", people.remove_second_factor, name="remove_second_factor"),
+]

@@ -1,0 +1,97 @@
+"""Ask for an experiment: a request becomes a filled-in form, which the pages' own rules check."""
+
+import json
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.http import HttpRequest, QueryDict
+from django.utils.datastructures import MultiValueDict
+
+from meta_reward_core.errors import InputError
+from webapp.api.schemas import LaunchChanges, SeedModel
+from webapp.experiment_form import forms
+from webapp.experiment_form.form_state import (
+    PREFIX,
+    FormBase,
+    LaunchFormState,
+    build_launch_request,
+    make_initial_state,
+    make_submitted_state,
+)
+from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
+from webapp.experiment_form.uploads import store_prompts
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import JobKind, Order
+
+_CALLED: Final = "the prompts"
+
+
+def submit_launch(request: HttpRequest, base: FormBase, given: LaunchChanges, *, by: User) -> Order:
+    """Ask for an experiment.
+
+    Raises:
+        InputError: something that was asked for is wrong, one line for each.
+    """
+    unknown = sorted(given.values.keys() - get_recipe_fields().keys())
+    if unknown:
+        raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
+    first = make_initial_state(request, base)
+    form = HttpRequest()
+    form.method, form.user = "POST", request.user
+    form.POST = _fill_fields(first, given)  # type: ignore[assignment]
+    form.FILES = MultiValueDict()
+    sheet = make_submitted_state(form, base, is_final=True)
+    if not sheet.is_ready:
+        raise InputError("\n".join(_list_problems(sheet)))
+    wish = build_launch_request(sheet)
+    return enqueue_job(JobKind.LAUNCH, by=by, subject=wish.name, wish=wish.write())
+
+
+def _fill_fields(first: LaunchFormState, given: LaunchChanges) -> QueryDict:
+    """Fill in the form: what it shows at first, and over it what was given."""
+    fields: dict[str, Any] = {
+        **first.form.data,
+        "name": given.name,
+        **_get_model_fields(given.model),
+        **_store_prompt_fields(given.prompts),
+        **{f"{PREFIX}{key}": write_value(value) for key, value in given.values.items()},
+    }
+    for name in ("seed", "until", "is_private"):
+        if (value := getattr(given, name)) is not None:
+            fields[name] = value
+    filled = QueryDict(mutable=True)
+    filled.update({name: value for name, value in fields.items() if value is not False})
+    return filled
+
+
+def _get_model_fields(model: SeedModel | None) -> dict[str, str]:
+    if model is None:
+        return {}
+    if model.source == "folder":
+        return {"model_from": forms.MODEL_FOLDER, "model_folder": model.name}
+    return {"model_from": forms.MODEL_HUB, "model_hub": model.name}
+
+
+def _store_prompt_fields(prompts: list[str] | None) -> dict[str, str]:
+    """Keep prompts as lines of JSON, so that line ends may stand in them.
+
+    Raises:
+        PromptFileError: none of them can be used.
+    """
+    if prompts is None:
+        return {}
+    lines = "\n".join(json.dumps({"prompt": prompt}) for prompt in prompts)
+    stored = store_prompts([lines.encode()], called=_CALLED)
+    return {
+        "prompts_from": forms.PROMPTS_FILE,
+        "prompts_stored": stored.name,
+        "prompts_called": _CALLED,
+    }
+
+
+def _list_problems(sheet: LaunchFormState) -> list[str]:
+    return [
+        *(f"{field.removeprefix(PREFIX)}: {text}" for field, text in sheet.errors.items()),
+        *sheet.problems,
+        *(f"{label} is missing" for label in sheet.missing),
+    ]

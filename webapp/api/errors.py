@@ -1,0 +1,51 @@
+"""What goes wrong, as JSON: always an object with `detail`."""
+
+from typing import Any, Final
+
+from django import forms
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI
+
+from meta_reward_core.errors import ArtifactError, InputError
+from webapp.api.schemas import Problem
+
+PROBLEMS: Final = dict.fromkeys((400, 401, 403, 404, 409, 422), Problem)
+"""Every operation may answer so."""
+
+
+class ConflictError(Exception):
+    """What is asked for does not fit to what goes on."""
+
+
+def require_valid(form: forms.Form) -> None:
+    """Say all that is wrong with what was asked for, one line for each.
+
+    Raises:
+        InputError: something is.
+    """
+    if not form.is_valid():
+        found: Any = form.errors.get_json_data()
+        raise InputError(
+            "\n".join(f"{field}: {one['message']}" for field in found for one in found[field])
+        )
+
+
+def register_error_handlers(api: NinjaAPI) -> None:
+    """Answer what the pages' own functions raise."""
+    for kind, status in {
+        PermissionDenied: 403,
+        ConflictError: 409,
+        ArtifactError: 409,
+        RequestDataTooBig: 413,
+        InputError: 422,
+    }.items():
+        api.add_exception_handler(kind, _make_handler(api, status))
+
+
+def _make_handler(api: NinjaAPI, status: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def tell(request: HttpRequest, error: Exception) -> HttpResponse:
+        detail = str(error) or "you may not do this"
+        return api.create_response(request, {"detail": detail}, status=status)
+
+    return tell

@@ -1,0 +1,85 @@
+"""The API as a whole. Its description is an operation like the others: nothing is for strangers."""
+
+import json
+from functools import wraps
+from typing import Any
+
+from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, URLResolver
+from ninja import NinjaAPI
+from ninja.operation import Operation
+
+from webapp.api import experiments, models_api, system_api
+from webapp.api.authentication import SignedIn, TokenAuth
+from webapp.api.errors import register_error_handlers
+from webapp.nul_bytes import has_null_character
+
+
+class _NamedOperations(NinjaAPI):
+    """Names operations as their functions are named."""
+
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        return operation.view_func.__name__
+
+
+api = _NamedOperations(
+    title="Meta-Reward",
+    version="1",
+    description="What the pages do, for programs. Sign in by a token: Authorization: Bearer TOKEN.",
+    docs_url=None,
+    openapi_url=None,
+    auth=[TokenAuth(), SignedIn()],
+    urls_namespace="api",
+)
+api.add_router("/experiments", models_api.router)
+api.add_router("/experiments", experiments.router)
+api.add_router("", system_api.router)
+register_error_handlers(api)
+
+
+@api.get("/openapi.json", include_in_schema=False)
+def openapi(request: HttpRequest) -> dict[str, Any]:  # noqa: ARG001
+    """Describe all operations by OpenAPI."""
+    return dict(api.get_openapi_schema())
+
+
+def build_api_urls() -> tuple[list[URLPattern | URLResolver], str, str]:
+    """Addresses of the API, which tells strangers by itself that they are not let in."""
+    patterns, app, namespace = api.urls
+    for pattern in patterns:
+        if isinstance(pattern, URLPattern):
+            pattern.callback = _wrap_as_json(pattern.callback)
+    return patterns, app, namespace
+
+
+def _wrap_as_json(view: Any) -> Any:
+    @login_not_required
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if _has_null_character(request):
+            detail = "a text holds the character NUL: leave it out"
+            return JsonResponse({"detail": detail}, status=422)
+        response: HttpResponse = view(request, *args, **kwargs)
+        if response.status_code != 405:
+            return response
+        allowed = {"Allow": response.headers["Allow"]}
+        return JsonResponse({"detail": "this method is not allowed"}, status=405, headers=allowed)
+
+    return answer
+
+
+def _has_null_character(request: HttpRequest) -> bool:
+    """Look into a body; one that cannot be read is left to whoever says why."""
+    try:
+        return b"\\u0000" in request.body and has_null_character(json.loads(request.body))
+    except (RequestDataTooBig, ValueError, RecursionError):
+        return False
+
+
+@login_not_required
+def handle_not_found(request: HttpRequest, rest: str) -> HttpResponse:  # noqa: ARG001
+    """Answer for addresses that the API does not have."""
+    return JsonResponse({"detail": "there is no such operation"}, status=404)

@@ -1,0 +1,70 @@
+"""The page on which people make and revoke tokens."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.utils.cache import add_never_cache_headers
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_http_methods, require_POST
+
+from webapp.accounts.current_user import get_user
+from webapp.accounts.permissions import require_view
+from webapp.api.models import ApiToken, make_token
+
+_DAYS: Final = {"30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
+_MAX_TOKENS: Final = 50
+
+
+class TokenForm(forms.Form):
+    """A new token."""
+
+    name = forms.CharField(max_length=64, help_text="What it is for, such as: nightly export.")
+    days = forms.ChoiceField(
+        label="It expires", choices=list(_DAYS.items()), required=False, initial="90"
+    )
+
+    def expires(self) -> datetime | None:
+        """When a valid form's token ends."""
+        days = self.cleaned_data["days"]
+        return timezone.now() + timedelta(days=int(days)) if days else None
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_view
+@sensitive_variables("token")
+def manage_tokens(request: HttpRequest) -> HttpResponse:
+    """List one's tokens and make another. A new one stands in this answer alone."""
+    person = get_user(request)
+    form = TokenForm(request.POST if request.method == "POST" else None)
+    token = ""
+    if request.method == "POST" and form.is_valid():
+        if person.api_tokens.count() >= _MAX_TOKENS:
+            form.add_error(None, f"You have {_MAX_TOKENS} tokens already: revoke some first.")
+        else:
+            _, token = make_token(person, name=form.cleaned_data["name"], expires=form.expires())
+            form = TokenForm()
+    context = {
+        "form": form,
+        "new_token": token,
+        "tokens": list(person.api_tokens.all()),
+        "now": timezone.now(),
+    }
+    response = render(request, "api/tokens.html", context)
+    if token:
+        add_never_cache_headers(response)
+    return response
+
+
+@require_POST
+@require_view
+def revoke_token(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take one of one's own tokens away for good."""
+    token = get_object_or_404(ApiToken, pk=pk, owner=get_user(request))
+    token.delete()
+    messages.success(request, f"{token.name} is revoked.")
+    return redirect("tokens")

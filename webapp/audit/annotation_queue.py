@@ -1,0 +1,301 @@
+"""Who answers which item: leased, answered, taken back and skipped by conditional UPDATEs.
+
+An item belongs to its holder until somebody else takes it, which they may once its lease has run
+out in the database's time. Nothing here reads what is hidden of an item.
+"""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from webapp.accounts.permissions import get_users_with_permission
+from webapp.accounts.roles import ANSWER, SEE
+from webapp.audit.models import Answer, Batch, BatchStatus, History, Item, ItemChange, RepeatKind
+from webapp.db_clock import from_now
+
+LEASE_SECONDS: Final = 15 * 60.0
+_CANDIDATES: Final = 8
+_MAX_SECONDS: Final = 24 * 3600.0
+
+TAGS: Final = (
+    "wrong fact",
+    "ignores rubric",
+    "score contradicts reasons",
+    "too long",
+    "too harsh",
+    "too generous",
+    "off topic",
+    "unclear item",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerInput:
+    """An answer as it was given; choice or points is set, by the kind of the batch."""
+
+    choice: str
+    points: float | None
+    confidence: int
+    tags: tuple[str, ...]
+    comment: str
+    seconds: float
+
+    def values(self) -> dict[str, Any]:
+        """The answer as columns of its row."""
+        return {
+            "choice": self.choice,
+            "points": self.points,
+            "confidence": self.confidence,
+            "tags": list(self.tags),
+            "comment": self.comment,
+            "seconds": min(max(self.seconds, 0.0), _MAX_SECONDS),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorProgress:
+    """How far an auditor is with a batch.
+
+    Attributes:
+        mine: items that they answered.
+        left: items that they could still answer, skipped ones too.
+        skipped: how many of those they skipped.
+    """
+
+    mine: int
+    left: int
+    skipped: int
+
+    @property
+    def total(self) -> int:
+        """Answered and left together."""
+        return self.mine + self.left
+
+
+def get_possible_auditors() -> QuerySet[User]:
+    """Active accounts that may answer."""
+    return get_users_with_permission(ANSWER, superusers=False).order_by("username")
+
+
+def list_unblinded_auditors(people: Iterable[User]) -> list[str]:
+    """Names of those who may also see experiments, and so what is hidden on the desk."""
+    sighted = get_users_with_permission(SEE, is_active=None).filter(
+        pk__in=[person.pk for person in people]
+    )
+    return list(sighted.order_by("username").values_list("username", flat=True))
+
+
+def get_assigned_batches(person: User) -> QuerySet[Batch]:
+    """Batches that a person may answer."""
+    return Batch.objects.filter(auditors=person)
+
+
+def _select_suitable_items(batch: Batch, person: User) -> QuerySet[Item]:
+    """Unanswered items that may be put before a person, held ones among them.
+
+    A repeat waits for its original, and goes to who answered that or to somebody else.
+    """
+    answered = Answer.objects.filter(item=OuterRef("original"))
+    by_them = answered.filter(auditor=person)
+    return batch.items.filter(is_answered=False).filter(
+        Q(again=RepeatKind.NO)
+        | Q(again=RepeatKind.SAME) & Exists(by_them)
+        | Q(again=RepeatKind.OTHER) & Exists(answered) & ~Exists(by_them)
+    )
+
+
+def _build_free_filter(person: User) -> Q:
+    return Q(holder__isnull=True) | Q(holder=person) | Q(lease_until__lt=Now())
+
+
+def compute_progress(batch: Batch, person: User) -> AuditorProgress:
+    """Count what a person has answered and could still answer."""
+    suited = _select_suitable_items(batch, person).filter(_build_free_filter(person))
+    return AuditorProgress(
+        mine=Answer.objects.filter(item__batch=batch, auditor=person).count(),
+        left=suited.count(),
+        skipped=suited.filter(skipped_by=person).count(),
+    )
+
+
+def lease_next_item(batch: Batch, person: User) -> Item | None:
+    """Lease the next item to a person: first what they hold, else what is free.
+
+    Returns:
+        None if nothing is left but what they skipped.
+    """
+    if batch.status != BatchStatus.OPEN:
+        return None
+    found = _try_lease_next(batch, person)
+    if found is None and reassign_repeats(batch):
+        found = _try_lease_next(batch, person)
+    return found
+
+
+def _try_lease_next(batch: Batch, person: User) -> Item | None:
+    suited = _select_suitable_items(batch, person)
+    held = suited.filter(holder=person).first()
+    if held is not None and _lease_item(held, person):
+        return held
+    wanted = suited.filter(_build_free_filter(person)).exclude(skipped_by=person)
+    while candidates := list(wanted.order_by("number")[:_CANDIDATES]):
+        # Who comes at the same moment as others shall not stand in line for the same item.
+        first, rest = candidates[:1], candidates[1:]
+        for item in first + random.sample(rest, len(rest)):
+            if _lease_item(item, person):
+                return item
+    return None
+
+
+def _lease_item(item: Item, person: User) -> bool:
+    """Take an item; False if somebody else was first."""
+    free = Item.objects.filter(_build_free_filter(person), pk=item.pk, is_answered=False)
+    return free.update(holder=person, lease_until=from_now(LEASE_SECONDS)) == 1
+
+
+def reassign_repeats(batch: Batch) -> int:
+    """Let others answer the repeats of an auditor who can answer no longer, and count them.
+
+    That is who was removed, is not active, has lost the role, or is assigned no more. Else nobody
+    could answer these items, and the batch would stay unfinished for ever.
+    """
+    able = get_possible_auditors().filter(audit_batches=batch)
+    waiting = batch.items.filter(
+        again=RepeatKind.SAME, is_answered=False, original__answer__isnull=False
+    )
+    orphans = waiting.exclude(original__answer__auditor__in=able)
+    return sum(_reassign(item) for item in orphans.select_related("original__answer"))
+
+
+def _reassign(item: Item) -> bool:
+    original = item.original
+    if original is None:
+        return False
+    with transaction.atomic():
+        waiting = Item.objects.filter(pk=item.pk, again=RepeatKind.SAME, is_answered=False)
+        passed = waiting.update(again=RepeatKind.OTHER, holder=None, lease_until=None) == 1
+        if passed:
+            left_by = original.answer.auditor_name
+            History.objects.create(item=item, change=ItemChange.PASSED_ON, by_name=left_by)
+    return passed
+
+
+def save_draft(item: Item, person: User, draft: Mapping[str, Any], seconds: float) -> bool:
+    """Keep what is filled in so far, and the lease with it; False if it was lost."""
+    held = Item.objects.filter(pk=item.pk, holder=person, is_answered=False)
+    seconds = min(max(seconds, 0.0), _MAX_SECONDS)
+    return held.update(draft=dict(draft), seconds=seconds, lease_until=from_now(LEASE_SECONDS)) == 1
+
+
+def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
+    """Write an answer; False if somebody else has the item, or the batch is closed.
+
+    What came too late is kept in the history and counts nowhere.
+    """
+    with transaction.atomic():
+        is_open = Batch.objects.filter(pk=item.batch_id, status=BatchStatus.OPEN).exists()
+        held = Item.objects.filter(pk=item.pk, holder=person, is_answered=False)
+        won = is_open and held.update(is_answered=True, holder=None, lease_until=None) == 1
+        if won:
+            Answer.objects.create(
+                item=item,
+                auditor=person,
+                auditor_name=person.get_username(),
+                **given.values(),
+            )
+        log_change(item, ItemChange.ANSWERED if won else ItemChange.LATE, person, given.values())
+    return won
+
+
+def undo_answer(item: Item, person: User) -> bool:
+    """Take an answer back that was not followed by its reveal; False if it cannot be."""
+    with transaction.atomic():
+        is_open = Batch.objects.filter(pk=item.batch_id, status=BatchStatus.OPEN).exists()
+        own = Answer.objects.filter(item=item, auditor=person, revealed__isnull=True)
+        found = own.first()
+        if not is_open or found is None or own.delete()[0] != 1:
+            return False
+        Item.objects.filter(pk=item.pk).update(
+            is_answered=False,
+            holder=person,
+            lease_until=from_now(LEASE_SECONDS),
+            seconds=found.seconds,
+            draft=build_draft(found),
+        )
+        log_change(item, ItemChange.UNDONE, person, get_answer_values(found))
+    return True
+
+
+def build_draft(found: Answer) -> dict[str, Any]:
+    """An answer as the desk's form keeps it."""
+    return {name: value for name, value in get_answer_values(found).items() if name != "seconds"}
+
+
+def get_answer_values(found: Answer) -> dict[str, Any]:
+    """An answer as plain values."""
+    return {
+        "choice": found.choice,
+        "points": found.points,
+        "confidence": found.confidence,
+        "tags": found.tags,
+        "comment": found.comment,
+        "seconds": found.seconds,
+    }
+
+
+def get_last_answer(batch: Batch, person: User) -> Answer | None:
+    """The last answer that a person could still take back."""
+    own = Answer.objects.filter(item__batch=batch, auditor=person, revealed__isnull=True, source="")
+    return own.select_related("item").order_by("-given", "-pk").first()
+
+
+def skip_item(item: Item, person: User) -> bool:
+    """Give an item back unanswered, and not get it again before all others."""
+    with transaction.atomic():
+        held = Item.objects.filter(pk=item.pk, holder=person, is_answered=False)
+        won = held.update(holder=None, lease_until=None) == 1
+        if won:
+            item.skipped_by.add(person)
+            log_change(item, ItemChange.SKIPPED, person, {})
+    return won
+
+
+def requeue_skipped(batch: Batch, person: User) -> None:
+    """Put what a person skipped before them again."""
+    Item.skipped_by.through.objects.filter(item__batch=batch, user=person).delete()
+
+
+def explain_withheld(item: Item, person: User) -> str:
+    """Why a person who answered an item may not see its reveal yet; empty if they may."""
+    batch = item.batch
+    if batch.status == BatchStatus.CLOSED:
+        return ""
+    if not batch.reveals_at_once:
+        return "In this batch the reveal comes when the batch is closed."
+    coming = Item.objects.filter(original=item, again=RepeatKind.SAME, is_answered=False)
+    if coming.exists() and Answer.objects.filter(item=item, auditor=person).exists():
+        return "The reveal of this item comes later."
+    return ""
+
+
+def reveal_item(item: Item, person: User) -> bool:
+    """Note that a person looks at the reveal of what they answered; from then on it stands."""
+    if explain_withheld(item, person):
+        return False
+    own = Answer.objects.filter(item=item, auditor=person)
+    if own.filter(revealed__isnull=True).update(revealed=Now()) == 1:
+        log_change(item, ItemChange.REVEALED, person, {})
+    return own.exists()
+
+
+def log_change(item: Item, change: ItemChange, person: User, values: Mapping[str, Any]) -> None:
+    """Write down what happened to an item."""
+    History.objects.create(
+        item=item, change=change, by_name=person.get_username(), values=dict(values)
+    )

@@ -1,0 +1,207 @@
+"""The desk: one item a screen, blind until it is answered."""
+
+from typing import Any, Final
+
+from django.contrib import messages
+from django.contrib.auth.decorators import permission_required
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from webapp.accounts.current_user import get_user
+from webapp.accounts.roles import ANSWER
+from webapp.audit import annotation_queue
+from webapp.audit.forms import AnswerForm, make_answer_form, to_item_choice, to_shown_letter
+from webapp.audit.item_presenter import format_answer, list_revealed_facts, make_item_view
+from webapp.audit.models import Answer, Batch, Item, Truth
+from webapp.htmx import render_page_or_partial
+
+require_annotate: Final = permission_required(ANSWER, raise_exception=True)
+"""Decorator of a view for auditors."""
+
+_LOST = (
+    "Somebody else has this item now, because it lay for too long, or the batch was closed. "
+    "What you answered is kept in the item's history and does not count."
+)
+
+
+def _find_item(person: User, pk: int, number: int) -> Item:
+    """Find an item of a batch that a person is assigned to.
+
+    Raises:
+        Http404: there is none, or it is not theirs.
+    """
+    batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
+    item = get_object_or_404(batch.items, number=number)
+    item.batch = batch
+    return item
+
+
+@require_safe
+@never_cache
+@require_annotate
+def show_next_item(request: HttpRequest, pk: int) -> HttpResponse:
+    """Go to the next item, or say that nothing is left."""
+    person = get_user(request)
+    batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
+    item = annotation_queue.lease_next_item(batch, person)
+    if item is not None:
+        return redirect("audit_item", pk=pk, number=item.number)
+    context = {
+        "batch": batch,
+        "progress": annotation_queue.compute_progress(batch, person),
+        "last": annotation_queue.get_last_answer(batch, person),
+    }
+    return render(request, "audit/done.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@require_annotate
+def annotate_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Show an item that the person holds, or their answer to it; take their answer."""
+    person = get_user(request)
+    found = _find_item(person, pk, number)
+    answered = Answer.objects.filter(item=found, auditor=person).first()
+    if request.method == "POST":
+        return _save_answer(request, person, found)
+    if answered is not None:
+        return _render_answered(request, person, found, answered)
+    if found.holder_id != person.pk or found.is_answered:
+        messages.info(request, "That item is not yours now.")
+        return redirect("audit_desk", pk=pk)
+    return _render_item(
+        request, person, found, make_answer_form(found.batch.kind, initial=_build_form_draft(found))
+    )
+
+
+def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpResponse:
+    form = make_answer_form(found.batch.kind, request.POST)
+    if not form.is_valid():
+        if found.holder_id != person.pk or found.is_answered:
+            return redirect("audit_desk", pk=found.batch_id)
+        return _render_item(request, person, found, form, status=422)
+    if annotation_queue.submit_answer(found, person, form.given(found)):
+        return redirect("audit_item", pk=found.batch_id, number=found.number)
+    if not Answer.objects.filter(item=found, auditor=person).exists():
+        messages.warning(request, _LOST)
+    return redirect("audit_desk", pk=found.batch_id)
+
+
+def _build_form_draft(found: Item) -> dict[str, Any]:
+    draft = dict(found.draft)
+    if "choice" in draft:
+        draft["choice"] = to_shown_letter(draft["choice"], found)
+    if isinstance(draft.get("points"), float):
+        draft["points"] = f"{draft['points']:g}"
+    return {name: value for name, value in draft.items() if value not in (None, "")} | {
+        "seconds": round(found.seconds)
+    }
+
+
+def _render_item(
+    request: HttpRequest, person: User, found: Item, form: AnswerForm, *, status: int = 200
+) -> HttpResponse:
+    differences = request.GET.get("differences") == "1"
+    context = {
+        "batch": found.batch,
+        "item": make_item_view(found, found.batch, differences=differences),
+        "form": form,
+        "differences": differences,
+        "progress": annotation_queue.compute_progress(found.batch, person),
+        "last": annotation_queue.get_last_answer(found.batch, person),
+    }
+    page = render_page_or_partial(
+        request, "audit/desk.html", region="audit/partials/item.html", context=context
+    )
+    page.status_code = status
+    return page
+
+
+def _render_answered(
+    request: HttpRequest, person: User, found: Item, answered: Answer
+) -> HttpResponse:
+    facts = []
+    if answered.revealed is not None or found.batch.status == "closed":
+        facts = list_revealed_facts(found, Truth.objects.get(item=found).facts)
+    context = {
+        "batch": found.batch,
+        "item": make_item_view(found, found.batch),
+        "answer": answered,
+        "said": format_answer(answered, found),
+        "facts": facts,
+        "withheld": "" if facts else annotation_queue.explain_withheld(found, person),
+        "progress": annotation_queue.compute_progress(found.batch, person),
+    }
+    return render(request, "audit/answered.html", context)
+
+
+@require_POST
+@require_annotate
+def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Keep what is filled in so far; htmx sends it while somebody fills it in."""
+    person = get_user(request)
+    found = _find_item(person, pk, number)
+    form = make_answer_form(found.batch.kind, request.POST)
+    form.is_valid()
+    values = form.cleaned_data
+    given = {name: value for name, value in values.items() if name != "seconds"}
+    if "choice" in given:
+        given["choice"] = to_item_choice(given["choice"], found)
+    kept = annotation_queue.save_draft(found, person, given, values.get("seconds") or 0.0)
+    # The last draft may come behind the answer itself.
+    is_answered = Answer.objects.filter(item=found, auditor=person).exists()
+    return HttpResponse(status=204 if kept or is_answered else 409)
+
+
+@require_POST
+@require_annotate
+def skip_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Give an item back unanswered."""
+    person = get_user(request)
+    annotation_queue.skip_item(_find_item(person, pk, number), person)
+    return redirect("audit_desk", pk=pk)
+
+
+@require_POST
+@require_annotate
+def requeue_skipped(request: HttpRequest, pk: int) -> HttpResponse:
+    """Put what was skipped before its auditor again."""
+    person = get_user(request)
+    batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
+    annotation_queue.requeue_skipped(batch, person)
+    return redirect("audit_desk", pk=pk)
+
+
+@require_POST
+@require_annotate
+def undo_answer(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Take an answer back and fill it in again."""
+    person = get_user(request)
+    found = _find_item(person, pk, number)
+    if annotation_queue.undo_answer(found, person):
+        return redirect("audit_item", pk=pk, number=number)
+    messages.info(request, "That answer stands: its reveal was seen, or the batch is closed.")
+    return redirect("audit_desk", pk=pk)
+
+
+@require_POST
+@require_annotate
+def reveal_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Show what judge and meta-judge said of an answered item."""
+    person = get_user(request)
+    found = _find_item(person, pk, number)
+    if not Answer.objects.filter(item=found, auditor=person).exists():
+        raise Http404("answer it first")
+    annotation_queue.reveal_item(found, person)
+    return redirect("audit_item", pk=pk, number=number)
+
+
+def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.AuditorProgress]]:
+    """Batches that a person answers, with how far they are."""
+    return [
+        (batch, annotation_queue.compute_progress(batch, person))
+        for batch in annotation_queue.get_assigned_batches(person)
+    ]

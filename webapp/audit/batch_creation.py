@@ -1,0 +1,362 @@
+"""Make a batch: draw items from an iteration's files, and copy the few texts that they need."""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeVar
+
+from django.contrib.auth.models import User
+from django.db import transaction
+
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import InputError
+from meta_reward_core.review.sampling_units import (
+    JudgedPair,
+    SamplingUnit,
+    ScoredResponse,
+    UnitKind,
+    build_judged_pairs,
+    build_pair_units,
+    build_response_units,
+)
+from meta_reward_core.review.stratified_sampling import (
+    BatchSample,
+    BatchSlot,
+    arrange_batch,
+    draw_sample,
+)
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
+from meta_reward_core.storage.schemas import get_table_name, list_columns
+from meta_reward_core.storage.shards import IterationFiles
+from webapp.audit.models import Batch, Item, Truth
+from webapp.audit.services import set_auditors
+from webapp.experiments.models import Experiment, StageStatus
+
+Record = TypeVar("Record")
+Facts = dict[str, Any]
+StatusCallback = Callable[[str], None]
+
+SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
+    "judgments": ("battles", "ratings"),
+    "responses": ("scores",),
+}
+"""Tables that the items of a kind are drawn from."""
+_OUTCOME: Final = [name for name in list_columns(Battle) if name != "text"]
+_STAGES: Final[Mapping[str, str]] = {"judgments": "pair_judge", "responses": "judge"}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """What a batch shall be.
+
+    Attributes:
+        size: distinct items.
+        same_share, other_share: shares of them that come again.
+    """
+
+    kind: UnitKind
+    strategy: str
+    size: int
+    seed: int
+    same_share: float
+    other_share: float
+    hides_score_lines: bool
+    reveals_at_once: bool
+    guidelines: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Population:
+    """Everything that could be drawn, and what is known of an item, by its key."""
+
+    units: Sequence[SamplingUnit]
+    facts_of: Callable[[str], Facts]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTexts:
+    """Texts of the drawn items alone, by id."""
+
+    prompts: Mapping[str, str]
+    responses: Mapping[str, str]
+    judgments: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledBatch:
+    """A batch that is not written yet.
+
+    Attributes:
+        digest: hash of the files that it was drawn from.
+        facts: what judge and meta-judge said of the drawn items, by key.
+    """
+
+    experiment: Experiment
+    number: int
+    plan: BatchPlan
+    digest: str
+    sample: BatchSample
+    facts: Mapping[str, Facts]
+    texts: ItemTexts
+
+
+def _ignore_status(doing: str) -> None:
+    """Nobody wants to know."""
+
+
+def get_iteration_files(experiment: Experiment, number: int) -> IterationFiles:
+    """Open the files of an iteration."""
+    store = ArtifactStore(experiment.artifact_root)
+    return IterationFiles(store, f"{experiment.name}/iteration-{number}")
+
+
+def hash_source_files(experiment: Experiment, number: int, kind: str) -> str:
+    """Hash the files that items of a kind are drawn from, as they are now."""
+    return get_iteration_files(experiment, number).hash_inputs(SOURCES[kind])
+
+
+def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
+    """Rubric and templates that the experiment began with.
+
+    Raises:
+        InputError: its files are gone.
+    """
+    store = ArtifactStore(experiment.artifact_root)
+    name = f"{experiment.name}/experiment.json"
+    if not store.exists(name):
+        raise InputError(f"the files of experiment {experiment.name!r} are gone")
+    words: dict[str, str] = json.loads(store.read(name))["templates"]
+    return words
+
+
+def create_batch(
+    experiment: Experiment,
+    number: int,
+    plan: BatchPlan,
+    *,
+    by: User | None,
+    auditors: Iterable[User] = (),
+) -> Batch:
+    """Draw the items of a batch and write their rows, all or none.
+
+    Raises:
+        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
+        ArtifactError: files are gone or damaged.
+    """
+    return save_batch(sample_batch(experiment, number, plan), by=by, auditors=auditors)
+
+
+def sample_batch(
+    experiment: Experiment, number: int, plan: BatchPlan, *, say: StatusCallback = _ignore_status
+) -> SampledBatch:
+    """Draw the items of a batch, without a row; it takes a while where an iteration is large.
+
+    Args:
+        say: told what is being read.
+
+    Raises:
+        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
+        ArtifactError: files are gone or damaged.
+    """
+    require_finished(experiment, number, plan.kind)
+    files = get_iteration_files(experiment, number)
+    digest = files.hash_inputs(SOURCES[plan.kind])
+    population = _POPULATIONS[plan.kind](files, say)
+    sample = draw_sample(
+        population.units,
+        strategy=plan.strategy,
+        size=plan.size,
+        rng=random.Random(derive_seed(plan.seed, "audit")),
+    )
+    say("reading the texts of the items that were drawn")
+    facts = {drawn.key: population.facts_of(drawn.key) for drawn in sample.drawn}
+    texts = _read_texts(files, list(facts.values()))
+    return SampledBatch(experiment, number, plan, digest, sample, facts, texts)
+
+
+def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
+    """Write the rows of a batch, all or none."""
+    plan, experiment = drawn.plan, drawn.experiment
+    with transaction.atomic():
+        batch = Batch.objects.create(
+            experiment=experiment,
+            subject=experiment.name,
+            iteration=drawn.number,
+            kind=plan.kind,
+            strategy=plan.strategy,
+            seed=plan.seed,
+            strata=[asdict(stratum) for stratum in drawn.sample.strata],
+            source_sha256=drawn.digest,
+            hides_score_lines=plan.hides_score_lines,
+            reveals_at_once=plan.reveals_at_once,
+            same_share=plan.same_share,
+            other_share=plan.other_share,
+            guidelines=plan.guidelines,
+            rubric=read_experiment_templates(experiment)["rubric"],
+            by=by,
+        )
+        set_auditors(batch, auditors, by=by)
+        _write_items(batch, drawn)
+    return batch
+
+
+def require_finished(experiment: Experiment, number: int, kind: UnitKind) -> None:
+    """Refuse to draw from a stage that is not finished.
+
+    Raises:
+        InputError: it is not.
+    """
+    stage = _STAGES[kind]
+    finished = experiment.iterations.filter(
+        number=number, stages__name=stage, stages__status=StageStatus.FINISHED
+    )
+    if not finished.exists():
+        raise InputError(
+            f"iteration {number} of {experiment.name!r} has no finished stage {stage!r} to draw "
+            "from: wait for it, or choose another iteration"
+        )
+
+
+def _read_records(files: IterationFiles, record: type[Record]) -> list[Record]:
+    return [row for part in files.list_partition_numbers(get_table_name(record))
+            for row in files.read_records(record, part)]  # fmt: skip
+
+
+def _load_pair_population(files: IterationFiles, say: StatusCallback) -> _Population:
+    battles: list[Battle] = []
+    judgments: dict[str, Judgment] = {}
+    parts = files.list_partition_numbers("battles")
+    for place, part in enumerate(parts, start=1):
+        say(f"reading battles, part {place} of {len(parts)}")
+        fought = [Battle(text="", **row) for row in
+                  files.read("battles", part, columns=_OUTCOME).to_pylist()]  # fmt: skip
+        names = {b.first_judgment_id for b in fought} | {b.second_judgment_id for b in fought}
+        written = files.read_records(Judgment, part)
+        judgments |= {j.judgment_id: j for j in written if j.judgment_id in names}
+        battles += fought
+    chosen = files.read("judge_pairs", columns=["chosen_judgment_id", "rejected_judgment_id"])
+    decided = [frozenset(row.values()) for row in chosen.to_pylist()]
+    say("sorting pairs into strata")
+    pairs = build_judged_pairs(battles, judgments, _read_records(files, Rating), decided)
+    units = build_pair_units(pairs)
+    known = {pair.key: (pair, unit.strata) for pair, unit in zip(pairs, units, strict=True)}
+    return _Population(units, lambda key: _make_pair_facts(*known[key]))
+
+
+def _make_pair_facts(pair: JudgedPair, groups: Mapping[str, str]) -> Facts:
+    return {
+        "prompt_id": pair.first.prompt_id,
+        "response_id": pair.first.response_id,
+        "first_judgment_id": pair.first.judgment_id,
+        "second_judgment_id": pair.second.judgment_id,
+        "forward": pair.forward,
+        "backward": pair.backward,
+        "elo_first": pair.elo_first,
+        "elo_second": pair.elo_second,
+        "score_first": pair.first.score,
+        "score_second": pair.second.score,
+        "chars_first": len(pair.first.text),
+        "chars_second": len(pair.second.text),
+        "cut_off_first": pair.first.is_cut_off,
+        "cut_off_second": pair.second.is_cut_off,
+        "decided_pair": pair.decided_pair,
+        "groups": dict(groups),
+    }
+
+
+def _load_response_population(files: IterationFiles, say: StatusCallback) -> _Population:
+    say("reading scores")
+    paired: set[str] = set()
+    if files.parts("actor_pairs"):
+        chosen = files.read("actor_pairs", columns=["chosen_response_id", "rejected_response_id"])
+        paired = {*chosen["chosen_response_id"].to_pylist(),
+                  *chosen["rejected_response_id"].to_pylist()}  # fmt: skip
+    scored = {
+        score.response_id: ScoredResponse(score, score.response_id in paired)
+        for score in _read_records(files, ResponseScore)
+    }
+    units = build_response_units(scored.values())
+    strata = {unit.key: unit.strata for unit in units}
+    return _Population(units, lambda key: _make_response_facts(scored[key].score, strata[key]))
+
+
+def _make_response_facts(score: ResponseScore, groups: Mapping[str, str]) -> Facts:
+    return {
+        "prompt_id": score.prompt_id,
+        "response_id": score.response_id,
+        "mean": score.mean,
+        "variance": score.variance,
+        "valid": score.valid,
+        "groups": dict(groups),
+    }
+
+
+_POPULATIONS: Final = {"judgments": _load_pair_population, "responses": _load_response_population}
+
+
+def _read_texts(files: IterationFiles, drawn: Sequence[Facts]) -> ItemTexts:
+    names = [fact.get(f"{side}_judgment_id") for fact in drawn for side in ("first", "second")]
+    return ItemTexts(
+        prompts=_read_text_column(
+            files, "prompts", "prompt_id", [fact["prompt_id"] for fact in drawn]
+        ),
+        responses=_read_text_column(
+            files, "responses", "response_id", [fact["response_id"] for fact in drawn]
+        ),
+        judgments=_read_text_column(files, "judgments", "judgment_id", names),
+    )
+
+
+def _read_text_column(
+    files: IterationFiles, table: str, key: str, wanted: Iterable[str | None]
+) -> dict[str, str]:
+    names = {name for name in wanted if name}
+    found: dict[str, str] = {}
+    for part in files.list_partition_numbers(table) if names else ():
+        rows = files.read(table, part, columns=[key, "text"]).to_pylist()
+        found |= {row[key]: row["text"] for row in rows if row[key] in names}
+    return found
+
+
+def _write_items(batch: Batch, drawn: SampledBatch) -> None:
+    rng = random.Random(derive_seed(batch.seed, "audit-order"))
+    places = arrange_batch(
+        len(drawn.sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
+    )
+    items = [
+        _make_item(batch, number, place, drawn) for number, place in enumerate(places, start=1)
+    ]
+    for item in items:
+        item.is_swapped = rng.random() < 0.5
+    originals = {
+        place.index: item for place, item in zip(places, items, strict=True) if place.again is None
+    }
+    Item.objects.bulk_create(originals.values())
+    repeats = [
+        (item, originals[place.index])
+        for place, item in zip(places, items, strict=True)
+        if place.again is not None
+    ]
+    for item, original in repeats:
+        item.original = original
+    Item.objects.bulk_create(item for item, _ in repeats)
+    Truth.objects.bulk_create(Truth(item=item, facts=drawn.facts[item.key]) for item in items)
+
+
+def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch) -> Item:
+    chosen, texts = drawn.sample.drawn[place.index], drawn.texts
+    facts = drawn.facts[chosen.key]
+    return Item(
+        batch=batch,
+        number=number,
+        key=chosen.key,
+        stratum=chosen.stratum,
+        probability=chosen.probability,
+        instruction=texts.prompts[facts["prompt_id"]],
+        response=texts.responses[facts["response_id"]],
+        first=texts.judgments.get(facts.get("first_judgment_id", ""), ""),
+        second=texts.judgments.get(facts.get("second_judgment_id", ""), ""),
+        again=place.again or "",
+    )

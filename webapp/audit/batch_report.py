@@ -1,0 +1,321 @@
+"""From the rows of a batch, or of several batches of one iteration, to what they say."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from meta_reward_core.review.annotator_consistency import AnnotatorConsistency, measure_consistency
+from meta_reward_core.review.judge_results import (
+    AuditedResponse,
+    JudgeResults,
+    estimate_judge_results,
+)
+from meta_reward_core.review.meta_judge_results import (
+    OUTCOMES,
+    AuditedPair,
+    HumanVerdict,
+    MetaJudgeResults,
+    Winner,
+    estimate_decided_agreement,
+    estimate_meta_judge_results,
+)
+from meta_reward_core.review.sampling_frame import SamplingFrame, name_sample_stratum, pool_frames
+from meta_reward_core.review.stratified_estimators import Estimate
+from webapp.audit.batch_creation import hash_source_files
+from webapp.audit.models import Answer, Batch, Item, ItemKind, RepeatKind
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorSummary:
+    """What one auditor did in a batch.
+
+    Attributes:
+        seconds: median of an answer; None where it is not known.
+        is_gone: whether the account was removed or is not active.
+    """
+
+    name: str
+    answers: int
+    seconds: float | None
+    is_gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StratumSummary:
+    """A stratum, with the chance of its items and how many are answered."""
+
+    name: str
+    population: int
+    sampled: int
+    probability: float
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """Everything about batches of a kind; `pairs` or `responses` is set, by that kind.
+
+    Attributes:
+        conflicts: items on which auditors differ.
+        is_stale: whether a batch is of items that were made again since, or are gone.
+    """
+
+    items: int
+    answered: int
+    pairs: MetaJudgeResults | None
+    responses: JudgeResults | None
+    consistency: AnnotatorConsistency
+    strata: tuple[StratumSummary, ...]
+    auditors: tuple[AuditorSummary, ...]
+    conflicts: int
+    is_stale: bool
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What follows, in plain words."""
+        found = self.pairs or self.responses
+        return found.sentences if found else ()
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether somebody who answered has no account any longer."""
+        return any(auditor.is_gone for auditor in self.auditors)
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the population whose strata have any answer."""
+        found = self.pairs or self.responses
+        return found.coverage if found else None
+
+
+def get_strata_sizes(batch: Batch) -> dict[str, int]:
+    """Population of each stratum."""
+    return {stratum["name"]: stratum["population"] for stratum in batch.strata}
+
+
+def list_answered_items(batch: Batch) -> list[Item]:
+    """Items that count in estimates: answered or adjudicated, repeats left out."""
+    items = batch.items.filter(again=RepeatKind.NO).select_related("answer", "truth")
+    return [item for item in items if item.adjudicated or hasattr(item, "answer")]
+
+
+def get_final_value(item: Item) -> str | float | None:
+    """The answer that counts: who adjudicated has the last word."""
+    answer: Answer | None = getattr(item, "answer", None)
+    given = None if answer is None else (answer.choice or answer.points)
+    if not item.adjudicated:
+        return given
+    return item.adjudicated if item.batch.kind == ItemKind.JUDGMENTS else float(item.adjudicated)
+
+
+def make_report(*batches: Batch) -> BatchReport:
+    """Estimate everything that a batch tells, or several of one iteration and kind, pooled.
+
+    Each batch is a sample of the whole iteration; it counts by its share of the answers.
+    """
+    answered = {_format_batch_name(batch): _load_answered_items(batch) for batch in batches}
+    frame = _make_frame(batches, answered)
+    items = [item for found in answered.values() for item in found]
+    is_pairs = batches[0].kind == ItemKind.JUDGMENTS
+    answers = list(
+        Answer.objects.filter(item__batch__in=batches)
+        .select_related("item", "auditor")
+        .order_by("given", "pk")
+    )
+    consistency, conflicts = _measure_consistency(answers, points=not is_pairs)
+    one = len(batches) == 1
+    pairs = [to_audited_pair(item, one=one) for item in items] if is_pairs else []
+    responses = [] if is_pairs else [_to_audited_response(item, one=one) for item in items]
+    return BatchReport(
+        items=Item.objects.filter(batch__in=batches).count(),
+        answered=len(answers),
+        pairs=estimate_meta_judge_results(pairs, frame) if is_pairs else None,
+        responses=None if is_pairs else estimate_judge_results(responses, frame),
+        consistency=consistency,
+        strata=tuple(row for batch in batches for row in _iter_strata(batch, answered, one=one)),
+        auditors=tuple(_iter_auditors(answers)),
+        conflicts=conflicts,
+        is_stale=any(map(is_stale, batches)),
+    )
+
+
+def _format_batch_name(batch: Batch) -> str:
+    return f"batch {batch.pk}"
+
+
+def _get_stratum_name(item: Item, *, one: bool) -> str:
+    """Strata of several batches are told apart by their batch."""
+    return (
+        item.stratum if one else name_sample_stratum(_format_batch_name(item.batch), item.stratum)
+    )
+
+
+def _load_answered_items(batch: Batch) -> list[Item]:
+    items = list_answered_items(batch)
+    for item in items:
+        item.batch = batch
+    return items
+
+
+def _make_frame(batches: Sequence[Batch], answered: Mapping[str, Sequence[Item]]) -> SamplingFrame:
+    frames = {
+        _format_batch_name(batch): SamplingFrame(get_strata_sizes(batch)) for batch in batches
+    }
+    if len(batches) == 1:
+        return frames[_format_batch_name(batches[0])]
+    return pool_frames(frames, {name: len(items) for name, items in answered.items()})
+
+
+def to_audited_pair(item: Item, *, one: bool = True) -> AuditedPair:
+    """An answered item as the statistics want it.
+
+    Args:
+        one: whether its batch is the only one that is looked at.
+    """
+    facts: Facts = item.truth.facts
+    return AuditedPair(
+        stratum=_get_stratum_name(item, one=one),
+        human=cast("HumanVerdict", get_final_value(item)),
+        forward=facts["forward"],
+        backward=facts["backward"],
+        higher_score=_find_larger(facts["score_first"], facts["score_second"]),
+        longer=_find_larger(facts["chars_first"], facts["chars_second"]),
+        higher_elo=_find_larger(facts["elo_first"], facts["elo_second"]),
+        shown_left="second" if item.is_swapped else "first",
+        groups=facts["groups"],
+    )
+
+
+def _find_larger(first: float | None, second: float | None) -> Winner | None:
+    if first is None or second is None or first == second:
+        return None
+    return "first" if first > second else "second"
+
+
+def _to_audited_response(item: Item, *, one: bool) -> AuditedResponse:
+    facts: Facts = item.truth.facts
+    human = float(get_final_value(item) or 0.0)
+    return AuditedResponse(_get_stratum_name(item, one=one), human, facts["mean"], facts["groups"])
+
+
+def _measure_consistency(
+    answers: Sequence[Answer], *, points: bool
+) -> tuple[AnnotatorConsistency, int]:
+    """Self-consistency and agreement of auditors, and items on which auditors differ."""
+    by_key: defaultdict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_key[answer.item.key].append(answer)
+    same: list[tuple[object, object]] = []
+    several: list[list[tuple[str, Hashable]]] = []
+    conflicts = 0
+    for found in by_key.values():
+        same += _list_own_repeats(found)
+        firsts = list(_get_first_answers(found).items())
+        several.append(firsts)
+        conflicts += len({value for _, value in firsts}) > 1
+    return measure_consistency(same, several, points=points), conflicts
+
+
+def _list_own_repeats(answers: Sequence[Answer]) -> list[tuple[object, object]]:
+    firsts = _get_first_answers(
+        [answer for answer in answers if answer.item.again != RepeatKind.SAME]
+    )
+    return [
+        (firsts[answer.auditor_name], _get_value(answer))
+        for answer in answers
+        if answer.item.again == RepeatKind.SAME and answer.auditor_name in firsts
+    ]
+
+
+def _get_first_answers(answers: Iterable[Answer]) -> dict[str, Hashable]:
+    firsts: dict[str, Hashable] = {}
+    for answer in answers:
+        firsts.setdefault(answer.auditor_name, _get_value(answer))
+    return firsts
+
+
+def _get_value(answer: Answer) -> Hashable:
+    return answer.points if answer.points is not None else answer.choice
+
+
+def _iter_strata(
+    batch: Batch, answered: Mapping[str, Sequence[Item]], *, one: bool
+) -> Iterable[StratumSummary]:
+    items = answered[_format_batch_name(batch)]
+    for stratum in batch.strata:
+        name = stratum["name"]
+        yield StratumSummary(
+            name if one else name_sample_stratum(_format_batch_name(batch), name),
+            stratum["population"],
+            stratum["sampled"],
+            stratum["sampled"] / stratum["population"],
+            sum(item.stratum == name for item in items),
+        )
+
+
+def _iter_auditors(answers: Sequence[Answer]) -> Iterable[AuditorSummary]:
+    for name in sorted({answer.auditor_name for answer in answers}):
+        own = [answer for answer in answers if answer.auditor_name == name]
+        spent = sorted(answer.seconds for answer in own if answer.seconds > 0)
+        median = spent[len(spent) // 2] if spent else None
+        yield AuditorSummary(name, len(own), median, any(map(_is_gone, own)))
+
+
+def _is_gone(answer: Answer) -> bool:
+    """Whether who answered on the desk has no account any longer that could."""
+    if answer.auditor is None:
+        return not answer.source
+    return not answer.auditor.is_active
+
+
+def iter_named_estimates(report: BatchReport) -> Iterator[tuple[str, str, Estimate]]:
+    """Every figure of a report that has an interval: which part it is of, its name, and itself."""
+    if report.pairs is not None:
+        yield from _iter_pair_estimates(report.pairs)
+    if report.responses is not None:
+        yield from _iter_response_estimates(report.responses)
+    found = report.consistency
+    yield "auditors", "the same auditor gives the same answer again", found.same
+    yield "auditors", "another auditor gives the same answer", found.other
+    yield "auditors", "Krippendorff's alpha", found.alpha
+
+
+def _iter_pair_estimates(found: MetaJudgeResults) -> Iterator[tuple[str, str, Estimate]]:
+    yield "meta-judge", "agreement without ties", found.agreement_decided
+    yield "meta-judge", "agreement with ties", found.agreement
+    yield "meta-judge", "Cohen's kappa", found.kappa
+    yield "Elo", "its order names the judgment that people prefer", found.elo
+    for human, cells in zip(OUTCOMES, found.confusion, strict=True):
+        for said, cell in zip(OUTCOMES, cells, strict=True):
+            yield "people against meta-judge", f"people {human}, meta-judge {said}", cell
+    for bias in found.biases:
+        yield "bias of the meta-judge", bias.name, bias.meta_judge
+        yield "bias of people", bias.name, bias.people
+    for group in found.groups:
+        yield f"agreement by {group.division}", group.name, group.agreement
+
+
+def _iter_response_estimates(found: JudgeResults) -> Iterator[tuple[str, str, Estimate]]:
+    yield "judge", "Spearman's correlation", found.spearman
+    yield "judge", "Kendall's tau-b", found.kendall
+    yield "judge", "people's points less the judge's", found.difference
+    for group in found.groups:
+        yield f"people less judge by {group.division}", group.name, group.difference
+
+
+def is_stale(batch: Batch) -> bool:
+    """Whether the iteration's items were made again after the batch was drawn, or are gone."""
+    if batch.experiment is None:
+        return True
+    return hash_source_files(batch.experiment, batch.iteration, batch.kind) != batch.source_sha256
+
+
+def estimate_agreement(batch: Batch, *, confidence: float) -> Estimate:
+    """Agreement without ties, with an interval of any confidence."""
+    pairs = [to_audited_pair(item) for item in _load_answered_items(batch)]
+    return estimate_decided_agreement(
+        pairs, SamplingFrame(get_strata_sizes(batch)), confidence=confidence
+    )

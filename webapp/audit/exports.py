@@ -1,0 +1,206 @@
+"""Answers, tasks and training rows of a batch, in the formats of other tools."""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meta_reward_core.data.csv_safety import format_csv
+from webapp.audit.batch_report import iter_named_estimates, make_report
+from webapp.audit.human_preference_pairs import build_pair_rows
+from webapp.audit.models import Answer, Batch, Item, ItemKind
+from webapp.audit.rendering import get_shown_judgments
+
+Row = dict[str, Any]
+
+COLUMNS: Final = (
+    "batch", "item", "key", "again", "stratum", "probability", "auditor", "answer", "points",
+    "confidence", "tags", "comment", "seconds", "given", "adjudicated", "is_swapped",
+    "forward", "backward", "elo_first", "elo_second", "judge_mean",
+    "instruction", "response", "first", "second",
+)  # fmt: skip
+"""Columns of exported answers; `answer` is first, second, tie or neither.
+
+`forward` and `backward` are the meta-judge's outcomes with the first, with the second shown first.
+"""
+
+
+_JUDGES: Final = ("forward", "backward", "elo_first", "elo_second")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFile:
+    """A file to hand out."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+def iter_answer_rows(batch: Batch) -> Iterator[Row]:
+    """One row for each answer, repeats too, in the order of the batch."""
+    answers = Answer.objects.filter(item__batch=batch).select_related("item__truth")
+    for answer in answers.order_by("item__number"):
+        item, facts = answer.item, answer.item.truth.facts
+        yield {
+            "batch": batch.pk,
+            "item": item.number,
+            "key": item.key,
+            "again": item.again,
+            "stratum": item.stratum,
+            "probability": item.probability,
+            "auditor": answer.auditor_name,
+            "answer": answer.choice,
+            "points": answer.points,
+            "confidence": answer.confidence,
+            "tags": answer.tags,
+            "comment": answer.comment,
+            "seconds": answer.seconds,
+            "given": answer.given.isoformat(),
+            "adjudicated": item.adjudicated,
+            "is_swapped": item.is_swapped,
+            **{name: facts.get(name) for name in _JUDGES},
+            "judge_mean": facts.get("mean"),
+            "instruction": item.instruction,
+            "response": item.response,
+            "first": item.first,
+            "second": item.second,
+        }
+
+
+def _export_csv(batch: Batch) -> bytes:
+    rows = (row | {"tags": "; ".join(row["tags"])} for row in iter_answer_rows(batch))
+    return format_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]).encode()
+
+
+def _export_estimates(batch: Batch) -> bytes:
+    """Every figure with its interval, and how many items are behind it."""
+    found = iter_named_estimates(make_report(batch))
+    rows = ([part, name, one.value, one.low, one.high, one.count] for part, name, one in found)
+    columns = ("part", "figure", "estimate", "low", "high", "items")
+    return format_csv([columns, *rows]).encode()
+
+
+def _encode_json_lines(rows: Iterable[Row]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+_ANSWERS: Final = pa.schema(
+    [
+        (name, {
+            "batch": pa.int64(), "item": pa.int64(), "probability": pa.float64(),
+            "elo_first": pa.float64(), "elo_second": pa.float64(), "judge_mean": pa.float64(),
+            "points": pa.float64(), "confidence": pa.int64(), "seconds": pa.float64(),
+            "is_swapped": pa.bool_(), "tags": pa.list_(pa.string()),
+        }.get(name, pa.string()))
+        for name in COLUMNS
+    ]
+)  # fmt: skip
+
+
+def _export_parquet(batch: Batch) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(iter_answer_rows(batch)), schema=_ANSWERS), sink)
+    return sink.getvalue()
+
+
+def _build_task(batch: Batch, item: Item) -> Row:
+    """An item as an auditor sees it: nothing that is hidden on the desk."""
+    shown: Row = {"instruction": item.instruction, "response": item.response}
+    if batch.kind == ItemKind.JUDGMENTS:
+        a, b = get_shown_judgments(
+            item.first,
+            item.second,
+            is_swapped=item.is_swapped,
+            hides_score_lines=batch.hides_score_lines,
+        )
+        shown |= {"judgment_a": a, "judgment_b": b}
+    return shown
+
+
+def _list_open_items(batch: Batch) -> Iterable[Item]:
+    return batch.items.filter(is_answered=False, again="")
+
+
+def _export_label_studio(batch: Batch) -> bytes:
+    """Tasks of what is not answered; name the control `answer` in the labelling interface."""
+    tasks = [
+        {"data": {"batch": batch.pk, "item": item.number, **_build_task(batch, item)}}
+        for item in _list_open_items(batch)
+    ]
+    return json.dumps(tasks, ensure_ascii=False, indent=1).encode()
+
+
+def _export_argilla(batch: Batch) -> bytes:
+    """Records of what is not answered, for a question named `answer`."""
+    return _encode_json_lines(
+        {
+            "id": f"{batch.pk}-{item.number}",
+            "fields": _build_task(batch, item),
+            "metadata": {"batch": batch.pk, "item": item.number},
+        }
+        for item in _list_open_items(batch)
+    )
+
+
+def _export_assessments(batch: Batch) -> bytes:
+    """Assessments as MLflow names them, one for each answer."""
+    return _encode_json_lines(
+        {
+            "trace_id": row["key"],
+            "assessment_name": "better_judgment" if row["answer"] else "response_quality",
+            "source": {"source_type": "HUMAN", "source_id": row["auditor"]},
+            "feedback": {"value": row["answer"] or row["points"]},
+            "rationale": row["comment"] or None,
+            "create_time": row["given"],
+            "last_update_time": row["given"],
+            "metadata": {"batch": str(batch.pk), "item": str(row["item"]),
+                         "tags": "; ".join(row["tags"]), "confidence": str(row["confidence"])},
+        }
+        for row in iter_answer_rows(batch)
+    )  # fmt: skip
+
+
+def _export_eft(batch: Batch) -> bytes:
+    """The judgments that people preferred, as rows that teach the judge."""
+    return _encode_json_lines(
+        {"prompt": row["prompt"][0]["content"], "response": row["chosen"][0]["content"]}
+        for row in build_pair_rows(batch)
+    )
+
+
+def _export_judge_pairs(batch: Batch) -> bytes:
+    """Human judge pairs: TRL's conversational rows as the table `human_pairs` has them."""
+    return _encode_json_lines(build_pair_rows(batch))
+
+
+FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {
+    "csv": ("csv", "text/csv; charset=utf-8", _export_csv),
+    "jsonl": (
+        "jsonl",
+        "application/jsonl",
+        lambda batch: _encode_json_lines(iter_answer_rows(batch)),
+    ),
+    "parquet": ("parquet", "application/vnd.apache.parquet", _export_parquet),
+    "findings": ("findings.csv", "text/csv; charset=utf-8", _export_estimates),
+    "label-studio": ("label-studio.json", "application/json", _export_label_studio),
+    "argilla": ("argilla.jsonl", "application/jsonl", _export_argilla),
+    "mlflow": ("mlflow.jsonl", "application/jsonl", _export_assessments),
+    "eft": ("eft.jsonl", "application/jsonl", _export_eft),
+    "judge-pairs": ("judge-pairs.jsonl", "application/jsonl", _export_judge_pairs),
+}
+"""By name: ending of the file, media type, and what writes it."""
+
+
+def export_batch(batch: Batch, form: str) -> ExportFile:
+    """Write a batch in one format.
+
+    Raises:
+        InputError: the batch has nothing of that kind.
+    """
+    ending, media_type, write = FORMATS[form]
+    return ExportFile(f"audit-{batch.pk}.{ending}", media_type, write(batch))

@@ -1,0 +1,112 @@
+"""Judgments that people preferred, as preference pairs that teach the judge."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Literal, cast
+
+from meta_reward_core.errors import InputError
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from webapp.audit.batch_creation import read_experiment_templates
+from webapp.audit.batch_report import is_stale
+from webapp.audit.gate import is_complete
+from webapp.audit.models import Answer, Batch, Item, ItemKind
+from webapp.experiments.models import Experiment
+
+Row = dict[str, Any]
+Side = Literal["first", "second"]
+
+_OTHER: Final[dict[Side, Side]] = {"first": "second", "second": "first"}
+
+
+def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
+    """Gather the rows of the table `build_human_pairs` from audits of earlier iterations.
+
+    Complete batches count whose battles were not made again since. Where two batches name
+    different winners of the same two judgments, neither counts. A judgment that the token limit
+    cut off is never the chosen one, whoever prefers it.
+
+    Args:
+        before: the iteration that may train on them.
+    """
+    batches = experiment.audits.filter(kind=ItemKind.JUDGMENTS, iteration__lt=before)
+    found: dict[tuple[int, str], list[tuple[Batch, Item, Side]]] = {}
+    for batch in batches.order_by("iteration", "pk"):
+        if is_complete(batch) and not is_stale(batch):
+            for item, winner in iter_preferred(batch):
+                found.setdefault((batch.iteration, item.key), []).append((batch, item, winner))
+    firsts = [same[0] for same in found.values() if len({side for *_, side in same}) == 1]
+    ask = make_judge_prompt_renderer(experiment)
+    return [
+        build_pair_row(batch, item, winner, ask)
+        for batch, item, winner in firsts
+        if may_be_chosen(item, winner)
+    ]
+
+
+def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
+    """Yield the items whose winner everybody names who answered them, or who had the last word.
+
+    Raises:
+        InputError: a batch of responses has none.
+    """
+    if batch.kind != ItemKind.JUDGMENTS:
+        raise InputError("only a batch of judgments has preferred ones: choose another format")
+    said: dict[int, set[str]] = {}
+    answers = Answer.objects.filter(item__batch=batch)
+    for answered, original, choice in answers.values_list("item", "item__original", "choice"):
+        said.setdefault(original or answered, set()).add(choice)
+    for item in batch.items.filter(again="").select_related("truth"):
+        names = {item.adjudicated} if item.adjudicated else said.get(item.pk, set())
+        if len(names) == 1 and names <= _OTHER.keys():
+            yield item, cast("Side", next(iter(names)))
+
+
+def may_be_chosen(item: Item, winner: Side) -> bool:
+    """Whether the token limit did not cut the preferred judgment off, as far as is known.
+
+    Batches that were drawn before this was written down do not know: then it may.
+    """
+    return not item.truth.facts.get(f"cut_off_{winner}", False)
+
+
+def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item], str]:
+    """Say how the judge was asked about an item.
+
+    Raises:
+        InputError: the experiment is gone.
+    """
+    if experiment is None:
+        raise InputError("the experiment is gone, and with it the words of its judge prompt")
+    words = read_experiment_templates(experiment)
+    template = PromptTemplate("judge", words["judge"])
+    return lambda item: template.fill(
+        rubric=words["rubric"], instruction=item.instruction, response=item.response
+    )
+
+
+def build_pair_rows(batch: Batch) -> Iterable[Row]:
+    """Write a batch's preferred judgments that may be chosen as rows of `build_human_pairs`."""
+    ask = make_judge_prompt_renderer(batch.experiment)
+    return (
+        build_pair_row(batch, item, winner, ask)
+        for item, winner in iter_preferred(batch)
+        if may_be_chosen(item, winner)
+    )
+
+
+def build_pair_row(batch: Batch, item: Item, winner: Side, ask: Callable[[Item], str]) -> Row:
+    """Write one preferred judgment as a row of the table `build_human_pairs`."""
+    facts, loser = item.truth.facts, _OTHER[winner]
+    texts = {"first": item.first, "second": item.second}
+    return {
+        "prompt": [{"role": "user", "content": ask(item)}],
+        "chosen": [{"role": "assistant", "content": texts[winner]}],
+        "rejected": [{"role": "assistant", "content": texts[loser]}],
+        "kind": "human",
+        "iteration": batch.iteration,
+        "prompt_id": facts["prompt_id"],
+        "score_chosen": 1.0,
+        "score_rejected": 0.0,
+        "response_id": facts["response_id"],
+        "chosen_judgment_id": facts[f"{winner}_judgment_id"],
+        "rejected_judgment_id": facts[f"{loser}_judgment_id"],
+    }

@@ -1,0 +1,327 @@
+"""Answers that were given elsewhere: each that can be read is written, the others are counted.
+
+Some faults refuse a file as a whole, because then no part of it can be trusted or belongs here:
+the batch is closed, the file is not of a kind that can be read (`answer_files.read_entries`), or
+no entry of it holds an answer to an item of this batch. Everything else is a matter of one entry.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from meta_reward_core.errors import InputError
+from webapp.audit.annotation_queue import AnswerInput, get_answer_values, log_change
+from webapp.audit.answer_files import Entry, LeftOut, SaidAnswer, read_entries
+from webapp.audit.forms import to_item_choice
+from webapp.audit.models import (
+    Answer,
+    Batch,
+    BatchStatus,
+    Confidence,
+    Item,
+    ItemChange,
+    ItemKind,
+    PreferenceLabel,
+    RepeatKind,
+)
+
+_MOST_REASONS: Final = 20
+_MOST_PLACES: Final = 10
+_SHOWN_CHOICES: Final = ("A", "B", PreferenceLabel.TIE, PreferenceLabel.NEITHER)
+_ANSWER: Final = ("choice", "points", "confidence", "tags", "comment")
+"""What makes two answers the same; how long they took does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAnswer:
+    """An answer from a file, the item that it answers, and where it stood in the file."""
+
+    where: str
+    item: Item
+    auditor: str
+    given: AnswerInput
+
+    def leave_out(self, reason: str) -> LeftOut:
+        """Say why this answer is not imported."""
+        return LeftOut(self.where, self.item.number, reason)
+
+    def is_same(self, auditor: str, values: Mapping[str, Any]) -> bool:
+        """Whether this is the answer of that auditor with those values."""
+        given = self.given.values()
+        return self.auditor == auditor and all(values[name] == given[name] for name in _ANSWER)
+
+
+Found = ParsedAnswer | LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What became of a file.
+
+    Attributes:
+        added: answers written.
+        known: answers that were there already.
+        left_out: answers and entries that were not imported, with their reasons.
+    """
+
+    added: int
+    known: int
+    left_out: Sequence[LeftOut] = ()
+
+    def __str__(self) -> str:
+        answers = "answer" if self.added == 1 else "answers"
+        said = f"Imported {self.added:,} {answers}, {self.known:,} were there already"
+        return f"{said}, left out {len(self.left_out):,}."
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A reason why answers were left out, how many, and the first places in the file."""
+
+    text: str
+    count: int
+    places: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A batch that takes answers: its items by number, and repeats for other auditors."""
+
+    batch: Batch
+    by: User
+    items: Mapping[int, Item]
+    repeats: Mapping[int, Sequence[Item]]
+
+
+def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> ImportResult:
+    """Write the answers of a file, all that can be read, in one transaction.
+
+    The same file a second time adds nothing. Without any answer to import nothing is written, and
+    `left_out` says why.
+
+    Args:
+        name: of the file, for messages and for the history.
+
+    Raises:
+        InputError: the file as a whole is refused, and nothing was written.
+    """
+    if batch.status != BatchStatus.OPEN:
+        raise InputError("the batch is closed and takes no more answers")
+    entries = list(read_entries(name, content))
+    if not entries:
+        raise InputError(f"{name} holds no answer")
+    _require_batch(batch, name, entries)
+    target = _open_target(batch, by)
+    found = list(_keep_one_each(one for entry in entries for one in _read_entry(target, entry)))
+    with transaction.atomic():
+        done = [
+            _write_answer(one, name, by) if isinstance(one, ParsedAnswer) else one for one in found
+        ]
+    left_out = tuple(one for one in done if isinstance(one, LeftOut))
+    return ImportResult(added=done.count(True), known=done.count(False), left_out=left_out)
+
+
+def group_reasons(left_out: Iterable[LeftOut]) -> list[Reason]:
+    """Gather what was left out by reason, the most frequent first."""
+    groups: defaultdict[str, list[LeftOut]] = defaultdict(list)
+    for one in left_out:
+        groups[one.reason].append(one)
+    ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
+    reasons = [
+        Reason(text, len(ones), _format_places(ones)) for text, ones in ranked[:_MOST_REASONS]
+    ]
+    rest = [one for _, ones in ranked[_MOST_REASONS:] for one in ones]
+    return [*reasons, Reason("other reasons", len(rest), _format_places(rest))] if rest else reasons
+
+
+def _format_places(ones: Sequence[LeftOut]) -> str:
+    places = [
+        one.where if one.item is None else f"{one.where} (item {one.item})"
+        for one in ones[:_MOST_PLACES]
+    ]
+    more = len(ones) - len(places)
+    return ", ".join(places) + (f" and {more:,} more" if more else "")
+
+
+def _require_batch(batch: Batch, name: str, entries: Sequence[Entry | LeftOut]) -> None:
+    """Refuse a file of another batch: it was given to the wrong page.
+
+    Raises:
+        InputError: entries name their batch, and none names this one.
+    """
+    named = {entry.place.batch for entry in entries if isinstance(entry, Entry)}
+    if named and batch.pk not in named:
+        raise InputError(f"{name} belongs to batch {min(named)}, and this is batch {batch.pk}")
+
+
+def _open_target(batch: Batch, by: User) -> _Target:
+    items = {item.number: item for item in batch.items.select_related("answer")}
+    repeats: defaultdict[int, list[Item]] = defaultdict(list)
+    for item in items.values():
+        if item.original_id is not None and item.again == RepeatKind.OTHER:
+            repeats[item.original_id].append(item)
+    return _Target(batch, by, items, repeats)
+
+
+def _read_entry(target: _Target, entry: Entry | LeftOut) -> Iterator[Found]:
+    if isinstance(entry, LeftOut):
+        yield entry
+        return
+    yield from entry.left_out
+    number = entry.place.item
+    try:
+        item = _find_item(target, entry)
+    except InputError as error:
+        yield from [LeftOut(entry.where, number, str(error)) for _ in entry.answers]
+        return
+    yield from _place_answers(target, entry, item)
+
+
+def _find_item(target: _Target, entry: Entry) -> Item:
+    if entry.place.batch != target.batch.pk:
+        raise InputError(f"belongs to batch {entry.place.batch}")
+    item = target.items.get(entry.place.item)
+    if item is None:
+        raise InputError("there is no such item in this batch")
+    return item
+
+
+def _place_answers(target: _Target, entry: Entry, item: Item) -> Iterator[Found]:
+    read: list[tuple[str, AnswerInput]] = []
+    for said in entry.answers:
+        try:
+            given = _parse_answer(target.batch, item, said)
+        except InputError as error:
+            yield LeftOut(entry.where, item.number, str(error))
+        else:
+            read.append((said.auditor or target.by.get_username(), given))
+    try:
+        places = (
+            [item] if entry.names_item else _match_items(target, item, [name for name, _ in read])
+        )
+    except InputError as error:
+        yield from [LeftOut(entry.where, item.number, str(error)) for _ in read]
+        return
+    for place, (name, given) in zip(places, read, strict=False):
+        yield ParsedAnswer(entry.where, place, name, given)
+
+
+def _match_items(target: _Target, item: Item, names: Sequence[str]) -> list[Item]:
+    """Find for each annotator of a task the item, or its repeat for another auditor.
+
+    Who has answered one of them already keeps it; the others take what is left, in order.
+
+    Raises:
+        InputError: nobody can say which of the answers count.
+    """
+    if len(set(names)) < len(names):
+        raise InputError("has several answers by one person, and one of each is wanted")
+    free = [item, *target.repeats.get(item.pk, ())]
+    if len(names) > len(free):
+        raise InputError(
+            f"has {len(names)} answers, and its item is asked {len(free)} times: take answers "
+            "out, or draw a batch in which more items come again to another auditor"
+        )
+    taken = {one.answer.auditor_name: one for one in free if hasattr(one, "answer")}
+    found = {name: taken[name] for name in names if name in taken}
+    left = [one for one in free if not hasattr(one, "answer")]
+    left += [one for one in free if one not in left and one not in found.values()]
+    for name in names:
+        if name not in found:
+            found[name] = left.pop(0)
+    return [found[name] for name in names]
+
+
+def _parse_answer(batch: Batch, item: Item, said: SaidAnswer) -> AnswerInput:
+    is_pairs = batch.kind == ItemKind.JUDGMENTS
+    return AnswerInput(
+        choice=_parse_choice(said, item) if is_pairs else "",
+        points=None if is_pairs else _parse_score(said),
+        confidence=_parse_confidence(said.confidence),
+        tags=said.tags,
+        comment=said.comment,
+        seconds=said.seconds,
+    )
+
+
+def _parse_choice(said: SaidAnswer, item: Item) -> str:
+    """Ours names judgments as the item does, other tools by the letters that they showed."""
+    if said.shown is None:
+        choice, known = said.answer, tuple(PreferenceLabel.values)
+    else:
+        choice, known = str(said.shown), _SHOWN_CHOICES
+    if not choice:
+        raise InputError("has no answer")
+    if choice not in known:
+        raise InputError(f"answer {choice[:40]!r} is unknown; use {', '.join(known)}")
+    return choice if said.shown is None else to_item_choice(choice, item)
+
+
+def _parse_score(said: SaidAnswer) -> float:
+    points = said.points if said.shown is None else said.shown
+    if points is None:
+        raise InputError("has no points")
+    if isinstance(points, str) or not 0 <= points <= 5:
+        raise InputError("points are not a number from 0 to 5")
+    return points
+
+
+def _parse_confidence(value: float | None) -> int:
+    if value is None:
+        return int(Confidence.MEDIUM)
+    if value not in Confidence.values:
+        raise InputError(f"confidence {value:g} is unknown; use 1, 2 or 3")
+    return int(value)
+
+
+def _keep_one_each(found: Iterable[Found]) -> Iterator[Found]:
+    """Leave out what a file says twice; of answers that differ nobody can say which one holds."""
+    by_item: defaultdict[int, list[ParsedAnswer]] = defaultdict(list)
+    for one in found:
+        if isinstance(one, LeftOut):
+            yield one
+        else:
+            by_item[one.item.number].append(one)
+    for first, *others in by_item.values():
+        values = first.given.values()
+        if all(other.is_same(first.auditor, values) for other in others):
+            yield first
+            yield from [one.leave_out("the same answer comes before it") for one in others]
+        else:
+            places = " and ".join(one.where for one in (first, others[0]))
+            reason = f"{places} answer this item differently: keep one"
+            yield from [one.leave_out(reason) for one in (first, *others)]
+
+
+def _write_answer(read: ParsedAnswer, name: str, by: User) -> bool | LeftOut:
+    """Write one answer; False if this very answer is there already."""
+    item = read.item
+    known = Answer.objects.filter(item=item).first()
+    if known is not None:
+        if read.is_same(known.auditor_name, get_answer_values(known)):
+            return False
+        return read.leave_out("its item has another answer already")
+    free = Item.objects.filter(Q(holder__isnull=True) | Q(lease_until__lt=Now()), pk=item.pk)
+    if free.filter(is_answered=False).update(is_answered=True) != 1:
+        return read.leave_out("somebody is answering its item now: import the file again later")
+    auditor = item.batch.auditors.filter(username=read.auditor).first()
+    Answer.objects.create(
+        item=item,
+        auditor=auditor,
+        auditor_name=read.auditor,
+        source=name[:200],
+        **read.given.values(),
+    )
+    log_change(
+        item,
+        ItemChange.IMPORTED,
+        by,
+        {**read.given.values(), "auditor": read.auditor, "file": name},
+    )
+    return True

@@ -1,0 +1,119 @@
+"""What the desk's templates show: an unanswered item without, an answered one with its truth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.safestring import SafeString
+
+from webapp.audit.models import Answer, Batch, Confidence, Item, ItemKind
+from webapp.audit.rendering import get_shown_judgments, render_markdown
+from webapp.text_diff import Span, compare_texts, diff_texts
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownJudgments:
+    """Judgments A and B as they are shown; spans instead of markdown to mark differences."""
+
+    a: SafeString
+    b: SafeString
+    spans_a: list[Span]
+    spans_b: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    """An item as an auditor sees it before the answer."""
+
+    number: int
+    instruction: SafeString
+    response: SafeString
+    judgments: ShownJudgments | None
+    guidelines: SafeString
+    rubric: SafeString
+
+
+@dataclass(frozen=True, slots=True)
+class RevealedFact:
+    """One line of the reveal."""
+
+    name: str
+    value: str
+
+
+def make_item_view(item: Item, batch: Batch, *, differences: bool = False) -> ItemView:
+    """Show an item; what is hidden of it is not read."""
+    return ItemView(
+        number=item.number,
+        instruction=render_markdown(item.instruction),
+        response=render_markdown(item.response),
+        judgments=_render_judgments(item, batch, differences)
+        if batch.kind == ItemKind.JUDGMENTS
+        else None,
+        guidelines=render_markdown(batch.guidelines),
+        rubric=render_markdown(batch.rubric),
+    )
+
+
+def _render_judgments(item: Item, batch: Batch, differences: bool) -> ShownJudgments:  # noqa: FBT001
+    a, b = get_shown_judgments(
+        item.first,
+        item.second,
+        is_swapped=item.is_swapped,
+        hides_score_lines=batch.hides_score_lines,
+    )
+    spans = compare_texts(a, b) if differences else []
+    return ShownJudgments(
+        a=render_markdown(a),
+        b=render_markdown(b),
+        spans_a=diff_texts("first", spans),
+        spans_b=diff_texts("second", spans),
+    )
+
+
+def format_answer(found: Answer, item: Item) -> str:
+    """An answer in the words of the desk."""
+    sure = Confidence(found.confidence).label
+    if found.points is not None:
+        return f"{found.points:g} of 5 points ({sure})"
+    return f"{format_choice(found.choice, item)} ({sure})"
+
+
+def format_choice(choice: str | None, item: Item) -> str:
+    """Name an outcome by the letters that the auditor saw."""
+    letters = {"first": "B" if item.is_swapped else "A", "second": "A" if item.is_swapped else "B"}
+    words = {"tie": "both alike", "neither": "neither is acceptable"}
+    if choice in letters:
+        return f"judgment {letters[choice]} is better"
+    return words.get(choice or "", "not readable, or not compared")
+
+
+def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
+    """What judge and meta-judge said of an item, by the letters that the auditor saw."""
+    if "mean" in facts:
+        return [
+            RevealedFact("The judge's mean", _format_score(facts["mean"])),
+            RevealedFact("Variance of its judgments", _format_score(facts["variance"])),
+            RevealedFact("Readable judgments", str(facts["valid"])),
+        ]
+    a, b = ("second", "first") if item.is_swapped else ("first", "second")
+    orders = {"first": "forward", "second": "backward"}
+    return [
+        RevealedFact("Meta-judge, A shown first", format_choice(facts[orders[a]], item)),
+        RevealedFact("Meta-judge, B shown first", format_choice(facts[orders[b]], item)),
+        RevealedFact(
+            "Elo of A and B",
+            f"{_format_score(facts[f'elo_{a}'])} and {_format_score(facts[f'elo_{b}'])}",
+        ),
+        RevealedFact(
+            "Scores of A and B",
+            f"{_format_score(facts[f'score_{a}'])} and {_format_score(facts[f'score_{b}'])}",
+        ),
+        RevealedFact("Became a preference pair", "yes" if facts["decided_pair"] else "no"),
+    ]
+
+
+def _format_score(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"

@@ -1,0 +1,330 @@
+"""Figures in the form that templates show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from meta_reward_core.review.judge_results import JudgeResults
+from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
+from meta_reward_core.review.stratified_estimators import Estimate
+from meta_reward_core.review.stratified_sampling import STRATEGIES
+from webapp.audit.batch_report import BatchReport
+from webapp.audit.models import Act, Batch, BatchStatus, OnGateFailure
+from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
+from webapp.charts.scales import SHARE
+from webapp.charts.svg import Chart, Series, build_line_chart
+
+_FULL_COVERAGE: Final = 0.9995
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLine:
+    """A figure with its interval and the items behind it, as text."""
+
+    name: str
+    value: str
+    interval: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BiasLine:
+    """What wins, by the meta-judge and by people."""
+
+    name: str
+    meta_judge: MetricLine
+    people: MetricLine
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionRow:
+    """What people said, and how often the meta-judge said what to it."""
+
+    name: str
+    cells: tuple[MetricLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportView:
+    """All tables of a report."""
+
+    headline: tuple[MetricLine, ...]
+    biases: tuple[BiasLine, ...]
+    confusion: tuple[ConfusionRow, ...]
+    groups: tuple[tuple[str, tuple[MetricLine, ...]], ...]
+    auditors: tuple[MetricLine, ...]
+    coverage: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch in a list; `strategy` in words."""
+
+    batch: Batch
+    strategy: str
+    items: int
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrendLine:
+    """What all audits of one iteration say."""
+
+    iteration: int
+    agreement: MetricLine
+    elo: MetricLine
+    kappa: MetricLine
+    alpha: MetricLine
+    spearman: MetricLine
+    difference: MetricLine
+
+    @property
+    def figures(self) -> tuple[MetricLine, ...]:
+        """All of them, in the order of `TREND`."""
+        return (
+            self.agreement, self.elo, self.kappa, self.alpha, self.spearman, self.difference
+        )  # fmt: skip
+
+
+TREND: Final = (
+    "Agreement with the meta-judge, without ties",
+    "Elo names people's winner",
+    "Cohen's kappa",
+    "Krippendorff's alpha",
+    "Spearman with the judge's mean",
+    "People's points less the judge's",
+)
+"""Headings of what a `TrendLine` shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """What audits say over iterations."""
+
+    charts: tuple[Chart, ...]
+    lines: tuple[TrendLine, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActLine:
+    """Who did what to a gate or a batch."""
+
+    when: datetime
+    by_name: str
+    what: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PooledView:
+    """All tables of what an iteration's batches of one kind say together."""
+
+    pooled: PooledReport
+    figures: ReportView | None
+
+
+def format_share_line(name: str, found: Estimate) -> MetricLine:
+    """A share in percent."""
+    return _make_line(name, found, lambda value: f"{value:.1%}")
+
+
+def _make_line(name: str, found: Estimate, say: Any) -> MetricLine:
+    if found.value is None:
+        return MetricLine(name, "no answer yet", "", found.count)
+    if found.low is None or found.high is None:
+        return MetricLine(name, say(found.value), "too few answers", found.count)
+    return MetricLine(name, say(found.value), f"{say(found.low)} to {say(found.high)}", found.count)
+
+
+def _make_number_line(name: str, found: Estimate) -> MetricLine:
+    return _make_line(name, found, lambda value: f"{value:.2f}")
+
+
+def make_batch_view(batch: Any) -> BatchView:
+    """A batch with its counts, which the query has annotated."""
+    strategy = STRATEGIES[batch.strategy].partition(":")[0]
+    return BatchView(batch, strategy, batch.item_count, batch.answer_count)
+
+
+def make_report_view(report: BatchReport) -> ReportView:
+    """All tables of a report."""
+    pairs, responses = report.pairs, report.responses
+    return ReportView(
+        headline=_make_pair_lines(pairs) if pairs else _make_response_lines(responses),
+        biases=tuple(_make_bias_lines(pairs)) if pairs else (),
+        confusion=_make_confusion_rows(pairs) if pairs else (),
+        groups=_make_groups(report),
+        auditors=_make_consistency_lines(report),
+        coverage=_format_coverage(report.coverage),
+    )
+
+
+def _format_coverage(share: float | None) -> str:
+    """How much of an iteration the answers speak for; empty where it is all, or nothing."""
+    return "" if share is None or share > _FULL_COVERAGE else f"{share:.1%}"
+
+
+def make_pooled_view(pooled: PooledReport) -> PooledView:
+    """All tables of what an iteration's batches say together."""
+    report = pooled.report
+    return PooledView(pooled, make_report_view(report) if report else None)
+
+
+def _make_pair_lines(found: MetaJudgeResults) -> tuple[MetricLine, ...]:
+    return (
+        format_share_line("Agreement with the meta-judge, without ties", found.agreement_decided),
+        format_share_line("Agreement with the meta-judge, ties too", found.agreement),
+        format_share_line("Elo's order names the judgment that people prefer", found.elo),
+        _make_number_line("Cohen's kappa with the meta-judge", found.kappa),
+    )
+
+
+def _make_response_lines(found: JudgeResults | None) -> tuple[MetricLine, ...]:
+    if found is None:
+        return ()
+    return (
+        _make_number_line("Spearman's correlation with the judge's mean", found.spearman),
+        _make_number_line("Kendall's tau-b with the judge's mean", found.kendall),
+        _make_number_line("People's points less the judge's", found.difference),
+    )
+
+
+def _make_bias_lines(found: MetaJudgeResults) -> list[BiasLine]:
+    return [
+        BiasLine(
+            bias.name,
+            format_share_line(bias.name, bias.meta_judge),
+            format_share_line(bias.name, bias.people),
+        )
+        for bias in found.biases
+    ]
+
+
+def _make_confusion_rows(found: MetaJudgeResults) -> tuple[ConfusionRow, ...]:
+    return tuple(
+        ConfusionRow(name, tuple(map(format_share_line, OUTCOMES, cells)))
+        for name, cells in zip(OUTCOMES, found.confusion, strict=True)
+    )
+
+
+def _make_groups(report: BatchReport) -> tuple[tuple[str, tuple[MetricLine, ...]], ...]:
+    found: dict[str, list[MetricLine]] = {}
+    for group in report.pairs.groups if report.pairs else ():
+        line = format_share_line(group.name, group.agreement)
+        found.setdefault(group.division, []).append(line)
+    for part in report.responses.groups if report.responses else ():
+        found.setdefault(part.division, []).append(_make_number_line(part.name, part.difference))
+    return tuple((name.replace("_", " "), tuple(lines)) for name, lines in found.items())
+
+
+def _make_consistency_lines(report: BatchReport) -> tuple[MetricLine, ...]:
+    found = report.consistency
+    return (
+        format_share_line("The same auditor gives the same answer again", found.same),
+        format_share_line("Another auditor gives the same answer", found.other),
+        _make_alpha_line("Krippendorff's alpha", found.alpha),
+    )
+
+
+def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
+    """Alpha, which is none where all answers are alike, however many there are."""
+    line = _make_number_line(name, found)
+    if found.value is not None:
+        return line
+    none = "all answers are alike" if found.count else "no item with two auditors"
+    return replace(line, value=none)
+
+
+def describe_act(act: Act) -> ActLine:
+    """A deed in words."""
+    batch = act.batch_id
+    what = f"{act.get_deed_display()}: batch {batch}" if batch else act.get_deed_display()
+    return ActLine(
+        act.when,
+        act.by_name,
+        what,
+        _describe_terms(act.before),
+        _describe_terms(act.after),
+        act.reason,
+    )
+
+
+def _describe_terms(values: Mapping[str, Any]) -> str:
+    """Plain values of a deed, in words."""
+    if "auditors" in values:
+        return ", ".join(values["auditors"]) or "nobody"
+    if "status" in values:
+        return str(BatchStatus(values["status"]).label)
+    if not values:
+        return "nothing"
+    otherwise = OnGateFailure(values["otherwise"]).label
+    return (
+        f"above {values['least']:g} with confidence {values['confidence']:g}, from "
+        f"{values['answers']} answers; else {otherwise}"
+    )
+
+
+def make_trend(points: Sequence[TrendPoint]) -> Trend:
+    """Agreement and points over iterations, as far as there are any."""
+    pairs = [point for point in points if point.agreement.count]
+    scored = [point for point in points if point.difference.count]
+    charts = []
+    if pairs:
+        charts.append(
+            _make_chart(
+                "Agreement of people and meta-judge",
+                [(point.iteration, point.agreement) for point in pairs],
+                y_label="share of verdicts, without ties",
+                within=SHARE,
+                description="With 95% intervals; a coin agrees in half of them.",
+            )
+        )
+    if scored:
+        charts.append(
+            _make_chart(
+                "People's points less the judge's",
+                [(point.iteration, point.difference) for point in scored],
+                y_label="points",
+                description="With 95% intervals; below 0 the judge is too generous.",
+            )
+        )
+    return Trend(tuple(charts), tuple(map(_make_trend_line, points)), tuple(describe_trend(points)))
+
+
+def _make_chart(
+    title: str,
+    found: Sequence[tuple[int, Estimate]],
+    *,
+    y_label: str,
+    description: str,
+    within: tuple[float, float] | None = None,
+) -> Chart:
+    names = {"estimate": "value", "lower end": "low", "upper end": "high"}
+    series = [
+        Series(name, [(number, getattr(estimate, end)) for number, estimate in found])
+        for name, end in names.items()
+    ]
+    return build_line_chart(
+        title,
+        series,
+        x_label="iteration",
+        y_label=y_label,
+        within=within,
+        description=description,
+    )
+
+
+def _make_trend_line(point: TrendPoint) -> TrendLine:
+    return TrendLine(
+        point.iteration,
+        agreement=format_share_line(TREND[0], point.agreement),
+        elo=format_share_line(TREND[1], point.elo),
+        kappa=_make_number_line(TREND[2], point.kappa),
+        alpha=_make_alpha_line(TREND[3], point.alpha),
+        spearman=_make_number_line(TREND[4], point.spearman),
+        difference=_make_number_line(TREND[5], point.difference),
+    )

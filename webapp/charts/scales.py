@@ -1,0 +1,114 @@
+"""Axes with ticks at round numbers, and figures as people write them. Knows nothing of pages."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+LARGEST: Final = 1e150
+"""Larger figures are refused: their differences could overflow."""
+
+SHARE: Final = (0.0, 1.0)
+"""Whatever is a share lies there; see `make_wide_scale`."""
+
+_TINY: Final = 1e-100
+_SAME: Final = 1e-9
+_STEPS: Final = (1.0, 2.0, 5.0, 10.0)
+_UNITS: Final = ((1e9, "G"), (1e6, "M"))
+_MAX_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """An axis from `low` to `high`, with round numbers `step` apart on it."""
+
+    low: float
+    high: float
+    step: float
+    ticks: tuple[float, ...]
+
+    def share(self, value: float) -> float:
+        """Say where a value lies, 0 at `low` and 1 at `high`; the middle if they are one."""
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+
+    def label(self, tick: float) -> str:
+        """Write a tick with as many decimals as tell it from its neighbours."""
+        size = max(abs(self.low), abs(self.high))
+        unit, sign = next((unit for unit in _UNITS if size >= unit[0]), (1.0, ""))
+        decimals = max(0, -math.floor(math.log10(self.step / unit) + _SAME))
+        if decimals > _MAX_DECIMALS or size >= 1e15:
+            return f"{tick:.3g}"
+        return f"{tick / unit + 0.0:,.{decimals}f}{sign}"
+
+
+def require_finite(values: Iterable[float]) -> None:
+    """Refuse what no axis can show.
+
+    Raises:
+        ValueError: a value is no number, infinite, or larger than `LARGEST`.
+    """
+    for value in values:
+        if not abs(value) <= LARGEST:
+            raise ValueError(f"{value} cannot be drawn")
+
+
+def make_wide_scale(
+    values: Iterable[float],
+    *,
+    from_zero: bool = False,
+    within: tuple[float, float] | None = None,
+    about: int = 5,
+) -> Scale:
+    """Make an axis that begins and ends at a tick and holds all values, with air if they are one.
+
+    Args:
+        from_zero: zero lies on the axis, as bars need it.
+        within: the least and the largest value there can be; there is no air beyond them.
+        about: how many steps it should have, more or less.
+    """
+    known = [*values, 0.0] if from_zero else list(values)
+    low, high = _add_padding(min(known), max(known), from_zero=from_zero)
+    if within is not None:
+        low, high = min(max(low, within[0]), min(known)), max(min(high, within[1]), max(known))
+    step = _compute_round_step(high - low, about)
+    first, last = math.floor(low / step + _SAME), math.ceil(high / step - _SAME)
+    ticks = tuple(count * step for count in range(first, last + 1))
+    return Scale(ticks[0], ticks[-1], step, ticks)
+
+
+def make_snug_scale(values: Iterable[float], *, about: int = 5) -> Scale:
+    """Make an axis that ends where the values do; between whole values ticks are whole."""
+    known = list(values)
+    low, high = min(known), max(known)
+    if high - low <= max(_SAME * max(abs(low), abs(high)), _TINY):
+        step = 1.0 if low == round(low) else _compute_round_step(max(abs(low), _TINY), 1000)
+        return Scale(low, low, step, (low,))
+    step = _compute_round_step(high - low, about)
+    if all(value == round(value) for value in known):
+        step = max(1.0, step)
+    first, last = math.ceil(low / step - _SAME), math.floor(high / step + _SAME)
+    return Scale(low, high, step, tuple(count * step for count in range(first, last + 1)))
+
+
+def _add_padding(low: float, high: float, *, from_zero: bool) -> tuple[float, float]:
+    if high - low > max(_SAME * max(abs(low), abs(high)), _TINY):
+        return low, high
+    if from_zero:
+        return 0.0, 1.0
+    air = abs(low) / 2 if abs(low) > _TINY else 1.0
+    return low - air, low + air
+
+
+def _compute_round_step(span: float, about: int) -> float:
+    power = 10.0 ** math.floor(math.log10(span / about))
+    return next(step for step in _STEPS if step * power * about >= span * (1 - _SAME)) * power
+
+
+def format_number(value: float | None) -> str:
+    """Write a figure: whole ones in full, others with four digits that count; a dash for none."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if 1e4 <= size < 1e15 or value == round(value):
+        return f"{round(value):,}" if size < 1e15 else f"{value:.4g}"
+    return f"{value:,.4g}"

@@ -1,0 +1,1 @@
+"""Pages about experiments, iterations and workers, the activity log, and the admin."""

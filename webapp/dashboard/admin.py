@@ -1,0 +1,249 @@
+"""The administrators' view of the rows.
+
+Rows are changed by the workers, so this only looks, and asks by orders as the pages do.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import LogEntry
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from webapp.accounts.current_user import get_user
+from webapp.accounts.ownership import transfer_ownership
+from webapp.accounts.read_only_admin import ViewOnlyAdmin
+from webapp.experiments.actions import can_request
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import (
+    Attempt,
+    Experiment,
+    Iteration,
+    JobKind,
+    Order,
+    Shard,
+    Stage,
+    Worker,
+)
+from webapp.experiments.progress import SILENT_SECONDS
+
+
+@admin.register(LogEntry)
+class LogEntryAdmin(ViewOnlyAdmin):
+    """What was done in the admin itself."""
+
+    list_display = ("action_time", "user", "content_type", "object_repr", "action_flag")
+    list_filter = ("action_flag", "content_type", "user")
+    search_fields = ("object_repr", "user__username")
+    list_select_related = ("user", "content_type")
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """A log from which entries can be taken is none."""
+        return False
+
+
+@admin.register(Experiment)
+class ExperimentAdmin(ViewOnlyAdmin):
+    """Experiments; those with their rows may be deleted here."""
+
+    list_display = (
+        "name",
+        "owner",
+        "is_private",
+        "status",
+        "seed",
+        "recipe_name",
+        "created",
+    )
+    list_filter = (
+        "status",
+        "is_private",
+        "owner",
+        "created",
+    )
+    search_fields = ("name", "owner__username")
+    list_select_related = ("owner",)
+    actions = ("hide", "show")
+
+    @admin.display(description="recipe")
+    def recipe_name(self, experiment: Experiment) -> str:
+        """Name of the recipe that the experiment began with."""
+        return str(experiment.recipe.get("name", ""))
+
+    @admin.action(description="Make private", permissions=["steer"])
+    def hide(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
+        """Let only owners and admins see the chosen ones; what nobody owns stays as it is."""
+        for row in rows.filter(owner=None):
+            self.message_user(request, f"{row} has no owner, give it one first.", messages.ERROR)
+        self._make_private(request, rows.exclude(owner=None), is_private=True)
+
+    @admin.action(description="Show to everybody who sees experiments", permissions=["steer"])
+    def show(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
+        """Take back that the chosen ones are private."""
+        self._make_private(request, rows, is_private=False)
+
+    def _make_private(
+        self, request: HttpRequest, rows: QuerySet[Experiment], *, is_private: bool
+    ) -> None:
+        by = get_user(request)
+        changed = [
+            row
+            for row in rows.select_related("owner")
+            if transfer_ownership(row, by=by, owner=row.owner, is_private=is_private)
+        ]
+        self.message_user(request, f"{len(changed)} of the chosen experiments were changed.")
+
+
+@admin.register(Iteration)
+class IterationAdmin(ViewOnlyAdmin):
+    """Iterations."""
+
+    list_display = (
+        "experiment",
+        "number",
+        "status",
+        "driver",
+        "started",
+        "finished",
+        "finding",
+    )
+    list_filter = (
+        "status",
+        "experiment",
+    )
+    search_fields = ("experiment__name",)
+    list_select_related = ("experiment",)
+    actions = ("pause", "resume", "cancel")
+
+    @admin.action(description="Pause", permissions=["steer"])
+    def pause(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
+        """Ask the workers to stop the chosen ones for now."""
+        self._ask(request, rows, JobKind.PAUSE)
+
+    @admin.action(description="Go on, and try again what failed", permissions=["steer"])
+    def resume(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
+        """Ask the workers to go on with the chosen ones."""
+        self._ask(request, rows, JobKind.RESUME)
+
+    @admin.action(description="Cancel", permissions=["steer"])
+    def cancel(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
+        """Ask the workers to stop the chosen ones for good."""
+        self._ask(request, rows, JobKind.CANCEL)
+
+    def _ask(self, request: HttpRequest, rows: QuerySet[Iteration], kind: JobKind) -> None:
+        """Place the order that the page's button places; say of which it cannot be asked now."""
+        asked = 0
+        for row in rows.select_related("experiment").prefetch_related("experiment__iterations"):
+            if can_request(row, kind):
+                enqueue_job(kind, by=get_user(request), experiment=row.experiment)
+                asked += 1
+            else:
+                why = "it is not the latest, something is asked for already, or it is at rest"
+                text = f"{row} ({row.get_status_display()}) cannot be asked to {kind.label}: {why}."
+                self.message_user(request, text, messages.WARNING)
+        self.message_user(request, f"{asked} asked to {kind.label}; the log says what comes of it.")
+
+
+@admin.register(Stage)
+class StageAdmin(ViewOnlyAdmin):
+    """Stages."""
+
+    list_display = (
+        "iteration",
+        "position",
+        "name",
+        "status",
+        "shard_count",
+    )
+    list_filter = (
+        "status",
+        "name",
+        "iteration__experiment",
+    )
+    search_fields = ("name", "title", "iteration__experiment__name")
+    list_select_related = ("iteration__experiment",)
+
+
+@admin.register(Shard)
+class ShardAdmin(ViewOnlyAdmin):
+    """Shards."""
+
+    list_display = (
+        "stage",
+        "index",
+        "status",
+        "attempt_count",
+        "failures",
+        "lease_until",
+        "done",
+        "tokens",
+    )
+    list_filter = (
+        "status",
+        "stage__name",
+        "stage__iteration__experiment",
+    )
+    search_fields = ("stage__name", "stage__iteration__experiment__name")
+    list_select_related = ("stage__iteration__experiment",)
+
+
+@admin.register(Attempt)
+class AttemptAdmin(ViewOnlyAdmin):
+    """Attempts."""
+
+    list_display = ("shard", "number", "status", "worker", "pid", "started", "seconds", "error")
+    list_filter = (
+        "status",
+        "worker",
+        "shard__stage__name",
+    )
+    search_fields = (
+        "error",
+        "worker",
+        "shard__stage__iteration__experiment__name",
+    )
+    list_select_related = ("shard__stage__iteration__experiment",)
+
+
+class SilenceFilter(admin.SimpleListFilter):
+    """Workers by whether they still show themselves."""
+
+    title = "heard"
+    parameter_name = "heard"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """The two that there are."""
+        return [("lately", "lately"), ("silent", "silent")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Worker]) -> QuerySet[Worker]:  # noqa: ARG002
+        """Workers that were heard since, or not."""
+        since = timezone.now() - timedelta(seconds=SILENT_SECONDS)
+        if self.value() == "lately":
+            return rows.filter(heartbeat__gte=since)
+        return rows.filter(heartbeat__lt=since) if self.value() == "silent" else rows
+
+
+@admin.register(Worker)
+class WorkerAdmin(ViewOnlyAdmin):
+    """Workers, as they last showed themselves."""
+
+    list_display = ("name", "host", "pid", "queues", "device", "shard", "since", "heartbeat")
+    list_filter = (SilenceFilter, "queues", "host", "device")
+    search_fields = ("name", "host", "shard__stage__iteration__experiment__name")
+    list_select_related = ("shard__stage__iteration__experiment",)
+
+
+@admin.register(Order)
+class OrderAdmin(ViewOnlyAdmin):
+    """What people asked for: the log, which nobody edits."""
+
+    list_display = ("created", "by", "kind", "subject", "status", "finding", "finished")
+    list_filter = ("status", "kind", "by")
+    search_fields = ("subject", "finding")
+    list_select_related = ("by",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """A log from which entries can be taken is none."""
+        return False

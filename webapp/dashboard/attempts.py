@@ -1,0 +1,106 @@
+"""Shards and the attempts at them: pages of shards, and the last failures with what they said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from django.core.paginator import Page, Paginator
+from django.db.models import Prefetch, QuerySet
+from django.db.models.functions import Right
+
+from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
+
+SHARDS_ON_A_PAGE: Final = 25
+_FAILURES_SHOWN: Final = 3
+_LINES_SHOWN: Final = 8
+_CHARS_SHOWN: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that did not end well.
+
+    Attributes:
+        lines: the end of what it said.
+    """
+
+    what: str
+    status_label: str
+    when: datetime | None
+    worker: str
+    pid: int
+    lines: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One attempt at a shard, as the table of shards shows it."""
+
+    row: Attempt
+    lines: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """A shard with what it made, in words, and the attempts at it."""
+
+    row: Shard
+    made: str
+    tries: Sequence[AttemptView]
+
+
+def list_last_failures(iteration: Iteration) -> list[Failure]:
+    """Read the last attempts that failed or were lost, without the whole of long errors."""
+    rows = (
+        _annotate_tails(Attempt.objects.filter(shard__stage__iteration=iteration))
+        .filter(status__in=[AttemptStatus.FAILED, AttemptStatus.LOST])
+        .select_related("shard__stage")
+        .order_by("-pk")
+    )
+    return [
+        Failure(
+            what=f"{row.shard.stage.title}, shard {row.shard.index}, attempt {row.number}",
+            status_label=row.get_status_display(),
+            when=row.finished,
+            worker=row.worker,
+            pid=row.pid,
+            lines=_get_last_lines(row),
+        )
+        for row in rows[:_FAILURES_SHOWN]
+    ]
+
+
+def paginate_shards(
+    iteration: Iteration, *, stage: str, status: str, page: str | None
+) -> tuple[Page[Shard], list[ShardView]]:
+    """Read a page of an iteration's shards with the attempts at them.
+
+    Args:
+        stage, status: only these; empty for all.
+    """
+    rows = Shard.objects.filter(stage__iteration=iteration).order_by("stage__position", "index")
+    if stage:
+        rows = rows.filter(stage__name=stage)
+    if status in ShardStatus.values:
+        rows = rows.filter(status=status)
+    attempts = _annotate_tails(Attempt.objects.order_by("number"))
+    rows = rows.select_related("stage").prefetch_related(Prefetch("attempts", attempts))
+    found = Paginator(rows, SHARDS_ON_A_PAGE).get_page(page)
+    return found, [_make_shard_view(row) for row in found.object_list]
+
+
+def _make_shard_view(row: Shard) -> ShardView:
+    made = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in row.counts.items())
+    tries = [AttemptView(attempt, _get_last_lines(attempt)) for attempt in row.attempts.all()]
+    return ShardView(row, made, tries)
+
+
+def _annotate_tails(attempts: QuerySet[Attempt]) -> QuerySet[Attempt]:
+    """Fetch the end of what attempts said instead of all of it."""
+    return attempts.annotate(tail=Right("error", _CHARS_SHOWN)).defer("error")
+
+
+def _get_last_lines(attempt: Attempt) -> str:
+    tail: str = attempt.tail  # type: ignore[attr-defined]
+    return "\n".join(tail.strip().splitlines()[-_LINES_SHOWN:])

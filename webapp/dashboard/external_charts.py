@@ -1,0 +1,99 @@
+"""Curves by others than the experiment's own models: people who audited, and kept evaluations.
+
+Where a program knows the truth, `curves` draws that; where a real model runs, these are what
+tells a better judge from one that merely agrees with itself.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.reporting.scorecard_store import ScorecardDict, list_scorecards
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.audit.pooled_report import compute_trend
+from webapp.audit.report_presenter import make_trend
+from webapp.charts.svg import Chart, Point, Series, build_line_chart
+from webapp.experiments.models import Experiment
+
+_PERCENT: Final = (0.0, 100.0)
+_WIN_RATES: Final = {"length_controlled_winrate": "length-controlled", "win_rate": "plain"}
+_AGREEMENTS: Final = {"agreement": "all pairs", "agreement_without_ties": "without ties"}
+
+_WITH: Final = {"model": " with a model", "humans": " with people"}
+
+_log = logging.getLogger(__name__)
+
+
+def build_external_charts(experiment: Experiment, *, models: int) -> list[Chart]:
+    """Draw what audits and kept evaluations say over the iterations; nothing where there is none.
+
+    Args:
+        models: how many of M0, M1, ... there are.
+    """
+    kept = _list_scorecards_by_model(experiment, models)
+    charts = [
+        *make_trend(compute_trend(experiment)).charts,
+        _make_chart(
+            "Win rate in evaluations",
+            _group_points(kept, _WIN_RATES),
+            description="By the judge of the evaluation, against its baseline.",
+        ),
+        _make_chart(
+            "The judge against a reference",
+            _group_points(kept, _AGREEMENTS),
+            description="Share of pairs that model and reference order alike.",
+        ),
+    ]
+    return [chart for chart in charts if chart.drawing]
+
+
+def _list_scorecards_by_model(
+    experiment: Experiment, models: int
+) -> dict[int, list[ScorecardDict]]:
+    store = ArtifactStore(experiment.artifact_root)
+    return {
+        number: list(_list_readable_scorecards(store, experiment.name, number))
+        for number in range(models)
+    }
+
+
+def _list_readable_scorecards(
+    store: ArtifactStore, name: str, number: int
+) -> Sequence[ScorecardDict]:
+    """Scorecards of a model; the page is shown without those that a person has damaged."""
+    try:
+        return list_scorecards(store, name, number)
+    except ArtifactError as error:
+        _log.warning("evaluations of %s M%s are not drawn: %s", name, number, error)
+        return ()
+
+
+def _group_points(
+    kept: Mapping[int, Iterable[ScorecardDict]], figures: Mapping[str, str]
+) -> dict[str, list[Point]]:
+    """Points by evaluation and figure."""
+    lines: dict[str, list[Point]] = {}
+    for number, cards in sorted(kept.items()):
+        for card in cards:
+            for figure in card["figures"]:
+                if figure["name"] in figures and figure["value"] is not None:
+                    line = f"{_format_evaluation_name(card)}, {figures[figure['name']]}"
+                    lines.setdefault(line, []).append((number, figure["value"]))
+    return lines
+
+
+def _format_evaluation_name(card: Mapping[str, Any]) -> str:
+    return str(card["benchmark"]).replace("_", " ") + _WITH.get(str(card.get("reference")), "")
+
+
+def _make_chart(title: str, lines: Mapping[str, Sequence[Point]], *, description: str) -> Chart:
+    series = [Series(name, points) for name, points in lines.items()]
+    return build_line_chart(
+        title,
+        series,
+        x_label="model M",
+        y_label="percent",
+        within=_PERCENT,
+        description=description,
+    )

@@ -1,0 +1,184 @@
+"""Charts of one iteration, from its tables as far as finished shards have made them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+from django.db.models import BigIntegerField, Sum
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.evaluation.judge_metrics import BIN_WIDTH, HISTOGRAM_BINS
+from meta_reward_core.reporting.summary import LogRow
+from webapp.charts.scales import Scale, make_wide_scale
+from webapp.charts.svg import (
+    Chart,
+    Point,
+    Series,
+    build_bar_chart,
+    build_histogram,
+    build_line_chart,
+)
+from webapp.dashboard.table_reader import Numbers, TableReader
+from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
+from webapp.experiments.training_charts import TRAINING_CHARTS, TrainingChart
+
+_BINS: Final = 12
+_POINTS_OF_A_LINE: Final = 150
+
+
+@dataclass(frozen=True, slots=True)
+class IterationCharts:
+    """Charts with numbers; `problem` says which files could not be read, if any."""
+
+    charts: tuple[Chart, ...]
+    problem: str
+
+
+def build_iteration_charts(iteration: Iteration) -> IterationCharts:
+    """Draw what an iteration's finished shards have made, and how fast."""
+    experiment = iteration.experiment
+    charts, problem = [_chart_speed(iteration)], ""
+    try:
+        folder = f"{experiment.name}/iteration-{iteration.number}"
+        tables = TableReader(experiment.artifact_root, folder)
+        charts = [*_iter_table_charts(tables, running=_read_running_log(iteration)), *charts]
+    except ArtifactError as error:
+        problem = str(error)
+    return IterationCharts(tuple(chart for chart in charts if chart.drawing), problem)
+
+
+def _read_running_log(iteration: Iteration) -> list[LogRow]:
+    """Read what a training that runs now has told so far."""
+    told = Shard.objects.filter(
+        stage__iteration=iteration, stage__name="train", status=ShardStatus.RUNNING
+    ).values_list("figures", flat=True)
+    return [
+        (int(row["step"]), metric, value)
+        for rows in told
+        for row in rows
+        for metric, value in row.items()
+        if metric != "step"
+    ]
+
+
+def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
+    yield _chart_scores(tables.points())
+    yield _chart_histogram(
+        "Do the judgments of one response agree?",
+        tables.read_variances(),
+        x_label="variance of a response's points",
+        description="One count for each scored response. 0: all its judgments give the same.",
+    )
+    for kind, texts in (("actor", "responses"), ("judge", "judgments")):
+        yield _chart_lengths(kind, texts, tables)
+    yield _chart_histogram(
+        "How far do the battles part judgments?",
+        tables.read_elo_spreads(),
+        x_label="best minus worst Elo, in nats",
+        description="One count for each response whose judgments battled.",
+    )
+    log = tables.training_log() or running
+    for chart in TRAINING_CHARTS:
+        yield _chart_training_log(chart, log)
+
+
+def _chart_scores(counts: Sequence[int]) -> Chart:
+    return build_histogram(
+        "Points that the judge gave",
+        [(f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, counts, strict=True)],
+        x_label="points",
+        description=f"Each column holds {BIN_WIDTH:g} of a point, the last one exactly 5 alone.",
+    )
+
+
+def _chart_histogram(title: str, values: Numbers, *, x_label: str, description: str) -> Chart:
+    if not values.size:
+        return build_histogram(title, [], x_label=x_label)
+    scale = _make_bins(values)
+    counts, _ = np.histogram(values, bins=scale.ticks)
+    named = [
+        (scale.label(start), int(count)) for start, count in zip(scale.ticks, counts, strict=False)
+    ]
+    return build_histogram(title, named, x_label=x_label, description=description)
+
+
+def _make_bins(values: Numbers) -> Scale:
+    """Cut the values' range at round numbers."""
+    return make_wide_scale([float(values.min()), float(values.max())], about=_BINS)
+
+
+def _chart_lengths(kind: str, texts: str, tables: TableReader) -> Chart:
+    title = f"Length of chosen and rejected {texts}"
+    sides = {side: tables.lengths(kind, side) for side in ("chosen", "rejected")}
+    both = np.concatenate(list(sides.values()))
+    if not both.size:
+        return build_line_chart(title, [], x_label="characters", y_label="pairs")
+    scale = _make_bins(both)
+    return build_line_chart(
+        title,
+        [Series(side, _count_by_bin(values, scale)) for side, values in sides.items()],
+        x_label="characters",
+        y_label="pairs",
+        description=f"How many of the {kind} pairs are that long, to {scale.label(scale.step)}.",
+    )
+
+
+def _count_by_bin(values: Numbers, scale: Scale) -> list[Point]:
+    counts, edges = np.histogram(values, bins=scale.ticks)
+    return [
+        (float(edge + scale.step / 2), float(count))
+        for edge, count in zip(edges, counts, strict=False)
+    ]
+
+
+def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
+    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for step, metric, value in log:
+        lines[metric].append((step, value))
+    longest = max((len(lines[metric]) for metric in chart.figures.values()), default=0)
+    every = -(-longest // _POINTS_OF_A_LINE)
+    series = [
+        Series(name, _thin_points(lines[metric], every))
+        for name, metric in chart.figures.items()
+        if lines[metric]
+    ]
+    means = f"Each point is the mean of {every} of the training's figures." if every > 1 else ""
+    return build_line_chart(
+        chart.title,
+        series,
+        x_label="step",
+        y_label=chart.y_label,
+        within=chart.within,
+        description=" ".join(filter(None, (chart.description, means))),
+    )
+
+
+def _thin_points(points: Sequence[tuple[int, float]], every: int) -> list[Point]:
+    runs = [points[start : start + every] for start in range(0, len(points), max(1, every))]
+    return [(run[-1][0], fmean(value for _, value in run)) for run in runs]
+
+
+def _chart_speed(iteration: Iteration) -> Chart:
+    """Draw tokens a second of each stage's finished shards, for one worker."""
+    tokens = Sum(Cast(KeyTextTransform("tokens", "shard__counts"), BigIntegerField()))
+    rows = (
+        Attempt.objects.filter(
+            shard__stage__iteration=iteration,
+            status=AttemptStatus.FINISHED,
+            seconds__gt=0,
+        )
+        .order_by("shard__stage__position")
+        .values_list("shard__stage__title")
+        .annotate(made=tokens, taken=Sum("seconds"))
+    )
+    return build_bar_chart(
+        "Speed of the stages",
+        [(title, made / seconds) for title, made, seconds in rows if made],
+        y_label="tokens a second",
+        description="Of one worker, over the shards that are finished, start included.",
+    )

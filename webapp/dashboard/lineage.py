@@ -1,0 +1,185 @@
+"""Where each model of an experiment comes from: M0, M1, ... with what it was trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meta_reward_core.models.hf_hub import parse_pinned_name
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
+from webapp.dashboard.table_reader import find_kept_epoch
+from webapp.experiments.models import Experiment, Iteration, JobKind, Shard, ShardStatus
+
+_HASH_CHARS: Final = 12
+_STAGES: Final = ("sample", "pair_actor", "pair_judge", "train")
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """Pairs of one kind; both are None as long as the stage is not finished.
+
+    Attributes:
+        is_withheld: whether an audit kept them from the training.
+    """
+
+    kind: str
+    made: int | None
+    dropped: int | None
+    is_withheld: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A model and the iteration that makes it.
+
+    Attributes:
+        before: number of the model that it starts from, which is also the reference of DPO.
+        prompts: instructions drawn; None as long as they are not.
+        human_pairs: pairs that people preferred in audits, among those trained on.
+        kept_step, kept_epoch: of the weights that were kept.
+        short_hash: the beginning of the hash of its folder; empty as long as it is not made.
+    """
+
+    row: Iteration
+    before: int
+    prompts: int | None
+    pairs: tuple[PairCounts, ...]
+    human_pairs: int
+    trained: int | None
+    kept_step: int | None
+    kept_epoch: float | None
+    short_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """The instructions that an experiment draws from.
+
+    Attributes:
+        called: the file's name as a person gave it; empty where it is not known.
+        held_out: kept for evaluation and never drawn.
+        hash: of the table of all of them.
+    """
+
+    called: str
+    count: int
+    held_out: int
+    hash: str
+    short_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """M0 and what followed; the prompts are None where their file is not there.
+
+    Attributes:
+        seed_name: a folder's own name, or the hub's for what came from there.
+        seed_commit: of the hub; empty for what did not come from there.
+    """
+
+    prompts: PromptSet | None
+    seed_hash: str
+    seed_short_hash: str
+    seed_name: str
+    seed_commit: str
+    seed_short_commit: str
+    generations: tuple[Generation, ...]
+
+
+def read_lineage(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
+    """Read the lineage; the database is asked twice."""
+    counts = _read_counts(experiment)
+    seed_name, commit = _parse_seed_model_name(experiment.seed_model_folder)
+    return Lineage(
+        prompts=_read_prompt_set(experiment),
+        seed_hash=experiment.seed_model_sha256,
+        seed_short_hash=experiment.seed_model_sha256[:_HASH_CHARS],
+        seed_name=seed_name,
+        seed_commit=commit,
+        seed_short_commit=commit[:_HASH_CHARS],
+        generations=tuple(
+            _make_generation(experiment, row, counts.get(row.number, {})) for row in iterations
+        ),
+    )
+
+
+def _parse_seed_model_name(folder: str) -> tuple[str, str]:
+    """What M0 is called, and its commit."""
+    on_hub = parse_pinned_name(folder)
+    if on_hub is None:
+        return folder.rstrip("/").rpartition("/")[2], ""
+    return on_hub.repository, on_hub.revision or ""
+
+
+def _read_prompt_set(experiment: Experiment) -> PromptSet | None:
+    store = ArtifactStore(experiment.artifact_root)
+    pool = IterationFiles(store, f"{experiment.name}/iteration-0").manifest("pool")
+    if pool is None:
+        return None
+    launch = experiment.orders.filter(kind=JobKind.LAUNCH).only("wish").first()
+    (part,) = pool.parts
+    return PromptSet(
+        called=str(launch.wish.get("prompts_called", "")) if launch else "",
+        count=pool.counts["prompts"],
+        held_out=pool.counts.get("held_out", 0),
+        hash=part.sha256,
+        short_hash=part.sha256[:_HASH_CHARS],
+    )
+
+
+def _read_counts(experiment: Experiment) -> dict[int, dict[str, dict[str, int]]]:
+    rows = Shard.objects.filter(
+        stage__iteration__experiment=experiment,
+        stage__name__in=_STAGES,
+        status=ShardStatus.FINISHED,
+    ).values_list("stage__iteration__number", "stage__name", "counts")
+    found: dict[int, dict[str, dict[str, int]]] = {}
+    for number, stage, counts in rows:
+        found.setdefault(number, {})[stage] = counts
+    return found
+
+
+def _make_generation(experiment: Experiment, row: Iteration, counts: Counts) -> Generation:
+    trained = counts.get("train", {})
+    step = trained.get("kept_step")
+    made = row.model_out
+    epoch = (
+        find_kept_epoch(experiment.artifact_root, _get_folder(row), made, step)
+        if made and step
+        else None
+    )
+    return Generation(
+        row=row,
+        before=row.number - 1,
+        prompts=counts.get("sample", {}).get("prompts"),
+        pairs=tuple(
+            _make_pair_counts(kind, counts.get(f"pair_{kind}", {}), trained)
+            for kind in _get_scheduled_kinds(experiment.recipe, row.number)
+        ),
+        human_pairs=trained.get("human", 0),
+        trained=trained.get("trained"),
+        kept_step=step,
+        kept_epoch=epoch,
+        short_hash=made[:_HASH_CHARS],
+        hash=made,
+    )
+
+
+def _get_folder(row: Iteration) -> str:
+    return f"{row.experiment.name}/iteration-{row.number}"
+
+
+def _make_pair_counts(
+    kind: str, counts: Mapping[str, int], trained: Mapping[str, int]
+) -> PairCounts:
+    is_withheld = kind == "judge" and trained.get("withheld", 0) > 0
+    return PairCounts(kind, counts.get("pairs"), counts.get("dropped"), is_withheld)
+
+
+def _get_scheduled_kinds(recipe: Mapping[str, Any], number: int) -> Sequence[str]:
+    """Name the kinds of pairs that an iteration schedules; past the end the last entry goes on."""
+    schedule: list[list[str]] = recipe.get("pair_kinds") or []
+    return schedule[min(number, len(schedule)) - 1] if schedule else []

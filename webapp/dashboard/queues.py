@@ -1,0 +1,97 @@
+"""What waits: messages at the broker, shards, and what people asked for."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from django.db.models import Count, Q
+
+from webapp.accounts.permissions import AnyUser, get_visible_experiments
+from webapp.dashboard.activity_log import get_visible_jobs
+from webapp.experiments.actions import PENDING
+from webapp.experiments.models import Driver, JobKind, RunStatus, Shard, ShardStatus
+from webapp.health import read_queue_lengths
+
+_CACHE_SECONDS: Final = 3
+"""Pages of many people ask at once, and a broker that is away lets each of them wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingWork:
+    """What waits of one experiment.
+
+    Attributes:
+        name: of the experiment, which a launch only makes.
+        is_there: whether it has been made.
+        shards: that wait for a worker, of iterations that the workers run.
+        running: shards that are worked on.
+        tries: questions to its models that wait or are being answered.
+        orders: other things that were asked for and are not done.
+    """
+
+    name: str
+    is_there: bool
+    shards: int
+    running: int
+    tries: int
+    orders: int
+
+
+def count_messages() -> dict[str, int] | None:
+    """Messages in each queue, of a moment ago; None if the broker does not answer."""
+    return _count_messages_at(int(time.monotonic() / _CACHE_SECONDS))
+
+
+@lru_cache(maxsize=1)
+def _count_messages_at(moment: int) -> dict[str, int] | None:  # noqa: ARG001 part of the key
+    return read_queue_lengths()
+
+
+def list_waiting_work(person: AnyUser) -> list[WaitingWork]:
+    """What waits of the experiments that a person may see, by name."""
+    shards = _count_shards(person)
+    orders = _count_jobs(person)
+    names = sorted(shards.keys() | {name for name, _ in orders})
+    there = set(
+        get_visible_experiments(person).filter(name__in=names).values_list("name", flat=True)
+    )
+    return [
+        WaitingWork(
+            name, name in there, *shards.get(name, (0, 0)), orders[name, True], orders[name, False]
+        )
+        for name in names
+    ]
+
+
+def _count_shards(person: AnyUser) -> Mapping[str, tuple[int, int]]:
+    """Waiting and running shards by experiment, where there are any."""
+    open_shards = Shard.objects.filter(
+        status__in=(ShardStatus.WAITING, ShardStatus.RUNNING),
+        stage__iteration__status=RunStatus.RUNNING,
+        stage__iteration__driver=Driver.WORKERS,
+        stage__iteration__experiment__in=get_visible_experiments(person),
+    )
+    counted = (
+        open_shards.order_by()
+        .values("stage__iteration__experiment__name")
+        .annotate(
+            waiting=Count("pk", filter=Q(status=ShardStatus.WAITING)),
+            running=Count("pk", filter=Q(status=ShardStatus.RUNNING)),
+        )
+    )
+    return {
+        row["stage__iteration__experiment__name"]: (row["waiting"], row["running"])
+        for row in counted
+    }
+
+
+def _count_jobs(person: AnyUser) -> Counter[tuple[str, bool]]:
+    """Orders that are not done, by experiment and by whether they try its models."""
+    pending = get_visible_jobs(person).filter(status__in=PENDING).order_by()
+    counted: Counter[tuple[str, bool]] = Counter()
+    for subject, kind in pending.values_list("subject", "kind"):
+        counted[subject, kind == JobKind.CHAT] += 1
+    return counted

@@ -1,0 +1,19 @@
+"""Addresses of the pages about experiments, iterations, workers and the log."""
+
+from django.urls import path
+
+from webapp.dashboard import owner_views, views
+
+urlpatterns = [
+    path("", views.list_experiments, name="index"),
+    path("workers", views.show_workers, name="workers"),
+    path("log", views.show_activity_log, name="log"),
+    path("experiments/<str:name>", views.show_experiment, name="experiment"),
+    path("experiments/<str:name>/steer", views.request_action, name="steer"),
+    path("experiments/<str:name>/ownership", owner_views.edit_ownership, name="ownership"),
+    path(
+        "experiments/<str:name>/iterations/<int:number>",
+        views.show_iteration,
+        name="iteration",
+    ),
+]

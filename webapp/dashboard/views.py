@@ -1,0 +1,329 @@
+"""Pages about experiments: the list, one of them, one of its iterations, the log, the workers."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.core.exceptions import BadRequest
+from django.core.paginator import Paginator
+from django.db.models import QuerySet, prefetch_related_objects
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.http import require_POST, require_safe
+
+from webapp.accounts.ownership import OwnershipForm
+from webapp.accounts.permissions import (
+    can_control,
+    can_transfer,
+    get_controllable_experiment,
+    get_viewable_experiment,
+    get_visible_experiments,
+    require_run,
+    require_view,
+    require_view_or_audit,
+)
+from webapp.audit.iteration_panel import make_training_notes
+from webapp.dashboard import activity_log as log_entries
+from webapp.dashboard.alarms import list_alarms
+from webapp.dashboard.attempts import list_last_failures, paginate_shards
+from webapp.dashboard.experiment_charts import build_experiment_charts
+from webapp.dashboard.external_charts import build_external_charts
+from webapp.dashboard.iteration_charts import build_iteration_charts
+from webapp.dashboard.lineage import read_lineage
+from webapp.dashboard.queues import count_messages, list_waiting_work
+from webapp.dashboard.recipe_diff import make_recipe_view
+from webapp.experiments import actions
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import (
+    Experiment,
+    Iteration,
+    JobKind,
+    RunStatus,
+    ShardStatus,
+)
+from webapp.experiments.progress import (
+    count_finished,
+    count_live_workers,
+    find_current_stage,
+    find_unrequested_iteration,
+    get_latest_iteration,
+    is_active,
+    list_worker_states,
+    needs_workers,
+    summarize_experiments,
+)
+from webapp.experiments.stage_progress import list_stage_progress
+from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
+
+_EXPERIMENTS_ON_A_PAGE: Final = 20
+_CHARTS_REGION: Final = "iteration-charts"
+
+
+class FilterForm(forms.Form):
+    """Which experiments are listed; empty fields list all."""
+
+    q = forms.CharField(required=False, max_length=64, label="Name")
+    status = forms.ChoiceField(
+        required=False, choices=[("", "any status"), *RunStatus.choices], label="Status"
+    )
+
+
+@require_safe
+@require_view_or_audit
+def list_experiments(request: HttpRequest) -> HttpResponse:
+    """List experiments, newest first."""
+    form = FilterForm(request.GET)
+    rows = get_visible_experiments(request.user).select_related("owner")
+    page = Paginator(
+        _apply_filter(rows, form).prefetch_related("iterations"), _EXPERIMENTS_ON_A_PAGE
+    ).get_page(request.GET.get("page"))
+    lines = summarize_experiments(page.object_list)
+    context = {
+        "form": form,
+        "is_filtered": any(request.GET.get(name) for name in form.fields),
+        "page": page,
+        "lines": lines,
+        "is_active": any(is_active(line.row) for line in lines),
+        "lacks_workers": _has_no_workers([line.row for line in lines]),
+    }
+    return render_page_or_partial(
+        request,
+        "dashboard/index.html",
+        region="dashboard/partials/experiment-list.html",
+        context=context,
+    )
+
+
+def _apply_filter(rows: QuerySet[Experiment], form: FilterForm) -> QuerySet[Experiment]:
+    """Keep what the form asks for; a field that makes no sense keeps all."""
+    form.is_valid()
+    given = form.cleaned_data
+    if given.get("q"):
+        rows = rows.filter(name__icontains=given["q"])
+    if given.get("status"):
+        rows = rows.filter(status=given["status"])
+    return rows
+
+
+def _has_no_workers(experiments: list[Experiment]) -> bool:
+    return any(map(needs_workers, experiments)) and not count_live_workers()
+
+
+@require_safe
+@require_view
+def show_experiment(request: HttpRequest, name: str) -> HttpResponse:
+    """Show an experiment: where it stands, what can be done, lineage, curves, alarms, recipe."""
+    row = _prefetch_iterations(get_viewable_experiment(request.user, name))
+    if not is_partial_request(request):
+        return render_page_or_partial(
+            request,
+            "dashboard/experiment.html",
+            region="",
+            context=_build_state(request, row)
+            | _build_history(row)
+            | _build_ownership(request, row),
+        )
+    response = _render_partial(
+        request,
+        row,
+        "dashboard/partials/experiment-state.html",
+        lambda: _build_state(request, row),
+    )
+    if request.GET.get("seen") not in (None, str(count_finished(row))):
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
+    """Gather what changes while an experiment runs."""
+    latest = get_latest_iteration(row)
+    unfinished = latest if latest and latest.status != RunStatus.FINISHED else None
+    stages = list_stage_progress([unfinished])[unfinished.pk] if unfinished else []
+    return {
+        "experiment": row,
+        "iteration": unfinished,
+        "is_running": unfinished is not None and _is_running(unfinished),
+        "stages": stages,
+        "stage": find_current_stage(stages),
+        "seen": count_finished(row),
+        "unasked": find_unrequested_iteration(row),
+        **_build_controls(request, row),
+    }
+
+
+def _build_controls(request: HttpRequest, row: Experiment) -> dict[str, Any]:
+    """Gather what was asked and what can be asked; a page lives while an order waits."""
+    orders = actions.list_jobs(row)
+    may = can_control(request.user, row)
+    return {
+        "orders": orders,
+        "controls": actions.list_actions(row, orders) if may else [],
+        "may_steer": may,
+        "is_active": is_active(row) or any(map(actions.is_pending, orders)),
+        "lacks_workers": _has_no_workers([row]),
+        "waits_in_vain": actions.is_stuck(orders),
+    }
+
+
+def _build_ownership(request: HttpRequest, row: Experiment) -> dict[str, Any]:
+    """Make the form for whoever may hand the experiment over."""
+    return {"ownership": OwnershipForm(experiment=row)} if can_transfer(request.user, row) else {}
+
+
+def _build_history(row: Experiment) -> dict[str, Any]:
+    """Gather what changes only when an iteration is finished."""
+    iterations = sorted(row.iterations.all(), key=lambda iteration: iteration.number)
+    return {
+        "lineage": read_lineage(row, iterations),
+        "charts": build_experiment_charts(iterations),
+        "outside_charts": build_external_charts(row, models=len(iterations) + 1),
+        "alarms": list_alarms(iterations),
+        "recipe": make_recipe_view(row.recipe),
+    }
+
+
+@require_safe
+@require_view
+def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """Show an iteration: its stages, shards, attempts, failures and charts."""
+    row = _find_iteration(_prefetch_iterations(get_viewable_experiment(request.user, name)), number)
+    if not is_partial_request(request):
+        context = _build_progress(request, row) | {"drawn": build_iteration_charts(row)}
+        context["alarms"] = list_alarms([row])
+        response = render_page_or_partial(
+            request, "dashboard/iteration.html", region="", context=context
+        )
+    elif request.headers.get("HX-Target") == _CHARTS_REGION:
+        response = _render_partial(
+            request,
+            row.experiment,
+            "dashboard/partials/iteration-charts.html",
+            lambda: {"drawn": build_iteration_charts(row), "is_running": _is_running(row)},
+        )
+    else:
+        response = _render_partial(
+            request,
+            row.experiment,
+            "dashboard/partials/iteration-state.html",
+            lambda: _build_progress(request, row),
+        )
+    patch_vary_headers(response, ["HX-Target"])
+    return response
+
+
+def _render_partial(
+    request: HttpRequest, row: Experiment, region: str, gather: Callable[[], dict[str, Any]]
+) -> HttpResponse:
+    """Render what changes; whoever steers sees buttons, and at once what came of them."""
+    if can_control(request.user, row):
+        return render_page_or_partial(request, "", region=region, context=gather())
+    return render_cached_partial(request, region, gather)
+
+
+def _prefetch_iterations(row: Experiment) -> Experiment:
+    prefetch_related_objects([row], "iterations")
+    return row
+
+
+def _find_iteration(experiment: Experiment, number: int) -> Iteration:
+    for row in experiment.iterations.all():
+        if row.number == number:
+            return row
+    raise Http404("there is no such iteration")
+
+
+def _is_running(row: Iteration) -> bool:
+    return row.status == RunStatus.RUNNING
+
+
+def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
+    experiment = row.experiment
+    stage, status = request.GET.get("stage", ""), request.GET.get("status", "")
+    page, shards = paginate_shards(row, stage=stage, status=status, page=request.GET.get("page"))
+    steering = _build_controls(request, experiment)
+    if get_latest_iteration(experiment) != row:
+        steering["controls"] = []
+    return {
+        "experiment": experiment,
+        "iteration": row,
+        "before": row.number - 1,
+        "is_running": _is_running(row),
+        "stages": list_stage_progress([row])[row.pk],
+        "training_notes": make_training_notes(row),
+        "failures": list_last_failures(row),
+        "page": page,
+        "shards": shards,
+        "stage_shown": stage,
+        "status_shown": status,
+        "statuses": ShardStatus.choices,
+        "opens_shards": any(name in request.GET for name in ("stage", "status", "page")),
+        **steering,
+        "is_active": _is_running(row) or steering["is_active"],
+    }
+
+
+@require_POST
+@require_run
+def request_action(request: HttpRequest, name: str) -> HttpResponse:
+    """Ask the workers to run, pause, cancel or resume; the page says what became of it."""
+    row = get_controllable_experiment(request.user, name)
+    form = actions.ActionForm(request.POST)
+    if not form.is_valid():
+        raise BadRequest("nothing that can be asked of an experiment")
+    kind = JobKind(form.cleaned_data["do"])
+    if actions.has_pending(row, kind):
+        messages.info(request, f"{row} was asked to {kind.label} already.")
+    else:
+        enqueue_job(kind, by=_get_user(request), experiment=row)
+    number = form.cleaned_data["iteration"]
+    return redirect("iteration", name, number) if number else redirect("experiment", name)
+
+
+def _get_user(request: HttpRequest) -> User | None:
+    return request.user if isinstance(request.user, User) else None
+
+
+@require_safe
+@require_view
+def show_activity_log(request: HttpRequest) -> HttpResponse:
+    """Show who did what when, and what became of it, newest first."""
+    form = log_entries.LogForm(request.GET)
+    form.is_valid()
+    wanted = log_entries.LogFilter(**form.cleaned_data)
+    keys = log_entries.find_keys(request.user, wanted)
+    page = Paginator(keys, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "form": form,
+        "page": page,
+        "entries": log_entries.read_entries(page.object_list),
+    }
+    return render_page_or_partial(
+        request,
+        "dashboard/log.html",
+        region="dashboard/partials/log-entries.html",
+        context=context,
+    )
+
+
+@require_safe
+@require_view
+def show_workers(request: HttpRequest) -> HttpResponse:
+    """Show the workers, what each does, and what waits for them."""
+    states = list_worker_states()
+    waiting = list_waiting_work(request.user)
+    heard = [state for state in states if not state.is_silent]
+    context = {
+        "workers": states,
+        "queues": count_messages(),
+        "waiting": waiting,
+        "is_active": any(state.doing for state in heard) or bool(heard and waiting),
+    }
+    return render_page_or_partial(
+        request,
+        "dashboard/workers.html",
+        region="dashboard/partials/worker-list.html",
+        context=context,
+    )

@@ -1,0 +1,247 @@
+"""Compare experiments: what differs in their recipes, and how their figures went."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from webapp.accounts.permissions import get_visible_experiments, require_view
+from webapp.charts.scales import SHARE
+from webapp.charts.svg import Chart, Series, build_line_chart
+from webapp.experiment_form.recipe_fields import write_value
+from webapp.experiments.models import Experiment, Iteration
+from webapp.htmx import render_page_or_partial
+
+_MAX_COMPARED: Final = 6
+_MAX_OFFERED: Final = 200
+
+_JUDGING: Final = "Judge and responses"
+_META_JUDGING: Final = "Meta-judge"
+_PAIRS: Final = "Pairs"
+_TRAINING: Final = "Training"
+_TRUTH: Final = "Against the truth"
+_SHARES: Final = frozenset({"share", "accuracy", "order agreement", "single judgment exact"})
+"""Units of figures between 0 and 1: what is measured against the truth is called by its metric."""
+_GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
+
+
+@dataclass(frozen=True, slots=True)
+class ChartedMetric:
+    """Something that is measured of every iteration."""
+
+    group: str
+    title: str
+    unit: str
+
+    @property
+    def within(self) -> tuple[float, float] | None:
+        """The least and the largest value that there can be, where that is known."""
+        return SHARE if self.unit in _SHARES else None
+
+
+_BY_PATH: Final = {
+    "judge.mean": ChartedMetric(_JUDGING, "Mean score", "points of 5"),
+    "judge.entropy_bits": ChartedMetric(_JUDGING, "Spread of the scores", "entropy in bits"),
+    "judge.share_at_max": ChartedMetric(_JUDGING, "Scores that are exactly 5", "share"),
+    "judge.parse_rate": ChartedMetric(_JUDGING, "Readable judgments", "share"),
+    "response_chars": ChartedMetric(_JUDGING, "Length of responses", "characters"),
+    "score_length_correlation": ChartedMetric(_JUDGING, "Score against length", "rank correlation"),
+    "meta_judge.parse_rate": ChartedMetric(_META_JUDGING, "Readable verdicts", "share"),
+    "meta_judge.won_by_first": ChartedMetric(
+        _META_JUDGING, "Battles won by the first shown", "share"
+    ),
+    "meta_judge.inconsistency": ChartedMetric(
+        _META_JUDGING, "Verdicts that turn with the order", "share"
+    ),
+    "meta_judge.won_by_higher_score": ChartedMetric(
+        _META_JUDGING, "Battles won by the higher score", "share"
+    ),
+    "meta_judge.won_by_longer": ChartedMetric(_META_JUDGING, "Battles won by the longer", "share"),
+    "training.loss.last": ChartedMetric(_TRAINING, "Loss at the end", "loss"),
+    "training.accuracy.last": ChartedMetric(_TRAINING, "Chosen above rejected at the end", "share"),
+    "training.margin.last": ChartedMetric(_TRAINING, "Margin at the end", "margin"),
+}
+_OF_PAIRS: Final = {
+    "pairs": ("Pairs of the {}", "pairs"),
+    "yield_rate": ("Prompts that gave a pair of the {}", "share"),
+    "chosen_chars": ("Length of what was chosen, {}", "characters"),
+    "rejected_chars": ("Length of what was rejected, {}", "characters"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DifferentValue:
+    """What one experiment has."""
+
+    experiment: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeDifference:
+    """A value of which not all experiments have the same."""
+
+    key: str
+    cells: Sequence[DifferentValue]
+
+
+@dataclass(frozen=True, slots=True)
+class ChartGroup:
+    """Charts under one heading."""
+
+    title: str
+    charts: Sequence[Chart]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several experiments beside each other."""
+
+    experiments: Sequence[Experiment]
+    differences: Sequence[RecipeDifference]
+    groups: Sequence[ChartGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentChoice:
+    """An experiment that may be chosen."""
+
+    row: Experiment
+    is_chosen: bool
+
+
+@require_safe
+@require_view
+def compare_experiments(request: HttpRequest) -> HttpResponse:
+    """Choose experiments and see them beside each other."""
+    names = list(dict.fromkeys(request.GET.getlist("name")))
+    visible = get_visible_experiments(request.user)
+    chosen = list(visible.filter(name__in=names[:_MAX_COMPARED]).prefetch_related("iterations"))
+    chosen.sort(key=lambda row: names.index(row.name))
+    offered = [ExperimentChoice(row, row in chosen) for row in visible[:_MAX_OFFERED]]
+    shown = _list_rows(offered)
+    hidden = [ExperimentChoice(row, is_chosen=True) for row in chosen if row not in shown]
+    context = {
+        "offers": [*hidden, *offered],
+        "comparison": _make_comparison(chosen) if len(chosen) > 1 else None,
+        "is_one": len(chosen) == 1,
+        "too_many": len(names) > _MAX_COMPARED,
+        "most": _MAX_COMPARED,
+    }  # fmt: skip
+    return render_page_or_partial(
+        request,
+        "experiment_form/compare.html",
+        region="experiment_form/partials/comparison.html",
+        context=context,
+    )
+
+
+def _list_rows(offers: Sequence[ExperimentChoice]) -> list[Experiment]:
+    return [offer.row for offer in offers]
+
+
+def _make_comparison(experiments: Sequence[Experiment]) -> Comparison:
+    return Comparison(
+        experiments=experiments,
+        differences=list_recipe_differences(experiments),
+        groups=build_chart_groups(experiments),
+    )
+
+
+def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDifference]:
+    """List the values that differ, with the seed and the seed model."""
+    flat = {
+        row.name: {
+            "seed": row.seed,
+            "seed model (sha256)": row.seed_model_sha256[:12],
+            **_flatten(row.recipe),
+        }
+        for row in experiments
+    }
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    found = [
+        RecipeDifference(
+            key, [DifferentValue(name, _format_value(values, key)) for name, values in flat.items()]
+        )
+        for key in keys
+    ]
+    return [one for one in found if len({cell.text for cell in one.cells}) > 1]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _format_value(values: Mapping[str, Any], key: str) -> str:
+    return write_value(values[key]) if key in values else "not in its recipe"
+
+
+def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
+    """One chart for each figure that an iteration of any of them has."""
+    found: dict[ChartedMetric, dict[str, dict[int, float | None]]] = defaultdict(dict)
+    for row in experiments:
+        for iteration in _sort_iterations(row):
+            for figure, value in iter_metrics(iteration.metrics):
+                found[figure].setdefault(row.name, {})[iteration.number] = value
+    charts: dict[str, list[Chart]] = {group: [] for group in _GROUPS}
+    for figure, values in found.items():
+        if any(value is not None for points in values.values() for value in points.values()):
+            charts[figure.group].append(_make_chart(figure, experiments, values))
+    return [ChartGroup(title, drawn) for title, drawn in charts.items() if drawn]
+
+
+def _make_chart(
+    figure: ChartedMetric,
+    experiments: Sequence[Experiment],
+    values: Mapping[str, Mapping[int, float | None]],
+) -> Chart:
+    """A line for each experiment, in every chart the same; what was not measured is a gap."""
+    series = [
+        Series(row.name, [(one.number, values.get(row.name, {}).get(one.number))
+                          for one in _sort_iterations(row)])
+        for row in experiments
+    ]  # fmt: skip
+    return build_line_chart(
+        figure.title, series, x_label="iteration", y_label=figure.unit, within=figure.within
+    )
+
+
+def _sort_iterations(row: Experiment) -> list[Iteration]:
+    return sorted(row.iterations.all(), key=lambda one: one.number)
+
+
+def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, float | None]]:
+    """The figures of an iteration's summary."""
+    for path, figure in _BY_PATH.items():
+        yield figure, _to_number(_get_at(metrics, path))
+    for pairs in metrics.get("pairs") or []:
+        for name, (title, unit) in _OF_PAIRS.items():
+            yield (
+                ChartedMetric(_PAIRS, title.format(pairs["kind"]), unit),
+                _to_number(pairs.get(name)),
+            )
+    for one in metrics.get("truth") or []:
+        subject, metric = (one[name].replace("_", " ") for name in ("subject", "metric"))
+        yield (
+            ChartedMetric(_TRUTH, f"{subject}: {metric}".capitalize(), metric),
+            _to_number(one.get("after")),
+        )
+
+
+def _get_at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _to_number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,145 @@
+"""What an experiment will cost, before it is paid."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+
+from meta_reward_core.planning.cost_estimate import (
+    ASSUMED_TOKENS_PER_SECOND,
+    StagePlan,
+    estimate_disk_for_iterations,
+    plan_iteration,
+)
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.accounts.permissions import AnyUser, get_visible_experiments
+from webapp.experiment_form.model_choices import find_model_bytes
+from webapp.experiments.throughput import find_similar_throughput
+
+_TITLES = {
+    "generate": "responses",
+    "judge": "judgments",
+    "meta_judge": "battles",
+    "train": "training steps",
+    "evaluate": "evaluation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """The cost of one stage over all iterations.
+
+    Attributes:
+        time: None where nothing allows an estimate.
+    """
+
+    title: str
+    calls: int
+    at_most: bool
+    tokens: int
+    time: str
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimate:
+    """The cost of an experiment.
+
+    Attributes:
+        time: of generating.
+        training: its time at most; empty as long as no such training has been measured.
+        basis: where rates and lengths come from, in words.
+        disk_bytes: None as long as the size of the model is unknown.
+        free_bytes: None where the files do not lie on this machine.
+        is_too_large: whether the disk is visibly too small.
+    """
+
+    costs: tuple[StageCost, ...]
+    calls: int
+    tokens: int
+    time: str
+    training: str
+    basis: str
+    disk_bytes: int | None
+    free_bytes: int | None
+    is_too_large: bool
+
+
+def estimate_cost(person: AnyUser, recipe: Recipe, *, until: int) -> CostEstimate:
+    """Estimate the iterations from the first to `until`."""
+    speeds = find_similar_throughput(get_visible_experiments(person), recipe)
+    plans = [plan_iteration(recipe, number, measured=speeds) for number in range(1, until + 1)]
+    stages = [stage for plan in plans for stage in plan]
+    drawn = [stage for stage in stages if stage.tokens]
+    model_bytes = find_model_bytes(recipe)
+    disk = (
+        None
+        if model_bytes is None
+        else estimate_disk_for_iterations(plans, model_bytes=model_bytes)
+    )
+    free = get_free_bytes()
+    return CostEstimate(
+        costs=tuple(_sum_cost(name, stages) for name in dict.fromkeys(s.stage for s in stages)),
+        calls=sum(stage.calls for stage in drawn),
+        tokens=sum(stage.tokens for stage in drawn),
+        time=_format_time(drawn),
+        training=_format_time([stage for stage in stages if not stage.tokens]),
+        basis=_describe_basis(speeds.measured_in),
+        disk_bytes=disk,
+        free_bytes=free,
+        is_too_large=disk is not None and free is not None and disk > free,
+    )
+
+
+def get_free_bytes() -> int | None:
+    """Room where the files of experiments lie; None if that is not on this machine."""
+    store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
+    if not store.is_local:
+        return None
+    root = Path(store.root).absolute()
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def humanize_duration(seconds: float) -> str:
+    """A time as a person says it: 40 s, 12 min, 3 h 20 min, 5 days."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{timedelta(hours=hours).days} days"
+
+
+def _sum_cost(name: str, stages: Sequence[StagePlan]) -> StageCost:
+    mine = [stage for stage in stages if stage.stage == name]
+    return StageCost(
+        title=_TITLES.get(name, name),
+        calls=sum(stage.calls for stage in mine),
+        at_most=any(stage.at_most for stage in mine),
+        tokens=sum(stage.tokens for stage in mine),
+        time=_format_time(mine),
+        is_measured=any(stage.basis == "measured" for stage in mine),
+    )
+
+
+def _format_time(stages: Sequence[StagePlan]) -> str:
+    known = [stage.seconds for stage in stages if stage.seconds is not None]
+    return humanize_duration(sum(known)) if known else ""
+
+
+def _describe_basis(like: str) -> str:
+    assumed = f"replies of half their limit at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
+    if not like:
+        return f"Assumed: {assumed}. Nothing of this model has been measured yet."
+    return (
+        f"Measured in {like}: tokens per reply and per second. Where it has measured nothing, "
+        f"{assumed} are assumed."
+    )

@@ -1,0 +1,381 @@
+"""The form of a launch as a whole: its base, what was filled in, what is wrong, what it costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest
+
+from meta_reward_core.errors import ArtifactError, InputError, PromptFileError
+from meta_reward_core.planning.experiment_request import check_pool, compute_pool_size
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
+from webapp.accounts.permissions import get_viewable_experiment
+from webapp.experiment_form import forms
+from webapp.experiment_form.cost import CostEstimate, estimate_cost
+from webapp.experiment_form.forms import LaunchForm
+from webapp.experiment_form.launch_request import LaunchRequest, dump_recipe, load_base_recipe
+from webapp.experiment_form.model_choices import ModelChoices, list_models
+from webapp.experiment_form.recipe_draft import RecipeDraft, ValueDifference, draft_recipe, to_texts
+from webapp.experiment_form.recipe_fields import get_recipe_fields
+from webapp.experiment_form.uploads import (
+    StoredPrompts,
+    format_upload_limit,
+    inspect_prompts,
+    list_first_texts,
+    read_stored_prompts,
+    store_prompts,
+    was_too_large,
+)
+from webapp.experiments.models import Experiment
+
+PREFIX = "recipe."
+"""Before the key of each recipe's field in the form."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormBase:
+    """What a form begins with.
+
+    Attributes:
+        name: of a shipped recipe; empty for a text or an experiment.
+        text: YAML that somebody sent.
+        origin: the experiment that is duplicated.
+    """
+
+    recipe: Recipe
+    name: str = ""
+    text: str = ""
+    origin: Experiment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsState:
+    """The instructions that would be given.
+
+    Attributes:
+        found: what the file or the text holds; None where nothing was sent.
+        count: of the pool; None as long as it is unknown.
+        error: why it cannot be used.
+        called: what the person calls the file.
+    """
+
+    found: StoredPrompts | None = None
+    count: int | None = None
+    error: str = ""
+    called: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchFormState:
+    """A form of a launch.
+
+    Attributes:
+        errors: by name of a form's field, or `recipe.` and the key of a recipe's.
+        problems: what is wrong with no single field.
+        missing: labels of what has not been filled in yet.
+        estimate: None as long as something of the recipe is wrong.
+    """
+
+    base: FormBase
+    form: LaunchForm
+    draft: RecipeDraft
+    models: ModelChoices
+    prompts: PromptsState
+    errors: Mapping[str, str]
+    problems: Sequence[str]
+    missing: Sequence[str]
+    settings: Sequence[ValueDifference]
+    estimate: CostEstimate | None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the experiment can be asked for."""
+        return not (self.errors or self.problems or self.missing)
+
+
+def find_base(request: HttpRequest, *, name: str, text: str, origin: str) -> FormBase:
+    """Find what a form begins with.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        Http404: this person cannot see the experiment that is to be duplicated.
+    """
+    if not origin:
+        return FormBase(load_base_recipe(name, text), name=name, text=text)
+    row = get_viewable_experiment(request.user, origin)
+    return FormBase(parse_recipe(row.recipe, origin=row.name), origin=row)
+
+
+def make_initial_state(request: HttpRequest, base: FormBase) -> LaunchFormState:
+    """The form before anybody filled it in."""
+    initial: dict[str, Any] = {"until": base.recipe.iterations}
+    if base.origin is not None:
+        initial |= {"seed": base.origin.seed, "is_private": base.origin.is_private}
+        initial["until"] = base.origin.until or base.recipe.iterations
+    return _make_unsubmitted_state(request, base, to_texts(base.recipe), initial)
+
+
+def make_refilled_state(
+    request: HttpRequest, base: FormBase, wish: LaunchRequest
+) -> LaunchFormState:
+    """The form as it was when an order was placed from it."""
+    recipe = wish.build_recipe()
+    initial = {
+        "name": wish.name,
+        "seed": wish.seed,
+        "until": wish.until,
+        "is_private": wish.is_private,
+        "prompts_stored": wish.prompts,
+        "prompts_called": wish.prompts_called,
+        "prompts_from": _choose_prompts_source(wish),
+    }
+    return _make_unsubmitted_state(
+        request, base, to_texts(recipe), initial | _make_model_initial(base, recipe)
+    )
+
+
+def make_submitted_state(
+    request: HttpRequest, base: FormBase, *, is_final: bool
+) -> LaunchFormState:
+    """The form as it was sent.
+
+    Args:
+        is_final: whether it was sent for good. While it is being filled in, what is still empty
+            is no error, and pasted prompts are not kept.
+    """
+    form = _make_form(base, list_models(), data=request.POST, files=request.FILES)
+    form.is_valid()
+    texts = {
+        key: request.POST[PREFIX + key]
+        for key in get_recipe_fields()
+        if PREFIX + key in request.POST
+    }
+    return _make_state(request, base, form, texts, is_final=is_final)
+
+
+def _choose_prompts_source(wish: LaunchRequest) -> str:
+    if wish.prompts:
+        return forms.PROMPTS_FILE
+    return forms.PROMPTS_OF_ORIGIN if wish.same_prompts else forms.PROMPTS_OF_WORLD
+
+
+def _make_model_initial(base: FormBase, recipe: Recipe) -> dict[str, str]:
+    if recipe.model == base.recipe.model or recipe.model is None:
+        return {}
+    if any(recipe.model == one.name for one in list_models().choices):
+        return {"model_from": forms.MODEL_FOLDER, "model_folder": recipe.model}
+    return {"model_from": forms.MODEL_HUB, "model_hub": recipe.model}
+
+
+def _make_unsubmitted_state(
+    request: HttpRequest, base: FormBase, texts: Mapping[str, str], initial: Mapping[str, Any]
+) -> LaunchFormState:
+    """A form is checked even before it is sent, as if what it shows had been filled in."""
+    models = list_models()
+    shown = _make_form(base, models, initial=dict(initial))
+    data = {name: shown.get_initial_for_field(field, name) for name, field in shown.fields.items()}
+    form = _make_form(base, models, data={key: value for key, value in data.items() if value})
+    form.is_valid()
+    return _make_state(request, base, form, texts, is_final=False)
+
+
+def _make_form(base: FormBase, models: ModelChoices, **kwargs: Any) -> LaunchForm:
+    return LaunchForm(
+        models=models,
+        has_world=base.recipe.world is not None,
+        origin=base.origin.name if base.origin else "",
+        recipe_model=base.recipe.model,
+        **kwargs,
+    )
+
+
+def _make_state(
+    request: HttpRequest,
+    base: FormBase,
+    form: LaunchForm,
+    texts: Mapping[str, str],
+    *,
+    is_final: bool,
+) -> LaunchFormState:
+    draft = draft_recipe(base.recipe, texts, model=_get_model(form))
+    recipe = draft.recipe or base.recipe
+    prompts = _read_prompts_state(request, base, form, recipe, is_final=is_final)
+    errors, missing = _collect_errors(form, is_final=is_final)
+    if not prompts.error and prompts.count is None:
+        missing = [*missing, "prompts"]
+    error = prompts.error or _find_pool_error(form, recipe, prompts)
+    errors |= {"prompts_from": error} if error else {}
+    errors |= {PREFIX + key: text for key, text in draft.errors.items()}
+    return LaunchFormState(
+        base=base,
+        form=form,
+        draft=draft,
+        models=form.models,
+        prompts=prompts,
+        errors=errors,
+        problems=draft.problems,
+        missing=missing,
+        settings=_list_setting_differences(base, form),
+        estimate=_estimate_cost(request, form, draft),
+    )
+
+
+def _collect_errors(form: LaunchForm, *, is_final: bool) -> tuple[dict[str, str], list[str]]:
+    """What is wrong by field, and the labels of what is empty still."""
+    errors: dict[str, str] = {}
+    missing: list[str] = []
+    for name, found in form.errors.get_json_data().items():
+        if not is_final and all(one["code"] == "required" for one in found):
+            label = str(form[name].label)
+            missing.append(label[:1].lower() + label[1:])
+        else:
+            errors[name] = " ".join(one["message"] for one in found)
+    return errors, missing
+
+
+def _get_model(form: LaunchForm) -> str | None:
+    given = form.cleaned_data
+    source = given.get("model_from")
+    if source == forms.MODEL_FOLDER:
+        return given.get("model_folder") or None
+    return (given.get("model_hub") or None) if source == forms.MODEL_HUB else None
+
+
+def _read_prompts_state(
+    request: HttpRequest, base: FormBase, form: LaunchForm, recipe: Recipe, *, is_final: bool
+) -> PromptsState:
+    source = form.cleaned_data.get("prompts_from")
+    try:
+        if source == forms.PROMPTS_OF_WORLD:
+            return _make_toy_prompts(recipe)
+        if source == forms.PROMPTS_OF_ORIGIN and base.origin is not None:
+            return _read_origin_prompts(base.origin)
+        if source == forms.PROMPTS_TEXT:
+            return _read_pasted_prompts(
+                form.cleaned_data.get("prompts_text", ""), is_final=is_final
+            )
+        return read_sent_prompts(request, form)
+    except (PromptFileError, ArtifactError) as error:
+        return PromptsState(error=str(error))
+
+
+def _make_toy_prompts(recipe: Recipe) -> PromptsState:
+    if recipe.world is None:
+        return PromptsState(error="The recipe has no world now: give prompts of your own.")
+    return PromptsState(count=compute_pool_size(recipe))
+
+
+def _read_origin_prompts(origin: Experiment) -> PromptsState:
+    """The pool of the experiment that is duplicated."""
+    files = IterationFiles(ArtifactStore(origin.artifact_root), f"{origin.name}/iteration-0")
+    texts = files.read("prompts").column("text")
+    if not len(texts):
+        return PromptsState(error=f"The files of {origin.name} are gone, its prompts with them.")
+    first = list_first_texts(text.as_py() for text in texts)
+    found = StoredPrompts("", "parquet", len(texts), 0, first, (), 0)
+    return PromptsState(found, len(texts), called=origin.name)
+
+
+def _read_pasted_prompts(text: str, *, is_final: bool) -> PromptsState:
+    if not text.strip():
+        return PromptsState(error="Paste at least one prompt.") if is_final else PromptsState()
+    read = store_prompts if is_final else inspect_prompts
+    found = read([text.encode(errors="replace")], called="the pasted text")
+    return PromptsState(found, found.count, called="pasted text")
+
+
+def read_sent_prompts(request: HttpRequest, form: LaunchForm) -> PromptsState:
+    """Prompts of the file that comes with this request, or of one that came before.
+
+    Raises:
+        PromptFileError: it cannot be used.
+    """
+    if was_too_large(request):
+        raise PromptFileError(f"The file is larger than {format_upload_limit()}.")
+    file = request.FILES.get("prompts_file")
+    if isinstance(file, UploadedFile):
+        called = file.name or "the file"
+        found = store_prompts(file.chunks(), called=called)
+        return PromptsState(found, found.count, called=called)
+    stored = form.cleaned_data.get("prompts_stored", "")
+    if not stored:
+        return PromptsState()
+    found = read_stored_prompts(stored)
+    return PromptsState(found, found.count, called=form.cleaned_data.get("prompts_called", ""))
+
+
+def _find_pool_error(form: LaunchForm, recipe: Recipe, prompts: PromptsState) -> str:
+    """Why there are too few prompts; empty if there are enough."""
+    if prompts.count is None:
+        return ""
+    try:
+        check_pool(recipe, prompts.count)
+    except InputError:
+        return (
+            f"An iteration draws {recipe.sample.prompts:,} prompts, but there are only "
+            f"{prompts.count:,}: give more, or lower sample.prompts."
+        )
+    until = form.cleaned_data.get("until") or 1
+    wanted = recipe.sample.prompts * until
+    if recipe.sample.allow_reuse or prompts.count >= wanted:
+        return ""
+    return (
+        f"{until} iterations draw {wanted:,} different prompts, but there are only "
+        f"{prompts.count:,}: give more, run fewer iterations, lower sample.prompts, or allow reuse "
+        "(sample.allow_reuse)."
+    )
+
+
+def _list_setting_differences(base: FormBase, form: LaunchForm) -> list[ValueDifference]:
+    """What beside the recipe is not as in the experiment that is duplicated."""
+    if base.origin is None:
+        return []
+    given = form.cleaned_data
+    same = forms.PROMPTS_OF_ORIGIN
+    pairs = [
+        ("seed", str(base.origin.seed), str(given.get("seed", ""))),
+        (
+            "private",
+            _format_yes_no(base.origin.is_private),
+            _format_yes_no(given.get("is_private")),
+        ),
+        ("prompts", same, same if given.get("prompts_from") == same else "others"),
+    ]
+    return [ValueDifference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def _format_yes_no(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _estimate_cost(
+    request: HttpRequest, form: LaunchForm, draft: RecipeDraft
+) -> CostEstimate | None:
+    until = form.cleaned_data.get("until")
+    if draft.recipe is None or not until:
+        return None
+    return estimate_cost(request.user, draft.recipe, until=until)
+
+
+def build_launch_request(sheet: LaunchFormState) -> LaunchRequest:
+    """What a sheet that is ready asks for."""
+    given, base = sheet.form.cleaned_data, sheet.base
+    has_file = given["prompts_from"] in {forms.PROMPTS_FILE, forms.PROMPTS_TEXT}
+    found = sheet.prompts.found if has_file else None
+    return LaunchRequest(
+        name=given["name"],
+        seed=given["seed"],
+        until=given["until"],
+        is_private=given["is_private"],
+        recipe=base.name,
+        recipe_text=dump_recipe(base.recipe) if base.origin else base.text,
+        changes=sheet.draft.changes,
+        origin=base.origin.name if base.origin else "",
+        prompts=found.name if found else "",
+        prompts_called=sheet.prompts.called if found else "",
+        same_prompts=given["prompts_from"] == forms.PROMPTS_OF_ORIGIN,
+    )

@@ -1,0 +1,149 @@
+"""What a launch asks for beside the recipe: name, seed, iterations, model, prompts."""
+
+from typing import Any, Final
+
+from django import forms
+
+from meta_reward_core.models.hf_hub import parse_hub_name
+from meta_reward_core.planning.experiment_request import DEFAULT_SEED
+from webapp.experiment_form.model_choices import ModelChoices
+from webapp.experiments.models import Experiment, JobKind, JobStatus, Order, valid_name
+
+MODEL_OF_RECIPE: Final = "recipe"
+MODEL_FOLDER: Final = "folder"
+MODEL_HUB: Final = "hub"
+
+PROMPTS_OF_WORLD: Final = "world"
+PROMPTS_OF_ORIGIN: Final = "origin"
+PROMPTS_FILE: Final = "file"
+PROMPTS_TEXT: Final = "text"
+
+_TAKEN_UNASKED: Final = frozenset(
+    {MODEL_OF_RECIPE, PROMPTS_OF_WORLD, PROMPTS_OF_ORIGIN, PROMPTS_FILE}
+)
+"""Nobody's model is chosen for a person who did not ask for it."""
+
+_PASTED_CHARS: Final = 1_000_000
+_SEED_LIMIT: Final = 2**53
+_ITERATIONS_LIMIT: Final = 100
+
+
+class LaunchForm(forms.Form):
+    """Name, seed, iterations, who may see it, M0 and the prompts."""
+
+    name = forms.CharField(
+        max_length=64,
+        validators=[valid_name],
+        help_text="Also the name of its folder. It cannot be changed later.",
+    )
+    until = forms.IntegerField(
+        label="Iterations to run",
+        min_value=1,
+        max_value=_ITERATIONS_LIMIT,
+        help_text="More can be asked for later.",
+    )
+    seed = forms.IntegerField(
+        min_value=0,
+        max_value=_SEED_LIMIT,
+        initial=DEFAULT_SEED,
+        help_text="Of everything random. On a CPU the same seed gives the same bytes.",
+    )
+    is_private = forms.BooleanField(
+        label="Private",
+        required=False,
+        help_text="Only you and admins see it. Otherwise everybody with an account does.",
+    )
+    model_from = forms.ChoiceField(label="Seed model M0", widget=forms.RadioSelect)
+    model_folder = forms.ChoiceField(label="Folder", required=False)
+    model_hub = forms.CharField(
+        label="Hugging Face id",
+        max_length=300,
+        required=False,
+        help_text="Such as org/name, or org/name@revision for a branch, a tag or a commit. It is "
+        "fetched when the experiment begins; safetensors only.",
+    )
+    prompts_from = forms.ChoiceField(label="Prompts", widget=forms.RadioSelect)
+    prompts_file = forms.FileField(label="File", required=False)
+    prompts_text = forms.CharField(
+        label="One prompt on each line",
+        required=False,
+        strip=False,
+        max_length=_PASTED_CHARS,
+        widget=forms.Textarea(attrs={"rows": 6}),
+    )
+    prompts_stored = forms.CharField(max_length=80, required=False, widget=forms.HiddenInput)
+    prompts_called = forms.CharField(max_length=255, required=False, widget=forms.HiddenInput)
+
+    def __init__(
+        self,
+        *args: Any,
+        models: ModelChoices,
+        has_world: bool,
+        origin: str,
+        recipe_model: str | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.models = models
+        folders = [(one.name, one.name) for one in models.choices]
+        self._choose("model_from", _list_model_sources(folders, recipe_model, has_world=has_world))
+        self._choose("model_folder", [("", "choose one"), *folders])
+        self._choose("prompts_from", _list_prompt_sources(origin, has_world=has_world))
+        for field in self.fields.values():
+            field.widget.attrs["autocomplete"] = "off"
+
+    def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
+        field = self.fields[name]
+        if not isinstance(field, forms.ChoiceField):
+            raise TypeError(f"{name} offers no choice")
+        field.choices = choices
+        if choices[0][0] in _TAKEN_UNASKED:
+            field.initial = choices[0][0]
+
+    def clean_name(self) -> str:
+        """Refuse a name that an experiment has, or that somebody has just asked for."""
+        name: str = self.cleaned_data["name"]
+        if Experiment.objects.filter(name=name).exists():
+            raise forms.ValidationError("An experiment of this name exists: choose another.")
+        if _is_being_created(name):
+            raise forms.ValidationError("An experiment of this name is being opened already.")
+        return name
+
+    def clean(self) -> dict[str, Any]:
+        """Ask for what the choices need."""
+        found = super().clean() or {}
+        if found.get("model_from") == MODEL_HUB and not parse_hub_name(found.get("model_hub", "")):
+            self.add_error("model_hub", "Give an id such as org/name, or org/name@revision.")
+        if found.get("model_from") == MODEL_FOLDER and not found.get("model_folder"):
+            self.add_error("model_folder", "Choose a folder.")
+        return found
+
+
+def _is_being_created(name: str) -> bool:
+    return Order.objects.filter(
+        kind=JobKind.LAUNCH,
+        subject=name,
+        status__in=[JobStatus.WAITING, JobStatus.RUNNING],
+    ).exists()
+
+
+def _list_model_sources(
+    folders: list[tuple[str, str]], recipe_model: str | None, *, has_world: bool
+) -> list[tuple[str, str]]:
+    sources = [(MODEL_HUB, "from the Hugging Face hub")]
+    if folders:
+        sources.insert(0, (MODEL_FOLDER, "a folder of this installation"))
+    if recipe_model is not None:
+        sources.insert(0, (MODEL_OF_RECIPE, f"the recipe's: {recipe_model}"))
+    elif has_world:
+        sources.insert(0, (MODEL_OF_RECIPE, "the world's own seed model"))
+    return sources
+
+
+def _list_prompt_sources(origin: str, *, has_world: bool) -> list[tuple[str, str]]:
+    sources = [(PROMPTS_FILE, "a file: txt, jsonl, csv or parquet"), (PROMPTS_TEXT, "pasted text")]
+    if has_world:
+        sources.insert(0, (PROMPTS_OF_WORLD, "the world's own instructions"))
+    if origin:
+        sources.insert(0, (PROMPTS_OF_ORIGIN, f"the same as {origin}"))
+    return sources

@@ -1,0 +1,91 @@
+"""What a person asks for when an experiment shall begin, as it stands in the order."""
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from meta_reward_core.errors import RecipeError
+from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe, read_recipe_text
+from meta_reward_core.recipes.schema import Recipe
+from webapp.experiment_form.recipe_draft import apply_changes
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """Everything that an experiment begins with; plain values alone.
+
+    Attributes:
+        recipe: a shipped recipe's name; empty if `recipe_text` is the base.
+        recipe_text: YAML that a person sent, or the recipe of the experiment that is duplicated.
+        changes: `key=value` changes of the base.
+        origin: name of the experiment that is duplicated.
+        prompts: name of a file that is kept; empty for the world's own, or the origin's.
+        prompts_called: what the person called it.
+        same_prompts: begin with the origin's instructions.
+        until: the iteration to go on to.
+    """
+
+    name: str
+    seed: int
+    until: int
+    is_private: bool = False
+    recipe: str = ""
+    recipe_text: str = ""
+    changes: tuple[str, ...] = ()
+    origin: str = ""
+    prompts: str = ""
+    prompts_called: str = ""
+    same_prompts: bool = False
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "LaunchRequest":
+        """Read it from an order."""
+        return cls(**{**values, "changes": tuple(values.get("changes", ()))})
+
+    def write(self) -> dict[str, Any]:
+        """Write it into an order."""
+        return {**asdict(self), "changes": list(self.changes)}
+
+    def base(self) -> Recipe:
+        """The recipe before its changes.
+
+        Raises:
+            RecipeError: it is missing or wrong.
+        """
+        return load_base_recipe(self.recipe, self.recipe_text)
+
+    def build_recipe(self) -> Recipe:
+        """The recipe that is asked for.
+
+        Raises:
+            RecipeError: it is missing or wrong, or names a file of this machine.
+        """
+        return apply_changes(self.base(), self.changes)
+
+
+def load_base_recipe(name: str, text: str) -> Recipe:
+    """Read a recipe by its shipped name, or as the text that somebody sent.
+
+    Raises:
+        RecipeError: it is missing or wrong.
+    """
+    if not name:
+        return read_recipe_text(text)
+    if name not in list_shipped_recipes():
+        known = ", ".join(list_shipped_recipes())
+        raise RecipeError(f"no recipe {name!r} comes with this installation; there are: {known}")
+    return load_shipped_recipe(name)
+
+
+@cache
+def load_shipped_recipe(name: str) -> Recipe:
+    """Read a recipe that comes with the package, once in a process."""
+    return load_recipe(name)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as a text that `load_base_recipe` reads."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+    return text

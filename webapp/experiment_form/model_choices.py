@@ -1,0 +1,93 @@
+"""Which models may be chosen as M0: folders below the models' root that may be loaded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+
+from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.models.validation import check_model_folder
+from meta_reward_core.recipes.schema import Recipe
+
+_MAX_FOLDERS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A folder of a model; its name is its path below the root."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableModel:
+    """A folder that looks like a model and may not be loaded."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoices:
+    """What lies below the root."""
+
+    choices: tuple[ModelChoice, ...]
+    unusable: tuple[UnusableModel, ...]
+
+
+def list_models() -> ModelChoices:
+    """Look at the folders below the root and those one further down (`org/name`)."""
+    root = Path(settings.META_REWARD_MODEL_ROOT)
+    choices, unusable = [], []
+    for count, folder in enumerate(_iter_candidates(root)):
+        if count >= _MAX_FOLDERS:
+            break
+        name = folder.relative_to(root).as_posix()
+        try:
+            found = check_model_folder(folder, allowed_roots=[root])
+        except ModelFolderError as error:
+            unusable.append(UnusableModel(name, str(error).replace(f"{root.resolve()}/", "")))
+        else:
+            choices.append(ModelChoice(name, compute_folder_bytes(found)))
+    return ModelChoices(tuple(choices), tuple(unusable))
+
+
+def find_model_bytes(recipe: Recipe) -> int | None:
+    """Bytes of a recipe's seed model; None as long as it lies on the hub or nowhere."""
+    if recipe.model is None:
+        shipped = Path(str(files("meta_reward_core.tasks.toy") / "seed_model"))
+        return compute_folder_bytes(shipped) if recipe.world == "miniature" else None
+    root = Path(settings.META_REWARD_MODEL_ROOT)
+    try:
+        return compute_folder_bytes(check_model_folder(root / recipe.model, allowed_roots=[root]))
+    except (ModelFolderError, OSError):
+        return None
+
+
+def compute_folder_bytes(folder: Path) -> int:
+    """Bytes of all files of a folder, however deep."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _iter_candidates(root: Path) -> Iterator[Path]:
+    for folder in _list_folders(root):
+        if _is_model_like(folder):
+            yield folder
+        elif not folder.is_symlink():
+            yield from (inner for inner in _list_folders(folder) if _is_model_like(inner))
+
+
+def _list_folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(
+        entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _is_model_like(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or any(folder.glob("*.safetensors"))

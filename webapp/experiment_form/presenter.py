@@ -1,0 +1,151 @@
+"""The sheet of a launch as its template needs it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.engines.endpoints import read_endpoints
+from meta_reward_core.errors import EndpointError
+from webapp.experiment_form.form_state import PREFIX, LaunchFormState
+from webapp.experiment_form.recipe_fields import RecipeField, get_field_sections, get_recipe_fields
+
+_NOTED: Final = (
+    "name",
+    "until",
+    "seed",
+    "is_private",
+    "model_from",
+    "model_folder",
+    "model_hub",
+    "prompts_from",
+    "prompts_text",
+)
+"""Settings with a place for what is wrong; of a file that stands beside what was read of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldView:
+    """A field of the recipe on the page.
+
+    Attributes:
+        field: its declaration.
+        name, identity: of the control.
+        text: what stands in it.
+        before: what stands in the base, if that differs.
+        error: what is wrong, if something is.
+        suggestions: what this installation knows by name.
+    """
+
+    field: RecipeField
+    name: str
+    identity: str
+    text: str
+    before: str
+    error: str
+    suggestions: Sequence[str] = ()
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether a person should see it at once."""
+        return bool(self.before or self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class SectionView:
+    """A section of the recipe on the page."""
+
+    key: str
+    title: str
+    text: str
+    common: Sequence[FieldView]
+    rest: Sequence[FieldView]
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNote:
+    """What stands below a field: what is wrong, or what it was before."""
+
+    identity: str
+    error: str = ""
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FormProblem:
+    """Something that is wrong: what it is about, where that stands, and why."""
+
+    label: str
+    anchor: str
+    text: str
+
+
+def build_sections(sheet: LaunchFormState) -> list[SectionView]:
+    """The recipe's fields, section by section."""
+    shown = _build_fields(sheet)
+    return [
+        SectionView(
+            key=section.key or "schedule",
+            title=section.title,
+            text=section.text,
+            common=[shown[field.key] for field in section.common],
+            rest=[shown[field.key] for field in section.rest],
+            is_open=any(shown[field.key].is_touched for field in section.rest),
+        )
+        for section in get_field_sections()
+    ]
+
+
+def list_notes(sheet: LaunchFormState) -> list[FieldNote]:
+    """What stands below every field, of the settings and of the recipe."""
+    of_settings = [FieldNote(name, _get_error(sheet, name)) for name in _NOTED]
+    of_recipe = [
+        FieldNote(shown.identity, shown.error, shown.before)
+        for shown in _build_fields(sheet).values()
+    ]
+    return of_settings + of_recipe
+
+
+def list_problems(sheet: LaunchFormState) -> list[FormProblem]:
+    """All that is wrong, with the place of each on the page."""
+    return [FormProblem("", "", text) for text in sheet.problems] + [
+        FormProblem(_get_label(sheet, name), f"note-{name.replace('.', '-')}", text)
+        for name, text in sheet.errors.items()
+    ]
+
+
+def _get_error(sheet: LaunchFormState, name: str) -> str:
+    """What is wrong with the prompts themselves stands beside what was read of them."""
+    error = sheet.errors.get(name, "")
+    return "" if name == "prompts_from" and error == sheet.prompts.error else error
+
+
+def _get_label(sheet: LaunchFormState, name: str) -> str:
+    if name.startswith(PREFIX):
+        return name.removeprefix(PREFIX)
+    return str(sheet.form[name].label) if name in sheet.form.fields else name
+
+
+def _build_fields(sheet: LaunchFormState) -> dict[str, FieldView]:
+    endpoints = _list_known_endpoints()
+    before = {difference.key: difference.before for difference in sheet.draft.differences}
+    return {
+        key: FieldView(
+            field=field,
+            name=PREFIX + key,
+            identity=(PREFIX + key).replace(".", "-"),
+            text=sheet.draft.texts[key],
+            before=before.get(key, ""),
+            error=sheet.errors.get(PREFIX + key, ""),
+            suggestions=endpoints if key.rpartition(".")[2] == "endpoint" else (),
+        )
+        for key, field in get_recipe_fields().items()
+    }
+
+
+def _list_known_endpoints() -> Sequence[str]:
+    """Names of servers; workers elsewhere may know others, so any name can be typed."""
+    try:
+        return sorted(read_endpoints())
+    except EndpointError:
+        return ()

@@ -1,0 +1,288 @@
+"""Prompts that a person sent: kept under the hash of their content, and looked at with care.
+
+What a file is, its content says and never its name. A file is kept only after all of it could be
+read; the same file sent twice is one file.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from django.conf import settings
+from django.core.files.uploadhandler import FileUploadHandler, SkipFile
+from django.http import HttpRequest
+
+from meta_reward_core.data.prompt_files import PROMPT_COLUMNS, REJECT_TEXT, PromptFile, read_prompts
+from meta_reward_core.errors import PromptFileError
+
+_STORED: Final = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|csv|parquet)")
+_SAMPLE_BYTES: Final = 65_536
+_PROMPTS_SHOWN: Final = 5
+_REJECTED_SHOWN: Final = 20
+_CHARS_SHOWN: Final = 400
+
+# What a Parquet file may unpack to; a text unpacks to itself.
+_PARQUET_ROWS: Final = 1_000_000
+_UNPACKED_TIMES: Final = 8
+_BATCH_ROWS: Final = 16
+
+_REFUSED_UPLOAD: Final = "meta_reward.upload_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrompts:
+    """A file of prompts that is kept.
+
+    Attributes:
+        name: of the file that is kept, from its hash.
+        kind: what it was read as.
+        first: the beginnings of its first prompts.
+        rejected: (line or row, why) of the first that were left out.
+    """
+
+    name: str
+    kind: str
+    count: int
+    duplicates: int
+    first: tuple[str, ...]
+    rejected: tuple[tuple[int, str], ...]
+    rejected_count: int
+
+
+class LimitedUploads(FileUploadHandler):
+    """Drops a file that grows past the limit while it is received, before it fills the disk."""
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes:
+        """Pass a chunk on.
+
+        Raises:
+            SkipFile: the file is too large; `was_too_large` knows it then.
+        """
+        if start + len(raw_data) > settings.META_REWARD_UPLOAD_BYTES:
+            if self.request is not None:
+                self.request.META[_REFUSED_UPLOAD] = "yes"
+            raise SkipFile
+        return raw_data
+
+    def file_complete(self, file_size: int) -> None:
+        """Leave the file to the handlers behind this one."""
+
+
+def was_too_large(request: HttpRequest) -> bool:
+    """Whether a file of this request was dropped."""
+    return _REFUSED_UPLOAD in request.META
+
+
+def format_upload_limit() -> str:
+    """How large a file may be, in words."""
+    return f"{settings.META_REWARD_UPLOAD_BYTES / 1e6:g} MB"
+
+
+def store_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
+    """Keep a file of prompts.
+
+    Args:
+        called: what the person calls it, for messages.
+
+    Raises:
+        PromptFileError: it cannot be read, unpacks to too much, or holds no prompt.
+    """
+    root = _get_root()
+    with _receive(chunks, called=called) as file:
+        found = _read_file(file, called=called)
+        file.replace(root / file.name)
+    _remove_old(root)
+    return _describe_file(root / file.name, found)
+
+
+def inspect_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
+    """Read what `store_prompts` would keep, without keeping it.
+
+    Raises:
+        PromptFileError: it cannot be read, unpacks to too much, or holds no prompt.
+    """
+    with _receive(chunks, called=called) as file:
+        return _describe_file(file, _read_file(file, called=called))
+
+
+@contextmanager
+def _receive(chunks: Iterable[bytes], *, called: str) -> Iterator[Path]:
+    """A file of the chunks, named by its content, for as long as nobody takes it away."""
+    root = _get_root()
+    root.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory(dir=root, prefix=".received-") as folder:
+        file = Path(folder) / "prompts"
+        with file.open("wb") as stream:
+            for chunk in chunks:
+                digest.update(chunk)
+                stream.write(chunk)
+        kind = _detect_kind(file, called=called)
+        yield file.rename(file.with_name(f"{digest.hexdigest()}.{kind}"))
+
+
+def get_stored_path(name: str) -> Path:
+    """Path of a file that is kept.
+
+    Raises:
+        PromptFileError: there is none of this name.
+    """
+    path = _get_root() / name
+    if _STORED.fullmatch(name) is None or not path.is_file():
+        raise PromptFileError("The file of prompts is no longer here: send it again.")
+    with contextlib.suppress(PermissionError):  # whose it is remembers when it was used
+        os.utime(path)
+    return path
+
+
+def _remove_old(root: Path) -> None:
+    """Remove what nobody has used for long; experiments have copies of their own."""
+    oldest = time.time() - settings.META_REWARD_UPLOAD_DAYS * 86_400
+    for path in root.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_stored_prompts(name: str) -> StoredPrompts:
+    """Read what a file that is kept holds.
+
+    Raises:
+        PromptFileError: there is none of this name.
+    """
+    return _read_stored_prompts(get_stored_path(name))
+
+
+@lru_cache(maxsize=32)
+def _read_stored_prompts(path: Path) -> StoredPrompts:
+    """A form asks at every change, and what lies under a hash never changes."""
+    return _describe_file(path, read_prompts(path))
+
+
+def _describe_file(path: Path, found: PromptFile) -> StoredPrompts:
+    return StoredPrompts(
+        name=path.name,
+        kind=path.suffix[1:],
+        count=len(found.prompts),
+        duplicates=found.duplicates,
+        first=list_first_texts(prompt.text for prompt in found.prompts),
+        rejected=tuple(
+            (place, REJECT_TEXT[reason]) for place, reason in found.rejected[:_REJECTED_SHOWN]
+        ),
+        rejected_count=len(found.rejected),
+    )
+
+
+def list_first_texts(texts: Iterable[str]) -> tuple[str, ...]:
+    """The beginnings of the first prompts."""
+    first = itertools.islice(texts, _PROMPTS_SHOWN)
+    return tuple(
+        text if len(text) <= _CHARS_SHOWN else f"{text[:_CHARS_SHOWN]} …" for text in first
+    )
+
+
+def _get_root() -> Path:
+    return Path(settings.META_REWARD_UPLOAD_ROOT)
+
+
+def _detect_kind(path: Path, *, called: str) -> str:
+    """Suffix of what a file is, by its content.
+
+    Raises:
+        PromptFileError: it is nothing that holds prompts.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_SAMPLE_BYTES)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if b"\0" in head:
+        raise PromptFileError(
+            f"{called} is neither text nor Parquet: send a txt, jsonl, csv or parquet file."
+        )
+    lines = [line for line in head.decode("utf-8-sig", errors="replace").splitlines() if line]
+    first = lines[0].strip() if lines else ""
+    if first.startswith("{"):
+        return "jsonl"
+    if first.startswith("[") and _is_json(path):
+        raise PromptFileError(f"{called} is a JSON array: write one object on each line (jsonl).")
+    columns = {cell.strip().strip('"') for cell in first.split(",")}
+    return "csv" if columns & set(PROMPT_COLUMNS) else "txt"
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_file(path: Path, *, called: str) -> PromptFile:
+    try:
+        if path.suffix == ".parquet":
+            _require_small(path)
+        return read_prompts(path)
+    except PromptFileError as error:
+        raise PromptFileError(str(error).replace(path.name, called)) from error
+
+
+def _require_small(path: Path) -> None:
+    """Refuse what is small as a file and huge in memory, before it is read as a whole."""
+    limit = settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES
+    try:
+        meta = pq.read_metadata(path)
+        declared = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        if meta.num_rows > _PARQUET_ROWS or declared > limit:
+            _refuse_too_large(path)
+        size = 0
+        for part in _iter_unpacked_bytes(path):
+            size += part
+            if size > limit:
+                _refuse_too_large(path)
+    except (pa.ArrowException, OSError) as error:
+        raise PromptFileError(
+            f"{path.name}: is not a readable Parquet file ({error}); write it again."
+        ) from error
+
+
+def _iter_unpacked_bytes(path: Path) -> Iterator[int]:
+    """Bytes of each batch of each column; texts that repeat are counted without unpacking them."""
+    schema = pq.read_schema(path)
+    texts = [field.name for field in schema if _is_text(field.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            yield from (_count_bytes(column) for column in batch.columns)
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _count_bytes(column: Any) -> int:
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+    return int(pc.sum(lengths).as_py() or 0)
+
+
+def _refuse_too_large(path: Path) -> NoReturn:
+    raise PromptFileError(
+        f"{path.name}: unpacks to more than {_PARQUET_ROWS:,} rows or "
+        f"{settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES / 1e6:g} MB: "
+        "send the column of prompts alone."
+    )

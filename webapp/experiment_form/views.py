@@ -1,0 +1,214 @@
+"""Pages that begin experiments: the form, its checks while it is filled in, and the order."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django_htmx.http import HttpResponseClientRedirect
+
+from meta_reward_core.errors import RecipeError
+from meta_reward_core.recipes.loader import list_shipped_recipes
+from meta_reward_core.recipes.schema import Recipe
+from webapp.accounts.permissions import get_visible_experiments, require_run, require_view
+from webapp.accounts.roles import RUN_ALL
+from webapp.experiment_form.cli_command import build_cli_command
+from webapp.experiment_form.form_state import (
+    FormBase,
+    LaunchFormState,
+    build_launch_request,
+    find_base,
+    make_initial_state,
+    make_refilled_state,
+    make_submitted_state,
+)
+from webapp.experiment_form.launch_request import LaunchRequest, load_shipped_recipe
+from webapp.experiment_form.presenter import build_sections, list_notes, list_problems
+from webapp.experiment_form.uploads import format_upload_limit
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import JobKind, JobStatus, Order
+from webapp.htmx import is_partial_request, render_page_or_partial
+
+_RECIPE_FILE_BYTES: Final = 65_536
+_WAITS_LONG: Final = timedelta(seconds=20)
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedRecipe:
+    """A recipe to begin with; `brings_all` means that it needs neither model nor prompts."""
+
+    recipe: Recipe
+    brings_all: bool
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+def create_experiment(request: HttpRequest) -> HttpResponse:
+    """Choose a recipe, fill in the form, check it, and ask for the experiment."""
+    try:
+        if request.method != "POST":
+            return _render_first_form(request)
+        given = request.POST
+        base = find_base(
+            request,
+            name=given.get("base_recipe", ""),
+            text=_read_sent_text(request),
+            origin=given.get("origin", ""),
+        )
+    except RecipeError as error:
+        return _choose_recipe(request, problem=str(error))
+    if given.get("action") == "begin":
+        return _render_form(request, make_initial_state(request, base))
+    return _check_or_submit(request, base)
+
+
+@require_safe
+@require_run
+def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
+    """Fill in the form with what another experiment began with."""
+    try:
+        base = find_base(request, name="", text="", origin=name)
+    except RecipeError as error:
+        return _choose_recipe(request, problem=f"{name} cannot be duplicated: {error}")
+    return _render_form(request, make_initial_state(request, base))
+
+
+@require_POST
+@require_run
+def preview_prompts(request: HttpRequest) -> HttpResponse:
+    """Take prompts that are sent, and show what they are."""
+    try:
+        base = find_base(
+            request,
+            name=request.POST.get("base_recipe", ""),
+            text=request.POST.get("base_text", ""),
+            origin=request.POST.get("origin", ""),
+        )
+    except RecipeError as error:
+        return _choose_recipe(request, problem=str(error))
+    sheet = make_submitted_state(request, base, is_final=False)
+    response = _render_form(request, sheet, region="experiment_form/partials/prompts.html")
+    if is_partial_request(request):
+        response.headers["HX-Trigger-After-Swap"] = "prompts-ready"
+    return response
+
+
+@require_safe
+@require_view
+def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
+    """Show what became of a launch; once it is done, the experiment."""
+    row = get_object_or_404(Order.objects.select_related("experiment"), pk=pk, kind=JobKind.LAUNCH)
+    if row.by_id != request.user.pk and not request.user.has_perm(RUN_ALL):
+        raise Http404
+    if row.status == JobStatus.DONE and row.experiment is not None:
+        page = reverse("experiment", args=[row.experiment.name])
+        return HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
+    context = {
+        "order": row,
+        "wish": LaunchRequest.read(row.wish),
+        "said": row.outcome.get("said", []),
+        "is_active": row.status in {JobStatus.WAITING, JobStatus.RUNNING},
+        "waits_long": row.status == JobStatus.WAITING
+        and timezone.now() - row.created > _WAITS_LONG,
+    }
+    return render_page_or_partial(
+        request,
+        "experiment_form/order.html",
+        region="experiment_form/partials/order.html",
+        context=context,
+    )
+
+
+def _render_first_form(request: HttpRequest) -> HttpResponse:
+    if "order" in request.GET:
+        return _render_form(request, _make_state_from_job(request, request.GET["order"]))
+    if "recipe" not in request.GET:
+        return _choose_recipe(request)
+    base = find_base(request, name=request.GET["recipe"], text="", origin="")
+    return _render_form(request, make_initial_state(request, base))
+
+
+def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
+    """The form as it was when this person placed an order from it."""
+    if not pk.isdecimal():
+        raise Http404
+    row = get_object_or_404(Order, pk=int(pk), kind=JobKind.LAUNCH, by=request.user)
+    wish = LaunchRequest.read(row.wish)
+    is_there = get_visible_experiments(request.user).filter(name=wish.origin).exists()
+    origin = wish.origin if is_there else ""
+    base = find_base(request, name=wish.recipe, text=wish.recipe_text, origin=origin)
+    return make_refilled_state(request, base, wish)
+
+
+def _read_sent_text(request: HttpRequest) -> str:
+    """YAML of a recipe: from a file, or as it stands in the form.
+
+    Raises:
+        RecipeError: the file is no text, or larger than a recipe can be.
+    """
+    file = request.FILES.get("recipe_file")
+    text = request.POST.get("base_text", "")
+    if file is not None:
+        data = file.read(_RECIPE_FILE_BYTES + 1)
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RecipeError("the recipe is not UTF-8 text") from error
+    if len(text) > _RECIPE_FILE_BYTES:
+        raise RecipeError(f"a recipe has at most {_RECIPE_FILE_BYTES:,} characters")
+    return text
+
+
+def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
+    is_final = request.POST.get("action") == "launch" and not is_partial_request(request)
+    sheet = make_submitted_state(request, base, is_final=is_final)
+    if not is_final or not sheet.is_ready:
+        return _render_form(request, sheet)
+    wish = build_launch_request(sheet)
+    placed = enqueue_job(
+        JobKind.LAUNCH, by=_get_user(request), subject=wish.name, wish=wish.write()
+    )
+    return redirect("launch_order", pk=placed.pk)
+
+
+def _get_user(request: HttpRequest) -> User | None:
+    return request.user if isinstance(request.user, User) else None
+
+
+def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
+    shipped = sorted(
+        map(load_shipped_recipe, list_shipped_recipes()), key=lambda one: one.sample.prompts
+    )
+    context = {
+        "recipes": [ShippedRecipe(recipe, recipe.world is not None) for recipe in shipped],
+        "problem": problem,
+        "text": request.POST.get("base_text", ""),
+    }
+    return render(request, "experiment_form/recipes.html", context)
+
+
+def _render_form(
+    request: HttpRequest,
+    sheet: LaunchFormState,
+    *,
+    region: str = "experiment_form/partials/check.html",
+) -> HttpResponse:
+    context = {
+        "sheet": sheet,
+        "form": sheet.form,
+        "base": sheet.base,
+        "command": build_cli_command(sheet),
+        "sections": build_sections(sheet),
+        "notes": list_notes(sheet),
+        "problems": list_problems(sheet),
+        "is_region": is_partial_request(request),
+        "upload_limit": format_upload_limit(),
+    }
+    return render_page_or_partial(
+        request, "experiment_form/new.html", region=region, context=context
+    )

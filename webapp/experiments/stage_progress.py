@@ -1,0 +1,232 @@
+"""How far the stages of iterations are, how fast, and how long they will still take."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from django.db.models import Avg, BigIntegerField, Count, Max, Min, Q, Sum
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
+from django.utils import timezone
+
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Iteration,
+    ShardStatus,
+    Stage,
+    StageStatus,
+)
+
+_TRAIN: Final = "train"
+_MIN_STEPS: Final = 3
+"""Fewer steps of a training say little of its speed: the first one pays for the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """How far a stage is.
+
+    Attributes:
+        place: its number among the stages that the iteration has, from 1.
+        shard_count: None as long as nobody knows.
+        tokens_per_second: of all shards that run now, together; None if nothing runs.
+        step: of the training that runs now; `steps` is how many it has at most.
+        seconds: from the first attempt's start to the last one's end, or until now.
+        seconds_left: None where nothing allows an honest guess.
+    """
+
+    name: str
+    title: str
+    place: int
+    status: str
+    status_label: str
+    done: int
+    running: int
+    failed: int
+    shard_count: int | None
+    tokens: int
+    tokens_per_second: int | None
+    step: int | None
+    steps: int | None
+    seconds: float | None
+    seconds_left: float | None
+
+    @property
+    def took(self) -> str:
+        """How long it took so far, in words; empty if it has not begun."""
+        return "" if self.seconds is None else format_duration(self.seconds)
+
+    @property
+    def left(self) -> str:
+        """How long it will still take, in words; empty where nobody can say."""
+        return "" if self.seconds_left is None else format_duration(self.seconds_left)
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in its two largest units."""
+    if seconds < 1:
+        return "under 1 s"
+    whole = round(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {whole % 60} s"
+    return f"{whole} s"
+
+
+@dataclass(frozen=True, slots=True)
+class _RunningAttempt:
+    """An attempt that runs now."""
+
+    number: int
+    seconds: float
+    tokens: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StageTimes:
+    """What the attempts at a stage have shown; `mean` is of those that finished a shard."""
+
+    mean: float | None
+    began: datetime
+    ended: datetime | None
+
+
+def list_stage_progress(iterations: Iterable[Iteration]) -> dict[int, list[StageProgress]]:
+    """Read the stages that iterations have, by the iteration's key, in the order of the paper.
+
+    Asks the database three times; the iterations' experiments should have been fetched.
+    """
+    known = {iteration.pk: iteration for iteration in iterations}
+    running, times = _read_running_attempts(list(known)), _read_times(list(known))
+    found: dict[int, list[StageProgress]] = defaultdict(list)
+    for rows in _group_stage_rows(list(known)).values():
+        pairs = sum(row.pairs or 0 for row in rows)
+        for place, row in enumerate(rows, start=1):
+            steps = _estimate_steps(known[row.iteration_id].experiment.recipe, pairs)
+            found[row.iteration_id].append(
+                _make_progress(row, place, running[row.pk], times.get(row.pk), steps)
+            )
+    return found
+
+
+def _group_stage_rows(iterations: Sequence[int]) -> Mapping[int, list[Any]]:
+    finished = Q(shards__status=ShardStatus.FINISHED)
+    rows = (
+        Stage.objects.filter(iteration__in=iterations)
+        .exclude(status=StageStatus.SKIPPED)
+        .order_by("iteration", "position")
+        .annotate(
+            done=Count("shards", filter=finished),
+            failed=Count("shards", filter=Q(shards__status=ShardStatus.FAILED)),
+            tokens=Sum(_cast_count("tokens"), filter=finished),
+            pairs=Sum(_cast_count("pairs"), filter=finished & Q(name__startswith="pair_")),
+        )
+    )
+    found: dict[int, list[Any]] = defaultdict(list)
+    for row in rows:
+        found[row.iteration_id].append(row)
+    return found
+
+
+def _cast_count(name: str) -> Cast:
+    return Cast(KeyTextTransform(name, "shards__counts"), BigIntegerField())
+
+
+def _read_running_attempts(iterations: Sequence[int]) -> Mapping[int, list[_RunningAttempt]]:
+    now = timezone.now()
+    rows = Attempt.objects.filter(
+        shard__stage__iteration__in=iterations, status=AttemptStatus.RUNNING
+    ).values_list("shard__stage", "number", "started", "shard__tokens", "shard__done")
+    found: dict[int, list[_RunningAttempt]] = defaultdict(list)
+    for stage, number, started, tokens, done in rows:
+        seconds = max(1.0, (now - started).total_seconds())
+        found[stage].append(_RunningAttempt(number, seconds, tokens, done))
+    return found
+
+
+def _read_times(iterations: Sequence[int]) -> Mapping[int, _StageTimes]:
+    finished = Q(status=AttemptStatus.FINISHED)
+    rows = (
+        Attempt.objects.filter(shard__stage__iteration__in=iterations)
+        .order_by()
+        .values_list("shard__stage")
+        .annotate(mean=Avg("seconds", filter=finished), began=Min("started"), ended=Max("finished"))
+    )
+    return {stage: _StageTimes(mean, began, ended) for stage, mean, began, ended in rows}
+
+
+def _make_progress(
+    row: Any,
+    place: int,
+    running: Sequence[_RunningAttempt],
+    times: _StageTimes | None,
+    steps: int | None,
+) -> StageProgress:
+    speed = sum(one.tokens / one.seconds for one in running)
+    trains = row.name == _TRAIN and running
+    left = (
+        _estimate_training_left(running, steps)
+        if trains
+        else _estimate_shards_left(row, running, times)
+    )
+    return StageProgress(
+        name=row.name,
+        title=row.title,
+        place=place,
+        status=row.status,
+        status_label=row.get_status_display(),
+        done=row.done,
+        running=len(running),
+        failed=row.failed,
+        shard_count=row.shard_count,
+        tokens=row.tokens or 0,
+        tokens_per_second=round(speed) or None,
+        step=running[0].done if trains else None,
+        steps=steps if trains else None,
+        seconds=_compute_seconds(times, is_running=bool(running)),
+        seconds_left=left,
+    )
+
+
+def _compute_seconds(times: _StageTimes | None, *, is_running: bool) -> float | None:
+    if times is None:
+        return None
+    ended = timezone.now() if is_running or times.ended is None else times.ended
+    return (ended - times.began).total_seconds()
+
+
+def _estimate_shards_left(
+    row: Any, running: Sequence[_RunningAttempt], times: _StageTimes | None
+) -> float | None:
+    """Guess from the shards that are finished: what is left, by as many as run now."""
+    if not running or times is None or times.mean is None or row.shard_count is None:
+        return None
+    waiting = row.shard_count - row.done - row.failed - len(running)
+    left = max(0, waiting) * times.mean
+    left += sum(max(0.0, times.mean - one.seconds) for one in running)
+    return left / len(running) or None
+
+
+def _estimate_training_left(running: Sequence[_RunningAttempt], steps: int | None) -> float | None:
+    """Guess from the steps taken; a training that was resumed took some before it began."""
+    one = running[0]
+    if steps is None or one.number > 1 or one.done < _MIN_STEPS:
+        return None
+    return max(0, steps - one.done) * one.seconds / one.done or None
+
+
+def _estimate_steps(recipe: Mapping[str, Any], pairs: int) -> int | None:
+    """Say how many steps a training on so many pairs has at most: some may be held out."""
+    training = recipe.get("training", {})
+    rows, epochs = training.get("batch_size"), training.get("epochs")
+    if not pairs or not rows or not epochs:
+        return None
+    return int(-(-pairs // rows) * epochs)

@@ -1,0 +1,138 @@
+"""What finished shards have shown of the speed of an engine and of training, for plans."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Final
+
+from django.db.models import QuerySet
+
+from meta_reward_core.planning.cost_estimate import (
+    MeasuredThroughput,
+    ShardCost,
+    StageRate,
+    fit_rate,
+)
+from meta_reward_core.recipes.schema import Recipe
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Experiment,
+    Iteration,
+    RunStatus,
+    ShardStatus,
+)
+
+_CALLS: Final = {"generate": "completions", "judge": "judgments", "meta_judge": "battles"}
+_TRAINING_SPEED: Final = (
+    "device_batch_size", "dtype", "gradient_checkpointing", "lora", "processes", "sharding",
+)  # fmt: skip
+"""Settings of a training that its speed depends on."""
+_MAX_ITERATIONS: Final = 20
+
+
+def list_finished_attempts(iterations: Sequence[Iteration]) -> list[Attempt]:
+    """Of every finished shard the attempt that finished it, if one did."""
+    attempts = Attempt.objects.filter(
+        shard__stage__iteration__in=iterations,
+        shard__status=ShardStatus.FINISHED,
+        status=AttemptStatus.FINISHED,
+        seconds__isnull=False,
+    ).select_related("shard__stage__iteration__experiment")
+    latest = {attempt.shard_id: attempt for attempt in attempts.order_by("number")}
+    return list(latest.values())
+
+
+def measure_throughput(experiment: Experiment) -> MeasuredThroughput:
+    """What the experiment's finished shards have shown, for a plan."""
+    return _compute_throughput(
+        experiment.name, list(experiment.iterations.select_related("experiment"))
+    )
+
+
+def _compute_throughput(name: str, iterations: Sequence[Iteration]) -> MeasuredThroughput:
+    attempts = list_finished_attempts(iterations)
+    rates = dict(_iter_rates(attempts))
+    per_row = _compute_seconds_per_row(attempts)
+    return MeasuredThroughput(name if rates or per_row is not None else "", rates, per_row)
+
+
+def _iter_rates(attempts: Sequence[Attempt]) -> Iterator[tuple[str, StageRate]]:
+    for stage, counted in _CALLS.items():
+        costs = [
+            ShardCost(
+                attempt.shard.counts.get(counted, 0),
+                attempt.shard.counts.get("tokens", 0),
+                attempt.seconds or 0.0,
+            )
+            for attempt in attempts
+            if attempt.shard.stage.name == stage
+        ]
+        rate = fit_rate(costs)
+        if rate is not None:
+            yield stage, rate
+
+
+def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
+    """Seconds that a training took for each row in each epoch.
+
+    A training that went on after a stop took longer than its last attempt says: it is left out.
+    """
+    seconds = passes = 0.0
+    for attempt in attempts:
+        shard = attempt.shard
+        if shard.stage.name == "train" and shard.attempt_count == 1 and attempt.seconds:
+            epochs = shard.stage.iteration.experiment.recipe["training"]["epochs"]
+            seconds += attempt.seconds
+            passes += shard.counts.get("trained", 0) * epochs
+    return seconds / passes if passes else None
+
+
+def find_similar_throughput(
+    experiments: QuerySet[Experiment], recipe: Recipe
+) -> MeasuredThroughput:
+    """What the latest iteration of the same model on the same engine has shown.
+
+    The speed of training is from the latest one that was also trained alike; it may be another.
+
+    Args:
+        experiments: those that may be looked at.
+    """
+    alike = Iteration.objects.filter(
+        experiment__in=experiments,
+        status=RunStatus.FINISHED,
+        experiment__recipe__model=recipe.model,
+        experiment__recipe__world=recipe.world,
+        experiment__recipe__engine__device=recipe.engine.device,
+    ).order_by("-finished", "-pk")
+    latest = list(alike.select_related("experiment")[:_MAX_ITERATIONS])
+    drawn = [row for row in latest if _get_engine_kind(row.experiment) == recipe.engine.kind]
+    trained = [row for row in latest if _is_trained_alike(row.experiment, recipe)]
+    speeds = _get_finished_throughput(drawn[0]) if drawn else MeasuredThroughput()
+    trainings = (_get_finished_throughput(row) for row in trained)
+    training = next(
+        (one for one in trainings if one.seconds_per_row is not None), MeasuredThroughput()
+    )
+    return MeasuredThroughput(
+        speeds.measured_in or training.measured_in, speeds.rates, training.seconds_per_row
+    )
+
+
+def _get_engine_kind(experiment: Experiment) -> str:
+    return str(experiment.recipe["engine"]["kind"])
+
+
+def _is_trained_alike(experiment: Experiment, recipe: Recipe) -> bool:
+    wanted = recipe.training.model_dump(mode="json")
+    known = experiment.recipe["training"]
+    return all(known.get(name) == wanted[name] for name in _TRAINING_SPEED)
+
+
+def _get_finished_throughput(iteration: Iteration) -> MeasuredThroughput:
+    return _load_throughput(iteration.pk, str(iteration.finished))
+
+
+@lru_cache(maxsize=64)
+def _load_throughput(pk: int, finished: str) -> MeasuredThroughput:  # noqa: ARG001 part of the key
+    """A form asks at every change, and what is finished no longer changes."""
+    row = Iteration.objects.select_related("experiment").get(pk=pk)
+    return _compute_throughput(row.experiment.name, [row])

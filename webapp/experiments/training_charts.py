@@ -1,0 +1,59 @@
+"""Which figures of a training are drawn, and in which charts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from webapp.charts.scales import SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingChart:
+    """A chart of a training's log.
+
+    Attributes:
+        y_label: the name of its axis.
+        figures: of the log, by the name of the line that shows it.
+        within: see `charts.line_chart`.
+        description: what a reader must know to read it.
+    """
+
+    title: str
+    y_label: str
+    figures: Mapping[str, str]
+    within: tuple[float, float] | None = None
+    description: str = ""
+
+
+TRAINING_CHARTS: Final = (
+    TrainingChart("Training loss", "loss", {"training": "loss", "validation": "eval_loss"}),
+    TrainingChart(
+        "Parts of the training loss",
+        "loss",
+        {"DPO": "loss/dpo", "SFT": "loss/sft"},
+        description="They add up to the loss: the SFT part is weighted by training.sft_weight.",
+    ),
+    TrainingChart(
+        "DPO accuracy",
+        "share of pairs",
+        {"training": "rewards/accuracies", "validation": "eval_rewards/accuracies"},
+        within=SHARE,
+        description="It begins once a step has moved the weights: until then all rewards are "
+        "equal, and which is higher is rounding.",
+    ),
+    TrainingChart(
+        "DPO margin of the rewards",
+        "margin",
+        {"training": "rewards/margins", "validation": "eval_rewards/margins"},
+    ),
+    TrainingChart(
+        "Log-probabilities",
+        "log-probability",
+        {"chosen": "logps/chosen", "rejected": "logps/rejected"},
+    ),
+)
+
+CHARTED_METRICS: Final = frozenset(
+    figure for chart in TRAINING_CHARTS for figure in chart.figures.values()
+)
+"""Figures of a training's log that a chart shows."""

@@ -1,0 +1,60 @@
+"""A page and its regions: one address, rendered whole or, when htmx asks, one region alone."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils.cache import patch_vary_headers
+
+_VARY: Final = ("HX-Request", "HX-History-Restore-Request", "HX-Boosted")
+
+
+def is_partial_request(request: HttpRequest) -> bool:
+    """Whether htmx asks for a region. Restoring its history or following a link needs the page."""
+    headers = request.headers
+    return (
+        headers.get("HX-Request") == "true"
+        and headers.get("HX-History-Restore-Request") != "true"
+        and headers.get("HX-Boosted") != "true"
+    )
+
+
+def render_page_or_partial(
+    request: HttpRequest, page: str, *, region: str, context: dict[str, Any]
+) -> HttpResponse:
+    """Render a page, or the region of it that htmx asks for.
+
+    Args:
+        page: template of the whole page, which includes the region's.
+        region: template of the region.
+    """
+    response = render(request, region if is_partial_request(request) else page, context)
+    patch_vary_headers(response, _VARY)
+    return response
+
+
+def render_cached_partial(
+    request: HttpRequest, region: str, gather: Callable[[], dict[str, Any]]
+) -> HttpResponse:
+    """Render a region that is the same for whoever asks, once in a while for all of them.
+
+    Watchers ask for it every two seconds, many at a time. Who may see it has been checked before.
+
+    Args:
+        region: its template, in which nothing depends on the person.
+        gather: its context, made where there is no young rendering of this address.
+    """
+    address = f"{region} {request.get_full_path()}"
+    key = f"region-{hashlib.sha256(address.encode()).hexdigest()}"
+    content = cache.get(key)
+    if content is None:
+        content = render_to_string(region, gather(), request)
+        cache.set(key, content, settings.META_REWARD_REGION_SECONDS)
+    response = HttpResponse(content)
+    patch_vary_headers(response, _VARY)
+    return response

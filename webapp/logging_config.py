@@ -1,0 +1,111 @@
+"""Log lines that say what they are about: text for people, or one JSON object a line.
+
+`log_context(...)` names the experiment, iteration, stage and shard for every line that is written
+inside it, also by libraries; requests of the site have a number and their person.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+
+_CONTEXT: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@contextlib.contextmanager
+def log_context(**facts: object) -> Iterator[None]:
+    """Name what the lines written inside are about; an inner block adds to an outer one."""
+    token = _CONTEXT.set({**(_CONTEXT.get() or {}), **facts})
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(token)
+
+
+def get_log_facts() -> dict[str, object]:
+    """What lines that are written now are about."""
+    return dict(_CONTEXT.get() or {})
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, facts, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record; whatever a model or a stranger put into it cannot forge a second line."""
+        facts = " ".join(f"{name}={value}" for name, value in get_log_facts().items())
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        words = [when, record.levelname, record.name, *([f"[{facts}]"] if facts else [])]
+        message = record.getMessage().replace("\n", "\n    ")
+        if record.exc_info:
+            message += "\n    " + self.formatException(record.exc_info).replace("\n", "\n    ")
+        return _CONTROL.sub("�", f"{' '.join(words)}: {message}")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, for collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **get_log_facts(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+_FORMS: Final = {"text": TextFormatter, "json": JsonFormatter}
+
+
+def build_log_settings(*, form: str, level: str) -> dict[str, Any]:
+    """Settings for `logging.config`: everything goes to standard error, in one form.
+
+    Raises:
+        ImproperlyConfigured: the form or the level is unknown.
+    """
+    if form not in _FORMS:
+        raise ImproperlyConfigured(f"META_REWARD_LOG is text or json, not {form!r}")
+    if level not in logging.getLevelNamesMapping():
+        raise ImproperlyConfigured(f"META_REWARD_LOG_LEVEL is INFO, WARNING or so, not {level!r}")
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"ours": {"()": f"{__name__}.{_FORMS[form].__name__}"}},
+        "handlers": {"ours": {"class": "logging.StreamHandler", "formatter": "ours"}},
+        "root": {"handlers": ["ours"], "level": level},
+        "loggers": {
+            # Django gives these handlers of their own, which would write each line twice.
+            "django": {"handlers": [], "propagate": True},
+            "aiobotocore": {"level": "WARNING"},  # each process tells where its credentials are
+            "httpx2": {"level": "WARNING"},  # every address, with what was signed for one download
+        },
+    }
+
+
+Answer = Callable[[HttpRequest], HttpResponse]
+
+
+def name_requests(get_response: Answer) -> Answer:
+    """Middleware: every line about a request carries its number, which the answer names too."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        number = secrets.token_hex(8)
+        with log_context(request=number, method=request.method, path=request.path):
+            response = get_response(request)
+        response.headers["X-Request-Id"] = number
+        return response
+
+    return answer

@@ -1,0 +1,127 @@
+"""What a person wants to be told of, and where."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from webapp.notifications.models import CHOOSABLE, Channel, Choice, EventType, Recipient
+from webapp.notifications.webhooks import WebhookError, parse_address
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One event with its box for each channel."""
+
+    label: str
+    boxes: list[forms.BoundField]
+
+
+class NotificationsForm(forms.Form):
+    """Addresses, and one box for each event and channel."""
+
+    email = forms.EmailField(label="E-mail address", required=False, max_length=254)
+    webhook_url = forms.CharField(
+        label="Webhook",
+        required=False,
+        max_length=500,
+        help_text="An address that takes a signed POST. Which hosts are allowed, the settings say.",
+    )
+    only_own = forms.BooleanField(
+        label="Only about my own experiments",
+        required=False,
+        help_text="Otherwise about all that you may see.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Add a box for each event and channel."""
+        super().__init__(*args, **kwargs)
+        for event in CHOOSABLE:
+            for channel in Channel:
+                self.fields[_format_box_name(event, channel)] = forms.BooleanField(
+                    label=f"{event.label}: {channel.label}", required=False
+                )
+
+    def rows(self) -> Iterator[EventRow]:
+        """The boxes, by event."""
+        for event in CHOOSABLE:
+            yield EventRow(
+                event.label, [self[_format_box_name(event, channel)] for channel in Channel]
+            )
+
+    def clean_webhook_url(self) -> str:
+        """Take only what may be sent to."""
+        url = str(self.cleaned_data["webhook_url"])
+        if url:
+            try:
+                parse_address(url)
+            except WebhookError as error:
+                raise ValidationError(str(error)) from error
+        return url
+
+    def clean(self) -> dict[str, Any]:
+        """A channel that is chosen needs an address."""
+        values = super().clean() or self.cleaned_data
+        needed = {Channel.EMAIL: "email", Channel.WEBHOOK: "webhook_url"}
+        for channel, field in needed.items():
+            chosen = any(values.get(_format_box_name(event, channel)) for event in CHOOSABLE)
+            if chosen and not values.get(field) and field not in self.errors:
+                self.add_error(field, "Notices are to go there: give an address.")
+        return values
+
+    @transaction.atomic
+    def save(self, person: User) -> Recipient:
+        """Write down what was chosen; what was chosen before keeps its beginning."""
+        values = self.cleaned_data
+        if person.email != values["email"]:
+            person.email = values["email"]
+            person.save(update_fields=["email"])
+        recipient, _ = Recipient.objects.update_or_create(
+            person=person,
+            defaults={"webhook_url": values["webhook_url"], "only_own": values["only_own"]},
+        )
+        for event in CHOOSABLE:
+            for channel in Channel:
+                _set_subscription(
+                    recipient, event, channel, wanted=values[_format_box_name(event, channel)]
+                )
+        return recipient
+
+
+def get_form_values(person: User, recipient: Recipient | None) -> dict[str, Any]:
+    """What stands in the form at first."""
+    if recipient is None:
+        return {"email": person.email, "only_own": True}
+    chosen = {
+        _format_box_name(EventType(event), Channel(channel)): True
+        for event, channel in recipient.choices.values_list("event", "channel")
+    }
+    return {
+        "email": person.email,
+        "webhook_url": recipient.webhook_url,
+        "only_own": recipient.only_own,
+        **chosen,
+    }
+
+
+def has_email() -> bool:
+    """Whether a mail server is configured."""
+    return bool(settings.EMAIL_HOST)
+
+
+def _set_subscription(
+    recipient: Recipient, event: EventType, channel: Channel, *, wanted: bool
+) -> None:
+    if wanted:
+        Choice.objects.get_or_create(recipient=recipient, event=event, channel=channel)
+    else:
+        Choice.objects.filter(recipient=recipient, event=event, channel=channel).delete()
+
+
+def _format_box_name(event: EventType, channel: Channel) -> str:
+    return f"{event}_{channel}"

@@ -1,0 +1,176 @@
+"""Write notices into the outbox: what came to rest or waits, who wants to know, in which words.
+
+Whoever calls this, and however often: an occasion is noted once, together with its notices.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, F, Min, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Now
+
+from webapp.accounts.permissions import get_visible_experiments
+from webapp.experiments.models import Attempt, Driver, Iteration, RunStatus
+from webapp.notifications.models import Channel, Choice, EventType, Notice, Occasion, Recipient
+
+_TOLD: Final = (
+    RunStatus.FINISHED,
+    RunStatus.FAILED,
+    RunStatus.NO_PAIRS,
+    RunStatus.PAUSED,
+    RunStatus.INTERRUPTED,
+)
+_FINDING_CHARS: Final = 2000
+
+
+def write_notifications() -> int:
+    """Write the notices of what has come to rest, and of what a gate holds; returns how many."""
+    since = Choice.objects.aggregate(since=Min("since"))["since"]
+    if since is None:
+        return 0
+    return sum(
+        _write_for_iteration(iteration, iteration.moment)
+        for found in (_select_stopped(), _select_held())
+        for iteration in _exclude_notified(found).filter(moment__gte=since)
+    )
+
+
+def _select_stopped() -> QuerySet[Any]:
+    return Iteration.objects.filter(status__in=_TOLD).annotate(moment=F("finished"))
+
+
+def _select_held() -> QuerySet[Any]:
+    """Running iterations with a finding: only a gate writes one, once all before it is done."""
+    running = Iteration.objects.filter(status=RunStatus.RUNNING).exclude(finding="")
+    ends = Attempt.objects.filter(shard__stage__iteration=OuterRef("pk"), finished__isnull=False)
+    return running.annotate(moment=Subquery(ends.order_by("-finished").values("finished")[:1]))
+
+
+def _exclude_notified(found: QuerySet[Any]) -> QuerySet[Any]:
+    noted = Occasion.objects.filter(iteration=OuterRef("pk"), ended=OuterRef("moment"))
+    return (
+        found.filter(~Exists(noted), moment__isnull=False)
+        .select_related("experiment")
+        .order_by("moment", "pk")
+    )
+
+
+@transaction.atomic
+def _write_for_iteration(iteration: Iteration, ended: datetime) -> int:
+    occasion, is_new = Occasion.objects.get_or_create(iteration=iteration, ended=ended)
+    if not is_new:
+        return 0
+    notices = [
+        _make_notification(choice, occasion, iteration)
+        for choice in Choice.objects.filter(
+            event__in=list(list_events(iteration)), since__lte=ended
+        ).select_related("recipient__person")
+        if is_concerned(choice.recipient, iteration)
+    ]
+    return len(Notice.objects.bulk_create(notices, ignore_conflicts=True))
+
+
+def is_concerned(recipient: Recipient, iteration: Iteration) -> bool:
+    """Whether somebody may see an experiment, and wants to hear of it."""
+    experiment = iteration.experiment
+    if recipient.only_own and experiment.owner_id != recipient.person_id:
+        return False
+    return get_visible_experiments(recipient.person).filter(pk=experiment.pk).exists()
+
+
+def list_events(iteration: Iteration) -> Iterator[EventType]:
+    """Say what it means that an iteration has come to rest, or is held."""
+    if iteration.status in (RunStatus.FAILED, RunStatus.NO_PAIRS):
+        yield EventType.FAILED
+    elif iteration.status != RunStatus.FINISHED:
+        yield EventType.WAITS
+    else:
+        yield EventType.ENDED
+        if iteration.metrics.get("alarms"):
+            yield EventType.ALARM
+        if _needs_user_action(iteration):
+            yield EventType.WAITS
+
+
+def write_test(recipient: Recipient, channel: Channel) -> Notice:
+    """Write a notice that only shows that notices arrive."""
+    return Notice.objects.create(
+        recipient=recipient,
+        event=EventType.TEST,
+        channel=channel,
+        subject="A test of notices",
+        text="Notices of Meta-Reward arrive here.",
+        due=Now(),
+    )
+
+
+def _needs_user_action(iteration: Iteration) -> bool:
+    """Whether workers have finished an iteration and nobody has asked for the next one."""
+    experiment = iteration.experiment
+    is_last = iteration.number >= experiment.recipe.get("iterations", 0)
+    by_workers = iteration.driver == Driver.WORKERS
+    return by_workers and not is_last and experiment.until <= iteration.number
+
+
+def _make_notification(choice: Choice, occasion: Occasion, iteration: Iteration) -> Notice:
+    event = EventType(choice.event)
+    return Notice(
+        recipient=choice.recipient,
+        event=event,
+        channel=choice.channel,
+        occasion=occasion,
+        experiment=iteration.experiment,
+        subject=_format_subject(event, iteration),
+        text="\n\n".join(_iter_paragraphs(event, iteration)),
+        details=_build_details(iteration),
+        due=Now(),
+    )
+
+
+def _format_subject(event: EventType, iteration: Iteration) -> str:
+    name, number = iteration.experiment.name, iteration.number
+    alarms = len(iteration.metrics.get("alarms", []))
+    return {
+        EventType.ENDED: f"{name}: iteration {number} ended",
+        EventType.FAILED: f"{name}: iteration {number} {iteration.get_status_display()}",
+        EventType.ALARM: f"{name}: iteration {number} raised {alarms} alarm{'s'[: alarms != 1]}",
+        EventType.WAITS: f"{name} waits for you: iteration {number} {_format_state(iteration)}",
+    }[event]
+
+
+def _format_state(iteration: Iteration) -> str:
+    held = iteration.status == RunStatus.RUNNING
+    return "needs an audit" if held else iteration.get_status_display()
+
+
+def _iter_paragraphs(event: EventType, iteration: Iteration) -> Iterator[str]:
+    yield f"{_format_subject(event, iteration)}."
+    if event is EventType.ALARM:
+        for alarm in iteration.metrics["alarms"]:
+            yield f"{alarm['sentence']}\n{alarm['advice']}"
+    if iteration.finding:
+        yield iteration.finding[:_FINDING_CHARS]
+    if event is EventType.WAITS and iteration.status != RunStatus.RUNNING:
+        yield "It goes on when somebody asks for it: resume it, or run the next iteration."
+    if link := _build_link(iteration):
+        yield link
+
+
+def _build_link(iteration: Iteration) -> str:
+    site = settings.META_REWARD_SITE_URL
+    if not site:
+        return ""
+    return f"{site}/experiments/{iteration.experiment.name}/iterations/{iteration.number}"
+
+
+def _build_details(iteration: Iteration) -> dict[str, Any]:
+    return {
+        "experiment": iteration.experiment.name,
+        "iteration": iteration.number,
+        "status": iteration.status,
+        "alarms": [alarm["name"] for alarm in iteration.metrics.get("alarms", [])],
+        "link": _build_link(iteration),
+    }

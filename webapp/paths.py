@@ -1,0 +1,40 @@
+"""Where this installation's own files lie, and where it keeps what it makes."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from meta_reward_core.processes.command_hint import IN_CHECKOUT
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+STATIC_SOURCES = BASE_DIR / "webapp" / "static"
+# In a checkout a link to the folder at the top; a wheel carries the files themselves.
+TEMPLATE_ROOT = BASE_DIR / "webapp" / "templates"
+
+# Nothing is kept beside an installed package, where the next version would find or remove it.
+_HOME = BASE_DIR if IN_CHECKOUT else Path.cwd()
+VAR_ROOT = Path(os.environ.get("META_REWARD_VAR", _HOME / "var")).absolute()
+
+
+def read_root(name: str, default: str) -> str:
+    """Read the address of a root; a plain folder is made absolute, an address such as s3:// kept.
+
+    Args:
+        name: of the environment variable.
+        default: folder under `VAR_ROOT`.
+    """
+    given = os.environ.get(name)
+    if given is None:
+        return str(VAR_ROOT / default)
+    return given if "://" in given else str(Path(given).absolute())
+
+
+def get_runtime_folder() -> Path:
+    """Name a folder for sockets, the same for every process of this user's installation.
+
+    A socket's path may have no more than 107 bytes, so it cannot lie under `VAR_ROOT`.
+    """
+    installation = hashlib.sha256(os.fsencode(VAR_ROOT)).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"meta-reward-{os.geteuid()}-{installation}"

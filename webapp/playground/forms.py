@@ -1,0 +1,221 @@
+"""What a person fills in to try two models, and to publish one."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+
+from meta_reward_core.data.prompt_files import REJECT_TEXT, find_reject_reason
+from meta_reward_core.recipes.schema import Recipe
+
+MAX_PROMPT_CHARS: Final = 20_000
+MAX_REPLY_TOKENS: Final = 2048
+MAX_JUDGMENTS: Final = 11
+_SEEDS: Final = 2**31
+
+_valid_repository = RegexValidator(
+    r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}\Z",
+    "Write it as owner/name, with letters, digits and -_. alone.",
+)
+
+
+class TurnForm(forms.Form):
+    """What models are told in a turn, how they shall answer, and who judges both answers."""
+
+    prompt = forms.CharField(
+        max_length=MAX_PROMPT_CHARS,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 6}),
+        help_text=f"Up to {MAX_PROMPT_CHARS:,} characters.",
+    )
+    temperature = forms.FloatField(
+        min_value=0, max_value=2, help_text="0 takes the most likely token every time."
+    )
+    top_p = forms.FloatField(
+        label="Top-p",
+        min_value=0.01,
+        max_value=1,
+        help_text="Share of the probability that tokens are drawn from.",
+    )
+    max_new_tokens = forms.IntegerField(
+        label="Longest answer",
+        min_value=1,
+        max_value=MAX_REPLY_TOKENS,
+        help_text=f"In tokens, up to {MAX_REPLY_TOKENS:,}.",
+    )
+    seed = forms.IntegerField(
+        min_value=0,
+        max_value=_SEEDS - 1,
+        help_text="On a CPU the same seed gives the same answers.",
+    )
+    judgments = forms.IntegerField(
+        label="Judgments of each answer",
+        min_value=1,
+        max_value=MAX_JUDGMENTS,
+        help_text="By each judge, in the experiment's own words and settings.",
+    )
+
+    def clean_prompt(self) -> str:
+        """Take line ends as a prompt file has them, and refuse what could not be one."""
+        prompt = str(self.cleaned_data["prompt"]).replace("\r\n", "\n")
+        reason = find_reject_reason(prompt)
+        if reason is not None:
+            raise ValidationError(REJECT_TEXT[reason])
+        return prompt
+
+    def build_payload_for(self, models: Sequence[int], judges: Sequence[int]) -> dict[str, Any]:
+        """Put a valid form into the words of an order; `workers.jobs.playground` reads them."""
+        values = self.cleaned_data
+        return {
+            **{name: values[name] for name in ("prompt", "seed", "judgments")},
+            "sampling": {name: values[name] for name in ("temperature", "top_p", "max_new_tokens")},
+            "models": list(models),
+            "judges": list(judges),
+        }
+
+
+class ChatForm(TurnForm):
+    """The first turn, which chooses two models."""
+
+    first = forms.TypedChoiceField(label="First model", coerce=int)
+    second = forms.TypedChoiceField(label="Second model", coerce=int)
+    judges = forms.MultipleChoiceField(
+        label="Judges of both answers",
+        choices=[("first", "The first model"), ("second", "The second model")],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+    def __init__(self, *args: Any, made: Sequence[int], **kwargs: Any) -> None:
+        """Offer the models that are made.
+
+        Args:
+            made: their numbers; M0 is 0.
+        """
+        super().__init__(*args, **kwargs)
+        for name in ("first", "second"):
+            _set_model_choices(self.fields[name], made)
+
+    def clean(self) -> dict[str, Any]:
+        """Two models are two."""
+        values = super().clean() or self.cleaned_data
+        if "second" in values and values.get("first") == values["second"]:
+            self.add_error("second", "Choose another one than the first.")
+        return values
+
+    def wish(self) -> dict[str, Any]:
+        """What is asked for, in the words of an order."""
+        values = self.cleaned_data
+        judges = [values[name] for name in ("first", "second") if name in values["judges"]]
+        return self.build_payload_for([values["first"], values["second"]], judges)
+
+
+class FollowForm(TurnForm):
+    """A further turn, for the models that have answered already."""
+
+    judges = forms.TypedMultipleChoiceField(
+        label="Judges of all answers",
+        coerce=int,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+    def __init__(self, *args: Any, models: Sequence[int], **kwargs: Any) -> None:
+        """Take the models of the conversation.
+
+        Args:
+            models: their numbers.
+        """
+        super().__init__(*args, **kwargs)
+        self._models = models
+        self.fields["prompt"].label = "Message"
+        self.fields["prompt"].widget.attrs["rows"] = 3
+        _set_model_choices(self.fields["judges"], models)
+
+    def wish(self) -> dict[str, Any]:
+        """What is asked for, in the words of an order."""
+        return self.build_payload_for(self._models, self.cleaned_data["judges"])
+
+
+def _set_model_choices(field: forms.Field, models: Sequence[int]) -> None:
+    assert isinstance(field, forms.ChoiceField)  # noqa: S101 for the types
+    field.choices = [(number, f"M{number}") for number in models]
+
+
+def get_initial_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
+    """What stands in the form at first: the latest model against M0, as the actor answers."""
+    actor = recipe.actor
+    return {
+        "first": made[0],
+        "second": made[-1],
+        "temperature": actor.temperature,
+        "top_p": actor.top_p,
+        "max_new_tokens": min(actor.max_new_tokens, MAX_REPLY_TOKENS),
+        "seed": secrets.randbelow(10_000),
+        "judgments": min(recipe.judge.samples, 3),
+    }
+
+
+def build_payload_for_all(recipe: Recipe, made: Sequence[int], prompt: str) -> dict[str, Any]:
+    """Let every model answer a prompt as the actor does, and the latest judge all answers."""
+    values = get_initial_values(recipe, made)
+    return {
+        "prompt": prompt,
+        "models": list(made),
+        "sampling": {name: values[name] for name in ("temperature", "top_p", "max_new_tokens")},
+        "seed": values["seed"],
+        "judges": [made[-1]],
+        "judgments": values["judgments"],
+    }
+
+
+def get_form_values(wish: dict[str, Any]) -> dict[str, Any]:
+    """Turn an order's wish back into what stood in the form of a first turn."""
+    first, second = wish["models"][0], wish["models"][-1]
+    judges = [
+        name for name, number in (("first", first), ("second", second)) if number in wish["judges"]
+    ]
+    return get_turn_values(wish) | {"first": first, "second": second, "judges": judges}
+
+
+def get_turn_values(wish: dict[str, Any]) -> dict[str, Any]:
+    """Turn an order's wish back into what stood in the form of a further turn."""
+    said = {name: wish[name] for name in ("prompt", "seed", "judgments", "judges")}
+    return {**said, **wish["sampling"]}
+
+
+class PublishForm(forms.Form):
+    """Where a model is published, besides the folder of this installation."""
+
+    repository = forms.CharField(
+        label="Hugging Face repository",
+        required=False,
+        max_length=193,
+        validators=[_valid_repository],
+        help_text="owner/name; empty: only the folder and the archive.",
+    )
+    is_public = forms.BooleanField(
+        label="Everybody may see the repository",
+        required=False,
+        initial=False,
+        help_text="Else it is made private.",
+    )
+
+    def __init__(self, *args: Any, has_hub: bool, **kwargs: Any) -> None:
+        """Leave the repository out where no token is configured."""
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
+        if not has_hub:
+            del self.fields["repository"], self.fields["is_public"]
+
+    def wish(self, *, number: int) -> dict[str, Any]:
+        """Put a valid form into the words of an order; `workers.jobs.publish_model` reads them."""
+        values = self.cleaned_data
+        return {
+            "number": number,
+            "repository": values.get("repository", ""),
+            "is_public": values.get("is_public", False),
+        }

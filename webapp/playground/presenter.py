@@ -1,0 +1,233 @@
+"""Tries as pages show them: read from orders, with every text as it was written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.db.models.functions import Now
+
+from meta_reward_core.evaluation.judge_metrics import compute_mean
+from meta_reward_core.method.parsing import UNSCORED_TEXT
+from webapp.accounts.permissions import can_control
+from webapp.experiments.models import Experiment, JobKind, JobStatus, Order, RunStatus
+from webapp.playground.conversations import ACTIVE, get_playground_turns, list_turns
+
+_REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
+_ENDINGS: Final = {
+    "stop": "ended by itself",
+    "length": "cut off by the token limit",
+    "refused": "refused",
+}
+_TITLE_CHARS: Final = 120
+_FOLLOWERS_SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class JudgmentView:
+    """One judgment. `points` is empty where none could be read, and `reason` says why."""
+
+    text: str
+    points: str
+    reason: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge thinks of one answer.
+
+    Attributes:
+        mean: of its points; empty if none could be read.
+    """
+
+    judge: str
+    mean: str
+    scored: int
+    judgments: Sequence[JudgmentView]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseView:
+    """One model's answer and what was thought of it."""
+
+    model: str
+    text: str
+    refusal: str
+    tokens: int
+    seconds: float
+    ending: str
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaygroundTurn:
+    """One try.
+
+    Attributes:
+        number: its place in its conversation, from 1.
+        doing: what a worker does for it now.
+    """
+
+    row: Order
+    number: int
+    prompt: str
+    models: Sequence[str]
+    judges: Sequence[str]
+    settings: str
+    is_active: bool
+    doing: str
+    tokens: int
+    answers: Sequence[ResponseView]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLine:
+    """A conversation as a list shows it.
+
+    Attributes:
+        row: its last turn.
+        title: first line of its first prompt, shortened.
+        turns: how many there are.
+    """
+
+    row: Order
+    title: str
+    turns: int
+    models: Sequence[str]
+    judges: Sequence[str]
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A turn that comes after the one that is shown."""
+
+    row: Order
+    title: str
+
+
+def list_made_models(experiment: Experiment) -> list[int]:
+    """Numbers of the models that an experiment has made, M0 first."""
+    finished = experiment.iterations.filter(status=RunStatus.FINISHED)
+    return [0, *finished.order_by("number").values_list("number", flat=True)]
+
+
+def read_turn(order: Order) -> PlaygroundTurn:
+    """Read a try from its order."""
+    wish, outcome = order.wish, order.outcome
+    sampling = wish["sampling"]
+    return PlaygroundTurn(
+        row=order,
+        number=len(list_turns(order)),
+        prompt=str(wish["prompt"]),
+        models=_format_model_names(wish["models"]),
+        judges=_format_model_names(wish["judges"]),
+        settings=f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, "
+        f"up to {sampling['max_new_tokens']:,} tokens, seed {wish['seed']}",
+        is_active=order.status in ACTIVE,
+        doing=outcome.get("doing", ""),
+        tokens=outcome.get("tokens", 0),
+        answers=[
+            _make_response_view(answer, wish["judges"], outcome.get("judgments", []))
+            for answer in outcome.get("answers", [])
+        ],
+    )
+
+
+def read_conversation(order: Order) -> ConversationLine:
+    """Read a conversation from the order of its last turn."""
+    turns = list_turns(order)
+    return ConversationLine(
+        row=order,
+        title=_shorten(turns[0].wish["prompt"]),
+        turns=len(turns),
+        models=_format_model_names(order.wish["models"]),
+        judges=_format_model_names(order.wish["judges"]),
+        is_active=order.status in ACTIVE,
+    )
+
+
+def read_followers(order: Order) -> list[Follower]:
+    """Read the latest turns that were said right after a try."""
+    rows = order.followed_by.defer("outcome")
+    return [Follower(row, _shorten(row.wish["prompt"])) for row in rows[:_FOLLOWERS_SHOWN]]
+
+
+def find_latest_turn(experiment: Experiment, prompt: str) -> PlaygroundTurn | None:
+    """Read what was last asked with just this prompt, as the first of a conversation."""
+    orders = get_playground_turns(experiment).filter(follows=None, wish__prompt=prompt)
+    order = orders.select_related("by").order_by("-pk").first()
+    return None if order is None else read_turn(order)
+
+
+def can_cancel(user: User, order: Order) -> bool:
+    """Whether somebody may cancel a try: who asked for it, and who steers the experiment."""
+    if order.status not in ACTIVE or order.experiment is None:
+        return False
+    return order.by_id == user.pk or can_control(user, order.experiment)
+
+
+def cancel_turn(order: Order, *, by: User) -> bool:
+    """Cancel a try; False if it had ended. Whoever works on it finds that it is no longer theirs.
+
+    One conditional UPDATE, so that a worker that ends it at the same time is first or loses.
+    """
+    active = Order.objects.filter(pk=order.pk, kind=JobKind.CHAT, status__in=ACTIVE)
+    cancelled = active.update(
+        status=JobStatus.REFUSED,
+        token=None,
+        lease_until=None,
+        finished=Now(),
+        finding=f"cancelled by {by.get_username()}",
+    )
+    return cancelled == 1
+
+
+def _shorten(prompt: str) -> str:
+    line = next((line for line in prompt.splitlines() if line.strip()), "")
+    return line if len(line) <= _TITLE_CHARS else f"{line[:_TITLE_CHARS]}…"
+
+
+def _format_model_names(models: Sequence[int]) -> list[str]:
+    return [f"M{number}" for number in models]
+
+
+def _make_response_view(
+    answer: Mapping[str, Any], judges: Sequence[int], judgments: Sequence[Mapping[str, Any]]
+) -> ResponseView:
+    model = answer["model"]
+    return ResponseView(
+        model=f"M{model}",
+        text=answer["text"],
+        refusal=answer.get("refusal") or "",
+        tokens=answer["tokens"],
+        seconds=answer["seconds"],
+        ending=_ENDINGS[answer["finish_reason"]],
+        verdicts=[
+            _make_verdict(judge, theirs)
+            for judge in judges
+            if (theirs := [j for j in judgments if (j["judge"], j["model"]) == (judge, model)])
+        ],
+    )
+
+
+def _make_verdict(judge: int, judgments: Sequence[Mapping[str, Any]]) -> Verdict:
+    points = [judgment["score"] for judgment in judgments if judgment["score"] is not None]
+    mean = compute_mean(points)
+    return Verdict(
+        judge=f"M{judge}",
+        mean="" if mean is None else f"{mean:.2f}",
+        scored=len(points),
+        judgments=[_make_judgment_view(judgment) for judgment in judgments],
+    )
+
+
+def _make_judgment_view(judgment: Mapping[str, Any]) -> JudgmentView:
+    reason, score = judgment["unscored_reason"], judgment["score"]
+    return JudgmentView(
+        text=judgment["text"],
+        points="" if score is None else f"{score:g}",
+        reason="" if reason is None else _REASONS.get(reason, reason),
+        tokens=judgment["tokens"],
+    )

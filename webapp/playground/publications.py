@@ -1,0 +1,77 @@
+"""What was published of an experiment's models: read from orders and from the folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.playground.conversations import ACTIVE
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An order to publish a model, and what came of it.
+
+    Attributes:
+        folder: relative to the root of publications; empty until it is there.
+        files: names of the files in it.
+        repository: address on the hub; empty if it did not go there.
+        commit: that holds it there.
+        doing: what is done for it now.
+    """
+
+    row: Order
+    is_active: bool
+    doing: str
+    folder: str
+    archive: str
+    size_bytes: int | None
+    files: Sequence[str]
+    repository: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An archive that can be fetched."""
+
+    path: Path
+    size_bytes: int
+
+
+def has_hub() -> bool:
+    """Whether a token of the Hugging Face hub is configured."""
+    return bool(settings.META_REWARD_HF_TOKEN)
+
+
+def read_publications(experiment: Experiment, number: int) -> list[Publication]:
+    """Read the latest orders to publish M_number."""
+    orders = Order.objects.filter(
+        experiment=experiment, kind=JobKind.PUBLISH, wish__number=number
+    ).select_related("by")
+    return [_make_publication(order) for order in orders[:_SHOWN]]
+
+
+def find_archive(experiment: Experiment, number: int) -> Archive | None:
+    """Find the archive of M_number, if it was published on this machine."""
+    path = Path(settings.META_REWARD_PUBLISH_ROOT) / experiment.name / f"M{number}.tar"
+    return Archive(path, path.stat().st_size) if path.is_file() else None
+
+
+def _make_publication(order: Order) -> Publication:
+    outcome = order.outcome
+    return Publication(
+        row=order,
+        is_active=order.status in ACTIVE,
+        doing=outcome.get("doing", ""),
+        folder=outcome.get("folder", ""),
+        archive=outcome.get("archive", ""),
+        size_bytes=outcome.get("bytes"),
+        files=outcome.get("files", []),
+        repository=outcome.get("repository", ""),
+        commit=outcome.get("commit", ""),
+    )

@@ -1,0 +1,238 @@
+"""Pages on which models are tried, and published."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from meta_reward_core.recipes.loader import parse_recipe
+from webapp.accounts.current_user import get_user
+from webapp.accounts.models import EventKind
+from webapp.accounts.permissions import (
+    can_control,
+    get_controllable_experiment,
+    get_viewable_experiment,
+    require_run,
+    require_view,
+)
+from webapp.accounts.roles import RUN
+from webapp.accounts.security_log import log_event
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.experiments.progress import count_live_workers
+from webapp.htmx import render_page_or_partial
+from webapp.playground import presenter
+from webapp.playground import publications as published
+from webapp.playground.conversations import (
+    explain_not_followable,
+    get_conversations,
+    get_playground_turns,
+    list_turns,
+    prefetch_earlier_turns,
+)
+from webapp.playground.forms import (
+    ChatForm,
+    FollowForm,
+    PublishForm,
+    get_form_values,
+    get_initial_values,
+    get_turn_values,
+)
+
+_TRIES_ON_A_PAGE = 20
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_view
+def show_playground(request: HttpRequest, name: str) -> HttpResponse:
+    """Ask two models of an experiment; below, what was asked before."""
+    experiment = get_viewable_experiment(request.user, name)
+    may_run = request.user.has_perm(RUN)
+    made = presenter.list_made_models(experiment)
+    if request.method == "POST":
+        if not may_run:
+            raise PermissionDenied
+        form = ChatForm(request.POST, made=made)
+        if form.is_valid():
+            order = _enqueue(request, experiment, form)
+            return redirect("try_result", name=name, number=order.pk)
+    else:
+        form = ChatForm(initial=_get_first_values(request, experiment, made), made=made)
+    context = {
+        "experiment": experiment,
+        "form": form,
+        "may_run": may_run,
+        "has_two_models": len(made) > 1,
+        **_list_past_conversations(request, experiment),
+    }
+    return render_page_or_partial(
+        request,
+        "playground/try.html",
+        region="playground/partials/past-tries.html",
+        context=context,
+    )
+
+
+def _enqueue(request: HttpRequest, experiment: Experiment, form: ChatForm) -> Order:
+    by = get_user(request)
+    return enqueue_job(JobKind.CHAT, by=by, experiment=experiment, wish=form.wish())
+
+
+def _list_past_conversations(request: HttpRequest, experiment: Experiment) -> dict[str, Any]:
+    rows = get_conversations(experiment)
+    page = Paginator(rows, _TRIES_ON_A_PAGE).get_page(request.GET.get("page"))
+    found = [presenter.read_conversation(order) for order in page.object_list]
+    return {"page": page, "lines": found, "is_active": any(one.is_active for one in found)}
+
+
+def _find_repeated(request: HttpRequest, among: QuerySet[Order]) -> Order | None:
+    """The try that `again` names, if it is among those that can be meant."""
+    again = request.GET.get("again", "")
+    return among.filter(pk=again).first() if again.isdecimal() and len(again) < 16 else None
+
+
+def _get_first_values(
+    request: HttpRequest, experiment: Experiment, made: list[int]
+) -> dict[str, Any]:
+    """Begin with an earlier try where `again` names one, else with the recipe's own values."""
+    earlier = _find_repeated(request, get_playground_turns(experiment))
+    if earlier is not None:
+        return get_form_values(earlier.wish)
+    return get_initial_values(parse_recipe(experiment.recipe, origin=experiment.name), made)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_view
+def show_conversation(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """Show a conversation up to a try: all answers side by side, what judges said, and a form."""
+    experiment = get_viewable_experiment(request.user, name)
+    order = get_object_or_404(prefetch_earlier_turns(get_playground_turns(experiment)), pk=number)
+    turns = list_turns(order)
+    hindrance = explain_not_followable(turns)
+    if request.method == "POST":
+        if not request.user.has_perm(RUN):
+            raise PermissionDenied
+        if hindrance is not None:
+            messages.error(request, hindrance)
+            return redirect("try_result", name=name, number=number)
+        form = FollowForm(request.POST, models=order.wish["models"])
+        if form.is_valid():
+            return _follow(request, order, form, turn=len(turns) + 1)
+    else:
+        initial = _get_next_values(request, order)
+        form = FollowForm(initial=initial, models=order.wish["models"])
+    *earlier, shown = [presenter.read_turn(turn) for turn in turns]
+    context = {
+        "experiment": experiment,
+        "earlier": earlier,
+        "try": shown,
+        "followers": presenter.read_followers(order),
+        "form": form,
+        "hindrance": hindrance,
+        "may_cancel": presenter.can_cancel(get_user(request), order),
+        "may_run": request.user.has_perm(RUN),
+        "lacks_workers": shown.is_active and not count_live_workers(),
+    }
+    return render_page_or_partial(
+        request,
+        "playground/result.html",
+        region="playground/partials/try-result.html",
+        context=context,
+    )
+
+
+def _follow(request: HttpRequest, last: Order, form: FollowForm, *, turn: int) -> HttpResponse:
+    order = enqueue_job(
+        JobKind.CHAT,
+        by=get_user(request),
+        experiment=last.experiment,
+        wish=form.wish(),
+        follows=last,
+    )
+    address = reverse("try_result", args=[order.subject, order.pk])
+    return redirect(f"{address}#turn-{turn}")
+
+
+def _get_next_values(request: HttpRequest, last: Order) -> dict[str, Any]:
+    """Begin as in the turn before without its words, or with a follow-up that `again` names."""
+    follower = _find_repeated(request, last.followed_by.all())
+    if follower is not None:
+        return get_turn_values(follower.wish)
+    return get_turn_values(last.wish) | {"prompt": ""}
+
+
+@require_POST
+@require_run
+def cancel_playground_turn(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """Cancel a try that waits or is being carried out."""
+    experiment = get_viewable_experiment(request.user, name)
+    order = get_object_or_404(
+        get_playground_turns(experiment).select_related("experiment"), pk=number
+    )
+    person = get_user(request)
+    if order.by_id != person.pk and not can_control(person, experiment):
+        raise PermissionDenied("somebody else asked for this: ask them, or an admin")
+    if not presenter.cancel_turn(order, by=person):
+        messages.info(request, "It had ended already.")
+    return redirect("try_result", name=name, number=number)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_view
+def publish(request: HttpRequest, name: str, number: int) -> HttpResponse:
+    """Publish a model: a folder, an archive and, where a token is configured, a repository."""
+    if request.method == "POST":
+        experiment = get_controllable_experiment(request.user, name)
+    else:
+        experiment = get_viewable_experiment(request.user, name)
+    iteration = get_object_or_404(experiment.iterations, number=number)
+    is_made = number in presenter.list_made_models(experiment)
+    has_hub = published.has_hub()
+    sent = request.POST if request.method == "POST" else None
+    form = PublishForm(sent, has_hub=has_hub)
+    if request.method == "POST" and is_made and form.is_valid():
+        enqueue_job(
+            JobKind.PUBLISH,
+            by=get_user(request),
+            experiment=experiment,
+            wish=form.wish(number=number),
+        )
+        return redirect("publish", name=name, number=number)
+    publications = published.read_publications(experiment, number)
+    context = {
+        "experiment": experiment,
+        "iteration": iteration,
+        "form": form,
+        "is_made": is_made,
+        "has_hub": has_hub,
+        "may_publish": can_control(request.user, experiment),
+        "publications": publications,
+        "archive": published.find_archive(experiment, number),
+        "is_active": any(one.is_active for one in publications),
+    }
+    return render_page_or_partial(
+        request,
+        "playground/publish.html",
+        region="playground/partials/publications.html",
+        context=context,
+    )
+
+
+@require_safe
+@require_view
+def send_archive(request: HttpRequest, name: str, number: int) -> FileResponse:
+    """Hand out the archive of a published model."""
+    experiment = get_viewable_experiment(request.user, name)
+    archive = published.find_archive(experiment, number)
+    if archive is None:
+        raise Http404("this model is not published")
+    log_event(EventKind.EXPORTED, name, detail=f"archive of M{number}")
+    return FileResponse(
+        archive.path.open("rb"), as_attachment=True, filename=f"{name}-M{number}.tar"
+    )

@@ -1,0 +1,203 @@
+"""Figures for Prometheus, counted from rows when they are asked for.
+
+Rows are the truth, so any process of the site gives the same answer, and none of it is lost when
+one restarts. Counters are counts of rows that are never deleted.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from django.contrib.auth.decorators import login_not_required
+from django.db.models import Count, F, Sum
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from webapp.accounts.models import Event
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Iteration,
+    Order,
+    RunStatus,
+    Shard,
+    ShardStatus,
+    Worker,
+)
+from webapp.health import authorize_probe, read_queue_lengths
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Sample = tuple[Mapping[str, object], float]
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusMetric:
+    """A metric with its samples: labels, and the value."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    text: str
+    samples: list[Sample]
+
+
+@login_not_required
+@require_safe
+def show_metrics(request: HttpRequest) -> HttpResponse:
+    """Tell all metrics to whoever shows the token, and to admins."""
+    refusal = authorize_probe(request)
+    if refusal is not None:
+        return refusal
+    return HttpResponse(write_metrics(iter_metrics()), content_type=CONTENT_TYPE)
+
+
+def write_metrics(found: Iterable[PrometheusMetric]) -> str:
+    """Write metrics in Prometheus' text format."""
+    return "".join(f"{line}\n" for metric in found for line in _iter_lines(metric))
+
+
+def _iter_lines(metric: PrometheusMetric) -> Iterator[str]:
+    yield f"# HELP meta_reward_{metric.name} {metric.text}"
+    yield f"# TYPE meta_reward_{metric.name} {metric.kind}"
+    for labels, value in metric.samples:
+        words = ",".join(f'{name}="{_escape(given)}"' for name, given in labels.items())
+        yield f"meta_reward_{metric.name}{f'{{{words}}}' if words else ''} {value:.17g}"
+
+
+def _escape(value: object) -> str:
+    return str(value).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def iter_metrics() -> Iterator[PrometheusMetric]:
+    """Count everything."""
+    queues = read_queue_lengths()
+    yield PrometheusMetric(
+        "broker_up", "gauge", "Whether the broker answers.", [({}, queues is not None)]
+    )
+    yield PrometheusMetric(
+        "queue_messages",
+        "gauge",
+        "Messages in a queue.",
+        [({"queue": name}, count) for name, count in (queues or {}).items()],
+    )
+    yield from _iter_work_metrics()
+    yield from _iter_speed_metrics()
+    yield from _iter_worker_metrics()
+    yield PrometheusMetric(
+        "orders",
+        "gauge",
+        "What people asked for, by what became of it.",
+        _to_samples(Order.objects.values("kind", "status").annotate(count=Count("pk"))),
+    )
+    yield PrometheusMetric(
+        "account_events_total",
+        "counter",
+        "Sign-ins, wrong passwords, lockouts, changes of accounts and tokens.",
+        _to_samples(Event.objects.values("kind").annotate(count=Count("pk"))),
+    )
+
+
+def _iter_work_metrics() -> Iterator[PrometheusMetric]:
+    yield PrometheusMetric(
+        "iterations",
+        "gauge",
+        "Iterations by status.",
+        _to_samples(Iteration.objects.values("status").annotate(count=Count("pk"))),
+    )
+    running = Shard.objects.filter(stage__iteration__status=RunStatus.RUNNING)
+    yield PrometheusMetric(
+        "stage_shards",
+        "gauge",
+        "Shards of the stages of running iterations, by status: how far each stage is.",
+        _to_samples(
+            running.order_by()
+            .values(
+                "status",
+                experiment=F("stage__iteration__experiment__name"),
+                iteration=F("stage__iteration__number"),
+                stage_name=F("stage__name"),
+            )
+            .annotate(count=Count("pk"))
+        ),
+    )
+    ended = Attempt.objects.exclude(status=AttemptStatus.RUNNING).order_by()
+    yield PrometheusMetric(
+        "attempts_total",
+        "counter",
+        "Attempts at shards by how they ended; lost ones are leases that ran out.",
+        _to_samples(
+            ended.values("status", stage_name=F("shard__stage__name")).annotate(count=Count("pk"))
+        ),
+    )
+    yield PrometheusMetric(
+        "attempt_seconds_total",
+        "counter",
+        "Seconds that finished attempts took.",
+        [
+            ({"stage": row["stage_name"]}, row["seconds"] or 0.0)
+            for row in ended.filter(status=AttemptStatus.FINISHED)
+            .values(stage_name=F("shard__stage__name"))
+            .annotate(seconds=Sum("seconds"))
+        ],
+    )
+
+
+def _iter_speed_metrics() -> Iterator[PrometheusMetric]:
+    """Of running attempts: what they have made since they began."""
+    now = timezone.now()
+    by_stage: dict[str, tuple[int, float]] = {}
+    rows = Attempt.objects.filter(
+        status=AttemptStatus.RUNNING, shard__status=ShardStatus.RUNNING
+    ).values_list("shard__stage__name", "shard__tokens", "started")
+    for stage, tokens, started in rows:
+        seconds = max((now - started).total_seconds(), 1e-3)
+        made, speed = by_stage.get(stage, (0, 0.0))
+        by_stage[stage] = (made + tokens, speed + tokens / seconds)
+    yield PrometheusMetric(
+        "tokens_per_second",
+        "gauge",
+        "Tokens a second of the attempts that run, each since it began.",
+        [({"stage": stage}, speed) for stage, (_, speed) in sorted(by_stage.items())],
+    )
+    yield PrometheusMetric(
+        "running_tokens",
+        "gauge",
+        "Tokens that the attempts that run have made so far.",
+        [({"stage": stage}, made) for stage, (made, _) in sorted(by_stage.items())],
+    )
+
+
+def _iter_worker_metrics() -> Iterator[PrometheusMetric]:
+    now = timezone.now()
+    rows = list(Worker.objects.values_list("name", "host", "heartbeat", "shard", "device_bytes"))
+    labels = [{"worker": name, "host": host} for name, host, *_ in rows]
+    yield PrometheusMetric(
+        "worker_silent_seconds",
+        "gauge",
+        "Seconds since a worker last showed itself.",
+        [(about, (now - row[2]).total_seconds()) for about, row in zip(labels, rows, strict=True)],
+    )
+    yield PrometheusMetric(
+        "worker_busy",
+        "gauge",
+        "Whether a worker works on a shard.",
+        [(about, row[3] is not None) for about, row in zip(labels, rows, strict=True)],
+    )
+    yield PrometheusMetric(
+        "worker_device_memory_bytes",
+        "gauge",
+        "Memory in use on a worker's GPU, as its engine last said.",
+        [(about, row[4]) for about, row in zip(labels, rows, strict=True) if row[4] is not None],
+    )
+
+
+def _to_samples(rows: Iterable[Mapping[str, object]]) -> list[Sample]:
+    """Samples of grouped rows: the group's values are the labels."""
+    return [
+        (
+            {name.removesuffix("_name"): value for name, value in row.items() if name != "count"},
+            float(str(row["count"])),
+        )
+        for row in rows
+    ]

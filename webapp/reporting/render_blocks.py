@@ -1,0 +1,133 @@
+"""A report's blocks in the form that templates show, its plots drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from django.utils.text import slugify
+
+from meta_reward_core.reporting.document import (
+    Absent,
+    Block,
+    Code,
+    Document,
+    HeatPlot,
+    LinePlot,
+    Notes,
+    ReportTable,
+    Text,
+)
+from webapp.charts.svg import Cell, Chart, Series, build_heat_map, build_line_chart
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTableCell:
+    """A cell under the heading of its column."""
+
+    column: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTableRow:
+    """A row of a table."""
+
+    heading: str
+    cells: Sequence[ReportTableCell]
+    is_outside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedBlock:
+    """A block, or charts in a row: what kind it is, and what the template of that kind needs."""
+
+    kind: str
+    block: Block | None = None
+    charts: Sequence[Chart] = ()
+    rows: Sequence[ReportTableRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedSection:
+    """A section with an address of its own on the page."""
+
+    title: str
+    anchor: str
+    blocks: Sequence[RenderedBlock]
+
+
+def render_sections(document: Document) -> list[RenderedSection]:
+    """Prepare a report for the templates."""
+    return [
+        RenderedSection(
+            section.title,
+            f"part-{number}-{slugify(section.title)}",
+            list(_iter_blocks(section.blocks)),
+        )
+        for number, section in enumerate(document.sections, 1)
+    ]
+
+
+def _iter_blocks(blocks: Sequence[Block]) -> Iterator[RenderedBlock]:
+    """Charts that follow one another stand side by side."""
+    for is_plot, together in groupby(blocks, lambda one: isinstance(one, LinePlot | HeatPlot)):
+        if is_plot:
+            yield RenderedBlock("charts", charts=[_render_chart(one) for one in together])
+        else:
+            yield from map(_render_block, together)
+
+
+def _render_chart(block: Block) -> Chart:
+    match block:
+        case LinePlot():
+            return _render_lines(block)
+        case HeatPlot():
+            return _render_heat_map(block)
+    raise TypeError(f"{type(block).__name__} cannot be drawn")
+
+
+def _render_block(block: Block) -> RenderedBlock:
+    match block:
+        case Text():
+            return RenderedBlock("text", block)
+        case Notes():
+            return RenderedBlock("notes", block)
+        case Code():
+            return RenderedBlock("code", block)
+        case Absent():
+            return RenderedBlock("absent", block)
+        case ReportTable():
+            return RenderedBlock("grid", block, rows=list(_iter_rows(block)))
+    raise TypeError(f"{type(block).__name__} is a plot")
+
+
+def _iter_rows(grid: ReportTable) -> Iterator[ReportTableRow]:
+    for number, (heading, *cells) in enumerate(grid.rows):
+        named = zip(grid.columns[1:], cells, strict=True)
+        yield ReportTableRow(
+            heading, [ReportTableCell(*cell) for cell in named], number < grid.outside
+        )
+
+
+def _render_lines(plot: LinePlot) -> Chart:
+    return build_line_chart(
+        plot.title,
+        [Series(curve.name, curve.points) for curve in plot.curves],
+        x_label=plot.x_label,
+        y_label=plot.y_label,
+        description=plot.note,
+    )
+
+
+def _render_heat_map(plot: HeatPlot) -> Chart:
+    cells = {place: Cell(share, f"{share:.2f}") for place, share in plot.shares.items()}
+    return build_heat_map(
+        plot.title,
+        plot.rows,
+        plot.columns,
+        cells,
+        row_label=plot.row_label,
+        column_label=plot.column_label,
+        scale=(0.0, max(plot.shares.values(), default=1.0)),
+        description=plot.note,
+    )

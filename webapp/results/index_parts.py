@@ -1,0 +1,250 @@
+"""A piece of an index: one part of an iteration, boiled down to one row for each prompt.
+
+A piece is a function of the part's files, so it is kept under their hashes: it is made once, by
+whoever looks first, and made again only where a shard is.
+"""
+
+import contextlib
+import os
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from meta_reward_core.evaluation.judge_metrics import measure_meta_judge
+from meta_reward_core.method.battles import PositionWeights
+from meta_reward_core.method.judge_pairs import JudgedPrompts
+from meta_reward_core.method.meta_judging import ComparisonSet
+from meta_reward_core.method.pairing import (
+    JudgePair,
+    score_responses,
+    select_judge_pair,
+)
+from meta_reward_core.method.what_if import count_battles
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import hash_json
+from meta_reward_core.storage.records import (
+    Battle,
+    Judgment,
+    Prompt,
+    Rating,
+    Response,
+    ResponseScore,
+)
+from meta_reward_core.storage.schemas import to_records
+from meta_reward_core.storage.shards import IterationFiles
+from webapp.results.iteration_reader import read_outcomes
+
+Item = TypeVar("Item")
+
+_VERSION: Final = 1
+_READ: Final = ("prompts", "responses", "judgments", "scores", "battles")
+
+_text, _count, _figure = pa.string(), pa.int64(), pa.float64()
+_texts, _counts, _figures = pa.list_(_text), pa.list_(_count), pa.list_(_figure)
+
+INDEX_PART_SCHEMA: Final = pa.schema(
+    [
+        ("prompt_id", _text),
+        ("text", _text),
+        ("part", _count),
+        ("response_id", _texts),
+        ("sample", _counts),
+        ("mean", _figures),
+        ("variance", _figures),
+        ("valid", _counts),
+        ("length_chars", _counts),
+        ("length_tokens", _counts),
+        ("finish_reason", _texts),
+        ("fielded", _counts),
+        ("calls", _counts),
+        ("judgments", _count),
+        ("unscored", _count),
+        ("both_orders", _count),
+        ("inconsistent", _count),
+        ("battled_response_id", _text),
+        ("rated_judgment_id", _texts),
+        ("elo", _figures),
+        ("judge_reason", _text),
+        ("chosen_judgment_chars", _count),
+        ("rejected_judgment_chars", _count),
+    ]
+)
+"""One row for each prompt; lists hold one entry for each of its responses, or of its ratings.
+
+`mean` and `variance` are those of a response of which one readable judgment is enough.
+`judge_reason` and the two lengths are of the pair before any limit on its length.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPartInputs:
+    """What a piece depends on beside the files of its part.
+
+    Attributes:
+        ratings: the iteration's, as far as there are any.
+        ratings_key: hash of where they come from.
+    """
+
+    recipe: Recipe
+    seed: int
+    weights: PositionWeights
+    ratings: pa.Table
+    ratings_key: str | None
+
+
+def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInputs) -> str:
+    """Hash everything that a piece is made from."""
+    return hash_json(
+        {
+            "version": _VERSION,
+            "files": files.hash_inputs(_READ, part),
+            "ratings": facts.ratings_key,
+            "one_position": facts.weights.one_position_won_everything,
+            "judges": facts.recipe.meta_judge.model_dump(mode="json"),
+            "seed": facts.seed,
+        }
+    )
+
+
+def read_index_part(path: Path) -> pa.Table | None:
+    """Map a piece that was kept; None if there is none, or it cannot be read."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            piece = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return piece if piece.schema.equals(INDEX_PART_SCHEMA) else None
+
+
+def save_index_part(path: Path, piece: pa.Table) -> None:
+    """Keep a piece, whole or not at all, and drop older ones of the same part.
+
+    A piece that cannot be kept is no loss but time.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with (
+                pa.OSFile(str(temporary), "wb") as sink,
+                pa.ipc.new_file(sink, INDEX_PART_SCHEMA) as writer,
+            ):
+                writer.write_table(piece)
+            os.replace(temporary, path)  # noqa: PTH105 atomic, and both are ours
+        finally:
+            temporary.unlink(missing_ok=True)
+        for older in path.parent.glob(f"{path.name.partition('.')[0]}.*"):
+            if older != path:
+                older.unlink(missing_ok=True)
+
+
+def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -> pa.Table:
+    """Boil one part down, as far as its shards are finished.
+
+    Raises:
+        DamagedArtifactError: a file differs from what its manifest promises.
+    """
+    responses = files.read_records(Response, part)
+    judgments = files.read_records(Judgment, part)
+    judged = JudgedPrompts.of(
+        to_records(files.read("prompts", part), Prompt),
+        responses,
+        judgments,
+        files.read_records(ResponseScore, part),
+    )
+    fought = _group_by(read_outcomes(files, part), lambda battle: battle.prompt_id)
+    ids = pa.array([prompt.prompt_id for prompt in judged.prompts], _text)
+    rated = facts.ratings.filter(pc.is_in(facts.ratings["prompt_id"], ids))
+    ratings = _group_by(to_records(rated, Rating), lambda rating: rating.response_id)
+    alone = _group_by(
+        score_responses(responses, judgments, min_valid_judgments=1), lambda s: s.prompt_id
+    )
+    rows = [
+        {
+            "prompt_id": prompt.prompt_id,
+            "text": prompt.text,
+            "part": part,
+            **_build_response_columns(alone[prompt.prompt_id], judged, facts.recipe),
+            **_build_battle_columns(fought[prompt.prompt_id]),
+            **_build_judge_columns(prompt, judged, facts, ratings),
+        }
+        for prompt in judged.prompts
+    ]
+    return pa.Table.from_pylist(rows, schema=INDEX_PART_SCHEMA)
+
+
+def _group_by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+    groups: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
+def _build_response_columns(
+    scores: list[ResponseScore], judged: JudgedPrompts, recipe: Recipe
+) -> dict[str, Any]:
+    judgments = [judged.judgments.get(score.response_id, ()) for score in scores]
+    fielded = [
+        count_battles(
+            found,
+            max_judgments=recipe.meta_judge.max_judgments,
+            max_score_gap=recipe.meta_judge.max_score_gap,
+        )
+        for found in judgments
+    ]
+    names = (
+        "response_id", "sample", "mean", "variance", "valid",
+        "length_chars", "length_tokens", "finish_reason",
+    )  # fmt: skip
+    return {
+        **{name: [getattr(score, name) for score in scores] for name in names},
+        "fielded": [found.judgments for found in fielded],
+        "calls": [found.calls for found in fielded],
+        "judgments": sum(map(len, judgments)),
+        "unscored": sum(j.score is None for found in judgments for j in found),
+    }
+
+
+def _build_battle_columns(battles: list[Battle]) -> dict[str, Any]:
+    measured = measure_meta_judge(battles, {})
+    return {
+        "both_orders": measured.both_orders,
+        "inconsistent": round((measured.inconsistency or 0.0) * measured.both_orders),
+    }
+
+
+def _build_judge_columns(
+    prompt: Prompt, judged: JudgedPrompts, facts: IndexPartInputs, rated: Mapping[str, list[Rating]]
+) -> dict[str, Any]:
+    """The response whose judgments battled, their ratings, and the pair before any limit."""
+    contenders = judged.select_comparison_set(
+        prompt, seed=facts.seed, max_judgments=facts.recipe.meta_judge.max_judgments
+    )
+    if not isinstance(contenders, ComparisonSet):
+        return {"rated_judgment_id": [], "elo": []}
+    ratings = rated.get(contenders.response.response_id, [])
+    return {
+        "battled_response_id": contenders.response.response_id,
+        "rated_judgment_id": [rating.judgment_id for rating in ratings],
+        "elo": [rating.elo for rating in ratings],
+        **(dict(_iter_pair_columns(contenders, ratings, facts.weights)) if ratings else {}),
+    }
+
+
+def _iter_pair_columns(
+    contenders: ComparisonSet, ratings: list[Rating], weights: PositionWeights
+) -> Iterator[tuple[str, Any]]:
+    elo = {rating.judgment_id: rating.elo for rating in ratings}
+    selected = select_judge_pair(contenders.judgments, elo, weights=weights)
+    if not isinstance(selected, JudgePair):
+        yield "judge_reason", str(selected)
+        return
+    chars = {judgment.judgment_id: len(judgment.text) for judgment in contenders.judgments}
+    yield "chosen_judgment_chars", chars[selected.chosen_judgment_id]
+    yield "rejected_judgment_chars", chars[selected.rejected_judgment_id]

@@ -1,0 +1,382 @@
+"""An iteration's index: every prompt with its figures as columns, held in memory.
+
+It is put together from pieces, one for each part of the iteration. Pieces that do not exist yet
+are made within a budget of time, so that a page comes at once and says how far it is.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from django.conf import settings
+
+from meta_reward_core.method.pairing import (
+    DropReason,
+    FloatArray,
+    IntArray,
+    LengthUnit,
+    Mask,
+    ScoreGrid,
+)
+from meta_reward_core.method.what_if import REASONS, JudgedGrid
+from meta_reward_core.storage.records import PairKind
+from webapp.results.index_parts import (
+    INDEX_PART_SCHEMA,
+    IndexPartInputs,
+    build_index_part,
+    compute_index_part_key,
+    read_index_part,
+    save_index_part,
+)
+from webapp.results.iteration_reader import OpenIteration
+
+_MAX_HELD: Final = 8
+_BUDGET_SECONDS: Final = 1.5
+
+_PAIR_COLUMNS: Final[dict[PairKind, tuple[str, ...]]] = {
+    "actor": ("chosen_response_id", "rejected_response_id"),
+    "judge": ("response_id", "chosen_judgment_id", "rejected_judgment_id"),
+}
+KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPairs:
+    """What the iteration's own files say of one kind of pair.
+
+    Attributes:
+        scheduled: whether the iteration trains on it at all.
+        made: whether its pairs have been chosen.
+        paired: [prompts] whether there is a pair.
+        reason: [prompts] index into `REASONS` of why there is none, where there is none.
+        pairs: by prompt id, the ids that were chosen and rejected, and their scores.
+    """
+
+    scheduled: bool
+    made: bool
+    paired: Mask
+    reason: npt.NDArray[np.intp]
+    pairs: Mapping[str, Mapping[str, Any]]
+
+    def get_reason(self, row: int) -> DropReason | None:
+        """Why a prompt has no pair; None if it has one, or nobody has chosen yet."""
+        return None if not self.made or self.paired[row] else REASONS[self.reason[row]]
+
+
+@dataclass(frozen=True)
+class IterationIndex:
+    """The prompts of an iteration, with everything that lists and what-if need.
+
+    Attributes:
+        rows: the pieces, one row for each prompt.
+        kinds: what is on disk, by kind of pair.
+        min_valid_judgments: how many readable judgments make a score, by the recipe.
+    """
+
+    rows: pa.Table
+    kinds: Mapping[PairKind, StoredPairs]
+    min_valid_judgments: int
+    length_unit: LengthUnit
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    @cached_property
+    def prompt_ids(self) -> list[str]:
+        """Ids in the order of the rows."""
+        ids: list[str] = self.rows["prompt_id"].to_pylist()
+        return ids
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each prompt."""
+        return {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+
+    @cached_property
+    def judged(self) -> JudgedGrid:
+        """The columns that the rules of pairing look at."""
+        return _build_judged_grid(self)
+
+    @cached_property
+    def actor_places(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Places of each prompt's chosen and rejected response; 0 where there is no pair."""
+        return _find_places(self, "chosen_response_id"), _find_places(self, "rejected_response_id")
+
+    @cached_property
+    def scored(self) -> Mask:
+        """Which responses, of shape [prompts, places], the recipe calls scored."""
+        enough: Mask = self.judged.grid.scored & (self.judged.valid >= self.min_valid_judgments)
+        return enough
+
+    def counts(self, column: str) -> IntArray:
+        """A column of counts; absent ones are 0."""
+        return self._counts[column]
+
+    @cached_property
+    def _counts(self) -> dict[str, IntArray]:
+        names = [field.name for field in INDEX_PART_SCHEMA if field.type == pa.int64()]
+        return {name: _to_numpy(self.rows[name], np.int64) for name in names}
+
+    @cached_property
+    def folded(self) -> pa.Array:
+        """Texts as a search sees them: capitals are like small letters."""
+        return pa.array([text.casefold() for text in self.rows["text"].to_pylist()], pa.string())
+
+    @cached_property
+    def mean(self) -> FloatArray:
+        """Mean of the scores of each prompt's responses; NaN where none is scored."""
+        return _compute_masked_mean(self.judged.grid.mean, self.scored)
+
+    @cached_property
+    def length(self) -> FloatArray:
+        """Mean length of each prompt's responses, in characters; NaN without a response."""
+        return _compute_masked_mean(self.judged.grid.chars.astype(np.float64), self.is_response)
+
+    @cached_property
+    def gap(self) -> FloatArray:
+        """Best minus worst score of each prompt; NaN where none is scored."""
+        mean, scored = self.judged.grid.mean, self.scored
+        top = mean.max(axis=1, where=scored, initial=-np.inf)
+        bottom = mean.min(axis=1, where=scored, initial=np.inf)
+        known = scored.any(axis=1)
+        return np.where(known, np.where(known, top, 0.0) - np.where(known, bottom, 0.0), np.nan)
+
+    @cached_property
+    def variance(self) -> FloatArray:
+        """Largest variance among each prompt's responses; NaN where none is scored."""
+        largest = self.judged.variance.max(axis=1, where=self.scored, initial=0.0)
+        return np.where(self.scored.any(axis=1), largest, np.nan)
+
+    @cached_property
+    def is_response(self) -> Mask:
+        """Which places, of shape [prompts, places], hold a response."""
+        counted = np.diff(_get_offsets(self.rows["response_id"]))
+        return np.arange(_compute_width(counted))[None, :] < counted[:, None]
+
+
+def _find_places(index: IterationIndex, column: str) -> npt.NDArray[np.intp]:
+    pairs = index.kinds["actor"].pairs
+    ids = [pairs.get(prompt_id, {}).get(column) for prompt_id in index.prompt_ids]
+    listed = index.rows["response_id"].to_pylist()
+    return np.array(
+        [0 if one is None else among.index(one) for one, among in zip(ids, listed, strict=True)],
+        dtype=np.intp,
+    )
+
+
+def _compute_masked_mean(figures: FloatArray, mask: Mask) -> FloatArray:
+    count = mask.sum(axis=1)
+    total = figures.sum(axis=1, where=mask)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadProgress:
+    """How much of an iteration has been read.
+
+    Attributes:
+        parts: of the iteration that there are so far.
+        read: of these.
+    """
+
+    read: int
+    parts: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything that is there has been read."""
+        return self.read == self.parts
+
+
+_lock = threading.Lock()
+_whole: OrderedDict[tuple[str, str, int], tuple[str, IterationIndex]] = OrderedDict()
+
+
+def find_index(
+    opened: OpenIteration, *, budget_seconds: float = _BUDGET_SECONDS
+) -> tuple[IterationIndex, ReadProgress]:
+    """Put an iteration's index together, as far as the time allows.
+
+    Raises:
+        ArtifactError: a file is gone or differs from its manifest.
+    """
+    experiment = opened.experiment
+    place = (experiment.artifact_root, experiment.name, opened.number)
+    parts = opened.files.list_partition_numbers("prompts")
+    with _lock:
+        known = _whole.get(place)
+        if known is not None and known[0] == opened.state:
+            _whole.move_to_end(place)
+            return known[1], ReadProgress(len(parts), len(parts))
+    pieces = _find_index_parts(opened, parts, until=time.monotonic() + budget_seconds)
+    index = _assemble_index(opened, pieces)
+    if len(pieces) == len(parts):
+        with _lock:
+            _whole[place] = (opened.state, index)
+            while len(_whole) > _MAX_HELD:
+                _whole.popitem(last=False)
+    return index, ReadProgress(len(pieces), len(parts))
+
+
+def build_index_parts(opened: OpenIteration) -> int:
+    """Make the pieces that are missing, so that nobody has to wait for them; returns how many.
+
+    Raises:
+        ArtifactError: a file is gone or differs from its manifest.
+    """
+    facts = _make_part_inputs(opened)
+    made = 0
+    for part in opened.files.list_partition_numbers("prompts"):
+        path = _get_index_part_path(opened, part, compute_index_part_key(opened.files, part, facts))
+        if not path.exists():
+            save_index_part(path, build_index_part(opened.files, part, facts))
+            made += 1
+    return made
+
+
+def _find_index_parts(
+    opened: OpenIteration, parts: Sequence[int], *, until: float
+) -> list[pa.Table]:
+    """Pieces of the parts, in order, until the time is over; at least one is made then."""
+    facts = _make_part_inputs(opened)
+    pieces: list[pa.Table] = []
+    has_made = False
+    for part in parts:
+        path = _get_index_part_path(opened, part, compute_index_part_key(opened.files, part, facts))
+        piece = read_index_part(path)
+        if piece is None:
+            if has_made and time.monotonic() > until:
+                break
+            has_made = True
+            piece = build_index_part(opened.files, part, facts)
+            save_index_part(path, piece)
+        pieces.append(piece)
+    return pieces
+
+
+def _get_index_part_path(opened: OpenIteration, part: int, key: str) -> Path:
+    """Pieces lie in the scratch folder, under a name that no experiment can have."""
+    root = Path(settings.META_REWARD_SCRATCH_ROOT) / ".results" / opened.experiment.name
+    return root / f"iteration-{opened.number}" / f"part-{part:05d}.{key[:32]}.arrow"
+
+
+def _make_part_inputs(opened: OpenIteration) -> IndexPartInputs:
+    manifest = opened.files.manifest("pair_judge")
+    return IndexPartInputs(
+        recipe=opened.recipe,
+        seed=opened.experiment.seed,
+        weights=opened.weights,
+        ratings=opened.files.read("ratings"),
+        ratings_key=manifest.key if manifest else None,
+    )
+
+
+def _assemble_index(opened: OpenIteration, pieces: Sequence[pa.Table]) -> IterationIndex:
+    rows = pa.concat_tables(pieces).combine_chunks() if pieces else INDEX_PART_SCHEMA.empty_table()
+    ids: list[str] = rows["prompt_id"].to_pylist()
+    recipe = opened.recipe
+    return IterationIndex(
+        rows=rows,
+        kinds={kind: _read_stored_pairs(opened, kind, ids) for kind in KINDS},
+        min_valid_judgments=recipe.judge.min_valid_judgments,
+        length_unit=recipe.pairing.length_unit,
+    )
+
+
+def _read_stored_pairs(opened: OpenIteration, kind: PairKind, ids: Sequence[str]) -> StoredPairs:
+    columns = ("prompt_id", "score_chosen", "score_rejected", *_PAIR_COLUMNS[kind])
+    found = opened.files.read(f"{kind}_pairs", columns=columns).to_pylist()
+    pairs = {row["prompt_id"]: row for row in found}
+    dropped = {
+        row["prompt_id"]: REASONS.index(DropReason(row["reason"]))
+        for row in opened.files.read("dropped").to_pylist()
+        if row["kind"] == kind
+    }
+    return StoredPairs(
+        scheduled=opened.recipe.trains_on(kind, opened.number),
+        made=opened.is_made(f"pair_{kind}"),
+        paired=np.array([prompt_id in pairs for prompt_id in ids], dtype=bool),
+        reason=np.array([dropped.get(prompt_id, 0) for prompt_id in ids], dtype=np.intp),
+        pairs=pairs,
+    )
+
+
+def _build_judged_grid(index: IterationIndex) -> JudgedGrid:
+    rows = index.rows
+    counted = np.diff(_get_offsets(rows["response_id"]))
+    is_response = np.arange(_compute_width(counted))[None, :] < counted[:, None]
+
+    def grid_of(column: str, dtype: Any) -> Any:
+        grid = np.zeros(is_response.shape, dtype=dtype)
+        grid[is_response] = _to_numpy(_flatten(rows[column]), dtype)
+        return grid
+
+    ids = _build_text_grid(rows["response_id"], is_response)
+    scored = np.zeros(is_response.shape, dtype=bool)
+    scored[is_response] = _flatten(rows["mean"]).is_valid().to_numpy(zero_copy_only=False)
+    battled_ids = rows["battled_response_id"].to_numpy(zero_copy_only=False)
+    return JudgedGrid(
+        prompt_ids=index.prompt_ids,
+        grid=ScoreGrid.from_columns(
+            scored=scored,
+            mean=grid_of("mean", np.float64),
+            chars=grid_of("length_chars", np.int64),
+            tokens=grid_of("length_tokens", np.int64),
+            sample=grid_of("sample", np.int64),
+            finish_reason=_build_text_grid(rows["finish_reason"], is_response),
+            length_unit=index.length_unit,
+        ),
+        variance=grid_of("variance", np.float64),
+        valid=grid_of("valid", np.int64),
+        fields=grid_of("fielded", np.int64) >= 2,
+        calls=grid_of("calls", np.int64),
+        battled=is_response & (ids == battled_ids[:, None]),
+        judge_paired=rows["chosen_judgment_chars"].is_valid().to_numpy(),
+        judge_reason=np.array(
+            [
+                REASONS.index(DropReason(reason)) if reason is not None else 0
+                for reason in rows["judge_reason"].to_pylist()
+            ],
+            dtype=np.intp,
+        ),
+        chosen_judgment_chars=index.counts("chosen_judgment_chars"),
+        rejected_judgment_chars=index.counts("rejected_judgment_chars"),
+    )
+
+
+def _compute_width(counted: npt.NDArray[Any]) -> int:
+    return int(counted.max(initial=0))
+
+
+def _get_offsets(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    """Where each row's list begins in the flat column, and where the last one ends."""
+    lists = _combine_chunks(column)
+    offsets: npt.NDArray[np.int32] = lists.offsets.to_numpy()
+    return offsets
+
+
+def _flatten(column: pa.ChunkedArray) -> pa.Array:
+    return _combine_chunks(column).flatten()
+
+
+def _combine_chunks(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _to_numpy(column: Any, dtype: Any) -> npt.NDArray[Any]:
+    filled: npt.NDArray[Any] = column.fill_null(0).to_numpy().astype(dtype)
+    return filled
+
+
+def _build_text_grid(column: pa.ChunkedArray, is_response: Mask) -> npt.NDArray[Any]:
+    grid = np.full(is_response.shape, None, dtype=object)
+    grid[is_response] = _flatten(column).to_numpy(zero_copy_only=False)
+    return grid

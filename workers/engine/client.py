@@ -1,0 +1,289 @@
+"""A worker's side of its engine child: start it, ask it, listen, kill it.
+
+The child stays loaded between shards of one model, and between those and completions that somebody
+asked for. Killing it frees its device, is how a shard is cancelled, and keeps whatever goes wrong
+in it (out of memory, a fault in CUDA) away from here.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Final
+
+from meta_reward_core.engines.base import Completion, Conversation, SamplingParams
+from meta_reward_core.iteration import Resource
+from meta_reward_core.processes.parent_death import make_parent_death_preexec
+from workers.engine.output import EngineOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRequest:
+    """Which shard of what is to be run; see `workers.engine.process`."""
+
+    artifact_root: str
+    scratch: str
+    experiment: str
+    iteration: int
+    stage: str
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """Which completions are to be drawn by M_number of an experiment; see `engine_child`."""
+
+    artifact_root: str
+    experiment: str
+    number: int
+    conversations: Sequence[Conversation]
+    samples: int
+    sampling: SamplingParams
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """How a shard ended that is finished.
+
+    Attributes:
+        reused: an earlier attempt had left the finished files.
+        device: where the engine computes.
+    """
+
+    counts: dict[str, int]
+    reused: bool
+    device: str
+
+
+class ShardFailedError(Exception):
+    """A shard, or whatever else was asked for, failed in the child.
+
+    Attributes:
+        kind: class of the error, by name.
+        retryable: whether another attempt may end otherwise.
+    """
+
+    def __init__(self, message: str, *, kind: str, retryable: bool) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.message = message
+        self.kind = kind
+        self.retryable = retryable
+
+
+class ShardStoppedError(Exception):
+    """The child was killed on purpose, in the middle of a shard."""
+
+
+class EngineHost:
+    """At most one engine child at a time."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._words: EngineOutput | None = None
+        self._model: str | None = None
+        self._unread = b""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, if one runs."""
+        return self._child.pid if self._child else None
+
+    def run(
+        self,
+        request: ShardRequest,
+        *,
+        resource: Resource,
+        model: str,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float = 1.0,
+    ) -> ShardResult:
+        """Let the child run a shard.
+
+        Args:
+            model: whatever tells one loaded engine from another.
+            hear: told the child's messages about its progress.
+            may_go_on: asked every so often; False kills the child.
+
+        Raises:
+            ShardFailedError: the shard failed, or the child died.
+            ShardStoppedError: `may_go_on` said no.
+        """
+        self._prepare(resource, model)
+        try:
+            answer = self._exchange(request, hear, may_go_on, every_seconds)
+        finally:
+            if resource == "trainer":
+                self.kill()
+        return ShardResult(answer["finished"], answer["reused"], answer["device"])
+
+    def sample(
+        self,
+        request: SampleRequest,
+        *,
+        model: str,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float = 1.0,
+    ) -> list[list[Completion]]:
+        """Let the child draw completions; the arguments are those of `run`.
+
+        Returns:
+            One list per conversation, in order, each of `request.samples` completions.
+
+        Raises:
+            ShardFailedError: the engine failed, or the child died.
+            ShardStoppedError: `may_go_on` said no.
+        """
+        self._prepare("engine", model)
+        answer = self._exchange(request, hear, may_go_on, every_seconds)
+        return [[Completion(**drawn) for drawn in replies] for replies in answer["finished"]]
+
+    def _exchange(
+        self,
+        request: ShardRequest | SampleRequest,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float,
+    ) -> dict[str, Any]:
+        """Ask, and wait for the last message; a child that was not heard out is killed."""
+        try:
+            self._ask(request)
+            answer = self._wait_for_answer(hear, may_go_on, every_seconds)
+        except BaseException:
+            self.kill()
+            raise
+        self._log_output()
+        if answer.get("fault"):
+            self.kill()
+        if "failed" in answer:
+            raise ShardFailedError(
+                answer["failed"], kind=answer["kind"], retryable=answer["retryable"]
+            )
+        return answer
+
+    def kill(self) -> None:
+        """End the child, and whatever it has started, now."""
+        if self._child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            _close(stream)
+        if self._words is not None:
+            self._words.close()
+        self._child = self._words = self._model = None
+        self._unread = b""
+
+    def _prepare(self, resource: Resource, model: str) -> None:
+        """Have a child in which this model, and no other, is or may be loaded."""
+        if self._child is not None and self._child.poll() is not None:
+            self.kill()  # it had nothing to do for long, or somebody killed it
+        if resource == "trainer" or (
+            resource == "engine" and self._model is not None and self._model != model
+        ):
+            self.kill()
+        if self._child is None:
+            self._start()
+        if resource == "engine":
+            self._model = model
+
+    def _start(self) -> None:
+        self._words = EngineOutput()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "workers.engine.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words.file,
+            process_group=0,
+            preexec_fn=make_parent_death_preexec(),
+        )
+
+    def _ask(self, request: ShardRequest | SampleRequest) -> None:
+        assert self._child is not None and self._child.stdin is not None  # noqa: S101, PT018
+        try:
+            self._child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise self._make_death_error() from None
+
+    def _wait_for_answer(
+        self,
+        hear: Callable[[dict[str, Any]], None],
+        may_go_on: Callable[[], bool],
+        every_seconds: float,
+    ) -> dict[str, Any]:
+        """Hear messages until the last one about what was asked."""
+        ask_at = time.monotonic() + every_seconds
+        while True:
+            message = self._read_message(max(ask_at - time.monotonic(), 0.0))
+            if message is not None and ("finished" in message or "failed" in message):
+                return message
+            if message is not None:
+                hear(message)
+            if time.monotonic() >= ask_at:
+                self._log_output()
+                if not may_go_on():
+                    raise ShardStoppedError
+                ask_at = time.monotonic() + every_seconds
+
+    def _read_message(self, timeout_seconds: float) -> dict[str, Any] | None:
+        """Wait for a line of the child; None if none came in time."""
+        assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
+        if b"\n" not in self._unread:
+            if not select.select([self._child.stdout], [], [], timeout_seconds)[0]:
+                return None
+            read = os.read(self._child.stdout.fileno(), 65536)
+            if not read:
+                raise self._make_death_error()
+            self._unread += read
+        line, found, rest = self._unread.partition(b"\n")
+        if not found:
+            return None
+        self._unread = rest
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _make_death_error(self) -> ShardFailedError:
+        """Put into words how the child ended."""
+        assert self._child is not None  # noqa: S101
+        code = self._child.wait()
+        how = _describe_end(code)
+        last = self._words.last() if self._words is not None else ""
+        return ShardFailedError(
+            f"{how}\n{last}" if last else how, kind="EngineDied", retryable=True
+        )
+
+    def _log_output(self) -> None:
+        if self._words is not None:
+            self._words.tell()
+
+
+HOST: Final = EngineHost()
+"""Of this pool process, which runs one task at a time: one child for whatever comes."""
+
+
+def _describe_end(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "the engine's process was killed (SIGKILL): by a person, or by the system because "
+            "memory ran out"
+        )
+    if code < 0:
+        return f"the engine's process was ended by {signal.Signals(-code).name}"
+    return f"the engine's process ended with exit code {code}"
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is None:
+        return
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()

@@ -1,0 +1,51 @@
+"""What an engine child prints: its lines go to the worker's log, its last ones into a failure.
+
+The child and the worker share one open file, so it is read where it lies (`pread`): to seek in it
+would move the place where the child writes.
+"""
+
+import logging
+import os
+import tempfile
+from typing import IO, Final
+
+_LAST_LINES: Final = 12
+_LAST_BYTES: Final = 4000
+_READ_BYTES: Final = 65_536
+
+_log = logging.getLogger(__name__)
+
+
+class EngineOutput:
+    """The standard error of one child, as long as it lives."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed with the child
+        self._redact_completion = 0
+
+    def tell(self) -> None:
+        """Log the lines that were ended since the last time.
+
+        They carry the ids of whatever the worker does now (`webapp.logging_config.log_context`).
+        """
+        read = os.pread(self.file.fileno(), _READ_BYTES, self._redact_completion)
+        ended, found, _ = read.rpartition(b"\n")
+        if not found and len(read) < _READ_BYTES:
+            return
+        whole = ended + found or read
+        self._redact_completion += len(whole)
+        for line in whole.split(b"\n"):
+            shown = line.rpartition(b"\r")[2].decode(errors="replace")  # as a terminal shows bars
+            if shown.strip():
+                _log.info("%s", shown)
+
+    def last(self) -> str:
+        """The last lines."""
+        size = os.fstat(self.file.fileno()).st_size
+        read = os.pread(self.file.fileno(), _LAST_BYTES, max(size - _LAST_BYTES, 0))
+        return "\n".join(read.decode(errors="replace").splitlines()[-_LAST_LINES:])
+
+    def close(self) -> None:
+        """Log what is left, and let go of the file."""
+        self.tell()
+        self.file.close()

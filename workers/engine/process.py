@@ -1,0 +1,206 @@
+"""The process that loads a model and works with it: `python -m workers.engine.process`.
+
+It knows files and the method alone: no rows, no queue. Requests come as lines of JSON on the
+standard input, one at a time; what happens goes out as lines of JSON on what was the standard
+output. All that libraries print goes to the standard error, of which the worker keeps the end.
+
+A shard writes its files; completions that somebody asked for come back in the answer.
+
+    in   {"artifact_root", "scratch", "experiment", "iteration", "stage", "shard"}
+         {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
+    out  {"progress": [done, tokens], "device_bytes": of its GPU in use, if there is one} ...
+         {"log": {...}} ... then one of
+         {"finished": counts, "reused": whether the files were there, "device": where}
+         {"finished": by conversation, the completions, "device": where}
+         {"failed": message, "kind": class of the error, "retryable": ...}
+"""
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import select
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any, Final
+
+from filelock import FileLock
+
+from meta_reward_core.context import StageResources
+from meta_reward_core.engines.base import Completion, SamplingParams
+from meta_reward_core.errors import ArtifactError, MetaRewardError
+from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
+from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.planning.experiment_setup import load_engine
+from meta_reward_core.storage.artifact_store import ArtifactStore
+
+PROGRESS_SECONDS: Final = 0.25
+IDLE_SECONDS: Final = 600.0
+"""A child without work for so long gives its memory back."""
+
+
+class Reporter:
+    """Writes messages, progress not too often."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._told_at = 0.0
+
+    def send(self, **message: Any) -> None:
+        """Write one message."""
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
+
+    def progress(self, done: int, tokens: int) -> None:
+        """Tell how far the engine is."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = now
+            self.send(progress=[done, tokens], **_get_device_memory())
+
+    def log(self, row: dict[str, float]) -> None:
+        """Tell a row of the training's log."""
+        self.send(log=row)
+
+
+def main() -> None:
+    """Serve requests until there are no more."""
+    _limit_memory(os.environ.get("META_REWARD_ENGINE_MEMORY_MB"))
+    reporter = Reporter(_take_standard_output())
+    tools = StageResources(
+        load_engine=load_engine,
+        scratch=Path(),
+        progress=reporter.progress,
+        on_log=reporter.log,
+    )
+    for request in _iter_requests(sys.stdin):
+        handle_request(request, tools, reporter)
+
+
+def handle_request(request: dict[str, Any], tools: StageResources, reporter: Reporter) -> None:
+    """Do what is asked for and tell how it ended."""
+    try:
+        answer = (
+            run_shard(request, tools) if "stage" in request else sample_completions(request, tools)
+        )
+    except MetaRewardError as error:
+        reporter.send(failed=str(error), kind=type(error).__name__, retryable=error.retryable)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
+        traceback.print_exc()
+        reporter.send(failed=str(error), kind=type(error).__name__, retryable=True, fault=True)
+    else:
+        reporter.send(**answer, device=_get_device())
+
+
+def run_shard(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
+    """Run one shard, unless its finished files are there.
+
+    Returns:
+        What its manifest counts, and whether an earlier attempt had made it.
+    """
+    stage = next(stage for stage in STAGES if stage.name == request["stage"])
+    experiment = _open_experiment(request["artifact_root"], request["experiment"])
+    tools.scratch = Path(request["scratch"])
+    with _lock_training_scratch(stage, tools.scratch):
+        context = experiment.context(request["iteration"])
+        done = stage.find_finished_shard(context, request["shard"])
+        if done is not None:
+            return {"finished": done.counts, "reused": True}
+        made = stage.run_shard(context, request["shard"], tools)
+        return {"finished": made.counts, "reused": False}
+
+
+def sample_completions(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
+    """Draw completions by one of an experiment's models, which stays loaded."""
+    experiment = _open_experiment(request["artifact_root"], request["experiment"])
+    engine = tools.engine(experiment.model(request["number"]), experiment.recipe.engine)
+    drawn = engine.sample(
+        request["conversations"],
+        request["samples"],
+        sampling=SamplingParams(**request["sampling"]),
+        seed=request["seed"],
+        progress=tools.progress,
+    )
+    return {"finished": [[_to_message(completion) for completion in replies] for replies in drawn]}
+
+
+def _to_message(completion: Completion) -> dict[str, Any]:
+    """A completion for somebody who reads it: nobody trains on it, so its token ids stay here."""
+    return asdict(replace(completion, token_ids=None))
+
+
+@contextlib.contextmanager
+def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
+    """Let one training at a time use a scratch folder.
+
+    A worker that was frozen loses its shard while its child trains on; the next one waits here, and
+    then finds the finished files. The lock dies with its process.
+    """
+    if stage.resource != "trainer":
+        yield
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    with FileLock(scratch / ".training.lock"):
+        yield
+
+
+def _open_experiment(artifact_root: str, name: str) -> Experiment:
+    """An experiment, if its files are still there."""
+    require_experiment_files(ArtifactStore(artifact_root), name)
+    return _load_experiment(artifact_root, name)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_experiment(artifact_root: str, name: str) -> Experiment:
+    """Its settings never change, and hashing its seed model takes a while."""
+    experiment = open_experiment(ArtifactStore(artifact_root), name)
+    if experiment is None:
+        raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
+    return experiment
+
+
+def _iter_requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
+    while select.select([stream], [], [], IDLE_SECONDS)[0]:
+        line = stream.readline()
+        if not line:
+            return
+        yield json.loads(line)
+
+
+def _take_standard_output() -> IO[str]:
+    """Keep the standard output for messages; what others print goes to the standard error."""
+    taken = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return os.fdopen(taken, "w", encoding="utf-8")
+
+
+def _limit_memory(megabytes: str | None) -> None:
+    """Let an allocation beyond the limit fail here, before the machine has to choose a victim."""
+    if megabytes:
+        limit = int(megabytes) * 2**20
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _get_device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
+def _get_device_memory() -> dict[str, int]:
+    """Memory in use on the GPU that this process computes on, by whomever, in bytes."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"device_bytes": total - free}
+
+
+if __name__ == "__main__":
+    main()

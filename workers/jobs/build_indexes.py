@@ -1,0 +1,69 @@
+"""Prepare what the pages about results read, before anybody asks for it.
+
+At the paper's scale the first look at an iteration costs many seconds of reading. Its pieces are
+functions of files, so whoever makes them makes the same: a page makes what is missing here.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from django.db import DatabaseError, close_old_connections
+
+from meta_reward_core.errors import MetaRewardError
+from webapp.experiments.models import Iteration, StageStatus
+from webapp.results.iteration_reader import open_iteration
+from webapp.results.prompt_index import build_index_parts
+
+EVERY_SECONDS: Final = 5.0
+
+RunKey = tuple[int, datetime | None, str]
+
+_log = logging.getLogger(__name__)
+
+
+def start_indexing() -> None:
+    """Let a thread prepare results for as long as this process lives."""
+    threading.Thread(target=index_forever, daemon=True).start()
+
+
+def index_forever() -> None:
+    """Prepare the results of iterations as they come, until the process ends."""
+    seen: set[RunKey] = set()
+    while True:
+        close_old_connections()
+        try:
+            index_new(seen)
+        except DatabaseError as error:
+            _log.warning("the database does not answer: %s", error)
+        except Exception:  # noqa: BLE001 pages make for themselves what is missing here
+            _log.exception("results could not be prepared; the pages will do it")
+        time.sleep(EVERY_SECONDS)
+
+
+def index_new(seen: set[RunKey]) -> int:
+    """Prepare every iteration whose pairs are chosen, once in each state; returns how many pieces.
+
+    Args:
+        seen: runs of iterations that are prepared; those of this call are added.
+    """
+    made = 0
+    new = {run[0]: run for run in _select_paired() if run not in seen}
+    found = Iteration.objects.filter(pk__in=new).select_related("experiment").order_by("pk")
+    for iteration in found:
+        seen.add(new[iteration.pk])
+        try:
+            made += build_index_parts(open_iteration(iteration.experiment, iteration.number))
+        except MetaRewardError as error:
+            _log.warning("results of %s could not be prepared: %s", iteration, error)
+    return made
+
+
+def _select_paired() -> Iterable[RunKey]:
+    """Before that, each stage that ends would change every piece."""
+    done = (StageStatus.FINISHED, StageStatus.SKIPPED)
+    found = Iteration.objects.filter(stages__name="pair_judge", stages__status__in=done)
+    return found.order_by("pk").values_list("pk", "started", "status")

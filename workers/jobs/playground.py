@@ -1,0 +1,281 @@
+"""Let two models of an experiment answer a person's own prompt, and judge each other's answers.
+
+The deed of an order. It draws tokens through the same engine process as shards do, and asks the
+judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
+
+In a conversation each model goes on from its own earlier answers. Judged is the last answer alone;
+the instruction that the judge is shown with it is the conversation up to there, as the model that
+answered has had it. So the judge needs no words that it was not trained on, and each turn has
+scores of its own.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.engines.base import Completion, Conversation, Progress, SamplingParams
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import EngineError, InputError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.method.generation import build_actor_conversation, extend_conversation
+from meta_reward_core.method.judging import format_instruction, judge_responses
+from meta_reward_core.storage.artifact_store import hash_json
+from meta_reward_core.storage.records import Response
+from webapp.experiments import models
+from webapp.experiments.models import JobStatus, Order
+from webapp.playground.conversations import get_replies, list_turns
+from workers.engine.client import HOST, SampleRequest, ShardFailedError, ShardStoppedError
+from workers.ops import heartbeat, shutdown_flag
+from workers.pipeline.open_experiment import open_row
+
+Outcome = dict[str, Any]
+
+_DATABASE_ERRORS: Final = (OperationalError, InterfaceError)
+_NULL_SHOWN: Final = "\N{SYMBOL FOR NULL}"  # PostgreSQL refuses the character itself
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What an order for a try asks for.
+
+    Attributes:
+        earlier: the turns before it, oldest first: what was said, and what each model replied.
+        models: numbers of those that answer, M0 is 0.
+        judges: numbers of those that judge all answers.
+        judgments: of each answer, by each judge.
+    """
+
+    earlier: Sequence[tuple[str, Mapping[int, str]]]
+    prompt: str
+    models: Sequence[int]
+    sampling: SamplingParams
+    seed: int
+    judges: Sequence[int]
+    judgments: int
+
+    @classmethod
+    def of(cls, order: Order) -> "ChatRequest":
+        """Read it."""
+        wish = dict(order.wish)
+        earlier = [(turn.wish["prompt"], get_replies(turn)) for turn in list_turns(order)[:-1]]
+        return cls(earlier=earlier, sampling=SamplingParams(**wish.pop("sampling")), **wish)
+
+    def conversation(self, model: int, *, system_prompt: str | None = None) -> Conversation:
+        """What one of the models is told, after its own replies to what it was told before."""
+        prompts = [*(prompt for prompt, _ in self.earlier), self.prompt]
+        told = build_actor_conversation(prompts[0], system_prompt=system_prompt)
+        for (_, replies), prompt in zip(self.earlier, prompts[1:], strict=True):
+            told = extend_conversation(told, reply=replies[model], instruction=prompt)
+        return told
+
+
+class JobLease:
+    """Watches over an order while an engine works for it: tells how far it is, and when to stop.
+
+    Attributes:
+        outcome: what is there to be seen by now.
+    """
+
+    def __init__(self, order: Order) -> None:
+        token = Order.objects.values_list("token", flat=True).get(pk=order.pk)
+        self._held = Order.objects.filter(
+            pk=order.pk, status=JobStatus.RUNNING, token=token, token__isnull=False
+        )
+        self.outcome: Outcome = {"answers": [], "judgments": []}
+
+    def begin(self, doing: str) -> None:
+        """Say what is done now.
+
+        Raises:
+            ShardStoppedError: the order was cancelled, or is somebody else's by now.
+        """
+        self.outcome |= {"doing": doing, "tokens": 0}
+        if not self.may_go_on():
+            raise ShardStoppedError
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take what the engine says about its progress."""
+        if "progress" in message:
+            self.outcome["tokens"] = message["progress"][1]
+
+    def may_go_on(self) -> bool:
+        """Tell how far it is; False if the order is no longer ours, or the worker stops."""
+        try:
+            close_old_connections()
+            if shutdown_flag.is_stopping():
+                self._release()
+                return False
+            heartbeat.send_heartbeat()
+            return self._held.update(outcome=self.outcome) == 1
+        except _DATABASE_ERRORS as error:
+            _log.warning("the database does not answer: %s", error)
+            return True
+
+    def _release(self) -> None:
+        """Let another worker have it, or this one when it is back."""
+        self._held.update(status=JobStatus.WAITING, token=None, lease_until=None, outcome={})
+
+
+class HostedEngine:
+    """One of an experiment's models in this worker's engine process: an engine like any other."""
+
+    def __init__(
+        self, row: models.Experiment, number: int, *, sha256: str, vigil: JobLease
+    ) -> None:
+        self._get_shard = row
+        self._number = number
+        self._loaded_as = hash_json([sha256, row.recipe["engine"]])
+        self._vigil = vigil
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: SamplingParams,
+        seed: int,
+        progress: Progress | None = None,  # noqa: ARG002 the vigil hears it
+    ) -> list[list[Completion]]:
+        """Draw completions; see `Engine.sample`."""
+        request = SampleRequest(
+            artifact_root=self._get_shard.artifact_root,
+            experiment=self._get_shard.name,
+            number=self._number,
+            conversations=conversations,
+            samples=n,
+            sampling=sampling,
+            seed=seed,
+        )
+        return HOST.sample(
+            request,
+            model=self._loaded_as,
+            hear=self._vigil.hear,
+            may_go_on=self._vigil.may_go_on,
+        )
+
+    def close(self) -> None:
+        """Leave the model loaded: the next shard may want it."""
+
+
+def run_chat(order: Order) -> Outcome:
+    """Carry out an order for a try.
+
+    Returns:
+        Answers and judgments, as plain values.
+
+    Raises:
+        InputError: the experiment is gone.
+        ArtifactError: one of the models is not there.
+        EngineError: the engine failed, or was stopped.
+    """
+    if order.experiment is None:
+        raise InputError(f"experiment {order.subject!r} is gone")
+    wish, vigil = ChatRequest.of(order), JobLease(order)
+    experiment = open_row(order.experiment)
+    engines = {
+        number: HostedEngine(
+            order.experiment, number, sha256=experiment.model(number).sha256, vigil=vigil
+        )
+        for number in {*wish.models, *wish.judges}
+    }
+    try:
+        _run_turn(wish, experiment, engines, vigil)
+    except ShardStoppedError as error:
+        raise EngineError("it was stopped") from error
+    except ShardFailedError as error:
+        raise EngineError(str(error)) from error
+    return {name: vigil.outcome[name] for name in ("answers", "judgments")}
+
+
+def _run_turn(
+    wish: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], vigil: JobLease
+) -> None:
+    """Let all answer, then all judge; who answered last judges first and need not load again."""
+    order = sorted(wish.models, key=lambda number: number in wish.judges)
+    for number in order:
+        vigil.begin(f"M{number} answers")
+        began = time.monotonic()
+        completion = _generate_response(wish, experiment, number, engines[number])
+        vigil.outcome["answers"].append(
+            {
+                "model": number,
+                **asdict(completion),
+                "text": _replace_null_bytes(completion.text),
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        )
+    vigil.outcome["answers"].sort(key=lambda answer: wish.models.index(answer["model"]))
+    for number in reversed(order):
+        if number in wish.judges:
+            vigil.begin(f"M{number} judges")
+            vigil.outcome["judgments"] += _judge_responses(
+                wish, experiment, number, engines[number], vigil.outcome["answers"]
+            )
+
+
+def _generate_response(
+    wish: ChatRequest, experiment: Experiment, number: int, engine: HostedEngine
+) -> Completion:
+    system_prompt = experiment.recipe.actor.system_prompt
+    conversation = wish.conversation(number, system_prompt=system_prompt)
+    seed = derive_seed(wish.seed, "try", "answer")
+    return engine.sample([conversation], 1, sampling=wish.sampling, seed=seed)[0][0]
+
+
+def _judge_responses(
+    wish: ChatRequest,
+    experiment: Experiment,
+    judge: int,
+    engine: HostedEngine,
+    answers: Sequence[Outcome],
+) -> list[Outcome]:
+    """Judge what was answered; a prompt that the engine refused has no answer to judge."""
+    settings = experiment.recipe.judge
+    instructions = {number: format_instruction(wish.conversation(number)) for number in wish.models}
+    responses = [
+        Response(
+            prompt_id=compute_prompt_id(instructions[answer["model"]]),
+            response_id=str(answer["model"]),
+            sample=0,
+            text=answer["text"],
+            tokens=answer["tokens"],
+            finish_reason=answer["finish_reason"],
+        )
+        for answer in answers
+        if answer["finish_reason"] != "refused"
+    ]
+    if not responses:
+        return []
+    judgments, _ = judge_responses(
+        responses,
+        engine,
+        instructions={compute_prompt_id(text): text for text in instructions.values()},
+        template=experiment.templates.judge,
+        rubric=experiment.templates.rubric,
+        samples=wish.judgments,
+        sampling=SamplingParams(settings.temperature, settings.top_p, settings.max_new_tokens),
+        seed=derive_seed(wish.seed, "try", "judge", judge),
+        top_points=settings.top_points,
+    )
+    return [
+        {
+            "judge": judge,
+            "model": int(judgment.response_id),
+            "text": _replace_null_bytes(judgment.text),
+            "score": judgment.score,
+            "unscored_reason": judgment.unscored_reason,
+            "tokens": judgment.tokens,
+        }
+        for judgment in judgments
+    ]
+
+
+def _replace_null_bytes(text: str) -> str:
+    return text.replace("\x00", _NULL_SHOWN)

@@ -1,0 +1,275 @@
+"""Publish a model: a clean folder with a model card, the same as an archive, and on the hub.
+
+The deed of an order. A publication appears as a whole, and one that is made again takes the place
+of the one before. No place of this machine stands in what is published: that is checked.
+"""
+
+import contextlib
+import shutil
+import struct
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from django.conf import settings
+
+from meta_reward_core.errors import ArtifactError, DamagedArtifactError, HubError, InputError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.models.hf_hub import (
+    HubName,
+    explain_error,
+    get_client_errors,
+    hide_progress_bars,
+    make_hub_client,
+    parse_pinned_name,
+)
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.reporting.model_card import Lineage, get_public_model_name, write_model_card
+from webapp.accounts.models import EventKind
+from webapp.accounts.security_log import log_event
+from webapp.experiments import models
+from webapp.experiments.models import JobStatus, Order, RunStatus
+from webapp.paths import BASE_DIR
+from workers.pipeline.local_run import summarize
+from workers.pipeline.open_experiment import open_row
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Outcome = dict[str, Any]
+
+_SUFFIXES: Final = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
+_CARD: Final = "README.md"
+_REPLACED: Final = ["*.safetensors", "*.safetensors.index.json"]
+"""Weights of an earlier upload go: what loads a model would take them for this one's."""
+_LOCAL_COPY_NOTE: Final = "The folder and the archive are there."
+_FOLDER_MODE: Final = 0o755
+_FILE_MODE: Final = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A publication on this machine; names are relative to the root of publications."""
+
+    folder: str
+    archive: str
+    size_bytes: int
+    files: Sequence[str]
+
+    def outcome(self) -> Outcome:
+        """Put it into plain values."""
+        return {
+            "folder": self.folder,
+            "archive": self.archive,
+            "bytes": self.size_bytes,
+            "files": list(self.files),
+        }
+
+
+def publish_model(order: Order) -> Outcome:
+    """Carry out an order to publish.
+
+    Raises:
+        InputError: the experiment is gone, or it has not made this model.
+        ArtifactError: the model's files are not as they should be.
+        HubError: the hub refused; what lies on this machine stays.
+    """
+    if order.experiment is None:
+        raise InputError(f"experiment {order.subject!r} is gone")
+    number = int(order.wish["number"])
+    experiment = open_row(order.experiment)
+    card = _write_card(experiment, order.experiment, number)
+    published = _publish_locally(experiment, number, card)
+    outcome = published.outcome()
+    repository = str(order.wish.get("repository", ""))
+    if repository:
+        _save_outcome(order, {**outcome, "doing": f"uploading to {repository}"})
+        outcome |= _upload_to_hub(
+            Path(settings.META_REWARD_PUBLISH_ROOT) / published.folder,
+            repository,
+            message=f"{experiment.name} M{number}",
+            is_public=bool(order.wish.get("is_public")),
+        )
+    where = f"in {published.folder}{f' and as {repository}' if repository else ''}"
+    log_event(EventKind.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=order.by)
+    return outcome
+
+
+def _save_outcome(order: Order, outcome: Outcome) -> None:
+    Order.objects.filter(pk=order.pk, status=JobStatus.RUNNING).update(outcome=outcome)
+
+
+def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> str:
+    finished = row.iterations.filter(number__lte=number, status=RunStatus.FINISHED)
+    iterations = list(finished.order_by("number"))
+    if number < 1 or [iteration.number for iteration in iterations] != list(range(1, number + 1)):
+        raise InputError(f"M{number} of experiment {row.name!r} has not been made yet")
+    return write_model_card(
+        experiment=row.name,
+        number=number,
+        recipe=experiment.recipe,
+        seed=experiment.seed,
+        lineage=Lineage(
+            _get_seed_model_name(experiment),
+            [experiment.model(made).sha256 for made in range(number + 1)],
+        ),
+        summaries=[
+            iteration.metrics or summarize(experiment, iteration) for iteration in iterations
+        ],
+    )
+
+
+def _get_seed_model_name(experiment: Experiment) -> str:
+    """What M0 is called in public: at its commit where it came from the hub."""
+    on_hub = parse_pinned_name(experiment.seed_folder)
+    return get_public_model_name(experiment.recipe.model) if on_hub is None else str(on_hub)
+
+
+def _publish_locally(experiment: Experiment, number: int, card: str) -> Published:
+    """Make the folder and the archive beside their places, then put both there."""
+    root = Path(settings.META_REWARD_PUBLISH_ROOT)
+    home = root / experiment.name
+    name = f"M{number}"
+    with _open_partial_folder(home / f".{name}.partial") as partial:
+        folder, archive = partial / name, partial / f"{name}.tar"
+        folder.mkdir()
+        _copy_model(experiment, number, folder)
+        (folder / _CARD).write_text(card, encoding="utf-8")
+        _check_no_local_paths(folder)
+        _write_archive(folder, archive, prefix=f"{experiment.name}-{name}")
+        _replace_folder(folder, home / name)
+        archive.replace(home / archive.name)
+    files = sorted(file.name for file in (home / name).iterdir())
+    return Published(
+        folder=f"{experiment.name}/{name}",
+        archive=f"{experiment.name}/{archive.name}",
+        size_bytes=(home / archive.name).stat().st_size,
+        files=files,
+    )
+
+
+@contextlib.contextmanager
+def _open_partial_folder(partial: Path) -> Iterator[Path]:
+    """A folder for what is half made; what a killed publication left there is thrown away.
+
+    Orders to publish are carried out one after another, by one thread.
+    """
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=_FOLDER_MODE, parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
+    """Copy what belongs to a model, and check that it is the model that was made.
+
+    Raises:
+        DamagedArtifactError: its files have changed since.
+    """
+    model = experiment.model(number)
+    for file in sorted(model.folder.iterdir()):
+        if file.suffix in _SUFFIXES and file.is_file() and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+            (folder / file.name).chmod(_FILE_MODE)
+    if hash_model_folder(folder) != model.sha256:
+        raise DamagedArtifactError(
+            f"the files of M{number} have changed since it was made: run iteration {number} again"
+        )
+
+
+def _check_no_local_paths(folder: Path) -> None:
+    """Refuse to publish a file in which a folder of this machine is named.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    named = {
+        str(Path(place).absolute()).encode()
+        for place in (
+            BASE_DIR,
+            settings.META_REWARD_ARTIFACT_ROOT,
+            settings.META_REWARD_MODEL_ROOT,
+            settings.META_REWARD_SCRATCH_ROOT,
+            settings.META_REWARD_PUBLISH_ROOT,
+        )
+        if "://" not in str(place)
+    }
+    for file in sorted(folder.iterdir()):
+        words = _read_text_parts(file)
+        if any(place in words for place in named):
+            raise ArtifactError(f"{file.name} names a folder of this machine: it is not published")
+
+
+def _read_text_parts(file: Path) -> bytes:
+    """All of a file in which words stand; of safetensors the header, after eight bytes of size."""
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with file.open("rb") as stream:
+        size = stream.read(8)
+        return stream.read(struct.unpack("<Q", size)[0]) if len(size) == 8 else b""
+
+
+def _write_archive(folder: Path, archive: Path, *, prefix: str) -> None:
+    """Write an archive that tells nothing of who wrote it, nor when."""
+    with tarfile.open(archive, "w") as tar:
+        for file in sorted(folder.iterdir()):
+            entry = tarfile.TarInfo(f"{prefix}/{file.name}")
+            entry.size = file.stat().st_size
+            entry.mode = _FILE_MODE
+            with file.open("rb") as stream:
+                tar.addfile(entry, stream)
+    archive.chmod(_FILE_MODE)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Put a folder in its place; the one that was there goes with what is thrown away."""
+    if target.exists():
+        target.rename(new.parent / "before")
+    new.rename(target)
+
+
+def _upload_to_hub(folder: Path, repository: str, *, message: str, is_public: bool) -> Outcome:
+    """Send a folder to a repository of the hub, which is made unless it is there.
+
+    Returns:
+        The repository's address, and the commit that holds the folder.
+
+    Raises:
+        HubError: without a token, or refused.
+    """
+    if not settings.META_REWARD_HF_TOKEN:
+        raise HubError(f"no token of the hub is configured: set HF_TOKEN. {_LOCAL_COPY_NOTE}")
+    hub = make_hub_client(settings.META_REWARD_HF_TOKEN)
+    try:
+        with hide_progress_bars():
+            made = hub.create_repo(repository, private=not is_public, exist_ok=True)
+            _check_hidden(hub, repository, is_public=is_public)
+            commit = hub.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=message,
+                delete_patterns=_REPLACED,
+            )
+    except get_client_errors() as error:
+        reason = explain_error(error, HubName(repository))
+        raise HubError(
+            f"the hub did not take {repository}: {reason}. {_LOCAL_COPY_NOTE}"
+        ) from error
+    return {"repository": str(made), "commit": commit.oid}
+
+
+def _check_hidden(hub: "HfApi", repository: str, *, is_public: bool) -> None:
+    """Refuse to put a model for few into a repository that everybody sees already.
+
+    Raises:
+        HubError: saying what to do.
+    """
+    if not is_public and not hub.model_info(repository).private:
+        raise HubError(
+            f"everybody may see {repository} on the hub already, and that was not asked for: allow "
+            f"it, make the repository private there, or name another. {_LOCAL_COPY_NOTE}"
+        )

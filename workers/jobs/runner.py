@@ -1,0 +1,151 @@
+"""Carry out what people asked for on pages and through the API.
+
+A kind is quick, slow, or needs an engine. Quick and slow ones are taken from the rows by two
+threads of the reconciler (`run_jobs_forever`), so that they wait neither for a busy worker nor
+for each other, and need no broker; what needs an engine is taken by a GPU worker (`run_job`).
+Each is claimed by one conditional UPDATE, and claimed again if whoever took it fell silent.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+
+from meta_reward_core.errors import InputError, MetaRewardError
+from webapp.db_clock import from_now
+from webapp.experiments.models import Experiment, Iteration, JobKind, JobStatus, Order
+from workers.jobs import create_experiment, draw_audit_batch, playground, publish_model
+from workers.pipeline import control
+from workers.pipeline.open_experiment import open_row
+
+Outcome = dict[str, Any]
+JobHandler = Callable[[Order], Outcome]
+
+EVERY_SECONDS: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def _get_experiment(order: Order) -> Experiment:
+    if order.experiment is None:
+        raise InputError(f"experiment {order.subject!r} is gone")
+    return order.experiment
+
+
+def _make_control_handler(control: Callable[[Experiment], Iteration]) -> JobHandler:
+    def deed(order: Order) -> Outcome:
+        return {"iteration": control(_get_experiment(order)).number}
+
+    return deed
+
+
+def _run_next(order: Order) -> Outcome:
+    row = _get_experiment(order)
+    return {"iteration": control.submit_to_workers(open_row(row), row, until=None).number}
+
+
+QUICK_HANDLERS: Final[Mapping[str, JobHandler]] = {
+    JobKind.PAUSE: _make_control_handler(control.request_pause),
+    JobKind.CANCEL: _make_control_handler(control.request_cancel),
+    JobKind.RESUME: _make_control_handler(control.resume_iteration),
+    JobKind.NEXT: _run_next,
+}
+SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
+    JobKind.LAUNCH: create_experiment.launch_experiment,
+    JobKind.PUBLISH: publish_model.publish_model,
+    JobKind.AUDIT: draw_audit_batch.create_audit_batch,
+}
+ENGINE_HANDLERS: Final[Mapping[str, JobHandler]] = {JobKind.CHAT: playground.run_chat}
+
+
+def run_job(order: Order, deeds: Mapping[str, JobHandler]) -> bool:
+    """Carry out an order, if it still waits; False if somebody else has it.
+
+    Whatever cannot be done is refused with the reason in its finding.
+    """
+    token = uuid4()
+    lease = from_now(settings.META_REWARD_LEASE_SECONDS)
+    claimed = _select_waiting().filter(pk=order.pk)
+    if claimed.update(status=JobStatus.RUNNING, token=token, lease_until=lease) != 1:
+        return False
+    held = Order.objects.filter(pk=order.pk, token=token)
+    try:
+        with _keep_lease(order.pk, token):
+            outcome = deeds[order.kind](order)
+    except MetaRewardError as error:
+        _finish_job(held, JobStatus.REFUSED, finding=str(error))
+    except Exception as error:  # noqa: BLE001 whoever asked shall read it
+        _log.exception("%s failed", order)
+        _finish_job(held, JobStatus.REFUSED, finding=f"{type(error).__name__}: {error}")
+    else:
+        _finish_job(held, JobStatus.DONE, outcome=outcome)
+    return True
+
+
+def _finish_job(held: QuerySet[Order], status: JobStatus, **values: Any) -> None:
+    held.update(status=status, token=None, lease_until=None, finished=Now(), **values)
+
+
+def _select_waiting() -> QuerySet[Order]:
+    silent = Q(status=JobStatus.RUNNING, lease_until__lt=Now())
+    return Order.objects.filter(Q(status=JobStatus.WAITING) | silent)
+
+
+@contextmanager
+def _keep_lease(pk: int, token: UUID) -> Iterator[None]:
+    """Extend an order's lease from a thread until the deed is done."""
+    done = threading.Event()
+    seconds = settings.META_REWARD_LEASE_SECONDS
+
+    def extend() -> None:
+        while not done.wait(seconds / 4):
+            try:
+                Order.objects.filter(pk=pk, token=token).update(lease_until=from_now(seconds))
+            except DatabaseError as error:
+                _log.warning("the lease of an order could not be extended: %s", error)
+            finally:
+                close_old_connections()
+
+    thread = threading.Thread(target=extend, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def run_waiting_jobs(deeds: Mapping[str, JobHandler]) -> int:
+    """Carry out, oldest first, all orders of some kinds that wait; returns how many."""
+    orders = _select_waiting().filter(kind__in=list(deeds)).select_related("experiment", "by")
+    return sum(run_job(order, deeds) for order in orders.order_by("pk"))
+
+
+def run_jobs_forever(deeds: Mapping[str, JobHandler]) -> None:
+    """Carry out orders of some kinds as they come, until the process ends."""
+    while True:
+        close_old_connections()
+        try:
+            run_waiting_jobs(deeds)
+        except DatabaseError as error:
+            _log.warning("the database does not answer: %s", error)
+        time.sleep(EVERY_SECONDS)
+
+
+def start_job_threads() -> None:
+    """Let two threads carry out quick and slow orders for as long as this process lives."""
+    for deeds in (QUICK_HANDLERS, SLOW_HANDLERS):
+        threading.Thread(target=run_jobs_forever, args=[deeds], daemon=True).start()
+
+
+def get_jobs_for_engine() -> QuerySet[Order]:
+    """Orders that a GPU worker has to be told about, again."""
+    return _select_waiting().filter(kind__in=list(ENGINE_HANDLERS))

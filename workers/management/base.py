@@ -1,0 +1,94 @@
+"""What the commands share: where things lie, how they end, how they write a file."""
+
+import argparse
+import contextlib
+import errno
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+    OutputWrapper,
+)
+from django.db import OperationalError, connection
+from rich.console import Console
+
+from meta_reward_core.cli.options import EXIT_INTERRUPTED
+from meta_reward_core.cli.terminal import make_console
+from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.processes.signals import interrupt_on_signal
+from webapp.experiments.models import Experiment
+
+
+class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """A command's own options before those that all share; its examples as they are written."""
+
+
+class ExemplifiedCommand(BaseCommand):
+    """A command whose help ends with examples, their lines as they are written."""
+
+    examples = ""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the lines of the examples."""
+        return super().create_parser(
+            prog_name,
+            subcommand,
+            epilog=self.examples,
+            formatter_class=_HelpFormatter,
+            **kwargs,
+        )
+
+
+@contextlib.contextmanager
+def handle_errors(*, go_on: str = "") -> Iterator[None]:
+    """Turn what this project raises on purpose into one message and its exit code.
+
+    Args:
+        go_on: told after an interruption: how to go on.
+    """
+    with interrupt_on_signal(signal.SIGTERM):
+        try:
+            yield
+        except MetaRewardError as error:
+            raise CommandError(str(error), returncode=error.exit_code) from error
+        except (OperationalError, OSError) as error:
+            if not _is_disk_full(error):
+                raise
+            raise CommandError(
+                f"no room left on the disk ({error}): free space and run the same command again",
+                returncode=StorageFullError.exit_code,
+            ) from error
+        except KeyboardInterrupt as error:
+            raise CommandError(
+                f"stopped; what is finished is kept. {go_on}".strip(),
+                returncode=EXIT_INTERRUPTED,
+            ) from error
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """SQLite has no code for a full disk, only words."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(error)
+
+
+def require_tables() -> None:
+    """Refuse to begin without the database's tables.
+
+    Raises:
+        InputError: saying which command makes them.
+    """
+    if Experiment._meta.db_table not in connection.introspection.table_names():
+        raise InputError(f"the database has no tables yet: run `{format_command('migrate')}` first")
+
+
+def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
+    """Write through a command's stdout, which otherwise adds an end to every line."""
+    stdout.ending = ""
+    return make_console(stdout, color=not no_color)

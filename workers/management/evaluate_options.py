@@ -1,0 +1,326 @@
+"""`manage.py evaluate run`: from its options to an evaluation with models."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.data.output_file import create_output_folder, write_json
+from meta_reward_core.data.prompt_files import read_prompts
+from meta_reward_core.engines.base import Progress, SamplingParams
+from meta_reward_core.errors import InputError
+from meta_reward_core.evaluation.judge_benchmark import (
+    compare_on_fixed_set,
+    compare_on_own_responses,
+    read_iteration_items,
+    read_judge_items,
+    run_judge,
+)
+from meta_reward_core.evaluation.named_engine import NamedEngine
+from meta_reward_core.evaluation.pipelines import (
+    BenchmarkRun,
+    JudgePrompt,
+    OutputSource,
+    run_alpaca,
+    run_arena,
+    run_mt_bench,
+    run_reward_bench,
+)
+from meta_reward_core.evaluation.scorecard import Scorecard, serialize_scorecard
+from meta_reward_core.method.parsing import MAX_SCORE
+from meta_reward_core.planning.engine_spec import open_engine, require_experiment
+from meta_reward_core.recipes.prompt_templates import load_template
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.roots import StorageRoots
+
+_ENGINE: Final = "a model folder, a Hugging Face id, experiment:NAME/M2, endpoint:NAME, or scripted"
+
+MAX_TEMPERATURE: Final = 5.0
+MAX_TOP_SCORE: Final = 1000.0
+
+Options = dict[str, Any]
+
+
+def add_kind(
+    kinds: "argparse._SubParsersAction[Any]", name: str, what: str
+) -> argparse.ArgumentParser:
+    """Declare a subcommand that says the same of itself in the list and in its own help."""
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}."
+    )
+    return parser
+
+
+def declare_runs(parser: argparse.ArgumentParser) -> None:
+    """Declare a subcommand for each benchmark that can be run."""
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    alpaca = add_kind(benchmarks, "alpaca", "win rates against a baseline, on any prompts")
+    add = alpaca.add_argument
+    add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
+    _declare_sides(alpaca, "outputs", baseline=True)
+    add("--orders", choices=["one", "both"], default="both", help="in which a pair is shown")
+    arena = add_kind(benchmarks, "arena", "Arena-Hard: two games a question")
+    add = arena.add_argument
+    add("--questions", type=Path, required=True, metavar="FILE", help="question.jsonl")
+    _declare_sides(arena, "answers", baseline=True)
+    add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
+    turns = add_kind(benchmarks, "mt-bench", "MT-Bench: two turns, 1 to 10 points")
+    turns.add_argument(
+        "--questions", type=Path, required=True, metavar="FILE", help="question.jsonl"
+    )
+    _declare_sides(turns, "answers", baseline=False)
+    rewards = add_kind(benchmarks, "reward-bench", "RewardBench: the judge scores answers")
+    rewards.add_argument("--items", type=Path, required=True, metavar="FILE", help="its rows")
+    declare_judge_prompt(rewards)
+    judge = add_kind(benchmarks, "judge", "the judge scores responses")
+    add = judge.add_argument
+    add("--responses", type=Path, metavar="FILE",
+        help="rows of instruction, response, response_id")  # fmt: skip
+    add("--experiment", metavar="NAME", help="instead: the responses of one of its iterations")
+    add("--iteration", type=parse_positive_int, metavar="N", help="which iteration")
+    add("--reference", type=Path, metavar="FILE", help="scores, ranks, verdicts, or an audit")
+    add("--reference-is", choices=["model", "humans"], default="model",
+        help="of --keep: whose opinions the reference holds")  # fmt: skip
+    declare_judge_prompt(judge)
+    for name, benchmark in benchmarks.choices.items():
+        _declare_shared(benchmark, samples=5 if name in ("judge", "reward-bench") else 1)
+
+
+def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool) -> None:
+    for role in ("model", "baseline") if baseline else ("model",):
+        either = parser.add_mutually_exclusive_group(required=True)
+        either.add_argument(f"--{role}", metavar="ENGINE", help=f"who answers: {_ENGINE}")
+        either.add_argument(
+            f"--{role}-{what}", type=Path, metavar="FILE", dest=f"{role}_file",
+            help=f"what the {role} has answered, instead",
+        )  # fmt: skip
+        parser.add_argument(f"--{role}-name", metavar="NAME", help="to show, if not its own")
+
+
+def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
+    """Declare the judge's prompt, its rubric, and where the rubric's scale ends."""
+    add = parser.add_argument
+    add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
+    add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")
+    add("--top-points", type=parse_top_score, default=MAX_SCORE, metavar="POINTS",
+        help="where the rubric's scale ends; default: 5")  # fmt: skip
+
+
+def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
+    add = parser.add_argument
+    add("--judge", required=True, metavar="ENGINE", help=f"who judges: {_ENGINE}")
+    add("--judge-name", metavar="NAME", help="to show, if not its own")
+    add("--out", type=Path, required=True, metavar="FOLDER",
+        help="for the files; the same command goes on in it where it was stopped")  # fmt: skip
+    add("--temperature", type=parse_temperature, default=0.0, help="of answers; default: 0, greedy")
+    add("--top-p", type=parse_share, default=1.0, help="of answers and judgments; default: 1")
+    add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N", help="of an answer")
+    add("--system-prompt", metavar="TEXT", help="before every prompt that is answered")
+    add("--judge-temperature", type=parse_temperature, default=0.0 if samples == 1 else 0.8,
+        help="of judgments; default: 0 where one is asked for, else 0.8")  # fmt: skip
+    add(
+        "--judge-tokens",
+        type=parse_positive_int,
+        default=1024,
+        metavar="N",
+        help="of a judgment, at most",
+    )
+    add("--samples", type=parse_positive_int, default=samples, metavar="N",
+        help=f"judgments of the same thing; default: {samples}")  # fmt: skip
+    add("--log-probabilities", type=int, default=0, metavar="N",
+        help="weigh verdicts by log-probabilities of N tokens (vllm, openai)")  # fmt: skip
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="of the model's and the baseline's engine, such as dtype=bfloat16")  # fmt: skip
+    add("--judge-set", dest="judge_changes", action="append", default=[], metavar="KEY=VALUE",
+        help="of the judge's engine")  # fmt: skip
+    add("--shard", type=parse_positive_int, default=64, metavar="N",
+        help="conversations that are kept together: the most that a stop loses")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of everything random")
+
+
+def parse_temperature(text: str) -> float:
+    """Read a temperature."""
+    number = float(text)
+    if not 0 <= number <= MAX_TEMPERATURE:
+        raise argparse.ArgumentTypeError(f"lies between 0 and {MAX_TEMPERATURE:g}")
+    return number
+
+
+def parse_top_score(text: str) -> float:
+    """Read where a scale ends."""
+    number = float(text)
+    if not 0 < number <= MAX_TOP_SCORE:
+        raise argparse.ArgumentTypeError(f"lies above 0 and up to {MAX_TOP_SCORE:g}")
+    return number
+
+
+def parse_share(text: str) -> float:
+    """Read a share above 0 and up to 1."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError("is a share above 0 and up to 1")
+    return number
+
+
+def run_benchmark(options: Options, places: StorageRoots, console: Console) -> list[Scorecard]:
+    """Run the benchmark that is asked for; its figures are written beside its files, too.
+
+    Raises:
+        InputError: something that was asked for is wrong.
+        EngineError: an engine failed; the same command goes on where it was.
+    """
+    out: Path = options["out"]
+    with create_output_folder(out):
+        cards = _RUNNERS[options["benchmark"]](options, _EngineFactory(options, places, console))
+    write_json(out / "scores.json", [serialize_scorecard(card) for card in cards])
+    console.print(f"files lie in {escape(str(out))}", soft_wrap=True)
+    return cards
+
+
+class _EngineFactory:
+    """Who answers and judges in one command."""
+
+    def __init__(self, options: Options, places: StorageRoots, console: Console) -> None:
+        self.places = places
+        self._options = options
+        self._console = console
+        self._read_cached = ArtifactStore(str(options["out"] / "kept"))
+
+    def run(self) -> BenchmarkRun:
+        options = self._options
+        judging = SamplingParams(
+            options["judge_temperature"],
+            options["top_p"],
+            options["judge_tokens"],
+            alternatives=options["log_probabilities"],
+        )
+        return BenchmarkRun(
+            out=options["out"],
+            judge=self._open(options["judge"], options["judge_name"], options["judge_changes"]),
+            answering=SamplingParams(
+                options["temperature"], options["top_p"], options["max_new_tokens"]
+            ),
+            judging=judging,
+            samples=options["samples"],
+            seed=options["seed"],
+            tell=lambda step, total: make_progress_printer(self._console, step, total),
+            system_prompt=options["system_prompt"],
+        )
+
+    def side(self, role: str) -> OutputSource:
+        options = self._options
+        if options[f"{role}_file"] is not None:
+            path: Path = options[f"{role}_file"]
+            return path
+        return self._open(options[role], options[f"{role}_name"], options["changes"])
+
+    def _open(self, spec: str, name: str | None, changes: Sequence[str]) -> NamedEngine:
+        return open_engine(
+            spec,
+            places=self.places,
+            kept=self._read_cached,
+            name=name,
+            changes=changes,
+            shard_conversations=self._options["shard"],
+            say=lambda text: self._console.print(escape(text)),
+        )
+
+
+def make_progress_printer(console: Console, step: str, total: int) -> Progress:
+    """Print about twenty lines on the way to so many replies."""
+    told = 0
+
+    def tell(done: int, tokens: int) -> None:
+        nonlocal told
+        if done - told >= max(1, total // 20) or (done == total and told < total):
+            told = done
+            console.print(f"{step}: {done:,} of {total:,} replies, {tokens:,} tokens")
+
+    return tell
+
+
+def _load_judge_prompt(options: Options) -> JudgePrompt:
+    required = frozenset({"instruction", "response"})
+    template = load_template(options["template"], required=required)
+    return JudgePrompt(template, load_template(options["rubric"]).text, options["top_points"])
+
+
+def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    prompts = options["prompts"]
+    texts, datasets = (None, {}) if prompts is None else _read_prompts_with_datasets(prompts)
+    return [
+        run_alpaca(
+            engines.run(),
+            instructions=texts,
+            model=engines.side("model"),
+            baseline=engines.side("baseline"),
+            orders=options["orders"],
+            datasets=datasets,
+        )
+    ]
+
+
+def _read_prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Instructions of a file, and which dataset each is from where a column says so."""
+    found = read_prompts(path)
+    named = {
+        prompt.text: found.extra.get(prompt.prompt_id, {}).get("dataset")
+        for prompt in found.prompts
+    }
+    datasets = {text: name for text, name in named.items() if isinstance(name, str) and name}
+    return [prompt.text for prompt in found.prompts], datasets
+
+
+def _run_arena(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    return run_arena(
+        engines.run(),
+        questions=options["questions"],
+        model=engines.side("model"),
+        baseline=engines.side("baseline"),
+        version=options["version"],
+    )
+
+
+def _run_mt_bench(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    return [
+        run_mt_bench(engines.run(), questions=options["questions"], model=engines.side("model"))
+    ]
+
+
+def _run_reward_bench(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    return [
+        run_reward_bench(engines.run(), items=options["items"], words=_load_judge_prompt(options))
+    ]
+
+
+def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    """Judge a file of responses, or an iteration's own; compare where there is a reference."""
+    named, reference = options["experiment"], options["reference"]
+    if (named is None) == (options["responses"] is None):
+        raise InputError("name either a file by --responses, or --experiment and --iteration")
+    if named is None:
+        path = run_judge(
+            engines.run(), read_judge_items(options["responses"]), words=_load_judge_prompt(options)
+        )
+    else:
+        experiment = require_experiment(named, engines.places)
+        files = experiment.files(options["iteration"] or experiment.count_finished_iterations())
+        path = run_judge(
+            engines.run(), read_iteration_items(files), words=_load_judge_prompt(options)
+        )
+        if reference is None:
+            return compare_on_own_responses(experiment, [path])
+    return [] if reference is None else [compare_on_fixed_set(path, reference)]
+
+
+_RUNNERS: Final[dict[str, Callable[[Options, _EngineFactory], list[Scorecard]]]] = {
+    "alpaca": _run_alpaca,
+    "arena": _run_arena,
+    "mt-bench": _run_mt_bench,
+    "reward-bench": _run_reward_bench,
+    "judge": _run_judge,
+}

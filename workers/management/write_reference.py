@@ -1,0 +1,115 @@
+"""`python -m workers.management.write_reference`: commands.md, api.md, the table of sizes."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import django
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand, DjangoHelpFormatter
+
+from workers.management.hardware_table import insert_sizing
+
+_DOCS: Final = Path(__file__).parents[2] / "docs"
+_OURS: Final = ("workers", "webapp")
+_HELP: Final = {"--help"}
+_DJANGOS: Final = DjangoHelpFormatter.show_last | _HELP
+_HEAD: Final = """\
+# {title}
+
+{text}
+
+This page is written by `python -m workers.management.write_reference`; a test holds it to the code.
+"""
+
+
+def write_commands() -> str:
+    """Write the page of all commands of `manage.py` that are ours."""
+    ours = sorted(name for name, app in get_commands().items() if _is_ours(app))
+    text = "What can be said to `python manage.py`. `--help` after a command says the same."
+    return "\n".join([_HEAD.format(title="Commands", text=text), *map(_describe_command, ours)])
+
+
+def _is_ours(app: str | BaseCommand) -> bool:
+    return isinstance(app, str) and app.split(".")[0] in _OURS
+
+
+def _describe_command(name: str) -> str:
+    command = load_command_class(str(get_commands()[name]), name)
+    parser = command.create_parser("manage.py", name)
+    return "\n".join(_iter_help_lines(parser, f"manage.py {name}", level=2))
+
+
+def _iter_help_lines(parser: argparse.ArgumentParser, title: str, *, level: int) -> Iterator[str]:
+    """Heading, what it does, its options, and the commands below it."""
+    yield f"{'#' * level} {title}\n"
+    yield f"{_clean_text(parser.description)}\n"
+    hidden = _DJANGOS if level == 2 else _HELP
+    own = [action for action in parser._actions if not hidden & set(action.option_strings)]
+    below = [action for action in own if isinstance(action, argparse._SubParsersAction)]
+    rows = [_format_option(action) for action in own if action not in below]
+    if rows:
+        yield "\n".join(["| option | what it says |", "|---|---|", *rows, ""])
+    for action in below:
+        for name, one in action.choices.items():
+            yield from _iter_help_lines(one, f"{title} {name}", level=level + 1)
+
+
+def _format_option(action: argparse.Action) -> str:
+    names = ", ".join(action.option_strings) or action.metavar or action.dest
+    shown = f"{names} {_format_value(action)}".strip()
+    needed = " (needed)" if action.required and action.option_strings else ""
+    return f"| `{shown}` | {_clean_text(action.help)}{needed} |"
+
+
+def _format_value(action: argparse.Action) -> str:
+    if action.nargs == 0 or not action.option_strings:
+        return ""
+    if action.choices is not None and not action.metavar:
+        return "{" + ",".join(map(str, action.choices)) + "}"
+    return str(action.metavar or action.dest.upper())
+
+
+def _clean_text(text: str | None) -> str:
+    return " ".join((text or "").replace("%%", "%").replace("|", r"\|").split())
+
+
+def write_api() -> str:
+    """Write the page of all operations under `/api/v1/`."""
+    from webapp.api.ninja_api import api
+
+    found: Any = api.get_openapi_schema()
+    text = (
+        "For programs, under `/api/v1/`; `/api/v1/openapi.json` describes the same with all fields."
+        " Make a token on the page *Tokens* and send it as `Authorization: Bearer TOKEN`."
+        " It may do what its owner may."
+    )
+    rows = [
+        f"| `{method.upper()} {path}` | {_get_first_paragraph(one)} | {_format_body(one)} |"
+        for path, methods in found["paths"].items()
+        for method, one in methods.items()
+    ]
+    head = _HEAD.format(title="API", text=text)
+    return "\n".join([head, "| operation | what it does | body |", "|---|---|---|", *rows, ""])
+
+
+def _get_first_paragraph(operation: Mapping[str, Any]) -> str:
+    """The first paragraph of the operation's docstring."""
+    return _clean_text(operation.get("description", operation["summary"]).partition("\n\n")[0])
+
+
+def _format_body(operation: Mapping[str, Any]) -> str:
+    content = operation.get("requestBody", {}).get("content", {})
+    names = [one["schema"].get("$ref", "").rpartition("/")[2] for one in content.values()]
+    return ", ".join(f"`{name}`" for name in names if name)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+    django.setup()
+    (_DOCS / "commands.md").write_text(write_commands(), encoding="utf-8")
+    (_DOCS / "api.md").write_text(write_api(), encoding="utf-8")
+    tutorial = _DOCS / "tutorial.md"
+    tutorial.write_text(insert_sizing(tutorial.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Running an installation: services, broker, heartbeats, backups, pruning."""

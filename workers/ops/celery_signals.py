@@ -1,0 +1,58 @@
+"""What Celery tells of a worker's own life, and who wants to know it."""
+
+import os
+from typing import Any
+
+from celery import signals
+
+from meta_reward_core.processes.parent_death import set_parent_death_signal
+from workers.ops import broker_watchdog, heartbeat, shutdown_flag
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _keep_logging_settings(**_: object) -> None:
+    """Celery would set its own form and level; a receiver, even of nothing, keeps it from that."""
+
+
+_watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # of the main process: one, once it is set up
+
+
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _register(sender: str, instance: Any, **_: object) -> None:
+    queues = sorted(instance.app.amqp.queues.consume_from)
+    heartbeat.register(sender, pid=os.getpid(), queues=queues)
+    _watchdogs.append(broker_watchdog.BrokerWatchdog(frozenset(queues)))
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+@signals.heartbeat_sent.connect  # type: ignore[untyped-decorator]
+def _send_heartbeat(**_: object) -> None:
+    heartbeat.send_heartbeat()
+    for ear in _watchdogs:
+        ear.listen()
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _set_up_pool_process(**_: object) -> None:
+    set_parent_death_signal()
+    broker_watchdog.mark_idle()  # of a process that was killed in the middle
+
+
+@signals.task_prerun.connect  # type: ignore[untyped-decorator]
+def _mark_busy(**_: object) -> None:
+    broker_watchdog.mark_busy()
+
+
+@signals.task_postrun.connect  # type: ignore[untyped-decorator]
+def _mark_idle(**_: object) -> None:
+    broker_watchdog.mark_idle()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: object) -> None:
+    shutdown_flag.request_stop()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _deregister(**_: object) -> None:
+    heartbeat.deregister()

@@ -1,0 +1,107 @@
+"""A worker's own row: where it is, what it does, when it last showed itself.
+
+For people alone. No decision is made from these rows, and a worker that cannot write one works on.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from django.db import DatabaseError, connections
+from django.db.models import DateTimeField, ExpressionWrapper
+from django.db.models.functions import Now
+
+from webapp.experiments.models import Shard, Worker
+from workers.ops.host import get_machine_name
+
+SILENT_SECONDS: Final = 60.0
+"""A worker that was silent for so long is swept away."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerIdentity:
+    name: str
+    pid: int
+    queues: str
+
+
+_identity: _WorkerIdentity | None = None  # set in the main process, before it forks
+
+
+def register(name: str, *, pid: int, queues: Sequence[str]) -> None:
+    """Remember who this worker is."""
+    global _identity
+    _identity = _WorkerIdentity(name, pid, ",".join(queues))
+
+
+def send_heartbeat(*, device_bytes: int | None = None) -> None:
+    """Show that the worker lives, and what memory of its GPU is in use, where that is known.
+
+    The main process, which beats too, must not keep a connection.
+    """
+    _update_row(**({} if device_bytes is None else {"device_bytes": device_bytes}))
+    if _identity is not None and os.getpid() == _identity.pid:
+        connections.close_all()
+
+
+@contextlib.contextmanager
+def track_work(shard: Shard) -> Iterator[None]:
+    """Say what the worker does while the block runs."""
+    _update_row(shard=shard, since=Now())
+    try:
+        yield
+    finally:
+        _update_row(shard=None, since=Now())
+
+
+def set_device(device: str) -> None:
+    """Say where the engine computes."""
+    _update_row(device=device)
+
+
+def deregister() -> None:
+    """Take the row away: the worker ends."""
+    if _identity is not None:
+        with _ignore_database_errors():
+            Worker.objects.filter(host=get_machine_name(), pid=_identity.pid).delete()
+
+
+def expire_stale() -> int:
+    """Take away the rows of workers that have long been silent."""
+    silent = ExpressionWrapper(
+        Now() - timedelta(seconds=SILENT_SECONDS), output_field=DateTimeField()
+    )
+    return Worker.objects.filter(heartbeat__lt=silent).delete()[0]
+
+
+def _update_row(**changes: Any) -> None:
+    if _identity is None:
+        return
+    with _ignore_database_errors():
+        Worker.objects.update_or_create(
+            host=get_machine_name(),
+            pid=_identity.pid,
+            defaults={"heartbeat": Now(), **changes},
+            create_defaults={
+                "name": _identity.name,
+                "queues": _identity.queues,
+                "heartbeat": Now(),
+                "since": Now(),
+                "started": Now(),
+                **changes,
+            },
+        )
+
+
+@contextlib.contextmanager
+def _ignore_database_errors() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        _log.warning("could not show this worker in the database: %s", error)

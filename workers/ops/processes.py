@@ -1,0 +1,97 @@
+"""Programs that are started and stopped in order, and whatever they leave behind.
+
+A child dies with its parent (`meta_reward_core.processes.parent_death`). What a child has itself
+started and left behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on Linux
+alone.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Collection, Sequence
+from typing import IO
+
+import psutil
+
+from meta_reward_core.processes.parent_death import ON_LINUX, make_parent_death_preexec
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SWEEPS = 20
+
+
+def start_child(
+    command: Sequence[str],
+    *,
+    death_signal: int = signal.SIGKILL,
+    keep_open: Collection[int] = (),
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    user: str | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own that dies with this process.
+
+    Args:
+        death_signal: what the kernel sends it when this process dies.
+        keep_open: file descriptors that it inherits.
+        stdout: where its standard output and its standard error go.
+        user: whose rights it gets, if this process may give them.
+    """
+    return subprocess.Popen(  # noqa: S603 ours, written here
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
+        pass_fds=tuple(keep_open),
+        user=user,
+        extra_groups=None if user is None else [],
+        preexec_fn=make_parent_death_preexec(death_signal),
+    )
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill all that is left of a child's process group, the child too."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def stop_child(process: subprocess.Popen[bytes], *, number: int, grace_seconds: float) -> None:
+    """Ask a child to stop, wait, and kill what is left of its group."""
+    if process.poll() is None:
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_seconds)
+    kill_group(process)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever descendants lose theirs."""
+    if ON_LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def kill_orphans(*, keep: Collection[int]) -> None:
+    """Kill and reap all children of this process, and theirs, but those to keep.
+
+    Args:
+        keep: process ids of children that shall go on, with all their descendants.
+    """
+    for _ in range(_SWEEPS):  # a dying process may leave others to us
+        orphans = [child for child in psutil.Process().children() if child.pid not in keep]
+        if not orphans:
+            return
+        for orphan in orphans:
+            _kill_tree(orphan)
+
+
+def _kill_tree(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for descendant in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                descendant.kill()
+        process.kill()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, 0)

@@ -1,0 +1,222 @@
+"""What may be deleted, what that frees, and what it costs.
+
+Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
+that no waiting order names, copies of models that a store holds, half downloads of models,
+checkpoints that a later one has followed, old events of accounts.
+Tables of an experiment are never among them: they are what it was run for. They go only with the
+whole experiment, which somebody has to name.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.db import transaction
+from django.db.models import Q, Sum
+from django.utils import timezone
+
+from meta_reward_core.errors import ExperimentBusyError, InputError
+from meta_reward_core.models.hf_download import list_partial_downloads
+from meta_reward_core.planning.experiment_request import check_name
+from meta_reward_core.processes.command_hint import format_command, make_missing_experiment_error
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.checkpoint_store import Checkpoint, list_cached_copies
+from meta_reward_core.storage.experiment_lock import lock_experiment
+from webapp.accounts.models import Event
+from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Order, RunStatus
+from webapp.experiments.stage_progress import format_duration
+
+KINDS: Final = ("scratch", "uploads", "events", "cache", "checkpoints")
+BY_DEFAULT: Final = ("scratch", "uploads", "events", "cache")
+"""Checkpoints are models: they are only deleted by who says so."""
+
+_UPLOAD: Final = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|csv|parquet)")
+_AT_REST: Final = (RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.NO_PAIRS)
+
+
+@dataclass(frozen=True, slots=True)
+class Deletable:
+    """Something that may be deleted.
+
+    Attributes:
+        size: in bytes, of the files; 0 for rows.
+        cost: what is lost, in words.
+    """
+
+    kind: str
+    what: str
+    size: int
+    cost: str
+    carry_out: Callable[[], object]
+
+
+def find_deletables(kinds: tuple[str, ...], *, days: float) -> Iterator[Deletable]:
+    """Find what may be deleted.
+
+    Args:
+        kinds: of `KINDS`.
+        days: what was touched since then stays; checkpoints and scratch know no age.
+    """
+    finders: dict[str, Callable[[float], Iterator[Deletable]]] = {
+        "scratch": _find_scratch,
+        "uploads": _find_uploads,
+        "events": _find_events,
+        "cache": _find_cache,
+        "checkpoints": _find_checkpoints,
+    }
+    for kind in kinds:
+        yield from finders[kind](days)
+
+
+def _find_scratch(days: float) -> Iterator[Deletable]:  # noqa: ARG001
+    for experiment in Experiment.objects.filter(status__in=_AT_REST):
+        folder = Path(settings.META_REWARD_SCRATCH_ROOT) / experiment.name
+        if folder.is_dir() and not folder.is_symlink():
+            cost = "nothing: its experiment has ended"
+            yield _make_folder_deletable("scratch", folder, cost)
+
+
+def _find_uploads(days: float) -> Iterator[Deletable]:
+    root = Path(settings.META_REWARD_UPLOAD_ROOT)
+    wishes = Order.objects.exclude(status__in=("done", "refused")).values_list("wish", flat=True)
+    wanted = json.dumps(list(wishes))
+    before = (timezone.now() - timedelta(days=days)).timestamp()
+    for file in sorted(root.iterdir()) if root.is_dir() else []:
+        is_ours = _UPLOAD.fullmatch(file.name) is not None and file.is_file()
+        if is_ours and file.stat().st_mtime < before and file.name not in wanted:
+            cost = "the file must be sent again to begin another experiment with it"
+            yield Deletable("uploads", str(file), file.stat().st_size, cost, file.unlink)
+
+
+def _find_events(days: float) -> Iterator[Deletable]:
+    old = Event.objects.filter(created__lt=timezone.now() - timedelta(days=days))
+    if old.exists():
+        what = f"{old.count():,} events of accounts, older than {days:g} days"
+        yield Deletable("events", what, 0, "nobody can look them up any more", old.delete)
+    ended = Session.objects.filter(expire_date__lt=timezone.now())
+    if ended.exists():
+        what = f"{ended.count():,} sessions that have ended"
+        yield Deletable("events", what, 0, "nothing", ended.delete)
+
+
+def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
+    """All but the last of each experiment at rest, and what the last began from."""
+    for experiment in Experiment.objects.filter(status__in=_AT_REST):
+        store = ArtifactStore(experiment.artifact_root)
+        finished = experiment.iterations.filter(status=RunStatus.FINISHED)
+        numbers = sorted(finished.values_list("number", flat=True))
+        for number in numbers[:-1]:
+            made = Checkpoint(store, f"{experiment.name}/iteration-{number}/checkpoint")
+            sizes = made.files()
+            if sizes:
+                cost = _describe_checkpoint_cost(experiment, number)
+                delete = partial(store.delete, made.name)
+                yield Deletable("checkpoints", str(made), sum(sizes.values()), cost, delete)
+
+
+def _find_cache(days: float) -> Iterator[Deletable]:
+    """Copies of models that nothing has loaded for long, and half ones that nobody fetches."""
+    before = time.time() - timedelta(days=days).total_seconds()
+    for folder in list_cached_copies():
+        if folder.stat().st_mtime < before:
+            yield _make_folder_deletable(
+                "cache", folder, "it is copied from the store again when it is needed"
+            )
+    for folder in list_partial_downloads(Path(settings.META_REWARD_MODEL_ROOT)):
+        if folder.stat().st_mtime < before:
+            yield _make_folder_deletable("cache", folder, "a download of it begins anew")
+
+
+def plan_experiment_deletion(name: str) -> Deletable:
+    """Find all that one experiment is: its rows, its artifacts and its scratch.
+
+    Carried out once more it removes what a first try, stopped half-way, has left.
+
+    Raises:
+        InputError: there is none, or another experiment began with a model of it.
+        ExperimentBusyError: it runs, or has been handed to the workers.
+    """
+    check_name(name)
+    row = Experiment.objects.filter(name=name).first()
+    store = ArtifactStore(row.artifact_root if row else settings.META_REWARD_ARTIFACT_ROOT)
+    scratch = Path(settings.META_REWARD_SCRATCH_ROOT) / name
+    size = sum(store.sizes(name).values()) + (_compute_size(scratch) if scratch.is_dir() else 0)
+    if row is None and not size:
+        raise make_missing_experiment_error(name)
+    _require_no_dependents(name, store.path(name))
+    if row is not None:
+        _require_stopped(row)
+
+    def carry_out() -> None:
+        with lock_experiment(store, name):
+            if row is not None:
+                _delete_rows(row)
+            shutil.rmtree(scratch, ignore_errors=True)
+        store.delete(name)
+
+    return Deletable("experiment", name, size, _describe_experiment_cost(row), carry_out)
+
+
+def _require_stopped(row: Experiment) -> None:
+    """The workers may have it; whether a command has, its lock says."""
+    waits = Q(status=RunStatus.RUNNING, driver=Driver.WORKERS) | Q(status=RunStatus.PAUSED)
+    if row.iterations.filter(waits).exists():
+        cancel = format_command("control_iteration", "cancel", "--experiment", row.name)
+        raise ExperimentBusyError(f"experiment {row.name!r} has not ended: first run `{cancel}`")
+
+
+def _require_no_dependents(name: str, path: str) -> None:
+    """A model that others began with is hashed and read again whenever they go on."""
+    heirs = Experiment.objects.exclude(name=name).filter(seed_model_folder__startswith=f"{path}/")
+    names = ", ".join(heirs.values_list("name", flat=True))
+    if names:
+        raise InputError(f"a model of {name!r} is the seed model of {names}: delete these first")
+
+
+def _delete_rows(row: Experiment) -> None:
+    with transaction.atomic():
+        _require_stopped(Experiment.objects.select_for_update().get(pk=row.pk))
+        row.delete()
+
+
+def _describe_experiment_cost(row: Experiment | None) -> str:
+    if row is None:
+        return "what is left of its files: its rows have gone before"
+    made = row.iterations.filter(status=RunStatus.FINISHED).count()
+    audits = row.audits.count()
+    kept = f"; the answers of its {audits} audits stay, without it" if audits else ""
+    return (
+        f"all of it: responses, judgments, pairs, charts, and the models it made ({made}){kept}. "
+        "What was exported or published stays"
+    )
+
+
+def _describe_checkpoint_cost(experiment: Experiment, number: int) -> str:
+    spent = Attempt.objects.filter(
+        shard__stage__iteration__experiment=experiment,
+        shard__stage__iteration__number=number,
+        shard__stage__name="train",
+        status=AttemptStatus.FINISHED,
+    ).aggregate(seconds=Sum("seconds"))["seconds"]
+    took = f"; training it took {format_duration(spent)}" if spent else ""
+    return (
+        f"M{number} of {experiment} can no longer be tried, published or evaluated{took}. Its "
+        "tables and its hash stay"
+    )
+
+
+def _make_folder_deletable(kind: str, folder: Path, cost: str) -> Deletable:
+    return Deletable(kind, str(folder), _compute_size(folder), cost, lambda: shutil.rmtree(folder))
+
+
+def _compute_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

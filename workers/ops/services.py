@@ -1,0 +1,87 @@
+"""The programs that make up a running installation, each as a part for the supervisor."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from django.conf import settings
+
+from workers.ops.broker import get_configured_broker, is_broker_ready, start_broker
+from workers.ops.processes import start_child
+from workers.ops.supervisor import Service
+
+QUEUES = ("gpu", "cpu")
+_WEB_GRACE_SECONDS = 3
+_WORKER_GRACE_SECONDS = 10  # a running shard is given back in that time
+
+
+def make_broker_service() -> Service:
+    """The embedded broker; one of ours that runs already is used as it is."""
+    return Service("broker", lambda: start_broker(get_configured_broker()), stops_last=True)
+
+
+def make_web_service(host: str, port: int) -> Service:
+    """The site."""
+    command = [
+        *(sys.executable, "-m", "gunicorn", "webapp.wsgi:application"),
+        *("--bind", format_address(host, port), "--threads", "4"),
+        *("--workers", os.environ.get("WEB_CONCURRENCY", "2")),  # gunicorn's own name for it
+        *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
+        # Longer than a page waits between two questions, or a connection closes as it is asked.
+        *("--keep-alive", "15"),
+        *("--name", "meta-reward-web"),
+    ]
+    return Service("web", lambda: start_child(command), grace_seconds=_WEB_GRACE_SECONDS + 2)
+
+
+def make_reconciler_service() -> Service:
+    """Whoever sends again what nobody works on."""
+    return Service("reconciler", lambda: start_child(build_manage_command("reconcile")))
+
+
+def make_worker_service(queues: str = ",".join(QUEUES)) -> Service:
+    """One worker, which runs one task at a time."""
+    return Service("worker", lambda: _start_worker(queues), grace_seconds=_WORKER_GRACE_SECONDS)
+
+
+def build_manage_command(*arguments: str) -> list[str]:
+    """Write out one of our commands, for a checkout and for an installed package alike."""
+    return [sys.executable, "-m", "workers", *arguments]
+
+
+def format_address(host: str, port: int) -> str:
+    """Write a host and a port as one word; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Whether the site could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def is_broker_reachable() -> bool:
+    """Whether the embedded broker answers; of a server that settings name, Celery says it."""
+    return not settings.META_REWARD_BROKER_EMBEDDED or is_broker_ready(get_configured_broker())
+
+
+def _start_worker(queues: str) -> subprocess.Popen[bytes] | None:
+    """Start a worker as soon as there is a broker for it."""
+    return start_child(_build_worker_command(queues)) if is_broker_reachable() else None
+
+
+def _build_worker_command(queues: str) -> list[str]:
+    # One process for tasks: a GPU is not shared.
+    return [
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "workers.celery:app"),
+        *("worker", "--queues", queues, "--pool", "prefork", "--concurrency", "1"),
+        *("--loglevel", "INFO", "--without-gossip", "--without-mingle"),
+        *("--hostname", f"worker-{os.getpid()}@%h"),
+    ]

@@ -1,0 +1,222 @@
+"""Run several programs as one: start them, show what they say, start again what dies, stop all.
+
+One thread does everything, so that whatever it starts dies when it does. What the parts start
+themselves and leave behind is swept up: nothing is left running when this ends.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from workers.ops.processes import adopt_orphans, kill_group, kill_orphans
+
+Write = Callable[[str], None]
+
+_POLL_SECONDS = 0.1
+_FIRST_DELAY_SECONDS = 0.5
+_MAX_DELAY_SECONDS = 30.0
+_HEALTHY_SECONDS = 30.0  # who ran for so long begins with the first delay again
+_MAX_LINE_BYTES = 64 * 1024
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A program to be kept running.
+
+    Attributes:
+        name: stands before each of its lines.
+        start: starts it, its output in a pipe; None if it need not run now: asked again later.
+        grace_seconds: how long it may take to stop.
+        stops_last: others need it until they have stopped.
+    """
+
+    name: str
+    start: Callable[[], subprocess.Popen[bytes] | None]
+    grace_seconds: float = 5.0
+    stops_last: bool = False
+
+
+class _RunningService:
+    """One part while it is looked after."""
+
+    def __init__(self, part: Service, say: Write) -> None:
+        self.part = part
+        self.process: subprocess.Popen[bytes] | None = None
+        self.output: int | None = None
+        self._print_line = say
+        self._estimate_rest = b""
+        self._began = 0.0
+        self._start_at = 0.0
+        self._delay = _FIRST_DELAY_SECONDS
+
+    def start_when_due(self) -> None:
+        """Start it, if it does not run and has waited long enough."""
+        if self.process is None and time.monotonic() >= self._start_at:
+            self._began = time.monotonic()
+            self._start_at = self._began + _FIRST_DELAY_SECONDS
+            try:
+                self.process = self.part.start()
+            except OSError as error:  # no memory or no process to be had: there may be, later
+                self._plan_restart(f"cannot be started ({error})")
+                return
+            if self.process is not None and self.process.stdout is not None:
+                self.output = self.process.stdout.fileno()
+                os.set_blocking(self.output, False)
+
+    def check_exit(self, *, stopping: bool) -> bool:
+        """Clean up after a part that has ended; False if it runs."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        code = self.process.returncode
+        self._forget()
+        if not stopping:
+            self._plan_restart(_describe_exit(code))
+        return True
+
+    def show(self) -> None:
+        """Show the lines that it has written by now."""
+        while chunk := self._read():
+            *lines, self._estimate_rest = (self._estimate_rest + chunk).split(b"\n")
+            for line in lines:
+                self._print_line(line.decode(errors="replace"))
+            if len(self._estimate_rest) > _MAX_LINE_BYTES:
+                self._show_rest()
+
+    def _read(self) -> bytes:
+        if self.output is None:
+            return b""
+        try:
+            chunk = os.read(self.output, _MAX_LINE_BYTES)
+        except BlockingIOError:
+            return b""
+        if not chunk:
+            self.output = None
+        return chunk
+
+    def ask_to_stop(self) -> None:
+        """Let it finish in its own way."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Let it finish now."""
+        if self.process is not None:
+            self._forget()
+
+    def _forget(self) -> None:
+        assert self.process is not None  # noqa: S101 callers have looked
+        kill_group(self.process)
+        self.show()
+        self._show_rest()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = self.output = None
+
+    def _show_rest(self) -> None:
+        if self._estimate_rest:
+            self._print_line(self._estimate_rest.decode(errors="replace"))
+        self._estimate_rest = b""
+
+    def _plan_restart(self, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._began > _HEALTHY_SECONDS:
+            self._delay = _FIRST_DELAY_SECONDS
+        self._print_line(f"{reason}; started again in {self._delay:g} seconds")
+        self._start_at = now + self._delay
+        self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+
+
+def _describe_exit(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+class Supervisor:
+    """Keeps parts running until a signal stops it."""
+
+    def __init__(self, parts: Sequence[Service], write: Write) -> None:
+        """Start nothing yet.
+
+        Args:
+            write: takes each line that a part has written, its name before it.
+        """
+        width = max(len(part.name) for part in parts)
+        self._write = write
+        self._read_cached = [
+            _RunningService(part, self._make_writer(part.name.ljust(width))) for part in parts
+        ]
+        self._stop_requests = 0
+
+    def run(self) -> None:
+        """Keep all parts running; returns when all have stopped after a signal."""
+        adopt_orphans()
+        with self._handle_signals():
+            try:
+                while not self._stop_requests:
+                    self._check_services()
+            finally:
+                self._stop([kept for kept in self._read_cached if not kept.part.stops_last])
+                self._stop([kept for kept in self._read_cached if kept.part.stops_last])
+                kill_orphans(keep=())
+
+    def _make_writer(self, prefix: str) -> Write:
+        return lambda line: self._try_to_write(f"{prefix} | {line}")
+
+    def _try_to_write(self, line: str) -> None:
+        try:
+            self._write(line)
+        except OSError:  # nobody reads any more, as after `make serve | head`
+            self._stop_requests += 1
+            self._write = lambda line: None  # noqa: ARG005
+
+    def _check_services(self) -> None:
+        for kept in self._read_cached:
+            kept.start_when_due()
+        self._show_for_a_moment()
+        deaths = [kept.check_exit(stopping=False) for kept in self._read_cached]
+        if any(deaths):
+            kill_orphans(keep=self._list_pids())
+
+    def _list_pids(self) -> set[int]:
+        return {kept.process.pid for kept in self._read_cached if kept.process is not None}
+
+    def _show_for_a_moment(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for kept in self._read_cached:
+                if kept.output is not None:
+                    selector.register(kept.output, selectors.EVENT_READ, kept)
+            ready = selector.select(_POLL_SECONDS)
+        for key, _ in ready:
+            key.data.show()
+
+    def _stop(self, stopping: Sequence[_RunningService]) -> None:
+        """Ask all at once to stop, wait, then kill; a second signal kills at once."""
+        for kept in stopping:
+            kept.ask_to_stop()
+        asked = time.monotonic()
+        requests = max(1, self._stop_requests)
+        while any(kept.process is not None for kept in stopping):
+            self._show_for_a_moment()
+            for kept in stopping:
+                late = time.monotonic() > asked + kept.part.grace_seconds
+                if late or self._stop_requests > requests:
+                    kept.kill()
+                kept.check_exit(stopping=True)
+
+    @contextlib.contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            self._stop_requests += 1
+
+        before = {number: signal.signal(number, note) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

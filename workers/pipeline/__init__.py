@@ -1,0 +1,1 @@
+"""Shards and stages: from rows to work, and from work to rows."""

@@ -1,0 +1,129 @@
+"""Give iterations to the workers, and ask for pause, cancel, resume and retry: all through rows."""
+
+import contextlib
+from collections.abc import Iterator
+
+from django.db.models import F
+from django.db.models.functions import Greatest
+
+from meta_reward_core.errors import ExperimentBusyError, InputError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.processes.command_hint import format_command
+from webapp.experiments import models
+from webapp.experiments.models import Driver, Iteration, RunStatus
+from workers.pipeline import scheduling, transitions
+from workers.pipeline.local_run import close_stale_attempts
+from workers.pipeline.open_experiment import open_row
+from workers.pipeline.sync_rows import record_iteration
+
+
+def submit_to_workers(
+    experiment: Experiment, row: models.Experiment, *, until: int | None
+) -> Iteration:
+    """Let the workers run an experiment until an iteration is finished, or the next one.
+
+    One that they run already gets the further goal. Iterations that are finished are checked, and
+    what is damaged is made again, where `until` is given.
+
+    Returns:
+        The iteration that they begin with, or run.
+
+    Raises:
+        ExperimentBusyError: another process runs it.
+    """
+    with experiment.lock():
+        close_stale_attempts(row)
+        running = _find_running(row)
+        number = experiment.count_finished_iterations() + 1 if until is None else 1
+        goal = until or (running.number if running else number)
+        models.Experiment.objects.filter(pk=row.pk).update(
+            until=Greatest(F("until"), goal) if running else goal
+        )
+        iteration = running or _start_iteration(experiment, row, number)
+    scheduling.advance_iteration(iteration)
+    return iteration
+
+
+def _find_running(row: models.Experiment) -> Iteration | None:
+    return row.iterations.filter(status=RunStatus.RUNNING, driver=Driver.WORKERS).first()
+
+
+def _start_iteration(experiment: Experiment, row: models.Experiment, number: int) -> Iteration:
+    model_in = experiment.context(number).model.sha256
+    iteration = record_iteration(row, number, model_in=model_in)
+    transitions.reset_running_stages(iteration)
+    if not transitions.start_iteration(iteration, model_in=model_in, driver=Driver.WORKERS):
+        raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
+    return iteration
+
+
+@contextlib.contextmanager
+def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[None]:
+    """Run an experiment in this process: neither another command nor the workers may.
+
+    Raises:
+        ExperimentBusyError: one of them does.
+    """
+    with experiment.lock():
+        running = _find_running(row)
+        if running is not None:
+            raise ExperimentBusyError(
+                f"{running} is being run by the workers: follow it with --queue, or stop it with "
+                f"{format_command('control_iteration', 'cancel', '--experiment', row.name)}"
+            )
+        yield
+
+
+def request_cancel(row: models.Experiment) -> Iteration:
+    """Ask the workers to stop for good, without the goal of further iterations.
+
+    Raises:
+        InputError: they do not run it, and it is not paused.
+    """
+    models.Experiment.objects.filter(pk=row.pk).update(until=0)
+    paused = row.iterations.filter(status=RunStatus.PAUSED).first()
+    if paused is not None and transitions.cancel_paused(paused):
+        return paused
+    return _request_change(row, cancel_requested=True)
+
+
+def request_pause(row: models.Experiment) -> Iteration:
+    """Ask the workers to stop for now.
+
+    Raises:
+        InputError: they do not run it.
+    """
+    return _request_change(row, pause_requested=True)
+
+
+def _request_change(row: models.Experiment, **flags: bool) -> Iteration:
+    iteration = _find_running(row)
+    if iteration is None:
+        raise InputError(
+            f"the workers do not run experiment {row.name!r}: there is nothing to stop"
+        )
+    Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING).update(**flags)
+    scheduling.advance_iteration(iteration)
+    return iteration
+
+
+def resume_iteration(row: models.Experiment) -> Iteration:
+    """Let the workers go on with an iteration that is at rest; what failed is tried again.
+
+    Raises:
+        InputError: there is none.
+        ExperimentBusyError: another process runs it.
+    """
+    running = _find_running(row)
+    if running is not None:
+        Iteration.objects.filter(pk=running.pk).update(pause_requested=False)
+        return running
+    at_rest = [RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.INTERRUPTED, RunStatus.FAILED]
+    iteration = row.iterations.filter(status__in=at_rest).first()
+    if iteration is None:
+        raise InputError(f"no iteration of experiment {row.name!r} was stopped or has failed")
+    experiment = open_row(row)
+    with experiment.lock():
+        _start_iteration(experiment, row, iteration.number)
+    scheduling.advance_iteration(iteration)
+    return iteration

@@ -1,0 +1,61 @@
+"""Give messages to the broker. What it does not take, the reconciler sends later."""
+
+import logging
+from functools import partial
+from typing import Final
+
+from django.db import transaction
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from meta_reward_core.iteration import STAGES, Resource
+from webapp.experiments.models import Shard, Stage
+from webapp.health import read_queue_lengths
+from workers.celery import app
+from workers.pipeline import transitions
+
+QUEUES: Final[dict[Resource, str]] = {"cpu": "cpu", "engine": "gpu", "trainer": "gpu"}
+
+_QUEUE_OF_STAGE: Final = {stage.name: QUEUES[stage.resource] for stage in STAGES}
+_BROKER_ERRORS: Final = (KombuError, RedisError, OSError)
+NEVER: Final = 1e9
+"""Seconds after which nothing is sent again."""
+
+_log = logging.getLogger(__name__)
+
+
+def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
+    """Send a message for every shard of a stage that waits, once what is written is committed.
+
+    Args:
+        again_after_seconds: a message of this age counts as lost.
+    """
+    queue = _QUEUE_OF_STAGE[stage.name]
+    unsent = transitions.get_unsent_shards(again_after_seconds=again_after_seconds)
+    for shard in unsent.filter(stage=stage, index__lt=stage.shard_count or 0):
+        transaction.on_commit(partial(_send_shard, shard, queue, again_after_seconds))
+
+
+def _send_shard(shard: Shard, queue: str, again_after_seconds: float) -> None:
+    if not transitions.mark_sent(shard, again_after_seconds=again_after_seconds):
+        return
+    try:
+        app.send_task("workers.run_shard", args=[shard.pk], queue=queue)
+    except _BROKER_ERRORS as error:
+        transitions.mark_unsent(shard)
+        _log.warning("the broker did not take %s, it will be sent later: %s", shard, error)
+
+
+def list_empty_queues() -> frozenset[str]:
+    """Names of the queues without a message; none if the broker does not answer."""
+    return frozenset(name for name, count in (read_queue_lengths() or {}).items() if count == 0)
+
+
+def get_queue(stage: str) -> str:
+    """Name of the queue from which a stage's shards are taken."""
+    return _QUEUE_OF_STAGE[stage]
+
+
+def list_stages(queue: str) -> list[str]:
+    """Names of the stages whose shards are taken from a queue."""
+    return [name for name, its_queue in _QUEUE_OF_STAGE.items() if its_queue == queue]

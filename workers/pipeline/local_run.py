@@ -1,0 +1,108 @@
+"""Run iterations in this very process, with rows that follow: no broker, no other machine."""
+
+from rich.console import Console
+
+from meta_reward_core.cli.callbacks import CallbackList
+from meta_reward_core.cli.terminal import ConsoleCallback
+from meta_reward_core.context import IterationContext, StageResources
+from meta_reward_core.errors import AuditWaitsError, ExperimentBusyError, NoPairsError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.reporting.summary import Summary, summarize_iteration
+from meta_reward_core.runner import run_iteration
+from webapp.experiments import models
+from webapp.experiments.models import AttemptStatus, RunStatus
+from workers.pipeline import transitions
+from workers.pipeline.audit_gate import require_audit_passed
+from workers.pipeline.db_callback import DatabaseCallback
+from workers.pipeline.sync_rows import compute_stage_timings, record_iteration
+
+LOST = "the process that ran it went away without a word"
+STOPPED = "stopped by a person"
+
+
+def close_stale_attempts(row: models.Experiment) -> int:
+    """Mark what a process that was killed has left as running; call it under the lock.
+
+    Returns:
+        How many attempts were lost.
+    """
+    return transitions.release_claims(row, status=AttemptStatus.LOST, error=LOST)
+
+
+def run_and_record(
+    experiment: Experiment,
+    row: models.Experiment,
+    number: int,
+    *,
+    tools: StageResources,
+    console: Console,
+) -> tuple[Summary, bool]:
+    """Run what is left of an iteration and keep its rows; call it under the experiment's lock.
+
+    Returns:
+        The iteration's summary, and whether anything was left to run.
+
+    Raises:
+        AuditWaitsError: it may not train yet; the rows say so, and a later call goes on.
+        NoPairsError: it ended without a pair; the rows say so.
+        MetaRewardError: a shard failed; the rows say so.
+        ExperimentBusyError: the rows say that another process runs it.
+    """
+    context = experiment.context(number)
+    iteration = record_iteration(row, number, model_in=context.model.sha256)
+    if not transitions.start_iteration(iteration, model_in=context.model.sha256):
+        raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
+    try:
+        anything = _run_stages(context, iteration, tools, console)
+    except AuditWaitsError as error:
+        transitions.stop_iteration(iteration, status=RunStatus.PAUSED, finding=str(error))
+        raise
+    except NoPairsError as error:
+        transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding=str(error))
+        raise
+    except Exception as error:
+        transitions.stop_iteration(iteration, status=RunStatus.FAILED, finding=str(error))
+        raise
+    except BaseException:
+        transitions.release_claims(row, status=AttemptStatus.INTERRUPTED, error=STOPPED)
+        raise
+    finally:
+        tools.release_engine()
+    summary = summarize(experiment, iteration)
+    transitions.finish_iteration(
+        iteration,
+        model_out=summary["model_out"],
+        metrics=summary,
+        is_last=number >= experiment.recipe.iterations,
+    )
+    return summary, anything
+
+
+def _run_stages(
+    context: IterationContext, iteration: models.Iteration, tools: StageResources, console: Console
+) -> bool:
+    watcher = ConsoleCallback(console, context)
+    ledger = CallbackList(DatabaseCallback(iteration), watcher)
+    tools.progress, tools.on_log = ledger.report, ledger.log
+    with watcher.shown():
+        run_iteration(
+            context,
+            tools,
+            ledger,
+            before_training=lambda context: require_audit_passed(iteration, context),
+        )
+    return watcher.shards_run > 0
+
+
+def summarize(experiment: Experiment, iteration: models.Iteration) -> Summary:
+    """Sum up an iteration from its files, with the seconds that its rows know."""
+    number = iteration.number
+    return summarize_iteration(
+        experiment.files(number),
+        number=number,
+        recipe=experiment.recipe,
+        stages=[stage.name for stage in STAGES],
+        before=experiment.files(number - 1) if number > 1 else None,
+        timings=compute_stage_timings(iteration),
+    )

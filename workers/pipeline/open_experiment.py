@@ -1,0 +1,52 @@
+"""From the rows of an experiment to its files."""
+
+import functools
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.experiments import models
+
+
+def open_row(row: models.Experiment) -> Experiment:
+    """Open the files of an experiment.
+
+    Raises:
+        ArtifactError: they are gone, or its seed model has changed.
+    """
+    # Each time: under a root that was unmounted an empty iteration would seem to be next.
+    require_experiment_files(ArtifactStore(row.artifact_root), row.name)
+    return _open_cached(
+        row.pk, row.artifact_root, row.name, row.recipe_sha256, row.seed_model_sha256
+    )
+
+
+def build_context(iteration: models.Iteration) -> IterationContext:
+    """Gather what the stages of an iteration are functions of, as the files are now.
+
+    Raises:
+        ArtifactError: the files are gone, or the iteration before is not finished.
+    """
+    return open_row(iteration.experiment).context(iteration.number)
+
+
+@functools.lru_cache(maxsize=16)
+def _open_cached(
+    pk: int,  # noqa: ARG001 the name may have been an experiment's that was deleted
+    artifact_root: str,
+    name: str,
+    recipe_sha256: str,
+    seed_model_sha256: str,
+) -> Experiment:
+    """Settings never change, and hashing the seed model takes a while: once in a process."""
+    experiment = open_experiment(ArtifactStore(artifact_root), name)
+    if experiment is None:
+        raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
+    found = (experiment.recipe_sha256, experiment.seed_model.sha256)
+    if found != (recipe_sha256, seed_model_sha256):
+        raise ArtifactError(
+            f"the files of experiment {name!r} under {artifact_root} are another experiment's: "
+            "its recipe or its seed model differs from what the database knows"
+        )
+    return experiment

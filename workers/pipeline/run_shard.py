@@ -1,0 +1,229 @@
+"""One shard, from a message to a row that says how it ended."""
+
+import logging
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+from meta_reward_core.errors import DamagedArtifactError, NoPairsError
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.storage.artifact_store import hash_json
+from webapp.experiments.models import Attempt, AttemptStatus, Iteration, RunStatus, Shard
+from webapp.logging_config import log_context
+from workers.engine.client import (
+    HOST,
+    ShardFailedError,
+    ShardRequest,
+    ShardResult,
+    ShardStoppedError,
+)
+from workers.ops import heartbeat, shutdown_flag
+from workers.pipeline import fair_queue, scheduling, transitions
+from workers.pipeline.dispatch import send_shards
+from workers.pipeline.open_experiment import build_context
+from workers.pipeline.training_progress import TrainingProgress
+
+_RESOURCES: Final = {stage.name: stage.resource for stage in STAGES}
+_DATABASE_ERRORS: Final = (OperationalError, InterfaceError)
+
+_log = logging.getLogger(__name__)
+_host = HOST
+
+
+class StopReason(Enum):
+    """Why a running shard is stopped."""
+
+    ASKED = auto()
+    LOST = auto()
+    SHUTDOWN = auto()
+
+
+def run_shard(shard_id: int) -> None:
+    """Run a shard, or another of the same queue whose turn it is, and let its iteration go on."""
+    shard = _find_shard(shard_id)
+    if shard is None:
+        return
+    claimed = fair_queue.claim_next_shard(shard)
+    if claimed is not None:
+        shard, attempt = claimed
+        with heartbeat.track_work(shard), log_context(**_build_log_facts(shard, attempt)):
+            _run_claimed(shard, attempt)
+    close_old_connections()
+    if transitions.is_stopped(shard.stage.iteration):
+        _host.kill()  # a shard that ended just before leaves its engine idle, with the model loaded
+    scheduling.advance_iteration(shard.stage.iteration)
+
+
+def _build_log_facts(shard: Shard, attempt: Attempt) -> dict[str, object]:
+    iteration = shard.stage.iteration
+    return {
+        "experiment": iteration.experiment.name,
+        "iteration": iteration.number,
+        "stage": shard.stage.name,
+        "shard": shard.index,
+        "attempt": attempt.number,
+    }
+
+
+def _find_shard(shard_id: int) -> Shard | None:
+    found = Shard.objects.select_related("stage__iteration__experiment")
+    return found.filter(pk=shard_id).first()
+
+
+def _run_claimed(shard: Shard, attempt: Attempt) -> None:
+    _log.info("begun")
+    began = time.monotonic()
+    vigil = ShardLease(attempt, lease_seconds=settings.META_REWARD_LEASE_SECONDS)
+    try:
+        result = _run_in_engine(shard, vigil)
+    except ShardStoppedError:
+        _record_stop(shard, attempt, vigil.stop)
+    except ShardFailedError as error:
+        _record_failure(shard, attempt, error)
+    except OSError as error:  # no memory, or no process, for the engine
+        failure = ShardFailedError(str(error), kind=type(error).__name__, retryable=True)
+        _record_failure(shard, attempt, failure)
+    else:
+        _record_finish(attempt, result, seconds=time.monotonic() - began)
+        _log.info("finished in %.1f s", time.monotonic() - began)
+
+
+def _run_in_engine(shard: Shard, vigil: "ShardLease") -> ShardResult:
+    stage, iteration = shard.stage, shard.stage.iteration
+    experiment = iteration.experiment
+    scratch = Path(settings.META_REWARD_SCRATCH_ROOT) / experiment.name
+    return _host.run(
+        ShardRequest(
+            artifact_root=experiment.artifact_root,
+            scratch=str(scratch / f"iteration-{iteration.number}"),
+            experiment=experiment.name,
+            iteration=iteration.number,
+            stage=stage.name,
+            shard=shard.index,
+        ),
+        resource=_RESOURCES[stage.name],
+        model=hash_json([iteration.model_in, experiment.recipe["engine"]]),
+        hear=vigil.hear,
+        may_go_on=vigil.may_go_on,
+    )
+
+
+class ShardLease:
+    """Keeps a running shard's lease, and watches for reasons to stop it.
+
+    Attributes:
+        stop: why it was stopped, once it was.
+    """
+
+    def __init__(self, attempt: Attempt, *, lease_seconds: float) -> None:
+        self.stop: StopReason | None = None
+        self._attempt = attempt
+        self._lease_seconds = lease_seconds
+        self._extended_at = time.monotonic()
+        self._count_done = self._tokens = 0
+        self._device_bytes: int | None = None
+        self._figures = TrainingProgress()
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take what the engine says about its progress."""
+        if "progress" in message:
+            self._count_done, self._tokens = message["progress"]
+            self._device_bytes = message.get("device_bytes", self._device_bytes)
+        elif "log" in message:
+            self._count_done = int(message["log"].get("step", 0))
+            self._figures.hear(message["log"])
+
+    def may_go_on(self) -> bool:
+        """Extend the lease; say whether the shard may go on."""
+        self.stop = self._find_stop_reason()
+        return self.stop is None
+
+    def _find_stop_reason(self) -> StopReason | None:
+        if shutdown_flag.is_stopping():
+            return StopReason.SHUTDOWN
+        try:
+            close_old_connections()
+            return self._check_rows()
+        except _DATABASE_ERRORS as error:
+            _log.warning("the database does not answer: %s", error)
+            silent = time.monotonic() - self._extended_at
+            return StopReason.LOST if silent > self._lease_seconds else None
+
+    def _check_rows(self) -> StopReason | None:
+        asked_at = time.monotonic()
+        if not transitions.extend_lease(
+            self._attempt,
+            seconds=self._lease_seconds,
+            done=self._count_done,
+            tokens=self._tokens,
+            figures=self._figures.rows(),
+        ):
+            return StopReason.LOST
+        self._extended_at = asked_at
+        heartbeat.send_heartbeat(device_bytes=self._device_bytes)
+        return None if transitions.can_continue(self._attempt) else StopReason.ASKED
+
+
+def _record_stop(shard: Shard, attempt: Attempt, why: StopReason | None) -> None:
+    if why is StopReason.LOST:
+        _log.warning("%s was lost to another worker", shard)
+        return
+    error = "the worker was stopped" if why is StopReason.SHUTDOWN else "stopped by a person"
+    _retry_database(
+        lambda: transitions.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error=error)
+    )
+    if why is StopReason.SHUTDOWN:
+        send_shards(shard.stage)  # to another worker, or to this one when it is back
+
+
+def _record_finish(attempt: Attempt, result: ShardResult, *, seconds: float) -> None:
+    heartbeat.set_device(result.device)
+    _retry_database(
+        lambda: transitions.finish_attempt(
+            attempt, counts=result.counts, seconds=None if result.reused else seconds
+        )
+    )
+
+
+def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> None:
+    _log.warning("%s failed: %s", shard, error)
+    iteration = shard.stage.iteration
+    held = _retry_database(
+        lambda: transitions.fail_attempt(
+            attempt, status=AttemptStatus.FAILED, error=str(error), again=error.retryable
+        )
+    )
+    if held and error.kind == NoPairsError.__name__:
+        transitions.fail_stage(shard.stage)
+        transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding=error.message)
+    elif held and error.kind == DamagedArtifactError.__name__:
+        _reopen_damaged_inputs(iteration)
+    if held and error.retryable:
+        send_shards(shard.stage)
+
+
+def _reopen_damaged_inputs(iteration: Iteration) -> None:
+    rows = {row.name: row for row in iteration.stages.all()}
+    scheduling.reopen_damaged(iteration, build_context(iteration), rows)
+
+
+def _retry_database(write: Callable[[], bool]) -> bool:
+    """Write a row although the database may just be away; the lease bounds how long we try.
+
+    What cannot be written is found by the reconciler, and the finished files by the next attempt.
+    """
+    give_up_at = time.monotonic() + settings.META_REWARD_LEASE_SECONDS
+    while True:
+        try:
+            close_old_connections()
+            return write()
+        except _DATABASE_ERRORS as error:
+            if time.monotonic() > give_up_at:
+                raise
+            _log.warning("the database does not answer: %s", error)
+            time.sleep(0.5)

@@ -1,0 +1,214 @@
+"""Drive an iteration's stages through rows: in the core's order, and only by conditional UPDATEs.
+
+`advance_iteration` may be called at any time, by any number of processes at once: whoever is first
+takes a step, the others find it taken. Which step comes next is read from the rows, what is
+finished from the files.
+"""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+from django.db import transaction
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.errors import MetaRewardError, StorageUnreachableError
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.iteration import Stage as Step
+from meta_reward_core.runner import needs_training, publish_manifest
+from meta_reward_core.storage.schemas import WRITERS
+from webapp.experiments.models import (
+    Attempt,
+    Driver,
+    Iteration,
+    RunStatus,
+    Shard,
+    ShardStatus,
+    Stage,
+    StageStatus,
+)
+from workers.pipeline import transitions
+from workers.pipeline.audit_gate import prepare_training, repair_audit_files
+from workers.pipeline.dispatch import send_shards
+from workers.pipeline.local_run import summarize
+from workers.pipeline.open_experiment import build_context, open_row
+from workers.pipeline.sync_rows import record_iteration
+
+_DONE = (StageStatus.FINISHED, StageStatus.SKIPPED)
+
+_log = logging.getLogger(__name__)
+
+
+def advance_iteration(iteration: Iteration) -> None:
+    """Take every step of an iteration that can be taken now."""
+    try:
+        while _take_step(iteration.pk):
+            pass
+    except StorageUnreachableError as error:
+        _log.warning("%s waits for its files: %s", iteration, error)  # the reconciler comes again
+    except MetaRewardError as error:
+        _log.warning("%s cannot go on: %s", iteration, error)
+        transitions.stop_iteration(iteration, status=RunStatus.FAILED, finding=str(error))
+
+
+def _take_step(pk: int) -> bool:
+    """Take one step; False if there is none to take."""
+    iteration = Iteration.objects.select_related("experiment").get(pk=pk)
+    if iteration.status != RunStatus.RUNNING or iteration.driver != Driver.WORKERS:
+        return False
+    if iteration.cancel_requested or iteration.pause_requested:
+        finish_pause_or_cancel(iteration)
+        return False
+    rows = {row.name: row for row in iteration.stages.all()}
+    for step in STAGES:
+        row = rows[step.name]
+        if row.status == StageStatus.WAITING:
+            context = build_context(iteration)
+            if needs_training(step, context) and _is_held(iteration, context):
+                return False
+            return _start_stage(step, row, context)
+        if row.status not in _DONE:
+            return _finish_if_done(iteration, step, row)
+    return _complete_iteration(iteration, rows)
+
+
+def _is_held(iteration: Iteration, context: IterationContext) -> bool:
+    """Whether the audit's gate keeps an iteration from training; its finding then says why."""
+    why = prepare_training(iteration, context)
+    running = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING)
+    running.exclude(finding=why).update(finding=why)
+    return bool(why)
+
+
+def finish_pause_or_cancel(iteration: Iteration) -> bool:
+    """Pause or cancel an iteration that was asked to, once nothing of it runs."""
+    running = Shard.objects.filter(stage__iteration=iteration, status=ShardStatus.RUNNING)
+    if running.exists():
+        return False
+    status: transitions.Stopped = (
+        RunStatus.CANCELLED if iteration.cancel_requested else RunStatus.PAUSED
+    )
+    with transaction.atomic():
+        won = transitions.stop_iteration(iteration, status=status, finding="by a person")
+        if won:
+            transitions.reset_running_stages(iteration)
+    return won
+
+
+def _start_stage(step: Step, row: Stage, context: IterationContext) -> bool:
+    if not step.scheduled(context):
+        return transitions.skip_stage(row)
+    if transitions.start_stage(row, shards=step.plan_shards(context)):
+        row.refresh_from_db()
+        send_shards(row)
+    return True
+
+
+def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
+    # After every shard of every worker: so nothing here loads the rows of a stage that goes on.
+    unfinished = transitions.get_unfinished_shards(row)
+    hopeless = transitions.select_exhausted_shards(unfinished).order_by("index").first()
+    if hopeless is not None:
+        _fail_iteration(iteration, row, hopeless)
+        return False
+    if unfinished.exists():
+        return False
+    context = build_context(iteration)
+    context.files.gather({step.name, *(stage for name in step.reads for stage in WRITERS[name])})
+    shards = row.shards.filter(index__lt=row.shard_count or 0)
+    absent = [shard for shard in shards if not _is_promised(step, context, shard.index)]
+    if absent:
+        _reopen_shards(row, absent)
+        return False
+    return transitions.finish_stage(row)
+
+
+def _is_promised(step: Step, context: IterationContext, shard: int) -> bool:
+    """Whether a manifest says that the shard was made from what its inputs are now."""
+    manifest = context.files.manifest(step.name, shard)
+    return manifest is not None and manifest.key == step.key(context, shard)
+
+
+def _fail_iteration(iteration: Iteration, row: Stage, shard: Shard) -> None:
+    latest = Attempt.objects.filter(shard=shard).order_by("-number").first()
+    why = latest.error if latest else "no attempt was made"
+    with transaction.atomic():
+        transitions.fail_stage(row)
+        transitions.stop_iteration(
+            iteration,
+            status=RunStatus.FAILED,
+            finding=f"{why}\n(shard {shard.index} of {row.name}, attempt {shard.attempt_count})",
+        )
+
+
+def _complete_iteration(iteration: Iteration, rows: dict[str, Stage]) -> bool:
+    """Check every file once more, then finish the iteration and begin the next one."""
+    context = build_context(iteration)
+    if reopen_damaged(iteration, context, rows):
+        return False
+    publish_manifest(context)
+    context.files.store.remove_partial_files(context.files.folder.rpartition("/")[0])
+    return _finish_iteration(iteration)
+
+
+def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
+    """Let shards run again whose finished files are gone or damaged; False if all are whole."""
+    repair_audit_files(iteration, context)
+    context.files.gather()  # so that the threads below read what is known, and remember nothing
+    for step in STAGES:
+        row = rows[step.name]
+        if row.status != StageStatus.FINISHED:
+            continue
+        shards = list(row.shards.filter(index__lt=row.shard_count or 0))
+        check = partial(step.find_finished_shard, context)
+        found = context.files.store.each(check, [shard.index for shard in shards])
+        damaged = [shard for shard, whole in zip(shards, found, strict=True) if whole is None]
+        if damaged:
+            _log.warning("%s: %s shards of %s are made again", iteration, len(damaged), step.name)
+            _reopen_shards(row, damaged)
+            return True
+    return False
+
+
+def _reopen_shards(row: Stage, shards: list[Shard]) -> None:
+    with transaction.atomic():
+        for shard in shards:
+            transitions.reopen_shard(shard)
+        transitions.reopen_stage(row)
+    row.refresh_from_db()
+    send_shards(row)
+
+
+def _finish_iteration(iteration: Iteration) -> bool:
+    experiment = open_row(iteration.experiment)
+    summary = summarize(experiment, iteration)
+    number = iteration.number
+    with transaction.atomic():  # or a crash in between would forget the goal
+        won = transitions.finish_iteration(
+            iteration,
+            model_out=summary["model_out"],
+            metrics=summary,
+            is_last=number >= experiment.recipe.iterations,
+        )
+        following = _start_next(iteration, summary["model_out"]) if won else None
+    if following is not None:
+        advance_iteration(following)
+    return False
+
+
+def _start_next(iteration: Iteration, model_in: str) -> Iteration | None:
+    row = iteration.experiment
+    row.refresh_from_db()
+    if row.until <= iteration.number:
+        return None
+    following = record_iteration(row, iteration.number + 1, model_in=model_in)
+    transitions.reset_running_stages(following)
+    transitions.start_iteration(following, model_in=model_in, driver=Driver.WORKERS)
+    return following
+
+
+def iter_worker_iterations() -> Iterator[Iteration]:
+    """Iterations that the workers shall drive."""
+    yield from Iteration.objects.filter(
+        status=RunStatus.RUNNING, driver=Driver.WORKERS
+    ).select_related("experiment")

@@ -1,0 +1,69 @@
+"""Rows of an experiment that lies on disk. The files are the truth; rows follow them."""
+
+from meta_reward_core.errors import InputError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.reporting.summary import Timing
+from webapp.audit.gate import create_gate_from_recipe
+from webapp.experiments import models
+from webapp.experiments.throughput import list_finished_attempts
+
+
+def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -> None:
+    """Refuse a name that rows know but this artifact root does not.
+
+    Raises:
+        InputError: the experiment's files are gone, or lie under another root.
+    """
+    row = models.Experiment.objects.filter(name=name).first()
+    if row is None or (files_exist and row.artifact_root == artifact_root):
+        return
+    raise InputError(
+        f"the database knows an experiment {name!r} whose files should lie under "
+        f"{row.artifact_root}, but {artifact_root} is looked at"
+        + ("" if files_exist else " and holds none")
+        + ": set META_REWARD_ARTIFACT_ROOT as it was, put the files back, or choose another name"
+    )
+
+
+def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.Experiment:
+    """Find the row of an experiment on disk, or make it."""
+    row, is_new = models.Experiment.objects.get_or_create(
+        name=experiment.name,
+        defaults={
+            "recipe": experiment.recipe.model_dump(mode="json"),
+            "recipe_sha256": experiment.recipe_sha256,
+            "seed": experiment.seed,
+            "seed_model_folder": experiment.seed_folder,
+            "seed_model_sha256": experiment.seed_model.sha256,
+            "artifact_root": artifact_root,
+        },
+    )
+    if is_new:
+        create_gate_from_recipe(row)
+    return row
+
+
+def record_iteration(row: models.Experiment, number: int, *, model_in: str) -> models.Iteration:
+    """Find the rows of an iteration and its stages, or make them."""
+    iteration, _ = models.Iteration.objects.get_or_create(
+        experiment=row, number=number, defaults={"model_in": model_in}
+    )
+    models.Stage.objects.bulk_create(
+        (
+            models.Stage(iteration=iteration, name=stage.name, title=stage.title, position=position)
+            for position, stage in enumerate(STAGES)
+        ),
+        ignore_conflicts=True,
+    )
+    return iteration
+
+
+def compute_stage_timings(iteration: models.Iteration) -> dict[str, Timing]:
+    """How long the shards of each stage took, in whichever run each was finished."""
+    timings: dict[str, Timing] = {}
+    for attempt in list_finished_attempts([iteration]):
+        stage = attempt.shard.stage.name
+        spent = Timing(attempt.seconds or 0.0, attempt.shard.counts.get("tokens", 0))
+        timings[stage] = timings.get(stage, Timing(0.0)) + spent
+    return timings

@@ -1,0 +1,38 @@
+"""What a running training has told so far, short enough for a row."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from webapp.experiments.training_charts import CHARTED_METRICS
+
+MAX_ROWS: Final = 300
+
+MetricRows = list[dict[str, float]]
+
+
+class TrainingProgress:
+    """Keeps the charted figures of every `n`-th row, `n` doubling whenever they become too many.
+
+    The artifacts hold every row once the training is finished; this is for who watches meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._rows: MetricRows = []
+        self._every = 1
+        self._heard = 0
+
+    def hear(self, row: Mapping[str, float]) -> None:
+        """Take a row of the training's log; one without a charted figure is left out."""
+        charted = {name: value for name, value in row.items() if name in CHARTED_METRICS}
+        if not charted or "step" not in row:
+            return
+        self._heard += 1
+        if self._heard % self._every == 0:
+            self._rows.append({"step": row["step"], **charted})
+        if len(self._rows) >= MAX_ROWS:
+            self._rows = self._rows[1::2]
+            self._every *= 2
+
+    def rows(self) -> MetricRows:
+        """Those kept, in the order of steps."""
+        return list(self._rows)

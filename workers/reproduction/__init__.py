@@ -1,0 +1,1 @@
+"""Arms times seeds: the matrix of runs, their records and their report."""

@@ -1,0 +1,130 @@
+"""Arms times seeds as a list of runs: their names, their order, and what each is a function of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meta_reward_core.errors import InputError
+from meta_reward_core.experiment import load_templates
+from meta_reward_core.planning.experiment_request import check_name
+from meta_reward_core.planning.experiment_setup import find_local_seed_model, read_pool
+from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.reporting.run_record import RunFingerprint
+from meta_reward_core.storage.artifact_store import hash_json
+from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.tasks.toy.base_model import GateResult
+from meta_reward_core.tasks.toy.base_model_variants import SeedModelVariant
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixSpec:
+    """What shall be run.
+
+    Attributes:
+        name: first part of the runs' names.
+        recipes: one for each arm, by name or file.
+        seeds: loop seeds 1 to `seeds`.
+        sft_seeds: how many M0s of the miniature, the first that pass the gate; None for the
+            recipe's own model.
+        iterations: of each run; None for the recipe's.
+        jobs: runs at a time.
+        threads: of each run's libraries.
+        logs: folder of what the runs print.
+        draws: folder of what runs that begin alike have drawn.
+    """
+
+    name: str
+    recipes: Sequence[str]
+    seeds: int
+    sft_seeds: int | None
+    iterations: int | None
+    changes: Sequence[str]
+    prompts: Path | None
+    jobs: int
+    threads: int
+    logs: Path
+    draws: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One experiment to be.
+
+    Attributes:
+        group: names the M0 and the loop seed; runs that have both in common begin alike.
+        recipe: name or file.
+        arm: the recipe's own name.
+        model: which seed model of the miniature, or None for the recipe's model.
+    """
+
+    name: str
+    group: str
+    recipe: str
+    arm: str
+    seed: int
+    iterations: int
+    model: SeedModelVariant | None
+
+
+def plan_runs(wish: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]:
+    """All runs, seed by seed, so that every arm has as many whenever it is stopped.
+
+    Raises:
+        RecipeError: a recipe is missing or wrong.
+        InputError: a run cannot be named so, or two recipes have one name.
+    """
+    recipes = {path: load_recipe(path, changes=wish.changes) for path in wish.recipes}
+    if len({recipe.name for recipe in recipes.values()}) < len(wish.recipes):
+        raise InputError("two of the recipes have the same name, and so would their runs")
+    passed: list[int | None] = [gate.sft_seed for gate in gates if gate.passed]
+    return [
+        _plan_run(wish, path, recipe, seed=seed, sft_seed=sft_seed)
+        for seed in range(1, wish.seeds + 1)
+        for sft_seed in passed or [None]
+        for path, recipe in recipes.items()
+    ]
+
+
+def _plan_run(
+    wish: MatrixSpec, path: str, recipe: Recipe, *, seed: int, sft_seed: int | None
+) -> PlannedRun:
+    if sft_seed is not None and recipe.world != "miniature":
+        raise InputError(f"--sft-seeds is for the miniature, not {recipe.name!r}")
+    group = ".".join([*([] if sft_seed is None else [f"sft{sft_seed}"]), f"seed{seed}"])
+    name = f"{wish.name}.{recipe.name}.{group}"
+    check_name(name)
+    noisy = (recipe.model or "").endswith("-noisy")
+    return PlannedRun(
+        name=name,
+        group=group,
+        recipe=path,
+        arm=recipe.name,
+        seed=seed,
+        iterations=wish.iterations or recipe.iterations,
+        model=None if sft_seed is None else SeedModelVariant(sft_seed, noisy=noisy),
+    )
+
+
+def compute_fingerprint(
+    wish: MatrixSpec, run: PlannedRun, places: StorageRoots, *, variant: str | None
+) -> RunFingerprint:
+    """What a run would be a function of, were it made today.
+
+    Args:
+        variant: sha256 of its seed model, where it is one of the miniature's and known.
+
+    Raises:
+        InputError: its recipe, words or instructions cannot be read.
+    """
+    changes = [*wish.changes, *([] if run.model is None else [f"model={run.model.name}"])]
+    recipe = load_recipe(run.recipe, changes=changes)
+    pool = read_pool(wish.prompts, recipe)
+    here = find_local_seed_model(recipe, places) if run.model is None else None
+    return RunFingerprint(
+        recipe=recipe.sha256,
+        templates=load_templates(recipe).sha256,
+        prompts=hash_json([prompt.prompt_id for prompt in pool.prompts]),
+        seed=run.seed,
+        seed_model=variant if here is None else here.sha256,
+    )

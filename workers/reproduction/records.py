@@ -1,0 +1,222 @@
+"""A folder of records that travels: what runs came to, and how their seed models did at the gate.
+
+    <folder>/<run>.json                 a finished run, for as long as it is what a run of today
+                                        would be (`meta_reward_core.reporting.run_record`)
+    <folder>/seed_models/<name>.json    a seed model's gate, and the hash of what was trained
+
+Whoever has the folder has the report: no experiment and no model are needed for it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from meta_reward_core.data.output_file import write_atomically, write_json
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.reporting.run_loader import ExperimentRun, read_run
+from meta_reward_core.reporting.run_record import RunFingerprint, RunRecord, build_record
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.tasks.toy.base_model import GateResult
+from meta_reward_core.tasks.toy.base_model_variants import (
+    SeedModelVariant,
+    find_cached_variant,
+    find_gate_result,
+)
+from webapp.experiments.models import Experiment
+from webapp.reporting.load_runs import get_summaries
+from workers.reproduction.matrix import PlannedRun
+
+StatusCallback = Callable[[str], None]
+
+_SEED_MODELS: Final = "seed_models"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedCandidate:
+    """A seed model that was trained and measured.
+
+    Attributes:
+        model: sha256 of its folder; None where it failed the gate and was not kept.
+    """
+
+    gate: GateResult
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedModelRecords:
+    """Seed models as the folder of records knows them, or else as they lie on this machine.
+
+    Attributes:
+        models: folder below which trained ones lie.
+        folder: of the records.
+    """
+
+    models: Path
+    folder: Path
+    say: StatusCallback
+
+    def tried(self, variant: SeedModelVariant) -> SeedCandidate | None:
+        """How a seed model did, if anybody has tried it; what is known here alone is recorded.
+
+        Raises:
+            ArtifactError: a record cannot be read or written.
+        """
+        if (recorded := self._read_recorded(variant)) is not None:
+            return recorded
+        here = self.here(variant)
+        if here is not None:
+            self._record(variant, here)
+        return here
+
+    def here(self, variant: SeedModelVariant) -> SeedCandidate | None:
+        """How a seed model did that was tried on this machine, or came with the package."""
+        gate = find_gate_result(variant, self.models)
+        if gate is None:
+            return None
+        folder = find_cached_variant(variant, self.models)
+        return SeedCandidate(gate, None if folder is None else hash_model_folder(folder))
+
+    def path(self, variant: SeedModelVariant) -> Path:
+        """Where its record lies."""
+        return self.folder / _SEED_MODELS / f"{variant.name}.json"
+
+    def _read_recorded(self, variant: SeedModelVariant) -> SeedCandidate | None:
+        path = self.path(variant)
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["key"] == variant.key:
+                return SeedCandidate(GateResult(**found["gate"]), found["model"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{path} is no record of a seed model ({error}): put back the one that was "
+                "written, or remove it and the seed model is trained again"
+            ) from error
+        self.say(f"{path.name} does not count: it was trained in another way than today's is")
+        return None
+
+    def _record(self, variant: SeedModelVariant, tried: SeedCandidate) -> None:
+        path = self.path(variant)
+        _make_folder(path.parent)
+        write_json(path, {"key": variant.key, "gate": asdict(tried.gate), "model": tried.model})
+
+
+class RunRecords:
+    """Finished runs, wherever they were made.
+
+    Args:
+        folder: of the records.
+        store: where experiments of this machine lie; their files come before their records.
+        basis_of: what a run would be a function of, were it made today.
+        say: told why a record or a finished run does not count.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: ArtifactStore,
+        *,
+        basis_of: Callable[[PlannedRun], RunFingerprint],
+        say: StatusCallback,
+    ) -> None:
+        self._folder = folder
+        self._store = store
+        self._basis_of = basis_of
+        self._print_line = say
+        self._said: set[str] = set()
+        self._found: dict[str, ExperimentRun] = {}
+
+    def find(self, run: PlannedRun) -> ExperimentRun | None:
+        """A finished run, or None; one that was made on this machine is recorded by the way.
+
+        Raises:
+            ArtifactError: a record cannot be written.
+        """
+        if run.name not in self._found:
+            record = self._from_files(run) or self._from_record(run)
+            if record is not None:
+                self._found[run.name] = record.run
+        return self._found.get(run.name)
+
+    def iterations(self, run: PlannedRun) -> int:
+        """How many iterations of a run are finished, by its files or by its record."""
+        found = self._found.get(run.name)
+        return (
+            count_finished_iterations(self._store, run.name) if found is None else found.iterations
+        )
+
+    def _from_files(self, run: PlannedRun) -> RunRecord | None:
+        if count_finished_iterations(self._store, run.name) < run.iterations:
+            return None
+        what = f"the finished experiment {run.name}"
+        try:
+            record = build_record(self._store, self._read(run))
+        except ArtifactError as error:
+            self._report_invalid(what, [str(error)])
+            return None
+        if not self._counts(record, run, what=what):
+            return None
+        _make_folder(self._folder)
+        write_atomically(self._get_path(run), [record.to_json().decode()])
+        return record
+
+    def _read(self, run: PlannedRun) -> ExperimentRun:
+        row = Experiment.objects.filter(name=run.name).first()
+        return read_run(
+            self._store,
+            run.name,
+            summaries=None if row is None else get_summaries(row),
+            seed_model=None if run.model is None else f"SFT seed {run.model.sft_seed}",
+            look_at_answers=True,
+        )
+
+    def _from_record(self, run: PlannedRun) -> RunRecord | None:
+        path = self._get_path(run)
+        if not path.is_file():
+            return None
+        try:
+            record = RunRecord.from_json(path.read_bytes())
+        except ArtifactError as error:
+            self._report_invalid(path.name, [str(error)])
+            return None
+        return record if self._counts(record, run, what=path.name) else None
+
+    def _counts(self, record: RunRecord, run: PlannedRun, *, what: str) -> bool:
+        why = self._basis_of(run).differences(record.basis)
+        if record.run.name != run.name:
+            why.append(f"it is of {record.run.name}")
+        if record.run.iterations < run.iterations:
+            why.append(f"{record.run.iterations} of {run.iterations} iterations")
+        if why:
+            self._report_invalid(what, why)
+        return not why
+
+    def _report_invalid(self, what: str, why: Sequence[str]) -> None:
+        """Say it, but once: a run is looked for again and again while others are made."""
+        text = f"{what} does not count: {'; '.join(why)}"
+        if text not in self._said:
+            self._said.add(text)
+            self._print_line(text)
+
+    def _get_path(self, run: PlannedRun) -> Path:
+        return self._folder / f"{run.name}.json"
+
+
+def count_finished_iterations(store: ArtifactStore, name: str) -> int:
+    """How many iterations of an experiment are finished, by its files."""
+    count = 0
+    while store.exists(f"{name}/iteration-{count + 1}/manifest.json"):
+        count += 1
+    return count
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make the folder {folder}: {error}") from error

@@ -1,0 +1,243 @@
+"""Run arms times seeds, several at a time, and go on wherever a kill has left them.
+
+Each run is an ordinary experiment whose name says what it is, made by `run_iteration` in a process
+of its own; whether it is finished its files say, or its record (`workers.reproduction.records`). So
+the same command goes on after any kill, here or elsewhere, and more seeds later are more runs of
+the same names.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+from meta_reward_core.errors import InputError
+from meta_reward_core.tasks.toy.base_model import MAX_SFT_SEEDS, GateResult
+from meta_reward_core.tasks.toy.base_model_variants import SeedModelVariant
+from workers.ops.processes import kill_group, start_child, stop_child
+from workers.ops.services import build_manage_command
+from workers.reproduction.matrix import MatrixSpec, PlannedRun
+from workers.reproduction.records import RunRecords, SeedCandidate, SeedModelRecords, StatusCallback
+
+_POLL_SECONDS: Final = 0.5
+_GRACE_SECONDS: Final = 20.0
+_SHOWN_LINES: Final = 3
+
+
+def choose_seed_models(
+    wish: MatrixSpec, seeds: SeedModelRecords, *, train: bool
+) -> list[GateResult]:
+    """Try SFT seeds in order until enough have passed the gate.
+
+    Args:
+        train: whether to train those that nobody has tried; without, they end the list.
+
+    Raises:
+        InputError: too few of the seeds that may be tried passed.
+    """
+    tried: list[GateResult] = []
+    wanted = wish.sft_seeds or 0
+    while sum(gate.passed for gate in tried) < wanted:
+        if len(tried) >= MAX_SFT_SEEDS * wanted:
+            raise InputError(
+                f"only {sum(gate.passed for gate in tried)} of {len(tried)} SFT seeds passed the "
+                f"gate: ask for fewer than {wanted}"
+            )
+        variant = SeedModelVariant(len(tried) + 1)
+        known = seeds.tried(variant)
+        if known is None and not train:
+            break
+        tried.append((known or _train_seed_model(variant, wish, seeds)).gate)
+    return tried
+
+
+def list_noisy_gates(runs: Sequence[PlannedRun], seeds: SeedModelRecords) -> list[GateResult]:
+    """How the noisy M0s of the runs did, as far as they were tried, by SFT seed."""
+    wanted = sorted({run.model.sft_seed for run in runs if run.model and run.model.noisy})
+    known = (seeds.tried(SeedModelVariant(sft_seed, noisy=True)) for sft_seed in wanted)
+    return [tried.gate for tried in known if tried is not None]
+
+
+def prepare_seed_models(
+    wish: MatrixSpec, waiting: Sequence[PlannedRun], seeds: SeedModelRecords
+) -> None:
+    """Have the seed models here that runs will begin from, one after the other.
+
+    Raises:
+        InputError: one that is trained here has other weights than the one that records name.
+    """
+    for variant in dict.fromkeys(run.model for run in waiting if run.model):
+        here = seeds.here(variant) or _train_seed_model(variant, wish, seeds)
+        recorded = seeds.tried(variant)
+        if recorded is not None and recorded.model != here.model:
+            raise InputError(
+                f"{variant.name} as it was trained here is not the seed model that "
+                f"{seeds.path(variant)} names: another kind of processor rounds otherwise. Put "
+                f"that model's folder below {seeds.models} in its place, or give another "
+                "--records folder and begin anew"
+            )
+
+
+def _train_seed_model(
+    variant: SeedModelVariant, wish: MatrixSpec, seeds: SeedModelRecords
+) -> SeedCandidate:
+    """Train and gate a seed model in a child."""
+    seeds.say(f"training {variant.name}, two to five minutes on two idle cores")
+    log = wish.logs / f"{variant.name}.log"
+    with log.open("ab") as file:
+        child = start_child(
+            [sys.executable, "-m", "meta_reward_core.tasks.toy", variant.name], stdout=file
+        )
+        try:
+            child.wait()
+        finally:
+            stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
+    found = seeds.here(variant)
+    if found is None:
+        raise InputError(f"{variant.name} could not be trained: see {log}")
+    return found
+
+
+def run_all(
+    wish: MatrixSpec, runs: Sequence[PlannedRun], records: RunRecords, *, say: StatusCallback
+) -> dict[str, str]:
+    """Run what is not finished, and record each run as it ends.
+
+    A run that fails keeps no other from going on.
+
+    Returns:
+        Run -> why it failed.
+    """
+    todo = [run for run in runs if records.find(run) is None]
+    os.environ["OMP_NUM_THREADS"] = str(wish.threads)  # for the children; it decides nothing here
+    say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished")
+    progress = _Progress(records, todo, jobs=wish.jobs)
+    failed: dict[str, str] = {}
+    queue = _Queue(wish, todo)
+    try:
+        while queue.start_next():
+            _pause()
+            for run, code in queue.ended():
+                if code:
+                    failed[run.name] = _read_last_lines(wish, run, code)
+                elif records.find(run) is None:
+                    failed[run.name] = "it ended, and is not the run that was planned"
+                say(progress.tell(run, failed.get(run.name)))
+    finally:
+        queue.stop()
+    return failed
+
+
+class _Queue:
+    """Runs that wait for their turn, and the children that are making some of them."""
+
+    def __init__(self, wish: MatrixSpec, todo: Sequence[PlannedRun]) -> None:
+        self._wish = wish
+        self._todo = list(todo)
+        self._children: dict[PlannedRun, subprocess.Popen[bytes]] = {}
+
+    def start_next(self) -> bool:
+        """Start as many as may run at a time; whether any is going on."""
+        while self._todo and len(self._children) < self._wish.jobs:
+            run = take_next_run(self._todo, busy={run.group for run in self._children})
+            self._children[run] = _start_run(self._wish, run)
+        return bool(self._children)
+
+    def ended(self) -> Iterator[tuple[PlannedRun, int]]:
+        """The runs that have ended since, with their exit codes."""
+        for run, child in list(self._children.items()):
+            code = child.poll()
+            if code is not None:
+                del self._children[run]
+                kill_group(child)
+                self._remove_completions(run.group)
+                yield run, code
+
+    def _remove_completions(self, group: str) -> None:
+        """Remove what a group has drawn once none of its runs is left that could use it."""
+        if all(run.group != group for run in [*self._todo, *self._children]):
+            shutil.rmtree(self._wish.draws / group, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Stop what is going on; the same command goes on with it."""
+        for child in self._children.values():
+            stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
+
+
+def take_next_run(todo: list[PlannedRun], *, busy: Collection[str]) -> PlannedRun:
+    """Take a run out of those to do; first one that begins unlike those that are going on.
+
+    Runs of one group one after the other find what the first of them drew; side by side, each
+    would draw it.
+    """
+    run = next((run for run in todo if run.group not in busy), todo[0])
+    todo.remove(run)
+    return run
+
+
+def _pause() -> None:
+    time.sleep(_POLL_SECONDS)
+
+
+def _start_run(wish: MatrixSpec, run: PlannedRun) -> subprocess.Popen[bytes]:
+    command = [
+        *build_manage_command("run_iteration", "--no-color"),
+        *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
+        *("--iterations", str(run.iterations), "--draws", str(wish.draws / run.group)),
+    ]
+    command += [word for change in wish.changes for word in ("--set", change)]
+    if run.model is not None:
+        command += ["--model", run.model.name]
+    if wish.prompts is not None:
+        command += ["--prompts", str(wish.prompts)]
+    with (wish.logs / f"{run.name}.log").open("ab") as log:
+        return start_child(command, stdout=log)
+
+
+def _read_last_lines(wish: MatrixSpec, run: PlannedRun, code: int) -> str:
+    text = (wish.logs / f"{run.name}.log").read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " ".join([f"exit code {code}:", *lines[-_SHOWN_LINES:]])
+
+
+class _Progress:
+    """How far all runs are, and how long the rest will take at the pace seen here."""
+
+    def __init__(self, records: RunRecords, runs: Sequence[PlannedRun], *, jobs: int) -> None:
+        self._records = records
+        self._runs = tuple(runs)
+        self._jobs = jobs
+        self._began = time.monotonic()
+        self._at_first = self._count_done()
+        self._ended = 0
+
+    def tell(self, run: PlannedRun, failure: str | None) -> str:
+        """Say how a run ended, and when the rest may be done."""
+        self._ended += 1
+        how = f"failed ({failure})" if failure else "finished"
+        return f"{self._ended} of {len(self._runs)}: {run.name} {how}; {self._estimate_rest()}"
+
+    def _estimate_rest(self) -> str:
+        done = self._count_done()
+        made = done - self._at_first
+        left = sum(run.iterations for run in self._runs) - done
+        if not made or not left:
+            return f"{left} iterations left"
+        seconds = (time.monotonic() - self._began) / made * left
+        return (
+            f"{left} iterations left, about {_format_duration(seconds)} with {self._jobs} at a time"
+        )
+
+    def _count_done(self) -> int:
+        return sum(self._records.iterations(run) for run in self._runs)
+
+
+def _format_duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
