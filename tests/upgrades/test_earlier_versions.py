@@ -52,7 +52,7 @@ scheduled = [stage for stage in STAGES if stage.scheduled(context)]
 assert len(scheduled) == 8
 for stage in scheduled:
     for shard in range(stage.plan_shards(context)):
-        assert stage.finished_shard(context, shard) is not None, stage.name
+        assert stage.find_finished_shard(context, shard) is not None, stage.name
 
 browser = Client()
 browser.force_login(alice)
