@@ -49,6 +49,7 @@ def test_it_comes_up_with_one_command_and_ctrl_c_leaves_nothing_running(server: 
     assert "Traceback" not in server.said()
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_nothing(server: Server) -> None:
     process = server.start()
     server.wait_until_up()

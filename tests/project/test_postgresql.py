@@ -12,7 +12,6 @@ CHECKOUT = Path(__file__).parents[2]
 
 DIFFERENT = (
     "tests/webapp/test_models.py",  # JSON, dates, constraints
-    "tests/webapp/test_audit_annotation.py",  # claims of items, locks
     "tests/webapp/test_activity_log.py",  # unions of tables, order of times
     "tests/workers/test_transitions.py",  # conditional updates
     "tests/workers/test_fair_queue.py",  # claims of shards

@@ -133,6 +133,7 @@ def test_files_that_are_gone_or_differ_are_listed(
         used.run("restore", "--input", tmp_path / "b.gz", "--check-only", "--deep")
 
 
+@pytest.mark.slow
 def test_rows_of_sqlite_become_rows_of_postgresql_and_back(
     db: None, tmp_path: Path, postgres_url: str
 ) -> None:

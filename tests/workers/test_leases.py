@@ -332,7 +332,7 @@ def sqlite(tmp_path: Path) -> Iterator[str]:
     yield f"sqlite:///{tmp_path}/db.sqlite3"
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"])
 def test_two_thousand_concurrent_claims_give_no_duplicate(database: str, tmp_path: Path) -> None:
     """Four processes each claim each of 500 shards, in the same order at the same time."""
     with sqlite(tmp_path) if database == "sqlite" else postgres() as url:

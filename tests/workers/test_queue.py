@@ -61,6 +61,7 @@ def check_rows(site: WorkerSite) -> None:
     assert twice == []
 
 
+@pytest.mark.slow
 def test_a_whole_iteration_through_redis_equals_the_commands(
     tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite
 ) -> None:
@@ -134,9 +135,13 @@ def loads_torch(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("stage", ["judge", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
-    site_with_workers: Cluster, quiet: WorkerSite, stage: str
+    tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite, stage: str
 ) -> None:
-    here = site_with_workers
+    with cluster(tmp_path / "site", models, redis_server) as here:
+        kill_a_worker_in(here, quiet, stage)
+
+
+def kill_a_worker_in(here: Cluster, quiet: WorkerSite, stage: str) -> None:
     worker = here.start_worker()
     here.start_reconciler()
     here.hand_over()

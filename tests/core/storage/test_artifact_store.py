@@ -72,14 +72,14 @@ def test_a_disk_that_fills_while_writing_leaves_nothing_and_says_what_to_do(
 ) -> None:
     program = """
 import errno, os, sys
-from meta_reward_core import artifacts
+from meta_reward_core.storage import artifact_store
 def full(descriptor):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 os.fsync = full
-store = artifacts.ArtifactStore(sys.argv[1])
+store = artifact_store.ArtifactStore(sys.argv[1])
 try:
     store.put_if_absent("a/b", b"x" * 100_000)
-except artifacts.StorageFullError as error:
+except artifact_store.StorageFullError as error:
     print(error)
 """
     found = subprocess.run(
