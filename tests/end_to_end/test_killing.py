@@ -34,6 +34,7 @@ def check_rows(site: Site) -> None:
     assert running == (0,)
 
 
+@pytest.mark.slow
 def test_an_iteration_killed_while_it_judges_and_trains_equals_a_quiet_one(
     quiet_site: Site, site: Site
 ) -> None:

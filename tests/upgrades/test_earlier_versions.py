@@ -68,7 +68,7 @@ assert made_again == 0, "a shard of the earlier version was made again"
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
     """An installation in a folder of its own, by the kind of its database."""
     if request.param == "sqlite":

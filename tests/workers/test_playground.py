@@ -99,6 +99,7 @@ def test_both_answer_and_a_judge_scores_both(row: Experiment, host: EngineHost) 
     assert host.pid is not None, "the model stays loaded for the next shard"
 
 
+@pytest.mark.slow
 def test_the_same_seed_answers_the_same_and_without_judges_none_judges(
     row: Experiment, host: EngineHost
 ) -> None:
@@ -109,6 +110,7 @@ def test_the_same_seed_answers_the_same_and_without_judges_none_judges(
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_who_answered_last_judges_first(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ train_dpo(ROWS, start=Path({start!r}), settings=VALIDATED, checkpoint=root / "m1
 """
 
 
+@pytest.mark.slow
 def test_a_training_killed_after_an_epoch_ends_with_the_same_bytes(
     undisturbed: Undisturbed, first_model: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_step_of_supervised_fine_tuning_does_not_depend_on_it_either(run: Any)
         assert largest_difference(dealt.gradients[0], whole.gradients[0]) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [(DPO, BOTH_PARTS), (SFT, SFT_STEP)],

@@ -29,6 +29,7 @@ def test_the_shipped_seed_is_the_first_that_passed_the_gate_and_the_failures_are
     assert [result.passed for result in results] == [False] * (len(results) - 1) + [True]
 
 
+@pytest.mark.slow
 def test_the_shipped_seed_really_passes_the_gate() -> None:
     record = json.loads(base_model.get_shipped_seed_model().with_suffix(".json").read_text())
     claimed = GateResult(**record["tried"][-1])
