@@ -37,9 +37,10 @@ test: setup  ## the quick tests, end to end: eight minutes on two cores; install
 	tests/services.sh
 	$(PYTEST) --dist loadfile -m "not slow and not faults and not gpu and not vllm"
 
-test-slow: setup  ## tests that take minutes: PostgreSQL, long runs, every page in every look
+TESTS ?= tests
+test-slow: setup  ## tests that take minutes: PostgreSQL, long runs, every look; TESTS=some of them
 	tests/services.sh
-	$(PYTEST) --dist loadfile -m slow
+	$(PYTEST) --dist loadfile -m slow $(TESTS)
 
 ROWS_AT_ONCE ?= 2
 test-faults: setup  ## every fault in every stage, and two hosts; writes docs/reliability.md's table
