@@ -1,0 +1,27 @@
+"""What an experiment needs of its model, as the model check reads it.
+
+Recipes are unknown at this level: `planning.model_check` derives these values from one.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNeeds:
+    """Requirements of one experiment.
+
+    Attributes:
+        trains: weights are trained, so that formats that can only be read are refused.
+        system_prompt: the system message before each prompt, or None.
+        multi_turn: conversations of more than one user turn occur.
+        max_new_tokens: the largest number of tokens of one completion in any role.
+        max_length: the longest row of training in tokens, or None if nothing is trained.
+        max_model_tokens: the recipe's own limit on prompt and completion together, or None.
+    """
+
+    trains: bool = True
+    system_prompt: str | None = None
+    multi_turn: bool = False
+    max_new_tokens: int = 1
+    max_length: int | None = None
+    max_model_tokens: int | None = None
