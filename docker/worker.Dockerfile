@@ -25,7 +25,7 @@ COPY constraints.txt pyproject.toml ./
 # The names in pyproject.toml alone, so that a change of the code does not fetch torch again.
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extra = project['optional-dependencies']; \
-print(*project['dependencies'], *extra['web'], *extra['s3'], sep='\n')" > wanted.txt \
+print(*project['dependencies'], *extra['web'], *extra['s3'], *extra['ifeval'], sep='\n')" > wanted.txt \
     && pip install --constraint constraints.txt --requirement wanted.txt
 # What vLLM needs names an older numpy than it needs: docs/engines.md.
 RUN if [ -n "${ENGINE}" ]; then \

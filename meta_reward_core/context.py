@@ -6,9 +6,9 @@ from functools import cache, cached_property
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-from meta_reward_core.engines.base import Engine, Progress
+from meta_reward_core.engines.base import Engine, Progress, SamplingParams
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.recipes.schema import DecodingRecipe, EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import hash_json
 from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.shards import IterationFiles
@@ -73,6 +73,11 @@ class IterationContext:
     files: IterationFiles
     pool: IterationFiles
     earlier: tuple[IterationFiles, ...]
+
+
+def make_sampling_params(recipe: DecodingRecipe) -> SamplingParams:
+    """How tokens are drawn in a role of the recipe."""
+    return SamplingParams(recipe.temperature, recipe.top_p, recipe.max_new_tokens)
 
 
 EngineLoader = Callable[[ModelRef, EngineRecipe], Engine]

@@ -7,6 +7,7 @@ MetaRewardError
 │   ├── EvaluationFileError a file of outputs, annotations, judgments or scores
 │   ├── ModelFolderError    a model that may not or cannot be loaded
 │   ├── EndpointError       a named server, its address, key or model
+│   ├── TaskError           a task that is not installed, or does not fit
 │   └── TemplateError       a prompt template
 ├── HubError              a hub of models did not answer, or did not do what was asked
 ├── EngineError           a model could not produce tokens
@@ -59,6 +60,10 @@ class ModelFolderError(InputError):
 
 class EndpointError(InputError):
     """A named server is not known here, or it refuses what its settings say."""
+
+
+class TaskError(InputError):
+    """A task is not installed here, or it is not what the registry asks for."""
 
 
 class TemplateError(InputError):

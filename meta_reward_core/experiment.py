@@ -27,30 +27,42 @@ _JUDGE_PLACEHOLDERS = frozenset({"instruction", "response"})
 _META_JUDGE_PLACEHOLDERS = frozenset({"instruction", "response", "judgment_a", "judgment_b"})
 
 
-def load_templates(recipe: Recipe) -> PromptTemplates:
-    """Read the words that a recipe names.
+def load_templates(recipe: Recipe, of_task: Mapping[str, str] | None = None) -> PromptTemplates:
+    """Read the prompt templates that a recipe names.
+
+    Args:
+        of_task: templates of the recipe's task, name -> text; they come before files.
 
     Raises:
         TemplateError: a file is missing, or lacks a place that it must have.
     """
+    more = of_task or {}
     return PromptTemplates(
         judge=_load_template(
             "judge.template",
             recipe.judge.template,
             required=_JUDGE_PLACEHOLDERS,
             allowed=_JUDGE_PLACEHOLDERS | {"rubric"},
+            more=more,
         ),
         meta_judge=_load_template(
-            "meta_judge.template", recipe.meta_judge.template, required=_META_JUDGE_PLACEHOLDERS
+            "meta_judge.template",
+            recipe.meta_judge.template,
+            required=_META_JUDGE_PLACEHOLDERS,
+            more=more,
         ),
-        rubric=_load_template("judge.rubric", recipe.judge.rubric, allowed=frozenset()).text,
+        rubric=_load_template(
+            "judge.rubric", recipe.judge.rubric, allowed=frozenset(), more=more
+        ).text,
     )
 
 
-def _load_template(key: str, name: str, **places: frozenset[str]) -> PromptTemplate:
+def _load_template(
+    key: str, name: str, *, more: Mapping[str, str], **places: frozenset[str]
+) -> PromptTemplate:
     """A template, or an error that names the recipe's value."""
     try:
-        return load_template(name, **places)
+        return load_template(name, more=more, **places)
     except TemplateError as error:
         raise TemplateError(f"{key}: {error}") from error
 
@@ -138,14 +150,21 @@ def create_experiment(
     seed: int,
     seed_model: ModelRef,
     prompts: PromptFile,
+    templates: PromptTemplates | None = None,
+    documents: Mapping[str, bytes] | None = None,
 ) -> Experiment:
     """Write a new experiment: first its instructions, last `experiment.json`.
+
+    Args:
+        documents: further files that never change, by path below the experiment's folder.
+        templates: None for those of the package and files that the recipe names.
 
     Raises:
         InputError: an experiment of this name exists.
         StorageFullError: there is no room.
     """
-    templates = load_templates(recipe)
+    if templates is None:
+        templates = load_templates(recipe)
     experiment = Experiment(
         name, recipe, recipe.sha256, templates, seed, seed_model, str(seed_model.source), store
     )
@@ -154,6 +173,9 @@ def create_experiment(
         if store.exists(f"{name}/experiment.json"):
             raise InputError(f"an experiment {name!r} exists already: choose another name")
         _write_pool(experiment.files(0), prompts)
+        for path, data in (documents or {}).items():
+            store.delete(f"{name}/{path}")  # of an attempt that did not reach `experiment.json`
+            store.put_if_absent(f"{name}/{path}", data)
         if not store.is_local:  # machines that share no folder find M0 beside what comes of it
             experiment.files(0).checkpoint.upload(seed_model.folder)
         store.put_if_absent(
@@ -193,6 +215,8 @@ def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
     ]
     files.discard("pool", 0, ["prompts"])
     counts = {"prompts": len(rows), "held_out": prompts.held_out}
+    if prompts.contaminated is not None:
+        counts["contaminated"] = prompts.contaminated
     work = StageOutput({("prompts", 0): build_table("prompts", rows)}, counts)
     files.publish("pool", 0, key=compute_shard_key(stage="pool"), work=work, packages={})
 

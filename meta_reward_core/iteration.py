@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from meta_reward_core import stages
+from meta_reward_core import evaluate_stage, stages
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
 from meta_reward_core.training.dataset import AUDIT_TABLES
@@ -152,6 +152,6 @@ STAGES: tuple[Stage, ...] = (
         reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
         part_by_part=False,
         resource="engine",
-        run=stages.run_evaluate,
+        run=evaluate_stage.run_evaluate,
     ),
 )

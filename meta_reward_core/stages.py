@@ -6,12 +6,9 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from meta_reward_core.context import IterationContext, ModelRef, StageResources
-from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.context import IterationContext, StageResources, make_sampling_params
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import NoPairsError
-from meta_reward_core.evaluation.iteration_metrics import measure_iteration, to_measurements
-from meta_reward_core.evaluation.measurement import Measurement
 from meta_reward_core.method.actor_pairs import build_actor_pairs
 from meta_reward_core.method.battles import PositionWeights, compute_weights_from_counts
 from meta_reward_core.method.generation import generate_responses
@@ -26,7 +23,7 @@ from meta_reward_core.method.meta_judging import run_battles
 from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.recipes.schema import DecodingRecipe, get_scheduled_value
+from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
 from meta_reward_core.storage.records import (
     Battle,
@@ -38,8 +35,7 @@ from meta_reward_core.storage.records import (
 )
 from meta_reward_core.storage.schemas import build_table, to_records
 from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput, get_partition_path
-from meta_reward_core.tasks.toy.evaluation import measure_model
-from meta_reward_core.training.dataset import PAIR_KINDS, load_training_rows
+from meta_reward_core.training.dataset import load_training_rows
 
 # `dropped` has two writers; each has a part of its own.
 _ACTOR_PART, _JUDGE_PART = 0, 1
@@ -86,7 +82,7 @@ def run_generate(context: IterationContext, shard: int, tools: StageResources) -
         _to_prompts(context.files.read("prompts", shard)),
         tools.engine(context.model, context.recipe.engine),
         samples=actor.samples,
-        sampling=_make_sampling_params(actor),
+        sampling=make_sampling_params(actor),
         system_prompt=actor.system_prompt,
         seed=_derive_stage_seed(context, "generate", shard),
         progress=tools.progress,
@@ -108,7 +104,7 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
         template=context.templates.judge,
         rubric=context.templates.rubric,
         samples=recipe.samples,
-        sampling=_make_sampling_params(recipe),
+        sampling=make_sampling_params(recipe),
         seed=_derive_stage_seed(context, "judge", shard),
         top_points=recipe.top_points,
         hopeless_at=recipe.hopeless_at,
@@ -165,7 +161,7 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
         template=context.templates.meta_judge,
         rubric=context.templates.rubric,
         hide_score_line=recipe.hide_score_line,
-        sampling=_make_sampling_params(recipe),
+        sampling=make_sampling_params(recipe),
         seed=_derive_stage_seed(context, "meta_judge", shard),
         decided_at=recipe.decided_at,
         progress=tools.progress,
@@ -276,53 +272,6 @@ def run_train(context: IterationContext, shard: int, tools: StageResources) -> S
     return StageOutput(tables, counts, checkpoint=sha256)
 
 
-def run_evaluate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
-    """Measure the iteration's data and, where the truth is known, the model that came out."""
-    kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
-    measured = measure_iteration(context.files, kinds=kinds)
-    rows = to_measurements(measured, model=context.model.name)
-    rows += [
-        row
-        for model in _iter_models_to_measure(context)
-        for row in _measure_ground_truth(context, model, tools)
-    ]
-    return StageOutput(
-        {("evaluation", 0): build_table("evaluation", rows)}, {"measurements": len(rows)}
-    )
-
-
-def _iter_models_to_measure(context: IterationContext) -> Iterator[ModelRef]:
-    """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
-    if context.number == 1:
-        yield context.model
-    base = context.model if context.recipe.training.keeps_adapter else None
-    made = context.files
-    sha256 = made.get_checkpoint_sha256() or ""
-    yield ModelRef(f"M{context.number}", made.checkpoint, sha256, base)
-
-
-def _measure_ground_truth(
-    context: IterationContext, model: ModelRef, tools: StageResources
-) -> list[Measurement]:
-    recipe = context.recipe
-    if recipe.evaluation.oracle is None:
-        return []
-    return measure_model(
-        tools.engine(model, recipe.engine),
-        model.name,
-        prompts=recipe.evaluation.prompts,
-        judge_items=recipe.evaluation.judge_items,
-        judgments=recipe.evaluation.judgments,
-        comparisons=recipe.evaluation.comparisons,
-        actor=_make_sampling_params(recipe.actor),
-        judge=_make_sampling_params(recipe.judge),
-        meta_judge=_make_sampling_params(recipe.meta_judge),
-        judge_template=context.templates.judge,
-        meta_judge_template=context.templates.meta_judge,
-        seed=context.seed,
-    )
-
-
 def list_stale_outputs(stage: str, shard: int) -> list[str]:
     """Name what an attempt that was killed may have left of a shard, without a manifest."""
     tables: dict[str, list[tuple[str, int]]] = {
@@ -332,7 +281,7 @@ def list_stale_outputs(stage: str, shard: int) -> list[str]:
         "meta_judge": [("battles", shard)],
         "pair_judge": [("ratings", 0), ("judge_pairs", 0), ("dropped", _JUDGE_PART)],
         "train": [("training_log", 0), ("refused", 0)],
-        "evaluate": [("evaluation", 0)],
+        "evaluate": [("evaluation", 0), ("task_scorecards", 0), ("task_items", 0)],
     }
     whole = {"sample": ["prompts"], "train": ["checkpoint"]}
     return [get_partition_path(*part) for part in tables.get(stage, [])] + whole.get(stage, [])
@@ -369,10 +318,6 @@ def _read_judged_prompts(context: IterationContext, part: int) -> JudgedPrompts:
 
 def _to_prompts(table: pa.Table) -> list[Prompt]:
     return to_records(table, Prompt)
-
-
-def _make_sampling_params(recipe: DecodingRecipe) -> SamplingParams:
-    return SamplingParams(recipe.temperature, recipe.top_p, recipe.max_new_tokens)
 
 
 def _derive_stage_seed(context: IterationContext, step: str, shard: int = 0) -> int:

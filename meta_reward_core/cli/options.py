@@ -119,7 +119,7 @@ def show_plan(
         if engine_here:
             check_next_engine(existing, until=until)
     else:
-        recipe, _ = check_can_create(request, store, engine_here=engine_here)
+        recipe = check_can_create(request, store, engine_here=engine_here).recipe
         unknown = check_seed_model(recipe, places)
     done = existing.count_finished_iterations() if existing else 0
     speeds = speeds_of(recipe)

@@ -47,6 +47,8 @@ class PromptFile:
         rejected: (line of a text, JSON or CSV file, or row of a Parquet file, from 1; reason).
         extra: further columns of a row, by prompt id; only where there are any.
         held_out: prompts left out because they are kept for evaluation.
+        contaminated: prompts left out because they equal or nearly equal a prompt of
+            `evaluation.tasks`; None where there are no such tasks.
     """
 
     prompts: list[Prompt]
@@ -54,6 +56,7 @@ class PromptFile:
     rejected: list[tuple[int, RejectReason]]
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
     held_out: int = 0
+    contaminated: int | None = None
 
 
 def compute_prompt_id(text: str) -> str:

@@ -132,7 +132,7 @@ def run_alpaca(
     write_json_lines(run.out / "verdicts.jsonl", iter_verdict_rows(pairs, said))
     card = score_annotations(alpaca_eval_io.read_annotations(path), seed=run.seed)
     card = replace(card, figures=(*card.figures, *_measure_steadiness(run.out / "verdicts.jsonl")))
-    return _add_issues(card, [*notes, *_find_training_overlap(model, asked)])
+    return _add_issues(card, [*notes, *find_training_overlap(model, asked)])
 
 
 def _measure_steadiness(path: Path) -> list[Metric]:
@@ -242,7 +242,7 @@ def run_arena(
         questions=asked,
         seed=run.seed,
     )
-    notes = [*notes, *_find_training_overlap(model, [question.text for question in asked.values()])]
+    notes = [*notes, *find_training_overlap(model, [question.text for question in asked.values()])]
     return [_add_issues(card, notes) for card in cards]
 
 
@@ -301,7 +301,7 @@ def run_mt_bench(run: BenchmarkRun, *, questions: Path, model: OutputSource) -> 
         answers={(name, question): turns for question, turns in answers.items()},
     )
     first_turns = [question.turns[0] for question in asked.values()]
-    return _add_issues(card, [*notes, *_find_training_overlap(model, first_turns)])
+    return _add_issues(card, [*notes, *find_training_overlap(model, first_turns)])
 
 
 def _get_mt_bench_answers(
@@ -351,7 +351,7 @@ def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> S
     path = run.out / "scores.jsonl"
     write_scored_items(path, scored)
     card = score_reward_bench(read_scored_items(path))
-    return _add_issues(card, _find_training_overlap(run.judge, [item.prompt for item in asked]))
+    return _add_issues(card, find_training_overlap(run.judge, [item.prompt for item in asked]))
 
 
 def _require_one_model(path: Path, names: set[str]) -> str:
@@ -371,7 +371,7 @@ def _require_all(side: OutputSource, missing: Collection[str], asked: int) -> No
         )
 
 
-def _find_training_overlap(side: OutputSource, texts: Collection[str]) -> list[DataIssue]:
+def find_training_overlap(side: OutputSource, texts: Collection[str]) -> list[DataIssue]:
     """Instructions that the experiment of a model trains on measure memory, not skill."""
     known = side.training_prompt_ids if isinstance(side, NamedEngine) else frozenset()
     return make_issue_if_any(

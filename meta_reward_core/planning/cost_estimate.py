@@ -144,7 +144,7 @@ def _iter_calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int,
     kinds = sum(recipe.trains_on(kind, iteration) for kind in ("actor", "judge"))
     rows = prompts * kinds * recipe.training.epochs
     yield "train", -(-rows // recipe.training.batch_size), 0, True
-    if recipe.evaluation.oracle is not None:
+    if recipe.has_ground_truth:
         asked = recipe.evaluation
         calls = 2 * asked.prompts + asked.judge_items * asked.judgments + asked.comparisons
         models = 2 if iteration == 1 else 1

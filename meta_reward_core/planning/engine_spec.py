@@ -19,7 +19,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.named_engine import NamedEngine
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning import experiment_setup
-from meta_reward_core.planning.experiment_setup import resolve_seed_model
+from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.recipes.loader import change_recipe
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
@@ -103,7 +103,7 @@ def _resolve_model(
 ) -> ModelRef:
     if experiment is not None:
         return experiment.model(_parse_model_number(spec))
-    return resolve_seed_model(Recipe(name="evaluation", model=spec), places, say=say)
+    return resolve_base_model(Recipe(name="evaluation", model=spec), places, say=say)
 
 
 def _find_spec_experiment(spec: str, places: StorageRoots) -> Experiment | None:

@@ -10,10 +10,12 @@ from typing import Final
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.loader import change_recipe, load_recipe
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.tasks.protocol import PromptSource
+from meta_reward_core.tasks.registry import find_task
 
 DEFAULT_RECIPE: Final = "smoke"
 DEFAULT_SEED: Final = 1
-_TOY_POOL_ITERATIONS: Final = 8
+_TASK_POOL_ITERATIONS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,37 @@ def check_name(name: str) -> None:
         )
 
 
-def compute_pool_size(recipe: Recipe) -> int:
-    """How many instructions of its world a recipe's experiment begins with."""
-    return recipe.sample.prompts * max(recipe.iterations, _TOY_POOL_ITERATIONS)
+def compute_task_pool_size(recipe: Recipe) -> int:
+    """How many prompts of its task a recipe's experiment begins with.
+
+    Raises:
+        InputError: the recipe's task is not installed here, has no prompts, or has too few.
+    """
+    available = get_task_prompts(recipe).size
+    prompts = recipe.sample.prompts
+    needed = prompts if recipe.sample.allow_reuse else prompts * recipe.iterations
+    if available < needed:
+        raise InputError(
+            f"recipe {recipe.name!r} needs {needed:,} prompts, but its task {recipe.task_name!r} "
+            f"has {available:,}: lower sample.prompts or iterations, or give your own prompts"
+        )
+    return min(available, prompts * max(recipe.iterations, _TASK_POOL_ITERATIONS))
+
+
+def get_task_prompts(recipe: Recipe) -> PromptSource:
+    """The prompts of a recipe's task.
+
+    Raises:
+        InputError: the recipe names no task, or one that is not installed here or has no prompts.
+    """
+    task = find_task(recipe.task_name)
+    if task is not None and task.prompts is not None:
+        return task.prompts
+    missing = "names no task" if task is None else f"names {task.title}, which has no prompts"
+    raise InputError(
+        f"recipe {recipe.name!r} {missing}: "
+        "give your prompts with --prompts FILE (txt, jsonl, csv or parquet)"
+    )
 
 
 def check_pool(recipe: Recipe, given: int) -> None:

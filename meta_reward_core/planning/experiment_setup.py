@@ -5,19 +5,26 @@ Everything that can be wrong is found here, before a file is written.
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from meta_reward_core.context import EngineLoader, ModelRef, StageResources
+from meta_reward_core.context import EngineLoader, ModelRef, PromptTemplates, StageResources
+from meta_reward_core.data.contamination import remove_contaminated
 from meta_reward_core.data.holdout import read_held_out, remove_held_out
-from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id, read_prompts
+from meta_reward_core.data.prompt_files import (
+    REJECT_TEXT,
+    PromptFile,
+    compute_prompt_id,
+    find_reject_reason,
+    read_prompts,
+)
 from meta_reward_core.engines.availability import require_engine
 from meta_reward_core.engines.base import Engine
 from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.engines.endpoints import find_endpoint
 from meta_reward_core.engines.registry import ENGINE_LOADERS
-from meta_reward_core.errors import InputError, ModelFolderError, StorageFullError
+from meta_reward_core.errors import InputError, StorageFullError, TaskError
 from meta_reward_core.experiment import (
     Experiment,
     check_same_settings,
@@ -25,9 +32,7 @@ from meta_reward_core.experiment import (
     load_templates,
     open_experiment,
 )
-from meta_reward_core.models.hf_download import fetch_model, list_local_commits
-from meta_reward_core.models.hf_hub import HubName, parse_hub_name
-from meta_reward_core.models.validation import check_model_folder, hash_model_folder
+from meta_reward_core.planning.base_model import check_base_model, resolve_base_model
 from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_iteration
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
@@ -35,21 +40,21 @@ from meta_reward_core.planning.experiment_request import (
     ExperimentRequest,
     check_name,
     check_pool,
-    compute_pool_size,
+    compute_task_pool_size,
+    get_task_prompts,
     load_requested_recipe,
 )
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.roots import StorageRoots
-from meta_reward_core.tasks.toy.base_model import ensure_seed_model, find_cached_seed_model
-from meta_reward_core.tasks.toy.base_model_variants import (
-    check_variant,
-    ensure_variant,
-    find_cached_variant,
-    parse_variant,
+from meta_reward_core.tasks.fixed_items import (
+    FixedItems,
+    get_items_path,
+    load_fixed_items,
+    read_fixed_items,
 )
-from meta_reward_core.tasks.toy.task import sample_pool_prompts
+from meta_reward_core.tasks.registry import get_task_templates
 
 
 def open_or_create(
@@ -84,7 +89,7 @@ def check_can_create(
     *,
     engine_here: bool,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Recipe, PromptFile]:
+) -> "ExperimentInputs":
     """See that an experiment can begin as it is asked for, as far as that needs no model.
 
     Raises:
@@ -93,12 +98,30 @@ def check_can_create(
     if request.recipe is None:
         _check_not_misspelt(request.experiment, store)
     recipe = load_requested_recipe(request)
-    load_templates(recipe)
+    templates = load_templates(recipe, get_task_templates(recipe.task_name))
     if engine_here:
         _require_engines(recipe)
-    prompts = read_pool(request.prompts, recipe, say=say)
+    items = read_fixed_items(recipe)
+    for absent in items:
+        if absent.obstacle is not None:
+            say(f"{absent.task} will not be evaluated: {absent.obstacle}")
+    prompts, items = read_pool(request.prompts, recipe, items, say=say)
     check_pool(recipe, len(prompts.prompts))
-    return recipe, prompts
+    return ExperimentInputs(recipe, templates, prompts, items)
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentInputs:
+    """What an experiment begins with, but for its model.
+
+    Attributes:
+        items: of each task of `evaluation.tasks`.
+    """
+
+    recipe: Recipe
+    templates: PromptTemplates
+    prompts: PromptFile
+    items: Sequence[FixedItems]
 
 
 def _require_engines(recipe: Recipe) -> None:
@@ -142,7 +165,11 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> None:
     asked = request if request.recipe is not None else replace(request, recipe=existing.recipe)
     recipe, prompts = load_requested_recipe(asked), None
     if request.prompts is not None:
-        prompts = read_pool(request.prompts, existing.recipe)
+        items = [
+            load_fixed_items(existing.store, existing.name, task.name)
+            for task in existing.recipe.evaluation.tasks
+        ]
+        prompts, _ = read_pool(request.prompts, existing.recipe, items)
     check_same_settings(existing, recipe=recipe, seed=request.seed, prompts=prompts)
 
 
@@ -168,29 +195,53 @@ def _create(
     say: Callable[[str], None],
     engine_here: bool,
 ) -> Experiment:
-    recipe, prompts = check_can_create(request, store, engine_here=engine_here, say=say)
-    model = resolve_seed_model(recipe, places, say=say)
+    inputs = check_can_create(request, store, engine_here=engine_here, say=say)
+    recipe = inputs.recipe
+    model = resolve_base_model(recipe, places, say=say)
     check_disk_space(recipe, model.folder, places)
     seed = DEFAULT_SEED if request.seed is None else request.seed
     return create_experiment(
-        store, request.experiment, recipe=recipe, seed=seed, seed_model=model, prompts=prompts
+        store,
+        request.experiment,
+        recipe=recipe,
+        templates=inputs.templates,
+        seed=seed,
+        seed_model=model,
+        prompts=inputs.prompts,
+        documents={get_items_path(one.task): one.to_json() for one in inputs.items},
     )
 
 
 def read_pool(
-    path: Path | None, recipe: Recipe, *, say: Callable[[str], None] = lambda _: None
-) -> PromptFile:
-    """The instructions that an experiment begins with: a file's, or those of the recipe's world.
+    path: Path | None,
+    recipe: Recipe,
+    items: Sequence[FixedItems] = (),
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[PromptFile, list[FixedItems]]:
+    """The prompts that an experiment begins with: a file's, or those of the recipe's task.
+
+    Args:
+        items: on which its models are evaluated; prompts like theirs are left out.
+
+    Returns:
+        The prompts, and the items with how many prompts were left out for each.
 
     Raises:
         InputError: there are none, or the file cannot be read as prompts.
     """
     pool = _read_whole_pool(path, recipe, say=say)
-    if recipe.sample.held_out is None:
-        return pool
-    left = remove_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
-    say(f"{left.held_out} prompt(s) of the pool left out: held out for evaluation")
-    return left
+    if recipe.sample.held_out is not None:
+        pool = remove_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
+        say(f"{pool.held_out} prompt(s) of the pool left out: held out for evaluation")
+    if not items:
+        return pool, []
+    pool, left_out = remove_contaminated(pool, {one.task: one.prompts for one in items})
+    say(
+        f"{pool.contaminated} prompt(s) of the pool left out: they equal or nearly equal a prompt "
+        "of evaluation.tasks"
+    )
+    return pool, [replace(one, left_out_of_pool=left_out[one.task]) for one in items]
 
 
 def _read_whole_pool(
@@ -203,37 +254,26 @@ def _read_whole_pool(
         for place, reason in found.rejected:
             say(f"{path.name}, row {place}: left out, {reason}")
         return found
-    if recipe.world is None:
-        raise InputError(
-            f"recipe {recipe.name!r} has no world of its own: "
-            "give your prompts with --prompts FILE (txt, jsonl, csv or parquet)"
-        )
-    count = compute_pool_size(recipe)
-    try:
-        texts = sample_pool_prompts(count, seed=0)
-    except ValueError as error:
-        raise InputError(f"the miniature world has fewer than {count} instructions") from error
-    prompts = [Prompt(compute_prompt_id(text), text) for text in texts]
-    return PromptFile(prompts=prompts, duplicates=0, rejected=[])
+    texts = get_task_prompts(recipe).sample(compute_task_pool_size(recipe))
+    return _build_task_pool(recipe, texts)
 
 
-def resolve_seed_model(
-    recipe: Recipe, places: StorageRoots, *, say: Callable[[str], None]
-) -> ModelRef:
-    """Find M0: the recipe's model, or the miniature world's.
+def _build_task_pool(recipe: Recipe, texts: Sequence[str]) -> PromptFile:
+    """The prompts of a task as a pool.
 
     Raises:
-        ModelFolderError: it is absent, unsafe, or outside the allowed root.
-        HubError: it is to be fetched, and the hub does not answer.
+        TaskError: a prompt comes twice, or cannot be stored.
     """
-    variant = parse_variant(recipe.model) if recipe.world == "miniature" else None
-    if variant is not None:
-        folder = ensure_variant(variant, places.models, scratch=places.scratch, say=say)
-    elif recipe.model is None and recipe.world == "miniature":
-        folder = ensure_seed_model(places.models, scratch=places.scratch, say=say)
-    else:
-        folder = _get_or_fetch_folder(_require_model_name(recipe), places, say=say)
-    return ModelRef("M0", folder, hash_model_folder(folder))
+    if len(set(texts)) < len(texts):
+        raise TaskError(f"the task {recipe.task_name!r} supplies the same prompt twice: repair it")
+    for text in texts:
+        if (reason := find_reject_reason(text)) is not None:
+            raise TaskError(
+                f"the task {recipe.task_name!r} supplies a prompt that cannot be used: "
+                f"{REJECT_TEXT[reason]} ({text!r:.80})"
+            )
+    prompts = [Prompt(compute_prompt_id(text), text) for text in texts]
+    return PromptFile(prompts=prompts, duplicates=0, rejected=[])
 
 
 def check_seed_model(recipe: Recipe, places: StorageRoots) -> str | None:
@@ -247,94 +287,10 @@ def check_seed_model(recipe: Recipe, places: StorageRoots) -> str | None:
         TrainingError: it was trained before, and is no seed model.
         StorageFullError: there is visibly too little room.
     """
-    folder, unknown = _find_folder_or_reason(recipe, places)
+    folder, unknown = check_base_model(recipe, places)
     if folder is not None:
         check_disk_space(recipe, folder, places)
     return unknown
-
-
-def _find_folder_or_reason(recipe: Recipe, places: StorageRoots) -> tuple[Path | None, str | None]:
-    if recipe.world == "miniature":
-        variant = parse_variant(recipe.model)
-        if variant is not None or recipe.model is None:
-            folder = (
-                check_variant(variant, places.models)
-                if variant is not None
-                else find_cached_seed_model(places.models)
-            )
-            why_not = "the seed model is not here yet: it is trained when the experiment begins"
-            return folder, None if folder is not None else why_not
-    name = _require_model_name(recipe)
-    folder = _find_local_folder(name, places)
-    return folder, None if folder is not None else _explain_not_fetched(
-        _require_hub_name(name, places), places
-    )
-
-
-def _explain_not_fetched(name: HubName, places: StorageRoots) -> str:
-    kept = list_local_commits(name, places.models)
-    here = f", and whether it is one of those here ({', '.join(kept)})" if kept else ""
-    return (
-        f"the model {name} has not been fetched yet: whether the hub has it{here}, and whether it "
-        "may be loaded, is found when the experiment begins"
-    )
-
-
-def _require_model_name(recipe: Recipe) -> str:
-    if recipe.model is None:
-        raise InputError(
-            f"recipe {recipe.name!r} names no model: give one with --model FOLDER or a "
-            "Hugging Face id"
-        )
-    return recipe.model
-
-
-def find_local_seed_model(recipe: Recipe, places: StorageRoots) -> ModelRef | None:
-    """M0 as it lies on this machine, or None: nothing is trained for it and nothing is fetched.
-
-    Raises:
-        ModelFolderError: it may not be loaded.
-    """
-    folder = _find_seed_folder(recipe, places)
-    return None if folder is None else ModelRef("M0", folder, hash_model_folder(folder))
-
-
-def _find_seed_folder(recipe: Recipe, places: StorageRoots) -> Path | None:
-    if recipe.world == "miniature" and recipe.model is None:
-        return find_cached_seed_model(places.models)
-    variant = parse_variant(recipe.model) if recipe.world == "miniature" else None
-    if variant is not None:
-        return find_cached_variant(variant, places.models)
-    return None if recipe.model is None else _find_local_folder(recipe.model, places)
-
-
-def _find_local_folder(name: str, places: StorageRoots) -> Path | None:
-    """A folder by its path: as given, or below the models' root."""
-    for folder in (Path(name), places.models / name):
-        if folder.exists():
-            return check_model_folder(folder, allowed_roots=[places.models])
-    return None
-
-
-def _get_or_fetch_folder(name: str, places: StorageRoots, *, say: Callable[[str], None]) -> Path:
-    """A folder of this machine, else a hub's name."""
-    folder = _find_local_folder(name, places)
-    if folder is not None:
-        return folder
-    fetched = fetch_model(
-        _require_hub_name(name, places), places.models, token=places.hub_token, say=say
-    )
-    return check_model_folder(fetched, allowed_roots=[places.models])
-
-
-def _require_hub_name(name: str, places: StorageRoots) -> HubName:
-    on_hub = parse_hub_name(name)
-    if on_hub is None:
-        raise ModelFolderError(
-            f"there is no model folder {name!r}: give a folder below {places.models} "
-            "(META_REWARD_MODEL_ROOT), or a Hugging Face id such as org/name or org/name@revision"
-        )
-    return on_hub
 
 
 def check_disk_space(recipe: Recipe, model: Path, places: StorageRoots) -> None:

@@ -73,22 +73,24 @@ def load_template(
     *,
     required: frozenset[str] = frozenset(),
     allowed: frozenset[str] = PLACEHOLDERS,
+    more: Mapping[str, str] | None = None,
 ) -> PromptTemplate:
     """Load a template from the package (`judge`) or from a text file (`./my_judge.txt`).
 
-    A string without a folder and without a suffix names a template of the package.
+    A string without a folder and without a suffix names a template of the package, or of `more`.
 
     Args:
         name_or_path: a name in `meta_reward_core/recipes/prompts`, or the path of a UTF-8 text
         file.
         required: placeholders that must occur.
         allowed: placeholders that may.
+        more: texts of further templates that can be named, such as those of a task.
 
     Raises:
         TemplateError: the file cannot be read, is empty, has an unknown placeholder or lacks a
             required one; the message names the file, the placeholder and what to do.
     """
-    source, content = _read_template(name_or_path)
+    source, content = _read_template(name_or_path, more or {})
     metadata, text = _split_header(content)
     template = PromptTemplate(name=source, text=text, metadata=metadata, allowed=allowed)
     missing = sorted(required - template.placeholders)
@@ -110,15 +112,17 @@ def list_package_templates() -> list[str]:
     return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".txt"))
 
 
-def _read_template(name_or_path: str | Path) -> tuple[str, str]:
+def _read_template(name_or_path: str | Path, more: Mapping[str, str]) -> tuple[str, str]:
     """Where a template lies and what the file holds, with plain line ends and no BOM."""
+    if isinstance(name_or_path, str) and name_or_path in more:
+        return name_or_path, _unify_line_ends(more[name_or_path])
     is_name = isinstance(name_or_path, str) and is_shipped_name(name_or_path)
     source = f"{name_or_path}.txt" if is_name else str(name_or_path)
     file = files("meta_reward_core.recipes") / "prompts" / source if is_name else Path(name_or_path)
     try:
         content = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        known = ", ".join(list_package_templates())
+        known = ", ".join([*list_package_templates(), *sorted(more)])
         raise TemplateError(
             f"{source if is_name else Path(source).absolute()}: there is no such template; "
             f"give the path of a text file or one of: {known}."
@@ -127,7 +131,11 @@ def _read_template(name_or_path: str | Path) -> tuple[str, str]:
         raise TemplateError(
             f"{source}: cannot be read as UTF-8 text ({error}); save it as a UTF-8 file."
         ) from error
-    return source, content.replace("\r\n", "\n").replace("\r", "\n")
+    return source, _unify_line_ends(content)
+
+
+def _unify_line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _split_header(content: str) -> tuple[tuple[str, ...], str]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from meta_reward_core.recipes.field import OURS, PAPER, SECONDARY, Section, declare_field
 from meta_reward_core.recipes.training_settings import DpoSettings
@@ -35,6 +35,7 @@ def get_scheduled_value(schedule: Any, iteration: int) -> Any:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonEmpty = Annotated[list[Value], Field(min_length=1)]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 
 class PromptSampleRecipe(Section):
@@ -268,11 +269,26 @@ class EngineRecipe(Section):
         return self
 
 
+class EvaluationTaskRecipe(Section):
+    """A benchmark that measures every M_t on the same items."""
+
+    name: TaskName = Field(description="The task, such as ifeval or labelled-pairs.")
+    data: str = Field(
+        description="Its data: a file, or a folder of files. It is read when the experiment begins."
+    )
+    prompts: Positive | None = Field(
+        None, description="Measure on the items of so many prompts. None: on all."
+    )
+
+
 class EvaluationRecipe(Section):
     """What is measured after training. Nothing of it reaches training."""
 
-    oracle: Literal["miniature"] | None = declare_field(
-        None, "A program that knows the truth; only the miniature world has one.", source=OURS
+    oracle: TaskName | None = declare_field(
+        None,
+        "The task whose ground truth measures M_t: the one that `world` names. None: no ground "
+        "truth.",
+        source=OURS,
     )
     prompts: int = declare_field(120, "Held-out instructions.", source=OURS, unit="prompts", ge=1)
     judge_items: int = declare_field(
@@ -282,6 +298,28 @@ class EvaluationRecipe(Section):
     comparisons: int = declare_field(
         100, "Held-out pairs of judgments that the meta-judge compares.", source=OURS, ge=2
     )
+    tasks: list[EvaluationTaskRecipe] = declare_field(
+        [],
+        "Benchmarks with labels or checks of people's making, such as "
+        "`[{name: ifeval, data: FILE}]`: after each iteration they measure M_t on the same items "
+        "(docs/evaluation.md). Prompts of the pool that equal or nearly equal theirs are left out.",
+        source=OURS,
+    )
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("evaluation.tasks names a task twice: keep one entry of each")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_tasks(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without tasks the key is absent, so that earlier recipes keep their hashes."""
+        values: dict[str, Any] = write(self)
+        if not self.tasks:
+            values.pop("tasks", None)
+        return values
 
 
 class AuditRecipe(Section):
@@ -329,8 +367,11 @@ class Recipe(Section):
 
     name: str = Field(description="What people call it.", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
     description: str = Field("", description="One sentence for lists.")
-    world: Literal["miniature"] | None = declare_field(
-        None, "A synthetic world that supplies prompts and a seed model.", source=OURS
+    world: TaskName | None = declare_field(
+        None,
+        "A task that supplies prompts, a base model or prompt templates: `miniature`, or one of "
+        "another package (docs/tasks.md).",
+        source=OURS,
     )
     model: str | None = declare_field(
         None,
@@ -366,13 +407,24 @@ class Recipe(Section):
                 f"judge.min_valid_judgments is {self.judge.min_valid_judgments}, but only "
                 f"judge.samples = {self.judge.samples} judgments are made"
             )
-        if self.evaluation.oracle == "miniature" and self.world != "miniature":
-            raise ValueError("evaluation.oracle: miniature needs world: miniature")
+        oracle = self.evaluation.oracle
+        if oracle is not None and self.world != oracle:
+            raise ValueError(f"evaluation.oracle: {oracle} needs world: {oracle}")
         return self
 
     def trains_on(self, kind: PairKind, iteration: int) -> bool:
         """Say whether pairs of this kind are scheduled in this iteration (counted from 1)."""
         return kind in get_scheduled_value(list(self.pair_kinds), iteration)
+
+    @property
+    def task_name(self) -> str | None:
+        """The task that supplies prompts, a base model or templates; see `tasks.registry`."""
+        return self.world
+
+    @property
+    def has_ground_truth(self) -> bool:
+        """Whether the ground truth of the task measures every M_t."""
+        return self.evaluation.oracle is not None
 
     @property
     def sha256(self) -> str:

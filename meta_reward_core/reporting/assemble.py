@@ -13,6 +13,7 @@ from meta_reward_core.reporting.document import Block, Document, Notes, ReportTa
 from meta_reward_core.reporting.plots import build_paper_plots
 from meta_reward_core.reporting.run_loader import Arm
 from meta_reward_core.reporting.tables import build_paper_tables
+from meta_reward_core.reporting.task_tables import build_task_blocks
 
 
 def build_report(
@@ -35,8 +36,10 @@ def build_report(
     ]
     if several:
         parts += [("What follows", build_comparison_section(arms, baseline or arms[0].label))]
+    parts += build_paper_tables(arms)
+    if tasks := build_task_blocks(arms):
+        parts += [("Benchmarks after each iteration", tasks)]
     parts += [
-        *build_paper_tables(arms),
         ("Figures", build_paper_plots(arms)),
         ("Compute", build_compute_section(arms)),
         ("Repeats", build_repeats_section(arms)),

@@ -70,7 +70,7 @@ def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:
         sentences += [
             _describe_difference(arm, base, *pair) for pair in known if pair[0] in PRIMARY
         ]
-    oracle = any(arm.recipe and arm.recipe.evaluation.oracle for arm in arms)
+    oracle = any(arm.recipe and arm.recipe.has_ground_truth for arm in arms)
     return [
         Text(f"At M{last}, the last model that all arms have, against the arm {base.label}:"),
         Notes(sentences or ["no primary figure is known of both arms of a pair"]),

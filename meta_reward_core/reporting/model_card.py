@@ -74,10 +74,14 @@ def write_model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def get_public_model_name(name: str | None) -> str:
-    """What a recipe's model may be called in public: an id as it is, of a path the last name."""
+def get_public_model_name(name: str | None, *, task: str = "the miniature world") -> str:
+    """What a recipe's model may be called in public: an id as it is, of a path the last name.
+
+    Args:
+        task: title of the recipe's task, whose base model it is if it has no name.
+    """
     if name is None:
-        return "the miniature world's seed model"
+        return f"{task}'s seed model"
     return PurePath(name).name if _is_path(name) else name
 
 

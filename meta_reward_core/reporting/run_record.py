@@ -10,18 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
-from meta_reward_core.errors import ArtifactError, RecipeError
+from meta_reward_core.errors import ArtifactError, RecipeError, TaskError
 from meta_reward_core.evaluation.scorecard import DataIssue
 from meta_reward_core.experiment import parse_templates
 from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_loader import ExperimentRun
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
 from meta_reward_core.storage.schemas import MEANING_VERSION
 from meta_reward_core.storage.shards import IterationFiles
-from meta_reward_core.tasks.toy.task import WORLD_VERSION
+from meta_reward_core.tasks.registry import find_task
 
 _FORMAT: Final = 1
 _SHORT_CHARS: Final = 12
+_NO_TASK_VERSION: Final = 1
+"""In records of runs without a task, which no version of a task concerns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class RunFingerprint:
         prompts: sha256 of the ids of the instructions that it draws from, in order.
         seed: of everything random.
         seed_model: sha256 of M0; None where nobody here knows it.
-        world: version of the miniature world.
+        world: version of the task; None where the task is not installed here.
         schema: version of what the tables mean.
     """
 
@@ -43,7 +46,7 @@ class RunFingerprint:
     prompts: str
     seed: int
     seed_model: str | None
-    world: int = WORLD_VERSION
+    world: int | None = _NO_TASK_VERSION
     schema: int = MEANING_VERSION
 
     def differences(self, recorded: Self) -> list[str]:
@@ -109,8 +112,18 @@ def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
             prompts=hash_json(pool["prompt_id"].to_pylist()),
             seed=run.seed,
             seed_model=run.models[0],
+            world=find_task_version(run.recipe),
         ),
     )
+
+
+def find_task_version(recipe: Recipe) -> int | None:
+    """The version of a recipe's task, for its fingerprint; None if it is not installed here."""
+    try:
+        task = find_task(recipe.task_name)
+    except TaskError:
+        return None
+    return _NO_TASK_VERSION if task is None else task.version
 
 
 def _serialize_run(run: ExperimentRun) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 `<experiment>/evaluations/M<t>/<benchmark>.json`, as `manage.py evaluate --json` writes them; a
 judge's agreement with people has a name of its own beside its agreement with a model. Another
-evaluation of the same model by the same rule takes the place of the earlier one.
+evaluation of the same model by the same rule takes the place of the earlier one. What the tasks of
+`evaluation.tasks` have measured lies in the iterations' own tables and is listed with them.
 """
 
 import json
@@ -14,7 +15,9 @@ from typing import Any, Final, Literal
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.evaluation.scorecard import Scorecard, serialize_scorecard
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
+from meta_reward_core.reporting.task_scorecards import read_task_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.shards import get_partition_path
 
 ScorecardDict = dict[str, Any]
 ReferenceKind = Literal["model", "humans"]
@@ -31,6 +34,8 @@ class ScorecardFile:
 
 _PLACE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/M([0-9]{1,6})")
 _MODEL: Final = re.compile(r"M([0-9]{1,6})", re.ASCII)
+_ITERATION: Final = re.compile(r"iteration-([1-9][0-9]{0,5})", re.ASCII)
+_TASK_TABLE: Final = get_partition_path("task_scorecards", 0)
 _UNSAFE: Final = re.compile(r"[^a-z0-9.]+")
 
 
@@ -85,20 +90,35 @@ def list_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[
 
 
 def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[ScorecardFile]:
-    """All scorecards of an experiment, by model and name.
+    """All scorecards of an experiment, by model; those of `evaluation.tasks` before kept ones.
 
     Raises:
         ArtifactError: one of them is not readable.
     """
     models = store.names(f"{experiment}/evaluations")
-    numbers = sorted(int(found[1]) for found in map(_MODEL.fullmatch, models) if found)
-    for number in numbers:
+    numbers = {int(found[1]) for found in map(_MODEL.fullmatch, models) if found}
+    for number in sorted(numbers | _find_measured_models(store, experiment)):
         yield from _iter_model_scorecards(store, experiment, number)
+
+
+def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
+    """Numbers of the models that tasks have measured."""
+    folders = map(_ITERATION.fullmatch, store.names(experiment))
+    iterations = {
+        int(found[1])
+        for found in folders
+        if found and store.exists(f"{experiment}/{found[0]}/{_TASK_TABLE}")
+    }
+    return iterations | ({0} if 1 in iterations else set())
 
 
 def _iter_model_scorecards(
     store: ArtifactStore, experiment: str, number: int
 ) -> Iterator[ScorecardFile]:
+    table = f"iteration-{max(number, 1)}/{_TASK_TABLE}"
+    if store.exists(f"{experiment}/{table}"):
+        for card in read_task_scorecards(store, experiment, number):
+            yield ScorecardFile(number, table, card)
     for name in store.names(f"{experiment}/{_get_folder(number)}"):
         path = f"{_get_folder(number)}/{name}"
         yield ScorecardFile(number, path, _read_scorecard(store, f"{experiment}/{path}"))

@@ -209,7 +209,7 @@ def _make_ground_truth_blocks(
     arms: Sequence[Arm], table: str, wanted: Sequence[MetricSpec]
 ) -> list[Block]:
     """The table's counterpart in the miniature, by the truth; nothing where there is no truth."""
-    if not any(arm.recipe and arm.recipe.evaluation.oracle for arm in arms):
+    if not any(arm.recipe and arm.recipe.has_ground_truth for arm in arms):
         return []
     known = [one for one in wanted if any(_has_metric(arm, one) for arm in arms)]
     absent: list[Block] = [

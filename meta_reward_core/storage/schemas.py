@@ -136,6 +136,22 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("count", _count),
             ("basis", _text),
         ],
+        "task_scorecards": [
+            ("task", _text),
+            ("model", _text),
+            ("version", _count),
+            ("not_evaluated_reason", _text),
+            ("scorecard", _text),
+        ],
+        "task_items": [
+            ("task", _text),
+            ("model", _text),
+            ("item_id", _text),
+            ("prompt_id", _text),
+            ("metric", _text),
+            ("part", _count),
+            ("value", _float),
+        ],
     }.items()
 }  # fmt: skip
 
@@ -168,6 +184,8 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "refused": ("train",),
     "training_log": ("train",),
     "evaluation": ("evaluate",),
+    "task_scorecards": ("evaluate",),
+    "task_items": ("evaluate",),
 }
 """Stages that write a table: its parts are promised by their manifests and no others."""
 

@@ -166,7 +166,7 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
         ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),
         ({"until": "9"}, "9 iterations draw 324 different prompts, but there are only 288"),
-        ({"recipe.world": "none", "recipe.evaluation.oracle": "none"}, "has no world now"),
+        ({"recipe.world": "none", "recipe.evaluation.oracle": "none"}, "names no task now"),
         ({"prompts_from": "file", "prompts_stored": "../../etc/passwd"}, "is no longer here"),
     ],
 )

@@ -146,11 +146,11 @@ def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> 
     ("changes", "reason"),
     [
         ({"name": "../mine"}, "cannot name an experiment"),
-        ({"prompts": ""}, "has no world of its own"),
+        ({"prompts": ""}, "names no task: give your prompts"),
         ({"prompts": "../recipe.yaml"}, "is no longer here: send it again"),
         ({"changes": ("sample.prompts=500",)}, "draws 500 prompts"),
         ({"changes": ('model="absent"',)}, "there is no model folder"),
-        ({"changes": ('judge.template="/etc/passwd"',)}, "takes a shipped template here"),
+        ({"changes": ('judge.template="/etc/passwd"',)}, "takes an installed template here"),
         ({"changes": ("actor.samples=1",)}, "greater than or equal to 2"),
         ({"prompts": "", "same_prompts": True, "origin": "gone"}, "is gone"),
     ],

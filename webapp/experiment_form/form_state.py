@@ -7,12 +7,14 @@ from typing import Any
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 
-from meta_reward_core.errors import ArtifactError, InputError, PromptFileError
-from meta_reward_core.planning.experiment_request import check_pool, compute_pool_size
+from meta_reward_core.errors import ArtifactError, InputError, PromptFileError, TaskError
+from meta_reward_core.planning.experiment_request import check_pool, compute_task_pool_size
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.tasks.protocol import Task
+from meta_reward_core.tasks.registry import find_task
 from webapp.accounts.permissions import get_viewable_experiment
 from webapp.experiment_form import forms
 from webapp.experiment_form.cost import CostEstimate, estimate_cost
@@ -160,7 +162,7 @@ def make_submitted_state(
 def _choose_prompts_source(wish: LaunchRequest) -> str:
     if wish.prompts:
         return forms.PROMPTS_FILE
-    return forms.PROMPTS_OF_ORIGIN if wish.same_prompts else forms.PROMPTS_OF_WORLD
+    return forms.PROMPTS_OF_ORIGIN if wish.same_prompts else forms.PROMPTS_OF_TASK
 
 
 def _make_model_initial(base: FormBase, recipe: Recipe) -> dict[str, str]:
@@ -184,13 +186,23 @@ def _make_unsubmitted_state(
 
 
 def _make_form(base: FormBase, models: ModelChoices, **kwargs: Any) -> LaunchForm:
+    task = _find_installed_task(base.recipe)
     return LaunchForm(
         models=models,
-        has_world=base.recipe.world is not None,
+        has_task_model=task is not None and task.base_model is not None,
+        has_task_prompts=task is not None and task.prompts is not None,
         origin=base.origin.name if base.origin else "",
         recipe_model=base.recipe.model,
         **kwargs,
     )
+
+
+def _find_installed_task(recipe: Recipe) -> Task | None:
+    """The task of a recipe; None also if it is not installed, which the field of its name says."""
+    try:
+        return find_task(recipe.task_name)
+    except TaskError:
+        return None
 
 
 def _make_state(
@@ -250,8 +262,8 @@ def _read_prompts_state(
 ) -> PromptsState:
     source = form.cleaned_data.get("prompts_from")
     try:
-        if source == forms.PROMPTS_OF_WORLD:
-            return _make_toy_prompts(recipe)
+        if source == forms.PROMPTS_OF_TASK:
+            return _make_task_prompts(recipe)
         if source == forms.PROMPTS_OF_ORIGIN and base.origin is not None:
             return _read_origin_prompts(base.origin)
         if source == forms.PROMPTS_TEXT:
@@ -259,14 +271,14 @@ def _read_prompts_state(
                 form.cleaned_data.get("prompts_text", ""), is_final=is_final
             )
         return read_sent_prompts(request, form)
-    except (PromptFileError, ArtifactError) as error:
+    except (InputError, ArtifactError) as error:
         return PromptsState(error=str(error))
 
 
-def _make_toy_prompts(recipe: Recipe) -> PromptsState:
-    if recipe.world is None:
-        return PromptsState(error="The recipe has no world now: give prompts of your own.")
-    return PromptsState(count=compute_pool_size(recipe))
+def _make_task_prompts(recipe: Recipe) -> PromptsState:
+    if recipe.task_name is None:
+        return PromptsState(error="The recipe names no task now: give prompts of your own.")
+    return PromptsState(count=compute_task_pool_size(recipe))
 
 
 def _read_origin_prompts(origin: Experiment) -> PromptsState:

@@ -13,13 +13,13 @@ MODEL_OF_RECIPE: Final = "recipe"
 MODEL_FOLDER: Final = "folder"
 MODEL_HUB: Final = "hub"
 
-PROMPTS_OF_WORLD: Final = "world"
+PROMPTS_OF_TASK: Final = "world"
 PROMPTS_OF_ORIGIN: Final = "origin"
 PROMPTS_FILE: Final = "file"
 PROMPTS_TEXT: Final = "text"
 
 _TAKEN_UNASKED: Final = frozenset(
-    {MODEL_OF_RECIPE, PROMPTS_OF_WORLD, PROMPTS_OF_ORIGIN, PROMPTS_FILE}
+    {MODEL_OF_RECIPE, PROMPTS_OF_TASK, PROMPTS_OF_ORIGIN, PROMPTS_FILE}
 )
 """Nobody's model is chosen for a person who did not ask for it."""
 
@@ -78,7 +78,8 @@ class LaunchForm(forms.Form):
         self,
         *args: Any,
         models: ModelChoices,
-        has_world: bool,
+        has_task_model: bool,
+        has_task_prompts: bool,
         origin: str,
         recipe_model: str | None,
         **kwargs: Any,
@@ -86,9 +87,14 @@ class LaunchForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.models = models
         folders = [(one.name, one.name) for one in models.choices]
-        self._choose("model_from", _list_model_sources(folders, recipe_model, has_world=has_world))
+        self._choose(
+            "model_from",
+            _list_model_sources(folders, recipe_model, has_task_model=has_task_model),
+        )
         self._choose("model_folder", [("", "choose one"), *folders])
-        self._choose("prompts_from", _list_prompt_sources(origin, has_world=has_world))
+        self._choose(
+            "prompts_from", _list_prompt_sources(origin, has_task_prompts=has_task_prompts)
+        )
         for field in self.fields.values():
             field.widget.attrs["autocomplete"] = "off"
 
@@ -128,22 +134,22 @@ def _is_being_created(name: str) -> bool:
 
 
 def _list_model_sources(
-    folders: list[tuple[str, str]], recipe_model: str | None, *, has_world: bool
+    folders: list[tuple[str, str]], recipe_model: str | None, *, has_task_model: bool
 ) -> list[tuple[str, str]]:
     sources = [(MODEL_HUB, "from the Hugging Face hub")]
     if folders:
         sources.insert(0, (MODEL_FOLDER, "a folder of this installation"))
     if recipe_model is not None:
         sources.insert(0, (MODEL_OF_RECIPE, f"the recipe's: {recipe_model}"))
-    elif has_world:
-        sources.insert(0, (MODEL_OF_RECIPE, "the world's own seed model"))
+    elif has_task_model:
+        sources.insert(0, (MODEL_OF_RECIPE, "the task's base model"))
     return sources
 
 
-def _list_prompt_sources(origin: str, *, has_world: bool) -> list[tuple[str, str]]:
+def _list_prompt_sources(origin: str, *, has_task_prompts: bool) -> list[tuple[str, str]]:
     sources = [(PROMPTS_FILE, "a file: txt, jsonl, csv or parquet"), (PROMPTS_TEXT, "pasted text")]
-    if has_world:
-        sources.insert(0, (PROMPTS_OF_WORLD, "the world's own instructions"))
+    if has_task_prompts:
+        sources.insert(0, (PROMPTS_OF_TASK, "the task's prompts"))
     if origin:
         sources.insert(0, (PROMPTS_OF_ORIGIN, f"the same as {origin}"))
     return sources

@@ -21,7 +21,7 @@ class LaunchRequest:
         recipe_text: YAML that a person sent, or the recipe of the experiment that is duplicated.
         changes: `key=value` changes of the base.
         origin: name of the experiment that is duplicated.
-        prompts: name of a file that is kept; empty for the world's own, or the origin's.
+        prompts: name of a file that is kept; empty for the task's, or the origin's.
         prompts_called: what the person called it.
         same_prompts: begin with the origin's instructions.
         until: the iteration to go on to.

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from django.conf import settings
 
-from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.errors import InputError, ModelFolderError
 from meta_reward_core.models.validation import check_model_folder
+from meta_reward_core.planning.base_model import find_base_model_folder
 from meta_reward_core.recipes.schema import Recipe
 
 _MAX_FOLDERS: Final = 200
@@ -57,15 +57,13 @@ def list_models() -> ModelChoices:
 
 
 def find_model_bytes(recipe: Recipe) -> int | None:
-    """Bytes of a recipe's seed model; None as long as it lies on the hub or nowhere."""
-    if recipe.model is None:
-        shipped = Path(str(files("meta_reward_core.tasks.toy") / "seed_model"))
-        return compute_folder_bytes(shipped) if recipe.world == "miniature" else None
+    """Bytes of a recipe's base model; None as long as it lies on the hub or nowhere."""
     root = Path(settings.META_REWARD_MODEL_ROOT)
     try:
-        return compute_folder_bytes(check_model_folder(root / recipe.model, allowed_roots=[root]))
-    except (ModelFolderError, OSError):
+        folder = find_base_model_folder(recipe, root)
+    except (InputError, OSError):
         return None
+    return None if folder is None else compute_folder_bytes(folder)
 
 
 def compute_folder_bytes(folder: Path) -> int:

@@ -14,7 +14,7 @@ from webapp.experiment_form.recipe_fields import (
     RecipeField,
     get_recipe_fields,
     get_value_at,
-    list_shipped_templates,
+    list_installed_templates,
     read_value,
     write_change,
     write_value,
@@ -96,16 +96,18 @@ def require_launchable(recipe: Recipe) -> None:
     """Refuse a recipe that would make this machine read files for somebody far away.
 
     Raises:
-        RecipeError: it names a template that does not come with the package, or a file of
-            prompts.
+        RecipeError: it names a template that comes neither with the package nor with a task, or a
+            file of prompts or of evaluation data.
     """
     if recipe.sample.held_out is not None:
         raise RecipeError("sample.held_out names a file of the workers' machine: not from here")
+    if recipe.evaluation.tasks:
+        raise RecipeError("evaluation.tasks names files of the workers' machine: not from here")
     values = recipe.model_dump(mode="json")
     for key in TEMPLATE_KEYS:
-        if get_value_at(values, key) not in list_shipped_templates(key):
-            known = ", ".join(list_shipped_templates(key))
-            raise RecipeError(f"{key} takes a shipped template here ({known}), not a file")
+        if get_value_at(values, key) not in list_installed_templates(key):
+            known = ", ".join(list_installed_templates(key))
+            raise RecipeError(f"{key} takes an installed template here ({known}), not a file")
 
 
 def apply_changes(base: Recipe, changes: tuple[str, ...]) -> Recipe:

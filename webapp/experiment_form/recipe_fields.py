@@ -11,7 +11,6 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import yaml
@@ -19,7 +18,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from meta_reward_core.recipes.field import OURS, PAPER
+from meta_reward_core.recipes.prompt_templates import list_package_templates
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.tasks.registry import list_experiment_tasks
 
 FieldKind = Literal["choice", "integer", "number", "text", "long_text", "schedule", "words"]
 
@@ -47,7 +48,7 @@ _COMMON: Final = frozenset(
     }
 )
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
-_ELSEWHERE: Final = frozenset({"model", "sample.held_out"})
+_ELSEWHERE: Final = frozenset({"model", "sample.held_out", "evaluation.tasks"})
 """The page asks for these in another way, or not at all where they name files of the workers."""
 _TITLES: Final = {
     "": ("The schedule", "What the iterations have in common."),
@@ -261,7 +262,9 @@ def _list_choices(key: str, annotation: Any) -> tuple[str, ...]:
     if _find_inner_section(annotation) is not None or bool in set(_iter_types(annotation)):
         return ("yes", "no")
     if key in _TEMPLATES:
-        return list_shipped_templates(key)
+        return list_installed_templates(key)
+    if key in _TASKS:
+        return (*none, *(task.name for task in list_experiment_tasks()))
     parts = [part for part in _iter_alternatives(annotation) if part is not type(None)]
     if all(get_origin(part) is Literal for part in parts):
         return (*none, *(str(one) for part in parts for one in get_args(part)))
@@ -279,11 +282,24 @@ _TEMPLATES: Final = {
 }
 
 
+_TASKS: Final = frozenset({"world", "evaluation.oracle"})
+"""Values that name a task."""
+
+
 @cache
-def list_shipped_templates(key: str) -> tuple[str, ...]:
-    """Names of the package's templates for a role; a file of this machine is not for a form."""
-    folder = files("meta_reward_core.recipes") / "prompts"
-    names = sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir())
+def list_installed_templates(key: str) -> tuple[str, ...]:
+    """Names of the package's templates for a role, then those of the installed tasks.
+
+    A file of this machine is not for a form.
+    """
+    of_tasks = sorted(name for task in list_experiment_tasks() for name in task.templates)
+    return (
+        *_select_for_role(key, list_package_templates()),
+        *_select_for_role(key, of_tasks),
+    )
+
+
+def _select_for_role(key: str, names: Sequence[str]) -> tuple[str, ...]:
     kind = _TEMPLATES[key]
     of_meta_judge = {name for name in names if name.endswith("meta_judge")}
     if kind == "meta_judge":

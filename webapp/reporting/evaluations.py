@@ -37,6 +37,7 @@ class StoredEvaluation:
         path: of its file, below the experiment's folder.
         facts: what it is about, by their headings.
         findings: sentences on what limits its worth.
+        not_evaluated: why it has no figures, or empty.
     """
 
     number: int
@@ -45,6 +46,7 @@ class StoredEvaluation:
     facts: Mapping[str, str]
     figures: Sequence[MetricRow]
     findings: Sequence[str]
+    not_evaluated: str = ""
 
 
 def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvaluation]:
@@ -62,6 +64,7 @@ def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvalua
             figures=[_make_row(figure) for figure in made.card["figures"]],
             findings=[f"{one['name']}. {one['sentence']} {one['advice']}"
                       for one in made.card.get("findings") or []],
+            not_evaluated=made.card.get("not_evaluated") or "",
         )
         for made in iter_scorecard_files(store, experiment)
     ]  # fmt: skip
@@ -73,7 +76,10 @@ def _iter_facts(card: ScorecardDict) -> Iterator[tuple[str, str]]:
             yield heading, card[key]
     if card.get("reference"):
         yield "Reference", {"humans": "people", "model": "a model"}[card["reference"]]
-    yield "Repeats", _describe_repeats(card)
+    if card.get("task"):
+        yield "Measured", "by the iteration itself, on the items of evaluation.tasks"
+    else:
+        yield "Repeats", _describe_repeats(card)
 
 
 def _describe_repeats(card: ScorecardDict) -> str:

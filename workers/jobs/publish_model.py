@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
 
-from meta_reward_core.errors import ArtifactError, DamagedArtifactError, HubError, InputError
+from meta_reward_core.errors import (
+    ArtifactError,
+    DamagedArtifactError,
+    HubError,
+    InputError,
+    TaskError,
+)
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.models.hf_hub import (
     HubName,
@@ -27,6 +33,7 @@ from meta_reward_core.models.hf_hub import (
 )
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.reporting.model_card import Lineage, get_public_model_name, write_model_card
+from meta_reward_core.tasks.registry import get_task
 from webapp.accounts.models import EventKind
 from webapp.accounts.security_log import log_event
 from webapp.experiments import models
@@ -124,7 +131,20 @@ def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> 
 def _get_seed_model_name(experiment: Experiment) -> str:
     """What M0 is called in public: at its commit where it came from the hub."""
     on_hub = parse_pinned_name(experiment.seed_folder)
-    return get_public_model_name(experiment.recipe.model) if on_hub is None else str(on_hub)
+    if on_hub is not None:
+        return str(on_hub)
+    recipe = experiment.recipe
+    if recipe.model is not None or recipe.task_name is None:
+        return get_public_model_name(recipe.model)
+    return get_public_model_name(None, task=_get_task_title(recipe.task_name))
+
+
+def _get_task_title(name: str) -> str:
+    """The title of a task, or its name if it is not installed here."""
+    try:
+        return get_task(name).title
+    except TaskError:
+        return f"the task {name}"
 
 
 def _publish_locally(experiment: Experiment, number: int, card: str) -> Published:

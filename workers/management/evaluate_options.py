@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.context import PromptTemplates
 from meta_reward_core.data.output_file import create_output_folder, write_json
 from meta_reward_core.data.prompt_files import read_prompts
 from meta_reward_core.engines.base import Progress, SamplingParams
@@ -36,6 +38,8 @@ from meta_reward_core.planning.engine_spec import open_engine, require_experimen
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.tasks.ifeval.run import IfEvalRun, run_ifeval
+from meta_reward_core.tasks.labelled_pairs.run import run_labelled_pairs
 
 _ENGINE: Final = "a model folder, a Hugging Face id, experiment:NAME/M2, endpoint:NAME, or scripted"
 
@@ -76,6 +80,19 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     rewards = add_kind(benchmarks, "reward-bench", "RewardBench: the judge scores answers")
     rewards.add_argument("--items", type=Path, required=True, metavar="FILE", help="its rows")
     declare_judge_prompt(rewards)
+    checks = add_kind(benchmarks, "ifeval", "IFEval: programs check verifiable instructions")
+    checks.add_argument("--data", type=Path, required=True, metavar="FILE", help="input_data.jsonl")
+    _declare_sides(checks, "outputs", baseline=False)
+    _declare_greedy_answers(checks)
+    labelled = add_kind(
+        benchmarks, "labelled-pairs", "pairs labelled by people (LLMBar): the judge against labels"
+    )
+    add = labelled.add_argument
+    add("--data", type=Path, required=True, metavar="PATH",
+        help="rows of input, output_1, output_2, label; or a folder of such files")  # fmt: skip
+    add("--only", choices=["scores", "comparisons"],
+        help="scores of each output alone, or comparisons of both; default: both")  # fmt: skip
+    declare_judge_prompt(labelled)
     judge = add_kind(benchmarks, "judge", "the judge scores responses")
     add = judge.add_argument
     add("--responses", type=Path, metavar="FILE",
@@ -87,7 +104,26 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
         help="of --keep: whose opinions the reference holds")  # fmt: skip
     declare_judge_prompt(judge)
     for name, benchmark in benchmarks.choices.items():
-        _declare_shared(benchmark, samples=5 if name in ("judge", "reward-bench") else 1)
+        if name != "ifeval":
+            _declare_shared(benchmark, samples=5 if name in _SCORING else 1)
+
+
+_SCORING: Final = ("judge", "labelled-pairs", "reward-bench")
+"""Benchmarks whose judgments are scores, of which several are averaged."""
+
+
+def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
+    """Declare what a benchmark without a judge takes; responses are greedy."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER",
+        help="for the files; the same command goes on in it where it was stopped")  # fmt: skip
+    add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N", help="of an answer")
+    add("--system-prompt", metavar="TEXT", help="before every prompt that is answered")
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="of the model's engine, such as dtype=bfloat16")  # fmt: skip
+    add("--shard", type=parse_positive_int, default=64, metavar="N",
+        help="conversations that are kept together: the most that a stop loses")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of the engine")
 
 
 def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool) -> None:
@@ -207,9 +243,12 @@ class _EngineFactory:
             judging=judging,
             samples=options["samples"],
             seed=options["seed"],
-            tell=lambda step, total: make_progress_printer(self._console, step, total),
+            tell=self.tell,
             system_prompt=options["system_prompt"],
         )
+
+    def tell(self, step: str, total: int) -> Progress:
+        return make_progress_printer(self._console, step, total)
 
     def side(self, role: str) -> OutputSource:
         options = self._options
@@ -297,6 +336,31 @@ def _run_reward_bench(options: Options, engines: _EngineFactory) -> list[Scoreca
     ]
 
 
+def _run_ifeval(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    run = IfEvalRun(
+        out=options["out"],
+        max_new_tokens=options["max_new_tokens"],
+        system_prompt=options["system_prompt"],
+        seed=options["seed"],
+        tell=engines.tell,
+    )
+    card = run_ifeval(run, data=options["data"], side=engines.side("model"))
+    return [replace(card, model=options["model_name"] or card.model)]
+
+
+def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Scorecard]:
+    words, only = _load_judge_prompt(options), options["only"]
+    return [
+        run_labelled_pairs(
+            engines.run(),
+            data=options["data"],
+            templates=PromptTemplates(words.template, load_template("meta_judge"), words.rubric),
+            top_points=words.top_points,
+            questions=("scores", "comparisons") if only is None else (only,),
+        )
+    ]
+
+
 def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     """Judge a file of responses, or an iteration's own; compare where there is a reference."""
     named, reference = options["experiment"], options["reference"]
@@ -322,5 +386,7 @@ _RUNNERS: Final[dict[str, Callable[[Options, _EngineFactory], list[Scorecard]]]]
     "arena": _run_arena,
     "mt-bench": _run_mt_bench,
     "reward-bench": _run_reward_bench,
+    "ifeval": _run_ifeval,
+    "labelled-pairs": _run_labelled_pairs,
     "judge": _run_judge,
 }

@@ -6,15 +6,19 @@ from pathlib import Path
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import load_templates
+from meta_reward_core.planning.base_model import find_base_model
 from meta_reward_core.planning.experiment_request import check_name
-from meta_reward_core.planning.experiment_setup import find_local_seed_model, read_pool
+from meta_reward_core.planning.experiment_setup import read_pool
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
-from meta_reward_core.reporting.run_record import RunFingerprint
+from meta_reward_core.reporting.run_record import RunFingerprint, find_task_version
 from meta_reward_core.storage.artifact_store import hash_json
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.tasks.fixed_items import read_fixed_items
+from meta_reward_core.tasks.registry import get_task_templates
 from meta_reward_core.tasks.toy.base_model import GateResult
 from meta_reward_core.tasks.toy.base_model_variants import SeedModelVariant
+from meta_reward_core.tasks.toy.task import TASK_NAME as TOY_TASK
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def plan_runs(wish: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]
 def _plan_run(
     wish: MatrixSpec, path: str, recipe: Recipe, *, seed: int, sft_seed: int | None
 ) -> PlannedRun:
-    if sft_seed is not None and recipe.world != "miniature":
+    if sft_seed is not None and recipe.task_name != TOY_TASK:
         raise InputError(f"--sft-seeds is for the miniature, not {recipe.name!r}")
     group = ".".join([*([] if sft_seed is None else [f"sft{sft_seed}"]), f"seed{seed}"])
     name = f"{wish.name}.{recipe.name}.{group}"
@@ -119,12 +123,13 @@ def compute_fingerprint(
     """
     changes = [*wish.changes, *([] if run.model is None else [f"model={run.model.name}"])]
     recipe = load_recipe(run.recipe, changes=changes)
-    pool = read_pool(wish.prompts, recipe)
-    here = find_local_seed_model(recipe, places) if run.model is None else None
+    pool, _ = read_pool(wish.prompts, recipe, read_fixed_items(recipe))
+    here = find_base_model(recipe, places) if run.model is None else None
     return RunFingerprint(
         recipe=recipe.sha256,
-        templates=load_templates(recipe).sha256,
+        templates=load_templates(recipe, get_task_templates(recipe.task_name)).sha256,
         prompts=hash_json([prompt.prompt_id for prompt in pool.prompts]),
         seed=run.seed,
         seed_model=variant if here is None else here.sha256,
+        world=find_task_version(recipe),
     )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+TASK_NAME = "miniature"
 WORLD_VERSION = 1
 SLOTS = 5
 MAX_PHRASES = 7
@@ -172,6 +173,11 @@ def is_held_out(instruction: str) -> bool:
     """Whether an instruction is kept for evaluation, never seen in seed data or in the pool."""
     digest = hashlib.sha256(instruction.encode()).digest()
     return int.from_bytes(digest[:4], "big") % HELD_OUT_ONE_IN == 0
+
+
+def count_pool_prompts() -> int:
+    """How many instructions the loop's pool can hold."""
+    return len(_list_all_instructions()[0])
 
 
 def sample_pool_prompts(count: int, *, seed: int) -> list[str]:

@@ -19,7 +19,7 @@ from meta_reward_core.models import hf_download
 from meta_reward_core.models.hf_download import fetch_model
 from meta_reward_core.models.hf_hub import HubName, parse_hub_name, parse_pinned_name
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.planning.experiment_setup import resolve_seed_model
+from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
@@ -108,7 +108,7 @@ def test_whoever_names_a_commit_that_lies_here_needs_no_hub(hub: Hub, root: Path
     hub.shut()
     places = StorageRoots("unused", root, root)
     recipe = Recipe(name="mine", model=f"org/tiny@{commit}")
-    assert resolve_seed_model(recipe, places, say=print).folder.name == f"tiny@{commit}"
+    assert resolve_base_model(recipe, places, say=print).folder.name == f"tiny@{commit}"
 
 
 def test_of_all_files_only_those_that_a_model_is_loaded_from_are_fetched(
@@ -403,4 +403,4 @@ def test_a_folder_tells_what_it_holds_only_if_it_names_a_commit() -> None:
 def test_without_a_recipes_model_the_hub_is_named_among_what_to_do(root: Path) -> None:
     recipe = Recipe(name="mine", model="a/b/c")
     with pytest.raises(MetaRewardError, match="org/name@revision"):
-        resolve_seed_model(recipe, StorageRoots("unused", root, root), say=print)
+        resolve_base_model(recipe, StorageRoots("unused", root, root), say=print)

@@ -44,6 +44,8 @@ from meta_reward_core.reporting.scorecard_store import (
     save_scorecard,
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.tasks.ifeval.benchmark import read_ifeval_items
+from meta_reward_core.tasks.ifeval.run import score_outputs
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console
 from workers.management.evaluate_options import add_kind, declare_runs, run_benchmark
 from workers.ops.storage_roots import get_storage_roots
@@ -56,6 +58,9 @@ examples:
   python manage.py evaluate mt-bench gpt-4_single.jsonl --questions question.jsonl
   python manage.py evaluate reward-bench scored.jsonl
   python manage.py evaluate judge judgments.parquet --reference humans.jsonl
+  python manage.py evaluate ifeval --data input_data.jsonl --outputs responses.jsonl
+  python manage.py evaluate run ifeval --data input_data.jsonl --model my-model --out var/ifeval
+  python manage.py evaluate run labelled-pairs --data llmbar --judge my-model --out var/llmbar
   python manage.py evaluate run alpaca --prompts mine.txt --model experiment:mine/M2 \\
       --baseline experiment:mine/M0 --judge endpoint:judge --out var/evaluation/mine-2
 """
@@ -81,6 +86,7 @@ class Command(ExemplifiedCommand):
         _declare_mt_bench(add_kind(kinds, "mt-bench", "MT-Bench style points"))
         _declare_reward_bench(add_kind(kinds, "reward-bench", "RewardBench style accuracy"))
         _declare_judge(add_kind(kinds, "judge", "a judge's agreement with a reference"))
+        _declare_ifeval(add_kind(kinds, "ifeval", "IFEval's checks of given responses"))
         declare_runs(add_kind(kinds, "run", "answer, judge and score by models"))
         for kind in kinds.choices.values():
             kind.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
@@ -177,6 +183,13 @@ def _declare_judge(parser: argparse.ArgumentParser) -> None:
         help="the reference on its responses, or on its judgments")  # fmt: skip
     add("--reference-is", choices=["model", "humans"], default="model",
         help="of --keep: whose opinions the reference holds")  # fmt: skip
+
+
+def _declare_ifeval(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="FILE", help="input_data.jsonl of IFEval")
+    add("--outputs", type=Path, required=True, metavar="FILE", help="rows of prompt and response")
+    add("--model", metavar="NAME", help="who responded; default: the name of the file")
 
 
 def _parse_rounds(text: str) -> int:
@@ -281,12 +294,19 @@ def _score_judge(options: Options) -> list[Scorecard]:
     return cards
 
 
+def _score_ifeval(options: Options) -> list[Scorecard]:
+    outputs: Path = options["outputs"]
+    items = read_ifeval_items(options["data"])
+    return [score_outputs(items, outputs, model=options["model"] or outputs.stem)]
+
+
 _SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
     "annotations": _score_annotations,
     "arena": _score_arena,
     "mt-bench": _score_mt_bench,
     "reward-bench": _score_reward_bench,
     "judge": _score_judge,
+    "ifeval": _score_ifeval,
 }
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from meta_reward_core.data.holdout import HeldOutPrompts, read_held_out
 from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
-from meta_reward_core.planning.experiment_setup import resolve_seed_model
+from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.training_settings import LoraSettings, SftSettings
@@ -73,7 +73,7 @@ def _train(options: dict[str, Any], places: StorageRoots, console: Console) -> N
     held_out = read_held_out(options["held_out"])
     rows = [row for file in options["data"] for row in _read_rows(file, held_out, console)]
     recipe = Recipe(name="seed", model=options["model"])
-    start = resolve_seed_model(recipe, places, say=console.print)
+    start = resolve_base_model(recipe, places, say=console.print)
 
     from meta_reward_core.training.sft import train_sft  # only a training pays for TRL's import
 

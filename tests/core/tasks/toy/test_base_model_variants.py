@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.errors import ModelFolderError, TrainingError
-from meta_reward_core.planning.experiment_setup import check_seed_model, resolve_seed_model
+from meta_reward_core.planning.base_model import resolve_base_model
+from meta_reward_core.planning.experiment_setup import check_seed_model
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.toy import base_model, task
@@ -121,12 +122,12 @@ def test_a_launch_finds_the_variant_that_its_recipe_names(tmp_path: Path, traine
     places = StorageRoots(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
     recipe = load_recipe("miniature-noisy-meta-judge")
     assert "it is trained when the experiment begins" in str(check_seed_model(recipe, places))
-    found = resolve_seed_model(recipe, places, say=lambda _: None)
+    found = resolve_base_model(recipe, places, say=lambda _: None)
     assert found.folder.name.startswith("miniature-sft1-noisy-")
     assert check_seed_model(recipe, places) is None
     other = recipe.model_copy(update={"world": None})
     with pytest.raises(ModelFolderError):
-        resolve_seed_model(other, places, say=lambda _: None)
+        resolve_base_model(other, places, say=lambda _: None)
 
 
 def test_a_noisy_meta_judge_errs_as_the_judge_does_and_more_so_with_length() -> None:

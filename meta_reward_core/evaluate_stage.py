@@ -1,0 +1,138 @@
+"""The stage that evaluates: the only one that reaches a task's ground truth.
+
+It runs after the training, and nothing that trains or selects reads what it writes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from meta_reward_core.context import (
+    IterationContext,
+    ModelRef,
+    StageResources,
+    make_sampling_params,
+)
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import TaskError
+from meta_reward_core.evaluation.iteration_metrics import measure_iteration, to_measurements
+from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any, serialize_scorecard
+from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.shards import StageOutput
+from meta_reward_core.tasks.fixed_items import FixedItems, get_benchmark, load_fixed_items
+from meta_reward_core.tasks.protocol import BenchmarkRequest, EvaluationRequest
+from meta_reward_core.tasks.registry import find_task
+from meta_reward_core.training.dataset import PAIR_KINDS
+
+
+def run_evaluate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+    """Measure the iteration's data and, by the task's ground truth, the model that came out."""
+    kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
+    measured = measure_iteration(context.files, kinds=kinds)
+    rows = to_measurements(measured, model=context.model.name)
+    cards: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
+    for model in _iter_models_to_measure(context):
+        rows += _measure_ground_truth(context, model, tools)
+        for wanted in context.recipe.evaluation.tasks:
+            card, results = _measure_task(context, wanted.name, model, tools)
+            cards.append(card)
+            items += results
+    tables = {("evaluation", 0): build_table("evaluation", rows)}
+    counts = {"measurements": len(rows)}
+    if cards:
+        tables |= {
+            ("task_scorecards", 0): build_table("task_scorecards", cards),
+            ("task_items", 0): build_table("task_items", items),
+        }
+        counts["task_results"] = len(items)
+    return StageOutput(tables, counts)
+
+
+def _iter_models_to_measure(context: IterationContext) -> Iterator[ModelRef]:
+    """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
+    if context.number == 1:
+        yield context.model
+    base = context.model if context.recipe.training.keeps_adapter else None
+    made = context.files
+    sha256 = made.get_checkpoint_sha256() or ""
+    yield ModelRef(f"M{context.number}", made.checkpoint, sha256, base)
+
+
+def _measure_ground_truth(
+    context: IterationContext, model: ModelRef, tools: StageResources
+) -> Iterator[Measurement]:
+    recipe = context.recipe
+    task = find_task(recipe.task_name) if recipe.has_ground_truth else None
+    if task is None or not task.evaluators:
+        return
+    request = EvaluationRequest(
+        engine=tools.engine(model, recipe.engine),
+        model=model.name,
+        recipe=recipe,
+        templates=context.templates,
+        seed=context.seed,
+    )
+    for evaluator in task.evaluators:
+        yield from evaluator.measure(request)
+
+
+def _measure_task(
+    context: IterationContext, task: str, model: ModelRef, tools: StageResources
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of `task_scorecards` and the rows of `task_items` of one benchmark and model."""
+    fixed = load_fixed_items(context.files.store, _get_experiment_name(context), task)
+    row: dict[str, Any] = {
+        "task": task,
+        "model": model.name,
+        "version": fixed.version,
+        "not_evaluated_reason": fixed.obstacle,
+        "scorecard": None,
+    }
+    if fixed.obstacle is not None:
+        return row, []
+    benchmark = get_benchmark(task)
+    obstacle = benchmark.find_obstacle()
+    if obstacle is not None:
+        raise TaskError(f"{task} cannot be evaluated on this machine: {obstacle}")
+    results = benchmark.evaluate(_make_benchmark_request(context, task, model, tools), fixed.items)
+    card = benchmark.score(results, model=model.name)
+    card = replace(card, findings=(*card.findings, *_find_left_out(fixed)))
+    row["scorecard"] = json.dumps(serialize_scorecard(card), sort_keys=True)
+    return row, [{"task": task, "model": model.name, **asdict(result)} for result in results]
+
+
+def _get_experiment_name(context: IterationContext) -> str:
+    return context.files.folder.rpartition("/")[0]
+
+
+def _make_benchmark_request(
+    context: IterationContext, task: str, model: ModelRef, tools: StageResources
+) -> BenchmarkRequest:
+    """The same seed for every model, so that changes between models are of the models alone."""
+    recipe = context.recipe
+    return BenchmarkRequest(
+        engine=tools.engine(model, recipe.engine),
+        model=model.name,
+        actor=make_sampling_params(recipe.actor),
+        judge=make_sampling_params(recipe.judge),
+        meta_judge=make_sampling_params(recipe.meta_judge),
+        judgments=recipe.evaluation.judgments,
+        templates=context.templates,
+        top_points=recipe.judge.top_points,
+        system_prompt=recipe.actor.system_prompt,
+        seed=derive_seed(context.seed, "evaluation task", task),
+        progress=tools.progress,
+    )
+
+
+def _find_left_out(fixed: FixedItems) -> list[DataIssue]:
+    return make_issue_if_any(
+        range(fixed.left_out_of_pool),
+        "pool_prompts_left_out",
+        "Prompts of the experiment's pool that equal or nearly equal an evaluation prompt and were "
+        "left out when it began: {rows}.",
+        "No model of the experiment was trained on them.",
+    )

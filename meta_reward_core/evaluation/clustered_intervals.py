@@ -1,0 +1,81 @@
+"""95% intervals of means whose values come in clusters, such as several checks of one prompt.
+
+Values of one cluster depend on each other, so the variance is that of the clusters' sums:
+with mean m of n values in C clusters, Var(m) = C/(C-1) * sum_c (sum_{i in c} (v_i - m))^2 / n^2.
+
+Source: Liang and Zeger 1986, Biometrika 73; Miller 2024, "Adding error bars to evals",
+arXiv 2411.00640, section 3 (clustered standard errors of benchmarks).
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from scipy.special import stdtrit
+
+from meta_reward_core.evaluation.confidence_intervals import Interval, compute_wilson_interval
+
+
+def compute_clustered_share_interval(
+    values: Sequence[float], clusters: Sequence[str], *, missing: int = 0
+) -> Interval:
+    """Wilson's interval of a mean of values in [0, 1], for as many answers as they are worth.
+
+    Clustered values are worth m(1-m) / Var(m) independent ones, at least 1 and at most n; where
+    the clusters do not differ, as many as there are clusters. With one value in each cluster it
+    is Wilson's interval of n - 1 answers.
+
+    Args:
+        values: at least one.
+        clusters: to which each value belongs.
+        missing: values that should be there and are not: the lower end counts each as 0, the
+            upper end as 1.
+    """
+    mean = math.fsum(values) / len(values)
+    size = _compute_effective_size(values, clusters)
+    total = size * (1 + missing / len(values))
+    share = size / total
+    low = compute_wilson_interval(mean * share, total).low
+    high = compute_wilson_interval(mean * share + (1 - share), total).high
+    return Interval(low, high)
+
+
+def _compute_effective_size(values: Sequence[float], clusters: Sequence[str]) -> float:
+    count = len(set(clusters))
+    if count < 2:
+        return 1.0
+    mean, variance = _compute_mean_and_variance(values, clusters)
+    if variance == 0:
+        return float(count)
+    return min(max(mean * (1 - mean) / variance, 1.0), float(len(values)))
+
+
+def compute_clustered_change_interval(
+    changes: Sequence[float], clusters: Sequence[str]
+) -> Interval:
+    """Student's t interval of the mean of paired changes in [-1, 1], clustered.
+
+    One more cluster at either end keeps the width above 0 where nothing has changed, as in
+    `compute_graded_mean_interval`.
+
+    Args:
+        changes: value after minus value before, of the same thing; at least one.
+        clusters: to which each change belongs.
+    """
+    names = ["", *(f"c{name}" for name in clusters), " "]
+    mean, variance = _compute_mean_and_variance([-1.0, *changes, 1.0], names)
+    half = float(stdtrit(len(set(names)) - 1, 0.975)) * math.sqrt(variance)
+    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
+
+
+def _compute_mean_and_variance(
+    values: Sequence[float], clusters: Sequence[str]
+) -> tuple[float, float]:
+    """Of at least two clusters."""
+    mean = math.fsum(values) / len(values)
+    residuals: defaultdict[str, list[float]] = defaultdict(list)
+    for value, name in zip(values, clusters, strict=True):
+        residuals[name].append(value - mean)
+    count = len(residuals)
+    squares = math.fsum(math.fsum(found) ** 2 for found in residuals.values())
+    return mean, count / (count - 1) * squares / len(values) ** 2

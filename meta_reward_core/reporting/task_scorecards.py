@@ -1,0 +1,99 @@
+"""Scorecards of `evaluation.tasks`, with the changes from earlier models, read from the iterations.
+
+A change is a mean over the same items, each measured on both models: paired, and clustered by
+prompt. Of a figure whose items differ between two models, as far as both have a value.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import pyarrow.compute as pc
+
+from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
+from meta_reward_core.evaluation.scorecard import Metric
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.shards import IterationFiles
+
+ScorecardDict = dict[str, Any]
+_ResultKey = tuple[str, str, int]
+_Results = Mapping[_ResultKey, tuple[float, str]]
+"""(metric, item_id, part) -> (value, prompt_id)"""
+
+CHANGE_MARK: Final = "_change_from_M"
+
+
+def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[ScorecardDict]:
+    """All scorecards of `evaluation.tasks` of M_number, in the order of the recipe.
+
+    Those that were not evaluated have no figures and the key `not_evaluated` with the reason.
+
+    Raises:
+        DamagedArtifactError: a table is not readable.
+    """
+    files = _open_files(store, experiment, number)
+    rows = files.read("task_scorecards").to_pylist()
+    return [
+        _make_card(store, experiment, number, row) for row in rows if row["model"] == f"M{number}"
+    ]
+
+
+def _open_files(store: ArtifactStore, experiment: str, number: int) -> IterationFiles:
+    """The iteration that has measured M_number; M_0 is measured by the first."""
+    return IterationFiles(store, f"{experiment}/iteration-{max(number, 1)}")
+
+
+def _make_card(
+    store: ArtifactStore, experiment: str, number: int, row: Mapping[str, Any]
+) -> ScorecardDict:
+    task: str = row["task"]
+    if row["scorecard"] is None:
+        return {
+            "benchmark": task,
+            "task": task,
+            "model": row["model"],
+            "figures": [],
+            "findings": [],
+            "not_evaluated": row["not_evaluated_reason"],
+        }
+    card: ScorecardDict = json.loads(row["scorecard"]) | {"task": task}
+    names = [figure["name"] for figure in card["figures"]]
+    changes = _iter_changes(store, experiment, number, task, names)
+    card["figures"] = [*card["figures"], *map(_to_dict, changes)]
+    return card
+
+
+def _iter_changes(
+    store: ArtifactStore, experiment: str, number: int, task: str, names: list[str]
+) -> Iterator[Metric]:
+    earlier = sorted({0, number - 1} - {number, -1})
+    if not earlier:
+        return
+    now = _read_results(store, experiment, number, task)
+    for other in earlier:
+        then = _read_results(store, experiment, other, task)
+        for name in names:
+            yield from _measure_change(name, then, now, label=f"{name}{CHANGE_MARK}{other}")
+
+
+def _read_results(store: ArtifactStore, experiment: str, number: int, task: str) -> _Results:
+    table = _open_files(store, experiment, number).read("task_items")
+    wanted = pc.and_(pc.equal(table["task"], task), pc.equal(table["model"], f"M{number}"))
+    return {
+        (row["metric"], row["item_id"], row["part"]): (row["value"], row["prompt_id"])
+        for row in table.filter(wanted).to_pylist()
+        if row["value"] is not None
+    }
+
+
+def _measure_change(name: str, then: _Results, now: _Results, *, label: str) -> Iterator[Metric]:
+    both = [key for key in now if key[0] == name and key in then]
+    if not both:
+        return
+    changes = [now[key][0] - then[key][0] for key in both]
+    interval = compute_clustered_change_interval(changes, [now[key][1] for key in both])
+    yield Metric(label, sum(changes) / len(changes), len(both), interval.low, interval.high)
+
+
+def _to_dict(metric: Metric) -> dict[str, Any]:
+    return {name: getattr(metric, name) for name in metric.__slots__}

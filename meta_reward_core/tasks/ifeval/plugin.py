@@ -1,0 +1,6 @@
+"""IFEval as a task of the registry: it evaluates and supplies nothing that trains."""
+
+from meta_reward_core.tasks.ifeval.benchmark import NAME, IfEval
+from meta_reward_core.tasks.protocol import TaskDefinition
+
+TASK = TaskDefinition(name=NAME, title="verifiable instructions (IFEval)", benchmark=IfEval())

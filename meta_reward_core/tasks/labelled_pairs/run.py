@@ -1,0 +1,78 @@
+"""A whole evaluation by labelled pairs: a model judges and compares, and files are written."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal
+
+from meta_reward_core.context import PromptTemplates
+from meta_reward_core.data.tabular_io import write_json_lines
+from meta_reward_core.evaluation.pairwise_judge import iter_verdict_rows
+from meta_reward_core.evaluation.pipelines import BenchmarkRun, find_training_overlap
+from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.tasks.labelled_pairs.benchmark import (
+    compare_outputs,
+    judge_outputs,
+    make_output_pair,
+    read_labelled_pairs,
+    score_comparisons,
+    score_judgments,
+    score_labelled_pairs,
+)
+from meta_reward_core.tasks.protocol import BenchmarkRequest, ItemResult
+
+Question = Literal["scores", "comparisons"]
+
+
+def run_labelled_pairs(
+    run: BenchmarkRun,
+    *,
+    data: Path,
+    templates: PromptTemplates,
+    top_points: float,
+    questions: Sequence[Question] = ("scores", "comparisons"),
+) -> Scorecard:
+    """Judge every output alone, compare both in both orders, and score.
+
+    Writes `judgments.jsonl`, `verdicts.jsonl` and `items.jsonl`, a row for each result.
+
+    Args:
+        run: its judge is evaluated.
+        templates: in which the judge is asked for scores.
+        top_points: end of the rubric's scale.
+        questions: what the model is asked.
+
+    Raises:
+        EvaluationFileError: the data is malformed.
+        EngineError: the engine failed; the same run goes on where it was.
+    """
+    items = read_labelled_pairs(data)
+    request = BenchmarkRequest(
+        engine=run.judge.engine,
+        model=run.judge.name,
+        actor=run.answering,
+        judge=run.judging,
+        meta_judge=run.judging,
+        judgments=run.samples,
+        templates=templates,
+        top_points=top_points,
+        system_prompt=run.system_prompt,
+        seed=run.seed,
+    )
+    results: list[ItemResult] = []
+    if "scores" in questions:
+        total = 2 * len(items) * run.samples
+        judgments = judge_outputs(replace(request, progress=run.tell("judge", total)), items)
+        write_json_lines(run.out / "judgments.jsonl", map(asdict, judgments))
+        results += score_judgments(items, judgments)
+    if "comparisons" in questions:
+        total = 2 * len(items)
+        replies = compare_outputs(replace(request, progress=run.tell("compare", total)), items)
+        pairs = [make_output_pair(item) for item in items]
+        write_json_lines(run.out / "verdicts.jsonl", iter_verdict_rows(pairs, replies))
+        results += score_comparisons(items, replies)
+    run.judge.engine.unload()
+    write_json_lines(run.out / "items.jsonl", map(asdict, results))
+    card = score_labelled_pairs(results, model=run.judge.name)
+    overlap = find_training_overlap(run.judge, [item.prompt for item in items])
+    return replace(card, findings=(*card.findings, *overlap))

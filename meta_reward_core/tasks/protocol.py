@@ -1,0 +1,288 @@
+"""What a task supplies to an experiment, and how it evaluates models by a ground truth.
+
+A task may supply prompts, a base model and prompt templates, which an experiment takes when it
+begins, and evaluators, which only the stage that evaluates calls, after the training. Each part is
+optional. A task may instead, or also, be a benchmark: then it measures the models of any experiment
+on data that a person gives. `registry` says how a task is found.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from meta_reward_core.context import PromptTemplates
+from meta_reward_core.engines.base import Engine, Progress, SamplingParams
+from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.recipes.schema import Recipe
+
+
+@runtime_checkable
+class PromptSource(Protocol):
+    """Prompts for the pool of an experiment."""
+
+    @property
+    def size(self) -> int:
+        """How many distinct prompts there are."""
+
+    def sample(self, count: int) -> Sequence[str]:
+        """Return `count` distinct prompts, 1 <= count <= size; the same ones at each call."""
+
+
+@runtime_checkable
+class BaseModelSource(Protocol):
+    """Base models (M0) that a task makes or ships."""
+
+    def provides(self, name: str | None) -> bool:
+        """Whether a recipe's `model` names one of them; None asks for the task's default."""
+
+    def find(self, name: str | None, models: Path) -> Path | None:
+        """Find the folder of a base model; writes nothing, trains nothing and uses no network.
+
+        Args:
+            name: a name that it provides.
+            models: folder in which models that were made are kept.
+
+        Returns:
+            None if the model has yet to be made.
+
+        Raises:
+            TrainingError: it was made before and cannot serve.
+        """
+
+    def ensure(
+        self, name: str | None, models: Path, *, scratch: Path, say: Callable[[str], None]
+    ) -> Path:
+        """Return the folder of a base model, making it first if need be.
+
+        Args:
+            name: a name that it provides.
+            models: folder in which models that were made are kept.
+            scratch: private folder for the work.
+            say: told what takes long.
+
+        Raises:
+            TrainingError: it could not be made.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """A model to be evaluated.
+
+    Attributes:
+        engine: of the model; closed by the caller.
+        model: its name, such as `M1`.
+        recipe: of the experiment: sampling of the three roles, sizes of the evaluation.
+        templates: in which judge and meta-judge are asked.
+        seed: of the experiment.
+    """
+
+    engine: Engine
+    model: str
+    recipe: Recipe
+    templates: PromptTemplates
+    seed: int
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Measures models by a ground truth that it holds itself."""
+
+    def measure(self, request: EvaluationRequest) -> Iterable[Measurement]:
+        """Measure a model, as rows of the table `evaluation`.
+
+        The same request gives the same rows.
+
+        Raises:
+            EngineError: the engine failed as a whole.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkItem:
+    """One item of a benchmark's data.
+
+    Attributes:
+        item_id: unique in the data.
+        prompt: the instruction that the model answers, or about which it judges.
+        values: everything else that the benchmark needs, as JSON.
+    """
+
+    item_id: str
+    prompt: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One thing that was measured of a model on one item.
+
+    Attributes:
+        item_id: of the item.
+        prompt_id: of its prompt; intervals are clustered by it.
+        metric: name of the figure whose mean over all results it is a part of.
+        part: number of the check, where an item has several; else 0.
+        value: in [0, 1]; None where nothing could be read.
+    """
+
+    item_id: str
+    prompt_id: str
+    metric: str
+    part: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkRequest:
+    """A model to be evaluated on the items of a benchmark.
+
+    Attributes:
+        engine: of the model; closed by the caller.
+        model: its name, such as `M1`.
+        actor: how responses are drawn.
+        judge: how judgments are drawn.
+        meta_judge: how comparisons are drawn.
+        judgments: judgments of each response.
+        templates: in which judge and meta-judge are asked.
+        top_points: end of the rubric's scale.
+        system_prompt: a system message before every prompt that is answered.
+        seed: of everything random.
+        progress: see `Engine.sample`.
+    """
+
+    engine: Engine
+    model: str
+    actor: SamplingParams
+    judge: SamplingParams
+    meta_judge: SamplingParams
+    judgments: int
+    templates: PromptTemplates
+    top_points: float
+    system_prompt: str | None
+    seed: int
+    progress: Progress | None = None
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """Measures models on data that a person gives, with labels or checks of people's making."""
+
+    def find_obstacle(self) -> str | None:
+        """What keeps it from running here, such as a package that is missing; None if nothing."""
+
+    def read_items(self, data: Path) -> Sequence[BenchmarkItem]:
+        """Read the items of a file or folder.
+
+        Raises:
+            EvaluationFileError: the data is missing, malformed or empty.
+        """
+
+    def evaluate(
+        self, request: BenchmarkRequest, items: Sequence[BenchmarkItem]
+    ) -> Sequence[ItemResult]:
+        """Measure a model; the same request gives the same results.
+
+        Raises:
+            EngineError: the engine failed as a whole.
+        """
+
+    def score(self, results: Sequence[ItemResult], *, model: str) -> Scorecard:
+        """Summarise results: figures with their intervals."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A task."""
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it, the name of its entry point."""
+
+    @property
+    def title(self) -> str:
+        """What people call it: a noun phrase."""
+
+    @property
+    def version(self) -> int:
+        """Version of its prompts and its ground truth: results of other versions differ."""
+
+    @property
+    def prompts(self) -> PromptSource | None:
+        """Prompts for experiments; None if a person must give them."""
+
+    @property
+    def base_model(self) -> BaseModelSource | None:
+        """Base models for experiments; None if a person must name one."""
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Prompt templates that recipes may name: name -> text.
+
+        A name ends in `judge`, `meta_judge` or `rubric`, its role, and is none of the package's.
+        """
+
+    @property
+    def evaluators(self) -> Sequence[Evaluator]:
+        """Evaluators with a ground truth, in the order of their rows."""
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """What `evaluation.tasks` of any recipe can name; None if it needs no data of a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticPrompts:
+    """A prompt source that holds its texts."""
+
+    texts: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.texts)
+
+    def sample(self, count: int) -> Sequence[str]:
+        """Return the first `count` texts."""
+        return self.texts[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class StaticModel:
+    """A base model that a task ships as a folder: it has no other name than the task's default."""
+
+    folder: Path
+
+    def provides(self, name: str | None) -> bool:
+        """Whether the default is asked for."""
+        return name is None
+
+    def find(self, name: str | None, models: Path) -> Path | None:  # noqa: ARG002
+        """Return the folder."""
+        return self.folder
+
+    def ensure(
+        self,
+        name: str | None,  # noqa: ARG002
+        models: Path,  # noqa: ARG002
+        *,
+        scratch: Path,  # noqa: ARG002
+        say: Callable[[str], None],  # noqa: ARG002
+    ) -> Path:
+        """Return the folder."""
+        return self.folder
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDefinition:
+    """A task put together from its parts; see `Task`."""
+
+    name: str
+    title: str
+    version: int = 1
+    prompts: PromptSource | None = None
+    base_model: BaseModelSource | None = None
+    templates: Mapping[str, str] = field(default_factory=dict)
+    evaluators: Sequence[Evaluator] = ()
+    benchmark: Benchmark | None = None

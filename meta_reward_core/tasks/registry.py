@@ -1,0 +1,175 @@
+"""Find tasks by name: those of this package, and those that other packages declare.
+
+A package declares its tasks as entry points, such as
+
+    [project.entry-points."meta_reward.tasks"]
+    spelling = "my_package.spelling:TASK"
+
+where `TASK` is a `protocol.Task`. Names are known without importing anything; a task is imported
+when it is asked for. A task that the site lists or previews should import torch only inside its
+functions: the site's processes never load a model.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from meta_reward_core.errors import MetaRewardError, TaskError
+from meta_reward_core.recipes.prompt_templates import is_shipped_name, list_package_templates
+from meta_reward_core.tasks.protocol import Task
+
+ENTRY_POINT_GROUP: Final = "meta_reward.tasks"
+BUILT_IN_TASKS: Final[Mapping[str, str]] = {
+    "ifeval": "meta_reward_core.tasks.ifeval.plugin:TASK",
+    "labelled-pairs": "meta_reward_core.tasks.labelled_pairs.plugin:TASK",
+    "miniature": "meta_reward_core.tasks.toy.plugin:TASK",
+}
+"""Tasks of this package, by the place of their object."""
+
+_log = logging.getLogger(__name__)
+
+_ROLES: Final = ("judge", "meta_judge", "rubric")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a task's object is.
+
+    Attributes:
+        package: the distribution that declares it.
+        value: `module:attribute`.
+    """
+
+    package: str
+    value: str
+
+
+def list_task_names() -> tuple[str, ...]:
+    """Names of all tasks: this package's, then those of others, each sorted."""
+    others = sorted(_list_places(tuple(sys.path)).keys() - BUILT_IN_TASKS.keys())
+    return (*sorted(BUILT_IN_TASKS), *others)
+
+
+def get_task(name: str) -> Task:
+    """Import a task.
+
+    Raises:
+        TaskError: there is none of this name here, two packages declare it, it cannot be imported,
+            or it is not what `protocol.Task` asks for.
+    """
+    return _load_task(name, tuple(sys.path))
+
+
+def find_task(name: str | None) -> Task | None:
+    """The task that a recipe names, or None if it names none.
+
+    Raises:
+        TaskError: as `get_task`.
+    """
+    return None if name is None else get_task(name)
+
+
+def list_experiment_tasks() -> tuple[Task, ...]:
+    """All tasks that supply something that an experiment begins with, in the order of their names.
+
+    A task that cannot be imported is left out, with a warning in the log: a broken package must
+    not take the pages away from everybody.
+    """
+    return tuple(task for task in _iter_importable_tasks() if _supplies_experiments(task))
+
+
+def _iter_importable_tasks() -> Iterator[Task]:
+    for name in list_task_names():
+        try:
+            yield get_task(name)
+        except TaskError as error:
+            _log.warning("%s", error)
+
+
+def _supplies_experiments(task: Task) -> bool:
+    return any((task.prompts, task.base_model, task.templates, task.evaluators))
+
+
+def get_task_templates(name: str | None) -> Mapping[str, str]:
+    """Prompt templates of the task that a recipe names: name -> text; empty without a task.
+
+    Raises:
+        TaskError: as `get_task`.
+    """
+    task = find_task(name)
+    return {} if task is None else task.templates
+
+
+@cache
+def _list_places(path: tuple[str, ...]) -> Mapping[str, tuple[_Place, ...]]:  # noqa: ARG001
+    """All places of each name. Read again when the import path has changed."""
+    places: dict[str, tuple[_Place, ...]] = {
+        name: (_Place("meta-reward", value),) for name, value in BUILT_IN_TASKS.items()
+    }
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        place = _Place(_get_package(entry), entry.value)
+        if place not in places.get(entry.name, ()):
+            places[entry.name] = (*places.get(entry.name, ()), place)
+    return places
+
+
+def _get_package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unknown package"
+
+
+@cache
+def _load_task(name: str, path: tuple[str, ...]) -> Task:
+    places = _list_places(path).get(name, ())
+    if not places:
+        raise TaskError(
+            f"there is no task {name!r} here: install the package that declares it (entry points "
+            f"{ENTRY_POINT_GROUP}), or use one of: {', '.join(list_task_names())}"
+        )
+    if len(places) > 1:
+        packages = " and ".join(place.package for place in places)
+        raise TaskError(f"the task {name!r} is declared by {packages}: uninstall all but one")
+    task = _import_object(name, places[0])
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"the task {name!r} of {places[0].package}: {places[0].value} is a "
+            f"{type(task).__name__} that lacks attributes of meta_reward_core.tasks.protocol.Task"
+        )
+    _check_task(name, task, places[0])
+    return task
+
+
+def _import_object(name: str, place: _Place) -> object:
+    module, _, attribute = place.value.partition(":")
+    try:
+        found: object = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except MetaRewardError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"the task {name!r} of {place.package} cannot be imported from {place.value} "
+            f"({type(error).__name__}: {error}): repair or uninstall that package"
+        ) from error
+    return found
+
+
+def _check_task(name: str, task: Task, place: _Place) -> None:
+    if task.name != name:
+        raise TaskError(
+            f"the entry point {name!r} of {place.package} holds a task that is named "
+            f"{task.name!r}: give both the same name"
+        )
+    taken = set(list_package_templates())
+    for template in task.templates:
+        if not is_shipped_name(template) or not template.endswith(_ROLES) or template in taken:
+            raise TaskError(
+                f"the task {name!r} of {place.package} has a template {template!r}: use lower-case "
+                f"letters, digits and _, ending in {', '.join(_ROLES)}, and no name that this "
+                "package has"
+            )

@@ -1,0 +1,108 @@
+"""The miniature as a task of the registry: its prompts, its seed models, and what knows its truth.
+
+Imports neither torch nor what evaluates until one of them is used.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meta_reward_core.context import make_sampling_params
+from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.tasks.protocol import EvaluationRequest, TaskDefinition
+from meta_reward_core.tasks.toy.task import (
+    TASK_NAME,
+    WORLD_VERSION,
+    count_pool_prompts,
+    sample_pool_prompts,
+)
+
+_POOL_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToyPrompts:
+    """Instructions of the pool; the held-out ones are never among them."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return count_pool_prompts()
+
+    def sample(self, count: int) -> Sequence[str]:
+        """Draw instructions, the same ones at each call."""
+        return sample_pool_prompts(count, seed=_POOL_SEED)
+
+
+@dataclass(frozen=True, slots=True)
+class ToyModels:
+    """The shipped seed model, and the variants that recipes name `miniature-sft<K>[-noisy]`."""
+
+    def provides(self, name: str | None) -> bool:
+        """Whether a recipe's `model` names one of them."""
+        from meta_reward_core.tasks.toy.base_model_variants import parse_variant
+
+        return name is None or parse_variant(name) is not None
+
+    def find(self, name: str | None, models: Path) -> Path | None:
+        """Find a model's folder.
+
+        Raises:
+            TrainingError: it was trained before, and failed its gate or is gone.
+        """
+        from meta_reward_core.tasks.toy.base_model import find_cached_seed_model
+        from meta_reward_core.tasks.toy.base_model_variants import check_variant, parse_variant
+
+        variant = parse_variant(name)
+        return find_cached_seed_model(models) if variant is None else check_variant(variant, models)
+
+    def ensure(
+        self, name: str | None, models: Path, *, scratch: Path, say: Callable[[str], None]
+    ) -> Path:
+        """Return a model's folder, training the model first if need be.
+
+        Raises:
+            TrainingError: it failed its gate, now or earlier.
+        """
+        from meta_reward_core.tasks.toy.base_model import ensure_seed_model
+        from meta_reward_core.tasks.toy.base_model_variants import ensure_variant, parse_variant
+
+        variant = parse_variant(name)
+        if variant is None:
+            return ensure_seed_model(models, scratch=scratch, say=say)
+        return ensure_variant(variant, models, scratch=scratch, say=say)
+
+
+@dataclass(frozen=True, slots=True)
+class ToyEvaluator:
+    """Measures a model in its three roles by the ground truth, on held-out items."""
+
+    def measure(self, request: EvaluationRequest) -> Iterable[Measurement]:
+        """Measure a model; see `toy.evaluation.measure_model`."""
+        from meta_reward_core.tasks.toy.evaluation import measure_model
+
+        recipe = request.recipe
+        return measure_model(
+            request.engine,
+            request.model,
+            prompts=recipe.evaluation.prompts,
+            judge_items=recipe.evaluation.judge_items,
+            judgments=recipe.evaluation.judgments,
+            comparisons=recipe.evaluation.comparisons,
+            actor=make_sampling_params(recipe.actor),
+            judge=make_sampling_params(recipe.judge),
+            meta_judge=make_sampling_params(recipe.meta_judge),
+            judge_template=request.templates.judge,
+            meta_judge_template=request.templates.meta_judge,
+            seed=request.seed,
+        )
+
+
+TASK = TaskDefinition(
+    name=TASK_NAME,
+    title="the miniature world",
+    version=WORLD_VERSION,
+    prompts=ToyPrompts(),
+    base_model=ToyModels(),
+    evaluators=(ToyEvaluator(),),
+)

@@ -1,0 +1,97 @@
+"""A package that is not part of this project and declares a task of its own.
+
+It is written into a folder with its metadata, as an installer would, and the folder is put on the
+import path. It knows nothing of the project but the public parts of the registry.
+"""
+
+from pathlib import Path
+
+TASK_NAME = "spelling"
+
+_MODULE = '''\
+"""Spell words backwards: prompts, a base model and the ground truth of it."""
+
+import os
+from pathlib import Path
+
+from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.tasks.protocol import StaticModel, StaticPrompts, TaskDefinition
+
+WORDS = [f"{first}{vowel}{last}" for first in "bcdfglmn" for vowel in "aei" for last in "dnrt"]
+HELD_OUT = WORDS[::8]
+
+
+def spell_backwards(word):
+    """The ground truth; a switch of the tests lets it lie."""
+    return word if "SPELLING_LIES" in os.environ else word[::-1]
+
+
+class SpellingEvaluator:
+    """Share of held-out words that a model spells backwards."""
+
+    def measure(self, request):
+        prompts = [f"Spell backwards: {word}" for word in HELD_OUT]
+        replies = request.engine.sample(
+            [[{"role": "user", "content": prompt}] for prompt in prompts],
+            1,
+            sampling=SamplingParams(0.0, 1.0, request.recipe.actor.max_new_tokens),
+            seed=request.seed,
+        )
+        right = [
+            spell_backwards(word) in drawn[0].text.split() for word, drawn in zip(HELD_OUT, replies)
+        ]
+        share = sum(right) / len(right)
+        yield Measurement(request.model, "actor", "spelled_right", share, len(right), "oracle")
+
+
+TASK = TaskDefinition(
+    name="spelling",
+    title="the spelling task",
+    version=3,
+    prompts=StaticPrompts(
+        tuple(f"Spell backwards: {word}" for word in WORDS if word not in HELD_OUT)
+    ),
+    base_model=StaticModel(Path(__file__).parent / "model"),
+    templates={
+        "spelling_judge": "Judge how {response} answers {instruction}. End with Score: 0 to 5.",
+        "spelling_meta_judge": "Compare {judgment_a} and {judgment_b} about {response} to "
+        "{instruction}. End with Winner: Judgement A or Winner: Judgement B.",
+    },
+    evaluators=(SpellingEvaluator(),),
+)
+'''
+
+RECIPE = """\
+name: spell
+world: spelling
+iterations: 2
+shard_prompts: 4
+sample: {prompts: 8}
+actor: {samples: 4}
+judge: {samples: 5, template: spelling_judge}
+meta_judge: {template: spelling_meta_judge, max_chosen_judgment_chars: null}
+engine: {kind: scripted}
+evaluation: {oracle: spelling}
+"""
+
+
+def write_outside_task(folder: Path, module: str = _MODULE, *, name: str = TASK_NAME) -> Path:
+    """Write the package and its metadata; the model's folder holds a stub."""
+    package = folder / f"outside_{name}"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(module)
+    model = package / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights of M0")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    metadata = folder / f"outside_{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: outside-{name}\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(
+        f"[meta_reward.tasks]\n{name} = outside_{name}:TASK\n"
+    )
+    return folder
