@@ -21,7 +21,7 @@ from meta_reward_core.cli.options import (
     show_plan,
 )
 from meta_reward_core.cli.terminal import ConsoleCallback, make_console, print_summary
-from meta_reward_core.data.output_file import require_writable, write_json
+from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES

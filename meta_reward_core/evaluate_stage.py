@@ -17,8 +17,12 @@ from meta_reward_core.context import (
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import TaskError
 from meta_reward_core.evaluation.iteration_metrics import measure_iteration, to_measurements
-from meta_reward_core.evaluation.measurement import Measurement
-from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any, serialize_scorecard
+from meta_reward_core.evaluation.scorecard import (
+    DataIssue,
+    Measurement,
+    make_issue_if_any,
+    serialize_scorecard,
+)
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import StageOutput
 from meta_reward_core.tasks.fixed_items import FixedItems, get_benchmark, load_fixed_items

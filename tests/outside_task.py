@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from meta_reward_core.engines.base import SamplingParams
-from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.evaluation.scorecard import Measurement
 from meta_reward_core.tasks.protocol import StaticModel, StaticPrompts, TaskDefinition
 
 WORDS = [f"{first}{vowel}{last}" for first in "bcdfglmn" for vowel in "aei" for last in "dnrt"]

@@ -1,9 +1,13 @@
-"""Read the environment: plain values, switches, and secrets that may lie in files instead."""
+"""Read the environment: plain values, switches, secrets that may be in files, the session key."""
 
+import contextlib
 import os
+import secrets
 from pathlib import Path
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import lazystr
 
 
 def is_enabled(name: str) -> bool:
@@ -36,3 +40,39 @@ def read_secret(name: str) -> str:
     if not found:
         raise ImproperlyConfigured(f"{name}_FILE names {file}, which is empty")
     return found
+
+
+def read_or_make_key(path: Path) -> str:
+    """Read the key that signs sessions from its file; make one if there is none.
+
+    Only the owner may read the file, and it appears whole: of several processes that start at
+    once, one makes the key for all.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(64))
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+    return path.read_text().strip()
+
+
+class LocalKey:
+    """The key as a text that is read, or made, when it is first needed, not at import."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: str | None = None
+
+    def __str__(self) -> str:
+        if self._key is None:
+            self._key = read_or_make_key(self._path)
+        return self._key
+
+
+def make_lazy_key(path: Path) -> Any:
+    """Stand for the key in `path`, a text, without touching the file system yet."""
+    return lazystr(LocalKey(path))

@@ -1,11 +1,14 @@
-"""Where this installation's own files lie, and where it keeps what it makes."""
+"""Folders of this installation: its own files, and the roots of what it stores."""
 
 import hashlib
 import os
 import tempfile
 from pathlib import Path
 
+from django.conf import settings
+
 from meta_reward_core.processes.command_hint import IN_CHECKOUT
+from meta_reward_core.storage.roots import StorageRoots
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -38,3 +41,13 @@ def get_runtime_folder() -> Path:
     """
     installation = hashlib.sha256(os.fsencode(VAR_ROOT)).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"meta-reward-{os.geteuid()}-{installation}"
+
+
+def get_storage_roots() -> StorageRoots:
+    """The storage roots that the settings name."""
+    return StorageRoots(
+        artifacts=settings.META_REWARD_ARTIFACT_ROOT,
+        models=Path(settings.META_REWARD_MODEL_ROOT),
+        scratch=Path(settings.META_REWARD_SCRATCH_ROOT),
+        hub_token=settings.META_REWARD_HF_TOKEN or None,
+    )

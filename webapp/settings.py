@@ -49,7 +49,7 @@ from pathlib import Path
 
 import dj_database_url
 
-from webapp.environment import is_enabled, read_list, read_secret
+from webapp.environment import is_enabled, make_lazy_key, read_list, read_secret
 from webapp.logging_config import build_log_settings
 from webapp.paths import (
     STATIC_SOURCES,
@@ -58,7 +58,6 @@ from webapp.paths import (
     get_runtime_folder,
     read_root,
 )
-from webapp.secret_key import make_lazy_key
 
 DEBUG = is_enabled("META_REWARD_DEBUG")
 SECRET_KEY = read_secret("META_REWARD_SECRET_KEY") or make_lazy_key(VAR_ROOT / "secret_key")
@@ -165,7 +164,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "webapp.logging_config.name_requests",
-    "webapp.nul_bytes.refuse_null_characters",
+    "webapp.bad_requests.refuse_null_characters",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

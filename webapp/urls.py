@@ -23,4 +23,4 @@ urlpatterns = [
     path("", include("webapp.dashboard.urls")),
 ]
 
-handler400 = "webapp.error_views.handle_bad_request"
+handler400 = "webapp.bad_requests.handle_bad_request"

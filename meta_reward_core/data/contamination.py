@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from meta_reward_core.data.near_duplicates import NearDuplicateIndex
 from meta_reward_core.data.prompt_files import PromptFile
+from meta_reward_core.data.prompt_filters import NearDuplicateIndex
 from meta_reward_core.errors import InputError
 
 

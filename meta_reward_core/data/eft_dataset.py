@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from meta_reward_core.data.holdout import HeldOutPrompts
 from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.data.prompt_filters import HeldOutPrompts
 from meta_reward_core.data.tabular_io import NumberedRow, read_rows
 from meta_reward_core.engines.base import Engine, Progress, SamplingParams
 from meta_reward_core.method.judging import build_judge_conversation, judge_responses

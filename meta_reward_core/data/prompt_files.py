@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 
-from meta_reward_core.data.input_file import read_source_bytes, read_source_text
+from meta_reward_core.data.file_io import read_source_bytes, read_source_text
 from meta_reward_core.errors import PromptFileError
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.schemas import read_parquet

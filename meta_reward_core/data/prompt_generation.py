@@ -16,10 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from meta_reward_core.data.holdout import HeldOutPrompts
-from meta_reward_core.data.languages import is_in_language
-from meta_reward_core.data.near_duplicates import SIMILARITY_THRESHOLD, NearDuplicateIndex
 from meta_reward_core.data.prompt_files import compute_prompt_id, find_reject_reason
+from meta_reward_core.data.prompt_filters import (
+    SIMILARITY_THRESHOLD,
+    HeldOutPrompts,
+    NearDuplicateIndex,
+    is_in_language,
+)
 from meta_reward_core.engines.base import Completion, Conversation, Engine, SamplingParams
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError

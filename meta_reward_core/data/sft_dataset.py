@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from meta_reward_core.data.holdout import HeldOutPrompts
 from meta_reward_core.data.prompt_files import (
     RejectReason,
     Row,
@@ -21,6 +20,7 @@ from meta_reward_core.data.prompt_files import (
     find_reject_reason,
     read_json_lines,
 )
+from meta_reward_core.data.prompt_filters import HeldOutPrompts
 from meta_reward_core.engines.base import Conversation, Message
 from meta_reward_core.errors import PromptFileError
 from meta_reward_core.training.row_types import SftRow

@@ -15,8 +15,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from meta_reward_core.data.input_file import read_source_bytes, read_source_text
-from meta_reward_core.data.output_file import write_atomically
+from meta_reward_core.data.file_io import read_source_bytes, read_source_text, write_atomically
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.storage.schemas import read_parquet
 

@@ -1,11 +1,38 @@
-"""From the engine section of a recipe to an engine: each kind's libraries are imported here."""
+"""The engines by their kind: which one a recipe names, and whether its package is installed.
 
+The libraries of a kind are imported when an engine of that kind is loaded, not before.
+"""
+
+import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.schema import EngineRecipe
+
+
+def require_engine(kind: str) -> None:
+    """Refuse an engine whose package is not installed in this environment.
+
+    Only vLLM's may be missing: the project itself needs those of all other kinds.
+
+    Raises:
+        InputError: it is not, and how it is installed.
+    """
+    if kind == "vllm" and find_spec("vllm") is None:
+        raise make_vllm_missing_error()
+
+
+def make_vllm_missing_error() -> InputError:
+    """What is said where vLLM is asked for and is not here."""
+    return InputError(
+        f"engine.kind: vllm needs vLLM, which is not installed in {sys.prefix}: install it by the "
+        'command in docs/engines.md under "vLLM", or begin with another engine, '
+        "such as --engine transformers"
+    )
 
 
 def _load_transformers(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
@@ -44,8 +71,7 @@ def _load_openai(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engin
 
 
 def _load_scripted(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
-    from meta_reward_core.engines.fake_replies import make_fake_reply
-    from meta_reward_core.engines.scripted import ScriptedEngine
+    from meta_reward_core.engines.scripted import ScriptedEngine, make_fake_reply
 
     return ScriptedEngine(make_fake_reply)
 

@@ -1,4 +1,4 @@
-"""An engine whose answers are written by the caller: for tests and demonstrations, no model.
+"""An engine whose replies come from a script: for tests and demonstrations, without a model.
 
 It knows no tokenizer: a token is a word between blanks, and has no id unless the script gives
 whole completions.
@@ -13,6 +13,7 @@ from meta_reward_core.engines.base import (
     Progress,
     SamplingParams,
 )
+from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError
 
 Reply = str | tuple[str, FinishReason] | Completion
@@ -75,3 +76,34 @@ class ScriptedEngine:
             text, reason = " ".join(words[: sampling.max_new_tokens]), "length"
         tokens = min(len(words), sampling.max_new_tokens)
         return Completion(text=text, tokens=tokens, finish_reason=reason or "stop")
+
+
+_PHRASES = (
+    "to begin with",
+    "it depends",
+    "for example",
+    "in short",
+    "as you asked",
+    "note that",
+)
+
+
+def make_fake_reply(conversation: Conversation, sample: int, seed: int) -> str:
+    """A reply in the form that an actor's, a judge's or a meta-judge's prompt asks for.
+
+    It depends on the conversation, the sample and the seed alone, and means nothing.
+    """
+    asked = conversation[-1]["content"]
+    draw = derive_seed(seed, asked, sample)
+    body = " ".join(_PHRASES[(draw >> shift) % len(_PHRASES)] for shift in range(draw % 9 + 1))
+    if "Better: tie" in asked:
+        return f"{body}\nBetter: {('A', 'B', 'tie')[draw % 3]}"
+    if "[[A>>B]]" in asked:
+        return f"{body}\n[[{('A>>B', 'A>B', 'A=B', 'B>A', 'B>>A')[draw % 5]}]]"
+    if "Rating: [[" in asked:
+        return f"{body}\nRating: [[{draw % 10 + 1}]]"
+    if "Winner:" in asked or asked.startswith("Compare"):
+        return f"{body}\nWinner: Judgement {'AB'[draw % 2]}"
+    if "Score:" in asked or asked.startswith("Judge"):
+        return f"{body}\nScore: {draw % 6}"
+    return body

@@ -17,7 +17,6 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from meta_reward_core.engines.availability import make_vllm_missing_error
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
@@ -27,6 +26,7 @@ from meta_reward_core.engines.base import (
     pack_token_ids,
 )
 from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
+from meta_reward_core.engines.registry import make_vllm_missing_error
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.models.validation import ADAPTER_FOLDER

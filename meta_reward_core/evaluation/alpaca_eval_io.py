@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from meta_reward_core.data.csv_safety import format_csv, unguard_cell
-from meta_reward_core.data.output_file import write_atomically, write_json
+from meta_reward_core.data.file_io import write_atomically, write_json
 from meta_reward_core.data.tabular_io import NumberedRow, format_for_message, read_csv, read_rows
 from meta_reward_core.errors import EvaluationFileError
 

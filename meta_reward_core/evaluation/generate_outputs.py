@@ -1,17 +1,43 @@
-"""Let a model answer the prompts of an evaluation: one turn, or one after another.
+"""Generate a named model's answers to the prompts of an evaluation, in one turn or several.
 
 An answer that the engine refused is an empty text, which every judge may punish, and is counted.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, SamplingParams
+from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.evaluation.alpaca_eval_io import ModelOutput
 from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any
+from meta_reward_core.experiment import Experiment
 from meta_reward_core.method.generation import build_actor_conversation, extend_conversation
+
+
+@dataclass(frozen=True)
+class NamedEngine:
+    """Somebody who answers or judges.
+
+    Attributes:
+        name: under which answers or judgments go.
+        engine: keeps what it draws; loaded at the first thing that is missing.
+        experiment: whose model it is, if it is an experiment's.
+    """
+
+    name: str
+    engine: CachingEngine
+    experiment: Experiment | None = None
+
+    @cached_property
+    def training_prompt_ids(self) -> frozenset[str]:
+        """Hashes of the instructions that the experiment trains on; none without one."""
+        if self.experiment is None:
+            return frozenset()
+        return frozenset(self.experiment.files(0).read("prompts")["prompt_id"].to_pylist())
+
 
 REFUSED: Final = "refused"
 CUT_OFF: Final = "length"

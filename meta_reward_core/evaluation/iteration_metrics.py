@@ -20,7 +20,7 @@ from meta_reward_core.evaluation.judge_metrics import (
     compute_spearman,
     measure_pairs,
 )
-from meta_reward_core.evaluation.measurement import Measurement, Subject
+from meta_reward_core.evaluation.scorecard import Measurement, Subject
 from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind
 from meta_reward_core.storage.shards import IterationFiles
 

@@ -19,12 +19,12 @@ from meta_reward_core.evaluation.arena_hard_io import ArenaQuestion, Version
 from meta_reward_core.evaluation.arena_hard_judge import build_styled_answers, play_games
 from meta_reward_core.evaluation.generate_outputs import (
     ModelResponses,
+    NamedEngine,
     generate_turns,
     to_model_outputs,
 )
 from meta_reward_core.evaluation.judge_agreement import measure_self_consistency
 from meta_reward_core.evaluation.mt_bench_judge import judge_turns
-from meta_reward_core.evaluation.named_engine import NamedEngine
 from meta_reward_core.evaluation.pairwise_judge import (
     PresentationOrders,
     ask_for_verdicts,

@@ -1,19 +1,45 @@
-"""What an evaluation ends in: figures with their intervals, and findings that limit their worth."""
+"""The results of an evaluation: metrics with their intervals, and issues of the data."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Subject = Literal["actor", "judge", "meta_judge", "pairs", "training"]
+Basis = Literal["own_data", "oracle", "self_judged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A metric of a model in one of its roles, measured by the loop itself.
+
+    Attributes:
+        model: such as `M1`.
+        subject: the role, or the thing, that is measured.
+        metric: the metric's name.
+        value: its value; absent when there was nothing to measure.
+        count: how many items it was measured on.
+        basis: `own_data`: the iteration's own files, which the judge under test has scored.
+            `oracle`: held-out items and a program that knows the ground truth. `self_judged`: the
+            same held-out items by the model's own judge.
+    """
+
+    model: str
+    subject: Subject
+    metric: str
+    value: float | None
+    count: int
+    basis: Basis
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number about a model.
+    """A metric of a model on a benchmark.
 
     Attributes:
-        name: in the words of its benchmark.
-        value: the figure, in the benchmark's unit; None when it cannot be computed.
-        count: how many prompts, pairs or items it was taken from.
+        name: as its benchmark calls it.
+        value: in the benchmark's unit; None when it cannot be computed.
+        count: how many prompts, pairs or items it was computed from.
         low: lower end of its interval, where it has one; 95% unless the name says another level.
         high: upper end.
         absent: why there is no value.

@@ -16,7 +16,7 @@ from meta_reward_core.context import ModelRef
 from meta_reward_core.engines.base import Engine
 from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.errors import InputError
-from meta_reward_core.evaluation.named_engine import NamedEngine
+from meta_reward_core.evaluation.generate_outputs import NamedEngine
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning import experiment_setup
 from meta_reward_core.planning.base_model import resolve_base_model

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from meta_reward_core.context import EngineLoader, ModelRef, PromptTemplates, StageResources
 from meta_reward_core.data.contamination import remove_contaminated
-from meta_reward_core.data.holdout import read_held_out, remove_held_out
 from meta_reward_core.data.prompt_files import (
     REJECT_TEXT,
     PromptFile,
@@ -19,11 +18,11 @@ from meta_reward_core.data.prompt_files import (
     find_reject_reason,
     read_prompts,
 )
-from meta_reward_core.engines.availability import require_engine
+from meta_reward_core.data.prompt_filters import read_held_out, remove_held_out
 from meta_reward_core.engines.base import Engine
 from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.engines.endpoints import find_endpoint
-from meta_reward_core.engines.registry import ENGINE_LOADERS
+from meta_reward_core.engines.registry import ENGINE_LOADERS, require_engine
 from meta_reward_core.errors import InputError, StorageFullError, TaskError
 from meta_reward_core.experiment import (
     Experiment,

@@ -1,8 +1,16 @@
-"""Signals that stop the work as Ctrl-C does."""
+"""Signals that stop work: as Ctrl-C does, or when the parent process dies.
+
+The kernel kills a child whose parent dies (PR_SET_PDEATHSIG), even by SIGKILL, so that child
+processes never outlive the process that started them. Only Linux has this; elsewhere only a parent
+that stops in order stops its children.
+"""
 
 import contextlib
+import ctypes
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 
@@ -25,3 +33,34 @@ def interrupt_on_signal(wanted: signal.Signals) -> Iterator[bool]:
         yield True
     finally:
         signal.signal(wanted, before or signal.SIG_DFL)
+
+
+ON_LINUX = sys.platform == "linux"
+_PR_SET_PDEATHSIG = 1
+
+
+def set_parent_death_signal(number: int = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when the thread that forked it dies.
+
+    Called in a child that has been forked already, such as a process of a pool.
+    """
+    if ON_LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def make_parent_death_preexec(number: int = signal.SIGKILL) -> Callable[[], None]:
+    """Make a `preexec_fn` after which a child dies when the calling thread does.
+
+    Start such children from a thread that lives as long as they should: the main thread.
+    """
+    if not ON_LINUX:
+        return lambda: None
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child should do little
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
+
+    return prepare

@@ -10,7 +10,7 @@ from meta_reward_core.evaluation.confidence_intervals import (
     Interval,
     compute_bounded_mean_interval,
 )
-from meta_reward_core.evaluation.measurement import Basis
+from meta_reward_core.evaluation.scorecard import Basis
 from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
 from meta_reward_core.reporting.seed_statistics import Key, SeedEstimate, estimate_over_seeds
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
-from meta_reward_core.evaluation.measurement import Basis
-from meta_reward_core.evaluation.scorecard import DataIssue
+from meta_reward_core.evaluation.scorecard import Basis, DataIssue
 from meta_reward_core.experiment import require_experiment_files
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe, hash_recipe_values

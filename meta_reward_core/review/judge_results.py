@@ -9,13 +9,13 @@ from meta_reward_core.evaluation.rater_agreement import (
     make_weighted_kendall,
     make_weighted_spearman,
 )
-from meta_reward_core.review.sampling_frame import SamplingFrame
 from meta_reward_core.review.stratified_estimators import (
     Estimate,
     SurveyDesign,
     estimate_mean,
     estimate_statistic,
 )
+from meta_reward_core.review.stratified_sampling import SamplingFrame
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from meta_reward_core.evaluation.rater_agreement import (
     make_weighted_kappa,
     make_weighted_share,
 )
-from meta_reward_core.review.sampling_frame import SamplingFrame
 from meta_reward_core.review.sampling_units import Outcome
 from meta_reward_core.review.stratified_estimators import (
     Estimate,
@@ -20,6 +19,7 @@ from meta_reward_core.review.stratified_estimators import (
     estimate_share,
     estimate_statistic_from_share,
 )
+from meta_reward_core.review.stratified_sampling import SamplingFrame
 
 HumanVerdict = Literal["first", "second", "tie", "neither"]
 Winner = Literal["first", "second"]

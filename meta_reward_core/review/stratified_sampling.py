@@ -1,4 +1,4 @@
-"""Draw the items of a batch so that each item's chance to be drawn is known.
+"""Sample the items of a batch with known probabilities, and describe what was sampled from.
 
 Every strategy is a stratified sample without replacement: within a stratum each item has the
 chance `sampled / population`. "Most uncertain first" takes the most uncertain items all, and at
@@ -10,12 +10,13 @@ Source: Särndal, Swensson, Wretman 1992, section 3.7.
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.review.sampling_units import SamplingUnit, UnitKind
+from meta_reward_core.review.stratified_estimators import SurveyDesign
 
 STRATEGIES: Final[Mapping[str, str]] = {
     "uniform": "uniformly: every item has the same chance",
@@ -178,3 +179,45 @@ def arrange_batch(count: int, *, same: float, other: float, rng: random.Random) 
         )
         places.append((behind, BatchSlot(index, "same" if again == "same" else "other")))
     return [place for _, place in sorted(places, key=lambda entry: entry[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingFrame:
+    """What the answered items were drawn from.
+
+    Attributes:
+        sizes: items of each stratum in the population.
+        factors: where several samples are pooled, how much each stratum counts; else empty.
+    """
+
+    sizes: Mapping[str, int]
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def make_design(self, strata: Iterable[str]) -> SurveyDesign:
+        """Say from which strata answered items are, in their order."""
+        return SurveyDesign(tuple(strata), self.sizes, self.factors)
+
+
+def pool_frames(frames: Mapping[str, SamplingFrame], answers: Mapping[str, int]) -> SamplingFrame:
+    """Put samples of one population together; each counts by its share of the answers.
+
+    Args:
+        frames: by name; a stratum is then called as `name_sample_stratum` says.
+        answers: how many items of each sample are answered.
+    """
+    total = sum(answers.values())
+    sizes = {
+        name_sample_stratum(name, stratum): size
+        for name, frame in frames.items()
+        if answers[name]
+        for stratum, size in frame.sizes.items()
+    }
+    factors = {name_sample_stratum(name, stratum): answers[name] / total
+               for name, frame in frames.items() if answers[name]
+               for stratum in frame.sizes}  # fmt: skip
+    return SamplingFrame(sizes, factors)
+
+
+def name_sample_stratum(sample: str, stratum: str) -> str:
+    """Name a stratum of one of several samples."""
+    return f"{sample}: {stratum}"

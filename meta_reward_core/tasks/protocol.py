@@ -13,8 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from meta_reward_core.context import PromptTemplates
 from meta_reward_core.engines.base import Engine, Progress, SamplingParams
-from meta_reward_core.evaluation.measurement import Measurement
-from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.evaluation.scorecard import Measurement, Scorecard
 from meta_reward_core.recipes.schema import Recipe
 
 

@@ -20,7 +20,7 @@ import torch
 
 from meta_reward_core import errors
 from meta_reward_core.errors import MetaRewardError, TrainingError
-from meta_reward_core.processes.parent_death import make_parent_death_preexec
+from meta_reward_core.processes.signals import make_parent_death_preexec
 from meta_reward_core.recipes.training_settings import TrainingSettings
 from meta_reward_core.training.result import OnLog, TrainingOutcome
 from meta_reward_core.training.row_types import RowFile, RowIterable, TrainingRow

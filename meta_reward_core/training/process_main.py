@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from meta_reward_core.errors import MetaRewardError, TrainingError
-from meta_reward_core.processes.parent_death import set_parent_death_signal
+from meta_reward_core.processes.signals import set_parent_death_signal
 from meta_reward_core.training.launcher import ROWS_FILE
 from meta_reward_core.training.result import LogRow, TrainingOutcome
 from meta_reward_core.training.row_types import RowFile

@@ -5,8 +5,7 @@ from pathlib import Path
 from meta_reward_core.context import IterationContext, ModelRef, StageResources
 from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.fake_replies import make_fake_reply
-from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
+from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine, make_fake_reply
 from meta_reward_core.experiment import Experiment, create_experiment
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.recipes.schema import Recipe

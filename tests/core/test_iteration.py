@@ -8,7 +8,7 @@ import pytest
 
 from meta_reward_core.context import IterationContext
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.fake_replies import make_fake_reply
+from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import DamagedArtifactError, InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES

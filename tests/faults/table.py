@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from meta_reward_core.data.output_file import replace_between
+from meta_reward_core.data.file_io import replace_between
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.world import STEPS
 

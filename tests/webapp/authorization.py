@@ -17,7 +17,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from meta_reward_core.data.output_file import replace_between
+from meta_reward_core.data.file_io import replace_between
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "authorization.md"
 BEGIN, END = "<!-- answers: begin -->", "<!-- answers: end -->"

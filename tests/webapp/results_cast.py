@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from meta_reward_core.context import ModelRef
 from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.fake_replies import make_fake_reply
+from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.experiment import create_experiment
 from meta_reward_core.recipes.schema import Recipe

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
+from webapp.environment import make_lazy_key, read_or_make_key
 from webapp.paths import read_root
-from webapp.secret_key import make_lazy_key, read_or_make_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.engines.fake_replies import make_fake_reply
-from meta_reward_core.engines.scripted import Script, ScriptedEngine
+from meta_reward_core.engines.scripted import Script, ScriptedEngine, make_fake_reply
 from meta_reward_core.planning import experiment_setup
 from meta_reward_core.training.row_types import RowIterable
 from tests.workers.installation import Installation, UseScript

@@ -11,7 +11,7 @@ from django.core.management import CommandError
 
 from meta_reward_core.cli.callbacks import CallbackList
 from meta_reward_core.context import StageResources
-from meta_reward_core.engines.fake_replies import make_fake_reply
+from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import AuditWaitsError, InputError
 from meta_reward_core.planning import experiment_setup
 from meta_reward_core.runner import run_iteration

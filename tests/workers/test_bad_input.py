@@ -9,7 +9,7 @@ from django.core.management import CommandError
 from django.db import connection
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.engines import availability
+from meta_reward_core.engines import registry
 from meta_reward_core.planning import experiment_request
 from meta_reward_core.processes.command_hint import format_command
 from tests.end_to_end.conftest import CHECKOUT
@@ -67,7 +67,7 @@ def test_words_that_are_missing_or_misspelt(
 def test_an_engine_that_is_not_installed_burns_no_name(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, way: Sequence[str]
 ) -> None:
-    monkeypatch.setattr(availability, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
     assert_refused(installation, ("--engine", "vllm", *way), "docs/engines.md")
     assert (
         "--constraint var/constraints-vllm.txt vllm==" in (CHECKOUT / "docs/engines.md").read_text()
@@ -78,7 +78,7 @@ def test_an_engine_that_is_not_installed_burns_no_name(
 def test_where_workers_draw_the_plan_asks_no_engine_of_this_machine(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(availability, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
     assert "generate" in installation.run_iteration("--engine", "vllm", "--queue", "--dry-run")
 
 
@@ -88,7 +88,7 @@ def test_an_engine_that_is_gone_is_told_before_the_next_iteration_begins(
     installation.run_iteration()
     kept = installation.artifacts / "mine/experiment.json"
     kept.write_text(kept.read_text().replace('"kind": "scripted"', '"kind": "vllm"'))
-    monkeypatch.setattr(availability, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
     for way in WAYS:
         assert "docs/engines.md" in refusal_to_go_on(installation, *way)
 

@@ -8,7 +8,7 @@ from django.db import DatabaseError
 
 from tests.workers.installation import Installation, UseScript
 from webapp.accounts.models import Event, EventKind
-from workers.ops import command_log
+from workers.management import base
 from workers.ops.host import get_machine_name
 
 WHO = f"by {getpass.getuser()} on {get_machine_name()}"
@@ -60,7 +60,7 @@ def test_an_export_needs_no_database(
     def away(*args: object, **more: object) -> None:
         raise DatabaseError("no connection")
 
-    monkeypatch.setattr(command_log, "log_event", away)
+    monkeypatch.setattr(base, "log_event", away)
     finished.run("export_pairs", "--experiment", "mine", "--output", tmp_path / "pairs.jsonl")
     assert (tmp_path / "pairs.jsonl").exists()
     assert f"not noted: data taken out, mine, by {WHO[3:]}: no connection" in caplog.text
@@ -72,4 +72,4 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     monkeypatch.setattr("os.getuid", lambda: 10001)
-    assert command_log._get_user_name() == "user 10001"
+    assert base._get_user_name() == "user 10001"

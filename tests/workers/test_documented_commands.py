@@ -10,7 +10,7 @@ import pytest
 from django.core.management import execute_from_command_line
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.engines import availability
+from meta_reward_core.engines import registry
 from tests.end_to_end.conftest import CHECKOUT
 from tests.workers.installation import Installation, UseScript
 
@@ -69,9 +69,7 @@ def place(
 def test_commands_that_only_plan_or_explain_do(
     place: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        availability, "find_spec", lambda name: name
-    )  # one page takes vLLM for granted
+    monkeypatch.setattr(registry, "find_spec", lambda name: name)  # one page takes vLLM for granted
     assert len(BEFORE) > 6
     for command in BEFORE:
         run(command)

@@ -10,8 +10,7 @@ from django.core.management import CommandError
 
 from meta_reward_core.context import ModelRef
 from meta_reward_core.engines.base import Conversation, Engine
-from meta_reward_core.engines.fake_replies import make_fake_reply
-from meta_reward_core.engines.scripted import Reply, ScriptedEngine
+from meta_reward_core.engines.scripted import Reply, ScriptedEngine, make_fake_reply
 from meta_reward_core.errors import EngineError
 from meta_reward_core.planning import experiment_setup
 from meta_reward_core.recipes.schema import EngineRecipe

@@ -101,7 +101,7 @@ def test_a_lying_ground_truth_changes_nothing_but_the_evaluation(
     """Every word is answered backwards, so the truth says 1 and the lie says 0."""
 
     def spell(conversation: object, sample: int, seed: int) -> str:
-        from meta_reward_core.engines.fake_replies import make_fake_reply
+        from meta_reward_core.engines.scripted import make_fake_reply
 
         asked = conversation[-1]["content"]  # type: ignore[index]
         plain = make_fake_reply(conversation, sample, seed)  # type: ignore[arg-type]

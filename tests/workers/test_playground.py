@@ -23,7 +23,7 @@ from webapp.playground.conversations import explain_not_followable
 from workers.engine.client import EngineHost, SampleRequest, ShardFailedError
 from workers.jobs import playground
 from workers.jobs.runner import ENGINE_HANDLERS, run_job
-from workers.ops import shutdown_flag
+from workers.ops import processes
 from workers.pipeline.open_experiment import open_row
 from workers.pipeline.sync_rows import record_experiment
 
@@ -150,10 +150,10 @@ def test_cancelling_kills_the_engine_and_keeps_the_reason(
 def test_a_worker_that_stops_gives_the_order_back(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutdown_flag, "is_stopping", lambda: True)
+    monkeypatch.setattr(processes, "is_shutting_down", lambda: True)
     order = carried_out(ask(row))
     assert (order.status, order.token, order.outcome) == ("waiting", None, {})
-    monkeypatch.setattr(shutdown_flag, "is_stopping", lambda: False)
+    monkeypatch.setattr(processes, "is_shutting_down", lambda: False)
     assert carried_out(order).status == "done"
 
 

@@ -28,8 +28,8 @@ from tests.workers.installation import Installation
 from webapp.accounts.models import Event, EventKind
 from webapp.dashboard.lineage import read_lineage
 from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.paths import get_storage_roots
 from workers.jobs.runner import SLOW_HANDLERS, run_job
-from workers.ops.storage_roots import get_storage_roots
 from workers.pipeline.sync_rows import record_experiment, record_iteration
 
 # The client sends large files in a way that its own HTTP library calls old.

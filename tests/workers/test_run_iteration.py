@@ -12,7 +12,7 @@ from django.db import OperationalError
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.fake_replies import make_fake_reply
+from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import EngineError
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.planning import experiment_request

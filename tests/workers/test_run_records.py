@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError
 
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.fake_replies import make_fake_reply
+from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import InputError
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.storage.artifact_store import hash_bytes

@@ -17,7 +17,7 @@ from pytest_django.fixtures import Settings
 from rich.console import Console
 
 from meta_reward_core.context import IterationContext, StageResources
-from meta_reward_core.engines.fake_replies import make_fake_reply
+from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import (
     EngineError,
     ExperimentBusyError,
@@ -33,10 +33,10 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, UseScript
 from tests.workers.test_run_iteration import statuses, table_bytes
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
+from webapp.paths import get_storage_roots
 from workers.engine import process
 from workers.engine.client import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
 from workers.management.follow import follow_iteration
-from workers.ops.storage_roots import get_storage_roots
 from workers.pipeline import control, dispatch, run_shard, scheduling
 from workers.pipeline.sync_rows import record_experiment
 from workers.reconciler import reconcile

@@ -15,7 +15,7 @@ from ninja.operation import Operation
 from webapp.api import experiments, models_api, system_api
 from webapp.api.authentication import SignedIn, TokenAuth
 from webapp.api.errors import register_error_handlers
-from webapp.nul_bytes import has_null_character
+from webapp.bad_requests import has_null_character
 
 
 class _NamedOperations(NinjaAPI):

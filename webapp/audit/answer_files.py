@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from meta_reward_core.data.csv_safety import is_plain_number, unguard_cell
 from meta_reward_core.errors import InputError
 from webapp.audit.annotation_queue import TAGS
-from webapp.nul_bytes import NUL
+from webapp.bad_requests import NUL
 
 T = TypeVar("T")
 

@@ -20,8 +20,12 @@ from meta_reward_core.review.meta_judge_results import (
     estimate_decided_agreement,
     estimate_meta_judge_results,
 )
-from meta_reward_core.review.sampling_frame import SamplingFrame, name_sample_stratum, pool_frames
 from meta_reward_core.review.stratified_estimators import Estimate
+from meta_reward_core.review.stratified_sampling import (
+    SamplingFrame,
+    name_sample_stratum,
+    pool_frames,
+)
 from webapp.audit.batch_creation import hash_source_files
 from webapp.audit.models import Answer, Batch, Item, ItemKind, RepeatKind
 

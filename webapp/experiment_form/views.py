@@ -17,7 +17,6 @@ from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.recipes.schema import Recipe
 from webapp.accounts.permissions import get_visible_experiments, require_run, require_view
 from webapp.accounts.roles import RUN_ALL
-from webapp.experiment_form.cli_command import build_cli_command
 from webapp.experiment_form.form_state import (
     FormBase,
     LaunchFormState,
@@ -28,7 +27,12 @@ from webapp.experiment_form.form_state import (
     make_submitted_state,
 )
 from webapp.experiment_form.launch_request import LaunchRequest, load_shipped_recipe
-from webapp.experiment_form.presenter import build_sections, list_notes, list_problems
+from webapp.experiment_form.presenter import (
+    build_cli_command,
+    build_sections,
+    list_notes,
+    list_problems,
+)
 from webapp.experiment_form.uploads import format_upload_limit
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import JobKind, JobStatus, Order

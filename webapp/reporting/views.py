@@ -14,10 +14,8 @@ from meta_reward_core.reporting.markdown import write_markdown
 from meta_reward_core.reporting.run_loader import group_runs
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.accounts.permissions import get_viewable_experiment, require_view
-from webapp.reporting.evaluations import list_evaluations
-from webapp.reporting.html_export import write_html
-from webapp.reporting.load_runs import format_report_title, load_run
-from webapp.reporting.render_blocks import render_sections
+from webapp.reporting.rendering import render_sections, write_html
+from webapp.reporting.selectors import format_report_title, list_evaluations, load_run
 
 MAX_EXPERIMENTS: Final = 12
 _FORMS: Final = {

@@ -24,7 +24,7 @@ from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments import models
 from webapp.experiments.models import JobKind, Order, RunStatus
-from workers.ops.storage_roots import get_storage_roots
+from webapp.paths import get_storage_roots
 from workers.pipeline.control import submit_to_workers
 from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
 

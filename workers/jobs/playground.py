@@ -30,7 +30,7 @@ from webapp.experiments import models
 from webapp.experiments.models import JobStatus, Order
 from webapp.playground.conversations import get_replies, list_turns
 from workers.engine.client import HOST, SampleRequest, ShardFailedError, ShardStoppedError
-from workers.ops import heartbeat, shutdown_flag
+from workers.ops import heartbeat, processes
 from workers.pipeline.open_experiment import open_row
 
 Outcome = dict[str, Any]
@@ -109,7 +109,7 @@ class JobLease:
         """Tell how far it is; False if the order is no longer ours, or the worker stops."""
         try:
             close_old_connections()
-            if shutdown_flag.is_stopping():
+            if processes.is_shutting_down():
                 self._release()
                 return False
             heartbeat.send_heartbeat()

@@ -1,8 +1,11 @@
-"""What the commands share: where things lie, how they end, how they write a file."""
+"""What commands share: examples in help, exit codes, terminal output, security events."""
 
 import argparse
 import contextlib
 import errno
+import getpass
+import logging
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +17,7 @@ from django.core.management.base import (
     DjangoHelpFormatter,
     OutputWrapper,
 )
-from django.db import OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection
 from rich.console import Console
 
 from meta_reward_core.cli.options import EXIT_INTERRUPTED
@@ -22,7 +25,12 @@ from meta_reward_core.cli.terminal import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.processes.signals import interrupt_on_signal
+from webapp.accounts.models import EventKind
+from webapp.accounts.security_log import log_event
 from webapp.experiments.models import Experiment
+from workers.ops.host import get_machine_name
+
+_log = logging.getLogger(__name__)
 
 
 class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -92,3 +100,22 @@ def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
     """Write through a command's stdout, which otherwise adds an end to every line."""
     stdout.ending = ""
     return make_console(stdout, color=not no_color)
+
+
+def log_command(kind: EventKind, subject: str, *, detail: str = "") -> None:
+    """Note what a command did, under the name that the shell's user has on this machine.
+
+    What needs no database, such as an export, is not undone because there is none; it is logged.
+    """
+    who = f"{_get_user_name()} on {get_machine_name()}"
+    try:
+        log_event(kind, subject, detail=f"{detail}, by {who}" if detail else f"by {who}")
+    except DatabaseError as error:
+        _log.warning("not noted: %s, %s, by %s: %s", kind.label, subject, who, error)
+
+
+def _get_user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"

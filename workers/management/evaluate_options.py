@@ -11,10 +11,11 @@ from rich.markup import escape
 
 from meta_reward_core.cli.options import parse_positive_int
 from meta_reward_core.context import PromptTemplates
-from meta_reward_core.data.output_file import create_output_folder, write_json
+from meta_reward_core.data.file_io import create_output_folder, write_json
 from meta_reward_core.data.prompt_files import read_prompts
 from meta_reward_core.engines.base import Progress, SamplingParams
 from meta_reward_core.errors import InputError
+from meta_reward_core.evaluation.generate_outputs import NamedEngine
 from meta_reward_core.evaluation.judge_benchmark import (
     compare_on_fixed_set,
     compare_on_own_responses,
@@ -22,7 +23,6 @@ from meta_reward_core.evaluation.judge_benchmark import (
     read_judge_items,
     run_judge,
 )
-from meta_reward_core.evaluation.named_engine import NamedEngine
 from meta_reward_core.evaluation.pipelines import (
     BenchmarkRun,
     JudgePrompt,

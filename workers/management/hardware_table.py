@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from meta_reward_core.data.output_file import replace_between
+from meta_reward_core.data.file_io import replace_between
 from meta_reward_core.planning.gpu_estimate import (
     DEVICES,
     StageTime,

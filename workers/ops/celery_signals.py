@@ -5,8 +5,8 @@ from typing import Any
 
 from celery import signals
 
-from meta_reward_core.processes.parent_death import set_parent_death_signal
-from workers.ops import broker_watchdog, heartbeat, shutdown_flag
+from meta_reward_core.processes.signals import set_parent_death_signal
+from workers.ops import broker_watchdog, heartbeat, processes
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
@@ -50,7 +50,7 @@ def _mark_idle(**_: object) -> None:
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: object) -> None:
-    shutdown_flag.request_stop()
+    processes.request_shutdown()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]

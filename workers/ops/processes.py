@@ -1,12 +1,13 @@
-"""Programs that are started and stopped in order, and whatever they leave behind.
+"""Programs that are started and stopped in order, what they leave behind, and a shutdown flag.
 
-A child dies with its parent (`meta_reward_core.processes.parent_death`). What a child has itself
+A child dies with its parent (`meta_reward_core.processes.signals`). What a child has itself
 started and left behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on Linux
 alone.
 """
 
 import contextlib
 import ctypes
+import mmap
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from typing import IO
 
 import psutil
 
-from meta_reward_core.processes.parent_death import ON_LINUX, make_parent_death_preexec
+from meta_reward_core.processes.signals import ON_LINUX, make_parent_death_preexec
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEPS = 20
+_shutdown_flag = mmap.mmap(-1, 1)  # anonymous and shared: the forked pool process sees it
 
 
 def start_child(
@@ -95,3 +97,13 @@ def _kill_tree(process: psutil.Process) -> None:
         process.kill()
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, 0)
+
+
+def request_shutdown() -> None:
+    """Tell the pool process that the worker is shutting down; safe in a signal handler."""
+    _shutdown_flag[0] = 1
+
+
+def is_shutting_down() -> bool:
+    """Say whether this worker is shutting down."""
+    return _shutdown_flag[0] == 1

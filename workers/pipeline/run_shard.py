@@ -22,7 +22,7 @@ from workers.engine.client import (
     ShardResult,
     ShardStoppedError,
 )
-from workers.ops import heartbeat, shutdown_flag
+from workers.ops import heartbeat, processes
 from workers.pipeline import fair_queue, scheduling, transitions
 from workers.pipeline.dispatch import send_shards
 from workers.pipeline.open_experiment import build_context
@@ -144,7 +144,7 @@ class ShardLease:
         return self.stop is None
 
     def _find_stop_reason(self) -> StopReason | None:
-        if shutdown_flag.is_stopping():
+        if processes.is_shutting_down():
             return StopReason.SHUTDOWN
         try:
             close_old_connections()

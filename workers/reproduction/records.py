@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from meta_reward_core.data.output_file import write_atomically, write_json
+from meta_reward_core.data.file_io import write_atomically, write_json
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.reporting.run_loader import ExperimentRun, read_run
@@ -26,7 +26,7 @@ from meta_reward_core.tasks.toy.base_model_variants import (
     find_gate_result,
 )
 from webapp.experiments.models import Experiment
-from webapp.reporting.load_runs import get_summaries
+from webapp.reporting.selectors import get_summaries
 from workers.reproduction.matrix import PlannedRun
 
 StatusCallback = Callable[[str], None]

@@ -17,8 +17,7 @@ from functools import partial
 from typing import Final
 
 from meta_reward_core.method.parsing.outcomes import WINNER_NOT_READABLE
-from meta_reward_core.method.parsing.reading import Grammar, Lines, Reading
-from meta_reward_core.method.parsing.replies import extract_finished_part
+from meta_reward_core.method.parsing.reading import Grammar, Lines, Reading, extract_finished_part
 from meta_reward_core.method.parsing.statements import (
     CONCLUDING,
     CONNECTORS,

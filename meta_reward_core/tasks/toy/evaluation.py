@@ -13,7 +13,7 @@ from scipy import stats
 
 from meta_reward_core.engines.base import Engine, SamplingParams
 from meta_reward_core.engines.seeds import derive_seed
-from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.evaluation.scorecard import Measurement
 from meta_reward_core.method.generation import build_actor_conversation
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.meta_judging import PlannedBattle, run_battles

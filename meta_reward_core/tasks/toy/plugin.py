@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meta_reward_core.context import make_sampling_params
-from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.evaluation.scorecard import Measurement
 from meta_reward_core.tasks.protocol import EvaluationRequest, TaskDefinition
 from meta_reward_core.tasks.toy.task import (
     TASK_NAME,

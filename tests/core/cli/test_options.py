@@ -7,7 +7,7 @@ import pytest
 
 from meta_reward_core.__main__ import main
 from meta_reward_core.context import ModelRef
-from meta_reward_core.engines import availability
+from meta_reward_core.engines import registry
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import create_experiment, open_experiment
 from meta_reward_core.models.validation import hash_model_folder
@@ -25,7 +25,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Places of a test's own; what lies in them is what a command has written."""
     for place in ("ARTIFACT", "MODEL", "SCRATCH"):
         monkeypatch.setenv(f"META_REWARD_{place}_ROOT", str(tmp_path / "places" / place.lower()))
-    monkeypatch.setattr(availability, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
     return tmp_path
 
 

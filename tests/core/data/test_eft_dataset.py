@@ -17,8 +17,8 @@ from meta_reward_core.data.eft_dataset import (
     find_drop_reason,
     read_ranked,
 )
-from meta_reward_core.data.holdout import HeldOutPrompts
 from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.data.prompt_filters import HeldOutPrompts
 from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine
 from meta_reward_core.errors import EvaluationFileError

@@ -18,8 +18,8 @@ from meta_reward_core.data.exports import (
     to_oxen,
     to_trl,
 )
-from meta_reward_core.data.holdout import HeldOutPrompts
 from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.data.prompt_filters import HeldOutPrompts
 from meta_reward_core.data.sft_dataset import RejectedRow, read_sft_rows
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.errors import ArtifactError, PromptFileError

@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_reward_core.data.holdout import HeldOutPrompts, compute_held_out_key
-from meta_reward_core.data.languages import check_languages, is_in_language
 from meta_reward_core.data.prompt_files import compute_prompt_id
+from meta_reward_core.data.prompt_filters import (
+    HeldOutPrompts,
+    check_languages,
+    compute_held_out_key,
+    is_in_language,
+)
 from meta_reward_core.data.prompt_generation import (
     PLACEHOLDERS,
     FewShotSettings,

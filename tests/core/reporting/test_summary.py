@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.context import IterationContext
-from meta_reward_core.evaluation.measurement import Measurement
+from meta_reward_core.evaluation.scorecard import Measurement
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.recipes.loader import change_recipe
 from meta_reward_core.reporting.summary import (

@@ -13,7 +13,6 @@ from meta_reward_core.review.meta_judge_results import (
     estimate_decided_agreement,
     estimate_meta_judge_results,
 )
-from meta_reward_core.review.sampling_frame import SamplingFrame, name_sample_stratum, pool_frames
 from meta_reward_core.review.sampling_units import (
     JudgedPair,
     Outcome,
@@ -23,7 +22,12 @@ from meta_reward_core.review.sampling_units import (
     build_response_units,
 )
 from meta_reward_core.review.stratified_estimators import Estimate
-from meta_reward_core.review.stratified_sampling import draw_sample
+from meta_reward_core.review.stratified_sampling import (
+    SamplingFrame,
+    draw_sample,
+    name_sample_stratum,
+    pool_frames,
+)
 from meta_reward_core.storage.records import Judgment, ResponseScore
 
 Figures = Mapping[str, Estimate]

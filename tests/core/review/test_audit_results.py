@@ -17,8 +17,12 @@ from meta_reward_core.review.meta_judge_results import (
     estimate_decided_agreement,
     estimate_meta_judge_results,
 )
-from meta_reward_core.review.sampling_frame import SamplingFrame, name_sample_stratum, pool_frames
 from meta_reward_core.review.stratified_estimators import Estimate
+from meta_reward_core.review.stratified_sampling import (
+    SamplingFrame,
+    name_sample_stratum,
+    pool_frames,
+)
 
 
 def pair(human: str, forward: str | None, backward: str | None, **changes: Any) -> AuditedPair:

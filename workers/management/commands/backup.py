@@ -5,11 +5,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from meta_reward_core.data.output_file import require_writable
+from meta_reward_core.data.file_io import require_writable
 from webapp.accounts.models import EventKind
-from workers.management.base import handle_errors, require_tables
+from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.backup import create_backup
-from workers.ops.command_log import log_command
 
 
 class Command(BaseCommand):

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from meta_reward_core.cli.options import parse_positive_int
 from meta_reward_core.data.eft_dataset import EftData, build_eft, read_ranked
-from meta_reward_core.data.holdout import read_held_out
-from meta_reward_core.data.output_file import require_writable
+from meta_reward_core.data.file_io import require_writable
+from meta_reward_core.data.prompt_filters import read_held_out
 from meta_reward_core.data.tabular_io import write_json_lines
 from meta_reward_core.engines.base import SamplingParams
 from meta_reward_core.errors import InputError
@@ -22,6 +22,7 @@ from meta_reward_core.planning.engine_spec import open_engine
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.paths import get_storage_roots
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console
 from workers.management.evaluate_options import (
     declare_judge_prompt,
@@ -29,7 +30,6 @@ from workers.management.evaluate_options import (
     parse_share,
     parse_temperature,
 )
-from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLE = """\
 example:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from meta_reward_core.data.output_file import require_writable, write_json
+from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation import arena_hard_io, mt_bench
 from meta_reward_core.evaluation.alpaca_eval_io import (
@@ -46,9 +46,9 @@ from meta_reward_core.reporting.scorecard_store import (
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.tasks.ifeval.benchmark import read_ifeval_items
 from meta_reward_core.tasks.ifeval.run import score_outputs
+from webapp.paths import get_storage_roots
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console
 from workers.management.evaluate_options import add_kind, declare_runs, run_benchmark
-from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLES = """\
 examples:

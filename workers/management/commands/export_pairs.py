@@ -8,14 +8,13 @@ from typing import Any, cast
 from django.core.management.base import BaseCommand, CommandParser
 
 from meta_reward_core.data.exports import EXPORTS, PairRow, build_llama_factory_dataset_info
-from meta_reward_core.data.output_file import require_writable, write_atomically
+from meta_reward_core.data.file_io import require_writable, write_atomically
 from meta_reward_core.errors import InputError
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.accounts.models import EventKind
-from workers.management.base import handle_errors
-from workers.ops.command_log import log_command
-from workers.ops.storage_roots import get_storage_roots
+from webapp.paths import get_storage_roots
+from workers.management.base import handle_errors, log_command
 from workers.pipeline.read_experiment import (
     find_latest_iteration,
     open_iteration_files,

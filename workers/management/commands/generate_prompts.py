@@ -9,11 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from meta_reward_core.cli.options import parse_positive_int
-from meta_reward_core.data.holdout import compute_held_out_key, read_held_out
-from meta_reward_core.data.languages import check_languages
-from meta_reward_core.data.near_duplicates import SIMILARITY_THRESHOLD
-from meta_reward_core.data.output_file import create_output_folder, require_writable
+from meta_reward_core.data.file_io import create_output_folder, require_writable
 from meta_reward_core.data.prompt_files import read_prompts
+from meta_reward_core.data.prompt_filters import (
+    SIMILARITY_THRESHOLD,
+    check_languages,
+    compute_held_out_key,
+    read_held_out,
+)
 from meta_reward_core.data.prompt_generation import (
     PLACEHOLDERS,
     FewShotSettings,
@@ -29,9 +32,9 @@ from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.records import Prompt
+from webapp.paths import get_storage_roots
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console
 from workers.management.evaluate_options import parse_share, parse_temperature
-from workers.ops.storage_roots import get_storage_roots
 
 _EXAMPLE = """\
 example:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meta_reward_core.cli.options import parse_positive_int
-from meta_reward_core.data.output_file import require_writable, write_json
+from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.gpu_estimate import (
     DEVICES,

@@ -6,8 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from webapp.accounts.models import EventKind
-from workers.management.base import handle_errors, require_tables
-from workers.ops.command_log import log_command
+from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.prune import (
     BY_DEFAULT,
     KINDS,

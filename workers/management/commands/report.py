@@ -11,12 +11,11 @@ from meta_reward_core.reporting.assemble import build_report
 from meta_reward_core.reporting.run_loader import ExperimentRun, group_runs, read_run
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.experiments.models import Experiment
-from webapp.paths import VAR_ROOT
-from webapp.reporting.load_runs import format_report_title, load_run
+from webapp.paths import VAR_ROOT, get_storage_roots
+from webapp.reporting.rendering import write_report
+from webapp.reporting.selectors import format_report_title, load_run
 from workers.management.base import handle_errors, open_console
-from workers.ops.storage_roots import get_storage_roots
 from workers.pipeline.read_experiment import read_recipe
-from workers.reproduction.report import write_report
 
 
 class Command(BaseCommand):

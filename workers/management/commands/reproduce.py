@@ -18,17 +18,16 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.schemas import MEANING_VERSION
 from meta_reward_core.tasks.toy.base_model import QUALITY_GATE, GateResult
 from meta_reward_core.tasks.toy.task import WORLD_VERSION
-from webapp.paths import VAR_ROOT
+from webapp.paths import VAR_ROOT, get_storage_roots
+from webapp.reporting.rendering import write_report
 from workers.management.base import (
     ExemplifiedCommand,
     handle_errors,
     open_console,
     require_tables,
 )
-from workers.ops.storage_roots import get_storage_roots
 from workers.reproduction.matrix import MatrixSpec, PlannedRun, compute_fingerprint, plan_runs
 from workers.reproduction.records import RunRecords, SeedModelRecords
-from workers.reproduction.report import write_report
 from workers.reproduction.run import (
     choose_seed_models,
     list_noisy_gates,

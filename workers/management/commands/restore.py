@@ -6,9 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from webapp.accounts.models import EventKind
-from workers.management.base import handle_errors, require_tables
+from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.backup import list_differing_files, restore_backup
-from workers.ops.command_log import log_command
 
 
 class Command(BaseCommand):

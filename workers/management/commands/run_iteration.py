@@ -17,7 +17,7 @@ from meta_reward_core.cli.options import (
 )
 from meta_reward_core.cli.terminal import print_summary
 from meta_reward_core.context import StageResources
-from meta_reward_core.data.output_file import require_writable, write_json
+from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
@@ -35,6 +35,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.roots import StorageRoots
 from webapp.experiments import models
 from webapp.experiments.throughput import find_similar_throughput, measure_throughput
+from webapp.paths import get_storage_roots
 from workers.management.base import (
     ExemplifiedCommand,
     handle_errors,
@@ -42,7 +43,6 @@ from workers.management.base import (
     require_tables,
 )
 from workers.management.follow import follow_iteration
-from workers.ops.storage_roots import get_storage_roots
 from workers.pipeline.control import run_exclusively, submit_to_workers
 from workers.pipeline.local_run import close_stale_attempts, run_and_record, summarize
 from workers.pipeline.sync_rows import check_rows_have_files, record_experiment

@@ -6,14 +6,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from meta_reward_core.cli.terminal import print_summary
-from meta_reward_core.data.output_file import require_writable, write_json
+from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiments.models import Iteration
+from webapp.paths import get_storage_roots
 from workers.management.base import handle_errors, open_console, require_tables
-from workers.ops.storage_roots import get_storage_roots
 from workers.pipeline.read_experiment import (
     find_latest_iteration,
     open_iteration_files,

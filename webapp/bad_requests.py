@@ -1,9 +1,15 @@
-"""The character NUL, which PostgreSQL stores in no text: nothing here can be called by it."""
+"""Requests that are refused before a view runs: too large, malformed, or with NUL characters.
+
+PostgreSQL stores the NUL character in no text, so nothing here can be named by it.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, HttpResponseNotFound, JsonResponse
+from django.shortcuts import render
 
 NUL: Final = "\0"
 
@@ -30,3 +36,15 @@ def has_null_character(value: Any) -> bool:
     if isinstance(value, dict):
         return any(has_null_character(part) for pair in value.items() for part in pair)
     return isinstance(value, list) and any(has_null_character(part) for part in value)
+
+
+def handle_bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Say what was wrong with a request, where its sender can do something about it."""
+    reason = ""
+    if isinstance(exception, RequestDataTooBig):
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 1e6
+        reason = (
+            f"What you sent is longer than {most:g} MB. Send a long list of prompts as a file; "
+            "your browser's Back button returns to the form as you filled it in."
+        )
+    return render(request, "400.html", {"exception": reason}, status=400)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_reward_core.data.near_duplicates import NearDuplicateIndex
+from meta_reward_core.data.prompt_filters import NearDuplicateIndex
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f", "g"]), min_size=1, max_size=9)
 

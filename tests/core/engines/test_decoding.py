@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from meta_reward_core.engines.base import SamplingParams
-from meta_reward_core.engines.top_p import sample_tokens
+from meta_reward_core.engines.decoding import sample_tokens
 
 
 @pytest.mark.parametrize("vocabulary", [6, 5000])

@@ -1,11 +1,15 @@
-"""A report's blocks in the form that templates show, its plots drawn."""
+"""A report as HTML: its sections for a page, one file that needs no server, and files on disk."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
+from django.template.loader import render_to_string
 from django.utils.text import slugify
 
+from meta_reward_core.data.file_io import write_atomically
+from meta_reward_core.errors import ArtifactError
 from meta_reward_core.reporting.document import (
     Absent,
     Block,
@@ -17,7 +21,9 @@ from meta_reward_core.reporting.document import (
     ReportTable,
     Text,
 )
+from meta_reward_core.reporting.markdown import write_markdown
 from webapp.charts.svg import Cell, Chart, Series, build_heat_map, build_line_chart
+from webapp.paths import STATIC_SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +137,35 @@ def _render_heat_map(plot: HeatPlot) -> Chart:
         scale=(0.0, max(plot.shares.values(), default=1.0)),
         description=plot.note,
     )
+
+
+_STYLES = ("site.css", "charts.css", "reporting.css")
+
+
+def write_html(document: Document) -> str:
+    """Write a report as HTML, its style inside."""
+    return render_to_string(
+        "reporting/file.html",
+        {
+            "title": document.title,
+            "sections": render_sections(document),
+            "styles": [(STATIC_SOURCES / name).read_text(encoding="utf-8") for name in _STYLES],
+        },
+    )
+
+
+def write_report(document: Document, stem: Path) -> list[Path]:
+    """Write STEM.html and STEM.md, each whole or not at all; return where they are.
+
+    Raises:
+        ArtifactError: they cannot be written.
+    """
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make the folder {stem.parent}: {error}") from error
+    texts = {".html": write_html(document), ".md": write_markdown(document)}
+    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_atomically(path, [text])
+    return paths

@@ -1,4 +1,8 @@
-"""Files that a command writes for a person: whole or not at all, and refused before the work."""
+"""Files that a user gives and files that a command writes.
+
+Input is read whole or refused with one sentence that names the file and the line. Output appears
+whole or not at all, and a path that cannot be written is refused before the work begins.
+"""
 
 import contextlib
 import json
@@ -9,6 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from meta_reward_core.errors import ArtifactError, InputError
+
+
+def read_source_bytes(path: Path, error: type[InputError]) -> bytes:
+    """Read a file.
+
+    Raises:
+        error: it cannot be read; the message names the path and why.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise error(
+            f"{path}: cannot be read ({problem.strerror}); check the path and its permissions."
+        ) from problem
+
+
+def read_source_text(path: Path, error: type[InputError]) -> str:
+    """Read a UTF-8 file, without its byte order mark and with the line ends that it has.
+
+    Raises:
+        error: it cannot be read, or is not UTF-8; the message names the line.
+    """
+    data = read_source_bytes(path, error)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        raise error(
+            f"{path.name}, line {line}: is not UTF-8 text; save the file as UTF-8."
+        ) from problem
 
 
 def require_writable(path: Path | None) -> None:

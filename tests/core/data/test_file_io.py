@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.data.output_file import create_output_folder, write_atomically
+from meta_reward_core.data.file_io import create_output_folder, write_atomically
 from meta_reward_core.errors import ArtifactError, InputError
 
 

@@ -1,0 +1,165 @@
+"""Which prompts are left out of a pool: near duplicates, other languages, held-out prompts.
+
+Near duplicates are found by ROUGE-L over words. Its F1 of two texts is 2 LCS / (m + n), with LCS
+the longest common subsequence of their m and n words, which rapidfuzz calls the normalised Indel
+similarity of the two sequences.
+Source: arXiv 2212.10560, section 2.2 (a new instruction is kept below 0.7 to every other).
+
+Languages are identified by a small model that its package contains.
+
+Held-out prompts are for evaluation and never trained on. They are recognised by a hash of their
+words: case, spacing and the Unicode form do not make a prompt another one.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
+
+from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id, read_prompts
+from meta_reward_core.errors import InputError
+
+SIMILARITY_THRESHOLD: Final = 0.7
+
+_FIRST_CODE: Final = 0x10000  # above the surrogates, which are no characters
+_CODES: Final = 0x10FFFF - _FIRST_CODE
+# A script without blanks between words is compared by characters.
+_UNSPACED: Final = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
+class NearDuplicateIndex:
+    """Remembers texts and finds those among them that a new one nearly repeats.
+
+    Args:
+        similar: the least similarity that counts, in (0, 1].
+    """
+
+    def __init__(self, texts: Iterable[str] = (), *, similar: float = SIMILARITY_THRESHOLD) -> None:
+        self._similar = similar
+        self._codes: dict[str, str] = {}
+        self._texts: list[str] = []
+        self._coded: list[str] = []
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Remember a text."""
+        self._texts.append(text)
+        self._coded.append(self._encode(text))
+
+    def find(self, text: str) -> tuple[str, float] | None:
+        """The most similar remembered text and its similarity; None if none is similar enough."""
+        found = process.extractOne(
+            self._encode(text),
+            self._coded,
+            scorer=Indel.normalized_similarity,
+            score_cutoff=self._similar,
+        )
+        return None if found is None else (self._texts[found[2]], float(found[1]))
+
+    def _encode(self, text: str) -> str:
+        """One character for each word: what compares strings compares words then."""
+        return "".join(self._encode_word(word) for word in _WORD.findall(text.casefold()))
+
+    def _encode_word(self, word: str) -> str:
+        return self._codes.setdefault(word, chr(_FIRST_CODE + len(self._codes) % _CODES))
+
+
+MIN_PROBABILITY: Final = 0.2
+MAX_DOUBT: Final = 0.5
+"""Short texts are hard to tell: only one that is hardly in the languages, and more likely than not
+in a certain other one, is taken for that one's."""
+
+
+@cache
+def _load_identifier() -> Any:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def check_languages(codes: Sequence[str]) -> None:
+    """Refuse codes that the identifier does not know.
+
+    Raises:
+        InputError: naming them.
+    """
+    unknown = sorted(set(codes) - set(_load_identifier().labels))
+    if unknown:
+        raise InputError(
+            f"unknown language {', '.join(unknown)}: use codes such as en, de, fr, es, zh or ja"
+        )
+
+
+def is_in_language(text: str, codes: Sequence[str]) -> bool:
+    """Whether a text may well be in one of the languages.
+
+    Args:
+        text: any text.
+        codes: of languages, ISO 639-1.
+    """
+    ranked = dict(_load_identifier().rank(text))
+    wanted = sum(ranked.pop(code, 0.0) for code in codes)
+    return wanted >= MIN_PROBABILITY or max(ranked.values(), default=0.0) < MAX_DOUBT
+
+
+def compute_held_out_key(text: str) -> str:
+    """The sha256 of a prompt's words in one form, in hexadecimal."""
+    words = unicodedata.normalize("NFKC", text).casefold().split()
+    return hashlib.sha256(" ".join(words).encode(errors="surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPrompts:
+    """Prompts that nothing may be trained on.
+
+    Attributes:
+        texts: as they stand in their files.
+        keys: hashes of their words.
+        prompt_ids: hashes of their exact texts, by which rows of fine-tuning data may name them.
+    """
+
+    texts: tuple[str, ...]
+    keys: frozenset[str]
+    prompt_ids: frozenset[str]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "HeldOutPrompts":
+        """Hold texts out."""
+        kept = tuple(texts)
+        return cls(
+            kept,
+            frozenset(map(compute_held_out_key, kept)),
+            frozenset(map(compute_prompt_id, kept)),
+        )
+
+    def __contains__(self, text: str) -> bool:
+        return compute_held_out_key(text) in self.keys
+
+
+def read_held_out(paths: Sequence[Path]) -> HeldOutPrompts:
+    """Read files of prompts that are held out; no file holds nothing out.
+
+    Raises:
+        PromptFileError: a file cannot be read as prompts.
+    """
+    return HeldOutPrompts.of(prompt.text for path in paths for prompt in read_prompts(path).prompts)
+
+
+def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:
+    """A pool without the prompts that are held out; how many there were is kept in it.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    kept = [prompt for prompt in pool.prompts if prompt.text not in held_out]
+    if pool.prompts and not kept:
+        raise InputError("every prompt of the pool is held out for evaluation: give other prompts")
+    return replace(pool, prompts=kept, held_out=len(pool.prompts) - len(kept))
