@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from meta_reward_core.evaluation.alarms import find_alarms
 from meta_reward_core.evaluation.iteration_metrics import measure_iteration
-from meta_reward_core.evaluation.judge_metrics import IterationMetrics, find_alarms
+from meta_reward_core.evaluation.judge_metrics import IterationMetrics
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.records import PairKind
 from meta_reward_core.storage.shards import Counts, IterationFiles

@@ -6,7 +6,7 @@ from django.core.cache import cache
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.evaluation.judge_metrics import AlarmName
+from meta_reward_core.evaluation.alarms import AlarmName
 from meta_reward_core.recipes.loader import load_recipe
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_cast import (

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from meta_reward_core.evaluation.judge_metrics import AlarmName
+from meta_reward_core.evaluation.alarms import AlarmName
 from webapp.experiments.models import Iteration
 
 MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {

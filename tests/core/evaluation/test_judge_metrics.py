@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meta_reward_core.evaluation.alarms import Alarm, AlarmLimits, find_alarms
 from meta_reward_core.evaluation.judge_metrics import (
     HISTOGRAM_BINS,
-    Alarm,
-    AlarmLimits,
     IterationMetrics,
     JudgeMetrics,
     JudgeTally,
@@ -22,7 +21,6 @@ from meta_reward_core.evaluation.judge_metrics import (
     compute_score_length_correlation,
     compute_spearman,
     count_drops_by_reason,
-    find_alarms,
     measure_meta_judge,
     measure_pairs,
 )

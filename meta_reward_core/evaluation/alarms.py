@@ -1,0 +1,239 @@
+"""Alarms on the metrics of an iteration: what they mean and what to try.
+
+`AlarmLimits` holds the limits. Some alarms compare an iteration with the one before it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from meta_reward_core.evaluation.judge_metrics import (
+    BIN_WIDTH,
+    HISTOGRAM_BINS,
+    IterationMetrics,
+    JudgeMetrics,
+    MetaJudgeMetrics,
+    PairMetrics,
+)
+from meta_reward_core.method.parsing import JUDGMENT_CUT_OFF, MAX_SCORE, PROMPT_REFUSED
+
+AlarmName = Literal[
+    "judge_collapse",
+    "judge_drift",
+    "judgments_unreadable",
+    "verdicts_unreadable",
+    "too_few_pairs",
+    "length_growth",
+    "one_position_won_everything",
+    "meta_judge_follows_score",
+    "meta_judge_inconsistent",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something wrong in an iteration, for users: what it is and what to try."""
+
+    name: AlarmName
+    sentence: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmLimits:
+    """When an alarm is raised. Our choices, not the paper's.
+
+    Attributes:
+        share_in_one_bin: largest share of the scores in one bin of the histogram.
+        entropy_bits: smallest entropy of the scores.
+        mean_drift: largest change of the mean score from the iteration before.
+        parse_rate: smallest share of readable replies.
+        yield_rate: smallest share of prompts with a pair.
+        length_growth: largest ratio of the mean response length to the iteration before.
+        higher_score_share: largest share of battles won by the higher score.
+        inconsistency: largest share of pairs decided differently in the two orders.
+        min_count: with fewer scores, battles or pairs there is no alarm about spread or bias.
+    """
+
+    share_in_one_bin: float = 0.8
+    entropy_bits: float = 1.0
+    mean_drift: float = 0.75
+    parse_rate: float = 0.9
+    yield_rate: float = 0.1
+    length_growth: float = 1.25
+    higher_score_share: float = 0.9
+    inconsistency: float = 0.5
+    min_count: int = 20
+
+
+def find_alarms(
+    now: IterationMetrics,
+    *,
+    before: IterationMetrics | None = None,
+    limits: AlarmLimits | None = None,
+) -> list[Alarm]:
+    """Everything about an iteration that a person should look at before going on.
+
+    Args:
+        now: the iteration.
+        before: the one before it, for what compares two; None for the first.
+        limits: when an alarm is raised; our defaults if None.
+    """
+    limits = limits or AlarmLimits()
+    alarms: list[Alarm] = []
+    if now.judge is not None:
+        alarms += _find_judge_alarms(now.judge, before.judge if before else None, limits)
+    if now.meta_judge is not None:
+        alarms += _find_meta_judge_alarms(now.meta_judge, limits)
+    for pairs in now.pairs:
+        alarms += _find_pair_alarms(pairs, limits)
+    alarms += _find_length_alarms(
+        now.response_chars, before.response_chars if before else None, limits
+    )
+    return alarms
+
+
+def _find_judge_alarms(
+    now: JudgeMetrics, before: JudgeMetrics | None, limits: AlarmLimits
+) -> list[Alarm]:
+    alarms = []
+    if now.parse_rate is not None and now.parse_rate < limits.parse_rate:
+        alarms.append(
+            _make_unreadable_alarm(
+                "judgments_unreadable", "judgments", now.parse_rate, now.unscored
+            )
+        )
+    if _is_collapsed(now, limits):
+        alarms.append(_make_collapse_alarm(now))
+    drift = _subtract(now.mean, before.mean if before else None)
+    if drift is not None and abs(drift) > limits.mean_drift:
+        alarms.append(
+            Alarm(
+                "judge_drift",
+                f"The judge's mean points moved by {drift:+.2f} to {now.mean:.2f} "
+                "in one iteration.",
+                "Compare with human verdicts in the audit before trusting the scores; lower the "
+                "learning rate or leave judge pairs out of the next iteration.",
+            )
+        )
+    return alarms
+
+
+def _is_collapsed(now: JudgeMetrics, limits: AlarmLimits) -> bool:
+    if now.scored < limits.min_count:
+        return False
+    crowded = max(now.histogram) / now.scored > limits.share_in_one_bin
+    return crowded or (now.entropy_bits or 0.0) < limits.entropy_bits
+
+
+def _make_collapse_alarm(now: JudgeMetrics) -> Alarm:
+    crowd = max(now.histogram)
+    start = HISTOGRAM_BINS[now.histogram.index(crowd)]
+    where = f"at {start:g}" if start == MAX_SCORE else f"from {start:g} to {start + BIN_WIDTH:g}"
+    return Alarm(
+        "judge_collapse",
+        f"{crowd / now.scored:.0%} of the points lie {where} "
+        f"(entropy {now.entropy_bits:.2f} bits): the judge hardly tells responses apart.",
+        "Hide the score line from the meta-judge, pair only judgments of close points, or cap "
+        "the share of judge pairs; begin again from the last checkpoint whose points spread.",
+    )
+
+
+def _find_meta_judge_alarms(now: MetaJudgeMetrics, limits: AlarmLimits) -> list[Alarm]:
+    alarms = []
+    if now.parse_rate is not None and now.parse_rate < limits.parse_rate:
+        alarms.append(
+            _make_unreadable_alarm("verdicts_unreadable", "verdicts", now.parse_rate, now.unparsed)
+        )
+    if now.decided and now.won_by_first in (0.0, 1.0):
+        alarms.append(_make_one_position_alarm(now))
+    if _is_above(now.won_by_higher_score, limits.higher_score_share, now.unequal_scores, limits):
+        alarms.append(
+            Alarm(
+                "meta_judge_follows_score",
+                f"The judgment with the higher points won {now.won_by_higher_score:.0%} of the "
+                "battles: the meta-judge follows points, not reasons.",
+                "Hide the score line from the meta-judge, or pair only judgments of close points.",
+            )
+        )
+    if _is_above(now.inconsistency, limits.inconsistency, now.both_orders, limits):
+        alarms.append(
+            Alarm(
+                "meta_judge_inconsistent",
+                f"In {now.inconsistency:.0%} of the pairs the verdict changed with the order.",
+                "Train judge pairs of this iteration with care: look at them first, or use a "
+                "stronger seed model.",
+            )
+        )
+    return alarms
+
+
+def _make_one_position_alarm(now: MetaJudgeMetrics) -> Alarm:
+    position = "first" if now.won_by_first == 1.0 else "second"
+    return Alarm(
+        "one_position_won_everything",
+        f"The judgment shown {position} won all {now.decided} decided battles, so no judge pair "
+        "can be made.",
+        "Read some verdicts: the meta-judge ignores the judgments. Use a stronger seed model or "
+        "another meta-judge template.",
+    )
+
+
+def _find_pair_alarms(pairs: PairMetrics, limits: AlarmLimits) -> list[Alarm]:
+    if pairs.yield_rate is None or pairs.yield_rate >= limits.yield_rate:
+        return []
+    reason = next(iter(pairs.dropped), None)
+    why = f" The most frequent reason: {reason}." if reason else ""
+    return [
+        Alarm(
+            "too_few_pairs",
+            f"Only {pairs.yield_rate:.0%} of the prompts gave a pair of kind {pairs.kind}.{why}",
+            "See the drop reasons: raise the number of responses or judgments, the temperature, "
+            "or the length limits that drop pairs.",
+        )
+    ]
+
+
+def _find_length_alarms(
+    now: float | None, before: float | None, limits: AlarmLimits
+) -> list[Alarm]:
+    if now is None or not before or now / before <= limits.length_growth:
+        return []
+    return [
+        Alarm(
+            "length_growth",
+            f"Responses grew from {before:.0f} to {now:.0f} characters in one iteration.",
+            "Raise rho, or limit the length of chosen responses.",
+        )
+    ]
+
+
+_READABLE_BY: Final[Mapping[str, str]] = {
+    PROMPT_REFUSED: "The prompt and the longest reply exceed what the model takes: lower "
+    "max_new_tokens, shorten the template, or take a model with a longer context.",
+    JUDGMENT_CUT_OFF: "Raise max_new_tokens of the judge, or for verdicts of the meta-judge: "
+    "replies end before they name their score or winner.",
+}
+
+
+def _make_unreadable_alarm(
+    name: AlarmName, what: str, parse_rate: float, reasons: Mapping[str, int]
+) -> Alarm:
+    reason = next(iter(reasons), "unknown")
+    return Alarm(
+        name,
+        f"Only {parse_rate:.0%} of the {what} could be read; the most frequent reason: {reason}.",
+        _READABLE_BY.get(
+            reason,
+            "Read some of them: raise the token limit if they are cut off, or train the seed model "
+            "on the reply format.",
+        ),
+    )
+
+
+def _is_above(share: float | None, limit: float, count: int, limits: AlarmLimits) -> bool:
+    return share is not None and share > limit and count >= limits.min_count
+
+
+def _subtract(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else now - before
