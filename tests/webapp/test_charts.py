@@ -10,16 +10,11 @@ from django.template.loader import render_to_string
 from hypothesis import given
 from hypothesis import strategies as st
 
+from webapp.charts.bars import build_bar_chart, build_histogram
+from webapp.charts.chart import Chart
+from webapp.charts.heat_map import Cell, build_heat_map
+from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import format_number, make_snug_scale, make_wide_scale
-from webapp.charts.svg import (
-    Cell,
-    Chart,
-    Series,
-    build_bar_chart,
-    build_heat_map,
-    build_histogram,
-    build_line_chart,
-)
 
 HOSTILE = "</title><script>alert(1)</script>\"'{{ 7 }}\u202e"
 FINITE = st.floats(min_value=-1e12, max_value=1e12)
@@ -39,7 +34,8 @@ def lines(*series: Series) -> Chart:
 def test_ticks_are_round_numbers_that_hold_the_data() -> None:
     """From 0.13 to 0.87 in about 5 steps: 0.74 / 5 = 0.148, so steps of 0.2 from 0 to 1."""
     scale = make_wide_scale([0.13, 0.87])
-    assert [scale.label(tick) for tick in scale.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    labels = [scale.format_tick(tick) for tick in scale.ticks]
+    assert labels == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
 
 
 def test_shares_have_no_air_beyond_one() -> None:
@@ -60,8 +56,8 @@ def test_every_scale_holds_its_values(values: list[float]) -> None:
         make_snug_scale(values),
     ):
         assert len(scale.ticks) <= 12
-        assert all(-1e-6 <= scale.share(value) <= 1 + 1e-6 for value in values)
-        assert all(scale.label(tick) for tick in scale.ticks)
+        assert all(-1e-6 <= scale.compute_share(value) <= 1 + 1e-6 for value in values)
+        assert all(scale.format_tick(tick) for tick in scale.ticks)
 
 
 @given(st.lists(st.tuples(FINITE, st.none() | FINITE), max_size=12))

@@ -12,8 +12,9 @@ from meta_reward_core.review.stratified_sampling import STRATEGIES
 from webapp.audit.batch_report import BatchReport
 from webapp.audit.models import Act, Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
+from webapp.charts.chart import Chart
+from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE
-from webapp.charts.svg import Chart, Series, build_line_chart
 
 _FULL_COVERAGE: Final = 0.9995
 

@@ -27,11 +27,11 @@ class Scale:
     step: float
     ticks: tuple[float, ...]
 
-    def share(self, value: float) -> float:
+    def compute_share(self, value: float) -> float:
         """Say where a value lies, 0 at `low` and 1 at `high`; the middle if they are one."""
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
-    def label(self, tick: float) -> str:
+    def format_tick(self, tick: float) -> str:
         """Write a tick with as many decimals as tell it from its neighbours."""
         size = max(abs(self.low), abs(self.high))
         unit, sign = next((unit for unit in _UNITS if size >= unit[0]), (1.0, ""))

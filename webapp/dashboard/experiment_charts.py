@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from meta_reward_core.method.pairing import REASON_TEXT
+from webapp.charts.chart import Chart
+from webapp.charts.lines import Point, Series, build_line_chart
 from webapp.charts.scales import LARGEST, SHARE
-from webapp.charts.svg import Chart, Point, Series, build_line_chart
 from webapp.experiments.models import Iteration
 
 Metrics = Mapping[str, Any]

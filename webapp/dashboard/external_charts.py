@@ -13,7 +13,8 @@ from meta_reward_core.reporting.scorecard_store import ScorecardDict, list_score
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.audit.pooled_report import compute_trend
 from webapp.audit.report_presenter import make_trend
-from webapp.charts.svg import Chart, Point, Series, build_line_chart
+from webapp.charts.chart import Chart
+from webapp.charts.lines import Point, Series, build_line_chart
 from webapp.experiments.models import Experiment
 
 _PERCENT: Final = (0.0, 100.0)

@@ -14,15 +14,10 @@ from django.db.models.functions import Cast
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.evaluation.judge_metrics import BIN_WIDTH, HISTOGRAM_BINS
 from meta_reward_core.reporting.summary import LogRow
+from webapp.charts.bars import build_bar_chart, build_histogram
+from webapp.charts.chart import Chart
+from webapp.charts.lines import Point, Series, build_line_chart
 from webapp.charts.scales import Scale, make_wide_scale
-from webapp.charts.svg import (
-    Chart,
-    Point,
-    Series,
-    build_bar_chart,
-    build_histogram,
-    build_line_chart,
-)
 from webapp.dashboard.table_reader import Numbers, TableReader
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
 from webapp.experiments.training_charts import TRAINING_CHARTS, TrainingChart

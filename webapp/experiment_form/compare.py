@@ -9,8 +9,9 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from webapp.accounts.permissions import get_visible_experiments, require_view
+from webapp.charts.chart import Chart
+from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE
-from webapp.charts.svg import Chart, Series, build_line_chart
 from webapp.experiment_form.recipe_fields import write_value
 from webapp.experiments.models import Experiment, Iteration
 from webapp.htmx import render_page_or_partial

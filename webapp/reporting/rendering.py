@@ -22,7 +22,9 @@ from meta_reward_core.reporting.document import (
     Text,
 )
 from meta_reward_core.reporting.markdown import write_markdown
-from webapp.charts.svg import Cell, Chart, Series, build_heat_map, build_line_chart
+from webapp.charts.chart import Chart
+from webapp.charts.heat_map import Cell, build_heat_map
+from webapp.charts.lines import Series, build_line_chart
 from webapp.paths import STATIC_SOURCES
 
 

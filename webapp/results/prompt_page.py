@@ -10,7 +10,8 @@ from meta_reward_core.method.what_if import PairRules, get_rules
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.records import Battle, Judgment, Response, ResponseScore
 from meta_reward_core.storage.schemas import to_records
-from webapp.charts.svg import Cell, Chart, build_heat_map
+from webapp.charts.chart import Chart
+from webapp.charts.heat_map import Cell, build_heat_map
 from webapp.results.iteration_reader import OpenIteration, read_outcomes, read_prompt_rows
 from webapp.results.prompt_index import IterationIndex
 from webapp.results.prompt_list import PairOutcome, describe_outcome

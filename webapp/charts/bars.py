@@ -1,0 +1,136 @@
+"""Bar charts and histograms."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from webapp.charts.chart import (
+    CHAR_WIDTH,
+    TOP,
+    WIDTH,
+    Box,
+    Chart,
+    Label,
+    PlotArea,
+    Table,
+    make_empty_chart,
+    make_identity,
+    make_plot_area,
+    make_y_ticks,
+)
+from webapp.charts.scales import Scale, format_number, make_wide_scale, require_finite
+
+_BAR_ROW: Final = 36.0
+
+
+def build_bar_chart(
+    title: str, bars: Sequence[tuple[str, float]], *, y_label: str, description: str = ""
+) -> Chart:
+    """Draw one bar for each name, lying, so that long names fit.
+
+    Args:
+        y_label: what the bars' length says.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    require_finite(value for _, value in bars)
+    table = Table(("", y_label), tuple((name or "–", format_number(value)) for name, value in bars))
+    if not bars:
+        return make_empty_chart(title, description, table)
+    scale = make_wide_scale((value for _, value in bars), from_zero=True)
+    left, right = 8.0, WIDTH - 64.0
+    bottom = TOP + _BAR_ROW * len(bars)
+    plot = PlotArea(left, right, bottom)
+    zero = plot.place_x(scale, 0.0)
+    return Chart(
+        title,
+        description,
+        make_identity(title, table),
+        "charts/bars.html",
+        table,
+        height=bottom + 12,
+        left=left,
+        right=right,
+        bottom=bottom,
+        y_label=y_label,
+        boxes=tuple(
+            _make_bar(
+                name, value, y=TOP + _BAR_ROW * row, zero=zero, end=plot.place_x(scale, value)
+            )
+            for row, (name, value) in enumerate(bars)
+        ),
+        zero=zero,
+    )
+
+
+def build_histogram(
+    title: str, counts: Sequence[tuple[str, int]], *, x_label: str, description: str = ""
+) -> Chart:
+    """Draw how often each value, or range of values, occurs, in the order given.
+
+    Raises:
+        ValueError: a count is not finite.
+    """
+    require_finite(count for _, count in counts)
+    table = Table((x_label, "count"), tuple((name, format_number(count)) for name, count in counts))
+    if not any(count for _, count in counts):
+        return make_empty_chart(title, description, table)
+    scale = make_wide_scale((count for _, count in counts), from_zero=True)
+    plot = make_plot_area(scale)
+    width = (plot.right - plot.left) / len(counts)
+    boxes = tuple(
+        _make_column(name, count, x=plot.left + place * width, width=width, plot=plot, scale=scale)
+        for place, (name, count) in enumerate(counts)
+    )
+    return Chart(
+        title,
+        description,
+        make_identity(title, table),
+        "charts/histogram.html",
+        table,
+        left=plot.left,
+        right=plot.right,
+        bottom=plot.bottom,
+        x_label=x_label,
+        y_label="count",
+        x_ticks=tuple(_iter_column_labels(boxes, plot.bottom + 15)),
+        y_ticks=make_y_ticks(plot, scale),
+        boxes=boxes,
+    )
+
+
+def _make_bar(name: str, value: float, *, y: float, zero: float, end: float) -> Box:
+    text = format_number(value)
+    x, width = min(zero, end), round(abs(end - zero), 1)
+    return Box(
+        x=x,
+        y=y + 17,
+        width=width,
+        height=13,
+        name=name,
+        label=Label(round(x + width + 5, 1), y + 28, text),
+        text=f"{name}: {text}",
+    )
+
+
+def _make_column(
+    name: str, count: int, *, x: float, width: float, plot: PlotArea, scale: Scale
+) -> Box:
+    top = plot.place_y(scale, count)
+    return Box(
+        x=round(x + 0.5, 1),
+        y=top,
+        width=round(max(1.0, width - 1), 1),
+        height=round(plot.bottom - top, 1),
+        name=name,
+        label=Label(round(x + width / 2, 1), top - 4, format_number(count)),
+        text=f"{name}: {format_number(count)}",
+    )
+
+
+def _iter_column_labels(boxes: Sequence[Box], y: float) -> Iterator[Label]:
+    """Yield the names that have room, from the first on, as often as the widest one fits."""
+    widest = CHAR_WIDTH * max(len(box.name) for box in boxes) + 6
+    every = max(1, -int(-widest // (boxes[0].width + 1)))
+    for box in boxes[::every]:
+        yield Label(box.label.x, y, box.name)

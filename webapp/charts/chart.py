@@ -1,0 +1,143 @@
+"""A chart as its template draws it as SVG: shapes with computed coordinates, and a table.
+
+`lines`, `bars` and `heat_map` build charts. Render one by `{% include "charts/chart.html" with
+chart=chart %}` and link `charts.css` in the page's head. A table behind each chart holds its
+numbers.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from django.utils.text import slugify
+
+from webapp.charts.scales import Scale
+
+WIDTH: Final = 360.0
+_HEIGHT: Final = 220.0
+TOP, _RIGHT, _BOTTOM = 26.0, 14.0, 40.0
+CHAR_WIDTH: Final = 6.4
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text at a place."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of a line: the path of its shape, and what it says."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A series as it is drawn. `path` is empty where no two neighbouring points are known."""
+
+    name: str
+    colour: int
+    dashes: str
+    path: str
+    swatch: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle: a bar, or a field of a heat map."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    name: str
+    label: Label
+    text: str
+    tone: str = ""
+    corner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The numbers behind a chart: each row's first cell is its heading."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart, ready to be drawn.
+
+    Attributes:
+        drawing: name of the template that draws it; empty where there is nothing to draw.
+        identity: the same while numbers come in, another for another title or other columns.
+        left, right, top, bottom: the edges of the plot in the view box.
+    """
+
+    title: str
+    description: str
+    identity: str
+    drawing: str
+    table: Table
+    width: float = WIDTH
+    height: float = _HEIGHT
+    left: float = 0.0
+    right: float = 0.0
+    top: float = TOP
+    bottom: float = 0.0
+    x_label: str = ""
+    y_label: str = ""
+    x_ticks: tuple[Label, ...] = ()
+    y_ticks: tuple[Label, ...] = ()
+    lines: tuple[Line, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    zero: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlotArea:
+    """The part of the view box in which values are drawn."""
+
+    left: float
+    right: float
+    bottom: float
+
+    def place_x(self, scale: Scale, value: float) -> float:
+        """Compute the x coordinate of a value in the view box."""
+        return round(self.left + scale.compute_share(value) * (self.right - self.left), 1)
+
+    def place_y(self, scale: Scale, value: float) -> float:
+        """Compute the y coordinate of a value in the view box."""
+        return round(self.bottom - scale.compute_share(value) * (self.bottom - TOP), 1)
+
+
+def make_plot_area(y_scale: Scale) -> PlotArea:
+    """Make a plot area that leaves room for the labels of a vertical axis."""
+    widest = max(len(y_scale.format_tick(tick)) for tick in y_scale.ticks)
+    return PlotArea(round(12 + CHAR_WIDTH * widest, 1), WIDTH - _RIGHT, _HEIGHT - _BOTTOM)
+
+
+def make_y_ticks(plot: PlotArea, scale: Scale) -> tuple[Label, ...]:
+    """Make the labels of a vertical axis."""
+    return tuple(
+        Label(plot.left - 6, plot.place_y(scale, tick), scale.format_tick(tick))
+        for tick in scale.ticks
+    )
+
+
+def make_empty_chart(title: str, description: str, table: Table) -> Chart:
+    """Make a chart that shows its table alone, because there is nothing to draw."""
+    return Chart(title, description, make_identity(title, table), "", table)
+
+
+def make_identity(title: str, table: Table) -> str:
+    """Make the id of a chart's element: the same until its title or its columns change."""
+    digest = hashlib.sha256("\0".join((title, *table.columns)).encode()).hexdigest()[:8]
+    return f"chart-{slugify(title)[:40]}-{digest}"

@@ -1,0 +1,155 @@
+"""Line charts. Series differ by colour, dashes and the shape of their points."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from webapp.charts.chart import (
+    Chart,
+    Label,
+    Line,
+    Mark,
+    PlotArea,
+    Table,
+    make_empty_chart,
+    make_identity,
+    make_plot_area,
+    make_y_ticks,
+)
+from webapp.charts.scales import (
+    Scale,
+    format_number,
+    make_snug_scale,
+    make_wide_scale,
+    require_finite,
+)
+
+Point = tuple[float, float | None]
+_MARKS_OF_A_LINE: Final = 12
+
+COLORS: Final = 6
+"""How many colours `charts.css` has; dashes and shapes repeat otherwise, so pairs differ longer."""
+_DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "4 2")
+_SHAPES: Final = (
+    "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+    "m-3 -3h6v6h-6z",
+    "m0 -4l4 7h-8z",
+    "m0 -4.5l4.5 4.5l-4.5 4.5l-4.5 -4.5z",
+    "m-3.5 -3.5l7 7m0 -7l-7 7",
+    "m0 4l4 -7h-8z",
+    "m-4 0h8m-4 -4v8",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A named line: points (x, y), y None where nothing is known, which leaves a gap."""
+
+    name: str
+    points: Sequence[Point]
+
+
+def build_line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    within: tuple[float, float] | None = None,
+    description: str = "",
+) -> Chart:
+    """Draw lines over a number, such as figures over iterations or steps.
+
+    Args:
+        series: of different names.
+        within: the least and the largest value that there can be, such as 0 and 1 for shares.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    known = {one.name: dict(sorted(one.points, key=lambda point: point[0])) for one in series}
+    xs = [x for points in known.values() for x in points]
+    ys = [y for points in known.values() for y in points.values() if y is not None]
+    require_finite([*xs, *ys])
+    table = _tabulate_lines(known, x_label)
+    if not ys:
+        return make_empty_chart(title, description, table)
+    x_scale, y_scale = make_snug_scale(xs), make_wide_scale(ys, within=within)
+    plot = make_plot_area(y_scale)
+    lines = tuple(
+        _make_line(number, name, points, plot, x_scale, y_scale)
+        for number, (name, points) in enumerate(known.items())
+    )
+    return Chart(
+        title,
+        description,
+        make_identity(title, table),
+        "charts/lines.html",
+        table,
+        left=plot.left,
+        right=plot.right,
+        bottom=plot.bottom,
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=tuple(
+            Label(plot.place_x(x_scale, tick), plot.bottom + 15, x_scale.format_tick(tick))
+            for tick in x_scale.ticks
+        ),
+        y_ticks=make_y_ticks(plot, y_scale),
+        lines=lines,
+    )
+
+
+def _make_line(
+    number: int,
+    name: str,
+    points: Mapping[float, float | None],
+    plot: PlotArea,
+    x_scale: Scale,
+    y_scale: Scale,
+) -> Line:
+    shape = _SHAPES[number % len(_SHAPES)]
+    marks: list[Mark] = []
+    path = []
+    for run in _iter_runs(points):
+        places = [(plot.place_x(x_scale, x), plot.place_y(y_scale, y)) for x, y in run]
+        if len(places) > 1:
+            path.append("M" + "L".join(f"{x} {y}" for x, y in places))
+        every = 1 + (len(points) - 1) // _MARKS_OF_A_LINE
+        marks += (
+            Mark(
+                f"M{x} {y}{shape}",
+                f"{name} at {format_number(run[at][0])}: {format_number(run[at][1])}",
+            )
+            for at, (x, y) in enumerate(places)
+            if at % every == 0 or at == len(places) - 1
+        )
+    return Line(
+        name=name,
+        colour=number % COLORS,
+        dashes=_DASHES[number % len(_DASHES)],
+        path="".join(path),
+        swatch=f"M15 6{shape}",
+        marks=tuple(marks),
+    )
+
+
+def _iter_runs(points: Mapping[float, float | None]) -> Iterator[list[tuple[float, float]]]:
+    """Yield stretches of neighbouring points that are known."""
+    run: list[tuple[float, float]] = []
+    for x, y in points.items():
+        if y is not None:
+            run.append((x, y))
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _tabulate_lines(known: Mapping[str, Mapping[float, float | None]], x_label: str) -> Table:
+    xs = sorted({x for points in known.values() for x in points})
+    rows = (
+        (format_number(x), *(format_number(points.get(x)) for points in known.values())) for x in xs
+    )
+    return Table((x_label, *known), tuple(rows))
