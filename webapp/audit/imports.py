@@ -17,7 +17,8 @@ from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError
 from webapp.audit.annotation_queue import AnswerInput, get_answer_values, log_change
-from webapp.audit.answer_files import Entry, LeftOut, SaidAnswer, read_entries
+from webapp.audit.answer_files import Entry, LeftOut, read_entries
+from webapp.audit.answer_formats import AnswerRow
 from webapp.audit.forms import to_item_choice
 from webapp.audit.models import (
     Answer,
@@ -238,7 +239,7 @@ def _match_items(target: _Target, item: Item, names: Sequence[str]) -> list[Item
     return [found[name] for name in names]
 
 
-def _parse_answer(batch: Batch, item: Item, said: SaidAnswer) -> AnswerInput:
+def _parse_answer(batch: Batch, item: Item, said: AnswerRow) -> AnswerInput:
     is_pairs = batch.kind == ItemKind.JUDGMENTS
     return AnswerInput(
         choice=_parse_choice(said, item) if is_pairs else "",
@@ -250,7 +251,7 @@ def _parse_answer(batch: Batch, item: Item, said: SaidAnswer) -> AnswerInput:
     )
 
 
-def _parse_choice(said: SaidAnswer, item: Item) -> str:
+def _parse_choice(said: AnswerRow, item: Item) -> str:
     """Ours names judgments as the item does, other tools by the letters that they showed."""
     if said.shown is None:
         choice, known = said.answer, tuple(PreferenceLabel.values)
@@ -263,7 +264,7 @@ def _parse_choice(said: SaidAnswer, item: Item) -> str:
     return choice if said.shown is None else to_item_choice(choice, item)
 
 
-def _parse_score(said: SaidAnswer) -> float:
+def _parse_score(said: AnswerRow) -> float:
     points = said.points if said.shown is None else said.shown
     if points is None:
         raise InputError("has no points")
