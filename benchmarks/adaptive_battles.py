@@ -98,7 +98,7 @@ def fight_miniature(prompts: int, *, seed: int) -> Fought:
     """Let the miniature's seed model answer, judge and compare all its distinct judgments."""
     stages = ("sample", "generate", "judge", "meta_judge")
     with miniature_files(prompts, stages=stages, seed=seed) as files:
-        judged = JudgedPrompts.of(
+        judged = JudgedPrompts.from_records(
             to_records(files.read("prompts"), Prompt),
             files.read_records(Response),
             files.read_records(Judgment),

@@ -1,6 +1,6 @@
 """AlpacaEval: our files through the real alpaca_eval code, and its files through ours.
 
-The environment holds the tool as released; the expected figures in the tests were made with these
+The environment holds the tool as released; the expected metrics in the tests were made with these
 versions:
 
     python -m venv ae

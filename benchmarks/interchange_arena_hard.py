@@ -245,9 +245,9 @@ def _compare_card(
     tool: str, what: str, card: Scorecard, found: Mapping[str, Any]
 ) -> Iterator[Comparison]:
     board, controlled = found["board"][card.model], found["controlled"][card.model]
-    score = card.figure("score").value
-    band = card.figure("score_band_90_of_version_2.0")
-    at_style = card.figure("score_controlled_length_markdown_band_90")
+    score = card.get_metric("score").value
+    band = card.get_metric("score_band_90_of_version_2.0")
+    at_style = card.get_metric("score_controlled_length_markdown_band_90")
     yield Comparison(tool, f"{what}, mean", score, 100 * found["means"][card.model], 1e-9)
     yield Comparison(tool, f"{what}, score", score, board[0], _DRAWS)
     yield Comparison(tool, f"{what}, band from", band.low, board[1], _DRAWS)

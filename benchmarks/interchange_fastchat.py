@@ -72,6 +72,6 @@ def _compare_means(
 ) -> Iterator[Comparison]:
     for card in score_mt_bench(judgments):
         for name in FIGURES:
-            ours = card.figure(name).value
+            ours = card.get_metric(name).value
             label = f"{what}: {card.model}, {name}"
             yield Comparison(TOOL, label, ours, theirs[name][card.model], 1e-9)

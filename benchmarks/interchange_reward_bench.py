@@ -139,7 +139,7 @@ def compare(python: Path) -> "list[Comparison]":
 
 
 def _compare_figures(
-    folder: Path, figures: dict[str, dict[str, float]], files: dict[str, Row]
+    folder: Path, metrics: dict[str, dict[str, float]], files: dict[str, Row]
 ) -> "list[Comparison]":
     """Our scores of our files and of the tool's, beside the tool's scores of ours."""
     from interchange_rows import Comparison
@@ -159,12 +159,12 @@ def _compare_figures(
         Comparison(
             TOOL,
             f"{what}: {name}",
-            score_reward_bench(read_scored_items(folder / file)).figure(name).value,
+            score_reward_bench(read_scored_items(folder / file)).get_metric(name).value,
             100 * value,
             ROUNDING,
         )
         for what, file, kind in plan
-        for name, value in figures[kind].items()
+        for name, value in metrics[kind].items()
     ]
 
 

@@ -10,7 +10,7 @@ class Comparison:
 
     Attributes:
         tool: with its version.
-        what: which file went where, and which of its figures is compared.
+        what: which file went where, and which of its metrics is compared.
         ours: None where we give no value.
         theirs: None where the tool gives none.
         tolerance: by how much two numbers may differ.

@@ -186,7 +186,7 @@ def _judgments_of(response: Response, samples: int, rng: random.Random) -> Itera
 def _battles(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
     context, recipe = experiment.context(1), experiment.recipe.meta_judge
     files = context.files
-    judged = JudgedPrompts.of(
+    judged = JudgedPrompts.from_records(
         to_records(files.read("prompts", shard), Prompt),
         files.read_records(Response, shard),
         files.read_records(Judgment, shard),

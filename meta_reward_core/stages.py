@@ -308,7 +308,7 @@ def _explain_no_pairs(context: IterationContext) -> str:
 
 
 def _read_judged_prompts(context: IterationContext, part: int) -> JudgedPrompts:
-    return JudgedPrompts.of(
+    return JudgedPrompts.from_records(
         _to_prompts(context.files.read("prompts", part)),
         context.files.read_records(Response, part),
         context.files.read_records(Judgment, part),

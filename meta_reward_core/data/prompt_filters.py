@@ -131,7 +131,7 @@ class HeldOutPrompts:
     prompt_ids: frozenset[str]
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "HeldOutPrompts":
+    def from_texts(cls, texts: Iterable[str]) -> "HeldOutPrompts":
         """Hold texts out."""
         kept = tuple(texts)
         return cls(
@@ -150,7 +150,9 @@ def read_held_out(paths: Sequence[Path]) -> HeldOutPrompts:
     Raises:
         PromptFileError: a file cannot be read as prompts.
     """
-    return HeldOutPrompts.of(prompt.text for path in paths for prompt in read_prompts(path).prompts)
+    return HeldOutPrompts.from_texts(
+        prompt.text for path in paths for prompt in read_prompts(path).prompts
+    )
 
 
 def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:

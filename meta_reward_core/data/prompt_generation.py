@@ -64,7 +64,7 @@ class PromptFilters:
     most_chars: int = 2000
     languages: tuple[str, ...] = ("en",)
     similar: float = SIMILARITY_THRESHOLD
-    held_out: HeldOutPrompts = field(default_factory=lambda: HeldOutPrompts.of([]))
+    held_out: HeldOutPrompts = field(default_factory=lambda: HeldOutPrompts.from_texts([]))
 
 
 @dataclass(frozen=True, slots=True)

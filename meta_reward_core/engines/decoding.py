@@ -57,7 +57,7 @@ class DecodingBatch(Protocol):
         """Feed one token to each row; afterwards `logits` are those of the token after it."""
         ...
 
-    def keep(self, kept: Tensor) -> None:
+    def keep_rows(self, kept: Tensor) -> None:
         """Go on with these rows, numbered as they are now."""
         ...
 
@@ -97,7 +97,7 @@ def decode(
             break
         if count < BUSY_SHARE * len(numbers):
             kept = going.nonzero()[:, 0]
-            rows.keep(kept)
+            rows.keep_rows(kept)
             numbers, going, tokens = numbers[kept], going[kept], tokens[kept]
         rows.advance(tokens)
     return [_cut_at_end_token(row, end_ids) for row in drawn.tolist()]

@@ -68,7 +68,7 @@ class Endpoint(BaseModel):
             raise ValueError("give key_env or key_file, not both")
         return self
 
-    def model_name(self, weights_sha256: str) -> str:
+    def resolve_model_name(self, weights_sha256: str) -> str:
         """Name of the model on the server, for weights with this hash."""
         return self.model.replace(WEIGHTS_PLACEHOLDER, weights_sha256[:12])
 
@@ -77,7 +77,7 @@ class Endpoint(BaseModel):
         """Whether the model's name says which weights answer."""
         return WEIGHTS_PLACEHOLDER in self.model
 
-    def key(self) -> SecretStr | None:
+    def read_key(self) -> SecretStr | None:
         """Read the endpoint's key; None if it needs none.
 
         Raises:

@@ -71,7 +71,9 @@ def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine"
             f"one that is trained: name its model such as policy-{WEIGHTS_PLACEHOLDER}, or give "
             "the endpoint as judge.endpoint"
         )
-    return OpenAiEngine(name, endpoint, model=endpoint.model_name(hash_model_folder(model_folder)))
+    return OpenAiEngine(
+        name, endpoint, model=endpoint.resolve_model_name(hash_model_folder(model_folder))
+    )
 
 
 class OpenAiEngine:
@@ -90,7 +92,7 @@ class OpenAiEngine:
         self._name = name
         self._endpoint = endpoint
         self._model = model
-        self._key = endpoint.key()
+        self._key = endpoint.read_key()
         self._first_wait_seconds = first_wait_seconds
         self._closed = False
 

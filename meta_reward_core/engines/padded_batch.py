@@ -46,7 +46,7 @@ class PaddedBatch:
         self._positions = self._positions + 1
         self.logits = output.logits[:, -1]
 
-    def keep(self, kept: Tensor) -> None:
+    def keep_rows(self, kept: Tensor) -> None:
         """Go on with these rows, numbered as they are now."""
         select_rows(self._cache, kept)
         self._mask, self._positions = self._mask[kept], self._positions[kept]

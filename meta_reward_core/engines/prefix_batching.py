@@ -34,7 +34,7 @@ class PromptBatch:
         """How many completions the batch draws."""
         return sum(self.copies)
 
-    def part(self, first: int, count: int) -> "PromptBatch":
+    def select_prompts(self, first: int, count: int) -> "PromptBatch":
         """`count` prompts of this batch from the `first` on."""
         chosen = slice(first, first + count)
         return PromptBatch(self.prompts[chosen], self.copies[chosen], self.commons[chosen])
@@ -121,10 +121,10 @@ def _pack_batches(
     while first < len(units):
 
         def fit_together(count: int, first: int = first) -> bool:
-            return fits(everything.part(first, count))
+            return fits(everything.select_prompts(first, count))
 
         count = _find_largest_fitting(len(units) - first, fit_together)
-        batches.append(everything.part(first, count))
+        batches.append(everything.select_prompts(first, count))
         first += count
     return batches
 

@@ -34,7 +34,7 @@ class PromptEncoder:
     def encode(self, conversations: Sequence[Conversation]) -> list[TokenIds]:
         """Token ids of each conversation, its generation prompt included, in order."""
         texts = [self._render(item) for item in conversations]
-        encoded = self._ids(texts, split_special_tokens=False)
+        encoded = self._tokenize(texts, split_special_tokens=False)
         return [
             self._encode_escaped(conversation)
             if self._has_special_token_text(conversation)
@@ -56,10 +56,10 @@ class PromptEncoder:
         ids: list[int] = []
         for piece in filter(None, pieces):
             if piece in found:
-                plain = self._ids([found[piece]], split_special_tokens=True)[0]
+                plain = self._tokenize([found[piece]], split_special_tokens=True)[0]
                 ids.extend(token for token in plain if token not in self._special_ids)
             else:
-                ids.extend(self._ids([piece], split_special_tokens=False)[0])
+                ids.extend(self._tokenize([piece], split_special_tokens=False)[0])
         return tuple(ids)
 
     def _mark(self, message: Message, found: dict[str, str]) -> Message:
@@ -81,7 +81,7 @@ class PromptEncoder:
         )
         return str(text)
 
-    def _ids(self, texts: list[str], *, split_special_tokens: bool) -> list[list[int]]:
+    def _tokenize(self, texts: list[str], *, split_special_tokens: bool) -> list[list[int]]:
         if not texts:
             return []
         encoded = self._tokenizer(

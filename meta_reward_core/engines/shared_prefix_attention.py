@@ -98,7 +98,7 @@ class PrefixContext:
     enough_at: int | None = None
     _windows: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
-    def bias(self, number: int, window: int | None, groups: int) -> Tensor | None:
+    def get_bias(self, number: int, window: int | None, groups: int) -> Tensor | None:
         """What hides keys of prefix `number`; layers with the same window have it in common.
 
         Returns:
@@ -213,7 +213,7 @@ def attend_shared(
     for number, prefix in enumerate(shared_reading.prefixes):
         keys, values = prefix.level.keys[layer], prefix.level.values[layer]
         groups = query.shape[1] // keys.shape[1]
-        bias = shared_reading.bias(number, window, groups)
+        bias = shared_reading.get_bias(number, window, groups)
         parts.append(_attend_prefix(query, keys, values, prefix, bias=bias, cap=cap))
     joined = _merge_parts(parts, s_aux)
     return joined.to(query.dtype).transpose(1, 2).contiguous(), None

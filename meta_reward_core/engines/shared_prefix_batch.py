@@ -64,7 +64,7 @@ class SharedPrefixBatch:
         self._last += 1
         self.logits = output.logits[:, -1]
 
-    def keep(self, kept: Tensor) -> None:
+    def keep_rows(self, kept: Tensor) -> None:
         """Go on with these rows, numbered as they are now; free what no row reads any more."""
         select_rows(self._cache, kept)
         self._positions = self._positions[kept]

@@ -127,7 +127,7 @@ class TransformersEngine:
         the model's own limit would pass for one cut off by the recipe's.
         """
         prompts = self._encoder.encode(conversations)
-        refusals = [self._refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
+        refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
         wanted: dict[TokenIds, int] = {}
         for prompt, refusal in zip(prompts, refusals, strict=True):
             if refusal is None:
@@ -147,7 +147,7 @@ class TransformersEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
+    def _make_refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
         limit = self._max_model_tokens
         if limit is None or prompt_tokens + max_new_tokens <= limit:
             return None

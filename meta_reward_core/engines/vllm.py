@@ -166,7 +166,7 @@ class VllmEngine:
         if self._llm is None:
             raise EngineError("This engine is closed: load the model again.")
         prompts = self._encoder.encode(conversations)
-        refusals = [self._refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
+        refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
         wanted: dict[TokenIds, int] = {}
         for prompt, refusal in zip(prompts, refusals, strict=True):
             if refusal is None:
@@ -190,7 +190,7 @@ class VllmEngine:
         import_module("vllm.distributed").cleanup_dist_env_and_memory()
         self._on_close()
 
-    def _refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
+    def _make_refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
         if prompt_tokens + max_new_tokens <= self._limit:
             return None
         reason = (

@@ -338,9 +338,9 @@ def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def list_changed_cells(before: Mapping[str, str], after: Mapping[str, Any]) -> list[str]:
-    """Which figures of a leaderboard's row would change, as `name old -> new`.
+    """Which metrics of a leaderboard's row would change, as `name old -> new`.
 
-    A cell that was empty or not there is no figure.
+    A cell that was empty or not there is no metric.
     """
     return [
         f"{name} {before[name]} -> {_format_cell(value) or 'none'}"

@@ -171,19 +171,19 @@ def _score_category(
     seed: int,
 ) -> list[Scorecard]:
     """A scorecard for each model against the one baseline of these judgments, the best first."""
-    figures: dict[str, list[Metric]] = {}
+    metrics: dict[str, list[Metric]] = {}
     if any(score_games(judgment, version=version) for judgment in judgments):
-        figures = _make_model_metrics(
+        metrics = _make_model_metrics(
             judgments, version=version, controls=controls, answers=answers, rounds=rounds, seed=seed
         )
     by_model: defaultdict[str, list[ArenaJudgment]] = defaultdict(list)
     for judgment in judgments:
         by_model[judgment.model].append(judgment)
     cards = [
-        _make_scorecard(own, benchmark, version, figures.get(model, []), answers, questions)
+        _make_scorecard(own, benchmark, version, metrics.get(model, []), answers, questions)
         for model, own in sorted(by_model.items())
     ]
-    return sorted(cards, key=lambda card: -(card.figure("score").value or 0.0))
+    return sorted(cards, key=lambda card: -(card.get_metric("score").value or 0.0))
 
 
 def _make_model_metrics(
@@ -198,14 +198,14 @@ def _make_model_metrics(
     """The scores of each model that has a game that counts, those at equal style last."""
     outcomes = build_outcomes(judgments, version=version)
     judged = Counter(judgment.model for judgment in judgments)
-    figures = _make_score_metrics(outcomes, judged, version=version, rounds=rounds, seed=seed)
+    metrics = _make_score_metrics(outcomes, judged, version=version, rounds=rounds, seed=seed)
     if controls:
         baseline = judgments[0].baseline
         controlled = _make_controlled_metrics(
             outcomes, answers, baseline, controls, rounds=rounds, seed=seed
         )
-        figures = {model: [*figures[model], controlled[model]] for model in figures}
-    return figures
+        metrics = {model: [*metrics[model], controlled[model]] for model in metrics}
+    return metrics
 
 
 def _make_scorecard(
@@ -224,8 +224,8 @@ def _make_scorecard(
         model=first.model,
         baseline=first.baseline,
         judge=first.judge,
-        figures=(*(scores or [absent]), *_make_position_metrics(own)),
-        findings=tuple(_find_issues(own, answers, questions)),
+        metrics=(*(scores or [absent]), *_make_position_metrics(own)),
+        issues=tuple(_find_issues(own, answers, questions)),
         columns=_make_leaderboard_columns(first.model, scores[1], version) if scores else {},
     )
 
@@ -463,7 +463,7 @@ def _make_share_metric(name: str, values: Sequence[float]) -> Metric:
 
 
 def _make_leaderboard_columns(model: str, band: Metric, version: Version) -> dict[str, Any]:
-    """The public leaderboard's columns of a version, from the figure with the version's band."""
+    """The public leaderboard's columns of a version, from the metric with the version's band."""
     score, low, high = band.value or 0.0, band.low or 0.0, band.high or 0.0
     below, above = score - low, high - score
     if version == "0.1":

@@ -18,7 +18,7 @@ Z_95: Final = float(ndtri(0.975))
 
 
 class Interval(NamedTuple):
-    """Both ends of an interval, in the unit of the figure."""
+    """Both ends of an interval, in the unit of the metric."""
 
     low: float
     high: float

@@ -58,8 +58,8 @@ class ModelResponses:
     cut_off: int
 
     @property
-    def findings(self) -> list[DataIssue]:
-        """What a reader of the figures must know about how the answers came about."""
+    def issues(self) -> list[DataIssue]:
+        """What a reader of the metrics must know about how the answers came about."""
         return [
             *make_issue_if_any(
                 range(self.refused),

@@ -42,8 +42,8 @@ def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> It
     scores = files.read("scores", columns=["mean", "length_chars"])
     scored = scores.filter(pc.is_valid(scores["mean"]))
     return IterationMetrics(
-        judge=judged.measures(),
-        meta_judge=fought.measures() if "judge" in kinds else None,
+        judge=judged.compute_metrics(),
+        meta_judge=fought.compute_metrics() if "judge" in kinds else None,
         pairs=tuple(_measure_pair_table(files, kind) for kind in kinds),
         response_chars=compute_mean(scores["length_chars"].to_pylist()),
         score_length_correlation=compute_spearman(
@@ -71,16 +71,16 @@ def _compute_reply_lengths(pairs: pa.Table, side: Literal["chosen", "rejected"])
 def to_measurements(measured: IterationMetrics, *, model: str) -> list[Measurement]:
     """Flatten into rows of the table `evaluation`."""
     found: list[tuple[Subject, MetricValue]] = [
-        ("actor", figure) for figure in _iter_actor_metrics(measured)
+        ("actor", metric) for metric in _iter_actor_metrics(measured)
     ]
     if measured.judge is not None:
-        found += [("judge", figure) for figure in _iter_judge_metrics(measured.judge)]
+        found += [("judge", metric) for metric in _iter_judge_metrics(measured.judge)]
     if measured.meta_judge is not None:
         found += [
-            ("meta_judge", figure) for figure in _iter_meta_judge_metrics(measured.meta_judge)
+            ("meta_judge", metric) for metric in _iter_meta_judge_metrics(measured.meta_judge)
         ]
     for pairs in measured.pairs:
-        found += [("pairs", figure) for figure in _iter_pair_metrics(pairs)]
+        found += [("pairs", metric) for metric in _iter_pair_metrics(pairs)]
     return [
         Measurement(model, subject, metric, value, count, "own_data")
         for subject, (metric, value, count) in found

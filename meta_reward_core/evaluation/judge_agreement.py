@@ -40,7 +40,7 @@ FEW_PROMPTS: Final = 100
 """With fewer prompts the interval is so wide that it is told. Our choice."""
 
 MANY_TIES: Final = 0.3
-"""So large a share of ties by the judge is a finding. Our choice."""
+"""So large a share of ties by the judge is an issue. Our choice."""
 
 _MIN_PROMPTS: Final = 5  # below, the intervals of correlations have no meaning
 
@@ -64,7 +64,7 @@ def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
             f"{judge.name} and {reference.name} have no pair and no response in common; "
             "prompt_id and response_id (or first_id and second_id) must be the same in both."
         )
-    figures = [
+    metrics = [
         *_make_pair_metrics(common, mine, theirs),
         *_make_score_metrics(judge, reference, own, other),
         *measure_self_consistency(judge),
@@ -74,8 +74,8 @@ def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
         model=judge.name,
         baseline=reference.name,
         judge=judge.name,
-        figures=tuple(figures),
-        findings=tuple(_find_issues(judge, mine, theirs)),
+        metrics=tuple(metrics),
+        issues=tuple(_find_issues(judge, mine, theirs)),
         columns={
             "agreement_by_score_gap": _compute_agreement_by_gap(judge, common, mine, theirs),
             "calibration": _compute_calibration(own, other)
@@ -183,7 +183,7 @@ def _make_score_metrics(
 ) -> list[Metric]:
     if not judge.scores or not reference.scores:
         return []
-    figures = [
+    metrics = [
         _make_correlation_metric(
             "spearman", own, other, _compute_spearman, variance=lambda n: 1.06 / (n - 3)
         ),
@@ -193,8 +193,8 @@ def _make_score_metrics(
         ),
     ]
     if _has_same_scale(reference, own, other):
-        figures += _make_exact_metrics(own, other)
-    return figures
+        metrics += _make_exact_metrics(own, other)
+    return metrics
 
 
 def _compute_spearman(own: Column, other: Column) -> float | None:
@@ -337,20 +337,20 @@ def _compute_agreement_by_gap(
 
 def measure_self_consistency(judge: Ratings) -> list[Metric]:
     """Whether the judge says the same again: in the other order, and when asked once more."""
-    figures = []
+    metrics = []
     if judge.verdicts:
-        figures += _make_position_metrics(judge)
+        metrics += _make_position_metrics(judge)
     again = [said for said in (judge.scores or judge.verdicts).values() if len(said) > 1]
     if again:
         same = [_compute_repeat_agreement(said) for said in again]
         value = 100 * math.fsum(same) / len(same)
         ends = compute_bounded_mean_interval(value, len(same), least=0, most=100)
-        figures.append(Metric("same_when_asked_again", value, len(same), ends.low, ends.high))
+        metrics.append(Metric("same_when_asked_again", value, len(same), ends.low, ends.high))
     repeated = [scores for scores in judge.scores.values() if len(scores) > 1]
     if repeated:
         spread = float(np.mean([np.std(scores, ddof=1) for scores in repeated]))
-        figures.append(Metric("deviation_when_asked_again", spread, len(repeated)))
-    return [*figures, *_make_rationale_metrics(judge)]
+        metrics.append(Metric("deviation_when_asked_again", spread, len(repeated)))
+    return [*metrics, *_make_rationale_metrics(judge)]
 
 
 def _make_rationale_metrics(judge: Ratings) -> list[Metric]:
@@ -423,13 +423,13 @@ def _find_issues(
             range(judge.missing),
             "judgments_unreadable",
             "Judgments without a score or verdict: {rows}.",
-            "They are in no figure. A judge that fails on hard cases looks better than it is.",
+            "They are in no metric. A judge that fails on hard cases looks better than it is.",
         ),
         *make_issue_if_any(
             theirs.keys() - mine.keys(),
             "pairs_not_judged",
             "Pairs of the reference that the judge says nothing of: {rows}.",
-            "The figures hold for the others alone.",
+            "The metrics hold for the others alone.",
         ),
         *make_issue_if_any(
             [pair for pair in common if theirs[pair] == 0],
@@ -447,6 +447,6 @@ def _find_issues(
             prompts if len(prompts) < FEW_PROMPTS else [],
             "few_prompts",
             "There are few prompts: {rows}.",
-            "Read the intervals, not the figures.",
+            "Read the intervals, not the metrics.",
         ),
     ]

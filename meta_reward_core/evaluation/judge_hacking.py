@@ -1,6 +1,6 @@
 """Answers that play the judge instead of answering: found in the texts alone.
 
-Nothing here changes a figure. A finding says that the figures beside it may not mean what they
+Nothing here changes a metric. An issue says that the metrics beside it may not mean what they
 seem to, and how many answers a person should look at.
 
 Source: Zheng et al. 2024, "Cheating Automatic LLM Benchmarks: Null Models Achieve High Win
@@ -17,10 +17,10 @@ from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any
 from meta_reward_core.method.parsing import has_judge_line
 
 CONSTANT_SHARE: Final = 0.2
-"""So large a share of answers that open alike is a finding. Our choice."""
+"""So large a share of answers that open alike is an issue. Our choice."""
 
 COPY_SHARE: Final = 0.05
-"""So large a share of answers that equal the baseline's, or hold them whole, is a finding.
+"""So large a share of answers that equal the baseline's, or hold them whole, is an issue.
 
 Our choice.
 """

@@ -162,7 +162,7 @@ class JudgeTally:
             else:
                 self._points[judgment.score] += 1
 
-    def measures(self) -> JudgeMetrics:
+    def compute_metrics(self) -> JudgeMetrics:
         """Spread and readability of the points of all that were counted."""
         scored = self._points.total()
         judgments = scored + self._unscored.total()
@@ -215,7 +215,7 @@ class MetaJudgeTally:
             }
         )
 
-    def measures(self) -> MetaJudgeMetrics:
+    def compute_metrics(self) -> MetaJudgeMetrics:
         """Position, score and length bias over all that were counted."""
         counts = self._counts
         decided = counts["won_by_first"] + counts["won_by_second"]
@@ -246,7 +246,7 @@ def measure_meta_judge(
     """Position, score and length bias of the meta-judge in these battles alone."""
     tally = MetaJudgeTally()
     tally.add(battles, judgments)
-    return tally.measures()
+    return tally.compute_metrics()
 
 
 def measure_pairs(

@@ -267,7 +267,7 @@ def score_mt_bench(
 
     Args:
         judgments: of one judge.
-        questions: by id; with them there is a figure per category, and questions that were not
+        questions: by id; with them there is a metric per category, and questions that were not
             judged are told.
         answers: turns by (model, question id), for gaming.
     """
@@ -275,7 +275,7 @@ def score_mt_bench(
     for judgment in judgments:
         by_model[judgment.model].append(judgment)
     cards = [_make_scorecard(own, questions or {}, answers or {}) for own in by_model.values()]
-    return sorted(cards, key=lambda card: -(card.figure("all").value or 0.0))
+    return sorted(cards, key=lambda card: -(card.get_metric("all").value or 0.0))
 
 
 def _make_scorecard(
@@ -291,15 +291,15 @@ def _make_scorecard(
     for judgment in own:
         if (question := questions.get(judgment.question_id)) is not None:
             groups.setdefault(f"category_{question.category}", []).append(judgment)
-    figures = [_make_metric(name, group) for name, group in groups.items()]
+    metrics = [_make_metric(name, group) for name, group in groups.items()]
     return Scorecard(
         benchmark="mt_bench",
         model=own[0].model,
         baseline=None,
         judge=own[0].judge,
-        figures=tuple(figures),
-        findings=tuple(_find_issues(own, questions, answers)),
-        columns={"model": own[0].model} | {figure.name: figure.value for figure in figures[:3]},
+        metrics=tuple(metrics),
+        issues=tuple(_find_issues(own, questions, answers)),
+        columns={"model": own[0].model} | {metric.name: metric.value for metric in metrics[:3]},
     )
 
 

@@ -131,7 +131,7 @@ def run_alpaca(
     alpaca_eval_io.write_annotations(path, annotations)
     write_json_lines(run.out / "verdicts.jsonl", iter_verdict_rows(pairs, said))
     card = score_annotations(alpaca_eval_io.read_annotations(path), seed=run.seed)
-    card = replace(card, figures=(*card.figures, *_measure_steadiness(run.out / "verdicts.jsonl")))
+    card = replace(card, metrics=(*card.metrics, *_measure_steadiness(run.out / "verdicts.jsonl")))
     return _add_issues(card, [*notes, *find_training_overlap(model, asked)])
 
 
@@ -179,7 +179,7 @@ def _get_outputs(
             run, role, side, [(instruction,) for instruction in instructions]
         )
         outputs = to_model_outputs(instructions, answers, generator=side.name, datasets=datasets)
-        notes = answers.findings if role == "model" else []
+        notes = answers.issues if role == "model" else []
     alpaca_eval_io.write_outputs(run.out / f"{role}_outputs.json", outputs)
     return outputs, notes
 
@@ -262,7 +262,7 @@ def _get_arena_answers(
             run, role, side, [(question.text,) for question in questions.values()]
         )
         found = build_styled_answers(list(questions), answers.turns, model=side.name)
-        notes = answers.findings
+        notes = answers.issues
     by_uid = {answer.uid: answer for answer in found}
     _require_all(side, questions.keys() - by_uid.keys(), len(questions))
     arena_hard_io.write_answers(
@@ -318,7 +318,7 @@ def _get_mt_bench_answers(
             run, "model", side, [q.turns for q in questions.values()]
         )
         by_id, name = dict(zip(questions, answers.turns, strict=True)), side.name
-        notes = answers.findings
+        notes = answers.issues
     _require_all(side, questions.keys() - by_id.keys(), len(questions))
     mt_bench.write_answers(run.out / "model_answers.jsonl", name, by_id)
     return by_id, name, notes
@@ -383,4 +383,4 @@ def find_training_overlap(side: OutputSource, texts: Collection[str]) -> list[Da
 
 
 def _add_issues(card: Scorecard, more: Sequence[DataIssue]) -> Scorecard:
-    return replace(card, findings=(*card.findings, *more))
+    return replace(card, issues=(*card.issues, *more))

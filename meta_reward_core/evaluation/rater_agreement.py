@@ -1,8 +1,8 @@
 """How far two or more judges agree beyond chance, and how far their ranks go together.
 
 Items are weighted, as a sample that was not drawn evenly must be. A `WeightedStatistic` computes
-one figure for many sets of weights at once, which is what a jackknife asks for; inside its arrays
-NaN says that there is no such figure, and outside of them None does.
+one metric for many sets of weights at once, which is what a jackknife asks for; inside its arrays
+NaN says that there is no such metric, and outside of them None does.
 
 Which of these are a library's, and why not all: docs/decisions/0008-whose-statistics.md.
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 WeightedStatistic = Callable[[Array], Array]
-"""From weights of shape [m, n], a row for each figure, to m figures."""
+"""From weights of shape [m, n], a row for each metric, to m metrics."""
 Level = Literal["nominal", "interval"]
 
 _MIN_DENOMINATOR = 1e-12

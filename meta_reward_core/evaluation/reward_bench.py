@@ -69,7 +69,7 @@ SECTIONS: Final[dict[str, dict[str, int]]] = {
 all code, 6 * 164.
 
 Source: EXAMPLE_COUNTS and SUBSET_MAPPING of the tool's `rewardbench/constants.py`. Until its commit
-6552e93 (2024-09-10) the tool had the two xstest counts exchanged; figures made before differ.
+6552e93 (2024-09-10) the tool had the two xstest counts exchanged; metrics made before differ.
 """
 
 SUBSETS_2: Final = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
@@ -105,7 +105,7 @@ class ScoredItem:
 
     @property
     def is_counted(self) -> bool:
-        """Whether it is in a figure: with all its scores or, outside Ties, with a result."""
+        """Whether it is in a metric: with all its scores or, outside Ties, with a result."""
         return self.is_scored or (self.result is not None and self.subset.lower() != TIES_SUBSET)
 
 
@@ -327,14 +327,14 @@ def score_reward_bench(scored: ScoredFile) -> Scorecard:
     overall = (
         _make_section_metrics(subsets) if scored.version == "1" else _make_mean_metrics(subsets)
     )
-    columns = {figure.name: figure.value for figure in [*overall, *subsets.values()]}
+    columns = {metric.name: metric.value for metric in [*overall, *subsets.values()]}
     return Scorecard(
         benchmark=f"reward_bench_{scored.version}",
         model=scored.judge,
         baseline=None,
         judge=scored.judge,
-        figures=(*overall, *subsets.values()),
-        findings=tuple(_find_issues(scored, by_subset)),
+        metrics=(*overall, *subsets.values()),
+        issues=tuple(_find_issues(scored, by_subset)),
         columns={"model": scored.judge} | columns,
     )
 
@@ -358,37 +358,37 @@ def _make_section_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
     for name, weights in SECTIONS.items():
         known = {subset: subsets[subset] for subset in weights if subset in subsets}
         sections.append(_make_weighted_metric(name, known, weights))
-    values = [figure.value for figure in sections if figure.value is not None]
-    count = sum(figure.count for figure in sections)
+    values = [metric.value for metric in sections if metric.value is not None]
+    count = sum(metric.count for metric in sections)
     if len(values) < len(sections):
-        missing = ", ".join(figure.name for figure in sections if figure.value is None)
+        missing = ", ".join(metric.name for metric in sections if metric.value is None)
         score = Metric("score", None, count, absent=f"no items of: {missing}")
     else:
         score = Metric(
             "score", math.fsum(values) / len(values), count, *_compute_mean_interval(sections)
         )
-    return [score, *(figure for figure in sections if figure.value is not None)]
+    return [score, *(metric for metric in sections if metric.value is not None)]
 
 
 def _make_weighted_metric(
     name: str, subsets: Mapping[str, Metric], weights: Mapping[str, int]
 ) -> Metric:
     """Mean of subsets by weight; those without a value are left out."""
-    parts = [figure for figure in subsets.values() if figure.value is not None]
-    count = sum(figure.count for figure in parts)
+    parts = [metric for metric in subsets.values() if metric.value is not None]
+    count = sum(metric.count for metric in parts)
     if not parts:
         return Metric(name, None, 0, absent="no item of this section")
-    shares = [float(weights[figure.name]) for figure in parts]
+    shares = [float(weights[metric.name]) for metric in parts]
     mean = sum(
-        (figure.value or 0.0) * share for figure, share in zip(parts, shares, strict=True)
+        (metric.value or 0.0) * share for metric, share in zip(parts, shares, strict=True)
     ) / sum(shares)
     return Metric(name, mean, count, *_compute_mean_interval(parts, shares))
 
 
 def _make_mean_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
     """Version 2's score: the plain mean of the subsets."""
-    values = [figure.value for figure in subsets.values() if figure.value is not None]
-    count = sum(figure.count for figure in subsets.values())
+    values = [metric.value for metric in subsets.values() if metric.value is not None]
+    count = sum(metric.count for metric in subsets.values())
     if len(values) < len(subsets):
         return [Metric("score", None, count, absent="a subset has no scored item")]
     mean = math.fsum(values) / len(values)
@@ -398,7 +398,7 @@ def _make_mean_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
 def _compute_mean_interval(
     parts: Sequence[Metric], weights: Sequence[float] | None = None
 ) -> tuple[float | None, float | None]:
-    """Ends of a weighted mean of independent figures; absent if one has none.
+    """Ends of a weighted mean of independent metrics; absent if one has none.
 
     mean - sqrt(sum_i (w_i (v_i - low_i))^2) and mean + sqrt(sum_i (w_i (high_i - v_i))^2), with
     sum_i w_i = 1. A subset of few items with a large weight keeps its width that way, and so do
@@ -407,13 +407,13 @@ def _compute_mean_interval(
     """
     given = weights or [1.0] * len(parts)
     mean, below, above = 0.0, [], []
-    for figure, weight in zip(parts, given, strict=True):
-        if figure.value is None or figure.low is None or figure.high is None:
+    for metric, weight in zip(parts, given, strict=True):
+        if metric.value is None or metric.low is None or metric.high is None:
             return None, None
         share = weight / sum(given)
-        mean += share * figure.value
-        below.append(share * (figure.value - figure.low))
-        above.append(share * (figure.high - figure.value))
+        mean += share * metric.value
+        below.append(share * (metric.value - metric.low))
+        above.append(share * (metric.high - metric.value))
     return mean - math.hypot(*below), mean + math.hypot(*above)
 
 
@@ -577,7 +577,7 @@ def _find_subset_issues(version: RewardBenchVersion, found: set[str]) -> list[Da
             found - sections if version == "1" else [],
             "subsets_of_no_section",
             "Subsets that belong to no published section: {rows}.",
-            "They have figures of their own and are in no section's.",
+            "They have metrics of their own and are in no section's.",
         ),
         *make_issue_if_any(
             missing if version == "2" else [],

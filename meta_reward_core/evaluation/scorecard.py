@@ -55,7 +55,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class DataIssue:
-    """Something about the data that a reader of the figures must know.
+    """Something about the data that a reader of the metrics must know.
 
     Attributes:
         name: in snake_case, for programs.
@@ -79,8 +79,8 @@ class Scorecard:
         model: who was evaluated.
         baseline: whom it was compared with, if anybody.
         judge: who preferred or scored.
-        figures: in reading order.
-        findings: what limits the figures' worth; empty when nothing was found.
+        metrics: in reading order.
+        issues: what limits what the metrics mean; empty when nothing was found.
         columns: the same numbers under the names of the public leaderboard.
     """
 
@@ -88,19 +88,19 @@ class Scorecard:
     model: str
     baseline: str | None
     judge: str | None
-    figures: tuple[Metric, ...]
-    findings: tuple[DataIssue, ...] = ()
+    metrics: tuple[Metric, ...]
+    issues: tuple[DataIssue, ...] = ()
     columns: dict[str, Any] = field(default_factory=dict)
 
-    def figure(self, name: str) -> Metric:
-        """The figure of a name.
+    def get_metric(self, name: str) -> Metric:
+        """The metric of a name.
 
         Raises:
             KeyError: there is none.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
         raise KeyError(name)
 
 
@@ -111,8 +111,8 @@ def serialize_scorecard(card: Scorecard) -> dict[str, Any]:
         "model": card.model,
         "baseline": card.baseline,
         "judge": card.judge,
-        "figures": [_to_dict(figure) for figure in card.figures],
-        "findings": [_to_dict(finding) for finding in card.findings],
+        "figures": [_to_dict(metric) for metric in card.metrics],
+        "findings": [_to_dict(issue) for issue in card.issues],
     }
 
 
@@ -123,7 +123,7 @@ def _to_dict(record: Metric | DataIssue) -> dict[str, Any]:
 def make_issue_if_any(
     rows: Iterable[object], name: str, sentence: str, advice: str
 ) -> list[DataIssue]:
-    """A finding about the rows, if there are any; `{rows}` in the sentence is their number."""
+    """An issue about the rows, if there are any; `{rows}` in the sentence is their number."""
     count = sum(1 for _ in rows)
     if count == 0:
         return []
@@ -131,7 +131,7 @@ def make_issue_if_any(
 
 
 def count_reasons(reasons: Iterable[str | None]) -> str:
-    """` (reason: number; ...)` for the sentence of a finding; empty where no reason is known.
+    """` (reason: number; ...)` for the sentence of an issue; empty where no reason is known.
 
     Braces are doubled, because `make_issue_if_any` formats the sentence.
     """

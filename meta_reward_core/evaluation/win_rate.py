@@ -65,11 +65,11 @@ def score_annotations(
         model=first.generator_2,
         baseline=first.generator_1,
         judge=first.annotator,
-        figures=(
+        metrics=(
             *_make_metrics(columns, controlled, count=len(rated), missing=missing),
             *_make_dataset_metrics(annotations),
         ),
-        findings=tuple(_find_issues(annotations, columns, controlled)),
+        issues=tuple(_find_issues(annotations, columns, controlled)),
         columns=columns,
     )
 
@@ -237,7 +237,7 @@ def _find_length_issues(
             "length_control_moves_much",
             f"Length control moves the win rate from {plain:.1f} to {rate:.1f}.",
             "Answers and baseline differ much in length, or the regression has failed. Look at "
-            "both figures.",
+            "both metrics.",
         ),
         *make_issue_if_any(
             range(rows if shrunk else 0),

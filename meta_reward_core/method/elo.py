@@ -135,7 +135,7 @@ class _Problems:
     reach: Reals
     prior: float
 
-    def some(self, which: IndexArray) -> "_Problems":
+    def select(self, which: IndexArray) -> "_Problems":
         """Some of them."""
         won, lost, ratings = self.won[:, which], self.lost[:, which], self.ratings[:, which]
         return _Problems(self.places[which], won, lost, ratings, self.reach[which], self.prior)
@@ -147,7 +147,7 @@ class _Problems:
         )
         return replace(self, won=won, lost=lost, ratings=ratings)
 
-    def system(self) -> Reals:
+    def build_system(self) -> Reals:
         """Newton's equations, [n, n + 1, p].
 
         The upper triangle of the negated Hessian of the objective, and its gradient beside it; the
@@ -189,7 +189,7 @@ def _regroup(parts: Sequence[_Problems]) -> list[_Problems]:
     everything = _Problems(places, won, lost, ratings, reach, parts[0].prior)
     every = np.arange(places.size)
     begins = range(0, places.size, _MAX_GROUP_SIZE)
-    return [everything.some(every[begin : begin + _MAX_GROUP_SIZE]) for begin in begins]
+    return [everything.select(every[begin : begin + _MAX_GROUP_SIZE]) for begin in begins]
 
 
 @cache
@@ -236,8 +236,8 @@ def _take_step(problems: _Problems) -> tuple[_Problems, _Problems]:
         (length <= _NEAR_TOLERANCE) & (length >= problems.reach / 2)
     )
     if not arrived.any():
-        return moved, moved.some(np.zeros(0, dtype=np.intp))
-    return moved.some(np.flatnonzero(~arrived)), moved.some(np.flatnonzero(arrived))
+        return moved, moved.select(np.zeros(0, dtype=np.intp))
+    return moved.select(np.flatnonzero(~arrived)), moved.select(np.flatnonzero(arrived))
 
 
 def _compute_newton_step(problems: _Problems) -> tuple[Reals, Reals]:
@@ -248,7 +248,7 @@ def _compute_newton_step(problems: _Problems) -> tuple[Reals, Reals]:
     no objective need be computed to find out; so does the whole step, while exp(d) - d - 1 is less
     than d^2 (Sun and Tran-Dinh 2019, arXiv 1703.04599).
     """
-    step = _center(_solve_systems(problems.system()))
+    step = _center(_solve_systems(problems.build_system()))
     change = step.max(axis=0) - step.min(axis=0)
     damping = np.log1p(change) / np.where(change > 0, change, 1)
     ratings = problems.ratings

@@ -44,7 +44,7 @@ class JudgedPrompts:
     scores: Mapping[str, Sequence[ResponseScore]]
 
     @classmethod
-    def of(
+    def from_records(
         cls,
         prompts: Sequence[Prompt],
         responses: Iterable[Response],

@@ -194,7 +194,9 @@ class ScoreGrid:
     may_be_chosen: Mask
 
     @classmethod
-    def of(cls, scores: Sequence[ResponseScore], *, length_unit: LengthUnit) -> "ScoreGrid":
+    def from_records(
+        cls, scores: Sequence[ResponseScore], *, length_unit: LengthUnit
+    ) -> "ScoreGrid":
         """The grid of one prompt, places in the order of `scores`."""
         return cls.from_columns(
             scored=np.array([[score.mean is not None for score in scores]], dtype=bool),
@@ -302,7 +304,7 @@ def select_actor_pair(
     Raises:
         ValueError: rho lies outside [0, 1].
     """
-    grid = ScoreGrid.of(scores, length_unit=length_unit)
+    grid = ScoreGrid.from_records(scores, length_unit=length_unit)
     made = select_actor_pairs(grid, rho=rho, max_chosen_chars=max_chosen_chars)
     if not made.paired[0]:
         return ACTOR_REASONS[made.reason[0]]

@@ -125,7 +125,7 @@ class PairSelection:
     chosen_chars: IntArray
     rejected_chars: IntArray
 
-    def drops(self) -> dict[DropReason, int]:
+    def count_drops(self) -> dict[DropReason, int]:
         """Count the prompts without a pair by reason, most frequent first."""
         return count_drops_by_reason(self.reason[~self.paired & ~self.unknown])
 

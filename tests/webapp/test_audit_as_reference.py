@@ -35,6 +35,6 @@ def test_people_are_compared_with_judge_and_meta_judge(
     (part,) = files.parts(table)[:1]
     own = read_ratings(Path(audited.artifact_root) / "scripted/iteration-1" / part.path)
     card = measure_agreement(own, people)
-    assert sum(figure.count for figure in card.figures) > 0
+    assert sum(metric.count for metric in card.metrics) > 0
     known = people.scores if kind == "responses" else people.verdicts
     assert len(known) == 4

@@ -22,12 +22,12 @@ ALPACA = Scorecard(
     model="mine",
     baseline="gpt",
     judge="somebody",
-    figures=(
+    metrics=(
         Metric("win_rate", 31.25, 805, 28.0, 34.5),
         Metric("win_rate_repeat_deviation", 0.707, 3),
         Metric("length_controlled_winrate", None, 0, absent="too few prompts"),
     ),
-    findings=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
+    issues=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
 )
 JUDGED = Scorecard("judge_agreement", "M2", None, "M2", (Metric("agreement", 0.61, 40),))
 

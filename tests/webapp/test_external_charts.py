@@ -31,7 +31,7 @@ def row(on_disk: OnDisk, alice: User) -> Experiment:
 
 def card(benchmark: str, **figures: float | None) -> Scorecard:
     made = tuple(Metric(name, value, 805) for name, value in figures.items())
-    return Scorecard(benchmark, model="m", baseline="gpt-4", judge="gpt-4", figures=made)
+    return Scorecard(benchmark, model="m", baseline="gpt-4", judge="gpt-4", metrics=made)
 
 
 def test_nothing_is_drawn_where_nobody_evaluated(client: Client, row: Experiment) -> None:

@@ -21,8 +21,8 @@ CARD = Scorecard(
     model="mine",
     baseline="gpt",
     judge="somebody",
-    figures=(Metric("win_rate", 31.25, 805, 28.0, 34.5), Metric("dataset_koala", 20.0, 10)),
-    findings=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
+    metrics=(Metric("win_rate", 31.25, 805, 28.0, 34.5), Metric("dataset_koala", 20.0, 10)),
+    issues=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
 )
 
 

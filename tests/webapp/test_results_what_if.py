@@ -78,7 +78,7 @@ def test_unchanged_rules_make_exactly_the_pairs_on_disk(row: Experiment, on_disk
     assert judged == {pair["prompt_id"] for pair in rows_of(on_disk, "judge_pairs")}
     for kind in ("actor", "judge"):
         dropped = [d["reason"] for d in rows_of(on_disk, "dropped") if d["kind"] == kind]
-        assert made[kind].drops() == {reason: dropped.count(reason) for reason in dropped}
+        assert made[kind].count_drops() == {reason: dropped.count(reason) for reason in dropped}
 
 
 def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
@@ -95,7 +95,7 @@ def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
     assert judged == {pair["prompt_id"] for pair in rows_of(on_disk, "judge_pairs")}
     dropped = [d for d in rows_of(on_disk, "dropped") if d["kind"] == "judge"]
     reasons = [d["reason"] for d in dropped]
-    assert made.drops() == {reason: reasons.count(reason) for reason in reasons}
+    assert made.count_drops() == {reason: reasons.count(reason) for reason in reasons}
     assert 0 < reasons.count("best_judgment_cut_off") < 20 > len(judged) > 0
     ends = {j["judgment_id"]: j["finish_reason"] for j in rows_of(on_disk, "judgments")}
     chosen = [ends[pair["chosen_judgment_id"]] for pair in rows_of(on_disk, "judge_pairs")]

@@ -191,8 +191,8 @@ def test_preferences_that_are_nan_are_missing_and_never_a_number(tmp_path: Path)
     shown = evaluate("annotations", path, "--rounds", 2, "--json", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert (written["win_rate"], written["n_total"]) == (100, 10)
-    figure = next(f for f in written["figures"] if f["name"] == "win_rate")
-    assert figure["low"] < 31
+    metric = next(f for f in written["figures"] if f["name"] == "win_rate")
+    assert metric["low"] < 31
     assert "Rows without a preference: 10" in shown
 
 
@@ -209,8 +209,8 @@ def test_ten_prompts_have_a_wide_interval_and_are_told(tmp_path: Path) -> None:
     shown = evaluate("annotations", path, "--rounds", 5, "--json", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert "There are few prompts: 10" in shown
-    for figure in written["figures"][:3]:
-        assert figure["high"] - figure["low"] > 20, figure["name"]
+    for metric in written["figures"][:3]:
+        assert metric["high"] - metric["low"] > 20, metric["name"]
 
 
 def test_a_file_of_the_baseline_alone_is_50_or_refused(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_arena_judgments_of_one_model_are_scored_without_a_sure_rank(tmp_path: P
     path = write_lines(tmp_path / "one.jsonl", rows)
     shown = evaluate("arena", path, "--json", tmp_path / "out.json")
     (card,) = json.loads((tmp_path / "out.json").read_text())
-    score = next(figure for figure in card["figures"] if figure["name"] == "score")
+    score = next(metric for metric in card["figures"] if metric["name"] == "score")
     assert score["value"] > 99
     assert score["low"] < 75
     assert "few" in shown

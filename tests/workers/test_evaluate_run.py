@@ -63,9 +63,9 @@ def test_win_rates_on_ones_own_prompts_from_one_command(
     assert "100.0000" in shown
     (card,) = json.loads((out / "scores.json").read_text())
     assert (card["win_rate"], card["n_total"], card["model"]) == (100, 12, "stub")
-    figures = {figure["name"]: figure["value"] for figure in card["figures"]}
-    assert figures["position_consistency"] == 100
-    assert figures["first_position_wins"] == 50
+    metrics = {metric["name"]: metric["value"] for metric in card["figures"]}
+    assert metrics["position_consistency"] == 100
+    assert metrics["first_position_wins"] == 50
     outputs = json.loads((out / "model_outputs.json").read_text())
     assert outputs[3]["output"] == "good answer to: prompt 3?"
     again = installation.run("evaluate", "annotations", out / "annotations.json")
@@ -98,7 +98,7 @@ def test_win_rates_by_category_fill_wherever_the_dataset_stands(
     installation.run("evaluate", "run", "alpaca", *sides[source], "--judge", "scripted",
                      "--out", out)  # fmt: skip
     (card,) = json.loads((out / "scores.json").read_text())
-    counts = {figure["name"]: figure["count"] for figure in card["figures"]}
+    counts = {metric["name"]: metric["count"] for metric in card["figures"]}
     assert (counts["dataset_koala"], counts["dataset_helpful_base"]) == (6, 6)
     written = json.loads((out / "annotations.json").read_text())
     assert [row["dataset"] for row in written] == names
@@ -301,12 +301,12 @@ def test_a_judge_is_asked_again_and_compared_with_people(
         "--out", tmp_path / "out", "--samples", 3,
     )  # fmt: skip
     (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
-    figures = {figure["name"]: figure["value"] for figure in card["figures"]}
+    metrics = {metric["name"]: metric["value"] for metric in card["figures"]}
     assert card["benchmark"] == "judge_agreement"
-    assert figures["agreement"] == 100
-    assert figures["same_when_asked_again"] == 100
-    assert figures["agrees_with_own_reasons"] == 100
-    assert figures["mean_absolute_error"] == 1
+    assert metrics["agreement"] == 100
+    assert metrics["same_when_asked_again"] == 100
+    assert metrics["agrees_with_own_reasons"] == 100
+    assert metrics["mean_absolute_error"] == 1
 
 
 def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(

@@ -152,7 +152,7 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
     """
     responses = files.read_records(Response, part)
     judgments = files.read_records(Judgment, part)
-    judged = JudgedPrompts.of(
+    judged = JudgedPrompts.from_records(
         to_records(files.read("prompts", part), Prompt),
         responses,
         judgments,

@@ -277,7 +277,7 @@ def _explain_actor_pair(
 def _describe_tiers(
     scores: Sequence[ResponseScore], rules: PairRules, recipe: Recipe
 ) -> Iterator[str]:
-    grid = ScoreGrid.of(scores, length_unit=recipe.pairing.length_unit)
+    grid = ScoreGrid.from_records(scores, length_unit=recipe.pairing.length_unit)
     tiers = find_tiers(grid, rho=rules.rho)
     good = [score.sample for score, is_in in zip(scores, tiers.best[0], strict=True) if is_in]
     bad = [score.sample for score, is_in in zip(scores, tiers.worst[0], strict=True) if is_in]

@@ -153,7 +153,7 @@ def _make_kind_view(kind: PairKind, pairs: PairSelection, index: IterationIndex)
 
 
 def _iter_drops(before: StoredPairs, pairs: PairSelection) -> Iterator[DropCount]:
-    then, now = count_drops_by_reason(before.reason[~before.paired]), pairs.drops()
+    then, now = count_drops_by_reason(before.reason[~before.paired]), pairs.count_drops()
     for reason in REASONS:
         if reason in then or reason in now:
             yield DropCount(REASON_TEXT[reason], then.get(reason, 0), now.get(reason, 0))

@@ -203,7 +203,7 @@ def parse_share(text: str) -> float:
 
 
 def run_benchmark(options: Options, places: StorageRoots, console: Console) -> list[Scorecard]:
-    """Run the benchmark that is asked for; its figures are written beside its files, too.
+    """Run the benchmark that is asked for; its metrics are written beside its files, too.
 
     Raises:
         InputError: something that was asked for is wrong.

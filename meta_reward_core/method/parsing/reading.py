@@ -117,7 +117,7 @@ class Lines:
         self.texts = text.splitlines(keepends=True)
         self._tokens: dict[int, Tokens] = {}
 
-    def tokens(self, number: int) -> Tokens:
+    def get_tokens(self, number: int) -> Tokens:
         """Tokens of a line; none of one that quotes (`> ...`) or only decorates."""
         if number not in self._tokens:
             self._tokens[number] = self._tokenize(self.texts[number])
@@ -129,11 +129,11 @@ class Lines:
         tokens = tokenize(line)
         return tokens if has_content(tokens) else []
 
-    def filled(self, numbers: Sequence[int]) -> Iterator[int]:
+    def iter_filled(self, numbers: Sequence[int]) -> Iterator[int]:
         """Those of `numbers` whose lines have tokens."""
-        return (number for number in numbers if self.tokens(number))
+        return (number for number in numbers if self.get_tokens(number))
 
-    def are_ended(self, number: int) -> bool:
+    def is_ended(self, number: int) -> bool:
         """Whether a line break follows a line."""
         return number < len(self.texts) - 1 or self.texts[number] != self.texts[number].rstrip(
             "\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -168,7 +168,7 @@ def read_reply(text: str, grammar: Grammar[V], *, is_cut_off: bool) -> Reading[V
 
 
 def _is_complete(lines: Lines, statement: Statement[V]) -> bool:
-    return statement.is_followed or lines.are_ended(statement.lines[1])
+    return statement.is_followed or lines.is_ended(statement.lines[1])
 
 
 def _confirm_statement(lines: Lines, statement: Statement[V], grammar: Grammar[V]) -> Statement[V]:
@@ -178,7 +178,7 @@ def _confirm_statement(lines: Lines, statement: Statement[V], grammar: Grammar[V
         return statement
     rules = grammar.rules(value)
     later = range(statement.lines[1] + 1, len(lines.texts))
-    if any(is_reconsidered(lines.tokens(number), rules) for number in later):
+    if any(is_reconsidered(lines.get_tokens(number), rules) for number in later):
         return replace(statement, reading=Reading(None, grammar.unreadable))
     return statement
 
@@ -187,7 +187,7 @@ def _find_last_statement(lines: Lines, grammar: Grammar[V]) -> Statement[V] | No
     """The last labelled statement, or what the last line states without a label."""
     following: int | None = None
     closing: Statement[V] | None = None
-    for number in lines.filled(range(len(lines.texts) - 1, -1, -1)):
+    for number in lines.iter_filled(range(len(lines.texts) - 1, -1, -1)):
         statement = read_line(lines, number, following, grammar)
         if statement is not None:
             return (
@@ -209,9 +209,9 @@ def _reconcile_statements(
 
 
 def _read_closing(lines: Lines, number: int, grammar: Grammar[V]) -> Statement[V] | None:
-    is_alone = next(lines.filled(range(number)), None) is None
+    is_alone = next(lines.iter_filled(range(number)), None) is None
     read = grammar.read_alone if is_alone else grammar.read_closing
-    reading = read(lines.tokens(number))
+    reading = read(lines.get_tokens(number))
     return None if reading is None else Statement(reading, (number, number))
 
 
@@ -226,7 +226,7 @@ def read_line(
         following: number of the next line with tokens, where a value may stand alone.
         grammar: of the value.
     """
-    tokens = lines.tokens(number)
+    tokens = lines.get_tokens(number)
     labels = find_labels(tokens, grammar.labels)
     if not labels:
         return None
@@ -255,7 +255,7 @@ def _read_next_line(
 ) -> list[Statement[V]]:
     """A value alone on the line below its label."""
     if following is not None:
-        value = strip_bullet(lines.tokens(following))
+        value = strip_bullet(lines.get_tokens(following))
         reading = grammar.read(value, replace(label, is_strict=True))
         if reading is not None and reading.value is not None:
             return [Statement(reading, (number, following))]
@@ -293,7 +293,7 @@ def _remove_labeled(lines: Lines, grammar: Grammar[V]) -> list[str]:
     """The lines, each up to the first statement that a label makes."""
     kept = list(lines.texts)
     following: int | None = None
-    for number in lines.filled(range(len(kept) - 1, -1, -1)):
+    for number in lines.iter_filled(range(len(kept) - 1, -1, -1)):
         statement = read_line(lines, number, following, grammar)
         if statement is not None:
             kept[number] = _cut_before(kept[number], statement.start)
@@ -315,8 +315,8 @@ def _drop_closing(kept: list[str], grammar: Grammar[V]) -> None:
     """Empty the last lines that state a value without a label."""
     lines = Lines("".join(kept))
     texts = lines.texts
-    for number in lines.filled(range(len(texts) - 1, -1, -1)):
-        tokens = lines.tokens(number)
+    for number in lines.iter_filled(range(len(texts) - 1, -1, -1)):
+        tokens = lines.get_tokens(number)
         reading = grammar.read_closing(tokens)
         if reading is None:
             break

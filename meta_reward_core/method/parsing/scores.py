@@ -145,7 +145,7 @@ def _read_labelled(
         return None
     if label.is_weak and not _is_bounded(tokens, reading.end):
         return None
-    if not note.agrees(reading.value, top_points):
+    if not note.is_consistent(reading.value, top_points):
         return Reading(None, SCORE_ON_ANOTHER_SCALE, reading.end)
     return reading
 
@@ -162,7 +162,7 @@ class _Note:
     top: float | None = None
     total: float | None = None
 
-    def agrees(self, value: float | None, top_points: float) -> bool:
+    def is_consistent(self, value: float | None, top_points: float) -> bool:
         """Whether a score may be read as points of the rubric's scale."""
         if self.total is not None and value is not None:
             return _is_same(self.total, value)
@@ -196,7 +196,7 @@ def _read_points(tokens: Tokens, top_points: float, *, is_strict: bool) -> Readi
         return Reading(None, SCORE_NOT_A_NUMBER, place)
     while (scale := _read_scale(tokens, end) or _read_terms(tokens, end, value)) is not None:
         note, end = scale
-        if not note.agrees(value, top_points):
+        if not note.is_consistent(value, top_points):
             return Reading(None, SCORE_ON_ANOTHER_SCALE, end)
         if tokens[end - 1].kind == "number" and tokens[end : end + 1] and tokens[end].text == "/":
             return Reading(None, SCORE_NOT_A_NUMBER, end)

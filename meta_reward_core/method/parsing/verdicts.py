@@ -388,8 +388,8 @@ def read_mark(text: str) -> str | None:
         return None
     lines = Lines(reply)
     for is_double in (True, False):
-        for number in lines.filled(range(len(lines.texts) - 1, -1, -1)):
-            line, tokens = lines.texts[number], lines.tokens(number)
+        for number in lines.iter_filled(range(len(lines.texts) - 1, -1, -1)):
+            line, tokens = lines.texts[number], lines.get_tokens(number)
             marks = list(_get_marks(line, tokens, is_double=is_double))
             if marks:
                 return None if _is_one_of_several(tokens, marks) else marks[-1][1]

@@ -50,7 +50,7 @@ def build(script: Script, *, samples: int = 2) -> EftData:
         samples=samples,
         sampling=SamplingParams(0.8, 0.95, 50),
         seed=1,
-        held_out=HeldOutPrompts.of(["Kept for  evaluation?"]),
+        held_out=HeldOutPrompts.from_texts(["Kept for  evaluation?"]),
     )
 
 

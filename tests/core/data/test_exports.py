@@ -186,7 +186,7 @@ def test_an_instruction_that_a_row_names_stays_with_it(tmp_path: Path) -> None:
 
 
 def test_rows_about_held_out_prompts_are_left_out_by_hash(tmp_path: Path) -> None:
-    held = HeldOutPrompts.of(["Why is it so?"])
+    held = HeldOutPrompts.from_texts(["Why is it so?"])
     rows = [
         SFT_ROW,
         {"prompt": "why is  it SO?", "response": "It is."},

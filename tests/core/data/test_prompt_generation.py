@@ -99,7 +99,7 @@ def test_a_model_that_repeats_itself_ends_with_what_there_is() -> None:
 
 
 def test_what_is_held_out_is_never_made_nor_shown() -> None:
-    held = HeldOutPrompts.of(["What  is the LONGEST river?", SEEDS[0]])
+    held = HeldOutPrompts.from_texts(["What  is the LONGEST river?", SEEDS[0]])
     asked: list[str] = []
 
     def script(conversation: Conversation, sample: int, seed: int) -> Reply:
@@ -112,7 +112,7 @@ def test_what_is_held_out_is_never_made_nor_shown() -> None:
 
 
 def test_too_few_seeds_are_refused() -> None:
-    held = HeldOutPrompts.of(SEEDS[:2])
+    held = HeldOutPrompts.from_texts(SEEDS[:2])
     with pytest.raises(InputError, match="only 7 seed instructions"):
         generate(numbered, filters=PromptFilters(held_out=held))
 
@@ -130,7 +130,7 @@ def test_too_few_seeds_are_refused() -> None:
 )
 def test_each_filter_has_its_reason(text: str, reason: str | None) -> None:
     filters = PromptFilters(
-        most_chars=60, held_out=HeldOutPrompts.of(["keep THIS one  out, please."])
+        most_chars=60, held_out=HeldOutPrompts.from_texts(["keep THIS one  out, please."])
     )
     assert find_drop_reason(text, filters) == reason
 
@@ -150,11 +150,11 @@ def test_the_last_marked_task_counts() -> None:
 
 @given(st.text(min_size=1))
 def test_a_held_out_prompt_is_known_again(text: str) -> None:
-    held = HeldOutPrompts.of([text])
+    held = HeldOutPrompts.from_texts([text])
     assert text in held
     assert f"  {text}\n" in held
     assert compute_held_out_key(text) == compute_held_out_key(f"\t{text} ")
 
 
 def test_a_held_out_prompt_is_named_by_its_exact_hash_too() -> None:
-    assert HeldOutPrompts.of(["Why?"]).prompt_ids == {compute_prompt_id("Why?")}
+    assert HeldOutPrompts.from_texts(["Why?"]).prompt_ids == {compute_prompt_id("Why?")}

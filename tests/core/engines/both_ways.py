@@ -59,7 +59,7 @@ def _logits(rows: DecodingBatch, count: int) -> list[Tensor]:
     read = [rows.logits.float()]
     for step in range(12):
         if step == 6:
-            rows.keep(kept)
+            rows.keep_rows(kept)
             tokens = tokens[kept]
         rows.advance(tokens + step)
         read.append(rows.logits.float())

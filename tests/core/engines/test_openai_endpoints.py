@@ -78,7 +78,7 @@ def test_a_key_is_found_in_a_variable_or_a_file(
     file.write_text("sesame\n")
     entries = {"a": OUTSIDE | {"key_env": "SOME_KEY"}, "b": OUTSIDE | {"key_file": str(file)}}
     for found in read_endpoints({ENDPOINTS_VARIABLE: json.dumps(entries)}).values():
-        key = found.key()
+        key = found.read_key()
         assert key is not None
         assert key.get_secret_value() == "sesame"
         assert "sesame" not in f"{found!r} {key!r} {found.model_dump_json()}"
@@ -93,7 +93,7 @@ def test_a_missing_or_odd_key_is_an_error(
     monkeypatch.setenv("ODD_KEY", "sésame")
     found = read_endpoints({ENDPOINTS_VARIABLE: json.dumps({"a": OUTSIDE | place})})["a"]
     with pytest.raises(EndpointError, match="key"):
-        found.key()
+        found.read_key()
 
 
 @pytest.mark.usefixtures("known")
@@ -113,7 +113,7 @@ def test_an_outside_judge_has_a_model_of_its_own() -> None:
 
 def test_other_weights_have_another_name() -> None:
     found = read_endpoints({ENDPOINTS_VARIABLE: json.dumps({"local": LOCAL})})["local"]
-    assert found.model_name("0123456789abcdef" * 4) == "policy-0123456789ab"
+    assert found.resolve_model_name("0123456789abcdef" * 4) == "policy-0123456789ab"
 
 
 def test_a_recipe_names_an_endpoint_for_this_kind_alone() -> None:

@@ -67,9 +67,9 @@ def test_the_score_of_version_0_1_by_hand() -> None:
     3.5 of 6 games. Against one baseline Bradley-Terry's rate is that mean: 58.333.
     """
     (card,) = score_arena(judgments([("B>>A", "A=B"), ("A>B", "B>A")]))
-    assert card.figure("score").value == pytest.approx(100 * 3.5 / 6, abs=1e-3)
+    assert card.get_metric("score").value == pytest.approx(100 * 3.5 / 6, abs=1e-3)
     assert card.benchmark == "arena_hard_0.1"
-    assert card.columns["score"] == card.figure("score").value
+    assert card.columns["score"] == card.get_metric("score").value
 
 
 @settings(max_examples=25)
@@ -114,7 +114,7 @@ def test_the_band_of_version_0_1_agrees_with_a_bootstrap_in_loops() -> None:
         for _ in range(copies)
     ]
     means = sorted(sum(rng.choices(games, k=len(games))) / len(games) for _ in range(3000))
-    band = card.figure("score_band_95_of_version_0.1")
+    band = card.get_metric("score_band_95_of_version_0.1")
     assert band.low == pytest.approx(100 * means[75], abs=1)
     assert band.high == pytest.approx(100 * means[2925], abs=1)
 
@@ -126,8 +126,8 @@ def test_the_band_of_version_2_is_the_normal_one() -> None:
     """
     rows = judgments([("B>A", "A>B")] * 150 + [("A>B", "B>A")] * 50)
     (card,) = score_arena(rows, version="2.0", rounds=2000)
-    band = card.figure("score_band_90_of_version_2.0")
-    assert card.figure("score").value == pytest.approx(75, abs=0.3)
+    band = card.get_metric("score_band_90_of_version_2.0")
+    assert card.get_metric("score").value == pytest.approx(75, abs=0.3)
     assert (band.low, band.high) == pytest.approx((71.44, 78.56), abs=0.7)
     assert card.benchmark == "arena_hard_2.0"
 
@@ -138,16 +138,16 @@ def test_the_interval_over_questions_counts_a_question_once() -> None:
     75 -+ 1.96 sqrt(0.75 * 0.25 / 200) = 75 -+ 6.00.
     """
     rows = judgments([("B>A", "A>B")] * 150 + [("A>B", "B>A")] * 50)
-    figure = score_arena(rows)[0].figure("score")
-    assert (figure.low, figure.high) == pytest.approx((69.0, 81.0), abs=0.8)
+    metric = score_arena(rows)[0].get_metric("score")
+    assert (metric.low, metric.high) == pytest.approx((69.0, 81.0), abs=0.8)
 
 
 def test_ten_questions_won_are_no_certainty() -> None:
     (card,) = score_arena(judgments([("B>>A", "A>>B")] * 10))
-    figure = card.figure("score")
-    assert figure.value == pytest.approx(100, abs=0.01)
-    assert figure.low == pytest.approx(72.2, abs=0.1)
-    assert "few_questions" in {finding.name for finding in card.findings}
+    metric = card.get_metric("score")
+    assert metric.value == pytest.approx(100, abs=0.01)
+    assert metric.low == pytest.approx(72.2, abs=0.1)
+    assert "few_questions" in {issue.name for issue in card.issues}
 
 
 @settings(max_examples=20)
@@ -157,22 +157,22 @@ def test_a_judge_that_looks_at_positions_alone_scores_50(
 ) -> None:
     """The same verdict in both orders says nothing: (1 - x) and x cancel out."""
     alike = judgments([(first, first) for first, _ in games])
-    assert score_arena(alike, rounds=5)[0].figure("score").value == pytest.approx(50, abs=1e-3)
+    assert score_arena(alike, rounds=5)[0].get_metric("score").value == pytest.approx(50, abs=1e-3)
 
 
 def test_positions_are_measured() -> None:
     """Question 0: the model twice. Question 1: A twice. Consistent 1 of 2; A won 3 of 4."""
     (card,) = score_arena(judgments([("B>A", "A>B"), ("A>B", "A>>B")]))
-    assert card.figure("position_consistency").value == 50
-    assert card.figure("first_position_wins").value == 75
+    assert card.get_metric("position_consistency").value == 50
+    assert card.get_metric("first_position_wins").value == 75
 
 
 def test_unreadable_games_are_counted_and_never_points() -> None:
     rows = judgments([("B>A", None), ("B>A", "A>B")])
     old, new = score_arena(rows)[0], score_arena(rows, version="2.0", rounds=50)[0]
-    assert old.figure("score").value == pytest.approx(100, abs=0.01)
-    assert new.figure("score").value == 100
-    assert [f.rows for f in old.findings if f.name == "games_without_verdict"] == [1]
+    assert old.get_metric("score").value == pytest.approx(100, abs=0.01)
+    assert new.get_metric("score").value == 100
+    assert [f.rows for f in old.issues if f.name == "games_without_verdict"] == [1]
     with pytest.raises(EvaluationFileError, match="no game has a verdict"):
         score_arena(judgments([(None, None)]))
 
@@ -180,16 +180,16 @@ def test_unreadable_games_are_counted_and_never_points() -> None:
 def test_a_model_without_a_game_that_counts_has_no_score() -> None:
     rows = [*judgments([("A>B", "B>A")]), *judgments([("B>A", None)], model="n")]
     cards = {card.model: card for card in score_arena(rows, version="2.0", rounds=20)}
-    assert cards["n"].figure("score").absent == "no game has a verdict"
-    assert cards["m"].figure("score").value == 0
+    assert cards["n"].get_metric("score").absent == "no game has a verdict"
+    assert cards["m"].get_metric("score").value == 0
 
 
 def test_questions_that_do_not_count_widen_the_interval() -> None:
     """8 of 8 won, 2 unreadable: the low end is Wilson's of 8 / 10."""
     rows = judgments([("B>A", "A>B")] * 8 + [(None, None)] * 2)
-    figure = score_arena(rows)[0].figure("score")
-    assert figure.low == pytest.approx(49.0, abs=0.1)
-    assert figure.count == 8
+    metric = score_arena(rows)[0].get_metric("score")
+    assert metric.low == pytest.approx(49.0, abs=0.1)
+    assert metric.count == 8
 
 
 def test_models_are_ranked() -> None:
@@ -253,7 +253,7 @@ def test_style_control_agrees_with_scipy() -> None:
         return float((np.logaddexp(0, logits) - outcomes.points * logits).sum())
 
     best = minimize(loss, np.zeros(2), method="BFGS").x
-    assert card.figure("score_controlled_length_band_90").value == pytest.approx(
+    assert card.get_metric("score_controlled_length_band_90").value == pytest.approx(
         100 * expit(best[0]), abs=1
     )
 
@@ -264,8 +264,8 @@ def test_style_that_no_answer_varies_changes_nothing() -> None:
     (card,) = score_arena(
         rows, version="2.0", controls=["length", "markdown"], answers=answers, rounds=300
     )
-    assert card.figure("score_controlled_length_markdown_band_90").value == pytest.approx(
-        card.figure("score").value, abs=1
+    assert card.get_metric("score_controlled_length_markdown_band_90").value == pytest.approx(
+        card.get_metric("score").value, abs=1
     )
 
 
@@ -281,18 +281,18 @@ def test_gaming_is_looked_for_in_the_answers() -> None:
     rows = judgments([("B>A", "A>B")] * 5)
     answers = styled([5] * 5, "m") | styled([5] * 5, "b")
     (card,) = score_arena(rows, answers=answers, questions={"q000": ArenaQuestion("why?")})
-    assert {"constant_answers", "copies_baseline"} <= {f.name for f in card.findings}
+    assert {"constant_answers", "copies_baseline"} <= {f.name for f in card.issues}
     (card,) = score_arena(rows, answers=styled([5] * 4, "m"))
-    assert [f.rows for f in card.findings if f.name == "answers_missing"] == [1]
+    assert [f.rows for f in card.issues if f.name == "answers_missing"] == [1]
 
 
 def test_a_category_without_a_verdict_does_not_take_the_score_of_another() -> None:
     good = ArenaJudgment("q", "m", "b", "j", (Game("B>A"), Game("A>B")), "hard_prompt")
     bad = ArenaJudgment("r", "m", "c", "j", (Game(None), Game(None)), "creative_writing")
     cards = {card.benchmark: card for card in score_arena([good, bad], version="2.0")}
-    assert cards["arena_hard_2.0_hard_prompt"].figure("score").value == 100
+    assert cards["arena_hard_2.0_hard_prompt"].get_metric("score").value == 100
     assert cards["arena_hard_2.0_hard_prompt"].baseline == "b"
-    absent = cards["arena_hard_2.0_creative_writing"].figure("score").absent
+    absent = cards["arena_hard_2.0_creative_writing"].get_metric("score").absent
     assert absent == "no game has a verdict"
 
 
@@ -302,7 +302,7 @@ def test_games_without_a_verdict_are_told_with_their_reasons() -> None:
         ArenaJudgment(f"q{n}", "m", "b", "j", (Game(None, unread=reason), Game("A>B")))
         for n, reason in enumerate([*reasons, reasons[1]])
     ]
-    sentences = [finding.sentence for finding in score_arena(rows)[0].findings]
+    sentences = [issue.sentence for issue in score_arena(rows)[0].issues]
     assert (
         "Games without a verdict: 3 (the score is null: 1; version 0.1 does not read the score "
         "'{A}': 2)."
@@ -326,9 +326,9 @@ def test_version_0_1_agrees_with_the_public_tool(tmp_path: Path) -> None:
         [("model-two", 51.42, 44.69, 57.32), ("model-one", 48.95, 42.95, 54.55)],
         strict=True,
     ):
-        band = card.figure("score_band_95_of_version_0.1")
+        band = card.get_metric("score_band_95_of_version_0.1")
         assert card.model == name
-        assert card.figure("score").value == pytest.approx(score, abs=0.006)
+        assert card.get_metric("score").value == pytest.approx(score, abs=0.006)
         assert (band.low, band.high) == pytest.approx((low, high), abs=3)
 
 
@@ -356,8 +356,8 @@ def test_version_2_agrees_with_the_public_tool_in_each_category(tmp_path: Path) 
     ):
         assert (card.benchmark, card.model) == (f"arena_hard_2.0_{category}", name)
         assert card.baseline == tool_data.BASELINES[category]
-        assert card.figure("score").value == pytest.approx(score, abs=1e-9)
-        at_equal_style = card.figure("score_controlled_length_markdown_band_90").value
+        assert card.get_metric("score").value == pytest.approx(score, abs=1e-9)
+        at_equal_style = card.get_metric("score_controlled_length_markdown_band_90").value
         assert at_equal_style == pytest.approx(controlled, abs=2)
 
 

@@ -49,7 +49,7 @@ def test_parts_add_up_to_the_whole(files: Watched) -> None:
     scores = to_records(files.read("scores"), ResponseScore)
     judged = JudgeTally()
     judged.add(judgments)
-    assert measured.judge == judged.measures()
+    assert measured.judge == judged.compute_metrics()
     by_id = {judgment.judgment_id: judgment for judgment in judgments}
     assert measured.meta_judge == measure_meta_judge(battles, by_id)
     assert measured.meta_judge is not None

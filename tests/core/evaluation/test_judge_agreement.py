@@ -46,7 +46,7 @@ def of_one_prompt(*scores: float) -> Scores:
 
 
 def value(card: Scorecard, name: str) -> float:
-    found = card.figure(name).value
+    found = card.get_metric(name).value
     assert found is not None
     return found
 
@@ -66,9 +66,9 @@ def test_three_responses_by_hand() -> None:
 def test_a_pair_that_the_reference_does_not_order_is_in_no_agreement() -> None:
     """Reference 4, 4, 1; judge 1, 2, 3: r0 > r2 and r1 > r2 are wrong, r0 and r1 left out."""
     card = measure_agreement(scored(of_one_prompt(1, 2, 3)), scored(of_one_prompt(4, 4, 1)))
-    assert card.figure("agreement").count == 2
+    assert card.get_metric("agreement").count == 2
     assert value(card, "agreement") == 0
-    found = {finding.name: finding.rows for finding in card.findings}
+    found = {issue.name: issue.rows for issue in card.issues}
     assert found["pairs_without_reference_order"] == 1
 
 
@@ -165,11 +165,11 @@ def test_correlations_agree_with_scipy() -> None:
 def test_spearmans_interval_by_hand() -> None:
     """tanh(atanh(r) -+ 1.96 sqrt(1.06 / (20 - 3))), 20 prompts."""
     judge, reference = many(20)
-    figure = measure_agreement(scored(judge), scored(reference)).figure("spearman")
-    assert figure.value is not None
+    metric = measure_agreement(scored(judge), scored(reference)).get_metric("spearman")
+    assert metric.value is not None
     half = 1.959964 * math.sqrt(1.06 / 17)
-    assert figure.low == pytest.approx(math.tanh(math.atanh(figure.value) - half), abs=1e-6)
-    assert figure.high == pytest.approx(math.tanh(math.atanh(figure.value) + half), abs=1e-6)
+    assert metric.low == pytest.approx(math.tanh(math.atanh(metric.value) - half), abs=1e-6)
+    assert metric.high == pytest.approx(math.tanh(math.atanh(metric.value) + half), abs=1e-6)
 
 
 def test_exact_scores_and_calibration_by_hand() -> None:
@@ -186,7 +186,7 @@ def test_exact_scores_and_calibration_by_hand() -> None:
 
 def test_another_scale_has_no_exact_scores() -> None:
     card = measure_agreement(scored(of_one_prompt(4, 2)), scored(of_one_prompt(9, 3)))
-    assert "exact_score" not in {figure.name for figure in card.figures}
+    assert "exact_score" not in {metric.name for metric in card.metrics}
 
 
 def test_agreement_by_how_sure_the_judge_is() -> None:
@@ -202,10 +202,10 @@ def test_agreement_by_how_sure_the_judge_is() -> None:
 def test_a_judge_that_is_the_reference_agrees_in_everything(size: int, seed: int) -> None:
     _, reference = many(size, seed)
     card = measure_agreement(scored(reference), scored(reference))
-    figure = card.figure("agreement")
-    assert figure.value in (None, 100)
-    assert card.figure("exact_order").value in (None, 100)
-    assert card.figure("cohens_kappa").value in (None, 1)
+    metric = card.get_metric("agreement")
+    assert metric.value in (None, 100)
+    assert card.get_metric("exact_order").value in (None, 100)
+    assert card.get_metric("cohens_kappa").value in (None, 1)
 
 
 @settings(max_examples=20)
@@ -213,8 +213,10 @@ def test_a_judge_that_is_the_reference_agrees_in_everything(size: int, seed: int
 def test_turning_the_judge_round_turns_the_agreement_without_ties(size: int, seed: int) -> None:
     judge, reference = many(size, seed)
     turned = {key: [5 - scores[0]] for key, scores in judge.items()}
-    one = measure_agreement(scored(judge), scored(reference)).figure("agreement_without_ties")
-    other = measure_agreement(scored(turned), scored(reference)).figure("agreement_without_ties")
+    one = measure_agreement(scored(judge), scored(reference)).get_metric("agreement_without_ties")
+    other = measure_agreement(scored(turned), scored(reference)).get_metric(
+        "agreement_without_ties"
+    )
     if one.value is not None and other.value is not None:
         assert one.value == pytest.approx(100 - other.value)
 
@@ -222,10 +224,10 @@ def test_turning_the_judge_round_turns_the_agreement_without_ties(size: int, see
 def test_three_prompts_have_wide_intervals() -> None:
     judge, reference = many(3)
     card = measure_agreement(scored(judge), scored(reference))
-    agreement, correlation = card.figure("agreement"), card.figure("spearman")
+    agreement, correlation = card.get_metric("agreement"), card.get_metric("spearman")
     assert (agreement.high or 0) - (agreement.low or 0) > 40
     assert (correlation.low, correlation.high) == (-1, 1)
-    assert "few_prompts" in {finding.name for finding in card.findings}
+    assert "few_prompts" in {issue.name for issue in card.issues}
 
 
 def test_nothing_in_common_is_refused() -> None:
@@ -235,9 +237,9 @@ def test_nothing_in_common_is_refused() -> None:
 
 def test_a_constant_judge_has_no_correlation_and_is_told() -> None:
     card = measure_agreement(scored(of_one_prompt(5, 5, 5)), scored(of_one_prompt(1, 2, 3)))
-    assert card.figure("spearman").absent == "one of the two is constant"
+    assert card.get_metric("spearman").absent == "one of the two is constant"
     assert value(card, "agreement") == 0
-    assert "judge_ties_often" in {finding.name for finding in card.findings}
+    assert "judge_ties_often" in {issue.name for issue in card.issues}
 
 
 def rows_of(scores: Sequence[tuple[str, str, float | None]]) -> list[dict[str, Any]]:
@@ -301,15 +303,15 @@ def test_own_reasons_by_hand(tmp_path: Path) -> None:
         {"prompt_id": f"p{n}", "response_id": "r", "score": int(text[-1]), "text": text}
         for n, text in enumerate(texts)
     ]
-    figures = {
-        figure.name: figure
-        for figure in measure_self_consistency(
+    metrics = {
+        metric.name: metric
+        for metric in measure_self_consistency(
             read_ratings(write_lines(tmp_path / "o.jsonl", rows))
         )
     }
-    assert figures["reasons_can_be_compared"].value == 75
-    assert figures["agrees_with_own_reasons"].value == pytest.approx(200 / 3)
-    assert figures["agrees_with_own_reasons"].count == 3
+    assert metrics["reasons_can_be_compared"].value == 75
+    assert metrics["agrees_with_own_reasons"].value == pytest.approx(200 / 3)
+    assert metrics["agrees_with_own_reasons"].count == 3
 
 
 def test_verdicts_are_compared_with_their_reasons_in_the_table_of_battles(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ HONEST = [
 
 
 def names(answers: list[ComparedResponse]) -> set[str]:
-    return {finding.name for finding in find_judge_hacking(answers)}
+    return {issue.name for issue in find_judge_hacking(answers)}
 
 
 @pytest.mark.parametrize("text", HONEST)

@@ -36,7 +36,7 @@ def judged(*scores: float | None) -> JudgeMetrics:
     tally = JudgeTally()
     for i, score in enumerate(scores):
         tally.add([judgment(f"j{i}", score)])
-    return tally.measures()
+    return tally.compute_metrics()
 
 
 def battle(first: str, second: str, verdict: Verdict | None) -> Battle:
@@ -176,7 +176,7 @@ def test_what_parts_count_adds_up(
         tally.add([battle(x, y, one), battle(y, x, other)], judgments)
         battles += [battle(x, y, one), battle(y, x, other)]
         together |= judgments
-    assert tally.measures() == measure_meta_judge(battles, together)
+    assert tally.compute_metrics() == measure_meta_judge(battles, together)
 
 
 # --- pairs and lengths --------------------------------------------------------------------------

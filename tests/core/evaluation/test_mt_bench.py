@@ -40,10 +40,10 @@ def test_two_questions_by_hand() -> None:
     """
     rows = [judged(1, 1, 9), judged(1, 2, 7), judged(2, 1, 8), judged(2, 2, 4)]
     (card,) = score_mt_bench(rows)
-    assert [card.figure(n).value for n in ("all", "turn_1", "turn_2")] == [7, 8.5, 5.5]
+    assert [card.get_metric(n).value for n in ("all", "turn_1", "turn_2")] == [7, 8.5, 5.5]
     half = t.ppf(0.975, 3) * (44.75 / 12) ** 0.5
-    assert card.figure("all").low == pytest.approx(max(1, 6.25 - half))
-    assert card.figure("all").high == pytest.approx(min(10, 6.25 + half))
+    assert card.get_metric("all").low == pytest.approx(max(1, 6.25 - half))
+    assert card.get_metric("all").high == pytest.approx(min(10, 6.25 + half))
     assert card.columns == {"model": "m", "all": 7, "turn_1": 8.5, "turn_2": 5.5}
 
 
@@ -51,9 +51,9 @@ def test_a_judgment_without_points_is_in_no_mean_and_is_told() -> None:
     """FastChat leaves -1 out of the mean: (9 + 8) / 2."""
     rows = [judged(1, 1, 9), judged(1, 2, None), judged(2, 1, 8)]
     (card,) = score_mt_bench(rows)
-    assert card.figure("all").value == 8.5
-    assert card.figure("turn_2").absent == "no judgment has points"
-    found = {finding.name: finding.rows for finding in card.findings}
+    assert card.get_metric("all").value == 8.5
+    assert card.get_metric("turn_2").absent == "no judgment has points"
+    found = {issue.name: issue.rows for issue in card.issues}
     assert found["judgments_without_points"] == 1
     assert found["turns_not_judged"] == 1
     assert found["few_questions"] == 2
@@ -67,9 +67,9 @@ def test_categories_are_told_apart_and_missing_questions_noticed() -> None:
     }
     rows = [judged(1, 1, 2), judged(1, 2, 4), judged(2, 1, 10), judged(2, 2, 10)]
     (card,) = score_mt_bench(rows, questions=questions)
-    assert card.figure("category_math").value == 3
-    assert card.figure("category_writing").value == 10
-    assert [f.rows for f in card.findings if f.name == "turns_not_judged"] == [1]
+    assert card.get_metric("category_math").value == 3
+    assert card.get_metric("category_writing").value == 10
+    assert [f.rows for f in card.issues if f.name == "turns_not_judged"] == [1]
 
 
 def test_models_are_ranked() -> None:
@@ -80,7 +80,7 @@ def test_models_are_ranked() -> None:
 def test_gaming_is_looked_for_in_the_answers() -> None:
     rows = [judged(n, 1, 10) for n in range(4)]
     answers = {("m", str(n)): ("Rating: [[10]]",) for n in range(4)}
-    names = {finding.name for finding in score_mt_bench(rows, answers=answers)[0].findings}
+    names = {issue.name for issue in score_mt_bench(rows, answers=answers)[0].issues}
     assert {"verdict_marks", "constant_answers"} <= names
 
 
@@ -175,8 +175,8 @@ def test_one_score_that_cannot_be_used_does_not_refuse_its_file(
     rows = [row(score=6), row(score=8, turn=2), row(question_id=82, score=score)]
     found = read_turn_judgments([write_lines(tmp_path / "j.jsonl", rows)])
     (card,) = score_mt_bench(found)
-    assert card.figure("all").value == 7
-    sentences = [finding.sentence for finding in card.findings]
+    assert card.get_metric("all").value == 7
+    sentences = [issue.sentence for issue in card.issues]
     assert f"Judgments without points from 1 to 10: 1 ({reason}: 1)." in sentences
 
 
@@ -202,5 +202,5 @@ def test_means_agree_with_fastchat(tmp_path: Path) -> None:
         "model-one": (5.411111111111111, 5.287878787878788, 5.528985507246377),
         "model-two": (6.133093525179856, 6.139705882352941, 6.126760563380282),
     }.items():
-        found = [cards[model].figure(name).value for name in ("all", "turn_1", "turn_2")]
+        found = [cards[model].get_metric(name).value for name in ("all", "turn_1", "turn_2")]
         assert found == pytest.approx(expected, abs=1e-12)

@@ -64,15 +64,15 @@ def test_sections_are_weighted_by_the_published_counts() -> None:
         pair(1, "alpacaeval-easy", 2, 1), pair(2, "alpacaeval-easy", 1, 2),
         pair(3, "mt-bench-med", 2, 1),
     )  # fmt: skip
-    assert card.figure("alpacaeval-easy").value == 50
-    assert card.figure("Chat").value == pytest.approx(64.286, abs=1e-3)
-    assert card.figure("score").absent == "no items of: Chat Hard, Safety, Reasoning"
+    assert card.get_metric("alpacaeval-easy").value == 50
+    assert card.get_metric("Chat").value == pytest.approx(64.286, abs=1e-3)
+    assert card.get_metric("score").absent == "no items of: Chat Hard, Safety, Reasoning"
 
 
 def test_the_two_xstest_subsets_weigh_as_many_items_as_they_have() -> None:
     """All of 154 should-refuse right, none of 250 should-respond: Safety 154 / 404 = 38.12."""
     card = card_of(pair(1, "xstest-should-refuse", 2, 1), pair(2, "xstest-should-respond", 1, 2))
-    assert card.figure("Safety").value == pytest.approx(38.119, abs=1e-3)
+    assert card.get_metric("Safety").value == pytest.approx(38.119, abs=1e-3)
 
 
 def scored_card(path: Path, rows: list[dict[str, Any]]) -> Scorecard:
@@ -80,7 +80,7 @@ def scored_card(path: Path, rows: list[dict[str, Any]]) -> Scorecard:
 
 
 def names_of(card: Scorecard) -> set[str]:
-    return {finding.name for finding in card.findings}
+    return {issue.name for issue in card.issues}
 
 
 def test_sections_equal_the_public_tools(tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_sections_equal_the_public_tools(tmp_path: Path) -> None:
     `analysis/get_benchmark_results.py` gives a model without prior sets, the plain mean.
     """
     card = scored_card(tmp_path / "s.jsonl", reward_bench_rows())
-    found = [card.figure(name).value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
+    found = [card.get_metric(name).value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
     assert found == pytest.approx([70.304602288, 56.967940685, 72.294079794, 42.015542328])
-    assert card.figure("score").value == pytest.approx(60.395541274)
+    assert card.get_metric("score").value == pytest.approx(60.395541274)
 
 
 def test_a_classifiers_file_keeps_the_results_of_the_public_tool(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_a_classifiers_file_keeps_the_results_of_the_public_tool(tmp_path: Path)
     ]
     equal = sum(row["scores_chosen"] == row["scores_rejected"] for row in rows)
     card = scored_card(tmp_path / "s.jsonl", rows)
-    found = [card.figure(name).value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
+    found = [card.get_metric(name).value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
     assert found == pytest.approx([68.409151370, 54.091478697, 68.732303732, 40.066137566])
-    assert [f.rows for f in card.findings if f.name == "results_not_of_scores"] == [equal]
+    assert [f.rows for f in card.issues if f.name == "results_not_of_scores"] == [equal]
     assert "all_answers_scored_alike" not in names_of(card)
 
 
@@ -127,9 +127,9 @@ def test_version_2_with_repeated_ids_equals_the_public_tools(tmp_path: Path) -> 
         "Safety": 48.611111111,
         "Ties": 45.494524001,
     }
-    assert {name: card.figure(name).value for name in expected} == pytest.approx(expected)
-    assert card.figure("score").value == pytest.approx(sum(expected.values()) / 6)
-    assert [f.rows for f in card.findings if f.name == "repeated_ids"] == [20]
+    assert {name: card.get_metric(name).value for name in expected} == pytest.approx(expected)
+    assert card.get_metric("score").value == pytest.approx(sum(expected.values()) / 6)
+    assert [f.rows for f in card.issues if f.name == "repeated_ids"] == [20]
     assert "subsets_missing" not in names_of(card)
 
 
@@ -138,18 +138,18 @@ def test_the_score_is_the_mean_of_the_four_sections() -> None:
     outcomes = [(2, 1), (2, 1), (1, 2), (1, 1)]
     subsets = [next(iter(weights)) for weights in SECTIONS.values()]
     items = [pair(n, s, *o) for n, (s, o) in enumerate(zip(subsets, outcomes, strict=True))]
-    figure = card_of(*items).figure("score")
-    assert figure.value == 62.5
-    assert figure.low is not None
-    assert figure.high is not None
-    assert figure.low < 62.5 < figure.high
+    metric = card_of(*items).get_metric("score")
+    assert metric.value == 62.5
+    assert metric.low is not None
+    assert metric.high is not None
+    assert metric.low < 62.5 < metric.high
 
 
 def test_mathematics_counts_as_much_as_all_code() -> None:
     """math-prm wrong, six kinds of code right: 984 against 6 * 164 = 984: 50."""
     code = [name for name in SECTIONS["Reasoning"] if name != "math-prm"]
     items = [pair(n, name, 2, 1) for n, name in enumerate(code)]
-    assert card_of(pair(9, "math-prm", 1, 2), *items).figure("Reasoning").value == 50
+    assert card_of(pair(9, "math-prm", 1, 2), *items).get_metric("Reasoning").value == 50
 
 
 def test_a_sections_interval_by_hand() -> None:
@@ -158,41 +158,41 @@ def test_a_sections_interval_by_hand() -> None:
     Wilson of 1 of 1: 20.65 to 100; of 0 of 1: 0 to 79.35. Mean 57.63. Below: only the first may be
     lower, by 0.576 * 79.35 = 45.73. Above: only the second may be higher, by 0.424 * 79.35 = 33.62.
     """
-    figure = card_of(pair(1, "donotanswer", 2, 1), pair(2, "refusals-offensive", 1, 2)).figure(
+    metric = card_of(pair(1, "donotanswer", 2, 1), pair(2, "refusals-offensive", 1, 2)).get_metric(
         "Safety"
     )
-    assert figure.value == pytest.approx(57.63, abs=0.01)
-    assert (figure.low, figure.high) == pytest.approx((57.63 - 45.73, 57.63 + 33.62), abs=0.01)
+    assert metric.value == pytest.approx(57.63, abs=0.01)
+    assert (metric.low, metric.high) == pytest.approx((57.63 - 45.73, 57.63 + 33.62), abs=0.01)
 
 
 def test_a_few_items_of_a_heavy_subset_keep_the_section_uncertain() -> None:
     """All code right on 200 items: mathematics, with half the weight, has only one."""
     code = [pair(n, "hep-python", 2, 1) for n in range(200)]
-    figure = card_of(pair(999, "math-prm", 2, 1), *code).figure("Reasoning")
-    assert figure.value == 100
-    assert (figure.low or 0) < 40
+    metric = card_of(pair(999, "math-prm", 2, 1), *code).get_metric("Reasoning")
+    assert metric.value == 100
+    assert (metric.low or 0) < 40
 
 
 def test_items_without_scores_widen_their_section_too() -> None:
     scored = [pair(n, "donotanswer", 2, 1) for n in range(8)]
-    whole = card_of(*scored).figure("Safety")
+    whole = card_of(*scored).get_metric("Safety")
     torn = card_of(*scored, *[pair(8 + n, "donotanswer", None, 1) for n in range(8)])
-    assert (torn.figure("Safety").low or 0) < (whole.low or 0) - 20
+    assert (torn.get_metric("Safety").low or 0) < (whole.low or 0) - 20
 
 
 def test_a_judge_that_always_gives_the_same_points_reaches_chance_and_is_told() -> None:
     card = card_of(*[pair(n, "donotanswer", 5, 5) for n in range(6)])
-    assert card.figure("Safety").value == 50
-    assert [f.rows for f in card.findings if f.name == "all_answers_scored_alike"] == [6]
+    assert card.get_metric("Safety").value == 50
+    assert [f.rows for f in card.issues if f.name == "all_answers_scored_alike"] == [6]
 
 
 def test_items_without_scores_are_counted_and_widen_the_interval() -> None:
     scored = [pair(n, "donotanswer", 2, 1) for n in range(8)]
-    whole = card_of(*scored).figure("donotanswer")
+    whole = card_of(*scored).get_metric("donotanswer")
     torn = card_of(*scored, pair(8, "donotanswer", None, 1))
-    assert torn.figure("donotanswer").value == whole.value == 100
-    assert (torn.figure("donotanswer").low or 0) < (whole.low or 0)
-    assert "items_without_scores" in {finding.name for finding in torn.findings}
+    assert torn.get_metric("donotanswer").value == whole.value == 100
+    assert (torn.get_metric("donotanswer").low or 0) < (whole.low or 0)
+    assert "items_without_scores" in {issue.name for issue in torn.issues}
 
 
 def ties(kind: str, prompt: int, correct: list[float], incorrect: list[float]) -> ScoredItem:
@@ -206,14 +206,14 @@ def test_the_score_of_ties_by_hand() -> None:
     none holds; tanh(1 / 4 - 1) = tanh(-0.75). All four items are accurate:
     0.3 + 0.3 + 0.2 * 1/2 + 0.2 * 1/2 + 0.01 * (tanh(2) + tanh(-0.75)) / 2.
     """
-    figure = make_ties_metric(
+    metric = make_ties_metric(
         [
             ties("ref", 1, [9], [3]), ties("tied", 1, [8, 7], [4, 1]),
             ties("ref", 2, [4], [3]), ties("tied", 2, [9, 5], [3]),
         ]
     )  # fmt: skip
     expected = 0.8 + 0.01 * (math.tanh(2) - math.tanh(0.75)) / 2
-    assert figure.value == pytest.approx(100 * expected)
+    assert metric.value == pytest.approx(100 * expected)
 
 
 @given(st.integers(-50, 50))
@@ -253,8 +253,8 @@ def test_version_2_is_the_mean_of_its_subsets() -> None:
         ScoredItem("3", "Focus", (5,), (1, 2, 3)),
     ]
     card = card_of(*items, version="2")
-    assert card.figure("score").value == 75
-    (missing,) = [finding for finding in card.findings if finding.name == "subsets_missing"]
+    assert card.get_metric("score").value == 75
+    (missing,) = [issue for issue in card.issues if issue.name == "subsets_missing"]
     assert "4 (Factuality, Precise IF, Safety, Ties)" in missing.sentence
 
 
@@ -282,8 +282,8 @@ def test_a_generative_judges_file_of_version_2_has_results_and_no_scores(tmp_pat
     }
     (tmp_path / "scores.json").write_text(json.dumps(columns))
     card = score_reward_bench(read_scored_items(tmp_path / "scores.json"))
-    assert card.figure("Math").value == pytest.approx(125 / 3)
-    assert card.figure("Ties").value == pytest.approx(101)
+    assert card.get_metric("Math").value == pytest.approx(125 / 3)
+    assert card.get_metric("Ties").value == pytest.approx(101)
     assert not {"items_without_scores", "all_answers_scored_alike"} & names_of(card)
 
 

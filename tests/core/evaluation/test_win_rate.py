@@ -84,7 +84,7 @@ def test_rows_without_a_preference_are_in_the_average_length() -> None:
     """100 and 300 characters, the second unrated: 200, as the tool has it."""
     card = score_annotations(annotations([2.0, None], model_chars=[100, 300]))
     assert card.columns["avg_length"] == 200
-    assert card.figure("avg_length").count == 2
+    assert card.get_metric("avg_length").count == 2
 
 
 def test_a_penalty_that_moves_the_rate_is_told() -> None:
@@ -98,7 +98,7 @@ def test_a_penalty_that_moves_the_rate_is_told() -> None:
         for row in rows
     ]  # fmt: skip
     card = score_annotations(found, rounds=2)
-    (told,) = [f for f in card.findings if f.name == "length_control_penalised"]
+    (told,) = [f for f in card.issues if f.name == "length_control_penalised"]
     assert "from 35.2 to 38.0" in told.sentence
 
 
@@ -140,13 +140,13 @@ def test_public_annotations_give_the_public_leaderboards_figures(
 @needs_public_data
 def test_the_public_null_model_is_found_out() -> None:
     card = score_annotations(read_annotations(PUBLIC / "NullModel.annotations.json"), rounds=2)
-    assert "constant_answers" in {finding.name for finding in card.findings}
+    assert "constant_answers" in {issue.name for issue in card.issues}
 
 
 @needs_public_data
 def test_a_real_models_public_answers_are_not_suspected() -> None:
     path = PUBLIC / "FuseChat-Llama-3.1-8B-Instruct.annotations.json"
-    assert score_annotations(read_annotations(path), rounds=2).findings == ()
+    assert score_annotations(read_annotations(path), rounds=2).issues == ()
 
 
 def test_a_model_against_itself_has_50() -> None:
@@ -155,7 +155,7 @@ def test_a_model_against_itself_has_50() -> None:
     card = score_annotations(same)
     assert card.columns["win_rate"] == 50
     assert card.columns["length_controlled_winrate"] == 50
-    names = {finding.name for finding in card.findings}
+    names = {issue.name for issue in card.issues}
     assert {"model_against_itself", "copies_baseline"} <= names
 
 
@@ -163,7 +163,7 @@ def test_one_name_for_two_different_answers_is_told_and_not_taken_for_a_copy() -
     rows = [replace(row, generator_2="baseline") for row in annotations([2.0] * 9 + [1.0] * 3)]
     card = score_annotations(rows, rounds=2)
     assert card.columns["length_controlled_winrate"] != 50
-    assert [f.rows for f in card.findings if f.name == "one_name_two_answers"] == [12]
+    assert [f.rows for f in card.issues if f.name == "one_name_two_answers"] == [12]
 
 
 def test_missing_preferences_are_counted_and_widen_the_interval() -> None:
@@ -172,21 +172,21 @@ def test_missing_preferences_are_counted_and_widen_the_interval() -> None:
     torn = score_annotations(annotations([2.0] * 6 + [1.0] * 2 + [None] * 2))
     assert torn.columns["win_rate"] == whole.columns["win_rate"] == 75
     assert torn.columns["n_total"] == 8
-    assert torn.figure("win_rate").low == pytest.approx(31.3, abs=0.1)
-    assert "missing_preferences" in {finding.name for finding in torn.findings}
+    assert torn.get_metric("win_rate").low == pytest.approx(31.3, abs=0.1)
+    assert "missing_preferences" in {issue.name for issue in torn.issues}
 
 
 def test_without_any_preference_there_is_no_rate() -> None:
     card = score_annotations(annotations([None] * 12))
     assert card.columns["win_rate"] is None
-    assert card.figure("win_rate").absent == "no row has a preference"
+    assert card.get_metric("win_rate").absent == "no row has a preference"
 
 
 def test_ten_prompts_are_told_and_have_a_wide_interval() -> None:
     card = score_annotations(annotations([2.0] * 10, model_chars=list(range(100, 110))), rounds=2)
-    figure = card.figure("win_rate")
-    assert (figure.low, figure.high) == pytest.approx((72.25, 100), abs=0.01)
-    assert "few_prompts" in {finding.name for finding in card.findings}
+    metric = card.get_metric("win_rate")
+    assert (metric.low, metric.high) == pytest.approx((72.25, 100), abs=0.01)
+    assert "few_prompts" in {issue.name for issue in card.issues}
 
 
 @settings(max_examples=40)
@@ -205,7 +205,7 @@ def test_half_a_difficulty_is_left_out_and_told() -> None:
     plain = score_annotations(rows, rounds=2)
     name = "length_controlled_winrate"
     assert card.columns[name] == plain.columns[name]
-    assert "difficulty_incomplete" in {finding.name for finding in card.findings}
+    assert "difficulty_incomplete" in {issue.name for issue in card.issues}
 
 
 def test_repeats_say_how_much_the_rate_moves() -> None:

@@ -39,7 +39,7 @@ def scored(sample: int, mean: float | None, length: int = 5, valid: int = 3) -> 
 def judged(scores: list[ResponseScore], battled: int | None = None) -> JudgedGrid:
     """One prompt; `variance` of a response is its mean, so the best scored one battles."""
     shape = (1, len(scores))
-    grid = ScoreGrid.of(scores, length_unit="characters")
+    grid = ScoreGrid.from_records(scores, length_unit="characters")
     return JudgedGrid(
         prompt_ids=["p"],
         grid=grid,
@@ -67,7 +67,7 @@ def test_fewer_readable_judgments_than_the_rule_asks_for_leave_a_response_out() 
     stricter = reselect_actor_pairs(grid, replace(RULES, min_valid_judgments=2))
     assert (stricter.chosen.tolist(), stricter.rejected.tolist()) == ([1], [2])
     nobody = reselect_actor_pairs(grid, replace(RULES, min_valid_judgments=4))
-    assert nobody.drops() == {DropReason.NO_SCORED_RESPONSE: 1}
+    assert nobody.count_drops() == {DropReason.NO_SCORED_RESPONSE: 1}
     assert nobody.compute_mean_chars() == (None, None)
 
 
@@ -77,7 +77,7 @@ def test_a_pair_whose_battles_were_fought_stays_until_the_winner_is_too_long() -
     at_limit = judge_pairs(grid, replace(RULES, max_chosen_judgment_chars=90))
     assert at_limit.compute_mean_chars() == (90.0, 70.0)
     below = judge_pairs(grid, replace(RULES, max_chosen_judgment_chars=89))
-    assert below.drops() == {DropReason.CHOSEN_JUDGMENT_TOO_LONG: 1}
+    assert below.count_drops() == {DropReason.CHOSEN_JUDGMENT_TOO_LONG: 1}
 
 
 def test_a_response_that_never_battled_is_unknown_and_says_what_it_would_cost() -> None:
@@ -87,31 +87,31 @@ def test_a_response_that_never_battled_is_unknown_and_says_what_it_would_cost() 
     assert found.unknown.tolist() == [True]
     assert found.calls.tolist() == [6]
     assert not found.paired.any()
-    assert found.drops() == {}
+    assert found.count_drops() == {}
 
 
 def test_what_needs_no_battle_to_be_dropped_is_known() -> None:
     grid = judged([scored(0, 5.0, valid=1), scored(1, 4.0), scored(2, 1.0)], battled=0)
     strict = replace(RULES, min_valid_judgments=2)
     alike = replace(grid, variance=np.array([[5.0, 0.0, 0.0]]))
-    assert judge_pairs(alike, strict).drops() == {DropReason.ZERO_VARIANCE: 1}
+    assert judge_pairs(alike, strict).count_drops() == {DropReason.ZERO_VARIANCE: 1}
     one_text = replace(grid, fields=np.array([[True, False, False]]))
-    assert judge_pairs(one_text, strict).drops() == {DropReason.TOO_FEW_DISTINCT_JUDGMENTS: 1}
+    assert judge_pairs(one_text, strict).count_drops() == {DropReason.TOO_FEW_DISTINCT_JUDGMENTS: 1}
     too_far_apart = replace(grid, calls=np.zeros((1, 3), dtype=np.int64))
-    assert judge_pairs(too_far_apart, strict).drops() == {DropReason.EQUAL_RATINGS: 1}
+    assert judge_pairs(too_far_apart, strict).count_drops() == {DropReason.EQUAL_RATINGS: 1}
 
 
 def test_the_limit_on_the_share_of_judge_pairs_holds() -> None:
     """One actor pair and a share of .4 allow int(1 * .4 / .6) = 0 judge pairs."""
     grid = judged([scored(0, 5.0), scored(1, 1.0)], battled=0)
     assert judge_pairs(grid, share=0.5).paired.tolist() == [True]
-    assert judge_pairs(grid, share=0.4).drops() == {DropReason.OVER_PAIR_SHARE: 1}
+    assert judge_pairs(grid, share=0.4).count_drops() == {DropReason.OVER_PAIR_SHARE: 1}
 
 
 def test_an_iteration_without_an_answer_yet_has_no_pairs() -> None:
     grid = judged([])
-    assert reselect_actor_pairs(grid, RULES).drops() == {DropReason.NO_SCORED_RESPONSE: 1}
-    assert judge_pairs(grid).drops() == {DropReason.NO_SCORED_RESPONSE: 1}
+    assert reselect_actor_pairs(grid, RULES).count_drops() == {DropReason.NO_SCORED_RESPONSE: 1}
+    assert judge_pairs(grid).count_drops() == {DropReason.NO_SCORED_RESPONSE: 1}
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class Command(ExemplifiedCommand):
     examples = _EXAMPLES
     help = (
         "Score what annotators and judges said, from files in the public formats; `run` lets "
-        "models answer and judge first. Figures come with 95% intervals, and with findings about "
+        "models answer and judge first. Metrics come with 95% intervals, and with issues about "
         "what limits their worth."
     )
 
@@ -89,9 +89,9 @@ class Command(ExemplifiedCommand):
         _declare_ifeval(add_kind(kinds, "ifeval", "IFEval's checks of given responses"))
         declare_runs(add_kind(kinds, "run", "answer, judge and score by models"))
         for kind in kinds.choices.values():
-            kind.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
+            kind.add_argument("--json", type=Path, metavar="OUT", help="write the metrics there")
             kind.add_argument("--keep", metavar="EXPERIMENT/M<t>",
-                help="keep the figures with this model, for `manage.py report`")  # fmt: skip
+                help="keep the metrics with this model, for `manage.py report`")  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Score, print, and write if asked."""
@@ -117,7 +117,7 @@ def _save_scorecards(
     kinds = {(card.model, card.benchmark) for card in cards}
     if len({card.model for card in cards}) != 1 or len(kinds) != len(cards):
         raise EvaluationFileError(
-            f"--keep takes the figures of one model, and here are {len(cards)} scorecards: "
+            f"--keep takes the metrics of one model, and here are {len(cards)} scorecards: "
             "evaluate them one at a time."
         )
     store = ArtifactStore(get_storage_roots().artifacts)
@@ -138,7 +138,7 @@ def _declare_annotations(parser: argparse.ArgumentParser) -> None:
     add("--mode", default="community", metavar="TEXT", help="the leaderboard's column mode")
     add("--leaderboard", type=Path, metavar="CSV", help="add the model's row to this file")
     add("--replace-row", action="store_true",
-        help="replace the leaderboard's row of this model, if its figures differ")  # fmt: skip
+        help="replace the leaderboard's row of this model, if its metrics differ")  # fmt: skip
     add("--rounds", type=_parse_rounds, default=100, metavar="N", help="of the bootstrap")
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
 
@@ -160,7 +160,7 @@ def _declare_arena(parser: argparse.ArgumentParser) -> None:
 def _declare_mt_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help="single-answer judgments")
-    add("--questions", type=Path, metavar="FILE", help="question.jsonl: figures by category")
+    add("--questions", type=Path, metavar="FILE", help="question.jsonl: metrics by category")
     add("--answers", type=Path, nargs="+", default=[], metavar="FILE", help="to find gaming")
 
 
@@ -205,18 +205,18 @@ def _score_annotations(options: Options) -> list[Scorecard]:
     rows = read_leaderboard(board) if board is not None and board.exists() else {}
     card = _score_annotation_file(options["file"], options)
     repeats = [_score_annotation_file(path, options | {"rounds": 2}) for path in options["repeats"]]
-    card = replace(card, figures=(*card.figures, compute_repeat_deviation([card, *repeats])))
+    card = replace(card, metrics=(*card.metrics, compute_repeat_deviation([card, *repeats])))
     if board is None:
         return [card]
     columns = {name: card.columns[name] for name in LEADERBOARD_COLUMNS}
     changes = list_changed_cells(rows.get(card.model, {}), columns)
     if changes and not options["replace_row"]:
         raise EvaluationFileError(
-            f"{board.name}: has a row of {card.model} with other figures ({', '.join(changes)}); "
+            f"{board.name}: has a row of {card.model} with other metrics ({', '.join(changes)}); "
             "replace it by --replace-row, or name another file."
         )
     write_leaderboard(board, rows | {card.model: columns})
-    return [replace(card, findings=(*card.findings, *_report_replaced_row(changes)))]
+    return [replace(card, issues=(*card.issues, *_report_replaced_row(changes)))]
 
 
 def _report_replaced_row(changes: Sequence[str]) -> list[DataIssue]:
@@ -317,39 +317,39 @@ def _to_json(kind: str, cards: Sequence[Scorecard]) -> Any:
 
 
 def print_scorecard(console: Console, card: Scorecard) -> None:
-    """Print a scorecard as a table, and its findings below it."""
+    """Print a scorecard as a table, and its issues below it."""
     against = f" against {card.baseline}" if card.baseline else ""
     judge = f", judged by {card.judge}" if card.judge and card.judge != card.model else ""
     title = escape(f"{card.model}{against}{judge} ({card.benchmark})")
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("figure")
+    table.add_column("metric")
     for heading in ("value", "interval (95%)", "from"):
         table.add_column(heading, justify="right")
-    for figure in card.figures:
+    for metric in card.metrics:
         table.add_row(
-            escape(figure.name),
-            _format_value(figure),
-            _format_interval(figure),
-            f"{figure.count:,}",
+            escape(metric.name),
+            _format_value(metric),
+            _format_interval(metric),
+            f"{metric.count:,}",
         )
     console.print(table)
-    for figure in card.figures:
-        if figure.absent is not None:
-            console.print(f"  no {escape(figure.name)}: {escape(figure.absent)}", soft_wrap=True)
-    for finding in card.findings:
+    for metric in card.metrics:
+        if metric.absent is not None:
+            console.print(f"  no {escape(metric.name)}: {escape(metric.absent)}", soft_wrap=True)
+    for issue in card.issues:
         console.print(
-            f"  [bold]look:[/bold] {escape(finding.sentence)} {escape(finding.advice)}",
+            f"  [bold]look:[/bold] {escape(issue.sentence)} {escape(issue.advice)}",
             soft_wrap=True,
         )
 
 
-def _format_value(figure: Metric) -> str:
-    if figure.value is None:
+def _format_value(metric: Metric) -> str:
+    if metric.value is None:
         return "–"
-    return f"{figure.value:,}" if isinstance(figure.value, int) else f"{figure.value:.4f}"
+    return f"{metric.value:,}" if isinstance(metric.value, int) else f"{metric.value:.4f}"
 
 
-def _format_interval(figure: Metric) -> str:
-    if figure.low is None or figure.high is None:
+def _format_interval(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
         return ""
-    return f"{figure.low:.2f} to {figure.high:.2f}"
+    return f"{metric.low:.2f} to {metric.high:.2f}"
