@@ -523,7 +523,7 @@ def _find_issues(
     scored: ScoredFile, by_subset: Mapping[str, Sequence[ScoredItem]]
 ) -> list[DataIssue]:
     return [
-        *_score_findings(scored.items),
+        *_find_score_issues(scored.items),
         *make_issue_if_any(
             scored.items if len(scored.items) < FEW_ITEMS else [],
             "few_items",
@@ -541,7 +541,7 @@ def _find_issues(
     ]
 
 
-def _score_findings(items: Sequence[ScoredItem]) -> list[DataIssue]:
+def _find_score_issues(items: Sequence[ScoredItem]) -> list[DataIssue]:
     scored = [item for item in items if item.is_scored]
     equal = [item for item in scored if len(set(item.correct + item.incorrect)) == 1]
     return [

@@ -246,11 +246,11 @@ def _pick_tied(seed: int, prompt_id: str, samples: tuple[int, ...]) -> int:
     return pick_tied_sample(samples, make_tie_break_rng(seed, prompt_id))
 
 
-def _take_at(figures: IntArray, places: Codes) -> IntArray:
-    """The figure at one place of each row; 0 of an empty row."""
-    if figures.shape[1] == 0:
-        return np.zeros(len(figures), dtype=np.int64)
-    return figures[np.arange(len(figures)), places]
+def _take_at(values: IntArray, places: Codes) -> IntArray:
+    """The value at one place of each row; 0 of an empty row."""
+    if values.shape[1] == 0:
+        return np.zeros(len(values), dtype=np.int64)
+    return values[np.arange(len(values)), places]
 
 
 def _cap_pairs(

@@ -1,4 +1,4 @@
-"""What arms cost, how far repeats lie apart, what limits the figures, and where all came from."""
+"""What arms cost, how far repeats lie apart, what limits the metrics, and where all came from."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ def _sum_seconds(run: ExperimentRun) -> float | None:
 
 
 def build_repeats_section(arms: Sequence[Arm]) -> list[Block]:
-    """How much figures move when only the seed changes, and when outputs are annotated again."""
+    """How much metrics move when only the seed changes, and when outputs are annotated again."""
     blocks: list[Block] = []
     if any(len(arm.runs) > 1 for arm in arms):
         blocks += [_make_seed_spread_table(arms)]
@@ -123,17 +123,17 @@ def _make_seed_spread_table(arms: Sequence[Arm]) -> ReportTable | Absent:
             rows.append((metric.title, *cells))
     title = f"Standard deviation between loop seeds of one M0, at M{last}"
     if not rows:
-        return Absent(title, "no figure is known of two runs from the same M0")
-    return ReportTable(title, ("figure", *(arm.label for arm in arms)), rows)
+        return Absent(title, "no metric is known of two runs from the same M0")
+    return ReportTable(title, ("metric", *(arm.label for arm in arms)), rows)
 
 
 def build_limitations_section(arms: Sequence[Arm]) -> list[Block]:
-    """Alarms of the iterations, findings of the evaluations, and answers that play the judge."""
+    """Alarms of the iterations, issues of the evaluations, and answers that play the judge."""
     return [
         Text("Alarms of the iterations:"),
         Notes(_list_alarms(arms) or ["none rang"]),
         Text("Findings of the kept evaluations (null models, copies of the baseline, marks of a "
-             "judge, instructions to it, and what else limits a figure):"),
+             "judge, instructions to it, and what else limits a metric):"),
         _make_issues_block(arms),
         Text("The same search in the loop's own answers, which its judge has scored:"),
         _make_judge_hacking_block(arms),

@@ -94,7 +94,7 @@ def _make_difference_table(
         return Absent(title, "no two runs began from the same M0 with the same loop seed")
     return ReportTable(
         title,
-        ("figure", "difference", "these seed models", "other seed models", "pairs (seed models)"),
+        ("metric", "difference", "these seed models", "other seed models", "pairs (seed models)"),
         [
             (
                 f"{_PRIMARY_PREFIX if metric in PRIMARY else ''}{metric.title}",

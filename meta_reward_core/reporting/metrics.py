@@ -19,7 +19,7 @@ _MIN_CORRELATION_ITEMS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One figure of M_t.
+    """One metric of M_t.
 
     Attributes:
         bounds: its least and its largest value; None where it has none.
@@ -36,13 +36,13 @@ class MetricSpec:
     bounds: tuple[float, float] | None = None
     items: Literal["count", "judge_items", "none"] = "count"
 
-    def value(self, run: ExperimentRun, number: int) -> float | None:
-        """The figure of M_number of a run."""
-        return run.figure(number, self.subject, self.metric, self.basis)[0]
+    def get_value(self, run: ExperimentRun, number: int) -> float | None:
+        """The metric of M_number of a run."""
+        return run.get_metric(number, self.subject, self.metric, self.basis)[0]
 
-    def interval(self, run: ExperimentRun, number: int) -> Interval | None:
+    def compute_interval(self, run: ExperimentRun, number: int) -> Interval | None:
         """95% over items, for one run."""
-        value, count = run.figure(number, self.subject, self.metric, self.basis)
+        value, count = run.get_metric(number, self.subject, self.metric, self.basis)
         if self.items == "judge_items":
             count = min(count, run.recipe.evaluation.judge_items)
         if value is None or self.bounds is None or not count or self.items == "none":
@@ -54,7 +54,7 @@ class MetricSpec:
 
 
 def clip_to_bounds(metric: MetricSpec, interval: Interval) -> Interval:
-    """Cut off what no value of the figure can be, of an interval that knows nothing of it."""
+    """Cut off what no value of the metric can be, of an interval that knows nothing of it."""
     least, most = metric.bounds or (-math.inf, math.inf)
     return Interval(max(least, interval.low), min(most, interval.high))
 
@@ -137,11 +137,11 @@ COMPARED: Final = (*QUALITY, *JUDGE, *BIAS[:3])
 
 
 def collect_values(arm: Arm, metric: MetricSpec, number: int) -> dict[Key, float]:
-    """The figure of M_number in each run of an arm that has it."""
+    """The metric of M_number in each run of an arm that has it."""
     return {
         (run.seed_model, run.seed): value
         for run in arm.runs
-        if (value := metric.value(run, number)) is not None
+        if (value := metric.get_value(run, number)) is not None
     }
 
 

@@ -218,12 +218,12 @@ def _describe_meta_judge(meta_judge: Mapping[str, Any] | None) -> list[str]:
 def _describe_training(training: Mapping[str, Any] | None) -> list[str]:
     if training is None:
         return []
-    figures = [
+    metrics = [
         f"{name}: {ends['first']:.3f} at the first, {ends['last']:.3f} at the last step"
         for name, ends in training.items()
         if isinstance(ends, Mapping)
     ]
-    return [*figures, f"weights kept: of step {training['kept_step']:,}"]
+    return [*metrics, f"weights kept: of step {training['kept_step']:,}"]
 
 
 def _describe_ground_truth(summary: Summary, number: int) -> list[str]:
@@ -243,8 +243,8 @@ def _format_alarm(alarm: Mapping[str, str]) -> str:
     return f"{alarm['name']}: {alarm['sentence']}"
 
 
-def _select_known(*figures: tuple[str, str]) -> list[str]:
-    return [f"{name}: {value}" for name, value in figures if value]
+def _select_known(*metrics: tuple[str, str]) -> list[str]:
+    return [f"{name}: {value}" for name, value in metrics if value]
 
 
 def _format_share(value: float | None) -> str:

@@ -113,7 +113,7 @@ def _plot_arm_languages(arm: Arm) -> HeatPlot | None:
         {
             metric
             for run in arm.runs
-            for _, _, metric, basis in run.figures
+            for _, _, metric, basis in run.metrics
             if metric.startswith("win_rate.") and basis == "oracle"
         }
     )

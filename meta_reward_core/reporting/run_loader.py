@@ -31,11 +31,11 @@ class ExperimentRun:
         seed_model: which M0, in whatever words tell it from others.
         models: sha256 of M0, M1, ... as far as they are finished.
         summaries: of the finished iterations, from 1.
-        figures: what the evaluations measured.
+        metrics: what the evaluations measured.
         steps: DPO steps of each finished iteration.
         cards: scorecards of each model, by number.
         packages: versions of what the last iteration ran on.
-        gaming: findings in the answers of each iteration; None where nobody looked.
+        gaming: issues in the answers of each iteration; None where nobody looked.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ExperimentRun:
     seed_model: str
     models: Sequence[str]
     summaries: Sequence[Summary]
-    figures: MetricValues
+    metrics: MetricValues
     steps: Sequence[int | None]
     cards: Mapping[int, Sequence[ScorecardDict]]
     packages: Mapping[str, str]
@@ -56,11 +56,11 @@ class ExperimentRun:
         """How many iterations are finished."""
         return len(self.summaries)
 
-    def figure(
+    def get_metric(
         self, number: int, subject: str, metric: str, basis: Basis
     ) -> tuple[float | None, int]:
-        """A figure of M_number and how many items it was taken from."""
-        return self.figures.get((f"M{number}", subject, metric, basis), (None, 0))
+        """A metric of M_number and how many items it was taken from."""
+        return self.metrics.get((f"M{number}", subject, metric, basis), (None, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,9 @@ def read_run(
     recipe = parse_recipe(found["recipe"], origin=f"{name}/experiment.json")
     manifests = _read_manifests(store, name)
     folders = {number: _get_files(store, name, number) for number in range(1, len(manifests) + 1)}
-    figures: MetricValues = {}
+    metrics: MetricValues = {}
     for files in folders.values():
-        figures |= _read_metrics(files)
+        metrics |= _read_metrics(files)
     return ExperimentRun(
         name=name,
         recipe=recipe,
@@ -125,7 +125,7 @@ def read_run(
             (summaries or {}).get(number) or _summarize(folders, number, recipe)
             for number in folders
         ],
-        figures=figures,
+        metrics=metrics,
         steps=[_read_last_step(files) for files in folders.values()],
         cards={
             number: cards

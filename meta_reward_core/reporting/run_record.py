@@ -127,10 +127,11 @@ def find_task_version(recipe: Recipe) -> int | None:
 
 
 def _serialize_run(run: ExperimentRun) -> dict[str, Any]:
-    values = {one.name: getattr(run, one.name) for one in fields(run)}
+    """Write a run as JSON; its metrics keep the key that stored records have, `figures`."""
+    values = {one.name: getattr(run, one.name) for one in fields(run) if one.name != "metrics"}
     return values | {
         "recipe": run.recipe.model_dump(mode="json"),
-        "figures": [[*key, *figure] for key, figure in run.figures.items()],
+        "figures": [[*key, *metric] for key, metric in run.metrics.items()],
         "gaming": None if run.gaming is None else _serialize_issues(run.gaming),
     }
 
@@ -140,13 +141,14 @@ def _serialize_issues(gaming: Mapping[int, Sequence[DataIssue]]) -> dict[int, li
 
 
 def _parse_run(values: Mapping[str, Any]) -> ExperimentRun:
+    stored = dict(values)
     read = {
         "recipe": parse_recipe(values["recipe"], origin=values["name"]),
-        "figures": {tuple(row[:4]): tuple(row[4:]) for row in values["figures"]},
+        "metrics": {tuple(row[:4]): tuple(row[4:]) for row in stored.pop("figures")},
         "cards": _parse_number_keys(values["cards"]),
         "gaming": None if values["gaming"] is None else _parse_issues(values["gaming"]),
     }
-    return ExperimentRun(**{**values, **read})
+    return ExperimentRun(**{**stored, **read})
 
 
 def _parse_issues(values: Mapping[str, Any]) -> dict[int, list[DataIssue]]:

@@ -134,26 +134,26 @@ def _compute_rate(timing: Timing | None) -> float | None:
 
 
 def _summarize_training(files: IterationFiles, *, sft_weight: float) -> Summary | None:
-    """First and last figure of the training's log, and the rows that went in.
+    """First and last metric of the training's log, and the rows that went in.
 
-    A figure that is absent where one looks for it has its reason under `absent`.
+    A metric that is absent where one looks for it has its reason under `absent`.
     """
     manifest = files.manifest("train")
     if manifest is None:
         return None
     columns = files.read("training_log").to_pydict()
     log = drop_rounding_rows(zip(columns["step"], columns["metric"], columns["value"], strict=True))
-    figures = {
+    metrics = {
         name: _get_first_and_last(log, metric)
         for name, metric in _TRAINING_METRICS.items()
         if any(metric == logged for _, logged, _ in log)
     }
-    if "margin" in figures:
-        figures["accuracy"] = _summarize_accuracy(log)
-    if sft_weight and "loss" in figures and "loss_sft" not in figures:
+    if "margin" in metrics:
+        metrics["accuracy"] = _summarize_accuracy(log)
+    if sft_weight and "loss" in metrics and "loss_sft" not in metrics:
         absent = {"first": None, "last": None, "absent": PARTS_NOT_LOGGED}
-        figures |= {"loss_dpo": absent, "loss_sft": absent}
-    return {**manifest.counts, **figures}
+        metrics |= {"loss_dpo": absent, "loss_sft": absent}
+    return {**manifest.counts, **metrics}
 
 
 def _get_first_and_last(log: Sequence[LogRow], metric: str) -> Summary:
@@ -219,7 +219,7 @@ def describe_audit(audit: Mapping[str, Any] | None) -> list[str]:
 def _summarize_ground_truth(
     files: IterationFiles, before: IterationFiles | None, number: int
 ) -> list[Summary]:
-    """The oracle's figures of M_{t-1} and M_t; of the earlier one its own iteration took them."""
+    """The oracle's metrics of M_{t-1} and M_t; of the earlier one its own iteration took them."""
     known = [
         row
         for source in (before, files)
@@ -227,14 +227,14 @@ def _summarize_ground_truth(
         for row in source.read("evaluation").to_pylist()
         if row["basis"] == "oracle"
     ]
-    figures = {(row["model"], row["subject"], row["metric"]): row["value"] for row in known}
-    made = [key for key in figures if key[0] == f"M{number}"]
+    metrics = {(row["model"], row["subject"], row["metric"]): row["value"] for row in known}
+    made = [key for key in metrics if key[0] == f"M{number}"]
     return [
         {
             "subject": subject,
             "metric": metric,
-            "before": figures.get((f"M{number - 1}", subject, metric)),
-            "after": figures[model, subject, metric],
+            "before": metrics.get((f"M{number - 1}", subject, metric)),
+            "after": metrics[model, subject, metric],
         }
         for model, subject, metric in made
     ]

@@ -234,7 +234,7 @@ def _has_metric(arm: Arm, metric: MetricSpec) -> bool:
 def _make_arm_table(arm: Arm, table: str, wanted: Sequence[MetricSpec]) -> ReportTable:
     return ReportTable(
         f"{table} in the miniature: {arm.label}",
-        ("figure", *(f"M{t}" for t in range(arm.iterations + 1))),
+        ("metric", *(f"M{t}" for t in range(arm.iterations + 1))),
         [
             (one.title, *(_format_cell(arm, one, t) for t in range(arm.iterations + 1)))
             for one in wanted
@@ -267,7 +267,7 @@ def _format_cell(arm: Arm, metric: MetricSpec, t: int) -> str:
     interval = found.here
     if found.runs == 1:
         interval = next(
-            iter(metric.interval(run, t) for run in arm.runs if _has_value(run, metric, t))
+            iter(metric.compute_interval(run, t) for run in arm.runs if _has_value(run, metric, t))
         )
     text = format_number(found.mean, metric.decimals)
     if interval is None:
@@ -276,7 +276,7 @@ def _format_cell(arm: Arm, metric: MetricSpec, t: int) -> str:
 
 
 def _has_value(run: ExperimentRun, metric: MetricSpec, t: int) -> bool:
-    return metric.value(run, t) is not None
+    return metric.get_value(run, t) is not None
 
 
 def _describe_intervals(arms: Sequence[Arm]) -> str:

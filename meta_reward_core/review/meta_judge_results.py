@@ -189,7 +189,7 @@ def _estimate_kappa(
         design,
         make_weighted_kappa(tables),
         share=agreement,
-        share_figure=make_weighted_share(alike, whole),
+        share_statistic=make_weighted_share(alike, whole),
         count=int(np.count_nonzero(whole)),
         confidence=confidence,
     )

@@ -3,7 +3,7 @@
 Every item has a stratum, and every stratum a known size: an answer stands for
 `population / answered` items of its stratum. So an estimate does not depend on how many items
 were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
-keeps its promise also near 0 and 1 and in small strata. Other figures use a stratified
+keeps its promise also near 0 and 1 and in small strata. Other statistics use a stratified
 jackknife: correlations on the scale of Fisher's z, and kappa in the shape of agreement's interval.
 
 Several samples of one population are pooled as frames that each cover all of it: every sample is
@@ -38,7 +38,7 @@ _JACKKNIFE_CHUNK: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure of the whole population, as far as the answers tell.
+    """A statistic of the whole population, as far as the answers tell.
 
     Attributes:
         value: absent where nothing was counted.
@@ -236,43 +236,47 @@ def _compute_t_quantile(
 
 
 def estimate_statistic(
-    design: SurveyDesign, figure: WeightedStatistic, *, count: int, confidence: float = CONFIDENCE
+    design: SurveyDesign,
+    statistic: WeightedStatistic,
+    *,
+    count: int,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Estimate a correlation-like figure in [-1, 1] by a stratified delete-one jackknife.
+    """Estimate a correlation-like statistic in [-1, 1] by a stratified delete-one jackknife.
 
     The interval is Student's on the scale of Fisher's z, the inverse hyperbolic tangent: there
-    such figures vary alike whatever they are, and no interval leaves [-1, 1].
+    such statistics vary alike whatever they are, and no interval leaves [-1, 1].
 
     Args:
-        figure: from weights of shape [m, n] to m figures, NaN where there is none.
+        statistic: from weights of shape [m, n] to m statistics, NaN where there is none.
         count: items behind it.
     """
-    value, reach = _compute_value_and_margin(design, figure, confidence)
+    value, reach = _compute_value_and_margin(design, statistic, confidence)
     return _make_fisher_estimate(value, reach, count)
 
 
 def estimate_statistic_from_share(
     design: SurveyDesign,
-    figure: WeightedStatistic,
+    statistic: WeightedStatistic,
     *,
     share: Estimate,
-    share_figure: WeightedStatistic,
+    share_statistic: WeightedStatistic,
     count: int,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Estimate a figure that rises with a share, as kappa does with agreement.
+    """Estimate a statistic that rises with a share, as kappa does with agreement.
 
     Its interval is as wide as a jackknife says, and as skew as that of the share: where a stratum
     agrees nearly always, an interval that reaches as far to both sides misses too often.
 
     Args:
         share: with its interval, of the same items and confidence.
-        share_figure: the same share as a figure of weights.
+        share_statistic: the same share as a statistic of weights.
     """
-    value, reach = _compute_value_and_margin(design, figure, confidence)
+    value, reach = _compute_value_and_margin(design, statistic, confidence)
     if value is None or reach is None or share.value is None:
         return _make_fisher_estimate(value, reach, count)
-    spread = _compute_jackknife_variances(design, share_figure, share.value)
+    spread = _compute_jackknife_variances(design, share_statistic, share.value)
     if not spread or sum(spread.values()) <= 0:
         return _make_fisher_estimate(value, reach, count)
     scale = reach / (_compute_normal_quantile(confidence) * math.sqrt(sum(spread.values())))
@@ -286,15 +290,15 @@ def _compute_normal_quantile(confidence: float) -> float:
 
 
 def _compute_value_and_margin(
-    design: SurveyDesign, figure: WeightedStatistic, confidence: float
+    design: SurveyDesign, statistic: WeightedStatistic, confidence: float
 ) -> tuple[float | None, float | None]:
-    """A figure, and how far it may lie from its estimate; None where too few answers tell."""
+    """A statistic, and how far it may lie from its estimate; None where too few answers tell."""
     if not design.strata:
         return None, None
-    [found] = figure(design.weights[None])
+    [found] = statistic(design.weights[None])
     if np.isnan(found):
         return None, None
-    return float(found), _compute_margin(design, figure, float(found), confidence)
+    return float(found), _compute_margin(design, statistic, float(found), confidence)
 
 
 def _make_fisher_estimate(value: float | None, reach: float | None, count: int) -> Estimate:
@@ -304,9 +308,9 @@ def _make_fisher_estimate(value: float | None, reach: float | None, count: int) 
 
 
 def _compute_margin(
-    design: SurveyDesign, figure: WeightedStatistic, value: float, confidence: float
+    design: SurveyDesign, statistic: WeightedStatistic, value: float, confidence: float
 ) -> float | None:
-    spread = _compute_jackknife_variances(design, figure, value)
+    spread = _compute_jackknife_variances(design, statistic, value)
     if spread is None or len(design.strata) - len(spread) < _MIN_DEGREES_OF_FREEDOM:
         return None
     total = sum(spread.values())
@@ -325,9 +329,9 @@ def compute_fisher_interval(value: float, reach: float) -> tuple[float, float]:
 
 
 def _compute_jackknife_variances(
-    design: SurveyDesign, figure: WeightedStatistic, value: float
+    design: SurveyDesign, statistic: WeightedStatistic, value: float
 ) -> dict[str, float] | None:
-    """Variance by stratum, leaving one item out at a time; None where a figure is none then."""
+    """Variance by stratum, leaving one item out at a time; None where a statistic is none then."""
     spread: dict[str, float] = {}
     for name, places in design.members.items():
         n, squares = len(places), 0.0
@@ -335,7 +339,7 @@ def _compute_jackknife_variances(
             spread[name] = 0.0
             continue
         for some in np.split(places, range(_JACKKNIFE_CHUNK, n, _JACKKNIFE_CHUNK)):
-            without = figure(_leave_one_out(design.weights, places, some))
+            without = statistic(_leave_one_out(design.weights, places, some))
             if np.isnan(without).any():
                 return None
             squares += float(((without - value) ** 2).sum())

@@ -58,7 +58,7 @@ def build_line_chart(
     within: tuple[float, float] | None = None,
     description: str = "",
 ) -> Chart:
-    """Draw lines over a number, such as figures over iterations or steps.
+    """Draw lines over a number, such as metrics over iterations or steps.
 
     Args:
         series: of different names.

@@ -186,15 +186,15 @@ def _chart_pairs(known: Mapping[int, Metrics]) -> list[Chart]:
 def _chart_training(known: Mapping[int, Metrics]) -> list[Chart]:
     return [
         _make_chart(
-            f"DPO: {figure}",
+            f"DPO: {metric}",
             {
-                "first step": _list_points(known, _make_training_reader(figure, "first")),
-                "last step": _list_points(known, _make_training_reader(figure, "last")),
+                "first step": _list_points(known, _make_training_reader(metric, "first")),
+                "last step": _list_points(known, _make_training_reader(metric, "last")),
             },
             y_label=y_label,
             within=within,
         )
-        for figure, y_label, within in (
+        for metric, y_label, within in (
             ("loss", "loss", None),
             ("accuracy", "share of pairs", SHARE),
             ("margin", "margin", None),
@@ -222,14 +222,14 @@ def _make_chart(
     )
 
 
-def _list_points(known: Mapping[int, Metrics], figure: MetricReader) -> list[Point]:
-    return [(number, figure(metrics)) for number, metrics in sorted(known.items())]
+def _list_points(known: Mapping[int, Metrics], read_metric: MetricReader) -> list[Point]:
+    return [(number, read_metric(metrics)) for number, metrics in sorted(known.items())]
 
 
 def _list_ground_truth_points(
     known: Mapping[int, Metrics], subject: str, metric: str
 ) -> list[Point]:
-    """Read a figure of M_0, M_1, ...; what an iteration found before it began stands first."""
+    """Read a metric of M_0, M_1, ...; what an iteration found before it began stands first."""
     points: dict[float, float | None] = {}
     for number, metrics in sorted(known.items()):
         for row in metrics.get("truth", []):
@@ -248,24 +248,24 @@ def _make_section_reader(section: str, name: str) -> MetricReader:
 
 
 def _make_pair_reader(kind: str, name: str) -> MetricReader:
-    def figure(metrics: Metrics) -> float | None:
+    def read_metric(metrics: Metrics) -> float | None:
         found = [pairs for pairs in metrics.get("pairs", []) if pairs["kind"] == kind]
         return found[0].get(name) if found else None
 
-    return figure
+    return read_metric
 
 
 def _make_drop_reader(kind: str, reason: str) -> MetricReader:
-    def figure(metrics: Metrics) -> float | None:
+    def read_metric(metrics: Metrics) -> float | None:
         found = [pairs for pairs in metrics.get("pairs", []) if pairs["kind"] == kind]
         return found[0]["dropped"].get(reason, 0) if found else None
 
-    return figure
+    return read_metric
 
 
 def _make_training_reader(name: str, when: str) -> MetricReader:
-    def figure(metrics: Metrics) -> float | None:
+    def read_metric(metrics: Metrics) -> float | None:
         found: dict[str, float] = (metrics.get("training") or {}).get(name) or {}
         return found.get(when)
 
-    return figure
+    return read_metric

@@ -71,16 +71,16 @@ def _list_readable_scorecards(
 
 
 def _group_points(
-    kept: Mapping[int, Iterable[ScorecardDict]], figures: Mapping[str, str]
+    kept: Mapping[int, Iterable[ScorecardDict]], metrics: Mapping[str, str]
 ) -> dict[str, list[Point]]:
-    """Points by evaluation and figure."""
+    """Points by evaluation and metric."""
     lines: dict[str, list[Point]] = {}
     for number, cards in sorted(kept.items()):
         for card in cards:
-            for figure in card["figures"]:
-                if figure["name"] in figures and figure["value"] is not None:
-                    line = f"{_format_evaluation_name(card)}, {figures[figure['name']]}"
-                    lines.setdefault(line, []).append((number, figure["value"]))
+            for metric in card["figures"]:
+                if metric["name"] in metrics and metric["value"] is not None:
+                    line = f"{_format_evaluation_name(card)}, {metrics[metric['name']]}"
+                    lines.setdefault(line, []).append((number, metric["value"]))
     return lines
 
 

@@ -135,14 +135,14 @@ def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for step, metric, value in log:
         lines[metric].append((step, value))
-    longest = max((len(lines[metric]) for metric in chart.figures.values()), default=0)
+    longest = max((len(lines[metric]) for metric in chart.metrics.values()), default=0)
     every = -(-longest // _POINTS_OF_A_LINE)
     series = [
         Series(name, _thin_points(lines[metric], every))
-        for name, metric in chart.figures.items()
+        for name, metric in chart.metrics.items()
         if lines[metric]
     ]
-    means = f"Each point is the mean of {every} of the training's figures." if every > 1 else ""
+    means = f"Each point is the mean of {every} of the training's metrics." if every > 1 else ""
     return build_line_chart(
         chart.title,
         series,

@@ -1,4 +1,4 @@
-"""Compare experiments: what differs in their recipes, and how their figures went."""
+"""Compare experiments: what differs in their recipes, and how their metrics went."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ _PAIRS: Final = "Pairs"
 _TRAINING: Final = "Training"
 _TRUTH: Final = "Against the truth"
 _SHARES: Final = frozenset({"share", "accuracy", "order agreement", "single judgment exact"})
-"""Units of figures between 0 and 1: what is measured against the truth is called by its metric."""
+"""Units of metrics between 0 and 1: what is measured against the truth is called by its metric."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
 
 
@@ -187,21 +187,21 @@ def _format_value(values: Mapping[str, Any], key: str) -> str:
 
 
 def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
-    """One chart for each figure that an iteration of any of them has."""
+    """One chart for each metric that an iteration of any of them has."""
     found: dict[ChartedMetric, dict[str, dict[int, float | None]]] = defaultdict(dict)
     for row in experiments:
         for iteration in _sort_iterations(row):
-            for figure, value in iter_metrics(iteration.metrics):
-                found[figure].setdefault(row.name, {})[iteration.number] = value
+            for metric, value in iter_metrics(iteration.metrics):
+                found[metric].setdefault(row.name, {})[iteration.number] = value
     charts: dict[str, list[Chart]] = {group: [] for group in _GROUPS}
-    for figure, values in found.items():
+    for metric, values in found.items():
         if any(value is not None for points in values.values() for value in points.values()):
-            charts[figure.group].append(_make_chart(figure, experiments, values))
+            charts[metric.group].append(_make_chart(metric, experiments, values))
     return [ChartGroup(title, drawn) for title, drawn in charts.items() if drawn]
 
 
 def _make_chart(
-    figure: ChartedMetric,
+    metric: ChartedMetric,
     experiments: Sequence[Experiment],
     values: Mapping[str, Mapping[int, float | None]],
 ) -> Chart:
@@ -212,7 +212,7 @@ def _make_chart(
         for row in experiments
     ]  # fmt: skip
     return build_line_chart(
-        figure.title, series, x_label="iteration", y_label=figure.unit, within=figure.within
+        metric.title, series, x_label="iteration", y_label=metric.unit, within=metric.within
     )
 
 
@@ -221,9 +221,9 @@ def _sort_iterations(row: Experiment) -> list[Iteration]:
 
 
 def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, float | None]]:
-    """The figures of an iteration's summary."""
-    for path, figure in _BY_PATH.items():
-        yield figure, _to_number(_get_at(metrics, path))
+    """The metrics of an iteration's summary."""
+    for path, metric in _BY_PATH.items():
+        yield metric, _to_number(_get_at(metrics, path))
     for pairs in metrics.get("pairs") or []:
         for name, (title, unit) in _OF_PAIRS.items():
             yield (

@@ -30,7 +30,7 @@ class ExperimentSummary:
         latest: the iteration that runs or ran last, if there is one.
         stage: the one that runs, waits or failed in an iteration that is not finished.
         stages: how many the iteration has.
-        metric: a figure of the last finished iteration, in words.
+        metric: a metric of the last finished iteration, in words.
         unasked: the next iteration, if it waits for somebody to ask for it.
     """
 

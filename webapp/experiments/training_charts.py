@@ -1,4 +1,4 @@
-"""Which figures of a training are drawn, and in which charts."""
+"""Which metrics of a training are drawn, and in which charts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ class TrainingChart:
 
     Attributes:
         y_label: the name of its axis.
-        figures: of the log, by the name of the line that shows it.
+        metrics: of the log, by the name of the line that shows it.
         within: see `charts.line_chart`.
         description: what a reader must know to read it.
     """
 
     title: str
     y_label: str
-    figures: Mapping[str, str]
+    metrics: Mapping[str, str]
     within: tuple[float, float] | None = None
     description: str = ""
 
@@ -54,6 +54,6 @@ TRAINING_CHARTS: Final = (
 )
 
 CHARTED_METRICS: Final = frozenset(
-    figure for chart in TRAINING_CHARTS for figure in chart.figures.values()
+    metric for chart in TRAINING_CHARTS for metric in chart.metrics.values()
 )
 """Figures of a training's log that a chart shows."""

@@ -51,7 +51,7 @@ _AGAIN: Final = ("win_rate_repeat_deviation", "deviation_when_asked_again")
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """A figure as it is shown.
+    """A metric as it is shown.
 
     Attributes:
         interval: 95%, or empty.
@@ -80,8 +80,8 @@ class StoredEvaluation:
     path: str
     benchmark: str
     facts: Mapping[str, str]
-    figures: Sequence[MetricRow]
-    findings: Sequence[str]
+    metrics: Sequence[MetricRow]
+    issues: Sequence[str]
     not_evaluated: str = ""
 
 
@@ -97,8 +97,8 @@ def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvalua
             path=made.path,
             benchmark=made.card["benchmark"],
             facts=dict(_iter_facts(made.card)),
-            figures=[_make_row(figure) for figure in made.card["figures"]],
-            findings=[f"{one['name']}. {one['sentence']} {one['advice']}"
+            metrics=[_make_row(metric) for metric in made.card["figures"]],
+            issues=[f"{one['name']}. {one['sentence']} {one['advice']}"
                       for one in made.card.get("findings") or []],
             not_evaluated=made.card.get("not_evaluated") or "",
         )
@@ -119,18 +119,18 @@ def _iter_facts(card: ScorecardDict) -> Iterator[tuple[str, str]]:
 
 
 def _describe_repeats(card: ScorecardDict) -> str:
-    for figure in card["figures"]:
-        if figure["name"] in _AGAIN and figure["value"] is not None:
-            deviation = format_number(figure["value"], _DECIMALS)
-            return f"standard deviation {deviation} over {figure['count']:,}"
+    for metric in card["figures"]:
+        if metric["name"] in _AGAIN and metric["value"] is not None:
+            deviation = format_number(metric["value"], _DECIMALS)
+            return f"standard deviation {deviation} over {metric['count']:,}"
     return "none: how far they would lie apart is not known"
 
 
-def _make_row(figure: Mapping[str, Any]) -> MetricRow:
+def _make_row(metric: Mapping[str, Any]) -> MetricRow:
     return MetricRow(
-        name=figure["name"],
-        value=format_number(figure["value"], _DECIMALS),
-        interval=format_interval(figure.get("low"), figure.get("high"), _DECIMALS),
-        count=figure["count"],
-        absent=figure.get("absent") or "",
+        name=metric["name"],
+        value=format_number(metric["value"], _DECIMALS),
+        interval=format_interval(metric.get("low"), metric.get("high"), _DECIMALS),
+        count=metric["count"],
+        absent=metric.get("absent") or "",
     )

@@ -33,7 +33,7 @@ def _list_outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
 
 
 def _make_minimum_field(label: str) -> forms.FloatField:
-    """A figure that a prompt must reach; empty keeps those without one, too."""
+    """A metric that a prompt must reach; empty keeps those without one, too."""
     number = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
     return forms.FloatField(label=label, required=False, min_value=0, widget=number)
 

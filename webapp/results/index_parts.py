@@ -45,8 +45,8 @@ Item = TypeVar("Item")
 _VERSION: Final = 1
 _READ: Final = ("prompts", "responses", "judgments", "scores", "battles")
 
-_text, _count, _figure = pa.string(), pa.int64(), pa.float64()
-_texts, _counts, _figures = pa.list_(_text), pa.list_(_count), pa.list_(_figure)
+_text, _count, _number = pa.string(), pa.int64(), pa.float64()
+_texts, _counts, _numbers = pa.list_(_text), pa.list_(_count), pa.list_(_number)
 
 INDEX_PART_SCHEMA: Final = pa.schema(
     [
@@ -55,8 +55,8 @@ INDEX_PART_SCHEMA: Final = pa.schema(
         ("part", _count),
         ("response_id", _texts),
         ("sample", _counts),
-        ("mean", _figures),
-        ("variance", _figures),
+        ("mean", _numbers),
+        ("variance", _numbers),
         ("valid", _counts),
         ("length_chars", _counts),
         ("length_tokens", _counts),
@@ -69,7 +69,7 @@ INDEX_PART_SCHEMA: Final = pa.schema(
         ("inconsistent", _count),
         ("battled_response_id", _text),
         ("rated_judgment_id", _texts),
-        ("elo", _figures),
+        ("elo", _numbers),
         ("judge_reason", _text),
         ("chosen_judgment_chars", _count),
         ("rejected_judgment_chars", _count),

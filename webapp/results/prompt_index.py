@@ -1,4 +1,4 @@
-"""An iteration's index: every prompt with its figures as columns, held in memory.
+"""An iteration's index: every prompt with its metrics as columns, held in memory.
 
 It is put together from pieces, one for each part of the iteration. Pieces that do not exist yet
 are made within a budget of time, so that a page comes at once and says how far it is.
@@ -172,9 +172,9 @@ def _find_places(index: IterationIndex, column: str) -> npt.NDArray[np.intp]:
     )
 
 
-def _compute_masked_mean(figures: FloatArray, mask: Mask) -> FloatArray:
+def _compute_masked_mean(values: FloatArray, mask: Mask) -> FloatArray:
     count = mask.sum(axis=1)
-    total = figures.sum(axis=1, where=mask)
+    total = values.sum(axis=1, where=mask)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

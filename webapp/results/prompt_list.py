@@ -34,7 +34,7 @@ class PairOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A prompt in a list; figures are absent where nothing is scored."""
+    """A prompt in a list; metrics are absent where nothing is scored."""
 
     prompt_id: str
     excerpt: str
@@ -64,10 +64,10 @@ def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
     for flag in ("unscored", "inconsistent"):
         if wanted.get(flag):
             mask &= index.counts(flag) > 0
-    for figure in ("gap", "variance"):
-        least = wanted.get(f"{figure}_at_least")
+    for metric in ("gap", "variance"):
+        least = wanted.get(f"{metric}_at_least")
         if least is not None:
-            mask &= _METRICS[figure](index) >= least  # never true of one that is not known
+            mask &= _METRICS[metric](index) >= least  # never true of one that is not known
     rows = np.flatnonzero(mask)
     found: list[int] = _sort_rows(index, rows, wanted.get("sort") or "").tolist()
     return found
@@ -94,11 +94,11 @@ def _match_outcome(kind: StoredPairs, wanted: str) -> Mask:
 def _sort_rows(
     index: IterationIndex, rows: npt.NDArray[np.intp], sort: str
 ) -> npt.NDArray[np.intp]:
-    """Rows by a figure, those without it last."""
+    """Rows by a metric, those without it last."""
     if not sort:
         return rows
-    figures = _METRICS[sort.removeprefix("-")](index)[rows]
-    falling = figures if sort.startswith("-") else -figures
+    metrics = _METRICS[sort.removeprefix("-")](index)[rows]
+    falling = metrics if sort.startswith("-") else -metrics
     return rows[np.argsort(falling, kind="stable")]
 
 
@@ -144,5 +144,5 @@ def describe_outcome(index: IterationIndex, kind: PairKind, row: int) -> PairOut
     return PairOutcome(reason.replace("_", " "), is_pair=False, explanation=REASON_TEXT[reason])
 
 
-def _to_optional(figure: float) -> float | None:
-    return None if math.isnan(figure) else float(figure)
+def _to_optional(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

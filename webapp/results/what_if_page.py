@@ -174,8 +174,8 @@ def _compute_chars_before(
     return _compute_mean(chars[rows, chosen[rows]]), _compute_mean(chars[rows, rejected[rows]])
 
 
-def _compute_mean(figures: IntArray) -> float | None:
-    return float(figures.mean()) if figures.size else None
+def _compute_mean(values: IntArray) -> float | None:
+    return float(values.mean()) if values.size else None
 
 
 def _is_changed(kind: PairKind, pairs: PairSelection, index: IterationIndex) -> Mask:

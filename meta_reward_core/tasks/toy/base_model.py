@@ -238,14 +238,14 @@ def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
         batch_tokens=65_536,
         max_model_tokens=None,
     )
-    figures = measure_meta_judge(
+    metrics = measure_meta_judge(
         engine,
         comparisons=QUALITY_GATE.comparisons,
         sampling=SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=_REPLY_TOKENS),
         template=load_template("miniature_meta_judge"),
         seed=0,
     )
-    values = {name: value or 0.0 for name, value, _ in figures}
+    values = {name: value or 0.0 for name, value, _ in metrics}
     engine.close()
     return GateResult(sft_seed=sft_seed, **values)
 

@@ -51,7 +51,7 @@ def measure_model(
     seeded = partial(derive_seed, seed, "oracle")
     instructions = task.sample_held_out_prompts(prompts, seed=HELD_OUT_SEED)
     answers = _generate_responses(engine, instructions, actor, seed=seeded("actor"))
-    actor_figures = _measure_actor(engine, instructions, answers, actor, seed=seeded("actor"))
+    actor_metrics = _measure_actor(engine, instructions, answers, actor, seed=seeded("actor"))
     wins = measure_wins(
         engine,
         instructions,
@@ -62,7 +62,7 @@ def measure_model(
         template=judge_template,
         seed=seeded("wins"),
     )
-    judge_figures = measure_judge(
+    judge_metrics = measure_judge(
         engine,
         items=judge_items,
         judgments=judgments,
@@ -70,7 +70,7 @@ def measure_model(
         template=judge_template,
         seed=seeded("judge"),
     )
-    meta_judge_figures = measure_meta_judge(
+    meta_judge_metrics = measure_meta_judge(
         engine,
         comparisons=comparisons,
         sampling=meta_judge,
@@ -78,10 +78,10 @@ def measure_model(
         seed=seeded("meta-judge"),
     )
     return [
-        *(Measurement(model, "actor", *figure, "oracle") for figure in actor_figures),
-        *(Measurement(model, "actor", *figure) for figure in wins),
-        *(Measurement(model, "judge", *figure, "oracle") for figure in judge_figures),
-        *(Measurement(model, "meta_judge", *figure, "oracle") for figure in meta_judge_figures),
+        *(Measurement(model, "actor", *metric, "oracle") for metric in actor_metrics),
+        *(Measurement(model, "actor", *metric) for metric in wins),
+        *(Measurement(model, "judge", *metric, "oracle") for metric in judge_metrics),
+        *(Measurement(model, "meta_judge", *metric, "oracle") for metric in meta_judge_metrics),
     ]
 
 
@@ -235,6 +235,6 @@ def _compute_mean_or_none(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _compute_unless_constant(figure: Callable[[], float], given: Sequence[float]) -> float | None:
+def _compute_unless_constant(compute: Callable[[], float], given: Sequence[float]) -> float | None:
     """A correlation or slope of constants does not exist."""
-    return float(figure()) if len(set(given)) > 1 else None
+    return float(compute()) if len(set(given)) > 1 else None

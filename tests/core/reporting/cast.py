@@ -19,7 +19,7 @@ def make_run(
     recipe: str = "miniature",
     seed: int = 1,
     seed_model: str = "SFT seed 1",
-    figures: MetricValues | None = None,
+    metrics: MetricValues | None = None,
     iterations: int = 2,
     **changes: Any,
 ) -> ExperimentRun:
@@ -37,7 +37,7 @@ def make_run(
         seed_model=seed_model,
         models=[letter * 64 for letter in "abcdef"[: iterations + 1]],
         summaries=[make_summary(t) for t in range(1, iterations + 1)],
-        figures=known | (figures or {}),
+        metrics=known | (metrics or {}),
         steps=[30] * iterations,
         cards={},
         packages={"torch": "2.13.0"},
@@ -78,10 +78,10 @@ def with_values(
         (f"M{last}", subject, metric, "oracle"): (value, 100)
         for (subject, metric), value in values.items()
     }
-    return replace(run, figures=run.figures | changed)
+    return replace(run, metrics=run.metrics | changed)
 
 
-def make_card(benchmark: str, figures: Mapping[str, float], **changes: Any) -> ScorecardDict:
+def make_card(benchmark: str, metrics: Mapping[str, float], **changes: Any) -> ScorecardDict:
     """A scorecard as `evaluate --json` writes it."""
     return {
         "benchmark": benchmark,
@@ -89,7 +89,7 @@ def make_card(benchmark: str, figures: Mapping[str, float], **changes: Any) -> S
         "figures": [
             {"name": name, "value": value, "count": 805, "low": value - 1, "high": value + 1,
              "absent": None}
-            for name, value in figures.items()
+            for name, value in metrics.items()
         ],
         "findings": [],
         **changes,

@@ -120,7 +120,7 @@ def test_the_judge_against_people_and_against_a_model_are_two_tables() -> None:
 
 def test_one_run_has_intervals_over_items_where_all_judgments_of_a_response_are_one() -> None:
     """0.6 of 300 responses: Wilson 0.5437 to 0.6539, although 500 judgments were counted."""
-    document = report([make_run("a", figures={("M2", "judge", "single_judgment_exact", "oracle"):
+    document = report([make_run("a", metrics={("M2", "judge", "single_judgment_exact", "oracle"):
                                               (0.6, 1500)})])  # fmt: skip
     table = grid(document, TABLES[2], "Table 3 in the miniature: miniature")
     cell = cells(table.rows, "share of single judgments that are exact")[2]

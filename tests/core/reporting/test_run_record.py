@@ -35,7 +35,7 @@ def recorded(run: ExperimentRun) -> RunRecord:
         make_run("gaming", gaming={1: [FOUND], 2: []}),
         make_run("cards", cards={2: [make_card("mt_bench", {"all": 7.5})]}),
         make_run("nothing", iterations=0),
-        make_run("unknown", steps=[None, 30], figures={("M1", "judge", "x", "oracle"): (None, 0)}),
+        make_run("unknown", steps=[None, 30], metrics={("M1", "judge", "x", "oracle"): (None, 0)}),
     ],
     ids=lambda run: run.name,
 )

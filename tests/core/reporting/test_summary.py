@@ -56,8 +56,8 @@ LOG: Figures = [
 """As earlier versions logged it, with the accuracies of rounding at steps 1 and 2."""
 
 
-def publish_training(context: IterationContext, figures: Figures = LOG) -> None:
-    log = [{"step": step, "epoch": 1.0, "metric": m, "value": v} for step, m, v in figures]
+def publish_training(context: IterationContext, metrics: Figures = LOG) -> None:
+    log = [{"step": step, "epoch": 1.0, "metric": m, "value": v} for step, m, v in metrics]
     work = StageOutput(
         {("training_log", 0): build_table("training_log", log)}, {"trained": 9}, "f" * 64
     )

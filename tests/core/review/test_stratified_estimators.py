@@ -123,7 +123,7 @@ def test_a_figure_that_goes_with_a_share_has_the_shape_of_the_shares_interval() 
     share = estimate_share(design, list(part), list(whole))
     alike = make_weighted_share(part, whole)
     found = estimate_statistic_from_share(
-        design, lambda w: 2 * alike(w) - 1, share=share, share_figure=alike, count=10
+        design, lambda w: 2 * alike(w) - 1, share=share, share_statistic=alike, count=10
     )
     assert share.value == pytest.approx(0.9)
     wider = 2 * float(stats.t.ppf(0.975, 9)) / float(stats.norm.ppf(0.975))

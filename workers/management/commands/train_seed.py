@@ -136,5 +136,5 @@ def _read_rows(file: Path, held_out: HeldOutPrompts, console: Console) -> list[S
 
 
 def _show(console: Console, row: dict[str, float]) -> None:
-    figures = [f"{name} {row[name]:.4f}" for name in ("loss", "mean_token_accuracy") if name in row]
-    console.print(f"step {row['step']:.0f}, epoch {row['epoch']:.2f}: {', '.join(figures)}")
+    metrics = [f"{name} {row[name]:.4f}" for name in ("loss", "mean_token_accuracy") if name in row]
+    console.print(f"step {row['step']:.0f}, epoch {row['epoch']:.2f}: {', '.join(metrics)}")
