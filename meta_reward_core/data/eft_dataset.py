@@ -90,8 +90,8 @@ def read_ranked(path: str | Path) -> list[RankedPrompt]:
         return [_read_prompt(row) for row in rows]
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for row in rows:
-        prompt = row.text("prompt_text" if "prompt_text" in row.values else "instruction")
-        answer = row.text("response_text" if "response_text" in row.values else "response")
+        prompt = row.read_text("prompt_text" if "prompt_text" in row.values else "instruction")
+        answer = row.read_text("response_text" if "response_text" in row.values else "response")
         if answer in (known for known, _ in found[prompt]):
             row.refuse("this answer was there before; keep one row of it.")
         found[prompt].append((answer, _read_rank(row)))
@@ -102,17 +102,21 @@ def read_ranked(path: str | Path) -> list[RankedPrompt]:
 
 
 def _read_rank(row: NumberedRow) -> float:
-    rank = row.number("rank")
+    rank = row.read_number("rank")
     if rank is not None:
         return rank
-    score = row.number("score")
+    score = row.read_number("score")
     if score is None:
         row.refuse("has neither rank (1 is the best) nor score; give every answer one.")
     return -score
 
 
 def _read_prompt(row: NumberedRow) -> RankedPrompt:
-    prompt, answers, ranks = row.text("prompt"), row.values["responses"], row.values.get("ranks")
+    prompt, answers, ranks = (
+        row.read_text("prompt"),
+        row.values["responses"],
+        row.values.get("ranks"),
+    )
     if not isinstance(answers, list) or not all(isinstance(text, str) for text in answers):
         row.refuse("responses must be a list of texts.")
     if not isinstance(ranks, list) or len(ranks) != len(answers):

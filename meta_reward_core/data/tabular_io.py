@@ -51,7 +51,7 @@ class NumberedRow:
             self.refuse(f"{column} must be a text, not {format_for_message(value)}.")
         return value
 
-    def text(self, column: str) -> str:
+    def read_text(self, column: str) -> str:
         """A text that must be there; it may be empty.
 
         Raises:
@@ -63,14 +63,14 @@ class NumberedRow:
             self.refuse(f"has no {column} (found: {found}); add it to every row.")
         return value
 
-    def name(self, column: str) -> str:
+    def read_name(self, column: str) -> str:
         """A text or a whole number that names something, as a text; it must be there."""
         value = self.values.get(column)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        return self.text(column)
+        return self.read_text(column)
 
-    def number(self, column: str) -> float | None:
+    def read_number(self, column: str) -> float | None:
         """A finite number, or None where it is missing.
 
         Raises:

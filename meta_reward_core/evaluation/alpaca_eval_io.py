@@ -85,8 +85,8 @@ def read_outputs(path: str | Path) -> list[ModelOutput]:
 def _parse_output(row: NumberedRow) -> ModelOutput:
     return ModelOutput(
         instruction=_read_instruction(row),
-        output=row.text("output"),
-        generator=row.name("generator"),
+        output=row.read_text("output"),
+        generator=row.read_name("generator"),
         dataset=row.read_optional_text("dataset"),
         datasplit=row.read_optional_text("datasplit"),
     )
@@ -149,18 +149,18 @@ def _parse_annotation(
     return Annotation(
         instruction=instruction,
         output_1=_resolve_output(row, 1, baseline_outputs.get(instruction)),
-        generator_1=row.name("generator_1"),
+        generator_1=row.read_name("generator_1"),
         output_2=_resolve_output(row, 2, outputs.get(instruction)),
-        generator_2=row.name("generator_2"),
+        generator_2=row.read_name("generator_2"),
         annotator=row.read_optional_text("annotator") or "unnamed",
         preference=_parse_preference(row),
         dataset=row.read_optional_text("dataset"),
-        difficulty=row.number("instruction_difficulty"),
+        difficulty=row.read_number("instruction_difficulty"),
     )
 
 
 def _read_instruction(row: NumberedRow) -> str:
-    instruction = row.text("instruction")
+    instruction = row.read_text("instruction")
     if not instruction.strip():
         row.refuse("the instruction is empty; give every row its instruction.")
     return instruction
@@ -183,7 +183,7 @@ def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | 
 
 def _parse_preference(row: NumberedRow) -> float | None:
     """A preference in [1, 2]; 0, the older sign of a draw, becomes 1.5."""
-    preference = row.number("preference")
+    preference = row.read_number("preference")
     if preference == 0:
         return TIE_PREFERENCE
     if preference is not None and not 1 <= preference <= 2:
@@ -288,7 +288,7 @@ def add_difficulty(path: str | Path, annotations: Sequence[Annotation]) -> list[
     """
     rows = read_csv(path)
     if "instruction" in rows[0].values:
-        known = {row.text("instruction"): _read_difficulty(row) for row in rows}
+        known = {row.read_text("instruction"): _read_difficulty(row) for row in rows}
         return [
             replace(a, difficulty=_look_up_difficulty(path, known, a.instruction))
             for a in annotations
@@ -316,7 +316,7 @@ def _look_up_difficulty(path: str | Path, known: Mapping[str, float], instructio
 
 def _read_difficulty(row: NumberedRow) -> float:
     try:
-        return float(row.text("instruction_difficulty"))
+        return float(row.read_text("instruction_difficulty"))
     except ValueError:
         row.refuse("instruction_difficulty is not a number.")
 

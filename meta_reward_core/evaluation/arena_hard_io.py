@@ -219,16 +219,16 @@ def _parse_judgment(row: NumberedRow, version: Version, baseline: str | None) ->
         row.refuse("needs two games, the second with the answers in the other order.")
     return ArenaJudgment(
         uid=_read_uid(row),
-        model=row.text("model"),
+        model=row.read_text("model"),
         baseline=known,
-        judge=row.text("judge"),
+        judge=row.read_text("judge"),
         games=(_parse_game(row, games[0], version), _parse_game(row, games[1], version)),
         category=row.read_optional_text("category"),
     )
 
 
 def _read_uid(row: NumberedRow) -> str:
-    return row.name("uid" if "uid" in row.values else "question_id")
+    return row.read_name("uid" if "uid" in row.values else "question_id")
 
 
 def _parse_game(row: NumberedRow, game: object, version: Version) -> Game:
@@ -323,7 +323,7 @@ def _parse_answer(row: NumberedRow) -> ArenaAnswer:
         row.refuse("has no answer in its last message or first choice; generate it again.")
     return ArenaAnswer(
         uid=_read_uid(row),
-        model=row.text("model" if "model" in row.values else "model_id"),
+        model=row.read_text("model" if "model" in row.values else "model_id"),
         text=text,
         style=_read_style(row),
     )
@@ -386,7 +386,7 @@ def read_questions(path: str | Path) -> dict[str, ArenaQuestion]:
         uid = _read_uid(row)
         if uid in found:
             row.refuse(f"question {uid} was there before; keep one row of it.")
-        text = row.text("prompt") if "prompt" in row.values else _read_first_turn(row)
+        text = row.read_text("prompt") if "prompt" in row.values else _read_first_turn(row)
         found[uid] = ArenaQuestion(text, row.read_optional_text("category"))
     return found
 

@@ -31,8 +31,8 @@ def read_audit_rows(rows: Sequence[NumberedRow]) -> list[NumberedRow]:
 
 
 def _to_rating_row(row: NumberedRow) -> Mapping[str, Any]:
-    prompt_id = compute_prompt_id(row.text("instruction"))
-    names = row.text("key").split()
+    prompt_id = compute_prompt_id(row.read_text("instruction"))
+    names = row.read_text("key").split()
     if len(names) == 2:
         first, second = names
         return {
@@ -41,7 +41,7 @@ def _to_rating_row(row: NumberedRow) -> Mapping[str, Any]:
             "second_id": second,
             "verdict": _read_verdict(row),
         }
-    return {"prompt_id": prompt_id, "response_id": row.text("key"), "score": _read_score(row)}
+    return {"prompt_id": prompt_id, "response_id": row.read_text("key"), "score": _read_score(row)}
 
 
 def _read_verdict(row: NumberedRow) -> str | None:
@@ -55,7 +55,7 @@ def _read_verdict(row: NumberedRow) -> str | None:
 def _read_score(row: NumberedRow) -> float | None:
     decided = row.values.get("adjudicated")
     if is_missing(decided) or decided == "":
-        return row.number("points")
+        return row.read_number("points")
     try:
         return float(str(decided))
     except ValueError:

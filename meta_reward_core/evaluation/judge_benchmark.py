@@ -45,14 +45,16 @@ def read_judge_items(path: str | Path) -> JudgeItems:
     instructions: dict[str, str] = {}
     responses: dict[tuple[str, str], Response] = {}
     for row in read_rows(path):
-        text = row.text("instruction")
-        prompt = row.name("prompt_id") if "prompt_id" in row.values else compute_prompt_id(text)
+        text = row.read_text("instruction")
+        prompt = (
+            row.read_name("prompt_id") if "prompt_id" in row.values else compute_prompt_id(text)
+        )
         if instructions.setdefault(prompt, text) != text:
             row.refuse(f"prompt_id {prompt} stood for another instruction before.")
-        name = row.name("response_id")
+        name = row.read_name("response_id")
         if (prompt, name) in responses:
             row.refuse(f"response {name} was there before; keep one row of it.")
-        responses[prompt, name] = Response(prompt, name, 0, row.text("response"), 0, "stop")
+        responses[prompt, name] = Response(prompt, name, 0, row.read_text("response"), 0, "stop")
     return JudgeItems(instructions, tuple(responses.values()))
 
 
@@ -91,7 +93,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,
-        progress=run.tell("judge", len(items.responses) * run.samples),
+        progress=run.make_progress("judge", len(items.responses) * run.samples),
     )
     run.judge.engine.unload()
     path = run.out / "judgments.jsonl"

@@ -119,14 +119,14 @@ def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
 
 
 def _parse_judgment(row: NumberedRow) -> TurnJudgment:
-    turn = row.number("turn")
+    turn = row.read_number("turn")
     if turn not in (1, 2):
         row.refuse("the turn must be 1 or 2.")
     text = row.read_optional_text("judgment")
     score, unread = _read_score(row, text)
     return TurnJudgment(
-        question_id=row.name("question_id"),
-        model=row.text("model"),
+        question_id=row.read_name("question_id"),
+        model=row.read_text("model"),
         judge=_read_judge(row),
         turn=int(turn),
         score=score,
@@ -140,7 +140,7 @@ def _read_judge(row: NumberedRow) -> str:
     judge = row.values.get("judge")
     if isinstance(judge, list) and judge and isinstance(judge[0], str):
         return judge[0]
-    return row.text("judge")
+    return row.read_text("judge")
 
 
 def _read_score(row: NumberedRow, text: str | None) -> tuple[float | None, str | None]:
@@ -198,12 +198,12 @@ def read_questions(path: str | Path) -> dict[str, Question]:
     """
     found: dict[str, Question] = {}
     for row in read_rows(path):
-        name, turns = row.name("question_id"), row.values.get("turns")
+        name, turns = row.read_name("question_id"), row.values.get("turns")
         if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
             row.refuse("turns must be a list of texts.")
         if name in found:
             row.refuse(f"question {name} was there before; keep one row of it.")
-        found[name] = Question(name, row.text("category"), tuple(turns), _read_reference(row))
+        found[name] = Question(name, row.read_text("category"), tuple(turns), _read_reference(row))
     return found
 
 
@@ -241,7 +241,7 @@ def read_answers(paths: Sequence[str | Path]) -> dict[tuple[str, str], tuple[str
     """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for row in (row for path in paths for row in read_rows(path)):
-        key = (row.text("model_id"), row.name("question_id"))
+        key = (row.read_text("model_id"), row.read_name("question_id"))
         if key in found:
             row.refuse(f"{key[0]} answers question {key[1]} twice; keep one answer.")
         found[key] = _read_turns(row)

@@ -58,7 +58,7 @@ class BenchmarkRun:
         judging: how judgments are.
         samples: judgments of the same thing, averaged.
         seed: of everything random.
-        tell: given the name of a step and how many replies it takes, returns who is told its
+        make_progress: given the name of a step and its number of replies, returns what reports its
             progress.
         system_prompt: a system message before every prompt that is answered.
     """
@@ -69,7 +69,7 @@ class BenchmarkRun:
     judging: SamplingParams
     samples: int
     seed: int
-    tell: Callable[[str, int], Progress | None]
+    make_progress: Callable[[str, int], Progress | None]
     system_prompt: str | None = None
 
 
@@ -123,7 +123,9 @@ def run_alpaca(
         orders=orders,
         samples=run.samples,
         seed=run.seed,
-        progress=run.tell("annotate", len(pairs) * (2 if orders == "both" else 1) * run.samples),
+        progress=run.make_progress(
+            "annotate", len(pairs) * (2 if orders == "both" else 1) * run.samples
+        ),
     )
     run.judge.engine.unload()
     path = run.out / "annotations.json"
@@ -193,7 +195,7 @@ def _generate_model_responses(
         sampling=run.answering,
         seed=run.seed,
         system_prompt=run.system_prompt,
-        progress=run.tell(f"answer ({role})", len(prompts)),
+        progress=run.make_progress(f"answer ({role})", len(prompts)),
     )
     side.engine.unload()
     return answers
@@ -228,7 +230,7 @@ def run_arena(
         version=version,
         sampling=run.judging,
         seed=run.seed,
-        progress=run.tell("judge", 2 * len(asked)),
+        progress=run.make_progress("judge", 2 * len(asked)),
     )
     run.judge.engine.unload()
     path = run.out / "judgments.jsonl"
@@ -290,7 +292,7 @@ def run_mt_bench(run: BenchmarkRun, *, questions: Path, model: OutputSource) -> 
         judge=run.judge.name,
         sampling=run.judging,
         seed=run.seed,
-        progress=run.tell("judge", sum(map(len, answers.values()))),
+        progress=run.make_progress("judge", sum(map(len, answers.values()))),
     )
     run.judge.engine.unload()
     path = run.out / "judgments.jsonl"
@@ -345,7 +347,7 @@ def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> S
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,
-        progress=run.tell("judge", run.samples * sum(item.answers for item in asked)),
+        progress=run.make_progress("judge", run.samples * sum(item.answers for item in asked)),
     )
     run.judge.engine.unload()
     path = run.out / "scores.jsonl"

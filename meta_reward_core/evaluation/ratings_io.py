@@ -106,12 +106,12 @@ def _parse_scores(file: str, rows: Sequence[NumberedRow], form: str) -> Ratings:
     seen: set[tuple[ResponseKey, str]] = set()
     missing = 0
     for row in rows:
-        key = (row.name("prompt_id"), row.name("response_id"))
+        key = (row.read_name("prompt_id"), row.read_name("response_id"))
         name = row.values.get("judgment_id")
         if name is not None and (key, name) in seen:
             row.refuse(f"judgment {name} was there before; keep one row of it.")
         seen.add((key, str(name)))
-        value = row.number(form)
+        value = row.read_number(form)
         if value is None:
             missing += 1
         else:
@@ -128,7 +128,7 @@ def _check_rationales(rows: Sequence[NumberedRow]) -> tuple[bool | None, ...]:
         for row in rows
         if (text := row.values.get("text"))
         and isinstance(text, str)
-        and row.number("score") is not None
+        and row.read_number("score") is not None
     )
 
 
@@ -145,7 +145,11 @@ def _parse_verdicts(file: str, rows: Sequence[NumberedRow]) -> Ratings:
     missing = 0
     for row in rows:
         verdict = row.read_optional_text("verdict")
-        key = (row.name("prompt_id"), _read_shown_id(row, "first"), _read_shown_id(row, "second"))
+        key = (
+            row.read_name("prompt_id"),
+            _read_shown_id(row, "first"),
+            _read_shown_id(row, "second"),
+        )
         if key[1] == key[2]:
             row.refuse(f"{key[1]} is compared with itself; remove the row.")
         if verdict not in (None, "A", "B", "tie"):
@@ -162,7 +166,7 @@ def _parse_verdicts(file: str, rows: Sequence[NumberedRow]) -> Ratings:
 def _read_shown_id(row: NumberedRow, side: str) -> str:
     """What was shown on a side: a response, or a judgment in the table `battles`."""
     battle = f"{side}_judgment_id"
-    return row.name(battle if battle in row.values else f"{side}_id")
+    return row.read_name(battle if battle in row.values else f"{side}_id")
 
 
 def write_verdicts(path: Path, verdicts: Iterable[tuple[ShownPair, Verdict | None]]) -> None:

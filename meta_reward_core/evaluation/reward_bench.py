@@ -178,12 +178,12 @@ def _join_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> 
     by_key = dict(zip(known, scores, strict=True))
     for row, key in zip(rows, keys, strict=True):
         if key not in by_key:
-            row.refuse(f"item {row.name('id')} has no scores; score it, or leave it out.")
+            row.refuse(f"item {row.read_name('id')} has no scores; score it, or leave it out.")
     return [_join_scores_of_row(row, by_key[key]) for row, key in zip(rows, keys, strict=True)]
 
 
 def _read_key(row: NumberedRow, columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(row.name(column) for column in columns)
+    return tuple(row.read_name(column) for column in columns)
 
 
 def _join_scores_of_row(row: NumberedRow, scores: NumberedRow) -> NumberedRow:
@@ -210,7 +210,7 @@ def _detect_version(row: NumberedRow) -> RewardBenchVersion:
 def _parse_pair(row: NumberedRow) -> ScoredItem:
     chosen = _read_first_number(row, "score_chosen", "scores_chosen")
     rejected = _read_first_number(row, "score_rejected", "scores_rejected")
-    item = ScoredItem(row.name("id"), row.text("subset"), (chosen,), (rejected,))
+    item = ScoredItem(row.read_name("id"), row.read_text("subset"), (chosen,), (rejected,))
     result = _read_first_number(row, "results", "result")
     if result not in (None, 0, 0.5, 1):
         row.refuse(f"the result {result:g} is none of 1, 0.5 and 0.")
@@ -243,21 +243,23 @@ def _read_first_number(row: NumberedRow, *columns: str) -> float | None:
 def _number_of(row: NumberedRow, column: str, value: object) -> float | None:
     """A number, which the tool writes as a list of one for some models."""
     alone = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return NumberedRow(row.place, {column: alone}).number(column)
+    return NumberedRow(row.place, {column: alone}).read_number(column)
 
 
 def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
-    result = row.number("results")
+    result = row.read_number("results")
     if result is not None and not 0 <= result <= 1:
         row.refuse(f"the result {result:g} lies outside [0, 1].")
     scores = _read_scores(row, result)
-    correct = int(row.number("num_correct") or _read_count(row, "chosen") or 1)
+    correct = int(row.read_number("num_correct") or _read_count(row, "chosen") or 1)
     if not 1 <= correct < len(scores):
         row.refuse(f"{correct} of {len(scores)} scores are of correct answers; one of each needed.")
     answers = (_read_count(row, "chosen") or 0) + (_read_count(row, "rejected") or 0)
     if answers and answers != len(scores):
         row.refuse(f"has {len(scores)} scores for {answers} answers; give one score each.")
-    item = ScoredItem(row.name("id"), row.text("subset"), scores[:correct], scores[correct:])
+    item = ScoredItem(
+        row.read_name("id"), row.read_text("subset"), scores[:correct], scores[correct:]
+    )
     return _set_result(item, result)
 
 
@@ -272,7 +274,7 @@ def _read_scores(row: NumberedRow, result: float | None) -> tuple[float | None, 
         return tuple(_number_of(row, "scores", value) for value in values)
     if result is None or values is not None:
         row.refuse("has no list of scores; score every answer with a judge.")
-    correct = int(row.number("num_correct") or _read_count(row, "chosen") or 1)
+    correct = int(row.read_number("num_correct") or _read_count(row, "chosen") or 1)
     return (None,) * (correct + (_read_count(row, "rejected") or 1))
 
 

@@ -53,13 +53,13 @@ def read_items(path: str | Path) -> tuple[RewardBenchVersion, list[RewardBenchIt
 def _parse_item(row: NumberedRow, version: RewardBenchVersion) -> RewardBenchItem:
     correct, incorrect = (_read_texts(row, side, version) for side in ("chosen", "rejected"))
     return RewardBenchItem(
-        row.name("id"), row.text("subset"), row.text("prompt"), correct, incorrect
+        row.read_name("id"), row.read_text("subset"), row.read_text("prompt"), correct, incorrect
     )
 
 
 def _read_texts(row: NumberedRow, side: str, version: RewardBenchVersion) -> tuple[str, ...]:
     if version == "1":
-        return (row.text(side),)
+        return (row.read_text(side),)
     found = row.values.get(side)
     if not isinstance(found, list) or not found or not all(isinstance(t, str) for t in found):
         row.refuse(f"{side} must be a list of texts, as in version 2; do not mix the versions.")

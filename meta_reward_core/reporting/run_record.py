@@ -49,7 +49,7 @@ class RunFingerprint:
     world: int | None = _NO_TASK_VERSION
     schema: int = MEANING_VERSION
 
-    def differences(self, recorded: Self) -> list[str]:
+    def list_differences(self, recorded: Self) -> list[str]:
         """What a run of today would have otherwise than a recorded one, in words."""
         pairs = [
             (one.name.replace("_", " "), getattr(recorded, one.name), getattr(self, one.name))

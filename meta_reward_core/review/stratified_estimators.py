@@ -87,7 +87,7 @@ class SurveyDesign:
         """How many items of the population a stratum stands for."""
         return self.sizes[name] * self.factors.get(name, 1.0)
 
-    def left_out(self, name: str) -> float:
+    def compute_unsampled_share(self, name: str) -> float:
         """Share of a stratum that was not answered: what its variance shrinks by."""
         return 1 - len(self.members[name]) / self.sizes[name]
 
@@ -124,9 +124,13 @@ def estimate_share(
     z = _compute_normal_quantile(confidence)
     below, above = 0.0, 0.0
     for name, places in design.members.items():
-        low, high = _compute_stratum_margins(y[places], x[places], design.left_out(name), z)
+        low, high = _compute_stratum_margins(
+            y[places], x[places], design.compute_unsampled_share(name), z
+        )
         scale = (design.get_population_weight(name) * float(x[places].mean()) / total) ** 2
-        moved = _compute_size_variance(y[places], x[places], share, design.left_out(name))
+        moved = _compute_size_variance(
+            y[places], x[places], share, design.compute_unsampled_share(name)
+        )
         moved *= (z * design.get_population_weight(name) / total) ** 2
         below += scale * low**2 + moved
         above += scale * high**2 + moved
@@ -208,7 +212,7 @@ def estimate_mean(
     mean = float(design.weights @ y) / total
     residuals = (y - mean * x) / total
     spread = {
-        name: design.left_out(name)
+        name: design.compute_unsampled_share(name)
         * design.get_population_weight(name) ** 2
         * float(residuals[places].var(ddof=1))
         / len(places)
@@ -314,7 +318,7 @@ def _compute_margin(
     if spread is None or len(design.strata) - len(spread) < _MIN_DEGREES_OF_FREEDOM:
         return None
     total = sum(spread.values())
-    if total <= 0 and any(design.left_out(name) > 0 for name in design.members):
+    if total <= 0 and any(design.compute_unsampled_share(name) > 0 for name in design.members):
         return None  # all alike, which does not say how much others would vary
     return _compute_t_quantile(design, spread, confidence) * math.sqrt(total)
 
@@ -335,7 +339,7 @@ def _compute_jackknife_variances(
     spread: dict[str, float] = {}
     for name, places in design.members.items():
         n, squares = len(places), 0.0
-        if design.left_out(name) <= 0:
+        if design.compute_unsampled_share(name) <= 0:
             spread[name] = 0.0
             continue
         for some in np.split(places, range(_JACKKNIFE_CHUNK, n, _JACKKNIFE_CHUNK)):
@@ -343,7 +347,9 @@ def _compute_jackknife_variances(
             if np.isnan(without).any():
                 return None
             squares += float(((without - value) ** 2).sum())
-        spread[name] = design.left_out(name) * ((n - 1) / n if n > 1 else 1.0) * squares
+        spread[name] = (
+            design.compute_unsampled_share(name) * ((n - 1) / n if n > 1 else 1.0) * squares
+        )
     return spread
 
 

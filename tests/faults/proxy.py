@@ -20,7 +20,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._light = asyncio.Event()
         self._light.set()
-        self._read_cached: list[asyncio.StreamWriter] = []
+        self._writers: list[asyncio.StreamWriter] = []
         self._pipes: set[asyncio.Task[None]] = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
@@ -58,7 +58,7 @@ class Proxy:
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
-        for writer in self._read_cached:
+        for writer in self._writers:
             writer.transport.abort()
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
@@ -70,7 +70,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        self._read_cached += [
+        self._writers += [
             writer,
             back,
         ]  # or a forgotten connection would be closed, and so noticed

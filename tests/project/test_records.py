@@ -24,8 +24,8 @@ def test_every_record_is_of_a_run_that_is_planned_and_counts_today(tmp_path: Pat
     assert records.keys() <= planned.keys()
     for name, record in records.items():
         model = planned[name].model
-        tried = None if model is None else seeds.tried(model)
+        tried = None if model is None else seeds.find_or_record(model)
         assert tried is not None, f"the seed model of {name} has no record"
         basis = compute_fingerprint(wish, planned[name], places, variant=tried.model)
-        assert basis.differences(record.basis) == [], name
+        assert basis.list_differences(record.basis) == [], name
         assert record.run.iterations == planned[name].iterations

@@ -70,7 +70,9 @@ def begun(tmp_path: Path) -> ShardRequest:
     )
     request = ShardRequest(places.artifacts, str(places.scratch), "mine", 1, "sample", 0)
     host = EngineHost()
-    host.run(request, resource="cpu", model="", hear=lambda _: None, may_go_on=lambda: True)
+    host.run(
+        request, resource="cpu", model="", on_message=lambda _: None, can_continue=lambda: True
+    )
     host.kill()
     return ShardRequest(places.artifacts, str(places.scratch), "mine", 1, "generate", 0)
 
@@ -84,7 +86,7 @@ def test_a_shard_that_is_cancelled_leaves_no_process_behind(begun: ShardRequest)
     host, seen = EngineHost(), list[psutil.Process]()
     progress: list[Any] = []
 
-    def may_go_on() -> bool:
+    def can_continue() -> bool:
         seen.extend(family(host.pid))
         return not progress
 
@@ -93,8 +95,8 @@ def test_a_shard_that_is_cancelled_leaves_no_process_behind(begun: ShardRequest)
             begun,
             resource="engine",
             model="M0",
-            hear=progress.append,
-            may_go_on=may_go_on,
+            on_message=progress.append,
+            can_continue=can_continue,
             every_seconds=0.05,
         )
     assert progress, "vLLM was at work"
@@ -106,13 +108,13 @@ def test_an_engine_that_is_killed_is_a_failure_and_the_next_attempt_works(
 ) -> None:
     host = EngineHost()
 
-    def run(may_go_on: Callable[[], bool]) -> dict[str, int]:
+    def run(can_continue: Callable[[], bool]) -> dict[str, int]:
         made = host.run(
             begun,
             resource="engine",
             model="M0",
-            hear=lambda _: None,
-            may_go_on=may_go_on,
+            on_message=lambda _: None,
+            can_continue=can_continue,
             every_seconds=0.5,
         )
         return made.counts

@@ -39,10 +39,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 def listen(clock: Clock, monkeypatch: pytest.MonkeyPatch, waiting: dict[str, int] | None) -> None:
     """Let a minute go by while so many messages wait."""
     monkeypatch.setattr(broker_watchdog, "read_queue_lengths", lambda: waiting)
-    ear = broker_watchdog.BrokerWatchdog(frozenset({"gpu"}))
+    watchdog = broker_watchdog.BrokerWatchdog(frozenset({"gpu"}))
     for _ in range(30):
         clock.now += 2
-        ear.listen()
+        watchdog.check()
 
 
 def test_messages_that_wait_for_an_idle_worker_end_it(

@@ -54,7 +54,11 @@ def run(
     **more: Any,
 ) -> ShardResult:
     request = ShardRequest(str(root), str(root / "scratch"), experiment, 1, stage, 0)
-    given: dict[str, Any] = {"hear": lambda message: None, "may_go_on": lambda: True, **more}
+    given: dict[str, Any] = {
+        "on_message": lambda message: None,
+        "can_continue": lambda: True,
+        **more,
+    }
     return host.run(request, resource=resource, model=model, **given)
 
 
@@ -85,7 +89,7 @@ def test_a_training_has_the_machine_to_itself(host: EngineHost, begun: Path) -> 
         beside.append((host.pid, psutil.pid_exists(engine)))
         return True
 
-    assert run(host, begun, resource="trainer", may_go_on=look, every_seconds=0.01).reused
+    assert run(host, begun, resource="trainer", can_continue=look, every_seconds=0.01).reused
     trainers = {pid for pid, _ in beside}
     assert beside, "it was asked while the training ran"
     assert not any(alive for _, alive in beside)
@@ -119,7 +123,7 @@ def test_no_leaves_nothing_behind(host: EngineHost, begun: Path) -> None:
         return False
 
     with pytest.raises(ShardStoppedError):
-        run(host, begun, may_go_on=say_no, every_seconds=0.1)
+        run(host, begun, can_continue=say_no, every_seconds=0.1)
     assert host.pid is None
     assert not psutil.pid_exists(pids[0])
 
@@ -134,7 +138,7 @@ def test_a_death_is_a_failure_that_names_the_signal(
         return True
 
     with pytest.raises(ShardFailedError, match=number.name) as caught:
-        run(host, begun, may_go_on=kill, every_seconds=0.1)
+        run(host, begun, can_continue=kill, every_seconds=0.1)
     assert (caught.value.kind, caught.value.retryable) == ("EngineDied", True)
 
 

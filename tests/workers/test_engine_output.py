@@ -27,7 +27,7 @@ def say(words: EngineOutput, text: str) -> None:
 def told(words: EngineOutput, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        words.tell()
+        words.log_new_lines()
     return caplog.messages
 
 
@@ -43,10 +43,10 @@ def test_lines_are_told_once_and_only_when_they_are_ended(
 
 def test_reading_does_not_move_where_the_engine_writes(words: EngineOutput) -> None:
     say(words, "first\nsecond\n")
-    words.tell()
-    assert words.last() == "first\nsecond"
+    words.log_new_lines()
+    assert words.read_last_lines() == "first\nsecond"
     say(words, "third\n")
-    assert words.last() == "first\nsecond\nthird"
+    assert words.read_last_lines() == "first\nsecond\nthird"
 
 
 def test_of_a_bar_of_progress_its_last_state_is_told(
@@ -65,7 +65,7 @@ def test_lines_carry_the_ids_of_what_the_worker_does(
         log_context(experiment="mine", iteration=2, stage="judge", shard=3),
         caplog.at_level("INFO"),
     ):
-        words.tell()
+        words.log_new_lines()
     assert "[experiment=mine iteration=2 stage=judge shard=3]: a warning of a library" in (
         caplog.text
     )

@@ -26,12 +26,12 @@ def attempt(monkeypatch: pytest.MonkeyPatch) -> Attempt:
 
 
 def test_what_the_engine_says_of_its_memory_stands_in_the_row(attempt: Attempt) -> None:
-    vigil = ShardLease(attempt, lease_seconds=30)
-    vigil.hear({"progress": [1, 20]})
-    assert vigil.may_go_on()
+    lease = ShardLease(attempt, lease_seconds=30)
+    lease.handle_message({"progress": [1, 20]})
+    assert lease.can_continue()
     assert Worker.objects.get().device_bytes is None
-    vigil.hear({"progress": [2, 40], "device_bytes": 5_000})
-    assert vigil.may_go_on()
+    lease.handle_message({"progress": [2, 40], "device_bytes": 5_000})
+    assert lease.can_continue()
     assert Worker.objects.get().device_bytes == 5_000
     heartbeat.send_heartbeat()
     assert Worker.objects.get().device_bytes == 5_000, "a heartbeat that knows nothing forgets it"

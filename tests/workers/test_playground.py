@@ -135,11 +135,13 @@ def test_cancelling_kills_the_engine_and_keeps_the_reason(
 ) -> None:
     order = ask(row)
 
-    def cancel_meanwhile(request: SampleRequest, *, may_go_on: Any, **rest: Any) -> Any:
+    def cancel_meanwhile(request: SampleRequest, *, can_continue: Any, **rest: Any) -> Any:
         Order.objects.filter(pk=order.pk).update(
             status="refused", token=None, finding="cancelled by alice"
         )
-        return EngineHost.sample(host, request, may_go_on=may_go_on, every_seconds=0.0, **rest)
+        return EngineHost.sample(
+            host, request, can_continue=can_continue, every_seconds=0.0, **rest
+        )
 
     monkeypatch.setattr(host, "sample", cancel_meanwhile)
     order = carried_out(order)
@@ -179,10 +181,10 @@ def test_an_order_that_is_another_workers_by_now_is_left_alone(
 ) -> None:
     order = ask(row)
     Order.objects.update(status="running", token="1" * 32)
-    vigil = playground.JobLease(order)
-    assert vigil.may_go_on()
+    lease = playground.JobLease(order)
+    assert lease.can_continue()
     Order.objects.update(token="2" * 32)
-    assert not vigil.may_go_on()
+    assert not lease.can_continue()
     Order.objects.update(status="waiting", token=None)
     with pytest.raises(EngineError, match="stopped"):
         playground.run_chat(order)

@@ -81,11 +81,11 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self._store = ArtifactStore(str(folder / "artifacts"))
 
-    def iterations(self, run: PlannedRun) -> int:
+    def count_iterations(self, run: PlannedRun) -> int:
         return count_finished_iterations(self._store, run.name)
 
     def find(self, run: PlannedRun) -> ExperimentRun | None:
-        return make_run(run.name) if self.iterations(run) >= run.iterations else None
+        return make_run(run.name) if self.count_iterations(run) >= run.iterations else None
 
 
 def work(folder: Path, runs: list[PlannedRun], said: list[str], jobs: int = 1) -> dict[str, str]:
@@ -157,9 +157,9 @@ def known_seeds(folder: Path, gates: Mapping[int, GateResult]) -> SeedModelRecor
     seeds = SeedModelRecords(folder / "models", folder / "runs", print)
     for sft_seed, one in gates.items():
         variant = SeedModelVariant(sft_seed)
-        seeds.path(variant).parent.mkdir(parents=True, exist_ok=True)
+        seeds.get_path(variant).parent.mkdir(parents=True, exist_ok=True)
         record = {"key": variant.key, "gate": asdict(one), "model": None}
-        seeds.path(variant).write_text(json.dumps(record))
+        seeds.get_path(variant).write_text(json.dumps(record))
     return seeds
 
 
@@ -224,7 +224,7 @@ def test_a_stop_ends_the_runs_that_were_going_on(
     with pytest.raises(KeyboardInterrupt):
         work(tmp_path, runs, [], jobs=2)
     assert children == ["a", "b"]
-    assert Files(tmp_path).iterations(runs[0]) == 0
+    assert Files(tmp_path).count_iterations(runs[0]) == 0
 
 
 def test_a_report_of_nothing_finished_names_what_is_planned(

@@ -174,10 +174,10 @@ def seeds(tmp_path: Path) -> SeedModelRecords:
 
 
 def test_the_gate_of_a_seed_model_is_recorded_with_its_hash(seeds: SeedModelRecords) -> None:
-    tried = seeds.tried(SeedModelVariant(1))
+    tried = seeds.find_or_record(SeedModelVariant(1))
     assert tried is not None
     assert tried.model == hash_model_folder(get_shipped_seed_model())
-    found = json.loads(seeds.path(SeedModelVariant(1)).read_text())
+    found = json.loads(seeds.get_path(SeedModelVariant(1)).read_text())
     assert (found["model"], found["gate"]["sft_seed"]) == (tried.model, 1)
 
 
@@ -187,22 +187,22 @@ def write_gate(
     """As another machine would have left it."""
     tried = SeedCandidate(GateResult(variant.sft_seed, 0.9, 0.9, 0.9), "f" * 64)
     values = {"key": variant.key, "gate": asdict(tried.gate), "model": tried.model}
-    seeds.path(variant).parent.mkdir(parents=True, exist_ok=True)
-    seeds.path(variant).write_text(json.dumps(values | changes))
+    seeds.get_path(variant).parent.mkdir(parents=True, exist_ok=True)
+    seeds.get_path(variant).write_text(json.dumps(values | changes))
     return tried
 
 
 def test_a_recorded_gate_needs_no_training(seeds: SeedModelRecords) -> None:
-    assert seeds.tried(SeedModelVariant(2)) is None
+    assert seeds.find_or_record(SeedModelVariant(2)) is None
     recorded = write_gate(seeds, SeedModelVariant(2))
-    assert seeds.tried(SeedModelVariant(2)) == recorded
+    assert seeds.find_or_record(SeedModelVariant(2)) == recorded
 
 
 def test_a_gate_of_another_training_does_not_count(
     seeds: SeedModelRecords, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_gate(seeds, SeedModelVariant(2), key="another")
-    assert seeds.tried(SeedModelVariant(2)) is None
+    assert seeds.find_or_record(SeedModelVariant(2)) is None
     assert "trained in another way" in capsys.readouterr().out
 
 

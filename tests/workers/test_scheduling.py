@@ -57,9 +57,11 @@ class HostHere:
     def kill(self) -> None:
         self.kills += 1
 
-    def run(self, request: ShardRequest, *, may_go_on: Callable[[], bool], **_: Any) -> ShardResult:
+    def run(
+        self, request: ShardRequest, *, can_continue: Callable[[], bool], **_: Any
+    ) -> ShardResult:
         self.before(request)
-        if not may_go_on():
+        if not can_continue():
             raise ShardStoppedError
         tools = StageResources(
             load_engine=experiment_setup.load_engine, scratch=Path(request.scratch)

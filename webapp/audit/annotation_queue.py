@@ -46,7 +46,7 @@ class AnswerInput:
     comment: str
     seconds: float
 
-    def values(self) -> dict[str, Any]:
+    def to_columns(self) -> dict[str, Any]:
         """The answer as columns of its row."""
         return {
             "choice": self.choice,
@@ -207,9 +207,11 @@ def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
                 item=item,
                 auditor=person,
                 auditor_name=person.get_username(),
-                **given.values(),
+                **given.to_columns(),
             )
-        log_change(item, ItemChange.ANSWERED if won else ItemChange.LATE, person, given.values())
+        log_change(
+            item, ItemChange.ANSWERED if won else ItemChange.LATE, person, given.to_columns()
+        )
     return won
 
 

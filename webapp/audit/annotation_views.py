@@ -83,7 +83,7 @@ def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpRespons
         if found.holder_id != person.pk or found.is_answered:
             return redirect("audit_desk", pk=found.batch_id)
         return _render_item(request, person, found, form, status=422)
-    if annotation_queue.submit_answer(found, person, form.given(found)):
+    if annotation_queue.submit_answer(found, person, form.make_answer(found)):
         return redirect("audit_item", pk=found.batch_id, number=found.number)
     if not Answer.objects.filter(item=found, auditor=person).exists():
         messages.warning(request, _LOST)

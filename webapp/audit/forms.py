@@ -38,7 +38,7 @@ class AnswerForm(forms.Form):
     )
     seconds = forms.FloatField(required=False, widget=forms.HiddenInput)
 
-    def given(self, item: Item) -> AnswerInput:
+    def make_answer(self, item: Item) -> AnswerInput:
         """The answer, by the item's own names of its judgments."""
         values = self.cleaned_data
         choice = values.get("choice", "")

@@ -38,7 +38,7 @@ def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
     return [
         build_pair_row(batch, item, winner, ask)
         for batch, item, winner in firsts
-        if may_be_chosen(item, winner)
+        if can_be_chosen(item, winner)
     ]
 
 
@@ -60,7 +60,7 @@ def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
             yield item, cast("Side", next(iter(names)))
 
 
-def may_be_chosen(item: Item, winner: Side) -> bool:
+def can_be_chosen(item: Item, winner: Side) -> bool:
     """Whether the token limit did not cut the preferred judgment off, as far as is known.
 
     Batches that were drawn before this was written down do not know: then it may.
@@ -89,7 +89,7 @@ def build_pair_rows(batch: Batch) -> Iterable[Row]:
     return (
         build_pair_row(batch, item, winner, ask)
         for item, winner in iter_preferred(batch)
-        if may_be_chosen(item, winner)
+        if can_be_chosen(item, winner)
     )
 
 

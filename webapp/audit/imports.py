@@ -54,7 +54,7 @@ class ParsedAnswer:
 
     def is_same(self, auditor: str, values: Mapping[str, Any]) -> bool:
         """Whether this is the answer of that auditor with those values."""
-        given = self.given.values()
+        given = self.given.to_columns()
         return self.auditor == auditor and all(values[name] == given[name] for name in _ANSWER)
 
 
@@ -290,7 +290,7 @@ def _keep_one_each(found: Iterable[Found]) -> Iterator[Found]:
         else:
             by_item[one.item.number].append(one)
     for first, *others in by_item.values():
-        values = first.given.values()
+        values = first.given.to_columns()
         if all(other.is_same(first.auditor, values) for other in others):
             yield first
             yield from [one.leave_out("the same answer comes before it") for one in others]
@@ -317,12 +317,12 @@ def _write_answer(read: ParsedAnswer, name: str, by: User) -> bool | LeftOut:
         auditor=auditor,
         auditor_name=read.auditor,
         source=name[:200],
-        **read.given.values(),
+        **read.given.to_columns(),
     )
     log_change(
         item,
         ItemChange.IMPORTED,
         by,
-        {**read.given.values(), "auditor": read.auditor, "file": name},
+        {**read.given.to_columns(), "auditor": read.auditor, "file": name},
     )
     return True

@@ -62,7 +62,7 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
 
 
 def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
-    yield _chart_scores(tables.points())
+    yield _chart_scores(tables.read_score_histogram())
     yield _chart_histogram(
         "Do the judgments of one response agree?",
         tables.read_variances(),
@@ -77,7 +77,7 @@ def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Ite
         x_label="best minus worst Elo, in nats",
         description="One count for each response whose judgments battled.",
     )
-    log = tables.training_log() or running
+    log = tables.read_training_log() or running
     for chart in TRAINING_CHARTS:
         yield _chart_training_log(chart, log)
 
@@ -109,7 +109,7 @@ def _make_bins(values: Numbers) -> Scale:
 
 def _chart_lengths(kind: str, texts: str, tables: TableReader) -> Chart:
     title = f"Length of chosen and rejected {texts}"
-    sides = {side: tables.lengths(kind, side) for side in ("chosen", "rejected")}
+    sides = {side: tables.read_lengths(kind, side) for side in ("chosen", "rejected")}
     both = np.concatenate(list(sides.values()))
     if not both.size:
         return build_line_chart(title, [], x_label="characters", y_label="pairs")

@@ -32,16 +32,16 @@ class TableReader:
         self._root, self._folder = root, folder
         self._files = IterationFiles(ArtifactStore(root), folder)
 
-    def points(self) -> list[int]:
-        """Count the judge's points in each bin of `HISTOGRAM_BINS`."""
+    def read_score_histogram(self) -> list[int]:
+        """Count the judge's scores in each bin of `HISTOGRAM_BINS`."""
         found = [_count_scores(*known) for known in self._list_parts("judgments")]
         return _add_counts(found, len(HISTOGRAM_BINS))
 
     def read_variances(self) -> Numbers:
-        """Variance of the points of each scored response."""
+        """Variance of the scores of each scored response."""
         return _concatenate([_read_variances(*known) for known in self._list_parts("scores")])
 
-    def lengths(self, kind: str, side: str) -> Numbers:
+    def read_lengths(self, kind: str, side: str) -> Numbers:
         """Characters of the chosen or the rejected text of each pair of a kind."""
         return _concatenate(
             [_read_lengths(*known, side) for known in self._list_parts(f"{kind}_pairs")]
@@ -51,8 +51,8 @@ class TableReader:
         """Best minus worst rating of each response whose judgments battled, in nats."""
         return _concatenate([_read_elo_spreads(*known) for known in self._list_parts("ratings")])
 
-    def training_log(self) -> list[LogRow]:
-        """Figures of the training: step, metric, value."""
+    def read_training_log(self) -> list[LogRow]:
+        """Metrics of the training: step, metric, value."""
         return [
             row for known in self._list_parts("training_log") for row in _read_training_log(*known)
         ]

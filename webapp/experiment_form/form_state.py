@@ -27,10 +27,10 @@ from webapp.experiment_form.uploads import (
     StoredPrompts,
     format_upload_limit,
     inspect_prompts,
+    is_too_large,
     list_first_texts,
     read_stored_prompts,
     store_prompts,
-    was_too_large,
 )
 from webapp.experiments.models import Experiment
 
@@ -306,7 +306,7 @@ def read_sent_prompts(request: HttpRequest, form: LaunchForm) -> PromptsState:
     Raises:
         PromptFileError: it cannot be used.
     """
-    if was_too_large(request):
+    if is_too_large(request):
         raise PromptFileError(f"The file is larger than {format_upload_limit()}.")
     file = request.FILES.get("prompts_file")
     if isinstance(file, UploadedFile):

@@ -71,7 +71,7 @@ class LimitedUploads(FileUploadHandler):
         """Pass a chunk on.
 
         Raises:
-            SkipFile: the file is too large; `was_too_large` knows it then.
+            SkipFile: the file is too large; `is_too_large` knows it then.
         """
         if start + len(raw_data) > settings.META_REWARD_UPLOAD_BYTES:
             if self.request is not None:
@@ -83,7 +83,7 @@ class LimitedUploads(FileUploadHandler):
         """Leave the file to the handlers behind this one."""
 
 
-def was_too_large(request: HttpRequest) -> bool:
+def is_too_large(request: HttpRequest) -> bool:
     """Whether a file of this request was dropped."""
     return _REFUSED_UPLOAD in request.META
 

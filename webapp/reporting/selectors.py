@@ -72,8 +72,8 @@ class StoredEvaluation:
     Attributes:
         path: of its file, below the experiment's folder.
         facts: what it is about, by their headings.
-        findings: sentences on what limits its worth.
-        not_evaluated: why it has no figures, or empty.
+        issues: sentences on what limits its worth.
+        not_evaluated: why it has no metrics, or empty.
     """
 
     number: int
@@ -99,7 +99,7 @@ def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvalua
             facts=dict(_iter_facts(made.card)),
             metrics=[_make_row(metric) for metric in made.card["figures"]],
             issues=[f"{one['name']}. {one['sentence']} {one['advice']}"
-                      for one in made.card.get("findings") or []],
+                    for one in made.card.get("findings") or []],
             not_evaluated=made.card.get("not_evaluated") or "",
         )
         for made in iter_scorecard_files(store, experiment)

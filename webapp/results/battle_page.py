@@ -55,7 +55,7 @@ def read_battle_page(
     Raises:
         ArtifactError: a file is gone or differs from its manifest.
     """
-    part, prompt_id = int(index.counts("part")[row]), index.prompt_ids[row]
+    part, prompt_id = int(index.get_counts("part")[row]), index.prompt_ids[row]
     battled = index.rows["battled_response_id"][row].as_py()
     judgments = {
         judgment.sample: judgment
@@ -87,7 +87,7 @@ def _is_of(battle: Battle, first: Judgment, second: Judgment) -> bool:
 def _make_judgment_view(judgment: Judgment, elo: dict[str, float]) -> ComparedJudgmentView:
     return ComparedJudgmentView(
         judgment.sample,
-        TextExcerpt.of(judgment.text),
+        TextExcerpt.from_text(judgment.text),
         judgment.score,
         elo.get(judgment.judgment_id),
     )
@@ -99,7 +99,7 @@ def _make_order_view(battle: Battle, first: Judgment, second: Judgment) -> Order
     return OrderView(
         shown_first=first.sample,
         shown_second=second.sample,
-        passage=TextExcerpt.of(battle.text),
+        passage=TextExcerpt.from_text(battle.text),
         winner=winners.get(battle.verdict or ""),
         ending="a tie" if battle.verdict == "tie" else f"{_UNREAD}: {reason}".rstrip(": "),
     )

@@ -90,6 +90,6 @@ class RulesForm(forms.Form):
             widget=forms.NumberInput(attrs={"type": "range"}),
         )
 
-    def rules(self) -> PairRules:
+    def make_rules(self) -> PairRules:
         """The rules that were asked for, once the form is valid."""
         return PairRules(**self.cleaned_data)

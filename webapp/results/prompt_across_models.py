@@ -83,7 +83,7 @@ def _iter_picked(
         row = index.row_of.get(prompt_id)
         if row is None:
             continue
-        part = int(index.counts("part")[row])
+        part = int(index.get_counts("part")[row])
         responses = to_records(
             read_prompt_rows(opened.files, "responses", part, prompt_id), Response
         )

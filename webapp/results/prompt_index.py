@@ -116,7 +116,7 @@ class IterationIndex:
         enough: Mask = self.judged.grid.scored & (self.judged.valid >= self.min_valid_judgments)
         return enough
 
-    def counts(self, column: str) -> IntArray:
+    def get_counts(self, column: str) -> IntArray:
         """A column of counts; absent ones are 0."""
         return self._counts[column]
 
@@ -347,8 +347,8 @@ def _build_judged_grid(index: IterationIndex) -> JudgedGrid:
             ],
             dtype=np.intp,
         ),
-        chosen_judgment_chars=index.counts("chosen_judgment_chars"),
-        rejected_judgment_chars=index.counts("rejected_judgment_chars"),
+        chosen_judgment_chars=index.get_counts("chosen_judgment_chars"),
+        rejected_judgment_chars=index.get_counts("rejected_judgment_chars"),
     )
 
 

@@ -63,7 +63,7 @@ def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
         mask &= _match_outcome(index.kinds[kind], wanted.get(kind) or "")
     for flag in ("unscored", "inconsistent"):
         if wanted.get(flag):
-            mask &= index.counts(flag) > 0
+            mask &= index.get_counts(flag) > 0
     for metric in ("gap", "variance"):
         least = wanted.get(f"{metric}_at_least")
         if least is not None:
@@ -115,10 +115,10 @@ def _describe_row(index: IterationIndex, row: int) -> PromptRow:
         variance=_to_optional(index.variance[row]),
         mean=_to_optional(index.mean[row]),
         length=_to_optional(index.length[row]),
-        judgments=int(index.counts("judgments")[row]),
-        unscored=int(index.counts("unscored")[row]),
-        both_orders=int(index.counts("both_orders")[row]),
-        inconsistent=int(index.counts("inconsistent")[row]),
+        judgments=int(index.get_counts("judgments")[row]),
+        unscored=int(index.get_counts("unscored")[row]),
+        both_orders=int(index.get_counts("both_orders")[row]),
+        inconsistent=int(index.get_counts("inconsistent")[row]),
         actor=describe_outcome(index, "actor", row),
         judge=describe_outcome(index, "judge", row),
     )

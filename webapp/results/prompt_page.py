@@ -32,7 +32,7 @@ class TextExcerpt:
     left_out: int
 
     @classmethod
-    def of(cls, text: str) -> "TextExcerpt":
+    def from_text(cls, text: str) -> "TextExcerpt":
         """Cut a text to what a page shows."""
         return cls(text[:MAX_SHOWN_CHARS], len(text), max(0, len(text) - MAX_SHOWN_CHARS))
 
@@ -134,7 +134,7 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
     rules = get_rules(opened.recipe, opened.number)
     return PromptPage(
         prompt_id=prompt_id,
-        passage=TextExcerpt.of(index.rows["text"][row].as_py()),
+        passage=TextExcerpt.from_text(index.rows["text"][row].as_py()),
         extra=prompts[0]["extra"] if prompts else None,
         responses=_make_response_views(found, index, prompt_id),
         actor=PairView(
@@ -146,15 +146,15 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
         ),
         battles=_build_battle_chart(found) if found.battles else None,
         fighters=sorted(_get_compared_judgments(found).values()),
-        inconsistent=int(index.counts("inconsistent")[row]),
-        both_orders=int(index.counts("both_orders")[row]),
+        inconsistent=int(index.get_counts("inconsistent")[row]),
+        both_orders=int(index.get_counts("both_orders")[row]),
         before=index.prompt_ids[row - 1] if row > 0 else None,
         after=index.prompt_ids[row + 1] if row + 1 < len(index) else None,
     )
 
 
 def _get_part(index: IterationIndex, row: int) -> int:
-    return int(index.counts("part")[row])
+    return int(index.get_counts("part")[row])
 
 
 def _read_records(opened: OpenIteration, index: IterationIndex, row: int) -> _PromptRecords:
@@ -194,7 +194,7 @@ def _make_response_view(
     return ResponseView(
         name=f"Response {response.sample}",
         response_id=response.response_id,
-        passage=TextExcerpt.of(response.text),
+        passage=TextExcerpt.from_text(response.text),
         tokens=response.tokens,
         points=[_format_score(judgment) for judgment in judgments],
         valid=score.valid if score else 0,
@@ -225,7 +225,7 @@ def _make_judgment_view(
     return JudgmentView(
         name=f"Judgment {judgment.sample}",
         judgment_id=judgment.judgment_id,
-        passage=TextExcerpt.of(judgment.text),
+        passage=TextExcerpt.from_text(judgment.text),
         score=judgment.score,
         unscored=(judgment.unscored_reason or "").replace("_", " "),
         tokens=judgment.tokens,

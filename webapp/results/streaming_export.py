@@ -47,8 +47,8 @@ def stream_parquet(files: IterationFiles, kinds: Kinds) -> Iterator[bytes]:
             for rows in _iter_batches(files, f"{kind}_pairs"):
                 made = list(to_trl(_to_pair_rows(rows)))
                 writer.write_table(pa.Table.from_pylist(made, schema=schema))
-                yield sink.take()
-    yield sink.take()
+                yield sink.take_written()
+    yield sink.take_written()
 
 
 _DPO_COLUMNS: Final = (
@@ -66,8 +66,8 @@ def stream_zip(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[bytes]:
             with archive.open(entry, "w", force_zip64=True) as target:
                 for chunk in checkpoint.chunks(name):
                     target.write(chunk)
-                    yield sink.take()
-    yield sink.take()
+                    yield sink.take_written()
+    yield sink.take_written()
 
 
 def _iter_batches(files: IterationFiles, table: str) -> Iterator[list[Mapping[str, Any]]]:
@@ -104,7 +104,7 @@ class _StreamBuffer(io.RawIOBase):
         self._written += len(taken)
         return len(taken)
 
-    def take(self) -> bytes:
+    def take_written(self) -> bytes:
         """What was written since the last time."""
         taken, self._waiting = b"".join(self._waiting), []
         return taken

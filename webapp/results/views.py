@@ -228,7 +228,7 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
     given = {key: request.GET.get(key, "") for key in asdict(as_they_were)}
     asked = given if any(key in request.GET for key in given) else asdict(as_they_were)
     form = RulesForm(asked, recipe=opened.recipe, label_suffix="")
-    made = compute_what_if(opened, index, form.rules()) if form.is_valid() else None
+    made = compute_what_if(opened, index, form.make_rules()) if form.is_valid() else None
     page = Paginator(made.changed if made else [], SHOWN_ON_A_PAGE).get_page(
         request.GET.get("page")
     )

@@ -86,7 +86,7 @@ class EngineHost:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._words: EngineOutput | None = None
+        self._output: EngineOutput | None = None
         self._model: str | None = None
         self._unread = b""
 
@@ -101,24 +101,24 @@ class EngineHost:
         *,
         resource: Resource,
         model: str,
-        hear: Callable[[dict[str, Any]], None],
-        may_go_on: Callable[[], bool],
+        on_message: Callable[[dict[str, Any]], None],
+        can_continue: Callable[[], bool],
         every_seconds: float = 1.0,
     ) -> ShardResult:
         """Let the child run a shard.
 
         Args:
             model: whatever tells one loaded engine from another.
-            hear: told the child's messages about its progress.
-            may_go_on: asked every so often; False kills the child.
+            on_message: called with the child's messages about its progress.
+            can_continue: asked every so often; False kills the child.
 
         Raises:
             ShardFailedError: the shard failed, or the child died.
-            ShardStoppedError: `may_go_on` said no.
+            ShardStoppedError: `can_continue` returned False.
         """
         self._prepare(resource, model)
         try:
-            answer = self._exchange(request, hear, may_go_on, every_seconds)
+            answer = self._exchange(request, on_message, can_continue, every_seconds)
         finally:
             if resource == "trainer":
                 self.kill()
@@ -129,8 +129,8 @@ class EngineHost:
         request: SampleRequest,
         *,
         model: str,
-        hear: Callable[[dict[str, Any]], None],
-        may_go_on: Callable[[], bool],
+        on_message: Callable[[dict[str, Any]], None],
+        can_continue: Callable[[], bool],
         every_seconds: float = 1.0,
     ) -> list[list[Completion]]:
         """Let the child draw completions; the arguments are those of `run`.
@@ -140,23 +140,23 @@ class EngineHost:
 
         Raises:
             ShardFailedError: the engine failed, or the child died.
-            ShardStoppedError: `may_go_on` said no.
+            ShardStoppedError: `can_continue` returned False.
         """
         self._prepare("engine", model)
-        answer = self._exchange(request, hear, may_go_on, every_seconds)
+        answer = self._exchange(request, on_message, can_continue, every_seconds)
         return [[Completion(**drawn) for drawn in replies] for replies in answer["finished"]]
 
     def _exchange(
         self,
         request: ShardRequest | SampleRequest,
-        hear: Callable[[dict[str, Any]], None],
-        may_go_on: Callable[[], bool],
+        on_message: Callable[[dict[str, Any]], None],
+        can_continue: Callable[[], bool],
         every_seconds: float,
     ) -> dict[str, Any]:
         """Ask, and wait for the last message; a child that was not heard out is killed."""
         try:
             self._ask(request)
-            answer = self._wait_for_answer(hear, may_go_on, every_seconds)
+            answer = self._wait_for_answer(on_message, can_continue, every_seconds)
         except BaseException:
             self.kill()
             raise
@@ -178,9 +178,9 @@ class EngineHost:
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):
             _close(stream)
-        if self._words is not None:
-            self._words.close()
-        self._child = self._words = self._model = None
+        if self._output is not None:
+            self._output.close()
+        self._child = self._output = self._model = None
         self._unread = b""
 
     def _prepare(self, resource: Resource, model: str) -> None:
@@ -197,12 +197,12 @@ class EngineHost:
             self._model = model
 
     def _start(self) -> None:
-        self._words = EngineOutput()
+        self._output = EngineOutput()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "workers.engine.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._words.file,
+            stderr=self._output.file,
             process_group=0,
             preexec_fn=make_parent_death_preexec(),
         )
@@ -217,8 +217,8 @@ class EngineHost:
 
     def _wait_for_answer(
         self,
-        hear: Callable[[dict[str, Any]], None],
-        may_go_on: Callable[[], bool],
+        on_message: Callable[[dict[str, Any]], None],
+        can_continue: Callable[[], bool],
         every_seconds: float,
     ) -> dict[str, Any]:
         """Hear messages until the last one about what was asked."""
@@ -228,10 +228,10 @@ class EngineHost:
             if message is not None and ("finished" in message or "failed" in message):
                 return message
             if message is not None:
-                hear(message)
+                on_message(message)
             if time.monotonic() >= ask_at:
                 self._log_output()
-                if not may_go_on():
+                if not can_continue():
                     raise ShardStoppedError
                 ask_at = time.monotonic() + every_seconds
 
@@ -257,14 +257,14 @@ class EngineHost:
         assert self._child is not None  # noqa: S101
         code = self._child.wait()
         how = _describe_end(code)
-        last = self._words.last() if self._words is not None else ""
+        last = self._output.read_last_lines() if self._output is not None else ""
         return ShardFailedError(
             f"{how}\n{last}" if last else how, kind="EngineDied", retryable=True
         )
 
     def _log_output(self) -> None:
-        if self._words is not None:
-            self._words.tell()
+        if self._output is not None:
+            self._output.log_new_lines()
 
 
 HOST: Final = EngineHost()

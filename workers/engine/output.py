@@ -21,25 +21,25 @@ class EngineOutput:
 
     def __init__(self) -> None:
         self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed with the child
-        self._redact_completion = 0
+        self._logged_bytes = 0
 
-    def tell(self) -> None:
+    def log_new_lines(self) -> None:
         """Log the lines that were ended since the last time.
 
         They carry the ids of whatever the worker does now (`webapp.logging_config.log_context`).
         """
-        read = os.pread(self.file.fileno(), _READ_BYTES, self._redact_completion)
+        read = os.pread(self.file.fileno(), _READ_BYTES, self._logged_bytes)
         ended, found, _ = read.rpartition(b"\n")
         if not found and len(read) < _READ_BYTES:
             return
         whole = ended + found or read
-        self._redact_completion += len(whole)
+        self._logged_bytes += len(whole)
         for line in whole.split(b"\n"):
             shown = line.rpartition(b"\r")[2].decode(errors="replace")  # as a terminal shows bars
             if shown.strip():
                 _log.info("%s", shown)
 
-    def last(self) -> str:
+    def read_last_lines(self) -> str:
         """The last lines."""
         size = os.fstat(self.file.fileno()).st_size
         read = os.pread(self.file.fileno(), _LAST_BYTES, max(size - _LAST_BYTES, 0))
@@ -47,5 +47,5 @@ class EngineOutput:
 
     def close(self) -> None:
         """Log what is left, and let go of the file."""
-        self.tell()
+        self.log_new_lines()
         self.file.close()

@@ -49,21 +49,21 @@ class Reporter:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
     def send(self, **message: Any) -> None:
         """Write one message."""
         self._stream.write(json.dumps(message) + "\n")
         self._stream.flush()
 
-    def progress(self, done: int, tokens: int) -> None:
+    def report_progress(self, done: int, tokens: int) -> None:
         """Tell how far the engine is."""
         now = time.monotonic()
-        if now - self._told_at >= PROGRESS_SECONDS:
-            self._told_at = now
+        if now - self._reported_at >= PROGRESS_SECONDS:
+            self._reported_at = now
             self.send(progress=[done, tokens], **_get_device_memory())
 
-    def log(self, row: dict[str, float]) -> None:
+    def report_log_row(self, row: dict[str, float]) -> None:
         """Tell a row of the training's log."""
         self.send(log=row)
 
@@ -75,8 +75,8 @@ def main() -> None:
     tools = StageResources(
         load_engine=load_engine,
         scratch=Path(),
-        progress=reporter.progress,
-        on_log=reporter.log,
+        progress=reporter.report_progress,
+        on_log=reporter.report_log_row,
     )
     for request in _iter_requests(sys.stdin):
         handle_request(request, tools, reporter)

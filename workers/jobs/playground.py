@@ -61,13 +61,13 @@ class ChatRequest:
     judgments: int
 
     @classmethod
-    def of(cls, order: Order) -> "ChatRequest":
+    def from_job(cls, order: Order) -> "ChatRequest":
         """Read it."""
         wish = dict(order.wish)
         earlier = [(turn.wish["prompt"], get_replies(turn)) for turn in list_turns(order)[:-1]]
         return cls(earlier=earlier, sampling=SamplingParams(**wish.pop("sampling")), **wish)
 
-    def conversation(self, model: int, *, system_prompt: str | None = None) -> Conversation:
+    def build_conversation(self, model: int, *, system_prompt: str | None = None) -> Conversation:
         """What one of the models is told, after its own replies to what it was told before."""
         prompts = [*(prompt for prompt, _ in self.earlier), self.prompt]
         told = build_actor_conversation(prompts[0], system_prompt=system_prompt)
@@ -97,15 +97,15 @@ class JobLease:
             ShardStoppedError: the order was cancelled, or is somebody else's by now.
         """
         self.outcome |= {"doing": doing, "tokens": 0}
-        if not self.may_go_on():
+        if not self.can_continue():
             raise ShardStoppedError
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def handle_message(self, message: dict[str, Any]) -> None:
         """Take what the engine says about its progress."""
         if "progress" in message:
             self.outcome["tokens"] = message["progress"][1]
 
-    def may_go_on(self) -> bool:
+    def can_continue(self) -> bool:
         """Tell how far it is; False if the order is no longer ours, or the worker stops."""
         try:
             close_old_connections()
@@ -127,12 +127,12 @@ class HostedEngine:
     """One of an experiment's models in this worker's engine process: an engine like any other."""
 
     def __init__(
-        self, row: models.Experiment, number: int, *, sha256: str, vigil: JobLease
+        self, row: models.Experiment, number: int, *, sha256: str, lease: JobLease
     ) -> None:
-        self._get_shard = row
+        self._experiment = row
         self._number = number
         self._loaded_as = hash_json([sha256, row.recipe["engine"]])
-        self._vigil = vigil
+        self._lease = lease
 
     def sample(
         self,
@@ -141,12 +141,12 @@ class HostedEngine:
         *,
         sampling: SamplingParams,
         seed: int,
-        progress: Progress | None = None,  # noqa: ARG002 the vigil hears it
+        progress: Progress | None = None,  # noqa: ARG002 the lease receives it
     ) -> list[list[Completion]]:
         """Draw completions; see `Engine.sample`."""
         request = SampleRequest(
-            artifact_root=self._get_shard.artifact_root,
-            experiment=self._get_shard.name,
+            artifact_root=self._experiment.artifact_root,
+            experiment=self._experiment.name,
             number=self._number,
             conversations=conversations,
             samples=n,
@@ -156,8 +156,8 @@ class HostedEngine:
         return HOST.sample(
             request,
             model=self._loaded_as,
-            hear=self._vigil.hear,
-            may_go_on=self._vigil.may_go_on,
+            on_message=self._lease.handle_message,
+            can_continue=self._lease.can_continue,
         )
 
     def close(self) -> None:
@@ -177,33 +177,33 @@ def run_chat(order: Order) -> Outcome:
     """
     if order.experiment is None:
         raise InputError(f"experiment {order.subject!r} is gone")
-    wish, vigil = ChatRequest.of(order), JobLease(order)
+    wish, lease = ChatRequest.from_job(order), JobLease(order)
     experiment = open_row(order.experiment)
     engines = {
         number: HostedEngine(
-            order.experiment, number, sha256=experiment.model(number).sha256, vigil=vigil
+            order.experiment, number, sha256=experiment.model(number).sha256, lease=lease
         )
         for number in {*wish.models, *wish.judges}
     }
     try:
-        _run_turn(wish, experiment, engines, vigil)
+        _run_turn(wish, experiment, engines, lease)
     except ShardStoppedError as error:
         raise EngineError("it was stopped") from error
     except ShardFailedError as error:
         raise EngineError(str(error)) from error
-    return {name: vigil.outcome[name] for name in ("answers", "judgments")}
+    return {name: lease.outcome[name] for name in ("answers", "judgments")}
 
 
 def _run_turn(
-    wish: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], vigil: JobLease
+    wish: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], lease: JobLease
 ) -> None:
     """Let all answer, then all judge; who answered last judges first and need not load again."""
     order = sorted(wish.models, key=lambda number: number in wish.judges)
     for number in order:
-        vigil.begin(f"M{number} answers")
+        lease.begin(f"M{number} answers")
         began = time.monotonic()
         completion = _generate_response(wish, experiment, number, engines[number])
-        vigil.outcome["answers"].append(
+        lease.outcome["answers"].append(
             {
                 "model": number,
                 **asdict(completion),
@@ -211,12 +211,12 @@ def _run_turn(
                 "seconds": round(time.monotonic() - began, 2),
             }
         )
-    vigil.outcome["answers"].sort(key=lambda answer: wish.models.index(answer["model"]))
+    lease.outcome["answers"].sort(key=lambda answer: wish.models.index(answer["model"]))
     for number in reversed(order):
         if number in wish.judges:
-            vigil.begin(f"M{number} judges")
-            vigil.outcome["judgments"] += _judge_responses(
-                wish, experiment, number, engines[number], vigil.outcome["answers"]
+            lease.begin(f"M{number} judges")
+            lease.outcome["judgments"] += _judge_responses(
+                wish, experiment, number, engines[number], lease.outcome["answers"]
             )
 
 
@@ -224,7 +224,7 @@ def _generate_response(
     wish: ChatRequest, experiment: Experiment, number: int, engine: HostedEngine
 ) -> Completion:
     system_prompt = experiment.recipe.actor.system_prompt
-    conversation = wish.conversation(number, system_prompt=system_prompt)
+    conversation = wish.build_conversation(number, system_prompt=system_prompt)
     seed = derive_seed(wish.seed, "try", "answer")
     return engine.sample([conversation], 1, sampling=wish.sampling, seed=seed)[0][0]
 
@@ -238,7 +238,9 @@ def _judge_responses(
 ) -> list[Outcome]:
     """Judge what was answered; a prompt that the engine refused has no answer to judge."""
     settings = experiment.recipe.judge
-    instructions = {number: format_instruction(wish.conversation(number)) for number in wish.models}
+    instructions = {
+        number: format_instruction(wish.build_conversation(number)) for number in wish.models
+    }
     responses = [
         Response(
             prompt_id=compute_prompt_id(instructions[answer["model"]]),

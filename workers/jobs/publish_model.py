@@ -65,8 +65,8 @@ class Published:
     size_bytes: int
     files: Sequence[str]
 
-    def outcome(self) -> Outcome:
-        """Put it into plain values."""
+    def to_outcome(self) -> Outcome:
+        """Give it as plain values, for the job's row."""
         return {
             "folder": self.folder,
             "archive": self.archive,
@@ -89,7 +89,7 @@ def publish_model(order: Order) -> Outcome:
     experiment = open_row(order.experiment)
     card = _write_card(experiment, order.experiment, number)
     published = _publish_locally(experiment, number, card)
-    outcome = published.outcome()
+    outcome = published.to_outcome()
     repository = str(order.wish.get("repository", ""))
     if repository:
         _save_outcome(order, {**outcome, "doing": f"uploading to {repository}"})

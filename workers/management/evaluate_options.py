@@ -224,9 +224,9 @@ class _EngineFactory:
         self.places = places
         self._options = options
         self._console = console
-        self._read_cached = ArtifactStore(str(options["out"] / "kept"))
+        self._cache = ArtifactStore(str(options["out"] / "kept"))
 
-    def run(self) -> BenchmarkRun:
+    def make_run(self) -> BenchmarkRun:
         options = self._options
         judging = SamplingParams(
             options["judge_temperature"],
@@ -243,14 +243,14 @@ class _EngineFactory:
             judging=judging,
             samples=options["samples"],
             seed=options["seed"],
-            tell=self.tell,
+            make_progress=self.make_progress,
             system_prompt=options["system_prompt"],
         )
 
-    def tell(self, step: str, total: int) -> Progress:
+    def make_progress(self, step: str, total: int) -> Progress:
         return make_progress_printer(self._console, step, total)
 
-    def side(self, role: str) -> OutputSource:
+    def open_side(self, role: str) -> OutputSource:
         options = self._options
         if options[f"{role}_file"] is not None:
             path: Path = options[f"{role}_file"]
@@ -261,7 +261,7 @@ class _EngineFactory:
         return open_engine(
             spec,
             places=self.places,
-            kept=self._read_cached,
+            kept=self._cache,
             name=name,
             changes=changes,
             shard_conversations=self._options["shard"],
@@ -273,13 +273,13 @@ def make_progress_printer(console: Console, step: str, total: int) -> Progress:
     """Print about twenty lines on the way to so many replies."""
     told = 0
 
-    def tell(done: int, tokens: int) -> None:
+    def print_progress(done: int, tokens: int) -> None:
         nonlocal told
         if done - told >= max(1, total // 20) or (done == total and told < total):
             told = done
             console.print(f"{step}: {done:,} of {total:,} replies, {tokens:,} tokens")
 
-    return tell
+    return print_progress
 
 
 def _load_judge_prompt(options: Options) -> JudgePrompt:
@@ -293,10 +293,10 @@ def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     texts, datasets = (None, {}) if prompts is None else _read_prompts_with_datasets(prompts)
     return [
         run_alpaca(
-            engines.run(),
+            engines.make_run(),
             instructions=texts,
-            model=engines.side("model"),
-            baseline=engines.side("baseline"),
+            model=engines.open_side("model"),
+            baseline=engines.open_side("baseline"),
             orders=options["orders"],
             datasets=datasets,
         )
@@ -316,23 +316,27 @@ def _read_prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
 
 def _run_arena(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     return run_arena(
-        engines.run(),
+        engines.make_run(),
         questions=options["questions"],
-        model=engines.side("model"),
-        baseline=engines.side("baseline"),
+        model=engines.open_side("model"),
+        baseline=engines.open_side("baseline"),
         version=options["version"],
     )
 
 
 def _run_mt_bench(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     return [
-        run_mt_bench(engines.run(), questions=options["questions"], model=engines.side("model"))
+        run_mt_bench(
+            engines.make_run(), questions=options["questions"], model=engines.open_side("model")
+        )
     ]
 
 
 def _run_reward_bench(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     return [
-        run_reward_bench(engines.run(), items=options["items"], words=_load_judge_prompt(options))
+        run_reward_bench(
+            engines.make_run(), items=options["items"], words=_load_judge_prompt(options)
+        )
     ]
 
 
@@ -368,13 +372,15 @@ def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
         raise InputError("name either a file by --responses, or --experiment and --iteration")
     if named is None:
         path = run_judge(
-            engines.run(), read_judge_items(options["responses"]), words=_load_judge_prompt(options)
+            engines.make_run(),
+            read_judge_items(options["responses"]),
+            words=_load_judge_prompt(options),
         )
     else:
         experiment = require_experiment(named, engines.places)
         files = experiment.files(options["iteration"] or experiment.count_finished_iterations())
         path = run_judge(
-            engines.run(), read_iteration_items(files), words=_load_judge_prompt(options)
+            engines.make_run(), read_iteration_items(files), words=_load_judge_prompt(options)
         )
         if reference is None:
             return compare_on_own_responses(experiment, [path])

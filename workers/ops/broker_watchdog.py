@@ -41,17 +41,17 @@ class BrokerWatchdog:
 
     def __init__(self, queues: frozenset[str]) -> None:
         self._queues = queues
-        self._looked = self._heard = time.monotonic()
+        self._checked_at = self._received_at = time.monotonic()
 
-    def listen(self) -> None:
+    def check(self) -> None:
         """Look, if it is time; end the process if messages have long waited for an idle worker."""
         now = time.monotonic()
-        if now - self._looked < CHECK_SECONDS:
+        if now - self._checked_at < CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked_at = now
         if _busy[0] or not self._has_waiting_messages():
-            self._heard = time.monotonic()
-        elif now - self._heard > BROKER_LOST_SECONDS:
+            self._received_at = time.monotonic()
+        elif now - self._received_at > BROKER_LOST_SECONDS:
             _log.error("messages wait and do not arrive here: this worker ends, to be started anew")
             logging.shutdown()
             os._exit(EXIT_BROKER_LOST)  # an orderly end would wait for the connection that is dead

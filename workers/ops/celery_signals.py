@@ -28,8 +28,8 @@ def _register(sender: str, instance: Any, **_: object) -> None:
 @signals.heartbeat_sent.connect  # type: ignore[untyped-decorator]
 def _send_heartbeat(**_: object) -> None:
     heartbeat.send_heartbeat()
-    for ear in _watchdogs:
-        ear.listen()
+    for watchdog in _watchdogs:
+        watchdog.check()
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -44,14 +44,14 @@ class Service:
 
 
 class _RunningService:
-    """One part while it is looked after."""
+    """A service that is supervised, and its process."""
 
-    def __init__(self, part: Service, say: Write) -> None:
-        self.part = part
+    def __init__(self, definition: Service, say: Write) -> None:
+        self.definition = definition
         self.process: subprocess.Popen[bytes] | None = None
         self.output: int | None = None
         self._print_line = say
-        self._estimate_rest = b""
+        self._unread = b""
         self._began = 0.0
         self._start_at = 0.0
         self._delay = _FIRST_DELAY_SECONDS
@@ -62,7 +62,7 @@ class _RunningService:
             self._began = time.monotonic()
             self._start_at = self._began + _FIRST_DELAY_SECONDS
             try:
-                self.process = self.part.start()
+                self.process = self.definition.start()
             except OSError as error:  # no memory or no process to be had: there may be, later
                 self._plan_restart(f"cannot be started ({error})")
                 return
@@ -83,10 +83,10 @@ class _RunningService:
     def show(self) -> None:
         """Show the lines that it has written by now."""
         while chunk := self._read():
-            *lines, self._estimate_rest = (self._estimate_rest + chunk).split(b"\n")
+            *lines, self._unread = (self._unread + chunk).split(b"\n")
             for line in lines:
                 self._print_line(line.decode(errors="replace"))
-            if len(self._estimate_rest) > _MAX_LINE_BYTES:
+            if len(self._unread) > _MAX_LINE_BYTES:
                 self._show_rest()
 
     def _read(self) -> bytes:
@@ -120,9 +120,9 @@ class _RunningService:
         self.process = self.output = None
 
     def _show_rest(self) -> None:
-        if self._estimate_rest:
-            self._print_line(self._estimate_rest.decode(errors="replace"))
-        self._estimate_rest = b""
+        if self._unread:
+            self._print_line(self._unread.decode(errors="replace"))
+        self._unread = b""
 
     def _plan_restart(self, reason: str) -> None:
         now = time.monotonic()
@@ -146,10 +146,11 @@ class Supervisor:
         Args:
             write: takes each line that a part has written, its name before it.
         """
-        width = max(len(part.name) for part in parts)
+        width = max(len(definition.name) for definition in parts)
         self._write = write
-        self._read_cached = [
-            _RunningService(part, self._make_writer(part.name.ljust(width))) for part in parts
+        self._services = [
+            _RunningService(definition, self._make_writer(definition.name.ljust(width)))
+            for definition in parts
         ]
         self._stop_requests = 0
 
@@ -161,8 +162,10 @@ class Supervisor:
                 while not self._stop_requests:
                     self._check_services()
             finally:
-                self._stop([kept for kept in self._read_cached if not kept.part.stops_last])
-                self._stop([kept for kept in self._read_cached if kept.part.stops_last])
+                self._stop(
+                    [service for service in self._services if not service.definition.stops_last]
+                )
+                self._stop([service for service in self._services if service.definition.stops_last])
                 kill_orphans(keep=())
 
     def _make_writer(self, prefix: str) -> Write:
@@ -176,38 +179,38 @@ class Supervisor:
             self._write = lambda line: None  # noqa: ARG005
 
     def _check_services(self) -> None:
-        for kept in self._read_cached:
-            kept.start_when_due()
+        for service in self._services:
+            service.start_when_due()
         self._show_for_a_moment()
-        deaths = [kept.check_exit(stopping=False) for kept in self._read_cached]
+        deaths = [service.check_exit(stopping=False) for service in self._services]
         if any(deaths):
             kill_orphans(keep=self._list_pids())
 
     def _list_pids(self) -> set[int]:
-        return {kept.process.pid for kept in self._read_cached if kept.process is not None}
+        return {service.process.pid for service in self._services if service.process is not None}
 
     def _show_for_a_moment(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for kept in self._read_cached:
-                if kept.output is not None:
-                    selector.register(kept.output, selectors.EVENT_READ, kept)
+            for service in self._services:
+                if service.output is not None:
+                    selector.register(service.output, selectors.EVENT_READ, service)
             ready = selector.select(_POLL_SECONDS)
         for key, _ in ready:
             key.data.show()
 
     def _stop(self, stopping: Sequence[_RunningService]) -> None:
         """Ask all at once to stop, wait, then kill; a second signal kills at once."""
-        for kept in stopping:
-            kept.ask_to_stop()
+        for service in stopping:
+            service.ask_to_stop()
         asked = time.monotonic()
         requests = max(1, self._stop_requests)
-        while any(kept.process is not None for kept in stopping):
+        while any(service.process is not None for service in stopping):
             self._show_for_a_moment()
-            for kept in stopping:
-                late = time.monotonic() > asked + kept.part.grace_seconds
+            for service in stopping:
+                late = time.monotonic() > asked + service.definition.grace_seconds
                 if late or self._stop_requests > requests:
-                    kept.kill()
-                kept.check_exit(stopping=True)
+                    service.kill()
+                service.check_exit(stopping=True)
 
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:

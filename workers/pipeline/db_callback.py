@@ -26,7 +26,7 @@ class DatabaseCallback:
         self._name = str(iteration)
         self._attempt: Attempt | None = None
         self._reported_at = 0.0
-        self._figures = TrainingProgress()
+        self._progress = TrainingProgress()
 
     def skip_stage(self, stage: Stage) -> None:
         """This iteration does not have the stage."""
@@ -42,7 +42,7 @@ class DatabaseCallback:
         if row.status == ShardStatus.FINISHED:
             self._check(transitions.reopen_shard(row))
         self._attempt = transitions.claim_shard(row)
-        self._figures = TrainingProgress()
+        self._progress = TrainingProgress()
         self._check(self._attempt is not None)
 
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
@@ -88,14 +88,14 @@ class DatabaseCallback:
         if self._attempt is None or now - self._reported_at < REPORT_SECONDS:
             return
         self._reported_at = now
-        figures = self._figures.rows()
+        figures = self._progress.list_rows()
         self._check(
             transitions.report_progress(self._attempt, done=done, tokens=tokens, figures=figures)
         )
 
     def log(self, row: dict[str, float]) -> None:
         """A training's step counts as progress; all its figures stand in the artifacts later."""
-        self._figures.hear(row)
+        self._progress.add_row(row)
         self.report(int(row.get("step", 0)), 0)
 
     def _get_shard(self, stage: Stage, shard: int) -> Shard:

@@ -78,11 +78,11 @@ def _find_shard(shard_id: int) -> Shard | None:
 def _run_claimed(shard: Shard, attempt: Attempt) -> None:
     _log.info("begun")
     began = time.monotonic()
-    vigil = ShardLease(attempt, lease_seconds=settings.META_REWARD_LEASE_SECONDS)
+    lease = ShardLease(attempt, lease_seconds=settings.META_REWARD_LEASE_SECONDS)
     try:
-        result = _run_in_engine(shard, vigil)
+        result = _run_in_engine(shard, lease)
     except ShardStoppedError:
-        _record_stop(shard, attempt, vigil.stop)
+        _record_stop(shard, attempt, lease.stop)
     except ShardFailedError as error:
         _record_failure(shard, attempt, error)
     except OSError as error:  # no memory, or no process, for the engine
@@ -93,7 +93,7 @@ def _run_claimed(shard: Shard, attempt: Attempt) -> None:
         _log.info("finished in %.1f s", time.monotonic() - began)
 
 
-def _run_in_engine(shard: Shard, vigil: "ShardLease") -> ShardResult:
+def _run_in_engine(shard: Shard, lease: "ShardLease") -> ShardResult:
     stage, iteration = shard.stage, shard.stage.iteration
     experiment = iteration.experiment
     scratch = Path(settings.META_REWARD_SCRATCH_ROOT) / experiment.name
@@ -108,8 +108,8 @@ def _run_in_engine(shard: Shard, vigil: "ShardLease") -> ShardResult:
         ),
         resource=_RESOURCES[stage.name],
         model=hash_json([iteration.model_in, experiment.recipe["engine"]]),
-        hear=vigil.hear,
-        may_go_on=vigil.may_go_on,
+        on_message=lease.handle_message,
+        can_continue=lease.can_continue,
     )
 
 
@@ -125,20 +125,20 @@ class ShardLease:
         self._attempt = attempt
         self._lease_seconds = lease_seconds
         self._extended_at = time.monotonic()
-        self._count_done = self._tokens = 0
+        self._done = self._tokens = 0
         self._device_bytes: int | None = None
-        self._figures = TrainingProgress()
+        self._progress = TrainingProgress()
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def handle_message(self, message: dict[str, Any]) -> None:
         """Take what the engine says about its progress."""
         if "progress" in message:
-            self._count_done, self._tokens = message["progress"]
+            self._done, self._tokens = message["progress"]
             self._device_bytes = message.get("device_bytes", self._device_bytes)
         elif "log" in message:
-            self._count_done = int(message["log"].get("step", 0))
-            self._figures.hear(message["log"])
+            self._done = int(message["log"].get("step", 0))
+            self._progress.add_row(message["log"])
 
-    def may_go_on(self) -> bool:
+    def can_continue(self) -> bool:
         """Extend the lease; say whether the shard may go on."""
         self.stop = self._find_stop_reason()
         return self.stop is None
@@ -159,9 +159,9 @@ class ShardLease:
         if not transitions.extend_lease(
             self._attempt,
             seconds=self._lease_seconds,
-            done=self._count_done,
+            done=self._done,
             tokens=self._tokens,
-            figures=self._figures.rows(),
+            figures=self._progress.list_rows(),
         ):
             return StopReason.LOST
         self._extended_at = asked_at

@@ -19,20 +19,20 @@ class TrainingProgress:
     def __init__(self) -> None:
         self._rows: MetricRows = []
         self._every = 1
-        self._heard = 0
+        self._count = 0
 
-    def hear(self, row: Mapping[str, float]) -> None:
+    def add_row(self, row: Mapping[str, float]) -> None:
         """Take a row of the training's log; one without a charted figure is left out."""
         charted = {name: value for name, value in row.items() if name in CHARTED_METRICS}
         if not charted or "step" not in row:
             return
-        self._heard += 1
-        if self._heard % self._every == 0:
+        self._count += 1
+        if self._count % self._every == 0:
             self._rows.append({"step": row["step"], **charted})
         if len(self._rows) >= MAX_ROWS:
             self._rows = self._rows[1::2]
             self._every *= 2
 
-    def rows(self) -> MetricRows:
+    def list_rows(self) -> MetricRows:
         """Those kept, in the order of steps."""
         return list(self._rows)

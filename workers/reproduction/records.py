@@ -59,7 +59,7 @@ class SeedModelRecords:
     folder: Path
     say: StatusCallback
 
-    def tried(self, variant: SeedModelVariant) -> SeedCandidate | None:
+    def find_or_record(self, variant: SeedModelVariant) -> SeedCandidate | None:
         """How a seed model did, if anybody has tried it; what is known here alone is recorded.
 
         Raises:
@@ -67,12 +67,12 @@ class SeedModelRecords:
         """
         if (recorded := self._read_recorded(variant)) is not None:
             return recorded
-        here = self.here(variant)
+        here = self.find_local(variant)
         if here is not None:
             self._record(variant, here)
         return here
 
-    def here(self, variant: SeedModelVariant) -> SeedCandidate | None:
+    def find_local(self, variant: SeedModelVariant) -> SeedCandidate | None:
         """How a seed model did that was tried on this machine, or came with the package."""
         gate = find_gate_result(variant, self.models)
         if gate is None:
@@ -80,12 +80,12 @@ class SeedModelRecords:
         folder = find_cached_variant(variant, self.models)
         return SeedCandidate(gate, None if folder is None else hash_model_folder(folder))
 
-    def path(self, variant: SeedModelVariant) -> Path:
+    def get_path(self, variant: SeedModelVariant) -> Path:
         """Where its record lies."""
         return self.folder / _SEED_MODELS / f"{variant.name}.json"
 
     def _read_recorded(self, variant: SeedModelVariant) -> SeedCandidate | None:
-        path = self.path(variant)
+        path = self.get_path(variant)
         if not path.is_file():
             return None
         try:
@@ -101,7 +101,7 @@ class SeedModelRecords:
         return None
 
     def _record(self, variant: SeedModelVariant, tried: SeedCandidate) -> None:
-        path = self.path(variant)
+        path = self.get_path(variant)
         _make_folder(path.parent)
         write_json(path, {"key": variant.key, "gate": asdict(tried.gate), "model": tried.model})
 
@@ -138,19 +138,19 @@ class RunRecords:
             ArtifactError: a record cannot be written.
         """
         if run.name not in self._found:
-            record = self._from_files(run) or self._from_record(run)
+            record = self._read_from_files(run) or self._read_from_record(run)
             if record is not None:
                 self._found[run.name] = record.run
         return self._found.get(run.name)
 
-    def iterations(self, run: PlannedRun) -> int:
+    def count_iterations(self, run: PlannedRun) -> int:
         """How many iterations of a run are finished, by its files or by its record."""
         found = self._found.get(run.name)
         return (
             count_finished_iterations(self._store, run.name) if found is None else found.iterations
         )
 
-    def _from_files(self, run: PlannedRun) -> RunRecord | None:
+    def _read_from_files(self, run: PlannedRun) -> RunRecord | None:
         if count_finished_iterations(self._store, run.name) < run.iterations:
             return None
         what = f"the finished experiment {run.name}"
@@ -159,7 +159,7 @@ class RunRecords:
         except ArtifactError as error:
             self._report_invalid(what, [str(error)])
             return None
-        if not self._counts(record, run, what=what):
+        if not self._is_valid(record, run, what=what):
             return None
         _make_folder(self._folder)
         write_atomically(self._get_path(run), [record.to_json().decode()])
@@ -175,7 +175,7 @@ class RunRecords:
             look_at_answers=True,
         )
 
-    def _from_record(self, run: PlannedRun) -> RunRecord | None:
+    def _read_from_record(self, run: PlannedRun) -> RunRecord | None:
         path = self._get_path(run)
         if not path.is_file():
             return None
@@ -184,10 +184,10 @@ class RunRecords:
         except ArtifactError as error:
             self._report_invalid(path.name, [str(error)])
             return None
-        return record if self._counts(record, run, what=path.name) else None
+        return record if self._is_valid(record, run, what=path.name) else None
 
-    def _counts(self, record: RunRecord, run: PlannedRun, *, what: str) -> bool:
-        why = self._basis_of(run).differences(record.basis)
+    def _is_valid(self, record: RunRecord, run: PlannedRun, *, what: str) -> bool:
+        why = self._basis_of(run).list_differences(record.basis)
         if record.run.name != run.name:
             why.append(f"it is of {record.run.name}")
         if record.run.iterations < run.iterations:

@@ -48,7 +48,7 @@ def choose_seed_models(
                 f"gate: ask for fewer than {wanted}"
             )
         variant = SeedModelVariant(len(tried) + 1)
-        known = seeds.tried(variant)
+        known = seeds.find_or_record(variant)
         if known is None and not train:
             break
         tried.append((known or _train_seed_model(variant, wish, seeds)).gate)
@@ -58,7 +58,7 @@ def choose_seed_models(
 def list_noisy_gates(runs: Sequence[PlannedRun], seeds: SeedModelRecords) -> list[GateResult]:
     """How the noisy M0s of the runs did, as far as they were tried, by SFT seed."""
     wanted = sorted({run.model.sft_seed for run in runs if run.model and run.model.noisy})
-    known = (seeds.tried(SeedModelVariant(sft_seed, noisy=True)) for sft_seed in wanted)
+    known = (seeds.find_or_record(SeedModelVariant(sft_seed, noisy=True)) for sft_seed in wanted)
     return [tried.gate for tried in known if tried is not None]
 
 
@@ -71,12 +71,12 @@ def prepare_seed_models(
         InputError: one that is trained here has other weights than the one that records name.
     """
     for variant in dict.fromkeys(run.model for run in waiting if run.model):
-        here = seeds.here(variant) or _train_seed_model(variant, wish, seeds)
-        recorded = seeds.tried(variant)
+        here = seeds.find_local(variant) or _train_seed_model(variant, wish, seeds)
+        recorded = seeds.find_or_record(variant)
         if recorded is not None and recorded.model != here.model:
             raise InputError(
                 f"{variant.name} as it was trained here is not the seed model that "
-                f"{seeds.path(variant)} names: another kind of processor rounds otherwise. Put "
+                f"{seeds.get_path(variant)} names: another kind of processor rounds otherwise. Put "
                 f"that model's folder below {seeds.models} in its place, or give another "
                 "--records folder and begin anew"
             )
@@ -96,7 +96,7 @@ def _train_seed_model(
             child.wait()
         finally:
             stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
-    found = seeds.here(variant)
+    found = seeds.find_local(variant)
     if found is None:
         raise InputError(f"{variant.name} could not be trained: see {log}")
     return found
@@ -121,12 +121,12 @@ def run_all(
     try:
         while queue.start_next():
             _pause()
-            for run, code in queue.ended():
+            for run, code in queue.iter_ended():
                 if code:
                     failed[run.name] = _read_last_lines(wish, run, code)
                 elif records.find(run) is None:
                     failed[run.name] = "it ended, and is not the run that was planned"
-                say(progress.tell(run, failed.get(run.name)))
+                say(progress.describe_end(run, failed.get(run.name)))
     finally:
         queue.stop()
     return failed
@@ -147,7 +147,7 @@ class _Queue:
             self._children[run] = _start_run(self._wish, run)
         return bool(self._children)
 
-    def ended(self) -> Iterator[tuple[PlannedRun, int]]:
+    def iter_ended(self) -> Iterator[tuple[PlannedRun, int]]:
         """The runs that have ended since, with their exit codes."""
         for run, child in list(self._children.items()):
             code = child.poll()
@@ -215,7 +215,7 @@ class _Progress:
         self._at_first = self._count_done()
         self._ended = 0
 
-    def tell(self, run: PlannedRun, failure: str | None) -> str:
+    def describe_end(self, run: PlannedRun, failure: str | None) -> str:
         """Say how a run ended, and when the rest may be done."""
         self._ended += 1
         how = f"failed ({failure})" if failure else "finished"
@@ -233,7 +233,7 @@ class _Progress:
         )
 
     def _count_done(self) -> int:
-        return sum(self._records.iterations(run) for run in self._runs)
+        return sum(self._records.count_iterations(run) for run in self._runs)
 
 
 def _format_duration(seconds: float) -> str:

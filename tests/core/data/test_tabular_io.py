@@ -75,18 +75,18 @@ def test_it_is_the_persons_error_and_not_retryable() -> None:
 
 def test_a_missing_value_is_neither_a_number_nor_a_text() -> None:
     row = NumberedRow("here", {"score": float("nan"), "output": None, "id": 7})
-    assert row.number("score") is None
-    assert row.number("nowhere") is None
+    assert row.read_number("score") is None
+    assert row.read_number("nowhere") is None
     assert row.read_optional_text("output") is None
-    assert row.name("id") == "7"
+    assert row.read_name("id") == "7"
     with pytest.raises(EvaluationFileError, match=r"here: has no output \(found: score, output"):
-        row.text("output")
+        row.read_text("output")
 
 
 @pytest.mark.parametrize("value", ["5", True, [1], float("inf")])
 def test_what_is_no_finite_number_is_refused(value: object) -> None:
     with pytest.raises(EvaluationFileError, match="score must be a number"):
-        NumberedRow("here", {"score": value}).number("score")
+        NumberedRow("here", {"score": value}).read_number("score")
 
 
 def test_a_csv_file_gives_texts(tmp_path: Path) -> None:

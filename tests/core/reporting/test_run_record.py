@@ -82,10 +82,10 @@ def test_whatever_a_run_of_today_would_have_otherwise_is_named(
     changes: dict[str, Any], said: str
 ) -> None:
     run = make_run("a")
-    (difference,) = basis(run, **changes).differences(basis(run))
+    (difference,) = basis(run, **changes).list_differences(basis(run))
     assert said in difference
 
 
 def test_a_seed_model_that_nobody_here_knows_is_not_compared() -> None:
     run = make_run("a")
-    assert basis(run, seed_model=None).differences(basis(run)) == []
+    assert basis(run, seed_model=None).list_differences(basis(run)) == []

@@ -138,7 +138,7 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
     seeds = SeedModelRecords(places.models, folder, say)
 
     def basis(run: PlannedRun) -> RunFingerprint:
-        tried = None if run.model is None else seeds.tried(run.model)
+        tried = None if run.model is None else seeds.find_or_record(run.model)
         return compute_fingerprint(
             wish, run, places, variant=None if tried is None else tried.model
         )
@@ -195,9 +195,9 @@ def _build_arms(
         found = {run: records.find(run) for run in planned}
         unfinished = {
             run.name: failed.get(run.name)
-            or _describe_progress(records.iterations(run), run.iterations)
+            or _describe_progress(records.count_iterations(run), run.iterations)
             for run in planned
-            if found[run] is None and (run.name in failed or records.iterations(run))
+            if found[run] is None and (run.name in failed or records.count_iterations(run))
         }
         arms.append(Arm(label, list(filter(None, found.values())), unfinished, len(planned)))
     return arms
