@@ -45,7 +45,7 @@ BeforeTraining = Callable[[IterationContext], None]
 def run_iteration(
     context: IterationContext,
     tools: StageResources,
-    ledger: RunCallback,
+    callback: RunCallback,
     *,
     before_training: BeforeTraining | None = None,
 ) -> None:
@@ -68,15 +68,15 @@ def run_iteration(
     context.files.store.remove_partial_files(context.files.folder.rpartition("/")[0])
     for stage in STAGES:
         if not stage.scheduled(context):
-            ledger.skip_stage(stage)
+            callback.skip_stage(stage)
             continue
         if before_training is not None and needs_training(stage, context):
             before_training(context)
         shards = stage.plan_shards(context)
-        ledger.plan_stage(stage, shards)
+        callback.plan_stage(stage, shards)
         for shard in range(shards):
-            _run_shard(context, stage, shard, tools, ledger)
-        ledger.finish_stage(stage)
+            _run_shard(context, stage, shard, tools, callback)
+        callback.finish_stage(stage)
     publish_manifest(context)
 
 
@@ -86,20 +86,24 @@ def needs_training(stage: Stage, context: IterationContext) -> bool:
 
 
 def _run_shard(
-    context: IterationContext, stage: Stage, shard: int, tools: StageResources, ledger: RunCallback
+    context: IterationContext,
+    stage: Stage,
+    shard: int,
+    tools: StageResources,
+    callback: RunCallback,
 ) -> None:
     done = stage.find_finished_shard(context, shard)
     if done is not None:
-        ledger.reuse_shard(stage, shard, done)
+        callback.reuse_shard(stage, shard, done)
         return
-    ledger.start_shard(stage, shard)
+    callback.start_shard(stage, shard)
     began = time.monotonic()
     try:
         manifest = stage.run_shard(context, shard, tools)
     except BaseException as error:
-        ledger.fail_shard(stage, shard, error)
+        callback.fail_shard(stage, shard, error)
         raise
-    ledger.finish_shard(stage, shard, manifest, seconds=time.monotonic() - began)
+    callback.finish_shard(stage, shard, manifest, seconds=time.monotonic() - began)
 
 
 def publish_manifest(context: IterationContext) -> None:

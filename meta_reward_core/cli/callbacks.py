@@ -8,7 +8,7 @@ from meta_reward_core.storage.shards import ShardManifest
 
 
 class ProgressCallback(RunCallback, Protocol):
-    """A ledger that is also told what happens inside a shard."""
+    """A run callback that also receives the progress inside a shard."""
 
     def report(self, done: int, tokens: int) -> None:
         """An engine has drawn so many completions, and tokens, of the running shard."""

@@ -33,17 +33,17 @@ def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> It
     Args:
         kinds: the kinds of pairs that the iteration schedules.
     """
-    judged, fought = JudgeTally(), MetaJudgeTally()
+    judge_tally, meta_judge_tally = JudgeTally(), MetaJudgeTally()
     for part in files.list_partition_numbers("judgments"):
         judgments = files.read_records(Judgment, part)
         battles = files.read_records(Battle, part)
-        judged.add(judgments)
-        fought.add(battles, {judgment.judgment_id: judgment for judgment in judgments})
+        judge_tally.add(judgments)
+        meta_judge_tally.add(battles, {judgment.judgment_id: judgment for judgment in judgments})
     scores = files.read("scores", columns=["mean", "length_chars"])
     scored = scores.filter(pc.is_valid(scores["mean"]))
     return IterationMetrics(
-        judge=judged.compute_metrics(),
-        meta_judge=fought.compute_metrics() if "judge" in kinds else None,
+        judge=judge_tally.compute_metrics(),
+        meta_judge=meta_judge_tally.compute_metrics() if "judge" in kinds else None,
         pairs=tuple(_measure_pair_table(files, kind) for kind in kinds),
         response_chars=compute_mean(scores["length_chars"].to_pylist()),
         score_length_correlation=compute_spearman(

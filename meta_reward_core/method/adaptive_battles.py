@@ -1,6 +1,6 @@
 """Which judgments of a response may still become its best or its worst one.
 
-Battles are fought in rounds; after each, a judgment that is out of the running for both places
+Battles run in rounds; after each, a judgment that is out of the running for both places
 fights only whoever is not. What a judgment will have in the end, wins less losses, is predicted
 from what it has: an interval that closes as its battles run out. Nothing here knows of models.
 
@@ -16,21 +16,21 @@ OrderedPair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class WinRecord:
-    """What a judgment has so far.
+    """What a judgment has won so far.
 
     Attributes:
         net: battles won less battles lost; ties and unreadable verdicts are neither.
-        fought: battles it was in.
-        left: planned battles it has not been in yet.
+        finished: battles that it was in.
+        remaining: planned battles that it has not been in yet.
     """
 
     net: int
-    fought: int
-    left: int
+    finished: int
+    remaining: int
 
 
 def split_into_rounds(orders: Sequence[OrderedPair]) -> list[list[OrderedPair]]:
-    """Split ordered pairs into rounds in which all fight about equally often.
+    """Split ordered pairs into rounds in which all judgments battle about equally often.
 
     Round r holds, in both orders, the pairs r + 1 places apart on a circle, so that every
     judgment meets two others in it. The judgments stand in the order in which they come.
@@ -47,23 +47,23 @@ def split_into_rounds(orders: Sequence[OrderedPair]) -> list[list[OrderedPair]]:
 def tally_win_records(
     orders: Sequence[OrderedPair], verdicts: Mapping[OrderedPair, str | None]
 ) -> dict[str, WinRecord]:
-    """Add up what every judgment of one response has.
+    """Add up the win records of the judgments of one response.
 
     Args:
         orders: all planned battles.
-        verdicts: of those that were fought: A, B, tie or None.
+        verdicts: of the finished battles: A, B, tie or None.
     """
     nets = {name: 0 for order in orders for name in order}
-    fought, planned = dict.fromkeys(nets, 0), dict.fromkeys(nets, 0)
+    finished, planned = dict.fromkeys(nets, 0), dict.fromkeys(nets, 0)
     for order in orders:
         for name in order:
             planned[name] += 1
-            fought[name] += order in verdicts
+            finished[name] += order in verdicts
         won = {"A": 1, "B": -1}.get(verdicts.get(order) or "", 0)
         nets[order[0]] += won
         nets[order[1]] -= won
     return {
-        name: WinRecord(net, fought[name], planned[name] - fought[name])
+        name: WinRecord(net, finished[name], planned[name] - finished[name])
         for name, net in nets.items()
     }
 
@@ -89,15 +89,15 @@ def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
     the variance v l + v l^2 / n: what chance adds, and what is not known of m. One imagined
     draw keeps a judgment that has only won from being certain to go on so.
     """
-    mean = now.net / (now.fought + 1)
-    spread = math.sqrt((1 - mean**2) * (now.left + now.left**2 / max(now.fought, 1)))
-    middle, width = now.net + mean * now.left, deviations * spread
-    low = max(middle - width, now.net - now.left)
-    return low, min(middle + width, now.net + now.left)
+    mean = now.net / (now.finished + 1)
+    spread = math.sqrt((1 - mean**2) * (now.remaining + now.remaining**2 / max(now.finished, 1)))
+    middle, width = now.net + mean * now.remaining, deviations * spread
+    low = max(middle - width, now.net - now.remaining)
+    return low, min(middle + width, now.net + now.remaining)
 
 
 def select_remaining_battles(
     orders: Collection[OrderedPair], undecided: Collection[str]
 ) -> list[OrderedPair]:
-    """The battles in which somebody is still in the running."""
+    """The battles with a judgment whose place is undecided."""
     return [order for order in orders if order[0] in undecided or order[1] in undecided]

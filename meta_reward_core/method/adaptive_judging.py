@@ -2,7 +2,7 @@
 
 Judgments are drawn in rounds; after each, a response that can no longer get into the best tier of
 its prompt, nor into the worst one, gets no more of them. The mean that a response will have in the
-end is predicted from the points it has: an interval that closes as judgments run out. Nothing
+end is predicted from the scores it has: an interval that closes as judgments run out. Nothing
 here knows of models or texts.
 
 Source: an option, off by default; the paper draws all judgments.
@@ -23,12 +23,12 @@ class PartialScore:
     """What a response has so far.
 
     Attributes:
-        points: of its readable judgments.
-        left: judgments that it would still get.
+        scores: of its readable judgments.
+        remaining: judgments that it would still get.
     """
 
-    points: Sequence[float]
-    left: int
+    scores: Sequence[float]
+    remaining: int
 
 
 def split_into_rounds(samples: int, *, at_least: int) -> list[int]:
@@ -52,7 +52,7 @@ def find_still_in_play(
     ends = {
         name: bound_final_mean(one, deviations=deviations)
         for name, one in judged.items()
-        if one.points or one.left
+        if one.scores or one.remaining
     }
     if not ends:
         return set()
@@ -65,18 +65,18 @@ def find_still_in_play(
 
 
 def bound_final_mean(judged: PartialScore, *, deviations: float) -> tuple[float, float]:
-    """Between which points the mean of a response will end.
+    """Between which scores the mean of a response will end.
 
-    With mean m and variance v of n points, the sum of l more is m l with the variance
+    With mean m and variance v of n scores, the sum of l more is m l with the variance
     v l + v l^2 / n: what chance adds, and what is not known of m. One imagined judgment, a point
     away from the mean, keeps a response whose judgments agree from being certain to go on so.
     """
-    count, left, total = len(judged.points), judged.left, math.fsum(judged.points)
+    count, remaining, total = len(judged.scores), judged.remaining, math.fsum(judged.scores)
     if not count:
         return 0.0, MAX_SCORE
     mean = total / count
-    variance = (math.fsum((point - mean) ** 2 for point in judged.points) + 1) / (count + 1)
-    width = deviations * math.sqrt(variance * (left + left**2 / count))
-    least, most = total / (count + left), (total + MAX_SCORE * left) / (count + left)
-    off = width / (count + left)
+    variance = (math.fsum((score - mean) ** 2 for score in judged.scores) + 1) / (count + 1)
+    width = deviations * math.sqrt(variance * (remaining + remaining**2 / count))
+    least, most = total / (count + remaining), (total + MAX_SCORE * remaining) / (count + remaining)
+    off = width / (count + remaining)
     return max(least, mean - off), min(most, mean + off)

@@ -121,7 +121,7 @@ def build_judge_pairs(
 
     Source: Wu et al. 2024, section 2.2.
     """
-    fought = _group_by(battles, lambda battle: battle.response_id)
+    battles_by_response = _group_by(battles, lambda battle: battle.response_id)
     chosen = {
         prompt.prompt_id: judged.select_comparison_set(
             prompt, seed=seed, max_judgments=max_judgments
@@ -129,7 +129,7 @@ def build_judge_pairs(
         for prompt in judged.prompts
     }
     fielded = [found for found in chosen.values() if isinstance(found, ComparisonSet)]
-    ratings = rate_judgments(fielded, fought, weights=weights, prior=elo_prior)
+    ratings = rate_judgments(fielded, battles_by_response, weights=weights, prior=elo_prior)
     elo = {rating.judgment_id: rating.elo for rating in ratings}
     pairs: list[dict[str, Any]] = []
     dropped: list[Dropped] = []

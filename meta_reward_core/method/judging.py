@@ -83,7 +83,7 @@ def judge_responses(
     """
     drawn_before = 0
 
-    def draw(some: Sequence[Response], first: int, count: int) -> JudgmentsByResponse:
+    def sample_round(some: Sequence[Response], first: int, count: int) -> JudgmentsByResponse:
         nonlocal drawn_before
         conversations = [
             build_judge_conversation(
@@ -111,11 +111,17 @@ def judge_responses(
         }
 
     if hopeless_at is None:
-        found = draw(responses, 0, samples)
+        found = sample_round(responses, 0, samples)
     else:
         rounds = split_into_rounds(samples, at_least=min_valid_judgments)
-        found = sample_adaptively(responses, draw, rounds=rounds, rho=rho, hopeless_at=hopeless_at,
-                               min_valid_judgments=min_valid_judgments)  # fmt: skip
+        found = sample_adaptively(
+            responses,
+            sample_round,
+            rounds=rounds,
+            rho=rho,
+            hopeless_at=hopeless_at,
+            min_valid_judgments=min_valid_judgments,
+        )
     judgments = [judgment for response in responses for judgment in found[response.response_id]]
     return judgments, _count_judgments(judgments, planned=samples * len(responses))
 
@@ -124,44 +130,44 @@ JudgmentsByResponse = Mapping[str, Sequence[Judgment]]
 """By response."""
 
 JudgmentSampler = Callable[[Sequence[Response], int, int], JudgmentsByResponse]
-"""Draws judgments of some responses: told the first sample's number and how many."""
+"""Samples judgments of some responses: given the first sample's number and how many."""
 
 
 def sample_adaptively(
     responses: Sequence[Response],
-    draw: JudgmentSampler,
+    sample_round: JudgmentSampler,
     *,
     rounds: Sequence[int],
     rho: float,
     hopeless_at: float,
     min_valid_judgments: int,
 ) -> JudgmentsByResponse:
-    """Draw round after round, each time for the responses that may still be in a pair.
+    """Sample judgments in rounds, each time for the responses that may still be in a pair.
 
     Args:
         responses: of any number of prompts.
-        draw: draws some.
-        rounds: how many judgments each round draws of a response.
+        sample_round: samples judgments of some responses.
+        rounds: number of judgments of a response in each round.
         rho: width of the tiers.
-        hopeless_at: see `hopeless.find_hopeful`.
+        hopeless_at: see `adaptive_judging.find_still_in_play`.
         min_valid_judgments: nobody is given up with fewer readable ones.
     """
     judgments: dict[str, list[Judgment]] = {response.response_id: [] for response in responses}
-    hopeful, first = list(responses), 0
+    in_play, first = list(responses), 0
     for number, count in enumerate(rounds):
-        for name, more in draw(hopeful, first, count).items():
+        for name, more in sample_round(in_play, first, count).items():
             judgments[name] += more
         first += count
-        points = {
+        scores = {
             name: [one.score for one in had if one.score is not None]
             for name, had in judgments.items()
         }
-        left = dict.fromkeys((one.response_id for one in hopeful), sum(rounds[number + 1 :]))
-        named = {name for name, had in points.items() if len(had) < min_valid_judgments}
+        remaining = dict.fromkeys((one.response_id for one in in_play), sum(rounds[number + 1 :]))
+        named = {name for name, had in scores.items() if len(had) < min_valid_judgments}
         for family in _group_by_prompt(responses):
-            judged = {name: PartialScore(points[name], left.get(name, 0)) for name in family}
+            judged = {name: PartialScore(scores[name], remaining.get(name, 0)) for name in family}
             named |= find_still_in_play(judged, rho=rho, deviations=hopeless_at)
-        hopeful = [response for response in hopeful if response.response_id in named]
+        in_play = [response for response in in_play if response.response_id in named]
     return judgments
 
 

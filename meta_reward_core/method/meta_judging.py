@@ -120,17 +120,17 @@ def run_battles(
     """Let the meta-judge decide each planned battle, once.
 
     Args:
-        decided_at: see `deciding`; with it, battles that can change no pair any more are left
-            out. The rounds of all responses are fought together.
+        decided_at: see `adaptive_battles`; with it, battles that can no longer change a pair are
+            left out. The rounds of all responses run together.
 
     Returns:
-        One battle for each planned one that was fought, in order, keyed by the judgments' ids;
+        One battle for each planned one that ran, in order, keyed by the judgments' ids;
         counts.
 
     Source: Wu et al. 2024, section 2.2.
     """
 
-    def fight(some: Sequence[PlannedBattle], number: int, before: int) -> list[Battle]:
+    def run_round(some: Sequence[PlannedBattle], number: int, before: int) -> list[Battle]:
         conversations = [
             _build_conversation(battle, template, rubric=rubric, hide_score_line=hide_score_line)
             for battle in some
@@ -148,24 +148,24 @@ def run_battles(
         ]
 
     if decided_at is None:
-        fought = fight(battles, 0, 0)
+        finished = run_round(battles, 0, 0)
     else:
-        fought = run_adaptive_battles(battles, fight, decided_at=decided_at)
-    return fought, _count_battles(fought, planned=len(battles))
+        finished = run_adaptive_battles(battles, run_round, decided_at=decided_at)
+    return finished, _count_battles(finished, planned=len(battles))
 
 
 BattleRunner = Callable[[Sequence[PlannedBattle], int, int], list[Battle]]
 
 
 def run_adaptive_battles(
-    battles: Sequence[PlannedBattle], fight: BattleRunner, *, decided_at: float
+    battles: Sequence[PlannedBattle], run_round: BattleRunner, *, decided_at: float
 ) -> list[Battle]:
-    """Fight round after round, leaving out the battles of judgments whose place is decided.
+    """Run the battles in rounds, leaving out the battles of judgments whose place is decided.
 
     Args:
         battles: planned ones, of any number of responses.
-        fight: fights some; told the round's number, from 0, and how many were fought before.
-        decided_at: see `deciding.find_undecided`.
+        run_round: runs some battles; given the number of the round, from 0, and of earlier battles.
+        decided_at: see `adaptive_battles.find_undecided_judgments`.
     """
     planned = {_to_ordered_pair(battle.first, battle.second): battle for battle in battles}
     orders: defaultdict[str, list[OrderedPair]] = defaultdict(list)
@@ -173,7 +173,7 @@ def run_adaptive_battles(
         orders[battle.first.response_id].append(order)
     rounds = {name: split_into_rounds(all_of_it) for name, all_of_it in orders.items()}
     verdicts: defaultdict[str, dict[OrderedPair, str | None]] = defaultdict(dict)
-    fought: dict[OrderedPair, Battle] = {}
+    finished: dict[OrderedPair, Battle] = {}
     for number in range(max(map(len, rounds.values()), default=0)):
         due = {
             order
@@ -183,11 +183,11 @@ def run_adaptive_battles(
             )
         }
         some = [battle for order, battle in planned.items() if order in due]
-        for done in fight(some, number, len(fought)) if some else ():
+        for done in run_round(some, number, len(finished)) if some else ():
             order = done.first_judgment_id, done.second_judgment_id
-            fought[order] = done
+            finished[order] = done
             verdicts[done.response_id][order] = done.verdict
-    return [fought[order] for order in planned if order in fought]
+    return [finished[order] for order in planned if order in finished]
 
 
 def _select_due_battles(

@@ -185,16 +185,16 @@ def reselect_judge_pairs(
     sent = _mark_battle_responses(judged, scored, seed=seed)
     is_sent, fields = sent.any(axis=1), (sent & judged.fields).any(axis=1)
     calls = np.where(sent, judged.calls, 0).sum(axis=1)
-    fought = fields & (sent & judged.battled).any(axis=1)
-    unknown = fields & ~fought & (calls > 0)
+    has_battled = fields & (sent & judged.battled).any(axis=1)
+    unknown = fields & ~has_battled & (calls > 0)
     too_long = judged.chosen_judgment_chars > to_bound(rules.max_chosen_judgment_chars)
-    paired = fought & judged.judge_paired & ~too_long
+    paired = has_battled & judged.judge_paired & ~too_long
     reason = np.select(
         [
             ~scored.any(axis=1),
             ~is_sent,
             ~fields,
-            ~fought,
+            ~has_battled,
             ~judged.judge_paired,
         ],
         [

@@ -138,8 +138,8 @@ def _iter_calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int,
     yield "generate", responses, recipe.actor.max_new_tokens, False
     yield "judge", responses * recipe.judge.samples, recipe.judge.max_new_tokens, True
     if recipe.trains_on("judge", iteration):
-        fighters = min(recipe.judge.samples, recipe.meta_judge.max_judgments or 10**9)
-        battles = prompts * fighters * (fighters - 1)
+        compared = min(recipe.judge.samples, recipe.meta_judge.max_judgments or 10**9)
+        battles = prompts * compared * (compared - 1)
         yield "meta_judge", battles, recipe.meta_judge.max_new_tokens, True
     kinds = sum(recipe.trains_on(kind, iteration) for kind in ("actor", "judge"))
     rows = prompts * kinds * recipe.training.epochs

@@ -25,7 +25,7 @@ def iteration() -> Iteration:
 
 
 @pytest.fixture
-def ledger(iteration: Iteration) -> DatabaseCallback:
+def callback(iteration: Iteration) -> DatabaseCallback:
     made = DatabaseCallback(iteration)
     made.plan_stage(GENERATE, 2)
     return made
@@ -45,26 +45,28 @@ def test_the_rows_have_the_stages_in_the_papers_order(iteration: Iteration) -> N
     assert again.stages.count() == len(STAGES)
 
 
-def test_a_quiet_stage(ledger: DatabaseCallback, iteration: Iteration) -> None:
+def test_a_quiet_stage(callback: DatabaseCallback, iteration: Iteration) -> None:
     for shard in range(2):
-        ledger.start_shard(GENERATE, shard)
-        ledger.finish_shard(GENERATE, shard, manifest(tokens=shard), seconds=1.5)
-    ledger.finish_stage(GENERATE)
+        callback.start_shard(GENERATE, shard)
+        callback.finish_shard(GENERATE, shard, manifest(tokens=shard), seconds=1.5)
+    callback.finish_stage(GENERATE)
     assert shards() == [("finished", {"tokens": 0}), ("finished", {"tokens": 1})]
     assert iteration.stages.get(name="generate").status == "finished"
     assert list(Attempt.objects.values_list("status", "seconds")) == [("finished", 1.5)] * 2
 
 
-def test_finished_files_become_a_finished_row_without_an_attempt(ledger: DatabaseCallback) -> None:
-    ledger.reuse_shard(GENERATE, 0, manifest(tokens=7))
+def test_finished_files_become_a_finished_row_without_an_attempt(
+    callback: DatabaseCallback,
+) -> None:
+    callback.reuse_shard(GENERATE, 0, manifest(tokens=7))
     assert shards()[0] == ("finished", {"tokens": 7})
     assert not Attempt.objects.exists()
 
 
-def test_a_row_whose_file_was_damaged_is_run_again(ledger: DatabaseCallback) -> None:
-    ledger.reuse_shard(GENERATE, 0, manifest(tokens=7))
-    ledger.start_shard(GENERATE, 0)
-    ledger.finish_shard(GENERATE, 0, manifest(tokens=7), seconds=1.0)
+def test_a_row_whose_file_was_damaged_is_run_again(callback: DatabaseCallback) -> None:
+    callback.reuse_shard(GENERATE, 0, manifest(tokens=7))
+    callback.start_shard(GENERATE, 0)
+    callback.finish_shard(GENERATE, 0, manifest(tokens=7), seconds=1.0)
     assert Attempt.objects.get().status == "finished"
 
 
@@ -76,15 +78,15 @@ def test_a_row_whose_file_was_damaged_is_run_again(ledger: DatabaseCallback) -> 
     ],
 )
 def test_a_shard_that_fails_says_why(
-    ledger: DatabaseCallback,
+    callback: DatabaseCallback,
     iteration: Iteration,
     error: BaseException,
     attempt: str,
     shard: str,
     stage: str,
 ) -> None:
-    ledger.start_shard(GENERATE, 0)
-    ledger.fail_shard(GENERATE, 0, error)
+    callback.start_shard(GENERATE, 0)
+    callback.fail_shard(GENERATE, 0, error)
     row = Attempt.objects.get()
     assert (row.status, shards()[0][0]) == (attempt, shard)
     assert type(error).__name__ in row.error
@@ -92,42 +94,42 @@ def test_a_shard_that_fails_says_why(
 
 
 def test_a_stage_that_is_not_scheduled_is_skipped(
-    ledger: DatabaseCallback, iteration: Iteration
+    callback: DatabaseCallback, iteration: Iteration
 ) -> None:
-    ledger.skip_stage(META_JUDGE)
+    callback.skip_stage(META_JUDGE)
     assert iteration.stages.get(name="meta_judge").status == "skipped"
 
 
 def test_progress_is_written_but_not_too_often(
-    ledger: DatabaseCallback, monkeypatch: pytest.MonkeyPatch
+    callback: DatabaseCallback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr("workers.pipeline.db_callback.time.monotonic", lambda: now.seconds)
-    ledger.report(1, 10)
-    ledger.start_shard(GENERATE, 0)
+    callback.report(1, 10)
+    callback.start_shard(GENERATE, 0)
     for step in range(20):
         now.seconds += 0.125
-        ledger.report(step, step * 10)
+        callback.report(step, step * 10)
     shard = Shard.objects.get(index=0)
     assert (shard.done, shard.tokens) == (16, 160)  # at steps 0, 4, 8, 12 and 16
     now.seconds += 1
-    ledger.log({"step": 33.0, "loss": 0.1})
+    callback.log({"step": 33.0, "loss": 0.1})
     shard.refresh_from_db()
     assert shard.done == 33
 
 
 def test_a_process_whose_claim_was_taken_over_stops(
-    ledger: DatabaseCallback, monkeypatch: pytest.MonkeyPatch
+    callback: DatabaseCallback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger.start_shard(GENERATE, 0)
+    callback.start_shard(GENERATE, 0)
     transitions.fail_attempt(Attempt.objects.get(), status=AttemptStatus.LOST, error="?")
     with pytest.raises(ExperimentBusyError, match="another process"):
-        ledger.report(1, 1)
+        callback.report(1, 1)
     with pytest.raises(ExperimentBusyError):
-        ledger.finish_shard(GENERATE, 0, manifest(), seconds=1.0)
+        callback.finish_shard(GENERATE, 0, manifest(), seconds=1.0)
 
 
-def test_a_shard_that_another_process_runs_is_not_started(ledger: DatabaseCallback) -> None:
-    ledger.start_shard(GENERATE, 0)
+def test_a_shard_that_another_process_runs_is_not_started(callback: DatabaseCallback) -> None:
+    callback.start_shard(GENERATE, 0)
     with pytest.raises(ExperimentBusyError):
-        ledger.start_shard(GENERATE, 0)
+        callback.start_shard(GENERATE, 0)

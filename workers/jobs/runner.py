@@ -66,7 +66,7 @@ SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
 ENGINE_HANDLERS: Final[Mapping[str, JobHandler]] = {JobKind.CHAT: playground.run_chat}
 
 
-def run_job(order: Order, deeds: Mapping[str, JobHandler]) -> bool:
+def run_job(order: Order, handlers: Mapping[str, JobHandler]) -> bool:
     """Carry out an order, if it still waits; False if somebody else has it.
 
     Whatever cannot be done is refused with the reason in its finding.
@@ -79,7 +79,7 @@ def run_job(order: Order, deeds: Mapping[str, JobHandler]) -> bool:
     held = Order.objects.filter(pk=order.pk, token=token)
     try:
         with _keep_lease(order.pk, token):
-            outcome = deeds[order.kind](order)
+            outcome = handlers[order.kind](order)
     except MetaRewardError as error:
         _finish_job(held, JobStatus.REFUSED, finding=str(error))
     except Exception as error:  # noqa: BLE001 whoever asked shall read it
@@ -123,18 +123,18 @@ def _keep_lease(pk: int, token: UUID) -> Iterator[None]:
         thread.join()
 
 
-def run_waiting_jobs(deeds: Mapping[str, JobHandler]) -> int:
+def run_waiting_jobs(handlers: Mapping[str, JobHandler]) -> int:
     """Carry out, oldest first, all orders of some kinds that wait; returns how many."""
-    orders = _select_waiting().filter(kind__in=list(deeds)).select_related("experiment", "by")
-    return sum(run_job(order, deeds) for order in orders.order_by("pk"))
+    orders = _select_waiting().filter(kind__in=list(handlers)).select_related("experiment", "by")
+    return sum(run_job(order, handlers) for order in orders.order_by("pk"))
 
 
-def run_jobs_forever(deeds: Mapping[str, JobHandler]) -> None:
+def run_jobs_forever(handlers: Mapping[str, JobHandler]) -> None:
     """Carry out orders of some kinds as they come, until the process ends."""
     while True:
         close_old_connections()
         try:
-            run_waiting_jobs(deeds)
+            run_waiting_jobs(handlers)
         except DatabaseError as error:
             _log.warning("the database does not answer: %s", error)
         time.sleep(EVERY_SECONDS)
@@ -142,8 +142,8 @@ def run_jobs_forever(deeds: Mapping[str, JobHandler]) -> None:
 
 def start_job_threads() -> None:
     """Let two threads carry out quick and slow orders for as long as this process lives."""
-    for deeds in (QUICK_HANDLERS, SLOW_HANDLERS):
-        threading.Thread(target=run_jobs_forever, args=[deeds], daemon=True).start()
+    for handlers in (QUICK_HANDLERS, SLOW_HANDLERS):
+        threading.Thread(target=run_jobs_forever, args=[handlers], daemon=True).start()
 
 
 def get_jobs_for_engine() -> QuerySet[Order]:

@@ -83,56 +83,56 @@ def _is_running(iteration: Iteration) -> bool:
 def _follow_stage(row: Stage, console: Console) -> None:
     """Show one stage until it is finished, or its iteration is at rest."""
     step = next(step for step in STAGES if step.name == row.name)
-    ledger = ConsoleCallback(console, build_context(row.iteration))
+    callback = ConsoleCallback(console, build_context(row.iteration))
     if row.status == StageStatus.SKIPPED:
-        ledger.skip_stage(step)
+        callback.skip_stage(step)
         return
-    ledger.plan_stage(step, row.shard_count or 0)
-    ledger.start_shard(step, 0)  # its size stands for that of the others, which run beside it
+    callback.plan_stage(step, row.shard_count or 0)
+    callback.start_shard(step, 0)  # its size stands for that of the others, which run beside it
     told: set[int] = set()
-    with ledger.shown():
+    with callback.shown():
         while True:
             row.refresh_from_db()
-            _report_shards(row, step, ledger, told)
+            _report_shards(row, step, callback, told)
             if row.status == StageStatus.FINISHED:
-                ledger.finish_stage(step)
+                callback.finish_stage(step)
                 return
             if row.status == StageStatus.FAILED or not _is_running(
                 Iteration.objects.get(pk=row.iteration_id)
             ):
-                ledger.fail_shard(step, 0, IterationStoppedError())
+                callback.fail_shard(step, 0, IterationStoppedError())
                 return
             _wait()
 
 
-def _report_shards(row: Stage, step: Step, ledger: ConsoleCallback, told: set[int]) -> None:
+def _report_shards(row: Stage, step: Step, callback: ConsoleCallback, told: set[int]) -> None:
     shards = list(row.shards.filter(index__lt=row.shard_count or 0))
     for shard in shards:
         if shard.status == ShardStatus.FINISHED and shard.index not in told:
             told.add(shard.index)
-            _report_finished(shard, step, ledger)
+            _report_finished(shard, step, callback)
     _report_running(
-        [shard for shard in shards if shard.status == ShardStatus.RUNNING], step, ledger
+        [shard for shard in shards if shard.status == ShardStatus.RUNNING], step, callback
     )
 
 
-def _report_running(running: list[Shard], step: Step, ledger: ConsoleCallback) -> None:
+def _report_running(running: list[Shard], step: Step, callback: ConsoleCallback) -> None:
     done = sum(shard.done for shard in running)
     tokens = sum(shard.tokens for shard in running)
     if done and step.resource == "trainer":
-        ledger.log({"step": float(done)})
+        callback.log({"step": float(done)})
     elif done:
-        ledger.report(done, tokens)
+        callback.report(done, tokens)
 
 
-def _report_finished(shard: Shard, step: Step, ledger: ConsoleCallback) -> None:
+def _report_finished(shard: Shard, step: Step, callback: ConsoleCallback) -> None:
     manifest = ShardManifest(step.name, shard.index, "", (), shard.counts, None, {})
     made = Attempt.objects.filter(shard=shard, status=AttemptStatus.FINISHED, seconds__isnull=False)
     attempt = made.order_by("-number").first()
     if attempt is None:
-        ledger.reuse_shard(step, shard.index, manifest)
+        callback.reuse_shard(step, shard.index, manifest)
     else:
-        ledger.finish_shard(step, shard.index, manifest, seconds=attempt.seconds or 0.0)
+        callback.finish_shard(step, shard.index, manifest, seconds=attempt.seconds or 0.0)
 
 
 def _wait() -> None:

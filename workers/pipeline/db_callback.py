@@ -1,4 +1,4 @@
-"""The rows of one iteration as a ledger of the core's driver, for one process at a time."""
+"""The run callback that writes the progress of one iteration into its rows, for one process."""
 
 import time
 from typing import Final

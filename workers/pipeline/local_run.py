@@ -83,13 +83,13 @@ def _run_stages(
     context: IterationContext, iteration: models.Iteration, tools: StageResources, console: Console
 ) -> bool:
     watcher = ConsoleCallback(console, context)
-    ledger = CallbackList(DatabaseCallback(iteration), watcher)
-    tools.progress, tools.on_log = ledger.report, ledger.log
+    callbacks = CallbackList(DatabaseCallback(iteration), watcher)
+    tools.progress, tools.on_log = callbacks.report, callbacks.log
     with watcher.shown():
         run_iteration(
             context,
             tools,
-            ledger,
+            callbacks,
             before_training=lambda context: require_audit_passed(iteration, context),
         )
     return watcher.shards_run > 0

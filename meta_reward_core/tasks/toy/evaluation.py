@@ -197,7 +197,7 @@ def measure_meta_judge(
         where it stands second; an unreadable verdict is not a right one.
     """
     rows = list(task.generate_gate_comparisons(comparisons, seed=HELD_OUT_SEED))
-    fought, _ = run_battles(
+    battles, _ = run_battles(
         [
             PlannedBattle(
                 row.instruction,
@@ -214,7 +214,7 @@ def measure_meta_judge(
         sampling=sampling,
         seed=seed,
     )
-    right = [battle.verdict == row.better for battle, row in zip(fought, rows, strict=True)]
+    right = [battle.verdict == row.better for battle, row in zip(battles, rows, strict=True)]
     yield "accuracy", fmean(right), len(right)
     for position, name in (("A", "accuracy_better_first"), ("B", "accuracy_better_second")):
         subset = [hit for hit, row in zip(right, rows, strict=True) if row.better == position]

@@ -43,13 +43,13 @@ def test_a_standing_counts_wins_losses_and_what_is_left() -> None:
     orders = list(permutations("abc", 2))
     verdicts = {("a", "b"): "A", ("a", "c"): "tie", ("c", "b"): "B", ("c", "a"): None}
     standings = tally_win_records(orders, verdicts)
-    assert standings["a"] == WinRecord(net=1, fought=3, left=1)
-    assert standings["b"] == WinRecord(net=0, fought=2, left=2)
-    assert standings["c"] == WinRecord(net=-1, fought=3, left=1)
+    assert standings["a"] == WinRecord(net=1, finished=3, remaining=1)
+    assert standings["b"] == WinRecord(net=0, finished=2, remaining=2)
+    assert standings["c"] == WinRecord(net=-1, finished=3, remaining=1)
 
 
 def test_a_prediction_closes_when_nothing_is_left() -> None:
-    assert bound_net_wins(WinRecord(net=4, fought=20, left=0), deviations=2.0) == (4.0, 4.0)
+    assert bound_net_wins(WinRecord(net=4, finished=20, remaining=0), deviations=2.0) == (4.0, 4.0)
 
 
 def test_a_prediction_is_what_its_formula_says() -> None:
@@ -57,10 +57,10 @@ def test_a_prediction_is_what_its_formula_says() -> None:
 
     At one deviation the upper end would be above 7, which is 3 and all 4 that are left.
     """
-    low, high = bound_net_wins(WinRecord(net=3, fought=5, left=4), deviations=0.5)
+    low, high = bound_net_wins(WinRecord(net=3, finished=5, remaining=4), deviations=0.5)
     assert high - 5.0 == pytest.approx((0.75 * 7.2) ** 0.5 / 2)
     assert 5.0 - low == pytest.approx((0.75 * 7.2) ** 0.5 / 2)
-    assert bound_net_wins(WinRecord(net=3, fought=5, left=4), deviations=1.0)[1] == 7.0
+    assert bound_net_wins(WinRecord(net=3, finished=5, remaining=4), deviations=1.0)[1] == 7.0
 
 
 @given(data=st.data(), count=st.integers(3, 6))

@@ -24,9 +24,9 @@ CERTAIN = 100.0
 """So wide that only what can no longer happen is ruled out."""
 
 RESPONSES = [
-    Response(prompt, f"{prompt}.r{sample}", sample, f"{points}", 3, "stop")
+    Response(prompt, f"{prompt}.r{sample}", sample, f"{scores}", 3, "stop")
     for prompt in ("p", "q")
-    for sample, points in enumerate([0, 2, 3, 5])
+    for sample, scores in enumerate([0, 2, 3, 5])
 ]
 
 
@@ -38,30 +38,30 @@ def test_rounds_draw_everything_and_the_first_one_enough() -> None:
 
 
 def test_a_prediction_closes_when_nothing_is_left_and_is_open_before_anything_is_known() -> None:
-    assert bound_final_mean(PartialScore([4.0, 3.0], left=0), deviations=2.0) == (3.5, 3.5)
-    assert bound_final_mean(PartialScore([], left=4), deviations=0.1) == (0.0, 5.0)
+    assert bound_final_mean(PartialScore([4.0, 3.0], remaining=0), deviations=2.0) == (3.5, 3.5)
+    assert bound_final_mean(PartialScore([], remaining=4), deviations=0.1) == (0.0, 5.0)
 
 
 def test_a_prediction_is_what_its_formula_says() -> None:
     """Points 2 and 4, 2 left: mean 3, variance (1 + 1 + 1) / 3; +- half of sqrt(2 + 4/2) of 4."""
-    low, high = bound_final_mean(PartialScore([2.0, 4.0], left=2), deviations=0.5)
+    low, high = bound_final_mean(PartialScore([2.0, 4.0], remaining=2), deviations=0.5)
     assert 3.0 - low == pytest.approx(0.25)
     assert high - 3.0 == pytest.approx(0.25)
-    assert bound_final_mean(PartialScore([5.0], left=1), deviations=CERTAIN) == (2.5, 5.0)
+    assert bound_final_mean(PartialScore([5.0], remaining=1), deviations=CERTAIN) == (2.5, 5.0)
 
 
 def test_who_lies_between_the_tiers_has_no_hope() -> None:
     """Means 5, 2.5 and 0, nothing left: with rho 0.3 the tiers are from 3.5 and up to 1.5."""
     judged = {
-        name: PartialScore([points], left=0)
-        for name, points in zip("abc", (5.0, 2.5, 0.0), strict=True)
+        name: PartialScore([scores], remaining=0)
+        for name, scores in zip("abc", (5.0, 2.5, 0.0), strict=True)
     }
     assert find_still_in_play(judged, rho=0.3, deviations=1.0) == {"a", "c"}
     assert find_still_in_play(judged, rho=0.5, deviations=1.0) == {"a", "b", "c"}
 
 
 @given(
-    points=st.lists(
+    scores=st.lists(
         st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), min_size=6, max_size=6),
         min_size=2,
         max_size=6,
@@ -70,17 +70,19 @@ def test_who_lies_between_the_tiers_has_no_hope() -> None:
     rho=st.sampled_from([0.0, 0.3, 0.4]),
 )
 def test_who_is_surely_hopeless_ends_in_no_pair(
-    points: list[list[float]], drawn: int, rho: float
+    scores: list[list[float]], drawn: int, rho: float
 ) -> None:
     """However the rest is judged, chosen and rejected are responses that had hope."""
-    responses = [Response("p", f"r{n}", n, "a text", 2, "stop") for n in range(len(points))]
+    responses = [Response("p", f"r{n}", n, "a text", 2, "stop") for n in range(len(scores))]
     judgments = [
-        Judgment("p", f"r{n}", f"r{n}.j{sample}", sample, "", point, None, 1)
-        for n, row in enumerate(points)
-        for sample, point in enumerate(row)
+        Judgment("p", f"r{n}", f"r{n}.j{sample}", sample, "", score, None, 1)
+        for n, row in enumerate(scores)
+        for sample, score in enumerate(row)
     ]
     pair = select_actor_pair(score_responses(responses, judgments), rho=rho)
-    judged = {f"r{n}": PartialScore(row[:drawn], left=6 - drawn) for n, row in enumerate(points)}
+    judged = {
+        f"r{n}": PartialScore(row[:drawn], remaining=6 - drawn) for n, row in enumerate(scores)
+    }
     hopeful = find_still_in_play(judged, rho=rho, deviations=CERTAIN)
     assert {
         getattr(pair, name, None) for name in ("chosen_response_id", "rejected_response_id")
