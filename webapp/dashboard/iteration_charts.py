@@ -97,7 +97,8 @@ def _chart_histogram(title: str, values: Numbers, *, x_label: str, description: 
     scale = _make_bins(values)
     counts, _ = np.histogram(values, bins=scale.ticks)
     named = [
-        (scale.label(start), int(count)) for start, count in zip(scale.ticks, counts, strict=False)
+        (scale.format_tick(start), int(count))
+        for start, count in zip(scale.ticks, counts, strict=False)
     ]
     return build_histogram(title, named, x_label=x_label, description=description)
 
@@ -119,7 +120,9 @@ def _chart_lengths(kind: str, texts: str, tables: TableReader) -> Chart:
         [Series(side, _count_by_bin(values, scale)) for side, values in sides.items()],
         x_label="characters",
         y_label="pairs",
-        description=f"How many of the {kind} pairs are that long, to {scale.label(scale.step)}.",
+        description=(
+            f"How many of the {kind} pairs are that long, to {scale.format_tick(scale.step)}."
+        ),
     )
 
 
