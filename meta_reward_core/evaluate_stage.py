@@ -103,7 +103,7 @@ def _measure_task(
         raise TaskError(f"{task} cannot be evaluated on this machine: {obstacle}")
     results = benchmark.evaluate(_make_benchmark_request(context, task, model, tools), fixed.items)
     card = benchmark.score(results, model=model.name)
-    card = replace(card, findings=(*card.findings, *_find_left_out(fixed)))
+    card = replace(card, issues=(*card.issues, *_find_left_out(fixed)))
     row["scorecard"] = json.dumps(serialize_scorecard(card), sort_keys=True)
     return row, [{"task": task, "model": model.name, **asdict(result)} for result in results]
 

@@ -346,9 +346,9 @@ def _run_ifeval(options: Options, engines: _EngineFactory) -> list[Scorecard]:
         max_new_tokens=options["max_new_tokens"],
         system_prompt=options["system_prompt"],
         seed=options["seed"],
-        tell=engines.tell,
+        make_progress=engines.make_progress,
     )
-    card = run_ifeval(run, data=options["data"], side=engines.side("model"))
+    card = run_ifeval(run, data=options["data"], side=engines.open_side("model"))
     return [replace(card, model=options["model_name"] or card.model)]
 
 
@@ -356,7 +356,7 @@ def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Score
     words, only = _load_judge_prompt(options), options["only"]
     return [
         run_labelled_pairs(
-            engines.run(),
+            engines.make_run(),
             data=options["data"],
             templates=PromptTemplates(words.template, load_template("meta_judge"), words.rubric),
             top_points=words.top_points,

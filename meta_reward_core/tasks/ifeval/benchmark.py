@@ -83,7 +83,7 @@ def read_ifeval_items(path: Path) -> list[BenchmarkItem]:
 
 
 def _parse_item(row: NumberedRow) -> BenchmarkItem:
-    prompt = row.text("prompt")
+    prompt = row.read_text("prompt")
     kinds, values = row.values.get("instruction_id_list"), row.values.get("kwargs")
     if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
         row.refuse("instruction_id_list must be a list of at least one text.")
@@ -99,7 +99,7 @@ def _parse_item(row: NumberedRow) -> BenchmarkItem:
         except EvaluationFileError as error:
             row.refuse(f"{error}.")
         checks.append({"kind": check.kind, "values": dict(check.values)})
-    return BenchmarkItem(row.name("key"), prompt, {"checks": checks})
+    return BenchmarkItem(row.read_name("key"), prompt, {"checks": checks})
 
 
 def answer_prompts(
@@ -151,7 +151,7 @@ def read_responses(path: Path, items: Sequence[BenchmarkItem]) -> list[str]:
 
 
 def _read_either(row: NumberedRow, columns: Sequence[str]) -> str:
-    return row.text(next((name for name in columns if name in row.values), columns[0]))
+    return row.read_text(next((name for name in columns if name in row.values), columns[0]))
 
 
 def check_responses(items: Sequence[BenchmarkItem], responses: Sequence[str]) -> list[ItemResult]:
@@ -207,7 +207,7 @@ def score_ifeval(results: Sequence[ItemResult], *, model: str) -> Scorecard:
         model=model,
         baseline=None,
         judge=None,
-        figures=tuple(
+        metrics=tuple(
             _make_metric(name, found[name]) for name in (*main, *groups) if name in found
         ),
     )

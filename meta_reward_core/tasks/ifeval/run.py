@@ -28,7 +28,7 @@ class IfEvalRun:
         max_new_tokens: limit of a response.
         system_prompt: a system message before every prompt.
         seed: of the engine; responses are greedy.
-        tell: given the name of a step and how many replies it takes, returns who is told its
+        make_progress: given the name of a step and its number of replies, returns what reports its
             progress.
     """
 
@@ -36,7 +36,7 @@ class IfEvalRun:
     max_new_tokens: int
     system_prompt: str | None
     seed: int
-    tell: Callable[[str, int], Progress | None]
+    make_progress: Callable[[str, int], Progress | None]
 
 
 def run_ifeval(run: IfEvalRun, *, data: Path, side: OutputSource) -> Scorecard:
@@ -59,7 +59,7 @@ def run_ifeval(run: IfEvalRun, *, data: Path, side: OutputSource) -> Scorecard:
         max_new_tokens=run.max_new_tokens,
         system_prompt=run.system_prompt,
         seed=run.seed,
-        progress=run.tell("answer", len(prompts)),
+        progress=run.make_progress("answer", len(prompts)),
     )
     side.engine.unload()
     path = run.out / "responses.jsonl"
@@ -70,7 +70,7 @@ def run_ifeval(run: IfEvalRun, *, data: Path, side: OutputSource) -> Scorecard:
             for prompt, turns in zip(prompts, answers.turns, strict=True)
         ),
     )
-    issues = [*answers.findings, *find_training_overlap(side, prompts)]
+    issues = [*answers.issues, *find_training_overlap(side, prompts)]
     return score_outputs(items, path, model=side.name, out=run.out, issues=issues)
 
 
@@ -96,4 +96,4 @@ def score_outputs(
     if out is not None:
         write_json_lines(out / "checks.jsonl", map(asdict, results))
     card = score_ifeval(results, model=model)
-    return replace(card, findings=(*issues, *find_response_issues(items)))
+    return replace(card, issues=(*issues, *find_response_issues(items)))

@@ -105,8 +105,8 @@ def _parse_item(row: NumberedRow, subset: str, number: int) -> BenchmarkItem:
     label = row.values.get("label")
     if isinstance(label, bool) or label not in (1, 2, "1", "2"):
         row.refuse(f"label must be 1 or 2, the better output, not {format_for_message(label)}.")
-    prompt = row.text("input" if "input" in row.values else "instruction")
-    outputs = [row.text(name) for name in _OUTPUTS]
+    prompt = row.read_text("input" if "input" in row.values else "instruction")
+    outputs = [row.read_text(name) for name in _OUTPUTS]
     if outputs[0] == outputs[1]:
         row.refuse("both outputs are the same text; leave the pair out.")
     named = row.read_optional_text("subset") or subset
@@ -268,12 +268,12 @@ def score_labelled_pairs(results: Sequence[ItemResult], *, model: str) -> Scorec
         model=model,
         baseline=None,
         judge=model,
-        figures=tuple(
+        metrics=tuple(
             _make_metric(name, found[name])
             for name in (*_TITLED, *subsets)
             if name in found or _is_asked(name, found)
         ),
-        findings=tuple(
+        issues=tuple(
             make_issue_if_any(
                 [result for result in found[JUDGE] if result.value is None],
                 "pairs_unscored",

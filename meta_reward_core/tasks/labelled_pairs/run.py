@@ -62,12 +62,16 @@ def run_labelled_pairs(
     results: list[ItemResult] = []
     if "scores" in questions:
         total = 2 * len(items) * run.samples
-        judgments = judge_outputs(replace(request, progress=run.tell("judge", total)), items)
+        judgments = judge_outputs(
+            replace(request, progress=run.make_progress("judge", total)), items
+        )
         write_json_lines(run.out / "judgments.jsonl", map(asdict, judgments))
         results += score_judgments(items, judgments)
     if "comparisons" in questions:
         total = 2 * len(items)
-        replies = compare_outputs(replace(request, progress=run.tell("compare", total)), items)
+        replies = compare_outputs(
+            replace(request, progress=run.make_progress("compare", total)), items
+        )
         pairs = [make_output_pair(item) for item in items]
         write_json_lines(run.out / "verdicts.jsonl", iter_verdict_rows(pairs, replies))
         results += score_comparisons(items, replies)
@@ -75,4 +79,4 @@ def run_labelled_pairs(
     write_json_lines(run.out / "items.jsonl", map(asdict, results))
     card = score_labelled_pairs(results, model=run.judge.name)
     overlap = find_training_overlap(run.judge, [item.prompt for item in items])
-    return replace(card, findings=(*card.findings, *overlap))
+    return replace(card, issues=(*card.issues, *overlap))
