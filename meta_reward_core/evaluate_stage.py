@@ -87,7 +87,7 @@ def _measure_task(
     context: IterationContext, task: str, model: ModelRef, tools: StageResources
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of `task_scorecards` and the rows of `task_items` of one benchmark and model."""
-    fixed = load_fixed_items(context.files.store, _get_experiment_name(context), task)
+    fixed = load_fixed_items(context.files.store, context.files.experiment, task)
     row: dict[str, Any] = {
         "task": task,
         "model": model.name,
@@ -106,10 +106,6 @@ def _measure_task(
     card = replace(card, issues=(*card.issues, *_find_left_out(fixed)))
     row["scorecard"] = json.dumps(serialize_scorecard(card), sort_keys=True)
     return row, [{"task": task, "model": model.name, **asdict(result)} for result in results]
-
-
-def _get_experiment_name(context: IterationContext) -> str:
-    return context.files.folder.rpartition("/")[0]
 
 
 def _make_benchmark_request(

@@ -18,8 +18,12 @@ from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.prompt_templates import PromptTemplate, load_template
 from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
-from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
-from meta_reward_core.storage.experiment_lock import lock_experiment
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import (
+    Description,
+    ExperimentFiles,
+    make_missing_files_error,
+)
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput, compute_shard_key
 
@@ -89,7 +93,12 @@ class Experiment:
 
     def files(self, number: int) -> IterationFiles:
         """Open the files of an iteration; number 0 holds the pool of instructions."""
-        return IterationFiles(self.store, f"{self.name}/iteration-{number}")
+        return self.paths.iteration(number)
+
+    @property
+    def paths(self) -> ExperimentFiles:
+        """All files of the experiment."""
+        return ExperimentFiles(self.store, self.name)
 
     def model(self, number: int) -> ModelRef:
         """Find M_number.
@@ -128,10 +137,7 @@ class Experiment:
 
     def count_finished_iterations(self) -> int:
         """Count the iterations from the first that are finished without a gap."""
-        number = 0
-        while self.store.exists(f"{self.name}/iteration-{number + 1}/manifest.json"):
-            number += 1
-        return number
+        return self.paths.count_finished_iterations()
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other processes away; the lock dies with its process, or soon after it.
@@ -139,7 +145,7 @@ class Experiment:
         Raises:
             ExperimentBusyError: another process holds it.
         """
-        return lock_experiment(self.store, self.name)
+        return self.paths.lock()
 
 
 def create_experiment(
@@ -153,7 +159,7 @@ def create_experiment(
     templates: PromptTemplates | None = None,
     documents: Mapping[str, bytes] | None = None,
 ) -> Experiment:
-    """Write a new experiment: first its instructions, last `experiment.json`.
+    """Write a new experiment: first its prompts, last its description.
 
     Args:
         documents: further files that never change, by path below the experiment's folder.
@@ -168,25 +174,25 @@ def create_experiment(
     experiment = Experiment(
         name, recipe, recipe.sha256, templates, seed, seed_model, str(seed_model.source), store
     )
-    store.require_first_writer_wins(name)
-    with experiment.lock():
-        if store.exists(f"{name}/experiment.json"):
+    files = experiment.paths
+    store.require_first_writer_wins(files.layout.folder)
+    with files.lock():
+        if files.exist():
             raise InputError(f"an experiment {name!r} exists already: choose another name")
-        _write_pool(experiment.files(0), prompts)
+        _write_pool(files.pool, prompts)
         for path, data in (documents or {}).items():
-            store.delete(f"{name}/{path}")  # of an attempt that did not reach `experiment.json`
-            store.put_if_absent(f"{name}/{path}", data)
+            name_in_store = files.layout.at(path)
+            store.delete(name_in_store)  # of an attempt that did not reach the description
+            store.put_if_absent(name_in_store, data)
         if not store.is_local:  # machines that share no folder find M0 beside what comes of it
-            experiment.files(0).checkpoint.upload(seed_model.folder)
-        store.put_if_absent(
-            f"{name}/experiment.json", _encode_description(experiment, len(prompts.prompts))
-        )
+            files.pool.checkpoint.upload(seed_model.folder)
+        files.write_description(_describe(experiment, len(prompts.prompts)))
     return experiment
 
 
-def _encode_description(experiment: Experiment, prompts: int) -> bytes:
+def _describe(experiment: Experiment, prompts: int) -> Description:
     templates = experiment.templates
-    description = {
+    return {
         "name": experiment.name,
         "recipe": experiment.recipe.model_dump(mode="json"),
         "templates": {
@@ -201,7 +207,6 @@ def _encode_description(experiment: Experiment, prompts: int) -> bytes:
         },
         "prompts": prompts,
     }
-    return encode_canonical_json(description)
 
 
 def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
@@ -231,11 +236,9 @@ def require_experiment_files(store: ArtifactStore, name: str) -> None:
     Raises:
         ArtifactError: they are, and what to do.
     """
-    if not store.exists(f"{name}/experiment.json"):
-        raise ArtifactError(
-            f"the files of experiment {name!r} are gone from {store.root}: put them back, or "
-            "mount what lies there, and try again"
-        )
+    files = ExperimentFiles(store, name)
+    if not files.exist():
+        raise make_missing_files_error(files)
 
 
 def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
@@ -244,21 +247,20 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     Raises:
         ArtifactError: its description cannot be read, or its seed model changed or is gone.
     """
-    description = store.read_if_exists(f"{name}/experiment.json")
-    if description is None:
+    files = ExperimentFiles(store, name)
+    found = files.read_description()
+    if found is None:
         return None
-    found = json.loads(description)
     seed_model = found["seed_model"]
-    pool = IterationFiles(store, f"{name}/iteration-0")
     experiment = Experiment(
         name=name,
-        recipe=parse_recipe(found["recipe"], origin=f"{name}/experiment.json"),
+        recipe=parse_recipe(found["recipe"], origin=files.layout.description),
         recipe_sha256=hash_recipe_values(found["recipe"]),
         templates=parse_templates(found["templates"]),
         seed=found["seed"],
         seed_model=ModelRef(
             "M0",
-            Path(seed_model["folder"]) if store.is_local else pool.checkpoint,
+            Path(seed_model["folder"]) if store.is_local else files.pool.checkpoint,
             seed_model["sha256"],
         ),
         seed_folder=seed_model["folder"],

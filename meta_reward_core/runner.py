@@ -8,7 +8,6 @@ from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.errors import InputError
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.processes.command_hint import format_command
-from meta_reward_core.storage.artifact_store import encode_canonical_json
 from meta_reward_core.storage.shards import ShardManifest
 
 
@@ -65,7 +64,7 @@ def run_iteration(
             "the recipe asks for a passed audit before training (audit.required), and the core "
             f"alone knows of no audits: use `{format_command('run_iteration')}`"
         )
-    context.files.store.remove_partial_files(context.files.folder.rpartition("/")[0])
+    context.files.remove_partial_files()
     for stage in STAGES:
         if not stage.scheduled(context):
             callback.skip_stage(stage)
@@ -121,12 +120,7 @@ def publish_manifest(context: IterationContext) -> None:
         "parts": {part.path: part.sha256 for made in manifests for part in made.parts},
         "counts": _sum_counts_by_stage(manifests),
     }
-    name = f"{context.files.folder}/manifest.json"
-    data = encode_canonical_json(summary)
-    store = context.files.store
-    if store.exists(name) and store.read(name) != data:
-        store.delete(name)
-    store.put_if_absent(name, data)
+    context.files.write_final_manifest(summary)
 
 
 def _sum_rows_by_table(manifests: list[ShardManifest]) -> dict[str, int]:

@@ -33,12 +33,9 @@ from meta_reward_core.storage.records import (
     Response,
     ResponseScore,
 )
-from meta_reward_core.storage.schemas import build_table, to_records
-from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput, get_partition_path
+from meta_reward_core.storage.schemas import build_table, get_own_part, to_records
+from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput
 from meta_reward_core.training.dataset import load_training_rows
-
-# `dropped` has two writers; each has a part of its own.
-_ACTOR_PART, _JUDGE_PART = 0, 1
 
 
 def run_sample(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
@@ -141,7 +138,7 @@ def run_pair_actor(context: IterationContext, shard: int, tools: StageResources)
         dropped += missed
     tables = {
         ("actor_pairs", 0): build_table("actor_pairs", pairs),
-        ("dropped", _ACTOR_PART): build_table("dropped", dropped),
+        ("dropped", get_own_part("dropped", "pair_actor")): build_table("dropped", dropped),
     }
     return StageOutput(tables, _count_pairs(len(pairs), dropped))
 
@@ -205,7 +202,7 @@ def run_pair_judge(context: IterationContext, shard: int, tools: StageResources)
     tables = {
         ("ratings", 0): build_table("ratings", ratings),
         ("judge_pairs", 0): build_table("judge_pairs", pairs),
-        ("dropped", _JUDGE_PART): build_table("dropped", dropped),
+        ("dropped", get_own_part("dropped", "pair_judge")): build_table("dropped", dropped),
     }
     return StageOutput(tables, _count_pairs(len(pairs), dropped))
 
@@ -270,21 +267,6 @@ def run_train(context: IterationContext, shard: int, tools: StageResources) -> S
         **rows.counts,
     }
     return StageOutput(tables, counts, checkpoint=sha256)
-
-
-def list_stale_outputs(stage: str, shard: int) -> list[str]:
-    """Name what an attempt that was killed may have left of a shard, without a manifest."""
-    tables: dict[str, list[tuple[str, int]]] = {
-        "generate": [("responses", shard)],
-        "judge": [("judgments", shard), ("scores", shard)],
-        "pair_actor": [("actor_pairs", 0), ("dropped", _ACTOR_PART)],
-        "meta_judge": [("battles", shard)],
-        "pair_judge": [("ratings", 0), ("judge_pairs", 0), ("dropped", _JUDGE_PART)],
-        "train": [("training_log", 0), ("refused", 0)],
-        "evaluate": [("evaluation", 0), ("task_scorecards", 0), ("task_items", 0)],
-    }
-    whole = {"sample": ["prompts"], "train": ["checkpoint"]}
-    return [get_partition_path(*part) for part in tables.get(stage, [])] + whole.get(stage, [])
 
 
 def _explain_no_pairs(context: IterationContext) -> str:

@@ -45,6 +45,7 @@ from meta_reward_core.planning.experiment_request import (
 )
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles, iter_experiment_names
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.fixed_items import (
@@ -136,8 +137,8 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
     meant = next(
         (
             close
-            for close in get_close_matches(name, store.names(""))
-            if store.exists(f"{close}/experiment.json")
+            for close in get_close_matches(name, list(iter_experiment_names(store)))
+            if ExperimentFiles(store, close).exist()
         ),
         None,
     )
@@ -330,7 +331,7 @@ def make_stage_resources(
     Args:
         draws: a folder that keeps what engines draw, for experiments that have draws in common.
     """
-    scratch = places.scratch / experiment.name / f"iteration-{number}"
+    scratch = experiment.paths.layout.get_scratch(places.scratch, number)
     return StageResources(
         load_engine=load_engine if draws is None else _make_caching_loader(draws), scratch=scratch
     )

@@ -4,19 +4,18 @@ Only small files are read: manifests, the tables `evaluation` and `training_log`
 Summaries are given where somebody has them, because making them reads every judgment.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
 from meta_reward_core.evaluation.scorecard import Basis, DataIssue
-from meta_reward_core.experiment import require_experiment_files
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
 from meta_reward_core.reporting.scorecard_store import ScorecardDict, list_scorecards
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 
 MetricValues = dict[tuple[str, str, str, Basis], tuple[float | None, int]]
@@ -106,11 +105,11 @@ def read_run(
     Raises:
         ArtifactError: its files are gone, or one is damaged.
     """
-    require_experiment_files(store, name)
-    found = json.loads(store.read(f"{name}/experiment.json"))
-    recipe = parse_recipe(found["recipe"], origin=f"{name}/experiment.json")
-    manifests = _read_manifests(store, name)
-    folders = {number: _get_files(store, name, number) for number in range(1, len(manifests) + 1)}
+    kept = ExperimentFiles(store, name)
+    found = kept.require_description()
+    recipe = parse_recipe(found["recipe"], origin=kept.layout.description)
+    manifests = list(_iter_final_manifests(kept))
+    folders = {number: kept.iteration(number) for number in range(1, len(manifests) + 1)}
     metrics: MetricValues = {}
     for files in folders.values():
         metrics |= _read_metrics(files)
@@ -139,15 +138,12 @@ def read_run(
     )
 
 
-def _get_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:
-    return IterationFiles(store, f"{name}/iteration-{number}")
-
-
-def _read_manifests(store: ArtifactStore, name: str) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
-    while store.exists(path := f"{name}/iteration-{len(made) + 1}/manifest.json"):
-        made.append(json.loads(store.read(path)))
-    return made
+def _iter_final_manifests(files: ExperimentFiles) -> Iterator[dict[str, Any]]:
+    """Manifests of the finished iterations, from the first."""
+    number = 1
+    while (made := files.iteration(number).read_final_manifest()) is not None:
+        yield made
+        number += 1
 
 
 def _read_metrics(files: IterationFiles) -> MetricValues:

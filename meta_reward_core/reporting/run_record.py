@@ -17,8 +17,8 @@ from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_loader import ExperimentRun
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.schemas import MEANING_VERSION
-from meta_reward_core.storage.shards import IterationFiles
 from meta_reward_core.tasks.registry import find_task
 
 _FORMAT: Final = 1
@@ -102,8 +102,9 @@ def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
     Raises:
         ArtifactError: the files are gone or damaged.
     """
-    words = json.loads(store.read(f"{run.name}/experiment.json"))["templates"]
-    pool = IterationFiles(store, f"{run.name}/iteration-0").read("prompts")
+    files = ExperimentFiles(store, run.name)
+    words = files.require_description()["templates"]
+    pool = files.pool.read("prompts")
     return RunRecord(
         run,
         RunFingerprint(

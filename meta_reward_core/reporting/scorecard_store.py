@@ -1,9 +1,9 @@
 """Where the scorecards of an experiment's models lie, so that its report finds them.
 
-`<experiment>/evaluations/M<t>/<benchmark>.json`, as `manage.py evaluate --json` writes them; a
-judge's agreement with people has a name of its own beside its agreement with a model. Another
-evaluation of the same model by the same rule takes the place of the earlier one. What the tasks of
-`evaluation.tasks` have measured lies in the iterations' own tables and is listed with them.
+One file for each benchmark of each model (`storage.layout`), as `manage.py evaluate --json` writes
+them; a judge's agreement with people has a name of its own beside its agreement with a model.
+Another evaluation of the same model by the same rule replaces the earlier one. What the tasks of
+`evaluation.tasks` have measured is in the iterations' own tables and is listed with them.
 """
 
 import json
@@ -17,7 +17,13 @@ from meta_reward_core.evaluation.scorecard import Scorecard, serialize_scorecard
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.reporting.task_scorecards import read_task_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
-from meta_reward_core.storage.shards import get_partition_path
+from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.storage.layout import (
+    ExperimentLayout,
+    get_partition_path,
+    parse_iteration_name,
+    parse_model_name,
+)
 
 ScorecardDict = dict[str, Any]
 ReferenceKind = Literal["model", "humans"]
@@ -33,8 +39,6 @@ class ScorecardFile:
 
 
 _PLACE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/M([0-9]{1,6})")
-_MODEL: Final = re.compile(r"M([0-9]{1,6})", re.ASCII)
-_ITERATION: Final = re.compile(r"iteration-([1-9][0-9]{0,5})", re.ASCII)
 _TASK_TABLE: Final = get_partition_path("task_scorecards", 0)
 _UNSAFE: Final = re.compile(r"[^a-z0-9.]+")
 
@@ -56,11 +60,12 @@ def save_scorecard(
         InputError: there is no such experiment.
         ArtifactError: it cannot be written.
     """
-    if not store.exists(f"{experiment}/experiment.json"):
+    files = ExperimentFiles(store, experiment)
+    if not files.exist():
         raise make_missing_experiment_error(experiment, root=store.root)
     benchmark = _UNSAFE.sub("-", card.benchmark.lower()).strip("-")
     file = "-".join(filter(None, [benchmark, reference]))
-    name = f"{experiment}/{_get_folder(number)}/{file}.json"
+    name = f"{files.layout.scorecards(number)}/{file}.json"
     store.delete(name)
     store.put_if_absent(
         name, encode_canonical_json({"reference": reference, **serialize_scorecard(card)})
@@ -95,19 +100,20 @@ def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[Scor
     Raises:
         ArtifactError: one of them is not readable.
     """
-    models = store.names(f"{experiment}/evaluations")
-    numbers = {int(found[1]) for found in map(_MODEL.fullmatch, models) if found}
+    found = map(parse_model_name, store.names(ExperimentLayout.of(experiment).evaluations))
+    numbers = {number for number in found if number is not None}
     for number in sorted(numbers | _find_measured_models(store, experiment)):
         yield from _iter_model_scorecards(store, experiment, number)
 
 
 def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
     """Numbers of the models that tasks have measured."""
-    folders = map(_ITERATION.fullmatch, store.names(experiment))
+    folder = ExperimentLayout.of(experiment)
+    found = map(parse_iteration_name, store.names(folder.folder))
     iterations = {
-        int(found[1])
-        for found in folders
-        if found and store.exists(f"{experiment}/{found[0]}/{_TASK_TABLE}")
+        number
+        for number in found
+        if number and store.exists(f"{folder.iteration(number)}/{_TASK_TABLE}")
     }
     return iterations | ({0} if 1 in iterations else set())
 
@@ -115,13 +121,14 @@ def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
 def _iter_model_scorecards(
     store: ArtifactStore, experiment: str, number: int
 ) -> Iterator[ScorecardFile]:
-    table = f"iteration-{max(number, 1)}/{_TASK_TABLE}"
-    if store.exists(f"{experiment}/{table}"):
+    folder, inside = ExperimentLayout.of(experiment), ExperimentLayout("")
+    table = f"{inside.iteration(max(number, 1))}/{_TASK_TABLE}"
+    if store.exists(folder.at(table)):
         for card in read_task_scorecards(store, experiment, number):
             yield ScorecardFile(number, table, card)
-    for name in store.names(f"{experiment}/{_get_folder(number)}"):
-        path = f"{_get_folder(number)}/{name}"
-        yield ScorecardFile(number, path, _read_scorecard(store, f"{experiment}/{path}"))
+    for name in store.names(folder.scorecards(number)):
+        card = _read_scorecard(store, f"{folder.scorecards(number)}/{name}")
+        yield ScorecardFile(number, f"{inside.scorecards(number)}/{name}", card)
 
 
 def _read_scorecard(store: ArtifactStore, name: str) -> ScorecardDict:
@@ -134,8 +141,3 @@ def _read_scorecard(store: ArtifactStore, name: str) -> ScorecardDict:
             f"{store.path(name)} is no scorecard ({error}): remove it, or evaluate again"
         ) from error
     return card
-
-
-def _get_folder(number: int) -> str:
-    """Below the experiment's folder."""
-    return f"evaluations/M{number}"

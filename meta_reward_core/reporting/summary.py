@@ -73,7 +73,7 @@ def summarize_iteration(
     earlier = _measure_metrics(before, number - 1, recipe) if before is not None else None
     return {
         "iteration": number,
-        "finished": files.store.exists(f"{files.folder}/manifest.json"),
+        "finished": files.is_finished(),
         "model_out": files.get_checkpoint_sha256(),
         "stages": _summarize_stages(files, stages, timings or {}),
         "outside_judge": recipe.judge.endpoint,

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
 from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 
 ScorecardDict = dict[str, Any]
@@ -40,7 +41,7 @@ def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> 
 
 def _open_files(store: ArtifactStore, experiment: str, number: int) -> IterationFiles:
     """The iteration that has measured M_number; M_0 is measured by the first."""
-    return IterationFiles(store, f"{experiment}/iteration-{max(number, 1)}")
+    return ExperimentFiles(store, experiment).iteration(max(number, 1))
 
 
 def _make_card(

@@ -27,6 +27,7 @@ from meta_reward_core.models.validation import (
     iter_visible_files,
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore, explain_full_disk
+from meta_reward_core.storage.layout import CHECKPOINT
 
 MAX_RETRY_SECONDS: Final = 600.0
 """So long a finished training waits for a store that does not answer, before it is lost."""
@@ -92,7 +93,7 @@ class Checkpoint:
         if self.store.is_local:
             yield self.store.get_local_path(self.name)
             return
-        folder = scratch / "checkpoint"
+        folder = scratch / CHECKPOINT
         shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's, made from who knows what
         yield folder
         self.upload(folder)

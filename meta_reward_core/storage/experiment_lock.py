@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from meta_reward_core.errors import ArtifactError, ExperimentBusyError, StorageUnreachableError
 from meta_reward_core.processes.signals import interrupt_on_signal
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.layout import ExperimentLayout
 
 LEASE_SECONDS: Final = 60.0
 """Who has written no further number for so long is taken for dead."""
@@ -37,11 +38,12 @@ def lock_experiment(store: ArtifactStore, experiment: str) -> Iterator[None]:
     Raises:
         ExperimentBusyError: another process holds it, or has taken it over meanwhile.
     """
+    name = ExperimentLayout.of(experiment).lock
     if store.is_local:
-        with _hold_file_lock(store.get_local_path(f"{experiment}/.lock"), experiment):
+        with _hold_file_lock(store.get_local_path(name), experiment):
             yield
     else:
-        with _hold_lease(Lease(store, f"{experiment}/.lock")):
+        with _hold_lease(Lease(store, name)):
             yield
 
 

@@ -187,7 +187,12 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "task_scorecards": ("evaluate",),
     "task_items": ("evaluate",),
 }
-"""Stages that write a table: its parts are promised by their manifests and no others."""
+"""Stages that write a table: its parts are promised by their manifests and no others.
+
+`pool` writes the prompts of an experiment and `audit` what people decided; all others are stages
+of an iteration, which name the same tables in `Stage.writes`. Where stages of one iteration share
+a table, each writes one part, numbered by its place here.
+"""
 
 RECORDS: dict[str, type] = {
     "responses": Response,
@@ -197,6 +202,25 @@ RECORDS: dict[str, type] = {
     "ratings": Rating,
     "dropped": Dropped,
 }
+
+
+def list_written_tables(stage: str) -> tuple[str, ...]:
+    """Name the tables that a stage writes."""
+    return tuple(table for table, stages in WRITERS.items() if stage in stages)
+
+
+def is_shared_table(table: str) -> bool:
+    """Say whether several stages of an iteration write a table, each a part of its own."""
+    return len(_list_writers_of_iteration(table)) > 1
+
+
+def get_own_part(table: str, stage: str) -> int:
+    """Number of the part that a stage of one shard writes of a table; 0 where it is alone."""
+    return _list_writers_of_iteration(table).index(stage)
+
+
+def _list_writers_of_iteration(table: str) -> list[str]:
+    return [writer for writer in WRITERS[table] if writer != "pool"]
 
 
 _TABLE_OF: Final = {record: name for name, record in RECORDS.items()}

@@ -6,10 +6,9 @@ shard whose key has changed (its inputs were remade and differ) is made again.
 """
 
 import json
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,6 +24,17 @@ from meta_reward_core.storage.artifact_store import (
     hash_json,
 )
 from meta_reward_core.storage.checkpoint_store import Checkpoint
+from meta_reward_core.storage.layout import (
+    CHECKPOINT,
+    FINAL_MANIFEST,
+    SHARD_MANIFESTS,
+    ExperimentLayout,
+    get_experiment_folder,
+    get_partition_path,
+    get_shard_manifest_path,
+    parse_partition_number,
+    parse_shard_manifest_name,
+)
 from meta_reward_core.storage.schemas import (
     MEANING_VERSION,
     READABLE_VERSIONS,
@@ -42,7 +52,6 @@ from meta_reward_core.storage.schemas import (
 Counts = dict[str, int]
 ShardName = tuple[str, int]
 """A stage, and the number of its shard."""
-_MANIFEST_NAME: Final = r"(?P<stage>\w+)-(?P<shard>\d{5,})\.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class Partition:
     @property
     def number(self) -> int:
         """Which part of the table it is."""
-        return int(self.path.removesuffix(".parquet").rpartition("-")[2])
+        return parse_partition_number(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +112,6 @@ class ShardManifest:
     def to_json(self) -> bytes:
         """Write the manifest; the same manifest gives the same bytes."""
         return encode_canonical_json({"schema": SCHEMA_VERSION, **asdict(self)})
-
-
-def get_partition_path(table: str, part: int) -> str:
-    """Name of a part, relative to the iteration's folder."""
-    return f"{table}/part-{part:05d}.parquet"
 
 
 class IterationFiles:
@@ -156,13 +160,50 @@ class IterationFiles:
             self._remember(shard, manifest)
 
     def has_manifests(self) -> bool:
-        """Say whether there is a manifest."""
+        """Say whether a shard of the iteration is finished."""
         return bool(self._list_manifest_names())
+
+    @property
+    def manifests_folder(self) -> str:
+        """Folder of the shards' manifests, below the store's root."""
+        return self._at(SHARD_MANIFESTS)
+
+    def is_finished(self) -> bool:
+        """Say whether the iteration's own manifest, which is written last, is there."""
+        return self.store.exists(self._at(FINAL_MANIFEST))
+
+    def read_final_manifest(self) -> dict[str, Any] | None:
+        """Read the iteration's own manifest; None if the iteration is not finished.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        data = self.store.read_if_exists(self._at(FINAL_MANIFEST))
+        return None if data is None else dict(json.loads(data))
+
+    def write_final_manifest(self, summary: Mapping[str, Any]) -> None:
+        """Write the iteration's own manifest; one that says the same is left as it is."""
+        name, data = self._at(FINAL_MANIFEST), encode_canonical_json(summary)
+        if self.store.exists(name) and self.store.read(name) != data:
+            self.store.delete(name)
+        self.store.put_if_absent(name, data)
+
+    def remove_partial_files(self) -> None:
+        """Remove what killed writers left in the experiment's folder.
+
+        Only a process that knows nobody writes there may call it.
+        """
+        self.store.remove_partial_files(self.experiment.folder)
+
+    @property
+    def experiment(self) -> ExperimentLayout:
+        """Names of the files of the experiment that the iteration belongs to."""
+        return ExperimentLayout(get_experiment_folder(self.folder))
 
     def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
         promised = self._forget(stage, shard)
-        self.store.delete(self._at(_get_manifest_path(stage, shard)))
+        self.store.delete(self._at(get_shard_manifest_path(stage, shard)))
         for path in {*promised, *leftovers}:
             self.store.delete(self._at(path))
 
@@ -187,7 +228,7 @@ class IterationFiles:
         manifest = ShardManifest(
             stage, shard, key, tuple(parts), work.counts, work.checkpoint, dict(packages)
         )
-        self._put(_get_manifest_path(stage, shard), manifest.to_json())
+        self._put(get_shard_manifest_path(stage, shard), manifest.to_json())
         self._forget(stage, shard)
         self._remember((stage, shard), manifest)
         return manifest
@@ -195,7 +236,7 @@ class IterationFiles:
     @property
     def checkpoint(self) -> Checkpoint:
         """The model that the iteration makes; of the pool's files, a remote experiment's M0."""
-        return Checkpoint(self.store, self._at("checkpoint"))
+        return Checkpoint(self.store, self._at(CHECKPOINT))
 
     def get_checkpoint_sha256(self) -> str | None:
         """Hash of the model that the training says it has made; None before."""
@@ -247,7 +288,7 @@ class IterationFiles:
             one for table in tables for one in self._find_promised(table, part)
         ):
             read[known.path] = known.sha256
-            read[f"{manifest.stage}/checkpoint"] = manifest.checkpoint
+            read[f"{manifest.stage}/{CHECKPOINT}"] = manifest.checkpoint
         return hash_json(read)
 
     def _find_promised(
@@ -280,14 +321,13 @@ class IterationFiles:
     def _list_manifest_names(self) -> set[ShardName]:
         """Whose manifests there were when somebody first asked: a kept reader sees that moment."""
         if self._listed is None:
-            names = self.store.names(self._at("manifests"))
-            found = filter(None, (re.fullmatch(_MANIFEST_NAME, name) for name in names))
-            self._listed = {(named["stage"], int(named["shard"])) for named in found}
+            names = self.store.names(self._at(SHARD_MANIFESTS))
+            self._listed = set(filter(None, map(parse_shard_manifest_name, names)))
         return self._listed
 
     def _read_manifest(self, shard: ShardName) -> ShardManifest | None:
         """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
-        path = self._at(_get_manifest_path(*shard))
+        path = self._at(get_shard_manifest_path(*shard))
         data = self.store.read_if_exists(path)
         try:
             return ShardManifest.from_json(data) if data is not None else None
@@ -329,10 +369,6 @@ class IterationFiles:
 
     def _at(self, path: str) -> str:
         return f"{self.folder}/{path}"
-
-
-def _get_manifest_path(stage: str, shard: int) -> str:
-    return f"manifests/{stage}-{shard:05d}.json"
 
 
 def _list_writers(table: str, part: int) -> list[ShardName]:

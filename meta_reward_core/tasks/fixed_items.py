@@ -16,6 +16,7 @@ from typing import Any
 from meta_reward_core.errors import ArtifactError, TaskError
 from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.tasks.protocol import Benchmark, BenchmarkItem
 from meta_reward_core.tasks.registry import get_task
 
@@ -128,16 +129,16 @@ def _hash_source(path: Path) -> str:
 
 def get_items_path(task: str) -> str:
     """Where a task's items are kept, below the experiment's folder."""
-    return f"evaluation-data/{task}.json"
+    return ExperimentLayout("").evaluation_items(task)
 
 
-def load_fixed_items(store: ArtifactStore, experiment: str, task: str) -> FixedItems:
+def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: str) -> FixedItems:
     """Read the items that an experiment began with.
 
     Raises:
         ArtifactError: they are gone, or not readable.
     """
-    name = f"{experiment}/{get_items_path(task)}"
+    name = experiment.evaluation_items(task)
     if not store.exists(name):
         raise ArtifactError(f"{store.path(name)} is gone: put it back, or begin another experiment")
     try:

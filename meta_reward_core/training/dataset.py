@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from meta_reward_core.context import IterationContext
 from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.storage.layout import get_partition_path
 from meta_reward_core.storage.records import PairKind
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import (
@@ -19,7 +20,6 @@ from meta_reward_core.storage.shards import (
     IterationFiles,
     StageOutput,
     compute_shard_key,
-    get_partition_path,
 )
 
 Row = dict[str, Any]

@@ -1,6 +1,11 @@
 """A small experiment whose engine is a script: every step but training, in a second."""
 
+import sys
+from collections.abc import Sized
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from meta_reward_core.context import IterationContext, ModelRef, StageResources
 from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
@@ -9,6 +14,7 @@ from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine, mak
 from meta_reward_core.experiment import Experiment, create_experiment
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.runner import publish_manifest
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.records import Prompt
 
@@ -69,3 +75,28 @@ def run_before_training(context: IterationContext, tools: StageResources) -> lis
                 stage.run_shard(context, shard, tools)
                 ran.append((stage.name, shard))
     return ran
+
+
+def train_on_nothing(rows: Sized, *, checkpoint: Path, **_: object) -> SimpleNamespace:
+    """Write a checkpoint that depends on the number of rows alone, in TRL's place."""
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(f"after {len(rows)} rows".encode())
+    (checkpoint / "config.json").write_text("{}")
+    log = [{"step": 1, "epoch": 1.0, "loss": 0.69}]
+    return SimpleNamespace(rows_trained=len(rows), refused=[], kept_step=1, log=log)
+
+
+def run_whole(
+    experiment: Experiment, number: int, monkeypatch: pytest.MonkeyPatch
+) -> IterationContext:
+    """Run a whole iteration, with a training that learns nothing."""
+    fake = SimpleNamespace(train_dpo=train_on_nothing)
+    monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
+    context, root = experiment.context(number), Path(experiment.store.root)
+    tools = scripted_tools(root.with_name(f"{root.name}-scratch"))
+    for stage in STAGES:
+        for shard in range(stage.plan_shards(context) if stage.scheduled(context) else 0):
+            if stage.find_finished_shard(context, shard) is None:
+                stage.run_shard(context, shard, tools)
+    publish_manifest(context)
+    return context

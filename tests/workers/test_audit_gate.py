@@ -23,10 +23,11 @@ from tests.workers.installation import Installation, UseScript
 from tests.workers.miniature_script import RECIPE, MiniatureScript
 from tests.workers.test_run_iteration import table_bytes
 from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over, host, queue
-from webapp.audit.batch_creation import BatchPlan, create_batch, get_iteration_files
+from webapp.audit.batch_creation import BatchPlan, create_batch
 from webapp.audit.batch_report import is_stale, make_report
 from webapp.audit.human_preference_pairs import build_human_pairs
 from webapp.audit.models import Answer, Batch, Gate, Item, Override
+from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Experiment, Iteration
 from webapp.notifications.models import Channel, Choice, EventType, Notice, Recipient
 from webapp.notifications.outbox import write_notifications
@@ -201,14 +202,14 @@ def test_a_command_cannot_go_round_the_gate(held: Iteration, installation: Insta
 
 
 def table(iteration: Iteration, name: str) -> list[dict[str, Any]]:
-    files = get_iteration_files(iteration.experiment, iteration.number)
+    files = open_iteration_files(iteration.experiment, iteration.number)
     found: list[dict[str, Any]] = files.read(name).to_pylist()
     return found
 
 
 def trained(iteration: Iteration) -> dict[str, int]:
     """What the training's manifest counts."""
-    manifest = get_iteration_files(iteration.experiment, iteration.number).manifest("train")
+    manifest = open_iteration_files(iteration.experiment, iteration.number).manifest("train")
     assert manifest is not None
     return manifest.counts
 
@@ -233,7 +234,7 @@ def check_actor_pairs_alone(iteration: Iteration, *, why: str) -> None:
     [withheld] = table(iteration, "withheld")
     assert withheld["kind"] == "judge"
     assert why in withheld["reason"]
-    files = get_iteration_files(iteration.experiment, iteration.number)
+    files = open_iteration_files(iteration.experiment, iteration.number)
     manifest = json.loads(files.store.read(f"{files.folder}/manifest.json"))
     assert manifest["counts"]["audit"]["withheld_kinds"] == 1
     assert "withheld/part-00000.parquet" in manifest["parts"]

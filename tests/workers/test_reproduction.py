@@ -14,13 +14,14 @@ from django.core.management import CommandError
 from meta_reward_core.errors import InputError
 from meta_reward_core.reporting.run_loader import ExperimentRun
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.tasks.toy.base_model import GateResult
 from meta_reward_core.tasks.toy.base_model_variants import SeedModelVariant
 from tests.core.reporting.cast import make_run
 from tests.workers.installation import Installation
 from workers.reproduction import run
 from workers.reproduction.matrix import MatrixSpec, PlannedRun, plan_runs
-from workers.reproduction.records import SeedModelRecords, count_finished_iterations
+from workers.reproduction.records import SeedModelRecords
 from workers.reproduction.run import choose_seed_models, run_all
 
 ARMS = ("miniature", "miniature-noisy-meta-judge")
@@ -82,7 +83,7 @@ class Files:
         self._store = ArtifactStore(str(folder / "artifacts"))
 
     def count_iterations(self, run: PlannedRun) -> int:
-        return count_finished_iterations(self._store, run.name)
+        return ExperimentFiles(self._store, run.name).count_finished_iterations()
 
     def find(self, run: PlannedRun) -> ExperimentRun | None:
         return make_run(run.name) if self.count_iterations(run) >= run.iterations else None

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 from meta_reward_core.data.exports import EXPORTS, Export, PairRow
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.shards import IterationFiles
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
 KINDS: Final = ("actor", "judge")
@@ -24,11 +24,9 @@ def export_lines(
     Raises:
         ArtifactError: the files are damaged, or the format cannot hold the pairs.
     """
-    store = ArtifactStore(experiment.artifact_root)
+    files = open_experiment_files(experiment)
     tables = [
-        _iter_lines(
-            IterationFiles(store, f"{experiment.name}/iteration-{number}"), kind, EXPORTS[form]
-        )
+        _iter_lines(files.iteration(number), kind, EXPORTS[form])
         for number in numbers
         for kind in kinds
     ]

@@ -1,6 +1,5 @@
 """Make a batch: draw items from an iteration's files, and copy the few texts that they need."""
 
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,12 +25,12 @@ from meta_reward_core.review.stratified_sampling import (
     arrange_batch,
     draw_sample,
 )
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import get_table_name, list_columns
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.audit.models import Batch, Item, Truth
 from webapp.audit.services import set_auditors
+from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.models import Experiment, StageStatus
 
 Record = TypeVar("Record")
@@ -106,15 +105,9 @@ def _ignore_status(doing: str) -> None:
     """Nobody wants to know."""
 
 
-def get_iteration_files(experiment: Experiment, number: int) -> IterationFiles:
-    """Open the files of an iteration."""
-    store = ArtifactStore(experiment.artifact_root)
-    return IterationFiles(store, f"{experiment.name}/iteration-{number}")
-
-
 def hash_source_files(experiment: Experiment, number: int, kind: str) -> str:
     """Hash the files that items of a kind are drawn from, as they are now."""
-    return get_iteration_files(experiment, number).hash_inputs(SOURCES[kind])
+    return open_iteration_files(experiment, number).hash_inputs(SOURCES[kind])
 
 
 def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
@@ -123,11 +116,10 @@ def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
     Raises:
         InputError: its files are gone.
     """
-    store = ArtifactStore(experiment.artifact_root)
-    name = f"{experiment.name}/experiment.json"
-    if not store.exists(name):
+    description = open_experiment_files(experiment).read_description()
+    if description is None:
         raise InputError(f"the files of experiment {experiment.name!r} are gone")
-    words: dict[str, str] = json.loads(store.read(name))["templates"]
+    words: dict[str, str] = description["templates"]
     return words
 
 
@@ -161,7 +153,7 @@ def sample_batch(
         ArtifactError: files are gone or damaged.
     """
     require_finished(experiment, number, plan.kind)
-    files = get_iteration_files(experiment, number)
+    files = open_iteration_files(experiment, number)
     digest = files.hash_inputs(SOURCES[plan.kind])
     population = _POPULATIONS[plan.kind](files, say)
     sample = draw_sample(

@@ -19,6 +19,7 @@ from webapp.charts.chart import Chart
 from webapp.charts.lines import Point, Series, build_line_chart
 from webapp.charts.scales import Scale, make_wide_scale
 from webapp.dashboard.table_reader import Numbers, TableReader
+from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
 from webapp.experiments.training_charts import TRAINING_CHARTS, TrainingChart
 
@@ -36,11 +37,9 @@ class IterationCharts:
 
 def build_iteration_charts(iteration: Iteration) -> IterationCharts:
     """Draw what an iteration's finished shards have made, and how fast."""
-    experiment = iteration.experiment
     charts, problem = [_chart_speed(iteration)], ""
     try:
-        folder = f"{experiment.name}/iteration-{iteration.number}"
-        tables = TableReader(experiment.artifact_root, folder)
+        tables = TableReader(open_iteration_files(iteration.experiment, iteration.number))
         charts = [*_iter_table_charts(tables, running=_read_running_log(iteration)), *charts]
     except ArtifactError as error:
         problem = str(error)

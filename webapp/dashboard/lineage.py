@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meta_reward_core.models.hf_hub import parse_pinned_name
-from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.shards import IterationFiles
 from webapp.dashboard.table_reader import find_kept_epoch
+from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.models import Experiment, Iteration, JobKind, Shard, ShardStatus
 
 _HASH_CHARS: Final = 12
@@ -115,8 +114,7 @@ def _parse_seed_model_name(folder: str) -> tuple[str, str]:
 
 
 def _read_prompt_set(experiment: Experiment) -> PromptSet | None:
-    store = ArtifactStore(experiment.artifact_root)
-    pool = IterationFiles(store, f"{experiment.name}/iteration-0").manifest("pool")
+    pool = open_experiment_files(experiment).pool.manifest("pool")
     if pool is None:
         return None
     launch = experiment.orders.filter(kind=JobKind.LAUNCH).only("wish").first()
@@ -147,7 +145,12 @@ def _make_generation(experiment: Experiment, row: Iteration, counts: Counts) -> 
     step = trained.get("kept_step")
     made = row.model_out
     epoch = (
-        find_kept_epoch(experiment.artifact_root, _get_folder(row), made, step)
+        find_kept_epoch(
+            experiment.artifact_root,
+            open_iteration_files(experiment, row.number).folder,
+            made,
+            step,
+        )
         if made and step
         else None
     )
@@ -166,10 +169,6 @@ def _make_generation(experiment: Experiment, row: Iteration, counts: Counts) -> 
         short_hash=made[:_HASH_CHARS],
         hash=made,
     )
-
-
-def _get_folder(row: Iteration) -> str:
-    return f"{row.experiment.name}/iteration-{row.number}"
 
 
 def _make_pair_counts(

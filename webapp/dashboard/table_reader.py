@@ -28,9 +28,9 @@ _VARIANCE_WIDTH: Final = 0.25
 class TableReader:
     """The tables of one iteration, as far as finished shards promise their parts."""
 
-    def __init__(self, root: str, folder: str) -> None:
-        self._root, self._folder = root, folder
-        self._files = IterationFiles(ArtifactStore(root), folder)
+    def __init__(self, files: IterationFiles) -> None:
+        self._root, self._folder = files.store.root, files.folder
+        self._files = files
 
     def read_score_histogram(self) -> list[int]:
         """Count the judge's scores in each bin of `HISTOGRAM_BINS`."""

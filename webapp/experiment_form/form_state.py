@@ -11,8 +11,6 @@ from meta_reward_core.errors import ArtifactError, InputError, PromptFileError, 
 from meta_reward_core.planning.experiment_request import check_pool, compute_task_pool_size
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
-from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.shards import IterationFiles
 from meta_reward_core.tasks.protocol import Task
 from meta_reward_core.tasks.registry import find_task
 from webapp.accounts.permissions import get_viewable_experiment
@@ -32,6 +30,7 @@ from webapp.experiment_form.uploads import (
     read_stored_prompts,
     store_prompts,
 )
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
 PREFIX = "recipe."
@@ -283,8 +282,7 @@ def _make_task_prompts(recipe: Recipe) -> PromptsState:
 
 def _read_origin_prompts(origin: Experiment) -> PromptsState:
     """The pool of the experiment that is duplicated."""
-    files = IterationFiles(ArtifactStore(origin.artifact_root), f"{origin.name}/iteration-0")
-    texts = files.read("prompts").column("text")
+    texts = open_experiment_files(origin).pool.read("prompts").column("text")
     if not len(texts):
         return PromptsState(error=f"The files of {origin.name} are gone, its prompts with them.")
     first = list_first_texts(text.as_py() for text in texts)

@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from meta_reward_core.data.exports import EXPORTS
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.checkpoint_store import Checkpoint
+from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.storage.layout import (
+    FINAL_MANIFEST,
+    ITERATION_PATTERN,
+    ExperimentLayout,
+    compile_stored_pattern,
+    get_shard_manifest_path,
+    is_plain_name,
+)
 from meta_reward_core.storage.schemas import SCHEMAS
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.results.iteration_reader import OpenIteration
@@ -20,21 +28,13 @@ from webapp.results.iteration_reader import OpenIteration
 _SHOWN: Final = 8
 _TABLES: Final = "|".join(SCHEMAS)
 _FORMATS: Final = "|".join(map(re.escape, EXPORTS))
-_PLAIN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
-_STORED: Final = re.compile(
-    r"experiment\.json"
-    rf"|evaluations/M\d{{1,6}}/{_PLAIN}\.json"
-    r"|iteration-\d{1,6}/(?:"
-    r"manifest\.json"
-    r"|manifests/[a-z_]+-\d{5}\.json"
-    rf"|(?:{_TABLES})/part-\d{{5}}\.parquet"
-    rf"|checkpoint/{_PLAIN}"
-    r")",
-    re.ASCII,
-)
+INSIDE: Final = ExperimentLayout("")
+"""Names of files relative to the experiment's folder, as addresses of the site have them."""
+
+_STORED: Final = compile_stored_pattern(SCHEMAS)
 _WRITTEN: Final = re.compile(
-    r"iteration-(?P<number>\d{1,6})/(?:"
+    rf"{ITERATION_PATTERN}/(?:"
     rf"(?P<table>{_TABLES})\.csv"
     rf"|(?P<kind>actor|judge|all)_pairs\.(?P<format>{_FORMATS})\.jsonl"
     r"|(?P<pairs>pairs)\.parquet"
@@ -103,22 +103,19 @@ class EvaluationRow:
     cards: Sequence[FileRow]
 
 
-def list_evaluations(store: ArtifactStore, experiment: str, *, models: int) -> list[EvaluationRow]:
+def list_evaluations(files: ExperimentFiles, *, models: int) -> list[EvaluationRow]:
     """List the kept scorecards of M0, M1, ...; models without any are left out.
 
     Args:
         models: how many models there are.
     """
-    found = [
-        EvaluationRow(number, _list_scorecards(store, experiment, number))
-        for number in range(models)
-    ]
+    found = [EvaluationRow(number, _list_scorecards(files, number)) for number in range(models)]
     return [row for row in found if row.cards]
 
 
-def _list_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[FileRow]:
-    folder = f"evaluations/M{number}"
-    paths = [(name, f"{folder}/{name}") for name in store.names(f"{experiment}/{folder}")]
+def _list_scorecards(files: ExperimentFiles, number: int) -> list[FileRow]:
+    folder = INSIDE.scorecards(number)
+    paths = [(name, f"{folder}/{name}") for name in files.store.names(files.layout.at(folder))]
     return [FileRow(path, name, None, None) for name, path in paths if is_stored(path)]
 
 
@@ -141,9 +138,9 @@ def parse_generated_path(path: str) -> GeneratedFile | None:
     )
 
 
-def find_safe_local_path(store: ArtifactStore, experiment: str, path: str) -> Path | None:
+def find_safe_local_path(files: ExperimentFiles, path: str) -> Path | None:
     """Find a stored file on this machine; None if it is gone, or a link leads out of the folder."""
-    root = store.get_local_path(experiment).resolve()
+    root = files.store.get_local_path(files.layout.folder).resolve()
     found = (root / path).resolve()
     return found if found.is_relative_to(root) and found.is_file() else None
 
@@ -164,7 +161,7 @@ def _make_iteration_row(files: IterationFiles, number: int, whole: str) -> Itera
     checkpoint = list(_iter_checkpoint_files(files, number))
     return IterationRow(
         number=number,
-        zip=f"iteration-{number}/checkpoint.zip",
+        zip=f"{INSIDE.checkpoint(number)}.zip",
         tables=made,
         exports=list(_iter_exports(number)) if has_pairs else [],
         checkpoint=checkpoint,
@@ -183,11 +180,11 @@ def _make_table_row(files: IterationFiles, number: int, name: str, whole: str) -
         name=name,
         rows=sum(part.rows for part in parts),
         size=sum(part.bytes for part in parts),
-        csv=f"iteration-{number}/{name}.csv",
+        csv=f"{INSIDE.iteration(number)}/{name}.csv",
         part_count=len(parts),
         parts=_limit_files(
             [
-                FileRow(f"iteration-{number}/{part.path}", part.path, part.rows, part.bytes)
+                FileRow(f"{INSIDE.iteration(number)}/{part.path}", part.path, part.rows, part.bytes)
                 for part in parts
             ],
             f"{number}-{name}",
@@ -202,25 +199,28 @@ def _limit_files(found: list[FileRow], name: str, whole: str) -> list[FileRow]:
 
 
 def _iter_exports(number: int) -> Iterator[FileRow]:
-    yield FileRow(f"iteration-{number}/pairs.parquet", "all pairs, for DPO, Parquet", None, None)
+    folder = INSIDE.iteration(number)
+    yield FileRow(f"{folder}/pairs.parquet", "all pairs, for DPO, Parquet", None, None)
     for name in EXPORTS:
         what = f"all pairs as {name}, JSON lines"
-        yield FileRow(f"iteration-{number}/all_pairs.{name}.jsonl", what, None, None)
+        yield FileRow(f"{folder}/all_pairs.{name}.jsonl", what, None, None)
 
 
 def _iter_checkpoint_files(files: IterationFiles, number: int) -> Iterator[FileRow]:
     for name, size in list_checkpoint_files(files.checkpoint).items():
-        yield FileRow(f"iteration-{number}/checkpoint/{name}", name, None, size)
+        yield FileRow(f"{INSIDE.checkpoint(number)}/{name}", name, None, size)
 
 
 def list_checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
     """Sizes of the files of a checkpoint by name, sorted; links are none of them."""
-    return {name: size for name, size in checkpoint.files().items() if re.fullmatch(_PLAIN, name)}
+    return {name: size for name, size in checkpoint.files().items() if is_plain_name(name)}
 
 
 def _iter_manifest_files(files: IterationFiles, number: int) -> Iterator[FileRow]:
     for made in files.manifests():
-        name = f"{made.stage}-{made.shard:05d}.json"
-        yield FileRow(f"iteration-{number}/manifests/{name}", name, None, None)
-    if files.store.exists(f"{files.folder}/manifest.json"):
-        yield FileRow(f"iteration-{number}/manifest.json", "manifest.json", None, None)
+        path = get_shard_manifest_path(made.stage, made.shard)
+        name = path.rpartition("/")[2]
+        yield FileRow(f"{INSIDE.iteration(number)}/{path}", name, None, None)
+    if files.is_finished():
+        path = f"{INSIDE.iteration(number)}/{FINAL_MANIFEST}"
+        yield FileRow(path, FINAL_MANIFEST, None, None)

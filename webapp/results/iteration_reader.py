@@ -16,6 +16,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore, hash_json
 from meta_reward_core.storage.records import Battle
 from meta_reward_core.storage.schemas import SCHEMAS, TOKEN_COLUMNS, list_columns, to_records
 from meta_reward_core.storage.shards import IterationFiles
+from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Experiment
 
 _MAX_OPEN: Final = 32
@@ -62,16 +63,15 @@ _opened: OrderedDict[tuple[str, str, int], tuple[float, OpenIteration]] = Ordere
 def open_iteration(experiment: Experiment, number: int) -> OpenIteration:
     """Open the files of an iteration, as they are now."""
     place = (experiment.artifact_root, experiment.name, number)
-    store = ArtifactStore(experiment.artifact_root)
-    folder = f"{experiment.name}/iteration-{number}"
-    stamp = _get_change_time(store, f"{folder}/manifests")
+    files = open_iteration_files(experiment, number)
+    stamp = _get_change_time(files.store, files.manifests_folder)
     with _lock:
         known = _opened.get(place)
         if known is not None and known[0] == stamp and _is_same(known[1].experiment, experiment):
             _opened.move_to_end(place)
             return known[1]
-    opened = _open_files(experiment, number, IterationFiles(store, folder))
-    if _is_settled(stamp, is_local=store.is_local):
+    opened = _open_files(experiment, number, files)
+    if _is_settled(stamp, is_local=files.store.is_local):
         with _lock:
             _opened[place] = (stamp, opened)
             while len(_opened) > _MAX_OPEN:

@@ -28,6 +28,7 @@ from meta_reward_core.method.pairing import (
 )
 from meta_reward_core.method.what_if import REASONS, JudgedGrid
 from meta_reward_core.storage.records import PairKind
+from webapp.experiments.files import open_experiment_files
 from webapp.results.index_parts import (
     INDEX_PART_SCHEMA,
     IndexPartInputs,
@@ -263,9 +264,10 @@ def _find_index_parts(
 
 
 def _get_index_part_path(opened: OpenIteration, part: int, key: str) -> Path:
-    """Pieces lie in the scratch folder, under a name that no experiment can have."""
-    root = Path(settings.META_REWARD_SCRATCH_ROOT) / ".results" / opened.experiment.name
-    return root / f"iteration-{opened.number}" / f"part-{part:05d}.{key[:32]}.arrow"
+    """Pieces are in the scratch folder, under a name that no experiment can have."""
+    root = Path(settings.META_REWARD_SCRATCH_ROOT) / ".results"
+    layout = open_experiment_files(opened.experiment).layout
+    return layout.get_scratch(root, opened.number) / f"part-{part:05d}.{key[:32]}.arrow"
 
 
 def _make_part_inputs(opened: OpenIteration) -> IndexPartInputs:

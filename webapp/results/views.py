@@ -17,13 +17,13 @@ from django.views.decorators.http import require_POST, require_safe
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.method.what_if import get_rules
 from meta_reward_core.recipes.loader import parse_recipe
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.accounts.current_user import get_user
 from webapp.accounts.models import EventKind
 from webapp.accounts.permissions import get_viewable_experiment, require_run, require_view
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
+from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, JobKind
 from webapp.htmx import render_page_or_partial
@@ -31,6 +31,7 @@ from webapp.playground.forms import build_payload_for_all
 from webapp.playground.presenter import find_latest_turn, list_made_models
 from webapp.results.battle_page import read_battle_page
 from webapp.results.downloads import (
+    INSIDE,
     GeneratedFile,
     find_safe_local_path,
     is_stored,
@@ -258,11 +259,12 @@ def list_files(request: HttpRequest, name: str) -> HttpResponse:
     numbers = sorted(experiment.iterations.values_list("number", flat=True))
     opened = [open_iteration(experiment, number) for number in (0, *numbers)]
     whole = request.GET.get("all", "")
-    store = ArtifactStore(experiment.artifact_root)
+    files = open_experiment_files(experiment)
     context = {
         "experiment": experiment,
+        "description": INSIDE.description,
         "iterations": list_iterations(opened, whole=whole),
-        "evaluations": list_evaluations(store, experiment.name, models=len(numbers) + 1),
+        "evaluations": list_evaluations(files, models=len(numbers) + 1),
     }
     return render(request, "results/files.html", context)
 
@@ -295,21 +297,20 @@ def _find_iteration(request: HttpRequest, name: str, number: int) -> OpenIterati
 
 
 def _send_stored(experiment: Experiment, path: str) -> HttpResponseBase:
-    store = ArtifactStore(experiment.artifact_root)
-    if not store.is_local:
-        where = f"{experiment.name}/{path}"
-        if not store.exists(where):
+    files = open_experiment_files(experiment)
+    if not files.store.is_local:
+        where = files.layout.at(path)
+        if not files.store.exists(where):
             raise Http404
-        return StreamingHttpResponse(store.chunks(where))
-    found = find_safe_local_path(store, experiment.name, path)
+        return StreamingHttpResponse(files.store.chunks(where))
+    found = find_safe_local_path(files, path)
     if found is None:
         raise Http404
     return FileResponse(found.open("rb"))
 
 
 def _stream_generated(experiment: Experiment, wanted: GeneratedFile) -> Iterator[bytes]:
-    store = ArtifactStore(experiment.artifact_root)
-    made = IterationFiles(store, f"{experiment.name}/iteration-{wanted.number}")
+    made = open_iteration_files(experiment, wanted.number)
     if wanted.is_checkpoint:
         return _stream_checkpoint(made)
     if wanted.table is not None:

@@ -19,10 +19,12 @@ from meta_reward_core.experiment import Experiment
 from meta_reward_core.planning.experiment_request import ExperimentRequest, check_name
 from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments import models
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import JobKind, Order, RunStatus
 from webapp.paths import get_storage_roots
 from workers.pipeline.control import submit_to_workers
@@ -93,8 +95,7 @@ def _save_outcome(order: Order, outcome: dict[str, Any]) -> None:
 
 
 def _has_files(name: str) -> bool:
-    store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
-    return store.exists(f"{name}/experiment.json")
+    return ExperimentFiles(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), name).exist()
 
 
 def _build_request(wish: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:
@@ -122,9 +123,9 @@ def _export_prompts(name: str) -> Path:
     origin = models.Experiment.objects.filter(name=name).first()
     if origin is None:
         raise InputError(f"experiment {name!r}, whose prompts were asked for, is gone")
-    files = IterationFiles(ArtifactStore(origin.artifact_root), f"{name}/iteration-0")
+    pool = open_experiment_files(origin).pool
     return get_stored_path(
-        store_prompts(_iter_prompt_lines(files), called=f"the prompts of {name}").name
+        store_prompts(_iter_prompt_lines(pool), called=f"the prompts of {name}").name
     )
 
 

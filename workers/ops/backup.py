@@ -31,8 +31,10 @@ from django.utils import timezone
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore, hash_bytes
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.accounts.security_log import mute_events
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
 FORMAT: Final = "meta-reward backup 1"
@@ -137,16 +139,16 @@ def _hold_snapshot() -> Iterator[None]:
 
 def _describe_files(experiment: Experiment) -> Line:
     """What the manifests of an experiment promise; its large files are not read."""
-    store = ArtifactStore(experiment.artifact_root)
+    files = open_experiment_files(experiment)
     shards = [
         {"iteration": number, "stage": made.stage, "shard": made.shard, "key": made.key}
         for number in _list_iteration_numbers(experiment)
-        for made in _get_iteration_files(store, experiment.name, number).manifests()
+        for made in files.iteration(number).manifests()
     ]
     return {
         "experiment": experiment.name,
         "root": experiment.artifact_root,
-        "description": _hash_file(store, f"{experiment.name}/experiment.json"),
+        "description": _hash_description(files),
         "shards": shards,
     }
 
@@ -155,13 +157,9 @@ def _list_iteration_numbers(experiment: Experiment) -> list[int]:
     return [0, *experiment.iterations.order_by("number").values_list("number", flat=True)]
 
 
-def _get_iteration_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:
-    return IterationFiles(store, f"{name}/iteration-{number}")
-
-
-def _hash_file(store: ArtifactStore, name: str) -> str | None:
+def _hash_description(files: ExperimentFiles) -> str | None:
     try:
-        return hash_bytes(store.read(name))
+        return hash_bytes(files.read_description_bytes())
     except ArtifactError:
         return None
 
@@ -286,14 +284,15 @@ def list_differing_files(path: Path, *, deep: bool) -> list[str]:
 
 
 def _iter_differences(known: Line, *, deep: bool) -> Iterator[str]:
-    store, name = ArtifactStore(known["root"]), known["experiment"]
-    if _hash_file(store, f"{name}/experiment.json") != known["description"]:
-        yield f"{name}: experiment.json under {known['root']} is gone or another's"
+    name = known["experiment"]
+    kept = ExperimentFiles(ArtifactStore(known["root"]), name)
+    if _hash_description(kept) != known["description"]:
+        yield f"{name}: {kept.layout.description} under {known['root']} is gone or another's"
         return
     opened: dict[int, IterationFiles] = {}
     for shard in known["shards"]:
         number = shard["iteration"]
-        files = opened.setdefault(number, _get_iteration_files(store, name, number))
+        files = opened.setdefault(number, kept.iteration(number))
         if not _is_intact(files, shard, deep=deep):
             yield f"{name}: iteration {number} {shard['stage']} shard {shard['shard']}"
 

@@ -29,9 +29,10 @@ from meta_reward_core.models.hf_download import list_partial_downloads
 from meta_reward_core.planning.experiment_request import check_name
 from meta_reward_core.processes.command_hint import format_command, make_missing_experiment_error
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.checkpoint_store import Checkpoint, list_cached_copies
-from meta_reward_core.storage.experiment_lock import lock_experiment
+from meta_reward_core.storage.checkpoint_store import list_cached_copies
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.accounts.models import Event
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Order, RunStatus
 from webapp.experiments.stage_progress import format_duration
 
@@ -79,7 +80,8 @@ def find_deletables(kinds: tuple[str, ...], *, days: float) -> Iterator[Deletabl
 
 def _find_scratch(days: float) -> Iterator[Deletable]:  # noqa: ARG001
     for experiment in Experiment.objects.filter(status__in=_AT_REST):
-        folder = Path(settings.META_REWARD_SCRATCH_ROOT) / experiment.name
+        layout = open_experiment_files(experiment).layout
+        folder = layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT))
         if folder.is_dir() and not folder.is_symlink():
             cost = "nothing: its experiment has ended"
             yield _make_folder_deletable("scratch", folder, cost)
@@ -111,15 +113,15 @@ def _find_events(days: float) -> Iterator[Deletable]:
 def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
     """All but the last of each experiment at rest, and what the last began from."""
     for experiment in Experiment.objects.filter(status__in=_AT_REST):
-        store = ArtifactStore(experiment.artifact_root)
+        files = open_experiment_files(experiment)
         finished = experiment.iterations.filter(status=RunStatus.FINISHED)
         numbers = sorted(finished.values_list("number", flat=True))
         for number in numbers[:-1]:
-            made = Checkpoint(store, f"{experiment.name}/iteration-{number}/checkpoint")
+            made = files.checkpoint(number)
             sizes = made.files()
             if sizes:
                 cost = _describe_checkpoint_cost(experiment, number)
-                delete = partial(store.delete, made.name)
+                delete = partial(made.store.delete, made.name)
                 yield Deletable("checkpoints", str(made), sum(sizes.values()), cost, delete)
 
 
@@ -147,21 +149,22 @@ def plan_experiment_deletion(name: str) -> Deletable:
     """
     check_name(name)
     row = Experiment.objects.filter(name=name).first()
-    store = ArtifactStore(row.artifact_root if row else settings.META_REWARD_ARTIFACT_ROOT)
-    scratch = Path(settings.META_REWARD_SCRATCH_ROOT) / name
-    size = sum(store.sizes(name).values()) + (_compute_size(scratch) if scratch.is_dir() else 0)
+    root = row.artifact_root if row else settings.META_REWARD_ARTIFACT_ROOT
+    files = ExperimentFiles(ArtifactStore(root), name)
+    scratch = files.layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT))
+    size = sum(files.sizes().values()) + (_compute_size(scratch) if scratch.is_dir() else 0)
     if row is None and not size:
         raise make_missing_experiment_error(name)
-    _require_no_dependents(name, store.path(name))
+    _require_no_dependents(name, str(files))
     if row is not None:
         _require_stopped(row)
 
     def carry_out() -> None:
-        with lock_experiment(store, name):
+        with files.lock():
             if row is not None:
                 _delete_rows(row)
             shutil.rmtree(scratch, ignore_errors=True)
-        store.delete(name)
+        files.delete()
 
     return Deletable("experiment", name, size, _describe_experiment_cost(row), carry_out)
 

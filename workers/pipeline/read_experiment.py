@@ -1,12 +1,11 @@
 """Open what lies on disk for commands that only look: no lock, no model, no hash of weights."""
 
-import json
-
 from meta_reward_core.errors import InputError
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiments.models import Experiment
 
@@ -29,10 +28,11 @@ def read_recipe(store: ArtifactStore, name: str) -> Recipe:
     Raises:
         InputError: there is no such experiment.
     """
-    description = f"{name}/experiment.json"
-    if not store.exists(description):
+    files = ExperimentFiles(store, name)
+    description = files.read_description()
+    if description is None:
         raise make_missing_experiment_error(name, root=store.root)
-    return parse_recipe(json.loads(store.read(description))["recipe"], origin=description)
+    return parse_recipe(description["recipe"], origin=files.layout.description)
 
 
 def open_iteration_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:
@@ -41,7 +41,7 @@ def open_iteration_files(store: ArtifactStore, name: str, number: int) -> Iterat
     Raises:
         InputError: it has not been begun.
     """
-    files = IterationFiles(store, f"{name}/iteration-{number}")
+    files = ExperimentFiles(store, name).iteration(number)
     if number < 1 or not files.has_manifests():
         raise InputError(f"iteration {number} of experiment {name!r} has not been begun")
     return files
@@ -53,9 +53,7 @@ def find_latest_iteration(store: ArtifactStore, name: str) -> int:
     Raises:
         InputError: none has.
     """
-    number = 0
-    while IterationFiles(store, f"{name}/iteration-{number + 1}").has_manifests():
-        number += 1
+    number = ExperimentFiles(store, name).count_started_iterations()
     if number == 0:
         raise InputError(f"no iteration of experiment {name!r} has been begun")
     return number

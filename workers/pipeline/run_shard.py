@@ -13,6 +13,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from meta_reward_core.errors import DamagedArtifactError, NoPairsError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.storage.artifact_store import hash_json
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, RunStatus, Shard
 from webapp.logging_config import log_context
 from workers.engine.client import (
@@ -96,11 +97,12 @@ def _run_claimed(shard: Shard, attempt: Attempt) -> None:
 def _run_in_engine(shard: Shard, lease: "ShardLease") -> ShardResult:
     stage, iteration = shard.stage, shard.stage.iteration
     experiment = iteration.experiment
-    scratch = Path(settings.META_REWARD_SCRATCH_ROOT) / experiment.name
+    layout = open_experiment_files(experiment).layout
+    scratch = layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT), iteration.number)
     return _host.run(
         ShardRequest(
             artifact_root=experiment.artifact_root,
-            scratch=str(scratch / f"iteration-{iteration.number}"),
+            scratch=str(scratch),
             experiment=experiment.name,
             iteration=iteration.number,
             stage=stage.name,

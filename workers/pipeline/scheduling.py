@@ -147,7 +147,7 @@ def _complete_iteration(iteration: Iteration, rows: dict[str, Stage]) -> bool:
     if reopen_damaged(iteration, context, rows):
         return False
     publish_manifest(context)
-    context.files.store.remove_partial_files(context.files.folder.rpartition("/")[0])
+    context.files.remove_partial_files()
     return _finish_iteration(iteration)
 
 

@@ -19,6 +19,7 @@ from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.reporting.run_loader import ExperimentRun, read_run
 from meta_reward_core.reporting.run_record import RunFingerprint, RunRecord, build_record
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.tasks.toy.base_model import GateResult
 from meta_reward_core.tasks.toy.base_model_variants import (
     SeedModelVariant,
@@ -146,12 +147,10 @@ class RunRecords:
     def count_iterations(self, run: PlannedRun) -> int:
         """How many iterations of a run are finished, by its files or by its record."""
         found = self._found.get(run.name)
-        return (
-            count_finished_iterations(self._store, run.name) if found is None else found.iterations
-        )
+        return self._count_finished(run) if found is None else found.iterations
 
     def _read_from_files(self, run: PlannedRun) -> RunRecord | None:
-        if count_finished_iterations(self._store, run.name) < run.iterations:
+        if self._count_finished(run) < run.iterations:
             return None
         what = f"the finished experiment {run.name}"
         try:
@@ -203,16 +202,12 @@ class RunRecords:
             self._said.add(text)
             self._print_line(text)
 
+    def _count_finished(self, run: PlannedRun) -> int:
+        """How many iterations of a run are finished, by its files."""
+        return ExperimentFiles(self._store, run.name).count_finished_iterations()
+
     def _get_path(self, run: PlannedRun) -> Path:
         return self._folder / f"{run.name}.json"
-
-
-def count_finished_iterations(store: ArtifactStore, name: str) -> int:
-    """How many iterations of an experiment are finished, by its files."""
-    count = 0
-    while store.exists(f"{name}/iteration-{count + 1}/manifest.json"):
-        count += 1
-    return count
 
 
 def _make_folder(folder: Path) -> None:

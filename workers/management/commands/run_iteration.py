@@ -32,6 +32,7 @@ from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.summary import Summary
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.roots import StorageRoots
 from webapp.experiments import models
 from webapp.experiments.throughput import find_similar_throughput, measure_throughput
@@ -247,7 +248,7 @@ def _open(
 
 
 def _check_rows(name: str, places: StorageRoots) -> None:
-    found = ArtifactStore(places.artifacts).exists(f"{name}/experiment.json")
+    found = ExperimentFiles(ArtifactStore(places.artifacts), name).exist()
     check_rows_have_files(name, artifact_root=places.artifacts, files_exist=found)
 
 

@@ -10,7 +10,7 @@ from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.experiments.models import Iteration
 from webapp.paths import get_storage_roots
 from workers.management.base import handle_errors, open_console, require_tables
@@ -60,6 +60,6 @@ def _load_summary(name: str, number: int | None) -> Summary:
         number=number,
         recipe=recipe,
         stages=[stage.name for stage in STAGES],
-        before=IterationFiles(store, f"{name}/iteration-{number - 1}") if number > 1 else None,
+        before=ExperimentFiles(store, name).iteration(number - 1) if number > 1 else None,
         timings=compute_stage_timings(row) if row else None,
     )

@@ -1,0 +1,142 @@
+"""The files of an experiment, opened: description, iterations, checkpoints, scorecards, lock."""
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.checkpoint_store import Checkpoint
+from meta_reward_core.storage.experiment_lock import lock_experiment
+from meta_reward_core.storage.layout import POOL, ExperimentLayout
+from meta_reward_core.storage.shards import IterationFiles
+
+Description = dict[str, Any]
+
+
+class ExperimentFiles:
+    """What a store holds of one experiment, whether it exists or not.
+
+    Attributes:
+        name: of the experiment.
+        layout: names of its files.
+    """
+
+    def __init__(self, store: ArtifactStore, name: str) -> None:
+        self.store = store
+        self.name = name
+        self.layout = ExperimentLayout.of(name)
+
+    def __str__(self) -> str:
+        return self.store.path(self.layout.folder)
+
+    def exist(self) -> bool:
+        """Say whether the experiment has been created here: its description is written last."""
+        return self.store.exists(self.layout.description)
+
+    def read_description(self) -> Description | None:
+        """Read what the experiment is; None if there is none.
+
+        Raises:
+            ArtifactError: the description cannot be read.
+        """
+        data = self.store.read_if_exists(self.layout.description)
+        return None if data is None else _parse_object(data, self.layout.description)
+
+    def require_description(self) -> Description:
+        """Read what the experiment is.
+
+        Raises:
+            ArtifactError: the files are gone, or the description cannot be read.
+        """
+        found = self.read_description()
+        if found is None:
+            raise make_missing_files_error(self)
+        return found
+
+    def read_description_bytes(self) -> bytes:
+        """Read the description as it is stored.
+
+        Raises:
+            ArtifactError: there is none, or it cannot be read.
+        """
+        return self.store.read(self.layout.description)
+
+    def write_description(self, description: Description) -> bool:
+        """Write what the experiment is, once; False if it was written before.
+
+        Raises:
+            StorageFullError: there is no room.
+        """
+        return self.store.put_if_absent(self.layout.description, encode_canonical_json(description))
+
+    @property
+    def pool(self) -> IterationFiles:
+        """Files of the pool of prompts."""
+        return self.iteration(POOL)
+
+    def iteration(self, number: int) -> IterationFiles:
+        """Open the files of an iteration."""
+        return IterationFiles(self.store, self.layout.iteration(number))
+
+    def checkpoint(self, number: int) -> Checkpoint:
+        """Find M_number, whether it has been made or not; for 0, a remote experiment's M0."""
+        return Checkpoint(self.store, self.layout.checkpoint(number))
+
+    def count_finished_iterations(self) -> int:
+        """Count the iterations from the first that are finished without a gap."""
+        number = 0
+        while self.iteration(number + 1).is_finished():
+            number += 1
+        return number
+
+    def count_started_iterations(self) -> int:
+        """Count the iterations from the first of which a shard is finished, without a gap."""
+        number = 0
+        while self.iteration(number + 1).has_manifests():
+            number += 1
+        return number
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes away; the lock dies with its process, or soon after it.
+
+        Raises:
+            ExperimentBusyError: another process holds it.
+        """
+        return lock_experiment(self.store, self.name)
+
+    def sizes(self) -> dict[str, int]:
+        """Sizes of all files in bytes, by their paths relative to the experiment's folder."""
+        return self.store.sizes(self.layout.folder)
+
+    def delete(self) -> None:
+        """Remove all files."""
+        self.store.delete(self.layout.folder)
+
+    def remove_partial_files(self) -> None:
+        """Remove what killed writers left; only a process that knows nobody writes may call it."""
+        self.store.remove_partial_files(self.layout.folder)
+
+
+def make_missing_files_error(files: ExperimentFiles) -> ArtifactError:
+    """Explain that the files of an experiment are gone; its root may be unmounted at any time."""
+    return ArtifactError(
+        f"the files of experiment {files.name!r} are gone from {files.store.root}: put them back, "
+        "or mount the folder that holds them, and try again"
+    )
+
+
+def iter_experiment_names(store: ArtifactStore) -> Iterator[str]:
+    """Yield the names of what may be experiments of a store; ask `ExperimentFiles.exist`."""
+    yield from store.names("")
+
+
+def _parse_object(data: bytes, origin: str) -> Description:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise ArtifactError(f"{origin} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{origin} should hold one JSON object")
+    return found

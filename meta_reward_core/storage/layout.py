@@ -1,0 +1,186 @@
+"""Where the files of an experiment are: the only module that knows a path below a store's root.
+
+    <folder>/experiment.json                        recipe, templates, seed and M0 as they began
+    <folder>/settings/00001.json, ...               changes of the recipe since, in order
+    <folder>/evaluation-data/<task>.json            items that a task measures every model on
+    <folder>/evaluations/M<t>/<benchmark>.json      scorecards of a model
+    <folder>/iteration-0/                           the pool of prompts; in a remote store also M0
+    <folder>/iteration-<t>/<table>/part-<k>.parquet
+    <folder>/iteration-<t>/manifests/<stage>-<shard>.json
+    <folder>/iteration-<t>/checkpoint/              M_t
+    <folder>/iteration-<t>/manifest.json            written last: the iteration is finished
+
+`<folder>` is the experiment's name. Everything else asks `ExperimentFiles` (for files that are
+opened) or this module (for names), so the folder can become something else here alone.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+POOL: Final = 0
+"""The pseudo-iteration that holds the pool of prompts."""
+
+CHECKPOINT: Final = "checkpoint"
+"""Folder of the model that an iteration makes, relative to the iteration's folder."""
+
+FINAL_MANIFEST: Final = "manifest.json"
+"""File that says an iteration is finished, relative to the iteration's folder."""
+
+SHARD_MANIFESTS: Final = "manifests"
+"""Folder of the shards' manifests, relative to the iteration's folder."""
+
+_DESCRIPTION: Final = "experiment.json"
+_SETTINGS: Final = "settings"
+_EVALUATIONS: Final = "evaluations"
+_EVALUATION_ITEMS: Final = "evaluation-data"
+_ITERATION: Final = "iteration-"
+_SHARD_MANIFEST: Final = re.compile(r"(?P<stage>\w+)-(?P<shard>\d{5,})\.json")
+_SETTINGS_FILE: Final = re.compile(r"(?P<number>\d{5})\.json", re.ASCII)
+_MODEL: Final = re.compile(r"M(?P<number>[0-9]{1,6})", re.ASCII)
+
+_PLAIN_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+ITERATION_PATTERN: Final = rf"{_ITERATION}(?P<number>\d{{1,6}})"
+"""Regular expression of an iteration's folder below the experiment's; group `number`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentLayout:
+    """Names of the files of one experiment.
+
+    Attributes:
+        folder: of the experiment, below the store's root; "" gives names relative to it.
+    """
+
+    folder: str
+
+    @classmethod
+    def of(cls, name: str) -> "ExperimentLayout":
+        """Lay out the experiment of this name."""
+        return cls(name)
+
+    @property
+    def description(self) -> str:
+        """Name of the file that says what the experiment is."""
+        return self.at(_DESCRIPTION)
+
+    @property
+    def lock(self) -> str:
+        """Name of the lock: a file in a local store, a folder in a remote one."""
+        return self.at(".lock")
+
+    @property
+    def settings(self) -> str:
+        """Folder of the changes of settings."""
+        return self.at(_SETTINGS)
+
+    @property
+    def evaluations(self) -> str:
+        """Folder of the scorecards of all models."""
+        return self.at(_EVALUATIONS)
+
+    def settings_change(self, number: int) -> str:
+        """Name of a change of settings, counted from 1."""
+        return f"{self.settings}/{number:05d}.json"
+
+    def scorecards(self, number: int) -> str:
+        """Folder of the scorecards of M_number."""
+        return f"{self.evaluations}/M{number}"
+
+    def evaluation_items(self, task: str) -> str:
+        """Name of the file of the items that a task measures every model on."""
+        return self.at(f"{_EVALUATION_ITEMS}/{task}.json")
+
+    def iteration(self, number: int) -> str:
+        """Folder of an iteration; see `POOL`."""
+        return self.at(f"{_ITERATION}{number}")
+
+    def checkpoint(self, number: int) -> str:
+        """Folder of the model that an iteration makes."""
+        return f"{self.iteration(number)}/{CHECKPOINT}"
+
+    def at(self, path: str) -> str:
+        """Name of a file by its path relative to the experiment's folder."""
+        return f"{self.folder}/{path}" if self.folder else path
+
+    def get_scratch(self, root: Path, number: int | None = None) -> Path:
+        """Private folder of the experiment, or of one of its iterations, below a scratch root."""
+        return root / (self.folder if number is None else self.iteration(number))
+
+
+def get_partition_path(table: str, part: int) -> str:
+    """Path of a part of a table, relative to the iteration's folder."""
+    return f"{table}/part-{part:05d}.parquet"
+
+
+def get_table_path(table: str) -> str:
+    """Path of all parts of a table, relative to the iteration's folder."""
+    return table
+
+
+def parse_partition_number(path: str) -> int:
+    """Number of a part, from its path."""
+    return int(path.removesuffix(".parquet").rpartition("-")[2])
+
+
+def get_shard_manifest_path(stage: str, shard: int) -> str:
+    """Path of a shard's manifest, relative to the iteration's folder."""
+    return f"{SHARD_MANIFESTS}/{stage}-{shard:05d}.json"
+
+
+def parse_shard_manifest_name(name: str) -> tuple[str, int] | None:
+    """Stage and number of the shard whose manifest has this name; None for another file."""
+    found = _SHARD_MANIFEST.fullmatch(name)
+    return None if found is None else (found["stage"], int(found["shard"]))
+
+
+def parse_settings_change_name(name: str) -> int | None:
+    """Number of a change of settings, from its file's name; None for another file."""
+    found = _SETTINGS_FILE.fullmatch(name)
+    return None if found is None else int(found["number"])
+
+
+def parse_iteration_name(name: str) -> int | None:
+    """Number of the iteration whose folder has this name; None for another folder."""
+    found = re.fullmatch(ITERATION_PATTERN, name, re.ASCII)
+    return None if found is None else int(found["number"])
+
+
+def parse_model_name(name: str) -> int | None:
+    """The number t of a model that is called M<t>; None for another name."""
+    found = _MODEL.fullmatch(name)
+    return None if found is None else int(found["number"])
+
+
+def get_experiment_folder(iteration_folder: str) -> str:
+    """Folder of the experiment that the folder of an iteration is in."""
+    return iteration_folder.rpartition("/")[0]
+
+
+def is_plain_name(name: str) -> bool:
+    """Say whether a file of a checkpoint may be offered under its name: no folder, not hidden."""
+    return re.fullmatch(_PLAIN_NAME, name) is not None
+
+
+def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
+    """Compile what the path of a file of an experiment may be, relative to its folder.
+
+    The lock and half-written files are none. A checkpoint is flat: its folders are left out.
+
+    Args:
+        tables: names of the tables that an iteration may have.
+    """
+    return re.compile(
+        rf"{re.escape(_DESCRIPTION)}"
+        rf"|{_SETTINGS}/\d{{5}}\.json"
+        rf"|{_EVALUATIONS}/M\d{{1,6}}/{_PLAIN_NAME}\.json"
+        rf"|{_ITERATION}\d{{1,6}}/(?:"
+        rf"{re.escape(FINAL_MANIFEST)}"
+        rf"|{SHARD_MANIFESTS}/[a-z_]+-\d{{5}}\.json"
+        rf"|(?:{'|'.join(map(re.escape, tables))})/part-\d{{5}}\.parquet"
+        rf"|{CHECKPOINT}/{_PLAIN_NAME}"
+        r")",
+        re.ASCII,
+    )
