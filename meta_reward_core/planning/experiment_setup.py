@@ -166,7 +166,7 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> None:
     recipe, prompts = load_requested_recipe(asked), None
     if request.prompts is not None:
         items = [
-            load_fixed_items(existing.store, existing.name, task.name)
+            load_fixed_items(existing.store, existing.paths.layout, task.name)
             for task in existing.recipe.evaluation.tasks
         ]
         prompts, _ = read_pool(request.prompts, existing.recipe, items)

@@ -62,6 +62,19 @@ class Checkpoint:
         """Read one of its files piece by piece."""
         return self.store.chunks(f"{self.name}/{file}")
 
+    def hash_file(self, file: str) -> str | None:
+        """Hash one of its files as it is now; None if there is none of this name.
+
+        Raises:
+            StorageUnreachableError: the store does not answer.
+        """
+        try:
+            return _hash_chunks(self.chunks(file))
+        except StorageUnreachableError:
+            raise
+        except ArtifactError:
+            return None
+
     def sha256(self) -> str | None:
         """Hash all of it as it is now; None if there is none."""
         if self.store.is_local:

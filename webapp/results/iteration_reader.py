@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from meta_reward_core.method.battles import PositionWeights, compute_weights_from_counts
-from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, hash_json
 from meta_reward_core.storage.records import Battle
 from meta_reward_core.storage.schemas import SCHEMAS, TOKEN_COLUMNS, list_columns, to_records
 from meta_reward_core.storage.shards import IterationFiles
-from webapp.experiments.files import open_iteration_files
+from webapp.experiments.files import open_iteration_files, read_iteration_recipe
 from webapp.experiments.models import Experiment
 
 _MAX_OPEN: Final = 32
@@ -89,7 +88,7 @@ def _open_files(experiment: Experiment, number: int, files: IterationFiles) -> O
         f"{made.stage}-{made.shard}": [part.sha256 for part in made.parts]
         for made in files.manifests()
     }
-    recipe = parse_recipe(experiment.recipe, origin=experiment.name)
+    recipe = read_iteration_recipe(experiment, number)
     return OpenIteration(experiment, number, recipe, files, hash_json(promised))
 
 

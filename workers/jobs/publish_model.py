@@ -195,7 +195,7 @@ def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
         if file.suffix in _SUFFIXES and file.is_file() and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)
             (folder / file.name).chmod(_FILE_MODE)
-    if hash_model_folder(folder) != model.sha256:
+    if hash_model_folder(folder) != model.current_sha256:
         raise DamagedArtifactError(
             f"the files of M{number} have changed since it was made: run iteration {number} again"
         )

@@ -101,7 +101,7 @@ def summarize(experiment: Experiment, iteration: models.Iteration) -> Summary:
     return summarize_iteration(
         experiment.files(number),
         number=number,
-        recipe=experiment.recipe,
+        recipe=experiment.get_recipe(number),
         stages=[stage.name for stage in STAGES],
         before=experiment.files(number - 1) if number > 1 else None,
         timings=compute_stage_timings(iteration),

@@ -126,7 +126,7 @@ def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
 def _is_promised(step: Step, context: IterationContext, shard: int) -> bool:
     """Whether a manifest says that the shard was made from what its inputs are now."""
     manifest = context.files.manifest(step.name, shard)
-    return manifest is not None and manifest.key == step.key(context, shard)
+    return manifest is not None and step.accepts(context, manifest)
 
 
 def _fail_iteration(iteration: Iteration, row: Stage, shard: Shard) -> None:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import meta_reward_core
 import webapp
 import workers
-from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.recipes.dataflow import JUDGE
 from meta_reward_core.storage import layout
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
@@ -116,8 +118,7 @@ def test_every_table_is_written_by_the_stages_that_storage_looks_at() -> None:
 
 def test_a_stage_that_storage_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="WRITERS"):
-        Stage("judge", "", reads=(), writes=("judgments",), part_by_part=True,
-              resource="engine", run=STAGES[0].run)  # fmt: skip
+        replace(JUDGE, writes=("judgments",))
 
 
 def test_file_names_are_read_as_they_are_written() -> None:

@@ -1,0 +1,119 @@
+"""Which files of a model matter for what: hashes of those that drawing, or training, reads.
+
+A model folder holds more than a model: a README may be mended, and a generation config that cannot
+be saved must be, without making everything again that was drawn. So beside the hash of the whole
+folder there is one of what each use needs. Whatever is not known to be unneeded counts.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.models.validation import hash_file, hash_model_files, iter_visible_files
+
+GENERATION_CONFIG: Final = "generation_config.json"
+_CONFIG: Final = "config.json"
+_DOCUMENT_SUFFIXES: Final = frozenset(
+    {".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"}
+)
+_DOCUMENT_NAMES: Final = frozenset(
+    {"README", "LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "CITATION", "CHANGELOG"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files of a model folder, by hash.
+
+    Attributes:
+        hashes: sha256 of each visible file, by its path in the folder.
+        drawing: hash of what drawing from the model depends on: all files but documents; of the
+            generation config only the ids that end a reply, which is all that engines read of it.
+        training: hash of what a training from the model, and the checkpoint that it makes, depend
+            on: all files but documents.
+    """
+
+    hashes: Mapping[str, str]
+    drawing: str
+    training: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the whole folder, as `hash_model_folder` gives it."""
+        return hash_model_files(self.hashes)
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelFiles":
+        """Hash the files of a folder.
+
+        Raises:
+            ModelFolderError: a configuration is not JSON.
+        """
+        hashes = {
+            file.relative_to(folder).as_posix(): hash_file(file)
+            for file in iter_visible_files(folder)
+        }
+        return cls.of(hashes, end_ids=read_end_ids(folder))
+
+    @classmethod
+    def of(cls, hashes: Mapping[str, str], *, end_ids: tuple[int, ...] | None) -> "ModelFiles":
+        """Tell from the hashes of all files what each use depends on.
+
+        Args:
+            end_ids: as `read_end_ids` gives them.
+        """
+        needed = {name: sha256 for name, sha256 in hashes.items() if not is_document(name)}
+        drawn = {name: sha256 for name, sha256 in needed.items() if name != GENERATION_CONFIG}
+        drawn[f"{GENERATION_CONFIG}#eos_token_id"] = hashlib.sha256(
+            repr(end_ids).encode()
+        ).hexdigest()
+        return cls(hashes, hash_model_files(drawn), hash_model_files(needed))
+
+    def list_differences(self, others: Mapping[str, str]) -> list[str]:
+        """Name the files that are not the same in other hashes, sorted."""
+        return sorted(
+            name for name in {*self.hashes, *others} if self.hashes.get(name) != others.get(name)
+        )
+
+
+def is_document(name: str) -> bool:
+    """Say whether a file of a model folder is for people and is read by nothing that loads it."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in _DOCUMENT_SUFFIXES or path.stem.upper() in _DOCUMENT_NAMES
+
+
+def read_end_ids(folder: Path) -> tuple[int, ...] | None:
+    """Ids that end a reply by the generation config; where there is none, by the config.
+
+    Engines add the tokenizer's own end token, which the tokenizer's files decide.
+
+    Raises:
+        ModelFolderError: one of the two files is not JSON, or names something else than ids.
+    """
+    file = folder / GENERATION_CONFIG
+    found = _read_object(file) if file.is_file() else _read_object(folder / _CONFIG)
+    named = found.get("eos_token_id")
+    if named is None and not file.is_file():
+        named = (found.get("text_config") or {}).get("eos_token_id")
+    if named is None:
+        return None
+    ids = named if isinstance(named, list) else [named]
+    if not all(isinstance(one, int) for one in ids):
+        raise ModelFolderError(f"{file}: eos_token_id should be an id or a list, not {named!r}.")
+    return tuple(sorted(ids))
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFolderError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelFolderError(f"{file} should hold one JSON object.")
+    return found

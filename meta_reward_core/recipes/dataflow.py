@@ -1,0 +1,372 @@
+"""What each stage of an iteration reads, writes and depends on: the declaration behind all keys.
+
+`iteration` gives every stage its function; this module is light, so that pages can tell what a
+change of a setting will make again without loading what makes it.
+
+A stage is finished as long as what it was made from stays the same. So it declares, by need,
+
+- the tables that it reads: their hashes are part of its key;
+- the values of the recipe that its bytes depend on, and under which condition;
+- how it uses the model: to draw from it, to train it, or not at all.
+
+A value that no stage declares changes no result, and says why in `NOT_IN_RESULTS`. A new value of a
+recipe belongs in one of the two; a section (`"actor"`) stands for all its values, later ones too.
+When in doubt, declare: a value too many makes something again without need, a value too few keeps
+something that is no longer what the recipe says.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
+from meta_reward_core.storage.layout import CHECKPOINT, get_partition_path, get_table_path
+from meta_reward_core.storage.records import PairKind
+from meta_reward_core.storage.schemas import get_own_part, is_shared_table, list_written_tables
+
+Resource = Literal["cpu", "engine", "trainer"]
+Condition = Callable[[Recipe], bool]
+Values = Mapping[str, Any]
+
+
+def _always(recipe: Recipe) -> bool:  # noqa: ARG001
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A value of the recipe, or a section of values, that a stage's bytes depend on.
+
+    Attributes:
+        field: dotted name.
+        when: whether it matters, by the rest of the recipe.
+        is_borrowed: whether it is a whole section of other stages. A value that is added to such a
+            section has to be declared by one of those, too.
+    """
+
+    field: str
+    when: Condition = _always
+    is_borrowed: bool = False
+
+    def covers(self, field: str) -> bool:
+        """Say whether a value is this one, or one of this section."""
+        return field == self.field or field.startswith(f"{self.field}.")
+
+
+ModelUse = Literal["drawing", "training"]
+"""Drawing reads weights, config, tokenizer and chat template, and of the generation config the ids
+that end a reply. Training also copies the generation config into its checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec:
+    """One step of the paper as far as it can be told without running it.
+
+    Attributes:
+        reads: tables of this iteration that the step reads.
+        writes: tables that it makes, and `CHECKPOINT` if it makes a model.
+        part_by_part: shard k reads only part k of its tables; otherwise one shard reads all.
+        resource: what a shard needs: nothing, a model that generates, or a training.
+        needs: values of the recipe that its bytes depend on.
+        model: how it uses M_{t-1}.
+        model_when: whether it does, by the recipe.
+        pair_kind: it is part of iterations that train on this kind of pairs; None: of all.
+    """
+
+    name: str
+    title: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    part_by_part: bool
+    resource: Resource
+    needs: tuple[Need, ...]
+    model: ModelUse | None = None
+    model_when: Condition = _always
+    pair_kind: PairKind | None = None
+
+    def __post_init__(self) -> None:
+        """See that readers of a table will look for it in this stage's manifests."""
+        tables = {name for name in self.writes if name != CHECKPOINT}
+        if tables != set(list_written_tables(self.name)):
+            raise ValueError(
+                f"stage {self.name!r} writes {sorted(tables)}, but storage.schemas.WRITERS says "
+                f"{sorted(list_written_tables(self.name))}: change both"
+            )
+
+    def is_scheduled(self, recipe: Recipe, number: int) -> bool:
+        """Say whether an iteration has the stage at all."""
+        return self.pair_kind is None or recipe.trains_on(self.pair_kind, number)
+
+    def get_model_use(self, recipe: Recipe) -> ModelUse | None:
+        """How the stage uses the model under a recipe."""
+        return self.model if self.model_when(recipe) else None
+
+    def depends_on(self, field: str, recipe: Recipe) -> bool:
+        """Say whether a value of a recipe is part of the stage's key."""
+        return any(need.covers(field) and need.when(recipe) for need in self.needs)
+
+    def list_outputs(self, shard: int) -> list[str]:
+        """Name all that a shard may write but its manifest, relative to the iteration's folder.
+
+        Parts of tables; a whole table or checkpoint where the only shard of the stage makes it.
+        """
+        return [self._get_output(name, shard) for name in self.writes]
+
+    def _get_output(self, name: str, shard: int) -> str:
+        if name == CHECKPOINT:
+            return CHECKPOINT
+        if self.part_by_part:
+            return get_partition_path(name, shard)
+        if is_shared_table(name):
+            return get_partition_path(name, get_own_part(name, self.name))
+        return get_table_path(name)
+
+
+def _need(*fields: str, when: Condition = _always) -> tuple[Need, ...]:
+    return tuple(Need(field, when) for field in fields)
+
+
+def _by_engine(*kinds: str) -> Condition:
+    return lambda recipe: recipe.engine.kind in kinds
+
+
+def _both(one: Condition, other: Condition) -> Condition:
+    return lambda recipe: one(recipe) and other(recipe)
+
+
+def _only_when(condition: Condition, needs: Iterable[Need]) -> tuple[Need, ...]:
+    return tuple(replace(need, when=_both(condition, need.when)) for need in needs)
+
+
+def _judges_itself(recipe: Recipe) -> bool:
+    return recipe.judge.endpoint is None
+
+
+def _stops_judging_early(recipe: Recipe) -> bool:
+    return recipe.judge.hopeless_at is not None
+
+
+def _measures_models(recipe: Recipe) -> bool:
+    return recipe.has_ground_truth or bool(recipe.evaluation.tasks)
+
+
+# What each engine reads (`engines.registry`). Of vLLM, what only divides memory counts, too: it
+# decides which requests share a batch, and the batch decides the order of the random numbers.
+_ENGINE: Final = (
+    *_need("engine.kind"),
+    *_need(
+        "engine.dtype",
+        "engine.threads",
+        "engine.batch_tokens",
+        "engine.max_model_tokens",
+        when=_by_engine("transformers", "vllm"),
+    ),
+    *_need("engine.device", when=_by_engine("transformers")),
+    *_need(
+        "engine.max_sequences",
+        "engine.tensor_parallel",
+        "engine.memory_share",
+        when=_by_engine("vllm"),
+    ),
+    *_need("engine.endpoint", when=_by_engine("openai")),
+)
+
+SAMPLE: Final = StageSpec(
+    name="sample",
+    title="Draw this iteration's instructions",
+    reads=(),
+    writes=("prompts",),
+    part_by_part=False,
+    resource="cpu",
+    needs=_need("sample.prompts", "sample.allow_reuse", "shard_prompts"),
+)
+GENERATE: Final = StageSpec(
+    name="generate",
+    title="The actor answers each instruction K times",
+    reads=("prompts",),
+    writes=("responses",),
+    part_by_part=True,
+    resource="engine",
+    needs=(*_need("actor"), *_ENGINE),
+    model="drawing",
+)
+JUDGE: Final = StageSpec(
+    name="judge",
+    title="The judge scores each response N times",
+    reads=("prompts", "responses"),
+    writes=("judgments", "scores"),
+    part_by_part=True,
+    resource="engine",
+    needs=(
+        *_need("judge"),
+        *_need("pairing.rho", when=_stops_judging_early),
+        *_only_when(_judges_itself, _ENGINE),
+    ),
+    model="drawing",
+    model_when=_judges_itself,
+)
+PAIR_ACTOR: Final = StageSpec(
+    name="pair_actor",
+    title="Best against worst response, length-controlled",
+    reads=("prompts", "responses", "scores"),
+    writes=("actor_pairs", "dropped"),
+    part_by_part=False,
+    resource="cpu",
+    needs=_need("pairing", "actor.system_prompt"),
+    pair_kind="actor",
+)
+META_JUDGE: Final = StageSpec(
+    name="meta_judge",
+    title="The meta-judge compares judgments, in both orders",
+    reads=("prompts", "responses", "judgments", "scores"),
+    writes=("battles",),
+    part_by_part=True,
+    resource="engine",
+    needs=(
+        *_need(
+            "meta_judge.temperature",
+            "meta_judge.top_p",
+            "meta_judge.max_new_tokens",
+            "meta_judge.template",
+            "meta_judge.max_judgments",
+            "meta_judge.max_score_gap",
+            "meta_judge.hide_score_line",
+            "meta_judge.decided_at",
+            "judge.rubric",
+        ),
+        *_ENGINE,
+    ),
+    model="drawing",
+    pair_kind="judge",
+)
+PAIR_JUDGE: Final = StageSpec(
+    name="pair_judge",
+    title="Elo, then best against worst judgment",
+    reads=("prompts", "responses", "judgments", "scores", "battles", "actor_pairs"),
+    writes=("ratings", "judge_pairs", "dropped"),
+    part_by_part=False,
+    resource="cpu",
+    needs=_need(
+        "judge.template",
+        "judge.rubric",
+        "meta_judge.elo_prior",
+        "meta_judge.max_chosen_judgment_chars",
+        "meta_judge.max_judgments",
+        "meta_judge.max_pair_share",
+    ),
+    pair_kind="judge",
+)
+TRAIN: Final = StageSpec(
+    name="train",
+    title="DPO, from and against the model before",
+    reads=("actor_pairs", "judge_pairs", *list_written_tables("audit")),
+    writes=("training_log", "refused", CHECKPOINT),
+    part_by_part=False,
+    resource="trainer",
+    needs=_need("training", "engine.threads", "pair_kinds", "audit.human_pairs_share"),
+    model="training",
+)
+EVALUATE: Final = StageSpec(
+    name="evaluate",
+    title="Measure what came of it",
+    reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
+    writes=("evaluation", "task_scorecards", "task_items"),
+    part_by_part=False,
+    resource="engine",
+    needs=(
+        *_need("evaluation.oracle", "evaluation.tasks", "pair_kinds"),
+        *_only_when(  # tasks of other packages may read of the three roles what they want
+            _measures_models,
+            (
+                *_need("evaluation", "training.lora"),
+                *(Need(role, is_borrowed=True) for role in ("actor", "judge", "meta_judge")),
+                *_ENGINE,
+            ),
+        ),
+    ),
+    model="drawing",
+    model_when=_measures_models,
+)
+
+STAGE_SPECS: Final = (
+    SAMPLE,
+    GENERATE,
+    JUDGE,
+    PAIR_ACTOR,
+    META_JUDGE,
+    PAIR_JUDGE,
+    TRAIN,
+    EVALUATE,
+)
+"""In the order of the paper."""
+
+NOT_IN_RESULTS: Final[Mapping[str, str]] = {
+    "name": "a name for people",
+    "description": "a sentence for people",
+    "world": "it supplies the pool of prompts and M0, which keys hash; its ground truth is "
+    "evaluation.oracle",
+    "model": "its files are hashed, wherever they are",
+    "iterations": "it says how long the schedule is, and changes no iteration",
+    "sample.held_out": "it acts once, on the pool of prompts, which keys hash themselves",
+    "audit.required": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.least_agreement": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.confidence": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.answers": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.otherwise": "it decides whether an iteration trains; what is withheld is a table",
+}
+"""Values that change no table and no checkpoint, and why."""
+
+SCHEDULED_FIELDS: Final = (
+    "pair_kinds",
+    "pairing.rho",
+    "pairing.max_chosen_chars",
+    "meta_judge.max_chosen_judgment_chars",
+)
+"""Values that may be lists by iteration: a key holds the one of its iteration."""
+
+
+def select_needed_values(
+    spec: StageSpec, recipe: Recipe, number: int, *, values: Values, texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """Select what a stage of an iteration depends on, by the names of the values.
+
+    Args:
+        values: the recipe's values by dotted name, as `flatten_values` gives them.
+        texts: hashes of what the values that name a file or a template stand for.
+    """
+    chosen = {field: values[field] for field in values if spec.depends_on(field, recipe)}
+    for field in SCHEDULED_FIELDS:
+        if field in chosen:
+            chosen[field] = get_scheduled_value(chosen[field], number)
+    return chosen | {field: texts[field] for field in texts if field in chosen}
+
+
+def flatten_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested values by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_values(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def list_affected_stages(fields: Iterable[str], recipe: Recipe, number: int) -> list[StageSpec]:
+    """List the stages of an iteration that depend on one of some values, and all made from them.
+
+    Args:
+        recipe: after the change; what depends on a value only before the change is asked for by a
+            second call.
+    """
+    changed = tuple(fields)
+    affected: list[StageSpec] = []
+    made_again: set[str] = set()
+    for spec in STAGE_SPECS:
+        if not spec.is_scheduled(recipe, number):
+            continue
+        depends = any(spec.depends_on(field, recipe) for field in changed)
+        if depends or made_again & set(spec.reads):
+            affected.append(spec)
+            made_again.update(spec.writes)
+    return affected

@@ -1,0 +1,197 @@
+"""Which settings an experiment has had, and from which iteration on each held.
+
+The description keeps the settings that the experiment began with. Each change since is a file of
+its own, `settings/00001.json`, written once and never changed: the values as they were and as they
+became, and the iteration from which they hold. An iteration's settings are those of the beginning
+with every change that holds for it, in order; so a change that holds from iteration 3 on says
+nothing about iteration 2, also where a later change does.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.storage.artifact_store import encode_canonical_json
+from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.storage.layout import parse_settings_change_name
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """A change of an experiment's settings.
+
+    Attributes:
+        number: counted from 1.
+        from_iteration: the first iteration that it holds for.
+        before, after: the values that differ, by dotted name as they are stored.
+    """
+
+    number: int
+    from_iteration: int
+    before: Values
+    after: Values
+
+    def to_json(self) -> bytes:
+        """Write the change; the same change gives the same bytes."""
+        return encode_canonical_json(
+            {
+                "number": self.number,
+                "from_iteration": self.from_iteration,
+                "before": self.before,
+                "after": self.after,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "SettingsChange":
+        """Read a change.
+
+        Raises:
+            ValueError, KeyError, TypeError: the bytes are no change of settings.
+        """
+        found = json.loads(data)
+        return cls(
+            int(found["number"]),
+            int(found["from_iteration"]),
+            dict(found["before"]),
+            dict(found["after"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsHistory:
+    """The settings of an experiment over its iterations.
+
+    Attributes:
+        origin: where they are stored, for messages.
+        began: values of the recipe as they were stored when the experiment began.
+        changes: since then, in order.
+    """
+
+    origin: str
+    began: Values
+    changes: tuple[SettingsChange, ...] = ()
+
+    def get_values(self, number: int | None = None) -> Values:
+        """Values as they are stored that hold for an iteration; None: after all changes."""
+        values: Values = json.loads(json.dumps(self.began))
+        for change in self.changes:
+            if number is None or change.from_iteration <= number:
+                for key, value in change.after.items():
+                    _set_value(values, key, value)
+        return values
+
+    def get_recipe(self, number: int | None = None) -> Recipe:
+        """The recipe that holds for an iteration; None: after all changes.
+
+        Raises:
+            RecipeError: the stored values are no recipe.
+        """
+        return parse_recipe(self.get_values(number), origin=self.origin)
+
+    def get_recipe_sha256(self, number: int | None = None) -> str:
+        """Hash of that recipe: of the beginning's as it was stored, of a later one as it is now."""
+        held = [
+            change for change in self.changes if number is None or change.from_iteration <= number
+        ]
+        return self.get_recipe(number).sha256 if held else hash_recipe_values(self.began)
+
+
+def read_settings(files: ExperimentFiles, description: Mapping[str, Any]) -> SettingsHistory:
+    """Read the settings of an experiment.
+
+    Args:
+        description: of the experiment, as `ExperimentFiles.read_description` gives it.
+
+    Raises:
+        ArtifactError: a change of them cannot be read, or one is missing.
+    """
+    numbers = list_settings_changes(files)
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise ArtifactError(
+            f"{files.store.path(files.layout.settings)} holds the changes {numbers}: one is "
+            "missing. Put it back from a backup"
+        )
+    return SettingsHistory(
+        files.layout.description,
+        description["recipe"],
+        tuple(_read_change(files, number) for number in numbers),
+    )
+
+
+def list_settings_changes(files: ExperimentFiles) -> list[int]:
+    """Numbers of the changes of an experiment's settings, ascending."""
+    names = files.store.names(files.layout.settings)
+    return sorted(filter(None, map(parse_settings_change_name, names)))
+
+
+def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> None:
+    """Write a change of settings; call it under the experiment's lock.
+
+    Raises:
+        InputError: somebody else has changed the settings meanwhile.
+        StorageFullError: there is no room.
+    """
+    if not files.store.put_if_absent(files.layout.settings_change(change.number), change.to_json()):
+        raise InputError(
+            f"the settings of experiment {files.name!r} were changed meanwhile: look at them, and "
+            "try again"
+        )
+
+
+def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Values, Values]:
+    """Values that differ between two nested mappings, by dotted name: as they were and became.
+
+    Where a section replaces a value, or the other way round, all of it is the value. A value that
+    one of the two does not name is null there.
+    """
+    before: Values = {}
+    after: Values = {}
+    _collect_differences(old, new, "", before, after)
+    return before, after
+
+
+def _collect_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str, before: Values, after: Values
+) -> None:
+    for key in sorted({*old, *new}):
+        was, is_now = old.get(key), new.get(key)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            _collect_differences(was, is_now, f"{prefix}{key}.", before, after)
+        elif was != is_now:
+            before[prefix + key], after[prefix + key] = was, is_now
+
+
+def _set_value(values: Values, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.get(section)
+        if not isinstance(inner, dict):
+            inner = values[section] = {}
+        values = inner
+    values[last] = value
+
+
+def _read_change(files: ExperimentFiles, number: int) -> SettingsChange:
+    name = files.layout.settings_change(number)
+    try:
+        return SettingsChange.from_json(files.store.read(name))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{files.store.path(name)} is no change of settings: {error}"
+        ) from error
+
+
+def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Sequence[str]:
+    """One line for each value: its name, what it was and what it is."""
+    return [f"{key}: {_format(before.get(key))} -> {_format(after.get(key))}" for key in after]
+
+
+def _format(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
