@@ -30,7 +30,9 @@ from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.method.judge_pairs import JudgedPrompts, plan_battles
 from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.recipes.settings_history import SettingsHistory
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response, Verdict
 from meta_reward_core.storage.schemas import build_table, to_records
 from meta_reward_core.storage.shards import StageOutput
@@ -65,7 +67,7 @@ class World:
         )
         store = ArtifactStore(self.root)
         model = ModelRef("M0", Path(self.root), "0" * 64)
-        if store.exists(f"{self.name}/experiment.json"):
+        if ExperimentFiles(store, self.name).exist():
             return _reopened(self, recipe, model, store)
         return create_experiment(
             store,
@@ -78,9 +80,16 @@ class World:
 
 
 def _reopened(world: World, recipe: Recipe, model: ModelRef, store: ArtifactStore) -> Experiment:
-    templates = load_templates(recipe)
     return Experiment(
-        world.name, recipe, recipe.sha256, templates, world.seed, model, world.root, store
+        name=world.name,
+        recipe=recipe,
+        recipe_sha256=recipe.sha256,
+        settings=SettingsHistory(world.name, recipe.model_dump(mode="json")),
+        templates=load_templates(recipe),
+        seed=world.seed,
+        seed_model=model,
+        seed_folder=world.root,
+        store=store,
     )
 
 

@@ -85,7 +85,5 @@ def test_a_model_of_a_mirror_of_the_hub_is_m0_and_one_that_is_not_there_is_refus
     assert begun.returncode == 0, begun.stdout
     assert f"fetching org/tiny@{commit}" in begun.stdout
     found = json.loads((site.artifacts / "tiny" / "experiment.json").read_text())
-    assert found["seed_model"] == {
-        "folder": str(site.root / "models" / "org" / f"tiny@{commit}"),
-        "sha256": hash_model_folder(get_shipped_seed_model()),
-    }
+    assert found["seed_model"]["folder"] == str(site.root / "models" / "org" / f"tiny@{commit}")
+    assert found["seed_model"]["sha256"] == hash_model_folder(get_shipped_seed_model())

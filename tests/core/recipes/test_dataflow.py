@@ -240,7 +240,7 @@ class Recorder:
     "changes", [{}, {"judge": {"samples": 6, "hopeless_at": 2.0}}], ids=["usual", "early stop"]
 )
 def test_a_stage_reads_no_value_that_it_does_not_declare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """Run with a recipe that notes what is read of it."""
     fake = SimpleNamespace(train_dpo=train_on_nothing)

@@ -34,9 +34,8 @@ def iter_texts(module: ast.Module) -> Iterator[str]:
     nodes = list(ast.walk(module))
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     for node in nodes:
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_text and id(node) not in docstrings:
-            yield node.value
+        if isinstance(node, ast.Constant) and id(node) not in docstrings:
+            yield str(node.value)
 
 
 def find_modules_that_know() -> list[str]:
