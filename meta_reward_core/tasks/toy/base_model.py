@@ -22,7 +22,7 @@ from meta_reward_core.errors import TrainingError
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.recipes.training_settings import SftSettings
 from meta_reward_core.storage.artifact_store import encode_canonical_json, hash_json
-from meta_reward_core.tasks.toy import task
+from meta_reward_core.tasks.toy import task, tokenizer
 from meta_reward_core.tasks.toy.evaluation import measure_meta_judge
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def compute_seed_model_key() -> str:
     return hash_json(
         {
             "world": task.WORLD_VERSION,
-            "architecture": task.get_architecture(),
-            "chat_template": task.CHAT_TEMPLATE,
+            "architecture": tokenizer.get_architecture(),
+            "chat_template": tokenizer.CHAT_TEMPLATE,
             "rows": SFT_ROWS,
             "sft": SFT_SETTINGS.model_dump(
                 mode="json", include=_HASHED_SETTINGS | SFT_SETTINGS.model_fields_set
@@ -204,7 +204,7 @@ def train_candidate(
 
     train_sft(
         _build_rows(sft_seed, meta_judge_noise),
-        start=InitialModel(task.build_model_config(), task.build_tokenizer()),
+        start=InitialModel(tokenizer.build_model_config(), tokenizer.build_tokenizer()),
         settings=SFT_SETTINGS,
         checkpoint=candidate,
         scratch=scratch,

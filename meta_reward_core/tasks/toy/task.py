@@ -15,10 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+from typing import Any, Literal
 
 TASK_NAME = "miniature"
 WORLD_VERSION = 1
@@ -89,21 +86,6 @@ LEADS = (
     *(f"A+{errors};" for errors in range(1, SLOTS + 1)),
 )
 REPLY_WORDS = ("Score:", "Winner:", "Judgement", "A", "B")
-PAD_TOKEN, UNKNOWN_TOKEN, USER_TOKEN, ASSISTANT_TOKEN, END_TOKEN = SPECIAL_TOKENS = (
-    "<|pad|>",
-    "<|unknown|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|end|>",
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}"
-    "<|assistant|>\n{{ message['content'] }} <|end|>\n"
-    "{% else %}<|user|>\n{{ message['content'] }}\n{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
 
 # The seed's actor mostly writes a sibling language's word for these many words of each slot.
 MISCONCEIVED_WORDS_A_SLOT = 3
@@ -493,78 +475,3 @@ def sample_held_out_judge_items(count: int, *, seed: int) -> list[tuple[str, str
     held_out = _list_all_instructions()[1]
     drafts = (draft_judged_response(rng, rng.choice(held_out)) for _ in range(count))
     return [(draft.instruction, draft.response, float(sum(draft.right))) for draft in drafts]
-
-
-def build_vocabulary() -> tuple[str, ...]:
-    """Every token in the order of its id: fixed by this file's text alone."""
-    lexicon = [word for slot in LEXICON for row in slot for word in row]
-    phrases = [word for phrase in PHRASES for word in phrase.split()]
-    groups: tuple[Sequence[str], ...] = (
-        SPECIAL_TOKENS,
-        INSTRUCTION_WORDS,
-        LANGUAGES,
-        TEMPLATE_WORDS,
-        REPLY_WORDS,
-        VERDICTS,
-        CORRECTNESS_WORDS,
-        SCORES,
-        TALLIES,
-        LEADS,
-        phrases,
-        lexicon,
-    )
-    return tuple(dict.fromkeys(itertools.chain.from_iterable(groups)))
-
-
-def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """The word-level tokenizer; decoding puts each line back, encoding takes it as a space."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: index for index, token in enumerate(build_vocabulary())}
-    core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN_TOKEN))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.decoder = decoders.Sequence(
-        [
-            decoders.WordPiece(prefix="##", cleanup=False),
-            decoders.Fuse(),
-            decoders.Replace(Regex("; "), ";\n"),
-        ]
-    )
-    core.add_special_tokens(list(SPECIAL_TOKENS))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=PAD_TOKEN,
-        unk_token=UNKNOWN_TOKEN,
-        eos_token=END_TOKEN,
-        chat_template=CHAT_TEMPLATE,
-        padding_side="left",
-        model_max_length=256,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def build_model_config() -> "LlamaConfig":
-    """The tiny Llama that learns this world from scratch."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(**get_architecture())
-
-
-def get_architecture() -> dict[str, Any]:
-    """What makes the tiny Llama what it is; everything else is a default of `transformers`."""
-    tokens = build_vocabulary()
-    return {
-        "vocab_size": len(tokens),
-        "hidden_size": 128,
-        "intermediate_size": 320,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
-        "pad_token_id": tokens.index(PAD_TOKEN),
-        "bos_token_id": None,
-        "eos_token_id": tokens.index(END_TOKEN),
-    }

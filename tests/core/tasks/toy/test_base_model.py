@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.storage.artifact_store import hash_json
-from meta_reward_core.tasks.toy import base_model, task
+from meta_reward_core.tasks.toy import base_model, task, tokenizer
 from meta_reward_core.tasks.toy.base_model import QUALITY_GATE, GateResult
 
 SEED_DATA_OF_VERSION = {1: "4933d14623af2ed606989e3eb7a76b0bdd3a48a30f7d40fed7d5dea53fefb11a"}
@@ -47,15 +47,15 @@ def test_the_shipped_seed_is_well_below_five_million_parameters() -> None:
 
 def test_the_shipped_seed_has_the_architecture_that_its_key_stands_for() -> None:
     config = json.loads((base_model.get_shipped_seed_model() / "config.json").read_text())
-    expected = task.get_architecture()
+    expected = tokenizer.get_architecture()
     assert {name: config[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("name", sorted(task.get_architecture()))
+@pytest.mark.parametrize("name", sorted(tokenizer.get_architecture()))
 def test_another_architecture_is_another_key(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before = base_model.compute_seed_model_key()
-    changed = task.get_architecture() | {name: "another value"}
-    monkeypatch.setattr(task, "get_architecture", lambda: changed)
+    changed = tokenizer.get_architecture() | {name: "another value"}
+    monkeypatch.setattr(tokenizer, "get_architecture", lambda: changed)
     assert base_model.compute_seed_model_key() != before
 
 
@@ -80,7 +80,7 @@ def test_another_world_recipe_or_gate_is_another_key(monkeypatch: pytest.MonkeyP
 
 def test_a_change_of_the_seed_data_raises_the_worlds_version() -> None:
     """The key holds the world's version, so data that changes without it would go unnoticed."""
-    data = hash_json([task.build_vocabulary(), list(task.generate_sft_rows(320, seed=1))])
+    data = hash_json([tokenizer.build_vocabulary(), list(task.generate_sft_rows(320, seed=1))])
     assert {task.WORLD_VERSION: data} == SEED_DATA_OF_VERSION
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from meta_reward_core.tasks.toy import ground_truth, task
+from meta_reward_core.tasks.toy import tokenizer as toy_tokenizer
 
 SCORE = re.compile(r"Score:\s*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 WINNER = re.compile(r"Winner:\s*Judge?ment\s+([AB])", re.IGNORECASE)
@@ -133,10 +134,10 @@ def test_held_out_judge_items_cover_qualities_and_lengths() -> None:
 
 def test_vocabulary_is_fixed_and_holds_every_word_of_the_world() -> None:
     """Token ids never depend on a hash, and nothing that the world writes is unknown."""
-    words = task.build_vocabulary()
+    words = toy_tokenizer.build_vocabulary()
     assert len(words) == len(set(words))
-    assert words[:5] == task.SPECIAL_TOKENS
-    assert words == task.build_vocabulary()
+    assert words[:5] == toy_tokenizer.SPECIAL_TOKENS
+    assert words == toy_tokenizer.build_vocabulary()
     text = " ".join(content(row, side) for row in ROWS for side in ("prompt", "completion"))
     assert set(text.split()) <= set(words)
 
@@ -144,7 +145,7 @@ def test_vocabulary_is_fixed_and_holds_every_word_of_the_world() -> None:
 def test_decoded_text_encodes_to_the_same_tokens_and_keeps_its_lines() -> None:
     """Replies are pasted into later prompts as text, so the round trip must be exact."""
     pytest.importorskip("transformers")
-    tokenizer = task.build_tokenizer()
+    tokenizer = toy_tokenizer.build_tokenizer()
     for row in ROWS:
         text = content(row, "completion")
         ids = tokenizer(text)["input_ids"]
@@ -155,7 +156,7 @@ def test_decoded_text_encodes_to_the_same_tokens_and_keeps_its_lines() -> None:
 def test_chat_template_is_prefix_stable() -> None:
     """A prompt with its generation mark is a prefix of prompt and reply, ended once."""
     pytest.importorskip("transformers")
-    tokenizer = task.build_tokenizer()
+    tokenizer = toy_tokenizer.build_tokenizer()
     row = ROWS[0]
     prompt = tokenizer.apply_chat_template(
         row["prompt"], add_generation_prompt=True, return_dict=False
@@ -168,7 +169,7 @@ def test_chat_template_is_prefix_stable() -> None:
 def test_model_is_tiny_and_knows_its_special_tokens() -> None:
     """Fewer than a million parameters, and the tokenizer's ids."""
     transformers = pytest.importorskip("transformers")
-    config, tokenizer = task.build_model_config(), task.build_tokenizer()
+    config, tokenizer = toy_tokenizer.build_model_config(), toy_tokenizer.build_tokenizer()
     assert config.eos_token_id == tokenizer.eos_token_id
     assert config.pad_token_id == tokenizer.pad_token_id
     assert len(tokenizer) == config.vocab_size
