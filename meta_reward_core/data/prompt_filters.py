@@ -1,4 +1,4 @@
-"""Which prompts are left out of a pool: near duplicates, other languages, held-out prompts.
+"""Which prompts are left out of a pool: near duplicates, other languages, evaluation prompts.
 
 Near duplicates are found by ROUGE-L over words. Its F1 of two texts is 2 LCS / (m + n), with LCS
 the longest common subsequence of their m and n words, which rapidfuzz calls the normalised Indel
@@ -14,7 +14,7 @@ words: case, spacing and the Unicode form do not make a prompt another one.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -165,3 +165,41 @@ def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:
     if pool.prompts and not kept:
         raise InputError("every prompt of the pool is held out for evaluation: give other prompts")
     return replace(pool, prompts=kept, held_out=len(pool.prompts) - len(kept))
+
+
+def remove_contaminated(
+    pool: PromptFile, evaluated: Mapping[str, Sequence[str]]
+) -> tuple[PromptFile, dict[str, int]]:
+    """Leave out the prompts that equal or nearly equal an evaluation prompt.
+
+    Nearly equal is a ROUGE-L of at least 0.7; see `NearDuplicateIndex`.
+
+    Args:
+        evaluated: prompts of each evaluation, by its name.
+
+    Returns:
+        The pool with the number of prompts that were left out, and how many were left out for each
+        evaluation; a prompt of several counts for the first.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    exact = {name: frozenset(texts) for name, texts in evaluated.items()}
+    near = {name: NearDuplicateIndex(texts) for name, texts in evaluated.items()}
+    left_out = dict.fromkeys(evaluated, 0)
+    kept = []
+    for prompt in pool.prompts:
+        text = prompt.text
+        found = next(
+            (name for name in evaluated if text in exact[name] or near[name].find(text)), None
+        )
+        if found is None:
+            kept.append(prompt)
+        else:
+            left_out[found] += 1
+    if pool.prompts and not kept:
+        raise InputError(
+            "every prompt of the pool equals or nearly equals a prompt of evaluation.tasks: give "
+            "other prompts"
+        )
+    return replace(pool, prompts=kept, contaminated=len(pool.prompts) - len(kept)), left_out

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from meta_reward_core.context import EngineLoader, ModelRef, PromptTemplates, StageResources
-from meta_reward_core.data.contamination import remove_contaminated
 from meta_reward_core.data.prompt_files import (
     REJECT_TEXT,
     PromptFile,
@@ -18,7 +17,7 @@ from meta_reward_core.data.prompt_files import (
     find_reject_reason,
     read_prompts,
 )
-from meta_reward_core.data.prompt_filters import read_held_out, remove_held_out
+from meta_reward_core.data.prompt_filters import read_held_out, remove_contaminated, remove_held_out
 from meta_reward_core.engines.base import Engine
 from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.engines.endpoints import find_endpoint
