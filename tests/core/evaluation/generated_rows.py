@@ -1,7 +1,7 @@
 """Rows of public benchmarks that are generated alike on every machine.
 
 The comparison tests state what the public tools' own code made of exactly these rows, and
-`benchmarks/interchange_*.py` runs that code on them again.
+`benchmarks/tool_roundtrip_*.py` runs that code on them again.
 """
 
 import random

@@ -315,7 +315,7 @@ def test_version_0_1_agrees_with_the_public_tool(tmp_path: Path) -> None:
     Commit 0489bf3 with numpy 1.26.4, pandas 2.3.3 and scikit-learn 1.7.2: `show_result.py
     --judge-name judge --output` on `tool_data.arena_judgments("0.1")` made 449 battles and the
     leaderboard model-two 51.42 (44.69 to 57.32), model-one 48.95 (42.95 to 54.55). It left out the
-    scores A, A>>>B, A<B, B=A, B<<A, 3, "" and null. `python -m benchmarks.interchange --tools
+    scores A, A>>>B, A<B, B=A, B<<A, 3, "" and null. `python -m benchmarks.tool_roundtrip --tools
     arena-hard-auto` runs it again. The bands are 100 random draws on either side.
     """
     path = write_lines(tmp_path / "judgments.jsonl", tool_data.arena_judgments("0.1"))

@@ -194,7 +194,7 @@ def test_means_agree_with_fastchat(tmp_path: Path) -> None:
     """The three tables of fschat 0.2.36's `show_result.py` (pandas 2.3.3) on the same rows.
 
     `benchmarks/fastchat_side.py` ran it on `tool_data.mt_bench_judgments()`: 320 judgments, of
-    which it left out 46 of -1. `python -m benchmarks.interchange --tools fastchat` runs it again.
+    which it left out 46 of -1. `python -m benchmarks.tool_roundtrip --tools fastchat` repeats it.
     """
     path = write_lines(tmp_path / "j.jsonl", tool_data.mt_bench_judgments())
     cards = {card.model: card for card in score_mt_bench(read_turn_judgments([path]))}

@@ -86,7 +86,7 @@ def names_of(card: Scorecard) -> set[str]:
 def test_sections_equal_the_public_tools(tmp_path: Path) -> None:
     """The tool's `calculate_scores_per_section` on the same 158 pairs, equal scores half.
 
-    Commit 05a9005, run by `benchmarks/interchange_reward_bench.py`; the total is what its
+    Commit 05a9005, run by `benchmarks/tool_roundtrip_reward_bench.py`; the total is what its
     `analysis/get_benchmark_results.py` gives a model without prior sets, the plain mean.
     """
     card = scored_card(tmp_path / "s.jsonl", reward_bench_rows())
@@ -115,7 +115,7 @@ def test_a_classifiers_file_keeps_the_results_of_the_public_tool(tmp_path: Path)
 def test_version_2_with_repeated_ids_equals_the_public_tools(tmp_path: Path) -> None:
     """The tool's `reroll_and_score_dataset` and `process_single_model` on 60 + 30 items.
 
-    Commit 05a9005, run by `benchmarks/interchange_reward_bench.py`. Four ids of every subset but
+    Commit 05a9005, run by `benchmarks/tool_roundtrip_reward_bench.py`. Four ids of every subset but
     Ties come twice.
     """
     card = scored_card(tmp_path / "s.jsonl", best_of_four_rows() + ties_rows())

@@ -63,8 +63,9 @@ def test_figures_equal_the_public_tools(
 ) -> None:
     """`evaluate` of alpaca_eval 0.6.6 on the same 200 annotations, with scikit-learn 1.9.1.
 
-    Run by `benchmarks/interchange_alpaca_eval.py`: `length_controlled_minimal`, and with difficulty
-    `length_controlled_noreg`. avg_length is of all 200 rows. The tool's solver stops early: 0.002.
+    Run by `benchmarks/tool_roundtrip_alpaca_eval.py`: `length_controlled_minimal`, and with
+    difficulty `length_controlled_noreg`. avg_length is of all 200 rows. The tool's solver stops
+    early: 0.002.
     """
     rows = alpaca_rows(200, seed=11, quality=0.6, unrated=unrated)
     if not with_difficulty:

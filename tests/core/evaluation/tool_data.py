@@ -1,7 +1,7 @@
 """Files in the public tools' formats, made by arithmetic: the same rows here and in the tools.
 
-`benchmarks/interchange.py` takes these rows through arena-hard-auto's and FastChat's own code; the
-tests compare with what that code printed.
+`benchmarks/tool_roundtrip.py` takes these rows through arena-hard-auto's and FastChat's own code;
+the tests compare with what that code printed.
 """
 
 import random

@@ -10,7 +10,7 @@ models, which no score needs, are replaced by empty modules:
     rb/bin/python -m pip install pandas datasets
     rb/bin/python -m pip install --no-deps ./reward-bench
 
-    python -m benchmarks.interchange_reward_bench rb/bin/python
+    python -m benchmarks.tool_roundtrip_reward_bench rb/bin/python
 """
 
 import importlib
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
 if TYPE_CHECKING:
-    from interchange_rows import Comparison
+    from tool_roundtrip_rows import Comparison
 
 Row = dict[str, Any]
 
@@ -142,7 +142,7 @@ def _compare_figures(
     folder: Path, metrics: dict[str, dict[str, float]], files: dict[str, Row]
 ) -> "list[Comparison]":
     """Our scores of our files and of the tool's, beside the tool's scores of ours."""
-    from interchange_rows import Comparison
+    from tool_roundtrip_rows import Comparison
 
     from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench
 

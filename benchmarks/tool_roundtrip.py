@@ -17,9 +17,9 @@ What is on no package index is taken from checkouts in the folder of --sources:
     git clone https://github.com/allenai/reward-bench SOURCES/reward-bench
     git -C SOURCES/reward-bench checkout 05a9005
 
-    python -m benchmarks.interchange
-    python -m benchmarks.interchange --environments DIR   # keep them for the next time
-    python -m benchmarks.interchange --tools arena-hard-auto fastchat --sources SOURCES
+    python -m benchmarks.tool_roundtrip
+    python -m benchmarks.tool_roundtrip --environments DIR   # keep them for the next time
+    python -m benchmarks.tool_roundtrip --tools arena-hard-auto fastchat --sources SOURCES
 """
 
 import argparse
@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 if TYPE_CHECKING:
-    from interchange_rows import Comparison
+    from tool_roundtrip_rows import Comparison
 
 TOOLS = {
     "label-studio": ("label-studio-sdk==2.1.2",),
@@ -63,7 +63,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "arena-hard-auto": Benchmark(
-        "interchange_arena_hard",
+        "tool_roundtrip_arena_hard",
         (
             ("torch==2.13.0", "numpy==1.26.4", "pandas==2.3.3", "scikit-learn==1.7.2"),
             ("tqdm", "pyyaml"),
@@ -71,15 +71,15 @@ BENCHMARKS = {
         ("arena-hard-auto-v0.1", "arena-hard-auto-v2.0"),
     ),
     "fastchat": Benchmark(
-        "interchange_fastchat",
+        "tool_roundtrip_fastchat",
         (("--no-deps", "fschat==0.2.36"), ("pandas==2.3.3",)),
     ),
     "alpaca-eval": Benchmark(
-        "interchange_alpaca_eval",
+        "tool_roundtrip_alpaca_eval",
         (("alpaca_eval==0.6.6", "scikit-learn==1.9.1", "pandas==3.1.1"),),
     ),
     "reward-bench": Benchmark(
-        "interchange_reward_bench",
+        "tool_roundtrip_reward_bench",
         (("pandas", "datasets"), ("--no-deps", "{sources}/reward-bench")),
         ("reward-bench",),
     ),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from interchange_rows import Comparison
+from tool_roundtrip_rows import Comparison
 
 from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.engines.scripted import ScriptedEngine

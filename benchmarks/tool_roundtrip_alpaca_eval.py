@@ -6,7 +6,7 @@ versions:
     python -m venv ae
     ae/bin/python -m pip install alpaca_eval==0.6.6 scikit-learn==1.9.1 pandas==3.1.1
 
-    python -m benchmarks.interchange_alpaca_eval ae/bin/python
+    python -m benchmarks.tool_roundtrip_alpaca_eval ae/bin/python
 
 The tool's own `evaluate` reads outputs and leaderboard, pairs, scores and writes. Only the
 annotator is ours, which asks no service: it looks preferences up. The file of instruction
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interchange_rows import Comparison
+    from tool_roundtrip_rows import Comparison
 
 Row = dict[str, Any]
 
@@ -148,7 +148,7 @@ def _write_files(folder: Path, unrated: tuple[int, ...]) -> None:
 
 
 def _compare_case(folder: Path, case: str, regression: str) -> "list[Comparison]":
-    from interchange_rows import Comparison
+    from tool_roundtrip_rows import Comparison
 
     from meta_reward_core.evaluation import alpaca_eval_io
 
