@@ -63,7 +63,7 @@ def test_another_world_recipe_or_gate_is_another_key(monkeypatch: pytest.MonkeyP
     keys = {base_model.compute_seed_model_key()}
     for target, name, value in (
         (task, "WORLD_VERSION", 10_000),
-        (task, "CHAT_TEMPLATE", "another"),
+        (tokenizer, "CHAT_TEMPLATE", "another"),
         (base_model, "SFT_ROWS", 16),
         (
             base_model,
