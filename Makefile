@@ -96,7 +96,7 @@ evidence: setup  ## the miniature paper: hours on two cores, and it goes on wher
 
 pictures: setup  ## docs/pictures anew, from real pages over a real run: minutes
 	tests/services.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.looks.pictures
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ui.pictures
 
 seed: setup  ## train the miniature's seed model that ships with the package
 	$(BIN)/python -m meta_reward_core.tasks.toy

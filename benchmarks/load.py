@@ -46,7 +46,7 @@ import json
 from pathlib import Path
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
-from tests.webapp import audit_cast
+from tests.webapp import audit_fixtures
 from tests.webapp.conftest import make_person
 
 def session(person):
@@ -60,12 +60,12 @@ def session(person):
 owner = make_person("owner", "operator")
 watcher = make_person("watcher", "viewer")
 root = Path({root!r})
-audit_cast.write_files(root)
-row = audit_cast.record(root, owner=owner)
+audit_fixtures.write_files(root)
+row = audit_fixtures.record(root, owner=owner)
 auditors = []
 for number in range({auditing}):
     auditor = make_person(f"auditor{{number}}", "auditor")
-    batches = [audit_cast.draw(row, by=owner, auditors=[auditor], size={size}).pk
+    batches = [audit_fixtures.draw(row, by=owner, auditors=[auditor], size={size}).pk
                for _ in range({batches})]
     auditors.append([session(auditor), batches])
 watchers = [session(watcher) for _ in range({watching})]
@@ -131,8 +131,8 @@ class Person:
         """Answer item after item."""
         for batch in batches:
             while time.monotonic() < end:
-                page = await self.ask("item", f"/audits/{batch}/desk")
-                if page is None or str(page.url).endswith("/desk"):
+                page = await self.ask("item", f"/audits/{batch}/annotate")
+                if page is None or str(page.url).endswith("/annotate"):
                     break
                 await asyncio.sleep(rng.uniform(*THOUGHT_SECONDS))
                 token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text)

@@ -281,8 +281,8 @@ def write_rows(experiment: Experiment, root: str) -> None:
             "recipe": experiment.recipe.model_dump(mode="json"),
             "recipe_sha256": experiment.recipe.sha256,
             "seed": experiment.seed,
-            "seed_model_folder": root,
-            "seed_model_sha256": experiment.seed_model.sha256,
+            "base_model_folder": root,
+            "base_model_sha256": experiment.seed_model.sha256,
             "artifact_root": root,
         },
     )

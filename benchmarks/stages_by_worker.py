@@ -48,7 +48,7 @@ def run_stage(experiment: Experiment, stage: str, messages: Messages) -> tuple[i
         if iteration.stages.filter(name=stage, status="finished").exists():
             break
     messages.waiting.clear()
-    transitions.stop_iteration(iteration, status=RunStatus.CANCELLED, finding="measured")
+    transitions.stop_iteration(iteration, status=RunStatus.CANCELLED, message="measured")
     made = shards.filter(stage__iteration=iteration, stage__name=stage)
     return sum(shard.counts["tokens"] for shard in made), seconds
 

@@ -306,17 +306,17 @@ def check_tool(tool: str, python: Path, work: Path) -> list[str]:
 
 def draw_batch(work: Path, *, answered: bool) -> Any:
     """A batch of twelve items that all come again to another auditor."""
-    from tests.webapp import audit_cast
+    from tests.webapp import audit_fixtures
     from tests.webapp.conftest import make_person
     from webapp.audit.models import Answer
     from webapp.experiments.models import Experiment
 
     experiment = Experiment.objects.first()
     if experiment is None:
-        audit_cast.write_files(work / "artifacts")
+        audit_fixtures.write_files(work / "artifacts")
         owner = make_person("alice", "operator")
-        experiment = audit_cast.record(work / "artifacts", owner=owner)
-    batch = audit_cast.draw(experiment, by=experiment.owner, auditors=[], other_share=1.0)
+        experiment = audit_fixtures.record(work / "artifacts", owner=owner)
+    batch = audit_fixtures.draw(experiment, by=experiment.owner, auditors=[], other_share=1.0)
     for item in batch.items.all() if answered else ():
         Answer.objects.create(item=item, auditor_name="carol", choice="first", comment="clear")
     return batch
@@ -329,13 +329,13 @@ def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
     from webapp.audit.models import Answer
 
     first, again = (
-        import_file(batch, target.name, target.read_bytes(), by=batch.by) for _ in range(2)
+        import_file(batch, target.name, target.read_bytes(), by=batch.created_by) for _ in range(2)
     )
     print(f"  {first} The same file again: {again.added} new.")
     faults = []
-    originals = list(batch.items.filter(again="").order_by("number"))
+    originals = list(batch.items.filter(repeat_kind="").order_by("number"))
     for number, item in enumerate(originals):
-        for person, place in enumerate((item, item.repeats.get(again="other"))):
+        for person, place in enumerate((item, item.repeats.get(repeat_kind="other"))):
             found = Answer.objects.get(item=place)
             given = ANSWERS[(number + person) % 4], f"seen by {person}"
             if (to_shown_letter(found.choice, item), found.comment) != given:
@@ -354,7 +354,7 @@ def check_assessments(target: Path, batch: Any) -> list[str]:
     answers = Answer.objects.filter(item__batch=batch).select_related("item")
     given = {(str(a.item.number), a.choice, a.comment, a.auditor_name) for a in answers}
     print(f"  compared: {len(given)} assessments, {len(given - said)} of them wrong")
-    back = import_file(batch, target.name, target.read_bytes(), by=batch.by)
+    back = import_file(batch, target.name, target.read_bytes(), by=batch.created_by)
     print(f"  {back}")
     faults = [f"mlflow: {one}" for one in given - said]
     return faults + [f"mlflow: {one}" for one in back.left_out]

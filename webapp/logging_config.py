@@ -77,9 +77,11 @@ def build_log_settings(*, form: str, level: str) -> dict[str, Any]:
         ImproperlyConfigured: the form or the level is unknown.
     """
     if form not in _FORMS:
-        raise ImproperlyConfigured(f"META_REWARD_LOG is text or json, not {form!r}")
+        raise ImproperlyConfigured(f"Invalid META_REWARD_LOG {form!r}; use text or json.")
     if level not in logging.getLevelNamesMapping():
-        raise ImproperlyConfigured(f"META_REWARD_LOG_LEVEL is INFO, WARNING or so, not {level!r}")
+        raise ImproperlyConfigured(
+            f"Invalid META_REWARD_LOG_LEVEL {level!r}; use DEBUG, INFO, WARNING or ERROR."
+        )
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -14,12 +14,12 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from webapp.accounts.models import Event
+from webapp.accounts.models import SecurityEvent
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
     Iteration,
-    Order,
+    Job,
     RunStatus,
     Shard,
     ShardStatus,
@@ -84,17 +84,14 @@ def iter_metrics() -> Iterator[PrometheusMetric]:
     yield from _iter_work_metrics()
     yield from _iter_speed_metrics()
     yield from _iter_worker_metrics()
-    yield PrometheusMetric(
-        "orders",
-        "gauge",
-        "What people asked for, by what became of it.",
-        _to_samples(Order.objects.values("kind", "status").annotate(count=Count("pk"))),
-    )
+    jobs = _to_samples(Job.objects.values("kind", "status").annotate(count=Count("pk")))
+    yield PrometheusMetric("jobs", "gauge", "Jobs that users requested, by kind and status.", jobs)
+    yield PrometheusMetric("orders", "gauge", "Deprecated name of jobs.", jobs)
     yield PrometheusMetric(
         "account_events_total",
         "counter",
         "Sign-ins, wrong passwords, lockouts, changes of accounts and tokens.",
-        _to_samples(Event.objects.values("kind").annotate(count=Count("pk"))),
+        _to_samples(SecurityEvent.objects.values("kind").annotate(count=Count("pk"))),
     )
 
 

@@ -26,12 +26,12 @@ HF_TOKEN                    lets models be published on the Hugging Face hub, an
                             ones be fetched; default: not there
 HF_ENDPOINT                 a mirror of the hub, for both; HF_HUB_DISABLE_XET=1 if it knows no Xet
 HF_HUB_OFFLINE              1: the hub is never asked; models lie in META_REWARD_MODEL_ROOT
-META_REWARD_EMAIL_HOST      mail server for notices; default: no e-mail is sent
+META_REWARD_EMAIL_HOST      mail server for notifications; default: no email is sent
 META_REWARD_EMAIL_PORT      default: 465 with tls, else 587 with starttls, else 25
 META_REWARD_EMAIL_SECURITY  tls, starttls or none; default: starttls
 META_REWARD_EMAIL_USER, META_REWARD_EMAIL_PASSWORD, META_REWARD_EMAIL_FROM
-META_REWARD_WEBHOOK_HOSTS   hosts (or host:port) that notices may be sent to, separated by commas
-META_REWARD_SITE_URL        such as https://example.org, for links in notices; default: no links
+META_REWARD_WEBHOOK_HOSTS   hosts (or host:port) that webhooks may use, separated by commas
+META_REWARD_SITE_URL        such as https://example.org, for links in notifications; default: none
 META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
 META_REWARD_HTTPS           1: the site is reached by https alone, through a proxy that sets (and
                             never passes on) X-Forwarded-Proto; cookies and links are then secure
@@ -125,7 +125,7 @@ META_REWARD_PUBLISH_ROOT = str(
 )
 META_REWARD_HF_TOKEN = read_secret("HF_TOKEN")
 
-# Notices. Without a mail server no e-mail is offered, without allowed hosts no webhook.
+# Notifications. Email needs a mail server, webhooks need allowed hosts.
 EMAIL_HOST = os.environ.get("META_REWARD_EMAIL_HOST", "")
 _EMAIL_SECURITY = os.environ.get("META_REWARD_EMAIL_SECURITY", "starttls")
 EMAIL_USE_SSL = _EMAIL_SECURITY == "tls"

@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from webapp import health, prometheus
+from webapp import health, prometheus, renamed_urls
 
 # `new` and `compare` come before the names of experiments.
 urlpatterns = [
@@ -12,6 +12,7 @@ urlpatterns = [
     path("healthz/report", health.report_details, name="health_report"),
     path("metrics", prometheus.show_metrics, name="metrics"),
     path("admin/", admin.site.urls),
+    path("", include(renamed_urls)),
     path("", include("webapp.accounts.urls")),
     path("", include("webapp.api.urls")),
     path("", include("webapp.notifications.urls")),

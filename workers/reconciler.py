@@ -54,7 +54,7 @@ def reconcile() -> None:
 
 
 def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
-    """Reconcile, and carry out orders, until the process is stopped."""
+    """Reconcile, and run jobs, until the process is stopped."""
     runner.start_job_threads()
     send_notifications.start_notifying()
     build_indexes.start_indexing()
@@ -114,8 +114,8 @@ def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
 
 
 def _resend_jobs() -> None:
-    """A message too many does no harm: an order is claimed before it is carried out."""
+    """An extra message does no harm: a job is claimed before it is run."""
     waiting = list(runner.get_jobs_for_engine())
     if waiting and "gpu" in list_empty_queues():
-        for order in waiting:
-            send_job(order)
+        for job in waiting:
+            send_job(job)

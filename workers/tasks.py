@@ -1,6 +1,6 @@
 """What a message can ask for. Each task is thin and takes one id; rows say the rest."""
 
-from webapp.experiments.models import Iteration, Order
+from webapp.experiments.models import Iteration, Job
 from workers.celery import app
 from workers.jobs import runner
 from workers.pipeline import run_shard as shard_runs
@@ -22,8 +22,8 @@ def advance(iteration_id: int) -> None:
 
 
 @app.task(name="workers.carry_out")  # type: ignore[untyped-decorator]
-def carry_out(order_id: int) -> None:
-    """Carry out an order that needs an engine, if it still waits."""
-    order = Order.objects.select_related("experiment", "by").filter(pk=order_id).first()
-    if order is not None:
-        runner.run_job(order, runner.ENGINE_HANDLERS)
+def carry_out(job_id: int) -> None:
+    """Run a job that needs an engine, if it is still pending."""
+    job = Job.objects.select_related("experiment", "created_by").filter(pk=job_id).first()
+    if job is not None:
+        runner.run_job(job, runner.ENGINE_HANDLERS)

@@ -181,17 +181,17 @@ def test_the_site_and_the_reconciler_start_without_what_models_need(tmp_path: Pa
     script = """
 import webapp.wsgi, workers.ops.services, workers.ops.supervisor, workers.reconciler
 from django.core.management import call_command
-from webapp.experiments.models import Experiment, Order
+from webapp.experiments.models import Experiment, Job
 from webapp.experiment_form.launch_request import LaunchRequest
 from workers.jobs import runner
 call_command("migrate", verbosity=0)
 wish = LaunchRequest(
     name="first", seed=1, until=1, recipe="smoke", changes=("engine.kind=scripted",)
 )
-Order.objects.create(kind="launch", subject="first", wish=wish.write())
+Job.objects.create(kind="launch", experiment_name="first", payload=wish.write())
 runner.run_waiting_jobs(runner.SLOW_HANDLERS)
-order = Order.objects.get()
-assert order.status == "done", order.finding
+order = Job.objects.get()
+assert order.status == "done", order.message
 assert Experiment.objects.get().iterations.get().status == "running"
 """
     done = subprocess.run(

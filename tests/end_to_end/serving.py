@@ -45,11 +45,11 @@ class Browser:
 
     def sign_in(self, port: int, name: str, password: str) -> None:
         """Fill in the form."""
-        form = self._open(port, "/people/login")
+        form = self._open(port, "/account/login")
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
         assert token
         values = {"csrfmiddlewaretoken": token[1], "username": name, "password": password}
-        assert "Sign out" in self._open(port, "/people/login", values)
+        assert "Sign out" in self._open(port, "/account/login", values)
 
     def _open(self, port: int, path: str, values: dict[str, str] | None = None) -> str:
         data = urllib.parse.urlencode(values).encode() if values else None

@@ -17,16 +17,16 @@ from tests.end_to_end.serving import serving_pages
 
 PREPARE = """
 from pathlib import Path
-from tests.webapp import audit_cast
+from tests.webapp import audit_fixtures
 from tests.webapp.conftest import make_person
 
 root = Path({root!r})
-audit_cast.write_files(root)
+audit_fixtures.write_files(root)
 alice, carol = make_person("alice", "operator"), make_person("carol", "auditor")
 dave = make_person("dave", "auditor")
-row = audit_cast.record(root, owner=alice)
+row = audit_fixtures.record(root, owner=alice)
 for _ in range(3):
-    audit_cast.draw(row, by=alice, auditors=[carol, dave], size=20)
+    audit_fixtures.draw(row, by=alice, auditors=[carol, dave], size=20)
 """
 
 
@@ -67,7 +67,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 def sign_in(page: Page, served: Served, name: str) -> None:
-    page.goto(f"{served.url}/people/login")
+    page.goto(f"{served.url}/account/login")
     page.focus("input[name=username]")
     page.keyboard.type(name)
     page.keyboard.press("Tab")
@@ -90,7 +90,7 @@ def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
     problems: list[str] = []
     page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(f"{served.url}/audits/1/desk")
+    page.goto(f"{served.url}/audits/1/annotate")
     for count in range(20):
         expect(page.locator("main")).to_contain_text("Which judgment is better?")
         source = page.content()
@@ -114,7 +114,7 @@ def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
         if count == 9:
             press(page, "r", until="Elo of A and B")
         page.keyboard.press("n")
-    expect(page.locator("main")).to_contain_text("Nothing is left for you")
+    expect(page.locator("main")).to_contain_text("No items are left for you")
     assert served.count("answer", "auditor_name = 'carol' AND confidence = 3") == 20
     assert served.count("answer", "comment = 'seen twice'") == 1
     assert served.count("answer", "tags LIKE '%too long%'") == 1
@@ -141,7 +141,7 @@ def read_the_report(context: BrowserContext, served: Served) -> None:
         page.keyboard.press("Enter")
     assert download.value.suggested_filename == "audit-1.findings.csv"
     tab_to(page, "iteration 1", backwards=True)
-    press(page, "Enter", until="all audits together")
+    press(page, "Enter", until="all audits combined")
 
 
 def tab_to(page: Page, text: str, *, backwards: bool = False) -> None:
@@ -169,7 +169,7 @@ def comment_and_reload(page: Page) -> None:
 def test_shortcuts_can_be_switched_off(context: BrowserContext, served: Served) -> None:
     page = context.new_page()
     sign_in(page, served, "carol")
-    page.goto(f"{served.url}/audits/2/desk")
+    page.goto(f"{served.url}/audits/2/annotate")
     page.keyboard.press("?")
     page.get_by_label("Keyboard shortcuts").uncheck()
     page.reload()
@@ -185,8 +185,8 @@ class Auditor:
         self.answered: list[str] = []
         cookies = urllib.request.HTTPCookieProcessor()
         self.opener = urllib.request.build_opener(cookies)
-        form = self.read("/people/login")[1]
-        login = "/people/login?next=/audits"
+        form = self.read("/account/login")[1]
+        login = "/account/login?next=/audits"
         self.post(login, form, username=name, password="correct horse")
 
     def read(self, path: str) -> tuple[str, str]:
@@ -202,9 +202,9 @@ class Auditor:
 
     def answer_everything(self) -> None:
         while True:
-            url, page = self.read("/audits/3/desk")
+            url, page = self.read("/audits/3/annotate")
             path = url.removeprefix(self.url)
-            if path.endswith("/desk"):
+            if path.endswith("/annotate"):
                 return
             self.post(path, page, choice="tie", confidence="2")
             self.answered.append(path)

@@ -37,7 +37,7 @@ def broker_client(server: Server) -> "redis.Redis":
 def test_it_comes_up_with_one_command_and_ctrl_c_leaves_nothing_running(server: Server) -> None:
     process = server.start()
     server.wait_until_up()
-    assert "There is no experiment yet" in (server.get("/") or "")
+    assert "There are no experiments yet" in (server.get("/") or "")
     assert "@" in (server.get("/workers") or "")
     parts = [server.part(name) for name in PARTS]
     began = time.monotonic()
@@ -159,7 +159,7 @@ def test_servers_of_its_own_are_used_instead(
     server.extra |= {"CELERY_BROKER_URL": running_broker.url, "DATABASE_URL": postgres_url}
     process = server.start()
     server.wait_until_up()
-    assert "There is no experiment yet" in (server.get("/") or "")
+    assert "There are no experiments yet" in (server.get("/") or "")
     assert not server.pids("broker")
     assert not (server.root / "db.sqlite3").exists()
     process.send_signal(signal.SIGTERM)

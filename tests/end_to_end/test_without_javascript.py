@@ -43,8 +43,8 @@ def test_an_experiment_is_launched_watched_steered_and_read(page: Page) -> None:
     expect(page.locator("main .status-running").first).to_be_visible(timeout=MINUTES)
     press(page, "Pause")
     expect(page.locator("main .status-paused").first).to_be_visible(timeout=MINUTES)
-    press(page, "Go on")
-    expect(page.locator("main")).to_contain_text("1 iteration finished", timeout=5 * MINUTES)
+    press(page, "Resume")
+    expect(page.locator("main")).to_contain_text("1 iteration completed", timeout=5 * MINUTES)
     page.goto(f"{page.url.partition('?')[0].rstrip('/')}/iterations/1")
     expect(page.locator("svg").first).to_be_visible()
 
@@ -52,8 +52,8 @@ def test_an_experiment_is_launched_watched_steered_and_read(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("12 of 12 prompts")
     page.get_by_label("Score gap at least").fill("99")
     press(page, "Show")
-    expect(page.locator("#prompt-list")).to_contain_text("No prompt is like that")
-    page.get_by_role("link", name="Show all").click()
+    expect(page.locator("#prompt-list")).to_contain_text("No prompts match these filters")
+    page.get_by_role("link", name="Clear filters").click()
     expect(page.get_by_role("status")).to_contain_text("12 of 12 prompts")
 
     page.get_by_role("link", name="What if", exact=True).click()

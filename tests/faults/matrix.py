@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.faults.faults import Fault
-from tests.faults.person import Person
+from tests.faults.user import Person
 from tests.faults.world import PASSWORD, STAGE_NAMES, STEPS, QuietRun, World
 from tests.workers.cluster import Process
 
@@ -96,7 +96,7 @@ def _strike_answer(here: World, fault: Fault) -> Cell:
     made = here.site.manage("create_audit", *batch, *options, "--strategy", "uniform")
     assert made.returncode == 0, made.stdout
     bob = Person(here.web_port, "bob", PASSWORD)
-    led = bob.read("/audits/1/desk")
+    led = bob.read("/audits/1/annotate")
     assert led is not None
     path = led[0]
     here.points.arm("answer", "working")

@@ -1,9 +1,9 @@
-"""The test's side of `holding/sitecustomize.py`: where processes stop, and when they go on."""
+"""The test's side of `pause_points/sitecustomize.py`: where processes stop, and when they go on."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-HOLDING = Path(__file__).parent / "holding"
+PAUSE_POINTS = Path(__file__).parent / "pause_points"
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Points:
     @property
     def environment(self) -> dict[str, str]:
         """What the processes of the world are started with."""
-        return {"FAULTS_FOLDER": str(self.folder), "PYTHONPATH": str(HOLDING)}
+        return {"FAULTS_FOLDER": str(self.folder), "PYTHONPATH": str(PAUSE_POINTS)}
 
     def arm(self, step: str, point: str) -> None:
         """Let the next process that comes to a point stop there."""

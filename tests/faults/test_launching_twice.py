@@ -68,7 +68,7 @@ def test_two_web_processes_launch_the_same_name_once(tmp_path: Path) -> None:
         assert all("already" in said for said in refused), refused
         assert len(refused) < len(asked)
         here.wait_until(lambda: unsettled(here) == 0)
-        statuses = here.ask("select status, finding from experiments_order order by status")
+        statuses = here.ask("select status, message from experiments_job order by status")
         assert [status for status, _ in statuses].count("done") == 1
         reasons = [why for status, why in statuses if status != "done"]
         assert all("already" in why for why in reasons), reasons
@@ -77,7 +77,5 @@ def test_two_web_processes_launch_the_same_name_once(tmp_path: Path) -> None:
 
 
 def unsettled(here: World) -> int:
-    found = here.ask(
-        "select count(*) from experiments_order where status in ('waiting', 'running')"
-    )
+    found = here.ask("select count(*) from experiments_job where status in ('waiting', 'running')")
     return int(found[0][0]) if found else 1

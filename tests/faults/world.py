@@ -102,7 +102,7 @@ class World(Cluster):
         return str(found[0][0]) if found else ""
 
     def finding(self) -> str:
-        found = self.ask("select finding from experiments_iteration")
+        found = self.ask("select message from experiments_iteration")
         return str(found[0][0]) if found else ""
 
     def new_worker(self) -> None:

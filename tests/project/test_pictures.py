@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.looks.pages import PAGES
-from tests.looks.pictures import FOLDER, SHOWN
 from tests.project.test_docs import CHECKOUT
 from tests.project.test_docs import PAGES as TEXTS
+from tests.ui.pages import PAGES
+from tests.ui.pictures import FOLDER, SHOWN
 
 MOST_BYTES = 150_000
 FEWEST_WORDS = 5

@@ -83,7 +83,7 @@ def test_an_installed_wheel_serves_pages_with_their_styles(programs: Path, tmp_p
         )
     try:
         wait(lambda: b"ready." in log.read_bytes(), explain=log.read_text)
-        assert "Sign in" in read(port, "/people/login")
+        assert "Sign in" in read(port, "/account/login")
         assert "font" in read(port, "/static/site.css")
         assert "ok" in read(port, "/healthz")
     finally:

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 ROOT = "/root-of-the-fixture"
 RECIPE = """\
@@ -32,6 +33,9 @@ judge: {samples: 5}
 meta_judge: {max_chosen_judgment_chars: null}
 engine: {kind: scripted}
 """
+
+HELD = ("view_securityevent", "change_notification", "view_auditlogentry", "view_job")
+"""Permissions of a group that an administrator made."""
 
 OnLog = Callable[[dict[str, float]], None]
 
@@ -80,14 +84,16 @@ def make(root: Path) -> None:
     from webapp.api.models import make_token
     from webapp.audit import annotation_queue
     from webapp.audit.batch_creation import BatchPlan, create_batch
-    from webapp.experiments.models import Experiment, Order
+    from webapp.experiments.models import Experiment, Job
 
     alice = User.objects.create_user("alice", password="correct horse battery")
     alice.groups.set(Group.objects.filter(name__in=["operator", "auditor"]))
     row = Experiment.objects.get()
     Experiment.objects.update(owner=alice)
     make_token(alice, name="nightly", expires=None)
-    Order.objects.create(kind="pause", by=alice, experiment=row, subject="kept", status="done")
+    Job.objects.create(
+        kind="pause", created_by=alice, experiment=row, experiment_name="kept", status="done"
+    )
     plan = BatchPlan(
         kind="judgments", strategy="certainty", size=4, seed=1, same_share=0.0, other_share=0.0,
         hides_score_lines=True, reveals_at_once=True, guidelines="",
@@ -99,6 +105,42 @@ def make(root: Path) -> None:
         choice="tie", points=None, confidence=2, tags=(), comment="kept", seconds=3.0
     )
     assert annotation_queue.submit_answer(item, alice, given)
+    record_activity(row, batch, alice)
+
+
+def record_activity(row: Any, batch: Any, alice: Any) -> None:
+    """Write a row of every table that records who did what, and give a group permissions."""
+    from django.contrib.auth.models import Group, Permission
+
+    from webapp.accounts.models import SecurityEvent
+    from webapp.audit import services
+    from webapp.audit.models import Gate, GateOverride
+    from webapp.notifications.models import Channel, EventType, Recipient, Subscription
+    from webapp.notifications.outbox import write_notifications, write_test
+
+    gate = Gate(experiment=row, min_agreement=0.6, confidence=0.9, min_answers=40)
+    services.write_gate(gate, before=None, by=alice)
+    before = services.get_gate_terms(gate)
+    gate.min_agreement = 0.5
+    services.write_gate(gate, before=before, by=alice, reason="too strict")
+    services.set_status(batch, "closed", by=alice)
+    GateOverride.objects.create(
+        experiment=row, experiment_name="kept", iteration=1, reason="a trial run",
+        created_by=alice, created_by_name="alice",
+    )  # fmt: skip
+    services.remove_gate(row, by=alice, reason="no time for audits")
+    SecurityEvent.objects.create(
+        kind="signed_in", subject="alice", created_by=alice, address="127.0.0.1"
+    )
+    recipient = Recipient.objects.create(user=alice, webhook_url="https://example.org/hook")
+    for event in (EventType.ENDED, EventType.WAITS):
+        Subscription.objects.create(recipient=recipient, event=event, channel=Channel.WEBHOOK)
+    Subscription.objects.update(since="2020-01-01T00:00:00Z")
+    assert write_notifications()
+    write_test(recipient, Channel.WEBHOOK)
+    support = Group.objects.create(name="support")
+    support.permissions.set(Permission.objects.filter(codename__in=HELD))
+    alice.groups.add(support)
 
 
 def write(root: Path, output: Path) -> None:

@@ -23,10 +23,37 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 EARLIER = sorted(path for path in HERE.iterdir() if (path / "rows.sql.gz").exists())
 
+RENAMED = {
+    "experiments_order": "experiments_job",
+    "people_event": "people_securityevent",
+    "audit_truth": "audit_hiddenverdict",
+    "audit_history": "audit_itemhistoryentry",
+    "audit_override": "audit_gateoverride",
+    "audit_act": "audit_auditlogentry",
+    "notices_choice": "notices_subscription",
+    "notices_occasion": "notices_notificationevent",
+    "notices_notice": "notices_notification",
+}
+"""Tables that were renamed, and what they are called today."""
+
 UPGRADE = """
+import os
+
 from django.core.management import call_command
 call_command("migrate", verbosity=0)
 call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+from django.contrib.auth.models import Group
+from django.db import connection
+
+with connection.cursor() as cursor:
+    for table in os.environ["COUNTED"].split():
+        cursor.execute(f"select count(*) from {table}")
+        print("rows of", table, cursor.fetchone()[0])
+support = Group.objects.filter(name="support").first()
+if support is not None:
+    held = support.permissions.values_list("content_type__app_label", "codename")
+    print("support may", *sorted(".".join(one) for one in held))
 
 from django.contrib.auth import authenticate
 from django.contrib.auth.models import User
@@ -35,7 +62,7 @@ from meta_reward_core.iteration import STAGES
 from tests.upgrades.make_fixture import fake_training
 from webapp.api.models import ApiToken
 from webapp.audit.models import Answer
-from webapp.experiments.models import Attempt, Experiment, Iteration, Order
+from webapp.experiments.models import Attempt, Experiment, Iteration, Job
 from workers.pipeline.open_experiment import build_context
 
 assert authenticate(None, username="alice", password="correct horse battery") is not None
@@ -43,7 +70,7 @@ alice = User.objects.get(username="alice")
 assert alice.has_perm("experiments.run_experiment")
 assert Answer.objects.get().comment == "kept"
 assert ApiToken.objects.get().owner == alice
-assert Order.objects.get().by == alice
+assert Job.objects.get().created_by == alice
 attempts = Attempt.objects.count()
 
 iteration = Iteration.objects.get()
@@ -56,7 +83,8 @@ for stage in scheduled:
 
 browser = Client()
 browser.force_login(alice)
-for page in ("/", "/experiments/kept", "/experiments/kept/iterations/1", "/audits/1"):
+for page in ("/", "/experiments/kept", "/experiments/kept/iterations/1", "/audits/1",
+             "/experiments/kept/audits", "/activity"):
     answer = browser.get(page, headers={"Host": "localhost"})
     assert answer.status_code == 200, (page, answer.status_code)
 
@@ -87,13 +115,34 @@ def test_an_experiment_begun_by_an_earlier_version_goes_on(
         database.executescript(rows.replace(ROOT, str(tmp_path)))
         if environment["DATABASE_URL"].startswith("postgres"):
             into_postgresql.load(database, environment)
+        rows_of = count_rows(database)
     shutil.unpack_archive(earlier / "files.tar.gz", tmp_path)
     description = tmp_path / "artifacts" / "kept" / "experiment.json"
     description.write_text(description.read_text().replace(ROOT, str(tmp_path)))
     before = {path: path.read_bytes() for path in (tmp_path / "artifacts").rglob("*.parquet")}
-    done = upgrade(environment)
+    done = upgrade(environment | {"COUNTED": " ".join(RENAMED.get(name, name) for name in rows_of)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path: path.read_bytes() for path in before} == before
+    for name, count in rows_of.items():
+        assert f"rows of {RENAMED.get(name, name)} {count}\n" in done.stdout
+    if "people_event" in rows_of:
+        assert (
+            "support may audit.view_auditlogentry experiments.view_job "
+            "notices.change_notification people.view_securityevent\n"
+        ) in done.stdout
+
+
+def count_rows(database: sqlite3.Connection) -> dict[str, int]:
+    """Count the rows of the tables of accounts, experiments, audits and notifications."""
+    prefixes = ("experiments_", "people_", "audit_", "notices_")
+    tables = [
+        name for (name,) in database.execute("select name from sqlite_master where type = 'table'")
+    ]
+    return {
+        name: database.execute(f"select count(*) from {name}").fetchone()[0]
+        for name in sorted(tables)
+        if name.startswith(prefixes)
+    }
 
 
 def environment_of(root: Path, database_url: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from meta_reward_core.data.file_io import replace_between
+from webapp.renamed_urls import RENAMED
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "authorization.md"
 BEGIN, END = "<!-- answers: begin -->", "<!-- answers: end -->"
@@ -37,10 +38,11 @@ VALUES: Final = {"action": "cancel", "form": "jsonl", "name": "scripted", "promp
 
 ROWS: Final = {
     "audits/<int:pk>": "batch",
-    "orders/<int:pk>": "order",
-    "orders/<number>": "order",
-    "tries/<int:number>": "order",
-    "try/<int:number>": "order",
+    "jobs/<number>": "job",
+    "jobs/<int:pk>": "job",
+    "orders/<number>": "job",
+    "tries/<int:number>": "job",
+    "playground/<int:number>": "job",
 }
 """Where an address holds the number of a row, and of which of those that the test made."""
 
@@ -85,7 +87,7 @@ def every_address() -> list[Address]:
 def _routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
     for entry in resolver.url_patterns:
         route = prefix + str(entry.pattern)
-        if route.startswith(APART):
+        if route.startswith(APART) or route in RENAMED:
             continue
         if isinstance(entry, URLPattern):
             yield route
@@ -103,7 +105,7 @@ def ask(client: Client, method: str, address: Address, rows: Mapping[str, int]) 
         answer = client.generic(method, address.path(rows), body, content_type=kind)
         transaction.set_rollback(True)
     client.cookies = before  # whoever signed out is signed in still
-    if answer.headers.get("Location", "").startswith("/people/login?"):
+    if answer.headers.get("Location", "").startswith("/account/login?"):
         return SIGN_IN
     return str(_STATES_OF_HEALTH.get(answer.status_code, answer.status_code))
 

@@ -46,8 +46,8 @@ def experiment(alice: User) -> Experiment:
         recipe={"name": "smoke", "iterations": 4},
         recipe_sha256="a" * 64,
         seed=1,
-        seed_model_folder="/models/m0",
-        seed_model_sha256="b" * 64,
+        base_model_folder="/models/m0",
+        base_model_sha256="b" * 64,
         artifact_root="/artifacts",
     )
 

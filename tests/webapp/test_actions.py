@@ -5,13 +5,13 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.webapp.conftest import make_person
-from tests.webapp.watching_cast import finish, get, make_private, run_judging
-from webapp.experiments.models import Experiment, Iteration, Order
+from tests.webapp.watching_fixtures import finish, get, make_private, run_judging
+from webapp.experiments.models import Experiment, Iteration, Job
 
 pytestmark = pytest.mark.django_db
 
 PATH = "/experiments/first"
-STEER = f"{PATH}/steer"
+STEER = f"{PATH}/actions"
 
 
 def buttons(client: Client, path: str = PATH) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_wish_to_pause_can_be_taken_back(client: Client, iteration: Iteration)
     run_judging(iteration)
     Iteration.objects.update(pause_requested=True)
     assert buttons(client) == ["cancel", "resume"]
-    assert "is being paused" in get(client, PATH)
+    assert "pausing" in get(client, PATH)
     Iteration.objects.update(cancel_requested=True)
     assert buttons(client) == []
 
@@ -70,8 +70,8 @@ def test_pressing_a_button_places_an_order(
     run_judging(iteration)
     answer = client.post(STEER, {"do": "pause", "iteration": "1"})
     assert (answer.status_code, answer.headers["Location"]) == (302, f"{PATH}/iterations/1")
-    order = Order.objects.get()
-    assert (order.kind, order.by, order.experiment) == ("pause", alice, iteration.experiment)
+    job = Job.objects.get()
+    assert (job.kind, job.created_by, job.experiment) == ("pause", alice, iteration.experiment)
     assert client.post(STEER, {"do": "cancel"}).headers["Location"] == PATH
 
 
@@ -79,17 +79,17 @@ def test_what_is_asked_already_is_not_asked_again(client: Client, iteration: Ite
     run_judging(iteration)
     client.post(STEER, {"do": "pause"})
     answer = client.post(STEER, {"do": "pause"}, follow=True)
-    assert Order.objects.count() == 1
-    assert "was asked to pause already" in answer.content.decode()
-    Order.objects.update(status="done")
+    assert Job.objects.count() == 1
+    assert "An identical request is already pending." in answer.content.decode()
+    Job.objects.update(status="done")
     client.post(STEER, {"do": "pause"})
-    assert Order.objects.count() == 2
+    assert Job.objects.count() == 2
 
 
 @pytest.mark.parametrize("form", [{}, {"do": "launch"}, {"do": "pause", "iteration": "x"}])
 def test_nonsense_is_refused(client: Client, experiment: Experiment, form: dict[str, str]) -> None:
     assert client.post(STEER, form).status_code == 400
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_only_who_may_steer_can(client: Client, experiment: Experiment) -> None:
@@ -104,11 +104,11 @@ def test_only_who_may_steer_can(client: Client, experiment: Experiment) -> None:
     assert viewer.post(STEER, {"do": "next"}).status_code == 403
     assert Client().post(STEER, {"do": "next"}).status_code == 302
     assert client.get(STEER).status_code == 405
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_a_form_without_its_token_is_refused(alice: User, experiment: Experiment) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(alice)
     assert strict.post(STEER, {"do": "next"}).status_code == 403
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()

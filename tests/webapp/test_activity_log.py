@@ -5,36 +5,38 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.webapp.conftest import make_person
-from tests.webapp.watching_cast import HOSTILE, HTMX, RESTORE, count_queries, get, make_private
-from webapp.accounts.models import EventKind
+from tests.webapp.watching_fixtures import HOSTILE, HTMX, RESTORE, count_queries, get, make_private
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
 from webapp.api.models import make_token
-from webapp.audit.models import Gate, Override
+from webapp.audit.models import Gate, GateOverride
 from webapp.audit.services import remove_gate
-from webapp.experiments.models import Experiment, Order
+from webapp.experiments.models import Experiment, Job
 
 pytestmark = pytest.mark.django_db
 
 
-def add(kind: str, by: User | None, experiment: Experiment | None, **values: object) -> Order:
-    subject = str(values.pop("subject", experiment))
-    return Order.objects.create(kind=kind, by=by, experiment=experiment, subject=subject, **values)
+def add(kind: str, by: User | None, experiment: Experiment | None, **values: object) -> Job:
+    experiment_name = str(values.pop("experiment_name", experiment))
+    return Job.objects.create(
+        kind=kind, created_by=by, experiment=experiment, experiment_name=experiment_name, **values
+    )
 
 
 def entries(client: Client) -> str:
     """The lines of the log, without the form above them."""
-    return get(client, "/log").partition('id="log-entries"')[2]
+    return get(client, "/activity").partition('id="log-entries"')[2]
 
 
 def test_the_log_says_who_asked_what_and_what_became_of_it(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
     add("next", alice, experiment, status="done", outcome={"iteration": 3})
-    add("pause", None, experiment, status="refused", finding="there is nothing to stop")
-    page = get(client, "/log")
-    assert "run the next iteration" in page
+    add("pause", None, experiment, status="refused", message="there is nothing to stop")
+    page = get(client, "/activity")
+    assert "start the next iteration" in page
     assert 'href="/experiments/first/iterations/3"' in page
-    assert "somebody who is gone" in page
+    assert "a deleted user" in page
     assert "there is nothing to stop" in page
     assert page.index("there is nothing") < page.index("iteration 3")  # newest first
 
@@ -56,10 +58,10 @@ def test_fields_narrow_the_log(
 ) -> None:
     bob = make_person("bob", "operator")
     other = Experiment.objects.create(name="other", recipe={}, seed=1)
-    add("next", alice, experiment, finding="alice next")
-    add("pause", bob, experiment, finding="bob pause")
-    add("cancel", bob, other, finding="bob cancel")
-    page = get(client, f"/log?{query}")
+    add("next", alice, experiment, message="alice next")
+    add("pause", bob, experiment, message="bob pause")
+    add("cancel", bob, other, message="bob cancel")
+    page = get(client, f"/activity?{query}")
     assert {text for text in ("alice next", "bob pause", "bob cancel") if text in page} == expected
 
 
@@ -69,14 +71,14 @@ def test_what_one_may_not_see_is_not_in_the_log(
     bob = make_person("bob", "operator")
     make_private(experiment, bob)
     add("next", bob, experiment)
-    add("launch", bob, None, subject="secret-plan")
-    add("launch", alice, None, subject="my-plan")
-    page = get(client, "/log")
+    add("launch", bob, None, experiment_name="secret-plan")
+    add("launch", alice, None, experiment_name="my-plan")
+    page = get(client, "/activity")
     assert "first" not in page
     assert "secret-plan" not in page
     assert "my-plan" in page
     client.force_login(make_person("root", "admin"))
-    assert "secret-plan" in get(client, "/log")
+    assert "secret-plan" in get(client, "/activity")
 
 
 def test_what_became_of_accounts_stands_between_the_orders(
@@ -88,18 +90,18 @@ def test_what_became_of_accounts_stands_between_the_orders(
     add("next", alice, experiment)
     make_token(alice, name="hourly", expires=None)
     page = entries(client)
-    assert "token made" in page
+    assert "token created" in page
     assert "hourly" in page
-    assert page.index("hourly") < page.index("run the next iteration")
+    assert page.index("hourly") < page.index("start the next iteration")
     assert "nightly" not in page
     assert "account bob" not in page
     client.force_login(make_person("ada", "admin"))
     page = entries(client)
     assert page.index("hourly") < page.index("nightly")
     assert "account bob" in page
-    assert "nightly" not in get(client, "/log?kind=next")
-    assert "nightly" not in get(client, "/log?experiment=first")
-    only = get(client, "/log?kind=accounts&person=bob")
+    assert "nightly" not in get(client, "/activity?kind=next")
+    assert "nightly" not in get(client, "/activity?experiment=first")
+    only = get(client, "/activity?kind=accounts&person=bob")
     assert "nightly" in only
     assert "hourly" not in only
 
@@ -107,35 +109,35 @@ def test_what_became_of_accounts_stands_between_the_orders(
 def test_a_stranger_who_guesses_a_name_is_told_to_admins(
     client: Client, experiment: Experiment
 ) -> None:
-    log_event(EventKind.FAILED, HOSTILE)
-    assert "gave a wrong password" not in get(client, "/log")
+    log_event(SecurityEventKind.FAILED, HOSTILE)
+    assert "entered a wrong password" not in get(client, "/activity")
     client.force_login(make_person("ada", "admin"))
-    page = get(client, "/log")
-    assert "gave a wrong password" in page
-    assert "a command, or a stranger" in page
+    page = get(client, "/activity")
+    assert "entered a wrong password" in page
+    assert "a command or an anonymous visitor" in page
     assert "<script>alert" not in page
 
 
 def test_who_let_an_iteration_train_without_a_passed_audit_is_in_the_log(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
-    Override.objects.create(
+    GateOverride.objects.create(
         experiment=experiment,
-        subject="first",
+        experiment_name="first",
         iteration=2,
         reason="a test run",
-        by=alice,
-        by_name="alice",
+        created_by=alice,
+        created_by_name="alice",
     )
     for query in ("", "?kind=overrides", "?experiment=first&person=alice"):
-        page = get(client, f"/log{query}")
-        assert "without a passed audit" in page
+        page = get(client, f"/activity{query}")
+        assert "overrode the audit gate" in page
         assert "a test run" in page
         assert 'href="/experiments/first/iterations/2"' in page
-    assert "a test run" not in get(client, "/log?kind=next")
-    assert "a test run" not in get(client, "/log?person=bob")
+    assert "a test run" not in get(client, "/activity?kind=next")
+    assert "a test run" not in get(client, "/activity?person=bob")
     make_private(experiment, make_person("bob", "operator"))
-    assert "a test run" not in get(client, "/log")
+    assert "a test run" not in get(client, "/activity")
 
 
 def test_who_asked_an_audit_for_less_is_in_the_log(
@@ -144,20 +146,20 @@ def test_who_asked_an_audit_for_less_is_in_the_log(
     gate = Gate.objects.create(experiment=experiment)
     remove_gate(gate.experiment, by=alice, reason="people have no time for it")
     for query in ("", "?kind=acts", "?experiment=first&person=alice"):
-        page = get(client, f"/log{query}")
+        page = get(client, f"/activity{query}")
         assert "removed the gate" in page
         assert "people have no time for it" in page
-    assert "removed the gate" not in get(client, "/log?kind=next")
-    assert "removed the gate" not in get(client, "/log?person=bob")
+    assert "removed the gate" not in get(client, "/activity?kind=next")
+    assert "removed the gate" not in get(client, "/activity?person=bob")
     make_private(experiment, make_person("bob", "operator"))
-    assert "removed the gate" not in get(client, "/log")
+    assert "removed the gate" not in get(client, "/activity")
 
 
 @pytest.mark.parametrize("headers, is_whole", [({}, True), (HTMX, False), (RESTORE, True)])
 def test_htmx_gets_the_entries_alone(
     client: Client, headers: dict[str, str], is_whole: bool
 ) -> None:
-    page = get(client, "/log", **headers)
+    page = get(client, "/activity", **headers)
     assert ("<html" in page) == is_whole
     assert page.count('id="log-entries"') == 1
 
@@ -165,28 +167,28 @@ def test_htmx_gets_the_entries_alone(
 def test_the_log_comes_in_pages_and_asks_as_often(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
-    add("next", alice, experiment, finding="the first of all")
-    before = count_queries(client, "/log")
+    add("next", alice, experiment, message="the first of all")
+    before = count_queries(client, "/activity")
     assert before <= 9  # three tables are read
     for _ in range(50):
         add("pause", alice, experiment)
-    assert count_queries(client, "/log") <= before
-    assert "the first of all" not in get(client, "/log")
-    assert "the first of all" in get(client, "/log?page=2")
-    assert 'href="?kind=&amp;page=2"' in get(client, "/log?kind=")
+    assert count_queries(client, "/activity") <= before
+    assert "the first of all" not in get(client, "/activity")
+    assert "the first of all" in get(client, "/activity?page=2")
+    assert 'href="?kind=&amp;page=2"' in get(client, "/activity?kind=")
 
 
 def test_text_of_others_is_never_html(client: Client, experiment: Experiment) -> None:
     mallory = make_person(HOSTILE)
-    add("next", mallory, experiment, finding=HOSTILE, outcome={"iteration": HOSTILE})
-    for path in ("/log", f"/log?person={HOSTILE}"):
+    add("next", mallory, experiment, message=HOSTILE, outcome={"iteration": HOSTILE})
+    for path in ("/activity", f"/activity?person={HOSTILE}"):
         page = get(client, path)
         assert "<script>alert" not in page
         assert "<img" not in page
 
 
 def test_strangers_are_kept_out(client: Client) -> None:
-    assert Client().get("/log").status_code == 302
-    assert client.post("/log").status_code == 405
+    assert Client().get("/activity").status_code == 302
+    assert client.post("/activity").status_code == 405
     client.force_login(make_person("ada", "auditor"))
-    assert client.get("/log").status_code == 403
+    assert client.get("/activity").status_code == 403

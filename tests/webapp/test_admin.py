@@ -15,10 +15,10 @@ from django.utils import timezone
 from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 
 from tests.webapp.conftest import make_person
-from tests.webapp.watching_cast import add_worker, run_judging
+from tests.webapp.watching_fixtures import add_worker, run_judging
 from webapp.api.models import make_token
-from webapp.experiments.models import Experiment, Iteration, Order, Worker
-from webapp.notifications.models import Notice, Recipient
+from webapp.experiments.models import Experiment, Iteration, Job, Worker
+from webapp.notifications.models import Notification, Recipient
 
 pytestmark = pytest.mark.django_db
 
@@ -90,25 +90,25 @@ def test_an_admin_asks_for_what_the_buttons_ask(
     run_judging(iteration)
     said = act(ada, iteration, action)
     assert said == [f"1 asked to {action}; the log says what comes of it."]
-    order = Order.objects.get()
-    assert (order.kind, order.status, order.experiment) == (action, "waiting", iteration.experiment)
-    assert order.by == User.objects.get(username="ada")
+    job = Job.objects.get()
+    assert (job.kind, job.status, job.experiment) == (action, "waiting", iteration.experiment)
+    assert job.created_by == User.objects.get(username="ada")
     assert "cannot be asked" in act(ada, iteration, action)[0]
-    assert Order.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
 def test_what_cannot_be_asked_is_said_and_not_ordered(ada: Client, iteration: Iteration) -> None:
     run_judging(iteration)
-    assert "cannot be asked to go on" in act(ada, iteration, "resume")[0]
+    assert "cannot be asked to resume" in act(ada, iteration, "resume")[0]
     Iteration.objects.create(experiment=iteration.experiment, number=2, model_in="c" * 64)
     assert "cannot be asked to pause" in act(ada, iteration, "pause")[0]
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_a_failed_iteration_is_tried_again(ada: Client, iteration: Iteration) -> None:
     Iteration.objects.update(status="failed")
     act(ada, iteration, "resume")
-    assert Order.objects.get().kind == "resume"
+    assert Job.objects.get().kind == "resume"
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "cancel"])
@@ -118,7 +118,7 @@ def test_staff_without_the_role_asks_for_nothing(iteration: Iteration, action: s
     vera = User.objects.get(username="vera")
     vera.user_permissions.add(Permission.objects.get(codename="view_iteration"))
     act(client, iteration, action)
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_experiments_are_hidden_and_shown_and_the_log_says_so(
@@ -128,7 +128,7 @@ def test_experiments_are_hidden_and_shown_and_the_log_says_so(
     assert Experiment.objects.get().is_private
     act(ada, experiment, "show")
     assert not Experiment.objects.get().is_private
-    assert [order.kind for order in Order.objects.all()] == ["hand_over", "hand_over"]
+    assert [job.kind for job in Job.objects.all()] == ["hand_over", "hand_over"]
     Experiment.objects.update(owner=None)
     assert "has no owner" in act(ada, experiment, "hide")[0]
     assert not Experiment.objects.get().is_private
@@ -145,16 +145,18 @@ def test_a_token_ends_and_stays_in_the_list(ada: Client, alice: User) -> None:
 
 
 def test_a_notice_that_was_given_up_is_tried_again(ada: Client, alice: User) -> None:
-    recipient = Recipient.objects.create(person=alice)
+    recipient = Recipient.objects.create(user=alice)
     values: dict[str, Any] = {"recipient": recipient, "channel": "email", "due": timezone.now()}
-    lost = Notice.objects.create(event="test", status="given_up", tries=9, error="no", **values)
-    sent = Notice.objects.create(event="ended", status="sent", tries=1, **values)
+    lost = Notification.objects.create(
+        event="test", status="given_up", attempts=9, error="no", **values
+    )
+    sent = Notification.objects.create(event="ended", status="sent", attempts=1, **values)
     act(ada, lost, "send_again")
     act(ada, sent, "send_again")
     lost.refresh_from_db()
     sent.refresh_from_db()
-    assert (lost.status, lost.tries, lost.error) == ("waiting", 0, "")
-    assert (sent.status, sent.tries) == ("sent", 1)
+    assert (lost.status, lost.attempts, lost.error) == ("waiting", 0, "")
+    assert (sent.status, sent.attempts) == ("sent", 1)
 
 
 def test_workers_are_told_apart_by_whether_they_are_heard(ada: Client) -> None:

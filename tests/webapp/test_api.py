@@ -22,7 +22,7 @@ from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.webapp.conftest import make_person
 from webapp.api.models import ApiToken, make_token
 from webapp.api.ninja_api import api
-from webapp.experiments.models import Experiment, Iteration, Order, Worker
+from webapp.experiments.models import Experiment, Iteration, Job, Worker
 
 pytestmark = pytest.mark.django_db
 
@@ -113,7 +113,7 @@ def test_a_browser_needs_the_csrf_token_to_change_something(
     refused = browser.post("/api/v1/experiments/first/start")
     assert refused.status_code == 403
     assert "CSRF" in refused.json()["detail"]
-    browser.get("/people/tokens")
+    browser.get("/account/tokens")
     token = browser.cookies["csrftoken"].value
     asked = browser.post("/api/v1/experiments/first/start", headers={"X-CSRFToken": token})
     assert asked.status_code == 202
@@ -132,7 +132,7 @@ def test_who_may_only_look_can_change_nothing(experiment: Experiment) -> None:
     ):
         status, answer = viewer.ask("POST", path, body)
         assert (status, list(answer)) == (403, ["detail"])
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_without_a_role_nothing_is_seen(experiment: Experiment) -> None:
@@ -157,7 +157,7 @@ def test_anothers_experiment_may_be_seen_and_not_steered(experiment: Experiment)
     assert bob.ask("GET", "/experiments/first/status")[0] == 200
     status, answer = bob.ask("POST", "/experiments/first/cancel")
     assert status == 403
-    assert "belongs to somebody else" in answer["detail"]
+    assert "is owned by another user" in answer["detail"]
 
 
 def test_orders_about_what_one_may_not_see_are_not_there(
@@ -190,8 +190,8 @@ def test_steering_places_an_order(
 ) -> None:
     status, placed = program.ask("POST", f"/experiments/first/{action}")
     assert (status, placed["kind"], placed["status"]) == (202, kind, "waiting")
-    order = Order.objects.get(pk=placed["id"])
-    assert (order.by, order.experiment, order.kind) == (alice, experiment, kind)
+    job = Job.objects.get(pk=placed["id"])
+    assert (job.created_by, job.experiment, job.kind) == (alice, experiment, kind)
 
 
 def test_the_same_is_not_asked_for_twice(program: Program, experiment: Experiment) -> None:
@@ -199,7 +199,7 @@ def test_the_same_is_not_asked_for_twice(program: Program, experiment: Experimen
     status, answer = program.ask("POST", "/experiments/first/cancel")
     assert status == 409
     assert "already" in answer["detail"]
-    assert Order.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
 def test_an_action_that_does_not_exist_is_no_action(
@@ -238,7 +238,7 @@ def test_what_is_wrong_is_said(program: Program, body: dict[str, Any], words: st
     status, answer = program.ask("POST", "/experiments", body)
     assert status == 422
     assert words in json.dumps(answer["detail"])
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_an_experiment_is_duplicated_with_changes(program: Program, experiment: Experiment) -> None:
@@ -352,7 +352,9 @@ def test_lists_ask_the_database_as_often_for_many(
     before = count()
     for number in range(5):
         Experiment.objects.create(name=f"more-{number}", owner=alice, recipe={}, seed=1)
-        Order.objects.create(kind="next", by=alice, experiment=experiment, subject="first")
+        Job.objects.create(
+            kind="next", created_by=alice, experiment=experiment, experiment_name="first"
+        )
         turn = Iteration.objects.create(experiment=experiment, number=number + 2)
         turn.stages.create(name="judge", title="Judge", position=2)
     assert count() == before

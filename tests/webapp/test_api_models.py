@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 
 from tests.webapp.conftest import make_person
 from tests.webapp.test_api import Program, program_of
-from webapp.experiments.models import Experiment, Iteration, Order
+from webapp.experiments.models import Experiment, Iteration, Job
 
 pytestmark = pytest.mark.django_db
 
@@ -26,7 +26,7 @@ def program(alice: User, experiment: Experiment, iteration: Iteration) -> Progra
 def test_a_try_is_an_order_like_the_pages(program: Program) -> None:
     status, answer = program.ask("POST", TRIES, WISH | {"judges": [0], "temperature": 0.5})
     assert status == 202
-    wish = Order.objects.get(pk=answer["id"], kind="chat").wish
+    wish = Job.objects.get(pk=answer["id"], kind="chat").payload
     assert (wish["models"], wish["judges"]) == ([1, 0], [0])
     assert wish["sampling"]["temperature"] == 0.5
     assert program.ask("GET", f"/orders/{answer['id']}")[1]["status"] == "waiting"
@@ -37,7 +37,7 @@ def test_a_try_is_an_order_like_the_pages(program: Program) -> None:
     [
         ({"prompt": " "}, "prompt"),
         ({"prompt": "x" * 20_001}, "20000"),
-        ({"models": [0, 0]}, "another one than the first"),
+        ({"models": [0, 0]}, "other than the first"),
         ({"models": [0, 7]}, "7 is not one of the available choices"),
         ({"models": [0]}, "at least 2"),
         ({"judges": [4]}, "M4 must be among the two"),
@@ -52,32 +52,32 @@ def test_what_is_wrong_with_a_try_is_said(
     status, answer = program.ask("POST", TRIES, WISH | change)
     assert status == 422
     assert words in str(answer["detail"])
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 @pytest.fixture
-def done(program: Program) -> Order:
+def done(program: Program) -> Job:
     """A try that both models have answered."""
     number = program.ask("POST", TRIES, WISH | {"judges": [0], "seed": 5})[1]["id"]
     plain = {"tokens": 1, "finish_reason": "stop", "refusal": None, "seconds": 0.1}
     answers = [{"model": model, "text": "Paris.", **plain} for model in (1, 0)]
-    Order.objects.filter(pk=number).update(status="done", outcome={"answers": answers})
-    return Order.objects.get(pk=number)
+    Job.objects.filter(pk=number).update(status="done", outcome={"answers": answers})
+    return Job.objects.get(pk=number)
 
 
-def test_a_follow_up_goes_on_as_the_turn_before(program: Program, done: Order) -> None:
+def test_a_follow_up_goes_on_as_the_turn_before(program: Program, done: Job) -> None:
     path = f"{TRIES}/{done.pk}/follow-ups"
     status, answer = program.ask("POST", path, {"prompt": "And of Italy?", "temperature": 0.5})
     assert (status, answer["follows"]) == (202, done.pk)
-    wish = Order.objects.get(pk=answer["id"], follows=done).wish
-    sampling = done.wish["sampling"] | {"temperature": 0.5}
-    assert wish == done.wish | {"prompt": "And of Italy?", "sampling": sampling}
+    wish = Job.objects.get(pk=answer["id"], follows=done).payload
+    sampling = done.payload["sampling"] | {"temperature": 0.5}
+    assert wish == done.payload | {"prompt": "And of Italy?", "sampling": sampling}
     assert program.ask("GET", f"/orders/{done.pk}")[1]["follows"] is None
     judged = program.ask("POST", path, {"prompt": "Shorter", "judges": []})[1]
     assert judged["wish"]["judges"] == []
 
 
-def test_what_cannot_be_said_next_is_refused(program: Program, done: Order) -> None:
+def test_what_cannot_be_said_next_is_refused(program: Program, done: Job) -> None:
     path = f"{TRIES}/{done.pk}/follow-ups"
     for given, words in {
         "prompt": ({"prompt": " "}, "empty"),
@@ -86,41 +86,41 @@ def test_what_cannot_be_said_next_is_refused(program: Program, done: Order) -> N
     }.values():
         status, answer = program.ask("POST", path, given)
         assert (status, words in str(answer["detail"])) == (422, True), given
-    Order.objects.update(status="waiting", outcome={})
+    Job.objects.update(status="waiting", outcome={})
     status, answer = program.ask("POST", path, {"prompt": "And?"})
-    assert (status, "still answering" in answer["detail"]) == (409, True)
+    assert (status, "still responding" in answer["detail"]) == (409, True)
     assert program.ask("POST", f"{TRIES}/999999/follow-ups", {"prompt": "And?"})[0] == 404
-    assert Order.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
 @pytest.mark.parametrize(
     "name, role, status", [("vera", "viewer", 403), ("oscar", "operator", 202)]
 )
 def test_who_may_ask_may_follow(
-    program: Program, done: Order, name: str, role: str, status: int
+    program: Program, done: Job, name: str, role: str, status: int
 ) -> None:
     path, said = f"{TRIES}/{done.pk}/follow-ups", {"prompt": "And?"}
     somebody = program_of(make_person(name, role))
     assert somebody.ask("POST", path, said)[0] == status
     Experiment.objects.update(is_private=True)
     assert somebody.ask("POST", path, said)[0] in {403, 404}
-    assert Order.objects.filter(follows=done).count() == (status == 202)
+    assert Job.objects.filter(follows=done).count() == (status == 202)
 
 
 def test_a_model_is_published(program: Program) -> None:
     status, answer = program.ask("POST", PUBLISH, {})
     assert status == 202
     wish = {"number": 1, "repository": "", "is_public": False}
-    assert Order.objects.get(pk=answer["id"], kind="publish").wish == wish
+    assert Job.objects.get(pk=answer["id"], kind="publish").payload == wish
 
 
 def test_what_cannot_be_published_is_refused(program: Program) -> None:
     status, answer = program.ask("POST", PUBLISH, {"repository": "me/mine"})
-    assert (status, "no token of a hub" in answer["detail"]) == (422, True)
+    assert (status, "no Hugging Face token" in answer["detail"]) == (422, True)
     assert program.ask("POST", PUBLISH.replace("1", "9"), {})[0] == 404
     Iteration.objects.update(status="running")
     assert program.ask("POST", PUBLISH, {})[0] == 409
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize(

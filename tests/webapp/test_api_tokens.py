@@ -14,7 +14,7 @@ from webapp.api.models import ApiToken, hash_token, make_token
 
 pytestmark = pytest.mark.django_db
 
-PAGE = "/people/tokens"
+PAGE = "/account/tokens"
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_said(client: Client, form: dict[str, str]) -> None:
 def test_one_has_fifty_tokens_at_most(client: Client, alice: User) -> None:
     for number in range(50):
         make_token(alice, name=str(number), expires=None)
-    assert "revoke some first" in client.post(PAGE, {"name": "more"}).content.decode()
+    assert "Revoke a token first" in client.post(PAGE, {"name": "more"}).content.decode()
     assert ApiToken.objects.count() == 50
 
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django.fixtures import DjangoAssertNumQueries
 
 from meta_reward_core.method.parsing import NO_SCORE_LINE, parse_score
-from tests.webapp.audit_cast import (
+from tests.webapp.audit_fixtures import (
     address,
     artifacts,
     audited,
@@ -25,7 +25,7 @@ from tests.webapp.audit_cast import (
 )
 from tests.webapp.conftest import make_person
 from webapp.api.ninja_api import api
-from webapp.audit.models import Answer, Batch, History, Item, Truth
+from webapp.audit.models import Answer, Batch, HiddenVerdict, Item, ItemHistoryEntry
 from webapp.experiments.models import Experiment, Iteration
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
@@ -47,8 +47,8 @@ def test_an_auditor_answers_a_batch_to_its_end(batch: Batch, carol: User) -> Non
         item = take(client, batch)
         assert client.get(address(item)).status_code == 200
         assert give(client, item, "tie")["Location"] == address(item)
-    done = client.get(f"/audits/{batch.pk}/desk")
-    assert "Nothing is left for you" in done.content.decode()
+    done = client.get(f"/audits/{batch.pk}/annotate")
+    assert "No items are left for you" in done.content.decode()
     assert Answer.objects.filter(item__batch=batch, auditor=carol, choice="tie").count() == 12
 
 
@@ -59,7 +59,7 @@ def test_no_unanswered_item_shows_what_is_hidden(batch: Batch, carol: User) -> N
         for query in ("", "?differences=1"):
             page = client.get(address(item) + query).content.decode()
             assert not visible_words(page) & set(FORBIDDEN)
-            facts = Truth.objects.get(item=item).facts
+            facts = HiddenVerdict.objects.get(item=item).facts
             for name in ("elo_first", "elo_second"):
                 assert f"{facts[name]:.2f}" not in page
             for name in ("prompt_id", "response_id", "first_judgment_id"):
@@ -89,13 +89,13 @@ def hide_tokens(batch: Batch) -> None:
         "decided_pair": True, "mean": 9123.125, "variance": 9456.375, "valid": 3,
         "groups": {"certainty": "qqgroup"},
     }  # fmt: skip
-    Truth.objects.filter(item__batch=batch).update(facts=facts)
+    HiddenVerdict.objects.filter(item__batch=batch).update(facts=facts)
     batch.items.update(stratum="qqstratum", probability=0.0123)
     strata = [{"name": "qqstratum", "population": 9, "sampled": 3}]
     Batch.objects.filter(pk=batch.pk).update(
-        subject="qqsubject", iteration=86421, seed=918273645, strata=strata
+        experiment_name="qqsubject", iteration=86421, seed=918273645, strata=strata
     )
-    Experiment.objects.update(name="qqsubject", seed_model_folder="/models/qqmodel")
+    Experiment.objects.update(name="qqsubject", base_model_folder="/models/qqmodel")
     Iteration.objects.update(model_in="qqmodel", model_out="qqmodel", number=86421)
 
 
@@ -150,7 +150,9 @@ def test_nothing_that_is_sent_before_the_answer_tells_what_is_hidden(
     for again in (False, True):
         for item in drawn.items.filter(original__isnull=not again):
             if item.original is not None:
-                who, said = (carol, "qqearlier") if item.again == "same" else (zebedee, "qqcomment")
+                who, said = (
+                    (carol, "qqearlier") if item.repeat_kind == "same" else (zebedee, "qqcomment")
+                )
                 Answer.objects.filter(item=item.original).delete()
                 Answer.objects.create(item=item.original, auditor=who, auditor_name=who.username,
                                       comment=said, tags=["too long"], **given)  # fmt: skip
@@ -197,12 +199,12 @@ def test_of_two_answers_to_one_item_the_holders_counts(
     batch: Batch, carol: User, dave: User
 ) -> None:
     item = take(browser(carol), batch)
-    assert give(browser(dave), item)["Location"].endswith("/desk")
+    assert give(browser(dave), item)["Location"].endswith("/annotate")
     assert not Answer.objects.exists()
     give(browser(carol), item)
     give(browser(carol), item, "B")
     assert Answer.objects.get().auditor == carol
-    assert History.objects.filter(change="late", by_name="dave").count() == 1
+    assert ItemHistoryEntry.objects.filter(change="late", created_by_name="dave").count() == 1
 
 
 def test_an_expired_lease_goes_to_who_asks_and_the_late_answer_is_kept(
@@ -213,10 +215,10 @@ def test_an_expired_lease_goes_to_who_asks_and_the_late_answer_is_kept(
     Item.objects.filter(batch=batch).exclude(pk=item.pk).update(is_answered=True)
     assert take(browser(dave), batch) == item
     answer = browser(carol).post(address(item), {"choice": "A", "confidence": "2"}, follow=True)
-    assert "Somebody else has this item now" in answer.content.decode()
+    assert "This item has been reassigned" in answer.content.decode()
     give(browser(dave), item, "neither")
     assert Answer.objects.get(item=item).auditor == dave
-    late = History.objects.get(change="late")
+    late = ItemHistoryEntry.objects.get(change="late")
     assert late.values["choice"] in ("first", "second")
 
 
@@ -258,7 +260,7 @@ def test_an_answer_can_be_taken_back_and_given_anew(batch: Batch, carol: User) -
     assert re.search(r'value="A"[^>]*checked', page)
     give(client, item, "B")
     assert Answer.objects.get().choice == ("first" if item.is_swapped else "second")
-    changes = [row.change for row in History.objects.filter(item=item)]
+    changes = [row.change for row in ItemHistoryEntry.objects.filter(item=item)]
     assert changes == ["answered", "undone", "answered"]
     assert take(client, batch) == other
 
@@ -292,14 +294,14 @@ def test_the_reveal_names_what_won_by_the_letters_that_were_shown(
     client = browser(carol)
     item = batch.items.filter(is_swapped=True)[0]
     Item.objects.exclude(pk=item.pk).update(is_answered=True)
-    Truth.objects.filter(item=item).update(
-        facts=item.truth.facts | {"forward": "first", "backward": "tie", "elo_first": 7.5}
+    HiddenVerdict.objects.filter(item=item).update(
+        facts=item.hidden_verdict.facts | {"forward": "first", "backward": "tie", "elo_first": 7.5}
     )
     take(client, batch)
     give(client, item)
     client.post(address(item, "/reveal"))
     page = re.sub(r"\s+", " ", client.get(address(item)).content.decode())
-    assert "A shown first</th><td>both alike" in page
+    assert "A shown first</th><td>tie" in page
     assert "B shown first</th><td>judgment B is better" in page
     assert "and 7.50" in page
 
@@ -323,7 +325,7 @@ def test_a_skipped_item_comes_again_only_when_asked_for(batch: Batch, carol: Use
         item = take(client, batch)
         assert item != skipped
         give(client, item)
-    assert "that you skipped" in client.get(f"/audits/{batch.pk}/desk").content.decode()
+    assert "those you skipped" in client.get(f"/audits/{batch.pk}/annotate").content.decode()
     client.post(f"/audits/{batch.pk}/skipped")
     assert take(client, batch) == skipped
 
@@ -335,10 +337,10 @@ def test_repeats_go_to_whom_they_are_for(
     assert again.items.count() == 12 + 3 + 3
     answer_everything(browser(carol), again)
     answer_everything(browser(dave), again)
-    repeats = again.items.exclude(again="").select_related("answer", "original__answer")
+    repeats = again.items.exclude(repeat_kind="").select_related("answer", "original__answer")
     for item in repeats:
         is_same = item.answer.auditor == item.original.answer.auditor  # type: ignore[union-attr]
-        assert is_same == (item.again == "same")
+        assert is_same == (item.repeat_kind == "same")
         assert item.number > item.original.number  # type: ignore[union-attr]
     assert repeats.count() == 6
 
@@ -347,17 +349,19 @@ def test_the_reveal_waits_where_the_same_item_comes_again(
     audited: Experiment, alice: User, carol: User
 ) -> None:
     again = draw(audited, by=alice, auditors=[carol], same_share=0.5)
-    original = again.items.get(again="", repeats__number=again.items.filter(again="same")[0].number)
-    Item.objects.filter(again="").exclude(pk=original.pk).update(is_answered=True)
+    original = again.items.get(
+        repeat_kind="", repeats__number=again.items.filter(repeat_kind="same")[0].number
+    )
+    Item.objects.filter(repeat_kind="").exclude(pk=original.pk).update(is_answered=True)
     client = browser(carol)
     assert take(client, again) == original
     give(client, original)
     client.post(address(original, "/reveal"))
-    assert "comes later" in client.get(address(original)).content.decode()
+    assert "revealed later" in client.get(address(original)).content.decode()
 
 
 def answer_everything(client: Client, batch: Batch) -> None:
-    while client.get(f"/audits/{batch.pk}/desk").status_code == 302:
+    while client.get(f"/audits/{batch.pk}/annotate").status_code == 302:
         give(client, take(client, batch))
 
 
@@ -406,7 +410,7 @@ def test_a_closed_batch_takes_no_answers(batch: Batch, carol: User) -> None:
     item = take(client, batch)
     Batch.objects.update(status="closed")
     assert (
-        "or the batch was closed"
+        "or its batch was closed"
         in client.post(
             address(item), {"choice": "A", "confidence": "2"}, follow=True
         ).content.decode()
@@ -435,7 +439,7 @@ def test_a_deleted_experiment_leaves_the_batch(
     audited.delete()
     give(browser(carol), item)
     batch.refresh_from_db()
-    assert (batch.experiment, batch.subject) == (None, "scripted")
+    assert (batch.experiment, batch.experiment_name) == (None, "scripted")
     assert Answer.objects.count() == 1
 
 
@@ -454,7 +458,7 @@ def test_texts_of_models_are_never_html(batch: Batch, carol: User) -> None:
 
 Visit = Callable[[Client, Item], int]
 VISITS: dict[str, Visit] = {
-    "desk": lambda client, item: client.get(f"/audits/{item.batch_id}/desk").status_code,
+    "desk": lambda client, item: client.get(f"/audits/{item.batch_id}/annotate").status_code,
     "item": lambda client, item: client.get(address(item)).status_code,
     "answer": lambda client, item: client.post(address(item), {"choice": "A"}).status_code,
     "draft": lambda client, item: client.post(address(item, "/draft")).status_code,
@@ -501,12 +505,12 @@ def test_a_desk_page_asks_the_database_little(
 
 def with_repeats_of(batch: Batch, auditor: User) -> int:
     """Let somebody answer all items of a batch but the repeats; returns how many those are."""
-    for item in batch.items.filter(again=""):
+    for item in batch.items.filter(repeat_kind=""):
         Answer.objects.create(
             item=item, auditor=auditor, auditor_name=auditor.username, choice="tie"
         )
-    batch.items.filter(again="").update(is_answered=True)
-    return batch.items.filter(again="same").count()
+    batch.items.filter(repeat_kind="").update(is_answered=True)
+    return batch.items.filter(repeat_kind="same").count()
 
 
 def unassigned(batch: Batch, carol: User) -> None:
@@ -531,12 +535,12 @@ def test_repeats_that_only_somebody_who_left_could_answer_go_to_the_others(
 ) -> None:
     batch = draw(audited, by=alice, auditors=[carol, dave], same_share=0.5)
     assert with_repeats_of(batch, carol) == 6
-    assert browser(dave).get(f"/audits/{batch.pk}/desk").status_code == 200, "they are carol's"
+    assert browser(dave).get(f"/audits/{batch.pk}/annotate").status_code == 200, "they are carol's"
     leave(batch, carol)
     answer_everything(browser(dave), batch)
     assert not batch.items.filter(is_answered=False).exists()
-    assert Answer.objects.filter(auditor=dave, item__again="other").count() == 6
-    assert History.objects.filter(change="passed_on", by_name="carol").count() == 6
+    assert Answer.objects.filter(auditor=dave, item__repeat_kind="other").count() == 6
+    assert ItemHistoryEntry.objects.filter(change="passed_on", created_by_name="carol").count() == 6
 
 
 def test_whoever_takes_an_auditor_off_a_batch_is_told_what_becomes_of_the_repeats(
@@ -547,7 +551,7 @@ def test_whoever_takes_an_auditor_off_a_batch_is_told_what_becomes_of_the_repeat
     path = f"/audits/{batch.pk}/auditors"
     page = client.post(path, {"auditors": [dave.pk]}, follow=True).content.decode()
     assert "6 repeats that only somebody who answers no longer could have answered" in page
-    assert batch.items.filter(again="other", is_answered=False).count() == 6
+    assert batch.items.filter(repeat_kind="other", is_answered=False).count() == 6
 
 
 def test_the_report_says_whose_account_was_removed(
@@ -555,9 +559,9 @@ def test_the_report_says_whose_account_was_removed(
 ) -> None:
     give(browser(carol), take(browser(carol), batch))
     give(browser(dave), take(browser(dave), batch))
-    assert "no account any longer" not in client.get(f"/audits/{batch.pk}").content.decode()
+    assert "deleted accounts" not in client.get(f"/audits/{batch.pk}").content.decode()
     carol.delete()
     page = " ".join(client.get(f"/audits/{batch.pk}").content.decode().split())
-    assert 'carol <span class="facts">(account removed)' in page
+    assert 'carol <span class="facts">(account deleted)' in page
     assert 'dave <span class="facts">' not in page
-    assert "Who has no account any longer: the answers stay and count" in page
+    assert "Answers from deleted accounts still count" in page

@@ -9,7 +9,7 @@ from meta_reward_core.evaluation.judge_agreement import measure_agreement
 from meta_reward_core.evaluation.ratings_io import read_ratings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.shards import IterationFiles
-from tests.webapp.audit_cast import artifacts, audited, browser, carol, draw, give, take
+from tests.webapp.audit_fixtures import artifacts, audited, browser, carol, draw, give, take
 from webapp.audit.exports import export_batch
 from webapp.experiments.models import Experiment
 

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from tests.core import scripted_world
-from tests.webapp.audit_cast import carol, draw, record
+from tests.webapp.audit_fixtures import carol, draw, record
 from webapp.audit import annotation_queue
 from webapp.audit.human_preference_pairs import build_pair_rows
 from webapp.audit.models import Batch
@@ -37,7 +37,9 @@ def test_people_may_prefer_a_judgment_that_was_cut_off_and_it_becomes_no_row(
 ) -> None:
     batch = draw(audited, by=alice, auditors=[carol], size=30)
     prefer_the_first(batch, carol)
-    known = {item.key: item.truth.facts for item in batch.items.select_related("truth")}
+    known = {
+        item.key: item.hidden_verdict.facts for item in batch.items.select_related("hidden_verdict")
+    }
     for item in batch.items.all():
         facts = known[item.key]
         assert facts["cut_off_first"] == item.first.endswith("Moreover the")
@@ -53,8 +55,8 @@ def test_a_batch_of_before_this_was_written_down_gives_all_its_rows(
 ) -> None:
     batch = draw(audited, by=alice, auditors=[carol], size=30)
     prefer_the_first(batch, carol)
-    for item in batch.items.select_related("truth"):
-        facts = item.truth.facts
-        item.truth.facts = {k: v for k, v in facts.items() if not k.startswith("cut_off")}
-        item.truth.save()
+    for item in batch.items.select_related("hidden_verdict"):
+        facts = item.hidden_verdict.facts
+        item.hidden_verdict.facts = {k: v for k, v in facts.items() if not k.startswith("cut_off")}
+        item.hidden_verdict.save()
     assert len(list(build_pair_rows(batch))) == 30

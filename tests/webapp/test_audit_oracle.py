@@ -11,8 +11,8 @@ from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canoni
 from meta_reward_core.storage.schemas import WRITERS, build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.core.review.miniature_battles import NOISE, audited_world, fight
-from tests.webapp import audit_cast
-from tests.webapp.audit_cast import answer_by_oracle, carol, draw
+from tests.webapp import audit_fixtures
+from tests.webapp.audit_fixtures import answer_by_oracle, carol, draw
 from webapp.audit import gate
 from webapp.audit.batch_report import make_report
 from webapp.audit.models import Gate
@@ -40,7 +40,7 @@ def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, flo
         written = {name: rows for name, rows in tables.items() if stage in WRITERS[name]}
         made = {(name, 0): build_table(name, rows) for name, rows in written.items()}
         files.publish(stage, 0, key="k", work=StageOutput(made), packages={})
-    return audit_cast.record(root, owner=owner), audited_world(fought).accuracy
+    return audit_fixtures.record(root, owner=owner), audited_world(fought).accuracy
 
 
 @pytest.mark.parametrize("level", NOISE)
@@ -48,7 +48,7 @@ def test_an_oracle_at_the_desk_finds_the_truth_and_the_gate_stops_the_coin(
     level: str, tmp_path: Path, alice: User, carol: User
 ) -> None:
     experiment, truth = miniature(tmp_path, alice, noise=NOISE[level])
-    Gate.objects.create(experiment=experiment, answers=50)
+    Gate.objects.create(experiment=experiment, min_answers=50)
     iteration = Iteration.objects.get(experiment=experiment)
     assert "no audit of these battles" in gate.explain_hold(iteration)
     batch = draw(experiment, by=alice, auditors=[carol], strategy="score_gap", size=100)

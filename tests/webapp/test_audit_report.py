@@ -17,7 +17,7 @@ from pytest_django.fixtures import DjangoAssertNumQueries
 from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_estimators import NO_ESTIMATE, Estimate
-from tests.webapp.audit_cast import (
+from tests.webapp.audit_fixtures import (
     artifacts,
     audited,
     batch,
@@ -33,10 +33,10 @@ from webapp.audit import annotation_queue
 from webapp.audit.batch_creation import hash_source_files
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_requests import list_pending_batches
-from webapp.audit.models import Answer, Batch, Gate, History, Item, Override
+from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item, ItemHistoryEntry
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
 from webapp.audit.report_presenter import make_trend
-from webapp.experiments.models import Experiment, Order, Stage
+from webapp.experiments.models import Experiment, Job, Stage
 from workers.jobs.runner import SLOW_HANDLERS, run_job, run_waiting_jobs
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
@@ -53,12 +53,12 @@ NEW: dict[str, Any] = {
 
 def answer_by_forward(batch: Batch, auditor: User) -> None:
     """Answer as the meta-judge did with the first judgment shown first."""
-    for item in batch.items.select_related("truth"):
+    for item in batch.items.select_related("hidden_verdict"):
         Answer.objects.create(
             item=item,
             auditor=auditor,
             auditor_name=auditor.username,
-            choice=item.truth.facts["forward"] or "tie",
+            choice=item.hidden_verdict.facts["forward"] or "tie",
             seconds=5,
         )
     batch.items.update(is_answered=True)
@@ -69,18 +69,18 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
     answer = client.post("/experiments/scripted/audits/new", NEW | {"auditors": [carol.pk]})
     assert answer["Location"] == AUDITS
     page = client.get(AUDITS).content.decode()
-    assert "an audit of iteration 1, asked for by alice" in page
+    assert "an audit of iteration 1, requested by alice" in page
     assert 'hx-trigger="every 2s"' in page
     assert run_waiting_jobs(SLOW_HANDLERS) == 1
     made = Batch.objects.get()
-    order = Order.objects.get()
-    assert (order.status, order.outcome) == ("done", {"batch": made.pk})
+    job = Job.objects.get()
+    assert (job.status, job.outcome) == ("done", {"batch": made.pk})
     assert client.get(AUDITS, headers={"HX-Request": "true"}).headers["HX-Refresh"] == "true"
     assert "hx-trigger" not in client.get(AUDITS).content.decode()
     assert list(made.auditors.all()) == [carol]
-    assert made.items.filter(again="").count() == 10
-    assert made.items.filter(again="same").count() == 1
-    assert made.items.filter(again="other").count() == 2
+    assert made.items.filter(repeat_kind="").count() == 10
+    assert made.items.filter(repeat_kind="same").count() == 1
+    assert made.items.filter(repeat_kind="other").count() == 2
     assert sum(stratum["sampled"] for stratum in made.strata) == 10
     assert made.rubric
     page = client.get(f"/audits/{made.pk}").content.decode()
@@ -90,10 +90,10 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
 
 def test_a_batch_that_is_asked_for_once_is_drawn_once(client: Client, audited: Experiment) -> None:
     client.post(f"{AUDITS}/new", NEW)
-    order = Order.objects.get()
-    run_job(order, SLOW_HANDLERS)
-    Order.objects.update(status="waiting")  # as if whoever drew it had fallen silent at the end
-    run_job(order, SLOW_HANDLERS)
+    job = Job.objects.get()
+    run_job(job, SLOW_HANDLERS)
+    Job.objects.update(status="waiting")  # as if whoever drew it had fallen silent at the end
+    run_job(job, SLOW_HANDLERS)
     assert Batch.objects.count() == 1
     assert list_pending_batches(audited) == []
 
@@ -124,7 +124,7 @@ def test_a_batch_of_an_experiment_that_went_meanwhile_is_refused(
     client.post(f"{AUDITS}/new", NEW)
     audited.delete()
     run_waiting_jobs(SLOW_HANDLERS)
-    assert Order.objects.get().finding == "experiment 'scripted' is gone"
+    assert Job.objects.get().message == "experiment 'scripted' is gone"
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "score_gap", "position", "length", "decided",
@@ -147,7 +147,7 @@ def test_the_same_seed_draws_the_same_items(audited: Experiment, alice: User) ->
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"strategy": "score"}, "no such strategy"),
+    ({"strategy": "score"}, "does not apply"),
     ({"size": 1}, "greater than or equal to 2"),
     ({"iteration": 7}, "not one of the available choices"),
 ])  # fmt: skip
@@ -204,8 +204,8 @@ def test_the_report_of_responses_compares_points(
     client: Client, audited: Experiment, alice: User, carol: User
 ) -> None:
     good = draw(audited, by=alice, auditors=[carol], kind="responses", strategy="length", size=40)
-    for item in good.items.select_related("truth"):
-        points = min(5.0, item.truth.facts["mean"] + 0.25)
+    for item in good.items.select_related("hidden_verdict"):
+        points = min(5.0, item.hidden_verdict.facts["mean"] + 0.25)
         Answer.objects.create(item=item, auditor_name="carol", points=points)
     page = client.get(f"/audits/{good.pk}").content.decode()
     assert "Kendall" in page
@@ -214,9 +214,9 @@ def test_the_report_of_responses_compares_points(
 
 
 def test_a_batch_of_files_that_were_made_again_says_so(client: Client, batch: Batch) -> None:
-    assert "made again" not in client.get(f"/audits/{batch.pk}").content.decode()
+    assert "was rerun" not in client.get(f"/audits/{batch.pk}").content.decode()
     Batch.objects.update(source_sha256="e" * 64)
-    assert "was made again after" in client.get(f"/audits/{batch.pk}").content.decode()
+    assert "was rerun after" in client.get(f"/audits/{batch.pk}").content.decode()
 
 
 def test_a_batch_of_a_deleted_experiment_can_be_read(
@@ -275,7 +275,7 @@ def test_a_report_asks_the_database_little(
 def test_the_page_of_an_experiment_shows_the_trend(
     client: Client, batch: Batch, carol: User
 ) -> None:
-    assert "Over iterations" not in client.get("/experiments/scripted/audits").content.decode()
+    assert "Trend" not in client.get("/experiments/scripted/audits").content.decode()
     assert "Agreement of people" not in client.get("/experiments/scripted").content.decode()
     answer_by_forward(batch, carol)
     for path in ("/experiments/scripted/audits", "/experiments/scripted"):
@@ -291,13 +291,18 @@ def test_the_axis_of_agreement_ends_at_one() -> None:
 
 def test_a_gate_is_set_and_changed(client: Client, audited: Experiment) -> None:
     path = "/experiments/scripted/audits/gate"
-    wanted = {"least": "0.6", "confidence": "0.9", "answers": "40", "otherwise": "actor_pairs"}
+    wanted = {
+        "min_agreement": "0.6",
+        "confidence": "0.9",
+        "min_answers": "40",
+        "on_failure": "actor_pairs",
+    }
     client.post(path, wanted)
-    client.post(path, wanted | {"least": "0.7"})
-    assert (Gate.objects.get().least, Gate.objects.get().otherwise) == (0.7, "actor_pairs")
+    client.post(path, wanted | {"min_agreement": "0.7"})
+    assert (Gate.objects.get().min_agreement, Gate.objects.get().on_failure) == (0.7, "actor_pairs")
     page = client.get(AUDITS).content.decode()
-    assert "has not passed: train on the actor pairs alone" in page
-    bad = client.post(path, wanted | {"least": "1.5"})
+    assert "does not pass: train on the actor pairs only" in page
+    bad = client.post(path, wanted | {"min_agreement": "1.5"})
     assert bad.status_code == 422
     assert "below 1" in bad.content.decode()
 
@@ -333,7 +338,7 @@ def test_what_was_exported_can_be_imported(
     after = list(Answer.objects.order_by("item").values("item", "choice", "tags", "comment"))
     assert after == before
     assert set(Answer.objects.values_list("auditor", flat=True)) == {carol.pk}
-    assert History.objects.filter(change="imported", by_name="alice").count() == 12
+    assert ItemHistoryEntry.objects.filter(change="imported", created_by_name="alice").count() == 12
 
 
 def send(client: Client, batch: Batch, name: str, content: bytes) -> str:
@@ -383,8 +388,8 @@ def test_a_second_annotator_answers_the_items_repeat(client: Client, repeated: B
     assert len(tasks) == 12
     content = by_two(tasks)
     assert "Imported 24 answers, 0 were there" in send(client, repeated, "done.json", content)
-    for item in repeated.items.filter(again="").select_related("answer"):
-        repeat = item.repeats.get(again="other")
+    for item in repeated.items.filter(repeat_kind="").select_related("answer"):
+        repeat = item.repeats.get(repeat_kind="other")
         names = (item.answer.auditor_name, repeat.answer.auditor_name)
         assert names == ("label-studio 7", "label-studio 8")
     other_way_round = by_two(tasks, (8, 7))
@@ -400,7 +405,10 @@ def test_two_files_of_two_annotators_are_taken_one_after_the_other(
     for name in (7, 8):
         said = send(client, repeated, "done.json", by_two(tasks, (name,)))
         assert "Imported 12 answers" in said
-    assert Answer.objects.filter(item__again="other", auditor_name="label-studio 8").count() == 12
+    assert (
+        Answer.objects.filter(item__repeat_kind="other", auditor_name="label-studio 8").count()
+        == 12
+    )
 
 
 def test_a_second_argilla_response_answers_the_items_repeat(
@@ -413,7 +421,7 @@ def test_a_second_argilla_response_answers_the_items_repeat(
     }
     send(client, repeated, "done.jsonl", json.dumps(records[0]).encode())
     found = Answer.objects.order_by("auditor_name").values_list(
-        "auditor_name", "choice", "comment", "item__again"
+        "auditor_name", "choice", "comment", "item__repeat_kind"
     )
     assert list(found) == [
         ("argilla u1", "tie", "", ""),
@@ -480,7 +488,7 @@ def test_exported_answers_stand_beside_what_the_judges_said(
 ) -> None:
     answer_by_forward(batch, carol)
     for found in lines(exported(client, batch, "jsonl")):
-        facts = batch.items.get(number=found["item"]).truth.facts
+        facts = batch.items.get(number=found["item"]).hidden_verdict.facts
         names = ("forward", "backward", "elo_first", "elo_second")
         assert {name: found[name] for name in names} == {name: facts[name] for name in names}
 
@@ -529,7 +537,7 @@ def test_the_batches_of_an_iteration_are_pooled(
     assert ends[0] <= (both.agreement_decided.value or 0.0) <= ends[1]
     page = client.get(f"{AUDITS}/1").content.decode()
     assert "20 of 20 items answered" in page
-    assert "counts by its share of the answers" in page
+    assert "is weighted by its share of the answers" in page
     assert f"batch {pooled.batches[1].pk}: orders agree" in page
     Batch.objects.filter(pk=pooled.batches[0].pk).update(source_sha256="f" * 64)
     [rest] = pool_iteration(audited, 1)
@@ -553,9 +561,9 @@ def test_the_trend_pools_each_iteration_and_says_what_changed(
 ) -> None:
     for number in (1, 2):
         made = draw(audited, by=alice, auditors=[carol], strategy="uniform", size=40, seed=number)
-        for item in made.items.select_related("truth"):
-            item.truth.facts |= {"forward": "first", "backward": "first"}
-            item.truth.save()
+        for item in made.items.select_related("hidden_verdict"):
+            item.hidden_verdict.facts |= {"forward": "first", "backward": "first"}
+            item.hidden_verdict.save()
             Answer.objects.create(
                 item=item, auditor_name="carol", choice="first" if number == 1 else "second"
             )
@@ -582,20 +590,20 @@ def test_the_page_of_an_iteration_that_waits_leads_to_its_audits(
     client: Client, audited: Experiment
 ) -> None:
     path = "/experiments/scripted/iterations/1"
-    assert "To make an audit" not in client.get(path).content.decode()
-    audited.iterations.update(status="running", finding="waits before training: an audit")
-    assert "To make an audit" in client.get(path).content.decode()
+    assert "Create an audit or override the gate" not in client.get(path).content.decode()
+    audited.iterations.update(status="running", message="waits before training: an audit")
+    assert "Create an audit or override the gate" in client.get(path).content.decode()
 
 
 def test_a_decision_is_recorded_and_shown(client: Client, audited: Experiment) -> None:
     page = decide(client)
-    made = Override.objects.get()
-    assert (made.outcome, made.by_name) == ("actor_pairs", "alice")
-    assert "its actor pairs alone" in page
+    made = GateOverride.objects.get()
+    assert (made.outcome, made.created_by_name) == ("actor_pairs", "alice")
+    assert "the actor pairs only" in page
     iteration = client.get("/experiments/scripted/iterations/1").content.decode()
-    assert "trains on its actor pairs alone: it follows the score" in iteration
+    assert "trains on the actor pairs only: it follows the score" in iteration
     assert "not one of the available choices" in decide(client, outcome="all"), "it stands"
-    assert Override.objects.count() == 1
+    assert GateOverride.objects.count() == 1
 
 
 @pytest.mark.parametrize("values, said", [
@@ -610,7 +618,7 @@ def test_a_decision_that_makes_no_sense_is_sent_back(
     if not values:
         Stage.objects.filter(name="pair_actor").update(status="skipped")
     assert said in decide(client, **values)
-    assert not Override.objects.exists()
+    assert not GateOverride.objects.exists()
 
 
 # Review.
@@ -625,9 +633,9 @@ def reviewer() -> Client:
 
 def test_reviewers_see_disagreements_first(batch: Batch, carol: User) -> None:
     answer_by_forward(batch, carol)
-    for item in batch.items.select_related("truth"):
-        item.truth.facts |= {"forward": "first", "backward": "first"}
-        item.truth.save()
+    for item in batch.items.select_related("hidden_verdict"):
+        item.hidden_verdict.facts |= {"forward": "first", "backward": "first"}
+        item.hidden_verdict.save()
     odd = batch.items.all()[7]
     Answer.objects.update(choice="first")
     Answer.objects.filter(item=odd).update(choice="second")
@@ -651,7 +659,7 @@ def test_reviewers_find_items_on_which_auditors_differ(
     path = reverse("admin:audit_item_changelist") + "?auditors=differ"
     client = reviewer()
     assert "0 items" in client.get(path).content.decode()
-    repeat = again.items.filter(again="other").select_related("original")[0]
+    repeat = again.items.filter(repeat_kind="other").select_related("original")[0]
     Answer.objects.filter(item=repeat).update(choice="neither")
     page = client.get(path).content.decode()
     assert "1 item" in page
@@ -663,7 +671,7 @@ def test_reviewers_find_unsettled_conflicts_at_the_top_of_all_items(
 ) -> None:
     again = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
     answer_by_forward(again, carol)
-    settled, open_one = again.items.filter(again="other").order_by("-number")[:2]
+    settled, open_one = again.items.filter(repeat_kind="other").order_by("-number")[:2]
     Answer.objects.filter(item__in=[settled, open_one]).update(choice="neither")
     Item.objects.filter(repeats=settled).update(adjudicated="tie")
     client = reviewer()
@@ -682,7 +690,7 @@ def test_a_reviewer_has_the_last_word_and_history_keeps_it(batch: Batch, carol: 
     client.post(path, {"adjudicated": "tie", "adjudication": "both miss it"} | inline)
     item.refresh_from_db()
     assert item.adjudicated == "tie"
-    assert History.objects.get().values["reason"] == "both miss it"
+    assert ItemHistoryEntry.objects.get().values["reason"] == "both miss it"
 
 
 def test_an_auditor_in_the_admin_sees_their_own_answers_alone(
@@ -735,11 +743,11 @@ def test_who_adjudicates_sees_all_answers_and_what_the_meta_judge_said(
 ) -> None:
     batch = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
     answer_by_forward(batch, carol)
-    repeat = batch.items.filter(again="other").select_related("original")[0]
+    repeat = batch.items.filter(repeat_kind="other").select_related("original")[0]
     Answer.objects.filter(item=repeat).update(auditor_name="dave", comment="<b>both</b> miss it")
     path = reverse("admin:audit_item_change", args=[repeat.original_id])
     page = reviewer().get(path).content.decode()
-    assert "dave (again, to another auditor)" in page
+    assert "dave (repeat for another auditor)" in page
     assert "&lt;b&gt;both&lt;/b&gt; miss it" in page
     assert "score first" in page
 

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from meta_reward_core.errors import InputError
-from tests.webapp.audit_cast import (
+from tests.webapp.audit_fixtures import (
     artifacts,
     audited,
     batch,
@@ -22,7 +22,7 @@ from tests.webapp.conftest import make_person
 from webapp.audit import services
 from webapp.audit.batch_creation import hash_source_files
 from webapp.audit.gate import create_gate_from_recipe, evaluate_gate, find_override
-from webapp.audit.models import Act, Batch, Gate, Override
+from webapp.audit.models import AuditLogEntry, Batch, Gate, GateOverride
 from webapp.experiments.models import Experiment, Iteration
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
@@ -30,7 +30,7 @@ __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 pytestmark = pytest.mark.django_db
 
 AUDITS = "/experiments/scripted/audits"
-WANTED = {"least": "0.6", "confidence": "0.9", "answers": "40", "otherwise": "wait"}
+WANTED = {"min_agreement": "0.6", "confidence": "0.9", "min_answers": "40", "on_failure": "wait"}
 
 
 def said(client: Client, path: str, **values: Any) -> str:
@@ -38,8 +38,8 @@ def said(client: Client, path: str, **values: Any) -> str:
     return " ".join(answer.content.decode().split())
 
 
-def deeds() -> list[tuple[str, str]]:
-    return list(Act.objects.order_by("pk").values_list("deed", "by_name"))
+def actions() -> list[tuple[str, str]]:
+    return list(AuditLogEntry.objects.order_by("pk").values_list("action", "created_by_name"))
 
 
 @pytest.fixture
@@ -51,32 +51,34 @@ def gated(client: Client, audited: Experiment) -> Experiment:
 def test_a_gate_that_is_set_and_tightened_is_written_down(
     client: Client, gated: Experiment
 ) -> None:
-    client.post(f"{AUDITS}/gate", WANTED | {"least": "0.7"})
-    client.post(f"{AUDITS}/gate", WANTED | {"least": "0.7"})
-    assert deeds() == [("gate_set", "alice"), ("gate_changed", "alice")], "the same is no change"
-    changed = Act.objects.get(deed="gate_changed")
-    assert (changed.before["least"], changed.after["least"]) == (0.6, 0.7)
+    client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "0.7"})
+    client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "0.7"})
+    assert actions() == [("gate_set", "alice"), ("gate_changed", "alice")], "the same is no change"
+    changed = AuditLogEntry.objects.get(action="gate_changed")
+    assert (changed.before["min_agreement"], changed.after["min_agreement"]) == (0.6, 0.7)
     page = client.get(AUDITS).content.decode()
-    assert "above 0.6 with confidence 0.9, from 40 answers; else wait for a person" in page
+    assert "above 0.6 with confidence 0.9, from at least 40 answers" in page
+    assert "if not passed: wait for a decision" in page
     assert "above 0.7 with confidence 0.9" in page
 
 
 @pytest.mark.parametrize("looser", [
-    {"least": "0.5"}, {"confidence": "0.8"}, {"answers": "39"}, {"otherwise": "actor_pairs"},
-    {"least": "0.9", "answers": "10"},
+    {"min_agreement": "0.5"}, {"confidence": "0.8"}, {"min_answers": "39"},
+    {"on_failure": "actor_pairs"},
+    {"min_agreement": "0.9", "min_answers": "10"},
 ])  # fmt: skip
 def test_a_gate_is_loosened_only_with_a_reason(
     looser: dict[str, str], client: Client, gated: Experiment
 ) -> None:
     for reason in ("", "  no  "):
         page = said(client, f"{AUDITS}/gate", **WANTED | looser, reason=reason)
-        assert "say why the gate shall ask for less" in page
-    assert services.get_gate_terms(Gate.objects.get())["least"] == 0.6
-    assert deeds() == [("gate_set", "alice")]
+        assert "for loosening or removing the gate" in page
+    assert services.get_gate_terms(Gate.objects.get())["min_agreement"] == 0.6
+    assert actions() == [("gate_set", "alice")]
     page = said(client, f"{AUDITS}/gate", **WANTED | looser, reason="the pilot showed enough")
     assert "loosened the gate" in page
     assert "the pilot showed enough" in page
-    assert deeds()[-1] == ("gate_loosened", "alice")
+    assert actions()[-1] == ("gate_loosened", "alice")
 
 
 def test_a_gate_is_removed_only_with_a_reason(client: Client, gated: Experiment) -> None:
@@ -88,20 +90,22 @@ def test_a_gate_is_removed_only_with_a_reason(client: Client, gated: Experiment)
     assert "removed the gate" in page
     assert "the audit is done by hand" in page
     said(client, f"{AUDITS}/gate/remove", reason="once more")
-    assert Act.objects.filter(deed="gate_removed").count() == 1
+    assert AuditLogEntry.objects.filter(action="gate_removed").count() == 1
 
 
 def test_neither_code_nor_database_takes_a_loosening_without_a_reason(gated: Experiment) -> None:
     gate = Gate.objects.get()
     before = services.get_gate_terms(gate)
-    gate.least = 0.1
+    gate.min_agreement = 0.1
     alice = User.objects.get(username="alice")
-    with pytest.raises(InputError, match="say why"):
+    with pytest.raises(InputError, match="Give a reason"):
         services.write_gate(gate, before=before, by=alice)
-    with pytest.raises(InputError, match="say why"):
+    with pytest.raises(InputError, match="Give a reason"):
         services.remove_gate(gated, by=alice, reason="")
     with pytest.raises(IntegrityError), transaction.atomic():
-        Act.objects.create(experiment=gated, subject="scripted", deed="gate_removed")
+        AuditLogEntry.objects.create(
+            experiment=gated, experiment_name="scripted", action="gate_removed"
+        )
 
 
 def test_a_gate_of_the_recipe_is_written_down(audited: Experiment) -> None:
@@ -109,20 +113,20 @@ def test_a_gate_of_the_recipe_is_written_down(audited: Experiment) -> None:
                                  "answers": 50, "otherwise": "wait"}}  # fmt: skip
     for _ in range(2):
         create_gate_from_recipe(audited)
-    assert deeds() == [("gate_set", "the recipe")]
+    assert actions() == [("gate_set", "the recipe")]
 
 
 def test_closing_and_opening_a_batch_are_written_down(client: Client, batch: Batch) -> None:
     for _ in range(2):
         client.post(f"/audits/{batch.pk}/close")
-    assert deeds()[1:] == [("closed", "alice"), ("reopened", "alice")]
+    assert actions()[1:] == [("closed", "alice"), ("reopened", "alice")]
     page = client.get(AUDITS).content.decode()
-    assert f"opened a batch again: batch {batch.pk}" in page
+    assert f"reopened a batch: batch {batch.pk}" in page
 
 
 def test_who_answers_a_batch_is_written_down(client: Client, batch: Batch, dave: User) -> None:
     client.post(f"/audits/{batch.pk}/auditors", {"auditors": [dave.pk]})
-    made, changed = Act.objects.order_by("pk")
+    made, changed = AuditLogEntry.objects.order_by("pk")
     assert (made.before, made.after) == ({"auditors": []}, {"auditors": ["carol", "dave"]})
     assert changed.after == {"auditors": ["dave"]}
     assert "carol, dave" in client.get(AUDITS).content.decode()
@@ -141,9 +145,9 @@ def test_the_admin_writes_down_what_is_done_there(
     client.post(path, chosen | {"action": "close_batches"})
     change = reverse("admin:audit_batch_change", args=[batch.pk])
     client.post(change, {"status": "open", "auditors": [carol.pk]})
-    names = [deed for deed, by in deeds() if by == "rita"]
+    names = [action for action, by in actions() if by == "rita"]
     assert names == ["assigned", "assigned", "closed", "reopened", "assigned"]
-    assert Act.objects.first().after == {"auditors": ["carol"]}  # type: ignore[union-attr]
+    assert AuditLogEntry.objects.first().after == {"auditors": ["carol"]}  # type: ignore[union-attr]
 
 
 def reviewer() -> Client:
@@ -154,15 +158,15 @@ def reviewer() -> Client:
 
 
 def test_nobody_changes_or_deletes_what_was_written_down(client: Client, gated: Experiment) -> None:
-    act = Act.objects.get()
+    act = AuditLogEntry.objects.get()
     rita = reviewer()
     User.objects.filter(username="rita").update(is_superuser=True)
-    assert "alice" in rita.get(reverse("admin:audit_act_changelist")).content.decode()
-    change = reverse("admin:audit_act_change", args=[act.pk])
+    assert "alice" in rita.get(reverse("admin:audit_auditlogentry_changelist")).content.decode()
+    change = reverse("admin:audit_auditlogentry_change", args=[act.pk])
     assert "_save" not in rita.get(change).content.decode()
-    assert rita.post(change, {"by_name": "nobody"}).status_code == 403
-    assert rita.post(reverse("admin:audit_act_delete", args=[act.pk])).status_code == 403
-    assert rita.get(reverse("admin:audit_act_add")).status_code == 403
+    assert rita.post(change, {"created_by_name": "nobody"}).status_code == 403
+    assert rita.post(reverse("admin:audit_auditlogentry_delete", args=[act.pk])).status_code == 403
+    assert rita.get(reverse("admin:audit_auditlogentry_add")).status_code == 403
 
 
 def test_acts_and_decisions_outlive_experiment_and_person(
@@ -171,11 +175,20 @@ def test_acts_and_decisions_outlive_experiment_and_person(
     decide(client)
     gated.delete()
     alice.delete()
-    act, made = Act.objects.get(deed="gate_set"), Override.objects.get()
-    assert (act.experiment, act.subject, act.by, act.by_name) == (None, "scripted", None, "alice")
-    assert (made.experiment, made.subject, made.by_name) == (None, "scripted", "alice")
+    act, made = AuditLogEntry.objects.get(action="gate_set"), GateOverride.objects.get()
+    assert (act.experiment, act.experiment_name, act.created_by, act.created_by_name) == (
+        None,
+        "scripted",
+        None,
+        "alice",
+    )
+    assert (made.experiment, made.experiment_name, made.created_by_name) == (
+        None,
+        "scripted",
+        "alice",
+    )
     rita = reviewer()
-    for name in ("act", "override"):
+    for name in ("auditlogentry", "gateoverride"):
         page = rita.get(reverse(f"admin:audit_{name}_changelist")).content.decode()
         assert "scripted" in page
         assert "alice" in page
@@ -195,15 +208,15 @@ def test_battles_that_are_made_again_want_a_decision_of_their_own(
     iteration = Iteration.objects.get()
     assert evaluate_gate(iteration).waits
     decide(client)
-    made = Override.objects.get()
+    made = GateOverride.objects.get()
     assert made.source_sha256 == hash_source_files(gated, 1, "judgments")
     assert not evaluate_gate(iteration).waits
-    Override.objects.update(source_sha256="f" * 64)  # as if other battles lay there now
+    GateOverride.objects.update(source_sha256="f" * 64)  # as if other battles lay there now
     assert find_override(iteration) is None
     assert "no audit of these battles" in evaluate_gate(iteration).waits
     decide(client)
     assert not evaluate_gate(iteration).waits
-    assert Override.objects.count() == 2
+    assert GateOverride.objects.count() == 2
 
 
 def test_nothing_is_decided_about_battles_that_are_not_there(
@@ -212,7 +225,7 @@ def test_nothing_is_decided_about_battles_that_are_not_there(
     gated.iterations.get().stages.filter(name="pair_judge").update(status="running")
     answer = client.post(f"{AUDITS}/override", {"iteration": 1, "outcome": "all", "reason": "soon"})
     assert answer.status_code == 422
-    assert not Override.objects.exists()
+    assert not GateOverride.objects.exists()
 
 
 # Who answers blind should not be able to look it up.

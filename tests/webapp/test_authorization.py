@@ -7,17 +7,17 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.webapp import authorization
-from tests.webapp.audit_cast import artifacts, audited, batch, carol, dave
+from tests.webapp.audit_fixtures import artifacts, audited, batch, carol, dave
 from tests.webapp.authorization import KINDS, METHODS, SIGN_IN, Address, Answers
 from tests.webapp.conftest import make_person
 from webapp.audit.models import Batch
-from webapp.experiments.models import Experiment, Order
+from webapp.experiments.models import Experiment, Job
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 
 pytestmark = pytest.mark.django_db
 
-OPEN = {"livez", "healthz", "people/login"}
+OPEN = {"livez", "healthz", "account/login"}
 TRY = {
     "prompt": "Why?",
     "models": [0],
@@ -45,15 +45,15 @@ def people(batch: Batch, alice: User, carol: User) -> dict[str, User | None]:
 @pytest.fixture
 def rows(batch: Batch, alice: User) -> dict[str, int]:
     """The numbers of a batch and of a try: one that no address has by chance, on any database."""
-    order = Order.objects.create(
+    job = Job.objects.create(
         pk=70_001,
         kind="chat",
         experiment=batch.experiment,
-        subject="scripted",
-        by=alice,
-        wish=TRY,
+        experiment_name="scripted",
+        created_by=alice,
+        payload=TRY,
     )
-    return {"batch": batch.pk, "order": order.pk}
+    return {"batch": batch.pk, "job": job.pk}
 
 
 def answers_now(people: dict[str, User | None], rows: dict[str, int]) -> Answers:
@@ -110,17 +110,17 @@ def test_the_page_hides_a_private_experiment_from_others() -> None:
 @pytest.mark.parametrize("kind", ["no role", "viewer", "auditor"])
 def test_the_page_lets_nobody_start_or_steer_who_may_not(kind: str) -> None:
     """By POST these change at most their own account, and auditors their own answers."""
-    own = ("people/",) + (("audits/<int:pk>/",) if kind == "auditor" else ())
+    own = ("account/",) + (("audits/<int:pk>/",) if kind == "auditor" else ())
     for (route, method), answer in cells(kind).items():
         if method == "POST" and not route.startswith(own) and route not in OPEN:
             assert answer in {"401", "403", "404", "405"}, (route, kind)
 
 
 def test_an_address_is_filled_in() -> None:
-    rows = {"batch": 7, "order": 8}
+    rows = {"batch": 7, "job": 8}
     route = "experiments/<str:name>/iterations/<int:number>/prompts/<str:prompt_id>"
     assert Address(route).path(rows) == f"/experiments/scripted/iterations/1/prompts/{'a' * 64}"
-    assert Address("audits/<int:pk>/desk").path(rows) == "/audits/7/desk"
+    assert Address("audits/<int:pk>/annotate").path(rows) == "/audits/7/annotate"
     assert Address("experiments/<str:name>/audits/<int:number>").path(rows).endswith("/audits/1")
-    assert Address("experiments/new/orders/<int:pk>").path(rows) == "/experiments/new/orders/8"
-    assert Address("experiments/<str:name>/try/<int:number>").path(rows).endswith("/try/8")
+    assert Address("jobs/<int:pk>").path(rows) == "/jobs/8"
+    assert Address("experiments/<str:name>/playground/<int:number>").path(rows).endswith("/8")

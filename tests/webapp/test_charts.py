@@ -22,7 +22,7 @@ FINITE = st.floats(min_value=-1e12, max_value=1e12)
 
 def drawn(chart: Chart) -> str:
     """Render a chart; what comes out is well-formed."""
-    html = render_to_string("charts/chart.html", {"chart": chart})
+    html = render_to_string("charts/_chart.html", {"chart": chart})
     ElementTree.fromstring(html.replace("&#x27;", "'"))
     return html
 

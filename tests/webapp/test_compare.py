@@ -7,7 +7,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_cast import HTMX, make_experiment, places
+from tests.webapp.experiment_form_fixtures import HTMX, make_experiment, places
 from webapp.experiments.models import Experiment, Iteration
 
 pytestmark = pytest.mark.django_db
@@ -80,18 +80,18 @@ def test_without_a_finished_iteration_it_says_so(client: Client) -> None:
     make_experiment("a")
     make_experiment("b")
     page = client.get(f"{COMPARE}?name=a&name=b").content.decode()
-    assert "They do not differ." in page
-    assert "None of them has finished an iteration yet." in page
+    assert "The recipes are identical." in page
+    assert "None of them has completed an iteration yet." in page
 
 
 def test_one_needs_another(client: Client) -> None:
     make_experiment("a")
-    assert "Choose one more." in client.get(f"{COMPARE}?name=a").content.decode()
-    assert "Begin one" not in client.get(COMPARE).content.decode()
+    assert "Choose at least one more." in client.get(f"{COMPARE}?name=a").content.decode()
+    assert "Start one" not in client.get(COMPARE).content.decode()
 
 
 def test_with_no_experiment_the_form_is_offered(client: Client) -> None:
-    assert "Begin one" in client.get(COMPARE).content.decode()
+    assert "Start one" in client.get(COMPARE).content.decode()
 
 
 def test_strangers_private_experiments_are_not_there(client: Client) -> None:
@@ -99,7 +99,7 @@ def test_strangers_private_experiments_are_not_there(client: Client) -> None:
     make_experiment("unseen-one", is_private=True, owner=make_person("bob", "operator"))
     page = client.get(f"{COMPARE}?name=a&name=unseen-one").content.decode()
     assert "unseen-one" not in page
-    assert "Choose one more." in page
+    assert "Choose at least one more." in page
 
 
 def test_more_than_can_be_told_apart_are_cut(client: Client) -> None:

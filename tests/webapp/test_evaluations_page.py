@@ -11,7 +11,7 @@ from pytest_django import DjangoAssertNumQueries
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.reporting.scorecard_store import save_scorecard
-from tests.webapp import results_cast
+from tests.webapp import results_fixtures
 from tests.webapp.conftest import make_person
 from webapp.experiments.models import Experiment
 
@@ -27,19 +27,19 @@ ALPACA = Scorecard(
         Metric("win_rate_repeat_deviation", 0.707, 3),
         Metric("length_controlled_winrate", None, 0, absent="too few prompts"),
     ),
-    issues=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
+    issues=(DataIssue("constant_answers", results_fixtures.HOSTILE, "Look at them.", 9),),
 )
 JUDGED = Scorecard("judge_agreement", "M2", None, "M2", (Metric("agreement", 0.61, 40),))
 
 
 @pytest.fixture
 def on_disk(tmp_path: Path) -> OnDisk:
-    return results_cast.scripted_experiment(tmp_path)
+    return results_fixtures.scripted_experiment(tmp_path)
 
 
 @pytest.fixture
 def row(on_disk: OnDisk, alice: User) -> Experiment:
-    return results_cast.record(on_disk, alice)
+    return results_fixtures.record(on_disk, alice)
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core.recipes.schema import Recipe
 from tests.core import scripted_world
-from tests.webapp.audit_cast import artifacts, audited, batch, browser, carol, dave, take
+from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, carol, dave, take
 from tests.webapp.test_permissions import ADDRESSES, ASKED_BY_POST
-from tests.webapp.watching_cast import HTMX, RESTORE
+from tests.webapp.watching_fixtures import HTMX, RESTORE
 from webapp.audit.models import Batch
 from webapp.experiment_form.launch_request import LaunchRequest
-from webapp.experiments.models import Order
+from webapp.experiments.models import Job
 from webapp.results.iteration_reader import open_iteration
 from webapp.results.prompt_index import find_index
 
@@ -27,15 +27,15 @@ __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 pytestmark = pytest.mark.django_db
 
 WITH_A_FORM: Final = {
-    *("login", "password_change", "tokens", "notices", "ownership"),
-    *("new_experiment", "duplicate", "try", "try_result", "publish", "audit_new"),
+    *("login", "password_change", "tokens", "notifications", "ownership"),
+    *("new_experiment", "duplicate", "playground", "conversation", "publish", "audit_new"),
     "audit_item",
 }
 """Pages whose own form is sent back to them."""
 NO_PAGES: Final = {
     *("livez", "healthz", "health_report", "metrics"),
     *("file", "published_archive", "audit_export"),
-    *("audit_desk", "login"),  # these lead elsewhere whoever has signed in
+    *("annotate", "login"),  # these lead elsewhere whoever has signed in
 }
 TRIED: Final = {
     "models": [0, 1],
@@ -80,15 +80,21 @@ def everybody(carol: User) -> Client:
 def path_of(name: str, world: dict[str, object], person: User, batch: Batch) -> str:
     """The address of something that is there; what the page is about is made if need be."""
     given, query = dict(world), ""
-    if name == "launch_order":
+    if name == "job":
         wish = LaunchRequest(name="mine", seed=1, until=1, recipe="smoke").write()
-        order = Order.objects.create(kind="launch", by=person, subject="mine", wish=wish)
-        given["pk"] = order.pk
-    elif name == "try_result":
-        order = Order.objects.create(
-            kind="chat", by=person, experiment=batch.experiment, subject="scripted", wish=TRIED
+        job = Job.objects.create(
+            kind="launch", created_by=person, experiment_name="mine", payload=wish
         )
-        given["number"] = order.pk
+        given["pk"] = job.pk
+    elif name == "conversation":
+        job = Job.objects.create(
+            kind="chat",
+            created_by=person,
+            experiment=batch.experiment,
+            experiment_name="scripted",
+            payload=TRIED,
+        )
+        given["number"] = job.pk
     elif name == "audit_item":
         given["number"] = take(browser(person), batch).number
     elif name == "battle":

@@ -21,14 +21,14 @@ from meta_reward_core.planning.experiment_request import load_requested_recipe
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_cast import (
+from tests.webapp.experiment_form_fixtures import (
     HTMX,
     NEW,
     filled,
     launch,
     make_experiment,
     make_model,
-    only_order,
+    only_job,
     places,
 )
 from webapp.experiment_form.cost import humanize_duration
@@ -40,8 +40,8 @@ from webapp.experiments.models import (
     Attempt,
     Experiment,
     Iteration,
+    Job,
     JobKind,
-    Order,
     Shard,
     Stage,
 )
@@ -81,11 +81,11 @@ def test_endpoints_that_are_known_here_are_offered(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = client.get(f"{NEW}?recipe=smoke").content.decode()
-    assert "Known here" not in page
+    assert "Available" not in page
     entry = "{base_url: 'http://localhost:9/v1', model: m}"
     monkeypatch.setenv("META_REWARD_ENDPOINTS", f"{{big: {entry}, small: {entry}}}")
     page = client.get(f"{NEW}?recipe=smoke").content.decode()
-    assert page.count("Known here: big, small.") == 2
+    assert page.count("Available: big, small.") == 2
     assert '<option value="small"></option>' in page
     assert "localhost:9" not in page
     monkeypatch.setenv("META_REWARD_ENDPOINTS", "{broken")
@@ -99,11 +99,11 @@ def test_an_unknown_recipe_is_named(client: Client) -> None:
 
 def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
     answer = launch(client, **{"recipe.actor.samples": "5", "is_private": "on"})
-    order = only_order()
+    job = only_job()
     assert answer.status_code == 302
-    assert answer.headers["Location"] == f"/experiments/new/orders/{order.pk}"
-    assert (order.kind, order.by, order.subject) == (JobKind.LAUNCH, alice, "mine")
-    wish = LaunchRequest.read(order.wish)
+    assert answer.headers["Location"] == f"/jobs/{job.pk}"
+    assert (job.kind, job.created_by, job.experiment_name) == (JobKind.LAUNCH, alice, "mine")
+    wish = LaunchRequest.read(job.payload)
     assert wish == LaunchRequest(
         name="mine",
         seed=7,
@@ -118,14 +118,14 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
 @pytest.mark.parametrize("name", ["org/name", "org/name@v1.0", f"org/name@{'5' * 40}"])
 def test_a_model_of_the_hub_may_name_a_revision(client: Client, name: str) -> None:
     launch(client, model_from="hub", model_hub=name)
-    assert LaunchRequest.read(only_order().wish).build_recipe().model == name
+    assert LaunchRequest.read(only_job().payload).build_recipe().model == name
 
 
 def test_only_what_was_changed_is_kept(client: Client) -> None:
     page = client.get(f"{NEW}?recipe=smoke")
     texts = {f"recipe.{key}": value for key, value in page.context["sheet"].draft.texts.items()}
     launch(client, **texts)
-    assert only_order().wish["changes"] == []
+    assert only_job().payload["changes"] == []
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
     page = text(launch(client, **{f"recipe.{key}": typed}))
     note = page.split(f'id="note-recipe-{key.replace(".", "-")}"')[1].split("</p>")[0]
     assert error in note
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_wrong_setting_is_told_and_nothing_is_ordered(
     client: Client, changes: dict[str, str], error: str
 ) -> None:
     assert error in text(launch(client, **changes))
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_who_chooses_a_server_finds_its_name_beside_it(client: Client) -> None:
@@ -206,7 +206,7 @@ def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
 def test_a_taken_name_is_refused(client: Client, alice: User) -> None:
     make_experiment("mine")
     assert "An experiment of this name exists" in text(launch(client))
-    enqueue_job(JobKind.LAUNCH, by=alice, subject="another")
+    enqueue_job(JobKind.LAUNCH, by=alice, experiment_name="another")
     assert "is being opened already" in text(launch(client, name="another"))
 
 
@@ -217,19 +217,19 @@ def test_a_change_asks_for_the_checks_alone(client: Client) -> None:
     assert 'id="note-recipe-actor-samples" hx-swap-oob="true"' in region
     assert "Input should be greater than or equal to 1." in region
     assert "This field is required." not in region
-    assert "Still missing: name." in region
+    assert "Required: name." in region
 
 
 def test_htmx_never_launches(client: Client) -> None:
     client.post(NEW, filled(action="launch"), headers=HTMX)
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_the_button_checks_without_javascript(client: Client) -> None:
     page = text(client.post(NEW, filled(action="check", **{"recipe.actor.samples": "5"})))
     assert "<html" in page
-    assert "Changed; it was <b>7</b>" in page
-    assert not Order.objects.exists()
+    assert "Changed from <b>7</b>" in page
+    assert not Job.objects.exists()
 
 
 def test_the_estimate_is_the_plans(client: Client) -> None:
@@ -256,7 +256,7 @@ def test_the_disk_holds_every_iteration_and_the_last_ones_training(client: Clien
 
 def test_a_disk_that_is_too_small_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webapp.experiment_form.cost.get_free_bytes", lambda: 1000)
-    assert "The disk is too small for that" in text(client.post(NEW, filled(), headers=HTMX))
+    assert "Not enough disk space" in text(client.post(NEW, filled(), headers=HTMX))
 
 
 def measure(iteration: Iteration, name: str, *, seconds: float, **counts: int) -> Shard:
@@ -357,7 +357,7 @@ def test_folders_of_models_are_offered_if_they_may_be_loaded(client: Client, pla
     assert [one.name for one in models.choices] == ["good", "org/nested"]
     assert {one.name for one in models.unusable} == {"linked", "pickled"}
     launch(client, model_from="folder", model_folder="org/nested")
-    assert only_order().wish["changes"] == ['model="org/nested"']
+    assert only_job().payload["changes"] == ['model="org/nested"']
 
 
 def test_no_model_is_chosen_for_a_person(client: Client, places: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_recipe_of_ones_own_extends_a_shipped_one(client: Client) -> None:
     page = text(client.post(NEW, {"base_text": yaml, "action": "begin"}))
     assert 'name="recipe.actor.samples" value="3"' in page
     launch(client, base_recipe="", base_text=yaml)
-    assert LaunchRequest.read(only_order().wish).build_recipe().actor.samples == 3
+    assert LaunchRequest.read(only_job().payload).build_recipe().actor.samples == 3
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_template_of_this_machine_is_never_read(client: Client) -> None:
     yaml = "extends: smoke\nname: spy\njudge: {template: /etc/passwd}"
     page = text(launch(client, base_recipe="", base_text=yaml))
     assert "Choose one of: judge, miniature_judge." in page
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "{{ settings.SECRET_KEY }}"])
@@ -422,13 +422,13 @@ def test_who_only_looks_cannot_begin(client: Client) -> None:
 
 
 def test_strangers_sign_in_first() -> None:
-    assert Client().get(NEW).headers["Location"].startswith("/people/login")
+    assert Client().get(NEW).headers["Location"].startswith("/account/login")
 
 
 def test_other_methods_are_refused(client: Client) -> None:
     assert client.put(NEW).status_code == 405
     assert client.get(f"{NEW}/prompts").status_code == 405
-    assert client.post(f"{NEW}/orders/1").status_code == 405
+    assert client.post("/jobs/1").status_code == 405
 
 
 def test_restoring_history_gives_the_whole_page(client: Client) -> None:

@@ -10,7 +10,14 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput, compute_shard_key
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_cast import HTMX, NEW, filled, make_experiment, only_order, places
+from tests.webapp.experiment_form_fixtures import (
+    HTMX,
+    NEW,
+    filled,
+    make_experiment,
+    only_job,
+    places,
+)
 from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiments.models import Experiment
 
@@ -22,7 +29,9 @@ __all__ = ["places"]
 @pytest.fixture
 def origin(client: Client, places: Path) -> Experiment:
     root = str(places / "artifacts")
-    row = make_experiment("first", seed=3, until=2, changes=["actor.samples=5"], artifact_root=root)
+    row = make_experiment(
+        "first", seed=3, target_iteration=2, changes=["actor.samples=5"], artifact_root=root
+    )
     rows = [
         {"prompt_id": f"{number:064}", "text": f"question {number}?", "extra": None}
         for number in range(80)
@@ -61,12 +70,12 @@ def test_each_change_is_shown_before_and_after(client: Client, origin: Experimen
 
 def test_its_order_needs_the_original_no_more(client: Client, origin: Experiment) -> None:
     client.post(NEW, again(action="launch", **{"recipe.pairing.rho": "0.1, 0.2"}))
-    wish = LaunchRequest.read(only_order().wish)
+    wish = LaunchRequest.read(only_job().payload)
     assert (wish.origin, wish.same_prompts) == ("first", True)
     origin.delete()
     recipe = wish.build_recipe()
     assert (recipe.actor.samples, recipe.pairing.rho) == (5, [0.1, 0.2])
-    assert client.get(f"{NEW}?order={only_order().pk}").status_code == 200
+    assert client.get(f"{NEW}?job={only_job().pk}").status_code == 200
 
 
 def test_prompts_that_are_gone_are_told(client: Client) -> None:

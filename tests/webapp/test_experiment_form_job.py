@@ -9,9 +9,9 @@ from django.test import Client
 from django.utils import timezone
 
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_cast import HTMX, launch, make_experiment, only_order, places
+from tests.webapp.experiment_form_fixtures import HTMX, launch, make_experiment, only_job, places
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import JobKind, Order
+from webapp.experiments.models import Job, JobKind
 
 pytestmark = pytest.mark.django_db
 
@@ -19,45 +19,45 @@ __all__ = ["places"]
 
 
 @pytest.fixture
-def order(client: Client) -> Order:
+def job(client: Client) -> Job:
     launch(client, **{"recipe.actor.samples": "5", "seed": "9"})
-    return only_order()
+    return only_job()
 
 
-def page_of(order: Order) -> str:
-    return f"/experiments/new/orders/{order.pk}"
+def page_of(job: Job) -> str:
+    return f"/jobs/{job.pk}"
 
 
-def test_a_waiting_order_asks_for_itself(client: Client, order: Order) -> None:
-    page = client.get(page_of(order)).content.decode()
-    assert "Waiting" in page
+def test_a_waiting_order_asks_for_itself(client: Client, job: Job) -> None:
+    page = client.get(page_of(job)).content.decode()
+    assert "Queued" in page
     assert 'hx-trigger="every 1s"' in page
     assert "actor.samples=5" in page
-    assert "Nothing has taken it yet" not in page
-    region = client.get(page_of(order), headers=HTMX).content.decode()
+    assert "Still queued" not in page
+    region = client.get(page_of(job), headers=HTMX).content.decode()
     assert "<html" not in region
 
 
-def test_one_that_nobody_takes_says_what_may_be_missing(client: Client, order: Order) -> None:
-    Order.objects.update(created=timezone.now() - timedelta(minutes=1))
-    assert "Nothing has taken it yet" in client.get(page_of(order)).content.decode()
+def test_one_that_nobody_takes_says_what_may_be_missing(client: Client, job: Job) -> None:
+    Job.objects.update(created=timezone.now() - timedelta(minutes=1))
+    assert "Still queued" in client.get(page_of(job)).content.decode()
 
 
-def test_what_is_said_while_it_is_opened_is_shown(client: Client, order: Order) -> None:
+def test_what_is_said_while_it_is_opened_is_shown(client: Client, job: Job) -> None:
     said = {"opening": True, "said": ["p.txt: <b>2</b> duplicate(s) left out"]}
-    Order.objects.update(status="running", token="0" * 32, outcome=said)
-    page = client.get(page_of(order)).content.decode()
-    assert "Being opened" in page
+    Job.objects.update(status="running", token="0" * 32, outcome=said)
+    page = client.get(page_of(job)).content.decode()
+    assert "Preparing" in page
     assert "&lt;b&gt;2&lt;/b&gt; duplicate(s) left out" in page
 
 
-def test_a_refusal_gives_the_reason_and_the_form_as_it_was(client: Client, order: Order) -> None:
-    Order.objects.update(status="refused", finding="no <room> left")
-    page = client.get(page_of(order)).content.decode()
+def test_a_refusal_gives_the_reason_and_the_form_as_it_was(client: Client, job: Job) -> None:
+    Job.objects.update(status="refused", message="no <room> left")
+    page = client.get(page_of(job)).content.decode()
     assert "no &lt;room&gt; left" in page
     assert "hx-get" not in page
-    assert f"/experiments/new?order={order.pk}" in page
-    sheet: Any = client.get(f"/experiments/new?order={order.pk}").context["sheet"]
+    assert f"/experiments/new?job={job.pk}" in page
+    sheet: Any = client.get(f"/experiments/new?job={job.pk}").context["sheet"]
     assert sheet.draft.texts["actor.samples"] == "5"
     assert sheet.form["name"].value() == "mine"
     assert sheet.form["seed"].value() == 9
@@ -65,29 +65,29 @@ def test_a_refusal_gives_the_reason_and_the_form_as_it_was(client: Client, order
     assert sheet.is_ready
 
 
-def test_once_begun_it_leads_to_the_experiment(client: Client, order: Order) -> None:
-    Order.objects.update(status="done", experiment=make_experiment("mine"))
-    assert client.get(page_of(order)).headers["Location"] == "/experiments/mine"
-    answer = client.get(page_of(order), headers=HTMX)
+def test_once_begun_it_leads_to_the_experiment(client: Client, job: Job) -> None:
+    Job.objects.update(status="done", experiment=make_experiment("mine"))
+    assert client.get(page_of(job)).headers["Location"] == "/experiments/mine"
+    answer = client.get(page_of(job), headers=HTMX)
     assert answer.headers["HX-Redirect"] == "/experiments/mine"
 
 
-def test_begun_and_gone_since(client: Client, order: Order) -> None:
-    Order.objects.update(status="done")
-    page = client.get(page_of(order)).content.decode()
-    assert "gone since" in page
+def test_begun_and_gone_since(client: Client, job: Job) -> None:
+    Job.objects.update(status="done")
+    page = client.get(page_of(job)).content.decode()
+    assert "since been deleted" in page
     assert "hx-get" not in page
 
 
-def test_an_order_is_for_who_placed_it_and_for_admins(client: Client, order: Order) -> None:
+def test_an_order_is_for_who_placed_it_and_for_admins(client: Client, job: Job) -> None:
     client.force_login(make_person("bob", "operator"))
-    assert client.get(page_of(order)).status_code == 404
-    assert client.get(f"/experiments/new?order={order.pk}").status_code == 404
+    assert client.get(page_of(job)).status_code == 404
+    assert client.get(f"/experiments/new?job={job.pk}").status_code == 404
     client.force_login(make_person("root", "admin"))
-    assert client.get(page_of(order)).status_code == 200
+    assert client.get(page_of(job)).status_code == 200
 
 
 def test_orders_of_other_kinds_have_no_such_page(client: Client, alice: User) -> None:
-    other = enqueue_job(JobKind.PAUSE, by=alice, subject="x")
+    other = enqueue_job(JobKind.PAUSE, by=alice, experiment_name="x")
     assert client.get(page_of(other)).status_code == 404
-    assert client.get("/experiments/new?order=x").status_code == 404
+    assert client.get("/experiments/new?job=x").status_code == 404

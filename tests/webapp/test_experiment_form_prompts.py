@@ -16,9 +16,9 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core.data.prompt_files import read_prompts
 from meta_reward_core.errors import PromptFileError
-from tests.webapp.experiment_form_cast import HTMX, NEW, filled, launch, only_order, places
+from tests.webapp.experiment_form_fixtures import HTMX, NEW, filled, launch, only_job, places
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
-from webapp.experiments.models import Order
+from webapp.experiments.models import Job
 
 pytestmark = pytest.mark.django_db
 
@@ -78,7 +78,7 @@ def test_what_is_too_long_to_be_pasted_is_refused_in_words(
     refused = client.post(NEW, filled(prompts_from="text", prompts_text="x" * 200_000))
     assert refused.status_code == 400
     assert "longer than 0.1 MB. Send a long list of prompts as a file" in refused.content.decode()
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None:
@@ -118,14 +118,14 @@ def test_what_cannot_be_read_is_told_and_not_kept(
 def test_a_file_that_was_sent_is_launched_from_what_was_kept(client: Client) -> None:
     found = send(client, MANY.encode()).context["sheet"].prompts.found
     launch(client, prompts_from="file", prompts_stored=found.name, prompts_called="mine.txt")
-    wish = only_order().wish
+    wish = only_job().payload
     assert (wish["prompts"], wish["prompts_called"]) == (found.name, "mine.txt")
     assert len(read_prompts(get_stored_path(found.name)).prompts) == 80
 
 
 def test_without_javascript_the_file_comes_with_the_launch(client: Client) -> None:
     launch(client, prompts_from="file", prompts_file=SimpleUploadedFile("p.txt", MANY.encode()))
-    assert only_order().wish["prompts_called"] == "p.txt"
+    assert only_job().payload["prompts_called"] == "p.txt"
 
 
 def test_pasted_text_is_kept_only_when_it_is_launched(client: Client, places: Path) -> None:
@@ -134,7 +134,7 @@ def test_pasted_text_is_kept_only_when_it_is_launched(client: Client, places: Pa
     assert "80 prompts" in region
     assert list((places / "uploads").iterdir()) == []
     launch(client, prompts_from="text", prompts_text=MANY)
-    assert only_order().wish["prompts"].endswith(".txt")
+    assert only_job().payload["prompts"].endswith(".txt")
 
 
 def test_a_file_that_is_too_large_is_dropped(
@@ -148,7 +148,7 @@ def test_a_file_that_is_too_large_is_dropped(
         client, prompts_from="file", prompts_file=SimpleUploadedFile("p.txt", b"x\n" * 150_000)
     )
     assert "The file is larger than 0.1 MB." in answer.content.decode()
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_a_parquet_bomb_is_refused_before_it_is_unpacked(settings: Settings, places: Path) -> None:

@@ -9,7 +9,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.evaluation.alarms import AlarmName
 from meta_reward_core.recipes.loader import load_recipe
 from tests.webapp.conftest import make_person
-from tests.webapp.watching_cast import (
+from tests.webapp.watching_fixtures import (
     HOSTILE,
     HTMX,
     RESTORE,
@@ -34,18 +34,18 @@ def test_a_new_experiment_says_that_nothing_has_happened(
     client: Client, experiment: Experiment
 ) -> None:
     page = get(client, PATH)
-    assert "0 iterations finished" in page
-    assert "Curves appear once an iteration is finished." in page
+    assert "0 iterations completed" in page
+    assert "Charts appear once an iteration is completed." in page
     assert "Run iteration 1" in page
     assert "hx-get" not in page
 
 
 def test_the_pages_about_an_experiment_are_linked(client: Client, iteration: Iteration) -> None:
     page = get(client, PATH)
-    for link in ("duplicate", "try", "files"):
+    for link in ("duplicate", "playground", "files"):
         assert f'href="{PATH}/{link}"' in page
     assert 'href="/experiments/compare?name=first"' in page
-    assert 'href="/log?experiment=first"' in page
+    assert 'href="/activity?experiment=first"' in page
     assert 'href="/experiments/new"' in get(client, "/")
     page = get(client, f"{PATH}/iterations/1")
     for link in ("prompts", "what-if"):
@@ -84,7 +84,7 @@ def test_watchers_share_what_is_drawn_and_who_steers_does_not(
     run_judging(iteration)
     before = get(one, path, **HTMX)
     drawn = count_queries(one, path, **HTMX)
-    Iteration.objects.filter(pk=iteration.pk).update(status="failed", finding="it broke")
+    Iteration.objects.filter(pk=iteration.pk).update(status="failed", message="it broke")
     assert get(other, path, **HTMX) == before
     assert drawn < count_queries(client, path, **HTMX)
     assert "it broke" in get(client, path, **HTMX)
@@ -154,8 +154,8 @@ def test_the_lineage_says_what_each_model_was_trained_on(
         stage = add_stage(iteration, name=name, position=len(name), status="finished")
         Shard.objects.create(stage=stage, index=0, status="finished", counts=counts)
     page = get(client, PATH)
-    assert "M0, which is also the reference" in page
-    assert "30 actor (6 prompts without), judge: not yet" in page
+    assert "M0, also the reference model" in page
+    assert "30 actor (6 prompts gave none), judge: pending" in page
     assert "step 1,250" in page
     assert f'<code title="{"c" * 64}">{"c" * 12}</code>' in page
 
@@ -164,9 +164,9 @@ def test_a_seed_model_of_the_hub_is_named_at_its_commit(
     client: Client, iteration: Iteration
 ) -> None:
     commit = "0123456789" * 4
-    Experiment.objects.update(seed_model_folder=f"/models/org/name@{commit}")
+    Experiment.objects.update(base_model_folder=f"/models/org/name@{commit}")
     page = get(client, PATH)
-    assert "the seed model org/name of the hub, commit" in page
+    assert "base model org/name from the Hugging Face Hub, commit" in page
     assert f'<code title="{commit}">012345678901</code>' in page
 
 
@@ -176,15 +176,15 @@ def test_values_that_differ_from_the_shipped_recipe_are_marked(
     recipe = load_recipe("smoke", changes=["actor.samples=5"]).model_dump(mode="json")
     Experiment.objects.update(recipe=recipe)
     page = get(client, PATH)
-    assert "1 value differs from the shipped recipe" in page
+    assert "1 value differs from the built-in recipe" in page
     changed = page.split('<tr class="changed">')[1].split("</tr>")[0]
     assert "actor.samples" in changed
-    assert '<td data-label="Here">5 </td>' in changed
-    assert '<td data-label="As shipped">7</td>' in changed
+    assert '<td data-label="Value here">5 </td>' in changed
+    assert '<td data-label="Built-in value">7</td>' in changed
     Experiment.objects.update(recipe=load_recipe("smoke").model_dump(mode="json"))
-    assert "is shipped." in get(client, PATH)
+    assert "Identical to the built-in recipe" in get(client, PATH)
     Experiment.objects.update(recipe={"name": "my-own"})
-    assert "nothing to compare" in get(client, PATH)
+    assert "no built-in recipe of this name" in get(client, PATH)
 
 
 def test_an_alarm_says_what_it_means_and_what_to_try(client: Client, iteration: Iteration) -> None:
@@ -194,7 +194,7 @@ def test_an_alarm_says_what_it_means_and_what_to_try(client: Client, iteration: 
     assert "Iteration 1: Responses grow longer" in page
     assert "Grew from 70 to 99." in page
     assert "Judges like long answers" in page
-    assert "What to try: Raise rho." in page
+    assert "Suggested action: Raise rho." in page
 
 
 def test_every_alarm_has_a_meaning() -> None:
@@ -204,12 +204,12 @@ def test_every_alarm_has_a_meaning() -> None:
 def test_an_order_is_shown_until_it_is_done_or_refused(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
-    order = enqueue_job(JobKind.NEXT, by=alice, experiment=experiment)
+    job = enqueue_job(JobKind.NEXT, by=alice, experiment=experiment)
     page = get(client, PATH)
-    assert "run the next iteration, asked by alice" in page
+    assert "start the next iteration, requested by alice" in page
     assert "hx-get" in page
     assert "steer-next" not in page
-    type(order).objects.update(status="refused", finding="no room on the disk")
+    type(job).objects.update(status="refused", message="no room on the disk")
     page = get(client, PATH)
     assert "no room on the disk" in page
     assert "hx-get" not in page
@@ -221,17 +221,17 @@ def test_text_of_others_is_never_html(client: Client, iteration: Iteration, alic
     type(stage).objects.update(title=HOSTILE)
     Experiment.objects.update(
         recipe={"name": HOSTILE, "rubric": HOSTILE * 100, "pair_kinds": [[HOSTILE]]},
-        seed_model_folder=f"/models/{HOSTILE}",
+        base_model_folder=f"/models/{HOSTILE}",
     )
-    Iteration.objects.update(finding=HOSTILE)
+    Iteration.objects.update(message=HOSTILE)
     finish(
         Iteration.objects.create(experiment=iteration.experiment, number=2),
         alarms=[{"name": HOSTILE, "sentence": HOSTILE, "advice": HOSTILE}],
         pairs=[{"kind": "actor", "pairs": 1, "dropped": {HOSTILE: 1}}],
     )
     Experiment.objects.update(status="running")
-    order = enqueue_job(JobKind.PAUSE, by=alice, experiment=iteration.experiment)
-    type(order).objects.update(finding=HOSTILE, status="refused")
+    job = enqueue_job(JobKind.PAUSE, by=alice, experiment=iteration.experiment)
+    type(job).objects.update(message=HOSTILE, status="refused")
     page = get(client, PATH)
     assert "<script>alert" not in page
     assert "<img" not in page

@@ -10,9 +10,9 @@ from meta_reward_core.evaluation.scorecard import Metric, Scorecard
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.reporting.scorecard_store import save_scorecard
 from meta_reward_core.storage.shards import IterationFiles
-from tests.webapp.results_cast import record, scripted_experiment
-from tests.webapp.watching_cast import HOSTILE, get
-from webapp.experiments.models import Experiment, Order
+from tests.webapp.results_fixtures import record, scripted_experiment
+from tests.webapp.watching_fixtures import HOSTILE, get
+from webapp.experiments.models import Experiment, Job
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ def card(benchmark: str, **figures: float | None) -> Scorecard:
 
 def test_nothing_is_drawn_where_nobody_evaluated(client: Client, row: Experiment) -> None:
     assert client.get(PATH).context["outside_charts"] == []
-    assert "By people and by evaluations" not in get(client, PATH)
+    assert "Human review and benchmarks" not in get(client, PATH)
 
 
 def test_win_rates_are_drawn_over_the_models(
@@ -46,7 +46,7 @@ def test_win_rates_are_drawn_over_the_models(
         rates = {"win_rate": rate, "length_controlled_winrate": rate - 2, "avg_length": 1900.0}
         save_scorecard(on_disk.store, "scripted", number, card("AlpacaEval 2", **rates))
     page = get(client, PATH)
-    assert "By people and by evaluations" in page
+    assert "Human review and benchmarks" in page
     for shown in ("Win rate in evaluations", "AlpacaEval 2, plain", "22.5", "31.25", "20.5"):
         assert shown in page
     assert "1900" not in page
@@ -87,10 +87,10 @@ def test_the_lineage_names_the_prompts(client: Client, row: Experiment, on_disk:
     pool = IterationFiles(on_disk.store, "scripted/iteration-0").manifest("pool")
     assert pool is not None
     page = " ".join(get(client, PATH).split())
-    assert "drawn from 60 instructions, hash" in page
+    assert "sampled from 60 prompts, hash" in page
     assert pool.parts[0].sha256 in page
     wish = {"prompts_called": f"questions {HOSTILE}.jsonl"}
-    Order.objects.create(kind="launch", experiment=row, subject="scripted", wish=wish)
+    Job.objects.create(kind="launch", experiment=row, experiment_name="scripted", payload=wish)
     page = get(client, PATH)
     assert "questions &lt;/pre&gt;" in page
     assert "<script>alert" not in page
@@ -99,4 +99,4 @@ def test_the_lineage_names_the_prompts(client: Client, row: Experiment, on_disk:
 def test_an_experiment_whose_files_are_gone_names_no_prompts(
     client: Client, experiment: Experiment
 ) -> None:
-    assert "are drawn from" not in get(client, "/experiments/first")
+    assert "are sampled from" not in get(client, "/experiments/first")

@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from tests.webapp.experiment_form_cast import NEW, filled
+from tests.webapp.experiment_form_fixtures import NEW, filled
 from tests.webapp.test_playground import FOLLOW_UP, add_try, answer
 from tests.webapp.test_playground import FORM as TRY_FORM
 from webapp.experiments.models import Experiment, Iteration
@@ -113,7 +113,7 @@ def test_in_the_form_of_a_launch(client: Client, places: None, text: str) -> Non
     for name in LAUNCH_FIELDS:
         send(client, NEW, filled(action="check") | {name: text})
     pasted = {"prompts_from": "paste", "prompts_text": text, "prompts_called": text}
-    send(client, NEW, filled(action="launch") | pasted, "/log", "/workers", "/")
+    send(client, NEW, filled(action="launch") | pasted, "/activity", "/workers", "/")
     names = recipe_fields(client)
     assert len(names) > 20
     send(client, NEW, filled(action="launch") | dict.fromkeys(names, text[:10_000]))
@@ -129,24 +129,26 @@ def test_every_field_of_the_launch_is_among_them(client: Client, places: None) -
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_in_the_choice_of_notices(client: Client, text: str) -> None:
-    page = client.get("/people/notices").content.decode()
+    page = client.get("/account/notifications").content.decode()
     assert set(fields_of(page)) == set(NOTICE_FIELDS)
     for name in NOTICE_FIELDS:
-        send(client, "/people/notices", {name: text}, "/people/notices")
+        send(client, "/account/notifications", {name: text}, "/account/notifications")
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_in_the_name_of_a_token(client: Client, text: str) -> None:
-    page = client.get("/people/tokens").content.decode()
+    page = client.get("/account/tokens").content.decode()
     assert set(fields_of(page)) == {"name"}
     for name in (text, text[:64]):
-        send(client, "/people/tokens", {"name": name, "days": "30"}, "/people/tokens", "/log")
+        send(
+            client, "/account/tokens", {"name": name, "days": "30"}, "/account/tokens", "/activity"
+        )
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_in_a_question_to_models(client: Client, iteration: Iteration, text: str) -> None:
     Iteration.objects.update(status="finished", model_out="c" * 64)
-    path = "/experiments/first/try"
+    path = "/experiments/first/playground"
     fields = set(fields_of(client.get(path).content.decode()))
     assert fields <= TRY_FORM.keys()
     for name in sorted(fields):
@@ -159,15 +161,18 @@ def test_in_a_follow_up(
 ) -> None:
     answers = [answer(0, text), answer(1, text)]
     done = add_try(experiment, status="done", outcome={"answers": answers, "judgments": []})
-    path = f"/experiments/first/try/{done.pk}"
+    path = f"/experiments/first/playground/{done.pk}"
     assert set(fields_of(client.get(path).content.decode())) <= FOLLOW_UP.keys()
     for name in sorted(FOLLOW_UP):
-        send(client, path, FOLLOW_UP | {name: text}, path, "/experiments/first/try")
+        send(client, path, FOLLOW_UP | {name: text}, path, "/experiments/first/playground")
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_in_what_narrows_a_list(client: Client, iteration: Iteration, text: str) -> None:
-    for path, names in {"/": ("q", "status"), "/log": ("person", "experiment", "kind")}.items():
+    for path, names in {
+        "/": ("q", "status"),
+        "/activity": ("person", "experiment", "kind"),
+    }.items():
         for name in names:
             assert_harmless(client.get(path, {name: text[:4000]}))  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from meta_reward_core.storage.records import Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.webapp.conftest import make_person
-from tests.webapp.watching_cast import (
+from tests.webapp.watching_fixtures import (
     HOSTILE,
     HTMX,
     RESTORE,
@@ -160,7 +160,7 @@ def test_a_failure_shows_the_end_of_what_was_said_and_a_button(
     assert "Judge, shard 3, attempt 4: failed on host-1 (process 71)" in page
     assert page.split("Shards and attempts")[0].count("line 999</pre>") == 3
     assert "line 991<" not in page
-    assert "Try again" in page
+    assert "Retry" in page
     assert "1 failed" in page
 
 
@@ -185,7 +185,7 @@ def test_shards_come_in_pages_by_stage_and_status(client: Client, iteration: Ite
 def test_charts_show_what_finished_shards_made(
     client: Client, iteration: Iteration, files: IterationFiles
 ) -> None:
-    assert "Charts appear as shards are finished" in get(client, PATH, **CHARTS)
+    assert "Charts appear as shards are completed" in get(client, PATH, **CHARTS)
     run_judging(iteration)
     publish(files, "judge", 0, judged(0, 3.0, 3.0, 5.0, None))
     page = get(client, PATH, **CHARTS)
@@ -203,7 +203,7 @@ def test_a_running_training_is_drawn_before_its_log_is_written(
     train = run_judging(iteration)
     Stage.objects.filter(pk=train.pk).update(name="train")
     running = Shard.objects.filter(stage=train, status="running")
-    running.update(figures=[{"step": 1.0, "loss": 0.69}, {"step": 2.0, "loss": 0.42}])
+    running.update(training_metrics=[{"step": 1.0, "loss": 0.69}, {"step": 2.0, "loss": 0.42}])
     page = get(client, PATH, **CHARTS)
     assert "Training loss" in page
     assert '<th scope="row">2</th><td>0.42</td>' in page
@@ -267,7 +267,7 @@ def test_a_finished_iteration_shows_all_charts(
     ):
         assert f"<figcaption>{title}</figcaption>" in page
     assert '<th scope="row">2</th><td>0.7</td><td>0.8</td>' in page
-    assert "so far" not in page.split("What it made")[1][:10]
+    assert "so far" not in page.split(">Results")[1][:10]
 
 
 def test_a_part_is_read_once(
@@ -286,7 +286,7 @@ def test_a_part_that_is_gone_is_said(
     for part in (tmp_path / "first/iteration-1/judgments").iterdir():
         part.unlink()
     page = get(client, PATH)
-    assert "Some files cannot be read now" in page
+    assert "Some files could not be read" in page
     assert "judgments/part-00000.parquet" in page
 
 
@@ -306,13 +306,13 @@ def test_another_browser_and_a_reload_see_the_same(client: Client, iteration: It
     Iteration.objects.update(started=now)
     other = Client()
     other.force_login(make_person("vera", "viewer"))
-    shown = f'begun <time datetime="{now.isoformat(timespec="microseconds")}'
+    shown = f'started <time datetime="{now.isoformat(timespec="microseconds")}'
     assert all(shown in get(browser, PATH) for browser in (client, client, other))
 
 
 def test_text_of_others_is_never_html(client: Client, iteration: Iteration) -> None:
     stage = run_judging(iteration)
-    Iteration.objects.update(finding=HOSTILE)
+    Iteration.objects.update(message=HOSTILE)
     Stage.objects.update(title=HOSTILE, name="judge")
     Shard.objects.filter(index=0).update(counts={HOSTILE: 1, "tokens": 5})
     add_attempt(stage.shards.get(index=3), error=HOSTILE, worker=HOSTILE)

@@ -12,13 +12,13 @@ from pytest_django.fixtures import Settings
 
 from tests.webapp.conftest import make_person
 from webapp.experiments.models import Experiment
-from webapp.notifications.models import Choice, Notice, Recipient
+from webapp.notifications.models import Notification, Recipient, Subscription
 from webapp.notifications.webhooks import WebhookError, parse_address, sign
 
 pytestmark = pytest.mark.django_db
 
 HTMX = {"HX-Request": "true"}
-PAGE = "/people/notices"
+PAGE = "/account/notifications"
 HOSTILE = "</td><script>alert(1)</script>"
 FORM = {
     "email": "alice@example.org",
@@ -40,7 +40,7 @@ def get(client: Client, **headers: str) -> str:
 
 
 def chosen() -> set[tuple[str, str]]:
-    return set(Choice.objects.values_list("event", "channel"))
+    return set(Subscription.objects.values_list("event", "channel"))
 
 
 def test_what_is_chosen_is_kept_and_shown(client: Client, alice: User) -> None:
@@ -56,11 +56,11 @@ def test_what_is_chosen_is_kept_and_shown(client: Client, alice: User) -> None:
 
 def test_choosing_again_keeps_since_when_and_takes_away_the_rest(client: Client) -> None:
     client.post(PAGE, FORM)
-    since = Choice.objects.get(event="failed", channel="email").since
+    since = Subscription.objects.get(event="failed", channel="email").since
     changed = {name: value for name, value in FORM.items() if name != "ended_email"}
     assert client.post(PAGE, changed).status_code == 302
     assert chosen() == {("failed", "email"), ("failed", "webhook")}
-    assert Choice.objects.get(event="failed", channel="email").since == since
+    assert Subscription.objects.get(event="failed", channel="email").since == since
 
 
 def test_the_secret_is_shown_once(client: Client) -> None:
@@ -79,7 +79,7 @@ def test_the_secret_is_shown_once(client: Client) -> None:
 
 def test_without_a_webhook_there_is_no_secret(client: Client) -> None:
     page = client.post(f"{PAGE}/secret", follow=True).content.decode()
-    assert "There is no webhook yet" in page
+    assert "No webhook is configured" in page
     assert not Recipient.objects.exists()
 
 
@@ -87,10 +87,10 @@ def test_without_a_webhook_there_is_no_secret(client: Client) -> None:
     "change, words",
     [
         ({"email": "nonsense"}, "valid email"),
-        ({"email": ""}, "give an address"),
-        ({"webhook_url": ""}, "give an address"),
+        ({"email": ""}, "Enter an address"),
+        ({"webhook_url": ""}, "Enter an address"),
         ({"webhook_url": "https://evil.example/"}, "not among the hosts"),
-        ({"webhook_url": "http://hooks.example.org/"}, "use https"),
+        ({"webhook_url": "http://hooks.example.org/"}, "HTTPS is required"),
         ({"webhook_url": "x" * 600}, "at most 500"),
     ],
 )
@@ -155,29 +155,33 @@ def test_a_signature_depends_on_body_time_and_secret() -> None:
 
 def test_a_test_goes_every_way_that_is_set_up(client: Client) -> None:
     page = client.post(f"{PAGE}/test", follow=True).content.decode()
-    assert "save one first" in page
+    assert "Save an address" in page
     client.post(PAGE, FORM)
     client.post(f"{PAGE}/test")
-    assert set(Notice.objects.values_list("event", "channel")) == {
+    assert set(Notification.objects.values_list("event", "channel")) == {
         ("test", "email"),
         ("test", "webhook"),
     }
     assert 'hx-trigger="every 5s"' in get(client, **HTMX)
-    Notice.objects.update(status="sent")
+    Notification.objects.update(status="sent")
     assert "hx-get" not in get(client, **HTMX)
 
 
-def add_notice(recipient: Recipient, experiment: Experiment | None = None, **values: Any) -> Notice:
+def add_notification(
+    recipient: Recipient, experiment: Experiment | None = None, **values: Any
+) -> Notification:
     given = {"event": "failed", "channel": "email", "subject": "first failed", "text": "why"}
-    return Notice.objects.create(
+    return Notification.objects.create(
         recipient=recipient, experiment=experiment, due=timezone.now(), **(given | values)
     )
 
 
 def test_what_was_sent_is_shown_with_tries_and_errors(client: Client, alice: User) -> None:
-    mine = Recipient.objects.create(person=alice)
-    add_notice(mine, status="given_up", tries=8, error=f"refused {HOSTILE}", subject=HOSTILE)
-    add_notice(Recipient.objects.create(person=make_person("bob")), subject="of bob")
+    mine = Recipient.objects.create(user=alice)
+    add_notification(
+        mine, status="given_up", attempts=8, error=f"refused {HOSTILE}", subject=HOSTILE
+    )
+    add_notification(Recipient.objects.create(user=make_person("bob")), subject="of bob")
     page = get(client)
     assert "given up" in page
     assert "&lt;script&gt;alert(1)" in page
@@ -207,7 +211,7 @@ def test_methods_and_roles(client: Client) -> None:
 
 
 def test_the_page_asks_the_database_as_often_for_many(client: Client, alice: User) -> None:
-    mine = Recipient.objects.create(person=alice)
+    mine = Recipient.objects.create(user=alice)
     experiment = Experiment.objects.create(name="first", recipe={}, seed=1)
 
     def count() -> int:
@@ -215,8 +219,8 @@ def test_the_page_asks_the_database_as_often_for_many(client: Client, alice: Use
             get(client)
         return len(asked)
 
-    add_notice(mine, experiment)
+    add_notification(mine, experiment)
     before = count()
     for _ in range(10):
-        add_notice(mine, experiment)
+        add_notification(mine, experiment)
     assert count() == before <= 9

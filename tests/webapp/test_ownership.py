@@ -8,8 +8,8 @@ from django.test import Client
 
 from tests.webapp.conftest import make_person
 from tests.webapp.test_api import program_of
-from tests.webapp.watching_cast import HTMX, get, make_private
-from webapp.experiments.models import Experiment, Order
+from tests.webapp.watching_fixtures import HTMX, get, make_private
+from webapp.experiments.models import Experiment, Job
 
 pytestmark = pytest.mark.django_db
 
@@ -42,7 +42,7 @@ def test_others_find_none(client: Client, experiment: Experiment, bob: User) -> 
         assert f'action="{PATH}"' not in get(client, "/experiments/first")
         assert client.get(PATH).status_code == 403
         assert client.post(PATH, {"owner": person.username}).status_code == 403
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_what_nobody_owns_only_admins_hand_over(
@@ -62,13 +62,13 @@ def test_an_experiment_is_handed_over_and_the_log_says_so(
     answer = client.post(PATH, {"owner": "bob"})
     assert answer.headers["Location"] == "/experiments/first"
     assert now(experiment) == (bob, False)
-    entry = Order.objects.get()
-    assert (entry.kind, entry.by, entry.status) == ("hand_over", alice, "done")
-    assert entry.wish == {"owner": "bob", "is_private": False}
+    entry = Job.objects.get()
+    assert (entry.kind, entry.created_by, entry.status) == ("hand_over", alice, "done")
+    assert entry.payload == {"owner": "bob", "is_private": False}
     assert entry.outcome == {"before": {"owner": "alice", "is_private": False}}
     assert entry.finished is not None
-    page = get(client, "/log")
-    assert "change who owns and sees it" in page
+    page = get(client, "/activity")
+    assert "change owner or visibility" in page
     assert "owner: alice → bob" in page
     assert client.post(PATH, {"owner": "alice"}).status_code == 403
 
@@ -79,7 +79,7 @@ def test_a_private_one_is_hidden_at_once(client: Client, experiment: Experiment,
     assert other.get("/experiments/first").status_code == 200
     client.post(PATH, {"owner": "alice", "is_private": "on"})
     assert other.get("/experiments/first").status_code == 404
-    assert "private: no → yes" in get(client, "/log")
+    assert "private: no → yes" in get(client, "/activity")
     client.post(PATH, {"owner": "alice"})
     assert other.get("/experiments/first").status_code == 200
 
@@ -95,14 +95,14 @@ def test_whoever_gives_a_private_one_away_is_led_to_the_list(
 
 def test_nothing_changed_leaves_nothing_in_the_log(client: Client, experiment: Experiment) -> None:
     answer = client.post(PATH, {"owner": "alice"}, follow=True)
-    assert "Nothing was changed." in answer.content.decode()
-    assert not Order.objects.exists()
+    assert "No changes were made." in answer.content.decode()
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize(
     "given, field, said",
     [
-        ({"owner": "", "is_private": "on"}, "is_private", "needs an owner"),
+        ({"owner": "", "is_private": "on"}, "is_private", "must have one"),
         ({"owner": "vera"}, "owner", "Select a valid choice"),
         ({"owner": "<script>alert(1)</script>"}, "owner", "Select a valid choice"),
         ({"owner": "gone"}, "owner", "Select a valid choice"),
@@ -131,14 +131,14 @@ def test_a_program_hands_over_what_it_may(experiment: Experiment, alice: User, b
     assert program_of(bob).ask("PATCH", "/experiments/first", {"is_private": False})[0] == 404
     status, found = program.ask("PATCH", "/experiments/first", {"owner": "bob"})
     assert (status, found["owner"], found["is_private"]) == (200, "bob", True)
-    assert Order.objects.filter(kind="hand_over", by=alice).count() == 2
+    assert Job.objects.filter(kind="hand_over", created_by=alice).count() == 2
     assert program.ask("GET", "/experiments/first")[0] == 404
 
 
 @pytest.mark.parametrize(
     "body, said",
     [
-        ({"owner": None, "is_private": True}, "is_private: A private experiment needs an owner"),
+        ({"owner": None, "is_private": True}, "is_private: Choose an owner"),
         ({"owner": "nobody-of-this-name"}, "owner: Select a valid choice"),
         ({"ownr": "bob"}, "ownr"),
     ],

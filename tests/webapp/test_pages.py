@@ -16,7 +16,7 @@ def test_the_index_lists_experiments_and_iterations(client: Client, iteration: I
     page = client.get("/").content.decode()
     assert "first" in page
     assert "recipe smoke" in page
-    assert "waiting" in page
+    assert "pending" in page
     assert "alice" in page
 
 
@@ -25,11 +25,11 @@ def test_the_index_says_how_to_begin(client: Client) -> None:
 
 
 def test_a_finding_is_shown_as_text_and_never_as_html(client: Client, iteration: Iteration) -> None:
-    Iteration.objects.update(finding="<script>alert(1)</script>", status="no_pairs")
+    Iteration.objects.update(message="<script>alert(1)</script>", status="no_pairs")
     page = client.get("/").content.decode()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    assert "ended without a pair" in page
+    assert "no pairs" in page
 
 
 @pytest.mark.parametrize("path", ["/", "/workers", "/healthz"])
@@ -61,7 +61,7 @@ def test_the_style_sheet_is_served(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["experiment", "iteration", "stage", "shard", "attempt", "order", "worker"]
+    "model", ["experiment", "iteration", "stage", "shard", "attempt", "job", "worker"]
 )
 def test_the_admin_lists_rows_but_does_not_change_them(
     client: Client, iteration: Iteration, model: str

@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from tests.webapp.conftest import make_person
-from webapp.experiments.models import Experiment, Iteration, Order
+from webapp.experiments.models import Experiment, Iteration, Job
 
 pytestmark = pytest.mark.django_db
 
@@ -20,17 +20,25 @@ pytestmark = pytest.mark.django_db
 ANYBODY: Final = {"healthz", "livez", "login"}
 WATCHERS: Final = {"health_report", "metrics"}  # by a token, or admins
 MEMBERS: Final = {
-    *("logout", "password_change", "second_factor"),
-    *("begin_second_factor", "confirm_second_factor", "remove_second_factor"),
+    *("logout", "password_change", "two_factor"),
+    *("start_two_factor", "confirm_two_factor", "remove_two_factor"),
 }
 VIEWERS: Final = {
-    *("index", "workers", "log", "experiment", "iteration", "compare", "files", "file"),
+    *("index", "workers", "activity", "experiment", "iteration", "compare", "files", "file"),
     *("report", "evaluations"),
-    *("prompts", "prompt", "battle", "across", "what-if", "try", "try_result"),
-    *("publish", "published_archive", "launch_order"),
+    *(
+        "prompts",
+        "prompt",
+        "battle",
+        "prompt_across_models",
+        "what-if",
+        "playground",
+        "conversation",
+    ),
+    *("publish", "published_archive", "job"),
     *("audits", "audit_report", "audit_export", "experiment_audits"),
     "iteration_audits",
-    *("tokens", "revoke_token", "notices", "renew_notice_secret", "send_test_notice"),
+    *("tokens", "revoke_token", "notifications", "renew_webhook_secret", "send_test_notification"),
 }
 OPERATORS: Final = {
     *(
@@ -42,11 +50,11 @@ OPERATORS: Final = {
         "audit_auditors",
     ),
     "audit_import",
-    *("new_experiment", "new_experiment_prompts", "duplicate", "steer", "cancel_try"),
-    *("ask_all", "ownership"),
+    *("new_experiment", "new_experiment_prompts", "duplicate", "request_action", "cancel_turn"),
+    *("compare_models", "ownership"),
 }
 AUDITORS: Final = {
-    *("audit_desk", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),
+    *("annotate", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),
     "audit_reveal",
 }
 OF_AN_EXPERIMENT: Final = {
@@ -57,9 +65,9 @@ OF_AN_EXPERIMENT: Final = {
     "form": "jsonl",
 }
 ASKED_BY_POST: Final = {
-    *("begin_second_factor", "confirm_second_factor", "remove_second_factor"),
-    *("logout", "revoke_token", "renew_notice_secret", "send_test_notice"),
-    *("new_experiment_prompts", "steer", "cancel_try", "ask_all"),
+    *("start_two_factor", "confirm_two_factor", "remove_two_factor"),
+    *("logout", "revoke_token", "renew_webhook_secret", "send_test_notification"),
+    *("new_experiment_prompts", "request_action", "cancel_turn", "compare_models"),
     *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
     *("audit_gate", "audit_gate_remove", "audit_override", "audit_reveal", "audit_skipped"),
 }
@@ -148,6 +156,7 @@ def test_members_keep_their_own_things(db: None, name: str) -> None:
     assert ask(browser_of(make_person("nora")), name) in (200, 302, 303, 404, 422)
 
 
+TURNS: Final = {"conversation", "cancel_turn"}
 THEIRS: Final = sorted(name for name, keys in ADDRESSES.items() if "name" in keys)
 
 
@@ -155,11 +164,11 @@ THEIRS: Final = sorted(name for name, keys in ADDRESSES.items() if "name" in key
 def test_a_private_experiment_is_not_there_for_strangers(iteration: Iteration, name: str) -> None:
     Experiment.objects.update(is_private=True)
     stranger = make_person("mallory", "operator")
-    order = Order.objects.create(kind="chat", experiment=iteration.experiment, subject="first")
-    assert ask(browser_of(stranger), name, number=order.pk if "try" in name else 1) == 404
+    job = Job.objects.create(kind="chat", experiment=iteration.experiment, experiment_name="first")
+    assert ask(browser_of(stranger), name, number=job.pk if name in TURNS else 1) == 404
 
 
-@pytest.mark.parametrize("path", ["steer", "iterations/1/publish"])
+@pytest.mark.parametrize("path", ["actions", "iterations/1/publish"])
 @pytest.mark.parametrize("name, role", [("mallory", "operator"), ("vera", "viewer")])
 def test_what_belongs_to_somebody_else_is_seen_and_not_steered(
     iteration: Iteration, name: str, role: str, path: str
@@ -168,7 +177,7 @@ def test_what_belongs_to_somebody_else_is_seen_and_not_steered(
     person = browser_of(make_person(name, role))
     assert ask(person, "experiment") == 200
     assert person.post(f"/experiments/first/{path}", {"do": "next"}).status_code == 403
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["experiment", "iteration"])
@@ -180,7 +189,7 @@ def test_admins_see_private_experiments(iteration: Iteration, name: str) -> None
 def test_a_private_experiment_is_in_no_list_of_strangers(iteration: Iteration) -> None:
     Experiment.objects.update(is_private=True)
     stranger = browser_of(make_person("mallory", "operator"))
-    for path in ("/", "/experiments/compare", "/log"):
+    for path in ("/", "/experiments/compare", "/activity"):
         assert "first" not in stranger.get(path).content.decode().replace("first account", "")
 
 

@@ -19,11 +19,11 @@ from django.urls import URLResolver, get_resolver
 from tests.webapp.conftest import make_person
 from webapp.api.models import make_token
 from webapp.api.ninja_api import api
-from webapp.experiments.models import Iteration, Order
+from webapp.experiments.models import Iteration, Job
 
 pytestmark = pytest.mark.django_db
 
-OPEN: Final = {"livez", "healthz", "people/login", "admin/login/"}
+OPEN: Final = {"livez", "healthz", "account/login", "people/login", "admin/login/"}
 FOR_WATCHERS: Final = {"healthz/report", "metrics"}
 VALUES: Final = {
     "name": "first",
@@ -39,7 +39,7 @@ BODIES: Final = {
     "/api/v1/experiments/first/tries/1/follow-ups": {"prompt": "And why?"},
     "/api/v1/experiments/first/iterations/1/publish": {},
 }
-GOES_TO_SIGN_IN: Final = ("/people/login", "/admin/login/")
+GOES_TO_SIGN_IN: Final = ("/account/login", "/admin/login/")
 
 
 def every_path(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
@@ -161,7 +161,7 @@ def test_each_operation_asks_who_it_is_and_what_they_may(
         assert ask(method, path, make_person("arthur", "auditor")) == 403
     viewer = ask(method, path, make_person("vera", "viewer"))
     assert (viewer != 403) if method == "GET" else (viewer == 403)
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_no_operation_knows_a_strangers_private_experiment(
     iteration.experiment.is_private = True
     iteration.experiment.save()
     assert ask(method, path, make_person("mallory", "operator")) == 404
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
-@pytest.mark.parametrize("path", ["people/login", "", "workers", "admin/login/", "no-such-page"])
+@pytest.mark.parametrize("path", ["account/login", "", "workers", "admin/login/", "no-such-page"])
 def test_every_page_has_the_strict_policy(client: Client, path: str) -> None:
     answer = client.get(f"/{path}", follow=True)
     policy = answer.headers["Content-Security-Policy"]

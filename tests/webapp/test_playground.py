@@ -11,12 +11,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.webapp.conftest import make_person
-from webapp.experiments.models import Experiment, Iteration, Order, Worker
+from webapp.experiments.models import Experiment, Iteration, Job, Worker
 
 pytestmark = pytest.mark.django_db
 
 HTMX = {"HX-Request": "true"}
-PAGE = "/experiments/first/try"
+PAGE = "/experiments/first/playground"
 HOSTILE = (
     "</pre><script>alert(1)</script>{{ 1|add:1 }}<img src=x hx-get=/ onerror=alert(2)>\u202e\u200b"
 )
@@ -51,7 +51,7 @@ def m1(iteration: Iteration) -> Iteration:
     return iteration
 
 
-def add_try(experiment: Experiment, by: User | None = None, **values: Any) -> Order:
+def add_try(experiment: Experiment, by: User | None = None, **values: Any) -> Job:
     wish = {
         "prompt": "What is the capital of France?",
         "models": [0, 1],
@@ -60,8 +60,13 @@ def add_try(experiment: Experiment, by: User | None = None, **values: Any) -> Or
         "judges": [1],
         "judgments": 2,
     }
-    return Order.objects.create(
-        kind="chat", experiment=experiment, by=by, subject="first", wish=wish, **values
+    return Job.objects.create(
+        kind="chat",
+        experiment=experiment,
+        created_by=by,
+        experiment_name="first",
+        payload=wish,
+        **values,
     )
 
 
@@ -83,7 +88,7 @@ def judgment(model: int, text: str, score: float | None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def finished(experiment: Experiment, alice: User) -> Order:
+def finished(experiment: Experiment, alice: User) -> Job:
     outcome = {
         "answers": [answer(0, "Lyon?"), answer(1, "Paris.", finish_reason="length")],
         "judgments": [
@@ -106,11 +111,11 @@ def test_asking_places_an_order_that_a_worker_can_read(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
     answered = client.post(PAGE, FORM)
-    order = Order.objects.get()
+    job = Job.objects.get()
     assert answered.status_code == 302
-    assert answered.headers["Location"] == f"{PAGE}/{order.pk}"
-    assert (order.kind, order.by, order.experiment) == ("chat", alice, experiment)
-    assert order.wish == {
+    assert answered.headers["Location"] == f"{PAGE}/{job.pk}"
+    assert (job.kind, job.created_by, job.experiment) == ("chat", alice, experiment)
+    assert job.payload == {
         "prompt": "What is\nthe capital of France?",
         "models": [0, 1],
         "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
@@ -126,7 +131,7 @@ def test_asking_places_an_order_that_a_worker_can_read(
         ({"prompt": ""}, "required"),
         ({"prompt": "   "}, "empty"),
         ({"prompt": "x" * 20_001}, "20000"),
-        ({"second": "0"}, "Choose another one"),
+        ({"second": "0"}, "Choose a model other"),
         ({"second": "2"}, "valid choice"),
         ({"temperature": "2.5"}, "less than or equal"),
         ({"temperature": "nan"}, "Enter a number"),
@@ -143,13 +148,13 @@ def test_what_is_wrong_is_said_and_nothing_is_asked(
     page = client.post(PAGE, FORM | change).content.decode()
     assert words in page
     assert "errorlist" in page
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_with_m0_alone_there_is_nothing_to_compare(client: Client) -> None:
     Iteration.objects.update(status="running")
     page = get(client, PAGE)
-    assert "There is only M0" in page
+    assert "Only M0 exists" in page
     assert "textarea" not in page
 
 
@@ -162,7 +167,7 @@ def test_the_form_begins_with_the_actors_own_settings(
     assert '<option value="1" selected>M1</option>' in page
 
 
-def test_an_earlier_try_can_be_asked_again(client: Client, finished: Order) -> None:
+def test_an_earlier_try_can_be_asked_again(client: Client, finished: Job) -> None:
     page = get(client, f"{PAGE}?again={finished.pk}")
     assert "What is the capital of France?</textarea>" in page
     assert 'value="second" id="id_judges_1" checked' in page.replace("\n", " ") or (
@@ -173,39 +178,39 @@ def test_an_earlier_try_can_be_asked_again(client: Client, finished: Order) -> N
 
 
 def test_both_answers_stand_side_by_side_with_scores_and_reasons(
-    client: Client, finished: Order
+    client: Client, finished: Job
 ) -> None:
     page = get(client, f"{PAGE}/{finished.pk}")
     assert page.index("Lyon?") < page.index("Paris.")
-    assert "12 tokens · 1.5 s with loading · ended by itself" in page
+    assert "12 tokens · 1.5 s including loading · ended by itself" in page
     assert "cut off by the token limit" in page
     assert "M1 as judge: <strong>1.50</strong> of 5" in page
     assert "M1 as judge: <strong>5.00</strong> of 5" in page
-    assert "1 of 2 judgments carries" in page or "1 of 2 judgments carry" in page
+    assert "1 of 2 judgments with a readable score" in page
     assert "has no line that states a score" in page
     assert "hx-get" not in page
 
 
 def test_a_refused_prompt_says_why(client: Client, experiment: Experiment) -> None:
     refused = answer(0, "", finish_reason="refused", refusal="4,000 tokens are too many")
-    order = add_try(
+    job = add_try(
         experiment, status="done", outcome={"answers": [refused, answer(1, "")], "judgments": []}
     )
-    page = get(client, f"{PAGE}/{order.pk}")
+    page = get(client, f"{PAGE}/{job.pk}")
     assert "4,000 tokens are too many" in page
-    assert "an empty answer" in page
+    assert "(empty response)" in page
 
 
 def test_the_page_asks_until_the_order_has_ended(client: Client, experiment: Experiment) -> None:
-    order = add_try(experiment)
-    path = f"{PAGE}/{order.pk}"
+    job = add_try(experiment)
+    path = f"{PAGE}/{job.pk}"
     region = get(client, path, **HTMX)
     assert f'hx-get="{path}" hx-trigger="every 2s"' in region
-    assert "behind the work that waits" in region
-    assert "No worker is up" in region
+    assert "queued for a GPU worker" in region
+    assert "No workers are running" in region
     assert 'http-equiv="refresh"' in get(client, path)
     doing = {"doing": "M1 answers", "tokens": 1234, "answers": [answer(0, "first")]}
-    Order.objects.update(status="running", token="0" * 32, outcome=doing)
+    Job.objects.update(status="running", token="0" * 32, outcome=doing)
     now = timezone.now()
     Worker.objects.create(
         name="w", host="h", pid=1, queues="gpu", since=now, started=now, heartbeat=now
@@ -213,8 +218,8 @@ def test_the_page_asks_until_the_order_has_ended(client: Client, experiment: Exp
     region = get(client, path, **HTMX)
     assert "M1 answers: 1,234 tokens" in region
     assert "first" in region
-    assert "No worker is up" not in region
-    Order.objects.update(status="refused", token=None, finding="the engine died")
+    assert "No workers are running" not in region
+    Job.objects.update(status="refused", token=None, message="the engine died")
     region = get(client, path, **HTMX)
     assert "hx-get" not in region
     assert "the engine died" in region
@@ -231,29 +236,29 @@ def test_the_page_asks_until_the_order_has_ended(client: Client, experiment: Exp
     ],
 )
 def test_htmx_gets_the_region_alone_and_others_the_page(
-    client: Client, finished: Order, path: str, headers: dict[str, str], is_whole: bool
+    client: Client, finished: Job, path: str, headers: dict[str, str], is_whole: bool
 ) -> None:
     page = get(client, f"{PAGE}/{finished.pk}" if path == "result" else path, **headers)
     assert ("<html" in page) == is_whole
 
 
-def test_past_tries_are_listed_and_watched(client: Client, finished: Order) -> None:
+def test_past_tries_are_listed_and_watched(client: Client, finished: Job) -> None:
     page = get(client, PAGE)
     assert f'href="{PAGE}/{finished.pk}"' in page
     assert "hx-get" not in page
     assert finished.experiment is not None
     add_try(finished.experiment)
-    assert 'hx-get="/experiments/first/try"' in get(client, PAGE, **HTMX)
+    assert 'hx-get="/experiments/first/playground"' in get(client, PAGE, **HTMX)
 
 
-def test_texts_of_people_and_models_are_never_html(client: Client, finished: Order) -> None:
+def test_texts_of_people_and_models_are_never_html(client: Client, finished: Job) -> None:
     outcome = {
         "answers": [answer(0, HOSTILE), answer(1, "", refusal=HOSTILE, finish_reason="refused")],
         "judgments": [judgment(0, HOSTILE, 3.0), judgment(0, HOSTILE, None)],
         "doing": HOSTILE,
     }
-    wish = finished.wish | {"prompt": HOSTILE}
-    Order.objects.update(outcome=outcome, wish=wish, finding=HOSTILE)
+    wish = finished.payload | {"prompt": HOSTILE}
+    Job.objects.update(outcome=outcome, payload=wish, message=HOSTILE)
     for path in (PAGE, f"{PAGE}/{finished.pk}", f"{PAGE}?again={finished.pk}"):
         page = get(client, path)
         assert "<script>alert" not in page
@@ -261,28 +266,28 @@ def test_texts_of_people_and_models_are_never_html(client: Client, finished: Ord
         assert "{{ 1|add:1 }}" in page
 
 
-def test_a_megabyte_is_shown(client: Client, finished: Order) -> None:
+def test_a_megabyte_is_shown(client: Client, finished: Job) -> None:
     outcome = {"answers": [answer(0, "x" * 1_000_000), answer(1, "y")], "judgments": []}
-    Order.objects.update(outcome=outcome)
+    Job.objects.update(outcome=outcome)
     assert "x" * 1_000_000 in get(client, f"{PAGE}/{finished.pk}")
 
 
 # Conversations
 
 
-def follow(order: Order, by: User | None = None, prompt: str = "And?", **values: Any) -> Order:
+def follow(job: Job, by: User | None = None, prompt: str = "And?", **values: Any) -> Job:
     """A further turn, which is answered unless it is said otherwise."""
-    assert order.experiment is not None
+    assert job.experiment is not None
     answers = [answer(0, f"M0 to {prompt}"), answer(1, f"M1 to {prompt}")]
     given: dict[str, Any] = {"status": "done", "outcome": {"answers": answers, "judgments": []}}
-    made = add_try(order.experiment, by, follows=order, **(given | values))
-    Order.objects.filter(pk=made.pk).update(wish=made.wish | {"prompt": prompt})
+    made = add_try(job.experiment, by, follows=job, **(given | values))
+    Job.objects.filter(pk=made.pk).update(payload=made.payload | {"prompt": prompt})
     made.refresh_from_db()
     return made
 
 
 def test_a_follow_up_is_an_order_that_names_the_turn_before(
-    client: Client, finished: Order, alice: User
+    client: Client, finished: Job, alice: User
 ) -> None:
     path = f"{PAGE}/{finished.pk}"
     page = get(client, path)
@@ -290,10 +295,10 @@ def test_a_follow_up_is_an_order_that_names_the_turn_before(
     assert "</textarea>" in page
     assert 'name="temperature" value="0.7"' in page
     answered = client.post(path, FOLLOW_UP)
-    order = Order.objects.get(follows=finished)
-    assert answered.headers["Location"] == f"{PAGE}/{order.pk}#turn-2"
-    assert (order.kind, order.by, order.experiment) == ("chat", alice, finished.experiment)
-    assert order.wish == {
+    job = Job.objects.get(follows=finished)
+    assert answered.headers["Location"] == f"{PAGE}/{job.pk}#turn-2"
+    assert (job.kind, job.created_by, job.experiment) == ("chat", alice, finished.experiment)
+    assert job.payload == {
         "prompt": "And of\nItaly?",
         "models": [0, 1],
         "sampling": {"temperature": 0.5, "top_p": 0.8, "max_new_tokens": 32},
@@ -314,29 +319,29 @@ def test_a_follow_up_is_an_order_that_names_the_turn_before(
     ],
 )
 def test_what_is_wrong_with_a_follow_up_is_said(
-    client: Client, finished: Order, change: dict[str, str], words: str
+    client: Client, finished: Job, change: dict[str, str], words: str
 ) -> None:
     page = client.post(f"{PAGE}/{finished.pk}", FOLLOW_UP | change).content.decode()
     assert words in page
     assert "Lyon?" in page, "the conversation is still there to be read"
-    assert Order.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
-def test_a_conversation_is_read_turn_by_turn(client: Client, finished: Order) -> None:
+def test_a_conversation_is_read_turn_by_turn(client: Client, finished: Job) -> None:
     second = follow(finished, prompt="And of Italy?")
     third = follow(second, prompt="And of Spain?", status="waiting", outcome={})
     path = f"{PAGE}/{third.pk}"
     page = get(client, path)
     told = ["capital of France?", "Lyon?", "Paris.", "Turn 2", "And of Italy?", "M0 to And of",
-            "M1 to And of", "Turn 3", "And of Spain?", "behind the work that waits"]  # fmt: skip
+            "M1 to And of", "Turn 3", "And of Spain?", "queued for a GPU worker"]  # fmt: skip
     places = [page.index(words) for words in told]
     assert places == sorted(places)
-    assert page.count("The judge is shown the conversation up to this turn") == 1
+    assert page.count("The judge sees the conversation up to this turn") == 1
     assert "</textarea>" not in page, "not before the models have answered"
     assert "Lyon?" not in get(client, path, **HTMX), "what is read already is not sent again"
 
 
-def test_a_turn_leads_to_those_after_it(client: Client, finished: Order) -> None:
+def test_a_turn_leads_to_those_after_it(client: Client, finished: Job) -> None:
     first, second = follow(finished, prompt="Shorter"), follow(finished, prompt="Longer")
     page = get(client, f"{PAGE}/{finished.pk}")
     for later, words in ((first, "Shorter"), (second, "Longer")):
@@ -344,12 +349,12 @@ def test_a_turn_leads_to_those_after_it(client: Client, finished: Order) -> None
     assert "Longer" not in get(client, f"{PAGE}/{first.pk}")
 
 
-def test_a_failed_turn_is_tried_again_from_the_turn_before(client: Client, finished: Order) -> None:
-    failed = follow(finished, prompt="And of Italy?", status="refused", finding="the engine died")
+def test_a_failed_turn_is_tried_again_from_the_turn_before(client: Client, finished: Job) -> None:
+    failed = follow(finished, prompt="And of Italy?", status="refused", message="the engine died")
     page = get(client, f"{PAGE}/{failed.pk}")
     again = f"{PAGE}/{finished.pk}?again={failed.pk}"
-    assert f'href="{again}#follow-up">Try again<' in page
-    assert "Nothing came of this turn" in page
+    assert f'href="{again}#follow-up">Retry<' in page
+    assert "This turn failed" in page
     assert "And of Italy?</textarea>" in get(client, again)
     elsewhere = follow(failed, prompt="Of something else")
     for stray in (elsewhere.pk, "nonsense", 999_999):
@@ -360,9 +365,9 @@ def test_a_failed_turn_is_tried_again_from_the_turn_before(client: Client, finis
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"status": "waiting", "outcome": {}}, "still answering"),
-        ({"status": "running", "token": "0" * 32}, "still answering"),
-        ({"status": "refused", "outcome": {}}, "Nothing came of this turn"),
+        ({"status": "waiting", "outcome": {}}, "still responding"),
+        ({"status": "running", "token": "0" * 32}, "still responding"),
+        ({"status": "refused", "outcome": {}}, "This turn failed"),
         (
             {"outcome": {"answers": [answer(0, "yes"), answer(1, "", finish_reason="refused")]}},
             "M1 gave no answer",
@@ -370,15 +375,15 @@ def test_a_failed_turn_is_tried_again_from_the_turn_before(client: Client, finis
     ],
 )
 def test_what_was_not_answered_is_not_followed(
-    client: Client, finished: Order, change: dict[str, Any], words: str
+    client: Client, finished: Job, change: dict[str, Any], words: str
 ) -> None:
-    Order.objects.update(**change)
+    Job.objects.update(**change)
     page = client.post(f"{PAGE}/{finished.pk}", FOLLOW_UP, follow=True).content.decode()
     assert words in page
-    assert Order.objects.count() == 1
+    assert Job.objects.count() == 1
 
 
-def test_a_conversation_ends_after_twenty_turns(client: Client, finished: Order) -> None:
+def test_a_conversation_ends_after_twenty_turns(client: Client, finished: Job) -> None:
     last = finished
     for number in range(2, 21):
         last = follow(last, prompt=f"Message {number}")
@@ -387,11 +392,11 @@ def test_a_conversation_ends_after_twenty_turns(client: Client, finished: Order)
     client.post(f"{PAGE}/{before.pk}", FOLLOW_UP)
     assert before.followed_by.count() == 2, "a twentieth turn may be asked otherwise"
     page = client.post(f"{PAGE}/{last.pk}", FOLLOW_UP, follow=True).content.decode()
-    assert "at most 20 turns: begin another one" in page
+    assert "at most 20 turns. Start a new one" in page
     assert not last.followed_by.exists()
 
 
-def test_a_list_has_a_line_for_each_conversation(client: Client, finished: Order) -> None:
+def test_a_list_has_a_line_for_each_conversation(client: Client, finished: Job) -> None:
     last = follow(follow(finished, prompt="And of Italy?"), prompt="And of Spain?")
     page = get(client, PAGE)
     assert page.count("<tr>") == 2, "its head and one line"
@@ -400,11 +405,11 @@ def test_a_list_has_a_line_for_each_conversation(client: Client, finished: Order
 
 
 def test_a_long_conversation_asks_the_database_as_often_as_a_short_one(
-    client: Client, finished: Order
+    client: Client, finished: Job
 ) -> None:
-    def count(order: Order) -> list[int]:
+    def count(job: Job) -> list[int]:
         found = []
-        for path in (PAGE, f"{PAGE}/{order.pk}"):
+        for path in (PAGE, f"{PAGE}/{job.pk}"):
             with CaptureQueriesContext(connection) as asked:
                 get(client, path)
             found.append(len(asked))
@@ -419,10 +424,10 @@ def test_a_long_conversation_asks_the_database_as_often_as_a_short_one(
     assert max(before) <= 10
 
 
-def test_words_of_a_conversation_are_never_html(client: Client, finished: Order) -> None:
+def test_words_of_a_conversation_are_never_html(client: Client, finished: Job) -> None:
     hostile = {"answers": [answer(0, HOSTILE), answer(1, HOSTILE)], "judgments": []}
     second = follow(finished, prompt=HOSTILE, outcome=hostile)
-    third = follow(second, prompt=HOSTILE, status="refused", finding=HOSTILE)
+    third = follow(second, prompt=HOSTILE, status="refused", message=HOSTILE)
     for path in (PAGE, *(f"{PAGE}/{turn.pk}" for turn in (finished, second, third))):
         page = get(client, path)
         assert "<script>alert" not in page
@@ -434,18 +439,18 @@ def test_words_of_a_conversation_are_never_html(client: Client, finished: Order)
 
 
 def test_who_asked_may_cancel(client: Client, experiment: Experiment, alice: User) -> None:
-    order = add_try(experiment, alice, status="running", token="0" * 32)
-    assert ">Cancel<" in get(client, f"{PAGE}/{order.pk}")
-    assert client.post(f"{PAGE}/{order.pk}/cancel").status_code == 302
-    order.refresh_from_db()
-    assert (order.status, order.finding) == ("refused", "cancelled by alice")
-    assert (order.token, order.lease_until) == (None, None)
-    assert ">Cancel<" not in get(client, f"{PAGE}/{order.pk}")
+    job = add_try(experiment, alice, status="running", token="0" * 32)
+    assert ">Cancel<" in get(client, f"{PAGE}/{job.pk}")
+    assert client.post(f"{PAGE}/{job.pk}/cancel").status_code == 302
+    job.refresh_from_db()
+    assert (job.status, job.message) == ("refused", "cancelled by alice")
+    assert (job.token, job.lease_until) == (None, None)
+    assert ">Cancel<" not in get(client, f"{PAGE}/{job.pk}")
 
 
-def test_what_has_ended_cannot_be_cancelled(client: Client, finished: Order) -> None:
+def test_what_has_ended_cannot_be_cancelled(client: Client, finished: Job) -> None:
     page = client.post(f"{PAGE}/{finished.pk}/cancel", follow=True).content.decode()
-    assert "It had ended already." in page
+    assert "It had already finished." in page
     finished.refresh_from_db()
     assert finished.status == "done"
 
@@ -466,14 +471,14 @@ def test_a_stranger_may_not_cancel_but_who_steers_may(
 # Who may
 
 
-def test_methods_roles_and_strangers(client: Client, finished: Order, alice: User) -> None:
+def test_methods_roles_and_strangers(client: Client, finished: Job, alice: User) -> None:
     result = f"{PAGE}/{finished.pk}"
     assert client.put(PAGE).status_code == 405
     assert client.put(result).status_code == 405
     assert client.get(f"{result}/cancel").status_code == 405
     for path in (PAGE, result):
         assert Client().get(path).status_code == 302
-        assert "/people/login" in Client().get(path).headers["Location"]
+        assert "/account/login" in Client().get(path).headers["Location"]
     viewer, nobody = Client(), Client()
     viewer.force_login(make_person("vera", "viewer"))
     nobody.force_login(make_person("nora"))
@@ -492,17 +497,17 @@ def test_methods_roles_and_strangers(client: Client, finished: Order, alice: Use
     stranger = Client()
     stranger.force_login(make_person("oscar", "operator"))
     assert stranger.post(result, FOLLOW_UP).status_code == 404
-    assert Order.objects.count() == 1
+    assert Job.objects.count() == 1
     assert client.get(f"{PAGE}/999999").status_code == 404
 
 
-def test_a_try_of_another_experiment_is_not_found_here(client: Client, finished: Order) -> None:
+def test_a_try_of_another_experiment_is_not_found_here(client: Client, finished: Job) -> None:
     Experiment.objects.create(name="second", recipe={}, seed=1)
-    assert client.get(f"/experiments/second/try/{finished.pk}").status_code == 404
+    assert client.get(f"/experiments/second/playground/{finished.pk}").status_code == 404
 
 
 def test_pages_ask_the_database_as_often_for_many(
-    client: Client, experiment: Experiment, finished: Order, alice: User
+    client: Client, experiment: Experiment, finished: Job, alice: User
 ) -> None:
     def count(path: str) -> int:
         with CaptureQueriesContext(connection) as asked:

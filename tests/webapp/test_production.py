@@ -22,7 +22,7 @@ def ask(path, **more):
     return [answer.status_code, dict(answer.headers)]
 print(json.dumps({
     "plain": ask("/"),
-    "page": ask("/people/login", **{"X-Forwarded-Proto": "https"}),
+    "page": ask("/account/login", **{"X-Forwarded-Proto": "https"}),
     "livez": ask("/livez"),
     "cookies": [settings.SESSION_COOKIE_SECURE, settings.CSRF_COOKIE_SECURE],
     "mail": settings.EMAIL_HOST_PASSWORD,

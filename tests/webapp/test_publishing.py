@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from tests.webapp.conftest import make_person
-from webapp.experiments.models import Experiment, Iteration, Order
+from webapp.experiments.models import Experiment, Iteration, Job
 
 pytestmark = pytest.mark.django_db
 
@@ -33,10 +33,10 @@ def _m1(iteration: Iteration, settings: Settings, tmp_path: Path) -> None:
     settings.META_REWARD_HF_TOKEN = ""
 
 
-def add_publication(experiment: Experiment, number: int = 1, **values: Any) -> Order:
+def add_publication(experiment: Experiment, number: int = 1, **values: Any) -> Job:
     wish = {"number": number, "repository": "", "is_public": False}
-    return Order.objects.create(
-        kind="publish", experiment=experiment, subject="first", wish=wish, **values
+    return Job.objects.create(
+        kind="publish", experiment=experiment, experiment_name="first", payload=wish, **values
     )
 
 
@@ -49,9 +49,9 @@ def get(client: Client, path: str = PAGE, **headers: str) -> str:
 def test_publishing_places_an_order(client: Client, alice: User) -> None:
     answered = client.post(PAGE)
     assert (answered.status_code, answered.headers["Location"]) == (302, PAGE)
-    order = Order.objects.get()
-    assert (order.kind, order.by) == ("publish", alice)
-    assert order.wish == {"number": 1, "repository": "", "is_public": False}
+    job = Job.objects.get()
+    assert (job.kind, job.created_by) == ("publish", alice)
+    assert job.payload == {"number": 1, "repository": "", "is_public": False}
 
 
 def test_a_repository_can_be_named_only_where_a_token_is_configured(
@@ -59,15 +59,15 @@ def test_a_repository_can_be_named_only_where_a_token_is_configured(
 ) -> None:
     assert 'name="repository"' not in get(client)
     client.post(PAGE, {"repository": "org/name"})
-    assert Order.objects.get().wish["repository"] == ""
+    assert Job.objects.get().payload["repository"] == ""
     settings.META_REWARD_HF_TOKEN = "hf_secret"
     page = get(client)
     assert 'name="repository"' in page
     assert "hf_secret" not in page
     client.post(PAGE, {"repository": "org/name", "is_public": "on"})
-    wish = Order.objects.first()
+    wish = Job.objects.first()
     assert wish is not None
-    assert (wish.wish["repository"], wish.wish["is_public"]) == ("org/name", True)
+    assert (wish.payload["repository"], wish.payload["is_public"]) == ("org/name", True)
 
 
 @pytest.mark.parametrize("name", ["name", "../etc/passwd", "a/b/c", "https://x/y", "org/na me"])
@@ -75,45 +75,45 @@ def test_what_is_no_repository_is_said_to_be_none(
     client: Client, settings: Settings, name: str
 ) -> None:
     settings.META_REWARD_HF_TOKEN = "hf_secret"
-    assert "Write it as owner/name" in client.post(PAGE, {"repository": name}).content.decode()
-    assert not Order.objects.exists()
+    assert "Use owner/name" in client.post(PAGE, {"repository": name}).content.decode()
+    assert not Job.objects.exists()
 
 
 def test_a_model_that_is_not_made_cannot_be_published(client: Client) -> None:
     Iteration.objects.update(status="failed")
     page = get(client)
-    assert "once its iteration is finished" in page
+    assert "once its iteration is completed" in page
     assert ">Publish<" not in page
     assert client.post(PAGE).status_code == 200
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_what_came_of_it_is_shown_and_watched(client: Client, experiment: Experiment) -> None:
-    order = add_publication(experiment)
+    job = add_publication(experiment)
     assert f'hx-get="{PAGE}" hx-trigger="every 2s"' in get(client, **HTMX)
     doing = OUTCOME | {"doing": "uploading to org/name"}
-    Order.objects.update(status="running", token="0" * 32, outcome=doing)
+    Job.objects.update(status="running", token="0" * 32, outcome=doing)
     assert "uploading to org/name" in get(client, **HTMX)
     hub = OUTCOME | {"repository": "https://hub.example/org/name", "commit": "5" * 40}
-    Order.objects.update(status="done", token=None, outcome=hub)
+    Job.objects.update(status="done", token=None, outcome=hub)
     page = get(client)
     assert "hx-get" not in page
     assert "first/M1.tar" in page
     assert "2.3\xa0MB" in page
     assert 'href="https://hub.example/org/name"' in page
     assert f"<code>{'5' * 40}</code>" in page
-    add_publication(experiment, number=2, finding="of another model")
+    add_publication(experiment, number=2, message="of another model")
     assert "of another model" not in get(client)
-    Order.objects.filter(pk=order.pk).update(status="refused", finding=HOSTILE)
+    Job.objects.filter(pk=job.pk).update(status="refused", message=HOSTILE)
     assert HOSTILE not in get(client)
 
 
 def test_the_archive_can_be_fetched_once_it_is_there(client: Client, tmp_path: Path) -> None:
     assert client.get(f"{PAGE}/archive").status_code == 404
-    assert "Fetch the archive" not in get(client)
+    assert "Download the archive" not in get(client)
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "M1.tar").write_bytes(b"a tar")
-    assert "Fetch the archive" in get(client)
+    assert "Download the archive" in get(client)
     answered = client.get(f"{PAGE}/archive")
     assert answered.getvalue() == b"a tar"
     assert 'filename="first-M1.tar"' in answered.headers["Content-Disposition"]
@@ -143,14 +143,14 @@ def test_methods_roles_and_strangers(client: Client) -> None:
     bob.force_login(make_person("bob", "operator"))
     nobody.force_login(make_person("nora"))
     for browser in (viewer, bob):
-        assert "Who owns the experiment" in get(browser)
+        assert "Only the owner of the experiment" in get(browser)
         assert browser.post(PAGE).status_code == 403
     assert nobody.get(PAGE).status_code == 403
     Experiment.objects.update(is_private=True)
     for path in (PAGE, f"{PAGE}/archive"):
         assert bob.get(path).status_code == 404
     assert bob.post(PAGE).status_code == 404
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
 
 
 def test_the_page_asks_the_database_as_often_for_many(
@@ -161,8 +161,8 @@ def test_the_page_asks_the_database_as_often_for_many(
             get(client)
         return len(asked)
 
-    add_publication(experiment, by=make_person("p"))
+    add_publication(experiment, created_by=make_person("p"))
     before = count()
     for number in range(8):
-        add_publication(experiment, by=make_person(f"p{number}"))
+        add_publication(experiment, created_by=make_person(f"p{number}"))
     assert count() == before <= 9

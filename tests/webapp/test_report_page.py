@@ -10,7 +10,7 @@ from pytest_django import DjangoAssertNumQueries
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.reporting.scorecard_store import save_scorecard
-from tests.webapp import results_cast
+from tests.webapp import results_fixtures
 from tests.webapp.conftest import make_person
 from webapp.experiments.models import Experiment
 
@@ -22,7 +22,7 @@ CARD = Scorecard(
     baseline="gpt",
     judge="somebody",
     metrics=(Metric("win_rate", 31.25, 805, 28.0, 34.5), Metric("dataset_koala", 20.0, 10)),
-    issues=(DataIssue("constant_answers", results_cast.HOSTILE, "Look at them.", 9),),
+    issues=(DataIssue("constant_answers", results_fixtures.HOSTILE, "Look at them.", 9),),
 )
 
 
@@ -30,14 +30,14 @@ CARD = Scorecard(
 def on_disk(tmp_path_factory: pytest.TempPathFactory) -> OnDisk:
     """An experiment without a finished iteration, whose M0 has been evaluated."""
     root = tmp_path_factory.mktemp("artifacts")
-    experiment = results_cast.scripted_experiment(root)
+    experiment = results_fixtures.scripted_experiment(root)
     save_scorecard(experiment.store, experiment.name, 0, CARD)
     return experiment
 
 
 @pytest.fixture
 def row(on_disk: OnDisk, alice: User) -> Experiment:
-    return results_cast.record(on_disk, alice)
+    return results_fixtures.record(on_disk, alice)
 
 
 def test_the_page_shows_what_is_kept_and_says_why_the_rest_is_absent(
@@ -105,8 +105,8 @@ def test_files_that_are_gone_are_said_to_be_gone(
 def test_a_damaged_scorecard_is_said_to_be_damaged(
     client: Client, alice: User, tmp_path: Path
 ) -> None:
-    experiment = results_cast.scripted_experiment(tmp_path)
-    row = results_cast.record(experiment, alice)
+    experiment = results_fixtures.scripted_experiment(tmp_path)
+    row = results_fixtures.record(experiment, alice)
     save_scorecard(experiment.store, experiment.name, 0, CARD)
     (tmp_path / row.name / "evaluations/M0/alpaca-eval-2.json").write_text("[1]")
     assert client.get("/reports", {"name": row.name}).status_code == 503

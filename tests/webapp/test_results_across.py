@@ -9,10 +9,10 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core.storage.shards import StageOutput
 from tests.webapp.conftest import make_person
-from tests.webapp.results_cast import record, run, scripted_experiment
+from tests.webapp.results_fixtures import record, run, scripted_experiment
 from tests.webapp.test_playground import answer
 from tests.webapp.test_results_prompts import HTMX, rows_of
-from webapp.experiments.models import Experiment, Iteration, Order
+from webapp.experiments.models import Experiment, Iteration, Job
 from webapp.results import prompt_across_models
 from webapp.text_diff import Span
 
@@ -61,7 +61,7 @@ def test_a_prompt_that_served_once_says_so(
     record(made, alice)
     prompt_id = rows_of(made, "prompts")[0]["prompt_id"]
     page = client.get(f"/experiments/scripted/prompts/{prompt_id}").content.decode()
-    assert "Only iteration 1 of 1 has drawn this prompt" in page
+    assert "Only iteration 1 of 1 used this prompt" in page
     assert client.get(f"/experiments/scripted/prompts/{'0' * 64}").status_code == 404
 
 
@@ -72,7 +72,7 @@ def test_region_history_methods_and_access(client: Client, twice: str) -> None:
     assert "<html" in restored.content.decode()
     assert client.post(twice).status_code == 405
     somebody = Client()
-    assert somebody.get(twice)["Location"].startswith("/people/login")
+    assert somebody.get(twice)["Location"].startswith("/account/login")
     somebody.force_login(make_person("dora", "auditor"))
     assert somebody.get(twice).status_code == 403
     somebody.force_login(make_person("bob", "viewer"))
@@ -80,11 +80,11 @@ def test_region_history_methods_and_access(client: Client, twice: str) -> None:
     assert somebody.get(twice).status_code == 404
 
 
-def finish(order: Order, *texts: str) -> None:
+def finish(job: Job, *texts: str) -> None:
     answers = [answer(model, text) for model, text in enumerate(texts)]
-    order.outcome = {"answers": answers, "judgments": []}
-    order.status = "done"
-    order.save()
+    job.outcome = {"answers": answers, "judgments": []}
+    job.status = "done"
+    job.save()
 
 
 @pytest.mark.django_db
@@ -92,33 +92,33 @@ def test_every_model_can_be_asked_the_same_prompt_later(client: Client, twice: s
     Iteration.objects.update(status="finished")
     text = client.get(twice).context["text"]
     assert "Ask M0 to M2" in client.get(twice).content.decode()
-    assert client.post(f"{twice}/ask")["Location"] == twice
-    order = Order.objects.get()
-    assert order.wish["prompt"] == text
-    assert (order.wish["models"], order.wish["judges"]) == ([0, 1, 2], [2])
+    assert client.post(f"{twice}/compare")["Location"] == twice
+    job = Job.objects.get()
+    assert job.payload["prompt"] == text
+    assert (job.payload["models"], job.payload["judges"]) == ([0, 1, 2], [2])
     waiting = client.get(twice).content.decode()
-    assert "behind the work that waits" in waiting
+    assert "queued for a GPU worker" in waiting
     assert "Ask M0 to M2" not in waiting
-    finish(order, "a cat sat", "a <b>black</b> cat sat", "a cat")
+    finish(job, "a cat sat", "a <b>black</b> cat sat", "a cat")
     answered = client.get(twice)
     later = answered.context["later"]
     assert [one.answer.model for one in later] == ["M0", "M1", "M2"]
     assert [span.text for span in later[1].spans if span.side == "second"] == ["<b>black</b> "]
     assert "Ask M0 to M2 again" in answered.content.decode()
     assert "<b>black" not in answered.content.decode()
-    assert client.get(f"/experiments/scripted/try?again={order.pk}").status_code == 200
+    assert client.get(f"/experiments/scripted/playground?again={job.pk}").status_code == 200
 
 
 @pytest.mark.django_db
 def test_asking_needs_a_role_a_second_model_and_a_prompt(client: Client, twice: str) -> None:
-    assert "only M0 as yet" in client.get(twice).content.decode()
-    assert "nothing was asked" in client.post(f"{twice}/ask", follow=True).content.decode()
-    assert client.get(f"{twice}/ask").status_code == 405
-    assert client.post(f"/experiments/scripted/prompts/{'0' * 64}/ask").status_code == 404
+    assert "Only M0 exists" in client.get(twice).content.decode()
+    assert "nothing was requested" in client.post(f"{twice}/compare", follow=True).content.decode()
+    assert client.get(f"{twice}/compare").status_code == 405
+    assert client.post(f"/experiments/scripted/prompts/{'0' * 64}/compare").status_code == 404
     somebody = Client()
     somebody.force_login(make_person("bob", "viewer"))
-    assert somebody.post(f"{twice}/ask").status_code == 403
-    assert not Order.objects.exists()
+    assert somebody.post(f"{twice}/compare").status_code == 403
+    assert not Job.objects.exists()
 
 
 def test_the_end_of_an_endless_answer_is_not_compared() -> None:

@@ -19,9 +19,9 @@ from meta_reward_core.data.exports import EXPORTS
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.webapp.conftest import make_person
-from tests.webapp.results_cast import begun_with, record, scripted_experiment
+from tests.webapp.results_fixtures import begun_with, record, scripted_experiment
 from tests.webapp.test_results_prompts import rows_of
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.experiments.models import Experiment
 
 pytestmark = pytest.mark.django_db
@@ -231,8 +231,8 @@ def test_a_checkpoint_comes_as_an_archive_that_is_not_compressed(
 def test_a_file_that_is_taken_out_is_noted(client: Client, row: Experiment, alice: User) -> None:
     assert client.get(f"{FILES}/experiment.json").getvalue()
     assert client.get(f"{FILES}/no-such-file").status_code == 404
-    event = Event.objects.get(kind=EventKind.EXPORTED)
-    assert (event.subject, event.detail, event.by) == (row.name, "experiment.json", alice)
+    event = SecurityEvent.objects.get(kind=SecurityEventKind.EXPORTED)
+    assert (event.subject, event.detail, event.created_by) == (row.name, "experiment.json", alice)
 
 
 def test_only_those_who_may_see_may_download(client: Client, row: Experiment) -> None:
@@ -241,7 +241,7 @@ def test_only_those_who_may_see_may_download(client: Client, row: Experiment) ->
         assert client.post(path).status_code == 405
     somebody = Client()
     for path in paths:
-        assert somebody.get(path)["Location"].startswith("/people/login")
+        assert somebody.get(path)["Location"].startswith("/account/login")
     somebody.force_login(make_person("dora", "auditor"))
     for path in paths:
         assert somebody.get(path).status_code == 403

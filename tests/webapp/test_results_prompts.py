@@ -13,7 +13,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.experiment import Experiment as OnDisk
 from tests.core import scripted_world
 from tests.webapp.conftest import make_person
-from tests.webapp.results_cast import (
+from tests.webapp.results_fixtures import (
     HOSTILE,
     hostile_experiment,
     record,
@@ -99,7 +99,7 @@ def test_search_finds_text_in_any_capitals_and_nothing_else(
     assert listed(client, f"?q={wanted['text'].upper().replace('?', '%3F')}") == [
         wanted["prompt_id"]
     ]
-    assert "No prompt is like that" in client.get(f"{LIST}?q=.*").content.decode()
+    assert "No prompts match these filters" in client.get(f"{LIST}?q=.*").content.decode()
 
 
 @pytest.mark.parametrize("kind", ["actor", "judge"])
@@ -165,7 +165,7 @@ def test_a_least_figure_that_is_none_is_said_and_lists_nothing(
     answer = client.get(f"{LIST}?{name}={wrong}", headers=HTMX)
     assert answer.context["form"].errors[name]
     assert answer.context["prompts"] == []
-    assert "These filters cannot be used" in answer.content.decode()
+    assert "Invalid filters" in answer.content.decode()
 
 
 def test_a_prompt_without_a_figure_reaches_none(
@@ -298,7 +298,7 @@ def test_what_the_meta_judge_wrote_can_be_read_in_both_orders(
     part = client.get(address, headers=HTMX).content.decode()
     assert part.lstrip().startswith("<section")
     against_itself = f"{LIST}/{one['prompt_id']}/battle?first={first}&second={first}"
-    assert "did not meet" in client.get(against_itself).content.decode()
+    assert "were not compared" in client.get(against_itself).content.decode()
     for wrong in ("", "?first=x&second=1", f"?first={first}"):
         assert client.get(f"{LIST}/{one['prompt_id']}/battle{wrong}").status_code == 404
     assert client.get(f"{LIST}/{'0' * 64}/battle?first=0&second=1").status_code == 404
@@ -340,7 +340,7 @@ def test_pages_show_and_take_no_post(client: Client, row: Experiment, on_disk: O
 def test_pages_are_for_those_who_signed_in_and_may_see(row: Experiment, on_disk: OnDisk) -> None:
     somebody = Client()
     for path in (LIST, prompt_path(on_disk)):
-        assert somebody.get(path)["Location"].startswith("/people/login")
+        assert somebody.get(path)["Location"].startswith("/account/login")
     somebody.force_login(make_person("dora", "auditor"))
     for path in (LIST, prompt_path(on_disk)):
         assert somebody.get(path).status_code == 403
@@ -361,7 +361,7 @@ def test_an_iteration_that_is_not_finished_shows_what_is_there(
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
     begun = scripted_world.begin(tmp_path)
     record(begun, alice)
-    assert "No prompt has been drawn yet" in client.get(LIST).content.decode()
+    assert "No prompts have been sampled yet" in client.get(LIST).content.decode()
     context, tools = begun.context(1), scripted_world.scripted_tools(tmp_path, sloppy_reply)
     stages = {stage.name: stage for stage in scripted_world.stages_before_training()}
     stages["sample"].run_shard(context, 0, tools)
@@ -374,7 +374,7 @@ def test_an_iteration_that_is_not_finished_shows_what_is_there(
     stages["judge"].run_shard(context, 0, tools)
     assert client.get(first).context["prompt"].responses[0].mean is not None
     last = client.get(f"{LIST}/{listed(client)[-1]}").content.decode()
-    assert "It has not been answered yet" in last
+    assert "There are no responses yet" in last
 
 
 def test_a_first_visit_reads_part_by_part_and_says_how_far_it_is(
@@ -436,7 +436,11 @@ def test_an_outside_judge_is_named_wherever_points_are_shown(
     for named in (False, True):
         for page in pages:
             shown = client.get(page).content.decode()
-            words = ("An outside judge gives", "· outside judge", "by the endpoint big")
+            words = (
+                "This experiment uses an external judge",
+                "· external judge",
+                "by the endpoint big",
+            )
             assert any(word in shown for word in words) is named, page
         recipe = row.recipe | {"judge": row.recipe["judge"] | {"endpoint": "big"}}
         Experiment.objects.update(recipe=recipe)
@@ -467,4 +471,4 @@ def test_what_models_and_people_write_is_text_and_never_markup(
     whole = pages[1].content.decode()
     assert "&lt;script&gt;alert(1)" in whole
     assert "{{ 7|add:7 }}" in whole
-    assert "more characters are left out here" in whole
+    assert "more characters are not shown" in whole

@@ -13,7 +13,7 @@ from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.method.what_if import get_rules
 from tests.core import scripted_world
 from tests.webapp.conftest import make_person
-from tests.webapp.results_cast import record, scripted_experiment, sloppy_reply
+from tests.webapp.results_fixtures import record, scripted_experiment, sloppy_reply
 from tests.webapp.test_results_prompts import HTMX, rows_of
 from webapp.experiments.models import Experiment
 from webapp.results.iteration_reader import OpenIteration, open_iteration
@@ -107,14 +107,14 @@ def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
     shown = page.content.decode()
     assert "Every best judgment was cut off by the token limit." in shown
     assert "may be rejected, and are never chosen" in shown
-    assert "points · cut off by the token limit" in shown
+    assert "of 5 · cut off by the token limit" in shown
 
 
 def test_the_page_begins_as_it_was(client: Client, row: Experiment) -> None:
     answer = client.get(PAGE)
     assert answer.context["made"].as_it_was
     assert answer.context["made"].changed == []
-    assert "These are the recipe's own rules" in answer.content.decode().replace("&#x27;", "'")
+    assert "These are the rules of the recipe" in answer.content.decode().replace("&#x27;", "'")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_only_battles_would_tell_is_said_to_be_unknown(
             break
     assert judge.calls >= 2 * judge.unknown > 0
     page = answer.content.decode()
-    assert f"{judge.calls} meta-judge calls would tell" in page
+    assert f"would take {judge.calls} meta-judge calls" in page
     assert "is unknown" in page
 
 
@@ -230,7 +230,7 @@ def test_region_history_and_methods(client: Client, row: Experiment) -> None:
 
 def test_who_may_not_see_is_turned_away(row: Experiment) -> None:
     somebody = Client()
-    assert somebody.get(PAGE)["Location"].startswith("/people/login")
+    assert somebody.get(PAGE)["Location"].startswith("/account/login")
     somebody.force_login(make_person("dora", "auditor"))
     assert somebody.get(PAGE).status_code == 403
     somebody.force_login(make_person("bob", "viewer"))
@@ -251,9 +251,9 @@ def test_an_iteration_without_pairs_yet_says_so(
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
     begun = scripted_world.begin(tmp_path)
     record(begun, alice)
-    assert "No prompt has been drawn yet" in client.get(PAGE).content.decode()
+    assert "No prompts have been sampled yet" in client.get(PAGE).content.decode()
     tools = scripted_world.scripted_tools(tmp_path, sloppy_reply)
     for stage in scripted_world.stages_before_training()[:2]:
         for shard in range(stage.plan_shards(begun.context(1))):
             stage.run_shard(begun.context(1), shard, tools)
-    assert "No pairs have been chosen yet" in client.get(PAGE).content.decode()
+    assert "No pairs have been selected yet" in client.get(PAGE).content.decode()

@@ -14,7 +14,7 @@ from pytest_django.fixtures import Settings
 
 from tests.webapp.conftest import make_person
 from webapp.accounts import login_throttle
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +28,7 @@ def sign_in(
 ) -> str:
     """What the page says; empty where the person is in."""
     answer = Client().post(
-        "/people/login",
+        "/account/login",
         {"username": name, "password": password},
         REMOTE_ADDR=address,
         headers=headers,
@@ -37,7 +37,7 @@ def sign_in(
 
 
 def kinds() -> list[str]:
-    return list(Event.objects.order_by("pk").values_list("kind", flat=True))
+    return list(SecurityEvent.objects.order_by("pk").values_list("kind", flat=True))
 
 
 def test_after_five_wrong_passwords_the_right_one_does_not_help(alice: User) -> None:
@@ -53,7 +53,7 @@ def test_the_admin_has_no_door_of_its_own(client: Client, alice: User) -> None:
     stranger.post("/admin/login/", {"username": "alice", "password": "correct horse"})
     assert "_auth_user_id" not in stranger.session
     answer = stranger.get("/admin/auth/user/", follow=True)
-    assert answer.redirect_chain[-1] == ("/people/login?next=/admin/auth/user/", 302)
+    assert answer.redirect_chain[-1] == ("/account/login?next=/admin/auth/user/", 302)
     client.force_login(alice)
     assert client.get("/admin/", follow=True).status_code == 403
 
@@ -61,7 +61,9 @@ def test_the_admin_has_no_door_of_its_own(client: Client, alice: User) -> None:
 def test_the_lock_opens_by_itself(alice: User) -> None:
     for _ in range(9):
         sign_in()
-    Event.objects.update(created=timezone.now() - login_throttle.WINDOW - timedelta(seconds=1))
+    SecurityEvent.objects.update(
+        created=timezone.now() - login_throttle.WINDOW - timedelta(seconds=1)
+    )
     assert sign_in(password="correct horse") == ""
 
 
@@ -104,17 +106,17 @@ def test_a_name_that_does_not_exist_is_treated_alike(alice: User) -> None:
 
 def test_an_address_is_only_believed_from_our_own_proxies(alice: User, settings: Settings) -> None:
     sign_in(**{"X-Forwarded-For": "6.6.6.6"})
-    assert Event.objects.latest("pk").address == "10.0.0.1"
+    assert SecurityEvent.objects.latest("pk").address == "10.0.0.1"
     settings.META_REWARD_PROXIES = 1
     sign_in(**{"X-Forwarded-For": "6.6.6.6, 192.0.2.7"})
-    assert Event.objects.latest("pk").address == "192.0.2.7"
+    assert SecurityEvent.objects.latest("pk").address == "192.0.2.7"
     sign_in()
-    assert Event.objects.latest("pk").address is None
+    assert SecurityEvent.objects.latest("pk").address is None
 
 
 def test_what_happens_to_accounts_is_written_down_with_who_did_it(alice: User) -> None:
     root = User.objects.create_superuser("root", password="correct horse")
-    Event.objects.all().delete()
+    SecurityEvent.objects.all().delete()
     client = Client()
     client.force_login(root)
     page = f"/admin/auth/user/{alice.pk}/change/"
@@ -124,35 +126,35 @@ def test_what_happens_to_accounts_is_written_down_with_who_did_it(alice: User) -
         "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00",
     }  # fmt: skip
     assert client.post(page, form).status_code == 302
-    found = {row.kind: row for row in Event.objects.exclude(kind="signed_in")}
+    found = {row.kind: row for row in SecurityEvent.objects.exclude(kind="signed_in")}
     assert found["account_changed"].detail == "is_staff: False -> True"
-    assert "given: admin" in set(Event.objects.values_list("detail", flat=True))
-    assert {row.by for row in found.values()} == {root}
+    assert "given: admin" in set(SecurityEvent.objects.values_list("detail", flat=True))
+    assert {row.created_by for row in found.values()} == {root}
     client.post(f"/admin/auth/user/{alice.pk}/delete/", {"post": "yes"})
-    assert Event.objects.latest("pk").kind == EventKind.ACCOUNT_DELETED
-    assert Event.objects.latest("pk").subject == "alice"
+    assert SecurityEvent.objects.latest("pk").kind == SecurityEventKind.ACCOUNT_DELETED
+    assert SecurityEvent.objects.latest("pk").subject == "alice"
 
 
 def test_tokens_passwords_and_signing_out_are_written_down(alice: User, client: Client) -> None:
-    Event.objects.all().delete()
-    client.post("/people/tokens", {"name": "nightly", "days": "30"})
-    client.post(f"/people/tokens/{alice.api_tokens.get().pk}/revoke")
+    SecurityEvent.objects.all().delete()
+    client.post("/account/tokens", {"name": "nightly", "days": "30"})
+    client.post(f"/account/tokens/{alice.api_tokens.get().pk}/revoke")
     new = {
         "old_password": "correct horse",
         "new_password1": "battery staple",
         "new_password2": "battery staple",
     }
-    assert client.post("/people/password", new).status_code == 302
-    client.post("/people/logout")
+    assert client.post("/account/password", new).status_code == 302
+    client.post("/account/logout")
     assert kinds() == ["token_made", "token_revoked", "password", "signed_out"]
-    assert "nightly" in Event.objects.get(kind="token_made").detail
+    assert "nightly" in SecurityEvent.objects.get(kind="token_made").detail
 
 
 def test_no_password_and_no_token_is_ever_in_the_log(alice: User, client: Client) -> None:
     sign_in(password="a very secret guess")
-    page = client.post("/people/tokens", {"name": "nightly", "days": "30"}).content.decode()
+    page = client.post("/account/tokens", {"name": "nightly", "days": "30"}).content.decode()
     secret = page.partition("mr_")[2][:40]
-    written = repr(list(Event.objects.values()))
+    written = repr(list(SecurityEvent.objects.values()))
     assert "a very secret guess" not in written
     assert len(secret) == 40
     assert secret[7:] not in written
@@ -161,23 +163,31 @@ def test_no_password_and_no_token_is_ever_in_the_log(alice: User, client: Client
 def test_an_account_that_a_command_made_is_written_down() -> None:
     out = StringIO()
     call_command("createsuperuser", username="ada", email="", interactive=False, stdout=out)
-    event = Event.objects.get(kind=EventKind.ACCOUNT_MADE)
-    assert (event.subject, event.by, event.detail) == ("ada", None, "is_staff, is_superuser")
+    event = SecurityEvent.objects.get(kind=SecurityEventKind.ACCOUNT_MADE)
+    assert (event.subject, event.created_by, event.detail) == (
+        "ada",
+        None,
+        "is_staff, is_superuser",
+    )
 
 
 def test_only_admins_see_the_log_of_accounts_and_nobody_edits_it(alice: User) -> None:
     sign_in()
-    event = Event.objects.latest("pk")
+    event = SecurityEvent.objects.latest("pk")
     client = Client()
     for role, status in (("operator", 403), ("admin", 200)):
         person = make_person(f"staff-{role}", role)
         User.objects.filter(pk=person.pk).update(is_staff=True)
         client.force_login(User.objects.get(pk=person.pk))
-        assert client.get("/admin/people/event/").status_code == status
+        assert client.get("/admin/people/securityevent/").status_code == status
     assert (
-        client.post(f"/admin/people/event/{event.pk}/delete/", {"post": "yes"}).status_code == 403
+        client.post(f"/admin/people/securityevent/{event.pk}/delete/", {"post": "yes"}).status_code
+        == 403
     )
-    assert client.post(f"/admin/people/event/{event.pk}/change/", {"kind": "x"}).status_code == 403
+    assert (
+        client.post(f"/admin/people/securityevent/{event.pk}/change/", {"kind": "x"}).status_code
+        == 403
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,14 +212,14 @@ def test_a_changed_password_ends_the_other_sessions(alice: User, client: Client)
         "new_password1": "battery staple",
         "new_password2": "battery staple",
     }
-    client.post("/people/password", new)
+    client.post("/account/password", new)
     assert client.get("/").status_code == 200
     assert other.get("/").status_code == 302
 
 
 def test_a_sign_in_leads_to_no_other_site(alice: User) -> None:
     answer = Client().post(
-        "/people/login?next=//evil.example/x",
+        "/account/login?next=//evil.example/x",
         {"username": "alice", "password": "correct horse", "next": "//evil.example/x"},
     )
     assert answer.headers["Location"] == "/"
@@ -217,12 +227,12 @@ def test_a_sign_in_leads_to_no_other_site(alice: User) -> None:
 
 def test_a_new_session_begins_at_signing_in(alice: User) -> None:
     client = Client()
-    client.get("/people/login")
+    client.get("/account/login")
     session = client.session
     session["planted"] = "yes"
     session.save()
     planted = str(session.session_key)
     client.cookies["sessionid"] = planted
-    client.post("/people/login", {"username": "alice", "password": "correct horse"})
+    client.post("/account/login", {"username": "alice", "password": "correct horse"})
     assert client.session.session_key != planted
     assert client.cookies["sessionid"]["httponly"]

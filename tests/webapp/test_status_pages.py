@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from meta_reward_core.processes.command_hint import format_command
 from tests.webapp.conftest import make_person
-from tests.webapp.watching_cast import (
+from tests.webapp.watching_fixtures import (
     HOSTILE,
     HTMX,
     RESTORE,
@@ -24,7 +24,7 @@ from tests.webapp.watching_cast import (
     run_judging,
 )
 from webapp.dashboard import queues
-from webapp.experiments.models import Experiment, Iteration, Order, Shard, Stage
+from webapp.experiments.models import Experiment, Iteration, Job, Shard, Stage
 
 pytestmark = pytest.mark.django_db
 
@@ -76,20 +76,20 @@ def test_it_goes_on_asking_between_two_iterations_of_the_workers(
     client: Client, iteration: Iteration
 ) -> None:
     Iteration.objects.update(status="finished")
-    Experiment.objects.update(status="waiting", until=2)
+    Experiment.objects.update(status="waiting", target_iteration=2)
     assert "hx-get" in get(client, **HTMX)
-    Experiment.objects.update(until=1)
+    Experiment.objects.update(target_iteration=1)
     assert "hx-get" not in get(client, **HTMX)
 
 
 def test_an_experiment_at_rest_says_what_it_waits_for(client: Client, iteration: Iteration) -> None:
     Iteration.objects.update(status="finished")
-    Experiment.objects.update(status="waiting", until=1)
+    Experiment.objects.update(status="waiting", target_iteration=1)
     for page in ("/", "/experiments/first"):
-        assert "for somebody to run iteration 2" in client.get(page).content.decode()
-    Experiment.objects.update(until=2)
+        assert "iteration 2 has not been started" in client.get(page).content.decode().lower()
+    Experiment.objects.update(target_iteration=2)
     for page in ("/", "/experiments/first"):
-        assert "for somebody to run" not in client.get(page).content.decode()
+        assert "has not been started" not in client.get(page).content.decode()
 
 
 def test_a_finished_experiment_shows_its_last_figure(client: Client, iteration: Iteration) -> None:
@@ -111,7 +111,7 @@ def test_names_and_status_narrow_the_list(client: Client, alice: User) -> None:
     assert shown("status=failed") == ["red-1", "blue"]
     assert shown("q=red&status=failed") == ["red-1"]
     assert shown("status=dreaming") == ["red-1", "red-2", "blue"]
-    assert "No experiment is like that" in get(client, "/?q=green")
+    assert "No experiments match these filters" in get(client, "/?q=green")
 
 
 def test_pages_keep_the_filter(client: Client, alice: User) -> None:
@@ -134,7 +134,7 @@ def test_a_stranger_does_not_see_a_private_experiment(
 
 
 def test_text_of_others_is_never_html(client: Client, running: Stage) -> None:
-    Iteration.objects.update(finding=HOSTILE)
+    Iteration.objects.update(message=HOSTILE)
     Stage.objects.update(title=HOSTILE)
     Experiment.objects.update(recipe={"name": HOSTILE})
     add_worker(name=HOSTILE, host=HOSTILE, queues=HOSTILE, device=HOSTILE)
@@ -164,16 +164,16 @@ def test_the_pages_ask_the_database_as_often_for_many(
 
 
 def test_a_waiting_experiment_says_that_no_worker_is_up(client: Client, running: Stage) -> None:
-    assert "No worker is up" in get(client)
+    assert "No workers are running" in get(client)
     silent = add_worker(heartbeat=timezone.now() - timedelta(minutes=2))
-    assert "No worker is up" in get(client)
+    assert "No workers are running" in get(client)
     type(silent).objects.filter(pk=silent.pk).update(heartbeat=timezone.now())
-    assert "No worker is up" not in get(client)
+    assert "No workers are running" not in get(client)
 
 
 def test_an_experiment_that_a_command_runs_needs_no_worker(client: Client, running: Stage) -> None:
     Iteration.objects.update(driver="command")
-    assert "No worker is up" not in get(client)
+    assert "No workers are running" not in get(client)
 
 
 def test_the_workers_page_says_what_each_does(client: Client, running: Stage) -> None:
@@ -192,8 +192,8 @@ def test_the_workers_page_rests_when_none_works(client: Client, running: Stage) 
     assert "hx-get" in get(client, "/workers")  # a shard waits, and will be taken
     Shard.objects.update(status="finished", token=None)
     page = get(client, "/workers")
-    assert ">nothing<" in page
-    assert "Nothing waits." in page
+    assert ">idle<" in page
+    assert "No pending work." in page
     assert "hx-get" not in page
 
 
@@ -208,7 +208,7 @@ def test_a_silent_worker_is_called_silent(client: Client, running: Stage) -> Non
 
 def waiting_rows(client: Client) -> dict[str, tuple[int, int, int, int]]:
     return {
-        row.name: (row.shards, row.running, row.tries, row.orders)
+        row.name: (row.shards, row.running, row.chats, row.jobs)
         for row in client.get("/workers").context["waiting"]
     }
 
@@ -221,7 +221,7 @@ def test_the_workers_page_says_what_waits(
         token = uuid4() if status == "running" else None
         place(kind, experiment, alice, status=status, token=token)
     place("pause", experiment, alice)
-    place("launch", None, alice, subject="second")
+    place("launch", None, alice, experiment_name="second")
     assert waiting_rows(client) == {"first": (1, 1, 2, 1), "second": (0, 0, 0, 1)}
     page = get(client, "/workers")
     assert 'href="/experiments/first"' in page
@@ -230,9 +230,9 @@ def test_the_workers_page_says_what_waits(
     assert waiting_rows(client)["first"] == (0, 0, 2, 1)
 
 
-def place(kind: str, experiment: Experiment | None, by: User, **values: Any) -> Order:
-    given = {"subject": str(experiment)} | values
-    return Order.objects.create(kind=kind, by=by, experiment=experiment, **given)
+def place(kind: str, experiment: Experiment | None, by: User, **values: Any) -> Job:
+    given = {"experiment_name": str(experiment)} | values
+    return Job.objects.create(kind=kind, created_by=by, experiment=experiment, **given)
 
 
 def test_what_waits_of_a_strangers_private_experiment_is_not_told(
@@ -240,7 +240,7 @@ def test_what_waits_of_a_strangers_private_experiment_is_not_told(
 ) -> None:
     bob = make_person("bob", "operator")
     make_private(experiment, bob)
-    place("launch", None, bob, subject="secret-plan")
+    place("launch", None, bob, experiment_name="secret-plan")
     assert waiting_rows(client) == {}
 
 
@@ -252,7 +252,7 @@ def test_the_workers_page_counts_messages_and_says_when_the_broker_is_away(
     assert "1,234" in get(client, "/workers")
     queues._count_messages_at.cache_clear()
     monkeypatch.setattr(queues, "read_queue_lengths", lambda: None)
-    assert "The broker does not answer" in get(client, "/workers")
+    assert "The broker is not responding" in get(client, "/workers")
 
 
 def test_the_workers_page_says_how_to_begin(client: Client) -> None:

@@ -108,7 +108,7 @@ def test_longer_texts_are_compared_by_lines_and_endless_ones_not_at_all(
 def test_spans_are_escaped_on_every_page() -> None:
     spans = compare_texts("<b>x</b> & <i>", "<u>x</u> & <i>")
     for layout in ({}, {"side_by_side": True}):
-        page = render_to_string("partials/spans.html", {"spans": spans, **layout})
+        page = render_to_string("_text_spans.html", {"spans": spans, **layout})
         for tag in ("<b", "<u", "<i>", "</b"):
             assert tag not in page
     assert "<mark>" in page

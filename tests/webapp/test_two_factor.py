@@ -10,10 +10,10 @@ from django.test import Client
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 
 pytestmark = pytest.mark.django_db
-PAGE = "/people/second-factor"
+PAGE = "/account/2fa"
 
 
 def shown(secret: str, *, steps_on: int = 0) -> str:
@@ -31,7 +31,7 @@ def own(client: Client, alice: User) -> Client:
 
 @pytest.fixture
 def secret(own: Client) -> str:
-    own.post(f"{PAGE}/begin")
+    own.post(f"{PAGE}/start")
     found = re.search(r"<code>([A-Z2-7]{32})</code>", own.get(PAGE).content.decode())
     assert found
     return found[1]
@@ -46,7 +46,7 @@ def codes(own: Client, secret: str) -> list[str]:
 
 def sign_in(**code: str) -> bool:
     answer = Client().post(
-        "/people/login", {"username": "alice", "password": "correct horse", **code}
+        "/account/login", {"username": "alice", "password": "correct horse", **code}
     )
     return answer.status_code == 302
 
@@ -77,7 +77,7 @@ def test_the_secret_is_never_shown_again(own: Client, secret: str, codes: list[s
     page = own.get(PAGE).content.decode()
     assert secret not in page
     assert codes[0] not in page
-    own.post(f"{PAGE}/begin")
+    own.post(f"{PAGE}/start")
     assert not TOTPDevice.objects.filter(confirmed=False).exists()
 
 
@@ -85,7 +85,7 @@ def test_wrong_codes_lock_like_wrong_passwords(codes: list[str]) -> None:
     for _ in range(5):
         assert not sign_in(code="000000")
     assert not sign_in(code=codes[0])
-    assert Event.objects.filter(kind=EventKind.REFUSED, subject="alice").exists()
+    assert SecurityEvent.objects.filter(kind=SecurityEventKind.REFUSED, subject="alice").exists()
 
 
 def test_it_is_removed_by_whoever_has_a_code_and_both_are_noted(
@@ -95,7 +95,7 @@ def test_it_is_removed_by_whoever_has_a_code_and_both_are_noted(
     assert not sign_in()
     assert own.post(f"{PAGE}/remove", {"code": codes[1]}).status_code == 302
     assert sign_in()
-    noted = Event.objects.filter(kind=EventKind.SECOND_FACTOR).order_by("pk")
+    noted = SecurityEvent.objects.filter(kind=SecurityEventKind.SECOND_FACTOR).order_by("pk")
     assert list(noted.values_list("subject", "detail")) == [
         ("alice", "set up"),
         ("alice", "removed"),

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from tests.webapp.audit_cast import artifacts, audited, carol
+from tests.webapp.audit_fixtures import artifacts, audited, carol
 from tests.webapp.conftest import alice
 from webapp.audit.models import Answer, Batch
 from webapp.experiments.models import Experiment
@@ -28,8 +28,8 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     batch = Batch.objects.get()
     assert f"batch {batch.pk}: 30 items" in said
     assert list(batch.auditors.all()) == [carol]
-    for item in batch.items.select_related("truth"):
-        choice = item.truth.facts["forward"] or "tie"
+    for item in batch.items.select_related("hidden_verdict"):
+        choice = item.hidden_verdict.facts["forward"] or "tie"
         Answer.objects.create(item=item, auditor_name="carol", choice=choice)
     report = run("audit_report", "--batch", str(batch.pk))
     assert "30 of 30 items answered" in report

@@ -17,7 +17,7 @@ from meta_reward_core.planning import experiment_setup
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.tasks.toy import task
 from tests.core.review.miniature_battles import NOISE
-from tests.webapp.audit_cast import answer_by_oracle
+from tests.webapp.audit_fixtures import answer_by_oracle
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
 from tests.workers.miniature_script import RECIPE, MiniatureScript
@@ -26,10 +26,10 @@ from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over
 from webapp.audit.batch_creation import BatchPlan, create_batch
 from webapp.audit.batch_report import is_stale, make_report
 from webapp.audit.human_preference_pairs import build_human_pairs
-from webapp.audit.models import Answer, Batch, Gate, Item, Override
+from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
 from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Experiment, Iteration
-from webapp.notifications.models import Channel, Choice, EventType, Notice, Recipient
+from webapp.notifications.models import Channel, EventType, Notification, Recipient, Subscription
 from webapp.notifications.outbox import write_notifications
 from workers.engine.client import ShardFailedError, ShardRequest
 from workers.pipeline import control, scheduling
@@ -43,7 +43,9 @@ __all__ = ["HostHere", "host", "queue"]
 def held(installation: Installation, queue: Queue) -> Iteration:
     """An iteration that workers have run as far as the gate lets them."""
     iteration = hand_over(installation, until=2)
-    Gate.objects.create(experiment=iteration.experiment, least=0.5, confidence=0.95, answers=10)
+    Gate.objects.create(
+        experiment=iteration.experiment, min_agreement=0.5, confidence=0.95, min_answers=10
+    )
     queue.work()
     iteration.refresh_from_db()
     return iteration
@@ -60,8 +62,8 @@ def answer(item: Item, choice: str) -> None:
 
 
 def agree(batch: Batch) -> None:
-    for item in batch.items.select_related("truth"):
-        answer(item, item.truth.facts["forward"] or "tie")
+    for item in batch.items.select_related("hidden_verdict"):
+        answer(item, item.hidden_verdict.facts["forward"] or "tie")
 
 
 def toss_coins(batch: Batch) -> None:
@@ -73,18 +75,18 @@ def toss_coins(batch: Batch) -> None:
 
 def test_whoever_wants_to_know_is_told_once_that_it_waits(held: Iteration) -> None:
     owner = User.objects.create_user("olga", email="olga@example.org", is_superuser=True)
-    recipient = Recipient.objects.create(person=owner, only_own=False)
-    choice = Choice.objects.create(
+    recipient = Recipient.objects.create(user=owner, only_own=False)
+    choice = Subscription.objects.create(
         recipient=recipient, event=EventType.WAITS, channel=Channel.EMAIL
     )
     assert write_notifications() == 0, "it waited already when she asked"
-    Choice.objects.filter(pk=choice.pk).update(since=held.started)
+    Subscription.objects.filter(pk=choice.pk).update(since=held.started)
     assert write_notifications() == 1
-    notice = Notice.objects.get()
-    assert "waits for you: iteration 1 needs an audit" in notice.subject
+    notice = Notification.objects.get()
+    assert "needs attention: iteration 1 needs an audit" in notice.subject
     assert "there is no audit of these battles yet" in notice.text
-    assert "resume it" not in notice.text
-    Iteration.objects.filter(pk=held.pk).update(finding="waits before training: other words")
+    assert "Resume it" not in notice.text
+    Iteration.objects.filter(pk=held.pk).update(message="waits before training: other words")
     assert write_notifications() == 0
 
 
@@ -96,8 +98,8 @@ def test_without_an_audit_nothing_trains_and_the_page_says_why(held: Iteration) 
     assert stage_statuses(held)["pair_judge"] == "finished"
     assert stage_statuses(held)["train"] == "waiting"
     assert held.status == "running"
-    assert "waits before training" in held.finding
-    assert "there is no audit of these battles yet" in held.finding
+    assert "waits before training" in held.message
+    assert "there is no audit of these battles yet" in held.message
     assert Iteration.objects.count() == 1
 
 
@@ -107,7 +109,7 @@ def test_a_meta_judge_that_is_a_coin_stays_before_the_gate(held: Iteration, queu
     queue.work()
     held.refresh_from_db()
     assert stage_statuses(held)["train"] == "waiting"
-    assert "shows" in held.finding
+    assert "shows" in held.message
     assert Iteration.objects.count() == 1
 
 
@@ -115,39 +117,39 @@ def test_a_passed_audit_opens_the_gate_for_its_iteration_alone(
     held: Iteration, queue: Queue
 ) -> None:
     batch = audit(held)
-    for item in batch.items.select_related("truth"):
-        facts = item.truth.facts
-        item.truth.facts = facts | {"backward": facts["forward"]}
-        item.truth.save()
+    for item in batch.items.select_related("hidden_verdict"):
+        facts = item.hidden_verdict.facts
+        item.hidden_verdict.facts = facts | {"backward": facts["forward"]}
+        item.hidden_verdict.save()
     agree(batch)
     reconcile()
     queue.work()
     held.refresh_from_db()
-    assert (held.status, held.finding) == ("finished", "")
+    assert (held.status, held.message) == ("finished", "")
     following = Iteration.objects.get(number=2)
     assert following.status == "running"
-    assert "audit of iteration 2" in following.finding
+    assert "audit of iteration 2" in following.message
 
 
 def test_too_few_answers_do_not_open_it(held: Iteration, queue: Queue) -> None:
-    Gate.objects.update(answers=1000)
+    Gate.objects.update(min_answers=1000)
     agree(audit(held))
     reconcile()
     held.refresh_from_db()
-    assert "of 1000 answers" in held.finding
+    assert "of 1000 answers" in held.message
 
 
 def test_an_audit_that_is_still_being_answered_does_not_open_it(
     held: Iteration, queue: Queue
 ) -> None:
-    Gate.objects.update(least=0.0, answers=1)
+    Gate.objects.update(min_agreement=0.0, min_answers=1)
     batch = audit(held)
-    first, *rest = batch.items.select_related("truth")
+    first, *rest = batch.items.select_related("hidden_verdict")
     for item in rest:
-        answer(item, item.truth.facts["forward"] or "tie")
+        answer(item, item.hidden_verdict.facts["forward"] or "tie")
     reconcile()
     held.refresh_from_db()
-    assert "neither answered whole nor closed" in held.finding
+    assert "neither answered whole nor closed" in held.message
     Batch.objects.update(status="closed")
     reconcile()
     assert stage_statuses(held)["train"] != "waiting"
@@ -157,29 +159,29 @@ def test_an_audit_that_is_still_being_answered_does_not_open_it(
 def test_the_newest_audit_decides(held: Iteration, queue: Queue) -> None:
     good, bad = audit(held), audit(held)
     for batch in (good, bad):
-        for item in batch.items.select_related("truth"):
-            item.truth.facts |= {"forward": "first", "backward": "first"}
-            item.truth.save()
+        for item in batch.items.select_related("hidden_verdict"):
+            item.hidden_verdict.facts |= {"forward": "first", "backward": "first"}
+            item.hidden_verdict.save()
             answer(item, "first" if batch == good else "second")
     reconcile()
     held.refresh_from_db()
-    assert f"audit {bad.pk} shows 0%" in held.finding
+    assert f"audit {bad.pk} shows 0%" in held.message
 
 
 def test_an_audit_of_other_files_does_not_open_it(held: Iteration, queue: Queue) -> None:
     batch = audit(held)
     agree(batch)
-    Gate.objects.update(least=0.0)
+    Gate.objects.update(min_agreement=0.0)
     Batch.objects.update(source_sha256="f" * 64)
     reconcile()
     held.refresh_from_db()
-    assert "no audit of these battles" in held.finding
+    assert "no audit of these battles" in held.message
     assert stage_statuses(held)["train"] == "waiting"
 
 
 def test_an_override_lets_one_iteration_through(held: Iteration, queue: Queue) -> None:
-    Override.objects.create(
-        experiment=held.experiment, iteration=1, reason="a trial", by_name="alice"
+    GateOverride.objects.create(
+        experiment=held.experiment, iteration=1, reason="a trial", created_by_name="alice"
     )
     scheduling.advance_iteration(held)
     queue.work()
@@ -215,12 +217,12 @@ def trained(iteration: Iteration) -> dict[str, int]:
 
 
 def alone(iteration: Iteration) -> None:
-    Override.objects.create(
+    GateOverride.objects.create(
         experiment=iteration.experiment,
         iteration=iteration.number,
         outcome="actor_pairs",
         reason="the meta-judge follows the score",
-        by_name="alice",
+        created_by_name="alice",
     )
 
 
@@ -249,21 +251,25 @@ def test_a_person_lets_one_iteration_train_on_its_actor_pairs_alone(
     queue.work()
     check_actor_pairs_alone(held, why="follows the score (decided by alice)")
     assert Iteration.objects.get(number=2).status == "running"
-    assert "audit of iteration 2" in Iteration.objects.get(number=2).finding
+    assert "audit of iteration 2" in Iteration.objects.get(number=2).message
 
 
 def test_a_gate_may_go_on_with_actor_pairs_by_itself_once_an_audit_has_failed(
     held: Iteration, queue: Queue
 ) -> None:
-    Gate.objects.update(otherwise="actor_pairs")
+    Gate.objects.update(on_failure="actor_pairs")
     reconcile()
     assert stage_statuses(held)["train"] == "waiting", "nobody has audited it yet"
     toss_coins(audit(held))
     reconcile()
     queue.work()
     check_actor_pairs_alone(held, why="(decided by the gate)")
-    decided = Override.objects.get(iteration=1)
-    assert (decided.outcome, decided.by_name, decided.by) == ("actor_pairs", "the gate", None)
+    decided = GateOverride.objects.get(iteration=1)
+    assert (decided.outcome, decided.created_by_name, decided.created_by) == (
+        "actor_pairs",
+        "the gate",
+        None,
+    )
     assert "must show agreement above 50%" in decided.reason
 
 
@@ -298,17 +304,17 @@ def test_a_command_stops_before_training_and_goes_on_when_the_audit_has_passed(
     assert caught.value.returncode == AuditWaitsError.exit_code == 6
     iteration = Iteration.objects.get()
     assert (iteration.status, stage_statuses(iteration)["train"]) == ("paused", "waiting")
-    assert iteration.finding.startswith("waits before training: ")
+    assert iteration.message.startswith("waits before training: ")
     gate = Gate.objects.get()
-    assert (gate.answers, gate.otherwise) == (10, "wait")
+    assert (gate.min_answers, gate.on_failure) == (10, "wait")
     batch = audit(iteration)
-    for item in batch.items.select_related("truth"):
-        item.truth.facts |= {"forward": "first", "backward": "first"}
-        item.truth.save()
+    for item in batch.items.select_related("hidden_verdict"):
+        item.hidden_verdict.facts |= {"forward": "first", "backward": "first"}
+        item.hidden_verdict.save()
         answer(item, "first")
     installation.run_iteration(*GATED)
     iteration.refresh_from_db()
-    assert (iteration.status, iteration.finding) == ("finished", "")
+    assert (iteration.status, iteration.message) == ("finished", "")
     assert "withheld" not in trained(iteration)
     assert not installation.artifacts.joinpath("mine/iteration-1/withheld").exists()
 
@@ -404,7 +410,7 @@ def test_an_oracle_at_the_desk_stops_the_run_whose_meta_judge_is_a_coin(
     assert caught.value.returncode == 6
     iteration.refresh_from_db()
     assert (iteration.status, stage_statuses(iteration)["train"]) == ("paused", "waiting")
-    assert iteration.finding.startswith("waits before training: ")
+    assert iteration.message.startswith("waits before training: ")
     assert not installation.artifacts.joinpath("mine/iteration-1/train").exists()
 
 
@@ -442,10 +448,11 @@ def test_the_next_iteration_mixes_in_what_people_preferred(
     assert "are judgments that people preferred in audits of earlier iterations" in shown
     rows = table(following, "human_pairs")
     assert {(row["kind"], row["iteration"]) for row in rows} == {("human", 1)}
-    item = preferred.items.select_related("truth")[0]
+    item = preferred.items.select_related("hidden_verdict")[0]
+    facts = item.hidden_verdict.facts
     [row] = [row for row in rows
-             if row["chosen_judgment_id"] == item.truth.facts["second_judgment_id"]
-             and row["rejected_judgment_id"] == item.truth.facts["first_judgment_id"]]  # fmt: skip
+             if row["chosen_judgment_id"] == facts["second_judgment_id"]
+             and row["rejected_judgment_id"] == facts["first_judgment_id"]]  # fmt: skip
     assert row["chosen"] == [{"role": "assistant", "content": item.second}]
     assert item.instruction in row["prompt"][0]["content"]
 
@@ -517,11 +524,11 @@ def test_only_what_everybody_prefers_in_complete_audits_is_offered(
     second.save()
     Item.objects.create(batch=preferred, number=61, key=third.key, stratum=third.stratum,
                         probability=1, instruction="", response="", is_swapped=False,
-                        original=third, again="other")  # fmt: skip
+                        original=third, repeat_kind="other")  # fmt: skip
     answer(Item.objects.get(number=61), "first")
     assert len(build_human_pairs(row, before=2)) == 57
     assert build_human_pairs(row, before=1) == []
-    cut_off = preferred.items.select_related("truth").all()[5].truth
+    cut_off = preferred.items.select_related("hidden_verdict").all()[5].hidden_verdict
     cut_off.facts |= {"cut_off_first": False, "cut_off_second": True}
     cut_off.save()
     assert len(build_human_pairs(row, before=2)) == 56, "the preferred one was cut off"

@@ -16,7 +16,7 @@ GATED = ("--iterations", "2", "--set", "audit.required=true",
 DECIDE = """
 from django.db import transaction
 from webapp.audit.batch_creation import BatchPlan, create_batch
-from webapp.audit.models import Answer, Override
+from webapp.audit.models import Answer, GateOverride
 from webapp.experiments.models import Experiment
 
 row = Experiment.objects.get()
@@ -26,10 +26,10 @@ with transaction.atomic():
     for item in batch.items.all():
         Answer.objects.create(item=item, auditor_name="carol", choice="first")
     batch.items.update(is_answered=True)
-    Override.objects.create(experiment=row, iteration=1, outcome="actor_pairs",
-                            reason="a trial", by_name="alice")
-    Override.objects.create(experiment=row, iteration=2, outcome="all",
-                            reason="a trial", by_name="alice")
+    GateOverride.objects.create(experiment=row, iteration=1, outcome="actor_pairs",
+                            reason="a trial", created_by_name="alice")
+    GateOverride.objects.create(experiment=row, iteration=2, outcome="all",
+                            reason="a trial", created_by_name="alice")
 """
 
 

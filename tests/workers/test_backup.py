@@ -19,9 +19,9 @@ from django.core.management import CommandError
 from meta_reward_core.errors import InputError
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.api.models import make_token
-from webapp.experiments.models import Attempt, Experiment, Order
+from webapp.experiments.models import Attempt, Experiment, Job
 from workers.ops import backup
 
 CHECKOUT = Path(__file__).parents[2]
@@ -35,11 +35,13 @@ def used(installation: Installation, use_script: UseScript) -> Installation:
     make_token(alice, name="nightly", expires=None)
     experiment = Experiment.objects.get()
     Experiment.objects.update(owner=alice)
-    Order.objects.create(kind="pause", by=alice, experiment=experiment, subject="mine")
+    Job.objects.create(
+        kind="pause", created_by=alice, experiment=experiment, experiment_name="mine"
+    )
     return installation
 
 
-OWN_EVENTS = {EventKind.BACKED_UP, EventKind.RESTORED}
+OWN_EVENTS = {SecurityEventKind.BACKED_UP, SecurityEventKind.RESTORED}
 
 
 def everything() -> list[dict[str, Any]]:
@@ -60,13 +62,15 @@ def test_what_was_lost_comes_back_as_it_was(used: Installation, tmp_path: Path) 
     Attempt.objects.all().delete()
     Experiment.objects.all().delete()
     User.objects.all().delete()
-    Event.objects.all().delete()
+    SecurityEvent.objects.all().delete()
     assert "the files are as they were" in used.run("restore", "--input", file, "--replace")
     assert everything() == before
     alice = User.objects.get(username="alice")
     assert alice.check_password("correct horse")
     assert alice.has_perm("experiments.run_experiment")
-    Order.objects.create(kind="pause", by=alice, subject="mine")  # numbers go on where they were
+    Job.objects.create(
+        kind="pause", created_by=alice, experiment_name="mine"
+    )  # numbers go on where they were
 
 
 def test_a_full_database_is_not_overwritten_by_chance(used: Installation, tmp_path: Path) -> None:
@@ -175,8 +179,8 @@ import django
 django.setup()
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
-from webapp.experiments.models import Experiment, Order
-from webapp.accounts.models import Event
+from webapp.experiments.models import Experiment, Job
+from webapp.accounts.models import SecurityEvent
 call_command("migrate", verbosity=0)
 """
 _PEOPLE = """
@@ -184,7 +188,7 @@ alice = User.objects.create_user("alice", password="correct horse")
 alice.groups.set(Group.objects.all())
 row = Experiment.objects.create(name="first", owner=alice, recipe={{"naïve": [1.5, None, "漢"]}},
     recipe_sha256="a" * 64, seed=1, artifact_root="/nowhere")
-Order.objects.create(kind="pause", by=alice, experiment=row, subject="first")
+Job.objects.create(kind="pause", created_by=alice, experiment=row, experiment_name="first")
 call_command("backup", "--output", "{root}/a.gz")
 """
 _MOVE = """
@@ -193,8 +197,8 @@ try:
     call_command("restore", "--input", "{root}/a.gz")
 except CommandError as error:  # there are no files in this test
     assert "put them back" in str(error) or "are gone" in str(error), error
-    last = Event.objects.order_by("pk").last().pk
+    last = SecurityEvent.objects.order_by("pk").last().pk
     User.objects.create_user("next").delete()  # numbers go on where they were
-    Event.objects.filter(pk__gt=last).delete()
+    SecurityEvent.objects.filter(pk__gt=last).delete()
 call_command("backup", "--output", "{root}/b.gz")
 """

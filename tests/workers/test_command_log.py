@@ -7,7 +7,7 @@ import pytest
 from django.db import DatabaseError
 
 from tests.workers.installation import Installation, UseScript
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from workers.management import base
 from workers.ops.host import get_machine_name
 
@@ -17,12 +17,12 @@ WHO = f"by {getpass.getuser()} on {get_machine_name()}"
 @pytest.fixture
 def finished(installation: Installation, use_script: UseScript) -> Installation:
     installation.run_iteration("--iterations", 2)
-    Event.objects.all().delete()
+    SecurityEvent.objects.all().delete()
     return installation
 
 
 def noted() -> list[tuple[str, str, str]]:
-    return list(Event.objects.order_by("pk").values_list("kind", "subject", "detail"))
+    return list(SecurityEvent.objects.order_by("pk").values_list("kind", "subject", "detail"))
 
 
 def test_commands_that_take_out_delete_or_put_back_are_noted(
@@ -37,18 +37,22 @@ def test_commands_that_take_out_delete_or_put_back_are_noted(
     (scratch / "state").write_bytes(b"x")
     finished.run("prune", "--what", "scratch")
     assert noted() == [
-        (EventKind.EXPORTED, "mine", f"pairs in {pairs}, {WHO}"),
-        (EventKind.RESTORED, str(rows), WHO),  # the backup's own event is younger than its rows
+        (SecurityEventKind.EXPORTED, "mine", f"pairs in {pairs}, {WHO}"),
+        (
+            SecurityEventKind.RESTORED,
+            str(rows),
+            WHO,
+        ),  # the backup's own event is younger than its rows
     ], "a list of what may be deleted deletes nothing"
     finished.run("prune", "--what", "scratch", "--yes")
     kind, subject, detail = noted()[-1]
-    assert (kind, detail) == (EventKind.PRUNED, f"scratch, {WHO}")
+    assert (kind, detail) == (SecurityEventKind.PRUNED, f"scratch, {WHO}")
     assert str(scratch) in subject
 
 
 def test_a_backup_is_noted(finished: Installation, tmp_path: Path) -> None:
     finished.run("backup", "--output", tmp_path / "rows.gz")
-    assert noted() == [(EventKind.BACKED_UP, str(tmp_path / "rows.gz"), WHO)]
+    assert noted() == [(SecurityEventKind.BACKED_UP, str(tmp_path / "rows.gz"), WHO)]
 
 
 def test_an_export_needs_no_database(
@@ -63,7 +67,7 @@ def test_an_export_needs_no_database(
     monkeypatch.setattr(base, "log_event", away)
     finished.run("export_pairs", "--experiment", "mine", "--output", tmp_path / "pairs.jsonl")
     assert (tmp_path / "pairs.jsonl").exists()
-    assert f"not noted: data taken out, mine, by {WHO[3:]}: no connection" in caplog.text
+    assert f"not noted: data exported, mine, by {WHO[3:]}: no connection" in caplog.text
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.workers.installation import Installation
 from webapp.experiment_form.launch_request import LaunchRequest, dump_recipe
 from webapp.experiment_form.uploads import store_prompts
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Experiment, Iteration, JobKind, Order
+from webapp.experiments.models import Experiment, Iteration, Job, JobKind
 from workers.jobs import create_experiment, runner
 
 pytestmark = pytest.mark.django_db
@@ -30,7 +30,7 @@ def _places(installation: Installation, settings: Settings) -> None:
     settings.META_REWARD_UPLOAD_ROOT = str(installation.root / "uploads")
 
 
-def order_for(installation: Installation, person: User | None = None, **changes: Any) -> Order:
+def job_for(installation: Installation, person: User | None = None, **changes: Any) -> Job:
     lines = [f"question {number}?\n".encode() for number in range(20)]
     wish = {
         "name": "mine",
@@ -42,32 +42,32 @@ def order_for(installation: Installation, person: User | None = None, **changes:
         **changes,
     }
     written = LaunchRequest(**wish).write()
-    return enqueue_job(JobKind.LAUNCH, by=person, subject=wish["name"], wish=written)
+    return enqueue_job(JobKind.LAUNCH, by=person, experiment_name=wish["name"], payload=written)
 
 
-def carry_out(order: Order) -> Order:
-    assert runner.run_job(order, runner.SLOW_HANDLERS)
-    order.refresh_from_db()
-    return order
+def carry_out(job: Job) -> Job:
+    assert runner.run_job(job, runner.SLOW_HANDLERS)
+    job.refresh_from_db()
+    return job
 
 
-def forget_that_it_was_carried_out(order: Order) -> None:
+def forget_that_it_was_carried_out(job: Job) -> None:
     """As if its keeper had died before it wrote the end: only what it noted before is left."""
-    Order.objects.filter(pk=order.pk).update(
+    Job.objects.filter(pk=job.pk).update(
         status="waiting", token=None, finished=None, outcome={"opening": True}
     )
-    order.refresh_from_db()
+    job.refresh_from_db()
 
 
 def test_an_order_becomes_an_experiment_that_workers_run(
     installation: Installation, alice: User
 ) -> None:
-    order = order_for(installation, alice, is_private=True, changes=("actor.samples=3",))
-    carry_out(order)
-    assert (order.status, order.finding) == ("done", "")
+    job = job_for(installation, alice, is_private=True, changes=("actor.samples=3",))
+    carry_out(job)
+    assert (job.status, job.message) == ("done", "")
     row = Experiment.objects.get(name="mine")
-    assert order.experiment == row
-    assert (row.owner, row.is_private, row.seed, row.until) == (alice, True, 7, 2)
+    assert job.experiment == row
+    assert (row.owner, row.is_private, row.seed, row.target_iteration) == (alice, True, 7, 2)
     assert row.recipe["actor"]["samples"] == 3
     iteration = row.iterations.get()
     assert (iteration.number, iteration.status, iteration.driver) == (1, "running", "workers")
@@ -78,17 +78,17 @@ def test_an_order_becomes_an_experiment_that_workers_run(
 
 def test_a_name_that_exists_is_refused(installation: Installation, alice: User) -> None:
     installation.run_iteration()
-    order = carry_out(order_for(installation, alice))
-    assert order.status == "refused"
-    assert "exists already: choose another name" in order.finding
+    job = carry_out(job_for(installation, alice))
+    assert job.status == "refused"
+    assert "exists already: choose another name" in job.message
     assert Experiment.objects.get().owner is None
 
 
 def test_files_without_a_row_are_somebody_elses(installation: Installation, alice: User) -> None:
     installation.run_iteration()
     Experiment.objects.all().delete()
-    order = carry_out(order_for(installation, alice))
-    assert "exists already" in order.finding
+    job = carry_out(job_for(installation, alice))
+    assert "exists already" in job.message
     assert not Experiment.objects.exists()
 
 
@@ -99,33 +99,33 @@ def test_who_takes_it_up_again_goes_on_where_it_was_left(
     def die(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    order = order_for(installation, alice)
+    job = job_for(installation, alice)
     with monkeypatch.context() as patched:
         patched.setattr(create_experiment, step, die)
         with pytest.raises(KeyboardInterrupt):
-            runner.run_job(order, runner.SLOW_HANDLERS)
-    forget_that_it_was_carried_out(order)
-    carry_out(order)
-    assert (order.status, order.finding) == ("done", "")
+            runner.run_job(job, runner.SLOW_HANDLERS)
+    forget_that_it_was_carried_out(job)
+    carry_out(job)
+    assert (job.status, job.message) == ("done", "")
     row = Experiment.objects.get(name="mine")
-    assert (row.owner, row.until, row.iterations.count()) == (alice, 2, 1)
+    assert (row.owner, row.target_iteration, row.iterations.count()) == (alice, 2, 1)
 
 
 def test_carried_out_twice_it_starts_nothing_again(installation: Installation, alice: User) -> None:
-    order = carry_out(order_for(installation, alice))
+    job = carry_out(job_for(installation, alice))
     Iteration.objects.update(status="cancelled")
-    Experiment.objects.update(until=0)
-    forget_that_it_was_carried_out(order)
-    carry_out(order)
-    assert order.status == "done"
+    Experiment.objects.update(target_iteration=0)
+    forget_that_it_was_carried_out(job)
+    carry_out(job)
+    assert job.status == "done"
     assert Iteration.objects.get().status == "cancelled"
-    assert Experiment.objects.get().until == 0
+    assert Experiment.objects.get().target_iteration == 0
 
 
 def test_the_second_of_two_orders_for_one_name_is_refused(
     installation: Installation, alice: User
 ) -> None:
-    first, second = order_for(installation, alice), order_for(installation)
+    first, second = job_for(installation, alice), job_for(installation)
     carry_out(first)
     carry_out(second)
     assert (first.status, second.status) == ("done", "refused")
@@ -134,8 +134,8 @@ def test_the_second_of_two_orders_for_one_name_is_refused(
 
 def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> None:
     """Both saw the name free before either began."""
-    first, second = order_for(installation, alice), order_for(installation)
-    Order.objects.update(outcome={"opening": True})
+    first, second = job_for(installation, alice), job_for(installation)
+    Job.objects.update(outcome={"opening": True})
     carry_out(first)
     carry_out(second)
     assert second.status == "refused"
@@ -158,9 +158,9 @@ def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> 
 def test_what_cannot_be_begun_is_refused_and_leaves_nothing(
     installation: Installation, changes: dict[str, Any], reason: str
 ) -> None:
-    order = carry_out(order_for(installation, **changes))
-    assert order.status == "refused"
-    assert reason in order.finding
+    job = carry_out(job_for(installation, **changes))
+    assert job.status == "refused"
+    assert reason in job.message
     assert not Experiment.objects.exists()
     assert not (installation.artifacts / "mine" / "experiment.json").exists()
 
@@ -170,8 +170,8 @@ def test_a_duplicate_begins_with_the_same_prompts(installation: Installation) ->
         b'{"prompt": "p%d"}\n' % number for number in range(11)
     ]
     prompts = store_prompts(lines, called="p.jsonl").name
-    carry_out(order_for(installation, name="first", prompts=prompts))
-    carry_out(order_for(installation, name="second", prompts="", origin="first", same_prompts=True))
+    carry_out(job_for(installation, name="first", prompts=prompts))
+    carry_out(job_for(installation, name="second", prompts="", origin="first", same_prompts=True))
     store = ArtifactStore(str(installation.artifacts))
     pools = [open_experiment(store, name) for name in ("first", "second")]
     first, second = (pool.files(0).read("prompts") for pool in pools if pool is not None)
@@ -184,8 +184,8 @@ def test_what_was_left_out_of_the_prompts_is_said(installation: Installation) ->
         b'{"prompt": "p%d"}\n' % number for number in range(9)
     ]
     prompts = store_prompts(lines, called="mine.jsonl").name
-    order = order_for(installation, prompts=prompts, prompts_called="mine.jsonl")
-    assert carry_out(order).outcome["said"] == [
+    job = job_for(installation, prompts=prompts, prompts_called="mine.jsonl")
+    assert carry_out(job).outcome["said"] == [
         "mine.jsonl: 1 duplicate(s) left out",
         "mine.jsonl, row 2: left out, empty",
     ]
@@ -197,17 +197,17 @@ def test_a_model_of_the_hub_is_fetched_while_the_order_says_how_far_it_is(
     commit = hub.add(
         "org/name", {file.name: file.read_bytes() for file in installation.model.iterdir()}
     )
-    order = carry_out(order_for(installation, alice, changes=("model=org/name",)))
-    assert (order.status, order.finding) == ("done", "")
-    assert f"fetching org/name@{commit}, 0 MB" in order.outcome["said"]
+    job = carry_out(job_for(installation, alice, changes=("model=org/name",)))
+    assert (job.status, job.message) == ("done", "")
+    assert f"fetching org/name@{commit}, 0 MB" in job.outcome["said"]
     row = Experiment.objects.get(name="mine")
-    assert row.seed_model_folder.endswith(f"/org/name@{commit}")
+    assert row.base_model_folder.endswith(f"/org/name@{commit}")
 
 
 def test_what_the_hub_refuses_is_what_the_order_says(
     installation: Installation, alice: User, hub: Hub
 ) -> None:
-    order = carry_out(order_for(installation, alice, changes=("model=org/none",)))
-    assert order.status == "refused"
-    assert f"{hub.address} has no model org/none" in order.finding
+    job = carry_out(job_for(installation, alice, changes=("model=org/none",)))
+    assert job.status == "refused"
+    assert f"{hub.address} has no model org/none" in job.message
     assert not Experiment.objects.exists()

@@ -8,58 +8,58 @@ from django.utils import timezone
 
 from meta_reward_core.errors import InputError
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import JobKind, JobStatus, Order
+from webapp.experiments.models import Job, JobKind, JobStatus
 from workers.jobs.runner import Outcome, run_job, run_waiting_jobs
 
 pytestmark = pytest.mark.django_db
 
 
-def done(order: Order) -> Outcome:
-    return {"wish": order.wish}
+def done(job: Job) -> Outcome:
+    return {"wish": job.payload}
 
 
-def impossible(order: Order) -> Outcome:
+def impossible(job: Job) -> Outcome:
     raise InputError("the moon is out of reach: ask for less")
 
 
-def broken(order: Order) -> Outcome:
+def broken(job: Job) -> Outcome:
     raise ZeroDivisionError("by nothing")
 
 
-def ask() -> Order:
-    return enqueue_job(JobKind.NEXT, by=None, subject="tiny", wish={"until": 2})
+def ask() -> Job:
+    return enqueue_job(JobKind.NEXT, by=None, experiment_name="tiny", payload={"until": 2})
 
 
 def test_an_order_is_carried_out_once() -> None:
-    order = ask()
-    assert run_job(order, {JobKind.NEXT: done})
-    assert not run_job(order, {JobKind.NEXT: done})
-    order.refresh_from_db()
-    assert order.status == JobStatus.DONE
-    assert order.outcome == {"wish": {"until": 2}}
-    assert order.finished is not None
+    job = ask()
+    assert run_job(job, {JobKind.NEXT: done})
+    assert not run_job(job, {JobKind.NEXT: done})
+    job.refresh_from_db()
+    assert job.status == JobStatus.DONE
+    assert job.outcome == {"wish": {"until": 2}}
+    assert job.finished is not None
 
 
 def test_what_cannot_be_done_is_refused_with_the_reason() -> None:
-    order = ask()
-    run_job(order, {JobKind.NEXT: impossible})
-    order.refresh_from_db()
-    assert (order.status, order.finding) == ("refused", "the moon is out of reach: ask for less")
+    job = ask()
+    run_job(job, {JobKind.NEXT: impossible})
+    job.refresh_from_db()
+    assert (job.status, job.message) == ("refused", "the moon is out of reach: ask for less")
 
 
 def test_a_defect_of_ours_is_refused_too_and_named() -> None:
-    order = ask()
-    run_job(order, {JobKind.NEXT: broken})
-    order.refresh_from_db()
-    assert (order.status, order.finding) == ("refused", "ZeroDivisionError: by nothing")
+    job = ask()
+    run_job(job, {JobKind.NEXT: broken})
+    job.refresh_from_db()
+    assert (job.status, job.message) == ("refused", "ZeroDivisionError: by nothing")
 
 
 def test_orders_are_carried_out_in_the_order_in_which_they_came() -> None:
     first, second = ask(), ask()
     seen = []
 
-    def note(order: Order) -> Outcome:
-        seen.append(order.pk)
+    def note(job: Job) -> Outcome:
+        seen.append(job.pk)
         return {}
 
     assert run_waiting_jobs({JobKind.NEXT: note}) == 2
@@ -72,26 +72,26 @@ def test_an_order_of_another_kind_is_left_alone() -> None:
 
 
 def test_an_order_whose_keeper_fell_silent_is_taken_by_another() -> None:
-    order = ask()
+    job = ask()
     running = {"status": "running", "token": "0" * 32}
-    Order.objects.update(**running, lease_until=timezone.now() + timedelta(seconds=60))
-    assert not run_job(order, {JobKind.NEXT: done})
-    Order.objects.update(**running, lease_until=timezone.now() - timedelta(seconds=60))
-    assert run_job(order, {JobKind.NEXT: done})
+    Job.objects.update(**running, lease_until=timezone.now() + timedelta(seconds=60))
+    assert not run_job(job, {JobKind.NEXT: done})
+    Job.objects.update(**running, lease_until=timezone.now() - timedelta(seconds=60))
+    assert run_job(job, {JobKind.NEXT: done})
 
 
 def test_the_log_outlives_the_person() -> None:
     person = User.objects.create_user("mallory")
-    order = enqueue_job(JobKind.CANCEL, by=person, subject="tiny")
+    job = enqueue_job(JobKind.CANCEL, by=person, experiment_name="tiny")
     person.delete()
-    order.refresh_from_db()
-    assert order.by is None
+    job.refresh_from_db()
+    assert job.created_by is None
 
 
 def test_an_order_about_an_experiment_that_is_gone_says_so() -> None:
     from workers.jobs.runner import QUICK_HANDLERS
 
-    order = enqueue_job(JobKind.PAUSE, by=None, subject="tiny")
-    run_job(order, QUICK_HANDLERS)
-    order.refresh_from_db()
-    assert order.finding == "experiment 'tiny' is gone"
+    job = enqueue_job(JobKind.PAUSE, by=None, experiment_name="tiny")
+    run_job(job, QUICK_HANDLERS)
+    job.refresh_from_db()
+    assert job.message == "experiment 'tiny' is gone"

@@ -42,8 +42,8 @@ def make_iteration(name: str = "leased") -> Iteration:
         recipe={"name": "smoke"},
         recipe_sha256="a" * 64,
         seed=1,
-        seed_model_folder="/m",
-        seed_model_sha256="b" * 64,
+        base_model_folder="/m",
+        base_model_sha256="b" * 64,
         artifact_root="/a",
     )
     iteration = Iteration.objects.create(experiment=experiment, number=1, model_in="b" * 64)
@@ -145,7 +145,7 @@ def test_after_too_many_failures_the_iteration_fails_and_a_retry_keeps_history(
     scheduling.advance_iteration(iteration)
     iteration.refresh_from_db()
     assert iteration.status == "failed"
-    assert iteration.finding == "no luck 4\n(shard 0 of judge, attempt 5)"
+    assert iteration.message == "no luck 4\n(shard 0 of judge, attempt 5)"
     transitions.reset_running_stages(iteration)
     assert transitions.start_iteration(iteration, model_in="b" * 64, driver=Driver.WORKERS)
     assert transitions.start_stage(Stage.objects.get(name="judge"), shards=1)

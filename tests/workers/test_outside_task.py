@@ -17,7 +17,7 @@ from tests.outside_task import RECIPE, write_outside_task
 from tests.workers.installation import Installation, UseScript
 from webapp.api.models import make_token
 from webapp.experiment_form import recipe_fields
-from webapp.experiments.models import Experiment, Iteration, Order
+from webapp.experiments.models import Experiment, Iteration, Job
 from workers.jobs import runner
 
 pytestmark = pytest.mark.django_db
@@ -157,10 +157,10 @@ def test_the_form_and_the_api_begin_it(
     installation: Installation, outside: Path, recipe: Path, operator: User, launch: object
 ) -> None:
     launch(operator)  # type: ignore[operator]
-    order = Order.objects.get()
-    assert runner.run_job(order, runner.SLOW_HANDLERS)
-    order.refresh_from_db()
-    assert (order.status, order.finding) == ("done", "")
+    job = Job.objects.get()
+    assert runner.run_job(job, runner.SLOW_HANDLERS)
+    job.refresh_from_db()
+    assert (job.status, job.message) == ("done", "")
     assert Experiment.objects.get().recipe["world"] == "spelling"
     assert Iteration.objects.get().status == "running"
     check_begun_with_own_parts(installation, outside, "mine")

@@ -18,7 +18,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.storage.shards import StageOutput
 from tests.workers.installation import Installation
-from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.playground.conversations import explain_not_followable
 from workers.engine.client import EngineHost, SampleRequest, ShardFailedError
 from workers.jobs import playground
@@ -63,7 +63,7 @@ def make_model(root: Path) -> None:
     files.publish("train", 0, key="a key", work=work, packages={})
 
 
-def ask(row: Experiment, follows: Order | None = None, **changes: Any) -> Order:
+def ask(row: Experiment, follows: Job | None = None, **changes: Any) -> Job:
     wish = {
         "prompt": "What is the capital of France?",
         "models": [0, 1],
@@ -72,28 +72,28 @@ def ask(row: Experiment, follows: Order | None = None, **changes: Any) -> Order:
         "judges": [0],
         "judgments": 2,
     }
-    return Order.objects.create(
+    return Job.objects.create(
         kind=JobKind.CHAT,
         experiment=row,
-        subject=row.name,
-        wish=wish | changes,
+        experiment_name=row.name,
+        payload=wish | changes,
         follows=follows,
     )
 
 
-def carried_out(order: Order) -> Order:
-    assert run_job(order, ENGINE_HANDLERS)
-    order.refresh_from_db()
-    return order
+def carried_out(job: Job) -> Job:
+    assert run_job(job, ENGINE_HANDLERS)
+    job.refresh_from_db()
+    return job
 
 
 def test_both_answer_and_a_judge_scores_both(row: Experiment, host: EngineHost) -> None:
-    order = carried_out(ask(row))
-    assert (order.status, order.finding) == ("done", "")
-    answers = order.outcome["answers"]
+    job = carried_out(ask(row))
+    assert (job.status, job.message) == ("done", "")
+    answers = job.outcome["answers"]
     assert [answer["model"] for answer in answers] == [0, 1]
     assert all(answer["text"] and answer["tokens"] for answer in answers)
-    judgments = order.outcome["judgments"]
+    judgments = job.outcome["judgments"]
     assert [(j["judge"], j["model"]) for j in judgments] == [(0, 0), (0, 0), (0, 1), (0, 1)]
     assert all((j["score"] is None) != (j["unscored_reason"] is None) for j in judgments)
     assert host.pid is not None, "the model stays loaded for the next shard"
@@ -106,7 +106,7 @@ def test_the_same_seed_answers_the_same_and_without_judges_none_judges(
     first = carried_out(ask(row, judges=[]))
     second = carried_out(ask(row, judges=[]))
     assert first.outcome["judgments"] == []
-    texts = [[answer["text"] for answer in order.outcome["answers"]] for order in (first, second)]
+    texts = [[answer["text"] for answer in job.outcome["answers"]] for job in (first, second)]
     assert texts[0] == texts[1]
 
 
@@ -133,19 +133,19 @@ def test_who_answered_last_judges_first(
 def test_cancelling_kills_the_engine_and_keeps_the_reason(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = ask(row)
+    job = ask(row)
 
     def cancel_meanwhile(request: SampleRequest, *, can_continue: Any, **rest: Any) -> Any:
-        Order.objects.filter(pk=order.pk).update(
-            status="refused", token=None, finding="cancelled by alice"
+        Job.objects.filter(pk=job.pk).update(
+            status="refused", token=None, message="cancelled by alice"
         )
         return EngineHost.sample(
             host, request, can_continue=can_continue, every_seconds=0.0, **rest
         )
 
     monkeypatch.setattr(host, "sample", cancel_meanwhile)
-    order = carried_out(order)
-    assert (order.status, order.finding) == ("refused", "cancelled by alice")
+    job = carried_out(job)
+    assert (job.status, job.message) == ("refused", "cancelled by alice")
     assert host.pid is None
 
 
@@ -153,16 +153,16 @@ def test_a_worker_that_stops_gives_the_order_back(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "is_shutting_down", lambda: True)
-    order = carried_out(ask(row))
-    assert (order.status, order.token, order.outcome) == ("waiting", None, {})
+    job = carried_out(ask(row))
+    assert (job.status, job.token, job.outcome) == ("waiting", None, {})
     monkeypatch.setattr(processes, "is_shutting_down", lambda: False)
-    assert carried_out(order).status == "done"
+    assert carried_out(job).status == "done"
 
 
 def test_a_model_that_was_not_made_is_refused_in_words(row: Experiment, host: EngineHost) -> None:
-    order = carried_out(ask(row, models=[0, 2]))
-    assert order.status == "refused"
-    assert "M2 of experiment 'mine' has not been made" in order.finding
+    job = carried_out(ask(row, models=[0, 2]))
+    assert job.status == "refused"
+    assert "M2 of experiment 'mine' has not been made" in job.message
 
 
 def test_an_engine_that_dies_is_refused_with_the_reason(
@@ -172,22 +172,22 @@ def test_an_engine_that_dies_is_refused_with_the_reason(
         raise ShardFailedError("out of memory", kind="EngineDied", retryable=True)
 
     monkeypatch.setattr(host, "sample", die)
-    order = carried_out(ask(row))
-    assert (order.status, order.finding) == ("refused", "EngineDied: out of memory")
+    job = carried_out(ask(row))
+    assert (job.status, job.message) == ("refused", "EngineDied: out of memory")
 
 
 def test_an_order_that_is_another_workers_by_now_is_left_alone(
     row: Experiment, host: EngineHost
 ) -> None:
-    order = ask(row)
-    Order.objects.update(status="running", token="1" * 32)
-    lease = playground.JobLease(order)
+    job = ask(row)
+    Job.objects.update(status="running", token="1" * 32)
+    lease = playground.JobLease(job)
     assert lease.can_continue()
-    Order.objects.update(token="2" * 32)
+    Job.objects.update(token="2" * 32)
     assert not lease.can_continue()
-    Order.objects.update(status="waiting", token=None)
+    Job.objects.update(status="waiting", token=None)
     with pytest.raises(EngineError, match="stopped"):
-        playground.run_chat(order)
+        playground.run_chat(job)
 
 
 def test_a_null_character_of_a_model_is_shown_and_stored(
@@ -197,9 +197,9 @@ def test_a_null_character_of_a_model_is_shown_and_stored(
         return [[Completion("a\x00b", 3, "stop")] * request.samples] * len(request.conversations)
 
     monkeypatch.setattr(host, "sample", answer)
-    order = carried_out(ask(row))
-    assert order.outcome["answers"][0]["text"] == "a␀b"
-    assert order.outcome["judgments"][0]["unscored_reason"] == "no_score_line"
+    job = carried_out(ask(row))
+    assert job.outcome["answers"][0]["text"] == "a␀b"
+    assert job.outcome["judgments"][0]["unscored_reason"] == "no_score_line"
 
 
 def test_a_refused_prompt_has_a_reason_and_nothing_to_judge(
@@ -209,10 +209,10 @@ def test_a_refused_prompt_has_a_reason_and_nothing_to_judge(
         return [[Completion("", 0, "refused", "too long")]]
 
     monkeypatch.setattr(host, "sample", refuse)
-    order = carried_out(ask(row))
-    assert order.status == "done"
-    assert order.outcome["answers"][0]["refusal"] == "too long"
-    assert order.outcome["judgments"] == []
+    job = carried_out(ask(row))
+    assert job.status == "done"
+    assert job.outcome["answers"][0]["refusal"] == "too long"
+    assert job.outcome["judgments"] == []
 
 
 # Conversations
@@ -231,8 +231,8 @@ def noted(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> list[SampleReque
     return asked
 
 
-def texts_of(order: Order) -> dict[int, str]:
-    return {answer["model"]: answer["text"] for answer in order.outcome["answers"]}
+def texts_of(job: Job) -> dict[int, str]:
+    return {answer["model"]: answer["text"] for answer in job.outcome["answers"]}
 
 
 def test_each_model_goes_on_from_its_own_answers(
@@ -243,7 +243,7 @@ def test_each_model_goes_on_from_its_own_answers(
     second = carried_out(ask(row, prompt="And of Italy?", judges=[], follows=first))
     asked.clear()
     third = carried_out(ask(row, prompt="Shorter", judges=[0], follows=second))
-    assert third.status == "done", third.finding
+    assert third.status == "done", third.message
     told = {request.number: request.conversations[0] for request in asked[:2]}
     before = [texts_of(first), texts_of(second)]
     for number in (0, 1):
@@ -271,14 +271,14 @@ def test_a_first_turn_is_judged_as_the_loop_judges(
     row: Experiment, host: EngineHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = noted(host, monkeypatch)
-    order = carried_out(ask(row, judges=[0]))
+    job = carried_out(ask(row, judges=[0]))
     experiment = open_row(row)
     for number, conversation in enumerate(asked[-1].conversations):
         assert conversation == build_judge_conversation(
             experiment.templates.judge,
             rubric=experiment.templates.rubric,
             instruction="What is the capital of France?",
-            response=texts_of(order)[number],
+            response=texts_of(job)[number],
         )
 
 
@@ -317,7 +317,7 @@ def test_a_real_model_reads_the_whole_conversation(
 
     first = carried_out(ask(row, prompt=one, sampling=greedy, **alone))
     second = carried_out(ask(row, prompt=two, sampling=greedy, follows=first, **alone))
-    assert (second.status, second.finding) == ("done", "")
+    assert (second.status, second.message) == ("done", "")
     told: Conversation = [
         {"role": "user", "content": one},
         {"role": "assistant", "content": texts_of(first)[0]},

@@ -13,9 +13,9 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, UseScript
-from webapp.accounts.models import Event
+from webapp.accounts.models import SecurityEvent
 from webapp.audit.models import Gate
-from webapp.experiments.models import Driver, Experiment, Iteration, Order, RunStatus
+from webapp.experiments.models import Driver, Experiment, Iteration, Job, RunStatus
 from workers.pipeline.open_experiment import open_row
 
 
@@ -113,18 +113,20 @@ def test_uploads_that_are_old_and_asked_for_by_nobody_go(finished: Installation)
         file.write_text("prompt")
     for file in (old, wanted, strange):
         os.utime(file, (0, 0))
-    Order.objects.create(kind="launch", subject="next", wish={"prompts": wanted.name})
+    Job.objects.create(kind="launch", experiment_name="next", payload={"prompts": wanted.name})
     finished.run("prune", "--what", "uploads", "--yes")
     assert set(uploads.iterdir()) == {wanted, young, strange}
 
 
 def test_old_events_go_and_young_ones_stay(finished: Installation) -> None:
     for days in (100, 10):
-        event = Event.objects.create(kind="failed", subject=f"{days} days")
-        Event.objects.filter(pk=event.pk).update(created=timezone.now() - timedelta(days=days))
+        event = SecurityEvent.objects.create(kind="failed", subject=f"{days} days")
+        SecurityEvent.objects.filter(pk=event.pk).update(
+            created=timezone.now() - timedelta(days=days)
+        )
     finished.run("prune", "--what", "events", "--yes")
-    assert "10 days" in set(Event.objects.values_list("subject", flat=True))
-    assert "100 days" not in set(Event.objects.values_list("subject", flat=True))
+    assert "10 days" in set(SecurityEvent.objects.values_list("subject", flat=True))
+    assert "100 days" not in set(SecurityEvent.objects.values_list("subject", flat=True))
 
 
 def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> None:
@@ -183,7 +185,7 @@ def test_an_experiment_whose_model_another_one_began_with_is_not_removed(
 ) -> None:
     finished.run_iteration("--iterations", 1, name="heir")
     began_with = finished.artifacts / "mine" / "iteration-1" / "checkpoint"
-    Experiment.objects.filter(name="heir").update(seed_model_folder=began_with)
+    Experiment.objects.filter(name="heir").update(base_model_folder=began_with)
     with pytest.raises(CommandError, match="the seed model of heir"):
         finished.run("prune", "--experiment", "mine", "--yes")
     finished.run("prune", "--experiment", "heir", "--yes")

@@ -25,9 +25,9 @@ from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.hub_server import Asked, Hub, failing
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.dashboard.lineage import read_lineage
-from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.paths import get_storage_roots
 from workers.jobs.runner import SLOW_HANDLERS, run_job
 from workers.pipeline.sync_rows import record_experiment, record_iteration
@@ -94,24 +94,28 @@ def make_model(installation: Installation, contents: dict[str, bytes]) -> Path:
     return folder
 
 
-def published(row: Experiment, *, by: User | None = None, **wish: Any) -> Order:
-    order = Order.objects.create(
-        kind=JobKind.PUBLISH, experiment=row, subject="mine", by=by, wish={"number": 1} | wish
+def published(row: Experiment, *, by: User | None = None, **wish: Any) -> Job:
+    job = Job.objects.create(
+        kind=JobKind.PUBLISH,
+        experiment=row,
+        experiment_name="mine",
+        created_by=by,
+        payload={"number": 1} | wish,
     )
-    assert run_job(order, SLOW_HANDLERS)
-    order.refresh_from_db()
-    return order
+    assert run_job(job, SLOW_HANDLERS)
+    job.refresh_from_db()
+    return job
 
 
 def test_a_folder_and_an_archive_hold_the_model_and_its_card(
     row: Experiment, installation: Installation
 ) -> None:
-    order = published(row)
-    assert (order.status, order.finding) == ("done", "")
-    folder = installation.root / "published" / order.outcome["folder"]
+    job = published(row)
+    assert (job.status, job.message) == ("done", "")
+    folder = installation.root / "published" / job.outcome["folder"]
     expected = sorted([*CHECKPOINT, "README.md", "model.safetensors"])
-    assert sorted(file.name for file in folder.iterdir()) == expected == order.outcome["files"]
-    archive = installation.root / "published" / order.outcome["archive"]
+    assert sorted(file.name for file in folder.iterdir()) == expected == job.outcome["files"]
+    archive = installation.root / "published" / job.outcome["archive"]
     with tarfile.open(archive) as tar:
         assert sorted(tar.getnames()) == [f"mine-M1/{name}" for name in expected]
         assert {(one.uname, one.mtime, one.mode) for one in tar} == {("", 0, 0o644)}
@@ -121,8 +125,8 @@ def test_a_folder_and_an_archive_hold_the_model_and_its_card(
 def test_a_publication_is_noted(row: Experiment) -> None:
     alice = make_person("alice", "operator")
     published(row, by=alice)
-    event = Event.objects.get(kind=EventKind.PUBLISHED)
-    assert (event.subject, event.detail, event.by) == ("mine M1", "in mine/M1", alice)
+    event = SecurityEvent.objects.get(kind=SecurityEventKind.PUBLISHED)
+    assert (event.subject, event.detail, event.created_by) == ("mine M1", "in mine/M1", alice)
 
 
 def test_the_card_says_what_it_is_and_what_is_known(
@@ -164,9 +168,9 @@ def test_a_file_that_names_a_folder_of_this_machine_is_not_published(
         "model.safetensors": safetensors(made_by=place),
     }
     make_model(installation, {name: content[name]})
-    order = published(row)
-    assert order.status == "refused"
-    assert f"{name} names a folder of this machine" in order.finding
+    job = published(row)
+    assert job.status == "refused"
+    assert f"{name} names a folder of this machine" in job.message
     assert not list((installation.root / "published").rglob("M1*"))
 
 
@@ -175,14 +179,14 @@ def test_a_model_whose_files_have_changed_is_not_published(
 ) -> None:
     folder = installation.artifacts / "mine" / "iteration-1" / "checkpoint"
     (folder / "model.safetensors").write_bytes(safetensors(format="other"))
-    order = published(row)
-    assert order.status == "refused"
-    assert "have changed" in order.finding
+    job = published(row)
+    assert job.status == "refused"
+    assert "have changed" in job.message
 
 
 def test_a_model_that_is_not_made_is_not_published(row: Experiment) -> None:
-    assert "M2 of experiment 'mine' has not been made" in published(row, number=2).finding
-    assert "M0 of experiment 'mine' has not been made" in published(row, number=0).finding
+    assert "M2 of experiment 'mine' has not been made" in published(row, number=2).message
+    assert "M0 of experiment 'mine' has not been made" in published(row, number=0).message
 
 
 def test_what_is_published_again_takes_the_place_of_what_was(
@@ -208,10 +212,10 @@ def token(hub: Hub, settings: Settings) -> str:
     return TOKEN
 
 
-def everything_told(order: Order, log: str) -> str:
+def everything_told(job: Job, log: str) -> str:
     """Whatever a person or a collector of logs may see of an order."""
-    events = "".join(f"{event.subject} {event.detail}" for event in Event.objects.all())
-    return json.dumps([order.outcome, order.wish, order.finding, events, log])
+    events = "".join(f"{event.subject} {event.detail}" for event in SecurityEvent.objects.all())
+    return json.dumps([job.outcome, job.payload, job.message, events, log])
 
 
 def test_what_arrives_on_the_hub_is_the_folder_as_it_is_and_hidden(
@@ -222,8 +226,8 @@ def test_what_arrives_on_the_hub_is_the_folder_as_it_is_and_hidden(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG")
-    order = published(row, repository="org/name", is_public=False)
-    assert (order.status, order.finding) == ("done", "")
+    job = published(row, repository="org/name", is_public=False)
+    assert (job.status, job.message) == ("done", "")
     made = hub.repositories["org/name"]
     folder = installation.root / "published" / "mine" / "M1"
     here = {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -231,9 +235,9 @@ def test_what_arrives_on_the_hub_is_the_folder_as_it_is_and_hidden(
     assert b"# mine M1" in made.files()["README.md"]
     assert made.private
     assert made.messages[-1] == "mine M1"
-    assert order.outcome["repository"] == f"{hub.address}/org/name"
-    assert order.outcome["commit"] == made.resolve("main")
-    assert token not in everything_told(order, caplog.text)
+    assert job.outcome["repository"] == f"{hub.address}/org/name"
+    assert job.outcome["commit"] == made.resolve("main")
+    assert token not in everything_told(job, caplog.text)
 
 
 def test_everybody_sees_it_if_that_was_asked_for(row: Experiment, hub: Hub, token: str) -> None:
@@ -258,9 +262,9 @@ def test_nothing_is_hidden_in_a_repository_that_everybody_sees(
     row: Experiment, hub: Hub, token: str
 ) -> None:
     hub.add("org/name", {"README.md": b"# theirs"})
-    order = published(row, repository="org/name", is_public=False)
-    assert order.status == "refused"
-    assert "everybody may see org/name on the hub already" in order.finding
+    job = published(row, repository="org/name", is_public=False)
+    assert job.status == "refused"
+    assert "everybody may see org/name on the hub already" in job.message
     assert hub.repositories["org/name"].files() == {"README.md": b"# theirs"}
 
 
@@ -284,12 +288,12 @@ def test_whoever_may_not_write_is_told_so_and_what_was_published_here_stays(
     caplog.set_level("DEBUG")
     hub.add("org/theirs", {}, private=True)
     hub.writers = writers
-    order = published(row, repository=repository)
-    assert order.status == "refused"
-    assert message in order.finding
-    assert "The folder and the archive are there." in order.finding
-    assert order.outcome["folder"] == "mine/M1"
-    assert token not in everything_told(order, caplog.text)
+    job = published(row, repository=repository)
+    assert job.status == "refused"
+    assert message in job.message
+    assert "The folder and the archive are there." in job.message
+    assert job.outcome["folder"] == "mine/M1"
+    assert token not in everything_told(job, caplog.text)
     assert not [name for name, one in hub.repositories.items() if "config.json" in one.files()]
 
 
@@ -317,11 +321,11 @@ def test_a_hub_that_keeps_failing_is_said_to_and_shows_no_half_model(
 ) -> None:
     caplog.set_level("DEBUG")
     hub.faults.append(failing(500, part))
-    order = published(row, repository="org/name")
-    assert order.status == "refused"
-    assert f"the hub did not take org/name: {hub.address} answered 500" in order.finding
+    job = published(row, repository="org/name")
+    assert job.status == "refused"
+    assert f"the hub did not take org/name: {hub.address} answered 500" in job.message
     assert not [one for one in hub.repositories.values() if "config.json" in one.files()]
-    assert token not in everything_told(order, caplog.text)
+    assert token not in everything_told(job, caplog.text)
     hub.faults.clear()
     assert published(row, repository="org/name").status == "done"
 
@@ -335,14 +339,14 @@ def test_a_hub_that_dies_in_the_middle_is_said_not_to_answer(
             hub.shut()
 
     hub.faults += [die, failing(503, "/lfs/", method="PUT")]
-    order = published(row, repository="org/name")
-    assert order.status == "refused"
-    assert "does not answer (ConnectError" in order.finding
-    assert order.outcome["folder"] == "mine/M1"
+    job = published(row, repository="org/name")
+    assert job.status == "refused"
+    assert "does not answer (ConnectError" in job.message
+    assert job.outcome["folder"] == "mine/M1"
 
 
 def test_without_a_token_nothing_is_sent(row: Experiment, hub: Hub) -> None:
-    assert "no token of the hub" in published(row, repository="org/name").finding
+    assert "no token of the hub" in published(row, repository="org/name").message
     assert hub.asked == []
 
 
@@ -350,7 +354,7 @@ def test_a_mirror_without_xet_says_what_to_set(
     row: Experiment, hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-    assert "needs HF_HUB_DISABLE_XET=1" in published(row, repository="org/name").finding
+    assert "needs HF_HUB_DISABLE_XET=1" in published(row, repository="org/name").message
 
 
 def test_what_was_published_begins_another_experiment_with_the_same_weights(
@@ -365,8 +369,8 @@ def test_what_was_published_begins_another_experiment_with_the_same_weights(
     seed = {file.name: file.read_bytes() for file in get_shipped_seed_model().iterdir()}
     shutil.rmtree(installation.artifacts / "mine" / "iteration-1" / "checkpoint")
     make_model(installation, seed)
-    order = published(row, repository="org/seed")
-    assert (order.status, order.finding) == ("done", "")
+    job = published(row, repository="org/seed")
+    assert (job.status, job.message) == ("done", "")
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "fresh")
     recipe = load_recipe(str(installation.recipe), changes=["model=org/seed", "name=second"])
     said: list[str] = []
@@ -403,6 +407,6 @@ def test_the_card_names_the_commit_of_a_model_of_the_hub(
 def test_an_experiment_that_is_gone_is_said_to_be(db: None) -> None:
     from workers.jobs.publish_model import publish_model
 
-    order = SimpleNamespace(experiment=None, subject="mine", wish={"number": 1})
+    job = SimpleNamespace(experiment=None, experiment_name="mine", payload={"number": 1})
     with pytest.raises(Exception, match="experiment 'mine' is gone"):
-        publish_model(order)  # type: ignore[arg-type]
+        publish_model(job)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def test_a_list_of_nothing_says_how_to_begin(installation: Installation) -> None
 
 def test_the_list_names_what_there_is(ran: Installation) -> None:
     shown = ran.run("list_experiments")
-    for expected in ("mine", "scripted", "2 of 2", "finished"):
+    for expected in ("mine", "scripted", "2 of 2", "completed"):
         assert expected in shown
 
 

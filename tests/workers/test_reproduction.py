@@ -17,7 +17,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.tasks.toy.base_model import GateResult
 from meta_reward_core.tasks.toy.base_model_variants import SeedModelVariant
-from tests.core.reporting.cast import make_run
+from tests.core.reporting.fixtures import make_run
 from tests.workers.installation import Installation
 from workers.reproduction import run
 from workers.reproduction.matrix import MatrixSpec, PlannedRun, plan_runs

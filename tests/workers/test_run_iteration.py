@@ -195,7 +195,7 @@ def test_an_engine_that_fails_is_one_message_and_a_failed_attempt(
     refusal = stopped(EngineError("the device is gone"))
     assert (str(refusal), refusal.returncode) == ("the device is gone", 1)
     iteration = Iteration.objects.get()
-    assert (iteration.status, iteration.finding) == ("failed", "the device is gone")
+    assert (iteration.status, iteration.message) == ("failed", "the device is gone")
     assert statuses(Attempt)[-1] == "failed"
     installation.run_iteration()
     assert statuses(Iteration) == ["finished"]
@@ -212,7 +212,7 @@ def test_no_pair_is_a_finding_with_an_exit_code_of_its_own(
     assert "no preference pair" in str(caught.value)
     iteration = Iteration.objects.get()
     assert iteration.status == "no_pairs"
-    assert "8 prompts" in iteration.finding
+    assert "8 prompts" in iteration.message
     assert not (installation.artifacts / "mine" / "iteration-1" / "checkpoint").exists()
 
 

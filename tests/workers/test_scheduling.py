@@ -258,9 +258,9 @@ def test_a_shard_that_always_fails_ends_the_iteration_until_a_person_retries(
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "failed"
-    assert iteration.finding.startswith("EngineError: the device is gone")
+    assert iteration.message.startswith("EngineError: the device is gone")
     again = format_command("control_iteration", "retry", "--experiment", "mine")
-    assert again not in iteration.finding, "the page has a button for it"
+    assert again not in iteration.message, "the page has a button for it"
     with pytest.raises(MetaRewardError, match=f"the device is gone(?s:.*)To try again: {again}"):
         follow_iteration(iteration, Console(quiet=True))
     failed = Attempt.objects.filter(status="failed").count()
@@ -281,7 +281,7 @@ def test_no_pair_is_a_finding(
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "no_pairs"
-    assert "no preference pair" in iteration.finding
+    assert "no preference pair" in iteration.message
 
 
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
@@ -415,7 +415,7 @@ def test_files_that_are_gone_end_the_iteration_with_words(
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "failed"
-    assert "mine" in iteration.finding
+    assert "mine" in iteration.message
 
 
 def test_nothing_to_stop_and_nothing_to_resume_say_so(installation: Installation) -> None:

@@ -19,10 +19,17 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from webapp.experiments.models import Experiment, Iteration
-from webapp.notifications.models import Channel, Choice, EventType, Notice, Occasion, Recipient
+from webapp.notifications.models import (
+    Channel,
+    EventType,
+    Notification,
+    NotificationEvent,
+    Recipient,
+    Subscription,
+)
 from webapp.notifications.outbox import write_notifications, write_test
 from workers.jobs import send_notifications
-from workers.jobs.send_notifications import MAX_TRIES, compute_pause_seconds, send_due
+from workers.jobs.send_notifications import MAX_ATTEMPTS, compute_pause_seconds, send_due
 
 pytestmark = pytest.mark.django_db
 
@@ -80,12 +87,12 @@ def _has_mail(settings: Settings) -> None:
 def make_recipient(name: str, *, url: str = "", role: str = "operator") -> Recipient:
     person = User.objects.create_user(name, email=f"{name}@example.org")
     person.groups.set(Group.objects.filter(name=role))
-    return Recipient.objects.create(person=person, webhook_url=url, secret="s3cret")
+    return Recipient.objects.create(user=person, webhook_url=url, secret="s3cret")
 
 
 def choose(recipient: Recipient, *events: EventType, channel: Channel = Channel.EMAIL) -> None:
     for event in events:
-        Choice.objects.create(recipient=recipient, event=event, channel=channel)
+        Subscription.objects.create(recipient=recipient, event=event, channel=channel)
 
 
 @pytest.fixture
@@ -96,7 +103,7 @@ def alice(db: None) -> Recipient:
 @pytest.fixture
 def iteration(alice: Recipient) -> Iteration:
     experiment = Experiment.objects.create(
-        name="first", owner=alice.person, recipe={"iterations": 4}, seed=1
+        name="first", owner=alice.user, recipe={"iterations": 4}, seed=1
     )
     return Iteration.objects.create(
         experiment=experiment, number=1, driver="workers", status="running"
@@ -110,7 +117,7 @@ def end(iteration: Iteration, status: str = "finished", **values: Any) -> None:
 
 
 def events() -> list[str]:
-    return sorted(Notice.objects.values_list("event", flat=True))
+    return sorted(Notification.objects.values_list("event", flat=True))
 
 
 # Which notices are written
@@ -122,7 +129,7 @@ def events() -> list[str]:
         ("finished", {}, ["ended", "waits"]),
         ("finished", {"driver": "command"}, ["ended"]),
         ("finished", {"metrics": {"alarms": [ALARM]}}, ["alarm", "ended", "waits"]),
-        ("failed", {"finding": "no room"}, ["failed"]),
+        ("failed", {"message": "no room"}, ["failed"]),
         ("no_pairs", {}, ["failed"]),
         ("paused", {}, ["waits"]),
         ("interrupted", {}, ["waits"]),
@@ -147,7 +154,7 @@ def test_an_iteration_that_is_followed_by_another_waits_for_nobody(
     iteration: Iteration, alice: Recipient
 ) -> None:
     choose(alice, EventType.WAITS)
-    Experiment.objects.update(until=2)
+    Experiment.objects.update(target_iteration=2)
     end(iteration)
     assert write_notifications() == 0
 
@@ -156,8 +163,8 @@ def test_looking_again_writes_nothing_again(iteration: Iteration, alice: Recipie
     choose(alice, EventType.ENDED)
     end(iteration)
     assert [write_notifications() for _ in range(3)] == [1, 0, 0]
-    Occasion.objects.all().delete()  # as if the writer had died before it noted the occasion
-    Notice.objects.all().delete()
+    NotificationEvent.objects.all().delete()  # as if the writer had died before recording it
+    Notification.objects.all().delete()
     assert write_notifications() == 1
 
 
@@ -186,10 +193,10 @@ def test_people_hear_only_of_what_they_may_see_and_want(iteration: Iteration) ->
     )
     for recipient in (bob, carol, dave):
         choose(recipient, EventType.ENDED)
-    Recipient.objects.exclude(person__username="carol").update(only_own=False)
+    Recipient.objects.exclude(user__username="carol").update(only_own=False)
     end(iteration)
     write_notifications()
-    assert [notice.recipient for notice in Notice.objects.all()] == [bob]
+    assert [notification.recipient for notification in Notification.objects.all()] == [bob]
 
 
 def test_a_private_experiment_is_nobody_elses_business(
@@ -202,7 +209,7 @@ def test_a_private_experiment_is_nobody_elses_business(
     Experiment.objects.update(is_private=True)
     end(iteration)
     write_notifications()
-    assert [notice.recipient for notice in Notice.objects.all()] == [alice]
+    assert [notification.recipient for notification in Notification.objects.all()] == [alice]
 
 
 # How they are sent
@@ -230,12 +237,12 @@ def test_a_webhook_gets_a_signed_body(hook: Hook, iteration: Iteration) -> None:
     recipient = make_recipient("hal", url=hook.url)
     Recipient.objects.update(only_own=False)
     choose(recipient, EventType.FAILED, channel=Channel.WEBHOOK)
-    end(iteration, "failed", finding="no room <script>")
+    end(iteration, "failed", message="no room <script>")
     write_notifications()
     assert send_due() == 1
     body = json.loads(hook.bodies[0])
     assert (body["event"], body["experiment"], body["iteration"]) == ("failed", "first", 1)
-    assert body["id"] == Notice.objects.get().pk
+    assert body["id"] == Notification.objects.get().pk
     assert "no room <script>" in body["text"]
     assert hook.paths == ["/hook?who=me"]
     time, signed = hook.signatures[0].split(",")
@@ -245,85 +252,89 @@ def test_a_webhook_gets_a_signed_body(hook: Hook, iteration: Iteration) -> None:
     assert signed == f"v1={expected}"
 
 
-def waiting_webhook(hook: Hook) -> Notice:
+def waiting_webhook(hook: Hook) -> Notification:
     return write_test(make_recipient("hal", url=hook.url), Channel.WEBHOOK)
 
 
 def test_what_was_not_taken_is_tried_again_later(hook: Hook) -> None:
     hook.answers = [500, 302]
-    notice = waiting_webhook(hook)
+    notification = waiting_webhook(hook)
     assert send_due() == 0
-    notice.refresh_from_db()
-    assert (notice.status, notice.tries, notice.error) == ("waiting", 1, "the server answered 500")
-    assert notice.due > timezone.now() + timedelta(seconds=10)
+    notification.refresh_from_db()
+    assert (notification.status, notification.attempts, notification.error) == (
+        "waiting",
+        1,
+        "the server answered 500",
+    )
+    assert notification.due > timezone.now() + timedelta(seconds=10)
     assert send_due() == 0
     assert len(hook.bodies) == 1, "it is not due yet"
-    Notice.objects.update(due=Now())
+    Notification.objects.update(due=Now())
     send_due()
-    notice.refresh_from_db()
-    assert "a redirect, which is not followed" in notice.error
+    notification.refresh_from_db()
+    assert "a redirect, which is not followed" in notification.error
     assert "/elsewhere" not in hook.paths
-    Notice.objects.update(due=Now())
+    Notification.objects.update(due=Now())
     assert send_due() == 1
-    notice.refresh_from_db()
-    assert (notice.status, notice.tries, notice.error) == ("sent", 3, "")
+    notification.refresh_from_db()
+    assert (notification.status, notification.attempts, notification.error) == ("sent", 3, "")
 
 
 def test_after_some_tries_it_is_given_up(hook: Hook) -> None:
     hook.answers = [500] * 20
-    notice = waiting_webhook(hook)
-    for _ in range(MAX_TRIES + 3):
-        Notice.objects.update(due=Now())
+    notification = waiting_webhook(hook)
+    for _ in range(MAX_ATTEMPTS + 3):
+        Notification.objects.update(due=Now())
         send_due()
-    notice.refresh_from_db()
-    assert (notice.status, notice.tries) == ("given_up", MAX_TRIES)
-    assert len(hook.bodies) == MAX_TRIES
+    notification.refresh_from_db()
+    assert (notification.status, notification.attempts) == ("given_up", MAX_ATTEMPTS)
+    assert len(hook.bodies) == MAX_ATTEMPTS
 
 
 def test_pauses_grow_to_six_hours() -> None:
-    assert [compute_pause_seconds(tries) for tries in (1, 2, 3, 4)] == [15, 60, 240, 960]
-    assert compute_pause_seconds(MAX_TRIES) == 6 * 3600
+    assert [compute_pause_seconds(attempts) for attempts in (1, 2, 3, 4)] == [15, 60, 240, 960]
+    assert compute_pause_seconds(MAX_ATTEMPTS) == 6 * 3600
 
 
 def test_a_server_that_is_not_there_is_an_error_to_be_read(hook: Hook, settings: Settings) -> None:
     settings.META_REWARD_WEBHOOK_HOSTS = ["127.0.0.1:1"]
     write_test(make_recipient("hal", url="http://127.0.0.1:1/"), Channel.WEBHOOK)
     send_due()
-    assert "ConnectionRefusedError" in Notice.objects.get().error
+    assert "ConnectionRefusedError" in Notification.objects.get().error
 
 
 def test_a_host_that_is_no_longer_allowed_gets_nothing(hook: Hook, settings: Settings) -> None:
     waiting_webhook(hook)
     settings.META_REWARD_WEBHOOK_HOSTS = []
     send_due()
-    assert "not among the hosts" in Notice.objects.get().error
+    assert "not among the hosts" in Notification.objects.get().error
     assert hook.bodies == []
 
 
 def test_a_sender_that_died_is_followed_by_another(hook: Hook) -> None:
     """While its claim lasts nobody else sends; afterwards it is sent once, under the same id."""
-    notice = waiting_webhook(hook)
-    held = {"status": "sending", "token": "0" * 32, "tries": 1}
-    Notice.objects.update(**held, lease_until=timezone.now() + timedelta(seconds=30))
+    notification = waiting_webhook(hook)
+    held = {"status": "sending", "token": "0" * 32, "attempts": 1}
+    Notification.objects.update(**held, lease_until=timezone.now() + timedelta(seconds=30))
     assert send_due() == 0
-    Notice.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    Notification.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
     assert send_due() == 1
     assert send_due() == 0
-    assert [json.loads(body)["id"] for body in hook.bodies] == [notice.pk]
+    assert [json.loads(body)["id"] for body in hook.bodies] == [notification.pk]
 
 
 def test_a_sender_that_was_overtaken_changes_nothing(
     hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notice = waiting_webhook(hook)
+    notification = waiting_webhook(hook)
 
     def overtake(*args: object, **rest: object) -> None:
-        Notice.objects.update(status="sent", token=None, sent=timezone.now())
+        Notification.objects.update(status="sent", token=None, sent=timezone.now())
 
     monkeypatch.setattr(send_notifications, "post_signed", overtake)
     assert send_due() == 0
-    notice.refresh_from_db()
-    assert notice.status == "sent"
+    notification.refresh_from_db()
+    assert notification.status == "sent"
 
 
 @pytest.mark.parametrize("change", ["private", "closed", "no address", "gone"])
@@ -344,9 +355,9 @@ def test_what_may_be_known_is_asked_again_when_it_is_sent(
     else:
         User.objects.filter(username="bob").update(email="")
     assert send_due() == 0
-    notice = Notice.objects.get()
-    assert notice.status == "given_up"
-    assert notice.error
+    notification = Notification.objects.get()
+    assert notification.status == "given_up"
+    assert notification.error
     assert mail.outbox == []
 
 
@@ -359,5 +370,5 @@ def test_a_mail_server_that_refuses_is_tried_again(
     monkeypatch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
     write_test(alice, Channel.EMAIL)
     send_due()
-    notice = Notice.objects.get()
-    assert (notice.status, notice.error) == ("waiting", "gone away")
+    notification = Notification.objects.get()
+    assert (notification.status, notification.error) == ("waiting", "gone away")

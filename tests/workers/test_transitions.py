@@ -28,8 +28,8 @@ def iteration() -> Iteration:
         recipe={"name": "smoke"},
         recipe_sha256="a" * 64,
         seed=1,
-        seed_model_folder="/m",
-        seed_model_sha256="b" * 64,
+        base_model_folder="/m",
+        base_model_sha256="b" * 64,
         artifact_root="/a",
     )
     return Iteration.objects.create(experiment=experiment, number=1, model_in="b" * 64)
@@ -235,7 +235,7 @@ def test_what_was_stopped_begins_and_ends_anew(iteration: Iteration) -> None:
     assert iteration.started is not None
     assert iteration.started > began
     assert iteration.finished is None
-    transitions.stop_iteration(iteration, status=RunStatus.FAILED, finding="?")
+    transitions.stop_iteration(iteration, status=RunStatus.FAILED, message="?")
     stopped = Iteration.objects.get()
     assert stopped.finished is not None
     assert stopped.finished > ended
@@ -243,16 +243,16 @@ def test_what_was_stopped_begins_and_ends_anew(iteration: Iteration) -> None:
 
 def test_a_finding_is_forgotten_when_it_runs_again(iteration: Iteration) -> None:
     transitions.start_iteration(iteration, model_in="b" * 64)
-    assert transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding="all equal")
+    assert transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, message="all equal")
     iteration.refresh_from_db()
-    assert (iteration.status, iteration.finding) == ("no_pairs", "all equal")
+    assert (iteration.status, iteration.message) == ("no_pairs", "all equal")
     transitions.start_iteration(iteration, model_in="b" * 64)
     iteration.refresh_from_db()
-    assert iteration.finding == ""
+    assert iteration.message == ""
 
 
 def test_only_a_running_iteration_ends(iteration: Iteration) -> None:
-    assert not transitions.stop_iteration(iteration, status=RunStatus.FAILED, finding="?")
+    assert not transitions.stop_iteration(iteration, status=RunStatus.FAILED, message="?")
     assert not transitions.finish_iteration(iteration, model_out="", metrics={}, is_last=True)
 
 

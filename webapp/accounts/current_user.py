@@ -12,5 +12,5 @@ def get_user(request: HttpRequest) -> User:
         PermissionDenied: nobody has signed in.
     """
     if not isinstance(request.user, User):
-        raise PermissionDenied("sign in first")
+        raise PermissionDenied("sign-in required")
     return request.user

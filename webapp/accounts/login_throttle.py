@@ -19,7 +19,7 @@ from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.accounts.security_log import get_client_address, log_event
 from webapp.accounts.two_factor import has_second_factor, verify_code
 
@@ -34,8 +34,10 @@ def is_locked_out(name: str, address: str | None) -> bool:
     """Whether too many wrong passwords came for this name, from this address."""
     since = timezone.now() - WINDOW
     pair = Q(subject=name, address=address)
-    signed_in = Event.objects.filter(pair, kind=EventKind.SIGNED_IN, created__gt=since).first()
-    failed = Event.objects.filter(kind=EventKind.FAILED, created__gt=since)
+    signed_in = SecurityEvent.objects.filter(
+        pair, kind=SecurityEventKind.SIGNED_IN, created__gt=since
+    ).first()
+    failed = SecurityEvent.objects.filter(kind=SecurityEventKind.FAILED, created__gt=since)
     of_pair = failed.filter(pair, created__gt=signed_in.created if signed_in else since)
     return (
         of_pair.count() >= MAX_PER_NAME_AND_ADDRESS
@@ -75,16 +77,16 @@ def _log_failure(
 ) -> None:
     name, address = str(credentials.get("username", "")), get_client_address(request)
     if not is_locked_out(name, address):
-        log_event(EventKind.FAILED, name, request=request)
+        log_event(SecurityEventKind.FAILED, name, request=request)
         return
-    noted = Event.objects.filter(
-        kind=EventKind.REFUSED,
+    noted = SecurityEvent.objects.filter(
+        kind=SecurityEventKind.REFUSED,
         subject=name,
         address=address,
         created__gt=timezone.now() - _REFUSALS_NOTED_EVERY,
     )
     if not noted.exists():  # or a guesser could fill the database
-        log_event(EventKind.REFUSED, name, request=request)
+        log_event(SecurityEventKind.REFUSED, name, request=request)
 
 
 class SignInForm(AuthenticationForm):
@@ -94,7 +96,7 @@ class SignInForm(AuthenticationForm):
         required=False,
         max_length=40,
         label="Code",
-        help_text="Only if you have set up a second factor.",
+        help_text="Required if two-factor authentication is on for your account.",
         widget=forms.TextInput(attrs={"autocomplete": "one-time-code"}),
     )
 
@@ -108,7 +110,7 @@ class SignInForm(AuthenticationForm):
             return
         if code:
             _log_failure({"username": user.get_username()}, self.request)
-        raise ValidationError("Give the code that your app shows now.", code="no_code")
+        raise ValidationError("Enter the current code from your authenticator app.", code="no_code")
 
     def get_invalid_login_error(self) -> ValidationError:
         """Say that it is locked, if it is."""

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from webapp.accounts.permissions import get_users_with_permission
 from webapp.accounts.roles import RUN
-from webapp.experiments.models import Experiment, JobKind, JobStatus, Order
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 
 class OwnershipForm(forms.Form):
@@ -22,12 +22,12 @@ class OwnershipForm(forms.Form):
         to_field_name="username",
         required=False,
         empty_label="nobody",
-        help_text="The owner steers it. What nobody owns every operator may steer.",
+        help_text="The owner controls the experiment. Any operator can, if there is no owner.",
     )
     is_private = forms.BooleanField(
         label="Private",
         required=False,
-        help_text="Its owner and admins alone see it, with everything that came of it.",
+        help_text="Only the owner and admins can see it and its results.",
     )
 
     def __init__(self, data: Any = None, *, experiment: Experiment) -> None:
@@ -39,7 +39,7 @@ class OwnershipForm(forms.Form):
         """Refuse what nobody but admins could ever see."""
         given = self.cleaned_data
         if given.get("is_private") and "owner" in given and given["owner"] is None:
-            self.add_error("is_private", "A private experiment needs an owner: choose one.")
+            self.add_error("is_private", "Choose an owner: a private experiment must have one.")
         return given
 
 
@@ -60,7 +60,7 @@ def get_possible_owners(experiment: Experiment) -> QuerySet[User]:
 
 def transfer_ownership(
     experiment: Experiment, *, by: User, owner: User | None, is_private: bool
-) -> Order | None:
+) -> Job | None:
     """Change whose an experiment is and who sees it; the log keeps what was before.
 
     Returns:
@@ -73,12 +73,12 @@ def transfer_ownership(
         if get_ownership(row) == before:
             return None
         row.save(update_fields=["owner", "is_private"])
-        return Order.objects.create(
+        return Job.objects.create(
             kind=JobKind.HAND_OVER,
-            by=by,
+            created_by=by,
             experiment=row,
-            subject=row.name,
-            wish=get_ownership(row),
+            experiment_name=row.name,
+            payload=get_ownership(row),
             outcome={"before": before},
             status=JobStatus.DONE,
             finished=timezone.now(),

@@ -2,7 +2,7 @@
 
 from django.contrib.auth.models import User
 
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
 
 
@@ -15,8 +15,8 @@ class NoteChanges:
     def password_changed(self, password: str, user: User | None = None) -> None:  # noqa: ARG002
         """Note it; a new account's first password is its making, which is noted already."""
         if user is not None and user.last_login is not None:
-            log_event(EventKind.PASSWORD, user.get_username())
+            log_event(SecurityEventKind.PASSWORD, user.get_username())
 
     def get_help_text(self) -> str:
         """Stands in the list of rules above the field."""
-        return "That it changed, when and from where is noted for the admins."
+        return "The change, its time and its network address are recorded for admins."

@@ -90,7 +90,7 @@ def get_controllable_experiment(person: AnyUser, name: str) -> Experiment:
     """
     experiment = get_viewable_experiment(person, name)
     if not can_control(person, experiment):
-        raise PermissionDenied(f"{experiment} belongs to somebody else: ask them, or an admin")
+        raise PermissionDenied(f"{experiment} is owned by another user. Ask the owner or an admin.")
     return experiment
 
 
@@ -111,7 +111,7 @@ def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
     """
     experiment = get_viewable_experiment(person, name)
     if not can_transfer(person, experiment):
-        raise PermissionDenied(f"only the owner of {experiment}, or an admin, may hand it over")
+        raise PermissionDenied(f"only the owner of {experiment}, or an admin, may transfer it")
     return experiment
 
 

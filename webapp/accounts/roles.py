@@ -19,7 +19,7 @@ ANSWER: Final = "audit.answer_batch"
 """Answer items of the audit batches that one is assigned to, and see those alone."""
 ADJUDICATE: Final = "audit.adjudicate_item"
 """See everybody's audit answers in the admin, and decide between conflicting ones."""
-SEE_EVENTS: Final = "people.view_event"
+SEE_EVENTS: Final = "people.view_securityevent"
 """See who signed in, and what became of accounts, roles and tokens."""
 MANAGE: Final = (
     *("auth.add_user", "auth.change_user", "auth.delete_user", "auth.add_group"),

@@ -13,7 +13,7 @@ from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.http import HttpRequest, HttpResponse
 
-from webapp.accounts.models import Event, EventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 
 _current_request: ContextVar[HttpRequest | None] = ContextVar("asking", default=None)
 _is_logging: ContextVar[bool] = ContextVar("is_heard", default=True)
@@ -69,7 +69,7 @@ def mute_events() -> Iterator[None]:
 
 
 def log_event(
-    kind: EventKind,
+    kind: SecurityEventKind,
     subject: str,
     *,
     detail: str = "",
@@ -85,10 +85,10 @@ def log_event(
         return
     request = request or _current_request.get()
     person = by or getattr(request, "user", None)
-    Event.objects.create(
+    SecurityEvent.objects.create(
         kind=kind,
         subject=subject[:_NAME_CHARS],
-        by=person if isinstance(person, User) and person.pk else None,
+        created_by=person if isinstance(person, User) and person.pk else None,
         address=get_client_address(request),
         detail=detail[:_DETAIL_CHARS],
     )
@@ -115,12 +115,12 @@ def connect_signals() -> None:
 
 
 def _log_sign_in(request: HttpRequest, user: User, **_: object) -> None:
-    log_event(EventKind.SIGNED_IN, user.get_username(), request=request)
+    log_event(SecurityEventKind.SIGNED_IN, user.get_username(), request=request)
 
 
 def _log_sign_out(request: HttpRequest, user: User | None, **_: object) -> None:
     if user is not None:
-        log_event(EventKind.SIGNED_OUT, user.get_username(), request=request)
+        log_event(SecurityEventKind.SIGNED_OUT, user.get_username(), request=request)
 
 
 def _collect_changes(instance: User, update_fields: frozenset[str] | None, **_: object) -> None:
@@ -140,27 +140,29 @@ def _log_change(instance: User, *, created: bool, raw: bool, **_: object) -> Non
         return
     if created:
         rights = [name for name in ("is_staff", "is_superuser") if getattr(instance, name)]
-        log_event(EventKind.ACCOUNT_MADE, instance.get_username(), detail=", ".join(rights))
+        log_event(SecurityEventKind.ACCOUNT_MADE, instance.get_username(), detail=", ".join(rights))
     elif changes:
-        log_event(EventKind.ACCOUNT_CHANGED, instance.get_username(), detail="; ".join(changes))
+        log_event(
+            SecurityEventKind.ACCOUNT_CHANGED, instance.get_username(), detail="; ".join(changes)
+        )
 
 
 def _log_deletion(instance: User, **_: object) -> None:
-    log_event(EventKind.ACCOUNT_DELETED, instance.get_username())
+    log_event(SecurityEventKind.ACCOUNT_DELETED, instance.get_username())
 
 
 def _log_token_created(instance: Any, *, created: bool, raw: bool, **_: object) -> None:
     if created and not raw:
-        log_event(EventKind.TOKEN_MADE, instance.owner.get_username(), detail=str(instance))
+        log_event(SecurityEventKind.TOKEN_MADE, instance.owner.get_username(), detail=str(instance))
 
 
 def _log_token_revoked(instance: Any, **_: object) -> None:
-    log_event(EventKind.TOKEN_REVOKED, instance.owner.get_username(), detail=str(instance))
+    log_event(SecurityEventKind.TOKEN_REVOKED, instance.owner.get_username(), detail=str(instance))
 
 
 def _log_second_factor_removed(instance: Any, **_: object) -> None:
     if instance.confirmed:
-        log_event(EventKind.SECOND_FACTOR, instance.user.get_username(), detail="removed")
+        log_event(SecurityEventKind.SECOND_FACTOR, instance.user.get_username(), detail="removed")
 
 
 def _log_role_change(
@@ -171,7 +173,9 @@ def _log_role_change(
         return
     if reverse:  # from the role's side: the accounts are in pk_set
         for person in User.objects.filter(pk__in=pk_set or ()):
-            log_event(EventKind.ROLES, person.get_username(), detail=f"{what}: {instance}")
+            log_event(SecurityEventKind.ROLES, person.get_username(), detail=f"{what}: {instance}")
         return
     names = Group.objects.filter(pk__in=pk_set or ()).values_list("name", flat=True)
-    log_event(EventKind.ROLES, str(instance), detail=f"{what}: {', '.join(names) or pk_set or ''}")
+    log_event(
+        SecurityEventKind.ROLES, str(instance), detail=f"{what}: {', '.join(names) or pk_set or ''}"
+    )

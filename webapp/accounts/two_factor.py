@@ -13,7 +13,7 @@ from django_otp import devices_for_user
 from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
 
 PAPER_CODES: Final = 8
@@ -62,7 +62,7 @@ def confirm_setup(person: User, code: str) -> list[str]:
         StaticDevice.objects.filter(user=person).delete()
         paper = StaticDevice.objects.create(user=person, name="paper")
         codes = [StaticToken.random_token() for _ in range(PAPER_CODES)]
-        log_event(EventKind.SECOND_FACTOR, person.get_username(), detail="set up")
+        log_event(SecurityEventKind.SECOND_FACTOR, person.get_username(), detail="set up")
         paper.token_set.bulk_create(StaticToken(device=paper, token=code) for code in codes)
     return codes
 

@@ -14,7 +14,7 @@ _form: Final = require_http_methods(["GET", "HEAD", "POST"])
 
 urlpatterns = [
     path(
-        "people/login",
+        "account/login",
         _form(
             views.LoginView.as_view(
                 template_name="accounts/login.html",
@@ -24,9 +24,9 @@ urlpatterns = [
         ),
         name="login",
     ),
-    path("people/logout", views.LogoutView.as_view(), name="logout"),
+    path("account/logout", views.LogoutView.as_view(), name="logout"),
     path(
-        "people/password",
+        "account/password",
         _form(
             views.PasswordChangeView.as_view(
                 template_name="accounts/password.html", success_url="/"
@@ -34,10 +34,8 @@ urlpatterns = [
         ),
         name="password_change",
     ),
-    path("people/second-factor", people.show_second_factor, name="second_factor"),
-    path("people/second-factor/begin", people.start_second_factor, name="begin_second_factor"),
-    path(
-        "people/second-factor/confirm", people.confirm_second_factor, name="confirm_second_factor"
-    ),
-    path("people/second-factor/remove", people.remove_second_factor, name="remove_second_factor"),
+    path("account/2fa", people.show_second_factor, name="two_factor"),
+    path("account/2fa/start", people.start_second_factor, name="start_two_factor"),
+    path("account/2fa/confirm", people.confirm_second_factor, name="confirm_two_factor"),
+    path("account/2fa/remove", people.remove_second_factor, name="remove_two_factor"),
 ]

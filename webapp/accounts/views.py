@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 from webapp.accounts import two_factor
 from webapp.accounts.current_user import get_user
 
-_WRONG = "That code is wrong or used up: wait for the next one, and look at the phone's clock."
+_WRONG = "Wrong or used code. Wait for the next one, and check the clock of your phone."
 
 
 @login_not_required
@@ -28,7 +28,7 @@ def redirect_admin_login(request: HttpRequest, extra_context: object = None) -> 
         PermissionDenied: this person has signed in, and is not of the staff.
     """
     if request.user.is_authenticated and not request.user.is_staff:
-        raise PermissionDenied("the admin is for the staff")
+        raise PermissionDenied("You need staff access to open the admin site.")
     return redirect_to_login(request.GET.get("next") or reverse("admin:index"))
 
 
@@ -43,7 +43,7 @@ def show_second_factor(request: HttpRequest) -> HttpResponse:
 def start_second_factor(request: HttpRequest) -> HttpResponse:
     """Draw a secret."""
     two_factor.start_setup(get_user(request))
-    return redirect("second_factor")
+    return redirect("two_factor")
 
 
 @require_POST
@@ -61,8 +61,8 @@ def remove_second_factor(request: HttpRequest) -> HttpResponse:
     if not two_factor.verify_code(person, request.POST.get("code", "")):
         return _render_page(request, error=_WRONG)
     two_factor.remove_devices(person)
-    messages.success(request, "No code is asked for any more.")
-    return redirect("second_factor")
+    messages.success(request, "Two-factor authentication is off.")
+    return redirect("two_factor")
 
 
 def _render_page(
@@ -78,4 +78,4 @@ def _render_page(
         "error": error,
     }
     status = 422 if error else 200
-    return render(request, "accounts/second_factor.html", context, status=status)
+    return render(request, "accounts/two_factor.html", context, status=status)

@@ -1,1 +1,1 @@
-"""The same for programs, as JSON."""
+"""The API: the site's operations for programs, as JSON."""

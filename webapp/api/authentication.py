@@ -1,4 +1,4 @@
-"""Who asks: a program by its token, or a person whose browser has signed in.
+"""Authentication: API tokens for programs, sessions for browsers.
 
 Both become `request.user`, so that what may be done is decided where it is for the pages.
 """
@@ -23,7 +23,7 @@ class TokenAuth(HttpBearer):
     openapi_bearerFormat = "a token made on the page of tokens"  # noqa: N815 OpenAPI's name
 
     def authenticate(self, request: HttpRequest, token: str) -> User | None:
-        """Find the owner of a token that is valid still."""
+        """Find the owner of a valid token."""
         now = timezone.now()
         row = (
             ApiToken.objects.filter(
@@ -42,12 +42,12 @@ class TokenAuth(HttpBearer):
 
 
 class SignedIn(APIKeyCookie):
-    """The session of a browser, with the CSRF token where something is changed."""
+    """A browser session, with a CSRF token for requests that change something."""
 
     param_name = "sessionid"
 
     def __call__(self, request: HttpRequest) -> User | None:
-        """Let strangers be told to sign in before anything is said of CSRF."""
+        """Report a missing sign-in before a missing CSRF token."""
         if not request.user.is_authenticated:
             return None
         found: User | None = super().__call__(request)
@@ -59,7 +59,7 @@ class SignedIn(APIKeyCookie):
 
 
 def _record_use(row: ApiToken) -> None:
-    """Note when a token was used, but not at every request."""
+    """Record when a token was last used, but not on every request."""
     now = timezone.now()
     stale = Q(last_used__isnull=True) | Q(last_used__lt=now - _NOTED_EVERY)
     ApiToken.objects.filter(stale, pk=row.pk).update(last_used=now)

@@ -1,4 +1,4 @@
-"""Ask for an experiment: a request becomes a filled-in form, which the pages' own rules check."""
+"""Experiment requests: a request fills in the form, and the site's rules check it."""
 
 import json
 from typing import Any, Final
@@ -21,13 +21,13 @@ from webapp.experiment_form.form_state import (
 from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
 from webapp.experiment_form.uploads import store_prompts
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import JobKind, Order
+from webapp.experiments.models import Job, JobKind
 
 _CALLED: Final = "the prompts"
 
 
-def submit_launch(request: HttpRequest, base: FormBase, given: LaunchChanges, *, by: User) -> Order:
-    """Ask for an experiment.
+def submit_launch(request: HttpRequest, base: FormBase, given: LaunchChanges, *, by: User) -> Job:
+    """Request an experiment.
 
     Raises:
         InputError: something that was asked for is wrong, one line for each.
@@ -44,7 +44,7 @@ def submit_launch(request: HttpRequest, base: FormBase, given: LaunchChanges, *,
     if not sheet.is_ready:
         raise InputError("\n".join(_list_problems(sheet)))
     wish = build_launch_request(sheet)
-    return enqueue_job(JobKind.LAUNCH, by=by, subject=wish.name, wish=wish.write())
+    return enqueue_job(JobKind.LAUNCH, by=by, experiment_name=wish.name, payload=wish.write())
 
 
 def _fill_fields(first: LaunchFormState, given: LaunchChanges) -> QueryDict:

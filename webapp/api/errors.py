@@ -1,4 +1,4 @@
-"""What goes wrong, as JSON: always an object with `detail`."""
+"""Errors as JSON: always an object with `detail`."""
 
 from typing import Any, Final
 
@@ -11,15 +11,15 @@ from meta_reward_core.errors import ArtifactError, InputError
 from webapp.api.schemas import Problem
 
 PROBLEMS: Final = dict.fromkeys((400, 401, 403, 404, 409, 422), Problem)
-"""Every operation may answer so."""
+"""Error responses that every operation may return."""
 
 
 class ConflictError(Exception):
-    """What is asked for does not fit to what goes on."""
+    """The request conflicts with the current state."""
 
 
 def require_valid(form: forms.Form) -> None:
-    """Say all that is wrong with what was asked for, one line for each.
+    """Raise an error that lists all problems of a form, one per line.
 
     Raises:
         InputError: something is.
@@ -32,7 +32,7 @@ def require_valid(form: forms.Form) -> None:
 
 
 def register_error_handlers(api: NinjaAPI) -> None:
-    """Answer what the pages' own functions raise."""
+    """Register handlers for the errors that the site's functions raise."""
     for kind, status in {
         PermissionDenied: 403,
         ConflictError: 409,
@@ -45,7 +45,7 @@ def register_error_handlers(api: NinjaAPI) -> None:
 
 def _make_handler(api: NinjaAPI, status: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
     def tell(request: HttpRequest, error: Exception) -> HttpResponse:
-        detail = str(error) or "you may not do this"
+        detail = str(error) or "permission denied"
         return api.create_response(request, {"detail": detail}, status=status)
 
     return tell

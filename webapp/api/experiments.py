@@ -20,17 +20,17 @@ from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
     ExperimentOut,
     ExperimentPage,
+    JobOut,
     LaunchChanges,
     LaunchIn,
     MetricsOut,
-    OrderOut,
     OwnershipIn,
     StatusOut,
 )
 from webapp.experiment_form.form_state import find_base
 from webapp.experiments.actions import has_pending
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Experiment, JobKind, Order, RunStatus
+from webapp.experiments.models import Experiment, Job, JobKind, RunStatus
 from webapp.experiments.stage_progress import list_stage_progress
 
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -59,10 +59,10 @@ def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0
     )
 
 
-@router.post("", response={202: OrderOut, **PROBLEMS})
+@router.post("", response={202: JobOut, **PROBLEMS})
 @require_run
-def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[OrderOut]:
-    """Begin an experiment with a shipped recipe, or the text of one. It starts by itself."""
+def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[JobOut]:
+    """Create an experiment from a built-in recipe or the text of one. It starts immediately."""
     base = find_base(request, name=given.recipe, text=given.recipe_text, origin="")
     return _accept(submit_launch(request, base, given, by=get_user(request)))
 
@@ -70,14 +70,14 @@ def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[OrderOut]
 @router.get("/{name}", response={200: ExperimentOut, **PROBLEMS})
 @require_view
 def get_experiment(request: HttpRequest, name: str) -> ExperimentOut:
-    """Say what an experiment is."""
+    """Get an experiment."""
     return ExperimentOut.of(get_viewable_experiment(request.user, name))
 
 
 @router.patch("/{name}", response={200: ExperimentOut, **PROBLEMS})
 @require_run
 def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) -> ExperimentOut:
-    """Say who owns an experiment of yours and who sees it; admins may of everybody's."""
+    """Change the owner or visibility of your experiment. Admins can change any experiment."""
     row = get_transferable_experiment(request.user, name)
     form = OwnershipForm(get_ownership(row) | given.model_dump(exclude_unset=True), experiment=row)
     require_valid(form)
@@ -88,15 +88,15 @@ def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) ->
 @router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})
 @require_view
 def get_experiment_recipe(request: HttpRequest, name: str) -> dict[str, Any]:
-    """Read the whole recipe that an experiment began with."""
+    """Get the recipe of an experiment."""
     recipe: dict[str, Any] = get_viewable_experiment(request.user, name).recipe
     return recipe
 
 
-@router.post("/{name}/duplicate", response={202: OrderOut, **PROBLEMS})
+@router.post("/{name}/duplicate", response={202: JobOut, **PROBLEMS})
 @require_run
-def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) -> Status[OrderOut]:
-    """Begin another experiment like this one, with changes."""
+def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) -> Status[JobOut]:
+    """Create a copy of an experiment, with changes."""
     base = find_base(request, name="", text="", origin=name)
     return _accept(submit_launch(request, base, given, by=get_user(request)))
 
@@ -104,7 +104,7 @@ def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) 
 @router.get("/{name}/status", response={200: StatusOut, **PROBLEMS})
 @require_view
 def get_status(request: HttpRequest, name: str) -> StatusOut:
-    """Say how far an experiment is, by iteration and stage."""
+    """Get the progress of an experiment by iteration and stage."""
     found = get_visible_experiments(request.user).prefetch_related("iterations__experiment")
     row = found.get(pk=get_viewable_experiment(request.user, name).pk)
     return StatusOut.of(row, list_stage_progress(row.iterations.all()))
@@ -113,7 +113,7 @@ def get_status(request: HttpRequest, name: str) -> StatusOut:
 @router.get("/{name}/metrics", response={200: list[MetricsOut], **PROBLEMS})
 @require_view
 def get_metrics(request: HttpRequest, name: str) -> list[MetricsOut]:
-    """Read what was measured in each finished iteration."""
+    """Get the metrics of each completed iteration."""
     row = get_viewable_experiment(request.user, name)
     finished = row.iterations.filter(status=RunStatus.FINISHED).order_by("number")
     return [
@@ -128,7 +128,7 @@ def get_metrics(request: HttpRequest, name: str) -> list[MetricsOut]:
     openapi_extra={
         "responses": {
             200: {
-                "description": "One JSON object on each line.",
+                "description": "One JSON object per line.",
                 "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
             }
         }
@@ -142,7 +142,7 @@ def export_pairs(
     kind: Literal["actor", "judge"] | None = None,
     iteration: Annotated[int | None, Query(ge=1, le=10**6)] = None,
 ) -> StreamingHttpResponse:
-    """Read preference pairs in the format of another tool, of one iteration or of all finished."""
+    """Export preference pairs of one or all completed iterations in the format of another tool."""
     row = get_viewable_experiment(request.user, name)
     finished = row.iterations.filter(status=RunStatus.FINISHED).order_by("number")
     numbers = [
@@ -156,24 +156,66 @@ def export_pairs(
     return response
 
 
-@router.post("/{name}/{action}", response={202: OrderOut, **PROBLEMS})
+@router.post("/{name}/next", response={202: JobOut, **PROBLEMS})
+@require_run
+def start_next_iteration(request: HttpRequest, name: str) -> Status[JobOut]:
+    """Start the next iteration of an experiment.
+
+    The returned job later gives the result.
+    """
+    return _request_action(request, name, JobKind.NEXT)
+
+
+@router.post("/{name}/pause", response={202: JobOut, **PROBLEMS})
+@require_run
+def pause_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
+    """Pause the running iteration once its running shards are completed.
+
+    The returned job later gives the result.
+    """
+    return _request_action(request, name, JobKind.PAUSE)
+
+
+@router.post("/{name}/resume", response={202: JobOut, **PROBLEMS})
+@require_run
+def resume_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
+    """Resume the latest iteration and retry its failed shards.
+
+    The returned job later gives the result.
+    """
+    return _request_action(request, name, JobKind.RESUME)
+
+
+@router.post("/{name}/cancel", response={202: JobOut, **PROBLEMS})
+@require_run
+def cancel_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
+    """Cancel the running iteration. Completed shards are kept.
+
+    The returned job later gives the result.
+    """
+    return _request_action(request, name, JobKind.CANCEL)
+
+
+@router.post("/{name}/{action}", response={202: JobOut, **PROBLEMS}, deprecated=True)
 @require_run
 def steer_experiment(
     request: HttpRequest,
     name: str,
     action: Literal["start", "next", "pause", "resume", "cancel"],
-) -> Status[OrderOut]:
-    """Start or steer an experiment.
+) -> Status[JobOut]:
+    """Request an action on an experiment. Deprecated: use the operation of the action.
 
-    `start` and `next` run the next iteration; `resume` also tries again what failed. The order
-    that comes back says later whether it could be done.
+    `start` is another name of `next`.
     """
+    return _request_action(request, name, _ACTIONS[action])
+
+
+def _request_action(request: HttpRequest, name: str, kind: JobKind) -> Status[JobOut]:
     row = get_controllable_experiment(request.user, name)
-    kind = _ACTIONS[action]
     if has_pending(row, kind):
-        raise ConflictError("the same was asked for already, and nobody has carried it out yet")
+        raise ConflictError("An identical request is already pending.")
     return _accept(enqueue_job(kind, by=get_user(request), experiment=row))
 
 
-def _accept(order: Order) -> Status[OrderOut]:
-    return Status(202, OrderOut.of(order))
+def _accept(job: Job) -> Status[JobOut]:
+    return Status(202, JobOut.of(job))

@@ -1,4 +1,4 @@
-"""Operations on an experiment's models: try two of them, publish one."""
+"""Operations on an experiment's models: playground and publication."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import get_controllable_experiment, get_viewable_experiment
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
 from webapp.api.permissions import require_run
-from webapp.api.schemas import FollowIn, OrderOut, PublishIn, TryIn
+from webapp.api.schemas import FollowIn, JobOut, PublishIn, TryIn
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import JobKind
 from webapp.playground.conversations import (
@@ -34,12 +34,12 @@ from webapp.playground.publications import has_hub
 router = Router(tags=["models"])
 
 
-@router.post("/{name}/tries", response={202: OrderOut, **PROBLEMS})
+@router.post("/{name}/tries", response={202: JobOut, **PROBLEMS})
 @require_run
-def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[OrderOut]:
-    """Let two models answer a prompt, and judge both answers.
+def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[JobOut]:
+    """Send a prompt to two models and judge both responses.
 
-    The order that comes back holds answers and judgments in its outcome once it is done.
+    The returned job holds answers and judgments in its outcome once it is completed.
     """
     row = get_viewable_experiment(request.user, name)
     made = list_made_models(row)
@@ -55,49 +55,54 @@ def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[OrderOut
     form = ChatForm(begun | said | chosen | {"judges": judges}, made=made)
     require_valid(form)
     by = get_user(request)
-    order = enqueue_job(JobKind.CHAT, by=by, experiment=row, wish=form.wish())
-    return Status(202, OrderOut.of(order))
+    job = enqueue_job(JobKind.CHAT, by=by, experiment=row, payload=form.build_payload())
+    return Status(202, JobOut.of(job))
 
 
-@router.post("/{name}/tries/{int:number}/follow-ups", response={202: OrderOut, **PROBLEMS})
+@router.post("/{name}/tries/{int:number}/follow-ups", response={202: JobOut, **PROBLEMS})
 @require_run
-def follow_up(request: HttpRequest, name: str, number: int, given: FollowIn) -> Status[OrderOut]:
-    """Go on with a conversation: each model answers after its own earlier answers.
+def follow_up(request: HttpRequest, name: str, number: int, given: FollowIn) -> Status[JobOut]:
+    """Send a follow-up: each model continues from its own earlier responses.
 
     Args:
-        number: the order of the turn before, which must be done.
+        number: id of the job of the previous turn, which must be completed.
     """
     row = get_viewable_experiment(request.user, name)
     last = get_object_or_404(prefetch_earlier_turns(get_playground_turns(row)), pk=number)
     if hindrance := explain_not_followable(list_turns(last)):
         raise ConflictError(hindrance)
     said = given.model_dump(exclude_none=True)
-    form = FollowForm(get_turn_values(last.wish) | said, models=last.wish["models"])
+    form = FollowForm(get_turn_values(last.payload) | said, models=last.payload["models"])
     require_valid(form)
-    order = enqueue_job(
-        JobKind.CHAT, by=get_user(request), experiment=row, wish=form.wish(), follows=last
+    job = enqueue_job(
+        JobKind.CHAT,
+        by=get_user(request),
+        experiment=row,
+        payload=form.build_payload(),
+        follows=last,
     )
-    return Status(202, OrderOut.of(order))
+    return Status(202, JobOut.of(job))
 
 
-@router.post("/{name}/iterations/{int:number}/publish", response={202: OrderOut, **PROBLEMS})
+@router.post("/{name}/iterations/{int:number}/publish", response={202: JobOut, **PROBLEMS})
 @require_run
-def publish_model(
-    request: HttpRequest, name: str, number: int, given: PublishIn
-) -> Status[OrderOut]:
-    """Publish M_number: a folder, an archive and, where a token is configured, a repository."""
+def publish_model(request: HttpRequest, name: str, number: int, given: PublishIn) -> Status[JobOut]:
+    """Publish M_number: a folder, an archive and, if a token is configured, a repository."""
     row = get_controllable_experiment(request.user, name)
     get_object_or_404(row.iterations, number=number)
     if number not in list_made_models(row):
-        raise ConflictError(f"M{number} is not made yet: its iteration must be finished")
+        raise ConflictError(f"M{number} does not exist yet: its iteration must be completed first")
     if given.repository and not has_hub():
-        raise InputError("repository: no token of a hub is configured for this installation")
+        raise InputError("repository: no Hugging Face token is configured (HF_TOKEN)")
     form = PublishForm(given.model_dump(), has_hub=has_hub())
     require_valid(form)
-    order = enqueue_job(
-        JobKind.PUBLISH, by=get_user(request), experiment=row, wish=form.wish(number=number)
+    job = enqueue_job(
+        JobKind.PUBLISH,
+        by=get_user(request),
+        experiment=row,
+        payload=form.build_payload(number=number),
     )
-    return Status(202, OrderOut.of(order))
+    return Status(202, JobOut.of(job))
 
 
 def _format_model_names(numbers: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""The API as a whole. Its description is an operation like the others: nothing is for strangers."""
+"""The API. Its description requires authentication like every other operation."""
 
 import json
 from functools import wraps
@@ -28,7 +28,8 @@ class _NamedOperations(NinjaAPI):
 api = _NamedOperations(
     title="Meta-Reward",
     version="1",
-    description="What the pages do, for programs. Sign in by a token: Authorization: Bearer TOKEN.",
+    description="The site's operations for programs. "
+    "Authenticate with a token: Authorization: Bearer TOKEN.",
     docs_url=None,
     openapi_url=None,
     auth=[TokenAuth(), SignedIn()],
@@ -47,7 +48,7 @@ def openapi(request: HttpRequest) -> dict[str, Any]:  # noqa: ARG001
 
 
 def build_api_urls() -> tuple[list[URLPattern | URLResolver], str, str]:
-    """Addresses of the API, which tells strangers by itself that they are not let in."""
+    """Build the API's URL patterns, which handle authentication themselves."""
     patterns, app, namespace = api.urls
     for pattern in patterns:
         if isinstance(pattern, URLPattern):
@@ -60,19 +61,19 @@ def _wrap_as_json(view: Any) -> Any:
     @wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if _has_null_character(request):
-            detail = "a text holds the character NUL: leave it out"
+            detail = "a text contains the character NUL: remove it"
             return JsonResponse({"detail": detail}, status=422)
         response: HttpResponse = view(request, *args, **kwargs)
         if response.status_code != 405:
             return response
         allowed = {"Allow": response.headers["Allow"]}
-        return JsonResponse({"detail": "this method is not allowed"}, status=405, headers=allowed)
+        return JsonResponse({"detail": "method not allowed"}, status=405, headers=allowed)
 
     return answer
 
 
 def _has_null_character(request: HttpRequest) -> bool:
-    """Look into a body; one that cannot be read is left to whoever says why."""
+    """Search a request body for NUL; invalid bodies are reported elsewhere."""
     try:
         return b"\\u0000" in request.body and has_null_character(json.loads(request.body))
     except (RequestDataTooBig, ValueError, RecursionError):
@@ -81,5 +82,5 @@ def _has_null_character(request: HttpRequest) -> bool:
 
 @login_not_required
 def handle_not_found(request: HttpRequest, rest: str) -> HttpResponse:  # noqa: ARG001
-    """Answer for addresses that the API does not have."""
-    return JsonResponse({"detail": "there is no such operation"}, status=404)
+    """Respond to unknown operations."""
+    return JsonResponse({"detail": "unknown operation"}, status=404)

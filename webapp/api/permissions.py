@@ -1,4 +1,4 @@
-"""The pages' own permissions, for operations: who lacks one is told which."""
+"""Permission checks of operations."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,16 +13,16 @@ Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 Operation = Callable[Concatenate[HttpRequest, Given], Answer]
 
-_MEANING: Final = {SEE: "see experiments", RUN: "start and steer experiments"}
+_MEANING: Final = {SEE: "see experiments", RUN: "start and control experiments"}
 
 
 def require_view(operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
-    """Decorate an operation for whoever may see experiments."""
+    """Require the permission to see experiments."""
     return _require_permission(SEE, operation)
 
 
 def require_run(operation: Operation[Given, Answer]) -> Operation[Given, Answer]:
-    """Decorate an operation for whoever may start and steer experiments."""
+    """Require the permission to start and control experiments."""
     return _require_permission(RUN, operation)
 
 
@@ -32,7 +32,9 @@ def _require_permission(
     @wraps(operation)
     def checked(request: HttpRequest, /, *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         if not request.user.has_perm(permission):
-            raise PermissionDenied(f"this account has no role that may {_MEANING[permission]}")
+            raise PermissionDenied(
+                f"Permission denied: this account cannot {_MEANING[permission]}."
+            )
         return operation(request, *args, **kwargs)
 
     return checked

@@ -1,4 +1,4 @@
-"""What goes in and out, as JSON."""
+"""JSON schemas of requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -6,15 +6,23 @@ from typing import Annotated, Any, Literal
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
-from webapp.experiments.models import Experiment, Iteration, Order
+from webapp.experiments.models import Experiment, Iteration, Job
 from webapp.experiments.progress import WorkerState, is_active
 from webapp.experiments.stage_progress import StageProgress
 
 Name = Annotated[str, Field(max_length=64)]
 
 
+def _renamed(name: str) -> Any:
+    """Describe a field that keeps an earlier version's name beside the standard one."""
+    return Field(
+        json_schema_extra={"deprecated": True},  # pydantic's own warns whenever it is read
+        description=f"Deprecated: use {name}.",
+    )
+
+
 class Problem(Schema):
-    """Why something was not done. Of a request that does not fit, a list says what and where."""
+    """An error. For an invalid request, `detail` lists each problem with its location."""
 
     detail: str | list[dict[str, Any]]
 
@@ -23,9 +31,9 @@ class ExperimentOut(Schema):
     """An experiment.
 
     Attributes:
-        owner: name of the account; null if it is gone.
+        owner: name of the account; null if it was deleted.
         recipe: the recipe's name.
-        until: the iteration that the workers go on to.
+        target_iteration: the last iteration that the workers will start.
     """
 
     name: str
@@ -34,9 +42,11 @@ class ExperimentOut(Schema):
     status: str
     recipe: str
     seed: int
-    seed_model_sha256: str
-    until: int
+    base_model_sha256: str
+    target_iteration: int
     created: datetime
+    seed_model_sha256: Annotated[str, _renamed("base_model_sha256")]
+    until: Annotated[int, _renamed("target_iteration")]
 
     @classmethod
     def of(cls, row: Experiment) -> "ExperimentOut":
@@ -48,24 +58,26 @@ class ExperimentOut(Schema):
             status=row.status,
             recipe=str(row.recipe.get("name", "")),
             seed=row.seed,
-            seed_model_sha256=row.seed_model_sha256,
-            until=row.until,
+            base_model_sha256=row.base_model_sha256,
+            seed_model_sha256=row.base_model_sha256,
+            target_iteration=row.target_iteration,
+            until=row.target_iteration,
             created=row.created,
         )
 
 
 class ExperimentPage(Schema):
-    """Some experiments of all, newest first."""
+    """A page of experiments, newest first."""
 
     count: int
     experiments: list[ExperimentOut]
 
 
 class OwnershipIn(Schema):
-    """Whose an experiment shall be and who shall see it; what is left out stays.
+    """New owner and visibility of an experiment; omitted fields are not changed.
 
     Attributes:
-        owner: name of an account that may start experiments; null for nobody.
+        owner: name of an account with the permission to start experiments; null for no owner.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,7 +87,7 @@ class OwnershipIn(Schema):
 
 
 class StageOut(Schema):
-    """How far a stage is; what is not known is null."""
+    """Progress of a stage; unknown values are null."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -93,38 +105,41 @@ class StageOut(Schema):
 
 
 class IterationOut(Schema):
-    """An iteration, M_{number-1} to M_number; hashes are of the models' files."""
+    """An iteration, from M_{number-1} to M_number, with hashes of the model files."""
 
     number: int
     status: str
     driver: str
     model_in: str
     model_out: str
-    finding: str
+    message: str
     cancel_requested: bool
     pause_requested: bool
     started: datetime | None
     finished: datetime | None
     stages: list[StageOut]
+    finding: Annotated[str, _renamed("message")]
 
     @classmethod
     def of(cls, row: Iteration, stages: list[StageProgress]) -> "IterationOut":
         """Write a row."""
-        plain = (name for name in cls.model_fields if name != "stages")
+        plain = (name for name in cls.model_fields if name not in {"stages", "finding"})
         return cls(
             **{name: getattr(row, name) for name in plain},
+            finding=row.message,
             stages=[StageOut.model_validate(stage) for stage in stages],
         )
 
 
 class StatusOut(Schema):
-    """How far an experiment is. Active: it runs, or the workers are about to go on."""
+    """Progress of an experiment. Active: it is running or about to continue."""
 
     name: str
     status: str
     is_active: bool
-    until: int
+    target_iteration: int
     iterations: list[IterationOut]
+    until: Annotated[int, _renamed("target_iteration")]
 
     @classmethod
     def of(cls, row: Experiment, stages: dict[int, list[StageProgress]]) -> "StatusOut":
@@ -133,7 +148,8 @@ class StatusOut(Schema):
             name=row.name,
             status=row.status,
             is_active=is_active(row),
-            until=row.until,
+            target_iteration=row.target_iteration,
+            until=row.target_iteration,
             iterations=[
                 IterationOut.of(iteration, stages.get(iteration.pk, []))
                 for iteration in row.iterations.all()
@@ -142,14 +158,14 @@ class StatusOut(Schema):
 
 
 class MetricsOut(Schema):
-    """The summary of a finished iteration: judge, meta-judge, pairs, training, alarms."""
+    """Metrics of a completed iteration: judge, meta-judge, pairs, training, alarms."""
 
     iteration: int
     metrics: dict[str, Any]
 
 
 class SeedModel(Schema):
-    """M0: a folder of the installation, or an id of the Hugging Face hub, as org/name@revision."""
+    """Base model (M0): a local model folder, or a Hugging Face id such as org/name@revision."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -158,7 +174,7 @@ class SeedModel(Schema):
 
 
 class LaunchChanges(Schema):
-    """What an experiment begins with; what is left out is the base's."""
+    """Settings of a new experiment; omitted values are taken from its base."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -170,19 +186,19 @@ class LaunchChanges(Schema):
     prompts: Annotated[list[str], Field(min_length=1)] | None = None
     values: Annotated[
         dict[str, Any],
-        Field(default_factory=dict, description="Values of a recipe by key, as actor.samples."),
+        Field(default_factory=dict, description="Recipe values by key, e.g. actor.samples."),
     ]
 
 
 class LaunchIn(LaunchChanges):
-    """An experiment to begin, with a shipped recipe or the text of one."""
+    """A new experiment from a built-in recipe or the text of a recipe."""
 
     recipe: str = ""
     recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
 
 
 class FollowIn(Schema):
-    """What is said next in a conversation; what is left out is as in the turn before."""
+    """The next turn of a conversation; omitted values are taken from the previous turn."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -196,14 +212,14 @@ class FollowIn(Schema):
 
 
 class TryIn(FollowIn):
-    """A prompt for two models; what is left out is as the form of the pages begins with."""
+    """A prompt for two models; omitted values are the defaults of the playground form."""
 
     models: Annotated[list[int], Field(min_length=2, max_length=2, description="M0 is 0.")]
     judges: list[int] = Field(default_factory=list)
 
 
 class PublishIn(Schema):
-    """Where a model goes beside the folder of the installation."""
+    """Where to publish a model, in addition to the local folder."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -211,42 +227,61 @@ class PublishIn(Schema):
     is_public: bool = False
 
 
-class OrderOut(Schema):
-    """What somebody asked for, and what came of it."""
+class JobOut(Schema):
+    """A background job that a user requested, and its result."""
 
     id: int
     kind: str
     status: str
-    subject: str
-    by: str | None
-    wish: dict[str, Any]
-    follows: Annotated[int | None, Field(description="Id of the turn before, of a follow-up.")]
+    experiment_name: str
+    created_by: str | None
+    payload: dict[str, Any]
+    follows: Annotated[int | None, Field(description="Id of the previous turn, of a follow-up.")]
     outcome: dict[str, Any]
-    finding: str
+    message: Annotated[str, Field(description="Why it was refused.")]
     created: datetime
     finished: datetime | None
+    subject: Annotated[str, _renamed("experiment_name")]
+    by: Annotated[str | None, _renamed("created_by")]
+    wish: Annotated[dict[str, Any], _renamed("payload")]
+    finding: Annotated[str, _renamed("message")]
 
     @classmethod
-    def of(cls, row: Order) -> "OrderOut":
+    def of(cls, row: Job) -> "JobOut":
         """Write a row."""
-        same = ("kind", "status", "subject", "wish", "outcome", "finding", "created", "finished")
+        same = ("kind", "status", "outcome", "created", "finished")
+        name = row.created_by.get_username() if row.created_by else None
         return cls(
             id=row.pk,
-            by=row.by.get_username() if row.by else None,
+            experiment_name=row.experiment_name,
+            subject=row.experiment_name,
+            created_by=name,
+            by=name,
+            payload=row.payload,
+            wish=row.payload,
+            message=row.message,
+            finding=row.message,
             follows=row.follows_id,
             **{name: getattr(row, name) for name in same},
         )
 
 
-class OrderPage(Schema):
-    """Some orders of all, newest first."""
+class JobPage(Schema):
+    """A page of jobs, newest first."""
 
     count: int
-    orders: list[OrderOut]
+    jobs: list[JobOut]
+
+
+class OrderPage(Schema):
+    """A page of jobs as earlier versions returned it, newest first."""
+
+    count: int
+    orders: list[JobOut]
 
 
 class WorkerOut(Schema):
-    """A worker as it last showed itself."""
+    """A worker as of its last heartbeat."""
 
     name: str
     host: str
@@ -272,7 +307,7 @@ class WorkerOut(Schema):
 
 
 class RecipeOut(Schema):
-    """A recipe that comes with the installation, with all its values."""
+    """A built-in recipe with all its values."""
 
     name: str
     description: str
@@ -280,7 +315,7 @@ class RecipeOut(Schema):
 
 
 class RecipeFieldOut(Schema):
-    """One value of a recipe; `key` is what changes are named by."""
+    """A recipe field; changes refer to it by `key`."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,4 +1,4 @@
-"""Operations on what the experiments share: recipes, workers, orders."""
+"""Operations on what the experiments share: recipes, workers, jobs."""
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
@@ -9,7 +9,7 @@ from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
 from webapp.api.errors import PROBLEMS
 from webapp.api.experiments import Limit, Offset
 from webapp.api.permissions import require_view
-from webapp.api.schemas import OrderOut, OrderPage, RecipeFieldOut, RecipeOut, WorkerOut
+from webapp.api.schemas import JobOut, JobPage, OrderPage, RecipeFieldOut, RecipeOut, WorkerOut
 from webapp.dashboard.activity_log import get_visible_jobs
 from webapp.experiment_form.recipe_fields import get_recipe_fields
 from webapp.experiments.progress import list_worker_states
@@ -20,48 +20,69 @@ router = Router(tags=["installation"])
 @router.get("/recipes", response={200: list[RecipeOut], **PROBLEMS})
 @require_view
 def list_recipes(request: HttpRequest) -> list[RecipeOut]:  # noqa: ARG001
-    """List the recipes that come with the installation."""
+    """List the built-in recipes."""
     return [_load_recipe_out(name) for name in list_shipped_recipes()]
 
 
 @router.get("/recipes/fields", response={200: list[RecipeFieldOut], **PROBLEMS})
 @require_view
 def list_recipe_fields(request: HttpRequest) -> list[RecipeFieldOut]:  # noqa: ARG001
-    """List every value of a recipe: what it means, its bounds, its unit and where it is from."""
+    """List the recipe fields with meaning, bounds, unit and source."""
     return [RecipeFieldOut.model_validate(field) for field in get_recipe_fields().values()]
 
 
 @router.get("/recipes/{name}", response={200: RecipeOut, **PROBLEMS})
 @require_view
 def get_recipe(request: HttpRequest, name: str) -> RecipeOut:  # noqa: ARG001
-    """Read a recipe that comes with the installation."""
+    """Get a built-in recipe."""
     if name not in list_shipped_recipes():
-        raise RecipeError(f"no recipe of this name comes with the installation: {name!r}")
+        raise RecipeError(f"no built-in recipe with this name: {name!r}")
     return _load_recipe_out(name)
 
 
 @router.get("/workers", response={200: list[WorkerOut], **PROBLEMS})
 @require_view
 def list_workers(request: HttpRequest) -> list[WorkerOut]:  # noqa: ARG001
-    """List the workers and what each does."""
+    """List the workers and their current tasks."""
     return [WorkerOut.of(state) for state in list_worker_states()]
 
 
-@router.get("/orders", response={200: OrderPage, **PROBLEMS})
+@router.get("/jobs", response={200: JobPage, **PROBLEMS})
+@require_view
+def list_jobs(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> JobPage:
+    """List the jobs that users requested, newest first."""
+    count, jobs = _read_jobs(request, limit, offset)
+    return JobPage(count=count, jobs=jobs)
+
+
+@router.get("/jobs/{number}", response={200: JobOut, **PROBLEMS})
+@require_view
+def get_job(request: HttpRequest, number: int) -> JobOut:
+    """Get the status and the result of a job."""
+    rows = get_visible_jobs(request.user).select_related("created_by")
+    return JobOut.of(get_object_or_404(rows, pk=number))
+
+
+@router.get("/orders", response={200: OrderPage, **PROBLEMS}, deprecated=True)
 @require_view
 def list_orders(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> OrderPage:
-    """List what was asked for, newest first: the log of who did what when."""
-    rows = get_visible_jobs(request.user)
-    page = rows.select_related("by")[offset : offset + limit]
-    return OrderPage(count=rows.count(), orders=[OrderOut.of(row) for row in page])
+    """List the jobs that users requested. Deprecated: use GET /jobs."""
+    count, orders = _read_jobs(request, limit, offset)
+    return OrderPage(count=count, orders=orders)
 
 
-@router.get("/orders/{number}", response={200: OrderOut, **PROBLEMS})
+@router.get("/orders/{number}", response={200: JobOut, **PROBLEMS}, deprecated=True)
 @require_view
-def get_order(request: HttpRequest, number: int) -> OrderOut:
-    """Say what became of an order."""
-    rows = get_visible_jobs(request.user).select_related("by")
-    return OrderOut.of(get_object_or_404(rows, pk=number))
+def get_order(request: HttpRequest, number: int) -> JobOut:
+    """Get the status and the result of a job. Deprecated: use GET /jobs/{number}."""
+    return get_job(request, number)
+
+
+def _read_jobs(request: HttpRequest, limit: int, offset: int) -> tuple[int, list[JobOut]]:
+    """Read a page of the jobs that a user may see, and count them all."""
+    rows = get_visible_jobs(request.user)
+    page = rows.select_related("created_by")[offset : offset + limit]
+    return rows.count(), [JobOut.of(row) for row in page]
 
 
 def _load_recipe_out(name: str) -> RecipeOut:

@@ -1,4 +1,4 @@
-"""The page on which people make and revoke tokens."""
+"""The page for creating and revoking API tokens."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -23,13 +23,13 @@ _MAX_TOKENS: Final = 50
 class TokenForm(forms.Form):
     """A new token."""
 
-    name = forms.CharField(max_length=64, help_text="What it is for, such as: nightly export.")
+    name = forms.CharField(max_length=64, help_text="Its purpose, e.g. nightly export.")
     days = forms.ChoiceField(
-        label="It expires", choices=list(_DAYS.items()), required=False, initial="90"
+        label="Expires", choices=list(_DAYS.items()), required=False, initial="90"
     )
 
     def expires(self) -> datetime | None:
-        """When a valid form's token ends."""
+        """Expiry time of the token of a valid form."""
         days = self.cleaned_data["days"]
         return timezone.now() + timedelta(days=int(days)) if days else None
 
@@ -38,13 +38,15 @@ class TokenForm(forms.Form):
 @require_view
 @sensitive_variables("token")
 def manage_tokens(request: HttpRequest) -> HttpResponse:
-    """List one's tokens and make another. A new one stands in this answer alone."""
+    """List and create tokens. A new token is shown in this response only."""
     person = get_user(request)
     form = TokenForm(request.POST if request.method == "POST" else None)
     token = ""
     if request.method == "POST" and form.is_valid():
         if person.api_tokens.count() >= _MAX_TOKENS:
-            form.add_error(None, f"You have {_MAX_TOKENS} tokens already: revoke some first.")
+            form.add_error(
+                None, f"You have {_MAX_TOKENS} tokens, the maximum. Revoke a token first."
+            )
         else:
             _, token = make_token(person, name=form.cleaned_data["name"], expires=form.expires())
             form = TokenForm()
@@ -63,7 +65,7 @@ def manage_tokens(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_view
 def revoke_token(request: HttpRequest, pk: int) -> HttpResponse:
-    """Take one of one's own tokens away for good."""
+    """Revoke one of the user's own tokens."""
     token = get_object_or_404(ApiToken, pk=pk, owner=get_user(request))
     token.delete()
     messages.success(request, f"{token.name} is revoked.")

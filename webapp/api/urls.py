@@ -7,6 +7,6 @@ from webapp.api import ninja_api, token_views
 urlpatterns = [
     path("api/v1/", ninja_api.build_api_urls()),
     path("api/v1/<path:rest>", ninja_api.handle_not_found),
-    path("people/tokens", token_views.manage_tokens, name="tokens"),
-    path("people/tokens/<int:pk>/revoke", token_views.revoke_token, name="revoke_token"),
+    path("account/tokens", token_views.manage_tokens, name="tokens"),
+    path("account/tokens/<int:pk>/revoke", token_views.revoke_token, name="revoke_token"),
 ]

@@ -29,18 +29,18 @@ from webapp.accounts.current_user import get_user
 from webapp.accounts.roles import ADJUDICATE, ANSWER
 from webapp.audit.annotation_queue import get_possible_auditors, log_change
 from webapp.audit.models import (
-    Act,
     Answer,
+    AuditLogEntry,
     Batch,
     BatchStatus,
     Confidence,
     Gate,
-    History,
+    GateOverride,
+    HiddenVerdict,
     Item,
     ItemChange,
-    Override,
+    ItemHistoryEntry,
     PreferenceLabel,
-    Truth,
 )
 from webapp.audit.services import assign_auditors, set_status
 
@@ -49,7 +49,7 @@ class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Rows that reviewers see and nobody adds or deletes."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Rows come from the desk and from imports."""
+        """Rows are created by annotation pages and imports."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
@@ -73,7 +73,7 @@ class AssignForm(ActionForm):
     """For whom the chosen action is."""
 
     auditor = ModelChoiceField(
-        queryset=User.objects.none(), required=False, label="", empty_label="an auditor"
+        queryset=User.objects.none(), required=False, label="", empty_label="Auditor"
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,11 +86,11 @@ class AssignForm(ActionForm):
 class BatchAdmin(ReviewerAdmin):
     """Batches: close them, and say who answers them, several at once."""
 
-    list_display = ("pk", "subject", "iteration", "kind", "strategy", "status", "answered",
+    list_display = ("pk", "experiment_name", "iteration", "kind", "strategy", "status", "answered",
                     "assigned", "created")  # fmt: skip
-    list_filter = ("status", "kind", "subject")
-    fields = ("subject", "iteration", "kind", "strategy", "seed", "status", "auditors")
-    readonly_fields = ("subject", "iteration", "kind", "strategy", "seed")
+    list_filter = ("status", "kind", "experiment_name")
+    fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "status", "auditors")
+    readonly_fields = ("experiment_name", "iteration", "kind", "strategy", "seed")
     filter_horizontal = ("auditors",)
     actions = ("close_batches", "open_batches", "assign", "take_away")
     action_form = AssignForm
@@ -170,7 +170,7 @@ class BatchAdmin(ReviewerAdmin):
 def annotate_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
     """Say of each answer how it stands to the meta-judge's verdicts, disagreements first."""
     forward, backward = (
-        KeyTextTransform(name, "item__truth__facts") for name in ("forward", "backward")
+        KeyTextTransform(name, "item__hidden_verdict__facts") for name in ("forward", "backward")
     )
     said = rows.annotate(forward=Cast(forward, CharField()), backward=Cast(backward, CharField()))
     return said.annotate(
@@ -205,7 +205,7 @@ class AnswerAdmin(ReviewerAdmin):
     """Answers: reviewers see all, disagreements first; auditors see their own alone."""
 
     list_display = ("item_number", "batch", "auditor_name", "said", "confidence", "standing",
-                    "tags", "given")  # fmt: skip
+                    "tags", "submitted")  # fmt: skip
     list_filter = (StandingFilter, "confidence", "choice", "item__batch")
     search_fields = ("comment", "auditor_name")
     list_select_related = ("item__batch",)
@@ -220,7 +220,7 @@ class AnswerAdmin(ReviewerAdmin):
         """Disagreements of the surest first."""
         if request.user.has_perm(ADJUDICATE):
             return ("standing", "-confidence", "pk")
-        return ("-given",)
+        return ("-submitted",)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Auditors see their own work."""
@@ -230,7 +230,7 @@ class AnswerAdmin(ReviewerAdmin):
         return own and request.user.has_perm(ANSWER)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """An answer changes on the desk alone; reviewers adjudicate the item."""
+        """Answers are changed on the annotation page only; reviewers adjudicate the item."""
         return False
 
     def get_list_filter(self, request: HttpRequest) -> Any:
@@ -242,7 +242,7 @@ class AnswerAdmin(ReviewerAdmin):
         """The same holds of columns."""
         if request.user.has_perm(ADJUDICATE):
             return self.list_display
-        return ("item_number", "auditor_name", "said", "confidence", "tags", "given")
+        return ("item_number", "auditor_name", "said", "confidence", "tags", "submitted")
 
     @admin.display(ordering="item__number", description="item")
     def item_number(self, row: Answer) -> str:
@@ -333,10 +333,10 @@ def _is_answer(value: str, kind: str) -> bool:
 class HistoryInline(admin.TabularInline):  # type: ignore[type-arg]
     """What happened to an item."""
 
-    model = History
+    model = ItemHistoryEntry
     extra = 0
     can_delete = False
-    fields = readonly_fields = ("when", "change", "by_name", "values")
+    fields = readonly_fields = ("created", "change", "created_by_name", "values")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         """Nobody writes history."""
@@ -352,9 +352,9 @@ class ItemAdmin(ReviewerAdmin):
     """Items: read the answers and have the last word."""
 
     form = AdjudicationForm
-    list_display = ("number", "batch", "auditors", "stratum", "again", "is_answered",
+    list_display = ("number", "batch", "auditors", "stratum", "repeat_kind", "is_answered",
                     "adjudicated")  # fmt: skip
-    list_filter = (ConflictFilter, "is_answered", "again", "batch", "stratum")
+    list_filter = (ConflictFilter, "is_answered", "repeat_kind", "batch", "stratum")
     list_select_related = ("batch",)
     readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
                        "answers", "meta_judge")  # fmt: skip
@@ -383,15 +383,15 @@ class ItemAdmin(ReviewerAdmin):
         """What everybody said of the item, on its repeats, too."""
         found = Answer.objects.filter(Q(item=row) | Q(item__original=row)).select_related("item")
         lines = [
-            (one.auditor_name, one.item.get_again_display(), _format_answer(one), one.comment)
-            for one in found.order_by("given", "pk")
+            (one.auditor_name, one.item.get_repeat_kind_display(), _format_answer(one), one.comment)
+            for one in found.order_by("submitted", "pk")
         ]
         return format_html_join("", "<p>{} ({}): {} {}</p>", lines) or "none yet"
 
     @admin.display(description="judge and meta-judge")
     def meta_judge(self, row: Item) -> str:
         """What was hidden from who answered."""
-        facts = row.truth.facts
+        facts = row.hidden_verdict.facts
         names = ("forward", "backward", "score_first", "score_second", "elo_first", "elo_second",
                  "mean", "variance")  # fmt: skip
         known = [(name.replace("_", " "), facts[name]) for name in names if name in facts]
@@ -420,8 +420,8 @@ class ReadOnlyAdmin(ReviewerAdmin):
         return request.user.has_perm(ADJUDICATE)
 
 
-@admin.register(Truth)
-class TruthAdmin(ReadOnlyAdmin):
+@admin.register(HiddenVerdict)
+class HiddenVerdictAdmin(ReadOnlyAdmin):
     """What judge and meta-judge said of the items, hidden from who answers."""
 
     list_display = ("item", "facts")
@@ -429,13 +429,13 @@ class TruthAdmin(ReadOnlyAdmin):
     list_select_related = ("item__batch",)
 
 
-@admin.register(History)
-class HistoryAdmin(ReadOnlyAdmin):
+@admin.register(ItemHistoryEntry)
+class ItemHistoryAdmin(ReadOnlyAdmin):
     """What happened to the items, of all batches."""
 
-    list_display = ("when", "item", "change", "by_name")
-    list_filter = ("change", "when", "item__batch")
-    search_fields = ("by_name",)
+    list_display = ("created", "item", "change", "created_by_name")
+    list_filter = ("change", "created", "item__batch")
+    search_fields = ("created_by_name",)
     list_select_related = ("item__batch",)
 
 
@@ -443,26 +443,33 @@ class HistoryAdmin(ReadOnlyAdmin):
 class GateAdmin(ReadOnlyAdmin):
     """Experiments that wait for a passed audit, and what it must show."""
 
-    list_display = ("experiment", "least", "confidence", "answers", "otherwise")
-    list_filter = ("otherwise",)
+    list_display = ("experiment", "min_agreement", "confidence", "min_answers", "on_failure")
+    list_filter = ("on_failure",)
     search_fields = ("experiment__name",)
     list_select_related = ("experiment",)
 
 
-@admin.register(Act)
-class ActAdmin(ReadOnlyAdmin):
+@admin.register(AuditLogEntry)
+class AuditLogAdmin(ReadOnlyAdmin):
     """What was done to gates and batches, and why."""
 
-    list_display = ("when", "by_name", "deed", "subject", "batch", "reason")
-    list_filter = ("deed", "subject")
-    search_fields = ("by_name", "reason", "subject")
+    list_display = ("created", "created_by_name", "action", "experiment_name", "batch", "reason")
+    list_filter = ("action", "experiment_name")
+    search_fields = ("created_by_name", "reason", "experiment_name")
     list_select_related = ("batch",)
 
 
-@admin.register(Override)
-class OverrideAdmin(ReadOnlyAdmin):
+@admin.register(GateOverride)
+class GateOverrideAdmin(ReadOnlyAdmin):
     """What was decided without a passed audit, of deleted experiments too."""
 
-    list_display = ("when", "by_name", "subject", "iteration", "outcome", "reason")
-    list_filter = ("outcome", "subject")
-    search_fields = ("by_name", "reason", "subject")
+    list_display = (
+        "created",
+        "created_by_name",
+        "experiment_name",
+        "iteration",
+        "outcome",
+        "reason",
+    )
+    list_filter = ("outcome", "experiment_name")
+    search_fields = ("created_by_name", "reason", "experiment_name")

@@ -16,7 +16,15 @@ from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_users_with_permission
 from webapp.accounts.roles import ANSWER, SEE
-from webapp.audit.models import Answer, Batch, BatchStatus, History, Item, ItemChange, RepeatKind
+from webapp.audit.models import (
+    Answer,
+    Batch,
+    BatchStatus,
+    Item,
+    ItemChange,
+    ItemHistoryEntry,
+    RepeatKind,
+)
 from webapp.db_clock import from_now
 
 LEASE_SECONDS: Final = 15 * 60.0
@@ -84,7 +92,7 @@ def get_possible_auditors() -> QuerySet[User]:
 
 
 def list_unblinded_auditors(people: Iterable[User]) -> list[str]:
-    """Names of those who may also see experiments, and so what is hidden on the desk."""
+    """Names of auditors who may also see experiments, and thereby the hidden verdicts."""
     sighted = get_users_with_permission(SEE, is_active=None).filter(
         pk__in=[person.pk for person in people]
     )
@@ -104,9 +112,9 @@ def _select_suitable_items(batch: Batch, person: User) -> QuerySet[Item]:
     answered = Answer.objects.filter(item=OuterRef("original"))
     by_them = answered.filter(auditor=person)
     return batch.items.filter(is_answered=False).filter(
-        Q(again=RepeatKind.NO)
-        | Q(again=RepeatKind.SAME) & Exists(by_them)
-        | Q(again=RepeatKind.OTHER) & Exists(answered) & ~Exists(by_them)
+        Q(repeat_kind=RepeatKind.NO)
+        | Q(repeat_kind=RepeatKind.SAME) & Exists(by_them)
+        | Q(repeat_kind=RepeatKind.OTHER) & Exists(answered) & ~Exists(by_them)
     )
 
 
@@ -167,7 +175,7 @@ def reassign_repeats(batch: Batch) -> int:
     """
     able = get_possible_auditors().filter(audit_batches=batch)
     waiting = batch.items.filter(
-        again=RepeatKind.SAME, is_answered=False, original__answer__isnull=False
+        repeat_kind=RepeatKind.SAME, is_answered=False, original__answer__isnull=False
     )
     orphans = waiting.exclude(original__answer__auditor__in=able)
     return sum(_reassign(item) for item in orphans.select_related("original__answer"))
@@ -178,11 +186,13 @@ def _reassign(item: Item) -> bool:
     if original is None:
         return False
     with transaction.atomic():
-        waiting = Item.objects.filter(pk=item.pk, again=RepeatKind.SAME, is_answered=False)
-        passed = waiting.update(again=RepeatKind.OTHER, holder=None, lease_until=None) == 1
+        waiting = Item.objects.filter(pk=item.pk, repeat_kind=RepeatKind.SAME, is_answered=False)
+        passed = waiting.update(repeat_kind=RepeatKind.OTHER, holder=None, lease_until=None) == 1
         if passed:
             left_by = original.answer.auditor_name
-            History.objects.create(item=item, change=ItemChange.PASSED_ON, by_name=left_by)
+            ItemHistoryEntry.objects.create(
+                item=item, change=ItemChange.PASSED_ON, created_by_name=left_by
+            )
     return passed
 
 
@@ -235,7 +245,7 @@ def undo_answer(item: Item, person: User) -> bool:
 
 
 def build_draft(found: Answer) -> dict[str, Any]:
-    """An answer as the desk's form keeps it."""
+    """An answer as the annotation form shows it."""
     return {name: value for name, value in get_answer_values(found).items() if name != "seconds"}
 
 
@@ -254,7 +264,7 @@ def get_answer_values(found: Answer) -> dict[str, Any]:
 def get_last_answer(batch: Batch, person: User) -> Answer | None:
     """The last answer that a person could still take back."""
     own = Answer.objects.filter(item__batch=batch, auditor=person, revealed__isnull=True, source="")
-    return own.select_related("item").order_by("-given", "-pk").first()
+    return own.select_related("item").order_by("-submitted", "-pk").first()
 
 
 def skip_item(item: Item, person: User) -> bool:
@@ -279,10 +289,10 @@ def explain_withheld(item: Item, person: User) -> str:
     if batch.status == BatchStatus.CLOSED:
         return ""
     if not batch.reveals_at_once:
-        return "In this batch the reveal comes when the batch is closed."
-    coming = Item.objects.filter(original=item, again=RepeatKind.SAME, is_answered=False)
+        return "In this batch, answers are revealed when the batch is closed."
+    coming = Item.objects.filter(original=item, repeat_kind=RepeatKind.SAME, is_answered=False)
     if coming.exists() and Answer.objects.filter(item=item, auditor=person).exists():
-        return "The reveal of this item comes later."
+        return "This item is revealed later."
     return ""
 
 
@@ -298,6 +308,6 @@ def reveal_item(item: Item, person: User) -> bool:
 
 def log_change(item: Item, change: ItemChange, person: User, values: Mapping[str, Any]) -> None:
     """Write down what happened to an item."""
-    History.objects.create(
-        item=item, change=change, by_name=person.get_username(), values=dict(values)
+    ItemHistoryEntry.objects.create(
+        item=item, change=change, created_by_name=person.get_username(), values=dict(values)
     )

@@ -1,4 +1,4 @@
-"""The desk: one item a screen, blind until it is answered."""
+"""Annotation pages: one item per page, blind until it is answered."""
 
 from typing import Any, Final
 
@@ -15,15 +15,15 @@ from webapp.accounts.roles import ANSWER
 from webapp.audit import annotation_queue
 from webapp.audit.forms import AnswerForm, make_answer_form, to_item_choice, to_shown_letter
 from webapp.audit.item_presenter import format_answer, list_revealed_facts, make_item_view
-from webapp.audit.models import Answer, Batch, Item, Truth
+from webapp.audit.models import Answer, Batch, HiddenVerdict, Item
 from webapp.htmx import render_page_or_partial
 
 require_annotate: Final = permission_required(ANSWER, raise_exception=True)
 """Decorator of a view for auditors."""
 
 _LOST = (
-    "Somebody else has this item now, because it lay for too long, or the batch was closed. "
-    "What you answered is kept in the item's history and does not count."
+    "This item has been reassigned, or its batch was closed. Your answer is kept in the item's "
+    "history and does not count."
 )
 
 
@@ -54,7 +54,7 @@ def show_next_item(request: HttpRequest, pk: int) -> HttpResponse:
         "progress": annotation_queue.compute_progress(batch, person),
         "last": annotation_queue.get_last_answer(batch, person),
     }
-    return render(request, "audit/done.html", context)
+    return render(request, "audit/batch_complete.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -70,8 +70,8 @@ def annotate_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     if answered is not None:
         return _render_answered(request, person, found, answered)
     if found.holder_id != person.pk or found.is_answered:
-        messages.info(request, "That item is not yours now.")
-        return redirect("audit_desk", pk=pk)
+        messages.info(request, "This item has been reassigned.")
+        return redirect("annotate", pk=pk)
     return _render_item(
         request, person, found, make_answer_form(found.batch.kind, initial=_build_form_draft(found))
     )
@@ -81,13 +81,13 @@ def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpRespons
     form = make_answer_form(found.batch.kind, request.POST)
     if not form.is_valid():
         if found.holder_id != person.pk or found.is_answered:
-            return redirect("audit_desk", pk=found.batch_id)
+            return redirect("annotate", pk=found.batch_id)
         return _render_item(request, person, found, form, status=422)
     if annotation_queue.submit_answer(found, person, form.make_answer(found)):
         return redirect("audit_item", pk=found.batch_id, number=found.number)
     if not Answer.objects.filter(item=found, auditor=person).exists():
         messages.warning(request, _LOST)
-    return redirect("audit_desk", pk=found.batch_id)
+    return redirect("annotate", pk=found.batch_id)
 
 
 def _build_form_draft(found: Item) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _render_item(
         "last": annotation_queue.get_last_answer(found.batch, person),
     }
     page = render_page_or_partial(
-        request, "audit/desk.html", region="audit/partials/item.html", context=context
+        request, "audit/annotate.html", region="audit/_item.html", context=context
     )
     page.status_code = status
     return page
@@ -125,7 +125,7 @@ def _render_answered(
 ) -> HttpResponse:
     facts = []
     if answered.revealed is not None or found.batch.status == "closed":
-        facts = list_revealed_facts(found, Truth.objects.get(item=found).facts)
+        facts = list_revealed_facts(found, HiddenVerdict.objects.get(item=found).facts)
     context = {
         "batch": found.batch,
         "item": make_item_view(found, found.batch),
@@ -135,7 +135,7 @@ def _render_answered(
         "withheld": "" if facts else annotation_queue.explain_withheld(found, person),
         "progress": annotation_queue.compute_progress(found.batch, person),
     }
-    return render(request, "audit/answered.html", context)
+    return render(request, "audit/annotation_detail.html", context)
 
 
 @require_POST
@@ -162,7 +162,7 @@ def skip_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Give an item back unanswered."""
     person = get_user(request)
     annotation_queue.skip_item(_find_item(person, pk, number), person)
-    return redirect("audit_desk", pk=pk)
+    return redirect("annotate", pk=pk)
 
 
 @require_POST
@@ -172,7 +172,7 @@ def requeue_skipped(request: HttpRequest, pk: int) -> HttpResponse:
     person = get_user(request)
     batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
     annotation_queue.requeue_skipped(batch, person)
-    return redirect("audit_desk", pk=pk)
+    return redirect("annotate", pk=pk)
 
 
 @require_POST
@@ -183,8 +183,8 @@ def undo_answer(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     found = _find_item(person, pk, number)
     if annotation_queue.undo_answer(found, person):
         return redirect("audit_item", pk=pk, number=number)
-    messages.info(request, "That answer stands: its reveal was seen, or the batch is closed.")
-    return redirect("audit_desk", pk=pk)
+    messages.info(request, "This answer is final: its reveal was viewed, or the batch is closed.")
+    return redirect("annotate", pk=pk)
 
 
 @require_POST
@@ -194,7 +194,7 @@ def reveal_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     person = get_user(request)
     found = _find_item(person, pk, number)
     if not Answer.objects.filter(item=found, auditor=person).exists():
-        raise Http404("answer it first")
+        raise Http404("Answer the item first.")
     annotation_queue.reveal_item(found, person)
     return redirect("audit_item", pk=pk, number=number)
 

@@ -28,7 +28,7 @@ from meta_reward_core.review.stratified_sampling import (
 from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import get_table_name, list_columns
 from meta_reward_core.storage.shards import IterationFiles
-from webapp.audit.models import Batch, Item, Truth
+from webapp.audit.models import Batch, HiddenVerdict, Item
 from webapp.audit.services import set_auditors
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.models import Experiment, StageStatus
@@ -174,7 +174,7 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
     with transaction.atomic():
         batch = Batch.objects.create(
             experiment=experiment,
-            subject=experiment.name,
+            experiment_name=experiment.name,
             iteration=drawn.number,
             kind=plan.kind,
             strategy=plan.strategy,
@@ -187,7 +187,7 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
             other_share=plan.other_share,
             guidelines=plan.guidelines,
             rubric=read_experiment_templates(experiment)["rubric"],
-            by=by,
+            created_by=by,
         )
         set_auditors(batch, auditors, by=by)
         _write_items(batch, drawn)
@@ -334,7 +334,9 @@ def _write_items(batch: Batch, drawn: SampledBatch) -> None:
     for item, original in repeats:
         item.original = original
     Item.objects.bulk_create(item for item, _ in repeats)
-    Truth.objects.bulk_create(Truth(item=item, facts=drawn.facts[item.key]) for item in items)
+    HiddenVerdict.objects.bulk_create(
+        HiddenVerdict(item=item, facts=drawn.facts[item.key]) for item in items
+    )
 
 
 def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch) -> Item:
@@ -350,5 +352,5 @@ def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch)
         response=texts.responses[facts["response_id"]],
         first=texts.judgments.get(facts.get("first_judgment_id", ""), ""),
         second=texts.judgments.get(facts.get("second_judgment_id", ""), ""),
-        again=place.again or "",
+        repeat_kind=place.again or "",
     )

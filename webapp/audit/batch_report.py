@@ -102,7 +102,7 @@ def get_strata_sizes(batch: Batch) -> dict[str, int]:
 
 def list_answered_items(batch: Batch) -> list[Item]:
     """Items that count in estimates: answered or adjudicated, repeats left out."""
-    items = batch.items.filter(again=RepeatKind.NO).select_related("answer", "truth")
+    items = batch.items.filter(repeat_kind=RepeatKind.NO).select_related("answer", "hidden_verdict")
     return [item for item in items if item.adjudicated or hasattr(item, "answer")]
 
 
@@ -127,7 +127,7 @@ def make_report(*batches: Batch) -> BatchReport:
     answers = list(
         Answer.objects.filter(item__batch__in=batches)
         .select_related("item", "auditor")
-        .order_by("given", "pk")
+        .order_by("submitted", "pk")
     )
     consistency, conflicts = _measure_consistency(answers, points=not is_pairs)
     one = len(batches) == 1
@@ -179,7 +179,7 @@ def to_audited_pair(item: Item, *, one: bool = True) -> AuditedPair:
     Args:
         one: whether its batch is the only one that is looked at.
     """
-    facts: Facts = item.truth.facts
+    facts: Facts = item.hidden_verdict.facts
     return AuditedPair(
         stratum=_get_stratum_name(item, one=one),
         human=cast("HumanVerdict", get_final_value(item)),
@@ -200,7 +200,7 @@ def _find_larger(first: float | None, second: float | None) -> Winner | None:
 
 
 def _to_audited_response(item: Item, *, one: bool) -> AuditedResponse:
-    facts: Facts = item.truth.facts
+    facts: Facts = item.hidden_verdict.facts
     human = float(get_final_value(item) or 0.0)
     return AuditedResponse(_get_stratum_name(item, one=one), human, facts["mean"], facts["groups"])
 
@@ -225,12 +225,12 @@ def _measure_consistency(
 
 def _list_own_repeats(answers: Sequence[Answer]) -> list[tuple[object, object]]:
     firsts = _get_first_answers(
-        [answer for answer in answers if answer.item.again != RepeatKind.SAME]
+        [answer for answer in answers if answer.item.repeat_kind != RepeatKind.SAME]
     )
     return [
         (firsts[answer.auditor_name], _get_value(answer))
         for answer in answers
-        if answer.item.again == RepeatKind.SAME and answer.auditor_name in firsts
+        if answer.item.repeat_kind == RepeatKind.SAME and answer.auditor_name in firsts
     ]
 
 
@@ -269,7 +269,7 @@ def _iter_auditors(answers: Sequence[Answer]) -> Iterable[AuditorSummary]:
 
 
 def _is_gone(answer: Answer) -> bool:
-    """Whether who answered on the desk has no account any longer that could."""
+    """Whether the account of an auditor who answered on the site was deleted or lost its role."""
     if answer.auditor is None:
         return not answer.source
     return not answer.auditor.is_active

@@ -1,4 +1,4 @@
-"""An audit that somebody asked for, as plain values of an order."""
+"""Requests for audit batches, as payloads of jobs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from webapp.audit.annotation_queue import get_possible_auditors
 from webapp.audit.batch_creation import BatchPlan
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Experiment, JobKind, JobStatus, Order
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 _SHOWN = 5
 
@@ -18,7 +18,7 @@ _SHOWN = 5
 class PendingBatch:
     """An audit that was asked for and is not there: it is being drawn, or it was refused."""
 
-    order: Order
+    job: Job
     iteration: int
     is_active: bool
     doing: str
@@ -31,36 +31,36 @@ def request_batch(
     *,
     by: User,
     auditors: Iterable[User],
-) -> Order:
+) -> Job:
     """Ask the workers for a batch: to draw it may take longer than a page should."""
     names = [person.username for person in auditors]
-    wish = {"iteration": number, "plan": asdict(plan), "auditors": names}
-    return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, wish=wish)
+    payload = {"iteration": number, "plan": asdict(plan), "auditors": names}
+    return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, payload=payload)
 
 
-def read_plan(wish: Mapping[str, Any]) -> BatchPlan:
+def read_plan(payload: Mapping[str, Any]) -> BatchPlan:
     """The plan of a batch that was asked for."""
-    return BatchPlan(**wish["plan"])
+    return BatchPlan(**payload["plan"])
 
 
-def read_auditors(wish: Mapping[str, Any]) -> list[User]:
+def read_auditors(payload: Mapping[str, Any]) -> list[User]:
     """Who shall answer it, as far as they still may."""
-    return list(get_possible_auditors().filter(username__in=wish["auditors"]))
+    return list(get_possible_auditors().filter(username__in=payload["auditors"]))
 
 
 def list_pending_batches(experiment: Experiment) -> list[PendingBatch]:
     """What was asked for lately and is not there, newest first."""
-    orders = experiment.orders.filter(kind=JobKind.AUDIT).select_related("by")[:_SHOWN]
+    jobs = experiment.jobs.filter(kind=JobKind.AUDIT).select_related("created_by")[:_SHOWN]
     active = (JobStatus.WAITING, JobStatus.RUNNING)
     return [
         PendingBatch(
-            order,
-            order.wish["iteration"],
-            order.status in active,
-            order.outcome.get("doing", ""),
+            job,
+            job.payload["iteration"],
+            job.status in active,
+            job.outcome.get("doing", ""),
         )
-        for order in orders
-        if order.status != JobStatus.DONE
+        for job in jobs
+        if job.status != JobStatus.DONE
     ]
 
 

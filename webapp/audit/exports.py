@@ -43,14 +43,14 @@ class ExportFile:
 
 def iter_answer_rows(batch: Batch) -> Iterator[Row]:
     """One row for each answer, repeats too, in the order of the batch."""
-    answers = Answer.objects.filter(item__batch=batch).select_related("item__truth")
+    answers = Answer.objects.filter(item__batch=batch).select_related("item__hidden_verdict")
     for answer in answers.order_by("item__number"):
-        item, facts = answer.item, answer.item.truth.facts
+        item, facts = answer.item, answer.item.hidden_verdict.facts
         yield {
             "batch": batch.pk,
             "item": item.number,
             "key": item.key,
-            "again": item.again,
+            "again": item.repeat_kind,
             "stratum": item.stratum,
             "probability": item.probability,
             "auditor": answer.auditor_name,
@@ -60,7 +60,7 @@ def iter_answer_rows(batch: Batch) -> Iterator[Row]:
             "tags": answer.tags,
             "comment": answer.comment,
             "seconds": answer.seconds,
-            "given": answer.given.isoformat(),
+            "given": answer.submitted.isoformat(),
             "adjudicated": item.adjudicated,
             "is_swapped": item.is_swapped,
             **{name: facts.get(name) for name in _JUDGES},
@@ -109,7 +109,7 @@ def _export_parquet(batch: Batch) -> bytes:
 
 
 def _build_task(batch: Batch, item: Item) -> Row:
-    """An item as an auditor sees it: nothing that is hidden on the desk."""
+    """An item as an auditor sees it, without hidden verdicts."""
     shown: Row = {"instruction": item.instruction, "response": item.response}
     if batch.kind == ItemKind.JUDGMENTS:
         a, b = get_shown_judgments(
@@ -123,7 +123,7 @@ def _build_task(batch: Batch, item: Item) -> Row:
 
 
 def _list_open_items(batch: Batch) -> Iterable[Item]:
-    return batch.items.filter(is_answered=False, again="")
+    return batch.items.filter(is_answered=False, repeat_kind="")
 
 
 def _export_label_studio(batch: Batch) -> bytes:

@@ -9,7 +9,7 @@ from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_B
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
 from webapp.audit.batch_creation import BatchPlan
 from webapp.audit.gate import find_override, has_battles, has_pairs, hash_battles
-from webapp.audit.models import Confidence, Gate, Item, ItemKind, Outcome
+from webapp.audit.models import Confidence, Gate, Item, ItemKind, OverrideOutcome
 from webapp.audit.services import MIN_REASON_CHARS, get_gate_terms
 from webapp.experiments.models import Experiment, RunStatus
 
@@ -31,7 +31,7 @@ class AnswerForm(forms.Form):
         choices=[(tag, tag) for tag in TAGS],
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        label="What is wrong, if anything",
+        label="Problems, if any",
     )
     comment = forms.CharField(
         required=False, max_length=4000, widget=forms.Textarea(attrs={"rows": 2})
@@ -59,7 +59,7 @@ class ChoiceForm(AnswerForm):
         choices=[
             ("A", "A is better"),
             ("B", "B is better"),
-            ("tie", "Both alike"),
+            ("tie", "Tie"),
             ("neither", "Neither is acceptable"),
         ],
         widget=forms.RadioSelect,
@@ -107,34 +107,34 @@ class BatchForm(forms.Form):
     strategy = forms.ChoiceField(
         choices=list(STRATEGIES.items()),
         initial="certainty",
-        label="Draw items",
-        help_text="Every item has a known chance, so estimates hold for the whole iteration.",
+        label="Sampling strategy",
+        help_text="Sampling probabilities are known, so estimates apply to the whole iteration.",
     )
     size = forms.IntegerField(
         min_value=2, max_value=_MAX_ITEMS, initial=100, label="Distinct items"
     )
     same_share = forms.IntegerField(
-        min_value=0, max_value=50, initial=10, label="Again to the same auditor, percent"
+        min_value=0, max_value=50, initial=10, label="Repeats for the same auditor (%)"
     )
     other_share = forms.IntegerField(
-        min_value=0, max_value=100, initial=20, label="Again to another auditor, percent"
+        min_value=0, max_value=100, initial=20, label="Repeats for another auditor (%)"
     )
     seed = forms.IntegerField(min_value=0, max_value=2**53, initial=1)
     hides_score_lines = forms.BooleanField(
-        required=False, initial=True, label="Cut the judgments' own score lines"
+        required=False, initial=True, label="Hide score lines in judgments"
     )
     reveals_at_once = forms.BooleanField(
         required=False,
         initial=True,
         label="Reveal after each answer",
-        help_text="Otherwise when the batch is closed.",
+        help_text="Otherwise, answers are revealed when the batch is closed.",
     )
     guidelines = forms.CharField(
         required=False,
         max_length=20_000,
         widget=forms.Textarea(attrs={"rows": 6}),
         label="Guidelines for annotators",
-        help_text="Markdown. At hand beside every item.",
+        help_text="Markdown. Shown beside every item.",
     )
     auditors = forms.ModelMultipleChoiceField(
         queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
@@ -153,7 +153,7 @@ class BatchForm(forms.Form):
         kind, strategy = values.get("kind"), values.get("strategy")
         known = {str(name): strategies for name, strategies in STRATEGIES_BY_KIND.items()}
         if kind and strategy and strategy not in known[kind]:
-            self.add_error("strategy", "There is no such strategy for this question.")
+            self.add_error("strategy", "This strategy does not apply to this question.")
         return values
 
     def plan(self) -> BatchPlan:
@@ -192,19 +192,19 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
         required=False,
         max_length=_MAX_REASON_CHARS,
         label="Reason",
-        help_text="Required where less is asked for than before. It stays on this page.",
+        help_text="Required when the gate is loosened. Shown in the gate history.",
     )
 
     class Meta:
         """All but the experiment."""
 
         model = Gate
-        fields = ("least", "confidence", "answers", "otherwise")
+        fields = ("min_agreement", "confidence", "min_answers", "on_failure")
         labels = {  # noqa: RUF012
-            "least": "Agreement must be shown to be above",
-            "confidence": "With confidence",
-            "answers": "From at least so many answered items",
-            "otherwise": "When a complete audit has not passed",
+            "min_agreement": "Minimum agreement",
+            "confidence": "Confidence level",
+            "min_answers": "Minimum number of answers",
+            "on_failure": "If a complete audit does not pass",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -213,9 +213,9 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.before is None:
             del self.fields["reason"]
 
-    def clean_least(self) -> float:
+    def clean_min_agreement(self) -> float:
         """A share."""
-        return _check_share(self.cleaned_data["least"])
+        return _check_share(self.cleaned_data["min_agreement"])
 
     def clean_confidence(self) -> float:
         """A share above 0."""
@@ -231,7 +231,7 @@ class RemovalForm(forms.Form):
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
         max_length=_MAX_REASON_CHARS,
-        label="Why no audit shall be asked for",
+        label="Reason for removing the gate",
     )
 
 
@@ -246,11 +246,11 @@ class OverrideForm(forms.Form):
 
     iteration = forms.TypedChoiceField(coerce=int)
     outcome = forms.ChoiceField(
-        choices=Outcome.choices,
-        initial=Outcome.ACTOR_PAIRS,
+        choices=OverrideOutcome.choices,
+        initial=OverrideOutcome.ACTOR_PAIRS,
         widget=forms.RadioSelect,
-        label="It trains on",
-        help_text="What is decided stands, as long as the iteration keeps these battles.",
+        label="Train on",
+        help_text="The override applies as long as the iteration keeps its current battles.",
     )
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
@@ -282,7 +282,7 @@ class OverrideForm(forms.Form):
         """Refuse to train on the actor pairs of an iteration that has none."""
         values = super().clean() or {}
         iteration = self._undecided.get(values.get("iteration", 0))
-        alone = values.get("outcome") == Outcome.ACTOR_PAIRS
+        alone = values.get("outcome") == OverrideOutcome.ACTOR_PAIRS
         if iteration is not None and alone and not has_pairs(iteration, "actor"):
             self.add_error("outcome", "This iteration has no actor pairs.")
         return values

@@ -9,10 +9,10 @@ from webapp.audit.models import (
     Batch,
     BatchStatus,
     Gate,
+    GateOverride,
     ItemKind,
     OnGateFailure,
-    Outcome,
-    Override,
+    OverrideOutcome,
     RepeatKind,
 )
 from webapp.audit.services import write_gate
@@ -55,10 +55,10 @@ def evaluate_gate(iteration: Iteration) -> GateDecision:
     return PASSED if gate is None else _evaluate_audits(iteration, gate)
 
 
-def _apply_override(decided: Override) -> GateDecision:
-    if decided.outcome == Outcome.ALL:
+def _apply_override(decided: GateOverride) -> GateDecision:
+    if decided.outcome == OverrideOutcome.ALL:
         return PASSED
-    return GateDecision(withheld=f"{decided.reason} (decided by {decided.by_name})")
+    return GateDecision(withheld=f"{decided.reason} (decided by {decided.created_by_name})")
 
 
 def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
@@ -72,9 +72,9 @@ def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
         return PASSED
     asked = (
         f"an audit of iteration {iteration.number} must show agreement "
-        f"above {gate.least:.0%} with {gate.confidence:.0%} confidence, and {found}"
+        f"above {gate.min_agreement:.0%} with {gate.confidence:.0%} confidence, and {found}"
     )
-    goes_on = complete and gate.otherwise == OnGateFailure.ACTOR_PAIRS
+    goes_on = complete and gate.on_failure == OnGateFailure.ACTOR_PAIRS
     if goes_on and has_pairs(iteration, "actor"):
         return GateDecision(withheld=asked, is_new=True)
     return GateDecision(waits=f"{WAITS}{asked}")
@@ -87,7 +87,7 @@ def explain_hold(iteration: Iteration) -> str:
 
 def is_complete(batch: Batch) -> bool:
     """Whether all its items are answered, or somebody has closed it."""
-    waiting = batch.items.filter(again=RepeatKind.NO, is_answered=False, adjudicated="")
+    waiting = batch.items.filter(repeat_kind=RepeatKind.NO, is_answered=False, adjudicated="")
     return batch.status == BatchStatus.CLOSED or not waiting.exists()
 
 
@@ -109,7 +109,7 @@ def has_battles(iteration: Iteration) -> bool:
     return paired.exists()
 
 
-def find_override(iteration: Iteration) -> Override | None:
+def find_override(iteration: Iteration) -> GateOverride | None:
     """What was decided without a passed audit for an iteration and the battles that it has now."""
     decided = list_overrides(iteration)
     if not decided:
@@ -118,10 +118,10 @@ def find_override(iteration: Iteration) -> Override | None:
     return next((one for one in decided if one.source_sha256 in (now, "")), None)
 
 
-def list_overrides(iteration: Iteration) -> list[Override]:
+def list_overrides(iteration: Iteration) -> list[GateOverride]:
     """What was ever decided for an iteration, for other battles too, newest first."""
     experiment = iteration.experiment_id
-    return list(Override.objects.filter(experiment=experiment, iteration=iteration.number))
+    return list(GateOverride.objects.filter(experiment=experiment, iteration=iteration.number))
 
 
 def hash_battles(iteration: Iteration) -> str:
@@ -134,15 +134,15 @@ def record_gate_decision(iteration: Iteration) -> GateDecision:
     ruling = evaluate_gate(iteration)
     if not ruling.is_new:
         return ruling
-    Override.objects.get_or_create(
+    GateOverride.objects.get_or_create(
         experiment=iteration.experiment,
         iteration=iteration.number,
         source_sha256=hash_battles(iteration),
         defaults={
-            "subject": iteration.experiment.name,
-            "outcome": Outcome.ACTOR_PAIRS,
+            "experiment_name": iteration.experiment.name,
+            "outcome": OverrideOutcome.ACTOR_PAIRS,
             "reason": ruling.withheld,
-            "by_name": Override.BY_THE_GATE,
+            "created_by_name": GateOverride.BY_THE_GATE,
         },
     )
     return evaluate_gate(iteration)
@@ -151,9 +151,9 @@ def record_gate_decision(iteration: Iteration) -> GateDecision:
 def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     """Why a batch does not open a gate; empty if it does."""
     found = estimate_agreement(batch, confidence=gate.confidence)
-    if found.count < gate.answers:
-        return f"audit {batch.pk} has {found.count} of {gate.answers} answers that count"
-    if found.value is None or found.low is None or found.low <= gate.least:
+    if found.count < gate.min_answers:
+        return f"audit {batch.pk} has {found.count} of {gate.min_answers} answers that count"
+    if found.value is None or found.low is None or found.low <= gate.min_agreement:
         shown = "nothing" if found.value is None else f"{found.value:.0%}"
         low = "" if found.low is None else f" (at least {found.low:.0%})"
         return f"audit {batch.pk} shows {shown}{low}"
@@ -166,9 +166,9 @@ def create_gate_from_recipe(experiment: Experiment) -> None:
     if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():
         gate = Gate(
             experiment=experiment,
-            least=asked["least_agreement"],
+            min_agreement=asked["least_agreement"],
             confidence=asked["confidence"],
-            answers=asked["answers"],
-            otherwise=asked["otherwise"],
+            min_answers=asked["answers"],
+            on_failure=asked["otherwise"],
         )
         write_gate(gate, before=None, by=None)

@@ -54,7 +54,7 @@ def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
     answers = Answer.objects.filter(item__batch=batch)
     for answered, original, choice in answers.values_list("item", "item__original", "choice"):
         said.setdefault(original or answered, set()).add(choice)
-    for item in batch.items.filter(again="").select_related("truth"):
+    for item in batch.items.filter(repeat_kind="").select_related("hidden_verdict"):
         names = {item.adjudicated} if item.adjudicated else said.get(item.pk, set())
         if len(names) == 1 and names <= _OTHER.keys():
             yield item, cast("Side", next(iter(names)))
@@ -65,7 +65,7 @@ def can_be_chosen(item: Item, winner: Side) -> bool:
 
     Batches that were drawn before this was written down do not know: then it may.
     """
-    return not item.truth.facts.get(f"cut_off_{winner}", False)
+    return not item.hidden_verdict.facts.get(f"cut_off_{winner}", False)
 
 
 def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item], str]:
@@ -95,7 +95,7 @@ def build_pair_rows(batch: Batch) -> Iterable[Row]:
 
 def build_pair_row(batch: Batch, item: Item, winner: Side, ask: Callable[[Item], str]) -> Row:
     """Write one preferred judgment as a row of the table `build_human_pairs`."""
-    facts, loser = item.truth.facts, _OTHER[winner]
+    facts, loser = item.hidden_verdict.facts, _OTHER[winner]
     texts = {"first": item.first, "second": item.second}
     return {
         "prompt": [{"role": "user", "content": ask(item)}],

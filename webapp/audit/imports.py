@@ -165,7 +165,7 @@ def _open_target(batch: Batch, by: User) -> _Target:
     items = {item.number: item for item in batch.items.select_related("answer")}
     repeats: defaultdict[int, list[Item]] = defaultdict(list)
     for item in items.values():
-        if item.original_id is not None and item.again == RepeatKind.OTHER:
+        if item.original_id is not None and item.repeat_kind == RepeatKind.OTHER:
             repeats[item.original_id].append(item)
     return _Target(batch, by, items, repeats)
 

@@ -1,4 +1,4 @@
-"""What the desk's templates show: an unanswered item without, an answered one with its truth."""
+"""What the annotation pages show of an item; hidden verdicts only once it is answered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def _render_judgments(item: Item, batch: Batch, differences: bool) -> ShownJudgm
 
 
 def format_answer(found: Answer, item: Item) -> str:
-    """An answer in the words of the desk."""
+    """Format an answer as the annotation page shows it."""
     sure = Confidence(found.confidence).label
     if found.points is not None:
         return f"{found.points:g} of 5 points ({sure})"
@@ -84,7 +84,7 @@ def format_answer(found: Answer, item: Item) -> str:
 def format_choice(choice: str | None, item: Item) -> str:
     """Name an outcome by the letters that the auditor saw."""
     letters = {"first": "B" if item.is_swapped else "A", "second": "A" if item.is_swapped else "B"}
-    words = {"tie": "both alike", "neither": "neither is acceptable"}
+    words = {"tie": "tie", "neither": "neither is acceptable"}
     if choice in letters:
         return f"judgment {letters[choice]} is better"
     return words.get(choice or "", "not readable, or not compared")

@@ -6,7 +6,7 @@ from typing import Any
 
 from meta_reward_core.reporting.summary import describe_audit
 from webapp.audit.gate import WAITS, find_override, list_overrides
-from webapp.audit.models import Override
+from webapp.audit.models import GateOverride
 from webapp.experiments.models import Iteration, RunStatus
 
 
@@ -19,7 +19,7 @@ class TrainingNotes:
     """
 
     is_held: bool
-    decision: Override | None
+    decision: GateOverride | None
     sentences: tuple[str, ...]
 
 
@@ -28,13 +28,13 @@ def make_training_notes(iteration: Iteration) -> TrainingNotes | None:
     decision = _find_decision(iteration)
     found: Mapping[str, Any] | None = iteration.metrics.get("audit")
     sentences = tuple(describe_audit(found))
-    is_held = iteration.finding.startswith(WAITS)
+    is_held = iteration.message.startswith(WAITS)
     if not (is_held or decision or sentences):
         return None
     return TrainingNotes(is_held, decision, sentences)
 
 
-def _find_decision(iteration: Iteration) -> Override | None:
+def _find_decision(iteration: Iteration) -> GateOverride | None:
     """What was decided; once it has trained, files that went since change nothing about that."""
     if iteration.status != RunStatus.FINISHED:
         return find_override(iteration)

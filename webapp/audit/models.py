@@ -1,8 +1,8 @@
 """Rows of an audit: a batch, its items, what is hidden of them, and what people answered.
 
-What the judge and the meta-judge said of an item stands in a row of its own (`Truth`), which
-nothing that shows an unanswered item reads. Answers outlive whoever gave them; every change of one
-is a row of its own that nobody changes, and so is every change of a gate or a batch.
+What the judge and the meta-judge said of an item stands in a row of its own (`HiddenVerdict`),
+which nothing that shows an unanswered item reads. Answers outlive their auditors; every change of
+an answer, a gate or a batch is a row of its own that is never changed.
 """
 
 from typing import ClassVar
@@ -33,8 +33,8 @@ class RepeatKind(models.TextChoices):
     """For whom a repeat is."""
 
     NO = "", "first time"
-    SAME = "same", "again, to the same auditor"
-    OTHER = "other", "again, to another auditor"
+    SAME = "same", "repeat for the same auditor"
+    OTHER = "other", "repeat for another auditor"
 
 
 class PreferenceLabel(models.TextChoices):
@@ -42,7 +42,7 @@ class PreferenceLabel(models.TextChoices):
 
     FIRST = "first", "the first"
     SECOND = "second", "the second"
-    TIE = "tie", "both alike"
+    TIE = "tie", "tie"
     NEITHER = "neither", "neither is acceptable"
 
 
@@ -58,20 +58,20 @@ class ItemChange(models.TextChoices):
     """What happened to an item."""
 
     ANSWERED = "answered", "answered"
-    LATE = "late", "answered too late: somebody else had it"
-    UNDONE = "undone", "taken back"
+    LATE = "late", "answered after it was reassigned"
+    UNDONE = "undone", "undone"
     SKIPPED = "skipped", "skipped"
-    REVEALED = "revealed", "looked at the reveal"
+    REVEALED = "revealed", "viewed the reveal"
     IMPORTED = "imported", "imported"
     ADJUDICATED = "adjudicated", "adjudicated"
-    PASSED_ON = "passed_on", "passed on to another auditor"
+    PASSED_ON = "passed_on", "reassigned to another auditor"
 
 
 class Batch(models.Model):
     """Items drawn from finished stages of one iteration.
 
     Attributes:
-        experiment: None once it was deleted; `subject` keeps its name.
+        experiment: None once it was deleted; `experiment_name` keeps its name.
         strata: per stratum its name, its population and how many items were drawn.
         source_sha256: hash of the files that the items were drawn from.
         hides_score_lines: whether the judgments are shown without their score lines.
@@ -82,7 +82,7 @@ class Batch(models.Model):
     experiment = models.ForeignKey(
         Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audits"
     )
-    subject = models.CharField(max_length=64)
+    experiment_name = models.CharField(max_length=64)
     iteration = models.PositiveIntegerField()
     kind = models.CharField(max_length=16, choices=ItemKind)
     strategy = models.CharField(max_length=16)
@@ -99,12 +99,12 @@ class Batch(models.Model):
     auditors = models.ManyToManyField(
         settings.AUTH_USER_MODEL, blank=True, related_name="audit_batches"
     )
-    by = models.ForeignKey(
+    created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
-        related_name="audits_made",
+        related_name="created_audits",
     )
     created = models.DateTimeField(auto_now_add=True)
 
@@ -124,7 +124,7 @@ class Batch(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"audit {self.pk} of {self.subject} iteration {self.iteration}"
+        return f"audit {self.pk} of {self.experiment_name} iteration {self.iteration}"
 
 
 class Item(models.Model):
@@ -157,7 +157,9 @@ class Item(models.Model):
     original = models.ForeignKey(
         "self", on_delete=models.CASCADE, null=True, blank=True, related_name="repeats"
     )
-    again = models.CharField(max_length=8, choices=RepeatKind, blank=True, default=RepeatKind.NO)
+    repeat_kind = models.CharField(
+        max_length=8, choices=RepeatKind, blank=True, default=RepeatKind.NO
+    )
     holder = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -184,19 +186,19 @@ class Item(models.Model):
         return f"item {self.number} of {self.batch}"
 
 
-class Truth(models.Model):
-    """What judge and meta-judge said of an item; nobody sees it before they answer."""
+class HiddenVerdict(models.Model):
+    """Scores and verdicts of the judge and meta-judge, hidden from auditors until they answer."""
 
-    item = models.OneToOneField(Item, on_delete=models.CASCADE, related_name="truth")
+    item = models.OneToOneField(Item, on_delete=models.CASCADE, related_name="hidden_verdict")
     facts = models.JSONField()
 
     class Meta:
         """One for each item."""
 
-        verbose_name = "truth"
+        verbose_name = "hidden verdict"
 
     def __str__(self) -> str:
-        return f"truth of {self.item}"
+        return f"hidden verdict of {self.item}"
 
 
 class Answer(models.Model):
@@ -207,7 +209,7 @@ class Answer(models.Model):
         choice: which judgment is better; empty for a response.
         points: how good the response is; None for judgments.
         revealed: when the auditor looked at the reveal; from then on the answer stands.
-        source: the file that it was imported from; empty if it was given on the desk.
+        source: the imported file; empty if it was submitted on the site.
     """
 
     item = models.OneToOneField(Item, on_delete=models.CASCADE, related_name="answer")
@@ -227,14 +229,14 @@ class Answer(models.Model):
     tags = models.JSONField(default=list, blank=True)
     comment = models.TextField(blank=True, default="")
     seconds = models.FloatField(default=0.0)
-    given = models.DateTimeField(auto_now_add=True)
+    submitted = models.DateTimeField(auto_now_add=True)
     revealed = models.DateTimeField(null=True, blank=True)
     source = models.CharField(max_length=200, blank=True, default="")
 
     class Meta:
         """Newest first."""
 
-        ordering: ClassVar = ["-given", "-pk"]
+        ordering: ClassVar = ["-submitted", "-pk"]
         constraints: ClassVar = [
             models.CheckConstraint(
                 condition=Q(points__isnull=True) & ~Q(choice="")
@@ -247,7 +249,7 @@ class Answer(models.Model):
         return f"answer of {self.auditor_name} to {self.item}"
 
 
-class History(models.Model):
+class ItemHistoryEntry(models.Model):
     """One thing that happened to an item; never changed.
 
     Attributes:
@@ -256,55 +258,60 @@ class History(models.Model):
 
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="history")
     change = models.CharField(max_length=16, choices=ItemChange)
-    by_name = models.CharField(max_length=150)
+    created_by_name = models.CharField(max_length=150)
     values = models.JSONField(default=dict, blank=True)
-    when = models.DateTimeField(auto_now_add=True)
+    created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         """Newest first."""
 
-        ordering: ClassVar = ["-when", "-pk"]
-        verbose_name_plural = "history"
+        ordering: ClassVar = ["-created", "-pk"]
+        verbose_name_plural = "item history entries"
 
     def __str__(self) -> str:
-        return f"{self.item}: {self.get_change_display()} by {self.by_name}"
+        return f"{self.item}: {self.get_change_display()} by {self.created_by_name}"
 
 
 class OnGateFailure(models.TextChoices):
     """What happens when a complete audit has not passed."""
 
-    WAIT = "wait", "wait for a person"
-    ACTOR_PAIRS = "actor_pairs", "train on the actor pairs alone"
+    WAIT = "wait", "wait for a decision"
+    ACTOR_PAIRS = "actor_pairs", "train on the actor pairs only"
 
 
 class Gate(models.Model):
     """An experiment trains on an iteration's judge pairs only after a passed audit of them.
 
     Attributes:
-        least: agreement without ties must be shown to be above this.
+        min_agreement: agreement without ties must be shown to be above this.
         confidence: of the interval whose lower end must be above it.
-        answers: that many answered items at least.
-        otherwise: what happens when a complete audit has not passed.
+        min_answers: minimum number of answered items.
+        on_failure: what happens when a complete audit has not passed.
     """
 
     experiment = models.OneToOneField(
         Experiment, on_delete=models.CASCADE, related_name="audit_gate"
     )
-    least = models.FloatField(default=0.5)
+    min_agreement = models.FloatField(default=0.5)
     confidence = models.FloatField(default=0.95)
-    answers = models.PositiveIntegerField(default=50)
-    otherwise = models.CharField(max_length=16, choices=OnGateFailure, default=OnGateFailure.WAIT)
+    min_answers = models.PositiveIntegerField(default=50)
+    on_failure = models.CharField(max_length=16, choices=OnGateFailure, default=OnGateFailure.WAIT)
 
     class Meta:
         """One for each experiment."""
 
         constraints: ClassVar = [
             models.CheckConstraint(
-                condition=Q(otherwise__in=OnGateFailure.values), name="gate_otherwise_is_known"
+                condition=Q(on_failure__in=OnGateFailure.values), name="gate_on_failure_is_known"
             ),
             models.CheckConstraint(
-                condition=Q(least__gte=0, least__lt=1, confidence__gt=0, confidence__lt=1),
-                name="gate_asks_for_shares",
+                condition=Q(
+                    min_agreement__gte=0,
+                    min_agreement__lt=1,
+                    confidence__gt=0,
+                    confidence__lt=1,
+                ),
+                name="gate_limits_are_shares",
             ),
         ]
 
@@ -312,109 +319,112 @@ class Gate(models.Model):
         return f"audit gate of {self.experiment}"
 
 
-class Outcome(models.TextChoices):
+class OverrideOutcome(models.TextChoices):
     """What an iteration trains on whose audit was not passed."""
 
-    ALL = "all", "all its pairs"
-    ACTOR_PAIRS = "actor_pairs", "its actor pairs alone"
+    ALL = "all", "all pairs"
+    ACTOR_PAIRS = "actor_pairs", "the actor pairs only"
 
 
-class Override(models.Model):
+class GateOverride(models.Model):
     """Somebody, or the gate itself, let an iteration train although its audit was not passed.
 
     Attributes:
-        experiment: None once it was deleted; `subject` keeps its name.
+        experiment: None once it was deleted; `experiment_name` keeps its name.
         source_sha256: hash of the battles that it was decided for; battles that are made again
             want a decision of their own. Empty where it was decided before this was kept.
-        by_name: of the gate itself it is `BY_THE_GATE`.
+        created_by_name: of the gate itself it is `BY_THE_GATE`.
     """
 
     BY_THE_GATE: ClassVar = "the gate"
 
     experiment = models.ForeignKey(
-        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_overrides"
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="gate_overrides"
     )
-    subject = models.CharField(max_length=64)
+    experiment_name = models.CharField(max_length=64)
     iteration = models.PositiveIntegerField()
     source_sha256 = models.CharField(max_length=64, blank=True, default="")
-    outcome = models.CharField(max_length=16, choices=Outcome, default=Outcome.ALL)
+    outcome = models.CharField(max_length=16, choices=OverrideOutcome, default=OverrideOutcome.ALL)
     reason = models.TextField()
-    by = models.ForeignKey(
+    created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
-    by_name = models.CharField(max_length=150)
-    when = models.DateTimeField(auto_now_add=True)
+    created_by_name = models.CharField(max_length=150)
+    created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         """Newest first; one for each iteration and the battles that it had."""
 
-        ordering: ClassVar = ["-when", "-pk"]
+        ordering: ClassVar = ["-created", "-pk"]
         constraints: ClassVar = [
             models.UniqueConstraint(
-                fields=["experiment", "iteration", "source_sha256"], name="override_is_unique"
+                fields=["experiment", "iteration", "source_sha256"], name="gate_override_is_unique"
             ),
             models.CheckConstraint(
-                condition=Q(outcome__in=Outcome.values), name="override_outcome_is_known"
+                condition=Q(outcome__in=OverrideOutcome.values),
+                name="gate_override_outcome_is_known",
             ),
         ]
 
     def __str__(self) -> str:
-        return f"override of the audit gate of {self.subject} iteration {self.iteration}"
+        return f"override of the audit gate of {self.experiment_name} iteration {self.iteration}"
 
 
 class AuditAction(models.TextChoices):
     """What somebody did to a gate or to a batch."""
 
-    GATE_SET = "gate_set", "asked for a passed audit"
+    GATE_SET = "gate_set", "added a gate"
     GATE_CHANGED = "gate_changed", "changed the gate"
     GATE_LOOSENED = "gate_loosened", "loosened the gate"
     GATE_REMOVED = "gate_removed", "removed the gate"
     CLOSED = "closed", "closed a batch"
-    REOPENED = "reopened", "opened a batch again"
-    ASSIGNED = "assigned", "changed who answers a batch"
+    REOPENED = "reopened", "reopened a batch"
+    ASSIGNED = "assigned", "changed the auditors of a batch"
 
 
-class Act(models.Model):
-    """One deed, written down for good: rows are added, and neither changed nor deleted.
+class AuditLogEntry(models.Model):
+    """One action on a gate or a batch. Rows are only added, never changed or deleted.
 
     Attributes:
-        experiment, batch, by: None once they are gone; `subject` and `by_name` keep their names.
-        before, after: what the deed changed, as plain values; empty where there was nothing.
+        experiment, batch, created_by: None once they are deleted; `experiment_name` and
+            `created_by_name` keep their names.
+        before, after: the values that the action changed; empty where there were none.
     """
 
     BY_THE_RECIPE: ClassVar = "the recipe"
     BY_A_COMMAND: ClassVar = "a command"
 
     experiment = models.ForeignKey(
-        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_acts"
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_log"
     )
-    subject = models.CharField(max_length=64)
+    experiment_name = models.CharField(max_length=64)
     batch = models.ForeignKey(
-        Batch, on_delete=models.SET_NULL, null=True, blank=True, related_name="acts"
+        Batch, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_log"
     )
-    deed = models.CharField(max_length=16, choices=AuditAction)
+    action = models.CharField(max_length=16, choices=AuditAction)
     before = models.JSONField(default=dict, blank=True)
     after = models.JSONField(default=dict, blank=True)
     reason = models.TextField(blank=True, default="")
-    by = models.ForeignKey(
+    created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
-    by_name = models.CharField(max_length=150)
-    when = models.DateTimeField(auto_now_add=True)
+    created_by_name = models.CharField(max_length=150)
+    created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         """Newest first."""
 
-        ordering: ClassVar = ["-when", "-pk"]
+        ordering: ClassVar = ["-created", "-pk"]
+        verbose_name_plural = "audit log entries"
         constraints: ClassVar = [
             models.CheckConstraint(
-                condition=Q(deed__in=AuditAction.values), name="act_deed_is_known"
+                condition=Q(action__in=AuditAction.values), name="audit_log_action_is_known"
             ),
             models.CheckConstraint(
-                condition=~Q(deed__in=["gate_loosened", "gate_removed"]) | ~Q(reason=""),
-                name="act_that_loosens_has_a_reason",
+                condition=~Q(action__in=["gate_loosened", "gate_removed"]) | ~Q(reason=""),
+                name="audit_log_loosening_has_a_reason",
             ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.by_name} {self.get_deed_display()}: {self.subject}"
+        return f"{self.created_by_name} {self.get_action_display()}: {self.experiment_name}"

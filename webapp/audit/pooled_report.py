@@ -60,7 +60,7 @@ def _pool_batches(kind: ItemKind, batches: Sequence[Batch]) -> PooledReport:
 
 def _is_counted(batch: Batch) -> bool:
     answered = Q(answer__isnull=False) | ~Q(adjudicated="")
-    return batch.items.filter(answered, again=RepeatKind.NO).exists() and not is_stale(batch)
+    return batch.items.filter(answered, repeat_kind=RepeatKind.NO).exists() and not is_stale(batch)
 
 
 def compute_trend(experiment: Experiment) -> list[TrendPoint]:

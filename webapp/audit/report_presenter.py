@@ -10,8 +10,9 @@ from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResult
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import STRATEGIES
 from webapp.audit.batch_report import BatchReport
-from webapp.audit.models import Act, Batch, BatchStatus, OnGateFailure
+from webapp.audit.models import AuditLogEntry, Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
+from webapp.audit.services import read_terms
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE
@@ -94,7 +95,7 @@ TREND: Final = (
     "Cohen's kappa",
     "Krippendorff's alpha",
     "Spearman with the judge's mean",
-    "People's points less the judge's",
+    "Human score minus judge score",
 )
 """Headings of what a `TrendLine` shows."""
 
@@ -109,11 +110,11 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
-class ActLine:
+class AuditLogLine:
     """Who did what to a gate or a batch."""
 
-    when: datetime
-    by_name: str
+    created: datetime
+    created_by_name: str
     what: str
     before: str
     after: str
@@ -190,7 +191,7 @@ def _make_response_lines(found: JudgeResults | None) -> tuple[MetricLine, ...]:
     return (
         _make_number_line("Spearman's correlation with the judge's mean", found.spearman),
         _make_number_line("Kendall's tau-b with the judge's mean", found.kendall),
-        _make_number_line("People's points less the judge's", found.difference),
+        _make_number_line("Human score minus judge score", found.difference),
     )
 
 
@@ -240,13 +241,13 @@ def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
     return replace(line, value=none)
 
 
-def describe_act(act: Act) -> ActLine:
-    """A deed in words."""
+def describe_log_entry(act: AuditLogEntry) -> AuditLogLine:
+    """Format an entry of the audit log."""
     batch = act.batch_id
-    what = f"{act.get_deed_display()}: batch {batch}" if batch else act.get_deed_display()
-    return ActLine(
-        act.when,
-        act.by_name,
+    what = f"{act.get_action_display()}: batch {batch}" if batch else act.get_action_display()
+    return AuditLogLine(
+        act.created,
+        act.created_by_name,
         what,
         _describe_terms(act.before),
         _describe_terms(act.after),
@@ -255,17 +256,18 @@ def describe_act(act: Act) -> ActLine:
 
 
 def _describe_terms(values: Mapping[str, Any]) -> str:
-    """Plain values of a deed, in words."""
+    """Format the values before or after an action."""
     if "auditors" in values:
         return ", ".join(values["auditors"]) or "nobody"
     if "status" in values:
         return str(BatchStatus(values["status"]).label)
     if not values:
         return "nothing"
-    otherwise = OnGateFailure(values["otherwise"]).label
+    terms = read_terms(values)
     return (
-        f"above {values['least']:g} with confidence {values['confidence']:g}, from "
-        f"{values['answers']} answers; else {otherwise}"
+        f"agreement above {terms['min_agreement']:g} with confidence {terms['confidence']:g}, from "
+        f"at least {terms['min_answers']} answers; if not passed: "
+        f"{OnGateFailure(terms['on_failure']).label}"
     )
 
 
@@ -287,7 +289,7 @@ def make_trend(points: Sequence[TrendPoint]) -> Trend:
     if scored:
         charts.append(
             _make_chart(
-                "People's points less the judge's",
+                "Human score minus judge score",
                 [(point.iteration, point.difference) for point in scored],
                 y_label="points",
                 description="With 95% intervals; below 0 the judge is too generous.",

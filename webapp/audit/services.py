@@ -1,4 +1,4 @@
-"""Deeds on gates and batches: done, and written down with who, when, what and why."""
+"""Actions on gates and batches, each with an entry in the audit log."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -8,14 +8,21 @@ from django.db import transaction
 
 from meta_reward_core.errors import InputError
 from webapp.audit.annotation_queue import list_unblinded_auditors, reassign_repeats
-from webapp.audit.models import Act, AuditAction, Batch, BatchStatus, Gate, OnGateFailure
+from webapp.audit.models import AuditAction, AuditLogEntry, Batch, BatchStatus, Gate, OnGateFailure
 from webapp.experiments.models import Experiment
 
 MIN_REASON_CHARS: Final = 5
 """Characters of a reason."""
 
 Terms = Mapping[str, Any]
-_TERMS: Final = ("least", "confidence", "answers", "otherwise")
+_TERMS: Final = ("min_agreement", "confidence", "min_answers", "on_failure")
+
+_EARLIER_TERMS: Final = {
+    "least": "min_agreement",
+    "answers": "min_answers",
+    "otherwise": "on_failure",
+}
+"""Earlier names of the terms of a gate; log entries written under them are never rewritten."""
 
 
 def get_gate_terms(gate: Gate) -> Terms:
@@ -23,10 +30,17 @@ def get_gate_terms(gate: Gate) -> Terms:
     return {name: getattr(gate, name) for name in _TERMS}
 
 
+def read_terms(stored: Terms) -> Terms:
+    """Read the terms of a gate from a log entry, which may hold their earlier names."""
+    return {_EARLIER_TERMS.get(name, name): value for name, value in stored.items()}
+
+
 def is_looser(before: Terms, after: Terms) -> bool:
     """Whether a gate asks for less than it did, in any of its terms."""
-    less = any(after[name] < before[name] for name in ("least", "confidence", "answers"))
-    goes_on = (before["otherwise"], after["otherwise"]) == (
+    less = any(
+        after[name] < before[name] for name in ("min_agreement", "confidence", "min_answers")
+    )
+    goes_on = (before["on_failure"], after["on_failure"]) == (
         OnGateFailure.WAIT,
         OnGateFailure.ACTOR_PAIRS,
     )
@@ -46,13 +60,13 @@ def write_gate(gate: Gate, *, before: Terms | None, by: User | None, reason: str
     after = get_gate_terms(gate)
     if after == before:
         return
-    deed = AuditAction.GATE_SET if before is None else AuditAction.GATE_CHANGED
+    action = AuditAction.GATE_SET if before is None else AuditAction.GATE_CHANGED
     if before is not None and is_looser(before, after):
-        deed = AuditAction.GATE_LOOSENED
+        action = AuditAction.GATE_LOOSENED
         _require_reason(reason)
     with transaction.atomic():
         gate.save()
-        _log_action(deed, gate.experiment, by=by, before=before or {}, after=after, reason=reason)
+        _log_action(action, gate.experiment, by=by, before=before or {}, after=after, reason=reason)
 
 
 def remove_gate(experiment: Experiment, *, by: User, reason: str) -> None:
@@ -74,8 +88,8 @@ def remove_gate(experiment: Experiment, *, by: User, reason: str) -> None:
 def _require_reason(reason: str) -> None:
     if len(reason.strip()) < MIN_REASON_CHARS:
         raise InputError(
-            f"say why the gate shall ask for less, in {MIN_REASON_CHARS} characters at least: the "
-            "reason stays on the page of the audits"
+            f"Give a reason (at least {MIN_REASON_CHARS} characters) for loosening or removing the "
+            "gate. It will be shown in the gate history."
         )
 
 
@@ -86,9 +100,9 @@ def set_status(batch: Batch, status: str, *, by: User) -> bool:
         if others.update(status=status) != 1:
             return False
         before = BatchStatus.OPEN if status == BatchStatus.CLOSED else BatchStatus.CLOSED
-        deed = AuditAction.CLOSED if status == BatchStatus.CLOSED else AuditAction.REOPENED
+        action = AuditAction.CLOSED if status == BatchStatus.CLOSED else AuditAction.REOPENED
         _log_action(
-            deed,
+            action,
             batch.experiment,
             by=by,
             batch=batch,
@@ -147,7 +161,7 @@ def format_unblinded_warning(people: Iterable[User]) -> str:
 
 
 def _log_action(
-    deed: AuditAction,
+    action: AuditAction,
     experiment: Experiment | None,
     *,
     by: User | None,
@@ -157,17 +171,17 @@ def _log_action(
     reason: str = "",
 ) -> None:
     if batch is not None:
-        subject, nobody = batch.subject, Act.BY_A_COMMAND
+        experiment_name, nobody = batch.experiment_name, AuditLogEntry.BY_A_COMMAND
     else:
-        subject, nobody = experiment.name if experiment else "", Act.BY_THE_RECIPE
-    Act.objects.create(
+        experiment_name, nobody = experiment.name if experiment else "", AuditLogEntry.BY_THE_RECIPE
+    AuditLogEntry.objects.create(
         experiment=experiment,
-        subject=subject,
+        experiment_name=experiment_name,
         batch=batch,
-        deed=deed,
+        action=action,
         before=dict(before or {}),
         after=dict(after or {}),
         reason=reason.strip(),
-        by=by,
-        by_name=by.get_username() if by is not None else nobody,
+        created_by=by,
+        created_by_name=by.get_username() if by is not None else nobody,
     )

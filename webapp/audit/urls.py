@@ -11,7 +11,7 @@ urlpatterns = [
     path("audits/<int:pk>/auditors", views.update_auditors, name="audit_auditors"),
     path("audits/<int:pk>/export/<str:form>", views.download_export, name="audit_export"),
     path("audits/<int:pk>/import", views.import_answers, name="audit_import"),
-    path("audits/<int:pk>/desk", annotation_views.show_next_item, name="audit_desk"),
+    path("audits/<int:pk>/annotate", annotation_views.show_next_item, name="annotate"),
     path("audits/<int:pk>/skipped", annotation_views.requeue_skipped, name="audit_skipped"),
     path("audits/<int:pk>/items/<int:number>", annotation_views.annotate_item, name="audit_item"),
     path(

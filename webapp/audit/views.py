@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from meta_reward_core.errors import InputError, MetaRewardError
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
@@ -41,11 +41,11 @@ from webapp.audit.forms import (
     RemovalForm,
 )
 from webapp.audit.imports import ImportResult, group_reasons, import_file
-from webapp.audit.models import Batch, BatchStatus, Gate, Override
+from webapp.audit.models import Batch, BatchStatus, Gate, GateOverride
 from webapp.audit.pooled_report import compute_trend, pool_iteration
 from webapp.audit.report_presenter import (
     TREND,
-    describe_act,
+    describe_log_entry,
     make_batch_view,
     make_pooled_view,
     make_report_view,
@@ -76,7 +76,7 @@ def get_visible_batches(person: User) -> QuerySet[Batch]:
         return Batch.objects.none()
     orphans = Q(experiment__isnull=True)
     if not person.has_perm(RUN_ALL):
-        orphans &= Q(by=person)
+        orphans &= Q(created_by=person)
     return Batch.objects.filter(Q(experiment__in=get_visible_experiments(person)) | orphans)
 
 
@@ -98,7 +98,7 @@ def _find_changeable(person: User, pk: int) -> Batch:
     """
     batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
     if batch.experiment is not None and not can_control(person, batch.experiment):
-        raise PermissionDenied("this audit belongs to somebody else's experiment")
+        raise PermissionDenied("This audit belongs to another user's experiment.")
     return batch
 
 
@@ -133,7 +133,7 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
             return redirect("experiment_audits", name=name)
     status = 422 if form.errors else 200
     context = {"experiment": experiment, "form": form, "has_iterations": bool(numbers)}
-    return render(request, "audit/new.html", context, status=status)
+    return render(request, "audit/new_batch.html", context, status=status)
 
 
 def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
@@ -181,7 +181,7 @@ def _render_report(
         "imported": done,
         "reasons": group_reasons(done.left_out) if done else [],
     }
-    return render(request, "audit/report.html", context, status=status)
+    return render(request, "audit/batch_report.html", context, status=status)
 
 
 @require_POST
@@ -218,13 +218,13 @@ def download_export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
         get_visible_batches(get_user(request)).select_related("experiment"), pk=pk
     )
     if form not in FORMATS:
-        raise Http404("there is no such format")
+        raise Http404("unknown format")
     try:
         file = export_batch(batch, form)
     except InputError as error:
         messages.error(request, str(error))
         return redirect("audit_report", pk=pk)
-    log_event(EventKind.EXPORTED, str(batch.experiment), detail=file.name)
+    log_event(SecurityEventKind.EXPORTED, str(batch.experiment), detail=file.name)
     disposition = f'attachment; filename="{file.name}"'
     return HttpResponse(
         file.content,
@@ -277,7 +277,7 @@ def _render_pending(request: HttpRequest, experiment: Experiment) -> HttpRespons
     found = list_pending_batches(experiment)
     context = {"experiment": experiment, "drawings": found, "is_drawing": is_any_pending(found)}
     response = render_page_or_partial(
-        request, "", region="audit/partials/drawings.html", context=context
+        request, "", region="audit/_pending_batches.html", context=context
     )
     if not context["is_drawing"]:
         response.headers["HX-Refresh"] = "true"
@@ -305,12 +305,14 @@ def _render_experiment(
         "gate_form": forms.change or GateForm(instance=_get_gate(experiment), auto_id=_GATE_IDS),
         "removal_form": forms.removal or RemovalForm(auto_id=_REMOVAL_IDS),
         "override_form": forms.override or OverrideForm(experiment=experiment),
-        "overrides": experiment.audit_overrides.all(),
-        "acts": [describe_act(act) for act in experiment.audit_acts.all()[:_SHOWN]],
-        "held": unfinished.finding if unfinished and _is_held(unfinished) else "",
+        "overrides": experiment.gate_overrides.all(),
+        "acts": [describe_log_entry(act) for act in experiment.audit_log.all()[:_SHOWN]],
+        "held": unfinished.message if unfinished and _is_held(unfinished) else "",
         "may_change": can_control(get_user(request), experiment),
     }
-    response = render_page_or_partial(request, "audit/experiment.html", region="", context=context)
+    response = render_page_or_partial(
+        request, "audit/experiment_audits.html", region="", context=context
+    )
     response.status_code = status
     return response
 
@@ -327,12 +329,12 @@ def show_iteration_audits(request: HttpRequest, name: str, number: int) -> HttpR
         "number": number,
         "findings": [make_pooled_view(pooled) for pooled in found],
     }
-    return render(request, "audit/iteration.html", context)
+    return render(request, "audit/iteration_audits.html", context)
 
 
 def _is_held(iteration: Iteration) -> bool:
     """Whether an iteration has come to the gate and is still held there."""
-    return iteration.finding.startswith(gates.WAITS) and bool(gates.explain_hold(iteration))
+    return iteration.message.startswith(gates.WAITS) and bool(gates.explain_hold(iteration))
 
 
 @require_POST
@@ -380,16 +382,16 @@ def override_gate(request: HttpRequest, name: str) -> HttpResponse:
     person = get_user(request)
     try:
         with transaction.atomic():
-            Override.objects.create(
+            GateOverride.objects.create(
                 experiment=experiment,
-                subject=experiment.name,
+                experiment_name=experiment.name,
                 iteration=form.cleaned_data["iteration"],
                 source_sha256=form.battles,
                 outcome=form.cleaned_data["outcome"],
                 reason=form.cleaned_data["reason"],
-                by=person,
-                by_name=person.get_username(),
+                created_by=person,
+                created_by_name=person.get_username(),
             )
     except IntegrityError:
-        messages.info(request, "That iteration was decided already.")
+        messages.info(request, "This iteration already has an override.")
     return redirect("experiment_audits", name=name)

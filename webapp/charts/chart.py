@@ -1,6 +1,6 @@
 """A chart as its template draws it as SVG: shapes with computed coordinates, and a table.
 
-`lines`, `bars` and `heat_map` build charts. Render one by `{% include "charts/chart.html" with
+`lines`, `bars` and `heat_map` build charts. Render one by `{% include "charts/_chart.html" with
 chart=chart %}` and link `charts.css` in the page's head. A table behind each chart holds its
 numbers.
 """

@@ -83,7 +83,7 @@ def build_heat_map(
         title,
         description,
         make_identity(title, table),
-        "charts/heat_map.html",
+        "charts/_heat_map.html",
         table,
         width=round(left + width * len(columns) + 4, 1),
         height=top + _CELL_HEIGHT * len(rows) + 4,

@@ -84,7 +84,7 @@ def build_line_chart(
         title,
         description,
         make_identity(title, table),
-        "charts/lines.html",
+        "charts/_lines.html",
         table,
         left=plot.left,
         right=plot.right,

@@ -1,7 +1,7 @@
-"""The log: who did what when, and what became of it, put together from where it is written down.
+"""The activity log, merged from the tables that record actions.
 
-What people ask for are orders; what becomes of accounts and tokens are events; who let an
-iteration train without a passed audit are overrides; what is done to gates and batches are acts.
+User requests are jobs; changes of accounts and tokens are security events; gate overrides and
+actions on gates and batches have tables of their own.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ from django import forms
 from django.contrib.auth.models import User
 from django.db.models import F, Model, Q, QuerySet, Value
 
-from webapp.accounts.models import Event
+from webapp.accounts.models import SecurityEvent
 from webapp.accounts.permissions import AnyUser, get_visible_experiments
 from webapp.accounts.roles import RUN_ALL, SEE_EVENTS
-from webapp.audit.models import Act, Override
-from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.audit.models import AuditLogEntry, GateOverride
+from webapp.experiments.models import Experiment, Job, JobKind
 
 ENTRIES_ON_A_PAGE: Final = 50
 ACCOUNTS: Final = "accounts"
@@ -27,19 +27,19 @@ ACTS: Final = "acts"
 _KINDS: Final = [
     ("", "everything"),
     *JobKind.choices,
-    (OVERRIDES, "train without a passed audit"),
-    (ACTS, "gates and batches of audits"),
+    (OVERRIDES, "gate overrides"),
+    (ACTS, "audit gates and batches"),
     (ACCOUNTS, "accounts, roles and tokens"),
 ]
-_GONE: Final = "somebody who is gone"
+_GONE: Final = "a deleted user"
 
 
 class LogForm(forms.Form):
     """What of the log is shown; empty fields show all."""
 
-    person = forms.CharField(required=False, max_length=150, label="Person")
+    person = forms.CharField(required=False, max_length=150, label="User")
     experiment = forms.CharField(required=False, max_length=64, label="Experiment")
-    kind = forms.ChoiceField(required=False, choices=_KINDS, label="What")
+    kind = forms.ChoiceField(required=False, choices=_KINDS, label="Type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ActivityEntry:
         experiment: where the line leads to, if it is about one that is there.
         iteration: its number, where the line is about one.
         status: how far it is; "" where it was done at once.
-        finding: why it was refused.
+        message: why it was refused.
         details: more about it, in words.
     """
 
@@ -73,7 +73,7 @@ class ActivityEntry:
     status: str = ""
     status_label: str = ""
     finished: datetime | None = None
-    finding: str = ""
+    message: str = ""
     details: str = ""
 
 
@@ -82,14 +82,14 @@ class LogSource:
     """A table that the log is made of.
 
     Attributes:
-        when: its column of the time.
+        created: name of its column of the time.
         related: what a line needs beside the row.
         find: rows that a person may see and asks for.
         lay_out: a row as a line.
     """
 
     model: type[Model]
-    when: str
+    created: str
     related: Sequence[str]
     find: Callable[[AnyUser, LogFilter], QuerySet[Any]]
     lay_out: Callable[[Any], ActivityEntry]
@@ -100,7 +100,7 @@ def find_keys(person: AnyUser, wanted: LogFilter) -> QuerySet[Any, Any]:
     found = [
         source.find(person, wanted)
         .order_by()
-        .annotate(source=Value(name), key=F("pk"), at=F(source.when))
+        .annotate(source=Value(name), key=F("pk"), at=F(source.created))
         .values_list("source", "key", "at")
         for name, source in _SOURCES.items()
     ]
@@ -125,50 +125,50 @@ def _read_source(source: LogSource, keys: Sequence[int]) -> dict[int, ActivityEn
     return {key: source.lay_out(row) for key, row in rows.items()}
 
 
-def get_visible_jobs(person: AnyUser) -> QuerySet[Order]:
-    """Orders about experiments that a person may see, and their own; admins see all."""
+def get_visible_jobs(person: AnyUser) -> QuerySet[Job]:
+    """Select jobs of experiments that a user may see, and the user's own; admins see all."""
     if isinstance(person, User) and person.has_perm(RUN_ALL):
-        return Order.objects.all()
-    own = Q(experiment=None, by=person.pk)
-    return Order.objects.filter(Q(experiment__in=get_visible_experiments(person)) | own)
+        return Job.objects.all()
+    own = Q(experiment=None, created_by=person.pk)
+    return Job.objects.filter(Q(experiment__in=get_visible_experiments(person)) | own)
 
 
-def _find_jobs(person: AnyUser, wanted: LogFilter) -> QuerySet[Order]:
-    orders = get_visible_jobs(person)
+def _find_jobs(person: AnyUser, wanted: LogFilter) -> QuerySet[Job]:
+    jobs = get_visible_jobs(person)
     if wanted.person:
-        orders = orders.filter(by__username__icontains=wanted.person)
+        jobs = jobs.filter(created_by__username__icontains=wanted.person)
     if wanted.experiment:
-        orders = orders.filter(subject__icontains=wanted.experiment)
+        jobs = jobs.filter(experiment_name__icontains=wanted.experiment)
     if wanted.kind:
-        orders = orders.filter(kind=wanted.kind)
-    return orders
+        jobs = jobs.filter(kind=wanted.kind)
+    return jobs
 
 
-def _make_job_entry(order: Order) -> ActivityEntry:
-    number = order.outcome.get("iteration")
+def _make_job_entry(job: Job) -> ActivityEntry:
+    number = job.outcome.get("iteration")
     return ActivityEntry(
-        when=order.created,
-        who=str(order.by or _GONE),
-        about=order.subject,
-        what=order.get_kind_display(),
-        experiment=order.experiment,
+        when=job.created,
+        who=str(job.created_by or _GONE),
+        about=job.experiment_name,
+        what=job.get_kind_display(),
+        experiment=job.experiment,
         iteration=number if isinstance(number, int) else None,
-        status=order.status,
-        status_label=order.get_status_display(),
-        finished=order.finished,
-        finding=order.finding,
-        details=_describe_change(order) if order.kind == JobKind.HAND_OVER else "",
+        status=job.status,
+        status_label=job.get_status_display(),
+        finished=job.finished,
+        message=job.message,
+        details=_describe_change(job) if job.kind == JobKind.HAND_OVER else "",
     )
 
 
-def _describe_change(order: Order) -> str:
+def _describe_change(job: Job) -> str:
     """Say what was before and what is since."""
-    before: Mapping[str, Any] = order.outcome.get("before", {})
+    before: Mapping[str, Any] = job.outcome.get("before", {})
     names = {"owner": "owner", "is_private": "private"}
     return ", ".join(
-        f"{label}: {_format_value(before.get(name))} → {_format_value(order.wish.get(name))}"
+        f"{label}: {_format_value(before.get(name))} → {_format_value(job.payload.get(name))}"
         for name, label in names.items()
-        if before.get(name) != order.wish.get(name)
+        if before.get(name) != job.payload.get(name)
     )
 
 
@@ -178,23 +178,23 @@ def _format_value(value: object) -> str:
     return "nobody" if value is None else str(value)
 
 
-def _find_events(person: AnyUser, wanted: LogFilter) -> QuerySet[Event]:
+def _find_events(person: AnyUser, wanted: LogFilter) -> QuerySet[SecurityEvent]:
     """What became of accounts is for those who may know; of one's own everybody may."""
     if wanted.experiment or wanted.kind not in {"", ACCOUNTS} or not isinstance(person, User):
-        return Event.objects.none()
-    events = Event.objects.all()
+        return SecurityEvent.objects.none()
+    events = SecurityEvent.objects.all()
     if not person.has_perm(SEE_EVENTS):
-        events = events.filter(Q(by=person) | Q(subject=person.get_username()))
+        events = events.filter(Q(created_by=person) | Q(subject=person.get_username()))
     if wanted.person:
-        named = Q(by__username__icontains=wanted.person)
+        named = Q(created_by__username__icontains=wanted.person)
         events = events.filter(named | Q(subject__icontains=wanted.person))
     return events
 
 
-def _make_event_entry(event: Event) -> ActivityEntry:
+def _make_event_entry(event: SecurityEvent) -> ActivityEntry:
     return ActivityEntry(
         when=event.created,
-        who=str(event.by) if event.by else "a command, or a stranger",
+        who=str(event.created_by) if event.created_by else "a command or an anonymous visitor",
         about=f"account {event.subject}",
         what=event.get_kind_display(),
         details=" ".join(filter(None, [event.detail, event.address and f"from {event.address}"])),
@@ -202,7 +202,7 @@ def _make_event_entry(event: Event) -> ActivityEntry:
 
 
 def _make_audit_finder(
-    model: type[Act | Override], kind: str
+    model: type[AuditLogEntry | GateOverride], kind: str
 ) -> Callable[[AnyUser, LogFilter], QuerySet[Any]]:
     """What was done about audits of the experiments that a person may see."""
 
@@ -211,46 +211,52 @@ def _make_audit_finder(
         if wanted.kind not in {"", kind}:
             return rows.none()
         if wanted.person:
-            rows = rows.filter(by_name__icontains=wanted.person)
+            rows = rows.filter(created_by_name__icontains=wanted.person)
         if wanted.experiment:
-            rows = rows.filter(subject__icontains=wanted.experiment)
+            rows = rows.filter(experiment_name__icontains=wanted.experiment)
         return rows
 
     return find
 
 
-def _make_override_entry(override: Override) -> ActivityEntry:
+def _make_override_entry(override: GateOverride) -> ActivityEntry:
     return ActivityEntry(
-        when=override.when,
-        who=override.by_name,
-        about=override.subject,
-        what=f"let it train on {override.get_outcome_display()} without a passed audit",
+        when=override.created,
+        who=override.created_by_name,
+        about=override.experiment_name,
+        what=f"overrode the audit gate; trains on {override.get_outcome_display()}",
         experiment=override.experiment,
         iteration=override.iteration,
         details=override.reason,
     )
 
 
-def _make_act_entry(act: Act) -> ActivityEntry:
+def _make_act_entry(act: AuditLogEntry) -> ActivityEntry:
     return ActivityEntry(
-        when=act.when,
-        who=act.by_name,
-        about=act.subject,
-        what=act.get_deed_display(),
+        when=act.created,
+        who=act.created_by_name,
+        about=act.experiment_name,
+        what=act.get_action_display(),
         experiment=act.experiment,
         details=act.reason,
     )
 
 
 _SOURCES: Final[Mapping[str, LogSource]] = {
-    "order": LogSource(Order, "created", ("by", "experiment"), _find_jobs, _make_job_entry),
-    "event": LogSource(Event, "created", ("by",), _find_events, _make_event_entry),
+    "job": LogSource(Job, "created", ("created_by", "experiment"), _find_jobs, _make_job_entry),
+    "event": LogSource(SecurityEvent, "created", ("created_by",), _find_events, _make_event_entry),
     "override": LogSource(
-        model=Override,
-        when="when",
+        model=GateOverride,
+        created="created",
         related=("experiment",),
-        find=_make_audit_finder(Override, OVERRIDES),
+        find=_make_audit_finder(GateOverride, OVERRIDES),
         lay_out=_make_override_entry,
     ),
-    "act": LogSource(Act, "when", ("experiment",), _make_audit_finder(Act, ACTS), _make_act_entry),
+    "act": LogSource(
+        AuditLogEntry,
+        "created",
+        ("experiment",),
+        _make_audit_finder(AuditLogEntry, ACTS),
+        _make_act_entry,
+    ),
 }

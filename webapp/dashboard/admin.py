@@ -1,6 +1,6 @@
 """The administrators' view of the rows.
 
-Rows are changed by the workers, so this only looks, and asks by orders as the pages do.
+Workers change rows; the admin only shows them, and requests jobs as the pages do.
 """
 
 from datetime import timedelta
@@ -21,8 +21,8 @@ from webapp.experiments.models import (
     Attempt,
     Experiment,
     Iteration,
+    Job,
     JobKind,
-    Order,
     Shard,
     Stage,
     Worker,
@@ -107,7 +107,7 @@ class IterationAdmin(ViewOnlyAdmin):
         "driver",
         "started",
         "finished",
-        "finding",
+        "message",
     )
     list_filter = (
         "status",
@@ -122,7 +122,7 @@ class IterationAdmin(ViewOnlyAdmin):
         """Ask the workers to stop the chosen ones for now."""
         self._ask(request, rows, JobKind.PAUSE)
 
-    @admin.action(description="Go on, and try again what failed", permissions=["steer"])
+    @admin.action(description="Resume and retry failed shards", permissions=["steer"])
     def resume(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
         """Ask the workers to go on with the chosen ones."""
         self._ask(request, rows, JobKind.RESUME)
@@ -133,7 +133,7 @@ class IterationAdmin(ViewOnlyAdmin):
         self._ask(request, rows, JobKind.CANCEL)
 
     def _ask(self, request: HttpRequest, rows: QuerySet[Iteration], kind: JobKind) -> None:
-        """Place the order that the page's button places; say of which it cannot be asked now."""
+        """Request the same job as the page's button; report rows that do not allow it now."""
         asked = 0
         for row in rows.select_related("experiment").prefetch_related("experiment__iterations"):
             if can_request(row, kind):
@@ -235,14 +235,22 @@ class WorkerAdmin(ViewOnlyAdmin):
     list_select_related = ("shard__stage__iteration__experiment",)
 
 
-@admin.register(Order)
-class OrderAdmin(ViewOnlyAdmin):
+@admin.register(Job)
+class JobAdmin(ViewOnlyAdmin):
     """What people asked for: the log, which nobody edits."""
 
-    list_display = ("created", "by", "kind", "subject", "status", "finding", "finished")
-    list_filter = ("status", "kind", "by")
-    search_fields = ("subject", "finding")
-    list_select_related = ("by",)
+    list_display = (
+        "created",
+        "created_by",
+        "kind",
+        "experiment_name",
+        "status",
+        "message",
+        "finished",
+    )
+    list_filter = ("status", "kind", "created_by")
+    search_fields = ("experiment_name", "message")
+    list_select_related = ("created_by",)
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
         """A log from which entries can be taken is none."""

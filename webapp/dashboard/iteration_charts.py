@@ -50,7 +50,7 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
     """Read what a training that runs now has told so far."""
     told = Shard.objects.filter(
         stage__iteration=iteration, stage__name="train", status=ShardStatus.RUNNING
-    ).values_list("figures", flat=True)
+    ).values_list("training_metrics", flat=True)
     return [
         (int(row["step"]), metric, value)
         for rows in told

@@ -91,11 +91,11 @@ class Lineage:
 def read_lineage(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
     """Read the lineage; the database is asked twice."""
     counts = _read_counts(experiment)
-    seed_name, commit = _parse_seed_model_name(experiment.seed_model_folder)
+    seed_name, commit = _parse_seed_model_name(experiment.base_model_folder)
     return Lineage(
         prompts=_read_prompt_set(experiment),
-        seed_hash=experiment.seed_model_sha256,
-        seed_short_hash=experiment.seed_model_sha256[:_HASH_CHARS],
+        seed_hash=experiment.base_model_sha256,
+        seed_short_hash=experiment.base_model_sha256[:_HASH_CHARS],
         seed_name=seed_name,
         seed_commit=commit,
         seed_short_commit=commit[:_HASH_CHARS],
@@ -117,10 +117,10 @@ def _read_prompt_set(experiment: Experiment) -> PromptSet | None:
     pool = open_experiment_files(experiment).pool.manifest("pool")
     if pool is None:
         return None
-    launch = experiment.orders.filter(kind=JobKind.LAUNCH).only("wish").first()
+    launch = experiment.jobs.filter(kind=JobKind.LAUNCH).only("payload").first()
     (part,) = pool.parts
     return PromptSet(
-        called=str(launch.wish.get("prompts_called", "")) if launch else "",
+        called=str(launch.payload.get("prompts_called", "")) if launch else "",
         count=pool.counts["prompts"],
         held_out=pool.counts.get("held_out", 0),
         hash=part.sha256,

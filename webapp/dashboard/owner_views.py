@@ -23,7 +23,7 @@ def edit_ownership(request: HttpRequest, name: str) -> HttpResponse:
     if request.method != "POST" or not form.is_valid():
         return render(request, "dashboard/ownership.html", {"experiment": row, "ownership": form})
     changed = transfer_ownership(row, by=get_user(request), **form.cleaned_data)
-    messages.success(request, "Saved." if changed else "Nothing was changed.")
+    messages.success(request, "Saved." if changed else "No changes were made.")
     if get_visible_experiments(request.user).filter(pk=row.pk).exists():
         return redirect("experiment", name)
     return redirect("index")

@@ -28,16 +28,16 @@ class WaitingWork:
         is_there: whether it has been made.
         shards: that wait for a worker, of iterations that the workers run.
         running: shards that are worked on.
-        tries: questions to its models that wait or are being answered.
-        orders: other things that were asked for and are not done.
+        chats: pending playground turns.
+        jobs: other pending jobs.
     """
 
     name: str
     is_there: bool
     shards: int
     running: int
-    tries: int
-    orders: int
+    chats: int
+    jobs: int
 
 
 def count_messages() -> dict[str, int] | None:
@@ -53,14 +53,14 @@ def _count_messages_at(moment: int) -> dict[str, int] | None:  # noqa: ARG001 pa
 def list_waiting_work(person: AnyUser) -> list[WaitingWork]:
     """What waits of the experiments that a person may see, by name."""
     shards = _count_shards(person)
-    orders = _count_jobs(person)
-    names = sorted(shards.keys() | {name for name, _ in orders})
+    jobs = _count_jobs(person)
+    names = sorted(shards.keys() | {name for name, _ in jobs})
     there = set(
         get_visible_experiments(person).filter(name__in=names).values_list("name", flat=True)
     )
     return [
         WaitingWork(
-            name, name in there, *shards.get(name, (0, 0)), orders[name, True], orders[name, False]
+            name, name in there, *shards.get(name, (0, 0)), jobs[name, True], jobs[name, False]
         )
         for name in names
     ]
@@ -89,9 +89,9 @@ def _count_shards(person: AnyUser) -> Mapping[str, tuple[int, int]]:
 
 
 def _count_jobs(person: AnyUser) -> Counter[tuple[str, bool]]:
-    """Orders that are not done, by experiment and by whether they try its models."""
+    """Count pending jobs by experiment, and by whether they are playground turns."""
     pending = get_visible_jobs(person).filter(status__in=PENDING).order_by()
     counted: Counter[tuple[str, bool]] = Counter()
-    for subject, kind in pending.values_list("subject", "kind"):
-        counted[subject, kind == JobKind.CHAT] += 1
+    for name, kind in pending.values_list("experiment_name", "kind"):
+        counted[name, kind == JobKind.CHAT] += 1
     return counted

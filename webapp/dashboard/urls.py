@@ -7,9 +7,9 @@ from webapp.dashboard import owner_views, views
 urlpatterns = [
     path("", views.list_experiments, name="index"),
     path("workers", views.show_workers, name="workers"),
-    path("log", views.show_activity_log, name="log"),
+    path("activity", views.show_activity_log, name="activity"),
     path("experiments/<str:name>", views.show_experiment, name="experiment"),
-    path("experiments/<str:name>/steer", views.request_action, name="steer"),
+    path("experiments/<str:name>/actions", views.request_action, name="request_action"),
     path("experiments/<str:name>/ownership", owner_views.edit_ownership, name="ownership"),
     path(
         "experiments/<str:name>/iterations/<int:number>",

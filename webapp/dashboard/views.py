@@ -91,8 +91,8 @@ def list_experiments(request: HttpRequest) -> HttpResponse:
     }
     return render_page_or_partial(
         request,
-        "dashboard/index.html",
-        region="dashboard/partials/experiment-list.html",
+        "dashboard/experiments.html",
+        region="dashboard/_experiment_list.html",
         context=context,
     )
 
@@ -129,7 +129,7 @@ def show_experiment(request: HttpRequest, name: str) -> HttpResponse:
     response = _render_partial(
         request,
         row,
-        "dashboard/partials/experiment-state.html",
+        "dashboard/_experiment_status.html",
         lambda: _build_state(request, row),
     )
     if request.GET.get("seen") not in (None, str(count_finished(row))):
@@ -155,16 +155,16 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
 
 
 def _build_controls(request: HttpRequest, row: Experiment) -> dict[str, Any]:
-    """Gather what was asked and what can be asked; a page lives while an order waits."""
-    orders = actions.list_jobs(row)
+    """Gather what was asked and what can be asked; a page stays live while a job is pending."""
+    jobs = actions.list_jobs(row)
     may = can_control(request.user, row)
     return {
-        "orders": orders,
-        "controls": actions.list_actions(row, orders) if may else [],
+        "jobs": jobs,
+        "controls": actions.list_actions(row, jobs) if may else [],
         "may_steer": may,
-        "is_active": is_active(row) or any(map(actions.is_pending, orders)),
+        "is_active": is_active(row) or any(map(actions.is_pending, jobs)),
         "lacks_workers": _has_no_workers([row]),
-        "waits_in_vain": actions.is_stuck(orders),
+        "waits_in_vain": actions.is_stuck(jobs),
     }
 
 
@@ -200,14 +200,14 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
         response = _render_partial(
             request,
             row.experiment,
-            "dashboard/partials/iteration-charts.html",
+            "dashboard/_iteration_charts.html",
             lambda: {"drawn": build_iteration_charts(row), "is_running": _is_running(row)},
         )
     else:
         response = _render_partial(
             request,
             row.experiment,
-            "dashboard/partials/iteration-state.html",
+            "dashboard/_iteration_status.html",
             lambda: _build_progress(request, row),
         )
     patch_vary_headers(response, ["HX-Target"])
@@ -232,7 +232,7 @@ def _find_iteration(experiment: Experiment, number: int) -> Iteration:
     for row in experiment.iterations.all():
         if row.number == number:
             return row
-    raise Http404("there is no such iteration")
+    raise Http404("Iteration not found.")
 
 
 def _is_running(row: Iteration) -> bool:
@@ -272,10 +272,10 @@ def request_action(request: HttpRequest, name: str) -> HttpResponse:
     row = get_controllable_experiment(request.user, name)
     form = actions.ActionForm(request.POST)
     if not form.is_valid():
-        raise BadRequest("nothing that can be asked of an experiment")
+        raise BadRequest("Unknown action.")
     kind = JobKind(form.cleaned_data["do"])
     if actions.has_pending(row, kind):
-        messages.info(request, f"{row} was asked to {kind.label} already.")
+        messages.info(request, "An identical request is already pending.")
     else:
         enqueue_job(kind, by=_get_user(request), experiment=row)
     number = form.cleaned_data["iteration"]
@@ -302,8 +302,8 @@ def show_activity_log(request: HttpRequest) -> HttpResponse:
     }
     return render_page_or_partial(
         request,
-        "dashboard/log.html",
-        region="dashboard/partials/log-entries.html",
+        "dashboard/activity.html",
+        region="dashboard/_activity_entries.html",
         context=context,
     )
 
@@ -324,6 +324,6 @@ def show_workers(request: HttpRequest) -> HttpResponse:
     return render_page_or_partial(
         request,
         "dashboard/workers.html",
-        region="dashboard/partials/worker-list.html",
+        region="dashboard/_worker_list.html",
         context=context,
     )

@@ -135,7 +135,7 @@ def compare_experiments(request: HttpRequest) -> HttpResponse:
     return render_page_or_partial(
         request,
         "experiment_form/compare.html",
-        region="experiment_form/partials/comparison.html",
+        region="experiment_form/_comparison.html",
         context=context,
     )
 
@@ -157,7 +157,7 @@ def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDif
     flat = {
         row.name: {
             "seed": row.seed,
-            "seed model (sha256)": row.seed_model_sha256[:12],
+            "seed model (sha256)": row.base_model_sha256[:12],
             **_flatten(row.recipe),
         }
         for row in experiments

@@ -116,14 +116,14 @@ def make_initial_state(request: HttpRequest, base: FormBase) -> LaunchFormState:
     initial: dict[str, Any] = {"until": base.recipe.iterations}
     if base.origin is not None:
         initial |= {"seed": base.origin.seed, "is_private": base.origin.is_private}
-        initial["until"] = base.origin.until or base.recipe.iterations
+        initial["until"] = base.origin.target_iteration or base.recipe.iterations
     return _make_unsubmitted_state(request, base, to_texts(base.recipe), initial)
 
 
 def make_refilled_state(
     request: HttpRequest, base: FormBase, wish: LaunchRequest
 ) -> LaunchFormState:
-    """The form as it was when an order was placed from it."""
+    """Fill the form as it was when a job was requested from it."""
     recipe = wish.build_recipe()
     initial = {
         "name": wish.name,

@@ -7,7 +7,7 @@ from django import forms
 from meta_reward_core.models.hf_hub import parse_hub_name
 from meta_reward_core.planning.experiment_request import DEFAULT_SEED
 from webapp.experiment_form.model_choices import ModelChoices
-from webapp.experiments.models import Experiment, JobKind, JobStatus, Order, valid_name
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus, valid_name
 
 MODEL_OF_RECIPE: Final = "recipe"
 MODEL_FOLDER: Final = "folder"
@@ -126,9 +126,9 @@ class LaunchForm(forms.Form):
 
 
 def _is_being_created(name: str) -> bool:
-    return Order.objects.filter(
+    return Job.objects.filter(
         kind=JobKind.LAUNCH,
-        subject=name,
+        experiment_name=name,
         status__in=[JobStatus.WAITING, JobStatus.RUNNING],
     ).exists()
 

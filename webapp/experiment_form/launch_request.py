@@ -41,11 +41,11 @@ class LaunchRequest:
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "LaunchRequest":
-        """Read it from an order."""
+        """Read it from the payload of a job."""
         return cls(**{**values, "changes": tuple(values.get("changes", ()))})
 
     def write(self) -> dict[str, Any]:
-        """Write it into an order."""
+        """Write it as the payload of a job."""
         return {**asdict(self), "changes": list(self.changes)}
 
     def base(self) -> Recipe:

@@ -7,7 +7,7 @@ from webapp.experiment_form import compare, views
 urlpatterns = [
     path("experiments/new", views.create_experiment, name="new_experiment"),
     path("experiments/new/prompts", views.preview_prompts, name="new_experiment_prompts"),
-    path("experiments/new/orders/<int:pk>", views.show_launch, name="launch_order"),
+    path("jobs/<int:pk>", views.show_launch, name="job"),
     path("experiments/compare", compare.compare_experiments, name="compare"),
     path("experiments/<str:name>/duplicate", views.duplicate_experiment, name="duplicate"),
 ]

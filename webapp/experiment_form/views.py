@@ -1,4 +1,4 @@
-"""Pages that begin experiments: the form, its checks while it is filled in, and the order."""
+"""Pages that start experiments: the form, its checks while it is filled in, and the job."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,7 +35,7 @@ from webapp.experiment_form.presenter import (
 )
 from webapp.experiment_form.uploads import format_upload_limit
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import JobKind, JobStatus, Order
+from webapp.experiments.models import Job, JobKind, JobStatus
 from webapp.htmx import is_partial_request, render_page_or_partial
 
 _RECIPE_FILE_BYTES: Final = 65_536
@@ -96,7 +96,7 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
     except RecipeError as error:
         return _choose_recipe(request, problem=str(error))
     sheet = make_submitted_state(request, base, is_final=False)
-    response = _render_form(request, sheet, region="experiment_form/partials/prompts.html")
+    response = _render_form(request, sheet, region="experiment_form/_prompts.html")
     if is_partial_request(request):
         response.headers["HX-Trigger-After-Swap"] = "prompts-ready"
     return response
@@ -106,15 +106,15 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
 @require_view
 def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
     """Show what became of a launch; once it is done, the experiment."""
-    row = get_object_or_404(Order.objects.select_related("experiment"), pk=pk, kind=JobKind.LAUNCH)
-    if row.by_id != request.user.pk and not request.user.has_perm(RUN_ALL):
+    row = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind=JobKind.LAUNCH)
+    if row.created_by_id != request.user.pk and not request.user.has_perm(RUN_ALL):
         raise Http404
     if row.status == JobStatus.DONE and row.experiment is not None:
         page = reverse("experiment", args=[row.experiment.name])
         return HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
     context = {
-        "order": row,
-        "wish": LaunchRequest.read(row.wish),
+        "job": row,
+        "wish": LaunchRequest.read(row.payload),
         "said": row.outcome.get("said", []),
         "is_active": row.status in {JobStatus.WAITING, JobStatus.RUNNING},
         "waits_long": row.status == JobStatus.WAITING
@@ -122,15 +122,18 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
     }
     return render_page_or_partial(
         request,
-        "experiment_form/order.html",
-        region="experiment_form/partials/order.html",
+        "experiment_form/job.html",
+        region="experiment_form/_job.html",
         context=context,
     )
 
 
 def _render_first_form(request: HttpRequest) -> HttpResponse:
-    if "order" in request.GET:
-        return _render_form(request, _make_state_from_job(request, request.GET["order"]))
+    job = request.GET.get(
+        "job", request.GET.get("order")
+    )  # "order" in bookmarks of earlier versions
+    if job is not None:
+        return _render_form(request, _make_state_from_job(request, job))
     if "recipe" not in request.GET:
         return _choose_recipe(request)
     base = find_base(request, name=request.GET["recipe"], text="", origin="")
@@ -138,11 +141,11 @@ def _render_first_form(request: HttpRequest) -> HttpResponse:
 
 
 def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
-    """The form as it was when this person placed an order from it."""
+    """Fill the form as it was when this user submitted it."""
     if not pk.isdecimal():
         raise Http404
-    row = get_object_or_404(Order, pk=int(pk), kind=JobKind.LAUNCH, by=request.user)
-    wish = LaunchRequest.read(row.wish)
+    row = get_object_or_404(Job, pk=int(pk), kind=JobKind.LAUNCH, created_by=request.user)
+    wish = LaunchRequest.read(row.payload)
     is_there = get_visible_experiments(request.user).filter(name=wish.origin).exists()
     origin = wish.origin if is_there else ""
     base = find_base(request, name=wish.recipe, text=wish.recipe_text, origin=origin)
@@ -175,9 +178,9 @@ def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
         return _render_form(request, sheet)
     wish = build_launch_request(sheet)
     placed = enqueue_job(
-        JobKind.LAUNCH, by=_get_user(request), subject=wish.name, wish=wish.write()
+        JobKind.LAUNCH, by=_get_user(request), experiment_name=wish.name, payload=wish.write()
     )
-    return redirect("launch_order", pk=placed.pk)
+    return redirect("job", pk=placed.pk)
 
 
 def _get_user(request: HttpRequest) -> User | None:
@@ -193,14 +196,14 @@ def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
         "problem": problem,
         "text": request.POST.get("base_text", ""),
     }
-    return render(request, "experiment_form/recipes.html", context)
+    return render(request, "experiment_form/choose_recipe.html", context)
 
 
 def _render_form(
     request: HttpRequest,
     sheet: LaunchFormState,
     *,
-    region: str = "experiment_form/partials/check.html",
+    region: str = "experiment_form/_check.html",
 ) -> HttpResponse:
     context = {
         "sheet": sheet,

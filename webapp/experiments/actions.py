@@ -12,18 +12,18 @@ from webapp.experiments.models import (
     Driver,
     Experiment,
     Iteration,
+    Job,
     JobKind,
     JobStatus,
-    Order,
     RunStatus,
 )
 from webapp.experiments.progress import get_latest_iteration, is_active
 
 CONTROL_KINDS: Final = (JobKind.NEXT, JobKind.PAUSE, JobKind.CANCEL, JobKind.RESUME)
 SLOW_SECONDS: Final = 15.0
-"""An order that waits longer than this is waited for in vain, most likely."""
+"""A job that is pending for longer is probably not being processed."""
 
-_ORDERS_SHOWN: Final = 5
+_JOBS_SHOWN: Final = 5
 PENDING: Final = (JobStatus.WAITING, JobStatus.RUNNING)
 
 
@@ -44,34 +44,34 @@ class ActionButton:
     look: str = "quiet"
 
 
-def list_jobs(experiment: Experiment) -> list[Order]:
-    """Read the last orders about an experiment; what was tried on its models is not steering."""
-    orders = experiment.orders.exclude(kind=JobKind.CHAT).select_related("by")
-    return list(orders[:_ORDERS_SHOWN])
+def list_jobs(experiment: Experiment) -> list[Job]:
+    """Read the latest jobs of an experiment, without playground turns."""
+    jobs = experiment.jobs.exclude(kind=JobKind.CHAT).select_related("created_by")
+    return list(jobs[:_JOBS_SHOWN])
 
 
-def is_pending(order: Order) -> bool:
-    """Whether nobody has carried it out yet."""
-    return order.status in PENDING
+def is_pending(job: Job) -> bool:
+    """Whether it is pending or running."""
+    return job.status in PENDING
 
 
-def is_stuck(orders: Sequence[Order]) -> bool:
-    """Whether an order waits so long that nobody seems to carry out any."""
+def is_stuck(jobs: Sequence[Job]) -> bool:
+    """Whether a job is pending for so long that none seems to be processed."""
     long_ago = timezone.now() - timedelta(seconds=SLOW_SECONDS)
-    return any(order.status == JobStatus.WAITING and order.created < long_ago for order in orders)
+    return any(job.status == JobStatus.WAITING and job.created < long_ago for job in jobs)
 
 
 def has_pending(experiment: Experiment, kind: JobKind) -> bool:
-    """Whether the same was asked for already and nobody has carried it out yet."""
-    return experiment.orders.filter(kind=kind, status__in=PENDING).exists()
+    """Whether an identical request is pending."""
+    return experiment.jobs.filter(kind=kind, status__in=PENDING).exists()
 
 
-def list_actions(experiment: Experiment, orders: Sequence[Order]) -> list[ActionButton]:
-    """Say what can be asked for now; nothing while something is asked for already.
+def list_actions(experiment: Experiment, jobs: Sequence[Job]) -> list[ActionButton]:
+    """List the actions that can be requested now; none while one is pending.
 
     The experiment's iterations should have been prefetched.
     """
-    if any(order.kind in CONTROL_KINDS and is_pending(order) for order in orders):
+    if any(job.kind in CONTROL_KINDS and is_pending(job) for job in jobs):
         return []
     latest = get_latest_iteration(experiment)
     if latest is None or latest.status == RunStatus.FINISHED:
@@ -107,21 +107,23 @@ def _iter_running_actions(iteration: Iteration) -> Iterator[ActionButton]:
     if iteration.driver != Driver.WORKERS or iteration.cancel_requested:
         return
     if iteration.pause_requested:
-        yield ActionButton(JobKind.RESUME, "Do not pause", "Takes the wish to pause back.")
+        yield ActionButton(JobKind.RESUME, "Cancel pause request", "The iteration keeps running.")
     else:
-        yield ActionButton(JobKind.PAUSE, "Pause", "Stops what runs; finished shards are kept.")
+        yield ActionButton(
+            JobKind.PAUSE, "Pause", "Stop running shards. Completed shards are kept."
+        )
     yield _make_cancel_action()
 
 
 def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
     failed = iteration.status == RunStatus.FAILED
-    label = "Try again" if failed else "Go on"
-    again = " What failed is tried again." if failed else ""
-    yield ActionButton(JobKind.RESUME, label, f"Finished shards are kept.{again}", look="")
+    label = "Retry" if failed else "Resume"
+    again = " Failed shards are retried." if failed else ""
+    yield ActionButton(JobKind.RESUME, label, f"Completed shards are kept.{again}", look="")
     if iteration.status == RunStatus.PAUSED:
         yield _make_cancel_action()
 
 
 def _make_cancel_action() -> ActionButton:
-    explanation = "Stops for good, and begins no further iteration; finished shards are kept."
+    explanation = "Stop permanently. Completed shards are kept."
     return ActionButton(JobKind.CANCEL, "Cancel", explanation, look="danger")

@@ -10,10 +10,10 @@ from django.db import transaction
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.experiments.models import Experiment, Job, JobKind
 
 NEEDS_ENGINE: Final = frozenset({JobKind.CHAT})
-"""Kinds that a GPU worker carries out, behind the work that waits there already."""
+"""Kinds that a GPU worker runs, after the work that is already queued."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,33 +23,33 @@ def enqueue_job(
     *,
     by: User | None,
     experiment: Experiment | None = None,
-    subject: str = "",
-    wish: dict[str, Any] | None = None,
-    follows: Order | None = None,
-) -> Order:
-    """Ask for something, once what is written is committed.
+    experiment_name: str = "",
+    payload: dict[str, Any] | None = None,
+    follows: Job | None = None,
+) -> Job:
+    """Enqueue a job, once the current transaction is committed.
 
     Args:
-        subject: name of the experiment that a launch shall make.
-        wish: plain values, as the kind needs them.
-        follows: the turn of a conversation that this is said after.
+        experiment_name: name of the experiment that a launch will create.
+        payload: plain values, as the kind needs them.
+        follows: the previous turn of the conversation.
     """
-    order = Order.objects.create(
+    job = Job.objects.create(
         kind=kind,
-        by=by,
+        created_by=by,
         experiment=experiment,
-        subject=subject or str(experiment),
-        wish=wish or {},
+        experiment_name=experiment_name or str(experiment),
+        payload=payload or {},
         follows=follows,
     )
     if kind in NEEDS_ENGINE:
-        transaction.on_commit(partial(send_job, order))
-    return order
+        transaction.on_commit(partial(send_job, job))
+    return job
 
 
-def send_job(order: Order) -> None:
-    """Tell a GPU worker about an order; what the broker does not take is sent again later."""
+def send_job(job: Job) -> None:
+    """Send a job to the GPU workers; if the broker refuses it, it is sent again later."""
     try:
-        current_app.send_task("workers.carry_out", args=[order.pk], queue="gpu")
+        current_app.send_task("workers.carry_out", args=[job.pk], queue="gpu")
     except (KombuError, RedisError, OSError) as error:
-        _log.warning("the broker did not take %s, it will be sent later: %s", order, error)
+        _log.warning("the broker did not take %s, it will be sent later: %s", job, error)

@@ -22,49 +22,49 @@ valid_name = RegexValidator(
 
 
 class RunStatus(models.TextChoices):
-    """Where an experiment or an iteration stands."""
+    """Status of an experiment or an iteration."""
 
-    WAITING = "waiting", "waiting"
+    WAITING = "waiting", "pending"
     RUNNING = "running", "running"
-    FINISHED = "finished", "finished"
+    FINISHED = "finished", "completed"
     INTERRUPTED = "interrupted", "interrupted"
     FAILED = "failed", "failed"
-    NO_PAIRS = "no_pairs", "ended without a pair"
+    NO_PAIRS = "no_pairs", "no pairs"
     PAUSED = "paused", "paused"
     CANCELLED = "cancelled", "cancelled"
 
 
 class Driver(models.TextChoices):
-    """Who takes an iteration's steps: one command, in its own process, or the workers."""
+    """Who runs an iteration: one command, in its own process, or the workers."""
 
     COMMAND = "command", "a command"
     WORKERS = "workers", "workers"
 
 
 class StageStatus(models.TextChoices):
-    """Where a stage stands. Skipped: this iteration's schedule does not have it."""
+    """Status of a stage. Skipped: it is not in this iteration's schedule."""
 
-    WAITING = "waiting", "waiting"
+    WAITING = "waiting", "pending"
     RUNNING = "running", "running"
-    FINISHED = "finished", "finished"
+    FINISHED = "finished", "completed"
     SKIPPED = "skipped", "skipped"
     FAILED = "failed", "failed"
 
 
 class ShardStatus(models.TextChoices):
-    """Where a shard stands. Waiting ones and failed ones may be claimed."""
+    """Status of a shard. Pending and failed shards may be claimed."""
 
-    WAITING = "waiting", "waiting"
+    WAITING = "waiting", "pending"
     RUNNING = "running", "running"
-    FINISHED = "finished", "finished"
+    FINISHED = "finished", "completed"
     FAILED = "failed", "failed"
 
 
 class AttemptStatus(models.TextChoices):
-    """How an attempt ended. Lost: its process went away without a word."""
+    """Status of an attempt. Lost: its process died without reporting."""
 
     RUNNING = "running", "running"
-    FINISHED = "finished", "finished"
+    FINISHED = "finished", "completed"
     FAILED = "failed", "failed"
     INTERRUPTED = "interrupted", "interrupted"
     LOST = "lost", "lost"
@@ -77,13 +77,13 @@ def _make_status_constraint(model: str, values: Iterable[str]) -> models.CheckCo
 
 
 class Experiment(models.Model):
-    """A recipe, a seed and a seed model, run for some iterations.
+    """A recipe, a random seed and a base model (M0), run for some iterations.
 
     Attributes:
         name: also the folder under the artifact root.
         is_private: seen by its owner and by admins alone, instead of by everybody with an account.
         recipe: all its values as they were when the experiment began.
-        until: the workers begin the next iteration as long as this one is not finished.
+        target_iteration: the workers start iterations until this one is completed.
     """
 
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])
@@ -98,11 +98,11 @@ class Experiment(models.Model):
     recipe = models.JSONField()
     recipe_sha256 = models.CharField(max_length=SHA256_CHARS)
     seed = models.BigIntegerField()
-    seed_model_folder = models.CharField(max_length=4096)
-    seed_model_sha256 = models.CharField(max_length=SHA256_CHARS)
+    base_model_folder = models.CharField(max_length=4096)
+    base_model_sha256 = models.CharField(max_length=SHA256_CHARS)
     artifact_root = models.CharField(max_length=4096)
     status = models.CharField(max_length=16, choices=RunStatus, default=RunStatus.WAITING)
-    until = models.PositiveIntegerField(default=0)
+    target_iteration = models.PositiveIntegerField(default=0)
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -110,7 +110,7 @@ class Experiment(models.Model):
 
         ordering: ClassVar = ["-created", "-pk"]
         constraints: ClassVar = [_make_status_constraint("experiment", RunStatus.values)]
-        permissions: ClassVar = [("run_experiment", "Can start and steer experiments")]
+        permissions: ClassVar = [("run_experiment", "Can start and control experiments")]
 
     def __str__(self) -> str:
         return self.name
@@ -122,7 +122,7 @@ class Iteration(models.Model):
     Attributes:
         model_in: hash of M_{number-1}.
         model_out: hash of M_number, once it is made.
-        finding: why it ended otherwise than finished, in words.
+        message: why it was not completed, for users.
         metrics: the summary of a finished iteration.
         driver: who runs it, or ran it last.
         cancel_requested, pause_requested: read when a shard is claimed and at every heartbeat;
@@ -134,7 +134,7 @@ class Iteration(models.Model):
     status = models.CharField(max_length=16, choices=RunStatus, default=RunStatus.WAITING)
     model_in = models.CharField(max_length=SHA256_CHARS)
     model_out = models.CharField(max_length=SHA256_CHARS, blank=True, default="")
-    finding = models.TextField(blank=True, default="")
+    message = models.TextField(blank=True, default="")
     metrics = models.JSONField(default=dict, blank=True)
     driver = models.CharField(max_length=16, choices=Driver, default=Driver.COMMAND)
     cancel_requested = models.BooleanField(default=False)
@@ -196,7 +196,7 @@ class Shard(models.Model):
         counts: what its manifest counts, once it is finished.
         done: completions of the running attempt so far.
         tokens: tokens of the running attempt so far.
-        figures: of the running attempt, if it is a training: some rows of its log so far.
+        training_metrics: rows of the running attempt's training log so far, thinned out.
         failures: attempts that failed or were lost since a person last asked for a retry.
         lease_until: when a worker's claim ends unless it is extended, in the database's time;
             a command that runs all shards itself holds the experiment's lock instead.
@@ -211,7 +211,7 @@ class Shard(models.Model):
     counts = models.JSONField(default=dict, blank=True)
     done = models.PositiveBigIntegerField(default=0)
     tokens = models.PositiveBigIntegerField(default=0)
-    figures = models.JSONField(default=list, blank=True)
+    training_metrics = models.JSONField(default=list, blank=True)
     failures = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, blank=True)
     sent = models.DateTimeField(null=True, blank=True)
@@ -320,63 +320,63 @@ class Worker(models.Model):
 
 
 class JobKind(models.TextChoices):
-    """What a person can ask for."""
+    """What a user can request."""
 
-    LAUNCH = "launch", "begin an experiment"
-    NEXT = "next", "run the next iteration"
+    LAUNCH = "launch", "start an experiment"
+    NEXT = "next", "start the next iteration"
     PAUSE = "pause", "pause"
     CANCEL = "cancel", "cancel"
-    RESUME = "resume", "go on, and try again what failed"
-    CHAT = "chat", "try models"
+    RESUME = "resume", "resume and retry failed shards"
+    CHAT = "chat", "playground"
     PUBLISH = "publish", "publish a model"
-    AUDIT = "audit", "draw an audit"
-    HAND_OVER = "hand_over", "change who owns and sees it"
+    AUDIT = "audit", "create an audit batch"
+    HAND_OVER = "hand_over", "change owner or visibility"
 
 
 class JobStatus(models.TextChoices):
-    """How far an order is. Refused: it cannot be done, and its finding says why."""
+    """Where a job stands. Refused: it cannot be done; its message gives the reason."""
 
-    WAITING = "waiting", "waiting"
+    WAITING = "waiting", "pending"
     RUNNING = "running", "running"
-    DONE = "done", "done"
+    DONE = "done", "completed"
     REFUSED = "refused", "refused"
 
 
-class Order(models.Model):
-    """What a person asked for on a page or through the API, and what became of it.
+class Job(models.Model):
+    """What a user requested on a page or through the API, and its result.
 
-    The pages only write orders; `workers.jobs.runner` carries them out, save what needs no worker:
-    that is done at once. Together they are the log of who did what when, so an order outlives its
-    experiment and the person.
+    The pages only write jobs. `workers.jobs.runner` runs them; a job that needs no worker is
+    completed at once. Jobs are also the record of who requested what and when, so a job outlives
+    its experiment and its user.
 
     Attributes:
-        subject: name of the experiment, which a launch only makes.
-        wish: what was asked for, as the kind needs it.
-        follows: the turn before it, of a try that goes on with a conversation.
-        outcome: what came of it, as the kind gives it.
-        finding: why it was refused, in words.
-        token, lease_until: whose it is while it runs, and until when unless extended.
+        experiment_name: name of the experiment, which does not exist yet when it is launched.
+        payload: the request, as the kind needs it.
+        follows: the previous turn of a playground conversation.
+        outcome: the result, as the kind gives it.
+        message: why it was refused.
+        token, lease_until: who holds it while it runs, and until when unless the lease is extended.
     """
 
     kind = models.CharField(max_length=16, choices=JobKind)
-    by = models.ForeignKey(
+    created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
-        related_name="orders",
+        related_name="jobs",
     )
     experiment = models.ForeignKey(
-        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="orders"
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs"
     )
-    subject = models.CharField(max_length=64)
-    wish = models.JSONField(default=dict, blank=True)
+    experiment_name = models.CharField(max_length=64)
+    payload = models.JSONField(default=dict, blank=True)
     follows = models.ForeignKey(
         "self", on_delete=models.PROTECT, null=True, blank=True, related_name="followed_by"
     )
     status = models.CharField(max_length=16, choices=JobStatus, default=JobStatus.WAITING)
     outcome = models.JSONField(default=dict, blank=True)
-    finding = models.TextField(blank=True, default="")
+    message = models.TextField(blank=True, default="")
     token = models.UUIDField(null=True, blank=True, editable=False)
     lease_until = models.DateTimeField(null=True, blank=True)
     created = models.DateTimeField(auto_now_add=True)
@@ -386,15 +386,15 @@ class Order(models.Model):
         """Newest first."""
 
         ordering: ClassVar = ["-created", "-pk"]
-        indexes: ClassVar = [models.Index(fields=["status", "kind"], name="order_is_waiting")]
+        indexes: ClassVar = [models.Index(fields=["status", "kind"], name="job_by_status")]
         constraints: ClassVar = [
-            _make_status_constraint("order", JobStatus.values),
+            _make_status_constraint("job", JobStatus.values),
             models.CheckConstraint(
                 condition=Q(status=JobStatus.RUNNING, token__isnull=False)
                 | ~Q(status=JobStatus.RUNNING) & Q(token__isnull=True),
-                name="order_is_held_while_it_runs",
+                name="job_is_held_while_it_runs",
             ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()}: {self.subject}"
+        return f"{self.get_kind_display()}: {self.experiment_name}"

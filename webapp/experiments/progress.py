@@ -65,7 +65,7 @@ def is_active(experiment: Experiment) -> bool:
     Its iterations should have been prefetched.
     """
     if experiment.status == RunStatus.WAITING:
-        return count_finished(experiment) < experiment.until
+        return count_finished(experiment) < experiment.target_iteration
     return experiment.status == RunStatus.RUNNING
 
 

@@ -1,4 +1,4 @@
-"""The administrators' view of notices. Secrets are not shown; rows are the senders' to change."""
+"""Notifications in the admin. Secrets are not shown; only senders change rows."""
 
 from typing import ClassVar
 
@@ -8,32 +8,38 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
-from webapp.notifications.models import Choice, Notice, NotificationStatus, Occasion, Recipient
+from webapp.notifications.models import (
+    Notification,
+    NotificationEvent,
+    NotificationStatus,
+    Recipient,
+    Subscription,
+)
 
 
 @admin.register(Recipient)
 class RecipientAdmin(ViewOnlyAdmin):
-    """Where people want notices."""
+    """Where users receive notifications."""
 
-    list_display = ("person", "webhook_url", "only_own")
-    list_select_related = ("person",)
-    search_fields = ("person__username",)
+    list_display = ("user", "webhook_url", "only_own")
+    list_select_related = ("user",)
+    search_fields = ("user__username",)
     exclude: ClassVar = ["secret"]
 
 
-@admin.register(Choice)
-class ChoiceAdmin(ViewOnlyAdmin):
-    """What people want to be told of."""
+@admin.register(Subscription)
+class SubscriptionAdmin(ViewOnlyAdmin):
+    """Which events users subscribe to."""
 
     list_display = ("recipient", "event", "channel", "since")
     list_filter = ("event", "channel")
-    list_select_related = ("recipient__person",)
-    search_fields = ("recipient__person__username",)
+    list_select_related = ("recipient__user",)
+    search_fields = ("recipient__user__username",)
 
 
-@admin.register(Occasion)
-class OccasionAdmin(ViewOnlyAdmin):
-    """What notices were written about."""
+@admin.register(NotificationEvent)
+class NotificationEventAdmin(ViewOnlyAdmin):
+    """Events that notifications were written for."""
 
     list_display = ("iteration", "ended")
     list_filter = ("ended", "iteration__experiment")
@@ -41,20 +47,20 @@ class OccasionAdmin(ViewOnlyAdmin):
     search_fields = ("iteration__experiment__name",)
 
 
-@admin.register(Notice)
-class NoticeAdmin(ViewOnlyAdmin):
+@admin.register(Notification)
+class NotificationAdmin(ViewOnlyAdmin):
     """The outbox."""
 
-    list_display = ("subject", "recipient", "channel", "status", "tries", "due", "sent", "error")
+    list_display = ("subject", "recipient", "channel", "status", "attempts", "due", "sent", "error")
     list_filter = ("status", "channel", "event")
-    search_fields = ("subject", "recipient__person__username")
-    list_select_related = ("recipient__person",)
+    search_fields = ("subject", "recipient__user__username")
+    list_select_related = ("recipient__user",)
     actions = ("send_again",)
 
-    @admin.action(description="Try again to send", permissions=["steer"])
-    def send_again(self, request: HttpRequest, rows: QuerySet[Notice]) -> None:
+    @admin.action(description="Retry delivery", permissions=["steer"])
+    def send_again(self, request: HttpRequest, rows: QuerySet[Notification]) -> None:
         """Put those that were given up back among those that are to be sent."""
         count = rows.filter(status=NotificationStatus.GIVEN_UP).update(
-            status=NotificationStatus.WAITING, tries=0, due=timezone.now(), error=""
+            status=NotificationStatus.WAITING, attempts=0, due=timezone.now(), error=""
         )
-        self.message_user(request, f"{count} notices that had been given up will be sent.")
+        self.message_user(request, f"{count} notifications that were given up will be sent again.")

@@ -8,4 +8,4 @@ class NoticesConfig(AppConfig):
 
     name = "webapp.notifications"
     label = "notices"  # tables, migrations and permissions carry this name
-    verbose_name = "notices"
+    verbose_name = "notifications"

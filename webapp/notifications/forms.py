@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from webapp.notifications.models import CHOOSABLE, Channel, Choice, EventType, Recipient
+from webapp.notifications.models import CHOOSABLE, Channel, EventType, Recipient, Subscription
 from webapp.notifications.webhooks import WebhookError, parse_address
 
 
@@ -30,12 +30,12 @@ class NotificationsForm(forms.Form):
         label="Webhook",
         required=False,
         max_length=500,
-        help_text="An address that takes a signed POST. Which hosts are allowed, the settings say.",
+        help_text="URL that accepts a signed POST. Allowed hosts are set by the administrator.",
     )
     only_own = forms.BooleanField(
         label="Only about my own experiments",
         required=False,
-        help_text="Otherwise about all that you may see.",
+        help_text="Otherwise, about all experiments that you can see.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ class NotificationsForm(forms.Form):
         for channel, field in needed.items():
             chosen = any(values.get(_format_box_name(event, channel)) for event in CHOOSABLE)
             if chosen and not values.get(field) and field not in self.errors:
-                self.add_error(field, "Notices are to go there: give an address.")
+                self.add_error(field, "Enter an address to use this channel.")
         return values
 
     @transaction.atomic
@@ -82,7 +82,7 @@ class NotificationsForm(forms.Form):
             person.email = values["email"]
             person.save(update_fields=["email"])
         recipient, _ = Recipient.objects.update_or_create(
-            person=person,
+            user=person,
             defaults={"webhook_url": values["webhook_url"], "only_own": values["only_own"]},
         )
         for event in CHOOSABLE:
@@ -99,7 +99,7 @@ def get_form_values(person: User, recipient: Recipient | None) -> dict[str, Any]
         return {"email": person.email, "only_own": True}
     chosen = {
         _format_box_name(EventType(event), Channel(channel)): True
-        for event, channel in recipient.choices.values_list("event", "channel")
+        for event, channel in recipient.subscriptions.values_list("event", "channel")
     }
     return {
         "email": person.email,
@@ -118,9 +118,9 @@ def _set_subscription(
     recipient: Recipient, event: EventType, channel: Channel, *, wanted: bool
 ) -> None:
     if wanted:
-        Choice.objects.get_or_create(recipient=recipient, event=event, channel=channel)
+        Subscription.objects.get_or_create(recipient=recipient, event=event, channel=channel)
     else:
-        Choice.objects.filter(recipient=recipient, event=event, channel=channel).delete()
+        Subscription.objects.filter(recipient=recipient, event=event, channel=channel).delete()
 
 
 def _format_box_name(event: EventType, channel: Channel) -> str:

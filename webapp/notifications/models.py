@@ -1,8 +1,8 @@
-"""Rows of notices: who wants which, where to, and the outbox from which they are sent.
+"""Notifications: who subscribes to which events, and the outbox from which they are sent.
 
-An occasion is noted once and its notices are written in the same transaction; the unique
-constraints make both idempotent. What is sent, and what is tried again, is read from the rows,
-so a restart neither loses a notice nor makes a second one.
+An event is recorded once, and its notifications are written in the same transaction; the unique
+constraints make both idempotent. What is sent, and what is retried, is read from the database, so
+a restart neither loses a notification nor sends it twice.
 """
 
 from typing import ClassVar
@@ -15,12 +15,12 @@ from webapp.experiments.models import Experiment, Iteration
 
 
 class EventType(models.TextChoices):
-    """What a person can be told of."""
+    """What users can subscribe to."""
 
-    ENDED = "ended", "an iteration ended"
-    FAILED = "failed", "an iteration failed"
-    ALARM = "alarm", "an iteration raised an alarm"
-    WAITS = "waits", "an experiment waits for a person"
+    ENDED = "ended", "an iteration is completed"
+    FAILED = "failed", "an iteration fails"
+    ALARM = "alarm", "an iteration raises an alarm"
+    WAITS = "waits", "an experiment needs attention"
     TEST = "test", "a test"
 
 
@@ -28,45 +28,45 @@ CHOOSABLE = (EventType.ENDED, EventType.FAILED, EventType.ALARM, EventType.WAITS
 
 
 class Channel(models.TextChoices):
-    """How a notice travels."""
+    """How a notification is delivered."""
 
-    EMAIL = "email", "e-mail"
+    EMAIL = "email", "email"
     WEBHOOK = "webhook", "webhook"
 
 
 class NotificationStatus(models.TextChoices):
-    """How far a notice is. Given up: tried too often, or no longer wanted."""
+    """Where a notification stands. Given up: too many attempts, or no longer wanted."""
 
-    WAITING = "waiting", "waiting"
-    SENDING = "sending", "being sent"
+    WAITING = "waiting", "pending"
+    SENDING = "sending", "sending"
     SENT = "sent", "sent"
     GIVEN_UP = "given_up", "given up"
 
 
 class Recipient(models.Model):
-    """Where a person wants notices, and about which experiments.
+    """Where a user receives notifications, and about which experiments.
 
     Attributes:
         webhook_url: empty: none.
         secret: signs what is sent to the webhook. It has to be kept as it is to sign with it.
-        only_own: about the person's own experiments alone, else about all they may see.
+        only_own: about the user's own experiments only; otherwise about all they may see.
     """
 
-    person = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="notice_recipient"
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="notification_recipient"
     )
     webhook_url = models.CharField(max_length=500, blank=True, default="")
     secret = models.CharField(max_length=64, blank=True, default="")
     only_own = models.BooleanField(default=True)
 
     def __str__(self) -> str:
-        return str(self.person)
+        return str(self.user)
 
 
-class Choice(models.Model):
-    """A person wants to be told of an event in one way, since then."""
+class Subscription(models.Model):
+    """A user subscribes to an event on one channel, since a time."""
 
-    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="choices")
+    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="subscriptions")
     event = models.CharField(max_length=16, choices=EventType)
     channel = models.CharField(max_length=16, choices=Channel)
     since = models.DateTimeField(auto_now_add=True)
@@ -76,7 +76,7 @@ class Choice(models.Model):
 
         constraints: ClassVar = [
             models.UniqueConstraint(
-                fields=["recipient", "event", "channel"], name="notice_choice_is_unique"
+                fields=["recipient", "event", "channel"], name="subscription_is_unique"
             )
         ]
 
@@ -84,49 +84,57 @@ class Choice(models.Model):
         return f"{self.recipient}: {self.get_event_display()} by {self.get_channel_display()}"
 
 
-class Occasion(models.Model):
-    """A run of an iteration that has come to rest, or is held, and whose notices are written.
+class NotificationEvent(models.Model):
+    """An iteration stopped or is held, and its notifications are written.
 
     Attributes:
-        ended: when it did. One that is run again ends again, and is another occasion.
+        ended: when it stopped. An iteration that is resumed and stops again is a new event.
     """
 
-    iteration = models.ForeignKey(Iteration, on_delete=models.CASCADE, related_name="occasions")
+    iteration = models.ForeignKey(
+        Iteration, on_delete=models.CASCADE, related_name="notification_events"
+    )
     ended = models.DateTimeField()
 
     class Meta:
         """Each once."""
 
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["iteration", "ended"], name="occasion_is_unique")
+            models.UniqueConstraint(
+                fields=["iteration", "ended"], name="notification_event_is_unique"
+            )
         ]
 
     def __str__(self) -> str:
         return f"{self.iteration} at {self.ended:%Y-%m-%d %H:%M:%S}"
 
 
-class Notice(models.Model):
-    """One event for one person by one channel: a row of the outbox.
+class Notification(models.Model):
+    """One event for one user on one channel: a row of the outbox.
 
     Attributes:
-        occasion: None for a test.
+        notification_event: None for a test.
         experiment: None for a test, and once the experiment is gone.
         subject, text: what it says.
         details: the same as plain values, for a webhook.
-        tries: how often it was sent in vain, or at last not in vain.
-        due: not before then.
-        token, lease_until: whose it is while it is being sent, and until when.
-        error: why the last try failed.
+        attempts: number of delivery attempts so far.
+        due: earliest time of the next attempt.
+        token, lease_until: who holds it while it is being sent, and until when.
+        error: why the last attempt failed.
     """
 
-    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="notices")
+    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="notifications")
     event = models.CharField(max_length=16, choices=EventType)
     channel = models.CharField(max_length=16, choices=Channel)
-    occasion = models.ForeignKey(
-        Occasion, on_delete=models.SET_NULL, null=True, blank=True, related_name="notices"
+    notification_event = models.ForeignKey(
+        NotificationEvent,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="notifications",
     )
     experiment = models.ForeignKey(
-        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="notices"
+        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="notifications"
     )
     subject = models.CharField(max_length=200)
     text = models.TextField()
@@ -134,7 +142,7 @@ class Notice(models.Model):
     status = models.CharField(
         max_length=16, choices=NotificationStatus, default=NotificationStatus.WAITING
     )
-    tries = models.PositiveIntegerField(default=0)
+    attempts = models.PositiveIntegerField(default=0)
     due = models.DateTimeField()
     token = models.UUIDField(null=True, blank=True, editable=False)
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -146,18 +154,20 @@ class Notice(models.Model):
         """Newest first."""
 
         ordering: ClassVar = ["-created", "-pk"]
-        indexes: ClassVar = [models.Index(fields=["status", "due"], name="notice_is_due")]
+        indexes: ClassVar = [models.Index(fields=["status", "due"], name="notification_by_due")]
         constraints: ClassVar = [
             models.UniqueConstraint(
-                fields=["recipient", "event", "channel", "occasion"], name="notice_is_unique"
+                fields=["recipient", "event", "channel", "notification_event"],
+                name="notification_is_unique",
             ),
             models.CheckConstraint(
                 condition=Q(status=NotificationStatus.SENDING, token__isnull=False)
                 | ~Q(status=NotificationStatus.SENDING) & Q(token__isnull=True),
-                name="notice_is_held_while_it_is_sent",
+                name="notification_is_held_while_sent",
             ),
             models.CheckConstraint(
-                condition=Q(status__in=NotificationStatus.values), name="notice_status_is_known"
+                condition=Q(status__in=NotificationStatus.values),
+                name="notification_status_is_known",
             ),
         ]
 

@@ -1,6 +1,6 @@
-"""Write notices into the outbox: what came to rest or waits, who wants to know, in which words.
+"""Write notifications to the outbox when an iteration stops or is held.
 
-Whoever calls this, and however often: an occasion is noted once, together with its notices.
+However often this is called, an event is recorded once, together with its notifications.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,14 @@ from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_visible_experiments
 from webapp.experiments.models import Attempt, Driver, Iteration, RunStatus
-from webapp.notifications.models import Channel, Choice, EventType, Notice, Occasion, Recipient
+from webapp.notifications.models import (
+    Channel,
+    EventType,
+    Notification,
+    NotificationEvent,
+    Recipient,
+    Subscription,
+)
 
 _TOLD: Final = (
     RunStatus.FINISHED,
@@ -27,8 +34,8 @@ _FINDING_CHARS: Final = 2000
 
 
 def write_notifications() -> int:
-    """Write the notices of what has come to rest, and of what a gate holds; returns how many."""
-    since = Choice.objects.aggregate(since=Min("since"))["since"]
+    """Write notifications for stopped and held iterations; returns how many."""
+    since = Subscription.objects.aggregate(since=Min("since"))["since"]
     if since is None:
         return 0
     return sum(
@@ -43,14 +50,14 @@ def _select_stopped() -> QuerySet[Any]:
 
 
 def _select_held() -> QuerySet[Any]:
-    """Running iterations with a finding: only a gate writes one, once all before it is done."""
-    running = Iteration.objects.filter(status=RunStatus.RUNNING).exclude(finding="")
+    """Select running iterations with a message, which only a gate writes, before the training."""
+    running = Iteration.objects.filter(status=RunStatus.RUNNING).exclude(message="")
     ends = Attempt.objects.filter(shard__stage__iteration=OuterRef("pk"), finished__isnull=False)
     return running.annotate(moment=Subquery(ends.order_by("-finished").values("finished")[:1]))
 
 
 def _exclude_notified(found: QuerySet[Any]) -> QuerySet[Any]:
-    noted = Occasion.objects.filter(iteration=OuterRef("pk"), ended=OuterRef("moment"))
+    noted = NotificationEvent.objects.filter(iteration=OuterRef("pk"), ended=OuterRef("moment"))
     return (
         found.filter(~Exists(noted), moment__isnull=False)
         .select_related("experiment")
@@ -60,25 +67,27 @@ def _exclude_notified(found: QuerySet[Any]) -> QuerySet[Any]:
 
 @transaction.atomic
 def _write_for_iteration(iteration: Iteration, ended: datetime) -> int:
-    occasion, is_new = Occasion.objects.get_or_create(iteration=iteration, ended=ended)
+    notification_event, is_new = NotificationEvent.objects.get_or_create(
+        iteration=iteration, ended=ended
+    )
     if not is_new:
         return 0
-    notices = [
-        _make_notification(choice, occasion, iteration)
-        for choice in Choice.objects.filter(
+    notifications = [
+        _make_notification(subscription, notification_event, iteration)
+        for subscription in Subscription.objects.filter(
             event__in=list(list_events(iteration)), since__lte=ended
-        ).select_related("recipient__person")
-        if is_concerned(choice.recipient, iteration)
+        ).select_related("recipient__user")
+        if is_concerned(subscription.recipient, iteration)
     ]
-    return len(Notice.objects.bulk_create(notices, ignore_conflicts=True))
+    return len(Notification.objects.bulk_create(notifications, ignore_conflicts=True))
 
 
 def is_concerned(recipient: Recipient, iteration: Iteration) -> bool:
     """Whether somebody may see an experiment, and wants to hear of it."""
     experiment = iteration.experiment
-    if recipient.only_own and experiment.owner_id != recipient.person_id:
+    if recipient.only_own and experiment.owner_id != recipient.user_id:
         return False
-    return get_visible_experiments(recipient.person).filter(pk=experiment.pk).exists()
+    return get_visible_experiments(recipient.user).filter(pk=experiment.pk).exists()
 
 
 def list_events(iteration: Iteration) -> Iterator[EventType]:
@@ -95,14 +104,14 @@ def list_events(iteration: Iteration) -> Iterator[EventType]:
             yield EventType.WAITS
 
 
-def write_test(recipient: Recipient, channel: Channel) -> Notice:
-    """Write a notice that only shows that notices arrive."""
-    return Notice.objects.create(
+def write_test(recipient: Recipient, channel: Channel) -> Notification:
+    """Write a notification that shows that delivery works."""
+    return Notification.objects.create(
         recipient=recipient,
         event=EventType.TEST,
         channel=channel,
-        subject="A test of notices",
-        text="Notices of Meta-Reward arrive here.",
+        subject="Test notification",
+        text="Meta-Reward notifications are delivered to this address.",
         due=Now(),
     )
 
@@ -112,16 +121,18 @@ def _needs_user_action(iteration: Iteration) -> bool:
     experiment = iteration.experiment
     is_last = iteration.number >= experiment.recipe.get("iterations", 0)
     by_workers = iteration.driver == Driver.WORKERS
-    return by_workers and not is_last and experiment.until <= iteration.number
+    return by_workers and not is_last and experiment.target_iteration <= iteration.number
 
 
-def _make_notification(choice: Choice, occasion: Occasion, iteration: Iteration) -> Notice:
-    event = EventType(choice.event)
-    return Notice(
-        recipient=choice.recipient,
+def _make_notification(
+    subscription: Subscription, notification_event: NotificationEvent, iteration: Iteration
+) -> Notification:
+    event = EventType(subscription.event)
+    return Notification(
+        recipient=subscription.recipient,
         event=event,
-        channel=choice.channel,
-        occasion=occasion,
+        channel=subscription.channel,
+        notification_event=notification_event,
         experiment=iteration.experiment,
         subject=_format_subject(event, iteration),
         text="\n\n".join(_iter_paragraphs(event, iteration)),
@@ -134,10 +145,10 @@ def _format_subject(event: EventType, iteration: Iteration) -> str:
     name, number = iteration.experiment.name, iteration.number
     alarms = len(iteration.metrics.get("alarms", []))
     return {
-        EventType.ENDED: f"{name}: iteration {number} ended",
+        EventType.ENDED: f"{name}: iteration {number} completed",
         EventType.FAILED: f"{name}: iteration {number} {iteration.get_status_display()}",
         EventType.ALARM: f"{name}: iteration {number} raised {alarms} alarm{'s'[: alarms != 1]}",
-        EventType.WAITS: f"{name} waits for you: iteration {number} {_format_state(iteration)}",
+        EventType.WAITS: f"{name} needs attention: iteration {number} {_format_state(iteration)}",
     }[event]
 
 
@@ -151,10 +162,10 @@ def _iter_paragraphs(event: EventType, iteration: Iteration) -> Iterator[str]:
     if event is EventType.ALARM:
         for alarm in iteration.metrics["alarms"]:
             yield f"{alarm['sentence']}\n{alarm['advice']}"
-    if iteration.finding:
-        yield iteration.finding[:_FINDING_CHARS]
+    if iteration.message:
+        yield iteration.message[:_FINDING_CHARS]
     if event is EventType.WAITS and iteration.status != RunStatus.RUNNING:
-        yield "It goes on when somebody asks for it: resume it, or run the next iteration."
+        yield "Resume it, or start the next iteration, to continue."
     if link := _build_link(iteration):
         yield link
 

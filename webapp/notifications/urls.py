@@ -1,11 +1,11 @@
-"""Addresses of the page about notices."""
+"""Addresses of the notification page."""
 
 from django.urls import path
 
 from webapp.notifications import views
 
 urlpatterns = [
-    path("people/notices", views.edit_notifications, name="notices"),
-    path("people/notices/secret", views.renew_secret, name="renew_notice_secret"),
-    path("people/notices/test", views.send_test, name="send_test_notice"),
+    path("account/notifications", views.edit_notifications, name="notifications"),
+    path("account/notifications/secret", views.renew_secret, name="renew_webhook_secret"),
+    path("account/notifications/test", views.send_test, name="send_test_notification"),
 ]

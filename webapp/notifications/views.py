@@ -1,4 +1,4 @@
-"""The page on which people choose what they are told, and see what they were told."""
+"""The page on which users subscribe to events and see sent notifications."""
 
 import secrets
 
@@ -14,7 +14,7 @@ from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import require_view
 from webapp.htmx import render_page_or_partial
 from webapp.notifications.forms import NotificationsForm, get_form_values, has_email
-from webapp.notifications.models import Channel, Notice, NotificationStatus, Recipient
+from webapp.notifications.models import Channel, Notification, NotificationStatus, Recipient
 from webapp.notifications.outbox import write_test
 
 _NOTIFICATIONS_SHOWN = 30
@@ -25,7 +25,7 @@ _ACTIVE = (NotificationStatus.WAITING, NotificationStatus.SENDING)
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_view
 def edit_notifications(request: HttpRequest) -> HttpResponse:
-    """Choose which notices to get, by which way; below, what was sent."""
+    """Edit the subscriptions, and show the notifications that were sent."""
     person = get_user(request)
     recipient = _get_recipient(request)
     if request.method != "POST":
@@ -37,7 +37,7 @@ def edit_notifications(request: HttpRequest) -> HttpResponse:
     messages.success(request, "Saved.")
     if recipient.webhook_url and not recipient.secret:
         return _show_new_secret(request, recipient)
-    return redirect("notices")
+    return redirect("notifications")
 
 
 @require_POST
@@ -46,32 +46,32 @@ def renew_secret(request: HttpRequest) -> HttpResponse:
     """Make another secret for the webhook; what was signed by the old one is no longer."""
     recipient = _get_recipient(request)
     if recipient is None or not recipient.webhook_url:
-        messages.info(request, "There is no webhook yet.")
-        return redirect("notices")
+        messages.info(request, "No webhook is configured.")
+        return redirect("notifications")
     return _show_new_secret(request, recipient)
 
 
 @require_POST
 @require_view
 def send_test(request: HttpRequest) -> HttpResponse:
-    """Write a test notice for every way that is set up."""
+    """Write a test notification for every configured channel."""
     recipient = _get_recipient(request)
     channels = _list_channels(recipient) if recipient is not None else []
     for channel in channels:
         if recipient is not None:
             write_test(recipient, channel)
     if not channels:
-        messages.info(request, "There is no address to send a test to: save one first.")
-    return redirect("notices")
+        messages.info(request, "Save an address before sending a test.")
+    return redirect("notifications")
 
 
 def _list_channels(recipient: Recipient) -> list[Channel]:
-    addresses = {Channel.EMAIL: recipient.person.email, Channel.WEBHOOK: recipient.webhook_url}
+    addresses = {Channel.EMAIL: recipient.user.email, Channel.WEBHOOK: recipient.webhook_url}
     return [channel for channel, address in addresses.items() if address]
 
 
 def _get_recipient(request: HttpRequest) -> Recipient | None:
-    return Recipient.objects.select_related("person").filter(person=get_user(request)).first()
+    return Recipient.objects.select_related("user").filter(user=get_user(request)).first()
 
 
 @sensitive_variables("secret")
@@ -90,7 +90,7 @@ def _render_page(
     request: HttpRequest, form: NotificationsForm, *, secret: str = ""
 ) -> HttpResponse:
     recipient = _get_recipient(request)
-    sent = Notice.objects.filter(recipient__person=get_user(request))[:_NOTIFICATIONS_SHOWN]
+    sent = Notification.objects.filter(recipient__user=get_user(request))[:_NOTIFICATIONS_SHOWN]
     rows = list(sent.select_related("experiment"))
     context = {
         "form": form,
@@ -100,14 +100,14 @@ def _render_page(
         "webhook_hosts": settings.META_REWARD_WEBHOOK_HOSTS,
         "has_webhook": recipient is not None and bool(recipient.webhook_url),
         "new_secret": secret,
-        "notices": rows,
+        "notifications": rows,
         "is_active": any(row.status in _ACTIVE for row in rows),
     }
     if secret:
-        return render(request, "notifications/notices.html", context)
+        return render(request, "notifications/notifications.html", context)
     return render_page_or_partial(
         request,
-        "notifications/notices.html",
-        region="notifications/partials/sent.html",
+        "notifications/notifications.html",
+        region="notifications/_sent_notifications.html",
         context=context,
     )

@@ -48,11 +48,11 @@ def parse_address(url: str) -> Address:
     except ValueError as error:
         raise WebhookError(f"this is not an address: {error}") from error
     if parts.scheme not in _PORTS or not host:
-        raise WebhookError("write the whole address, such as https://example.org/hook")
+        raise WebhookError("Enter a full URL, e.g. https://example.org/hook.")
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise WebhookError("leave names, passwords and #marks out of the address")
+        raise WebhookError("Remove user names, passwords and fragments (#) from the URL.")
     if not url.isascii() or any(character <= " " for character in url):
-        raise WebhookError("the address holds characters that have to be escaped")
+        raise WebhookError("The URL contains characters that must be percent-encoded.")
     address = Address(
         scheme=parts.scheme,
         host=host,
@@ -72,7 +72,7 @@ def _require_allowed(address: Address) -> None:
             "(META_REWARD_WEBHOOK_HOSTS)"
         )
     if address.scheme != "https" and address.host not in _LOOPBACK:
-        raise WebhookError("use https: what is sent names experiments")
+        raise WebhookError("HTTPS is required because payloads contain experiment names.")
 
 
 def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:

@@ -1,7 +1,7 @@
-"""Conversations with models: a try that follows another one goes on with what was said.
+"""Playground conversations: a turn may follow another turn.
 
-Each turn is an order of its own, so it has its own status, can fail, be cancelled and be asked
-again without the others. A turn that is followed twice begins two conversations.
+Each turn is a job of its own, so it has its own status and can fail, be cancelled and be retried
+without the others. A turn that is followed twice starts two conversations.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Final
 
 from django.db.models import QuerySet
 
-from webapp.experiments.models import Experiment, JobKind, JobStatus, Order
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 ACTIVE: Final = (JobStatus.WAITING, JobStatus.RUNNING)
 
@@ -19,49 +19,49 @@ MAX_TURNS: Final = 20
 _EARLIER: Final = ["__".join(["follows"] * steps) for steps in range(1, MAX_TURNS)]
 
 
-def get_playground_turns(experiment: Experiment) -> QuerySet[Order]:
-    """Every try of an experiment's models: each turn of each conversation."""
-    return Order.objects.filter(experiment=experiment, kind=JobKind.CHAT)
+def get_playground_turns(experiment: Experiment) -> QuerySet[Job]:
+    """Select every turn of every conversation of an experiment."""
+    return Job.objects.filter(experiment=experiment, kind=JobKind.CHAT)
 
 
-def get_conversations(experiment: Experiment) -> QuerySet[Order]:
-    """The last turn of each conversation, with the turns before it, without what came of them."""
+def get_conversations(experiment: Experiment) -> QuerySet[Job]:
+    """Select the last turn of each conversation, with earlier turns but without outcomes."""
     outcomes = ["outcome", *(f"{earlier}__outcome" for earlier in _EARLIER)]
     last = get_playground_turns(experiment).filter(followed_by=None)
-    return last.select_related("by", _EARLIER[-1]).defer(*outcomes)
+    return last.select_related("created_by", _EARLIER[-1]).defer(*outcomes)
 
 
-def prefetch_earlier_turns(tries: QuerySet[Order]) -> QuerySet[Order]:
-    """Fetch, with each try, whatever `list_turns` wants to know of it."""
-    asked_by = [f"{earlier}__by" for earlier in _EARLIER]
-    return tries.select_related("by", "experiment", _EARLIER[-1], *asked_by)
+def prefetch_earlier_turns(turns: QuerySet[Job]) -> QuerySet[Job]:
+    """Fetch, with each turn, what `list_turns` reads."""
+    users = [f"{earlier}__created_by" for earlier in _EARLIER]
+    return turns.select_related("created_by", "experiment", _EARLIER[-1], *users)
 
 
-def list_turns(order: Order) -> list[Order]:
-    """The conversation up to a try, its first turn first."""
-    turns = [order]
+def list_turns(job: Job) -> list[Job]:
+    """List the turns of a conversation up to a turn, oldest first."""
+    turns = [job]
     while (earlier := turns[0].follows) is not None:
         turns.insert(0, earlier)
     return turns
 
 
-def get_replies(order: Order) -> dict[int, str]:
-    """What each model answered in a turn; one whose engine refused the prompt is left out."""
+def get_replies(job: Job) -> dict[int, str]:
+    """Responses of a turn by model, without models whose engine refused the prompt."""
     return {
         answer["model"]: answer["text"]
-        for answer in order.outcome.get("answers", [])
+        for answer in job.outcome.get("answers", [])
         if answer["finish_reason"] != "refused"
     }
 
 
-def explain_not_followable(turns: Sequence[Order]) -> str | None:
-    """Say why nothing can be said after the last turn of a conversation; None if it can."""
+def explain_not_followable(turns: Sequence[Job]) -> str | None:
+    """Explain why the last turn of a conversation cannot be followed; None if it can."""
     last = turns[-1]
     if last.status in ACTIVE:
-        return "The models are still answering: write a follow-up once this turn is finished."
+        return "The models are still responding. Wait until this turn is completed."
     if last.status == JobStatus.REFUSED:
-        return "Nothing came of this turn: try it again, and follow up on what is answered then."
-    silent = [number for number in last.wish["models"] if number not in get_replies(last)]
+        return "This turn failed. Retry it before sending a follow-up."
+    silent = [number for number in last.payload["models"] if number not in get_replies(last)]
     if silent:
         names = " and ".join(f"M{number}" for number in silent)
         return (
@@ -69,5 +69,5 @@ def explain_not_followable(turns: Sequence[Order]) -> str | None:
             "a shorter text or a shorter longest answer, or begin another conversation."
         )
     if len(turns) >= MAX_TURNS:
-        return f"A conversation has at most {MAX_TURNS} turns: begin another one."
+        return f"A conversation has at most {MAX_TURNS} turns. Start a new one."
     return None

@@ -18,7 +18,7 @@ _SEEDS: Final = 2**31
 
 _valid_repository = RegexValidator(
     r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}\Z",
-    "Write it as owner/name, with letters, digits and -_. alone.",
+    "Use owner/name, with letters, digits and - _ . only.",
 )
 
 
@@ -32,30 +32,30 @@ class TurnForm(forms.Form):
         help_text=f"Up to {MAX_PROMPT_CHARS:,} characters.",
     )
     temperature = forms.FloatField(
-        min_value=0, max_value=2, help_text="0 takes the most likely token every time."
+        min_value=0, max_value=2, help_text="0: always the most likely token."
     )
     top_p = forms.FloatField(
         label="Top-p",
         min_value=0.01,
         max_value=1,
-        help_text="Share of the probability that tokens are drawn from.",
+        help_text="Share of the probability mass that tokens are sampled from.",
     )
     max_new_tokens = forms.IntegerField(
-        label="Longest answer",
+        label="Maximum tokens",
         min_value=1,
         max_value=MAX_REPLY_TOKENS,
-        help_text=f"In tokens, up to {MAX_REPLY_TOKENS:,}.",
+        help_text=f"Maximum tokens per response, up to {MAX_REPLY_TOKENS:,}.",
     )
     seed = forms.IntegerField(
         min_value=0,
         max_value=_SEEDS - 1,
-        help_text="On a CPU the same seed gives the same answers.",
+        help_text="Random seed. On a CPU the same seed gives the same responses.",
     )
     judgments = forms.IntegerField(
-        label="Judgments of each answer",
+        label="Judgments per response",
         min_value=1,
         max_value=MAX_JUDGMENTS,
-        help_text="By each judge, in the experiment's own words and settings.",
+        help_text="By each judge, with the experiment's judge prompt and settings.",
     )
 
     def clean_prompt(self) -> str:
@@ -67,7 +67,7 @@ class TurnForm(forms.Form):
         return prompt
 
     def build_payload_for(self, models: Sequence[int], judges: Sequence[int]) -> dict[str, Any]:
-        """Put a valid form into the words of an order; `workers.jobs.playground` reads them."""
+        """Build the payload of a job from a valid form; `workers.jobs.playground` reads it."""
         values = self.cleaned_data
         return {
             **{name: values[name] for name in ("prompt", "seed", "judgments")},
@@ -83,7 +83,7 @@ class ChatForm(TurnForm):
     first = forms.TypedChoiceField(label="First model", coerce=int)
     second = forms.TypedChoiceField(label="Second model", coerce=int)
     judges = forms.MultipleChoiceField(
-        label="Judges of both answers",
+        label="Judges of both responses",
         choices=[("first", "The first model"), ("second", "The second model")],
         required=False,
         widget=forms.CheckboxSelectMultiple,
@@ -103,11 +103,11 @@ class ChatForm(TurnForm):
         """Two models are two."""
         values = super().clean() or self.cleaned_data
         if "second" in values and values.get("first") == values["second"]:
-            self.add_error("second", "Choose another one than the first.")
+            self.add_error("second", "Choose a model other than the first.")
         return values
 
-    def wish(self) -> dict[str, Any]:
-        """What is asked for, in the words of an order."""
+    def build_payload(self) -> dict[str, Any]:
+        """Build the payload of a job from a valid form."""
         values = self.cleaned_data
         judges = [values[name] for name in ("first", "second") if name in values["judges"]]
         return self.build_payload_for([values["first"], values["second"]], judges)
@@ -117,7 +117,7 @@ class FollowForm(TurnForm):
     """A further turn, for the models that have answered already."""
 
     judges = forms.TypedMultipleChoiceField(
-        label="Judges of all answers",
+        label="Judges of all responses",
         coerce=int,
         required=False,
         widget=forms.CheckboxSelectMultiple,
@@ -135,8 +135,8 @@ class FollowForm(TurnForm):
         self.fields["prompt"].widget.attrs["rows"] = 3
         _set_model_choices(self.fields["judges"], models)
 
-    def wish(self) -> dict[str, Any]:
-        """What is asked for, in the words of an order."""
+    def build_payload(self) -> dict[str, Any]:
+        """Build the payload of a job from a valid form."""
         return self.build_payload_for(self._models, self.cleaned_data["judges"])
 
 
@@ -172,19 +172,21 @@ def build_payload_for_all(recipe: Recipe, made: Sequence[int], prompt: str) -> d
     }
 
 
-def get_form_values(wish: dict[str, Any]) -> dict[str, Any]:
-    """Turn an order's wish back into what stood in the form of a first turn."""
-    first, second = wish["models"][0], wish["models"][-1]
+def get_form_values(payload: dict[str, Any]) -> dict[str, Any]:
+    """Turn a payload back into the form values of a first turn."""
+    first, second = payload["models"][0], payload["models"][-1]
     judges = [
-        name for name, number in (("first", first), ("second", second)) if number in wish["judges"]
+        name
+        for name, number in (("first", first), ("second", second))
+        if number in payload["judges"]
     ]
-    return get_turn_values(wish) | {"first": first, "second": second, "judges": judges}
+    return get_turn_values(payload) | {"first": first, "second": second, "judges": judges}
 
 
-def get_turn_values(wish: dict[str, Any]) -> dict[str, Any]:
-    """Turn an order's wish back into what stood in the form of a further turn."""
-    said = {name: wish[name] for name in ("prompt", "seed", "judgments", "judges")}
-    return {**said, **wish["sampling"]}
+def get_turn_values(payload: dict[str, Any]) -> dict[str, Any]:
+    """Turn a payload back into the form values of a further turn."""
+    said = {name: payload[name] for name in ("prompt", "seed", "judgments", "judges")}
+    return {**said, **payload["sampling"]}
 
 
 class PublishForm(forms.Form):
@@ -195,13 +197,13 @@ class PublishForm(forms.Form):
         required=False,
         max_length=193,
         validators=[_valid_repository],
-        help_text="owner/name; empty: only the folder and the archive.",
+        help_text="owner/name. Leave empty to create only the folder and the archive.",
     )
     is_public = forms.BooleanField(
-        label="Everybody may see the repository",
+        label="Public repository",
         required=False,
         initial=False,
-        help_text="Else it is made private.",
+        help_text="Otherwise the repository is private.",
     )
 
     def __init__(self, *args: Any, has_hub: bool, **kwargs: Any) -> None:
@@ -211,8 +213,8 @@ class PublishForm(forms.Form):
         if not has_hub:
             del self.fields["repository"], self.fields["is_public"]
 
-    def wish(self, *, number: int) -> dict[str, Any]:
-        """Put a valid form into the words of an order; `workers.jobs.publish_model` reads them."""
+    def build_payload(self, *, number: int) -> dict[str, Any]:
+        """Build the payload of a job from a valid form; `workers.jobs.publish_model` reads it."""
         values = self.cleaned_data
         return {
             "number": number,

@@ -1,4 +1,4 @@
-"""Tries as pages show them: read from orders, with every text as it was written."""
+"""Playground turns as pages show them, read from jobs, with every text unchanged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 from meta_reward_core.evaluation.judge_metrics import compute_mean
 from meta_reward_core.method.parsing import UNSCORED_TEXT
 from webapp.accounts.permissions import can_control
-from webapp.experiments.models import Experiment, JobKind, JobStatus, Order, RunStatus
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus, RunStatus
 from webapp.playground.conversations import ACTIVE, get_playground_turns, list_turns
 
 _REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
@@ -69,7 +69,7 @@ class PlaygroundTurn:
         doing: what a worker does for it now.
     """
 
-    row: Order
+    row: Job
     number: int
     prompt: str
     models: Sequence[str]
@@ -91,7 +91,7 @@ class ConversationLine:
         turns: how many there are.
     """
 
-    row: Order
+    row: Job
     title: str
     turns: int
     models: Sequence[str]
@@ -103,7 +103,7 @@ class ConversationLine:
 class Follower:
     """A turn that comes after the one that is shown."""
 
-    row: Order
+    row: Job
     title: str
 
 
@@ -113,73 +113,73 @@ def list_made_models(experiment: Experiment) -> list[int]:
     return [0, *finished.order_by("number").values_list("number", flat=True)]
 
 
-def read_turn(order: Order) -> PlaygroundTurn:
-    """Read a try from its order."""
-    wish, outcome = order.wish, order.outcome
-    sampling = wish["sampling"]
+def read_turn(job: Job) -> PlaygroundTurn:
+    """Read a turn from its job."""
+    payload, outcome = job.payload, job.outcome
+    sampling = payload["sampling"]
     return PlaygroundTurn(
-        row=order,
-        number=len(list_turns(order)),
-        prompt=str(wish["prompt"]),
-        models=_format_model_names(wish["models"]),
-        judges=_format_model_names(wish["judges"]),
+        row=job,
+        number=len(list_turns(job)),
+        prompt=str(payload["prompt"]),
+        models=_format_model_names(payload["models"]),
+        judges=_format_model_names(payload["judges"]),
         settings=f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, "
-        f"up to {sampling['max_new_tokens']:,} tokens, seed {wish['seed']}",
-        is_active=order.status in ACTIVE,
+        f"up to {sampling['max_new_tokens']:,} tokens, seed {payload['seed']}",
+        is_active=job.status in ACTIVE,
         doing=outcome.get("doing", ""),
         tokens=outcome.get("tokens", 0),
         answers=[
-            _make_response_view(answer, wish["judges"], outcome.get("judgments", []))
+            _make_response_view(answer, payload["judges"], outcome.get("judgments", []))
             for answer in outcome.get("answers", [])
         ],
     )
 
 
-def read_conversation(order: Order) -> ConversationLine:
-    """Read a conversation from the order of its last turn."""
-    turns = list_turns(order)
+def read_conversation(job: Job) -> ConversationLine:
+    """Read a conversation from the job of its last turn."""
+    turns = list_turns(job)
     return ConversationLine(
-        row=order,
-        title=_shorten(turns[0].wish["prompt"]),
+        row=job,
+        title=_shorten(turns[0].payload["prompt"]),
         turns=len(turns),
-        models=_format_model_names(order.wish["models"]),
-        judges=_format_model_names(order.wish["judges"]),
-        is_active=order.status in ACTIVE,
+        models=_format_model_names(job.payload["models"]),
+        judges=_format_model_names(job.payload["judges"]),
+        is_active=job.status in ACTIVE,
     )
 
 
-def read_followers(order: Order) -> list[Follower]:
-    """Read the latest turns that were said right after a try."""
-    rows = order.followed_by.defer("outcome")
-    return [Follower(row, _shorten(row.wish["prompt"])) for row in rows[:_FOLLOWERS_SHOWN]]
+def read_followers(job: Job) -> list[Follower]:
+    """Read the latest turns that follow a turn."""
+    rows = job.followed_by.defer("outcome")
+    return [Follower(row, _shorten(row.payload["prompt"])) for row in rows[:_FOLLOWERS_SHOWN]]
 
 
 def find_latest_turn(experiment: Experiment, prompt: str) -> PlaygroundTurn | None:
     """Read what was last asked with just this prompt, as the first of a conversation."""
-    orders = get_playground_turns(experiment).filter(follows=None, wish__prompt=prompt)
-    order = orders.select_related("by").order_by("-pk").first()
-    return None if order is None else read_turn(order)
+    jobs = get_playground_turns(experiment).filter(follows=None, payload__prompt=prompt)
+    job = jobs.select_related("created_by").order_by("-pk").first()
+    return None if job is None else read_turn(job)
 
 
-def can_cancel(user: User, order: Order) -> bool:
-    """Whether somebody may cancel a try: who asked for it, and who steers the experiment."""
-    if order.status not in ACTIVE or order.experiment is None:
+def can_cancel(user: User, job: Job) -> bool:
+    """Whether a user may cancel a turn: its user, and users who control the experiment."""
+    if job.status not in ACTIVE or job.experiment is None:
         return False
-    return order.by_id == user.pk or can_control(user, order.experiment)
+    return job.created_by_id == user.pk or can_control(user, job.experiment)
 
 
-def cancel_turn(order: Order, *, by: User) -> bool:
-    """Cancel a try; False if it had ended. Whoever works on it finds that it is no longer theirs.
+def cancel_turn(job: Job, *, by: User) -> bool:
+    """Cancel a turn; False if it had finished. Its worker finds that it lost the lease.
 
     One conditional UPDATE, so that a worker that ends it at the same time is first or loses.
     """
-    active = Order.objects.filter(pk=order.pk, kind=JobKind.CHAT, status__in=ACTIVE)
+    active = Job.objects.filter(pk=job.pk, kind=JobKind.CHAT, status__in=ACTIVE)
     cancelled = active.update(
         status=JobStatus.REFUSED,
         token=None,
         lease_until=None,
         finished=Now(),
-        finding=f"cancelled by {by.get_username()}",
+        message=f"cancelled by {by.get_username()}",
     )
     return cancelled == 1
 

@@ -1,4 +1,4 @@
-"""What was published of an experiment's models: read from orders and from the folder."""
+"""Publications of an experiment's models, read from jobs and the folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.playground.conversations import ACTIVE
 
 _SHOWN = 10
@@ -14,7 +14,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An order to publish a model, and what came of it.
+    """A job that publishes a model, and its result.
 
     Attributes:
         folder: relative to the root of publications; empty until it is there.
@@ -24,7 +24,7 @@ class Publication:
         doing: what is done for it now.
     """
 
-    row: Order
+    row: Job
     is_active: bool
     doing: str
     folder: str
@@ -49,11 +49,11 @@ def has_hub() -> bool:
 
 
 def read_publications(experiment: Experiment, number: int) -> list[Publication]:
-    """Read the latest orders to publish M_number."""
-    orders = Order.objects.filter(
-        experiment=experiment, kind=JobKind.PUBLISH, wish__number=number
-    ).select_related("by")
-    return [_make_publication(order) for order in orders[:_SHOWN]]
+    """Read the latest jobs that publish M_number."""
+    jobs = Job.objects.filter(
+        experiment=experiment, kind=JobKind.PUBLISH, payload__number=number
+    ).select_related("created_by")
+    return [_make_publication(job) for job in jobs[:_SHOWN]]
 
 
 def find_archive(experiment: Experiment, number: int) -> Archive | None:
@@ -62,11 +62,11 @@ def find_archive(experiment: Experiment, number: int) -> Archive | None:
     return Archive(path, path.stat().st_size) if path.is_file() else None
 
 
-def _make_publication(order: Order) -> Publication:
-    outcome = order.outcome
+def _make_publication(job: Job) -> Publication:
+    outcome = job.outcome
     return Publication(
-        row=order,
-        is_active=order.status in ACTIVE,
+        row=job,
+        is_active=job.status in ACTIVE,
         doing=outcome.get("doing", ""),
         folder=outcome.get("folder", ""),
         archive=outcome.get("archive", ""),

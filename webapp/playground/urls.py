@@ -5,12 +5,16 @@ from django.urls import path
 from webapp.playground import views
 
 urlpatterns = [
-    path("experiments/<str:name>/try", views.show_playground, name="try"),
-    path("experiments/<str:name>/try/<int:number>", views.show_conversation, name="try_result"),
+    path("experiments/<str:name>/playground", views.show_playground, name="playground"),
     path(
-        "experiments/<str:name>/try/<int:number>/cancel",
+        "experiments/<str:name>/playground/<int:number>",
+        views.show_conversation,
+        name="conversation",
+    ),
+    path(
+        "experiments/<str:name>/playground/<int:number>/cancel",
         views.cancel_playground_turn,
-        name="cancel_try",
+        name="cancel_turn",
     ),
     path("experiments/<str:name>/iterations/<int:number>/publish", views.publish, name="publish"),
     path(

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from meta_reward_core.recipes.loader import parse_recipe
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
@@ -24,7 +24,7 @@ from webapp.accounts.permissions import (
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Experiment, JobKind, Order
+from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.experiments.progress import count_live_workers
 from webapp.htmx import render_page_or_partial
 from webapp.playground import presenter
@@ -60,8 +60,8 @@ def show_playground(request: HttpRequest, name: str) -> HttpResponse:
             raise PermissionDenied
         form = ChatForm(request.POST, made=made)
         if form.is_valid():
-            order = _enqueue(request, experiment, form)
-            return redirect("try_result", name=name, number=order.pk)
+            job = _enqueue(request, experiment, form)
+            return redirect("conversation", name=name, number=job.pk)
     else:
         form = ChatForm(initial=_get_first_values(request, experiment, made), made=made)
     context = {
@@ -73,25 +73,25 @@ def show_playground(request: HttpRequest, name: str) -> HttpResponse:
     }
     return render_page_or_partial(
         request,
-        "playground/try.html",
-        region="playground/partials/past-tries.html",
+        "playground/new.html",
+        region="playground/_conversation_list.html",
         context=context,
     )
 
 
-def _enqueue(request: HttpRequest, experiment: Experiment, form: ChatForm) -> Order:
+def _enqueue(request: HttpRequest, experiment: Experiment, form: ChatForm) -> Job:
     by = get_user(request)
-    return enqueue_job(JobKind.CHAT, by=by, experiment=experiment, wish=form.wish())
+    return enqueue_job(JobKind.CHAT, by=by, experiment=experiment, payload=form.build_payload())
 
 
 def _list_past_conversations(request: HttpRequest, experiment: Experiment) -> dict[str, Any]:
     rows = get_conversations(experiment)
     page = Paginator(rows, _TRIES_ON_A_PAGE).get_page(request.GET.get("page"))
-    found = [presenter.read_conversation(order) for order in page.object_list]
+    found = [presenter.read_conversation(job) for job in page.object_list]
     return {"page": page, "lines": found, "is_active": any(one.is_active for one in found)}
 
 
-def _find_repeated(request: HttpRequest, among: QuerySet[Order]) -> Order | None:
+def _find_repeated(request: HttpRequest, among: QuerySet[Job]) -> Job | None:
     """The try that `again` names, if it is among those that can be meant."""
     again = request.GET.get("again", "")
     return among.filter(pk=again).first() if again.isdecimal() and len(again) < 16 else None
@@ -103,84 +103,84 @@ def _get_first_values(
     """Begin with an earlier try where `again` names one, else with the recipe's own values."""
     earlier = _find_repeated(request, get_playground_turns(experiment))
     if earlier is not None:
-        return get_form_values(earlier.wish)
+        return get_form_values(earlier.payload)
     return get_initial_values(parse_recipe(experiment.recipe, origin=experiment.name), made)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_view
 def show_conversation(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """Show a conversation up to a try: all answers side by side, what judges said, and a form."""
+    """Show a conversation up to a turn: responses side by side, judgments, and a form."""
     experiment = get_viewable_experiment(request.user, name)
-    order = get_object_or_404(prefetch_earlier_turns(get_playground_turns(experiment)), pk=number)
-    turns = list_turns(order)
+    job = get_object_or_404(prefetch_earlier_turns(get_playground_turns(experiment)), pk=number)
+    turns = list_turns(job)
     hindrance = explain_not_followable(turns)
     if request.method == "POST":
         if not request.user.has_perm(RUN):
             raise PermissionDenied
         if hindrance is not None:
             messages.error(request, hindrance)
-            return redirect("try_result", name=name, number=number)
-        form = FollowForm(request.POST, models=order.wish["models"])
+            return redirect("conversation", name=name, number=number)
+        form = FollowForm(request.POST, models=job.payload["models"])
         if form.is_valid():
-            return _follow(request, order, form, turn=len(turns) + 1)
+            return _follow(request, job, form, turn=len(turns) + 1)
     else:
-        initial = _get_next_values(request, order)
-        form = FollowForm(initial=initial, models=order.wish["models"])
+        initial = _get_next_values(request, job)
+        form = FollowForm(initial=initial, models=job.payload["models"])
     *earlier, shown = [presenter.read_turn(turn) for turn in turns]
     context = {
         "experiment": experiment,
         "earlier": earlier,
         "try": shown,
-        "followers": presenter.read_followers(order),
+        "followers": presenter.read_followers(job),
         "form": form,
         "hindrance": hindrance,
-        "may_cancel": presenter.can_cancel(get_user(request), order),
+        "may_cancel": presenter.can_cancel(get_user(request), job),
         "may_run": request.user.has_perm(RUN),
         "lacks_workers": shown.is_active and not count_live_workers(),
     }
     return render_page_or_partial(
         request,
-        "playground/result.html",
-        region="playground/partials/try-result.html",
+        "playground/conversation.html",
+        region="playground/_conversation.html",
         context=context,
     )
 
 
-def _follow(request: HttpRequest, last: Order, form: FollowForm, *, turn: int) -> HttpResponse:
-    order = enqueue_job(
+def _follow(request: HttpRequest, last: Job, form: FollowForm, *, turn: int) -> HttpResponse:
+    job = enqueue_job(
         JobKind.CHAT,
         by=get_user(request),
         experiment=last.experiment,
-        wish=form.wish(),
+        payload=form.build_payload(),
         follows=last,
     )
-    address = reverse("try_result", args=[order.subject, order.pk])
+    address = reverse("conversation", args=[job.experiment_name, job.pk])
     return redirect(f"{address}#turn-{turn}")
 
 
-def _get_next_values(request: HttpRequest, last: Order) -> dict[str, Any]:
+def _get_next_values(request: HttpRequest, last: Job) -> dict[str, Any]:
     """Begin as in the turn before without its words, or with a follow-up that `again` names."""
     follower = _find_repeated(request, last.followed_by.all())
     if follower is not None:
-        return get_turn_values(follower.wish)
-    return get_turn_values(last.wish) | {"prompt": ""}
+        return get_turn_values(follower.payload)
+    return get_turn_values(last.payload) | {"prompt": ""}
 
 
 @require_POST
 @require_run
 def cancel_playground_turn(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """Cancel a try that waits or is being carried out."""
+    """Cancel a turn that is pending or running."""
     experiment = get_viewable_experiment(request.user, name)
-    order = get_object_or_404(
+    job = get_object_or_404(
         get_playground_turns(experiment).select_related("experiment"), pk=number
     )
     person = get_user(request)
-    if order.by_id != person.pk and not can_control(person, experiment):
-        raise PermissionDenied("somebody else asked for this: ask them, or an admin")
-    if not presenter.cancel_turn(order, by=person):
-        messages.info(request, "It had ended already.")
-    return redirect("try_result", name=name, number=number)
+    if job.created_by_id != person.pk and not can_control(person, experiment):
+        raise PermissionDenied("Another user requested this. Ask them or an admin.")
+    if not presenter.cancel_turn(job, by=person):
+        messages.info(request, "It had already finished.")
+    return redirect("conversation", name=name, number=number)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -201,7 +201,7 @@ def publish(request: HttpRequest, name: str, number: int) -> HttpResponse:
             JobKind.PUBLISH,
             by=get_user(request),
             experiment=experiment,
-            wish=form.wish(number=number),
+            payload=form.build_payload(number=number),
         )
         return redirect("publish", name=name, number=number)
     publications = published.read_publications(experiment, number)
@@ -219,7 +219,7 @@ def publish(request: HttpRequest, name: str, number: int) -> HttpResponse:
     return render_page_or_partial(
         request,
         "playground/publish.html",
-        region="playground/partials/publications.html",
+        region="playground/_publications.html",
         context=context,
     )
 
@@ -231,8 +231,8 @@ def send_archive(request: HttpRequest, name: str, number: int) -> FileResponse:
     experiment = get_viewable_experiment(request.user, name)
     archive = published.find_archive(experiment, number)
     if archive is None:
-        raise Http404("this model is not published")
-    log_event(EventKind.EXPORTED, name, detail=f"archive of M{number}")
+        raise Http404("This model is not published.")
+    log_event(SecurityEventKind.EXPORTED, name, detail=f"archive of M{number}")
     return FileResponse(
         archive.path.open("rb"), as_attachment=True, filename=f"{name}-M{number}.tar"
     )

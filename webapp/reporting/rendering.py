@@ -147,7 +147,7 @@ _STYLES = ("site.css", "charts.css", "reporting.css")
 def write_html(document: Document) -> str:
     """Write a report as HTML, its style inside."""
     return render_to_string(
-        "reporting/file.html",
+        "reporting/exported_report.html",
         {
             "title": document.title,
             "sections": render_sections(document),

@@ -35,7 +35,7 @@ def show_report(request: HttpRequest) -> HttpResponse:
     try:
         arms = group_runs([load_run(row) for row in rows])
     except ArtifactError:
-        return render(request, "results/damaged.html", status=503)
+        return render(request, "results/damaged_files.html", status=503)
     document = build_report(arms, title=format_report_title(names))
     if (form := request.GET.get("as")) in _FORMS:
         return _send_file(document, form, names)
@@ -51,7 +51,7 @@ def show_evaluations(request: HttpRequest, name: str) -> HttpResponse:
     try:
         kept = list_evaluations(ArtifactStore(row.artifact_root), row.name)
     except ArtifactError:
-        return render(request, "results/damaged.html", status=503)
+        return render(request, "results/damaged_files.html", status=503)
     context = {"experiment": row, "evaluations": kept}
     return render(request, "reporting/evaluations.html", context)
 

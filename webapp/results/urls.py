@@ -11,9 +11,15 @@ urlpatterns = [
     path(f"{_ITERATION}/prompts/<str:prompt_id>", views.show_prompt, name="prompt"),
     path(f"{_ITERATION}/prompts/<str:prompt_id>/battle", views.show_battle, name="battle"),
     path(f"{_ITERATION}/what-if", views.show_what_if, name="what-if"),
-    path("experiments/<str:name>/prompts/<str:prompt_id>", views.show_across_models, name="across"),
     path(
-        "experiments/<str:name>/prompts/<str:prompt_id>/ask", views.ask_all_models, name="ask_all"
+        "experiments/<str:name>/prompts/<str:prompt_id>",
+        views.show_across_models,
+        name="prompt_across_models",
+    ),
+    path(
+        "experiments/<str:name>/prompts/<str:prompt_id>/compare",
+        views.ask_all_models,
+        name="compare_models",
     ),
     path("experiments/<str:name>/files", views.list_files, name="files"),
     path("experiments/<str:name>/files/<path:path>", views.send_file, name="file"),

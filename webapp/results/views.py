@@ -19,7 +19,7 @@ from meta_reward_core.method.what_if import get_rules
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import get_viewable_experiment, require_run, require_view
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
@@ -67,7 +67,7 @@ def _handle_damage(view: _View[_Rest]) -> _View[_Rest]:
             return view(request, *args, **kwargs)
         except ArtifactError as error:
             _log.warning("%s cannot be shown: %s", request.path, error)
-            return render(request, "results/damaged.html", status=503)
+            return render(request, "results/damaged_files.html", status=503)
 
     return cast("_View[_Rest]", explained)
 
@@ -94,7 +94,7 @@ def list_prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
     return render_page_or_partial(
         request,
         "results/prompts.html",
-        region="results/partials/prompt-list.html",
+        region="results/_prompt_list.html",
         context=context,
     )
 
@@ -117,7 +117,7 @@ def show_prompt(request: HttpRequest, name: str, number: int, prompt_id: str) ->
         "prompt": None if row is None else read_prompt_page(opened, index, row),
     }
     return render_page_or_partial(
-        request, "results/prompt.html", region="results/partials/prompt.html", context=context
+        request, "results/prompt.html", region="results/_prompt.html", context=context
     )
 
 
@@ -141,7 +141,7 @@ def show_battle(request: HttpRequest, name: str, number: int, prompt_id: str) ->
         "battle": read_battle_page(opened, index, row, first=first, second=second),
     }
     return render_page_or_partial(
-        request, "results/battle.html", region="results/partials/battle.html", context=context
+        request, "results/battle.html", region="results/_battle.html", context=context
     )
 
 
@@ -173,7 +173,10 @@ def show_across_models(request: HttpRequest, name: str, prompt_id: str) -> HttpR
         "may_run": request.user.has_perm(RUN),
     }
     return render_page_or_partial(
-        request, "results/across.html", region="results/partials/across.html", context=context
+        request,
+        "results/prompt_across_models.html",
+        region="results/_prompt_across_models.html",
+        context=context,
     )
 
 
@@ -191,10 +194,10 @@ def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpRespo
         wish = build_payload_for_all(
             parse_recipe(experiment.recipe, origin=experiment.name), made, text
         )
-        enqueue_job(JobKind.CHAT, by=get_user(request), experiment=experiment, wish=wish)
+        enqueue_job(JobKind.CHAT, by=get_user(request), experiment=experiment, payload=wish)
     else:
-        messages.info(request, "There is only M0 as yet: nothing was asked.")
-    return redirect("across", name=name, prompt_id=prompt_id)
+        messages.info(request, "Only M0 exists, so nothing was requested.")
+    return redirect("prompt_across_models", name=name, prompt_id=prompt_id)
 
 
 def _find_indexes(
@@ -246,7 +249,7 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "prompt_count": len(index),
     }
     return render_page_or_partial(
-        request, "results/what_if.html", region="results/partials/what-if.html", context=context
+        request, "results/what_if.html", region="results/_what_if.html", context=context
     )
 
 
@@ -334,7 +337,7 @@ def _stream_checkpoint(made: IterationFiles) -> Iterator[bytes]:
 
 def _to_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
     """Have a browser save the file and guess nothing about it."""
-    log_event(EventKind.EXPORTED, experiment.name, detail=path)
+    log_event(SecurityEventKind.EXPORTED, experiment.name, detail=path)
     name = f"{experiment.name}-{path.replace('/', '-')}"
     answer["Content-Type"] = "application/octet-stream"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'

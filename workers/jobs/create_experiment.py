@@ -1,7 +1,7 @@
 """Begin an experiment that somebody asked for, and hand it to the workers.
 
-Whoever carries this out may die anywhere. So the order's outcome says `opening` from the moment
-that this order alone may make the files of its name; whoever takes it up again then goes on with
+The process may die anywhere. So the job's outcome says `opening` from the moment
+that this job alone may create the files of its name; a process that retries it then continues
 files that are there, instead of refusing them as somebody else's.
 """
 
@@ -25,7 +25,7 @@ from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments import models
 from webapp.experiments.files import open_experiment_files
-from webapp.experiments.models import JobKind, Order, RunStatus
+from webapp.experiments.models import Job, JobKind, RunStatus
 from webapp.paths import get_storage_roots
 from workers.pipeline.control import submit_to_workers
 from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
@@ -35,8 +35,8 @@ OPENING = "opening"
 _log = logging.getLogger(__name__)
 
 
-def launch_experiment(order: Order) -> dict[str, Any]:
-    """Begin the experiment of an order, make its rows, and let the workers run it.
+def launch_experiment(job: Job) -> dict[str, Any]:
+    """Create the experiment of a job and its rows, and let the workers run it.
 
     Returns:
         The experiment's name, and what was said while it began.
@@ -45,15 +45,15 @@ def launch_experiment(order: Order) -> dict[str, Any]:
         InputError: the name is taken, or something that was asked for is wrong.
         StorageFullError: there is visibly too little room.
     """
-    wish = LaunchRequest.read(order.wish)
+    wish = LaunchRequest.read(job.payload)
     check_name(wish.name)
-    _claim_name(order, wish.name)
+    _claim_name(job, wish.name)
     said: list[str] = []
 
     def say(text: str) -> None:
         said.append(text.replace(wish.prompts or "\0", wish.prompts_called))
         _log.info("%s: %s", wish.name, text)
-        _save_outcome(order, {OPENING: True, "said": said})
+        _save_outcome(job, {OPENING: True, "said": said})
 
     places = get_storage_roots()
     try:
@@ -64,20 +64,20 @@ def launch_experiment(order: Order) -> dict[str, Any]:
         raise InputError(
             f"an experiment {wish.name!r} is being begun already: choose another name"
         ) from error
-    row = _record_experiment(order, wish, experiment)
+    row = _record_experiment(job, wish, experiment)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():
         submit_to_workers(experiment, row, until=wish.until)
     return {"experiment": wish.name, "said": said}
 
 
-def _claim_name(order: Order, name: str) -> None:
-    """See that nobody else has this name, and note that it is this order's from now on.
+def _claim_name(job: Job, name: str) -> None:
+    """Check that the name is free, and claim it for this job.
 
     Raises:
         InputError: it is taken.
     """
-    order.refresh_from_db(fields=["outcome"])
-    if order.outcome.get(OPENING):
+    job.refresh_from_db(fields=["outcome"])
+    if job.outcome.get(OPENING):
         return
     files_exist = _has_files(name)
     taken = models.Experiment.objects.filter(name=name).exists()
@@ -86,12 +86,12 @@ def _claim_name(order: Order, name: str) -> None:
     )
     if taken or files_exist:
         raise InputError(f"an experiment {name!r} exists already: choose another name")
-    _save_outcome(order, {OPENING: True})
+    _save_outcome(job, {OPENING: True})
 
 
-def _save_outcome(order: Order, outcome: dict[str, Any]) -> None:
-    order.outcome = outcome
-    Order.objects.filter(pk=order.pk).update(outcome=outcome)
+def _save_outcome(job: Job, outcome: dict[str, Any]) -> None:
+    job.outcome = outcome
+    Job.objects.filter(pk=job.pk).update(outcome=outcome)
 
 
 def _has_files(name: str) -> bool:
@@ -136,18 +136,16 @@ def _iter_prompt_lines(pool: IterationFiles) -> Iterator[bytes]:
 
 
 @transaction.atomic
-def _record_experiment(
-    order: Order, wish: LaunchRequest, experiment: Experiment
-) -> models.Experiment:
+def _record_experiment(job: Job, wish: LaunchRequest, experiment: Experiment) -> models.Experiment:
     """Make the row with its owner at once: nobody may see a private one in between.
 
     Raises:
         InputError: another order was quicker.
     """
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
-    if row.orders.filter(kind=JobKind.LAUNCH).exclude(pk=order.pk).exists():
+    if row.jobs.filter(kind=JobKind.LAUNCH).exclude(pk=job.pk).exists():
         raise InputError(f"an experiment {wish.name!r} exists already: choose another name")
-    row.owner, row.is_private = order.by, wish.is_private
+    row.owner, row.is_private = job.created_by, wish.is_private
     row.save(update_fields=["owner", "is_private"])
-    Order.objects.filter(pk=order.pk).update(experiment=row)
+    Job.objects.filter(pk=job.pk).update(experiment=row)
     return row

@@ -1,6 +1,6 @@
 """Let two models of an experiment answer a person's own prompt, and judge each other's answers.
 
-The deed of an order. It draws tokens through the same engine process as shards do, and asks the
+Job handler. It samples through the same engine process as shards do, and asks the
 judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
 
 In a conversation each model goes on from its own earlier answers. Judged is the last answer alone;
@@ -27,7 +27,7 @@ from meta_reward_core.method.judging import format_instruction, judge_responses
 from meta_reward_core.storage.artifact_store import hash_json
 from meta_reward_core.storage.records import Response
 from webapp.experiments import models
-from webapp.experiments.models import JobStatus, Order
+from webapp.experiments.models import Job, JobStatus
 from webapp.playground.conversations import get_replies, list_turns
 from workers.engine.client import HOST, SampleRequest, ShardFailedError, ShardStoppedError
 from workers.ops import heartbeat, processes
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What an order for a try asks for.
+    """The request of a playground turn.
 
     Attributes:
         earlier: the turns before it, oldest first: what was said, and what each model replied.
@@ -61,11 +61,11 @@ class ChatRequest:
     judgments: int
 
     @classmethod
-    def from_job(cls, order: Order) -> "ChatRequest":
+    def from_job(cls, job: Job) -> "ChatRequest":
         """Read it."""
-        wish = dict(order.wish)
-        earlier = [(turn.wish["prompt"], get_replies(turn)) for turn in list_turns(order)[:-1]]
-        return cls(earlier=earlier, sampling=SamplingParams(**wish.pop("sampling")), **wish)
+        request = dict(job.payload)
+        earlier = [(turn.payload["prompt"], get_replies(turn)) for turn in list_turns(job)[:-1]]
+        return cls(earlier=earlier, sampling=SamplingParams(**request.pop("sampling")), **request)
 
     def build_conversation(self, model: int, *, system_prompt: str | None = None) -> Conversation:
         """What one of the models is told, after its own replies to what it was told before."""
@@ -77,16 +77,16 @@ class ChatRequest:
 
 
 class JobLease:
-    """Watches over an order while an engine works for it: tells how far it is, and when to stop.
+    """Renews the lease of a job while an engine works, reports progress, and tells when to stop.
 
     Attributes:
         outcome: what is there to be seen by now.
     """
 
-    def __init__(self, order: Order) -> None:
-        token = Order.objects.values_list("token", flat=True).get(pk=order.pk)
-        self._held = Order.objects.filter(
-            pk=order.pk, status=JobStatus.RUNNING, token=token, token__isnull=False
+    def __init__(self, job: Job) -> None:
+        token = Job.objects.values_list("token", flat=True).get(pk=job.pk)
+        self._held = Job.objects.filter(
+            pk=job.pk, status=JobStatus.RUNNING, token=token, token__isnull=False
         )
         self.outcome: Outcome = {"answers": [], "judgments": []}
 
@@ -94,7 +94,7 @@ class JobLease:
         """Say what is done now.
 
         Raises:
-            ShardStoppedError: the order was cancelled, or is somebody else's by now.
+            ShardStoppedError: the job was cancelled, or another process holds it.
         """
         self.outcome |= {"doing": doing, "tokens": 0}
         if not self.can_continue():
@@ -106,7 +106,7 @@ class JobLease:
             self.outcome["tokens"] = message["progress"][1]
 
     def can_continue(self) -> bool:
-        """Tell how far it is; False if the order is no longer ours, or the worker stops."""
+        """Report progress; False if the lease was lost, or the worker stops."""
         try:
             close_old_connections()
             if processes.is_shutting_down():
@@ -164,8 +164,8 @@ class HostedEngine:
         """Leave the model loaded: the next shard may want it."""
 
 
-def run_chat(order: Order) -> Outcome:
-    """Carry out an order for a try.
+def run_chat(job: Job) -> Outcome:
+    """Run a playground turn.
 
     Returns:
         Answers and judgments, as plain values.
@@ -175,18 +175,18 @@ def run_chat(order: Order) -> Outcome:
         ArtifactError: one of the models is not there.
         EngineError: the engine failed, or was stopped.
     """
-    if order.experiment is None:
-        raise InputError(f"experiment {order.subject!r} is gone")
-    wish, lease = ChatRequest.from_job(order), JobLease(order)
-    experiment = open_row(order.experiment)
+    if job.experiment is None:
+        raise InputError(f"experiment {job.experiment_name!r} is gone")
+    request, lease = ChatRequest.from_job(job), JobLease(job)
+    experiment = open_row(job.experiment)
     engines = {
         number: HostedEngine(
-            order.experiment, number, sha256=experiment.model(number).sha256, lease=lease
+            job.experiment, number, sha256=experiment.model(number).sha256, lease=lease
         )
-        for number in {*wish.models, *wish.judges}
+        for number in {*request.models, *request.judges}
     }
     try:
-        _run_turn(wish, experiment, engines, lease)
+        _run_turn(request, experiment, engines, lease)
     except ShardStoppedError as error:
         raise EngineError("it was stopped") from error
     except ShardFailedError as error:
@@ -195,14 +195,14 @@ def run_chat(order: Order) -> Outcome:
 
 
 def _run_turn(
-    wish: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], lease: JobLease
+    request: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], lease: JobLease
 ) -> None:
     """Let all answer, then all judge; who answered last judges first and need not load again."""
-    order = sorted(wish.models, key=lambda number: number in wish.judges)
-    for number in order:
+    numbers = sorted(request.models, key=lambda number: number in request.judges)
+    for number in numbers:
         lease.begin(f"M{number} answers")
         began = time.monotonic()
-        completion = _generate_response(wish, experiment, number, engines[number])
+        completion = _generate_response(request, experiment, number, engines[number])
         lease.outcome["answers"].append(
             {
                 "model": number,
@@ -211,26 +211,26 @@ def _run_turn(
                 "seconds": round(time.monotonic() - began, 2),
             }
         )
-    lease.outcome["answers"].sort(key=lambda answer: wish.models.index(answer["model"]))
-    for number in reversed(order):
-        if number in wish.judges:
+    lease.outcome["answers"].sort(key=lambda answer: request.models.index(answer["model"]))
+    for number in reversed(numbers):
+        if number in request.judges:
             lease.begin(f"M{number} judges")
             lease.outcome["judgments"] += _judge_responses(
-                wish, experiment, number, engines[number], lease.outcome["answers"]
+                request, experiment, number, engines[number], lease.outcome["answers"]
             )
 
 
 def _generate_response(
-    wish: ChatRequest, experiment: Experiment, number: int, engine: HostedEngine
+    request: ChatRequest, experiment: Experiment, number: int, engine: HostedEngine
 ) -> Completion:
     system_prompt = experiment.recipe.actor.system_prompt
-    conversation = wish.build_conversation(number, system_prompt=system_prompt)
-    seed = derive_seed(wish.seed, "try", "answer")
-    return engine.sample([conversation], 1, sampling=wish.sampling, seed=seed)[0][0]
+    conversation = request.build_conversation(number, system_prompt=system_prompt)
+    seed = derive_seed(request.seed, "try", "answer")
+    return engine.sample([conversation], 1, sampling=request.sampling, seed=seed)[0][0]
 
 
 def _judge_responses(
-    wish: ChatRequest,
+    request: ChatRequest,
     experiment: Experiment,
     judge: int,
     engine: HostedEngine,
@@ -239,7 +239,7 @@ def _judge_responses(
     """Judge what was answered; a prompt that the engine refused has no answer to judge."""
     settings = experiment.recipe.judge
     instructions = {
-        number: format_instruction(wish.build_conversation(number)) for number in wish.models
+        number: format_instruction(request.build_conversation(number)) for number in request.models
     }
     responses = [
         Response(
@@ -261,9 +261,9 @@ def _judge_responses(
         instructions={compute_prompt_id(text): text for text in instructions.values()},
         template=experiment.templates.judge,
         rubric=experiment.templates.rubric,
-        samples=wish.judgments,
+        samples=request.judgments,
         sampling=SamplingParams(settings.temperature, settings.top_p, settings.max_new_tokens),
-        seed=derive_seed(wish.seed, "try", "judge", judge),
+        seed=derive_seed(request.seed, "try", "judge", judge),
         top_points=settings.top_points,
     )
     return [

@@ -1,6 +1,6 @@
 """Publish a model: a clean folder with a model card, the same as an archive, and on the hub.
 
-The deed of an order. A publication appears as a whole, and one that is made again takes the place
+Job handler. A publication appears as a whole, and one that is made again takes the place
 of the one before. No place of this machine stands in what is published: that is checked.
 """
 
@@ -34,10 +34,10 @@ from meta_reward_core.models.hf_hub import (
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.reporting.model_card import Lineage, get_public_model_name, write_model_card
 from meta_reward_core.tasks.registry import get_task
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
 from webapp.experiments import models
-from webapp.experiments.models import JobStatus, Order, RunStatus
+from webapp.experiments.models import Job, JobStatus, RunStatus
 from webapp.paths import BASE_DIR
 from workers.pipeline.local_run import summarize
 from workers.pipeline.open_experiment import open_row
@@ -75,37 +75,39 @@ class Published:
         }
 
 
-def publish_model(order: Order) -> Outcome:
-    """Carry out an order to publish.
+def publish_model(job: Job) -> Outcome:
+    """Run a job that publishes a model.
 
     Raises:
         InputError: the experiment is gone, or it has not made this model.
         ArtifactError: the model's files are not as they should be.
         HubError: the hub refused; what lies on this machine stays.
     """
-    if order.experiment is None:
-        raise InputError(f"experiment {order.subject!r} is gone")
-    number = int(order.wish["number"])
-    experiment = open_row(order.experiment)
-    card = _write_card(experiment, order.experiment, number)
+    if job.experiment is None:
+        raise InputError(f"experiment {job.experiment_name!r} is gone")
+    number = int(job.payload["number"])
+    experiment = open_row(job.experiment)
+    card = _write_card(experiment, job.experiment, number)
     published = _publish_locally(experiment, number, card)
     outcome = published.to_outcome()
-    repository = str(order.wish.get("repository", ""))
+    repository = str(job.payload.get("repository", ""))
     if repository:
-        _save_outcome(order, {**outcome, "doing": f"uploading to {repository}"})
+        _save_outcome(job, {**outcome, "doing": f"uploading to {repository}"})
         outcome |= _upload_to_hub(
             Path(settings.META_REWARD_PUBLISH_ROOT) / published.folder,
             repository,
             message=f"{experiment.name} M{number}",
-            is_public=bool(order.wish.get("is_public")),
+            is_public=bool(job.payload.get("is_public")),
         )
     where = f"in {published.folder}{f' and as {repository}' if repository else ''}"
-    log_event(EventKind.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=order.by)
+    log_event(
+        SecurityEventKind.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=job.created_by
+    )
     return outcome
 
 
-def _save_outcome(order: Order, outcome: Outcome) -> None:
-    Order.objects.filter(pk=order.pk, status=JobStatus.RUNNING).update(outcome=outcome)
+def _save_outcome(job: Job, outcome: Outcome) -> None:
+    Job.objects.filter(pk=job.pk, status=JobStatus.RUNNING).update(outcome=outcome)
 
 
 def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> str:
@@ -174,7 +176,7 @@ def _publish_locally(experiment: Experiment, number: int, card: str) -> Publishe
 def _open_partial_folder(partial: Path) -> Iterator[Path]:
     """A folder for what is half made; what a killed publication left there is thrown away.
 
-    Orders to publish are carried out one after another, by one thread.
+    One thread runs these jobs one after another.
     """
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=_FOLDER_MODE, parents=True)

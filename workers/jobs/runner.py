@@ -21,34 +21,34 @@ from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError, MetaRewardError
 from webapp.db_clock import from_now
-from webapp.experiments.models import Experiment, Iteration, JobKind, JobStatus, Order
+from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus
 from workers.jobs import create_experiment, draw_audit_batch, playground, publish_model
 from workers.pipeline import control
 from workers.pipeline.open_experiment import open_row
 
 Outcome = dict[str, Any]
-JobHandler = Callable[[Order], Outcome]
+JobHandler = Callable[[Job], Outcome]
 
 EVERY_SECONDS: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
 
-def _get_experiment(order: Order) -> Experiment:
-    if order.experiment is None:
-        raise InputError(f"experiment {order.subject!r} is gone")
-    return order.experiment
+def _get_experiment(job: Job) -> Experiment:
+    if job.experiment is None:
+        raise InputError(f"experiment {job.experiment_name!r} is gone")
+    return job.experiment
 
 
 def _make_control_handler(control: Callable[[Experiment], Iteration]) -> JobHandler:
-    def deed(order: Order) -> Outcome:
-        return {"iteration": control(_get_experiment(order)).number}
+    def handle(job: Job) -> Outcome:
+        return {"iteration": control(_get_experiment(job)).number}
 
-    return deed
+    return handle
 
 
-def _run_next(order: Order) -> Outcome:
-    row = _get_experiment(order)
+def _run_next(job: Job) -> Outcome:
+    row = _get_experiment(job)
     return {"iteration": control.submit_to_workers(open_row(row), row, until=None).number}
 
 
@@ -66,51 +66,51 @@ SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
 ENGINE_HANDLERS: Final[Mapping[str, JobHandler]] = {JobKind.CHAT: playground.run_chat}
 
 
-def run_job(order: Order, handlers: Mapping[str, JobHandler]) -> bool:
-    """Carry out an order, if it still waits; False if somebody else has it.
+def run_job(job: Job, handlers: Mapping[str, JobHandler]) -> bool:
+    """Run a job if it is still pending; False if another process holds it.
 
     Whatever cannot be done is refused with the reason in its finding.
     """
     token = uuid4()
     lease = from_now(settings.META_REWARD_LEASE_SECONDS)
-    claimed = _select_waiting().filter(pk=order.pk)
+    claimed = _select_waiting().filter(pk=job.pk)
     if claimed.update(status=JobStatus.RUNNING, token=token, lease_until=lease) != 1:
         return False
-    held = Order.objects.filter(pk=order.pk, token=token)
+    held = Job.objects.filter(pk=job.pk, token=token)
     try:
-        with _keep_lease(order.pk, token):
-            outcome = handlers[order.kind](order)
+        with _keep_lease(job.pk, token):
+            outcome = handlers[job.kind](job)
     except MetaRewardError as error:
-        _finish_job(held, JobStatus.REFUSED, finding=str(error))
+        _finish_job(held, JobStatus.REFUSED, message=str(error))
     except Exception as error:  # noqa: BLE001 whoever asked shall read it
-        _log.exception("%s failed", order)
-        _finish_job(held, JobStatus.REFUSED, finding=f"{type(error).__name__}: {error}")
+        _log.exception("%s failed", job)
+        _finish_job(held, JobStatus.REFUSED, message=f"{type(error).__name__}: {error}")
     else:
         _finish_job(held, JobStatus.DONE, outcome=outcome)
     return True
 
 
-def _finish_job(held: QuerySet[Order], status: JobStatus, **values: Any) -> None:
+def _finish_job(held: QuerySet[Job], status: JobStatus, **values: Any) -> None:
     held.update(status=status, token=None, lease_until=None, finished=Now(), **values)
 
 
-def _select_waiting() -> QuerySet[Order]:
+def _select_waiting() -> QuerySet[Job]:
     silent = Q(status=JobStatus.RUNNING, lease_until__lt=Now())
-    return Order.objects.filter(Q(status=JobStatus.WAITING) | silent)
+    return Job.objects.filter(Q(status=JobStatus.WAITING) | silent)
 
 
 @contextmanager
 def _keep_lease(pk: int, token: UUID) -> Iterator[None]:
-    """Extend an order's lease from a thread until the deed is done."""
+    """Extend a job's lease from a thread until its handler returns."""
     done = threading.Event()
     seconds = settings.META_REWARD_LEASE_SECONDS
 
     def extend() -> None:
         while not done.wait(seconds / 4):
             try:
-                Order.objects.filter(pk=pk, token=token).update(lease_until=from_now(seconds))
+                Job.objects.filter(pk=pk, token=token).update(lease_until=from_now(seconds))
             except DatabaseError as error:
-                _log.warning("the lease of an order could not be extended: %s", error)
+                _log.warning("could not extend the lease of a job: %s", error)
             finally:
                 close_old_connections()
 
@@ -124,13 +124,15 @@ def _keep_lease(pk: int, token: UUID) -> Iterator[None]:
 
 
 def run_waiting_jobs(handlers: Mapping[str, JobHandler]) -> int:
-    """Carry out, oldest first, all orders of some kinds that wait; returns how many."""
-    orders = _select_waiting().filter(kind__in=list(handlers)).select_related("experiment", "by")
-    return sum(run_job(order, handlers) for order in orders.order_by("pk"))
+    """Run all pending jobs of some kinds, oldest first; returns how many."""
+    jobs = (
+        _select_waiting().filter(kind__in=list(handlers)).select_related("experiment", "created_by")
+    )
+    return sum(run_job(job, handlers) for job in jobs.order_by("pk"))
 
 
 def run_jobs_forever(handlers: Mapping[str, JobHandler]) -> None:
-    """Carry out orders of some kinds as they come, until the process ends."""
+    """Run jobs of some kinds as they arrive, until the process ends."""
     while True:
         close_old_connections()
         try:
@@ -141,11 +143,11 @@ def run_jobs_forever(handlers: Mapping[str, JobHandler]) -> None:
 
 
 def start_job_threads() -> None:
-    """Let two threads carry out quick and slow orders for as long as this process lives."""
+    """Start two threads that run quick and slow jobs until this process ends."""
     for handlers in (QUICK_HANDLERS, SLOW_HANDLERS):
         threading.Thread(target=run_jobs_forever, args=[handlers], daemon=True).start()
 
 
-def get_jobs_for_engine() -> QuerySet[Order]:
-    """Orders that a GPU worker has to be told about, again."""
+def get_jobs_for_engine() -> QuerySet[Job]:
+    """Select jobs that must be sent to the GPU workers again."""
     return _select_waiting().filter(kind__in=list(ENGINE_HANDLERS))

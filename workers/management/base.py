@@ -25,7 +25,7 @@ from meta_reward_core.cli.terminal import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.processes.signals import interrupt_on_signal
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
 from webapp.experiments.models import Experiment
 from workers.ops.host import get_machine_name
@@ -102,7 +102,7 @@ def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
     return make_console(stdout, color=not no_color)
 
 
-def log_command(kind: EventKind, subject: str, *, detail: str = "") -> None:
+def log_command(kind: SecurityEventKind, subject: str, *, detail: str = "") -> None:
     """Note what a command did, under the name that the shell's user has on this machine.
 
     What needs no database, such as an export, is not undone because there is none; it is logged.

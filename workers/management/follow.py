@@ -142,7 +142,7 @@ def _wait() -> None:
 
 def _raise_unless_finished(iteration: Iteration) -> None:
     if iteration.status == RunStatus.NO_PAIRS:
-        raise NoPairsError(iteration.finding)
+        raise NoPairsError(iteration.message)
     if iteration.status in (RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.INTERRUPTED):
         resume = format_command(
             "control_iteration", "resume", "--experiment", str(iteration.experiment)
@@ -151,10 +151,10 @@ def _raise_unless_finished(iteration: Iteration) -> None:
             f"{iteration} was {iteration.status}; what is finished is kept. To resume: {resume}"
         )
     if iteration.status == RunStatus.FAILED:
-        full = iteration.finding.startswith(StorageFullError.__name__)
+        full = iteration.message.startswith(StorageFullError.__name__)
         again = format_command(
             "control_iteration", "retry", "--experiment", str(iteration.experiment)
         )
         raise (StorageFullError if full else MetaRewardError)(
-            f"{iteration.finding}\nTo try again: {again}"
+            f"{iteration.message}\nTo try again: {again}"
         )

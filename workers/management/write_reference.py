@@ -82,9 +82,9 @@ def write_api() -> str:
 
     found: Any = api.get_openapi_schema()
     text = (
-        "For programs, under `/api/v1/`; `/api/v1/openapi.json` describes the same with all fields."
-        " Make a token on the page *Tokens* and send it as `Authorization: Bearer TOKEN`."
-        " It may do what its owner may."
+        "Operations under `/api/v1/`; `/api/v1/openapi.json` describes them with all fields."
+        " Create a token on the page *Tokens* and send it as `Authorization: Bearer TOKEN`."
+        " A token has the permissions of its owner."
     )
     rows = [
         f"| `{method.upper()} {path}` | {_get_first_paragraph(one)} | {_format_body(one)} |"

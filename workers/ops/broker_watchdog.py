@@ -1,4 +1,4 @@
-"""Notice that this worker no longer hears the broker, and end: its supervisor starts another.
+"""Notification that this worker no longer hears the broker, and end: its supervisor starts another.
 
 A connection that a router has forgotten stays open on this side, and nothing ever comes of it.
 Celery then waits for ever, and shows itself as if all were well. So a worker that has nothing to

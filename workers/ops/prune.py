@@ -1,7 +1,7 @@
 """What may be deleted, what that frees, and what it costs.
 
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
-that no waiting order names, copies of models that a store holds, half downloads of models,
+that no pending job names, copies of models that a store holds, half downloads of models,
 checkpoints that a later one has followed, old events of accounts.
 Tables of an experiment are never among them: they are what it was run for. They go only with the
 whole experiment, which somebody has to name.
@@ -31,9 +31,9 @@ from meta_reward_core.processes.command_hint import format_command, make_missing
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.checkpoint_store import list_cached_copies
 from meta_reward_core.storage.experiment_files import ExperimentFiles
-from webapp.accounts.models import Event
+from webapp.accounts.models import SecurityEvent
 from webapp.experiments.files import open_experiment_files
-from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Order, RunStatus
+from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Job, RunStatus
 from webapp.experiments.stage_progress import format_duration
 
 KINDS: Final = ("scratch", "uploads", "events", "cache", "checkpoints")
@@ -89,8 +89,8 @@ def _find_scratch(days: float) -> Iterator[Deletable]:  # noqa: ARG001
 
 def _find_uploads(days: float) -> Iterator[Deletable]:
     root = Path(settings.META_REWARD_UPLOAD_ROOT)
-    wishes = Order.objects.exclude(status__in=("done", "refused")).values_list("wish", flat=True)
-    wanted = json.dumps(list(wishes))
+    payloads = Job.objects.exclude(status__in=("done", "refused")).values_list("payload", flat=True)
+    wanted = json.dumps(list(payloads))
     before = (timezone.now() - timedelta(days=days)).timestamp()
     for file in sorted(root.iterdir()) if root.is_dir() else []:
         is_ours = _UPLOAD.fullmatch(file.name) is not None and file.is_file()
@@ -100,7 +100,7 @@ def _find_uploads(days: float) -> Iterator[Deletable]:
 
 
 def _find_events(days: float) -> Iterator[Deletable]:
-    old = Event.objects.filter(created__lt=timezone.now() - timedelta(days=days))
+    old = SecurityEvent.objects.filter(created__lt=timezone.now() - timedelta(days=days))
     if old.exists():
         what = f"{old.count():,} events of accounts, older than {days:g} days"
         yield Deletable("events", what, 0, "nobody can look them up any more", old.delete)
@@ -179,7 +179,7 @@ def _require_stopped(row: Experiment) -> None:
 
 def _require_no_dependents(name: str, path: str) -> None:
     """A model that others began with is hashed and read again whenever they go on."""
-    heirs = Experiment.objects.exclude(name=name).filter(seed_model_folder__startswith=f"{path}/")
+    heirs = Experiment.objects.exclude(name=name).filter(base_model_folder__startswith=f"{path}/")
     names = ", ".join(heirs.values_list("name", flat=True))
     if names:
         raise InputError(f"a model of {name!r} is the seed model of {names}: delete these first")

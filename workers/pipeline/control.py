@@ -37,7 +37,7 @@ def submit_to_workers(
         number = experiment.count_finished_iterations() + 1 if until is None else 1
         goal = until or (running.number if running else number)
         models.Experiment.objects.filter(pk=row.pk).update(
-            until=Greatest(F("until"), goal) if running else goal
+            target_iteration=Greatest(F("target_iteration"), goal) if running else goal
         )
         iteration = running or _start_iteration(experiment, row, number)
     scheduling.advance_iteration(iteration)
@@ -80,7 +80,7 @@ def request_cancel(row: models.Experiment) -> Iteration:
     Raises:
         InputError: they do not run it, and it is not paused.
     """
-    models.Experiment.objects.filter(pk=row.pk).update(until=0)
+    models.Experiment.objects.filter(pk=row.pk).update(target_iteration=0)
     paused = row.iterations.filter(status=RunStatus.PAUSED).first()
     if paused is not None and transitions.cancel_paused(paused):
         return paused

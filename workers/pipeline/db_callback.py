@@ -88,9 +88,9 @@ class DatabaseCallback:
         if self._attempt is None or now - self._reported_at < REPORT_SECONDS:
             return
         self._reported_at = now
-        figures = self._progress.list_rows()
+        metrics = self._progress.list_rows()
         self._check(
-            transitions.report_progress(self._attempt, done=done, tokens=tokens, figures=figures)
+            transitions.report_progress(self._attempt, done=done, tokens=tokens, metrics=metrics)
         )
 
     def log(self, row: dict[str, float]) -> None:

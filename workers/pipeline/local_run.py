@@ -56,13 +56,13 @@ def run_and_record(
     try:
         anything = _run_stages(context, iteration, tools, console)
     except AuditWaitsError as error:
-        transitions.stop_iteration(iteration, status=RunStatus.PAUSED, finding=str(error))
+        transitions.stop_iteration(iteration, status=RunStatus.PAUSED, message=str(error))
         raise
     except NoPairsError as error:
-        transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding=str(error))
+        transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, message=str(error))
         raise
     except Exception as error:
-        transitions.stop_iteration(iteration, status=RunStatus.FAILED, finding=str(error))
+        transitions.stop_iteration(iteration, status=RunStatus.FAILED, message=str(error))
         raise
     except BaseException:
         transitions.release_claims(row, status=AttemptStatus.INTERRUPTED, error=STOPPED)

@@ -18,7 +18,7 @@ def open_row(row: models.Experiment) -> Experiment:
     # Each time: under a root that was unmounted an empty iteration would seem to be next.
     require_experiment_files(ArtifactStore(row.artifact_root), row.name)
     return _open_cached(
-        row.pk, row.artifact_root, row.name, row.recipe_sha256, row.seed_model_sha256
+        row.pk, row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256
     )
 
 
@@ -37,14 +37,14 @@ def _open_cached(
     artifact_root: str,
     name: str,
     recipe_sha256: str,
-    seed_model_sha256: str,
+    base_model_sha256: str,
 ) -> Experiment:
     """Settings never change, and hashing the seed model takes a while: once in a process."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
         raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
     found = (experiment.recipe_sha256, experiment.seed_model.sha256)
-    if found != (recipe_sha256, seed_model_sha256):
+    if found != (recipe_sha256, base_model_sha256):
         raise ArtifactError(
             f"the files of experiment {name!r} under {artifact_root} are another experiment's: "
             "its recipe or its seed model differs from what the database knows"

@@ -163,7 +163,7 @@ class ShardLease:
             seconds=self._lease_seconds,
             done=self._done,
             tokens=self._tokens,
-            figures=self._progress.list_rows(),
+            metrics=self._progress.list_rows(),
         ):
             return StopReason.LOST
         self._extended_at = asked_at
@@ -202,7 +202,7 @@ def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> 
     )
     if held and error.kind == NoPairsError.__name__:
         transitions.fail_stage(shard.stage)
-        transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, finding=error.message)
+        transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, message=error.message)
     elif held and error.kind == DamagedArtifactError.__name__:
         _reopen_damaged_inputs(iteration)
     if held and error.retryable:

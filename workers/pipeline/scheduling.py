@@ -48,7 +48,7 @@ def advance_iteration(iteration: Iteration) -> None:
         _log.warning("%s waits for its files: %s", iteration, error)  # the reconciler comes again
     except MetaRewardError as error:
         _log.warning("%s cannot go on: %s", iteration, error)
-        transitions.stop_iteration(iteration, status=RunStatus.FAILED, finding=str(error))
+        transitions.stop_iteration(iteration, status=RunStatus.FAILED, message=str(error))
 
 
 def _take_step(pk: int) -> bool:
@@ -73,10 +73,10 @@ def _take_step(pk: int) -> bool:
 
 
 def _is_held(iteration: Iteration, context: IterationContext) -> bool:
-    """Whether the audit's gate keeps an iteration from training; its finding then says why."""
+    """Whether the audit gate keeps an iteration from training; its message gives the reason."""
     why = prepare_training(iteration, context)
     running = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING)
-    running.exclude(finding=why).update(finding=why)
+    running.exclude(message=why).update(message=why)
     return bool(why)
 
 
@@ -89,7 +89,7 @@ def finish_pause_or_cancel(iteration: Iteration) -> bool:
         RunStatus.CANCELLED if iteration.cancel_requested else RunStatus.PAUSED
     )
     with transaction.atomic():
-        won = transitions.stop_iteration(iteration, status=status, finding="by a person")
+        won = transitions.stop_iteration(iteration, status=status, message="by a person")
         if won:
             transitions.reset_running_stages(iteration)
     return won
@@ -137,7 +137,7 @@ def _fail_iteration(iteration: Iteration, row: Stage, shard: Shard) -> None:
         transitions.stop_iteration(
             iteration,
             status=RunStatus.FAILED,
-            finding=f"{why}\n(shard {shard.index} of {row.name}, attempt {shard.attempt_count})",
+            message=f"{why}\n(shard {shard.index} of {row.name}, attempt {shard.attempt_count})",
         )
 
 
@@ -199,7 +199,7 @@ def _finish_iteration(iteration: Iteration) -> bool:
 def _start_next(iteration: Iteration, model_in: str) -> Iteration | None:
     row = iteration.experiment
     row.refresh_from_db()
-    if row.until <= iteration.number:
+    if row.target_iteration <= iteration.number:
         return None
     following = record_iteration(row, iteration.number + 1, model_in=model_in)
     transitions.reset_running_stages(following)

@@ -34,8 +34,8 @@ def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.E
             "recipe": experiment.recipe.model_dump(mode="json"),
             "recipe_sha256": experiment.recipe_sha256,
             "seed": experiment.seed,
-            "seed_model_folder": experiment.seed_folder,
-            "seed_model_sha256": experiment.seed_model.sha256,
+            "base_model_folder": experiment.seed_folder,
+            "base_model_sha256": experiment.seed_model.sha256,
             "artifact_root": artifact_root,
         },
     )

@@ -110,7 +110,7 @@ def _claim(shard: Shard, free: QuerySet[Shard], *, lease: Combinable | None) -> 
             counts={},
             done=0,
             tokens=0,
-            figures=[],
+            training_metrics=[],
             lease_until=lease,
         )
         if won != 1:
@@ -127,10 +127,10 @@ def _claim(shard: Shard, free: QuerySet[Shard], *, lease: Combinable | None) -> 
 
 
 def extend_lease(
-    attempt: Attempt, *, seconds: float, done: int, tokens: int, figures: MetricRows | None = None
+    attempt: Attempt, *, seconds: float, done: int, tokens: int, metrics: MetricRows | None = None
 ) -> bool:
     """Extend a worker's lease and tell how far it is; False if it no longer holds its shard."""
-    told = {"done": done, "tokens": tokens} | ({"figures": figures} if figures else {})
+    told = {"done": done, "tokens": tokens} | ({"training_metrics": metrics} if metrics else {})
     return _get_held_shard(attempt).update(lease_until=from_now(seconds), **told) == 1
 
 
@@ -202,10 +202,10 @@ def mark_unsent(shard: Shard) -> None:
 
 
 def report_progress(
-    attempt: Attempt, *, done: int, tokens: int, figures: MetricRows | None = None
+    attempt: Attempt, *, done: int, tokens: int, metrics: MetricRows | None = None
 ) -> bool:
     """Tell how far an attempt is; False if it no longer holds its shard."""
-    told = {"done": done, "tokens": tokens} | ({"figures": figures} if figures else {})
+    told = {"done": done, "tokens": tokens} | ({"training_metrics": metrics} if metrics else {})
     return _get_held_shard(attempt).update(**told) == 1
 
 
@@ -222,7 +222,7 @@ def finish_attempt(attempt: Attempt, *, counts: Mapping[str, int], seconds: floa
             token=None,
             lease_until=None,
             counts=dict(counts),
-            figures=[],
+            training_metrics=[],
         )
         if won == 1:
             _get_running(attempt).update(
@@ -296,7 +296,7 @@ def start_iteration(
                 pause_requested=False,
                 started=_make_finished_case(F("started"), otherwise=Now()),
                 finished=_make_finished_case(F("finished"), otherwise=None),
-                finding="",
+                message="",
             )
             == 1
         )
@@ -337,15 +337,15 @@ def stop_iteration(
     iteration: Iteration,
     *,
     status: Stopped,
-    finding: str,
+    message: str,
 ) -> bool:
     """End a running iteration otherwise than finished; False if it does not run.
 
     Args:
-        finding: why, for people.
+        message: why, for users.
     """
     return _end_iteration(
-        iteration, status, experiment_status=status, finished=Now(), finding=finding
+        iteration, status, experiment_status=status, finished=Now(), message=message
     )
 
 
@@ -483,7 +483,7 @@ def release_claims(experiment: Experiment, *, status: Unfinished, error: str) ->
         status=StageStatus.WAITING
     )
     for iteration in iterations.filter(status=RunStatus.RUNNING):
-        stop_iteration(iteration, status=RunStatus.INTERRUPTED, finding=error)
+        stop_iteration(iteration, status=RunStatus.INTERRUPTED, message=error)
     return ended
 
 

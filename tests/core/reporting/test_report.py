@@ -17,7 +17,7 @@ from meta_reward_core.reporting.document import (
 )
 from meta_reward_core.reporting.markdown import write_markdown
 from meta_reward_core.reporting.run_loader import Arm, ExperimentRun, group_runs
-from tests.core.reporting.cast import (
+from tests.core.reporting.fixtures import (
     cells,
     finding,
     make_card,

