@@ -11,8 +11,7 @@ from django.core.management import CommandError
 from django.test import Client
 
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.fake_replies import make_fake_reply
-from meta_reward_core.engines.scripted import Reply
+from meta_reward_core.engines.scripted import Reply, make_fake_reply
 from meta_reward_core.errors import RecipeError
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
 from meta_reward_core.recipes.loader import load_recipe
