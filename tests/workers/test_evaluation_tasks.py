@@ -254,11 +254,10 @@ def test_page_and_report_show_figures_changes_and_what_was_not_evaluated(
     for made in iter_scorecard_files(store, "mine"):
         answer = client.get(f"/experiments/mine/files/{made.path}")
         assert answer.status_code == 200, made.path
-    out = tmp_path / "report"
-    installation.run("report", "mine", "--output", out)
-    text = (
-        out.with_suffix(".md") if out.with_suffix(".md").exists() else next(out.glob("*.md"))
-    ).read_text()
+        assert b"".join(answer.streaming_content)  # type: ignore[arg-type]
+        answer.close()
+    installation.run("report", "mine", "--output", tmp_path / "report")
+    text = (tmp_path / "report.md").read_text()
     assert "Benchmarks after each iteration" in text
     assert "0.8333" in text
     assert "M1 - M0" in text
@@ -294,8 +293,8 @@ def test_a_model_answers_is_checked_and_kept_for_the_report(
     installation.run_iteration()
     out = tmp_path / "out"
     arguments = [
-        *("evaluate", "run", "ifeval", "--data", ifeval, "--model", "scripted", "--out", out),
-        *("--keep", "mine/M1"),
+        *("evaluate", "run", "--keep", "mine/M1", "ifeval", "--data", ifeval),
+        *("--model", "scripted", "--out", out),
     ]
     first = installation.run(*map(str, arguments))
     lines = (out / "responses.jsonl").read_text().splitlines()

@@ -67,7 +67,7 @@ def data(tmp_path: Path) -> Path:
 
 def values(data: Path, responses: list[str]) -> dict[str, float | None]:
     found = score_ifeval(check_responses(read_ifeval_items(data), responses), model="m")
-    return {figure.name: figure.value for figure in found.figures}
+    return {metric.name: metric.value for metric in found.metrics}
 
 
 def test_instructions_and_prompts_are_counted_strictly_and_loosely(data: Path) -> None:
@@ -107,7 +107,7 @@ def test_intervals_take_a_prompt_as_one_observation(data: Path) -> None:
     """The same prompt thrice with the same response is one answer, not three."""
     items = read_ifeval_items(data)[:1] * 3
     card = score_ifeval(check_responses(items, RESPONSES[:1] * 3), model="m")
-    found = card.figure("instruction_strict")
+    found = card.get_metric("instruction_strict")
     assert (found.value, found.count) == (1.0, 6)
     assert (found.low, found.high) == pytest.approx(compute_wilson_interval(1.0, 1))
 
@@ -223,7 +223,7 @@ def test_a_model_answers_each_prompt_once_and_greedily(data: Path) -> None:
     results = IfEval().evaluate(request, [*items, *items])
     assert sorted(asked) == sorted(row["prompt"] for row in ROWS)
     card = IfEval().score(results, model="M1")
-    assert (card.benchmark, card.figure("prompt_strict").count) == ("ifeval", 6)
+    assert (card.benchmark, card.get_metric("prompt_strict").count) == ("ifeval", 6)
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,12 @@ def measure(items: list[BenchmarkItem], value: Value) -> Scorecard:
     return benchmark.score(benchmark.evaluate(request, items), model="M1")
 
 
-def figures(card: Scorecard) -> dict[str, float | None]:
-    return {figure.name: figure.value for figure in card.figures}
+def read_values(card: Scorecard) -> dict[str, float | None]:
+    return {metric.name: metric.value for metric in card.metrics}
 
 
 def test_a_perfect_judge_is_always_right(items: list[BenchmarkItem]) -> None:
-    found = figures(measure(items, lambda output, seed, first: 5 if "good" in output else 1))
+    found = read_values(measure(items, lambda output, seed, first: 5 if "good" in output else 1))
     assert found["judge_accuracy"] == found["comparison_accuracy"] == 1
     assert found["comparison_consistent"] == found["judge_scored"] == found["comparison_read"] == 1
     assert found["judge_ties"] == 0
@@ -99,7 +99,7 @@ def test_a_perfect_judge_is_always_right(items: list[BenchmarkItem]) -> None:
 
 
 def test_one_that_prefers_the_worse_is_never_right(items: list[BenchmarkItem]) -> None:
-    found = figures(measure(items, lambda output, seed, first: 1 if "good" in output else 5))
+    found = read_values(measure(items, lambda output, seed, first: 1 if "good" in output else 5))
     assert found["judge_accuracy"] == found["comparison_accuracy"] == 0
 
 
@@ -108,33 +108,33 @@ def test_a_coin_is_right_half_of_the_time(items: list[BenchmarkItem]) -> None:
         items, lambda output, seed, first: random.Random(f"{output} {seed}").randint(0, 5)
     )
     for name in ("judge_accuracy", "comparison_accuracy"):
-        figure = card.figure(name)
-        assert figure.low is not None
-        assert figure.high is not None
-        assert figure.low <= 0.5 <= figure.high
-        assert figure.high - figure.low < 0.3
+        metric = card.get_metric(name)
+        assert metric.low is not None
+        assert metric.high is not None
+        assert metric.low <= 0.5 <= metric.high
+        assert metric.high - metric.low < 0.3
 
 
 def test_equal_scores_count_half_and_stay_out_of_the_figure_without_ties(
     items: list[BenchmarkItem],
 ) -> None:
     card = measure(items, lambda output, seed, first: 3)
-    found = figures(card)
+    found = read_values(card)
     assert found["judge_accuracy"] == found["comparison_accuracy"] == 0.5
     assert found["judge_ties"] == found["comparison_consistent"] == 1
-    without = card.figure("judge_accuracy_without_ties")
+    without = card.get_metric("judge_accuracy_without_ties")
     assert (without.value, without.count) == (None, 0)
     assert without.absent
 
 
 def test_a_judge_of_length_alone_is_seen_as_one(items: list[BenchmarkItem]) -> None:
-    found = figures(measure(items, lambda output, seed, first: len(output) / 10))
+    found = read_values(measure(items, lambda output, seed, first: len(output) / 10))
     assert found["judge_prefers_longer"] == 1
     assert found["judge_accuracy"] == found["comparison_accuracy"] == 0.5
 
 
 def test_a_model_that_prefers_the_first_is_seen_as_one(items: list[BenchmarkItem]) -> None:
-    found = figures(measure(items, lambda output, seed, first: 5 if first else 1))
+    found = read_values(measure(items, lambda output, seed, first: 5 if first else 1))
     assert found["comparison_prefers_first"] == 1
     assert found["comparison_accuracy_better_first"] == 1
     assert found["comparison_accuracy_better_second"] == 0
@@ -153,12 +153,12 @@ def test_what_cannot_be_read_is_in_no_mean_and_widens_the_interval(
 
     card = measure(items, half_silent)
     for name in ("judge_accuracy", "comparison_accuracy"):
-        figure = card.figure(name)
-        assert (figure.value, figure.count) == (1, 30)
-        assert figure.low is not None
-        assert figure.low < 0.5
-    assert card.figure("judge_scored").value == card.figure("comparison_read").value == 0.5
-    assert {issue.name: issue.rows for issue in card.findings} == {
+        metric = card.get_metric(name)
+        assert (metric.value, metric.count) == (1, 30)
+        assert metric.low is not None
+        assert metric.low < 0.5
+    assert card.get_metric("judge_scored").value == card.get_metric("comparison_read").value == 0.5
+    assert {issue.name: issue.rows for issue in card.issues} == {
         "pairs_unscored": 30,
         "comparisons_unread": 30,
     }
@@ -175,7 +175,7 @@ def test_files_of_a_folder_are_subsets(tmp_path: Path) -> None:
         found,
         lambda output, seed, first: 5 if ("good" in output) == (int(output.split()[1]) < 6) else 1,
     )
-    values = figures(perfect_on_easy)
+    values = read_values(perfect_on_easy)
     assert (values["judge_accuracy.easy"], values["judge_accuracy.hard"]) == (1, 0)
     assert (values["comparison_accuracy.easy"], values["comparison_accuracy.hard"]) == (1, 0)
 

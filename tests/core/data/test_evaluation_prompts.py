@@ -2,8 +2,8 @@
 
 import pytest
 
-from meta_reward_core.data.contamination import remove_contaminated
 from meta_reward_core.data.prompt_files import PromptFile, compute_prompt_id
+from meta_reward_core.data.prompt_filters import remove_contaminated
 from meta_reward_core.errors import InputError
 from meta_reward_core.storage.records import Prompt
 
