@@ -252,9 +252,9 @@ def test_page_and_report_show_figures_changes_and_what_was_not_evaluated(
     assert "Not evaluated: its data none was not there when the experiment began." in page
     store = ArtifactStore(str(installation.artifacts))
     for made in iter_scorecard_files(store, "mine"):
-        answer = client.get(f"/experiments/mine/files/{made.path}")
+        answer: Any = client.get(f"/experiments/mine/files/{made.path}")
         assert answer.status_code == 200, made.path
-        assert b"".join(answer.streaming_content)  # type: ignore[arg-type]
+        assert b"".join(answer.streaming_content)
         answer.close()
     installation.run("report", "mine", "--output", tmp_path / "report")
     text = (tmp_path / "report.md").read_text()
