@@ -2,6 +2,7 @@
 
 MetaRewardError
 ├── InputError            what a person gave us is wrong
+│   ├── MalformedInputError bytes from outside that the gate does not let through
 │   ├── RecipeError         a recipe file, key or value
 │   ├── PromptFileError     a file of prompts
 │   ├── EvaluationFileError a file of outputs, annotations, judgments or scores
@@ -40,6 +41,13 @@ class InputError(MetaRewardError):
     """What a person gave us is wrong; the message says where and what to do."""
 
     exit_code = 2
+
+
+class MalformedInputError(InputError, ValueError):
+    """Bytes from outside are no text, JSON or YAML, or break a limit (`untrusted_input`).
+
+    The message is a predicate: whoever reads the bytes says before it what they are.
+    """
 
 
 class RecipeError(InputError):

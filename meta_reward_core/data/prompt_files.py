@@ -7,7 +7,6 @@ cannot serve as a prompt is left out and told, with its line and the reason.
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from meta_reward_core.data.file_io import read_source_bytes, read_source_text
-from meta_reward_core.errors import PromptFileError
+from meta_reward_core.errors import MalformedInputError, PromptFileError
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.schemas import read_parquet
+from meta_reward_core.untrusted_input import FILE_LIMITS, check_value, parse_json
 
 PROMPT_COLUMNS: Final = ("prompt", "instruction", "text", "prompt_text", "messages")
 """Where a row's prompt is looked for; the first that is there counts."""
@@ -194,16 +194,27 @@ def _read_json_prompts(path: Path) -> Iterator[IndexedRow]:
     for number, row in read_json_lines(path):
         if _find_column(row) is None:
             raise PromptFileError(f"{path.name}, line {number}: {_describe_missing_column(row)}")
+        _check_extra_columns(path, number, row)
         yield number, row
+
+
+def _check_extra_columns(path: Path, number: int, row: Row) -> None:
+    """Refuse a value that no table can hold; a prompt that is none is rejected row by row."""
+    for name, value in _select_extra(row).items():
+        try:
+            check_value([name, value], FILE_LIMITS)
+        except MalformedInputError as error:
+            raise PromptFileError(
+                f"{path.name}, line {number}: the column {name!r:.80} {error}; leave it out."
+            ) from error
 
 
 def _parse_json_object(path: Path, number: int, line: str) -> Row:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line, nan_is_null=True, leave_scalars=True)
+    except MalformedInputError as error:
         raise PromptFileError(
-            f"{path.name}, line {number}: is not valid JSON ({error}); "
-            "write one JSON object on each line."
+            f"{path.name}, line {number}: {error}; write one JSON object on each line."
         ) from error
     if not isinstance(row, dict):
         raise PromptFileError(

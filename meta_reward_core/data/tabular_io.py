@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import pyarrow as pa
 
 from meta_reward_core.data.file_io import read_source_bytes, read_source_text, write_atomically
-from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.errors import EvaluationFileError, MalformedInputError
 from meta_reward_core.storage.schemas import read_parquet
+from meta_reward_core.untrusted_input import parse_json
 
 _MAX_SHOWN_CHARS = 60
 
@@ -177,38 +178,19 @@ def _iter_column_rows(path: Path, columns: dict[str, Any]) -> Iterator[NumberedR
 def _parse_whole_object(text: str) -> dict[str, Any] | None:
     """The one object that a text is; None where it is several lines of objects, or broken."""
     try:
-        value = json.loads(
-            text, object_pairs_hook=_reject_duplicate_keys, parse_constant=_parse_constant
-        )
-    except (ValueError, RecursionError):
+        value = parse_json(text, nan_is_null=True, unique_keys=True)
+    except MalformedInputError:
         return None
     return value if isinstance(value, dict) else None
 
 
 def _parse_json(place: str, text: str) -> Any:
     try:
-        return json.loads(
-            text, object_pairs_hook=_reject_duplicate_keys, parse_constant=_parse_constant
-        )
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, nan_is_null=True, unique_keys=True)
+    except MalformedInputError as error:
         raise EvaluationFileError(
-            f"{place}: is not valid JSON ({error}); write a JSON array of objects, or one object "
-            "on each line."
+            f"{place}: {error}; write a JSON array of objects, or one object on each line."
         ) from error
-
-
-def _parse_constant(name: str) -> float | None:
-    """NaN is missing, as pandas writes it; an infinity is refused where it is read."""
-    return None if name == "NaN" else float(name)
-
-
-def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has the key {twin!r} twice; keep one")
-    return found
 
 
 def _require_object(place: str, value: object) -> dict[str, Any]:
@@ -222,7 +204,7 @@ def _require_object(place: str, value: object) -> dict[str, Any]:
 def _read_parquet(path: Path) -> Iterator[NumberedRow]:
     try:
         rows = read_parquet(read_source_bytes(path, EvaluationFileError)).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise EvaluationFileError(
             f"{path.name}: is not a readable Parquet file ({error}); write it again."
         ) from error

@@ -6,7 +6,6 @@ whatever is asked otherwise is drawn anew. The engine below is loaded at the fir
 missing, and never where none is.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -24,6 +23,7 @@ from meta_reward_core.engines.base import (
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
+from meta_reward_core.untrusted_input import parse_json
 
 _FORMAT: Final = 1
 
@@ -147,7 +147,7 @@ class CachingEngine:
         if not self._store.exists(name):
             return None
         try:
-            found = json.loads(self._store.read(name))
+            found = parse_json(self._store.read(name), leave_scalars=True)
             if hash_json(found["completions"]) == found["sha256"]:
                 return [[_from_json(one) for one in row] for row in found["completions"]]
         except (ValueError, KeyError, TypeError):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from meta_reward_core.errors import EndpointError
+from meta_reward_core.errors import EndpointError, MalformedInputError
+from meta_reward_core.untrusted_input import parse_yaml
 
 ENDPOINTS_VARIABLE: Final = "META_REWARD_ENDPOINTS"
 WEIGHTS_PLACEHOLDER: Final = "{weights}"
@@ -131,14 +131,14 @@ def _read_setting(setting: str) -> str:
         return setting
     try:
         return Path(setting).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EndpointError(f"{ENDPOINTS_VARIABLE} names {setting}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"{ENDPOINTS_VARIABLE} names {setting:.200}: {error}") from error
 
 
 def _parse(text: str) -> dict[Any, Any]:
     try:
-        entries = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        entries = parse_yaml(text, allow_aliases=True)
+    except MalformedInputError:
         raise EndpointError(f"{ENDPOINTS_VARIABLE} is not readable YAML or JSON") from None
     if not isinstance(entries, dict):
         raise EndpointError(f"{ENDPOINTS_VARIABLE} must hold `name: {{base_url: ..., model: ...}}`")

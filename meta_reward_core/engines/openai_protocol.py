@@ -24,7 +24,8 @@ from meta_reward_core.engines.base import (
     pack_token_ids,
 )
 from meta_reward_core.engines.endpoints import Endpoint
-from meta_reward_core.errors import EndpointError
+from meta_reward_core.errors import EndpointError, MalformedInputError
+from meta_reward_core.untrusted_input import ANSWER_LIMITS, parse_json
 
 REDIRECTS: Final = range(300, 400)
 _RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
@@ -346,8 +347,8 @@ def _is_name(value: Any) -> bool:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return parse_json(body, ANSWER_LIMITS, leave_scalars=True)
+    except MalformedInputError:
         raise RetryableResponseError("its answer is no JSON") from None
 
 

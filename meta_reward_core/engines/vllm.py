@@ -7,7 +7,6 @@ its randomness can be set before each call, which a seed in the request cannot d
 """
 
 import gc
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -31,6 +30,7 @@ from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.models.validation import ADAPTER_FOLDER
 from meta_reward_core.processes.third_party_logging import silence_libraries
+from meta_reward_core.untrusted_input import parse_json
 
 MAX_ALTERNATIVES: Final = 20
 """Likely tokens that vLLM tells of each place, unless it is set otherwise."""
@@ -304,7 +304,7 @@ def _read_adapter_options(adapter: Path | None) -> dict[str, Any]:
     if adapter is None:
         return {}
     try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config = parse_json((adapter / "adapter_config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{adapter} cannot be read as an adapter: {error}") from error
     rank = next((known for known in _ADAPTER_RANKS if known >= config["r"]), config["r"])

@@ -6,14 +6,14 @@ folder there is one of what each use needs. Whatever is not known to be unneeded
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.errors import MalformedInputError, ModelFolderError
 from meta_reward_core.models.validation import hash_file, hash_model_files, iter_visible_files
+from meta_reward_core.untrusted_input import parse_json
 
 GENERATION_CONFIG: Final = "generation_config.json"
 _CONFIG: Final = "config.json"
@@ -111,9 +111,9 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFolderError(f"{file} is not JSON: {error}") from error
+        found = parse_json(file.read_bytes(), nan_is_null=True)
+    except MalformedInputError as error:
+        raise ModelFolderError(f"{file} {error}") from error
     if not isinstance(found, dict):
         raise ModelFolderError(f"{file} should hold one JSON object.")
     return found

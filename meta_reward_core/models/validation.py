@@ -6,12 +6,13 @@ can use it.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.errors import MalformedInputError, ModelFolderError
+from meta_reward_core.untrusted_input import parse_json
 
 PICKLE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"}
@@ -49,15 +50,18 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     Raises:
         ModelFolderError: absent, no folder, outside the roots, incomplete, or it holds code.
     """
-    if not path.exists():
+    # First where it lies: whoever names a path learns nothing of what is outside the roots.
+    folder, roots = _follow_links(path), [_follow_links(root) for root in allowed_roots]
+    _check_inside(folder, roots, named=path)
+    if not folder.exists():
         raise ModelFolderError(f"There is no model folder at {path}.")
-    if not path.is_dir():
+    if not folder.is_dir():
         raise ModelFolderError(f"{path} is a file: a model is a folder with a config.json.")
-    folder, roots = path.resolve(), [root.resolve() for root in allowed_roots]
-    _check_inside(folder, roots)
     for file in iter_visible_files(folder):
-        _check_inside(file.resolve(), roots, link=file)
+        _check_inside(_follow_links(file), roots, named=file, is_part=True)
         _check_harmless(file)
+        if not file.is_file():
+            raise ModelFolderError(f"{file} is a link to nothing, or no plain file: remove it.")
     check_non_weight_files(folder)
     _check_weights(folder)
     return folder
@@ -74,8 +78,18 @@ def check_non_weight_files(folder: Path) -> None:
 
 
 def read_weights_index(folder: Path) -> set[str]:
-    """Names of the files that the index of a model's weights names; none without an index."""
-    return set(_read_json(folder / WEIGHTS_INDEX).get("weight_map", {}).values())
+    """Names of the files that the index of a model's weights names; none without an index.
+
+    Raises:
+        ModelFolderError: it is no such index, or names files elsewhere.
+    """
+    weights = _read_json(folder / WEIGHTS_INDEX).get("weight_map", {})
+    names: list[Any] = list(weights.values()) if isinstance(weights, dict) else [None]
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ModelFolderError(
+            f"{folder / WEIGHTS_INDEX} should name files beside it as its weights (weight_map)."
+        )
+    return set(names)
 
 
 def iter_visible_files(folder: Path) -> Iterator[Path]:
@@ -92,13 +106,25 @@ def hash_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_inside(target: Path, roots: Sequence[Path], *, link: Path | None = None) -> None:
+def _follow_links(path: Path) -> Path:
+    """Where a path leads; a circle of links leads to itself (`Path.resolve` raises there)."""
+    return Path(os.path.realpath(path))
+
+
+def _check_inside(
+    target: Path, roots: Sequence[Path], *, named: Path, is_part: bool = False
+) -> None:
+    """Refuse what lies outside the roots, in the same words whatever is there.
+
+    Args:
+        is_part: whether it is part of a folder inside, and may only lead out by a link.
+    """
     if any(target.is_relative_to(root) for root in roots):
         return
     allowed = ", ".join(str(root) for root in roots) or "none"
-    if link is None:
-        raise ModelFolderError(f"{target} lies outside the allowed model folders ({allowed}).")
-    raise ModelFolderError(f"{link} leads to {target}, outside the allowed folders ({allowed}).")
+    if not is_part:
+        raise ModelFolderError(f"{named} lies outside the allowed model folders ({allowed}).")
+    raise ModelFolderError(f"{named} leads to {target}, outside the allowed folders ({allowed}).")
 
 
 def _check_harmless(file: Path) -> None:
@@ -153,9 +179,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFolderError(f"{file} is not JSON: {error}") from error
+        content = parse_json(file.read_bytes(), nan_is_null=True)
+    except MalformedInputError as error:
+        raise ModelFolderError(f"{file} {error}") from error
     if not isinstance(content, dict):
         raise ModelFolderError(f"{file} should hold one JSON object.")
     return content

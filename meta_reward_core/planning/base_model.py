@@ -5,6 +5,7 @@ hub. Without it the task's default is meant. Finding needs no network and writes
 adds what is wrong with it; resolving makes or fetches what is missing.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,13 +126,17 @@ class _TaskModel:
 
 @dataclass(frozen=True, slots=True)
 class _NamedModel:
-    """A folder of this machine, as given or below the root of models; else a model of the hub."""
+    """A folder below the root of models, named from there or as a path; else a model of the hub.
+
+    Nothing outside the root is looked at: an answer that depends on what lies there would tell
+    whoever may write a recipe which files this machine has.
+    """
 
     name: str
 
     def find(self, models: Path) -> Path | None:
         for folder in (Path(self.name), models / self.name):
-            if folder.exists():
+            if _is_below(folder, models) and os.path.lexists(folder):
                 return check_model_folder(folder, allowed_roots=[models])
         return None
 
@@ -157,8 +162,16 @@ class _NamedModel:
         on_hub = parse_hub_name(self.name)
         if on_hub is None:
             raise ModelFolderError(
-                f"there is no model folder {self.name!r}: give a folder below {places.models} "
-                "(META_REWARD_MODEL_ROOT), or a Hugging Face id such as org/name or "
-                "org/name@revision"
+                f"there is no model folder {self.name!r} below {places.models} "
+                "(META_REWARD_MODEL_ROOT), and folders outside of it are not loaded: give one that "
+                "is there, or a Hugging Face id such as org/name or org/name@revision"
             )
         return on_hub
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    """Whether a path names, or leads to, something in a folder."""
+    return any(
+        Path(absolute(path)).is_relative_to(absolute(root))
+        for absolute in (os.path.abspath, os.path.realpath)
+    )

@@ -5,27 +5,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
 
-from meta_reward_core.errors import RecipeError
+from meta_reward_core.errors import MalformedInputError, RecipeError
 from meta_reward_core.recipes.prompt_templates import is_shipped_name
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.untrusted_input import parse_yaml
 
 Values = dict[str, Any]
 TEMPLATE_KEYS: Final = ("judge.template", "judge.rubric", "meta_judge.template")
 """Values that name a template of the package, or a file."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that appears twice is an error, not the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        keys = [key.value for key, _ in node.value]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise RecipeError(f"the key {doubled[0]!r} appears twice (line {node.start_mark.line})")
-        return super().construct_mapping(node, deep)
+_MAX_PROBLEMS: Final = 20
 
 
 def list_shipped_recipes() -> list[str]:
@@ -72,19 +62,16 @@ def read_recipe_text(text: str) -> Recipe:
     parent = values.pop("extends", None)
     if parent is not None and parent not in list_shipped_recipes():
         known = ", ".join(list_shipped_recipes())
-        raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r}")
+        raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r:.80}")
     base = _read_extended(parent, chain=()) if parent else {}
-    return parse_recipe(_merge_values(base, values), origin=str(values.get("name", "sent")))
+    return parse_recipe(_merge_values(base, values), origin=f"{values.get('name', 'sent')!s:.64}")
 
 
 def _read_untrusted(text: str) -> Values:
-    """An alias is refused: a few lines of them stand for gigabytes."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _StrictLoader)):
-            raise RecipeError("the recipe uses YAML aliases (*name): write the values out")
-        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 # nosec B506
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"the recipe is not readable YAML: {error}") from error
+        values = parse_yaml(text)
+    except MalformedInputError as error:
+        raise RecipeError(f"the recipe {error}") from error
     if not isinstance(values, dict):
         raise RecipeError("a recipe holds `key: value` lines")
     return values
@@ -99,12 +86,15 @@ def parse_recipe(values: Values, *, origin: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(problem) for problem in error.errors()]
+        problems = error.errors(include_url=False)
+        lines = [_describe(problem) for problem in problems[:_MAX_PROBLEMS]]
+        if len(problems) > _MAX_PROBLEMS:
+            lines.append(f"  and {len(problems) - _MAX_PROBLEMS:,} more")
         raise RecipeError(f"recipe {origin!r} is not valid:\n" + "\n".join(lines)) from error
 
 
 def _describe(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    where = ".".join(f"{part!s:.80}" for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
         return f"  {where}: unknown key; `--help` and docs/recipes.md list the known ones"
     return f"  {where}: {problem['msg']} (given: {problem['input']!r:.80})"
@@ -139,11 +129,9 @@ def _find_recipe(name_or_path: str, *, relative_to: str | None) -> str:
 
 def _read_yaml(path: str) -> Values:
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 # nosec B506
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not readable YAML: {error}") from error
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        values = parse_yaml(Path(path).read_bytes(), allow_aliases=True)
+    except MalformedInputError as error:
+        raise RecipeError(f"{path} {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
     _resolve_template_paths(values, Path(path).parent)
@@ -177,9 +165,9 @@ def _apply_change(values: Values, change: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
     try:
-        new = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 # nosec B506
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {key}: {text!r} is not a readable value: {error}") from error
+        new = parse_yaml(text)
+    except MalformedInputError as error:
+        raise RecipeError(f"--set {key}: {text!r:.80} {error}") from error
     *sections, last = key.strip().split(".")
     target = values
     for section in sections:

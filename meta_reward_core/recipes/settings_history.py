@@ -7,6 +7,7 @@ with every change that holds for it, in order; so a change that holds from itera
 nothing about iteration 2, also where a later change does.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
 from meta_reward_core.storage.artifact_store import encode_canonical_json
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.layout import parse_settings_change_name
+from meta_reward_core.untrusted_input import parse_json
 
 Values = dict[str, Any]
 
@@ -55,7 +57,7 @@ class SettingsChange:
         Raises:
             ValueError, KeyError, TypeError: the bytes are no change of settings.
         """
-        found = json.loads(data)
+        found = parse_json(data)
         return cls(
             int(found["number"]),
             int(found["from_iteration"]),
@@ -80,7 +82,7 @@ class SettingsHistory:
 
     def get_values(self, number: int | None = None) -> Values:
         """Values as they are stored that hold for an iteration; None: after all changes."""
-        values: Values = json.loads(json.dumps(self.began))
+        values: Values = copy.deepcopy(self.began)
         for change in self.changes:
             if number is None or change.from_iteration <= number:
                 for key, value in change.after.items():

@@ -7,7 +7,7 @@ from meta_reward_core.evaluation.judge_metrics import HISTOGRAM_BINS
 from meta_reward_core.reporting.document import Absent, Block, Curve, HeatPlot, LinePlot
 from meta_reward_core.reporting.metrics import QUALITY, MetricSpec, estimate_metric
 from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
-from meta_reward_core.reporting.scorecard_store import ScorecardDict
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.tables import find_scorecard_metric
 
 MAX_CURVES: Final = 6

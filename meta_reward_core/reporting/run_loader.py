@@ -12,7 +12,8 @@ from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_jud
 from meta_reward_core.evaluation.scorecard import Basis, DataIssue
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
-from meta_reward_core.reporting.scorecard_store import ScorecardDict, list_scorecards
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
+from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles

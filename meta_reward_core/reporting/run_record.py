@@ -5,7 +5,6 @@ new run under its name would begin with the same settings, words, instructions, 
 same version of the world and of the tables; nothing that it is compared by names a machine.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
@@ -20,6 +19,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canoni
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.schemas import MEANING_VERSION
 from meta_reward_core.tasks.registry import find_task
+from meta_reward_core.untrusted_input import parse_json
 
 _FORMAT: Final = 1
 _SHORT_CHARS: Final = 12
@@ -86,7 +86,7 @@ class RunRecord:
             ArtifactError: the bytes are no record, or were changed since it was written.
         """
         try:
-            found = json.loads(data)
+            found = parse_json(data)
             content = {"run": found["run"], "basis": found["basis"]}
             if found["format"] != _FORMAT or hash_json(content) != found["sha256"]:
                 raise ValueError("it was changed, or written by another version")

@@ -6,15 +6,19 @@ Another evaluation of the same model by the same rule replaces the earlier one. 
 `evaluation.tasks` have measured is in the iterations' own tables and is listed with them.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
-from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.scorecard import Scorecard, serialize_scorecard
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
+from meta_reward_core.reporting.scorecard_schema import (
+    ReferenceKind,
+    ScorecardDict,
+    parse_scorecard,
+)
 from meta_reward_core.reporting.task_scorecards import read_task_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.experiment_files import ExperimentFiles
@@ -24,9 +28,6 @@ from meta_reward_core.storage.layout import (
     parse_iteration_name,
     parse_model_name,
 )
-
-ScorecardDict = dict[str, Any]
-ReferenceKind = Literal["model", "humans"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +133,4 @@ def _iter_model_scorecards(
 
 
 def _read_scorecard(store: ArtifactStore, name: str) -> ScorecardDict:
-    try:
-        card: ScorecardDict = json.loads(store.read(name))
-        if not isinstance(card["figures"], list) or not isinstance(card["benchmark"], str):
-            raise TypeError("not a scorecard")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{store.path(name)} is no scorecard ({error}): remove it, or evaluate again"
-        ) from error
-    return card
+    return parse_scorecard(store.read(name), place=str(store.path(name)))

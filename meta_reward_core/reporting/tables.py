@@ -22,7 +22,7 @@ from meta_reward_core.reporting.document import (
 )
 from meta_reward_core.reporting.metrics import MetricSpec, estimate_metric
 from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
-from meta_reward_core.reporting.scorecard_store import ScorecardDict
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.seed_statistics import estimate_over_seeds
 
 _PAPERS: Final = "The first rows are the paper's own, of models with 8 billion parameters."

@@ -4,7 +4,6 @@ A change is a mean over the same items, each measured on both models: paired, an
 prompt. Of a figure whose items differ between two models, as far as both have a value.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -12,11 +11,11 @@ import pyarrow.compute as pc
 
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
 from meta_reward_core.evaluation.scorecard import Metric
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict, parse_scorecard
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 
-ScorecardDict = dict[str, Any]
 _ResultKey = tuple[str, str, int]
 _Results = Mapping[_ResultKey, tuple[float, str]]
 """(metric, item_id, part) -> (value, prompt_id)"""
@@ -57,7 +56,7 @@ def _make_card(
             "findings": [],
             "not_evaluated": row["not_evaluated_reason"],
         }
-    card: ScorecardDict = json.loads(row["scorecard"]) | {"task": task}
+    card = parse_scorecard(row["scorecard"], place=f"{experiment}: {task}") | {"task": task}
     names = [figure["name"] for figure in card["figures"]]
     changes = _iter_changes(store, experiment, number, task, names)
     card["figures"] = [*card["figures"], *map(_to_dict, changes)]

@@ -11,7 +11,7 @@ from meta_reward_core.reporting.document import (
     format_number,
 )
 from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
-from meta_reward_core.reporting.scorecard_store import ScorecardDict
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.task_scorecards import CHANGE_MARK
 
 _DECIMALS = 4

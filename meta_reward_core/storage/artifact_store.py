@@ -17,8 +17,14 @@ from typing import Any, Final, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from meta_reward_core.errors import ArtifactError, InputError, StorageFullError
+from meta_reward_core.errors import (
+    ArtifactError,
+    InputError,
+    MalformedInputError,
+    StorageFullError,
+)
 from meta_reward_core.storage.remote import open_file_system, translate_errors
+from meta_reward_core.untrusted_input import parse_json
 
 Wanted = TypeVar("Wanted")
 Found = TypeVar("Found")
@@ -98,6 +104,17 @@ class ArtifactStore:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return None
             raise
+
+    def read_json(self, name: str) -> Any:
+        """Read an artifact that holds one JSON value.
+
+        Raises:
+            ArtifactError: there is none of this name, it cannot be read, or it is not JSON.
+        """
+        try:
+            return parse_json(self.read(name))
+        except MalformedInputError as error:
+            raise ArtifactError(f"{self.path(name)} {error}") from error
 
     def each(self, read: Callable[[Wanted], Found], wanted: Iterable[Wanted]) -> Iterator[Found]:
         """Read many things as `map` does; from a remote store, so many of them at a time."""

@@ -1,18 +1,36 @@
 """The files of an experiment, opened: description, iterations, checkpoints, scorecards, lock."""
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from meta_reward_core.errors import ArtifactError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from meta_reward_core.errors import ArtifactError, MalformedInputError
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.experiment_lock import lock_experiment
 from meta_reward_core.storage.layout import POOL, ExperimentLayout
 from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.untrusted_input import parse_json
 
 Description = dict[str, Any]
+
+
+class _SeedModel(BaseModel):
+    folder: str
+    sha256: str
+
+
+class _Shape(BaseModel):
+    """The required part of a description; what else it holds is kept as it is."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    recipe: dict[str, Any]
+    templates: dict[str, str]
+    seed: int
+    seed_model: _SeedModel
 
 
 class ExperimentFiles:
@@ -134,9 +152,15 @@ def iter_experiment_names(store: ArtifactStore) -> Iterator[str]:
 
 def _parse_object(data: bytes, origin: str) -> Description:
     try:
-        found = json.loads(data)
-    except ValueError as error:
-        raise ArtifactError(f"{origin} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ArtifactError(f"{origin} should hold one JSON object")
+        found: Description = parse_json(data)
+        _Shape.model_validate(found)
+    except MalformedInputError as error:
+        raise ArtifactError(f"{origin} {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise ArtifactError(
+            f"{origin} does not describe an experiment ({place}: {first['msg']}): restore the file "
+            "from a backup"
+        ) from error
     return found

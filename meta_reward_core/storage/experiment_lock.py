@@ -7,7 +7,6 @@ Whoever claims the lock, holds on to it or gives it back writes the next number 
 """
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -123,7 +122,7 @@ class Lease:
         """Who holds the lock: nobody if it was given back, or its holder is silent for long."""
         name = self._at(self._number)
         try:
-            owner: str | None = json.loads(self._store.read(name))["owner"]
+            owner: str | None = self._store.read_json(name)["owner"]
             silent_seconds = self._read_store_time() - self._store.modified(name)
         except StorageUnreachableError:
             raise

@@ -5,7 +5,6 @@ manifest is written after the shard's parts, so a shard without one was never fi
 shard whose key has changed (its inputs were remade and differ) is made again.
 """
 
-import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -48,6 +47,7 @@ from meta_reward_core.storage.schemas import (
     to_parquet,
     to_records,
 )
+from meta_reward_core.untrusted_input import parse_json
 
 Counts = dict[str, int]
 ShardName = tuple[str, int]
@@ -103,7 +103,9 @@ class ShardManifest:
         Raises:
             ValueError, KeyError, TypeError: the bytes are no manifest.
         """
-        values = json.loads(data)
+        values = parse_json(data)
+        if not isinstance(values, dict):
+            raise TypeError("is not an object")
         parts = tuple(Partition(**part) for part in values.pop("parts"))
         if values.pop("schema") not in READABLE_VERSIONS:
             raise ValueError("written under a later schema version")
@@ -179,7 +181,7 @@ class IterationFiles:
             ArtifactError: it cannot be read.
         """
         data = self.store.read_if_exists(self._at(FINAL_MANIFEST))
-        return None if data is None else dict(json.loads(data))
+        return None if data is None else dict(parse_json(data))
 
     def write_final_manifest(self, summary: Mapping[str, Any]) -> None:
         """Write the iteration's own manifest; one that says the same is left as it is."""

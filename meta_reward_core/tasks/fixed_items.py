@@ -7,11 +7,9 @@ is neither a pass nor a failure.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from meta_reward_core.errors import ArtifactError, TaskError
 from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
@@ -19,6 +17,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canoni
 from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.tasks.protocol import Benchmark, BenchmarkItem
 from meta_reward_core.tasks.registry import get_task
+from meta_reward_core.untrusted_input import parse_json
 
 _CHUNK_BYTES = 1 << 20
 
@@ -61,7 +60,9 @@ class FixedItems:
         Raises:
             ValueError, KeyError, TypeError: the bytes are something else.
         """
-        values: dict[str, Any] = json.loads(data)
+        values = parse_json(data)
+        if not isinstance(values, dict):
+            raise TypeError("is not an object")
         items = tuple(BenchmarkItem(**item) for item in values.pop("items"))
         return cls(items=items, **values)
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 from meta_reward_core.errors import ModelFolderError
 from meta_reward_core.models.validation import ADAPTER_FOLDER
 from meta_reward_core.training.resume import publish_model
+from meta_reward_core.untrusted_input import parse_json
 
 
 def publish_weights(
@@ -114,7 +115,7 @@ def load_float32(folder: Path) -> PreTrainedModel:
 
 def read_stored_dtype(folder: Path) -> torch.dtype:
     """The precision a folder's config names; float32 where it names none."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((folder / "config.json").read_bytes(), nan_is_null=True)
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     dtype = getattr(torch, str(name), None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

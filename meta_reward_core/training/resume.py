@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers.trainer_utils import sort_checkpoints
 
 from meta_reward_core.errors import ArtifactError
+from meta_reward_core.untrusted_input import parse_json
 
 JOB_FILE = "job.json"
 COMPLETE_MARKER = "complete"
@@ -142,7 +143,7 @@ def _copy_inherited_files(start: Path, folder: Path) -> None:
 
 def _remove_paths(content: bytes) -> bytes:
     """The JSON as it was, or rewritten where it notes a place."""
-    config = json.loads(content)
+    config = parse_json(content, leave_scalars=True)
     if not any(key in config for key in PATH_KEYS):
         return content
     kept = {key: value for key, value in config.items() if key not in PATH_KEYS}

@@ -108,11 +108,11 @@ ODD_ROWS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "data that is none": ({"annotations": [], "data": [1]}, "data is not an object"),
     "responses that are none": ({"responses": "x", "metadata": []}, "metadata is not an object"),
     "no place": ({"annotations": [{}]}, "batch is missing"),
-    "not JSON": ('{"batch": }', "is not JSON"),
+    "not JSON": ('{"batch": }', "is not valid JSON"),
     "a list as a row": ("[1, 2]", "is not an object"),
     "a number as a row": ("7", "is not an object"),
     "an integer of 9,000 digits": ('{"batch": ' + "9" * 9_000 + "}", "batch is not a number of a"),
-    "nested lists": (DEEP, "is nested too deeply"),
+    "nested lists": (DEEP, "is nested deeper than 32 levels"),
 }
 
 
@@ -199,7 +199,7 @@ def test_an_array_that_was_cut_off_gives_what_is_whole(batch: Batch, alice: User
     text = json.dumps([row(batch, item=1), row(batch, item=2)])[:-10]
     done = import_file(batch, "a.json", text.encode(), by=alice)
     assert done.added == 1
-    assert only(done) == LeftOut("entry 2", None, "is not JSON")
+    assert only(done) == LeftOut("entry 2", None, "is not valid JSON")
 
 
 # Tasks and records that nobody has finished.
@@ -516,7 +516,7 @@ def test_a_file_of_which_nothing_can_be_imported_is_refused_with_the_reasons(
     page = send(client, batch, "a.jsonl", b'{"batch": "\\ud800"}\n[')
     assert "Imported 0 answers, 0 were there already, left out 2." in page
     assert "batch is not a number" in page
-    assert "is not JSON" in page
+    assert "is not valid JSON" in page
 
 
 def test_many_reasons_are_gathered_and_cut() -> None:

@@ -164,7 +164,7 @@ def assert_refused(
         (["--prompts", "/nowhere/prompts.txt"], "prompts.txt"),
         (["--model", "/nowhere/model"], "no model folder"),
         (["--model", "my-model"], "there is no model folder 'my-model'"),
-        (["--model", "/etc"], "outside the allowed model folders"),
+        (["--model", "/etc"], "there is no model folder '/etc'"),
         (["--json", "/nowhere/out.json"], "cannot be written"),
     ],
 )

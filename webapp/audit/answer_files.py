@@ -6,7 +6,6 @@ its reason while the rest is read.
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from meta_reward_core.data.csv_safety import unguard_cell
-from meta_reward_core.errors import InputError
+from meta_reward_core.errors import InputError, MalformedInputError
+from meta_reward_core.untrusted_input import InputLimits, parse_json
 from webapp.audit.answer_formats import (
     AnswerRow,
     Place,
@@ -26,10 +26,8 @@ from webapp.audit.answer_formats import (
 
 MOST_BYTES: Final = 20_000_000
 MOST_ENTRIES: Final = 100_000
-_MOST_DIGITS: Final = 18
 
-_NOT_JSON: Final = "is not JSON"
-_TOO_DEEP: Final = "is nested too deeply"
+_ENTRY_LIMITS: Final = InputLimits(max_chars=MOST_BYTES, max_depth=32, max_nodes=100_000)
 _JSON_PARTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 
@@ -139,17 +137,10 @@ def _iter_array_rows(text: str) -> Iterator[tuple[str, Any]]:
 
 def _parse_object(text: str) -> Any:
     try:
-        row = json.loads(text, parse_int=_parse_int)
-    except RecursionError:
-        return _TOO_DEEP
-    except ValueError:
-        return _NOT_JSON
+        row = parse_json(text, _ENTRY_LIMITS, leave_scalars=True)
+    except MalformedInputError as error:
+        return str(error).partition(" (")[0]  # without the place: reasons are counted by their text
     return row if isinstance(row, dict) else "is not an object"
-
-
-def _parse_int(digits: str) -> int | float:
-    """Read an integer; one that is too long to be any number of ours need not be exact."""
-    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def _split_array(text: str) -> Iterator[str]:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from meta_reward_core.data.csv_safety import is_plain_number
+from meta_reward_core.untrusted_input import check_text
 from webapp.audit.annotation_queue import TAGS
-from webapp.bad_requests import NUL
 
 T = TypeVar("T")
 _MOST_NAME: Final = 150
@@ -27,10 +27,7 @@ def _read_text(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise ValueError("is not text")
-    if NUL in value:
-        raise ValueError("holds the character NUL")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("holds half of a surrogate pair")
+    check_text(value)
     return value
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.reporting.scorecard_store import ScorecardDict, list_scorecards
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
+from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.audit.pooled_report import compute_trend
 from webapp.audit.report_presenter import make_trend

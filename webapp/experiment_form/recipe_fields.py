@@ -17,10 +17,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from meta_reward_core.errors import MalformedInputError
 from meta_reward_core.recipes.field import OURS, PAPER
 from meta_reward_core.recipes.prompt_templates import list_package_templates
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.tasks.registry import list_experiment_tasks
+from meta_reward_core.untrusted_input import REQUEST_LIMITS, parse_json
 
 FieldKind = Literal["choice", "integer", "number", "text", "long_text", "schedule", "words"]
 
@@ -383,8 +385,8 @@ def _parse_list(text: str) -> list[Any]:
     tokens = _LIST_MARKS.split(text[:_LIST_CHARS])
     written = "".join(_encode_list_token(token.strip()) for token in tokens)
     try:
-        entries: list[Any] = json.loads(f"[{written}]")
-    except (ValueError, RecursionError):
+        entries: list[Any] = parse_json(f"[{written}]", REQUEST_LIMITS)
+    except MalformedInputError:
         raise ValueError(f"{text!r:.40} is not a list such as 0.3, 0.4.") from None
     if not entries:
         raise ValueError("A value is needed.")

@@ -7,7 +7,6 @@ read; the same file sent twice is one file.
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,8 @@ from django.core.files.uploadhandler import FileUploadHandler, SkipFile
 from django.http import HttpRequest
 
 from meta_reward_core.data.prompt_files import PROMPT_COLUMNS, REJECT_TEXT, PromptFile, read_prompts
-from meta_reward_core.errors import PromptFileError
+from meta_reward_core.errors import MalformedInputError, PromptFileError
+from meta_reward_core.untrusted_input import parse_json
 
 _STORED: Final = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|csv|parquet)")
 _SAMPLE_BYTES: Final = 65_536
@@ -226,8 +226,8 @@ def _detect_kind(path: Path, *, called: str) -> str:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        parse_json(path.read_bytes(), leave_scalars=True)
+    except MalformedInputError:
         return False
     return True
 

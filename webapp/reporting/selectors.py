@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from meta_reward_core.reporting.document import format_interval, format_number
 from meta_reward_core.reporting.run_loader import ExperimentRun, read_run
-from meta_reward_core.reporting.scorecard_store import ScorecardDict, iter_scorecard_files
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
+from meta_reward_core.reporting.scorecard_store import iter_scorecard_files
 from meta_reward_core.reporting.summary import Summary
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.experiments.models import Experiment, RunStatus

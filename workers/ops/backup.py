@@ -33,6 +33,7 @@ from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore, hash_bytes
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.untrusted_input import parse_json
 from webapp.accounts.security_log import mute_events
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
@@ -229,7 +230,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     try:
         with gzip.open(path, "rb") as file:
             for line in file:
-                yield json.loads(line)
+                yield parse_json(line, leave_scalars=True)
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path} is no backup, or damaged: {error}") from error
 
@@ -243,7 +244,7 @@ def _check(path: Path) -> None:
         with gzip.open(path, "rb") as file:
             for line in file:
                 if line.startswith(b'{"end"'):
-                    end = json.loads(line)["end"]
+                    end = parse_json(line, leave_scalars=True)["end"]
                     break
                 digest.update(line)
                 count += 1

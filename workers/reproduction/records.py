@@ -7,7 +7,6 @@
 Whoever has the folder has the report: no experiment and no model are needed for it.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from meta_reward_core.tasks.toy.base_model_variants import (
     find_cached_variant,
     find_gate_result,
 )
+from meta_reward_core.untrusted_input import parse_json
 from webapp.experiments.models import Experiment
 from webapp.reporting.selectors import get_summaries
 from workers.reproduction.matrix import PlannedRun
@@ -90,7 +90,7 @@ class SeedModelRecords:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_bytes())
             if found["key"] == variant.key:
                 return SeedCandidate(GateResult(**found["gate"]), found["model"])
         except (ValueError, KeyError, TypeError) as error:

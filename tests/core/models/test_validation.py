@@ -68,7 +68,7 @@ def _only_half_of_the_shards(folder: Path) -> None:
         (_add("modeling_mine.py"), "code of the model's own"),
         (_add("config.json", '{"auto_map": {"AutoModel": "x.Y"}}'), "auto_map"),
         (_add("tokenizer_config.json", '{"auto_map": {}}'), "auto_map"),
-        (_add("config.json", "{"), "is not JSON"),
+        (_add("config.json", "{"), "is not valid JSON"),
         (_add("config.json", "[]"), "one JSON object"),
         (_add("adapter_config.json", "{}"), "an adapter over another model"),
     ],
@@ -100,6 +100,43 @@ def test_a_folder_outside_every_root_is_refused(model: Path, tmp_path: Path) -> 
         check_model_folder(model, allowed_roots=[tmp_path / "models" / "other", tmp_path / "else"])
     with pytest.raises(ModelFolderError, match=r"lies outside the allowed model folders \(none\)"):
         check_model_folder(model, allowed_roots=[])
+
+
+@pytest.mark.parametrize("name", ["nothing", "file", "folder", "circle", "folder/closed/x"])
+def test_what_lies_outside_is_refused_in_the_same_words_whatever_it_is(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    place = tmp_path / "outside"
+    (place / "folder" / "closed").mkdir(parents=True)
+    (place / "folder" / "closed").chmod(0)
+    (place / "file").write_text("x")
+    (place / "circle").symlink_to(place / "circle")
+    for path in (place / name, model.parent / ".." / "outside" / name):
+        with pytest.raises(ModelFolderError) as caught:
+            check_model_folder(path, allowed_roots=[model.parent])
+        said = str(caught.value).replace(str(path), "IT")
+        assert said == f"IT lies outside the allowed model folders ({model.parent})."
+
+
+def test_a_circle_of_links_in_a_folder_is_refused(model: Path) -> None:
+    (model / "circle").symlink_to(model / "circle")
+    with pytest.raises(ModelFolderError, match="a link to nothing"):
+        check_model_folder(model, allowed_roots=[model.parent])
+    (model / "circle").unlink()
+    (model / "circle").symlink_to(model.parent / ".." / "circle")
+    (model.parent.parent / "circle").symlink_to(model.parent.parent / "circle")
+    with pytest.raises(ModelFolderError, match="leads to"):
+        check_model_folder(model, allowed_roots=[model.parent])
+
+
+@pytest.mark.parametrize(
+    "weights", ['["a"]', '{"a": 1}', '{"a": "../../secret"}', '{"a": "/etc/passwd"}']
+)
+def test_an_index_names_no_files_elsewhere(model: Path, weights: str) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
+    with pytest.raises(ModelFolderError, match="should name files beside it"):
+        check_model_folder(model, allowed_roots=[model.parent])
 
 
 def test_a_link_inside_a_root_to_a_folder_outside_is_refused(model: Path, tmp_path: Path) -> None:

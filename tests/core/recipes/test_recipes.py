@@ -113,10 +113,10 @@ WRONG = {
         "min_valid_judgments is 4",
     ),
     "an oracle without its world": ("name: x\nevaluation: {oracle: miniature}\n", "needs world"),
-    "a key twice": ("name: x\nname: y\n", "'name' appears twice"),
+    "a key twice": ("name: x\nname: y\n", "has the key 'name' twice"),
     "no mapping": ("- 1\n", "must hold `key: value` lines"),
     "broken YAML": ("name: [\n", "not readable YAML"),
-    "a Python object": ("name: !!python/object/apply:os.system [ls]\n", "not readable YAML"),
+    "a Python object": ("name: !!python/object/apply:os.system [ls]\n", "uses a YAML tag"),
 }
 
 

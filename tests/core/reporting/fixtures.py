@@ -7,7 +7,7 @@ from typing import Any
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_loader import ExperimentRun, MetricValues
-from meta_reward_core.reporting.scorecard_store import ScorecardDict
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 
 QUALITY = ("actor", "true_quality", "oracle")
 EXACT = ("judge", "single_judgment_exact", "oracle")

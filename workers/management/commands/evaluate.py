@@ -38,8 +38,8 @@ from meta_reward_core.evaluation.scorecard import (
 )
 from meta_reward_core.evaluation.win_rate import compute_repeat_deviation, score_annotations
 from meta_reward_core.planning.engine_spec import require_experiment
+from meta_reward_core.reporting.scorecard_schema import ReferenceKind
 from meta_reward_core.reporting.scorecard_store import (
-    ReferenceKind,
     parse_model_spec,
     save_scorecard,
 )

@@ -1,0 +1,74 @@
+"""The shape of a scorecard that was written as JSON, in a file or in a table."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from meta_reward_core.errors import ArtifactError, MalformedInputError
+from meta_reward_core.untrusted_input import parse_json
+
+ScorecardDict = dict[str, Any]
+ReferenceKind = Literal["model", "humans"]
+
+
+class _Stored(BaseModel):
+    """What is read of a file; what else it has is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _StoredMetric(_Stored):
+    name: str
+    value: float | None
+    count: int
+    low: float | None = None
+    high: float | None = None
+    absent: str | None = None
+
+
+class _StoredIssue(_Stored):
+    name: str
+    sentence: str
+    advice: str
+
+
+class _StoredScorecard(_Stored):
+    """The shape of a scorecard's file; leaderboards' own columns may stand beside these."""
+
+    benchmark: str
+    model: str | None = None
+    baseline: str | None = None
+    judge: str | None = None
+    reference: ReferenceKind | None = None
+    figures: list[_StoredMetric]
+    findings: list[_StoredIssue] | None = None
+
+
+_ABSENT_PARTS: Final = {"low": None, "high": None, "absent": None}
+
+
+def parse_scorecard(content: bytes | str, *, place: str) -> ScorecardDict:
+    """Read a scorecard that was written as JSON.
+
+    Args:
+        place: where it lies, for messages.
+
+    Raises:
+        ArtifactError: it is no scorecard.
+    """
+    try:
+        card: ScorecardDict = parse_json(content)
+        _StoredScorecard.model_validate(card)
+    except (MalformedInputError, ValidationError) as error:
+        raise ArtifactError(
+            f"{place} is no scorecard ({_explain(error)}): remove it, or evaluate again"
+        ) from error
+    figures = [_ABSENT_PARTS | figure for figure in card["figures"]]
+    return card | {"figures": figures, "findings": card.get("findings") or []}
+
+
+def _explain(error: MalformedInputError | ValidationError) -> str:
+    if isinstance(error, MalformedInputError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"

@@ -1,0 +1,374 @@
+"""The gate for bytes: every JSON or YAML value from outside is decoded here, under limits.
+
+Outside is whatever another person, program or file wrote: requests, recipes, imports, scorecards,
+settings, answers of servers, files of experiments. A size limit alone does not bound the work:
+20,000 brackets are 20 kB, keep a parser busy for minutes, and end in a RecursionError somewhere
+else. So the gate
+
+- decodes bytes as UTF-8 and refuses what no database or file can hold: NUL and half surrogates,
+- counts depth and values before anything is parsed,
+- parses in time linear in the input (libyaml for YAML, where it is there),
+- refuses numbers that no column holds: integers beyond 64 bits, infinities, NaN.
+
+What a value means is the caller's to check, against a typed schema. Messages are predicates, such
+as "is nested deeper than 64 levels": callers put before them what they read.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from meta_reward_core.errors import MalformedInputError
+
+_NUL: Final = "\0"
+_INTEGER_LIMIT: Final = 2**63
+_MAX_DIGITS: Final = 20
+_MAX_RESOLVED_CHARS: Final = 64
+_MAX_SHOWN_CHARS: Final = 200
+
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_JSON_BRACKET: Final = re.compile(r"[\[\]{}]")
+_JSON_BAD_ESCAPE: Final = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+
+_YAML_DIRECTIVE: Final = re.compile(r"^%(?:TAG|YAML)\b", re.MULTILINE)
+_YAML_TIMESTAMP: Final = "tag:yaml.org,2002:timestamp"
+_YAML_MERGE: Final = "tag:yaml.org,2002:merge"
+_YAML_TEXT: Final = "tag:yaml.org,2002:str"
+_YAML_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """How much one value from outside may hold.
+
+    Attributes:
+        max_chars: characters of the whole text.
+        max_depth: lists and objects inside one another.
+        max_nodes: texts, numbers, lists and objects together.
+    """
+
+    max_chars: int
+    max_depth: int
+    max_nodes: int
+
+
+REQUEST_LIMITS: Final = InputLimits(max_chars=8_000_000, max_depth=32, max_nodes=200_000)
+"""For the body of a request."""
+YAML_LIMITS: Final = InputLimits(max_chars=500_000, max_depth=32, max_nodes=50_000)
+"""For a recipe or settings: what a person writes by hand."""
+FILE_LIMITS: Final = InputLimits(max_chars=2**31, max_depth=64, max_nodes=50_000_000)
+"""For files whose size is limited elsewhere, or which this installation wrote."""
+ANSWER_LIMITS: Final = InputLimits(max_chars=256_000_000, max_depth=64, max_nodes=10_000_000)
+"""For what a server answered."""
+
+
+def decode_text(data: bytes) -> str:
+    """Decode bytes as UTF-8; a byte order mark at the beginning is dropped.
+
+    Raises:
+        MalformedInputError: they are not UTF-8, or hold NUL.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MalformedInputError(f"is not UTF-8 text (byte {error.start})") from None
+    check_text(text)
+    return text
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that a database or a file cannot hold.
+
+    Raises:
+        MalformedInputError: it holds NUL or half of a surrogate pair.
+    """
+    if _NUL in text:
+        raise MalformedInputError("holds the character NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise MalformedInputError("holds half of a surrogate pair") from None
+
+
+def check_value(value: Any, limits: InputLimits) -> None:
+    """Refuse a parsed value that breaks a limit, or that JSON could not hold.
+
+    A part that stands in several places counts in each of them, so that a value that contains
+    itself, or repeats itself by aliases, is refused as well.
+
+    Raises:
+        MalformedInputError: it does.
+    """
+    waiting: list[Iterator[Any]] = [iter((value,))]
+    count = 0
+    while waiting:
+        for part in waiting[-1]:
+            count += 1
+            if count > limits.max_nodes:
+                raise _make_node_error(limits)
+            if isinstance(part, dict | list):
+                waiting.append(_iter_parts(part))
+                break
+            _check_scalar(part)
+        else:
+            waiting.pop()
+        if len(waiting) > limits.max_depth + 1:
+            raise _make_depth_error(limits)
+
+
+def parse_json(
+    content: bytes | str,
+    limits: InputLimits = FILE_LIMITS,
+    *,
+    nan_is_null: bool = False,
+    unique_keys: bool = False,
+    leave_scalars: bool = False,
+) -> Any:
+    """Parse a JSON value.
+
+    Args:
+        content: the whole text, or its bytes in UTF-8.
+        limits: how much it may hold.
+        nan_is_null: read NaN, as pandas writes what is missing, as null instead of refusing it.
+        unique_keys: refuse an object with the same key twice.
+        leave_scalars: let texts and numbers of every kind through, for a schema that checks each
+            of them and can say which one is wrong; long integers become floats.
+
+    Raises:
+        MalformedInputError: it is not JSON, or breaks a limit.
+    """
+    text = decode_text(content) if isinstance(content, bytes) else content
+    if not isinstance(content, bytes):
+        check_text(text)
+    _check_json_size(text, limits)
+    other_constant = float if leave_scalars else _refuse_constant
+    try:
+        value = json.loads(
+            text,
+            parse_int=_parse_any_integer if leave_scalars else _parse_integer,
+            parse_float=float if leave_scalars else _parse_float,
+            parse_constant=lambda name: (
+                None if nan_is_null and name == "NaN" else other_constant(name)
+            ),
+            object_pairs_hook=_refuse_equal_keys if unique_keys else None,
+        )
+    except json.JSONDecodeError as error:
+        raise MalformedInputError(f"is not valid JSON ({error})") from None
+    if not leave_scalars and _JSON_BAD_ESCAPE.search(text):
+        check_value(value, limits)
+    return value
+
+
+def parse_yaml(
+    content: bytes | str, limits: InputLimits = YAML_LIMITS, *, allow_aliases: bool = False
+) -> Any:
+    """Parse one YAML document of plain values; dates stay texts.
+
+    Args:
+        content: the whole text, or its bytes in UTF-8.
+        limits: how much it may hold.
+        allow_aliases: whether `*name` may stand for a value; what it stands for counts each time.
+
+    Raises:
+        MalformedInputError: it is not YAML, has a key twice, uses tags, or breaks a limit.
+    """
+    text = decode_text(content) if isinstance(content, bytes) else content
+    check_text(text)
+    if len(text) > limits.max_chars:
+        raise _make_size_error(limits)
+    if _YAML_DIRECTIVE.search(text):
+        raise MalformedInputError("uses a YAML directive (a line that begins with %)")
+    try:
+        _check_yaml_events(text, limits, allow_aliases=allow_aliases)
+        value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 # nosec B506
+    except yaml.YAMLError as error:
+        raise MalformedInputError(f"is not readable YAML: {error}") from error
+    check_value(value, limits)
+    return value
+
+
+# JSON.
+
+
+def _check_json_size(text: str, limits: InputLimits) -> None:
+    if len(text) > limits.max_chars:
+        raise _make_size_error(limits)
+    bare = _JSON_STRING.sub("", text)
+    opened = bare.count("[") + bare.count("{")
+    if opened + bare.count(",") > limits.max_nodes:
+        raise _make_node_error(limits)
+    if opened <= limits.max_depth:
+        return
+    depth = 0
+    for bracket in _JSON_BRACKET.finditer(bare):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > limits.max_depth:
+            raise _make_depth_error(limits)
+
+
+def _parse_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise MalformedInputError(f"holds a whole number of {len(digits):,} characters")
+    number = int(digits)
+    _check_scalar(number)
+    return number
+
+
+def _parse_any_integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < _MAX_DIGITS else float(digits)
+
+
+def _parse_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise MalformedInputError(f"holds the number {digits[:_MAX_DIGITS]}, which is too large")
+    return number
+
+
+def _refuse_constant(name: str) -> float:
+    raise MalformedInputError(f"holds {name}, which is not a number of JSON")
+
+
+def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise MalformedInputError(
+                f"holds an object with the key {_shorten(key)} twice; keep one"
+            )
+        found[key] = value
+    return found
+
+
+# YAML.
+
+
+class _PlainLoader(_YAML_BASE):  # type: ignore[misc]
+    """Plain values alone: no dates, no long numbers, no key twice, no lists of merges."""
+
+    def resolve(self, kind: type, value: Any, implicit: Any) -> Any:
+        """Take a long plain text for a text, without trying whether it is a number."""
+        if kind is yaml.ScalarNode and len(value) > _MAX_RESOLVED_CHARS:
+            return _YAML_TEXT
+        return super().resolve(kind, value, implicit)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge one mapping at most: lists of them multiply."""
+        for key, value in node.value:
+            if key.tag == _YAML_MERGE and isinstance(value, yaml.SequenceNode):
+                raise MalformedInputError(
+                    f"merges a list into a mapping (line {_get_line(key)}): write the values out"
+                )
+        super().flatten_mapping(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        """Refuse a key that appears twice instead of letting the last one win."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise MalformedInputError(
+                    f"has a list or a mapping as a key (line {_get_line(key)})"
+                )
+            if key.value in seen:
+                raise MalformedInputError(
+                    f"has the key {_shorten(key.value)} twice (line {_get_line(node)})"
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _YAML_TIMESTAMP]
+    for first, resolvers in _YAML_BASE.yaml_implicit_resolvers.items()
+}
+
+
+def _check_yaml_events(text: str, limits: InputLimits, *, allow_aliases: bool) -> None:
+    """Read the document as a stream, which needs no recursion, and stop at the first excess."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_YAML_BASE):
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.NodeEvent):
+            nodes += 1
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            _check_yaml_node(event, allow_aliases=allow_aliases)
+        if depth > limits.max_depth:
+            raise _make_depth_error(limits)
+        if nodes > limits.max_nodes:
+            raise _make_node_error(limits)
+
+
+def _check_yaml_node(event: yaml.NodeEvent, *, allow_aliases: bool) -> None:
+    line = _get_line(event)
+    if isinstance(event, yaml.AliasEvent):
+        if not allow_aliases:
+            raise MalformedInputError(
+                f"uses YAML aliases (*name, line {line}): write the values out"
+            )
+    elif getattr(event, "tag", None) not in (None, "!", _YAML_TEXT):
+        raise MalformedInputError(f"uses a YAML tag (line {line}): write a plain value")
+
+
+def _get_line(part: Any) -> int:
+    return int(part.start_mark.line) + 1
+
+
+# Both.
+
+
+def _iter_parts(value: dict[Any, Any] | list[Any]) -> Iterator[Any]:
+    if isinstance(value, list):
+        return iter(value)
+    return (part for pair in value.items() for part in pair)
+
+
+def _check_scalar(value: Any) -> None:
+    check: Callable[[Any], None] | None = _SCALARS.get(type(value))
+    if check is None:
+        raise MalformedInputError(f"holds a value of the type {type(value).__name__}")
+    check(value)
+
+
+def _check_integer(value: int) -> None:
+    if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+        raise MalformedInputError("holds a whole number that does not fit into 64 bits")
+
+
+def _check_float(value: float) -> None:
+    if not math.isfinite(value):
+        raise MalformedInputError("holds a number that is infinite or NaN")
+
+
+def _accept(value: object) -> None:
+    """Nothing to check."""
+
+
+_SCALARS: Final[dict[type, Callable[[Any], None]]] = {
+    str: check_text,
+    int: _check_integer,
+    float: _check_float,
+    bool: _accept,
+    type(None): _accept,
+}
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}...")
+
+
+def _make_size_error(limits: InputLimits) -> MalformedInputError:
+    return MalformedInputError(f"is longer than {limits.max_chars:,} characters")
+
+
+def _make_depth_error(limits: InputLimits) -> MalformedInputError:
+    return MalformedInputError(f"is nested deeper than {limits.max_depth} levels")
+
+
+def _make_node_error(limits: InputLimits) -> MalformedInputError:
+    return MalformedInputError(f"holds more than {limits.max_nodes:,} values")
