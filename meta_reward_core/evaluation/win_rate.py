@@ -17,7 +17,7 @@ from meta_reward_core.evaluation.confidence_intervals import (
     compute_standard_error,
 )
 from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
-from meta_reward_core.evaluation.length_control import (
+from meta_reward_core.evaluation.length_controlled_win_rate import (
     LengthControlledRate,
     compute_length_controlled_rate,
 )

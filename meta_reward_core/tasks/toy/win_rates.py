@@ -13,7 +13,7 @@ from statistics import fmean
 import numpy as np
 
 from meta_reward_core.engines.base import Engine, SamplingParams
-from meta_reward_core.evaluation.length_control import compute_length_controlled_rate
+from meta_reward_core.evaluation.length_controlled_win_rate import compute_length_controlled_rate
 from meta_reward_core.evaluation.scorecard import Basis
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.recipes.prompt_templates import PromptTemplate

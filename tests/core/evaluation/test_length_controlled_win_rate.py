@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from meta_reward_core.evaluation import length_control
-from meta_reward_core.evaluation.length_control import (
+from meta_reward_core.evaluation import length_controlled_win_rate
+from meta_reward_core.evaluation.length_controlled_win_rate import (
     LengthControlledRate,
     compute_length_controlled_rate,
 )
@@ -71,7 +71,7 @@ def test_a_regression_that_fails_is_a_reason_and_no_crash(monkeypatch: pytest.Mo
     def fails(*_: object, **__: object) -> None:
         raise ArithmeticError("1 of 50 logistic regressions did not converge.")
 
-    monkeypatch.setattr(length_control, "fit_logistic", fails)
+    monkeypatch.setattr(length_controlled_win_rate, "fit_logistic", fails)
     assert "did not converge" in str(control(np.ones(20), *lengths(20)).absent)
 
 
