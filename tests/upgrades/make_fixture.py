@@ -83,7 +83,8 @@ def make(root: Path) -> None:
     call_command("run_iteration", "--experiment", "kept", *options)
     from webapp.api.models import make_token
     from webapp.audit import annotation_queue
-    from webapp.audit.batch_creation import BatchPlan, create_batch
+    from webapp.audit.batch_sampling import BatchPlan
+    from webapp.audit.services import create_batch
     from webapp.experiments.models import Experiment, Job
 
     alice = User.objects.create_user("alice", password="correct horse battery")
@@ -114,13 +115,14 @@ def record_activity(row: Any, batch: Any, alice: Any) -> None:
 
     from webapp.accounts.models import SecurityEvent
     from webapp.audit import services
+    from webapp.audit.gate import get_gate_terms
     from webapp.audit.models import Gate, GateOverride
     from webapp.notifications.models import Channel, EventType, Recipient, Subscription
     from webapp.notifications.outbox import write_notifications, write_test
 
     gate = Gate(experiment=row, min_agreement=0.6, confidence=0.9, min_answers=40)
     services.write_gate(gate, before=None, by=alice)
-    before = services.get_gate_terms(gate)
+    before = get_gate_terms(gate)
     gate.min_agreement = 0.5
     services.write_gate(gate, before=before, by=alice, reason="too strict")
     services.set_status(batch, "closed", by=alice)

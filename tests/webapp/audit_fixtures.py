@@ -12,8 +12,9 @@ from tests.core import scripted_world
 from tests.core.review.miniature_battles import ask_oracle
 from tests.webapp.conftest import make_person
 from webapp.audit import annotation_queue
-from webapp.audit.batch_creation import BatchPlan, create_batch
+from webapp.audit.batch_sampling import BatchPlan
 from webapp.audit.models import Batch, Item
+from webapp.audit.services import create_batch
 from webapp.experiments.models import Experiment, Iteration, Stage, StageStatus
 
 

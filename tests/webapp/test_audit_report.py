@@ -30,12 +30,12 @@ from tests.webapp.audit_fixtures import (
 )
 from tests.webapp.conftest import make_person
 from webapp.audit import annotation_queue
-from webapp.audit.batch_creation import hash_source_files
 from webapp.audit.batch_report import make_report
-from webapp.audit.batch_requests import list_pending_batches
+from webapp.audit.batch_sampling import hash_source_files
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item, ItemHistoryEntry
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
 from webapp.audit.report_presenter import make_trend
+from webapp.audit.selectors import list_pending_batches
 from webapp.experiments.models import Experiment, Job, Stage
 from workers.jobs.runner import SLOW_HANDLERS, run_job, run_waiting_jobs
 
@@ -643,7 +643,7 @@ def test_reviewers_see_disagreements_first(batch: Batch, carol: User) -> None:
     assert page.index(f"{batch.pk}/{odd.number}<") == min(
         page.index(f"{batch.pk}/{item.number}<") for item in batch.items.all()
     )
-    only = reviewer_again().get(reverse("admin:audit_answer_changelist") + "?standing=0")
+    only = reviewer_again().get(reverse("admin:audit_answer_changelist") + "?agreement=0")
     assert f"{batch.pk}/{odd.number}<" in only.content.decode()
 
 
@@ -730,7 +730,7 @@ def test_several_batches_are_assigned_and_taken_away_at_once(
     chosen = {"_selected_action": made}
     client.post(path, chosen | {"action": "assign", "auditor": dave.pk})
     assert all(set(batch.auditors.all()) == {carol, dave} for batch in Batch.objects.all())
-    client.post(path, chosen | {"action": "take_away", "auditor": carol.pk})
+    client.post(path, chosen | {"action": "unassign", "auditor": carol.pk})
     assert all(set(batch.auditors.all()) == {dave} for batch in Batch.objects.all())
     said = client.post(path, chosen | {"action": "assign"}, follow=True).content.decode()
     assert "Choose an auditor" in said

@@ -9,20 +9,13 @@ from django.test import Client
 from django.urls import reverse
 
 from meta_reward_core.errors import InputError
-from tests.webapp.audit_fixtures import (
-    artifacts,
-    audited,
-    batch,
-    browser,
-    carol,
-    dave,
-    draw,
-)
+from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, carol, dave, draw
 from tests.webapp.conftest import make_person
 from webapp.audit import services
-from webapp.audit.batch_creation import hash_source_files
-from webapp.audit.gate import create_gate_from_recipe, evaluate_gate, find_override
+from webapp.audit.batch_sampling import hash_source_files
+from webapp.audit.gate import evaluate_gate, find_override, get_gate_terms
 from webapp.audit.models import AuditLogEntry, Batch, Gate, GateOverride
+from webapp.audit.services import create_gate_from_recipe
 from webapp.experiments.models import Experiment, Iteration
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
@@ -73,7 +66,7 @@ def test_a_gate_is_loosened_only_with_a_reason(
     for reason in ("", "  no  "):
         page = said(client, f"{AUDITS}/gate", **WANTED | looser, reason=reason)
         assert "for loosening or removing the gate" in page
-    assert services.get_gate_terms(Gate.objects.get())["min_agreement"] == 0.6
+    assert get_gate_terms(Gate.objects.get())["min_agreement"] == 0.6
     assert actions() == [("gate_set", "alice")]
     page = said(client, f"{AUDITS}/gate", **WANTED | looser, reason="the pilot showed enough")
     assert "loosened the gate" in page
@@ -95,7 +88,7 @@ def test_a_gate_is_removed_only_with_a_reason(client: Client, gated: Experiment)
 
 def test_neither_code_nor_database_takes_a_loosening_without_a_reason(gated: Experiment) -> None:
     gate = Gate.objects.get()
-    before = services.get_gate_terms(gate)
+    before = get_gate_terms(gate)
     gate.min_agreement = 0.1
     alice = User.objects.get(username="alice")
     with pytest.raises(InputError, match="Give a reason"):
@@ -140,7 +133,7 @@ def test_the_admin_writes_down_what_is_done_there(
     path = reverse("admin:audit_batch_changelist")
     chosen = {"_selected_action": [batch.pk]}
     client.post(path, chosen | {"action": "assign", "auditor": dave.pk})
-    client.post(path, chosen | {"action": "take_away", "auditor": carol.pk})
+    client.post(path, chosen | {"action": "unassign", "auditor": carol.pk})
     client.post(path, chosen | {"action": "close_batches"})
     client.post(path, chosen | {"action": "close_batches"})
     change = reverse("admin:audit_batch_change", args=[batch.pk])

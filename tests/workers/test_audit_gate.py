@@ -23,10 +23,11 @@ from tests.workers.installation import Installation, UseScript
 from tests.workers.miniature_script import RECIPE, MiniatureScript
 from tests.workers.test_run_iteration import table_bytes
 from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over, host, queue
-from webapp.audit.batch_creation import BatchPlan, create_batch
 from webapp.audit.batch_report import is_stale, make_report
+from webapp.audit.batch_sampling import BatchPlan
 from webapp.audit.human_preference_pairs import build_human_pairs
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
+from webapp.audit.services import create_batch
 from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Experiment, Iteration
 from webapp.notifications.models import Channel, EventType, Notification, Recipient, Subscription

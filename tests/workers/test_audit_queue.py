@@ -15,7 +15,7 @@ GATED = ("--iterations", "2", "--set", "audit.required=true",
 
 DECIDE = """
 from django.db import transaction
-from webapp.audit.batch_creation import BatchPlan, create_batch
+from webapp.audit.batch_sampling import BatchPlan, create_batch
 from webapp.audit.models import Answer, GateOverride
 from webapp.experiments.models import Experiment
 

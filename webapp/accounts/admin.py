@@ -20,7 +20,7 @@ admin.site.unregister([TOTPDevice, StaticDevice, User, Group])
 class AccountAdmin(UserAdmin):  # type: ignore[type-arg]
     """Accounts and their roles; whoever has the role of an admin makes nobody a superuser."""
 
-    list_display = ("username", "email", "roles", "is_active", "is_staff", "is_superuser",
+    list_display = ("username", "email", "list_roles", "is_active", "is_staff", "is_superuser",
                     "last_login")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -28,7 +28,7 @@ class AccountAdmin(UserAdmin):  # type: ignore[type-arg]
         return super().get_queryset(request).prefetch_related("groups")
 
     @admin.display(description="roles")
-    def roles(self, row: User) -> str:
+    def list_roles(self, row: User) -> str:
         """Roles by name."""
         return ", ".join(sorted(group.name for group in row.groups.all())) or "none"
 
@@ -55,14 +55,14 @@ def _can_edit(request: HttpRequest, account: User | None) -> bool:
 class RoleAdmin(GroupAdmin):
     """Roles: what each may do, and how many accounts have it."""
 
-    list_display = ("name", "accounts")
+    list_display = ("name", "count_accounts")
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Roles with the number of their accounts."""
         return super().get_queryset(request).annotate(account_count=Count("user"))
 
     @admin.display(description="accounts")
-    def accounts(self, row: Any) -> int:
+    def count_accounts(self, row: Any) -> int:
         """How many accounts have it."""
         return int(row.account_count)
 

@@ -9,11 +9,11 @@ from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 
 from webapp.accounts.roles import ANSWER, RUN, RUN_ALL, SEE
-from webapp.experiments.models import Experiment
+from webapp.experiments.models import Experiment, Job, JobKind
 
 AnyUser = AbstractBaseUser | AnonymousUser
 View = Callable[[HttpRequest], HttpResponse]
@@ -115,5 +115,26 @@ def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
     return experiment
 
 
+def get_requested_job(person: AnyUser, pk: int, kind: JobKind) -> Job:
+    """Find a job of a kind that a user requested; who may control all experiments sees all.
+
+    Raises:
+        Http404: there is none of this number and kind, or somebody else requested it.
+    """
+    job = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind=kind)
+    user = _get_active_user(person)
+    if user is None or (job.created_by_id != user.pk and not user.has_perm(RUN_ALL)):
+        raise Http404("there is no such job")
+    return job
+
+
 def _get_active_user(person: AnyUser) -> User | None:
     return person if isinstance(person, User) and person.is_active else None
+
+
+def get_visible_jobs(person: AnyUser) -> QuerySet[Job]:
+    """Select jobs of experiments that a user may see, and the user's own; admins see all."""
+    if isinstance(person, User) and person.has_perm(RUN_ALL):
+        return Job.objects.all()
+    own = Q(experiment=None, created_by=person.pk)
+    return Job.objects.filter(Q(experiment__in=get_visible_experiments(person)) | own)

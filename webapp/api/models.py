@@ -60,6 +60,11 @@ def make_token(owner: User, *, name: str, expires: datetime | None) -> tuple[Api
     return row, token
 
 
+def revoke_token(token: ApiToken) -> None:
+    """Revoke a token for good."""
+    token.delete()
+
+
 def hash_token(token: str) -> str:
     """Hash a token; hexadecimal."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()

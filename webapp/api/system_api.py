@@ -6,11 +6,11 @@ from ninja import Router
 
 from meta_reward_core.errors import RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from webapp.accounts.permissions import get_visible_jobs
 from webapp.api.errors import PROBLEMS
 from webapp.api.experiments import Limit, Offset
 from webapp.api.permissions import require_view
 from webapp.api.schemas import JobOut, JobPage, OrderPage, RecipeFieldOut, RecipeOut, WorkerOut
-from webapp.dashboard.activity_log import get_visible_jobs
 from webapp.experiment_form.recipe_fields import get_recipe_fields
 from webapp.experiments.progress import list_worker_states
 

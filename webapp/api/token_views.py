@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import require_view
-from webapp.api.models import ApiToken, make_token
+from webapp.api.models import ApiToken, make_token, revoke_token
 
 _DAYS: Final = {"30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
 _MAX_TOKENS: Final = 50
@@ -64,9 +64,9 @@ def manage_tokens(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @require_view
-def revoke_token(request: HttpRequest, pk: int) -> HttpResponse:
+def revoke_own_token(request: HttpRequest, pk: int) -> HttpResponse:
     """Revoke one of the user's own tokens."""
     token = get_object_or_404(ApiToken, pk=pk, owner=get_user(request))
-    token.delete()
+    revoke_token(token)
     messages.success(request, f"{token.name} is revoked.")
     return redirect("tokens")

@@ -8,5 +8,5 @@ urlpatterns = [
     path("api/v1/", ninja_api.build_api_urls()),
     path("api/v1/<path:rest>", ninja_api.handle_not_found),
     path("account/tokens", token_views.manage_tokens, name="tokens"),
-    path("account/tokens/<int:pk>/revoke", token_views.revoke_token, name="revoke_token"),
+    path("account/tokens/<int:pk>/revoke", token_views.revoke_own_token, name="revoke_token"),
 ]

@@ -27,7 +27,7 @@ from django.utils.html import format_html_join
 
 from webapp.accounts.current_user import get_user
 from webapp.accounts.roles import ADJUDICATE, ANSWER
-from webapp.audit.annotation_queue import get_possible_auditors, log_change
+from webapp.audit.annotation_queue import get_possible_auditors
 from webapp.audit.models import (
     Answer,
     AuditLogEntry,
@@ -38,11 +38,10 @@ from webapp.audit.models import (
     GateOverride,
     HiddenVerdict,
     Item,
-    ItemChange,
     ItemHistoryEntry,
     PreferenceLabel,
 )
-from webapp.audit.services import assign_auditors, set_status
+from webapp.audit.services import adjudicate_item, assign_auditors, set_status
 
 
 class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -86,13 +85,13 @@ class AssignForm(ActionForm):
 class BatchAdmin(ReviewerAdmin):
     """Batches: close them, and say who answers them, several at once."""
 
-    list_display = ("pk", "experiment_name", "iteration", "kind", "strategy", "status", "answered",
-                    "assigned", "created")  # fmt: skip
+    list_display = ("pk", "experiment_name", "iteration", "kind", "strategy", "status",
+                    "format_progress", "list_auditors", "created")  # fmt: skip
     list_filter = ("status", "kind", "experiment_name")
     fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "status", "auditors")
     readonly_fields = ("experiment_name", "iteration", "kind", "strategy", "seed")
     filter_horizontal = ("auditors",)
-    actions = ("close_batches", "open_batches", "assign", "take_away")
+    actions = ("close_batches", "open_batches", "assign", "unassign")
     action_form = AssignForm
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Batch]:
@@ -109,12 +108,12 @@ class BatchAdmin(ReviewerAdmin):
         return rows
 
     @admin.display(description="answers")
-    def answered(self, row: Any) -> str:
+    def format_progress(self, row: Any) -> str:
         """How far the batch is."""
         return f"{row.answer_count} of {row.item_count}"
 
     @admin.display(description="auditors")
-    def assigned(self, row: Batch) -> str:
+    def list_auditors(self, row: Batch) -> str:
         """Who answers it."""
         return ", ".join(sorted(person.username for person in row.auditors.all())) or "nobody"
 
@@ -128,7 +127,7 @@ class BatchAdmin(ReviewerAdmin):
             self.message_user(request, f"{rows.count()} batches were assigned to {auditor}.")
 
     @admin.action(description="Take away from")
-    def take_away(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
+    def unassign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Let an auditor answer the chosen batches no longer; answers stay."""
         auditor = self._get_chosen_auditor(request)
         if auditor is not None:
@@ -167,14 +166,14 @@ class BatchAdmin(ReviewerAdmin):
         self._assign(request, form.instance, form.cleaned_data["auditors"])
 
 
-def annotate_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
+def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
     """Say of each answer how it stands to the meta-judge's verdicts, disagreements first."""
     forward, backward = (
         KeyTextTransform(name, "item__hidden_verdict__facts") for name in ("forward", "backward")
     )
     said = rows.annotate(forward=Cast(forward, CharField()), backward=Cast(backward, CharField()))
     return said.annotate(
-        standing=Case(
+        agreement=Case(
             When(choice="", then=Value(3)),
             When(forward=F("choice"), backward=F("choice"), then=Value(2)),
             When(forward=F("choice"), then=Value(1)),
@@ -185,41 +184,41 @@ def annotate_standing(rows: QuerySet[Answer]) -> QuerySet[Answer]:
     )
 
 
-class StandingFilter(admin.SimpleListFilter):
+class AgreementFilter(admin.SimpleListFilter):
     """Answers by how many of the meta-judge's verdicts say the same."""
 
     title = "meta-judge"
-    parameter_name = "standing"
+    parameter_name = "agreement"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
         """From the most to the least conflict."""
         return [("0", "disagrees"), ("1", "agrees in one order"), ("2", "agrees")]
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Answer]) -> QuerySet[Answer]:  # noqa: ARG002
-        """Rows of the chosen standing."""
-        return rows.filter(Q(standing=self.value())) if self.value() else rows
+        """Rows of the chosen agreement."""
+        return rows.filter(Q(agreement=self.value())) if self.value() else rows
 
 
 @admin.register(Answer)
 class AnswerAdmin(ReviewerAdmin):
     """Answers: reviewers see all, disagreements first; auditors see their own alone."""
 
-    list_display = ("item_number", "batch", "auditor_name", "said", "confidence", "standing",
-                    "tags", "submitted")  # fmt: skip
-    list_filter = (StandingFilter, "confidence", "choice", "item__batch")
+    list_display = ("get_item_number", "get_batch", "auditor_name", "get_answer", "confidence",
+                    "get_agreement", "tags", "submitted")  # fmt: skip
+    list_filter = (AgreementFilter, "confidence", "choice", "item__batch")
     search_fields = ("comment", "auditor_name")
     list_select_related = ("item__batch",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
         """Everybody's for reviewers, one's own for auditors."""
         if request.user.has_perm(ADJUDICATE):
-            return annotate_standing(Answer.objects.all())
+            return annotate_agreement(Answer.objects.all())
         return Answer.objects.filter(auditor=get_user(request))
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """Disagreements of the surest first."""
         if request.user.has_perm(ADJUDICATE):
-            return ("standing", "-confidence", "pk")
+            return ("agreement", "-confidence", "pk")
         return ("-submitted",)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -242,28 +241,28 @@ class AnswerAdmin(ReviewerAdmin):
         """The same holds of columns."""
         if request.user.has_perm(ADJUDICATE):
             return self.list_display
-        return ("item_number", "auditor_name", "said", "confidence", "tags", "submitted")
+        return ("get_item_number", "auditor_name", "get_answer", "confidence", "tags", "submitted")
 
     @admin.display(ordering="item__number", description="item")
-    def item_number(self, row: Answer) -> str:
+    def get_item_number(self, row: Answer) -> str:
         """The item's place in its batch."""
         return f"{row.item.batch_id}/{row.item.number}"
 
     @admin.display(ordering="item__batch", description="batch")
-    def batch(self, row: Answer) -> str:
+    def get_batch(self, row: Answer) -> str:
         """The batch, for reviewers."""
         return str(row.item.batch)
 
     @admin.display(description="answer")
-    def said(self, row: Answer) -> str:
+    def get_answer(self, row: Answer) -> str:
         """The answer, whatever its kind."""
         return row.choice or f"{row.points:g}"
 
-    @admin.display(ordering="standing", description="meta-judge")
-    def standing(self, row: Any) -> str:
+    @admin.display(ordering="agreement", description="meta-judge")
+    def get_agreement(self, row: Any) -> str:
         """How many verdicts say the same."""
         names = {0: "disagrees", 1: "agrees in one order", 2: "agrees"}
-        return names.get(row.standing, "")
+        return names.get(row.agreement, "")
 
 
 def _format_answer(answer: Answer) -> str:
@@ -352,12 +351,12 @@ class ItemAdmin(ReviewerAdmin):
     """Items: read the answers and have the last word."""
 
     form = AdjudicationForm
-    list_display = ("number", "batch", "auditors", "stratum", "repeat_kind", "is_answered",
+    list_display = ("number", "batch", "format_conflict", "stratum", "repeat_kind", "is_answered",
                     "adjudicated")  # fmt: skip
     list_filter = (ConflictFilter, "is_answered", "repeat_kind", "batch", "stratum")
     list_select_related = ("batch",)
     readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
-                       "answers", "meta_judge")  # fmt: skip
+                       "list_answers", "list_hidden_verdicts")  # fmt: skip
     fields = (*readonly_fields, "adjudicated", "adjudication")
     inlines = (HistoryInline,)
 
@@ -374,12 +373,12 @@ class ItemAdmin(ReviewerAdmin):
         return request.user.has_perm(ADJUDICATE)
 
     @admin.display(ordering="differs", description="auditors")
-    def auditors(self, row: Any) -> str:
+    def format_conflict(self, row: Any) -> str:
         """Whether they differ."""
         return "differ" if row.differs else ""
 
     @admin.display(description="answers")
-    def answers(self, row: Item) -> str:
+    def list_answers(self, row: Item) -> str:
         """What everybody said of the item, on its repeats, too."""
         found = Answer.objects.filter(Q(item=row) | Q(item__original=row)).select_related("item")
         lines = [
@@ -389,7 +388,7 @@ class ItemAdmin(ReviewerAdmin):
         return format_html_join("", "<p>{} ({}): {} {}</p>", lines) or "none yet"
 
     @admin.display(description="judge and meta-judge")
-    def meta_judge(self, row: Item) -> str:
+    def list_hidden_verdicts(self, row: Item) -> str:
         """What was hidden from who answered."""
         facts = row.hidden_verdict.facts
         names = ("forward", "backward", "score_first", "score_second", "elo_first", "elo_second",
@@ -401,11 +400,7 @@ class ItemAdmin(ReviewerAdmin):
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
         """Write the last word, and that it was spoken."""
-        Item.objects.filter(pk=obj.pk).update(
-            adjudicated=obj.adjudicated, adjudication=obj.adjudication
-        )
-        values = {"adjudicated": obj.adjudicated, "reason": obj.adjudication}
-        log_change(obj, ItemChange.ADJUDICATED, get_user(request), values)
+        adjudicate_item(obj, choice=obj.adjudicated, reason=obj.adjudication, by=get_user(request))
 
 
 class ReadOnlyAdmin(ReviewerAdmin):

@@ -15,7 +15,8 @@ from webapp.accounts.roles import ANSWER
 from webapp.audit import annotation_queue
 from webapp.audit.forms import AnswerForm, make_answer_form, to_item_choice, to_shown_letter
 from webapp.audit.item_presenter import format_answer, list_revealed_facts, make_item_view
-from webapp.audit.models import Answer, Batch, HiddenVerdict, Item
+from webapp.audit.models import Answer, Item
+from webapp.audit.selectors import find_own_answer, get_assigned_item, read_hidden_facts
 from webapp.htmx import render_page_or_partial
 
 require_annotate: Final = permission_required(ANSWER, raise_exception=True)
@@ -25,18 +26,6 @@ _LOST = (
     "This item has been reassigned, or its batch was closed. Your answer is kept in the item's "
     "history and does not count."
 )
-
-
-def _find_item(person: User, pk: int, number: int) -> Item:
-    """Find an item of a batch that a person is assigned to.
-
-    Raises:
-        Http404: there is none, or it is not theirs.
-    """
-    batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
-    item = get_object_or_404(batch.items, number=number)
-    item.batch = batch
-    return item
 
 
 @require_safe
@@ -63,8 +52,8 @@ def show_next_item(request: HttpRequest, pk: int) -> HttpResponse:
 def annotate_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Show an item that the person holds, or their answer to it; take their answer."""
     person = get_user(request)
-    found = _find_item(person, pk, number)
-    answered = Answer.objects.filter(item=found, auditor=person).first()
+    found = get_assigned_item(person, pk, number)
+    answered = find_own_answer(found, person)
     if request.method == "POST":
         return _save_answer(request, person, found)
     if answered is not None:
@@ -85,7 +74,7 @@ def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpRespons
         return _render_item(request, person, found, form, status=422)
     if annotation_queue.submit_answer(found, person, form.make_answer(found)):
         return redirect("audit_item", pk=found.batch_id, number=found.number)
-    if not Answer.objects.filter(item=found, auditor=person).exists():
+    if find_own_answer(found, person) is None:
         messages.warning(request, _LOST)
     return redirect("annotate", pk=found.batch_id)
 
@@ -125,7 +114,7 @@ def _render_answered(
 ) -> HttpResponse:
     facts = []
     if answered.revealed is not None or found.batch.status == "closed":
-        facts = list_revealed_facts(found, HiddenVerdict.objects.get(item=found).facts)
+        facts = list_revealed_facts(found, read_hidden_facts(found))
     context = {
         "batch": found.batch,
         "item": make_item_view(found, found.batch),
@@ -143,7 +132,7 @@ def _render_answered(
 def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Keep what is filled in so far; htmx sends it while somebody fills it in."""
     person = get_user(request)
-    found = _find_item(person, pk, number)
+    found = get_assigned_item(person, pk, number)
     form = make_answer_form(found.batch.kind, request.POST)
     form.is_valid()
     values = form.cleaned_data
@@ -152,7 +141,7 @@ def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
         given["choice"] = to_item_choice(given["choice"], found)
     kept = annotation_queue.save_draft(found, person, given, values.get("seconds") or 0.0)
     # The last draft may come behind the answer itself.
-    is_answered = Answer.objects.filter(item=found, auditor=person).exists()
+    is_answered = find_own_answer(found, person) is not None
     return HttpResponse(status=204 if kept or is_answered else 409)
 
 
@@ -161,7 +150,7 @@ def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
 def skip_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Give an item back unanswered."""
     person = get_user(request)
-    annotation_queue.skip_item(_find_item(person, pk, number), person)
+    annotation_queue.skip_item(get_assigned_item(person, pk, number), person)
     return redirect("annotate", pk=pk)
 
 
@@ -180,7 +169,7 @@ def requeue_skipped(request: HttpRequest, pk: int) -> HttpResponse:
 def undo_answer(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Take an answer back and fill it in again."""
     person = get_user(request)
-    found = _find_item(person, pk, number)
+    found = get_assigned_item(person, pk, number)
     if annotation_queue.undo_answer(found, person):
         return redirect("audit_item", pk=pk, number=number)
     messages.info(request, "This answer is final: its reveal was viewed, or the batch is closed.")
@@ -192,16 +181,8 @@ def undo_answer(request: HttpRequest, pk: int, number: int) -> HttpResponse:
 def reveal_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Show what judge and meta-judge said of an answered item."""
     person = get_user(request)
-    found = _find_item(person, pk, number)
-    if not Answer.objects.filter(item=found, auditor=person).exists():
+    found = get_assigned_item(person, pk, number)
+    if find_own_answer(found, person) is None:
         raise Http404("Answer the item first.")
     annotation_queue.reveal_item(found, person)
     return redirect("audit_item", pk=pk, number=number)
-
-
-def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.AuditorProgress]]:
-    """Batches that a person answers, with how far they are."""
-    return [
-        (batch, annotation_queue.compute_progress(batch, person))
-        for batch in annotation_queue.get_assigned_batches(person)
-    ]

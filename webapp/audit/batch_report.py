@@ -26,7 +26,7 @@ from meta_reward_core.review.stratified_sampling import (
     name_sample_stratum,
     pool_frames,
 )
-from webapp.audit.batch_creation import hash_source_files
+from webapp.audit.batch_sampling import hash_source_files
 from webapp.audit.models import Answer, Batch, Item, ItemKind, RepeatKind
 
 Facts = Mapping[str, Any]

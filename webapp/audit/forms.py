@@ -7,10 +7,10 @@ from django.contrib.auth.models import User
 
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
-from webapp.audit.batch_creation import BatchPlan
-from webapp.audit.gate import find_override, has_battles, has_pairs, hash_battles
+from webapp.audit.batch_sampling import BatchPlan
+from webapp.audit.gate import find_override, get_gate_terms, has_battles, has_pairs, hash_battles
 from webapp.audit.models import Confidence, Gate, Item, ItemKind, OverrideOutcome
-from webapp.audit.services import MIN_REASON_CHARS, get_gate_terms
+from webapp.audit.services import MIN_REASON_CHARS
 from webapp.experiments.models import Experiment, RunStatus
 
 _MAX_ITEMS = 5000

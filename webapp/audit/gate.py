@@ -1,10 +1,11 @@
 """Whether an iteration may train, and on which pairs: its battles must have passed an audit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from webapp.audit.batch_creation import hash_source_files
 from webapp.audit.batch_report import estimate_agreement, is_stale
+from webapp.audit.batch_sampling import hash_source_files
 from webapp.audit.models import (
     Batch,
     BatchStatus,
@@ -15,8 +16,7 @@ from webapp.audit.models import (
     OverrideOutcome,
     RepeatKind,
 )
-from webapp.audit.services import write_gate
-from webapp.experiments.models import Experiment, Iteration, StageStatus
+from webapp.experiments.models import Iteration, StageStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +129,6 @@ def hash_battles(iteration: Iteration) -> str:
     return hash_source_files(iteration.experiment, iteration.number, ItemKind.JUDGMENTS)
 
 
-def record_gate_decision(iteration: Iteration) -> GateDecision:
-    """Say the same as `evaluate_gate`, and write down what the gate decides by its own rule."""
-    ruling = evaluate_gate(iteration)
-    if not ruling.is_new:
-        return ruling
-    GateOverride.objects.get_or_create(
-        experiment=iteration.experiment,
-        iteration=iteration.number,
-        source_sha256=hash_battles(iteration),
-        defaults={
-            "experiment_name": iteration.experiment.name,
-            "outcome": OverrideOutcome.ACTOR_PAIRS,
-            "reason": ruling.withheld,
-            "created_by_name": GateOverride.BY_THE_GATE,
-        },
-    )
-    return evaluate_gate(iteration)
-
-
 def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     """Why a batch does not open a gate; empty if it does."""
     found = estimate_agreement(batch, confidence=gate.confidence)
@@ -160,15 +141,34 @@ def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     return ""
 
 
-def create_gate_from_recipe(experiment: Experiment) -> None:
-    """Ask for audits if an experiment's recipe does; for when its row is made."""
-    asked = experiment.recipe.get("audit") or {}
-    if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():
-        gate = Gate(
-            experiment=experiment,
-            min_agreement=asked["least_agreement"],
-            confidence=asked["confidence"],
-            min_answers=asked["answers"],
-            on_failure=asked["otherwise"],
-        )
-        write_gate(gate, before=None, by=None)
+Terms = Mapping[str, Any]
+_TERMS: Final = ("min_agreement", "confidence", "min_answers", "on_failure")
+
+_EARLIER_TERMS: Final = {
+    "least": "min_agreement",
+    "answers": "min_answers",
+    "otherwise": "on_failure",
+}
+"""Earlier names of the terms of a gate; log entries written under them are never rewritten."""
+
+
+def get_gate_terms(gate: Gate) -> Terms:
+    """What a gate asks for, as plain values."""
+    return {name: getattr(gate, name) for name in _TERMS}
+
+
+def read_terms(stored: Terms) -> Terms:
+    """Read the terms of a gate from a log entry, which may hold their earlier names."""
+    return {_EARLIER_TERMS.get(name, name): value for name, value in stored.items()}
+
+
+def is_looser(before: Terms, after: Terms) -> bool:
+    """Whether a gate asks for less than it did, in any of its terms."""
+    less = any(
+        after[name] < before[name] for name in ("min_agreement", "confidence", "min_answers")
+    )
+    goes_on = (before["on_failure"], after["on_failure"]) == (
+        OnGateFailure.WAIT,
+        OnGateFailure.ACTOR_PAIRS,
+    )
+    return less or goes_on

@@ -5,8 +5,8 @@ from typing import Any, Final, Literal, cast
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from webapp.audit.batch_creation import read_experiment_templates
 from webapp.audit.batch_report import is_stale
+from webapp.audit.batch_sampling import read_experiment_templates
 from webapp.audit.gate import is_complete
 from webapp.audit.models import Answer, Batch, Item, ItemKind
 from webapp.experiments.models import Experiment

@@ -10,9 +10,9 @@ from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResult
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import STRATEGIES
 from webapp.audit.batch_report import BatchReport
+from webapp.audit.gate import read_terms
 from webapp.audit.models import AuditLogEntry, Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
-from webapp.audit.services import read_terms
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE

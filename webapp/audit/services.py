@@ -1,50 +1,67 @@
 """Actions on gates and batches, each with an entry in the audit log."""
 
+import random
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
+from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
-from webapp.audit.annotation_queue import list_unblinded_auditors, reassign_repeats
-from webapp.audit.models import AuditAction, AuditLogEntry, Batch, BatchStatus, Gate, OnGateFailure
-from webapp.experiments.models import Experiment
+from meta_reward_core.review.stratified_sampling import BatchSlot, arrange_batch
+from webapp.audit.annotation_queue import (
+    get_possible_auditors,
+    list_unblinded_auditors,
+    log_change,
+    reassign_repeats,
+)
+from webapp.audit.batch_sampling import (
+    BatchPlan,
+    SampledBatch,
+    read_experiment_templates,
+    sample_batch,
+)
+from webapp.audit.gate import (
+    GateDecision,
+    Terms,
+    evaluate_gate,
+    get_gate_terms,
+    hash_battles,
+    is_looser,
+)
+from webapp.audit.models import (
+    AuditAction,
+    AuditLogEntry,
+    Batch,
+    BatchStatus,
+    Gate,
+    GateOverride,
+    HiddenVerdict,
+    Item,
+    ItemChange,
+    OverrideOutcome,
+)
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, Iteration, Job, JobKind
 
 MIN_REASON_CHARS: Final = 5
 """Characters of a reason."""
 
-Terms = Mapping[str, Any]
-_TERMS: Final = ("min_agreement", "confidence", "min_answers", "on_failure")
 
-_EARLIER_TERMS: Final = {
-    "least": "min_agreement",
-    "answers": "min_answers",
-    "otherwise": "on_failure",
-}
-"""Earlier names of the terms of a gate; log entries written under them are never rewritten."""
-
-
-def get_gate_terms(gate: Gate) -> Terms:
-    """What a gate asks for, as plain values."""
-    return {name: getattr(gate, name) for name in _TERMS}
-
-
-def read_terms(stored: Terms) -> Terms:
-    """Read the terms of a gate from a log entry, which may hold their earlier names."""
-    return {_EARLIER_TERMS.get(name, name): value for name, value in stored.items()}
-
-
-def is_looser(before: Terms, after: Terms) -> bool:
-    """Whether a gate asks for less than it did, in any of its terms."""
-    less = any(
-        after[name] < before[name] for name in ("min_agreement", "confidence", "min_answers")
-    )
-    goes_on = (before["on_failure"], after["on_failure"]) == (
-        OnGateFailure.WAIT,
-        OnGateFailure.ACTOR_PAIRS,
-    )
-    return less or goes_on
+def create_gate_from_recipe(experiment: Experiment) -> None:
+    """Ask for audits if an experiment's recipe does; for when its row is made."""
+    asked = experiment.recipe.get("audit") or {}
+    if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():
+        gate = Gate(
+            experiment=experiment,
+            min_agreement=asked["least_agreement"],
+            confidence=asked["confidence"],
+            min_answers=asked["answers"],
+            on_failure=asked["otherwise"],
+        )
+        write_gate(gate, before=None, by=None)
 
 
 def write_gate(gate: Gate, *, before: Terms | None, by: User | None, reason: str = "") -> None:
@@ -91,6 +108,170 @@ def _require_reason(reason: str) -> None:
             f"Give a reason (at least {MIN_REASON_CHARS} characters) for loosening or removing the "
             "gate. It will be shown in the gate history."
         )
+
+
+def record_gate_decision(iteration: Iteration) -> GateDecision:
+    """Say the same as `evaluate_gate`, and write down what the gate decides by its own rule."""
+    ruling = evaluate_gate(iteration)
+    if not ruling.is_new:
+        return ruling
+    GateOverride.objects.get_or_create(
+        experiment=iteration.experiment,
+        iteration=iteration.number,
+        source_sha256=hash_battles(iteration),
+        defaults={
+            "experiment_name": iteration.experiment.name,
+            "outcome": OverrideOutcome.ACTOR_PAIRS,
+            "reason": ruling.withheld,
+            "created_by_name": GateOverride.BY_THE_GATE,
+        },
+    )
+    return evaluate_gate(iteration)
+
+
+def override_gate(
+    experiment: Experiment,
+    number: int,
+    *,
+    source_sha256: str,
+    outcome: str,
+    reason: str,
+    by: User,
+) -> bool:
+    """Decide what an iteration trains on although its audit was not passed.
+
+    Args:
+        source_sha256: of the battles that the decision is about.
+
+    Returns:
+        False if these battles were decided before; then nothing changes.
+    """
+    try:
+        with transaction.atomic():
+            GateOverride.objects.create(
+                experiment=experiment,
+                experiment_name=experiment.name,
+                iteration=number,
+                source_sha256=source_sha256,
+                outcome=outcome,
+                reason=reason,
+                created_by=by,
+                created_by_name=by.get_username(),
+            )
+    except IntegrityError:
+        return False
+    return True
+
+
+def request_batch(
+    experiment: Experiment,
+    number: int,
+    plan: BatchPlan,
+    *,
+    by: User,
+    auditors: Iterable[User],
+) -> Job:
+    """Ask the workers for a batch: to draw it may take longer than a page should."""
+    names = [person.username for person in auditors]
+    payload = {"iteration": number, "plan": asdict(plan), "auditors": names}
+    return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, payload=payload)
+
+
+def read_plan(payload: Mapping[str, Any]) -> BatchPlan:
+    """The plan of a batch that was asked for."""
+    return BatchPlan(**payload["plan"])
+
+
+def read_auditors(payload: Mapping[str, Any]) -> list[User]:
+    """Who shall answer it, as far as they still may."""
+    return list(get_possible_auditors().filter(username__in=payload["auditors"]))
+
+
+def create_batch(
+    experiment: Experiment,
+    number: int,
+    plan: BatchPlan,
+    *,
+    by: User | None,
+    auditors: Iterable[User] = (),
+) -> Batch:
+    """Draw the items of a batch and write their rows, all or none.
+
+    Raises:
+        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
+        ArtifactError: files are gone or damaged.
+    """
+    return save_batch(sample_batch(experiment, number, plan), by=by, auditors=auditors)
+
+
+def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
+    """Write the rows of a batch, all or none."""
+    plan, experiment = drawn.plan, drawn.experiment
+    with transaction.atomic():
+        batch = Batch.objects.create(
+            experiment=experiment,
+            experiment_name=experiment.name,
+            iteration=drawn.number,
+            kind=plan.kind,
+            strategy=plan.strategy,
+            seed=plan.seed,
+            strata=[asdict(stratum) for stratum in drawn.sample.strata],
+            source_sha256=drawn.digest,
+            hides_score_lines=plan.hides_score_lines,
+            reveals_at_once=plan.reveals_at_once,
+            same_share=plan.same_share,
+            other_share=plan.other_share,
+            guidelines=plan.guidelines,
+            rubric=read_experiment_templates(experiment)["rubric"],
+            created_by=by,
+        )
+        set_auditors(batch, auditors, by=by)
+        _write_items(batch, drawn)
+    return batch
+
+
+def _write_items(batch: Batch, drawn: SampledBatch) -> None:
+    rng = random.Random(derive_seed(batch.seed, "audit-order"))
+    places = arrange_batch(
+        len(drawn.sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
+    )
+    items = [
+        _make_item(batch, number, place, drawn) for number, place in enumerate(places, start=1)
+    ]
+    for item in items:
+        item.is_swapped = rng.random() < 0.5
+    originals = {
+        place.index: item for place, item in zip(places, items, strict=True) if place.again is None
+    }
+    Item.objects.bulk_create(originals.values())
+    repeats = [
+        (item, originals[place.index])
+        for place, item in zip(places, items, strict=True)
+        if place.again is not None
+    ]
+    for item, original in repeats:
+        item.original = original
+    Item.objects.bulk_create(item for item, _ in repeats)
+    HiddenVerdict.objects.bulk_create(
+        HiddenVerdict(item=item, facts=drawn.facts[item.key]) for item in items
+    )
+
+
+def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch) -> Item:
+    chosen, texts = drawn.sample.drawn[place.index], drawn.texts
+    facts = drawn.facts[chosen.key]
+    return Item(
+        batch=batch,
+        number=number,
+        key=chosen.key,
+        stratum=chosen.stratum,
+        probability=chosen.probability,
+        instruction=texts.prompts[facts["prompt_id"]],
+        response=texts.responses[facts["response_id"]],
+        first=texts.judgments.get(facts.get("first_judgment_id", ""), ""),
+        second=texts.judgments.get(facts.get("second_judgment_id", ""), ""),
+        repeat_kind=place.again or "",
+    )
 
 
 def set_status(batch: Batch, status: str, *, by: User) -> bool:
@@ -158,6 +339,12 @@ def format_unblinded_warning(people: Iterable[User]) -> str:
         "meta-judge said: such answers are blind only by promise. Give auditors an account that "
         "has the role auditor and no other one."
     )
+
+
+def adjudicate_item(item: Item, *, choice: str, reason: str, by: User) -> None:
+    """Give the final verdict on an item, which counts instead of its answers."""
+    Item.objects.filter(pk=item.pk).update(adjudicated=choice, adjudication=reason)
+    log_change(item, ItemChange.ADJUDICATED, by, {"adjudicated": choice, "reason": reason})
 
 
 def _log_action(

@@ -4,10 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.contrib import messages
-from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError, transaction
-from django.db.models import Count, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -23,14 +20,11 @@ from webapp.accounts.permissions import (
     require_run,
     require_view,
 )
-from webapp.accounts.roles import ANSWER, RUN_ALL, SEE
+from webapp.accounts.roles import ANSWER, SEE
 from webapp.accounts.security_log import log_event
-from webapp.audit import gate as gates
 from webapp.audit import services
-from webapp.audit.annotation_views import list_own_batches
-from webapp.audit.batch_creation import require_finished
 from webapp.audit.batch_report import make_report
-from webapp.audit.batch_requests import is_any_pending, list_pending_batches, request_batch
+from webapp.audit.batch_sampling import require_finished
 from webapp.audit.exports import FORMATS, export_batch
 from webapp.audit.forms import (
     AuditorsForm,
@@ -41,7 +35,7 @@ from webapp.audit.forms import (
     RemovalForm,
 )
 from webapp.audit.imports import ImportResult, group_reasons, import_file
-from webapp.audit.models import Batch, BatchStatus, Gate, GateOverride
+from webapp.audit.models import Batch, BatchStatus
 from webapp.audit.pooled_report import compute_trend, pool_iteration
 from webapp.audit.report_presenter import (
     TREND,
@@ -51,8 +45,25 @@ from webapp.audit.report_presenter import (
     make_report_view,
     make_trend,
 )
-from webapp.audit.services import assign_auditors, format_unblinded_warning, set_status, write_gate
-from webapp.experiments.models import Experiment, Iteration, RunStatus
+from webapp.audit.selectors import (
+    annotate_counts,
+    find_gate,
+    get_changeable_batch,
+    get_gate_or_default,
+    get_visible_batches,
+    is_any_pending,
+    is_held,
+    list_own_batches,
+    list_pending_batches,
+)
+from webapp.audit.services import (
+    assign_auditors,
+    format_unblinded_warning,
+    request_batch,
+    set_status,
+    write_gate,
+)
+from webapp.experiments.models import Experiment, RunStatus
 from webapp.htmx import is_partial_request, render_page_or_partial
 
 _SHOWN: Final = 100
@@ -70,45 +81,13 @@ class GateForms:
     override: OverrideForm | None = None
 
 
-def get_visible_batches(person: User) -> QuerySet[Batch]:
-    """Batches whose results a person may see; of a deleted experiment one's own, or an admin's."""
-    if not person.has_perm(SEE):
-        return Batch.objects.none()
-    orphans = Q(experiment__isnull=True)
-    if not person.has_perm(RUN_ALL):
-        orphans &= Q(created_by=person)
-    return Batch.objects.filter(Q(experiment__in=get_visible_experiments(person)) | orphans)
-
-
-def _annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
-    """Batches with their numbers of items and answers, newest first."""
-    counted: QuerySet[Any] = batches.annotate(
-        item_count=Count("items", distinct=True),
-        answer_count=Count("items__answer", distinct=True),
-    )
-    return counted.order_by("-created", "-pk")  # an aggregate forgets the model's own order
-
-
-def _find_changeable(person: User, pk: int) -> Batch:
-    """Find a batch that a person may change: who may steer its experiment, or made it.
-
-    Raises:
-        Http404: there is none, or it is a stranger's.
-        PermissionDenied: it may be seen, but not changed.
-    """
-    batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
-    if batch.experiment is not None and not can_control(person, batch.experiment):
-        raise PermissionDenied("This audit belongs to another user's experiment.")
-    return batch
-
-
 @require_safe
 def list_audits(request: HttpRequest) -> HttpResponse:
     """List what the person answers, and what they may read."""
     person = get_user(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
-    batches = _annotate_counts(get_visible_batches(person))
+    batches = annotate_counts(get_visible_batches(person))
     context = {
         "mine": list_own_batches(person) if person.has_perm(ANSWER) else [],
         "batches": [make_batch_view(batch) for batch in batches[:_SHOWN]],
@@ -189,7 +168,7 @@ def _render_report(
 def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
     """Close a batch, or open it again."""
     person = get_user(request)
-    batch = _find_changeable(person, pk)
+    batch = get_changeable_batch(person, pk)
     is_open = batch.status == BatchStatus.OPEN
     set_status(batch, BatchStatus.CLOSED if is_open else BatchStatus.OPEN, by=person)
     return redirect("audit_report", pk=pk)
@@ -200,7 +179,7 @@ def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
 def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
     """Say who answers a batch."""
     person = get_user(request)
-    batch = _find_changeable(person, pk)
+    batch = get_changeable_batch(person, pk)
     form = AuditorsForm(request.POST)
     if form.is_valid():
         for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):
@@ -238,7 +217,7 @@ def download_export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
 def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
     """Take answers from a file; what cannot be read is listed with its reason."""
     person = get_user(request)
-    batch = _find_changeable(person, pk)
+    batch = get_changeable_batch(person, pk)
     form = ImportForm(request.POST, request.FILES)
     if form.is_valid():
         file = form.cleaned_data["file"]
@@ -292,7 +271,7 @@ def _render_experiment(
     status: int = 200,
 ) -> HttpResponse:
     unfinished = experiment.iterations.filter(status__in=_MAY_WAIT).first()
-    batches = _annotate_counts(experiment.audits.all())
+    batches = annotate_counts(experiment.audits.all())
     asked = list_pending_batches(experiment)
     context: dict[str, Any] = {
         "experiment": experiment,
@@ -301,13 +280,14 @@ def _render_experiment(
         "trend": make_trend(compute_trend(experiment)),
         "trend_headings": TREND,
         "batches": [make_batch_view(batch) for batch in batches],
-        "gate": Gate.objects.filter(experiment=experiment).first(),
-        "gate_form": forms.change or GateForm(instance=_get_gate(experiment), auto_id=_GATE_IDS),
+        "gate": find_gate(experiment),
+        "gate_form": forms.change
+        or GateForm(instance=get_gate_or_default(experiment), auto_id=_GATE_IDS),
         "removal_form": forms.removal or RemovalForm(auto_id=_REMOVAL_IDS),
         "override_form": forms.override or OverrideForm(experiment=experiment),
         "overrides": experiment.gate_overrides.all(),
         "acts": [describe_log_entry(act) for act in experiment.audit_log.all()[:_SHOWN]],
-        "held": unfinished.message if unfinished and _is_held(unfinished) else "",
+        "held": unfinished.message if unfinished and is_held(unfinished) else "",
         "may_change": can_control(get_user(request), experiment),
     }
     response = render_page_or_partial(
@@ -332,17 +312,12 @@ def show_iteration_audits(request: HttpRequest, name: str, number: int) -> HttpR
     return render(request, "audit/iteration_audits.html", context)
 
 
-def _is_held(iteration: Iteration) -> bool:
-    """Whether an iteration has come to the gate and is still held there."""
-    return iteration.message.startswith(gates.WAITS) and bool(gates.explain_hold(iteration))
-
-
 @require_POST
 @require_run
 def set_gate(request: HttpRequest, name: str) -> HttpResponse:
     """Ask for a passed audit before training; for a reason where less is asked for."""
     experiment = get_controllable_experiment(request.user, name)
-    form = GateForm(request.POST, instance=_get_gate(experiment), auto_id=_GATE_IDS)
+    form = GateForm(request.POST, instance=get_gate_or_default(experiment), auto_id=_GATE_IDS)
     if form.is_valid():
         reason = form.cleaned_data.get("reason", "")
         try:
@@ -366,11 +341,6 @@ def remove_gate(request: HttpRequest, name: str) -> HttpResponse:
     return _render_experiment(request, experiment, GateForms(removal=form), status=422)
 
 
-def _get_gate(experiment: Experiment) -> Gate:
-    """An experiment's gate, or one that could be asked for."""
-    return Gate.objects.filter(experiment=experiment).first() or Gate(experiment=experiment)
-
-
 @require_POST
 @require_run
 def override_gate(request: HttpRequest, name: str) -> HttpResponse:
@@ -379,19 +349,14 @@ def override_gate(request: HttpRequest, name: str) -> HttpResponse:
     form = OverrideForm(request.POST, experiment=experiment)
     if not form.is_valid():
         return _render_experiment(request, experiment, GateForms(override=form), status=422)
-    person = get_user(request)
-    try:
-        with transaction.atomic():
-            GateOverride.objects.create(
-                experiment=experiment,
-                experiment_name=experiment.name,
-                iteration=form.cleaned_data["iteration"],
-                source_sha256=form.battles,
-                outcome=form.cleaned_data["outcome"],
-                reason=form.cleaned_data["reason"],
-                created_by=person,
-                created_by_name=person.get_username(),
-            )
-    except IntegrityError:
+    is_new = services.override_gate(
+        experiment,
+        form.cleaned_data["iteration"],
+        source_sha256=form.battles,
+        outcome=form.cleaned_data["outcome"],
+        reason=form.cleaned_data["reason"],
+        by=get_user(request),
+    )
+    if not is_new:
         messages.info(request, "This iteration already has an override.")
     return redirect("experiment_audits", name=name)

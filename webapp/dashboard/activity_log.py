@@ -14,8 +14,8 @@ from django.contrib.auth.models import User
 from django.db.models import F, Model, Q, QuerySet, Value
 
 from webapp.accounts.models import SecurityEvent
-from webapp.accounts.permissions import AnyUser, get_visible_experiments
-from webapp.accounts.roles import RUN_ALL, SEE_EVENTS
+from webapp.accounts.permissions import AnyUser, get_visible_experiments, get_visible_jobs
+from webapp.accounts.roles import SEE_EVENTS
 from webapp.audit.models import AuditLogEntry, GateOverride
 from webapp.experiments.models import Experiment, Job, JobKind
 
@@ -123,14 +123,6 @@ def _read_source(source: LogSource, keys: Sequence[int]) -> dict[int, ActivityEn
         return {}
     rows = source.model._default_manager.select_related(*source.related).in_bulk(keys)
     return {key: source.lay_out(row) for key, row in rows.items()}
-
-
-def get_visible_jobs(person: AnyUser) -> QuerySet[Job]:
-    """Select jobs of experiments that a user may see, and the user's own; admins see all."""
-    if isinstance(person, User) and person.has_perm(RUN_ALL):
-        return Job.objects.all()
-    own = Q(experiment=None, created_by=person.pk)
-    return Job.objects.filter(Q(experiment__in=get_visible_experiments(person)) | own)
 
 
 def _find_jobs(person: AnyUser, wanted: LogFilter) -> QuerySet[Job]:

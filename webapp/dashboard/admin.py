@@ -54,7 +54,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
         "is_private",
         "status",
         "seed",
-        "recipe_name",
+        "get_recipe_name",
         "created",
     )
     list_filter = (
@@ -68,7 +68,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
     actions = ("hide", "show")
 
     @admin.display(description="recipe")
-    def recipe_name(self, experiment: Experiment) -> str:
+    def get_recipe_name(self, experiment: Experiment) -> str:
         """Name of the recipe that the experiment began with."""
         return str(experiment.recipe.get("name", ""))
 

@@ -9,9 +9,8 @@ from typing import Final
 
 from django.db.models import Count, Q
 
-from webapp.accounts.permissions import AnyUser, get_visible_experiments
-from webapp.dashboard.activity_log import get_visible_jobs
-from webapp.experiments.actions import PENDING
+from webapp.accounts.permissions import AnyUser, get_visible_experiments, get_visible_jobs
+from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Driver, JobKind, RunStatus, Shard, ShardStatus
 from webapp.health import read_queue_lengths
 

@@ -25,7 +25,7 @@ from webapp.accounts.permissions import (
     require_view,
     require_view_or_audit,
 )
-from webapp.audit.iteration_panel import make_training_notes
+from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
 from webapp.dashboard.attempts import list_last_failures, paginate_shards
@@ -37,13 +37,7 @@ from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
 from webapp.experiments import actions
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import (
-    Experiment,
-    Iteration,
-    JobKind,
-    RunStatus,
-    ShardStatus,
-)
+from webapp.experiments.models import Experiment, Iteration, JobKind, RunStatus, ShardStatus
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,

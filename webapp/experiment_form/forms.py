@@ -7,7 +7,8 @@ from django import forms
 from meta_reward_core.models.hf_hub import parse_hub_name
 from meta_reward_core.planning.experiment_request import DEFAULT_SEED
 from webapp.experiment_form.model_choices import ModelChoices
-from webapp.experiments.models import Experiment, Job, JobKind, JobStatus, valid_name
+from webapp.experiments.jobs import PENDING
+from webapp.experiments.models import Experiment, Job, JobKind, valid_name
 
 MODEL_OF_RECIPE: Final = "recipe"
 MODEL_FOLDER: Final = "folder"
@@ -129,7 +130,7 @@ def _is_being_created(name: str) -> bool:
     return Job.objects.filter(
         kind=JobKind.LAUNCH,
         experiment_name=name,
-        status__in=[JobStatus.WAITING, JobStatus.RUNNING],
+        status__in=PENDING,
     ).exists()
 
 

@@ -15,8 +15,12 @@ from django_htmx.http import HttpResponseClientRedirect
 from meta_reward_core.errors import RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.recipes.schema import Recipe
-from webapp.accounts.permissions import get_visible_experiments, require_run, require_view
-from webapp.accounts.roles import RUN_ALL
+from webapp.accounts.permissions import (
+    get_requested_job,
+    get_visible_experiments,
+    require_run,
+    require_view,
+)
 from webapp.experiment_form.form_state import (
     FormBase,
     LaunchFormState,
@@ -34,7 +38,7 @@ from webapp.experiment_form.presenter import (
     list_problems,
 )
 from webapp.experiment_form.uploads import format_upload_limit
-from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.jobs import PENDING, enqueue_job
 from webapp.experiments.models import Job, JobKind, JobStatus
 from webapp.htmx import is_partial_request, render_page_or_partial
 
@@ -106,9 +110,7 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
 @require_view
 def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
     """Show what became of a launch; once it is done, the experiment."""
-    row = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind=JobKind.LAUNCH)
-    if row.created_by_id != request.user.pk and not request.user.has_perm(RUN_ALL):
-        raise Http404
+    row = get_requested_job(request.user, pk, JobKind.LAUNCH)
     if row.status == JobStatus.DONE and row.experiment is not None:
         page = reverse("experiment", args=[row.experiment.name])
         return HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
@@ -116,7 +118,7 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
         "job": row,
         "wish": LaunchRequest.read(row.payload),
         "said": row.outcome.get("said", []),
-        "is_active": row.status in {JobStatus.WAITING, JobStatus.RUNNING},
+        "is_active": row.status in PENDING,
         "waits_long": row.status == JobStatus.WAITING
         and timezone.now() - row.created > _WAITS_LONG,
     }

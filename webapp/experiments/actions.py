@@ -8,6 +8,7 @@ from typing import Final
 from django import forms
 from django.utils import timezone
 
+from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import (
     Driver,
     Experiment,
@@ -24,7 +25,6 @@ SLOW_SECONDS: Final = 15.0
 """A job that is pending for longer is probably not being processed."""
 
 _JOBS_SHOWN: Final = 5
-PENDING: Final = (JobStatus.WAITING, JobStatus.RUNNING)
 
 
 class ActionForm(forms.Form):

@@ -7,13 +7,17 @@ from typing import Any, Final
 from celery import current_app
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models.functions import Now
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from webapp.experiments.models import Experiment, Job, JobKind
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 NEEDS_ENGINE: Final = frozenset({JobKind.CHAT})
 """Kinds that a GPU worker runs, after the work that is already queued."""
+
+PENDING: Final = (JobStatus.WAITING, JobStatus.RUNNING)
+"""Statuses of a job that has not ended."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,3 +57,20 @@ def send_job(job: Job) -> None:
         current_app.send_task("workers.carry_out", args=[job.pk], queue="gpu")
     except (KombuError, RedisError, OSError) as error:
         _log.warning("the broker did not take %s, it will be sent later: %s", job, error)
+
+
+def cancel_job(job: Job, *, by: User) -> bool:
+    """Cancel a job that waits or runs on a GPU worker; False if it had ended.
+
+    One conditional UPDATE, so that a worker that ends the job at the same time is first or loses.
+    The worker finds that the job is no longer its own.
+    """
+    active = Job.objects.filter(pk=job.pk, kind__in=NEEDS_ENGINE, status__in=PENDING)
+    cancelled = active.update(
+        status=JobStatus.REFUSED,
+        token=None,
+        lease_until=None,
+        finished=Now(),
+        message=f"cancelled by {by.get_username()}",
+    )
+    return cancelled == 1

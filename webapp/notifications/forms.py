@@ -8,9 +8,8 @@ from django import forms
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.db import transaction
 
-from webapp.notifications.models import CHOOSABLE, Channel, EventType, Recipient, Subscription
+from webapp.notifications.models import CHOOSABLE, Channel, EventType, Recipient
 from webapp.notifications.webhooks import WebhookError, parse_address
 
 
@@ -47,7 +46,7 @@ class NotificationsForm(forms.Form):
                     label=f"{event.label}: {channel.label}", required=False
                 )
 
-    def rows(self) -> Iterator[EventRow]:
+    def list_rows(self) -> Iterator[EventRow]:
         """The boxes, by event."""
         for event in CHOOSABLE:
             yield EventRow(
@@ -74,23 +73,17 @@ class NotificationsForm(forms.Form):
                 self.add_error(field, "Enter an address to use this channel.")
         return values
 
-    @transaction.atomic
-    def save(self, person: User) -> Recipient:
-        """Write down what was chosen; what was chosen before keeps its beginning."""
+    def get_choices(self) -> dict[str, Any]:
+        """The addresses and the chosen subscriptions of a valid form."""
         values = self.cleaned_data
-        if person.email != values["email"]:
-            person.email = values["email"]
-            person.save(update_fields=["email"])
-        recipient, _ = Recipient.objects.update_or_create(
-            user=person,
-            defaults={"webhook_url": values["webhook_url"], "only_own": values["only_own"]},
-        )
-        for event in CHOOSABLE:
-            for channel in Channel:
-                _set_subscription(
-                    recipient, event, channel, wanted=values[_format_box_name(event, channel)]
-                )
-        return recipient
+        wanted = {
+            (event, channel)
+            for event in CHOOSABLE
+            for channel in Channel
+            if values[_format_box_name(event, channel)]
+        }
+        addresses = {name: values[name] for name in ("email", "webhook_url", "only_own")}
+        return {**addresses, "wanted": wanted}
 
 
 def get_form_values(person: User, recipient: Recipient | None) -> dict[str, Any]:
@@ -112,15 +105,6 @@ def get_form_values(person: User, recipient: Recipient | None) -> dict[str, Any]
 def has_email() -> bool:
     """Whether a mail server is configured."""
     return bool(settings.EMAIL_HOST)
-
-
-def _set_subscription(
-    recipient: Recipient, event: EventType, channel: Channel, *, wanted: bool
-) -> None:
-    if wanted:
-        Subscription.objects.get_or_create(recipient=recipient, event=event, channel=channel)
-    else:
-        Subscription.objects.filter(recipient=recipient, event=event, channel=channel).delete()
 
 
 def _format_box_name(event: EventType, channel: Channel) -> str:

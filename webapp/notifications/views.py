@@ -1,7 +1,5 @@
 """The page on which users subscribe to events and see sent notifications."""
 
-import secrets
-
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -13,12 +11,12 @@ from django.views.decorators.http import require_http_methods, require_POST
 from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import require_view
 from webapp.htmx import render_page_or_partial
+from webapp.notifications import services
 from webapp.notifications.forms import NotificationsForm, get_form_values, has_email
-from webapp.notifications.models import Channel, Notification, NotificationStatus, Recipient
+from webapp.notifications.models import Channel, NotificationStatus, Recipient
 from webapp.notifications.outbox import write_test
+from webapp.notifications.selectors import find_recipient, list_channels, list_recent_notifications
 
-_NOTIFICATIONS_SHOWN = 30
-_SECRET_BYTES = 32
 _ACTIVE = (NotificationStatus.WAITING, NotificationStatus.SENDING)
 
 
@@ -27,13 +25,13 @@ _ACTIVE = (NotificationStatus.WAITING, NotificationStatus.SENDING)
 def edit_notifications(request: HttpRequest) -> HttpResponse:
     """Edit the subscriptions, and show the notifications that were sent."""
     person = get_user(request)
-    recipient = _get_recipient(request)
+    recipient = find_recipient(get_user(request))
     if request.method != "POST":
         return _render_page(request, NotificationsForm(initial=get_form_values(person, recipient)))
     form = NotificationsForm(request.POST)
     if not form.is_valid():
         return _render_page(request, form)
-    recipient = form.save(person)
+    recipient = services.save_subscriptions(person, **form.get_choices())
     messages.success(request, "Saved.")
     if recipient.webhook_url and not recipient.secret:
         return _show_new_secret(request, recipient)
@@ -44,7 +42,7 @@ def edit_notifications(request: HttpRequest) -> HttpResponse:
 @require_view
 def renew_secret(request: HttpRequest) -> HttpResponse:
     """Make another secret for the webhook; what was signed by the old one is no longer."""
-    recipient = _get_recipient(request)
+    recipient = find_recipient(get_user(request))
     if recipient is None or not recipient.webhook_url:
         messages.info(request, "No webhook is configured.")
         return redirect("notifications")
@@ -55,8 +53,8 @@ def renew_secret(request: HttpRequest) -> HttpResponse:
 @require_view
 def send_test(request: HttpRequest) -> HttpResponse:
     """Write a test notification for every configured channel."""
-    recipient = _get_recipient(request)
-    channels = _list_channels(recipient) if recipient is not None else []
+    recipient = find_recipient(get_user(request))
+    channels = list_channels(recipient) if recipient is not None else []
     for channel in channels:
         if recipient is not None:
             write_test(recipient, channel)
@@ -65,21 +63,10 @@ def send_test(request: HttpRequest) -> HttpResponse:
     return redirect("notifications")
 
 
-def _list_channels(recipient: Recipient) -> list[Channel]:
-    addresses = {Channel.EMAIL: recipient.user.email, Channel.WEBHOOK: recipient.webhook_url}
-    return [channel for channel, address in addresses.items() if address]
-
-
-def _get_recipient(request: HttpRequest) -> Recipient | None:
-    return Recipient.objects.select_related("user").filter(user=get_user(request)).first()
-
-
 @sensitive_variables("secret")
 def _show_new_secret(request: HttpRequest, recipient: Recipient) -> HttpResponse:
     """Show a secret once. It stands in this answer alone: a redirect would have to store it."""
-    secret = secrets.token_urlsafe(_SECRET_BYTES)
-    recipient.secret = secret
-    recipient.save(update_fields=["secret"])
+    secret = services.renew_secret(recipient)
     form = NotificationsForm(initial=get_form_values(get_user(request), recipient))
     response = _render_page(request, form, secret=secret)
     add_never_cache_headers(response)
@@ -89,12 +76,11 @@ def _show_new_secret(request: HttpRequest, recipient: Recipient) -> HttpResponse
 def _render_page(
     request: HttpRequest, form: NotificationsForm, *, secret: str = ""
 ) -> HttpResponse:
-    recipient = _get_recipient(request)
-    sent = Notification.objects.filter(recipient__user=get_user(request))[:_NOTIFICATIONS_SHOWN]
-    rows = list(sent.select_related("experiment"))
+    recipient = find_recipient(get_user(request))
+    rows = list_recent_notifications(get_user(request))
     context = {
         "form": form,
-        "event_rows": list(form.rows()),
+        "event_rows": list(form.list_rows()),
         "channels": [channel.label for channel in Channel],
         "has_email": has_email(),
         "webhook_hosts": settings.META_REWARD_WEBHOOK_HOSTS,

@@ -9,9 +9,8 @@ from typing import Final
 
 from django.db.models import QuerySet
 
+from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
-
-ACTIVE: Final = (JobStatus.WAITING, JobStatus.RUNNING)
 
 MAX_TURNS: Final = 20
 """One query fetches a conversation, one page shows it, and models read all of it at every turn."""
@@ -57,7 +56,7 @@ def get_replies(job: Job) -> dict[int, str]:
 def explain_not_followable(turns: Sequence[Job]) -> str | None:
     """Explain why the last turn of a conversation cannot be followed; None if it can."""
     last = turns[-1]
-    if last.status in ACTIVE:
+    if last.status in PENDING:
         return "The models are still responding. Wait until this turn is completed."
     if last.status == JobStatus.REFUSED:
         return "This turn failed. Retry it before sending a follow-up."

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.contrib.auth.models import User
-from django.db.models.functions import Now
 
 from meta_reward_core.evaluation.judge_metrics import compute_mean
 from meta_reward_core.method.parsing import UNSCORED_TEXT
 from webapp.accounts.permissions import can_control
-from webapp.experiments.models import Experiment, Job, JobKind, JobStatus, RunStatus
-from webapp.playground.conversations import ACTIVE, get_playground_turns, list_turns
+from webapp.experiments.jobs import PENDING
+from webapp.experiments.models import Experiment, Job, RunStatus
+from webapp.playground.conversations import get_playground_turns, list_turns
 
 _REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
 _ENDINGS: Final = {
@@ -125,7 +125,7 @@ def read_turn(job: Job) -> PlaygroundTurn:
         judges=_format_model_names(payload["judges"]),
         settings=f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, "
         f"up to {sampling['max_new_tokens']:,} tokens, seed {payload['seed']}",
-        is_active=job.status in ACTIVE,
+        is_active=job.status in PENDING,
         doing=outcome.get("doing", ""),
         tokens=outcome.get("tokens", 0),
         answers=[
@@ -144,7 +144,7 @@ def read_conversation(job: Job) -> ConversationLine:
         turns=len(turns),
         models=_format_model_names(job.payload["models"]),
         judges=_format_model_names(job.payload["judges"]),
-        is_active=job.status in ACTIVE,
+        is_active=job.status in PENDING,
     )
 
 
@@ -163,25 +163,9 @@ def find_latest_turn(experiment: Experiment, prompt: str) -> PlaygroundTurn | No
 
 def can_cancel(user: User, job: Job) -> bool:
     """Whether a user may cancel a turn: its user, and users who control the experiment."""
-    if job.status not in ACTIVE or job.experiment is None:
+    if job.status not in PENDING or job.experiment is None:
         return False
     return job.created_by_id == user.pk or can_control(user, job.experiment)
-
-
-def cancel_turn(job: Job, *, by: User) -> bool:
-    """Cancel a turn; False if it had finished. Its worker finds that it lost the lease.
-
-    One conditional UPDATE, so that a worker that ends it at the same time is first or loses.
-    """
-    active = Job.objects.filter(pk=job.pk, kind=JobKind.CHAT, status__in=ACTIVE)
-    cancelled = active.update(
-        status=JobStatus.REFUSED,
-        token=None,
-        lease_until=None,
-        finished=Now(),
-        message=f"cancelled by {by.get_username()}",
-    )
-    return cancelled == 1
 
 
 def _shorten(prompt: str) -> str:

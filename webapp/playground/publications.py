@@ -6,8 +6,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Experiment, Job, JobKind
-from webapp.playground.conversations import ACTIVE
 
 _SHOWN = 10
 
@@ -66,7 +66,7 @@ def _make_publication(job: Job) -> Publication:
     outcome = job.outcome
     return Publication(
         row=job,
-        is_active=job.status in ACTIVE,
+        is_active=job.status in PENDING,
         doing=outcome.get("doing", ""),
         folder=outcome.get("folder", ""),
         archive=outcome.get("archive", ""),

@@ -23,7 +23,7 @@ from webapp.accounts.permissions import (
 )
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
-from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.jobs import cancel_job, enqueue_job
 from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.experiments.progress import count_live_workers
 from webapp.htmx import render_page_or_partial
@@ -178,7 +178,7 @@ def cancel_playground_turn(request: HttpRequest, name: str, number: int) -> Http
     person = get_user(request)
     if job.created_by_id != person.pk and not can_control(person, experiment):
         raise PermissionDenied("Another user requested this. Ask them or an admin.")
-    if not presenter.cancel_turn(job, by=person):
+    if not cancel_job(job, by=person):
         messages.info(request, "It had already finished.")
     return redirect("conversation", name=name, number=number)
 

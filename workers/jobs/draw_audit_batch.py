@@ -5,8 +5,8 @@ from typing import Any
 from django.db import transaction
 
 from meta_reward_core.errors import InputError
-from webapp.audit.batch_creation import sample_batch, save_batch
-from webapp.audit.batch_requests import read_auditors, read_plan
+from webapp.audit.batch_sampling import sample_batch
+from webapp.audit.services import read_auditors, read_plan, save_batch
 from webapp.experiments.models import Job, JobStatus
 
 

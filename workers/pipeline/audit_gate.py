@@ -7,8 +7,9 @@ from django.db import transaction
 from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import AuditWaitsError
 from meta_reward_core.training.dataset import WithheldPairs, has_audit, has_whole_audit, write_audit
-from webapp.audit.gate import GateDecision, record_gate_decision
+from webapp.audit.gate import GateDecision
 from webapp.audit.human_preference_pairs import build_human_pairs
+from webapp.audit.services import record_gate_decision
 from webapp.experiments.models import Iteration
 
 

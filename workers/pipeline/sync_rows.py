@@ -4,7 +4,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.reporting.summary import Timing
-from webapp.audit.gate import create_gate_from_recipe
+from webapp.audit.services import create_gate_from_recipe
 from webapp.experiments import models
 from webapp.experiments.throughput import list_finished_attempts
 

@@ -8,9 +8,9 @@ from django.core.management.base import BaseCommand, CommandParser
 from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
 from webapp.audit.annotation_queue import get_possible_auditors
-from webapp.audit.batch_creation import BatchPlan, create_batch
+from webapp.audit.batch_sampling import BatchPlan
 from webapp.audit.models import ItemKind
-from webapp.audit.services import format_unblinded_warning
+from webapp.audit.services import create_batch, format_unblinded_warning
 from workers.management.base import handle_errors, open_console, require_tables
 from workers.pipeline.read_experiment import find_row
 

@@ -2,11 +2,8 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-
-from django.contrib.auth.models import User
-from django.db import transaction
 
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
@@ -19,17 +16,10 @@ from meta_reward_core.review.sampling_units import (
     build_pair_units,
     build_response_units,
 )
-from meta_reward_core.review.stratified_sampling import (
-    BatchSample,
-    BatchSlot,
-    arrange_batch,
-    draw_sample,
-)
+from meta_reward_core.review.stratified_sampling import BatchSample, draw_sample
 from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import get_table_name, list_columns
 from meta_reward_core.storage.shards import IterationFiles
-from webapp.audit.models import Batch, HiddenVerdict, Item
-from webapp.audit.services import set_auditors
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.models import Experiment, StageStatus
 
@@ -123,23 +113,6 @@ def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
     return words
 
 
-def create_batch(
-    experiment: Experiment,
-    number: int,
-    plan: BatchPlan,
-    *,
-    by: User | None,
-    auditors: Iterable[User] = (),
-) -> Batch:
-    """Draw the items of a batch and write their rows, all or none.
-
-    Raises:
-        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
-        ArtifactError: files are gone or damaged.
-    """
-    return save_batch(sample_batch(experiment, number, plan), by=by, auditors=auditors)
-
-
 def sample_batch(
     experiment: Experiment, number: int, plan: BatchPlan, *, say: StatusCallback = _ignore_status
 ) -> SampledBatch:
@@ -166,32 +139,6 @@ def sample_batch(
     facts = {drawn.key: population.facts_of(drawn.key) for drawn in sample.drawn}
     texts = _read_texts(files, list(facts.values()))
     return SampledBatch(experiment, number, plan, digest, sample, facts, texts)
-
-
-def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
-    """Write the rows of a batch, all or none."""
-    plan, experiment = drawn.plan, drawn.experiment
-    with transaction.atomic():
-        batch = Batch.objects.create(
-            experiment=experiment,
-            experiment_name=experiment.name,
-            iteration=drawn.number,
-            kind=plan.kind,
-            strategy=plan.strategy,
-            seed=plan.seed,
-            strata=[asdict(stratum) for stratum in drawn.sample.strata],
-            source_sha256=drawn.digest,
-            hides_score_lines=plan.hides_score_lines,
-            reveals_at_once=plan.reveals_at_once,
-            same_share=plan.same_share,
-            other_share=plan.other_share,
-            guidelines=plan.guidelines,
-            rubric=read_experiment_templates(experiment)["rubric"],
-            created_by=by,
-        )
-        set_auditors(batch, auditors, by=by)
-        _write_items(batch, drawn)
-    return batch
 
 
 def require_finished(experiment: Experiment, number: int, kind: UnitKind) -> None:
@@ -310,47 +257,3 @@ def _read_text_column(
         rows = files.read(table, part, columns=[key, "text"]).to_pylist()
         found |= {row[key]: row["text"] for row in rows if row[key] in names}
     return found
-
-
-def _write_items(batch: Batch, drawn: SampledBatch) -> None:
-    rng = random.Random(derive_seed(batch.seed, "audit-order"))
-    places = arrange_batch(
-        len(drawn.sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
-    )
-    items = [
-        _make_item(batch, number, place, drawn) for number, place in enumerate(places, start=1)
-    ]
-    for item in items:
-        item.is_swapped = rng.random() < 0.5
-    originals = {
-        place.index: item for place, item in zip(places, items, strict=True) if place.again is None
-    }
-    Item.objects.bulk_create(originals.values())
-    repeats = [
-        (item, originals[place.index])
-        for place, item in zip(places, items, strict=True)
-        if place.again is not None
-    ]
-    for item, original in repeats:
-        item.original = original
-    Item.objects.bulk_create(item for item, _ in repeats)
-    HiddenVerdict.objects.bulk_create(
-        HiddenVerdict(item=item, facts=drawn.facts[item.key]) for item in items
-    )
-
-
-def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch) -> Item:
-    chosen, texts = drawn.sample.drawn[place.index], drawn.texts
-    facts = drawn.facts[chosen.key]
-    return Item(
-        batch=batch,
-        number=number,
-        key=chosen.key,
-        stratum=chosen.stratum,
-        probability=chosen.probability,
-        instruction=texts.prompts[facts["prompt_id"]],
-        response=texts.responses[facts["response_id"]],
-        first=texts.judgments.get(facts.get("first_judgment_id", ""), ""),
-        second=texts.judgments.get(facts.get("second_judgment_id", ""), ""),
-        repeat_kind=place.again or "",
-    )

@@ -1,0 +1,160 @@
+"""Read audits for pages: batches, requested batches, gates and notes on a training."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Q, QuerySet
+from django.shortcuts import get_object_or_404
+
+from meta_reward_core.reporting.summary import describe_audit
+from webapp.accounts.permissions import can_control, get_visible_experiments
+from webapp.accounts.roles import RUN_ALL, SEE
+from webapp.audit import annotation_queue
+from webapp.audit.gate import WAITS, explain_hold, find_override, list_overrides
+from webapp.audit.models import Answer, Batch, Gate, GateOverride, HiddenVerdict, Item
+from webapp.experiments.jobs import PENDING
+from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus, RunStatus
+
+_REQUESTED_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingNotes:
+    """What an audit changed about a training, by decision and in the finished summary.
+
+    Attributes:
+        is_held: whether the iteration waits at the gate.
+    """
+
+    is_held: bool
+    decision: GateOverride | None
+    sentences: tuple[str, ...]
+
+
+def make_training_notes(iteration: Iteration) -> TrainingNotes | None:
+    """Say what an audit changed about an iteration's training; None where nothing."""
+    decision = _find_decision(iteration)
+    found: Mapping[str, Any] | None = iteration.metrics.get("audit")
+    sentences = tuple(describe_audit(found))
+    is_held = iteration.message.startswith(WAITS)
+    if not (is_held or decision or sentences):
+        return None
+    return TrainingNotes(is_held, decision, sentences)
+
+
+def _find_decision(iteration: Iteration) -> GateOverride | None:
+    """What was decided; once it has trained, files that went since change nothing about that."""
+    if iteration.status != RunStatus.FINISHED:
+        return find_override(iteration)
+    return next(iter(list_overrides(iteration)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingBatch:
+    """An audit that was asked for and is not there: it is being drawn, or it was refused."""
+
+    job: Job
+    iteration: int
+    is_active: bool
+    doing: str
+
+
+def list_pending_batches(experiment: Experiment) -> list[PendingBatch]:
+    """What was asked for lately and is not there, newest first."""
+    jobs = experiment.jobs.filter(kind=JobKind.AUDIT).select_related("created_by")
+    return [
+        PendingBatch(
+            job,
+            job.payload["iteration"],
+            job.status in PENDING,
+            job.outcome.get("doing", ""),
+        )
+        for job in jobs[:_REQUESTED_SHOWN]
+        if job.status != JobStatus.DONE
+    ]
+
+
+def is_any_pending(found: Iterable[PendingBatch]) -> bool:
+    """Whether anything is still being drawn."""
+    return any(one.is_active for one in found)
+
+
+def get_visible_batches(person: User) -> QuerySet[Batch]:
+    """Batches whose results a person may see; of a deleted experiment one's own, or an admin's."""
+    if not person.has_perm(SEE):
+        return Batch.objects.none()
+    orphans = Q(experiment__isnull=True)
+    if not person.has_perm(RUN_ALL):
+        orphans &= Q(created_by=person)
+    return Batch.objects.filter(Q(experiment__in=get_visible_experiments(person)) | orphans)
+
+
+def annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
+    """Batches with their numbers of items and answers, newest first."""
+    counted: QuerySet[Any] = batches.annotate(
+        item_count=Count("items", distinct=True),
+        answer_count=Count("items__answer", distinct=True),
+    )
+    return counted.order_by("-created", "-pk")  # an aggregate forgets the model's own order
+
+
+def get_changeable_batch(person: User, pk: int) -> Batch:
+    """Find a batch that a person may change: who may steer its experiment, or made it.
+
+    Raises:
+        Http404: there is none, or it is a stranger's.
+        PermissionDenied: it may be seen, but not changed.
+    """
+    batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
+    if batch.experiment is not None and not can_control(person, batch.experiment):
+        raise PermissionDenied("This audit belongs to another user's experiment.")
+    return batch
+
+
+def is_held(iteration: Iteration) -> bool:
+    """Whether an iteration has come to the gate and is still held there."""
+    return iteration.message.startswith(WAITS) and bool(explain_hold(iteration))
+
+
+def get_gate_or_default(experiment: Experiment) -> Gate:
+    """An experiment's gate, or one that could be asked for."""
+    return find_gate(experiment) or Gate(experiment=experiment)
+
+
+def find_gate(experiment: Experiment) -> Gate | None:
+    """Find an experiment's gate; None where no audit is required."""
+    return Gate.objects.filter(experiment=experiment).first()
+
+
+def get_assigned_item(person: User, pk: int, number: int) -> Item:
+    """Find an item of a batch that a person is assigned to.
+
+    Raises:
+        Http404: there is none, or it is not theirs.
+    """
+    batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
+    item = get_object_or_404(batch.items, number=number)
+    item.batch = batch
+    return item
+
+
+def find_own_answer(item: Item, person: User) -> Answer | None:
+    """Find a user's answer to an item; None if they have not given one."""
+    return Answer.objects.filter(item=item, auditor=person).first()
+
+
+def read_hidden_facts(item: Item) -> dict[str, Any]:
+    """Read the verdicts on an item that auditors must not see before they answer."""
+    facts: dict[str, Any] = HiddenVerdict.objects.get(item=item).facts
+    return facts
+
+
+def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.AuditorProgress]]:
+    """Batches that a person answers, with how far they are."""
+    return [
+        (batch, annotation_queue.compute_progress(batch, person))
+        for batch in annotation_queue.get_assigned_batches(person)
+    ]
