@@ -294,7 +294,7 @@ def test_what_the_meta_judge_wrote_can_be_read_in_both_orders(
     shown = client.get(address).context["battle"]
     assert [order.passage.text for order in shown.orders] == [one["text"], other["text"]]
     assert shown.orders[0].winner == int(first)
-    assert [fighter.sample for fighter in shown.fighters] == [int(first), int(second)]
+    assert [judgment.sample for judgment in shown.compared] == [int(first), int(second)]
     part = client.get(address, headers=HTMX).content.decode()
     assert part.lstrip().startswith("<section")
     against_itself = f"{LIST}/{one['prompt_id']}/battle?first={first}&second={first}"

@@ -169,12 +169,12 @@ def _load_pair_population(files: IterationFiles, say: StatusCallback) -> _Popula
     parts = files.list_partition_numbers("battles")
     for place, part in enumerate(parts, start=1):
         say(f"reading battles, part {place} of {len(parts)}")
-        fought = [Battle(text="", **row) for row in
+        found = [Battle(text="", **row) for row in
                   files.read("battles", part, columns=_OUTCOME).to_pylist()]  # fmt: skip
-        names = {b.first_judgment_id for b in fought} | {b.second_judgment_id for b in fought}
+        names = {b.first_judgment_id for b in found} | {b.second_judgment_id for b in found}
         written = files.read_records(Judgment, part)
         judgments |= {j.judgment_id: j for j in written if j.judgment_id in names}
-        battles += fought
+        battles += found
     chosen = files.read("judge_pairs", columns=["chosen_judgment_id", "rejected_judgment_id"])
     decided = [frozenset(row.values()) for row in chosen.to_pylist()]
     say("sorting pairs into strata")

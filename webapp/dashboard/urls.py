@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.dashboard import owner_views, views
+from webapp.dashboard import views
 
 urlpatterns = [
     path("", views.list_experiments, name="index"),
@@ -10,7 +10,7 @@ urlpatterns = [
     path("activity", views.show_activity_log, name="activity"),
     path("experiments/<str:name>", views.show_experiment, name="experiment"),
     path("experiments/<str:name>/actions", views.request_action, name="request_action"),
-    path("experiments/<str:name>/ownership", owner_views.edit_ownership, name="ownership"),
+    path("experiments/<str:name>/ownership", views.edit_ownership, name="ownership"),
     path(
         "experiments/<str:name>/iterations/<int:number>",
         views.show_iteration,

@@ -10,15 +10,17 @@ from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.db.models import QuerySet, prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.utils.cache import patch_vary_headers
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from webapp.accounts.ownership import OwnershipForm
+from webapp.accounts.current_user import get_user
+from webapp.accounts.ownership import OwnershipForm, transfer_ownership
 from webapp.accounts.permissions import (
     can_control,
     can_transfer,
     get_controllable_experiment,
+    get_transferable_experiment,
     get_viewable_experiment,
     get_visible_experiments,
     require_run,
@@ -321,3 +323,18 @@ def show_workers(request: HttpRequest) -> HttpResponse:
         region="dashboard/_worker_list.html",
         context=context,
     )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+def edit_ownership(request: HttpRequest, name: str) -> HttpResponse:
+    """Say who owns an experiment and who sees it."""
+    row = get_transferable_experiment(request.user, name)
+    form = OwnershipForm(request.POST if request.method == "POST" else None, experiment=row)
+    if request.method != "POST" or not form.is_valid():
+        return render(request, "dashboard/ownership.html", {"experiment": row, "ownership": form})
+    changed = transfer_ownership(row, by=get_user(request), **form.cleaned_data)
+    messages.success(request, "Saved." if changed else "No changes were made.")
+    if get_visible_experiments(request.user).filter(pk=row.pk).exists():
+        return redirect("experiment", name)
+    return redirect("index")

@@ -43,7 +43,7 @@ class OrderView:
 class BattlePage:
     """Both judgments and both orders."""
 
-    fighters: tuple[ComparedJudgmentView, ComparedJudgmentView]
+    compared: tuple[ComparedJudgmentView, ComparedJudgmentView]
     orders: Sequence[OrderView]
 
 

@@ -158,7 +158,7 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
         judgments,
         files.read_records(ResponseScore, part),
     )
-    fought = _group_by(read_outcomes(files, part), lambda battle: battle.prompt_id)
+    battles_by_prompt = _group_by(read_outcomes(files, part), lambda battle: battle.prompt_id)
     ids = pa.array([prompt.prompt_id for prompt in judged.prompts], _text)
     rated = facts.ratings.filter(pc.is_in(facts.ratings["prompt_id"], ids))
     ratings = _group_by(to_records(rated, Rating), lambda rating: rating.response_id)
@@ -171,7 +171,7 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
             "text": prompt.text,
             "part": part,
             **_build_response_columns(alone[prompt.prompt_id], judged, facts.recipe),
-            **_build_battle_columns(fought[prompt.prompt_id]),
+            **_build_battle_columns(battles_by_prompt[prompt.prompt_id]),
             **_build_judge_columns(prompt, judged, facts, ratings),
         }
         for prompt in judged.prompts

@@ -90,7 +90,7 @@ class PromptPage:
 
     Attributes:
         battles: both orders of every pair of judgments; None where nothing battled.
-        fighters: samples of the judgments that battled.
+        compared: samples of the judgments that battled.
         weights: position weights, in words; empty without battles.
     """
 
@@ -101,7 +101,7 @@ class PromptPage:
     actor: PairView
     judge: PairView
     battles: Chart | None
-    fighters: Sequence[int]
+    compared: Sequence[int]
     inconsistent: int
     both_orders: int
     before: str | None
@@ -145,7 +145,7 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
             describe_outcome(index, "judge", row), list(_explain_judge_pair(found, opened, rules))
         ),
         battles=_build_battle_chart(found) if found.battles else None,
-        fighters=sorted(_get_compared_judgments(found).values()),
+        compared=sorted(_get_compared_judgments(found).values()),
         inconsistent=int(index.get_counts("inconsistent")[row]),
         both_orders=int(index.get_counts("both_orders")[row]),
         before=index.prompt_ids[row - 1] if row > 0 else None,
@@ -305,10 +305,10 @@ def _explain_judge_pair(
         yield from _explain_no_battles(found, opened)
         return
     score = found.scores[found.battled]
-    fighters = {battle.first_judgment_id for battle in found.battles}
+    compared = {battle.first_judgment_id for battle in found.battles}
     yield (
         f"Response {score.sample} went to the meta-judge: its points vary most "
-        f"(variance {score.variance or 0:.3g}). {len(fighters)} different readable judgments met "
+        f"(variance {score.variance or 0:.3g}). {len(compared)} different readable judgments met "
         f"in {len(found.battles)} battles, each pair in both orders."
     )
     if not found.elo:
@@ -347,26 +347,26 @@ def _explain_no_battles(found: _PromptRecords, opened: OpenIteration) -> Iterato
 
 def _get_compared_judgments(found: _PromptRecords) -> dict[str, int]:
     """Samples of the judgments that battled, by their ids."""
-    fought = {battle.first_judgment_id for battle in found.battles}
+    battled = {battle.first_judgment_id for battle in found.battles}
     return {
         judgment.judgment_id: judgment.sample
         for judgment in found.judgments.get(found.battled or "", ())
-        if judgment.judgment_id in fought
+        if judgment.judgment_id in battled
     }
 
 
 def _build_battle_chart(found: _PromptRecords) -> Chart:
     """Both orders of every pair: the row is shown first, the column second."""
-    fought = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
-    fighters = _get_compared_judgments(found)
-    names = {one: f"j{fighters[one]}" for one in sorted(fighters, key=lambda one: fighters[one])}
+    battles = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
+    compared = _get_compared_judgments(found)
+    names = {one: f"j{compared[one]}" for one in sorted(compared, key=lambda one: compared[one])}
     return build_heat_map(
         "Every battle, in both orders",
         list(names.values()),
         list(names.values()),
         {
-            (names[first], names[second]): _make_cell(battle, fought.get((second, first)))
-            for (first, second), battle in fought.items()
+            (names[first], names[second]): _make_cell(battle, battles.get((second, first)))
+            for (first, second), battle in battles.items()
             if first in names and second in names
         },
         row_label="shown first",
