@@ -27,7 +27,7 @@ from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.shards import ShardManifest, StageOutput
 from webapp.experiments.models import Attempt, Iteration, Shard
 from workers import reconciler
-from workers.pipeline import dispatch, fair_queue, scheduling, transitions
+from workers.pipeline import dispatch, fair_queue, scheduling, shard_claims
 from workers.pipeline.control import submit_to_workers
 from workers.pipeline.open_experiment import build_context
 from workers.pipeline.sync_rows import record_experiment
@@ -113,11 +113,11 @@ class Simulation:
             self.timed("a shard's own start", start)
 
     def _end(self, shard: Shard, attempt: Attempt) -> None:
-        self.timed("beat", lambda: transitions.extend_lease(attempt, seconds=60, done=1, tokens=1))
-        self.timed("may go on", lambda: transitions.can_continue(attempt))
+        self.timed("beat", lambda: shard_claims.extend_lease(attempt, seconds=60, done=1, tokens=1))
+        self.timed("may go on", lambda: shard_claims.can_continue(attempt))
         counts = make_nothing(self._context, shard)
         self.timed(
-            "finish", lambda: transitions.finish_attempt(attempt, counts=counts, seconds=1.0)
+            "finish", lambda: shard_claims.finish_attempt(attempt, counts=counts, seconds=1.0)
         )
         goes_on = self._messages.waiting or self._running
         name = "advance" if goes_on else "advance, last of a stage"

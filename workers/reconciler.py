@@ -19,7 +19,7 @@ from webapp.health import read_queue_lengths
 from workers.jobs import build_indexes, runner, send_notifications
 from workers.ops import heartbeat
 from workers.ops.host import is_gone
-from workers.pipeline import scheduling, transitions
+from workers.pipeline import scheduling, shard_claims
 from workers.pipeline.dispatch import (
     NEVER,
     QUEUES,
@@ -74,20 +74,20 @@ def expire_leases() -> int:
     seconds = settings.META_REWARD_LEASE_SECONDS
     gone = [
         attempt
-        for attempt in transitions.get_leased_attempts()
+        for attempt in shard_claims.get_leased_attempts()
         if is_gone(attempt.worker, attempt.pid)
     ]
     return sum(
-        transitions.fail_attempt(
+        shard_claims.fail_attempt(
             attempt, status=AttemptStatus.LOST, error="the worker's process is gone"
         )
         for attempt in gone
     ) + sum(
-        transitions.expire_attempt(
+        shard_claims.expire_attempt(
             attempt,
             error=f"the worker on {attempt.worker} was silent for more than {seconds:g} seconds",
         )
-        for attempt in transitions.get_expired_attempts()
+        for attempt in shard_claims.get_expired_attempts()
     )
 
 
@@ -107,7 +107,7 @@ def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
         if length == 0:
             lost_after[queue] = _AGAIN_IF_QUEUE_EMPTY_SECONDS
         elif length >= _MANY:
-            waiting = transitions.get_waiting_shards(list_stages(queue)).count()
+            waiting = shard_claims.get_waiting_shards(list_stages(queue)).count()
             if length > waiting / 2:  # workers hold some messages already
                 lost_after[queue] = NEVER
     return lost_after

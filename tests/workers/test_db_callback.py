@@ -8,7 +8,7 @@ from meta_reward_core.errors import EngineError, ExperimentBusyError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.storage.shards import ShardManifest
 from webapp.experiments.models import Attempt, AttemptStatus, Experiment, Iteration, Shard
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims
 from workers.pipeline.db_callback import DatabaseCallback
 from workers.pipeline.sync_rows import record_iteration
 
@@ -122,7 +122,7 @@ def test_a_process_whose_claim_was_taken_over_stops(
     callback: DatabaseCallback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callback.start_shard(GENERATE, 0)
-    transitions.fail_attempt(Attempt.objects.get(), status=AttemptStatus.LOST, error="?")
+    shard_claims.fail_attempt(Attempt.objects.get(), status=AttemptStatus.LOST, error="?")
     with pytest.raises(ExperimentBusyError, match="another process"):
         callback.report(1, 1)
     with pytest.raises(ExperimentBusyError):

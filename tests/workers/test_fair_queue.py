@@ -9,7 +9,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from webapp.experiments.models import Experiment, Iteration, Shard, Stage
-from workers.pipeline import fair_queue, transitions
+from workers.pipeline import fair_queue, shard_claims
 
 pytestmark = pytest.mark.django_db
 
@@ -40,7 +40,7 @@ def take(named: Shard) -> Shard:
 
 def finish(shard: Shard) -> None:
     attempt = shard.attempts.get(status="running")
-    assert transitions.finish_attempt(attempt, counts={}, seconds=1.0)
+    assert shard_claims.finish_attempt(attempt, counts={}, seconds=1.0)
 
 
 def names(shards: list[Shard]) -> list[str]:

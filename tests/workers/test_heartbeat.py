@@ -9,7 +9,7 @@ from tests.workers.test_leases import make_iteration, make_shard
 from webapp.experiments.models import Attempt, Worker
 from workers.engine import process
 from workers.ops import heartbeat
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims
 from workers.pipeline.run_shard import ShardLease
 
 pytestmark = pytest.mark.django_db
@@ -20,7 +20,7 @@ def attempt(monkeypatch: pytest.MonkeyPatch) -> Attempt:
     monkeypatch.setattr(heartbeat, "_identity", None)
     heartbeat.register("worker-1@here", pid=os.getpid() + 1, queues=["gpu"])
     shard = make_shard(make_iteration())
-    claimed = transitions.claim_shard_for(shard, seconds=30)
+    claimed = shard_claims.claim_shard_for(shard, seconds=30)
     assert claimed is not None
     return claimed
 

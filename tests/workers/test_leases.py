@@ -31,7 +31,7 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
-from workers.pipeline import scheduling, transitions
+from workers.pipeline import scheduling, shard_claims, transitions
 
 MAX_ATTEMPTS = 5
 
@@ -69,7 +69,7 @@ def shard(db: None) -> Shard:
 
 
 def claimed(shard: Shard) -> Attempt:
-    attempt = transitions.claim_shard_for(shard, seconds=60)
+    attempt = shard_claims.claim_shard_for(shard, seconds=60)
     assert attempt is not None
     return attempt
 
@@ -80,8 +80,8 @@ def test_a_claim_has_a_lease_of_the_databases_time(shard: Shard) -> None:
     assert shard.lease_until is not None
     assert timedelta(seconds=55) < shard.lease_until - attempt_start(attempt)
     assert shard.lease_until - attempt_start(attempt) < timedelta(seconds=65)
-    assert transitions.claim_shard_for(shard, seconds=60) is None
-    assert not transitions.get_expired_attempts().exists()
+    assert shard_claims.claim_shard_for(shard, seconds=60) is None
+    assert not shard_claims.get_expired_attempts().exists()
 
 
 def attempt_start(attempt: Attempt) -> datetime:
@@ -92,13 +92,13 @@ def attempt_start(attempt: Attempt) -> datetime:
 def test_a_silent_worker_loses_its_shard_and_can_change_nothing_more(shard: Shard) -> None:
     silent = claimed(shard)
     let_lease_run_out(shard)
-    assert [attempt.pk for attempt in transitions.get_expired_attempts()] == [silent.pk]
-    assert transitions.expire_attempt(silent, error="silent")
+    assert [attempt.pk for attempt in shard_claims.get_expired_attempts()] == [silent.pk]
+    assert shard_claims.expire_attempt(silent, error="silent")
     other = claimed(shard)
-    assert not transitions.extend_lease(silent, seconds=60, done=1, tokens=1)
-    assert not transitions.finish_attempt(silent, counts={"wrong": 1}, seconds=1.0)
-    assert not transitions.fail_attempt(silent, status=AttemptStatus.FAILED, error="late")
-    assert transitions.finish_attempt(other, counts={"right": 1}, seconds=1.0)
+    assert not shard_claims.extend_lease(silent, seconds=60, done=1, tokens=1)
+    assert not shard_claims.finish_attempt(silent, counts={"wrong": 1}, seconds=1.0)
+    assert not shard_claims.fail_attempt(silent, status=AttemptStatus.FAILED, error="late")
+    assert shard_claims.finish_attempt(other, counts={"right": 1}, seconds=1.0)
     shard.refresh_from_db()
     assert (shard.status, shard.counts, shard.failures) == ("finished", {"right": 1}, 1)
 
@@ -106,8 +106,8 @@ def test_a_silent_worker_loses_its_shard_and_can_change_nothing_more(shard: Shar
 def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:
     attempt = claimed(shard)
     let_lease_run_out(shard)
-    assert transitions.extend_lease(attempt, seconds=60, done=3, tokens=30)
-    assert not transitions.expire_attempt(attempt, error="silent")
+    assert shard_claims.extend_lease(attempt, seconds=60, done=3, tokens=30)
+    assert not shard_claims.expire_attempt(attempt, error="silent")
     shard.refresh_from_db()
     assert (shard.status, shard.done, shard.tokens) == ("running", 3, 30)
 
@@ -115,18 +115,18 @@ def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:
 @pytest.mark.parametrize("flag", ["cancel_requested", "pause_requested"])
 def test_flags_are_read_at_claim_and_heartbeat(shard: Shard, flag: str) -> None:
     attempt = claimed(shard)
-    assert transitions.can_continue(attempt)
+    assert shard_claims.can_continue(attempt)
     Iteration.objects.update(**{flag: True})
-    assert not transitions.can_continue(attempt)
-    transitions.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
-    assert transitions.claim_shard_for(shard, seconds=60) is None
+    assert not shard_claims.can_continue(attempt)
+    shard_claims.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
+    assert shard_claims.claim_shard_for(shard, seconds=60) is None
     scheduling.advance_iteration(Iteration.objects.get())
     assert Iteration.objects.get().status == {"c": "cancelled", "p": "paused"}[flag[0]]
 
 
 def test_an_interruption_is_no_failure(shard: Shard) -> None:
     for _ in range(MAX_ATTEMPTS + 2):
-        transitions.fail_attempt(claimed(shard), status=AttemptStatus.INTERRUPTED, error="stopped")
+        shard_claims.fail_attempt(claimed(shard), status=AttemptStatus.INTERRUPTED, error="stopped")
     shard.refresh_from_db()
     assert (shard.failures, shard.attempt_count) == (0, MAX_ATTEMPTS + 2)
 
@@ -136,10 +136,10 @@ def test_after_too_many_failures_the_iteration_fails_and_a_retry_keeps_history(
 ) -> None:
     for number in range(MAX_ATTEMPTS):
         error = f"no luck {number}"
-        transitions.fail_attempt(
+        shard_claims.fail_attempt(
             claimed(shard), status=AttemptStatus.FAILED, error=error, again=True
         )
-    assert transitions.claim_shard_for(shard, seconds=60) is None
+    assert shard_claims.claim_shard_for(shard, seconds=60) is None
     iteration = Iteration.objects.get()
     add_other_stages(iteration)
     scheduling.advance_iteration(iteration)
@@ -179,7 +179,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(worker=sampled_from("ab"))
     def claims(self, worker: str) -> None:
-        attempt = transitions.claim_shard_for(self.shard, seconds=60)
+        attempt = shard_claims.claim_shard_for(self.shard, seconds=60)
         if attempt is not None:
             self.attempts[worker] = attempt
 
@@ -188,24 +188,24 @@ class Leases(RuleBasedStateMachine):
         attempt = self.attempts.get(worker)
         if attempt is None:
             return
-        held = transitions.extend_lease(attempt, seconds=60, done=1, tokens=1)
+        held = shard_claims.extend_lease(attempt, seconds=60, done=1, tokens=1)
         if not held:
             del self.attempts[worker]
-        elif not transitions.can_continue(attempt):
-            transitions.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
+        elif not shard_claims.can_continue(attempt):
+            shard_claims.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error="stopped")
             del self.attempts[worker]
 
     @rule(worker=sampled_from("ab"))
     def finishes_late_or_in_time(self, worker: str) -> None:
         attempt = self.attempts.pop(worker, None)
         if attempt is not None:
-            self.finishes += transitions.finish_attempt(attempt, counts={}, seconds=1.0)
+            self.finishes += shard_claims.finish_attempt(attempt, counts={}, seconds=1.0)
 
     @rule(worker=sampled_from("ab"), again=booleans())
     def fails(self, worker: str, again: bool) -> None:
         attempt = self.attempts.pop(worker, None)
         if attempt is not None:
-            transitions.fail_attempt(
+            shard_claims.fail_attempt(
                 attempt, status=AttemptStatus.FAILED, error="failed", again=again
             )
 
@@ -219,8 +219,8 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def reconciler_expires(self) -> None:
-        for attempt in transitions.get_expired_attempts():
-            transitions.expire_attempt(attempt, error="silent")
+        for attempt in shard_claims.get_expired_attempts():
+            shard_claims.expire_attempt(attempt, error="silent")
 
     @rule(flag=sampled_from(["cancel_requested", "pause_requested"]))
     def person_stops(self, flag: str) -> None:
@@ -265,7 +265,7 @@ class Leases(RuleBasedStateMachine):
         self.person_resumes()
         self.shard.refresh_from_db()
         if self.shard.status != "finished":
-            assert transitions.finish_attempt(claimed(self.shard), counts={}, seconds=1.0)
+            assert shard_claims.finish_attempt(claimed(self.shard), counts={}, seconds=1.0)
 
 
 class TestLeases(TestCase):
@@ -299,10 +299,10 @@ import os, sys, django
 os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
 django.setup()
 from webapp.experiments.models import Shard
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims, transitions
 won = 0
 for shard in Shard.objects.all():
-    won += transitions.claim_shard_for(shard, seconds=600) is not None
+    won += shard_claims.claim_shard_for(shard, seconds=600) is not None
 print(won)
 """
 

@@ -16,7 +16,7 @@ from webapp.experiments.models import (
     Shard,
     Stage,
 )
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims, transitions
 
 pytestmark = pytest.mark.django_db
 
@@ -48,7 +48,7 @@ def shard(stage: Stage) -> Shard:
 
 
 def claimed(shard: Shard) -> Attempt:
-    attempt = transitions.claim_shard(shard)
+    attempt = shard_claims.claim_shard(shard)
     assert attempt is not None
     return attempt
 
@@ -62,20 +62,20 @@ def status_of(row: Model) -> str:
 def test_of_two_who_saw_it_waiting_one_wins(shard: Shard) -> None:
     seen_by_alice, seen_by_bob = (Shard.objects.get(pk=shard.pk) for _ in range(2))
     attempt = claimed(seen_by_alice)
-    assert transitions.claim_shard(seen_by_bob) is None
+    assert shard_claims.claim_shard(seen_by_bob) is None
     assert attempt.number == 1
     assert attempt.pid == os.getpid()
     assert Attempt.objects.count() == 1
 
 
 def test_a_finished_shard_cannot_be_claimed(shard: Shard) -> None:
-    transitions.finish_attempt(claimed(shard), counts={}, seconds=1.0)
-    assert transitions.claim_shard(shard) is None
+    shard_claims.finish_attempt(claimed(shard), counts={}, seconds=1.0)
+    assert shard_claims.claim_shard(shard) is None
 
 
 def test_finishing_writes_counts_and_seconds(shard: Shard) -> None:
     attempt = claimed(shard)
-    assert transitions.finish_attempt(attempt, counts={"judgments": 5}, seconds=2.5)
+    assert shard_claims.finish_attempt(attempt, counts={"judgments": 5}, seconds=2.5)
     shard.refresh_from_db()
     attempt.refresh_from_db()
     assert (shard.status, shard.counts, shard.token) == ("finished", {"judgments": 5}, None)
@@ -86,20 +86,20 @@ def test_finishing_writes_counts_and_seconds(shard: Shard) -> None:
 
 def test_an_attempt_ends_once(shard: Shard) -> None:
     attempt = claimed(shard)
-    assert transitions.finish_attempt(attempt, counts={}, seconds=1.0)
-    assert not transitions.finish_attempt(attempt, counts={}, seconds=1.0)
-    assert not transitions.fail_attempt(attempt, status=AttemptStatus.FAILED, error="late")
+    assert shard_claims.finish_attempt(attempt, counts={}, seconds=1.0)
+    assert not shard_claims.finish_attempt(attempt, counts={}, seconds=1.0)
+    assert not shard_claims.fail_attempt(attempt, status=AttemptStatus.FAILED, error="late")
     assert status_of(attempt) == "finished"
 
 
 def test_an_attempt_that_lost_its_claim_can_change_nothing(shard: Shard) -> None:
     lost = claimed(shard)
-    transitions.fail_attempt(lost, status=AttemptStatus.LOST, error="gone")
+    shard_claims.fail_attempt(lost, status=AttemptStatus.LOST, error="gone")
     holder = claimed(shard)
-    assert not transitions.report_progress(lost, done=9, tokens=9)
-    assert not transitions.finish_attempt(lost, counts={"wrong": 1}, seconds=1.0)
-    assert not transitions.fail_attempt(lost, status=AttemptStatus.FAILED, error="late")
-    assert transitions.report_progress(holder, done=1, tokens=2)
+    assert not shard_claims.report_progress(lost, done=9, tokens=9)
+    assert not shard_claims.finish_attempt(lost, counts={"wrong": 1}, seconds=1.0)
+    assert not shard_claims.fail_attempt(lost, status=AttemptStatus.FAILED, error="late")
+    assert shard_claims.report_progress(holder, done=1, tokens=2)
     shard.refresh_from_db()
     assert (shard.status, shard.done, shard.tokens) == ("running", 1, 2)
 
@@ -113,11 +113,11 @@ def test_an_attempt_that_lost_its_claim_can_change_nothing(shard: Shard) -> None
     ],
 )
 def test_a_retry_leaves_the_history(
-    shard: Shard, status: transitions.Unfinished, after: str
+    shard: Shard, status: shard_claims.Unfinished, after: str
 ) -> None:
     first = claimed(shard)
-    transitions.report_progress(first, done=7, tokens=70)
-    assert transitions.fail_attempt(first, status=status, error="no luck")
+    shard_claims.report_progress(first, done=7, tokens=70)
+    assert shard_claims.fail_attempt(first, status=status, error="no luck")
     assert status_of(shard) == after
     second = claimed(shard)
     assert second.number == 2
@@ -130,34 +130,34 @@ def test_a_retry_leaves_the_history(
 
 
 def test_files_that_are_there_finish_a_shard_without_an_attempt(shard: Shard) -> None:
-    assert transitions.accept_shard(shard, counts={"judgments": 3})
+    assert shard_claims.accept_shard(shard, counts={"judgments": 3})
     assert status_of(shard) == "finished"
     assert not Attempt.objects.exists()
 
 
 def test_a_running_shard_is_not_accepted(shard: Shard) -> None:
     claimed(shard)
-    assert not transitions.accept_shard(shard, counts={})
+    assert not shard_claims.accept_shard(shard, counts={})
 
 
 def test_a_finished_shard_may_be_opened_again(shard: Shard) -> None:
-    assert not transitions.reopen_shard(shard)
-    transitions.accept_shard(shard, counts={})
-    assert transitions.reopen_shard(shard)
+    assert not shard_claims.reopen_shard(shard)
+    shard_claims.accept_shard(shard, counts={})
+    assert shard_claims.reopen_shard(shard)
     claimed(shard)
 
 
 def test_a_stage_ends_when_its_last_shard_does(stage: Stage) -> None:
     first, second = stage.shards.all()
-    transitions.accept_shard(first, counts={})
+    shard_claims.accept_shard(first, counts={})
     assert not transitions.finish_stage(stage)
-    transitions.accept_shard(second, counts={})
+    shard_claims.accept_shard(second, counts={})
     assert transitions.finish_stage(stage)
     assert not transitions.finish_stage(stage)
 
 
 def test_planning_again_keeps_the_shards(stage: Stage, shard: Shard) -> None:
-    transitions.accept_shard(shard, counts={"judgments": 1})
+    shard_claims.accept_shard(shard, counts={"judgments": 1})
     assert transitions.plan_stage(stage, shards=3)
     assert list(stage.shards.values_list("status", flat=True)) == ["finished", "waiting", "waiting"]
 

@@ -8,7 +8,7 @@ from meta_reward_core.iteration import Stage
 from meta_reward_core.storage.shards import ShardManifest
 from webapp.experiments import models
 from webapp.experiments.models import Attempt, AttemptStatus, Shard, ShardStatus
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims, transitions
 from workers.pipeline.training_progress import TrainingProgress
 
 REPORT_SECONDS: Final = 0.5
@@ -40,8 +40,8 @@ class DatabaseCallback:
         """Claim the shard; one whose finished files no longer hold is opened again first."""
         row = self._get_shard(stage, shard)
         if row.status == ShardStatus.FINISHED:
-            self._check(transitions.reopen_shard(row))
-        self._attempt = transitions.claim_shard(row)
+            self._check(shard_claims.reopen_shard(row))
+        self._attempt = shard_claims.claim_shard(row)
         self._progress = TrainingProgress()
         self._check(self._attempt is not None)
 
@@ -49,7 +49,7 @@ class DatabaseCallback:
         """The shard's files were finished by an earlier run; the row follows them."""
         row = self._get_shard(stage, shard)
         if row.status != ShardStatus.FINISHED or row.counts != manifest.counts:
-            self._check(transitions.accept_shard(row, counts=manifest.counts))
+            self._check(shard_claims.accept_shard(row, counts=manifest.counts))
 
     def finish_shard(
         self,
@@ -63,7 +63,7 @@ class DatabaseCallback:
         attempt, self._attempt = self._attempt, None
         self._check(
             attempt is not None
-            and transitions.finish_attempt(attempt, counts=manifest.counts, seconds=seconds)
+            and shard_claims.finish_attempt(attempt, counts=manifest.counts, seconds=seconds)
         )
 
     def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:  # noqa: ARG002
@@ -71,10 +71,10 @@ class DatabaseCallback:
         attempt, self._attempt = self._attempt, None
         stopped = not isinstance(error, Exception)
         if attempt is not None:
-            status: transitions.Unfinished = (
+            status: shard_claims.Unfinished = (
                 AttemptStatus.INTERRUPTED if stopped else AttemptStatus.FAILED
             )
-            transitions.fail_attempt(attempt, status=status, error=_format_reason(error))
+            shard_claims.fail_attempt(attempt, status=status, error=_format_reason(error))
         if not stopped:
             transitions.fail_stage(self._stages[stage.name])
 
@@ -90,7 +90,7 @@ class DatabaseCallback:
         self._reported_at = now
         metrics = self._progress.list_rows()
         self._check(
-            transitions.report_progress(self._attempt, done=done, tokens=tokens, metrics=metrics)
+            shard_claims.report_progress(self._attempt, done=done, tokens=tokens, metrics=metrics)
         )
 
     def log(self, row: dict[str, float]) -> None:

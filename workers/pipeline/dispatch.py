@@ -12,7 +12,7 @@ from meta_reward_core.iteration import STAGES, Resource
 from webapp.experiments.models import Shard, Stage
 from webapp.health import read_queue_lengths
 from workers.celery import app
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims
 
 QUEUES: Final[dict[Resource, str]] = {"cpu": "cpu", "engine": "gpu", "trainer": "gpu"}
 
@@ -31,18 +31,18 @@ def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
         again_after_seconds: a message of this age counts as lost.
     """
     queue = _QUEUE_OF_STAGE[stage.name]
-    unsent = transitions.get_unsent_shards(again_after_seconds=again_after_seconds)
+    unsent = shard_claims.get_unsent_shards(again_after_seconds=again_after_seconds)
     for shard in unsent.filter(stage=stage, index__lt=stage.shard_count or 0):
         transaction.on_commit(partial(_send_shard, shard, queue, again_after_seconds))
 
 
 def _send_shard(shard: Shard, queue: str, again_after_seconds: float) -> None:
-    if not transitions.mark_sent(shard, again_after_seconds=again_after_seconds):
+    if not shard_claims.mark_sent(shard, again_after_seconds=again_after_seconds):
         return
     try:
         app.send_task("workers.run_shard", args=[shard.pk], queue=queue)
     except _BROKER_ERRORS as error:
-        transitions.mark_unsent(shard)
+        shard_claims.mark_unsent(shard)
         _log.warning("the broker did not take %s, it will be sent later: %s", shard, error)
 
 

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db.models import Count, Exists, F, Max, OuterRef
 
 from webapp.experiments.models import Attempt, Shard, ShardStatus
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims
 from workers.pipeline.dispatch import get_queue, list_stages
 
 _served: tuple[int, float] | None = None  # the experiment of this process, and since when
@@ -26,7 +26,7 @@ def claim_next_shard(named: Shard) -> tuple[Shard, Attempt] | None:
         The shard and the attempt that now holds it; None if nothing waits any more.
     """
     for shard in _iter_in_turn(named):
-        attempt = transitions.claim_shard_for(shard, seconds=settings.META_REWARD_LEASE_SECONDS)
+        attempt = shard_claims.claim_shard_for(shard, seconds=settings.META_REWARD_LEASE_SECONDS)
         if attempt is not None:
             _mark_served(shard.stage.iteration.experiment_id)
             return shard, attempt
@@ -42,7 +42,7 @@ def _mark_served(experiment: int) -> None:
 def _iter_in_turn(named: Shard) -> Iterator[Shard]:
     """Shards that wait, those of the experiment whose turn it is first, the named one before."""
     stages = list_stages(get_queue(named.stage.name))
-    waiting = transitions.get_waiting_shards(stages)
+    waiting = shard_claims.get_waiting_shards(stages)
     for experiment in _sort_experiments(_list_waiting_experiments(stages)):
         if experiment == named.stage.iteration.experiment_id:
             yield named
@@ -52,10 +52,10 @@ def _iter_in_turn(named: Shard) -> Iterator[Shard]:
 
 def _list_waiting_experiments(stages: list[str]) -> set[int]:
     """Experiments of which a shard waits; of tens of thousands that do, one is looked at."""
-    waiting = transitions.get_claimable_shards().filter(
+    waiting = shard_claims.get_claimable_shards().filter(
         stage=OuterRef("pk"), index__lt=OuterRef("shard_count")
     )
-    found = transitions.get_running_stages().filter(Exists(waiting), name__in=stages)
+    found = shard_claims.get_running_stages().filter(Exists(waiting), name__in=stages)
     return set(found.values_list("iteration__experiment", flat=True))
 
 

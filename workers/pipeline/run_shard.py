@@ -24,7 +24,7 @@ from workers.engine.client import (
     ShardStoppedError,
 )
 from workers.ops import heartbeat, processes
-from workers.pipeline import fair_queue, scheduling, transitions
+from workers.pipeline import fair_queue, scheduling, shard_claims, transitions
 from workers.pipeline.dispatch import send_shards
 from workers.pipeline.open_experiment import build_context
 from workers.pipeline.training_progress import TrainingProgress
@@ -158,7 +158,7 @@ class ShardLease:
 
     def _check_rows(self) -> StopReason | None:
         asked_at = time.monotonic()
-        if not transitions.extend_lease(
+        if not shard_claims.extend_lease(
             self._attempt,
             seconds=self._lease_seconds,
             done=self._done,
@@ -168,7 +168,7 @@ class ShardLease:
             return StopReason.LOST
         self._extended_at = asked_at
         heartbeat.send_heartbeat(device_bytes=self._device_bytes)
-        return None if transitions.can_continue(self._attempt) else StopReason.ASKED
+        return None if shard_claims.can_continue(self._attempt) else StopReason.ASKED
 
 
 def _record_stop(shard: Shard, attempt: Attempt, why: StopReason | None) -> None:
@@ -177,7 +177,7 @@ def _record_stop(shard: Shard, attempt: Attempt, why: StopReason | None) -> None
         return
     error = "the worker was stopped" if why is StopReason.SHUTDOWN else "stopped by a person"
     _retry_database(
-        lambda: transitions.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error=error)
+        lambda: shard_claims.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error=error)
     )
     if why is StopReason.SHUTDOWN:
         send_shards(shard.stage)  # to another worker, or to this one when it is back
@@ -186,7 +186,7 @@ def _record_stop(shard: Shard, attempt: Attempt, why: StopReason | None) -> None
 def _record_finish(attempt: Attempt, result: ShardResult, *, seconds: float) -> None:
     heartbeat.set_device(result.device)
     _retry_database(
-        lambda: transitions.finish_attempt(
+        lambda: shard_claims.finish_attempt(
             attempt, counts=result.counts, seconds=None if result.reused else seconds
         )
     )
@@ -196,7 +196,7 @@ def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> 
     _log.warning("%s failed: %s", shard, error)
     iteration = shard.stage.iteration
     held = _retry_database(
-        lambda: transitions.fail_attempt(
+        lambda: shard_claims.fail_attempt(
             attempt, status=AttemptStatus.FAILED, error=str(error), again=error.retryable
         )
     )

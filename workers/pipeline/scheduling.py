@@ -27,7 +27,7 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
-from workers.pipeline import transitions
+from workers.pipeline import shard_claims, transitions
 from workers.pipeline.audit_gate import prepare_training, repair_audit_files
 from workers.pipeline.dispatch import send_shards
 from workers.pipeline.local_run import summarize
@@ -106,8 +106,8 @@ def _start_stage(step: Step, row: Stage, context: IterationContext) -> bool:
 
 def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
     # After every shard of every worker: so nothing here loads the rows of a stage that goes on.
-    unfinished = transitions.get_unfinished_shards(row)
-    hopeless = transitions.select_exhausted_shards(unfinished).order_by("index").first()
+    unfinished = shard_claims.get_unfinished_shards(row)
+    hopeless = shard_claims.select_exhausted_shards(unfinished).order_by("index").first()
     if hopeless is not None:
         _fail_iteration(iteration, row, hopeless)
         return False
@@ -173,7 +173,7 @@ def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[s
 def _reopen_shards(row: Stage, shards: list[Shard]) -> None:
     with transaction.atomic():
         for shard in shards:
-            transitions.reopen_shard(shard)
+            shard_claims.reopen_shard(shard)
         transitions.reopen_stage(row)
     row.refresh_from_db()
     send_shards(row)

@@ -1,25 +1,17 @@
-"""Every change of a row's status, each as ONE conditional UPDATE that must change one row.
+"""Status changes of iterations and stages, each as ONE conditional UPDATE that must change one row.
 
-The loser of a race changes nothing and is told: `claim_shard` returns None, the others return
-False. A retry deletes no history: attempts are rows of their own. An attempt holds a token;
-whatever it writes to its shard is fenced by that token, so one that lost its claim can change
-nothing.
-
-This module knows rows alone: no files, no method.
+The loser of a race changes nothing and is told: every function returns whether its change won.
+Shards and attempts are in `shard_claims`. This module knows rows alone: no files, no method.
 """
 
-import os
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Literal
-from uuid import uuid4
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce, Now
 
-from webapp.db_clock import from_now
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -32,14 +24,9 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
-from workers.ops.host import get_machine_name
-from workers.pipeline.training_progress import MetricRows
+from workers.pipeline.shard_claims import Unfinished, fail_attempt, get_unfinished_shards
 
-CLAIMABLE: Final = (ShardStatus.WAITING, ShardStatus.FAILED)
-
-_UNFINISHED = [status for status in ShardStatus if status != ShardStatus.FINISHED]
 _AT_REST = [status for status in RunStatus if status != RunStatus.RUNNING]
-Unfinished = Literal[AttemptStatus.FAILED, AttemptStatus.INTERRUPTED, AttemptStatus.LOST]
 Stopped = Literal[
     RunStatus.INTERRUPTED,
     RunStatus.FAILED,
@@ -49,230 +36,11 @@ Stopped = Literal[
 ]
 
 
-def claim_shard(shard: Shard) -> Attempt | None:
-    """Take a shard that waits, or failed, for a process that holds the experiment's lock.
-
-    Returns:
-        The attempt that now holds it; None if somebody else was faster or it is finished.
-    """
-    return _claim(shard, Shard.objects.filter(status__in=CLAIMABLE), lease=None)
-
-
-def claim_shard_for(shard: Shard, *, seconds: float) -> Attempt | None:
-    """Take a shard for a worker, for so long as it extends its lease.
-
-    Args:
-        seconds: length of the lease.
-
-    Returns:
-        The attempt that now holds it; None if somebody else was faster, or nobody may have it.
-    """
-    return _claim(shard, get_claimable_shards(), lease=from_now(seconds))
-
-
-def get_claimable_shards() -> QuerySet[Shard]:
-    """Shards that wait for a worker."""
-    # Conditions on the shard itself stand in the UPDATE, not in a subquery over shards: PostgreSQL
-    # checks only the former again after it has waited for another claim.
-    return Shard.objects.filter(
-        status=ShardStatus.WAITING,
-        failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
-        stage__in=get_running_stages(),
-    )
-
-
-def get_waiting_shards(stages: Collection[str]) -> QuerySet[Shard]:
-    """Shards that wait for a worker, of those that stages of these names have now."""
-    return get_claimable_shards().filter(stage__name__in=stages, index__lt=F("stage__shard_count"))
-
-
-def get_running_stages() -> QuerySet[Stage]:
-    """Stages whose shards workers may take."""
-    return Stage.objects.filter(status=StageStatus.RUNNING, iteration__in=_get_worker_driven())
-
-
-def _get_worker_driven() -> QuerySet[Iteration]:
-    return Iteration.objects.filter(
-        status=RunStatus.RUNNING,
-        driver=Driver.WORKERS,
-        cancel_requested=False,
-        pause_requested=False,
-    )
-
-
-def _claim(shard: Shard, free: QuerySet[Shard], *, lease: Combinable | None) -> Attempt | None:
-    token = uuid4()
-    with transaction.atomic():
-        won = free.filter(pk=shard.pk).update(
-            status=ShardStatus.RUNNING,
-            token=token,
-            attempt_count=F("attempt_count") + 1,
-            counts={},
-            done=0,
-            tokens=0,
-            training_metrics=[],
-            lease_until=lease,
-        )
-        if won != 1:
-            return None
-        held = Shard.objects.get(pk=shard.pk)
-        return Attempt.objects.create(
-            shard=held,
-            number=held.attempt_count,
-            token=token,
-            started=Now(),
-            worker=get_machine_name(),
-            pid=os.getpid(),
-        )
-
-
-def extend_lease(
-    attempt: Attempt, *, seconds: float, done: int, tokens: int, metrics: MetricRows | None = None
-) -> bool:
-    """Extend a worker's lease and tell how far it is; False if it no longer holds its shard."""
-    told = {"done": done, "tokens": tokens} | ({"training_metrics": metrics} if metrics else {})
-    return _get_held_shard(attempt).update(lease_until=from_now(seconds), **told) == 1
-
-
-def can_continue(attempt: Attempt) -> bool:
-    """Say whether an attempt's iteration still runs, and nobody asked it to stop."""
-    return _get_worker_driven().filter(stages__shards=attempt.shard_id).exists()
-
-
 def is_stopped(iteration: Iteration) -> bool:
     """Say whether a person has stopped an iteration, or asked for it."""
     asked = Q(cancel_requested=True) | Q(pause_requested=True)
     stopped = Q(status__in=(RunStatus.CANCELLED, RunStatus.PAUSED))
     return Iteration.objects.filter(asked | stopped, pk=iteration.pk).exists()
-
-
-def get_unfinished_shards(stage: Stage) -> QuerySet[Shard]:
-    """Shards of a stage, of those it has now, that are not finished."""
-    return Shard.objects.filter(
-        stage=stage.pk, index__lt=F("stage__shard_count"), status__in=_UNFINISHED
-    )
-
-
-def select_exhausted_shards(shards: QuerySet[Shard]) -> QuerySet[Shard]:
-    """Those that will not be tried again without a person."""
-    tired = Q(status=ShardStatus.WAITING, failures__gte=settings.META_REWARD_MAX_ATTEMPTS)
-    return shards.filter(Q(status=ShardStatus.FAILED) | tired)
-
-
-def get_leased_attempts() -> QuerySet[Attempt]:
-    """Attempts of workers that hold a shard."""
-    return Attempt.objects.filter(
-        status=AttemptStatus.RUNNING,
-        shard__status=ShardStatus.RUNNING,
-        shard__token=F("token"),
-        shard__lease_until__isnull=False,
-    )
-
-
-def get_expired_attempts() -> QuerySet[Attempt]:
-    """Attempts of workers that have not extended their lease in time."""
-    return get_leased_attempts().filter(shard__lease_until__lt=Now())
-
-
-def expire_attempt(attempt: Attempt, *, error: str) -> bool:
-    """Take a shard from an attempt whose lease has run out; False if it was extended meanwhile."""
-    overdue = _get_held_shard(attempt).filter(lease_until__lt=Now())
-    return _end_attempt(attempt, overdue, status=AttemptStatus.LOST, error=error)
-
-
-def get_unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
-    """Shards that wait and of which no message is on its way.
-
-    Args:
-        again_after_seconds: a message of this age no longer counts.
-    """
-    overdue = Q(sent__isnull=True) | Q(sent__lt=from_now(-again_after_seconds))
-    return Shard.objects.filter(overdue, status=ShardStatus.WAITING)
-
-
-def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:
-    """Note that a message about a waiting shard is being sent; False if one was, or is."""
-    unsent = get_unsent_shards(again_after_seconds=again_after_seconds)
-    return unsent.filter(pk=shard.pk).update(sent=Now()) == 1
-
-
-def mark_unsent(shard: Shard) -> None:
-    """Note that the broker did not take a message; the reconciler sends it later."""
-    Shard.objects.filter(pk=shard.pk).update(sent=None)
-
-
-def report_progress(
-    attempt: Attempt, *, done: int, tokens: int, metrics: MetricRows | None = None
-) -> bool:
-    """Tell how far an attempt is; False if it no longer holds its shard."""
-    told = {"done": done, "tokens": tokens} | ({"training_metrics": metrics} if metrics else {})
-    return _get_held_shard(attempt).update(**told) == 1
-
-
-def finish_attempt(attempt: Attempt, *, counts: Mapping[str, int], seconds: float | None) -> bool:
-    """Finish an attempt and its shard; False if it no longer holds its shard.
-
-    Args:
-        counts: what the shard's manifest counts.
-        seconds: how long it ran; None if an earlier attempt had left the finished files.
-    """
-    with transaction.atomic():
-        won = _get_held_shard(attempt).update(
-            status=ShardStatus.FINISHED,
-            token=None,
-            lease_until=None,
-            counts=dict(counts),
-            training_metrics=[],
-        )
-        if won == 1:
-            _get_running(attempt).update(
-                status=AttemptStatus.FINISHED, finished=Now(), seconds=seconds
-            )
-    return won == 1
-
-
-def fail_attempt(attempt: Attempt, *, status: Unfinished, error: str, again: bool = False) -> bool:
-    """End an attempt without a result and give its shard back; False if it had lost it.
-
-    Args:
-        status: failed leaves the shard failed; interrupted and lost let it wait again.
-        error: what went wrong, for people.
-        again: a failed shard, too, waits again.
-    """
-    return _end_attempt(attempt, _get_held_shard(attempt), status=status, error=error, again=again)
-
-
-def _end_attempt(
-    attempt: Attempt, held: QuerySet[Shard], *, status: Unfinished, error: str, again: bool = True
-) -> bool:
-    fails = status == AttemptStatus.FAILED and not again
-    with transaction.atomic():
-        won = held.update(
-            status=ShardStatus.FAILED if fails else ShardStatus.WAITING,
-            token=None,
-            lease_until=None,
-            sent=None,
-            failures=F("failures") + int(status != AttemptStatus.INTERRUPTED),
-        )
-        if won == 1:
-            _get_running(attempt).update(status=status, finished=Now(), error=error)
-    return won == 1
-
-
-def accept_shard(shard: Shard, *, counts: Mapping[str, int]) -> bool:
-    """Finish a shard whose files are there already, without an attempt; False if one runs."""
-    accepted = Shard.objects.filter(pk=shard.pk).exclude(status=ShardStatus.RUNNING)
-    return accepted.update(status=ShardStatus.FINISHED, counts=dict(counts)) == 1
-
-
-def reopen_shard(shard: Shard) -> bool:
-    """Let a finished shard, whose files no longer hold, wait again; False if it is not finished."""
-    return (
-        Shard.objects.filter(pk=shard.pk, status=ShardStatus.FINISHED).update(
-            status=ShardStatus.WAITING, sent=None
-        )
-        == 1
-    )
 
 
 def start_iteration(
@@ -489,16 +257,6 @@ def release_claims(experiment: Experiment, *, status: Unfinished, error: str) ->
 
 def _fail_all(attempts: Iterable[Attempt], *, status: Unfinished, error: str) -> int:
     return sum(fail_attempt(attempt, status=status, error=error) for attempt in attempts)
-
-
-def _get_held_shard(attempt: Attempt) -> QuerySet[Shard]:
-    return Shard.objects.filter(
-        pk=attempt.shard_id, status=ShardStatus.RUNNING, token=attempt.token
-    )
-
-
-def _get_running(attempt: Attempt) -> QuerySet[Attempt]:
-    return Attempt.objects.filter(pk=attempt.pk, status=AttemptStatus.RUNNING)
 
 
 def _get_experiment(iteration: Iteration) -> QuerySet[Experiment]:
