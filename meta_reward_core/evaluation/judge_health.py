@@ -1,0 +1,317 @@
+"""Whether a judge and a meta-judge are fit to work: shares with intervals, limits and causes.
+
+The judge probe asks before the first full stage, the circuit breakers after each shard. Both stop
+only when the 95% interval of a share lies wholly beyond its limit, so that a few odd replies stop
+nothing. A limit of 0 (or 1 for a largest share) switches a check off.
+
+Nothing here knows of engines or files.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self
+
+from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
+from meta_reward_core.evaluation.judge_metrics import compute_entropy_bits, compute_score_histogram
+from meta_reward_core.method.parsing import PROMPT_REFUSED, has_judge_line
+from meta_reward_core.storage.records import Battle, Judgment
+
+Role = Literal["judge", "meta-judge"]
+
+Cause = Literal[
+    "end_token", "limit_too_low", "wrong_format", "constant_judge", "prompts_too_long", "few_pairs"
+]
+
+_TURN_MARK: Final = re.compile(
+    r"<\|[a-z_]+\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>"
+    r"|^\s*(?:#+\s*)?(?:user|human|assistant|system)\s*:?\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What begins another turn: control tokens that came out as text, or a role alone on a line."""
+
+_MIN_ENDED: Final = 5
+"""Fewer replies that ended by themselves do not say whether the format is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A count out of a total, with its 95% Wilson interval."""
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float | None:
+        """The share in [0, 1]; None of nothing."""
+        return self.count / self.total if self.total else None
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval; 0 of nothing."""
+        return self._interval()[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval; 1 of nothing."""
+        return self._interval()[1]
+
+    def _interval(self) -> tuple[float, float]:
+        if not self.total:
+            return 0.0, 1.0
+        found = compute_wilson_interval(self.count / self.total, self.total)
+        return found.low, found.high
+
+    def describe(self) -> str:
+        """The share with its interval and count, for messages."""
+        if self.value is None:
+            return "none (n = 0)"
+        return f"{self.value:.1%} (95% CI {self.low:.0%} to {self.high:.0%}, n = {self.total:,})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it for a report."""
+        low, high = self._interval()
+        return {"value": self.value, "low": low, "high": high, "n": self.total}
+
+
+@dataclass(frozen=True, slots=True)
+class HealthLimits:
+    """Beyond which a share stops the run; all in [0, 1].
+
+    Attributes:
+        min_readable_share: of judgments with a readable score, and of verdicts.
+        max_cut_off_share: of replies that the token limit ended.
+        max_same_score_share: of scores in one bin of the histogram.
+        max_refused_share: of prompts that the engine refused.
+        min_pair_share: of prompts that give a preference pair.
+    """
+
+    min_readable_share: float = 0.5
+    max_cut_off_share: float = 0.9
+    max_same_score_share: float = 0.95
+    max_refused_share: float = 0.2
+    min_pair_share: float = 0.05
+
+
+@dataclass(slots=True)
+class ReplyTally:
+    """Counts of the replies of one role.
+
+    Attributes:
+        reasons: why replies could not be read, by reason.
+        cut_off: replies that the token limit ended.
+        went_on: those of them that state a score or a verdict and go on after it, or begin another
+            turn: what a missing end token looks like.
+        ended: replies that ended by themselves.
+        readable_ended: those of them that could be read.
+        scores: how often each score was given.
+        tokens: of all replies.
+    """
+
+    replies: int = 0
+    readable: int = 0
+    refused: int = 0
+    cut_off: int = 0
+    went_on: int = 0
+    ended: int = 0
+    readable_ended: int = 0
+    tokens: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    scores: Counter[float] = field(default_factory=Counter)
+
+    def add_judgments(self, judgments: Iterable[Judgment]) -> Self:
+        """Count some judgments more."""
+        for one in judgments:
+            self._add(
+                one.text,
+                tokens=one.tokens,
+                is_cut_off=one.is_cut_off,
+                problem=one.unscored_reason if one.score is None else None,
+                has_statement=has_judge_line(one.text),
+            )
+            if one.score is not None:
+                self.scores[one.score] += 1
+        return self
+
+    def add_battles(self, battles: Iterable[Battle]) -> Self:
+        """Count some battles more."""
+        for one in battles:
+            self._add(
+                one.text,
+                tokens=one.tokens,
+                is_cut_off=one.finish_reason == "length",
+                problem=one.unparsed_reason if one.verdict is None else None,
+                has_statement=one.verdict is not None,
+            )
+        return self
+
+    def _add(
+        self, text: str, *, tokens: int, is_cut_off: bool, problem: str | None, has_statement: bool
+    ) -> None:
+        self.replies += 1
+        self.tokens += tokens
+        self.readable += problem is None
+        if problem is not None:
+            self.reasons[problem] += 1
+        if problem == PROMPT_REFUSED:
+            self.refused += 1
+        elif is_cut_off:
+            self.cut_off += 1
+            self.went_on += has_statement or _TURN_MARK.search(text) is not None
+        else:
+            self.ended += 1
+            self.readable_ended += problem is None
+
+    @property
+    def readable_share(self) -> Share:
+        """Replies with a readable score or verdict."""
+        return Share(self.readable, self.replies)
+
+    @property
+    def cut_off_share(self) -> Share:
+        """Replies that the token limit ended."""
+        return Share(self.cut_off, self.replies)
+
+    @property
+    def refused_share(self) -> Share:
+        """Prompts that the engine refused, most often as too long."""
+        return Share(self.refused, self.replies)
+
+    @property
+    def same_score_share(self) -> Share:
+        """Scores in the fullest bin of the histogram."""
+        histogram = self.histogram
+        return Share(max(histogram), sum(histogram))
+
+    @property
+    def histogram(self) -> tuple[int, ...]:
+        """Scores by bin of `HISTOGRAM_BINS`."""
+        return compute_score_histogram(self.scores.elements())
+
+    @property
+    def entropy_bits(self) -> float | None:
+        """Entropy of the scores' histogram."""
+        return compute_entropy_bits(self.histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A limit that was passed for certain: what was seen, the most likely cause, what to do."""
+
+    role: Role
+    cause: Cause
+    sentence: str
+    remedy: str
+
+
+def diagnose_replies(
+    tally: ReplyTally, *, role: Role, limits: HealthLimits, max_new_tokens: int
+) -> list[Finding]:
+    """Find what is wrong with the replies of one role, the most likely cause of each fault.
+
+    Args:
+        tally: of the replies.
+        role: whose they are.
+        limits: beyond which a share is a fault.
+        max_new_tokens: of the role, for the remedy.
+    """
+    found = []
+    if tally.refused_share.low > limits.max_refused_share:
+        found.append(_describe_refused(tally, role))
+    is_unreadable = tally.readable_share.high < limits.min_readable_share
+    is_cut_off = tally.cut_off_share.low > limits.max_cut_off_share
+    if (is_unreadable or is_cut_off) and not found:
+        found.append(_find_reply_cause(tally, role, limits, max_new_tokens))
+    is_constant = tally.same_score_share.low > limits.max_same_score_share
+    if role == "judge" and is_constant and not found:
+        found.append(_describe_constant(tally))
+    return found
+
+
+def _find_reply_cause(
+    tally: ReplyTally, role: Role, limits: HealthLimits, max_new_tokens: int
+) -> Finding:
+    what = "judgments" if role == "judge" else "verdicts"
+    seen = (
+        f"{tally.readable_share.describe()} of the {what} are readable; "
+        f"{tally.cut_off_share.describe()} were cut off at {max_new_tokens:,} tokens."
+    )
+    key = "judge" if role == "judge" else "meta_judge"
+    if tally.cut_off and Share(tally.went_on, tally.cut_off).low > 0.5:
+        return Finding(
+            role,
+            "end_token",
+            f"{seen} {tally.went_on:,} of the {tally.cut_off:,} replies that were cut off go on "
+            "after their score or verdict, or start another turn: the model does not stop.",
+            "Check the end token: the token that the chat template writes after a reply must be "
+            "among eos_token_id in generation_config.json. A higher token limit does not help.",
+        )
+    ended = Share(tally.readable_ended, tally.ended)
+    if tally.ended >= _MIN_ENDED and ended.high < max(limits.min_readable_share, 0.5):
+        return Finding(
+            role,
+            "wrong_format",
+            f"{seen} Of the {tally.ended:,} replies that ended by themselves, "
+            f"{tally.readable_ended:,} can be read: the model does not know the reply format.",
+            "Fine-tune the base model on judgments (`manage.py train_seed`), or use another "
+            f"template ({key}.template). A higher token limit does not help.",
+        )
+    if tally.cut_off:
+        return Finding(
+            role,
+            "limit_too_low",
+            f"{seen} Replies end before they state a score or a verdict.",
+            f"Raise {key}.max_new_tokens (now {max_new_tokens:,}).",
+        )
+    return Finding(
+        role,
+        "wrong_format",
+        f"{seen} The most frequent reason: {next(iter(tally.reasons), 'unknown')}.",
+        "Read some of the replies; fine-tune the base model on judgments "
+        f"(`manage.py train_seed`), or use another template ({key}.template).",
+    )
+
+
+def _describe_refused(tally: ReplyTally, role: Role) -> Finding:
+    key = "judge" if role == "judge" else "meta_judge"
+    return Finding(
+        role,
+        "prompts_too_long",
+        f"{tally.refused_share.describe()} of the {role}'s prompts were refused: the prompt and "
+        "the longest reply together are longer than the model's context.",
+        f"Lower {key}.max_new_tokens or actor.max_new_tokens, shorten the template, or use a "
+        "model with a longer context.",
+    )
+
+
+def _describe_constant(tally: ReplyTally) -> Finding:
+    score, count = tally.scores.most_common(1)[0]
+    return Finding(
+        "judge",
+        "constant_judge",
+        f"The judge gives nearly every response the same score: {score:g} in {count:,} of "
+        f"{tally.scores.total():,} judgments (entropy {tally.entropy_bits or 0.0:.2f} bits), so "
+        "hardly any prompt can give a preference pair.",
+        "Raise judge.temperature, use another template or rubric, or fine-tune the base model on "
+        "judgments whose scores vary (`manage.py train_seed`).",
+    )
+
+
+def diagnose_pairs(share: Share, *, kind: str, limits: HealthLimits) -> list[Finding]:
+    """Find too few prompts that give a pair of a kind."""
+    if share.high >= limits.min_pair_share:
+        return []
+    return [
+        Finding(
+            "judge" if kind == "actor" else "meta-judge",
+            "few_pairs",
+            f"{share.describe()} of the prompts would give a pair of kind {kind}.",
+            "Raise actor.samples, judge.samples or the temperature, so that scores differ.",
+        )
+    ]
+
+
+def list_causes(findings: Sequence[Finding]) -> list[Cause]:
+    """The causes of findings, each once, in order."""
+    return list(dict.fromkeys(finding.cause for finding in findings))

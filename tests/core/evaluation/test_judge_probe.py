@@ -1,0 +1,108 @@
+"""A judge is tried on a few prompts before a whole iteration, within a budget of time."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine, make_fake_reply
+from meta_reward_core.evaluation.judge_health import HealthLimits
+from meta_reward_core.evaluation.judge_probe import ProbeResult, run_judge_probe
+from tests.core.scripted_world import begin, prompt_file
+
+
+class Clock:
+    """A clock that every completion moves on."""
+
+    def __init__(self, seconds_per_reply: float) -> None:
+        self.now = 100.0
+        self.pace = seconds_per_reply
+
+    def __call__(self) -> float:
+        return self.now
+
+    def slow(self, script: Script) -> Script:
+        def reply(conversation: Conversation, sample: int, seed: int) -> Reply:
+            self.now += self.pace
+            return script(conversation, sample, seed)
+
+        return reply
+
+
+def probe(
+    root: Path, script: Script = make_fake_reply, *, pace: float = 0.01, seconds: float = 120
+) -> tuple[ProbeResult, ScriptedEngine]:
+    experiment = begin(root)
+    context = experiment.context(1)
+    clock = Clock(pace)
+    engine = ScriptedEngine(clock.slow(script))
+    result = run_judge_probe(
+        prompt_file(8).prompts,
+        context.recipe,
+        context.templates,
+        engine=engine,
+        judge=engine,
+        iteration=1,
+        seed=7,
+        seconds=seconds,
+        limits=HealthLimits(),
+        clock=clock,
+    )
+    return result, engine
+
+
+def unreadable_judge(conversation: Conversation, sample: int, seed: int) -> Reply:
+    text = make_fake_reply(conversation, sample, seed)
+    return "It is a nice answer." if "Score:" in text else text
+
+
+def test_a_good_judge_is_tried_on_all_prompts(tmp_path: Path) -> None:
+    result, engine = probe(tmp_path)
+    report = result.report
+    assert report.findings == ()
+    assert (report.prompts, report.wanted) == (8, 8)
+    assert report.readable.total == len(result.judgments) == 6 * len(result.responses)
+    assert {len(result.judgments), len(result.battles)} <= {
+        report.readable.total, report.verdicts.total
+    }  # fmt: skip
+    assert report.same_order.total <= len(result.battles) // 2
+    assert sum(cost.replies for cost in report.costs.values()) == engine.calls
+    assert report.costs["judge"].planned == 20 * 5 * 6
+    assert report.costs["meta_judge"].planned == 20 * 6 * 5
+    assert report.costs["judge"].projected_seconds == pytest.approx(20 * 5 * 6 * 0.01)
+    assert json.loads(json.dumps(report.to_json()))["prompts"] == 8
+
+
+def test_judgments_of_the_second_call_are_numbered_after_the_first(tmp_path: Path) -> None:
+    result, _ = probe(tmp_path)
+    ids = [one.judgment_id for one in result.judgments]
+    assert len(set(ids)) == len(ids)
+    assert {one.sample for one in result.judgments} == set(range(6))
+
+
+def test_a_judge_that_cannot_judge_is_found_before_all_prompts_are_tried(tmp_path: Path) -> None:
+    result, engine = probe(tmp_path, unreadable_judge)
+    assert [finding.cause for finding in result.report.findings] == ["wrong_format"]
+    assert result.report.prompts < 8
+    assert engine.calls < 40
+    assert result.battles == []
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.4])
+def test_a_slow_model_is_reported_with_the_prompts_it_managed(tmp_path: Path, pace: float) -> None:
+    """One prompt takes 5 + 30 + 6 replies; another call begins only if it will end in time."""
+    result, _ = probe(tmp_path, pace=pace, seconds=60)
+    report = result.report
+    assert 1 <= report.prompts < 8
+    assert report.seconds <= 60
+    assert report.projected_seconds == pytest.approx(
+        sum(cost.planned for cost in report.costs.values()) * pace
+    )
+
+
+def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
+    first, _ = probe(tmp_path / "a")
+    second, _ = probe(tmp_path / "b")
+    assert dataclasses.astuple(first)[1:] == dataclasses.astuple(second)[1:]
