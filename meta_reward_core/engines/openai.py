@@ -41,6 +41,9 @@ MAX_WAIT_SECONDS: Final = 60.0
 MAX_RETRY_SECONDS: Final = 600.0
 """A server that wants to be left alone for longer has failed."""
 
+MAX_FAILED_SHARE: Final = 0.1
+"""Of the prompts of one call, how many may get no usable reply before the server has failed."""
+
 MAX_RESPONSE_BYTES: Final = 64 * 2**20
 _CONNECT_SECONDS: Final = 15.0
 _SEED_RANGE: Final = 2**31
@@ -144,11 +147,18 @@ class OpenAiEngine:
                 rng=random.Random(seed),
             )
 
+            failed: list[str] = []
+
             async def work(waiting: Iterator[int]) -> None:
                 for at in waiting:
-                    drawn[at] = await caller.complete(
-                        conversations[at], n, sampling=sampling, seed=derive_seed(seed, at)
-                    )
+                    try:
+                        drawn[at] = await caller.complete(
+                            conversations[at], n, sampling=sampling, seed=derive_seed(seed, at)
+                        )
+                    except UnusablePromptError as error:
+                        failed.append(str(error))
+                        _require_few(failed, len(conversations))
+                        drawn[at] = _refuse(f"the server gave no usable reply: {error}", n)
                     tell(drawn[at])
 
             try:
@@ -196,6 +206,24 @@ class OpenAiEngine:
         return text if self._key is None else _redact_key(text, self._key)
 
 
+class UnusablePromptError(EngineError):
+    """Every attempt at one prompt failed in a way that may be the prompt's fault."""
+
+
+def _require_few(failed: Sequence[str], conversations: int) -> None:
+    """Stop if too many prompts fail for each of them to be at fault; then the server is.
+
+    Raises:
+        EngineError: more than one, and more than a tenth of the conversations.
+    """
+    if len(failed) > max(1, conversations * MAX_FAILED_SHARE):
+        raise EngineError(f"{failed[-1]}; so did {len(failed) - 1} other prompt(s)")
+
+
+def _refuse(refusal: str, n: int) -> list[Completion]:
+    return [Completion("", 0, "refused", refusal=refusal)] * n
+
+
 class _RequestSender:
     """Sends the requests of one call to `sample`, and sends again what may be sent again."""
 
@@ -234,7 +262,7 @@ class _RequestSender:
             answer = await self._ask(body)
             refusal = answer.refusal or self._find_context_overflow(answer, sampling.max_new_tokens)
             if refusal is not None:
-                return [Completion("", 0, "refused", refusal=refusal)] * n
+                return _refuse(refusal, n)
             drawn += answer.completions[:asked]
             requests += 1
         return drawn
@@ -256,7 +284,8 @@ class _RequestSender:
                 return await self._send_once(body)
             except RetryableResponseError as error:
                 if attempt + 1 == self._endpoint.attempts:
-                    raise EngineError(f"{error}; that was attempt {attempt + 1}") from None
+                    kind = UnusablePromptError if error.may_be_prompt else EngineError
+                    raise kind(f"{error}; that was attempt {attempt + 1}") from None
                 await self._wait(attempt, error)
         raise AssertionError("an endpoint has at least one attempt")
 

@@ -30,13 +30,28 @@ from meta_reward_core.untrusted_input import ANSWER_LIMITS, parse_json
 REDIRECTS: Final = range(300, 400)
 _RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 _PAYLOAD_TOO_LARGE: Final = 413
-_PROMPT_ERROR_STATUSES: Final = frozenset({400, 413, 422})
+_SERVER_ERROR: Final = 500
+_PROMPT_ERROR_STATUSES: Final = frozenset({400, 413, 422, _SERVER_ERROR})
 _AUTH_ERROR_STATUSES: Final = frozenset({401, 403})
 _MAX_ERROR_CHARS: Final = 300
 _MOST_TOKEN_IDS: Final = 2**31
+_TOO_LONG_CODES: Final = frozenset(
+    {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}
+)
 _CONTEXT_LENGTH_ERROR: Final = re.compile(
-    r"maximum context length|context[ _](length|size|window)|longer than the (model|maximum)"
-    r"|(prompt|input|text|string) (is )?too long|max_model_len|must be <= \d+",
+    r"context[ _](length|size|window)|max(imum)? (prompt|input|sequence|model)[ _](length|len)"
+    r"|(prompt|input|text|string|messages?|sequence|request)\b.{0,40}\btoo (long|large)"
+    r"|too many (input )?tokens|too large for model|reduce the (length|size)"
+    r"|tokens?\b.{0,60}\b(exceed|longer than|greater than|more than|over the)"
+    r"|(exceed|longer than|greater than|more than)s?\b.{0,60}\b(context|tokens?|max_model_len)"
+    r"|max_model_len|must be <= \d+|context_length",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How servers say that one prompt is too long; each has words of its own, and few have a code."""
+
+_ACCOUNT_ERROR: Final = re.compile(r"quota|billing|credit|rate.?limit", re.IGNORECASE)
+_SETTING_ERROR: Final = re.compile(
+    r"at most [\d,]+ (completion|output) tokens|model .{0,80}(not found|does not exist)",
     re.IGNORECASE,
 )
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
@@ -56,11 +71,15 @@ class RetryableResponseError(Exception):
 
     Attributes:
         wait_seconds: how long the server asks to be left alone, if it says.
+        may_be_prompt: whether this one prompt may be the reason, instead of the server.
     """
 
-    def __init__(self, message: str, *, wait_seconds: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, wait_seconds: float | None = None, may_be_prompt: bool = False
+    ) -> None:
         super().__init__(message)
         self.wait_seconds = wait_seconds
+        self.may_be_prompt = may_be_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +129,7 @@ def parse_response(
         max_new_tokens: limit of one reply, as it was asked for.
 
     Raises:
-        TryAgainError: another attempt may end otherwise.
+        RetryableResponseError: another attempt may end otherwise.
         EndpointError: no attempt will, until somebody changes a setting or the server.
     """
     if status in range(200, 300):
@@ -120,14 +139,16 @@ def parse_response(
         raise EndpointError(f"it answers with a redirect ({status}), and none is followed")
     if status in _AUTH_ERROR_STATUSES:
         raise EndpointError(f"it refuses the key, or there is none ({status}): {words}")
+    refusal = _find_refusal(status, body, words)
+    if refusal is not None:
+        return ParsedResponse((), refusal)
     if status in _RETRYABLE_STATUSES and _read_error_code(body) != "insufficient_quota":
         raise RetryableResponseError(
-            f"it answered {status}: {words}", wait_seconds=parse_retry_after(headers)
+            f"it answered {status}: {words}",
+            wait_seconds=parse_retry_after(headers),
+            may_be_prompt=status == _SERVER_ERROR,
         )
-    refusal = _find_refusal(status, body, words)
-    if refusal is None:
-        raise EndpointError(f"it refuses the request ({status}): {words}")
-    return ParsedResponse((), refusal)
+    raise EndpointError(f"it refuses the request ({status}): {words}")
 
 
 def _find_refusal(status: int, body: bytes, words: str) -> str | None:
@@ -135,10 +156,15 @@ def _find_refusal(status: int, body: bytes, words: str) -> str | None:
     if status not in _PROMPT_ERROR_STATUSES:
         return None
     code = _read_error_code(body)
-    if code == "content_filter":
+    if code in ("content_filter", "content_policy_violation"):
         return f"the server's content filter refused the prompt: {words}"
-    known = code in ("context_length_exceeded", "exceed_context_size_error")
-    if known or status == _PAYLOAD_TOO_LARGE or _CONTEXT_LENGTH_ERROR.search(words):
+    if _ACCOUNT_ERROR.search(words) or _SETTING_ERROR.search(words):
+        return None
+    if (
+        code in _TOO_LONG_CODES
+        or status == _PAYLOAD_TOO_LARGE
+        or _CONTEXT_LENGTH_ERROR.search(words)
+    ):
         return f"the server refused the prompt as too long: {words}"
     return None
 
@@ -155,7 +181,7 @@ def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
     read = [_parse_choice(*item) for item in zip(choices, tokens, strict=True)]
     usable = tuple(item for item in read if isinstance(item, Completion))
     if not usable:
-        raise RetryableResponseError(f"its answer cannot be used: {read[0]}")
+        raise RetryableResponseError(f"its answer cannot be used: {read[0]}", may_be_prompt=True)
     return ParsedResponse(usable, prompt_tokens=_read_usage(said, "prompt_tokens"))
 
 

@@ -275,6 +275,105 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_are_not(
     assert len(server.requests) == 2
 
 
+PROVIDER_WORDS = [
+    (400, "This model's maximum context length is 8192 tokens. However, you sent "
+          "9001 tokens. Please reduce the length of the messages."),
+    (400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096."),
+    (400, "'max_tokens' or 'max_completion_tokens' is too large: 2048. This model's maximum "
+          "context length is 4096 tokens and your request has 3000 input tokens"),
+    (400, "The input (5000 tokens) is longer than the model's context length (4096 tokens)."),
+    (400, "the request exceeds the available context size. try increasing the context size"),
+    (500, "input is too large to process. increase the physical batch size"),
+    (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096."),
+    (500, "the input length exceeds the context length"),
+    (400, "prompt is too long: 210000 tokens > 200000 maximum"),
+    (400, "The input token count (2000000) exceeds the maximum number of tokens allowed (9999)."),
+    (400, "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"),
+    (413, "Request too large for model `m` on tokens per minute (TPM): Limit 6000, Requested 9000"),
+    (400, "too many tokens: size limit exceeded by 300 tokens"),
+    (400, "Input is too long for requested model."),
+    (400, "This model's maximum prompt length is 131072 but the request contains 140000 tokens."),
+    (400, "The number of tokens to keep from the initial prompt is greater than the context size"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "words"), PROVIDER_WORDS)
+def test_every_provider_says_in_its_own_words_that_a_prompt_is_too_long(
+    server: MisbehavingServer, status: int, words: str
+) -> None:
+    server.coming = [failing(status, words)]
+    drawn = draw_one(server)
+    assert (drawn.finish_reason, len(server.requests)) == ("refused", 1)
+    assert "too long" in str(drawn.refusal)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            400,
+            "max_tokens is too large: 20000. This model supports at most 16384 completion tokens",
+        ),
+        (400, "You exceeded your current quota, please check your plan and billing details."),
+        (400, "The model `m` does not exist or you do not have access to it."),
+        (400, "Unrecognized request argument supplied: top_k"),
+    ],
+)
+def test_a_wrong_setting_is_not_taken_for_a_prompt_that_is_too_long(
+    server: MisbehavingServer, status: int, words: str
+) -> None:
+    server.usually = failing(status, words)
+    with pytest.raises(EndpointError):
+        draw_one(server)
+
+
+def without_content(exchange: Any) -> None:
+    body = json.loads(completion(["x"]))
+    body["choices"][0]["message"]["content"] = None
+    exchange.answer(200, json.dumps(body).encode())
+
+
+BAD_PROMPT_HABITS = {
+    "null content": without_content,
+    "an unknown end": saying(completion(["x"], ended="recitation")),
+    "a server error": failing(500, "Conversation roles must alternate"),
+    "too long": failing(400, TOO_LONG),
+    "filtered": failing(400, "no", code="content_filter"),
+}
+
+
+@pytest.mark.parametrize("habit", BAD_PROMPT_HABITS)
+def test_a_prompt_that_the_server_cannot_take_does_not_cost_the_others(
+    server: MisbehavingServer, habit: str
+) -> None:
+    """Two of a hundred, among storms of 429, broken JSON and missing choices."""
+    odd = iter([failing(429), saying(b"{"), fewer, reset, failing(503)] * 20)
+
+    def behave(exchange: Any) -> None:
+        text = exchange.body["messages"][0]["content"]
+        if text in ("17", "71"):
+            BAD_PROMPT_HABITS[habit](exchange)
+        elif int(text) % 3 == 0 and (trouble := next(odd, None)) is not None:
+            trouble(exchange)
+        else:
+            exchange.answer(200, completion([text] * exchange.body["n"]))
+
+    server.usually = behave
+    engine = engine_of(server, attempts=10)
+    drawn = engine.sample([user(str(at)) for at in range(100)], 2, sampling=WARM, seed=1)
+    refused = [at for at, row in enumerate(drawn) if row[0].finish_reason == "refused"]
+    assert refused == [17, 71]
+    assert all(len(row) == 2 for row in drawn)
+    assert drawn[17][0].refusal
+
+
+def test_a_server_that_answers_no_prompt_has_failed(server: MisbehavingServer) -> None:
+    server.usually = without_content
+    with pytest.raises(EngineError, match=r"a reply that is no text.*so did \d+ other prompt"):
+        engine_of(server).sample([user(str(at)) for at in range(40)], 1, sampling=WARM, seed=1)
+    assert len(server.requests) < 160
+
+
 def test_a_prompt_is_refused_that_leaves_too_little_room_for_the_reply(
     server: MisbehavingServer,
 ) -> None:
