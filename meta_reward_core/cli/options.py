@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.cli.terminal import print_outside_judge, print_plan, print_total
+from meta_reward_core.data.prompt_formats import FORMATS
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.planning.cost_estimate import (
     ASSUMED_TOKENS_PER_SECOND,
@@ -18,6 +19,7 @@ from meta_reward_core.planning.cost_estimate import (
 )
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
+    SKIP_BAD_ROWS,
     ExperimentRequest,
     check_name,
 )
@@ -54,7 +56,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID",
         help="the seed model M0, not the recipe's; of the hub as org/name@revision")  # fmt: skip
-    add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
+    add("--prompts", type=Path, metavar="FILE",
+        help=f"file of prompts: {', '.join(FORMATS)}")  # fmt: skip
+    add(SKIP_BAD_ROWS, action="store_true",
+        help="leave out rows of the prompt file that cannot be used; without it they are listed "
+        "and the file is refused")  # fmt: skip
     add("--iterations", type=parse_positive_int, metavar="N",
         help="go on until iteration N is finished; else one iteration is run")  # fmt: skip
     add("--engine", choices=["transformers", "vllm", "openai", "scripted"],
@@ -85,6 +91,7 @@ def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
         engine=options["engine"],
         seed=options["seed"],
         resume=options["resume"],
+        skip_bad_rows=options["skip_bad_rows"],
     )
 
 

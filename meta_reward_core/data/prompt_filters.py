@@ -148,11 +148,14 @@ def read_held_out(paths: Sequence[Path]) -> HeldOutPrompts:
     """Read files of prompts that are held out; no file holds nothing out.
 
     Raises:
-        PromptFileError: a file cannot be read as prompts.
+        PromptFileError: a file, or a row of it, cannot be read as prompts.
     """
-    return HeldOutPrompts.from_texts(
-        prompt.text for path in paths for prompt in read_prompts(path).prompts
-    )
+    texts: list[str] = []
+    for path in paths:
+        found = read_prompts(path)
+        found.require_good_rows(path.name)
+        texts.extend(prompt.text for prompt in found.prompts)
+    return HeldOutPrompts.from_texts(texts)
 
 
 def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:

@@ -15,12 +15,12 @@ from typing import Literal
 
 from meta_reward_core.data.prompt_files import (
     RejectReason,
-    Row,
     compute_prompt_id,
     find_reject_reason,
     read_json_lines,
 )
 from meta_reward_core.data.prompt_filters import HeldOutPrompts
+from meta_reward_core.data.prompt_formats import Row
 from meta_reward_core.engines.base import Conversation, Message
 from meta_reward_core.errors import PromptFileError
 from meta_reward_core.training.row_types import SftRow

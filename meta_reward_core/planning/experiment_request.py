@@ -16,6 +16,7 @@ from meta_reward_core.tasks.registry import find_task
 DEFAULT_RECIPE: Final = "smoke"
 DEFAULT_SEED: Final = 1
 _TASK_POOL_ITERATIONS: Final = 8
+SKIP_BAD_ROWS: Final = "--skip-bad-rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class ExperimentRequest:
 
     Attributes:
         recipe: a shipped name, a file's path, or a recipe that has been read already.
+        skip_bad_rows: leave out rows of the prompt file that cannot be used, instead of refusing
+            the file.
     """
 
     experiment: str
@@ -34,6 +37,7 @@ class ExperimentRequest:
     engine: str | None = None
     seed: int | None = None
     resume: bool = True
+    skip_bad_rows: bool = False
 
 
 def load_requested_recipe(request: ExperimentRequest) -> Recipe:
@@ -95,7 +99,7 @@ def get_task_prompts(recipe: Recipe) -> PromptSource:
     missing = "names no task" if task is None else f"names {task.title}, which has no prompts"
     raise InputError(
         f"recipe {recipe.name!r} {missing}: "
-        "give your prompts with --prompts FILE (txt, jsonl, csv or parquet)"
+        "give your prompts with --prompts FILE (txt, json, jsonl, csv, tsv or parquet)"
     )
 
 

@@ -4,7 +4,7 @@ Everything that can be wrong is found here, before a file is written.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,6 +35,7 @@ from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_i
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
     DEFAULT_SEED,
+    SKIP_BAD_ROWS,
     ExperimentRequest,
     check_name,
     check_pool,
@@ -104,7 +105,9 @@ def check_can_create(
     for absent in items:
         if absent.obstacle is not None:
             say(f"{absent.task} will not be evaluated: {absent.obstacle}")
-    prompts, items = read_pool(request.prompts, recipe, items, say=say)
+    prompts, items = read_pool(
+        request.prompts, recipe, items, skip_bad_rows=request.skip_bad_rows, say=say
+    )
     check_pool(recipe, len(prompts.prompts))
     return ExperimentInputs(recipe, templates, prompts, items)
 
@@ -168,7 +171,9 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> None:
             load_fixed_items(existing.store, existing.paths.layout, task.name)
             for task in existing.recipe.evaluation.tasks
         ]
-        prompts, _ = read_pool(request.prompts, existing.recipe, items)
+        prompts, _ = read_pool(
+            request.prompts, existing.recipe, items, skip_bad_rows=request.skip_bad_rows
+        )
     check_same_settings(existing, recipe=recipe, seed=request.seed, prompts=prompts)
 
 
@@ -216,12 +221,14 @@ def read_pool(
     recipe: Recipe,
     items: Sequence[FixedItems] = (),
     *,
+    skip_bad_rows: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[PromptFile, list[FixedItems]]:
     """The prompts that an experiment begins with: a file's, or those of the recipe's task.
 
     Args:
         items: on which its models are evaluated; prompts like theirs are left out.
+        skip_bad_rows: leave out rows of the file that cannot be used, instead of refusing it.
 
     Returns:
         The prompts, and the items with how many prompts were left out for each.
@@ -229,7 +236,7 @@ def read_pool(
     Raises:
         InputError: there are none, or the file cannot be read as prompts.
     """
-    pool = _read_whole_pool(path, recipe, say=say)
+    pool = _read_whole_pool(path, recipe, skip_bad_rows=skip_bad_rows, say=say)
     if recipe.sample.held_out is not None:
         pool = remove_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
         say(f"{pool.held_out} prompt(s) of the pool left out: held out for evaluation")
@@ -243,15 +250,24 @@ def read_pool(
     return pool, [replace(one, left_out_of_pool=left_out[one.task]) for one in items]
 
 
+def _describe_left_out(found: PromptFile) -> Iterator[str]:
+    """What a file contains beside the prompts that are used."""
+    if found.duplicates:
+        yield f"{found.duplicates:,} duplicate(s) left out"
+    if found.other_turns:
+        yield f"{found.other_turns:,} later or assistant turn(s) of conversations left out"
+    if found.rejected:
+        yield f"{len(found.rejected):,} row(s) skipped: {found.describe_rejected()}"
+
+
 def _read_whole_pool(
-    path: Path | None, recipe: Recipe, *, say: Callable[[str], None]
+    path: Path | None, recipe: Recipe, *, skip_bad_rows: bool, say: Callable[[str], None]
 ) -> PromptFile:
     if path is not None:
         found = read_prompts(path)
-        if found.duplicates:
-            say(f"{path.name}: {found.duplicates} duplicate(s) left out")
-        for place, reason in found.rejected:
-            say(f"{path.name}, row {place}: left out, {reason}")
+        found.require_good_rows(path.name, skip=skip_bad_rows, option=SKIP_BAD_ROWS)
+        for note in _describe_left_out(found):
+            say(f"{path.name}: {note}")
         return found
     texts = get_task_prompts(recipe).sample(compute_task_pool_size(recipe))
     return _build_task_pool(recipe, texts)

@@ -47,6 +47,9 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
         (b"topic,prompt\nx,one\n", "csv"),
         (parquet({"instruction": ["one"]}), "parquet"),
         (b"[one] is no list\n", "txt"),
+        (b'["one"]', "json"),
+        (b"topic;prompt\nx;one\n", "csv"),
+        (b"topic\tprompt\nx\tone\n", "tsv"),
     ],
 )
 @pytest.mark.parametrize("name", ["prompts.exe", "prompts.parquet"])
@@ -90,6 +93,7 @@ def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None
     assert "&lt;b&gt;one&lt;/b&gt;" in region
     assert "<b>one</b>" not in region
     assert "1 duplicate left out; 2 rejected" in region
+    assert "2 rows cannot be used. Correct the file and upload it again, or skip" in region
     assert "Line 2: The prompt is empty." in region
     assert "Line 4: The prompt is neither a text nor a list of messages." in region
     assert answer.headers["HX-Trigger-After-Swap"] == "prompts-ready"
@@ -98,13 +102,14 @@ def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"\x00\x01\x02", "prompts.txt is neither text nor Parquet"),
+        (b"\x00\x01\x02", "prompts.txt: is neither text nor Parquet"),
         (b"\xff\xfe hello", "prompts.txt, line 1: is not UTF-8 text"),
-        (b'["one", "two"]', "prompts.txt is a JSON array"),
-        (b'{"prompt": ', "prompts.txt, line 1: is not valid JSON"),
+        (b'["one", "two"', "prompts.txt: the JSON ends too early, at line 1"),
+        (b'{"prompt": ', "line 1: The line is not valid JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid x", "prompts.txt: is a Git LFS pointer"),
         (b'{"other": 1}', "has no prompt"),
         (b"PAR1 is not enough", "prompts.txt: is not a readable Parquet file"),
-        (b"\n\n", "prompts.txt: holds no prompt"),
+        (b"\n\n", "prompts.txt: contains no prompt"),
         (parquet({"other": [1]}), "has no prompt"),
     ],
 )
@@ -176,3 +181,15 @@ def test_only_what_was_kept_is_found(places: Path, name: str) -> None:
 def test_the_same_file_sent_twice_is_one_file(places: Path) -> None:
     names = {store_prompts([b"one\n"], called=called).name for called in ("a", "b")}
     assert [file.name for file in (places / "uploads").iterdir()] == list(names)
+
+
+def test_rejected_rows_stop_the_launch_until_the_user_skips_them(client: Client) -> None:
+    """The list of rows stays; the same file without them is what the experiment begins with."""
+    data = MANY.encode() + b"\xff\n"
+    found = send(client, data).context["sheet"].prompts.found
+    sent = {"prompts_from": "file", "prompts_stored": found.name, "prompts_called": "mine.txt"}
+    answer: Any = launch(client, **sent)
+    assert "1 row cannot be used as a prompt" in answer.content.decode()
+    assert not Order.objects.exists()
+    launch(client, **sent, skip_bad_rows="on")
+    assert only_order().wish["skip_bad_rows"] is True

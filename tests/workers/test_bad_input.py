@@ -125,9 +125,9 @@ def test_a_misspelt_name_begins_no_other_experiment(
 
 
 PROMPTS = {
-    "empty.txt": ("", "holds no prompt"),
+    "empty.txt": ("", "contains no prompt"),
     "broken.jsonl": ("{not json\n", "broken.jsonl"),
-    "strange.docx": ("x", "suffix"),
+    "strange.docx": ("PK\x03\x04 and so on", "is a zip archive or a spreadsheet"),
     "few.txt": ("one question?\n", "only 1 were given"),
 }
 

@@ -56,6 +56,7 @@ def _fill_fields(first: LaunchFormState, given: LaunchChanges) -> QueryDict:
         **_store_prompt_fields(given.prompts),
         **{f"{PREFIX}{key}": write_value(value) for key, value in given.values.items()},
     }
+    fields["skip_bad_rows"] = given.skip_bad_rows
     for name in ("seed", "until", "is_private"):
         if (value := getattr(given, name)) is not None:
             fields[name] = value

@@ -184,6 +184,9 @@ class LaunchChanges(Schema):
     is_private: bool | None = None
     model: SeedModel | None = None
     prompts: Annotated[list[str], Field(min_length=1)] | None = None
+    skip_bad_rows: Annotated[
+        bool, Field(description="Leave out prompts that cannot be used, instead of refusing all.")
+    ] = False
     values: Annotated[
         dict[str, Any],
         Field(default_factory=dict, description="Recipe values by key, e.g. actor.samples."),

@@ -1,7 +1,7 @@
 """The form of a launch as a whole: its base, what was filled in, what is wrong, what it costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
@@ -214,7 +214,10 @@ def _make_state(
 ) -> LaunchFormState:
     draft = draft_recipe(base.recipe, texts, model=_get_model(form))
     recipe = draft.recipe or base.recipe
-    prompts = _read_prompts_state(request, base, form, recipe, is_final=is_final)
+    prompts = _require_good_rows(
+        _read_prompts_state(request, base, form, recipe, is_final=is_final),
+        skip=bool(form.cleaned_data.get("skip_bad_rows")),
+    )
     errors, missing = _collect_errors(form, is_final=is_final)
     if not prompts.error and prompts.count is None:
         missing = [*missing, "prompts"]
@@ -272,6 +275,17 @@ def _read_prompts_state(
         return read_sent_prompts(request, form)
     except (InputError, ArtifactError) as error:
         return PromptsState(error=str(error))
+
+
+def _require_good_rows(state: PromptsState, *, skip: bool) -> PromptsState:
+    """Add an error if rows cannot be used and the user did not choose to skip them."""
+    if state.error or state.found is None or not state.found.rejected_count or skip:
+        return state
+    count = state.found.rejected_count
+    rows = "1 row cannot be used as a prompt" if count == 1 else f"{count:,} rows cannot be used"
+    return replace(
+        state, error=f"{rows}. Correct the file and upload it again, or skip these rows."
+    )
 
 
 def _make_task_prompts(recipe: Recipe) -> PromptsState:
@@ -388,4 +402,5 @@ def build_launch_request(sheet: LaunchFormState) -> LaunchRequest:
         prompts=found.name if found else "",
         prompts_called=sheet.prompts.called if found else "",
         same_prompts=given["prompts_from"] == forms.PROMPTS_OF_ORIGIN,
+        skip_bad_rows=bool(found and found.rejected_count),
     )

@@ -72,6 +72,7 @@ class LaunchForm(forms.Form):
         max_length=_PASTED_CHARS,
         widget=forms.Textarea(attrs={"rows": 6}),
     )
+    skip_bad_rows = forms.BooleanField(label="Skip these rows", required=False)
     prompts_stored = forms.CharField(max_length=80, required=False, widget=forms.HiddenInput)
     prompts_called = forms.CharField(max_length=255, required=False, widget=forms.HiddenInput)
 
@@ -148,7 +149,10 @@ def _list_model_sources(
 
 
 def _list_prompt_sources(origin: str, *, has_task_prompts: bool) -> list[tuple[str, str]]:
-    sources = [(PROMPTS_FILE, "a file: txt, jsonl, csv or parquet"), (PROMPTS_TEXT, "pasted text")]
+    sources = [
+        (PROMPTS_FILE, "a file: txt, json, jsonl, csv, tsv or parquet"),
+        (PROMPTS_TEXT, "pasted text"),
+    ]
     if has_task_prompts:
         sources.insert(0, (PROMPTS_OF_TASK, "the task's prompts"))
     if origin:

@@ -24,6 +24,7 @@ class LaunchRequest:
         prompts: name of a file that is kept; empty for the task's, or the origin's.
         prompts_called: what the person called it.
         same_prompts: begin with the origin's instructions.
+        skip_bad_rows: leave out rows of the prompt file that cannot be used.
         until: the iteration to go on to.
     """
 
@@ -38,6 +39,7 @@ class LaunchRequest:
     prompts: str = ""
     prompts_called: str = ""
     same_prompts: bool = False
+    skip_bad_rows: bool = False
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "LaunchRequest":

@@ -1,7 +1,7 @@
-"""Prompts that a person sent: kept under the hash of their content, and looked at with care.
+"""Uploaded prompts, stored under the hash of their content.
 
-What a file is, its content says and never its name. A file is kept only after all of it could be
-read; the same file sent twice is one file.
+A file is read by the code that the command line uses, and stored only after all of it could be
+read; the same file uploaded twice is one file.
 """
 
 import contextlib
@@ -26,12 +26,11 @@ from django.conf import settings
 from django.core.files.uploadhandler import FileUploadHandler, SkipFile
 from django.http import HttpRequest
 
-from meta_reward_core.data.prompt_files import PROMPT_COLUMNS, REJECT_TEXT, PromptFile, read_prompts
-from meta_reward_core.errors import MalformedInputError, PromptFileError
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.data.prompt_files import REJECT_TEXT, PromptFile, read_prompts
+from meta_reward_core.data.prompt_formats import FORMATS, detect_format
+from meta_reward_core.errors import PromptFileError
 
-_STORED: Final = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|csv|parquet)")
-_SAMPLE_BYTES: Final = 65_536
+_STORED: Final = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(FORMATS)})")
 _PROMPTS_SHOWN: Final = 5
 _REJECTED_SHOWN: Final = 20
 _CHARS_SHOWN: Final = 400
@@ -52,7 +51,9 @@ class StoredPrompts:
         name: of the file that is kept, from its hash.
         kind: what it was read as.
         first: the beginnings of its first prompts.
-        rejected: (line or row, why) of the first that were left out.
+        rejected: (line or row, why) of the first rows that cannot be used.
+        row_noun: what these numbers count, line or row.
+        other_turns: later and assistant turns of conversations, which are no prompts.
     """
 
     name: str
@@ -62,6 +63,8 @@ class StoredPrompts:
     first: tuple[str, ...]
     rejected: tuple[tuple[int, str], ...]
     rejected_count: int
+    row_noun: str = "line"
+    other_turns: int = 0
 
 
 class LimitedUploads(FileUploadHandler):
@@ -132,7 +135,7 @@ def _receive(chunks: Iterable[bytes], *, called: str) -> Iterator[Path]:
             for chunk in chunks:
                 digest.update(chunk)
                 stream.write(chunk)
-        kind = _detect_kind(file, called=called)
+        kind = detect_format(file.read_bytes(), called)
         yield file.rename(file.with_name(f"{digest.hexdigest()}.{kind}"))
 
 
@@ -185,6 +188,8 @@ def _describe_file(path: Path, found: PromptFile) -> StoredPrompts:
             (place, REJECT_TEXT[reason]) for place, reason in found.rejected[:_REJECTED_SHOWN]
         ),
         rejected_count=len(found.rejected),
+        row_noun=found.row_noun,
+        other_turns=found.other_turns,
     )
 
 
@@ -200,63 +205,28 @@ def _get_root() -> Path:
     return Path(settings.META_REWARD_UPLOAD_ROOT)
 
 
-def _detect_kind(path: Path, *, called: str) -> str:
-    """Suffix of what a file is, by its content.
-
-    Raises:
-        PromptFileError: it is nothing that holds prompts.
-    """
-    with path.open("rb") as stream:
-        head = stream.read(_SAMPLE_BYTES)
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if b"\0" in head:
-        raise PromptFileError(
-            f"{called} is neither text nor Parquet: send a txt, jsonl, csv or parquet file."
-        )
-    lines = [line for line in head.decode("utf-8-sig", errors="replace").splitlines() if line]
-    first = lines[0].strip() if lines else ""
-    if first.startswith("{"):
-        return "jsonl"
-    if first.startswith("[") and _is_json(path):
-        raise PromptFileError(f"{called} is a JSON array: write one object on each line (jsonl).")
-    columns = {cell.strip().strip('"') for cell in first.split(",")}
-    return "csv" if columns & set(PROMPT_COLUMNS) else "txt"
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        parse_json(path.read_bytes(), leave_scalars=True)
-    except MalformedInputError:
-        return False
-    return True
-
-
 def _read_file(path: Path, *, called: str) -> PromptFile:
-    try:
-        if path.suffix == ".parquet":
-            _require_small(path)
-        return read_prompts(path)
-    except PromptFileError as error:
-        raise PromptFileError(str(error).replace(path.name, called)) from error
+    if path.suffix == ".parquet":
+        _require_small(path, called=called)
+    return read_prompts(path, name=called)
 
 
-def _require_small(path: Path) -> None:
+def _require_small(path: Path, *, called: str) -> None:
     """Refuse what is small as a file and huge in memory, before it is read as a whole."""
     limit = settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES
     try:
         meta = pq.read_metadata(path)
         declared = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
         if meta.num_rows > _PARQUET_ROWS or declared > limit:
-            _refuse_too_large(path)
+            _refuse_too_large(called)
         size = 0
         for part in _iter_unpacked_bytes(path):
             size += part
             if size > limit:
-                _refuse_too_large(path)
+                _refuse_too_large(called)
     except (pa.ArrowException, OSError) as error:
         raise PromptFileError(
-            f"{path.name}: is not a readable Parquet file ({error}); write it again."
+            f"{called}: is not a readable Parquet file ({error}); export it again."
         ) from error
 
 
@@ -280,9 +250,9 @@ def _count_bytes(column: Any) -> int:
     return int(pc.sum(lengths).as_py() or 0)
 
 
-def _refuse_too_large(path: Path) -> NoReturn:
+def _refuse_too_large(called: str) -> NoReturn:
     raise PromptFileError(
-        f"{path.name}: unpacks to more than {_PARQUET_ROWS:,} rows or "
+        f"{called}: unpacks to more than {_PARQUET_ROWS:,} rows or "
         f"{settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES / 1e6:g} MB: "
-        "send the column of prompts alone."
+        "upload only the column of prompts."
     )

@@ -105,6 +105,7 @@ def _build_request(wish: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:
         prompts=None if is_ours else _get_prompts_path(wish),
         seed=wish.seed,
         resume=is_ours,
+        skip_bad_rows=wish.skip_bad_rows,
     )
 
 

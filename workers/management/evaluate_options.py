@@ -13,6 +13,7 @@ from meta_reward_core.cli.options import parse_positive_int
 from meta_reward_core.context import PromptTemplates
 from meta_reward_core.data.file_io import create_output_folder, write_json
 from meta_reward_core.data.prompt_files import read_prompts
+from meta_reward_core.data.prompt_formats import FORMATS
 from meta_reward_core.engines.base import Progress, SamplingParams
 from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.generate_outputs import NamedEngine
@@ -64,7 +65,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     alpaca = add_kind(benchmarks, "alpaca", "win rates against a baseline, on any prompts")
     add = alpaca.add_argument
-    add("--prompts", type=Path, metavar="FILE", help="instructions: txt, jsonl, csv, parquet")
+    add("--prompts", type=Path, metavar="FILE", help=f"file of prompts: {', '.join(FORMATS)}")
     _declare_sides(alpaca, "outputs", baseline=True)
     add("--orders", choices=["one", "both"], default="both", help="in which a pair is shown")
     arena = add_kind(benchmarks, "arena", "Arena-Hard: two games a question")
@@ -306,6 +307,7 @@ def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
 def _read_prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
     """Instructions of a file, and which dataset each is from where a column says so."""
     found = read_prompts(path)
+    found.require_good_rows(path.name)
     named = {
         prompt.text: found.extra.get(prompt.prompt_id, {}).get("dataset")
         for prompt in found.prompts

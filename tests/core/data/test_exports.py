@@ -233,7 +233,10 @@ def test_a_row_that_cannot_be_trained_on_is_left_out_and_told(
         ('{"prompt": "x", "response": ""}', r"holds no row to train on \(1 were rejected\)"),
         ('{"prompt": "x"}', r"eft\.jsonl, line 1: has no prompt with its response"),
         ("{}\n", "found: nothing"),
-        ('{"prompt": "x", "response": "y"}\nnonsense', r"eft\.jsonl, line 2: is not valid JSON"),
+        (
+            '{"prompt": "x", "response": "y"}\nnonsense',
+            r"eft\.jsonl, line 2: The line is not valid JSON",
+        ),
     ],
 )
 def test_a_file_that_holds_no_fine_tuning_data_is_refused(

@@ -1,6 +1,7 @@
 """Files of prompts that people really have, and the ones that say what is wrong with them."""
 
 import csv
+import gzip
 import hashlib
 import json
 import tempfile
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_reward_core.data.prompt_files import REJECT_TEXT, compute_prompt_id, read_prompts
+from meta_reward_core.data.prompt_formats import FORMATS, detect_format
 from meta_reward_core.errors import PromptFileError
 
 ODD_TEXTS = [
@@ -149,7 +151,7 @@ def test_messages_that_a_csv_file_holds_as_text_are_not_taken_for_a_prompt(tmp_p
     file = write(tmp_path, "p.csv", 'messages,prompt\n"[{""role"": ""user""}]",yes\n')
     assert [prompt.text for prompt in read_prompts(file).prompts] == ["yes"]
     file = write(tmp_path, "q.csv", 'messages\n"[{""role"": ""user""}]"\n')
-    with pytest.raises(PromptFileError, match="The messages hold no text by the user"):
+    with pytest.raises(PromptFileError, match="The messages contain no text from the user"):
         read_prompts(file)
 
 
@@ -203,32 +205,54 @@ def test_a_value_that_is_no_prompt_is_rejected_with_its_reason(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', r"p\.jsonl, line 2: is not valid JSON"),
-        ("p.jsonl", '{"prompt": "a"}\n\n["a"]', r"p\.jsonl, line 3: is a JSON list, not an object"),
-        ("p.jsonl", '{"question": "a"}', r"p\.jsonl, line 1: has no prompt \(found: question\)"),
-        ("p.jsonl", "[" * 100_000, r"p\.jsonl, line 1: is nested deeper than 64"),
-        ("p.jsonl", '{"prompt": ' + "9" * 5_000 + "}", "The prompt is neither a text"),
-        ("p.jsonl", '{"prompt": "a", "id": "\\ud800"}', "the column 'id' holds half of a surr"),
-        ("p.jsonl", '{"prompt": "a", "\\u0000": 1}', "holds the character NUL"),
-        ("p.jsonl", '{"prompt": "a", "n": [1e999]}', "the column 'n' holds a number that is inf"),
-        ("p.csv", "question\na\n", r"p\.csv, line 1: has no prompt \(found: question\)"),
-        ("p.csv", "prompt\na, b\n", r"p\.csv, line 2: has not as many cells as the header"),
-        ("p.csv", "n,prompt\n1\n", r"p\.csv, line 2: has not as many cells as the header"),
-        ("p.csv", 'prompt\n"a" b\n', r"p\.csv, line 2: is not valid CSV"),
-        ("p.csv", 'prompt\n"never closed\n', r"p\.csv, line 2: is not valid CSV"),
-        ("p.txt", b"fine\nfine\n\xff\xfe\n", r"p\.txt, line 3: is not UTF-8"),
-        ("p.csv", b"prompt\n\xe9\n", r"p\.csv, line 2: is not UTF-8"),
+        ("p.jsonl", '{"question": "a"}', r"contains no prompt \(.*line 1: The row has no prompt"),
+        ("p.jsonl", "[" * 100_000, r"contains no prompt \(.*line 1: The line is not valid JSON"),
+        ("p.json", "[" * 100_000, r"p\.json: is nested deeper than 64"),
+        ("p.jsonl", '{"prompt": "a", "id": "\\ud800"}', "line 1: Another column contains a value"),
+        ("p.jsonl", '{"prompt": "a", "\\u0000": 1}', "line 1: Another column contains a value"),
+        ("p.jsonl", '{"prompt": "a", "n": [1e999]}', "line 1: Another column contains a value"),
+        ("p.json", b'[\n"\xe9"]', r"p\.json, line 2: is not UTF-8 text"),
+        ("p.json", "nothing like it", r"p\.json: line 1: is not valid JSON"),
+        ("p.json", '[{"prompt": "a"},\n {"prompt": "b', r"the JSON ends too early, at line 2"),
+        ("p.txt", '[{"prompt": "a"},\n {"prompt": "b"},', r"the JSON ends too early, at line 2"),
+        ("upload", '[\n  {\n    "prompt": "a"\n', r"the JSON ends too early, at line 3"),
+        ("p.csv", "question\na\n", r"p\.csv, line 1: has no prompt column \(found: question\)"),
+        ("p.csv", "question;n\na;1\n", r"line 1: has no prompt column \(found: question, n\)"),
+        (
+            "p.csv",
+            'prompt\nfine\n"never closed\n',
+            r"p\.csv, line 3: a quoted cell is never closed",
+        ),
+        ("p.csv", b"prompt\n\xe9\n", r"line 2: The row is not UTF-8 text; save the file as UTF-8"),
         ("p.jsonl", '{"prompt": "a"}'.encode("utf-16"), r"p\.jsonl, line 1: is not UTF-8"),
+        ("p.jsonl", '{"prompt": "a"}'.encode("utf-16-be"), r"is neither text nor Parquet"),
         ("p.parquet", b"PAR1 no", r"p\.parquet: is not a readable Parquet file"),
-        ("p.parquet", b"", r"p\.parquet: is not a readable Parquet file"),
-        ("p.xlsx", b"", r"p\.xlsx: the suffix \.xlsx is unknown; use one of \.txt, \.jsonl"),
-        ("prompts", b"", r"the suffix \(none\) is unknown"),
-        ("p.txt", b"", r"p\.txt: holds no prompt; add"),
-        ("p.txt", b"\n \n", r"p\.txt: holds no prompt; add"),
-        ("p.jsonl", b"", r"p\.jsonl: holds no prompt; add"),
-        ("p.csv", b"", r"p\.csv: holds no prompt; add"),
-        ("p.csv", b"prompt\n", r"p\.csv: holds no prompt; add"),
-        ("p.jsonl", '{"prompt": ""}', r"holds no prompt \(all 1 rows .*row 1: The prompt is empty"),
+        ("p.parquet", b"", r"p\.parquet: contains no prompt; add"),
+        (
+            "p.xlsx",
+            b"PK\x03\x04 and so on",
+            r"p\.xlsx: is a zip archive or a spreadsheet; unpack it",
+        ),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}'), r"is compressed by gzip; unpack it"),
+        ("p.pdf", b"%PDF-1.7 and so on", r"p\.pdf: is a PDF document; unpack it or export it"),
+        (
+            "p.jsonl",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+            r"p\.jsonl: is a Git LFS pointer, not the file itself; run `git lfs pull`",
+        ),
+        (
+            "p.parquet",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+            r"p\.parquet: is a Git LFS pointer",
+        ),
+        ("p.csv", "<!DOCTYPE html>\n<html><body>404</body></html>", r"p\.csv: is a web page"),
+        ("prompts", b"", r"prompts: contains no prompt; add"),
+        ("p.txt", b"\n \n", r"p\.txt: contains no prompt; add"),
+        ("p.jsonl", b"", r"p\.jsonl: contains no prompt; add"),
+        ("p.json", b"[]", r"p\.json: contains no prompt; add"),
+        ("p.csv", b"", r"p\.csv: contains no prompt; add"),
+        ("p.csv", b"prompt\n", r"p\.csv: contains no prompt; add"),
+        ("p.jsonl", '{"prompt": ""}', r"contains no prompt \(all 1 rows .*1: The prompt is empty"),
     ],
 )
 def test_a_file_that_is_not_what_it_promises_says_where_and_what_to_do(
@@ -240,7 +264,7 @@ def test_a_file_that_is_not_what_it_promises_says_where_and_what_to_do(
 
 def test_a_parquet_file_without_a_prompt_column_names_its_columns(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "p.parquet", {"a": [1], "b": [2]})
-    with pytest.raises(PromptFileError, match=r"has no prompt \(found: a, b\)"):
+    with pytest.raises(PromptFileError, match=r"has no prompt column \(found: a, b\)"):
         read_prompts(file)
 
 
@@ -271,3 +295,121 @@ def test_every_text_comes_back_once_in_order(texts: list[str], suffix: str) -> N
         found = read_prompts(write_any(Path(folder), suffix, texts))
     assert [prompt.text for prompt in found.prompts] == list(dict.fromkeys(texts))
     assert found.duplicates == len(texts) - len(set(texts))
+
+
+BAD_ROWS = [
+    ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n["b"]\n{"x": 1}\n{"prompt": "c"}', [2, 3, 4]),
+    ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xe9"}\n{"prompt": "c"}\n', [2]),
+    ("p.jsonl", '{"prompt": "a"}\n\n{"prompt": ' + "9" * 5_000 + "}\n" + '{"prompt": "c"}', [3]),
+    ("p.json", '["a", 7, {"x": 1}, {"prompt": "c"}]', [2, 3]),
+    ("p.csv", 'prompt\na\nb, b\n"x" y\nc\n', [3, 4]),
+    ("p.csv", "n,prompt\n1,a\n2\n3,c\n", [3]),
+    ("p.csv", b"prompt\na\n\xe9\nc\n", [3]),
+    ("p.tsv", "n\tprompt\n1\ta\n2\tb\tb\n3\tc\n", [3]),
+    ("p.txt", b"a\n\xff\xfe\nc\n", [2]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "lines"), BAD_ROWS)
+def test_bad_rows_of_any_format_are_listed_and_the_others_kept(
+    tmp_path: Path, name: str, content: str | bytes, lines: list[int]
+) -> None:
+    found = read_prompts(write(tmp_path, name, content))
+    assert [prompt.text for prompt in found.prompts] == ["a", "c"]
+    assert [line for line, _ in found.rejected] == lines
+    with pytest.raises(PromptFileError) as refused:
+        found.require_good_rows(name, option="--skip-bad-rows")
+    assert all(f"{found.row_noun} {line}: " in str(refused.value) for line in lines)
+    assert "or skip them with --skip-bad-rows" in str(refused.value)
+    found.require_good_rows(name, skip=True)
+
+
+def test_a_long_list_of_bad_rows_is_cut_and_counted(tmp_path: Path) -> None:
+    found = read_prompts(write(tmp_path, "p.jsonl", '{"prompt": "a"}\n' + "x\n" * 500))
+    assert len(found.rejected) == 500
+    assert "(490 more.)" in found.describe_rejected()
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.tsv", "upload", "p.data"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_of_a_table_is_found(tmp_path: Path, name: str, separator: str) -> None:
+    rows = [["id", "prompt", "topic"], ["1", "one, two; three", "x"], ["2", "four|five\tsix", "y"]]
+    lines = [separator.join(f'"{cell}"' for cell in row) for row in rows]
+    found = read_prompts(write(tmp_path, name, "\n".join(lines)))
+    assert [prompt.text for prompt in found.prompts] == ["one, two; three", "four|five\tsix"]
+    assert found.extra[compute_prompt_id("one, two; three")] == {"id": "1", "topic": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("p.txt", "Write a list: text, prompt, image\nSing.", "txt"),
+        ("p.txt", "text, image, sound: which is which?\nSing.\n", "txt"),
+        ("p.txt", "[INST] Sing. [/INST]\n", "txt"),
+        ("p.txt", "{name} writes a poem.\n", "txt"),
+        ("p.txt", "<html> is what?\n", "txt"),
+        ("p.txt", '{"prompt": "one"}\n{"prompt": "two"}\n', "jsonl"),
+        ("p.json", '{"prompt": "one"}\n{"prompt": "two"}\n', "jsonl"),
+        ("p.json", '{\n  "prompt": "one"\n}\n', "json"),
+        ("p.jsonl", '[\n  {"prompt": "one"}\n]\n', "json"),
+        ("p.exe", "one\ntwo\n", "txt"),
+        ("p.parquet", "one\ntwo\n", "txt"),
+        ("p.jsonl", "prompt,topic\none,x\n", "jsonl"),
+        ("p.data", "prompt\none\n", "csv"),
+    ],
+)
+def test_the_content_says_what_a_file_is_and_the_suffix_what_it_leaves_open(
+    name: str, content: str, kind: str
+) -> None:
+    assert detect_format(content.encode(), name) == kind
+    assert detect_format(content.encode(), f"stored.{kind}") == kind
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='[]{}":,;\t|\nprompt text1').map(str.encode))
+def test_a_stored_file_is_read_again_as_what_it_was_found_to_be(data: bytes) -> None:
+    for name in ("upload", *(f"p.{kind}" for kind in FORMATS)):
+        try:
+            kind = detect_format(data, name)
+        except PromptFileError:
+            continue
+        assert detect_format(data, f"stored.{kind}") == kind
+
+
+TREE = {
+    "message_tree_id": "t",
+    "tree_state": "ready_for_export",
+    "prompt": {
+        "message_id": "t",
+        "text": "First?",
+        "role": "prompter",
+        "replies": [{"text": "Yes.", "role": "assistant", "replies": []}],
+    },
+}
+FLAT = [
+    {"message_id": "a", "parent_id": None, "text": "First?", "role": "prompter"},
+    {"message_id": "b", "parent_id": "a", "text": "Yes.", "role": "assistant"},
+    {"message_id": "c", "parent_id": "b", "text": "Why?", "role": "prompter"},
+]
+SHARED = {"conversations": [{"from": "human", "value": "First?"}, {"from": "gpt", "value": "Yes."}]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "other_turns"), [([TREE], 0), (FLAT, 2), ([SHARED], 0)], ids=["tree", "flat", "shared"]
+)
+def test_of_a_conversation_only_the_first_user_turn_becomes_a_prompt(
+    tmp_path: Path, rows: list[dict[str, object]], other_turns: int
+) -> None:
+    as_lines = write(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))
+    as_array = write(tmp_path, "p.json", json.dumps(rows))
+    as_parquet = tmp_path / "p.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), as_parquet)
+    for file in (as_lines, as_array, as_parquet):
+        found = read_prompts(file)
+        assert [prompt.text for prompt in found.prompts] == ["First?"]
+        assert (found.other_turns, found.rejected) == (other_turns, [])
+
+
+def test_a_file_of_assistant_turns_alone_contains_no_prompt(tmp_path: Path) -> None:
+    file = write(tmp_path, "p.jsonl", json.dumps(FLAT[1]))
+    with pytest.raises(PromptFileError, match="only 1 later or assistant turns"):
+        read_prompts(file)

@@ -17,6 +17,7 @@ from meta_reward_core.data.prompt_filters import (
     compute_held_out_key,
     read_held_out,
 )
+from meta_reward_core.data.prompt_formats import FORMATS
 from meta_reward_core.data.prompt_generation import (
     PLACEHOLDERS,
     FewShotSettings,
@@ -57,7 +58,7 @@ class Command(ExemplifiedCommand):
         """Declare the options."""
         add = parser.add_argument
         add("--seeds", type=Path, required=True, metavar="FILE",
-            help="instructions by people: txt, jsonl, csv, parquet")  # fmt: skip
+            help=f"file of prompts written by people: {', '.join(FORMATS)}")  # fmt: skip
         add("--engine", required=True, metavar="ENGINE",
             help="who writes: a model folder, a hub's id, endpoint:NAME, scripted")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
@@ -127,7 +128,9 @@ def _generate(options: dict[str, Any], console: Console) -> None:
         raise InputError("--hold-out must be smaller than --count")
     filters = _build_filters(options)
     shots = _build_shots(options)
-    seeds = [prompt.text for prompt in read_prompts(options["seeds"]).prompts]
+    found_seeds = read_prompts(options["seeds"])
+    found_seeds.require_good_rows(options["seeds"].name)
+    seeds = [prompt.text for prompt in found_seeds.prompts]
     out: Path = options["out"]
     with create_output_folder(out):
         require_writable(out / "prompts.jsonl")

@@ -1,0 +1,351 @@
+"""Find out what a file of prompts is, and read its rows one by one.
+
+The content decides; the suffix only settles what the content leaves open. A row that cannot be read
+is returned with its reason, so that one bad line does not cost the file. A file whose rows cannot
+be told apart (a JSON array that ends too early, a quoted cell that is never closed) raises.
+"""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import pyarrow as pa
+
+from meta_reward_core.data.file_io import read_source_bytes
+from meta_reward_core.errors import MalformedInputError, PromptFileError
+from meta_reward_core.storage.schemas import read_parquet
+from meta_reward_core.untrusted_input import FILE_LIMITS, check_value, parse_json
+
+PromptFormat = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
+FORMATS: Final[tuple[PromptFormat, ...]] = get_args(PromptFormat)
+
+PROMPT_COLUMNS: Final = (
+    "prompt",
+    "instruction",
+    "text",
+    "prompt_text",
+    "messages",
+    "conversations",
+)
+"""Where a row's prompt is looked for; the first that is there counts."""
+
+UnreadableReason = Literal[
+    "not_utf8", "not_json", "not_an_object", "no_prompt_column", "bad_value", "cells"
+]
+
+Row = Mapping[str, Any]
+IndexedRow = tuple[int, Row | UnreadableReason]
+
+_DELIMITERS: Final = ",;\t|"
+_SAMPLE_CHARS: Final = 65_536
+_SAMPLE_RECORDS: Final = 20
+_JSON_OBJECT: Final = re.compile(r"\s*\{\s*[\"}]")
+_JSON_ARRAY: Final = re.compile(r"\s*\[\s*(?:[{\"\[\]]|$)")
+_WEB_PAGE: Final = re.compile(rb"\s*(?:<!doctype html|<html[\s>])", re.IGNORECASE)
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_COMPRESSED: Final = {
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"%PDF-": "a PDF document",
+}
+_WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
+_MAX_NULL_SHARE: Final = 0.05
+"""More null bytes than this are no text; fewer cost the rows that they stand in."""
+
+
+def detect_format(data: bytes, name: str) -> PromptFormat:
+    """Say what a file of prompts is.
+
+    Args:
+        data: the whole file.
+        name: its name, for messages and for its suffix.
+
+    Raises:
+        PromptFileError: it is none of the known formats; the message says what it is and what to
+            do.
+    """
+    suffix = Path(name).suffix.lower().lstrip(".")
+    _refuse_other_files(data, name)
+    if data.startswith(b"PAR1"):
+        return "parquet"
+    text = decode_leniently(data)
+    start = text.lstrip()[:1]
+    if start == "{" and (suffix != "txt" or _JSON_OBJECT.match(text)):
+        return "json" if suffix == "json" and _is_one_object(text) else "jsonl"
+    if start == "[" and suffix != "jsonl" and (suffix == "json" or _JSON_ARRAY.match(text)):
+        return "json"
+    if suffix == "jsonl":
+        return "json" if start == "[" and _is_json(text) else "jsonl"
+    if suffix in ("csv", "tsv"):
+        return "tsv" if find_delimiter(text) == "\t" else "csv"
+    if suffix == "json":
+        return "json"
+    return _detect_table(text, suffix) or "txt"
+
+
+def _refuse_other_files(data: bytes, name: str) -> None:
+    """Refuse what is no file of prompts at all, by its first bytes."""
+    if data.startswith(_LFS_POINTER):
+        raise PromptFileError(
+            f"{name}: is a Git LFS pointer, not the file itself; run `git lfs pull` where it was "
+            "cloned, or download the file."
+        )
+    for magic, kind in _COMPRESSED.items():
+        if data.startswith(magic):
+            raise PromptFileError(
+                f"{name}: is {kind}; unpack it or export it as one of {', '.join(FORMATS)}."
+            )
+    if _WEB_PAGE.match(data) and b"</html>" in data.lower():
+        raise PromptFileError(
+            f"{name}: is a web page, not a file of prompts; download the file itself (on code "
+            "hosting sites, its raw version)."
+        )
+    if data.startswith(_WIDE_MARKS):
+        raise PromptFileError(f"{name}, line 1: is not UTF-8 text; save the file as UTF-8.")
+    head = data[:_SAMPLE_CHARS]
+    if head.count(0) > len(head) * _MAX_NULL_SHARE and not data.startswith(b"PAR1"):
+        raise PromptFileError(
+            f"{name}: is neither text nor Parquet; use one of {', '.join(FORMATS)}."
+        )
+
+
+def _detect_table(text: str, suffix: str) -> PromptFormat | None:
+    """CSV or TSV where the first line is a header with a known column; else None.
+
+    A .txt file is a table only if its other lines have as many cells as the header: a prompt may
+    be a list of words in which one is called "text".
+    """
+    delimiter = find_delimiter(text)
+    sample = list(_iter_sample_records(text, delimiter))
+    if not sample or find_prompt_column(dict.fromkeys(sample[0])) is None:
+        return None
+    if suffix == "txt":
+        is_table = len(sample[0]) > 1 and all(len(row) == len(sample[0]) for row in sample)
+        if not is_table:
+            return None
+    return "tsv" if delimiter == "\t" else "csv"
+
+
+def _iter_sample_records(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The first records of a table without its blank lines; the last may be cut off."""
+    reader = csv.reader(io.StringIO(text[:_SAMPLE_CHARS], newline=""), delimiter=delimiter)
+    try:
+        for row in itertools.islice(filter(None, reader), _SAMPLE_RECORDS):
+            yield [cell.strip() for cell in row]
+    except csv.Error:
+        return
+
+
+def find_delimiter(text: str) -> str:
+    """Find the separator of a table: the one under which its header has a known column.
+
+    Where none or several do, Python's own detection over the first lines decides; a table of one
+    column has none, and a comma stands for that.
+    """
+    header = text[:_SAMPLE_CHARS].lstrip("\n\r").split("\n", 1)[0]
+    fitting = [
+        delimiter
+        for delimiter in _DELIMITERS
+        for cells in itertools.islice(_iter_sample_records(header, delimiter), 1)
+        if len(cells) > 1 and find_prompt_column(dict.fromkeys(cells)) is not None
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if header.strip().strip('"') in PROMPT_COLUMNS:
+        return ","
+    try:
+        return csv.Sniffer().sniff(text[:_SAMPLE_CHARS], delimiters=_DELIMITERS).delimiter
+    except csv.Error:
+        return ","
+
+
+def find_prompt_column(row: Row) -> str | None:
+    """The first known column that holds something; the first known one if none does."""
+    known = [name for name in PROMPT_COLUMNS if name in row]
+    return next((name for name in known if row[name] is not None), known[0] if known else None)
+
+
+def decode_leniently(data: bytes) -> str:
+    """Decode UTF-8 without its byte order mark; each wrong byte becomes a lone surrogate.
+
+    `has_wrong_bytes` finds them again, so that one wrong byte costs one row.
+    """
+    return data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+
+
+def has_wrong_bytes(text: str) -> bool:
+    """Whether a text of `decode_leniently` holds bytes that were not UTF-8."""
+    return any("\udc80" <= char <= "\udcff" for char in text) if not text.isascii() else False
+
+
+def iter_rows(path: Path, kind: PromptFormat, name: str) -> Iterator[IndexedRow]:
+    """Rows of a file, each with its line (text, JSON lines, CSV) or number (JSON array, Parquet).
+
+    Args:
+        path: of the file.
+        kind: what it is, from `detect_format`.
+        name: what messages call the file.
+
+    Raises:
+        PromptFileError: the file cannot be read, or not divided into rows.
+    """
+    data = read_source_bytes(path, PromptFileError)
+    if kind == "parquet":
+        yield from _iter_parquet_rows(data, name)
+        return
+    text = decode_leniently(data)
+    if kind == "txt":
+        yield from _iter_text_rows(text)
+    elif kind == "jsonl":
+        for number, row in iter_json_lines(data):
+            yield number, _require_column(row)
+    elif kind == "json":
+        yield from _iter_json_rows(text, name)
+    else:
+        yield from _iter_csv_rows(text, name, "\t" if kind == "tsv" else find_delimiter(text))
+
+
+def _iter_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that hold something. Not str.splitlines: it splits at characters of a prompt, too."""
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if line.strip():
+            yield number, line.rstrip("\n")
+
+
+def _iter_text_rows(text: str) -> Iterator[IndexedRow]:
+    for number, line in _iter_lines(text):
+        yield number, "not_utf8" if has_wrong_bytes(line) else {"prompt": line}
+
+
+def iter_json_lines(data: bytes) -> Iterator[IndexedRow]:
+    """Objects of JSON lines, whatever their keys; blank lines are passed over."""
+    for number, line in _iter_lines(decode_leniently(data)):
+        yield number, "not_utf8" if has_wrong_bytes(line) else _parse_json_row(line)
+
+
+def _parse_json_row(line: str) -> Row | UnreadableReason:
+    try:
+        value = parse_json(line, nan_is_null=True, leave_scalars=True)
+    except MalformedInputError:
+        return "not_json"
+    return value if isinstance(value, dict) else "not_an_object"
+
+
+def _require_column(row: Row | UnreadableReason) -> Row | UnreadableReason:
+    if isinstance(row, str):
+        return row
+    used = find_prompt_column(row)
+    if used is None:
+        return "no_prompt_column"
+    try:
+        check_value({name: value for name, value in row.items() if name != used}, FILE_LIMITS)
+    except MalformedInputError:
+        return "bad_value"
+    return row
+
+
+def _iter_json_rows(text: str, name: str) -> Iterator[IndexedRow]:
+    """Elements of a JSON array (objects or texts), or the one object that a file is."""
+    if has_wrong_bytes(text):
+        line = next(number for number, line in _iter_lines(text) if has_wrong_bytes(line))
+        raise PromptFileError(f"{name}, line {line}: is not UTF-8 text; save the file as UTF-8.")
+    try:
+        value = parse_json(text, nan_is_null=True, leave_scalars=True)
+    except MalformedInputError as error:
+        raise PromptFileError(f"{name}: {_describe_json_error(text, error)}") from error
+    for number, element in enumerate(value if isinstance(value, list) else [value], start=1):
+        row = {"prompt": element} if isinstance(element, str) else element
+        yield number, _require_column(row) if isinstance(row, dict) else "not_an_object"
+
+
+def _describe_json_error(text: str, problem: MalformedInputError) -> str:
+    error = problem.__context__
+    if not isinstance(error, json.JSONDecodeError):
+        return f"{problem}; write an array of objects, or one object on each line."
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return (
+            f"the JSON ends too early, at line {text.count(chr(10), 0, len(text.rstrip())) + 1}; "
+            "the file seems to be cut off: download or export it again."
+        )
+    return (
+        f"line {error.lineno}: is not valid JSON ({error.msg}); write an array of objects, or one "
+        "object on each line."
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parse_json(text, leave_scalars=True)
+    except MalformedInputError:
+        return False
+    return True
+
+
+def _is_one_object(text: str) -> bool:
+    """Whether a file is one object over several lines, instead of one object on each line."""
+    return _is_json(text)
+
+
+def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]:
+    # The limit is one for the whole process and guards nothing here: raise it, never lower it.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    header: Sequence[str] | None = None
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise PromptFileError(
+                    f"{name}, line {first}: a quoted cell is never closed; close it with a double "
+                    'quote, and write a quote inside a cell as "".'
+                ) from error
+            yield first, "cells"
+            continue
+        if cells is None:
+            return
+        is_blank = not any(cell.strip() for cell in cells)
+        if not cells or (is_blank and (header is None or len(cells) > 1)):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            _require_prompt_column(header, f"{name}, line {first}")
+            continue
+        yield reader.line_num, _make_row(header, cells)
+
+
+def _make_row(header: Sequence[str], cells: Sequence[str]) -> Row | UnreadableReason:
+    if len(cells) != len(header):
+        return "cells"
+    if any(has_wrong_bytes(cell) for cell in cells):
+        return "not_utf8"
+    return dict(zip(header, cells, strict=True))
+
+
+def _iter_parquet_rows(data: bytes, name: str) -> Iterator[IndexedRow]:
+    try:
+        table = read_parquet(data)
+        _require_prompt_column(table.column_names, name)
+        yield from enumerate(table.to_pylist(), start=1)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(
+            f"{name}: is not a readable Parquet file ({error}); export it again."
+        ) from error
+
+
+def _require_prompt_column(names: Iterable[str], place: str) -> None:
+    if find_prompt_column(dict.fromkeys(names)) is None:
+        found = ", ".join(names) or "none"
+        raise PromptFileError(
+            f"{place}: has no prompt column (found: {found}); name the column "
+            f"{' or '.join(PROMPT_COLUMNS)}."
+        )
