@@ -190,6 +190,6 @@ def test_rejected_rows_stop_the_launch_until_the_user_skips_them(client: Client)
     sent = {"prompts_from": "file", "prompts_stored": found.name, "prompts_called": "mine.txt"}
     answer: Any = launch(client, **sent)
     assert "1 row cannot be used as a prompt" in answer.content.decode()
-    assert not Order.objects.exists()
+    assert not Job.objects.exists()
     launch(client, **sent, skip_bad_rows="on")
-    assert only_order().wish["skip_bad_rows"] is True
+    assert only_job().payload["skip_bad_rows"] is True

@@ -184,9 +184,9 @@ def test_what_was_left_out_of_the_prompts_is_said(installation: Installation) ->
         b'{"prompt": "p%d"}\n' % number for number in range(9)
     ]
     prompts = store_prompts(lines, called="mine.jsonl").name
-    given = {"prompts": prompts, "prompts_called": "mine.jsonl"}
-    assert "line 2: The prompt is empty." in carry_out(job_for(installation, **given)).message
-    job = job_for(installation, name="other", **given, skip_bad_rows=True)
+    given: dict[str, Any] = {"prompts": prompts, "prompts_called": "mine.jsonl"}
+    assert "line 2: The prompt is empty." in carry_out(job_for(installation, None, **given)).message
+    job = job_for(installation, None, name="other", **given, skip_bad_rows=True)
     assert carry_out(job).outcome["said"] == [
         "mine.jsonl: 1 duplicate(s) left out",
         "mine.jsonl: 1 row(s) skipped: line 2: The prompt is empty.",
