@@ -91,7 +91,7 @@ def authorize_probe(request: HttpRequest) -> HttpResponse | None:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     if wanted and scheme == "Bearer" and hmac.compare_digest(given.encode(), wanted.encode()):
         return None
-    text = "show META_REWARD_METRICS_TOKEN as a bearer token, or sign in as an admin"
+    text = "send META_REWARD_METRICS_TOKEN as a bearer token, or sign in as an admin"
     headers = {"WWW-Authenticate": "Bearer"}
     return HttpResponse(text, status=401, headers=headers, content_type="text/plain")
 
@@ -102,9 +102,9 @@ def find_database_problem() -> str:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         if not _has_every_migration():
-            return "the database lacks migrations: run the command migrate"
+            return "the database has unapplied migrations; run the migrate command"
     except DatabaseError:
-        return "the database does not answer"
+        return "the database is not responding"
     return ""
 
 
@@ -162,14 +162,14 @@ def _check_rows(queues: dict[str, int] | None, problems: list[str]) -> HealthRep
     still = waiting.filter(sent__lt=now - timedelta(seconds=STUCK_SECONDS))
     busy = Shard.objects.filter(status=ShardStatus.RUNNING, lease_until__gte=now)
     if silent:
-        problems.append(f"{silent} worker(s) fell silent")
+        problems.append(f"{silent} worker(s) stopped sending heartbeats")
     if running.exists() and not workers:
         problems.append(
-            f"iterations run, and no worker is up: start one with {format_command('worker')}"
+            f"iterations are running but no worker is; start one with {format_command('worker')}"
         )
     elif still.exists() and not busy.exists():
         problems.append(
-            f"work waits and nobody takes it: is {format_command('reconcile')} running?"
+            f"work is pending but not being processed; is {format_command('reconcile')} running?"
         )
     return HealthReport(
         database=True,

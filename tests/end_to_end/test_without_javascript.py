@@ -57,7 +57,7 @@ def test_an_experiment_is_launched_watched_steered_and_read(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("12 of 12 prompts")
 
     page.get_by_role("link", name="What if", exact=True).click()
-    page.get_by_label("Longest chosen response").fill("1")
+    page.get_by_label("Maximum length of the chosen response").fill("1")
     press(page, "Show")
     page.wait_for_url("**max_chosen_chars=1*")
     actor = page.locator("section", has=page.get_by_role("heading", name="Actor pairs"))

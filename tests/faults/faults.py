@@ -406,7 +406,7 @@ FAULTS: Final = {
         Fault("database-connections", "every database connection ended, 3 times",
               _end_connections),
         Fault("database-restarted", "database stopped, back after 2 s",
-              _stop_database, _start_database, logged="the database does not answer"),
+              _stop_database, _start_database, logged="the database is not responding"),
         Fault("disk-full", "disk full; room made, Retry", _fill_disk, _free_disk,
               steps=_WITHOUT_ANSWER, said="no room left", refused="No space left", needs_disk=True),
         Fault("disk-read-only", "artifact root read-only; mended, Retry",

@@ -194,6 +194,40 @@ def test_steering_places_an_order(
     assert (job.created_by, job.experiment, job.kind) == (alice, experiment, kind)
 
 
+def test_each_action_has_an_operation_and_the_earlier_ones_are_deprecated(program: Program) -> None:
+    described = program.ask("GET", "/openapi.json")[1]
+    paths = described["paths"]
+    for action in ("next", "pause", "resume", "cancel"):
+        operation = paths[f"/api/v1/experiments/{{name}}/{action}"]["post"]
+        assert not operation.get("deprecated")
+    for path in ("/experiments/{name}/{action}", "/orders", "/orders/{number}"):
+        assert all(one["deprecated"] for one in paths[f"/api/v1{path}"].values()), path
+    fields = described["components"]["schemas"]["JobOut"]["properties"]
+    assert {name for name, field in fields.items() if field.get("deprecated")} == {
+        *("subject", "by", "wish", "finding")
+    }
+
+
+def test_earlier_names_of_operations_and_fields_still_answer(
+    program: Program, experiment: Experiment
+) -> None:
+    placed = program.ask("POST", "/experiments/first/pause")[1]
+    for name, earlier in (
+        ("experiment_name", "subject"),
+        ("created_by", "by"),
+        ("payload", "wish"),
+        ("message", "finding"),
+    ):
+        assert placed[name] == placed[earlier]
+    assert program.ask("GET", f"/orders/{placed['id']}") == program.ask(
+        "GET", f"/jobs/{placed['id']}"
+    )
+    assert program.ask("GET", "/orders")[1]["orders"] == program.ask("GET", "/jobs")[1]["jobs"]
+    found = program.ask("GET", "/experiments/first")[1]
+    assert found["base_model_sha256"] == found["seed_model_sha256"] == "b" * 64
+    assert found["target_iteration"] == found["until"]
+
+
 def test_the_same_is_not_asked_for_twice(program: Program, experiment: Experiment) -> None:
     program.ask("POST", "/experiments/first/cancel")
     status, answer = program.ask("POST", "/experiments/first/cancel")

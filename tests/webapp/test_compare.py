@@ -69,7 +69,7 @@ def test_the_axis_of_a_share_ends_at_one(client: Client) -> None:
     for title in (
         "Readable judgments",
         "Judge: order agreement",
-        "Chosen above rejected at the end",
+        "Final DPO accuracy",
         "Prompts that gave a pair of the actor",
     ):
         assert chart(answer, title).y_ticks[-1].text == "1.0", title

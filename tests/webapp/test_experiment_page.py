@@ -137,7 +137,7 @@ def test_the_axis_of_a_share_ends_at_one() -> None:
     drawn = {
         one.title: one for one in build_experiment_charts([Iteration(number=1, metrics=metrics)])
     }
-    assert drawn.keys() == {"DPO: accuracy", "Replies that can be read"}
+    assert drawn.keys() == {"DPO: accuracy", "Readable replies"}
     assert [chart.y_ticks[-1].text for chart in drawn.values()] == ["1.0", "1.0"]
 
 
@@ -193,7 +193,7 @@ def test_an_alarm_says_what_it_means_and_what_to_try(client: Client, iteration: 
     page = get(client, PATH)
     assert "Iteration 1: Responses grow longer" in page
     assert "Grew from 70 to 99." in page
-    assert "Judges like long answers" in page
+    assert "Judges prefer long responses" in page
     assert "Suggested action: Raise rho." in page
 
 

@@ -50,7 +50,7 @@ def test_win_rates_are_drawn_over_the_models(
     for shown in ("Win rate in evaluations", "AlpacaEval 2, plain", "22.5", "31.25", "20.5"):
         assert shown in page
     assert "1900" not in page
-    assert "The judge against a reference" not in page
+    assert "Judge agreement with a reference" not in page
 
 
 def test_agreement_with_a_reference_is_drawn(
@@ -59,7 +59,7 @@ def test_agreement_with_a_reference_is_drawn(
     agreeing = card("judge_agreement", agreement=61.5, agreement_without_ties=None)
     save_scorecard(on_disk.store, "scripted", 1, agreeing, reference="humans")
     page = get(client, PATH)
-    assert "The judge against a reference" in page
+    assert "Judge agreement with a reference" in page
     assert "judge agreement with people, all pairs" in page
     assert "61.5" in page
     assert "without ties" not in page

@@ -146,7 +146,7 @@ def test_work_without_workers_and_silent_workers_are_told(broker: Broker, runnin
     worker = make_worker()
     assert report() == (200, report()[1])
     Worker.objects.filter(pk=worker.pk).update(heartbeat=timezone.now() - timedelta(seconds=40))
-    assert report()[1]["problems"][0] == "1 worker(s) fell silent"
+    assert report()[1]["problems"][0] == "1 worker(s) stopped sending heartbeats"
 
 
 def test_work_that_nobody_takes_is_told(broker: Broker, running: Shard) -> None:
@@ -154,7 +154,7 @@ def test_work_that_nobody_takes_is_told(broker: Broker, running: Shard) -> None:
     Shard.objects.filter(index=1).update(sent=timezone.now() - timedelta(minutes=3))
     assert report()[0] == 200, "a busy worker is no fault"
     Shard.objects.filter(index=0).update(lease_until=timezone.now() - timedelta(minutes=3))
-    assert "nobody takes it" in report()[1]["problems"][0]
+    assert "not being processed" in report()[1]["problems"][0]
 
 
 def test_the_figures_count_what_the_rows_say(broker: Broker, running: Shard, alice: User) -> None:

@@ -191,7 +191,7 @@ def test_charts_show_what_finished_shards_made(
     page = get(client, PATH, **CHARTS)
     assert '<th scope="row">3</th><td>2</td>' in page
     assert '<th scope="row">5</th><td>1</td>' in page
-    assert "Do the judgments of one response agree?" in page
+    assert "Variance of the scores of a response" in page
     assert "Training loss" not in page
     publish(files, "judge", 1, judged(1, 3.0))
     assert '<th scope="row">3</th><td>3</td>' in get(client, PATH, **CHARTS)
@@ -228,7 +228,7 @@ def test_an_accuracy_of_equal_rewards_is_not_drawn(
     page = get(client, PATH, **CHARTS)
     assert "<td>0.93</td>" in page
     assert "0.31" not in page
-    assert "until then all rewards are equal" in page
+    assert "before it all rewards are equal" in page
 
 
 def test_the_parts_of_a_training_loss_are_drawn(
@@ -260,7 +260,7 @@ def test_a_finished_iteration_shows_all_charts(
     for title in (
         "Length of chosen and rejected responses",
         "Length of chosen and rejected judgments",
-        "How far do the battles part judgments?",
+        "Spread of Elo ratings",
         "Training loss",
         "Log-probabilities",
         "Speed of the stages",

@@ -1,6 +1,7 @@
-"""Alarms of finished iterations for people: what is the case, what it means, what to try.
+"""Alarms of completed iterations: finding, meaning and suggested action.
 
-What is the case and what to try the core says when the alarm rings; here stands why it matters.
+The core writes the finding and the action when an alarm is raised; this module explains why it
+matters.
 """
 
 from collections.abc import Iterable
@@ -12,47 +13,47 @@ from webapp.experiments.models import Iteration
 
 MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
     "judge_collapse": (
-        "The judge collapses",
-        "Nearly all points are the same, so the best and the worst response are chosen almost by "
-        "chance, and training on them teaches little or nonsense. It tends to get worse.",
+        "Judge collapse",
+        "Nearly all scores are equal, so the best and the worst response are selected almost at "
+        "random and training on them teaches little. This tends to get worse.",
     ),
     "judge_drift": (
-        "The judge's points drift",
-        "The judge became milder or stricter on the whole. Points of two iterations can then not "
-        "be compared: a higher mean need not be a better actor.",
+        "Judge drift",
+        "The judge became more lenient or stricter overall. Scores of different iterations are not "
+        "comparable: a higher mean does not imply a better actor.",
     ),
     "judgments_unreadable": (
-        "Judgments cannot be read",
-        "Judgments without a readable score do not count, so the means rest on fewer of them. The "
-        "model is losing the form of its judgments.",
+        "Unreadable judgments",
+        "Judgments without a readable score are excluded, so means are based on fewer judgments. "
+        "The model is losing the judgment format.",
     ),
     "verdicts_unreadable": (
-        "Verdicts cannot be read",
-        "Battles without a readable verdict decide nothing, so the ratings rest on fewer of them.",
+        "Unreadable verdicts",
+        "Battles without a readable verdict are excluded, so ratings are based on fewer battles.",
     ),
     "too_few_pairs": (
         "Too few pairs",
-        "Few prompts train the model, and those that do are no fair sample of all.",
+        "Few prompts give pairs, and they are not a representative sample of all prompts.",
     ),
     "length_growth": (
-        "Responses grow longer",
-        "Judges like long answers, and training on their choice makes answers longer still, "
+        "Length growth",
+        "Judges prefer long responses, and training on their choices makes responses even longer, "
         "whether or not they are better.",
     ),
     "one_position_won_everything": (
         "One position wins everything",
-        "The meta-judge decides by the place in which a judgment stands and not by what it says. "
-        "Its ratings mean nothing.",
+        "The meta-judge decides by the position of a judgment, not by its content. Its ratings "
+        "carry no information.",
     ),
     "meta_judge_follows_score": (
-        "The meta-judge follows the points",
-        "Judgments win because they give many points. Training on that teaches the judge to give "
-        "more, up to always the most.",
+        "The meta-judge follows the score",
+        "Judgments win because they give a high score. Training on them teaches the judge to give "
+        "higher scores, up to always the maximum.",
     ),
     "meta_judge_inconsistent": (
         "The meta-judge contradicts itself",
-        "Shown the same two judgments in the other order it decides otherwise, so its ratings are "
-        "mostly noise.",
+        "It often reverses its verdict when the order of two judgments is swapped, so its ratings "
+        "are mostly noise.",
     ),
 }
 

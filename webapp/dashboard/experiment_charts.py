@@ -40,21 +40,19 @@ def _chart_ground_truth(known: Mapping[int, Metrics]) -> list[Chart]:
             "True quality",
             {
                 "sampled": _list_ground_truth_points(known, "actor", "true_quality"),
-                "most likely answer": _list_ground_truth_points(
-                    known, "actor", "true_quality_greedy"
-                ),
+                "greedy response": _list_ground_truth_points(known, "actor", "true_quality_greedy"),
             },
             x_label=_BY_MODEL,
             y_label="quality, 0 to 5",
-            description="By the program that knows the truth, on held-out prompts.",
+            description="Computed from the ground truth of the toy task on held-out prompts.",
         ),
         _make_chart(
-            "Judge and meta-judge against the truth",
+            "Judge and meta-judge against ground truth",
             {
-                "judge orders two responses rightly": _list_ground_truth_points(
+                "judge ranks two responses correctly": _list_ground_truth_points(
                     known, "judge", "order_agreement"
                 ),
-                "one judgment is exact": _list_ground_truth_points(
+                "single judgment is exact": _list_ground_truth_points(
                     known, "judge", "single_judgment_exact"
                 ),
                 "meta-judge picks the better judgment": _list_ground_truth_points(
@@ -64,18 +62,14 @@ def _chart_ground_truth(known: Mapping[int, Metrics]) -> list[Chart]:
             x_label=_BY_MODEL,
             y_label="share",
             within=SHARE,
-            description="On held-out items of known quality.",
+            description="On held-out items with known quality.",
         ),
         _make_chart(
-            "What filler is worth to the judge",
-            {
-                "ten words of filler": _list_ground_truth_points(
-                    known, "judge", "points_per_10_words"
-                )
-            },
+            "Effect of filler text on the judge's score",
+            {"ten filler words": _list_ground_truth_points(known, "judge", "points_per_10_words")},
             x_label=_BY_MODEL,
             y_label="points",
-            description="Zero would be right: longer is not better.",
+            description="The correct value is 0: longer is not better.",
         ),
     ]
 
@@ -90,21 +84,21 @@ def _chart_spread(known: Mapping[int, Metrics]) -> list[Chart]:
                 "rejected": _list_points(known, _make_pair_reader("actor", "rejected_chars")),
             },
             y_label="characters",
-            description="Chosen above rejected, iteration after iteration, lets answers grow.",
+            description="If chosen responses are longer than rejected ones, responses grow.",
         ),
         _make_chart(
-            "Mean of the judge's points",
+            "Mean judge score",
             {"all judgments": _list_points(known, _make_section_reader("judge", "mean"))},
             y_label="points",
         ),
         _make_chart(
-            "Spread of the judge's points",
+            "Entropy of judge scores",
             {"entropy": _list_points(known, _make_section_reader("judge", "entropy_bits"))},
             y_label="bits",
-            description="0 if all points are the same, at most 3.46.",
+            description="0 if all scores are equal; at most 3.46.",
         ),
         _make_chart(
-            "Replies that can be read",
+            "Readable replies",
             {
                 "judgments": _list_points(known, _make_section_reader("judge", "parse_rate")),
                 "verdicts": _list_points(known, _make_section_reader("meta_judge", "parse_rate")),
@@ -120,32 +114,32 @@ def _chart_biases(known: Mapping[int, Metrics]) -> list[Chart]:
         _make_chart(
             "Biases of the meta-judge",
             {
-                "the one shown first wins": _list_points(
+                "judgment shown first wins": _list_points(
                     known, _make_section_reader("meta_judge", "won_by_first")
                 ),
-                "more points win": _list_points(
+                "higher score wins": _list_points(
                     known, _make_section_reader("meta_judge", "won_by_higher_score")
                 ),
-                "the longer one wins": _list_points(
+                "longer judgment wins": _list_points(
                     known, _make_section_reader("meta_judge", "won_by_longer")
                 ),
-                "another verdict in the other order": _list_points(
+                "verdict changes with the order": _list_points(
                     known, _make_section_reader("meta_judge", "inconsistency")
                 ),
             },
             y_label="share of battles",
             within=SHARE,
-            description="A half is no bias in the first three; the fourth should be low.",
+            description="For the first three, 0.5 means no bias; the fourth should be low.",
         ),
         _make_chart(
-            "Do longer responses get more points?",
+            "Score and response length",
             {
                 "rank correlation": _list_points(
                     known, _make_value_reader("score_length_correlation")
                 )
             },
             y_label="Spearman",
-            description="0: no. 1: the longer, the more points.",
+            description="0: independent. 1: longer responses always score higher.",
         ),
     ]
 
@@ -170,7 +164,7 @@ def _chart_pairs(known: Mapping[int, Metrics]) -> list[Chart]:
             within=_COUNT,
         ),
         _make_chart(
-            "Prompts that gave no pair, and why",
+            "Prompts without a pair, by drop reason",
             {
                 f"{kind}: {_REASONS.get(reason, reason)}": _list_points(
                     known, _make_drop_reader(kind, reason)

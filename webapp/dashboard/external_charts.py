@@ -39,12 +39,12 @@ def build_external_charts(experiment: Experiment, *, models: int) -> list[Chart]
         _make_chart(
             "Win rate in evaluations",
             _group_points(kept, _WIN_RATES),
-            description="By the judge of the evaluation, against its baseline.",
+            description="According to the benchmark's judge, against its baseline.",
         ),
         _make_chart(
-            "The judge against a reference",
+            "Judge agreement with a reference",
             _group_points(kept, _AGREEMENTS),
-            description="Share of pairs that model and reference order alike.",
+            description="Share of pairs that the model and the reference rank the same way.",
         ),
     ]
     return [chart for chart in charts if chart.drawing]

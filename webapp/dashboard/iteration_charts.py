@@ -63,18 +63,18 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
 def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
     yield _chart_scores(tables.read_score_histogram())
     yield _chart_histogram(
-        "Do the judgments of one response agree?",
+        "Variance of the scores of a response",
         tables.read_variances(),
-        x_label="variance of a response's points",
-        description="One count for each scored response. 0: all its judgments give the same.",
+        x_label="variance of the scores of a response",
+        description="One count per scored response. 0: all its judgments give the same score.",
     )
     for kind, texts in (("actor", "responses"), ("judge", "judgments")):
         yield _chart_lengths(kind, texts, tables)
     yield _chart_histogram(
-        "How far do the battles part judgments?",
+        "Spread of Elo ratings",
         tables.read_elo_spreads(),
         x_label="best minus worst Elo, in nats",
-        description="One count for each response whose judgments battled.",
+        description="One count per response whose judgments were compared.",
     )
     log = tables.read_training_log() or running
     for chart in TRAINING_CHARTS:
@@ -83,7 +83,7 @@ def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Ite
 
 def _chart_scores(counts: Sequence[int]) -> Chart:
     return build_histogram(
-        "Points that the judge gave",
+        "Judge scores",
         [(f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, counts, strict=True)],
         x_label="points",
         description=f"Each column holds {BIN_WIDTH:g} of a point, the last one exactly 5 alone.",
@@ -177,5 +177,5 @@ def _chart_speed(iteration: Iteration) -> Chart:
         "Speed of the stages",
         [(title, made / seconds) for title, made, seconds in rows if made],
         y_label="tokens a second",
-        description="Of one worker, over the shards that are finished, start included.",
+        description="Per worker, over completed shards, including start-up.",
     )

@@ -23,7 +23,7 @@ _JUDGING: Final = "Judge and responses"
 _META_JUDGING: Final = "Meta-judge"
 _PAIRS: Final = "Pairs"
 _TRAINING: Final = "Training"
-_TRUTH: Final = "Against the truth"
+_TRUTH: Final = "Against ground truth"
 _SHARES: Final = frozenset({"share", "accuracy", "order agreement", "single judgment exact"})
 """Units of metrics between 0 and 1: what is measured against the truth is called by its metric."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
@@ -44,32 +44,36 @@ class ChartedMetric:
 
 
 _BY_PATH: Final = {
-    "judge.mean": ChartedMetric(_JUDGING, "Mean score", "points of 5"),
-    "judge.entropy_bits": ChartedMetric(_JUDGING, "Spread of the scores", "entropy in bits"),
-    "judge.share_at_max": ChartedMetric(_JUDGING, "Scores that are exactly 5", "share"),
+    "judge.mean": ChartedMetric(_JUDGING, "Mean score", "score, 0 to 5"),
+    "judge.entropy_bits": ChartedMetric(_JUDGING, "Entropy of the scores", "entropy in bits"),
+    "judge.share_at_max": ChartedMetric(_JUDGING, "Share of scores equal to 5", "share"),
     "judge.parse_rate": ChartedMetric(_JUDGING, "Readable judgments", "share"),
     "response_chars": ChartedMetric(_JUDGING, "Length of responses", "characters"),
-    "score_length_correlation": ChartedMetric(_JUDGING, "Score against length", "rank correlation"),
+    "score_length_correlation": ChartedMetric(
+        _JUDGING, "Correlation of score and length", "rank correlation"
+    ),
     "meta_judge.parse_rate": ChartedMetric(_META_JUDGING, "Readable verdicts", "share"),
     "meta_judge.won_by_first": ChartedMetric(
-        _META_JUDGING, "Battles won by the first shown", "share"
+        _META_JUDGING, "Battles won by the judgment shown first", "share"
     ),
     "meta_judge.inconsistency": ChartedMetric(
-        _META_JUDGING, "Verdicts that turn with the order", "share"
+        _META_JUDGING, "Verdicts that change with the order", "share"
     ),
     "meta_judge.won_by_higher_score": ChartedMetric(
         _META_JUDGING, "Battles won by the higher score", "share"
     ),
-    "meta_judge.won_by_longer": ChartedMetric(_META_JUDGING, "Battles won by the longer", "share"),
-    "training.loss.last": ChartedMetric(_TRAINING, "Loss at the end", "loss"),
-    "training.accuracy.last": ChartedMetric(_TRAINING, "Chosen above rejected at the end", "share"),
-    "training.margin.last": ChartedMetric(_TRAINING, "Margin at the end", "margin"),
+    "meta_judge.won_by_longer": ChartedMetric(
+        _META_JUDGING, "Battles won by the longer judgment", "share"
+    ),
+    "training.loss.last": ChartedMetric(_TRAINING, "Final loss", "loss"),
+    "training.accuracy.last": ChartedMetric(_TRAINING, "Final DPO accuracy", "share"),
+    "training.margin.last": ChartedMetric(_TRAINING, "Final reward margin", "margin"),
 }
 _OF_PAIRS: Final = {
     "pairs": ("Pairs of the {}", "pairs"),
     "yield_rate": ("Prompts that gave a pair of the {}", "share"),
-    "chosen_chars": ("Length of what was chosen, {}", "characters"),
-    "rejected_chars": ("Length of what was rejected, {}", "characters"),
+    "chosen_chars": ("Chosen length, {}", "characters"),
+    "rejected_chars": ("Rejected length, {}", "characters"),
 }
 
 

@@ -31,18 +31,18 @@ TRAINING_CHARTS: Final = (
         "Parts of the training loss",
         "loss",
         {"DPO": "loss/dpo", "SFT": "loss/sft"},
-        description="They add up to the loss: the SFT part is weighted by training.sft_weight.",
+        description="They add up to the loss; the SFT part is weighted by training.sft_weight.",
     ),
     TrainingChart(
         "DPO accuracy",
         "share of pairs",
         {"training": "rewards/accuracies", "validation": "eval_rewards/accuracies"},
         within=SHARE,
-        description="It begins once a step has moved the weights: until then all rewards are "
-        "equal, and which is higher is rounding.",
+        description="Starts after the first weight update: before it all rewards are equal "
+        "up to rounding.",
     ),
     TrainingChart(
-        "DPO margin of the rewards",
+        "DPO reward margin",
         "margin",
         {"training": "rewards/margins", "validation": "eval_rewards/margins"},
     ),

@@ -10,7 +10,7 @@ from meta_reward_core.method.what_if import PairRules
 from meta_reward_core.recipes.schema import Recipe
 
 SORTS: Final = {
-    "": "as they were drawn",
+    "": "order of sampling",
     "gap": "score gap, largest first",
     "variance": "variance, largest first",
     "mean": "mean score, highest first",
@@ -51,9 +51,9 @@ class ListForm(forms.Form):
     )
     gap_at_least = _make_minimum_field("Score gap at least")
     variance_at_least = _make_minimum_field("Variance at least")
-    unscored = forms.BooleanField(label="with judgments that carry no score", required=False)
+    unscored = forms.BooleanField(label="With unscored judgments", required=False)
     inconsistent = forms.BooleanField(
-        label="where the meta-judge's verdict changes with the order", required=False
+        label="With verdicts that change with the order", required=False
     )
 
 
@@ -64,29 +64,29 @@ class RulesForm(forms.Form):
         label="rho",
         min_value=0,
         max_value=1,
-        help_text="Width of the tiers within which length decides; 0 is best against worst.",
+        help_text="Width of the tiers within which length decides. 0 means best against worst.",
         widget=forms.NumberInput(attrs={"type": "range", "step": "0.01"}),
     )
     max_chosen_chars = forms.IntegerField(
-        label="Longest chosen response",
+        label="Maximum length of the chosen response",
         required=False,
         min_value=1,
-        help_text="Characters; empty for no limit.",
+        help_text="Characters. Leave empty for no limit.",
     )
     max_chosen_judgment_chars = forms.IntegerField(
-        label="Longest chosen judgment",
+        label="Maximum length of the chosen judgment",
         required=False,
         min_value=1,
-        help_text="Characters; empty for no limit.",
+        help_text="Characters. Leave empty for no limit.",
     )
 
     def __init__(self, *args: Any, recipe: Recipe, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["min_valid_judgments"] = forms.IntegerField(
-            label="Fewest readable judgments",
+            label="Minimum readable judgments",
             min_value=1,
             max_value=recipe.judge.samples,
-            help_text="A response with fewer readable scores stays unscored.",
+            help_text="Responses with fewer readable scores are not scored.",
             widget=forms.NumberInput(attrs={"type": "range"}),
         )
 

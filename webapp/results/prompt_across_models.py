@@ -18,10 +18,10 @@ LONGEST: Final = 20_000
 """Characters of an answer that are compared and shown."""
 
 PICKS: Final = {
-    "chosen": "the chosen answer, else the best scored",
-    "best": "the best scored answer",
-    "worst": "the worst scored answer",
-    "first": "the answer drawn first",
+    "chosen": "the chosen response, otherwise the best scored",
+    "best": "the best scored response",
+    "worst": "the worst scored response",
+    "first": "the first response",
 }
 
 

@@ -263,11 +263,11 @@ def _explain_actor_pair(
     best = found.scores[pair["chosen_response_id"]]
     worst = found.scores[pair["rejected_response_id"]]
     yield (
-        f"Chosen is response {best.sample}: with {best.length_chars:,} characters the shortest "
+        f"Response {best.sample} is chosen: with {best.length_chars:,} characters the shortest "
         "good one that ended by itself and holds text."
     )
     yield (
-        f"Rejected is response {worst.sample}: with {worst.length_chars:,} characters the "
+        f"Response {worst.sample} is rejected: with {worst.length_chars:,} characters the "
         "longest bad one."
     )
     if rules.max_chosen_chars is not None:
@@ -319,7 +319,7 @@ def _explain_judge_pair(
         f"for the one shown second: over the iteration the first won {weights.wins_first:,} "
         f"battles and the second {weights.wins_second:,}."
     )
-    yield "Chosen is the judgment of the highest Elo rating, rejected that of the lowest."
+    yield "The judgment with the highest Elo rating is chosen, the one with the lowest is rejected."
     yield from _describe_cut_off(found)
     if rules.max_chosen_judgment_chars is not None:
         yield (
@@ -342,7 +342,7 @@ def _explain_no_battles(found: _PromptRecords, opened: OpenIteration) -> Iterato
     if opened.is_made("pair_judge") or not found.scores:
         return
     if opened.recipe.trains_on("judge", opened.number):
-        yield "Its judgments have not battled yet."
+        yield "Its judgments have not been compared yet."
 
 
 def _get_compared_judgments(found: _PromptRecords) -> dict[str, int]:
@@ -390,6 +390,6 @@ def _make_cell(battle: Battle, other: Battle | None) -> Cell:
     return Cell(
         value=_WINS.get(battle.verdict or ""),
         label=_LABELS[battle.verdict],
-        mark="the other order disagrees" if disagrees else "",
+        mark="the other order gave a different winner" if disagrees else "",
         explanation=explanations[battle.verdict],
     )
