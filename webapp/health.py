@@ -165,7 +165,7 @@ def _check_rows(queues: dict[str, int] | None, problems: list[str]) -> HealthRep
         problems.append(f"{silent} worker(s) stopped sending heartbeats")
     if running.exists() and not workers:
         problems.append(
-            f"iterations are running but no worker is; start one with {format_command('worker')}"
+            f"iterations are running without a worker; start one with {format_command('worker')}"
         )
     elif still.exists() and not busy.exists():
         problems.append(

@@ -93,12 +93,12 @@ def _estimate_difference_groups(
 
 def _describe_results(correlation: Estimate, difference: Estimate) -> Iterable[str]:
     if correlation.low is None or difference.low is None or difference.high is None:
-        yield "There are too few answers to compare the judge's scores with people's."
+        yield "There are too few answers to compare judge scores with human scores."
         return
     if correlation.low > 0:
-        yield "Responses that people find better get higher scores from the judge."
+        yield "Responses with higher human scores get higher scores from the judge."
     else:
-        yield "The answers do not show that the judge's scores go with people's at all."
+        yield "The judge's scores are not shown to correlate with human scores."
     if difference.high < 0:
         yield f"The judge is too generous, by {-(difference.value or 0.0):.2f} points on average."
     elif difference.low > 0:

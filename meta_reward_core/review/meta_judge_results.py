@@ -285,9 +285,9 @@ def _estimate_groups(
 
 def _describe_agreement(decided: Estimate, groups: Sequence[AgreementGroup]) -> Iterable[str]:
     if decided.value is None or decided.low is None or decided.high is None:
-        yield "No answer yet compares a winner of the meta-judge with one of people."
+        yield "No answer compares a decided verdict of the meta-judge with a human preference yet."
         return
-    yield f"{describe_agreement_vs_chance(decided)} over the whole iteration."
+    yield f"{describe_agreement_vs_chance(decided)}, estimated for the whole iteration."
     for group in groups:
         found = group.agreement
         if group.name in ONE_VERDICT_RIGHT:
@@ -305,13 +305,13 @@ def _describe_agreement(decided: Estimate, groups: Sequence[AgreementGroup]) -> 
 def _describe_elo(elo: Estimate) -> Iterable[str]:
     if elo.low is None or elo.high is None:
         return
-    shown = f"{elo.value:.0%} ({elo.low:.0%} to {elo.high:.0%}, {elo.count} items)"
+    shown = f"{elo.value:.0%} of the time (95% CI {elo.low:.0%} to {elo.high:.0%}, n = {elo.count})"
     if elo.low > CHANCE_AGREEMENT:
-        yield f"Elo's order is better than a coin: it names people's winner in {shown}."
+        yield f"The Elo order beats chance: it agrees with human preference {shown}."
     elif elo.high < CHANCE_AGREEMENT:
-        yield f"Elo's order is worse than a coin: it names people's winner in {shown}."
+        yield f"The Elo order is worse than chance: it agrees with human preference {shown}."
     else:
-        yield f"The answers do not show that Elo's order is better than a coin: {shown}."
+        yield f"The Elo order is not shown to beat chance: it agrees with human preference {shown}."
 
 
 def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
@@ -324,24 +324,24 @@ def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
         if (judge.low or 0.0) > (people.high or 0.0) or (judge.high or 0.0) < (people.low or 0.0):
             more = "more" if (judge.value or 0.0) > (people.value or 0.0) else "less"
             yield (
-                f"{bias.name.capitalize()} {more} often by the meta-judge ({judge.value:.0%}) "
-                f"than by people ({people.value:.0%})."
+                f"{bias.name.capitalize()} {more} often for the meta-judge ({judge.value:.0%}) "
+                f"than for humans ({people.value:.0%})."
             )
 
 
 def describe_agreement_vs_chance(found: Estimate) -> str:
-    """Say in words how a share of agreement compares with a coin's, without the full stop."""
+    """Compare a share of agreement with chance in a sentence without a full stop."""
     if found.value is None or found.low is None or found.high is None:
-        return "There are too few answers to tell the meta-judge from a coin"
-    shown = f"{found.value:.0%} ({found.low:.0%} to {found.high:.0%}, {found.count} items)"
-    if found.low > CHANCE_AGREEMENT:
-        return f"The meta-judge is better than a coin: it names people's winner in {shown}"
-    if found.high < CHANCE_AGREEMENT:
-        return f"The meta-judge is worse than a coin: it names people's winner in {shown}"
-    return (
-        "The answers do not show that the meta-judge is better than a coin: "
-        f"it names people's winner in {shown}"
+        return "There are too few answers to compare the meta-judge with chance"
+    shown = (
+        f"{found.value:.0%} of the time "
+        f"(95% CI {found.low:.0%} to {found.high:.0%}, n = {found.count})"
     )
+    if found.low > CHANCE_AGREEMENT:
+        return f"The meta-judge beats chance: it agrees with human preference {shown}"
+    if found.high < CHANCE_AGREEMENT:
+        return f"The meta-judge is worse than chance: it agrees with human preference {shown}"
+    return f"The meta-judge is not shown to beat chance: it agrees with human preference {shown}"
 
 
 def describe_agreement_change(earlier: int, before: Estimate, later: int, after: Estimate) -> str:

@@ -179,7 +179,7 @@ def test_the_report_says_what_the_answers_say(client: Client, batch: Batch, caro
     )
     assert "12 of 12 items answered" in page
     assert "Agreement with the meta-judge, without ties" in page
-    assert "The meta-judge is better than a coin" in page
+    assert "The meta-judge beats chance" in page
     assert "the higher score wins" in page
     assert "carol" in page
 

@@ -160,7 +160,7 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ({"seed": "-1"}, "greater than or equal to 0"),
         (
             {"model_from": "hub", "model_hub": "../../x"},
-            "Give an id such as org/name, or org/name@revision.",
+            "Enter an id such as org/name, or org/name@revision.",
         ),
         ({"model_from": "folder"}, "not one of the available choices"),
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
@@ -205,9 +205,9 @@ def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
 
 def test_a_taken_name_is_refused(client: Client, alice: User) -> None:
     make_experiment("mine")
-    assert "An experiment of this name exists" in text(launch(client))
+    assert "An experiment with this name exists" in text(launch(client))
     enqueue_job(JobKind.LAUNCH, by=alice, experiment_name="another")
-    assert "is being opened already" in text(launch(client, name="another"))
+    assert "is being created" in text(launch(client, name="another"))
 
 
 def test_a_change_asks_for_the_checks_alone(client: Client) -> None:
@@ -240,7 +240,7 @@ def test_the_estimate_is_the_plans(client: Client) -> None:
     assert cost.tokens == sum(stage.tokens for stage in stages)
     assert cost.calls == sum(stage.calls for stage in stages if stage.tokens)
     assert cost.free_bytes > 0
-    assert "Nothing of this model has been measured yet." in text(page)
+    assert "No measurements of this model exist yet." in text(page)
 
 
 def test_the_disk_holds_every_iteration_and_the_last_ones_training(client: Client) -> None:
@@ -336,7 +336,7 @@ def test_the_estimate_uses_what_was_measured(client: Client) -> None:
     # 36 prompts of 7 responses of 200 / 10 tokens, at 200 / 2 tokens a second: 50.4 s.
     generate = page.context["sheet"].estimate.costs[0]
     assert (generate.tokens, generate.time, generate.is_measured) == (36 * 7 * 20, "50 s", True)
-    assert "Measured in before" in text(page)
+    assert "Based on measurements from experiment" in text(page)
 
 
 def test_a_private_experiment_of_a_stranger_is_no_measure(client: Client) -> None:
@@ -363,7 +363,7 @@ def test_folders_of_models_are_offered_if_they_may_be_loaded(client: Client, pla
 def test_no_model_is_chosen_for_a_person(client: Client, places: Path) -> None:
     make_model(places / "models" / "good")
     sheet = client.get(f"{NEW}?recipe=paper-llama3-8b").context["sheet"]
-    assert sheet.missing == ["name", "seed model M0", "prompts"]
+    assert sheet.missing == ["name", "base model (M0)", "prompts"]
 
 
 def test_a_recipe_of_ones_own_extends_a_shipped_one(client: Client) -> None:

@@ -191,7 +191,7 @@ def test_an_alarm_says_what_it_means_and_what_to_try(client: Client, iteration: 
     alarm = {"name": "length_growth", "sentence": "Grew from 70 to 99.", "advice": "Raise rho."}
     finish(iteration, alarms=[alarm])
     page = get(client, PATH)
-    assert "Iteration 1: Responses grow longer" in page
+    assert "Iteration 1: Length growth" in page
     assert "Grew from 70 to 99." in page
     assert "Judges prefer long responses" in page
     assert "Suggested action: Raise rho." in page

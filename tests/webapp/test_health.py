@@ -142,7 +142,7 @@ def test_a_database_that_died_or_lacks_tables_is_told(
 
 
 def test_work_without_workers_and_silent_workers_are_told(broker: Broker, running: Shard) -> None:
-    assert "no worker is up" in report()[1]["problems"][0]
+    assert "without a worker" in report()[1]["problems"][0]
     worker = make_worker()
     assert report() == (200, report()[1])
     Worker.objects.filter(pk=worker.pk).update(heartbeat=timezone.now() - timedelta(seconds=40))
@@ -205,7 +205,7 @@ def test_a_label_cannot_end_its_line() -> None:
 def test_the_command_says_the_same_by_its_exit_code(
     broker: Broker, running: Shard, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CommandError, match="no worker is up"):
+    with pytest.raises(CommandError, match="without a worker"):
         call_command("health")
     with pytest.raises(CommandError, match="no worker of"):
         call_command("health", "--worker")

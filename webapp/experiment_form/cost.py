@@ -138,8 +138,8 @@ def _format_time(stages: Sequence[StagePlan]) -> str:
 def _describe_basis(like: str) -> str:
     assumed = f"replies of half their limit at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
     if not like:
-        return f"Assumed: {assumed}. Nothing of this model has been measured yet."
+        return f"Assumed: {assumed}. No measurements of this model exist yet."
     return (
-        f"Measured in {like}: tokens per reply and per second. Where it has measured nothing, "
-        f"{assumed} are assumed."
+        f'Based on measurements from experiment "{like}": tokens per reply and per second. '
+        f"Otherwise assumed: {assumed}."
     )

@@ -35,38 +35,38 @@ class LaunchForm(forms.Form):
     name = forms.CharField(
         max_length=64,
         validators=[valid_name],
-        help_text="Also the name of its folder. It cannot be changed later.",
+        help_text="Also the name of its folder. Cannot be changed later.",
     )
     until = forms.IntegerField(
         label="Iterations to run",
         min_value=1,
         max_value=_ITERATIONS_LIMIT,
-        help_text="More can be asked for later.",
+        help_text="You can add iterations later.",
     )
     seed = forms.IntegerField(
         min_value=0,
         max_value=_SEED_LIMIT,
         initial=DEFAULT_SEED,
-        help_text="Of everything random. On a CPU the same seed gives the same bytes.",
+        help_text="Random seed. Results are bit-for-bit reproducible on CPU.",
     )
     is_private = forms.BooleanField(
         label="Private",
         required=False,
-        help_text="Only you and admins see it. Otherwise everybody with an account does.",
+        help_text="Only you and admins can see it. Otherwise, all users can.",
     )
-    model_from = forms.ChoiceField(label="Seed model M0", widget=forms.RadioSelect)
+    model_from = forms.ChoiceField(label="Base model (M0)", widget=forms.RadioSelect)
     model_folder = forms.ChoiceField(label="Folder", required=False)
     model_hub = forms.CharField(
         label="Hugging Face id",
         max_length=300,
         required=False,
-        help_text="Such as org/name, or org/name@revision for a branch, a tag or a commit. It is "
-        "fetched when the experiment begins; safetensors only.",
+        help_text="For example org/name, or org/name@revision for a branch, tag or commit. "
+        "Downloaded when the experiment starts; safetensors only.",
     )
     prompts_from = forms.ChoiceField(label="Prompts", widget=forms.RadioSelect)
     prompts_file = forms.FileField(label="File", required=False)
     prompts_text = forms.CharField(
-        label="One prompt on each line",
+        label="One prompt per line",
         required=False,
         strip=False,
         max_length=_PASTED_CHARS,
@@ -112,16 +112,16 @@ class LaunchForm(forms.Form):
         """Refuse a name that an experiment has, or that somebody has just asked for."""
         name: str = self.cleaned_data["name"]
         if Experiment.objects.filter(name=name).exists():
-            raise forms.ValidationError("An experiment of this name exists: choose another.")
+            raise forms.ValidationError("An experiment with this name exists. Choose another name.")
         if _is_being_created(name):
-            raise forms.ValidationError("An experiment of this name is being opened already.")
+            raise forms.ValidationError("An experiment with this name is being created.")
         return name
 
     def clean(self) -> dict[str, Any]:
         """Ask for what the choices need."""
         found = super().clean() or {}
         if found.get("model_from") == MODEL_HUB and not parse_hub_name(found.get("model_hub", "")):
-            self.add_error("model_hub", "Give an id such as org/name, or org/name@revision.")
+            self.add_error("model_hub", "Enter an id such as org/name, or org/name@revision.")
         if found.get("model_from") == MODEL_FOLDER and not found.get("model_folder"):
             self.add_error("model_folder", "Choose a folder.")
         return found
@@ -138,9 +138,9 @@ def _is_being_created(name: str) -> bool:
 def _list_model_sources(
     folders: list[tuple[str, str]], recipe_model: str | None, *, has_task_model: bool
 ) -> list[tuple[str, str]]:
-    sources = [(MODEL_HUB, "from the Hugging Face hub")]
+    sources = [(MODEL_HUB, "from the Hugging Face Hub")]
     if folders:
-        sources.insert(0, (MODEL_FOLDER, "a folder of this installation"))
+        sources.insert(0, (MODEL_FOLDER, "a local folder"))
     if recipe_model is not None:
         sources.insert(0, (MODEL_OF_RECIPE, f"the recipe's: {recipe_model}"))
     elif has_task_model:

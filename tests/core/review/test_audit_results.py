@@ -91,9 +91,9 @@ def test_elos_order_is_compared_with_people_once_for_each_pair() -> None:
 
 
 @pytest.mark.parametrize("right, said", [
-    (40, "Elo's order is better than a coin"),
-    (20, "The answers do not show that Elo's order is better than a coin"),
-    (4, "Elo's order is worse than a coin"),
+    (40, "The Elo order beats chance"),
+    (20, "The Elo order is not shown to beat chance"),
+    (4, "The Elo order is worse than chance"),
 ])  # fmt: skip
 def test_elos_order_is_compared_with_a_coin_in_words(right: int, said: str) -> None:
     pairs = [
@@ -132,7 +132,9 @@ def test_a_bias_that_people_do_not_share_is_said() -> None:
         for number in range(50)
     ]
     said = estimate_meta_judge_results(pairs, SamplingFrame({"all": 5000})).sentences
-    assert "The higher score wins more often by the meta-judge (100%) than by people (50%)." in said
+    assert (
+        "The higher score wins more often for the meta-judge (100%) than for humans (50%)." in said
+    )
     agreed = [pair("first", "first", "first", higher_score="first")] * 50
     assert "higher score" not in str(
         estimate_meta_judge_results(agreed, SamplingFrame({"all": 5000})).sentences
@@ -143,7 +145,7 @@ def test_groups_in_which_one_verdict_is_right_by_itself_are_not_called_coins() -
     sure = [pair("first", "first", "first", groups={"certainty": "orders agree"})] * 80
     split = [pair("first", "first", "second", groups={"certainty": "orders disagree"})] * 40
     said = estimate_meta_judge_results([*sure, *split], SamplingFrame({"all": 5000})).sentences
-    assert "is better than a coin" in said[0]
+    assert "beats chance" in said[0]
     assert "orders disagree" not in str(said)
 
 
@@ -166,14 +168,14 @@ def test_a_group_no_better_than_a_coin_is_named() -> None:
         pair("first", "first", "second", groups={"score_gap": "equal score"}),
     ] * 40
     sentences = estimate_meta_judge_results(pairs, SamplingFrame({"all": 5000})).sentences
-    assert sentences[0].startswith("The meta-judge is better than a coin")
+    assert sentences[0].startswith("The meta-judge beats chance")
     assert any("not show" in said and "equal score" in said for said in sentences[1:])
 
 
 @pytest.mark.parametrize("estimate, said", [
-    (Estimate(0.7, 0.6, 0.8, 50), "is better than a coin"),
-    (Estimate(0.3, 0.2, 0.4, 50), "is worse than a coin"),
-    (Estimate(0.5, 0.4, 0.6, 50), "do not show"),
+    (Estimate(0.7, 0.6, 0.8, 50), "beats chance"),
+    (Estimate(0.3, 0.2, 0.4, 50), "is worse than chance"),
+    (Estimate(0.5, 0.4, 0.6, 50), "is not shown to beat chance"),
     (Estimate(None, None, None, 0), "too few answers"),
 ])  # fmt: skip
 def test_the_comparison_with_a_coin_is_said_in_words(estimate: Estimate, said: str) -> None:
@@ -183,7 +185,7 @@ def test_the_comparison_with_a_coin_is_said_in_words(estimate: Estimate, said: s
 def test_no_answer_is_no_figure() -> None:
     found = estimate_meta_judge_results([], SamplingFrame({"all": 10}))
     assert found.agreement.value is None
-    assert "No answer yet" in found.sentences[0]
+    assert "No answer compares" in found.sentences[0]
     assert estimate_judge_results([], SamplingFrame({"all": 10})).spearman.value is None
 
 
