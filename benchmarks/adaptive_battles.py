@@ -1,4 +1,4 @@
-"""What `meta_judge.decided_at` saves and what it costs, against fighting all battles.
+"""What `meta_judge.adaptive_z` saves and what it costs, against fighting all battles.
 
     python benchmarks/adaptive_battles.py                   # simulated at paper scale
     python benchmarks/adaptive_battles.py --miniature 60    # the real miniature's meta-judge too
@@ -139,7 +139,7 @@ def replay(everything: Fought, *, deviations: float) -> list[Battle]:
     def fight(some: Sequence[PlannedBattle], *_: int) -> list[Battle]:
         return [given[one.first.judgment_id, one.second.judgment_id] for one in some]
 
-    return run_adaptive_battles(planned, fight, decided_at=deviations)
+    return run_adaptive_battles(planned, fight, adaptive_z=deviations)
 
 
 def try_widths(everything: Fought) -> list[Trial]:
@@ -169,7 +169,7 @@ def row_of(name: str, runs: Sequence[Sequence[Trial]]) -> Row:
     trial = chosen[len(chosen) // 2]
     saved = 1 - float(np.median([one.fought for one in chosen]))
     note = (
-        f"{saved:.0%} of the calls saved at decided_at {trial.deviations:g}; pairs equal "
+        f"{saved:.0%} of the calls saved at adaptive_z {trial.deviations:g}; pairs equal "
         f"{min(one.equal for one in chosen):.1%} or more; w1 moves by at most "
         f"{max(abs(one.weight_moved) for one in chosen):.4f}"
     )
@@ -186,7 +186,7 @@ def measure(*, pairs: int) -> Iterator[Row]:
 
 
 def show(title: str, trials: Sequence[Trial]) -> None:
-    print(f"\n{title}\n\n| decided_at | battles fought | equal pairs | w1 moves by |")
+    print(f"\n{title}\n\n| adaptive_z | battles fought | equal pairs | w1 moves by |")
     print("|--:|--:|--:|--:|")
     for one in trials:
         print(f"| {one.deviations:g} | {one.fought:.1%} | {one.equal:.1%} "

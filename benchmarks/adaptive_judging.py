@@ -1,4 +1,4 @@
-"""What `judge.hopeless_at` saves and costs, and how many battles identical judgments save.
+"""What `judge.early_stop_z` saves and costs, and how many battles identical judgments save.
 
     python benchmarks/adaptive_judging.py                   # simulated
     python benchmarks/adaptive_judging.py --miniature 60    # the real miniature's judge too
@@ -100,7 +100,7 @@ def replay(everything: Drawn, *, deviations: float, rho: float) -> JudgmentsByRe
         draw,
         rounds=rounds,
         rho=rho,
-        hopeless_at=deviations,
+        early_stop_z=deviations,
         min_valid_judgments=1,
     )
 
@@ -169,7 +169,7 @@ def row_of(name: str, runs: Sequence[Sequence[Trial]]) -> Row:
     least = min(one.same_varied for one in chosen)
     widths = sorted({one.deviations for one in chosen})
     note = (
-        f"at hopeless_at {widths[0]:g} to {widths[-1]:g}; pairs equal "
+        f"at early_stop_z {widths[0]:g} to {widths[-1]:g}; pairs equal "
         f"{min(one.equal for one in chosen):.1%} or more; the same response meta-judged "
         f"{least:.1%} or more"
     )
@@ -196,7 +196,7 @@ def measure(*, pairs: int) -> Iterator[Row]:
 
 
 def show(title: str, trials: Sequence[Trial]) -> None:
-    print(f"\n{title}\n\n| hopeless_at | judgments drawn | equal pairs | same meta-judged |")
+    print(f"\n{title}\n\n| early_stop_z | judgments drawn | equal pairs | same meta-judged |")
     print("|--:|--:|--:|--:|")
     for one in trials:
         print(f"| {one.deviations:g} | {one.drawn:.1%} | {one.equal:.1%} | {one.same_varied:.1%} |")

@@ -93,7 +93,7 @@ class Shape:
         batches = plan_shared_batches(
             dict.fromkeys(self.prompts, self.samples),
             max_new_tokens=self.new_tokens,
-            batch_tokens=options.batch_tokens,
+            max_batch_tokens=options.max_batch_tokens,
         )
         config = LlamaConfig.from_pretrained(self.folder)
         seconds = sum(floor_seconds(config, batch, self.new_tokens, ceilings) for batch in batches)
@@ -114,7 +114,7 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
         "device": options.device,
         "dtype": options.dtype,
         "threads": options.threads,
-        "batch_tokens": options.batch_tokens,
+        "max_batch_tokens": options.max_batch_tokens,
     }
     experiment = begin(root, "shape", model=model, size=there_are, engine=engine)
     prepare(experiment, before=stage)
@@ -316,7 +316,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--responses", type=int, default=1, help="responses that are meta-judged")
     parser.add_argument("--judgments", type=int, default=11, help="of each of these responses")
     parser.add_argument("--new-tokens", type=int, default=100)
-    parser.add_argument("--batch-tokens", type=int, default=65_536)
+    parser.add_argument("--max-batch-tokens", type=int, default=65_536)
     parser.add_argument("--batches", type=int, nargs="+", help="that `generate` may choose from")
     parser.add_argument(
         "--generate-part", type=int, default=22, help="meta-judge prompts that `generate` gets"

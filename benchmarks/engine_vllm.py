@@ -26,7 +26,7 @@ def main() -> None:
         model=work["folder"],
         dtype=work["dtype"],
         kv_cache_memory_bytes=work.get("cache_bytes", 2 * 2**30),
-        max_num_seqs=work.get("max_sequences", 256),
+        max_num_seqs=work.get("max_num_seqs", 256),
         enforce_eager=True,
         enable_prefix_caching=True,
         disable_log_stats=False,

@@ -29,6 +29,7 @@ from meta_reward_core.experiment import Experiment, create_experiment, load_temp
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.method.judge_pairs import JudgedPrompts, plan_battles
 from meta_reward_core.method.pairing import score_responses
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.recipes.settings_history import SettingsHistory
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -84,7 +85,7 @@ def _reopened(world: World, recipe: Recipe, model: ModelRef, store: ArtifactStor
         name=world.name,
         recipe=recipe,
         recipe_sha256=recipe.sha256,
-        settings=SettingsHistory(world.name, recipe.model_dump(mode="json")),
+        settings=SettingsHistory(world.name, canonicalize_recipe(recipe)),
         templates=load_templates(recipe),
         seed=world.seed,
         seed_model=model,
@@ -278,7 +279,7 @@ def write_rows(experiment: Experiment, root: str) -> None:
     row, _ = Row.objects.get_or_create(
         name=experiment.name,
         defaults={
-            "recipe": experiment.recipe.model_dump(mode="json"),
+            "recipe": canonicalize_recipe(experiment.recipe),
             "recipe_sha256": experiment.recipe.sha256,
             "seed": experiment.seed,
             "base_model_folder": root,

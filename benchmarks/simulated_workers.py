@@ -150,7 +150,7 @@ def begin(root: Path, shards: int) -> Experiment:
     texts = [f"Task {number}" for number in range(shards)]
     model = root / "model"
     model.mkdir()
-    recipe = {"name": "scale", "shard_prompts": 1, "sample": {"prompts": shards}}
+    recipe = {"name": "scale", "prompts_per_shard": 1, "sample": {"prompts": shards}}
     return create_experiment(
         ArtifactStore(str(root / "artifacts")),
         "scale",

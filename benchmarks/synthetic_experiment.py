@@ -61,21 +61,21 @@ class Size:
         responses: of each, K; at least 2.
         judgments: of each response, N.
         new_tokens: the longest reply.
-        shard_prompts: instructions of a shard.
+        prompts_per_shard: instructions of a shard.
     """
 
     prompts: int
     responses: int = 2
     judgments: int = 11
     new_tokens: int = 100
-    shard_prompts: int = 64
+    prompts_per_shard: int = 64
 
     def recipe(self, engine: Mapping[str, Any]) -> Recipe:
         limits = {"max_new_tokens": self.new_tokens}
         return Recipe.model_validate(
             {
                 "name": "numbers",
-                "shard_prompts": self.shard_prompts,
+                "prompts_per_shard": self.prompts_per_shard,
                 "sample": {"prompts": self.prompts},
                 "actor": {"samples": self.responses, **limits},
                 "judge": {"samples": self.judgments, **limits},

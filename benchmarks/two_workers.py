@@ -38,7 +38,7 @@ def judge_seconds(root: Path, models: Path, *, workers: int, samples: int) -> fl
             here.start_worker()
         here.start_reconciler()
         changes = (
-            *("--set", "sample.prompts=36", "--set", "shard_prompts=3"),
+            *("--set", "sample.prompts=36", "--set", "prompts_per_shard=3"),
             *("--set", f"judge.samples={samples}", "--set", "engine.threads=1"),
         )
         here.hand_over(*changes)

@@ -22,16 +22,16 @@ from table import NotHereError, Row
 
 NEW_TOKENS = 100
 SIZES = {
-    "judge": Size(prompts=8, judgments=11, new_tokens=NEW_TOKENS, shard_prompts=4),
-    "meta_judge": Size(prompts=8, judgments=5, new_tokens=NEW_TOKENS, shard_prompts=4),
+    "judge": Size(prompts=8, judgments=11, new_tokens=NEW_TOKENS, prompts_per_shard=4),
+    "meta_judge": Size(prompts=8, judgments=5, new_tokens=NEW_TOKENS, prompts_per_shard=4),
 }
 THREADS = 2
 ENGINE = {
     "kind": "vllm",
     "dtype": "float32",
     "threads": THREADS,
-    "batch_tokens": 65_536,
-    "max_sequences": 64,
+    "max_batch_tokens": 65_536,
+    "max_num_seqs": 64,
 }
 TOKEN_BYTES = 8192
 """Keys and values of a token in the model of 5 M parameters."""
@@ -100,7 +100,7 @@ def compare_stages(root: Path, model: Path, calls: list[Call], *, pairs: int) ->
             )
         )
         theirs = running.enter_context(
-            bare(root / "bare", model, {"all": calls}, cache_bytes=CACHE_BYTES, max_sequences=64)
+            bare(root / "bare", model, {"all": calls}, cache_bytes=CACHE_BYTES, max_num_seqs=64)
         )
         ours("0")
         theirs("0 all")
@@ -120,7 +120,7 @@ def compare_stages(root: Path, model: Path, calls: list[Call], *, pairs: int) ->
 def compare_orders(root: Path, model: Path, calls: list[Call], *, pairs: int) -> Row:
     """Our order against chance, with a cache that does not hold everything."""
     both = {"ours": calls, "shuffled": shuffled(calls)}
-    settings = {"cache_bytes": SMALL_CACHE_BYTES, "max_sequences": 16}
+    settings = {"cache_bytes": SMALL_CACHE_BYTES, "max_num_seqs": 16}
     with bare(root / "orders", model, both, **settings) as ask:
         ask("0 ours")
         found = [(ask(f"{seed} ours"), ask(f"{seed} shuffled")) for seed in range(1, pairs + 1)]

@@ -54,7 +54,11 @@ class Work:
 
 def begin(root: Path, name: str) -> Work:
     places = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
-    changes = (f"sample.prompts={PROMPTS}", f"shard_prompts={PROMPTS}", f"engine.threads={THREADS}")
+    changes = (
+        f"sample.prompts={PROMPTS}",
+        f"prompts_per_shard={PROMPTS}",
+        f"engine.threads={THREADS}",
+    )
     request = ExperimentRequest(name, recipe="miniature", changes=changes, seed=1)
     experiment = open_or_create(request, places, say=lambda _: None)
     context, tools = experiment.context(1), make_stage_resources(experiment, places, number=1)

@@ -20,6 +20,7 @@ from meta_reward_core.cli.options import (
     build_request,
     show_plan,
 )
+from meta_reward_core.cli.renamed_options import show_deprecations_briefly
 from meta_reward_core.cli.terminal import ConsoleCallback, make_console, print_summary
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import MetaRewardError, NoPairsError
@@ -41,14 +42,15 @@ from meta_reward_core.storage.roots import StorageRoots
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
+    show_deprecations_briefly()
     options = vars(_build_parser().parse_args(arguments))
     console = make_console(sys.stdout)
     try:
         with interrupt_on_signal(signal.SIGTERM):
-            require_writable(options["json"])
+            require_writable(options["output"])
             result = _execute_command(options, console)
-            if options["json"] is not None:
-                write_json(options["json"], result)
+            if options["output"] is not None:
+                write_json(options["output"], result)
     except MetaRewardError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -9,6 +9,7 @@ from typing import Any
 
 from meta_reward_core.engines.base import Engine, Progress, SamplingParams
 from meta_reward_core.models.fingerprint import GENERATION_CONFIG, ModelFiles
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.dataflow import (
     ModelUse,
     StageSpec,
@@ -186,7 +187,7 @@ def _select(
         spec,
         recipe,
         number,
-        values=flatten_values(recipe.model_dump(mode="json")),
+        values=flatten_values(canonicalize_recipe(recipe)),
         texts=templates.hash_texts(),
     )
 

@@ -20,6 +20,8 @@ MetaRewardError
 ├── AuditWaitsError       an iteration may not train before people have audited it
 ├── ExperimentBusyError   another process works on the same experiment
 └── NoPairsError          an iteration ended without one preference pair
+
+Beside it stands one warning, `DeprecatedNameWarning`.
 """
 
 from typing import ClassVar
@@ -35,6 +37,10 @@ class MetaRewardError(Exception):
 
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
+
+
+class DeprecatedNameWarning(FutureWarning):
+    """An old name of a recipe key or of a command's option was used; it still works."""
 
 
 class InputError(MetaRewardError):

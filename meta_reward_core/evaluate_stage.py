@@ -69,7 +69,7 @@ def _measure_ground_truth(
     context: IterationContext, model: ModelRef, tools: StageResources
 ) -> Iterator[Measurement]:
     recipe = context.recipe
-    task = find_task(recipe.task_name) if recipe.has_ground_truth else None
+    task = find_task(recipe.task) if recipe.has_ground_truth else None
     if task is None or not task.evaluators:
         return
     request = EvaluationRequest(
@@ -121,7 +121,7 @@ def _make_benchmark_request(
         meta_judge=make_sampling_params(recipe.meta_judge),
         judgments=recipe.evaluation.judgments,
         templates=context.templates,
-        top_points=recipe.judge.top_points,
+        max_score=recipe.judge.max_score,
         system_prompt=recipe.actor.system_prompt,
         seed=derive_seed(context.seed, "evaluation task", task),
         progress=tools.progress,

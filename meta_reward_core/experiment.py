@@ -16,8 +16,10 @@ from meta_reward_core.context import BeganWith, IterationContext, ModelRef, Prom
 from meta_reward_core.data.prompt_files import PromptFile
 from meta_reward_core.errors import ArtifactError, InputError, TemplateError
 from meta_reward_core.models.fingerprint import ModelFiles
+from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.prompt_templates import PromptTemplate, load_template
-from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import SettingsHistory, read_settings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import (
@@ -186,7 +188,7 @@ def create_experiment(
         name=name,
         recipe=recipe,
         recipe_sha256=recipe.sha256,
-        settings=SettingsHistory(files.layout.description, recipe.model_dump(mode="json")),
+        settings=SettingsHistory(files.layout.description, canonicalize_recipe(recipe)),
         templates=templates,
         seed=seed,
         seed_model=seed_model,
@@ -212,7 +214,7 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
     templates = experiment.templates
     return {
         "name": experiment.name,
-        "recipe": experiment.recipe.model_dump(mode="json"),
+        "recipe": canonicalize_recipe(experiment.recipe),
         "templates": {
             "judge": templates.judge.text,
             "meta_judge": templates.meta_judge.text,
@@ -353,7 +355,7 @@ def check_same_settings(
     Raises:
         InputError: naming each difference.
     """
-    old, new = (_flatten(item.model_dump(mode="json")) for item in (experiment.recipe, recipe))
+    old, new = (_flatten(_normalize(item)) for item in (experiment.recipe, recipe))
     differences = [
         f"  {key}: it began with {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})
@@ -381,6 +383,13 @@ def _describe_prompt_differences(experiment: Experiment, given: PromptFile) -> l
         f"  prompts: it began with {len(began)}, of which {len(began - now)} are not in the file "
         f"that is given now; {len(now - began)} in the file are new"
     ]
+
+
+def _normalize(recipe: Recipe) -> Mapping[str, Any]:
+    """Write out every value; two recipes with one canonical form give the same."""
+    return parse_stored_recipe(canonicalize_recipe(recipe), origin=recipe.name).model_dump(
+        mode="json"
+    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

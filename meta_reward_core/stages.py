@@ -54,7 +54,7 @@ def run_sample(context: IterationContext, shard: int, tools: StageResources) -> 
         seed=_derive_stage_seed(context, "sample"),
     )
     rows = {row["prompt_id"]: row for row in pool.to_pylist()}
-    size = context.recipe.shard_prompts
+    size = context.recipe.prompts_per_shard
     tables = {
         ("prompts", start // size): build_table(
             "prompts", [rows[prompt.prompt_id] for prompt in drawn[start : start + size]]
@@ -103,8 +103,8 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
         samples=recipe.samples,
         sampling=make_sampling_params(recipe),
         seed=_derive_stage_seed(context, "judge", shard),
-        top_points=recipe.top_points,
-        hopeless_at=recipe.hopeless_at,
+        max_score=recipe.max_score,
+        early_stop_z=recipe.early_stop_z,
         rho=get_scheduled_value(context.recipe.pairing.rho, context.number),
         min_valid_judgments=recipe.min_valid_judgments,
         progress=tools.progress,
@@ -160,7 +160,7 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
         hide_score_line=recipe.hide_score_line,
         sampling=make_sampling_params(recipe),
         seed=_derive_stage_seed(context, "meta_judge", shard),
-        decided_at=recipe.decided_at,
+        adaptive_z=recipe.adaptive_z,
         progress=tools.progress,
     )
     return StageOutput({("battles", shard): build_table("battles", battles)}, counts)

@@ -64,15 +64,14 @@ TASK = TaskDefinition(
 
 RECIPE = """\
 name: spell
-world: spelling
+task: spelling
 iterations: 2
-shard_prompts: 4
+prompts_per_shard: 4
 sample: {prompts: 8}
 actor: {samples: 4}
 judge: {samples: 5, template: spelling_judge}
 meta_judge: {template: spelling_meta_judge, max_chosen_judgment_chars: null}
 engine: {kind: scripted}
-evaluation: {oracle: spelling}
 """
 
 

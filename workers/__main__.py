@@ -3,6 +3,7 @@
 import os
 import sys
 
+from meta_reward_core.cli.renamed_options import show_deprecations_briefly
 from webapp.paths import VAR_ROOT
 
 
@@ -16,6 +17,7 @@ def main() -> None:
             "then source .venv/bin/activate. Elsewhere: pip install 'meta-reward[web]', or use the "
             "core alone: meta-reward-core --help"
         )
+    show_deprecations_briefly()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     VAR_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database has everybody's secrets
     execute_from_command_line(sys.argv)

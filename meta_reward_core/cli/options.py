@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.cli.terminal import print_outside_judge, print_plan, print_total
 from meta_reward_core.data.prompt_formats import FORMATS
 from meta_reward_core.experiment import open_experiment
@@ -48,28 +49,33 @@ exit codes:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a run."""
     add = parser.add_argument
-    add("--experiment", required=True, metavar="NAME", help="created on first use")
+    add("--experiment", required=True, metavar="NAME",
+        help="Experiment to run; created if it does not exist.")  # fmt: skip
     recipes = ", ".join(list_shipped_recipes())
-    add("--recipe", metavar="NAME|FILE", help=f"a YAML file, or one of: {recipes}; "
-        f"default: the experiment's own, of a new one {DEFAULT_RECIPE}")  # fmt: skip
+    add("--recipe", metavar="NAME|FILE",
+        help=f"Recipe: a YAML file, or one of {recipes}. Default: the experiment's own, or "
+             f"{DEFAULT_RECIPE} for a new experiment.")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="change a value of the recipe, such as actor.samples=5; repeatable")  # fmt: skip
+        help="Change of a recipe setting, such as actor.samples=5. Repeatable.")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID",
-        help="the seed model M0, not the recipe's; of the hub as org/name@revision")  # fmt: skip
+        help="Base model M0, instead of the recipe's: a folder, or org/name@revision on Hugging "
+             "Face.")  # fmt: skip
     add("--prompts", type=Path, metavar="FILE",
-        help=f"file of prompts: {', '.join(FORMATS)}")  # fmt: skip
+        help=f"File of prompts: {', '.join(FORMATS)}.")  # fmt: skip
     add(SKIP_BAD_ROWS, action="store_true",
-        help="leave out rows of the prompt file that cannot be used; without it they are listed "
-        "and the file is refused")  # fmt: skip
+        help="Leave out unusable rows of the prompt file; without this option they are listed and "
+             "the file is refused.")  # fmt: skip
     add("--iterations", type=parse_positive_int, metavar="N",
-        help="go on until iteration N is finished; else one iteration is run")  # fmt: skip
+        help="Last iteration to run, counted from 1. Default: one more than finished.")  # fmt: skip
     add("--engine", choices=["transformers", "vllm", "openai", "scripted"],
-        help="where tokens come from")  # fmt: skip
-    add("--seed", type=int, metavar="N", help="of everything random in the experiment")
+        help="Inference engine.")  # fmt: skip
+    add("--seed", type=int, metavar="N", help="Random seed of the experiment.")
     add("--resume", action=argparse.BooleanOptionalAction, default=True,
-        help="go on with an experiment that exists; --no-resume refuses it")  # fmt: skip
-    add("--dry-run", action="store_true", help="say what it would cost; write nothing")
-    add("--json", type=Path, metavar="FILE", help="write the summaries, or the plan, there")
+        help="Continue an existing experiment; --no-resume refuses it.")  # fmt: skip
+    add("--dry-run", action="store_true", help="Print the estimated cost and write nothing.")
+    output = add("--output", type=Path, metavar="FILE",
+        help="JSON file of the summaries, or of the plan with --dry-run.")  # fmt: skip
+    add_old_option(parser, "--json", output)
 
 
 def parse_positive_int(text: str) -> int:

@@ -139,8 +139,8 @@ def build_eft(
     sampling: SamplingParams,
     seed: int,
     held_out: HeldOutPrompts,
-    top_points: float = MAX_SCORE,
-    most_share: float = 1.0,
+    max_score: float = MAX_SCORE,
+    max_share: float = 1.0,
     tell: Callable[[int], Progress] | None = None,
 ) -> EftData:
     """Judge ranked answers and keep the judgments that order them as people do.
@@ -153,9 +153,9 @@ def build_eft(
         samples: how often all answers to a prompt are judged.
         sampling: of the judgments.
         seed: of the engine, and of what is left out where there is too much of one score.
-        top_points: of the rubric; see `parse_score`.
+        max_score: of the rubric; see `parse_score`.
         held_out: prompts that are not to be trained on.
-        most_share: of the rows that may have the same points; 1 keeps all.
+        max_share: of the rows that may have the same points; 1 keeps all.
         tell: given how many judgments there will be, returns who is told the progress.
 
     Raises:
@@ -176,7 +176,7 @@ def build_eft(
         samples=samples,
         sampling=sampling,
         seed=seed,
-        top_points=top_points,
+        max_score=max_score,
         progress=None if tell is None else tell(len(responses) * samples),
     )
     ranks = {
@@ -194,7 +194,7 @@ def build_eft(
         rows.append(
             _build_eft_row(judgment, conversation[-1]["content"], ranks[judgment.response_id])
         )
-    capped = cap_score_share(rows, most_share=most_share, seed=seed)
+    capped = cap_score_share(rows, max_share=max_share, seed=seed)
     not_kept["too_many_of_these_points"] += len(rows) - len(capped)
     return EftData(tuple(capped), dict(+not_kept), left_out, len(judgments))
 
@@ -277,12 +277,12 @@ def _build_eft_row(judgment: Judgment, prompt: str, rank: float) -> EftRow:
     )
 
 
-def cap_score_share(rows: Sequence[EftRow], *, most_share: float, seed: int) -> list[EftRow]:
+def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> list[EftRow]:
     """Leave out rows of the most frequent points until none has more than its share.
 
     Args:
         rows: of any points.
-        most_share: of the rows that are left, in (0, 1].
+        max_share: of the rows that are left, in (0, 1].
         seed: of which rows are left out.
     """
     rng = random.Random(seed)
@@ -291,7 +291,7 @@ def cap_score_share(rows: Sequence[EftRow], *, most_share: float, seed: int) -> 
         by_points[round(row.score)].append(place)
     for places in by_points.values():
         rng.shuffle(places)
-    most = _compute_largest_cap([len(places) for places in by_points.values()], most_share)
+    most = _compute_largest_cap([len(places) for places in by_points.values()], max_share)
     kept = {place for places in by_points.values() for place in places[:most]}
     return [row for place, row in enumerate(rows) if place in kept]
 

@@ -40,11 +40,13 @@ class NearDuplicateIndex:
     """Remembers texts and finds those among them that a new one nearly repeats.
 
     Args:
-        similar: the least similarity that counts, in (0, 1].
+        rouge_threshold: the least similarity that counts, in (0, 1].
     """
 
-    def __init__(self, texts: Iterable[str] = (), *, similar: float = SIMILARITY_THRESHOLD) -> None:
-        self._similar = similar
+    def __init__(
+        self, texts: Iterable[str] = (), *, rouge_threshold: float = SIMILARITY_THRESHOLD
+    ) -> None:
+        self._rouge_threshold = rouge_threshold
         self._codes: dict[str, str] = {}
         self._texts: list[str] = []
         self._coded: list[str] = []
@@ -62,7 +64,7 @@ class NearDuplicateIndex:
             self._encode(text),
             self._coded,
             scorer=Indel.normalized_similarity,
-            score_cutoff=self._similar,
+            score_cutoff=self._rouge_threshold,
         )
         return None if found is None else (self._texts[found[2]], float(found[1]))
 

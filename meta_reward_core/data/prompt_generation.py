@@ -53,17 +53,17 @@ class PromptFilters:
     """What a prompt must be.
 
     Attributes:
-        least_chars: shorter ones are left out.
-        most_chars: longer ones are.
+        min_chars: shorter ones are left out.
+        max_chars: longer ones are.
         languages: one of which it must be in, ISO 639-1; empty: any.
-        similar: ROUGE-L to another prompt from which it counts as its repetition.
+        rouge_threshold: ROUGE-L to another prompt from which it counts as its repetition.
         held_out: prompts that it may not repeat.
     """
 
-    least_chars: int = 10
-    most_chars: int = 2000
+    min_chars: int = 10
+    max_chars: int = 2000
     languages: tuple[str, ...] = ("en",)
-    similar: float = SIMILARITY_THRESHOLD
+    rouge_threshold: float = SIMILARITY_THRESHOLD
     held_out: HeldOutPrompts = field(default_factory=lambda: HeldOutPrompts.from_texts([]))
 
 
@@ -74,7 +74,7 @@ class FewShotSettings:
     Attributes:
         template: with the place `{examples}`.
         seeds: examples from the seeds.
-        own: examples of the model's own, as soon as there are so many; seeds until then.
+        generated: examples that the model wrote, once there are enough; seeds until then.
         requests: of one round; what a round makes can be an example from the next one on.
         samples: replies to each request.
         sampling: of the replies.
@@ -83,7 +83,7 @@ class FewShotSettings:
     template: PromptTemplate
     sampling: SamplingParams
     seeds: int = 6
-    own: int = 2
+    generated: int = 2
     requests: int = 16
     samples: int = 4
 
@@ -136,10 +136,10 @@ def generate_prompts(
         EngineError: the engine failed as a whole.
     """
     pool = [text for text in seeds if text not in filters.held_out]
-    if len(pool) < shots.seeds + shots.own:
+    if len(pool) < shots.seeds + shots.generated:
         raise InputError(
-            f"{shots.seeds + shots.own} examples are shown at a time, but only {len(pool)} seed "
-            "instructions were given that are not held out: give more"
+            f"each request shows {shots.seeds + shots.generated} examples, but only {len(pool)} "
+            "seed prompts are not held out: add more seed prompts"
         )
     making = _GenerationState(pool, filters)
     rounds = idle = 0
@@ -168,7 +168,9 @@ class _GenerationState:
         self.left_out: list[tuple[str, GenerationDropReason, str | None]] = []
         self.replies = 0
         self._filters = filters
-        self._known = NearDuplicateIndex([*seeds, *filters.held_out.texts], similar=filters.similar)
+        self._known = NearDuplicateIndex(
+            [*seeds, *filters.held_out.texts], rouge_threshold=filters.rouge_threshold
+        )
 
     def read(self, completion: Completion, number: int) -> None:
         self.replies += 1
@@ -203,9 +205,9 @@ def find_drop_reason(text: str, filters: PromptFilters) -> GenerationDropReason 
     """The first filter that refuses a prompt, its likeness to others aside; None if none does."""
     if find_reject_reason(text) is not None:
         return "not_usable"
-    if len(text) < filters.least_chars:
+    if len(text) < filters.min_chars:
         return "too_short"
-    if len(text) > filters.most_chars:
+    if len(text) > filters.max_chars:
         return "too_long"
     if text in filters.held_out:
         return "held_out"
@@ -220,8 +222,8 @@ def _build_request(
     """Examples in random order: seeds, and the model's own where there are enough."""
     rng = random.Random(derive_seed(seed, "shots", number, place))
     own = [prompt.text for prompt, _ in making.made]
-    chosen = rng.sample(own, shots.own) if len(own) >= shots.own else []
-    chosen += rng.sample(list(making.seeds), shots.seeds + shots.own - len(chosen))
+    chosen = rng.sample(own, shots.generated) if len(own) >= shots.generated else []
+    chosen += rng.sample(list(making.seeds), shots.seeds + shots.generated - len(chosen))
     rng.shuffle(chosen)
     examples = "\n\n".join(f"<task>\n{text}\n</task>" for text in chosen)
     return [{"role": "user", "content": shots.template.fill(examples=examples)}]

@@ -63,29 +63,29 @@ what it reads on all levels, in order, is its prompt without the last token."""
 
 
 def plan_shared_batches(
-    wanted: Mapping[TokenIds, int], *, max_new_tokens: int, batch_tokens: int
+    wanted: Mapping[TokenIds, int], *, max_new_tokens: int, max_batch_tokens: int
 ) -> list[PromptBatch]:
     """Batches for decoding with shared prefixes, prompts of one family side by side.
 
     Args:
         wanted: prompt -> how many completions.
         max_new_tokens: the longest reply.
-        batch_tokens: bound on the tokens a batch holds, each shared one counted once. The samples
-            of a prompt stay together unless they exceed it; a batch has at least one row.
+        max_batch_tokens: bound on the tokens a batch holds, each shared one counted once. The
+            samples of a prompt stay together unless they exceed it; a batch has at least one row.
     """
 
     def most_copies(prompt: TokenIds) -> int:
-        return (batch_tokens - len(prompt)) // max_new_tokens
+        return (max_batch_tokens - len(prompt)) // max_new_tokens
 
     def fits(batch: PromptBatch) -> bool:
         held = count_cached_tokens(find_prefix_levels(batch)) + batch.rows * max_new_tokens
-        return held <= batch_tokens
+        return held <= max_batch_tokens
 
     return _pack_batches(sort_by_prefix_family(list(wanted)), wanted, most_copies, fits)
 
 
 def plan_padded_batches(
-    wanted: Mapping[TokenIds, int], *, max_new_tokens: int, batch_tokens: int
+    wanted: Mapping[TokenIds, int], *, max_new_tokens: int, max_batch_tokens: int
 ) -> list[PromptBatch]:
     """Batches for decoding with a padded cache of each row: rows x (longest prompt + reply).
 
@@ -93,11 +93,11 @@ def plan_padded_batches(
     """
 
     def most_copies(prompt: TokenIds) -> int:
-        return batch_tokens // (len(prompt) + max_new_tokens)
+        return max_batch_tokens // (len(prompt) + max_new_tokens)
 
     def fits(batch: PromptBatch) -> bool:
         longest = max(len(prompt) for prompt in batch.prompts)
-        return batch.rows * (longest + max_new_tokens) <= batch_tokens
+        return batch.rows * (longest + max_new_tokens) <= max_batch_tokens
 
     by_length = sorted(wanted, key=lambda ids: (-len(ids), ids))
     return _pack_batches(by_length, wanted, most_copies, fits)

@@ -43,8 +43,8 @@ def _load_transformers(folder: Path, recipe: EngineRecipe, base: Path | None) ->
         dtype=recipe.dtype,
         device=recipe.device,
         threads=recipe.threads,
-        batch_tokens=recipe.batch_tokens,
-        max_model_tokens=recipe.max_model_tokens,
+        max_batch_tokens=recipe.max_batch_tokens,
+        max_model_len=recipe.max_model_len,
     )
 
 
@@ -55,11 +55,11 @@ def _load_vllm(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:
         folder,
         dtype=recipe.dtype,
         threads=recipe.threads,
-        batch_tokens=recipe.batch_tokens,
-        max_model_tokens=recipe.max_model_tokens,
-        max_sequences=recipe.max_sequences,
-        tensor_parallel=recipe.tensor_parallel,
-        memory_share=recipe.memory_share,
+        max_batch_tokens=recipe.max_batch_tokens,
+        max_model_len=recipe.max_model_len,
+        max_num_seqs=recipe.max_num_seqs,
+        tensor_parallel_size=recipe.tensor_parallel_size,
+        gpu_memory_utilization=recipe.gpu_memory_utilization,
         base=base,
     )
 

@@ -50,8 +50,8 @@ def load_transformers_engine(
     dtype: str,
     device: str,
     threads: int | None,
-    batch_tokens: int,
-    max_model_tokens: int | None,
+    max_batch_tokens: int,
+    max_model_len: int | None,
 ) -> "TransformersEngine":
     """Load safetensors weights of a local folder; no network, no code from the folder.
 
@@ -60,9 +60,9 @@ def load_transformers_engine(
         dtype: a torch dtype by name, or "auto" for the one the weights are stored in.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
         threads: threads of the CPU, or None to leave them; the same number gives the same tokens.
-        batch_tokens: bound on the tokens held at a time, each shared one counted once; where
+        max_batch_tokens: bound on the tokens held at a time, each shared one counted once; where
             prefixes cannot be shared, on rows x (longest prompt + max_new_tokens).
-        max_model_tokens: a limit below the model's own, or None.
+        max_model_len: a limit below the model's own, or None.
 
     Raises:
         ModelFolderError: the folder cannot be loaded.
@@ -87,8 +87,8 @@ def load_transformers_engine(
     return TransformersEngine(
         model.to(place),
         tokenizer,
-        batch_tokens=batch_tokens,
-        max_model_tokens=_compute_token_limit(model, max_model_tokens),
+        max_batch_tokens=max_batch_tokens,
+        max_model_len=_compute_token_limit(model, max_model_len),
     )
 
 
@@ -100,16 +100,16 @@ class TransformersEngine:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        batch_tokens: int,
-        max_model_tokens: int | None,
+        max_batch_tokens: int,
+        max_model_len: int | None,
     ) -> None:
         """Put `model` into evaluation mode, find out whether it can share prefixes, and keep it."""
         self._model: PreTrainedModel | None = model.eval()
         self._shares = enable_prefix_sharing(model)
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
-        self._batch_tokens = batch_tokens
-        self._max_model_tokens = max_model_tokens
+        self._max_batch_tokens = max_batch_tokens
+        self._max_model_len = max_model_len
         self._end_ids = _find_end_token_ids(model, tokenizer)
 
     def sample(
@@ -148,7 +148,7 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
     def _make_refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
-        limit = self._max_model_tokens
+        limit = self._max_model_len
         if limit is None or prompt_tokens + max_new_tokens <= limit:
             return None
         reason = (
@@ -177,7 +177,7 @@ class TransformersEngine:
             else (plan_padded_batches, PaddedBatch)
         )
         batches = plan(
-            wanted, max_new_tokens=sampling.max_new_tokens, batch_tokens=self._batch_tokens
+            wanted, max_new_tokens=sampling.max_new_tokens, max_batch_tokens=self._max_batch_tokens
         )
         for index, batch in enumerate(batches):
             try:
@@ -189,7 +189,7 @@ class TransformersEngine:
                     on_step=tally.record_step,
                 )
             except torch.OutOfMemoryError as error:
-                raise EngineError(f"Out of memory: lower batch_tokens. {error}") from error
+                raise EngineError(f"Out of memory: lower max_batch_tokens. {error}") from error
             owners = (p for p, n in zip(batch.prompts, batch.copies, strict=True) for _ in range(n))
             for prompt, completion in zip(owners, self._read(rows), strict=True):
                 drawn[prompt].append(completion)

@@ -50,11 +50,11 @@ def load_vllm_engine(
     *,
     dtype: str,
     threads: int | None,
-    batch_tokens: int,
-    max_model_tokens: int | None,
-    max_sequences: int,
-    tensor_parallel: int,
-    memory_share: float,
+    max_batch_tokens: int,
+    max_model_len: int | None,
+    max_num_seqs: int,
+    tensor_parallel_size: int,
+    gpu_memory_utilization: float,
     base: Path | None = None,
 ) -> "VllmEngine":
     """Load safetensors weights of a local folder; no network, no code from the folder.
@@ -65,11 +65,11 @@ def load_vllm_engine(
         model_folder: a folder that `check_model_folder` has passed.
         dtype: a torch dtype by name.
         threads: threads of a CPU, or None to leave them.
-        batch_tokens: tokens that the cache of a CPU holds.
-        max_model_tokens: a limit below the model's own, or None.
-        max_sequences: replies decoded at a time.
-        tensor_parallel: devices that share each layer.
-        memory_share: of a GPU's memory, for weights and cache.
+        max_batch_tokens: tokens that the cache of a CPU holds.
+        max_model_len: a limit below the model's own, or None.
+        max_num_seqs: replies decoded at a time.
+        tensor_parallel_size: devices that share each layer.
+        gpu_memory_utilization: of a GPU's memory, for weights and cache.
         base: draw from the weights of this folder and the adapter inside `model_folder`, which
             is not merged then; None: from the weights of `model_folder`.
 
@@ -83,7 +83,7 @@ def load_vllm_engine(
         torch.set_num_threads(threads)
     tokenizer, config = _read_model_folder(model_folder)
     on_cpu = bool(import_module("vllm.platforms").current_platform.is_cpu())
-    cache_tokens = batch_tokens + max_sequences * _CPU_BLOCK_TOKENS
+    cache_tokens = max_batch_tokens + max_num_seqs * _CPU_BLOCK_TOKENS
     adapter = None if base is None else model_folder / ADAPTER_FOLDER
     restore = _guard_threads()
     try:
@@ -91,10 +91,10 @@ def load_vllm_engine(
             llm = vllm.LLM(
                 model=str(base or model_folder),
                 dtype=dtype,
-                max_model_len=max_model_tokens,
-                max_num_seqs=max_sequences,
-                tensor_parallel_size=tensor_parallel,
-                gpu_memory_utilization=memory_share,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                tensor_parallel_size=tensor_parallel_size,
+                gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_memory_bytes=_compute_cache_bytes(config, dtype, cache_tokens)
                 if on_cpu
                 else None,
@@ -113,7 +113,7 @@ def load_vllm_engine(
         tokenizer,
         end_ids=_find_end_token_ids(model_folder, config, tokenizer),
         adapter=adapter,
-        seeded_requests=tensor_parallel > 1,
+        seeded_requests=tensor_parallel_size > 1,
         on_close=restore,
     )
 
@@ -229,7 +229,7 @@ class VllmEngine:
                         drawn[prompt] = iter(completions)
                         tell(completions)
         except torch.OutOfMemoryError as error:
-            raise EngineError(f"Out of memory: lower memory_share. {error}") from error
+            raise EngineError(f"Out of memory: lower gpu_memory_utilization. {error}") from error
         finally:
             if waiting:
                 engine.abort_request(list(waiting))

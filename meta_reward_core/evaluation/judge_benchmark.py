@@ -89,7 +89,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
         instructions=items.instructions,
         template=words.template,
         rubric=words.rubric,
-        top_points=words.top_points,
+        max_score=words.max_score,
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,

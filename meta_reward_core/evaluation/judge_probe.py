@@ -222,7 +222,7 @@ class _Probe:
             samples=count,
             sampling=_make_sampling(recipe),
             seed=self._derive_seed(f"judge from {first}"),
-            top_points=recipe.top_points,
+            max_score=recipe.max_score,
         )
         self._note("judge", before, replies=len(drawn), tokens=counts["tokens"])
         self.judgments += [_renumber(one, first) for one in drawn]

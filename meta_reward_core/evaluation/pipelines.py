@@ -79,7 +79,7 @@ class JudgePrompt:
 
     template: PromptTemplate
     rubric: str
-    top_points: float = MAX_SCORE
+    max_score: float = MAX_SCORE
 
 
 def run_alpaca(
@@ -343,7 +343,7 @@ def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> S
         judge=run.judge.name,
         template=words.template,
         rubric=words.rubric,
-        top_points=words.top_points,
+        max_score=words.max_score,
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,

@@ -74,7 +74,7 @@ def score_items(
     judge: str,
     template: PromptTemplate,
     rubric: str,
-    top_points: float = MAX_SCORE,
+    max_score: float = MAX_SCORE,
     samples: int,
     sampling: SamplingParams,
     seed: int = 0,
@@ -89,7 +89,7 @@ def score_items(
         judge: the name under which the scores go.
         template: the judge's prompt.
         rubric: what `{rubric}` stands for.
-        top_points: of the rubric; see `parse_score`.
+        max_score: of the rubric; see `parse_score`.
         samples: judgments of each answer.
         sampling: of the judgments.
         seed: of the engine.
@@ -110,7 +110,7 @@ def score_items(
         instructions=prompts,
         template=template,
         rubric=rubric,
-        top_points=top_points,
+        max_score=max_score,
         samples=samples,
         sampling=sampling,
         seed=seed,

@@ -59,8 +59,8 @@ def judge_responses(
     samples: int,
     sampling: SamplingParams,
     seed: int,
-    top_points: float = MAX_SCORE,
-    hopeless_at: float | None = None,
+    max_score: float = MAX_SCORE,
+    early_stop_z: float | None = None,
     rho: float = 0.0,
     min_valid_judgments: int = 1,
     progress: Progress | None = None,
@@ -69,11 +69,11 @@ def judge_responses(
 
     Args:
         instructions: prompt_id -> text of the instruction.
-        top_points: of the rubric; see `parse_score`.
-        hopeless_at: see `hopeless`; with it, responses that can no longer be chosen or rejected
+        max_score: of the rubric; see `parse_score`.
+        early_stop_z: see `hopeless`; with it, responses that can no longer be chosen or rejected
             get no more judgments.
-        rho: with `hopeless_at`: width of the tiers.
-        min_valid_judgments: with `hopeless_at`: nobody is given up with fewer readable ones.
+        rho: with `early_stop_z`: width of the tiers.
+        min_valid_judgments: with `early_stop_z`: nobody is given up with fewer readable ones.
 
     Returns:
         N judgments for each response that was not given up, in order, scored or with the reason
@@ -104,13 +104,13 @@ def judge_responses(
         drawn_before += len(some) * count
         return {
             response.response_id: [
-                _parse_judgment(response, first + sample, completion, top_points)
+                _parse_judgment(response, first + sample, completion, max_score)
                 for sample, completion in enumerate(completions)
             ]
             for response, completions in zip(some, drawn, strict=True)
         }
 
-    if hopeless_at is None:
+    if early_stop_z is None:
         found = sample_round(responses, 0, samples)
     else:
         rounds = split_into_rounds(samples, at_least=min_valid_judgments)
@@ -119,7 +119,7 @@ def judge_responses(
             sample_round,
             rounds=rounds,
             rho=rho,
-            hopeless_at=hopeless_at,
+            early_stop_z=early_stop_z,
             min_valid_judgments=min_valid_judgments,
         )
     judgments = [judgment for response in responses for judgment in found[response.response_id]]
@@ -139,7 +139,7 @@ def sample_adaptively(
     *,
     rounds: Sequence[int],
     rho: float,
-    hopeless_at: float,
+    early_stop_z: float,
     min_valid_judgments: int,
 ) -> JudgmentsByResponse:
     """Sample judgments in rounds, each time for the responses that may still be in a pair.
@@ -149,7 +149,7 @@ def sample_adaptively(
         sample_round: samples judgments of some responses.
         rounds: number of judgments of a response in each round.
         rho: width of the tiers.
-        hopeless_at: see `adaptive_judging.find_still_in_play`.
+        early_stop_z: see `adaptive_judging.find_still_in_play`.
         min_valid_judgments: nobody is given up with fewer readable ones.
     """
     judgments: dict[str, list[Judgment]] = {response.response_id: [] for response in responses}
@@ -166,7 +166,7 @@ def sample_adaptively(
         named = {name for name, had in scores.items() if len(had) < min_valid_judgments}
         for family in _group_by_prompt(responses):
             judged = {name: PartialScore(scores[name], remaining.get(name, 0)) for name in family}
-            named |= find_still_in_play(judged, rho=rho, deviations=hopeless_at)
+            named |= find_still_in_play(judged, rho=rho, deviations=early_stop_z)
         in_play = [response for response in in_play if response.response_id in named]
     return judgments
 
@@ -180,9 +180,9 @@ def _group_by_prompt(responses: Sequence[Response]) -> list[list[str]]:
 
 
 def _parse_judgment(
-    response: Response, sample: int, completion: Completion, top_points: float
+    response: Response, sample: int, completion: Completion, max_score: float
 ) -> Judgment:
-    score, reason = _parse_completion_score(completion, top_points)
+    score, reason = _parse_completion_score(completion, max_score)
     return Judgment(
         prompt_id=response.prompt_id,
         response_id=response.response_id,
@@ -199,13 +199,13 @@ def _parse_judgment(
 
 
 def _parse_completion_score(
-    completion: Completion, top_points: float
+    completion: Completion, max_score: float
 ) -> tuple[float | None, UnscoredReason | None]:
     """Read the points; see `parsing` for what counts of a reply that was cut off."""
     if completion.finish_reason == "refused":
         return None, PROMPT_REFUSED
     is_cut_off = completion.finish_reason == "length"
-    parsed = parse_score(completion.text, top_points=top_points, is_cut_off=is_cut_off)
+    parsed = parse_score(completion.text, max_score=max_score, is_cut_off=is_cut_off)
     return parsed.score, parsed.reason
 
 

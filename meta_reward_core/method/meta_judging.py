@@ -114,13 +114,13 @@ def run_battles(
     hide_score_line: bool,
     sampling: SamplingParams,
     seed: int,
-    decided_at: float | None = None,
+    adaptive_z: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Battle], Counts]:
     """Let the meta-judge decide each planned battle, once.
 
     Args:
-        decided_at: see `adaptive_battles`; with it, battles that can no longer change a pair are
+        adaptive_z: see `adaptive_battles`; with it, battles that can no longer change a pair are
             left out. The rounds of all responses run together.
 
     Returns:
@@ -147,10 +147,10 @@ def run_battles(
             for battle, completions in zip(some, drawn, strict=True)
         ]
 
-    if decided_at is None:
+    if adaptive_z is None:
         finished = run_round(battles, 0, 0)
     else:
-        finished = run_adaptive_battles(battles, run_round, decided_at=decided_at)
+        finished = run_adaptive_battles(battles, run_round, adaptive_z=adaptive_z)
     return finished, _count_battles(finished, planned=len(battles))
 
 
@@ -158,14 +158,14 @@ BattleRunner = Callable[[Sequence[PlannedBattle], int, int], list[Battle]]
 
 
 def run_adaptive_battles(
-    battles: Sequence[PlannedBattle], run_round: BattleRunner, *, decided_at: float
+    battles: Sequence[PlannedBattle], run_round: BattleRunner, *, adaptive_z: float
 ) -> list[Battle]:
     """Run the battles in rounds, leaving out the battles of judgments whose place is decided.
 
     Args:
         battles: planned ones, of any number of responses.
         run_round: runs some battles; given the number of the round, from 0, and of earlier battles.
-        decided_at: see `adaptive_battles.find_undecided_judgments`.
+        adaptive_z: see `adaptive_battles.find_undecided_judgments`.
     """
     planned = {_to_ordered_pair(battle.first, battle.second): battle for battle in battles}
     orders: defaultdict[str, list[OrderedPair]] = defaultdict(list)
@@ -179,7 +179,7 @@ def run_adaptive_battles(
             order
             for name, its_rounds in rounds.items()
             for order in _select_due_battles(
-                its_rounds, number, orders[name], verdicts[name], decided_at
+                its_rounds, number, orders[name], verdicts[name], adaptive_z
             )
         }
         some = [battle for order, battle in planned.items() if order in due]
@@ -195,14 +195,14 @@ def _select_due_battles(
     number: int,
     orders: Sequence[OrderedPair],
     verdicts: Mapping[OrderedPair, str | None],
-    decided_at: float,
+    adaptive_z: float,
 ) -> Sequence[OrderedPair]:
     """What one response still needs of a round; everything of the first one."""
     if number >= len(rounds) or number == 0:
         return rounds[number] if number == 0 else ()
     standings = tally_win_records(orders, verdicts)
     return select_remaining_battles(
-        rounds[number], find_undecided_judgments(standings, deviations=decided_at)
+        rounds[number], find_undecided_judgments(standings, deviations=adaptive_z)
     )
 
 

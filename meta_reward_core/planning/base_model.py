@@ -102,7 +102,7 @@ def _names_nothing(recipe: Recipe) -> bool:
 
 def _get_task_models(recipe: Recipe) -> BaseModelSource | None:
     """The task's models if the recipe names one of them."""
-    task = find_task(recipe.task_name)
+    task = find_task(recipe.task)
     models = None if task is None else task.base_model
     return models if models is not None and models.provides(recipe.model) else None
 

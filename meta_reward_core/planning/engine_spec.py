@@ -21,6 +21,7 @@ from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning import experiment_setup
 from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
+from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.loader import change_recipe
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -82,7 +83,7 @@ def _make_loader(
     say: Callable[[str], None],
 ) -> tuple[Callable[[], Engine], dict[str, Any]]:
     """What makes the engine, and what tells its completions from another's."""
-    settings = recipe.model_dump(mode="json")
+    settings = canonicalize_section(recipe, "engine.")
     if spec == SCRIPTED:
         nobody = ModelRef(SCRIPTED, places.models, "")
         return lambda: experiment_setup.load_engine(nobody, recipe), {"scripted": settings}

@@ -81,7 +81,7 @@ def compute_task_pool_size(recipe: Recipe) -> int:
     needed = prompts if recipe.sample.allow_reuse else prompts * recipe.iterations
     if available < needed:
         raise InputError(
-            f"recipe {recipe.name!r} needs {needed:,} prompts, but its task {recipe.task_name!r} "
+            f"recipe {recipe.name!r} needs {needed:,} prompts, but its task {recipe.task!r} "
             f"has {available:,}: lower sample.prompts or iterations, or give your own prompts"
         )
     return min(available, prompts * max(recipe.iterations, _TASK_POOL_ITERATIONS))
@@ -93,7 +93,7 @@ def get_task_prompts(recipe: Recipe) -> PromptSource:
     Raises:
         InputError: the recipe names no task, or one that is not installed here or has no prompts.
     """
-    task = find_task(recipe.task_name)
+    task = find_task(recipe.task)
     if task is not None and task.prompts is not None:
         return task.prompts
     missing = "names no task" if task is None else f"names {task.title}, which has no prompts"

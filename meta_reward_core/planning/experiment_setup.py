@@ -43,6 +43,7 @@ from meta_reward_core.planning.experiment_request import (
     get_task_prompts,
     load_requested_recipe,
 )
+from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles, iter_experiment_names
@@ -98,7 +99,7 @@ def check_can_create(
     if request.recipe is None:
         _check_not_misspelt(request.experiment, store)
     recipe = load_requested_recipe(request)
-    templates = load_templates(recipe, get_task_templates(recipe.task_name))
+    templates = load_templates(recipe, get_task_templates(recipe.task))
     if engine_here:
         _require_engines(recipe)
     items = read_fixed_items(recipe)
@@ -280,11 +281,11 @@ def _build_task_pool(recipe: Recipe, texts: Sequence[str]) -> PromptFile:
         TaskError: a prompt comes twice, or cannot be stored.
     """
     if len(set(texts)) < len(texts):
-        raise TaskError(f"the task {recipe.task_name!r} supplies the same prompt twice: repair it")
+        raise TaskError(f"the task {recipe.task!r} supplies the same prompt twice: repair it")
     for text in texts:
         if (reason := find_reject_reason(text)) is not None:
             raise TaskError(
-                f"the task {recipe.task_name!r} supplies a prompt that cannot be used: "
+                f"the task {recipe.task!r} supplies a prompt that cannot be used: "
                 f"{REJECT_TEXT[reason]} ({text!r:.80})"
             )
     prompts = [Prompt(compute_prompt_id(text), text) for text in texts]
@@ -359,7 +360,7 @@ def _make_caching_loader(draws: Path) -> EngineLoader:
     def load(model: ModelRef, recipe: EngineRecipe) -> Engine:
         identity = {
             "weights": model.sha256,
-            "settings": recipe.model_dump(mode="json"),
+            "settings": canonicalize_section(recipe, "engine."),
             "packages": StageResources.packages(),
         }
         return CachingEngine(

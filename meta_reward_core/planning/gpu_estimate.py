@@ -121,12 +121,12 @@ def plan_on_hardware(
         ValueError: the model's weights do not fit on a worker.
     """
     plans = {plan.stage: plan for plan in plan_iteration(recipe, iteration)}
-    shards = math.ceil(recipe.sample.prompts / recipe.shard_prompts)
+    shards = math.ceil(recipe.sample.prompts / recipe.prompts_per_shard)
     rounds = math.ceil(shards / workers)
     times = []
     for stage, load in _compute_loads(recipe, plans):
         seconds = _estimate_sampling_seconds(
-            load, device, devices, model, recipe.engine.max_sequences
+            load, device, devices, model, recipe.engine.max_num_seqs
         )
         of_a_shard = seconds / shards / devices + SECONDS_PER_SHARD
         times.append(
@@ -177,7 +177,7 @@ def _estimate_reply_tokens(sampling: DecodingRecipe) -> float:
 
 
 def _estimate_sampling_seconds(
-    load: _TokenLoad, device: Device, devices: int, model: ModelSize, max_sequences: int
+    load: _TokenLoad, device: Device, devices: int, model: ModelSize, max_num_seqs: int
 ) -> float:
     """Device-seconds: reading is bound by arithmetic, drawing by memory or arithmetic.
 
@@ -192,7 +192,7 @@ def _estimate_sampling_seconds(
             f"{devices * device.memory / 1e9:.0f} GB: give it more devices"
         )
     room = copies * device.memory * _MEMORY_UTILIZATION - weights
-    replies = max(1, min(max_sequences, int(room / (load.context * model.kv_bytes))))
+    replies = max(1, min(max_num_seqs, int(room / (load.context * model.kv_bytes))))
     moved = weights + replies * load.context * model.kv_bytes
     step = max(
         moved / (copies * device.bandwidth * PREFILL_UTILIZATION),

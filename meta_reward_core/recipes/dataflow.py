@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from meta_reward_core.recipes.canonical import get_current_key, get_frozen_key
 from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
 from meta_reward_core.storage.layout import CHECKPOINT, get_partition_path, get_table_path
 from meta_reward_core.storage.records import PairKind
@@ -143,7 +144,11 @@ def _judges_itself(recipe: Recipe) -> bool:
 
 
 def _stops_judging_early(recipe: Recipe) -> bool:
-    return recipe.judge.hopeless_at is not None
+    return recipe.judge.early_stop_z is not None
+
+
+def _has_task(recipe: Recipe) -> bool:
+    return recipe.task is not None
 
 
 def _measures_models(recipe: Recipe) -> bool:
@@ -157,15 +162,15 @@ _ENGINE: Final = (
     *_need(
         "engine.dtype",
         "engine.threads",
-        "engine.batch_tokens",
-        "engine.max_model_tokens",
+        "engine.max_batch_tokens",
+        "engine.max_model_len",
         when=_by_engine("transformers", "vllm"),
     ),
     *_need("engine.device", when=_by_engine("transformers")),
     *_need(
-        "engine.max_sequences",
-        "engine.tensor_parallel",
-        "engine.memory_share",
+        "engine.max_num_seqs",
+        "engine.tensor_parallel_size",
+        "engine.gpu_memory_utilization",
         when=_by_engine("vllm"),
     ),
     *_need("engine.endpoint", when=_by_engine("openai")),
@@ -178,7 +183,7 @@ SAMPLE: Final = StageSpec(
     writes=("prompts",),
     part_by_part=False,
     resource="cpu",
-    needs=_need("sample.prompts", "sample.allow_reuse", "shard_prompts"),
+    needs=_need("sample.prompts", "sample.allow_reuse", "prompts_per_shard"),
 )
 GENERATE: Final = StageSpec(
     name="generate",
@@ -231,7 +236,7 @@ META_JUDGE: Final = StageSpec(
             "meta_judge.max_judgments",
             "meta_judge.max_score_gap",
             "meta_judge.hide_score_line",
-            "meta_judge.decided_at",
+            "meta_judge.adaptive_z",
             "judge.rubric",
         ),
         *_ENGINE,
@@ -263,7 +268,7 @@ TRAIN: Final = StageSpec(
     writes=("training_log", "refused", CHECKPOINT),
     part_by_part=False,
     resource="trainer",
-    needs=_need("training", "engine.threads", "pair_kinds", "audit.human_pairs_share"),
+    needs=_need("training", "engine.threads", "train_on", "audit.human_pairs_share"),
     model="training",
 )
 EVALUATE: Final = StageSpec(
@@ -274,7 +279,8 @@ EVALUATE: Final = StageSpec(
     part_by_part=False,
     resource="engine",
     needs=(
-        *_need("evaluation.oracle", "evaluation.tasks", "pair_kinds"),
+        *_need("task", "evaluation.tasks", "train_on"),
+        *_need("evaluation.ground_truth", when=_has_task),
         *_only_when(  # tasks of other packages may read of the three roles what they want
             _measures_models,
             (
@@ -303,21 +309,19 @@ STAGE_SPECS: Final = (
 NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "name": "a name for people",
     "description": "a sentence for people",
-    "world": "it supplies the pool of prompts and M0, which keys hash; its ground truth is "
-    "evaluation.oracle",
     "model": "its files are hashed, wherever they are",
     "iterations": "it says how long the schedule is, and changes no iteration",
     "sample.held_out": "it acts once, on the pool of prompts, which keys hash themselves",
     "audit.required": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.least_agreement": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.min_agreement": "it decides whether an iteration trains; what is withheld is a table",
     "audit.confidence": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.answers": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.otherwise": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.min_answers": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.on_failure": "it decides whether an iteration trains; what is withheld is a table",
 }
 """Values that change no table and no checkpoint, and why."""
 
 SCHEDULED_FIELDS: Final = (
-    "pair_kinds",
+    "train_on",
     "pairing.rho",
     "pairing.max_chosen_chars",
     "meta_judge.max_chosen_judgment_chars",
@@ -328,14 +332,19 @@ SCHEDULED_FIELDS: Final = (
 def select_needed_values(
     spec: StageSpec, recipe: Recipe, number: int, *, values: Values, texts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Select what a stage of an iteration depends on, by the names of the values.
+    """Select what a stage of an iteration depends on, by the canonical names of the values.
 
     Args:
-        values: the recipe's values by dotted name, as `flatten_values` gives them.
+        values: the recipe's canonical values by dotted name, as `flatten_values` gives them: so a
+            key of a shard does not change where a key of a recipe gets another name, or is added.
         texts: hashes of what the values that name a file or a template stand for.
     """
-    chosen = {field: values[field] for field in values if spec.depends_on(field, recipe)}
-    for field in SCHEDULED_FIELDS:
+    chosen = {
+        field: value
+        for field, value in values.items()
+        if spec.depends_on(get_current_key(field), recipe)
+    }
+    for field in map(get_frozen_key, SCHEDULED_FIELDS):
         if field in chosen:
             chosen[field] = get_scheduled_value(chosen[field], number)
     return chosen | {field: texts[field] for field in texts if field in chosen}
@@ -356,10 +365,11 @@ def list_affected_stages(fields: Iterable[str], recipe: Recipe, number: int) -> 
     """List the stages of an iteration that depend on one of some values, and all made from them.
 
     Args:
+        fields: dotted names, of today or of the canonical form.
         recipe: after the change; what depends on a value only before the change is asked for by a
             second call.
     """
-    changed = tuple(fields)
+    changed = tuple(map(get_current_key, fields))
     affected: list[StageSpec] = []
     made_again: set[str] = set()
     for spec in STAGE_SPECS:

@@ -1,6 +1,9 @@
-"""Reading recipes: YAML files that extend one another, and `key=value` changes on top."""
+"""Reading recipes: YAML files that extend one another, and `key=value` changes on top.
 
-from collections.abc import Sequence
+Keys that were renamed are read, too: each is reported to `warn` and becomes today's key.
+"""
+
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -8,11 +11,20 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from meta_reward_core.errors import MalformedInputError, RecipeError
+from meta_reward_core.recipes.canonical import restore_names
 from meta_reward_core.recipes.prompt_templates import is_shipped_name
+from meta_reward_core.recipes.renamed_keys import (
+    Values,
+    Warn,
+    get_value,
+    is_renamed,
+    set_value,
+    translate_renamed_keys,
+    warn_renamed,
+)
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.untrusted_input import parse_yaml
 
-Values = dict[str, Any]
 TEMPLATE_KEYS: Final = ("judge.template", "judge.rubric", "meta_judge.template")
 """Values that name a template of the package, or a file."""
 _MAX_PROBLEMS: Final = 20
@@ -24,36 +36,46 @@ def list_shipped_recipes() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def load_recipe(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, *, changes: Sequence[str] = (), warn: Warn = warn_renamed
+) -> Recipe:
     """Read a recipe by its shipped name or its file, apply `key=value` changes, validate.
 
     Args:
         name_or_path: a name from `list_shipped_recipes`, or the path of a YAML file.
         changes: such as `actor.samples=5`; values are YAML.
+        warn: told about each deprecated key.
 
     Raises:
         RecipeError: the recipe is missing, malformed, extends itself, or a value is impossible.
     """
-    values = _read_extended(name_or_path, chain=())
+    values = _read_extended(name_or_path, chain=(), warn=warn)
     for change in changes:
-        _apply_change(values, change)
+        _apply_change(values, change, warn)
     return parse_recipe(values, origin=name_or_path)
 
 
-def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+def change_recipe(recipe: Recipe, changes: Sequence[str], *, warn: Warn = warn_renamed) -> Recipe:
     """Apply `key=value` changes to a recipe that has been read already, and validate.
+
+    Args:
+        changes: such as `actor.samples=5`; values are YAML.
+        warn: told about each deprecated key.
 
     Raises:
         RecipeError: a change is malformed or a value impossible.
     """
     values = recipe.model_dump(mode="json")
     for change in changes:
-        _apply_change(values, change)
+        _apply_change(values, change, warn)
     return parse_recipe(values, origin=recipe.name)
 
 
-def read_recipe_text(text: str) -> Recipe:
+def read_recipe_text(text: str, *, warn: Warn = warn_renamed) -> Recipe:
     """Read a recipe that somebody sent: it may extend a shipped one, and no file of this machine.
+
+    Args:
+        warn: told about each deprecated key.
 
     Raises:
         RecipeError: malformed, of another machine's files, or a value is impossible.
@@ -63,7 +85,8 @@ def read_recipe_text(text: str) -> Recipe:
     if parent is not None and parent not in list_shipped_recipes():
         known = ", ".join(list_shipped_recipes())
         raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r:.80}")
-    base = _read_extended(parent, chain=()) if parent else {}
+    base = _read_extended(parent, chain=(), warn=warn) if parent else {}
+    values = translate_renamed_keys(values, base=base, warn=warn)
     return parse_recipe(_merge_values(base, values), origin=f"{values.get('name', 'sent')!s:.64}")
 
 
@@ -77,8 +100,28 @@ def _read_untrusted(text: str) -> Values:
     return values
 
 
+def parse_stored_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
+    """Validate a recipe as an experiment or a record has stored it: see `canonical`.
+
+    Raises:
+        RecipeError: with one line per wrong value.
+    """
+    return parse_recipe(restore_names(values), origin=origin)
+
+
+def read_stored_values(values: Mapping[str, Any], *, origin: str) -> Values:
+    """Write a stored recipe out for people: under today's keys, with all values.
+
+    What another version has stored, and cannot be read here, is shown as far as it goes.
+    """
+    try:
+        return parse_stored_recipe(values, origin=origin).model_dump(mode="json")
+    except RecipeError:
+        return restore_names(values)
+
+
 def parse_recipe(values: Values, *, origin: str) -> Recipe:
-    """Validate plain values as a recipe.
+    """Validate plain values, under today's keys, as a recipe.
 
     Raises:
         RecipeError: with one line per wrong value.
@@ -100,18 +143,23 @@ def _describe(problem: Any) -> str:
     return f"  {where}: {problem['msg']} (given: {problem['input']!r:.80})"
 
 
-def _read_extended(name_or_path: str, *, chain: tuple[str, ...]) -> Values:
+def _read_extended(name_or_path: str, *, chain: tuple[str, ...], warn: Warn) -> Values:
     path = _find_recipe(name_or_path, relative_to=chain[-1] if chain else None)
     if path in chain:
         steps = " -> ".join([*chain[chain.index(path) :], path])
         raise RecipeError(f"recipes extend each other in a circle: {steps}")
     values = _read_yaml(path)
     parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    if not isinstance(parent, str):
+    if not isinstance(parent, str | None):
         raise RecipeError(f"{path}: `extends` takes one recipe's name, not {parent!r}")
-    return _merge_values(_read_extended(parent, chain=(*chain, path)), values)
+    base = _read_extended(parent, chain=(*chain, path), warn=warn) if parent is not None else {}
+    try:
+        values = translate_renamed_keys(
+            values, base=base, warn=lambda message: warn(f"{path}: {message}")
+        )
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return _merge_values(base, values)
 
 
 def _find_recipe(name_or_path: str, *, relative_to: str | None) -> str:
@@ -160,18 +208,22 @@ def _merge_values(base: Values, over: Values) -> Values:
     return merged
 
 
-def _apply_change(values: Values, change: str) -> None:
+def _apply_change(values: Values, change: str, warn: Warn) -> None:
     key, equals, text = change.partition("=")
-    if not equals or not key.strip():
+    key = key.strip()
+    if not equals or not key:
         raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
     try:
         new = parse_yaml(text)
     except MalformedInputError as error:
         raise RecipeError(f"--set {key}: {text!r:.80} {error}") from error
-    *sections, last = key.strip().split(".")
-    target = values
-    for section in sections:
-        target = target.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise RecipeError(f"--set {key}: {section!r} is a value, not a section")
-    target[last] = new
+    layer: Values = {}
+    set_value(layer, key, new)
+    try:
+        layer = translate_renamed_keys(layer, base=values, warn=warn)
+        if is_renamed(key):
+            values |= _merge_values(values, layer)
+        else:
+            set_value(values, key, get_value(layer, key))
+    except RecipeError as error:
+        raise RecipeError(f"--set {error}") from error

@@ -9,21 +9,28 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from meta_reward_core.recipes.renamed_keys import RENAMED_KEYS
 from meta_reward_core.recipes.schema import Recipe
 
 _HEAD = """\
 # Recipes
 
-A recipe is a YAML file. What it does not say has the value below; the defaults are the paper's
-wherever the paper names one. `extends: NAME` (a shipped recipe, or a file beside it) begins with
-another recipe's values, `--set section.key=value` changes one on the command line. An unknown
+A recipe is a YAML file. Keys that it leaves out have the defaults below, which are the paper's
+where the paper gives a value. `extends: NAME` (a shipped recipe, or a file in the same folder)
+starts from another recipe, and `--set section.key=value` changes a value. An unknown
 key is an error.
 
-A value marked "by iteration" may be a list: its entries hold for iterations 1, 2, ... and the
-last one goes on.
+A value marked "by iteration" may be a list: its entries are for iterations 1, 2, ... and the last
+entry is repeated.
 
 This page is written by `python -m meta_reward_core.recipes.reference`; a test holds it to the
 code.
+"""
+
+_RENAMED = """
+## Deprecated keys
+
+These keys still work, with a warning, and will be removed in a later version.
 """
 
 
@@ -33,6 +40,10 @@ def write_reference() -> str:
     lines += [f"- `{name}`: {load_recipe(name).description}" for name in list_shipped_recipes()]
     lines += ["", "## Values", "", "| key | default | bounds | unit | meaning | source |"]
     lines += ["|---|---|---|---|---|---|", *_iter_rows(Recipe, "")]
+    lines += [_RENAMED, "| old key | key |", "|---|---|"]
+    lines += [f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items()]
+    lines += ["| `world: miniature` | `task: toy` |"]
+    lines += ["| `evaluation.oracle` | `task` and `evaluation.ground_truth` |"]
     return "\n".join(lines) + "\n"
 
 

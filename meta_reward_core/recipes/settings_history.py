@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from meta_reward_core.errors import ArtifactError, InputError
-from meta_reward_core.recipes.loader import parse_recipe
-from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.recipes.canonical import (
+    canonicalize_recipe,
+    get_frozen_key,
+    hash_recipe_values,
+)
+from meta_reward_core.recipes.loader import parse_stored_recipe
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import encode_canonical_json
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.layout import parse_settings_change_name
@@ -31,7 +36,7 @@ class SettingsChange:
     Attributes:
         number: counted from 1.
         from_iteration: the first iteration that it holds for.
-        before, after: the values that differ, by dotted name as they are stored.
+        before, after: the values that differ, by dotted name in the canonical form.
     """
 
     number: int
@@ -72,7 +77,7 @@ class SettingsHistory:
 
     Attributes:
         origin: where they are stored, for messages.
-        began: values of the recipe as they were stored when the experiment began.
+        began: canonical values of the recipe, as they were stored when the experiment began.
         changes: since then, in order.
     """
 
@@ -86,7 +91,7 @@ class SettingsHistory:
         for change in self.changes:
             if number is None or change.from_iteration <= number:
                 for key, value in change.after.items():
-                    _set_value(values, key, value)
+                    _set_value(values, get_frozen_key(key), value)
         return values
 
     def get_recipe(self, number: int | None = None) -> Recipe:
@@ -95,7 +100,7 @@ class SettingsHistory:
         Raises:
             RecipeError: the stored values are no recipe.
         """
-        return parse_recipe(self.get_values(number), origin=self.origin)
+        return parse_stored_recipe(self.get_values(number), origin=self.origin)
 
     def get_recipe_sha256(self, number: int | None = None) -> str:
         """Hash of that recipe: of the beginning's as it was stored, of a later one as it is now."""
@@ -145,6 +150,17 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
             f"the settings of experiment {files.name!r} were changed meanwhile: look at them, and "
             "try again"
         )
+
+
+def compare_recipes(old: Recipe, new: Recipe) -> tuple[Values, Values]:
+    """Values that differ between two recipes, by dotted name in the canonical form.
+
+    Values that stand at the default of a later version are written out, so that a change back to a
+    default is a change, too.
+    """
+    return find_differences(
+        canonicalize_recipe(old, is_complete=True), canonicalize_recipe(new, is_complete=True)
+    )
 
 
 def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Values, Values]:

@@ -1,4 +1,4 @@
-"""What may be set of a training. Light: recipes read this without loading torch."""
+"""Settings of a training. Imports no torch, so recipes can read it quickly."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 
 class LoraSettings(Section):
-    """Train low-rank adapters, merged into the weights before they are published."""
+    """Low-rank adapters, merged into the weights after training."""
 
     r: int = declare_field(
         default=16,
@@ -24,31 +24,31 @@ class LoraSettings(Section):
     alpha: int = declare_field(
         default=32,
         ge=1,
-        text="Scale of the adapters, divided by r.",
+        text="Scaling of the adapters (alpha), divided by r.",
         source=OURS,
     )
     dropout: float = declare_field(
         default=0.0,
         ge=0,
         lt=1,
-        text="Dropout inside the adapters.",
+        text="Dropout of the adapters.",
         source=OURS,
     )
     target_modules: tuple[str, ...] | Literal["all-linear"] = declare_field(
         default="all-linear",
-        text="Names of the layers that get an adapter. The language-model head may not.",
+        text="Layers with an adapter. The language-model head is not allowed.",
         source=OURS,
     )
     keep_adapter: bool = declare_field(
         default=False,
-        text="The checkpoint holds the adapter, too, and `vllm` draws from the weights before and "
-        "the adapter. It reads them in engine.dtype: merged into bfloat16, a small change is lost.",
+        text="Save the adapter with the checkpoint, and generate with it and the unmerged weights "
+        "(`vllm`). Merging into bfloat16 loses small changes.",
         source=OURS,
     )
 
 
 class TrainingSettings(Section):
-    """What DPO and supervised fine-tuning have in common."""
+    """Settings of both DPO and supervised fine-tuning."""
 
     learning_rate: float = declare_field(
         default=5e-6,
@@ -60,14 +60,14 @@ class TrainingSettings(Section):
     batch_size: int = declare_field(
         default=32,
         ge=1,
-        text="Rows per optimizer step, over all devices.",
+        text="Rows per optimizer step over all devices.",
         source=PAPER,
         unit="rows",
     )
     device_batch_size: int = declare_field(
         default=4,
         ge=1,
-        text="Rows one device holds at once; gradients accumulate up to batch_size.",
+        text="Rows per device and forward pass. Gradients accumulate up to batch_size.",
         source=OURS,
         unit="rows",
     )
@@ -75,26 +75,26 @@ class TrainingSettings(Section):
         default=10,
         ge=1,
         le=1000,
-        text="Passes over the rows, at most.",
+        text="Maximum epochs.",
         source=PAPER,
         unit="epochs",
     )
     scheduler: Scheduler = declare_field(
         default="cosine",
-        text="How the learning rate falls.",
+        text="Learning-rate schedule.",
         source=PAPER,
     )
-    warmup_share: float = declare_field(
+    warmup_ratio: float = declare_field(
         default=0.1,
         ge=0,
         lt=1,
-        text="Share of the steps in which it rises to its peak.",
+        text="Share of steps used for learning-rate warmup.",
         source=OURS,
     )
     max_length: int = declare_field(
         default=2048,
         ge=8,
-        text="Longest row in tokens, prompt and reply. Longer rows are refused, not cut.",
+        text="Maximum tokens of a row (prompt and completion). Longer rows are refused, not cut.",
         source=OURS,
         unit="tokens",
     )
@@ -102,96 +102,97 @@ class TrainingSettings(Section):
         default=0.0,
         ge=0,
         le=1,
-        text="Decoupled weight decay.",
+        text="AdamW weight decay.",
         source=OURS,
     )
     adam_beta2: float = declare_field(
         default=0.999,
         gt=0,
         lt=1,
-        text="Memory of AdamW's second moment.",
+        text="AdamW beta2.",
         source=OURS,
     )
     max_grad_norm: float = declare_field(
         default=1.0,
         gt=0,
-        text="Gradients are clipped to it.",
+        text="Maximum gradient norm; larger gradients are clipped.",
         source=OURS,
     )
     dtype: Literal["float32", "bfloat16"] = declare_field(
         default="bfloat16",
-        text="Precision of the computation. Weights in training are always float32; what "
-        "is published has the precision of the model training began from.",
+        text="Data type of the computation. Weights are float32 during training and saved in the "
+        "data type of the starting model.",
         source=OURS,
     )
     gradient_checkpointing: bool = declare_field(
         default=True,
-        text="Recompute activations: less memory, a fifth slower.",
+        text="Recompute activations: needs less memory and is about 20% slower.",
         source=OURS,
     )
     processes: int = declare_field(
         default=1,
         ge=1,
         le=64,
-        text="Processes that train together, one for each device of a machine. How many really "
-        "run is checked. batch_size stays the same.",
+        text="Training processes, one per device of a machine. The number that starts is checked. "
+        "batch_size does not depend on it.",
         source=OURS,
         unit="processes",
     )
     sharding: Sharding = declare_field(
         default="none",
-        text="What the processes divide among them beside the rows: nothing; weights, gradients "
-        "and optimizer (fsdp, zero3); gradients and optimizer (zero2, with DeepSpeed installed).",
+        text="What is sharded across the processes besides the rows: nothing; weights, gradients "
+        "and optimizer state (fsdp, zero3); gradients and optimizer state (zero2). zero2 and zero3 "
+        "need DeepSpeed.",
         source=OURS,
     )
     lora: LoraSettings | None = declare_field(
         default=None,
-        text="Train adapters instead of all weights.",
+        text="LoRA adapters instead of all weights. None: all weights are trained.",
         source=OURS,
     )
-    stop_at_loss_growth: float | None = declare_field(
+    max_loss_ratio: float | None = declare_field(
         default=10.0,
         gt=1,
-        text="Training stops when the last ten losses of the log are so many times the first one "
-        "on average. None: never. A loss that is no number always stops it.",
+        text="Stop training when the mean of the last ten logged losses exceeds the first loss by "
+        "this factor. None: no limit. A loss of NaN or infinity always stops training.",
         source=OURS,
     )
     stop_at_grad_norm: float | None = declare_field(
         default=None,
         gt=0,
-        text="Training stops at a gradient whose norm, before it is clipped, is above this.",
+        text="Stop training when the gradient norm before clipping exceeds this. None: no limit.",
         source=OURS,
     )
     max_refused_share: float = declare_field(
         default=0.1,
         ge=0,
         le=1,
-        text="Share of refused rows above which training stops.",
+        text="Maximum share of refused rows. With more, training stops.",
         source=OURS,
     )
     validation_share: float = declare_field(
         default=0.0,
         ge=0,
         lt=1,
-        text="Share of prompts held out, by a hash of prompt_id.",
+        text="Share of prompts held out for validation, selected by a hash of prompt_id.",
         source=OURS,
     )
-    keep: CheckpointRule = declare_field(
+    checkpoint_selection: CheckpointRule = declare_field(
         default="last",
-        text="Which epoch's weights are kept.",
+        text="Epoch whose weights are saved as the checkpoint.",
         source=OURS,
     )
     save_every_epochs: int = declare_field(
         default=1,
         ge=1,
-        text="Epochs between two states to resume from and choose among.",
+        text="Epochs between saved training states, which are resumed from and selected among.",
         source=OURS,
         unit="epochs",
     )
     log_every_steps: int = declare_field(
         default=1,
         ge=1,
-        text="Steps between two rows of the log.",
+        text="Steps between two rows of the training log.",
         source=OURS,
         unit="steps",
     )
@@ -211,8 +212,9 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _check_validation_share(self) -> "TrainingSettings":
-        if self.keep != "last" and self.validation_share == 0:
-            raise ValueError(f"keep: {self.keep} needs a validation_share above 0")
+        rule = self.checkpoint_selection
+        if rule != "last" and self.validation_share == 0:
+            raise ValueError(f"checkpoint_selection: {rule} needs a validation_share above 0")
         return self
 
 
@@ -222,15 +224,15 @@ class DpoSettings(TrainingSettings):
     beta: float = declare_field(
         default=0.1,
         gt=0,
-        text="How strongly the policy is tied to its reference.",
+        text="DPO beta: strength of the penalty for leaving the reference model.",
         source=PAPER,
     )
     sft_weight: float = declare_field(
         default=0.0,
         ge=0,
         le=10,
-        text="Weight of the chosen replies' negative log-likelihood, a mean over all their tokens "
-        "in a step, beside the DPO loss: it keeps their form. 0 is the paper's.",
+        text="Weight of the negative log-likelihood of the chosen completions in the loss, a mean "
+        "over their tokens in a step. Preserves the format of completions. 0 in the paper.",
         source="Pang et al. 2024, arXiv 2404.19733",
     )
 
@@ -255,19 +257,22 @@ class SftSettings(TrainingSettings):
     )
     row_order: Literal["shuffled", "as_given"] = declare_field(
         default="shuffled",
-        text="As given: for data that is written in a good order.",
+        text="Order of the rows. as_given keeps the order of the file.",
         source=OURS,
     )
     max_steps: int | None = declare_field(
         default=None,
         ge=1,
-        text="Optimizer steps after which it ends, whatever the epoch.",
+        text="Maximum optimizer steps. None: no limit.",
         source=OURS,
         unit="steps",
     )
 
     @model_validator(mode="after")
     def _check_checkpoint_rule(self) -> "SftSettings":
-        if self.keep == "highest_validation_accuracy":
-            raise ValueError("keep: highest_validation_accuracy is for DPO only")
+        if self.checkpoint_selection == "highest_validation_accuracy":
+            raise ValueError(
+                "checkpoint_selection: highest_validation_accuracy is for DPO only; use last or "
+                "lowest_validation_loss"
+            )
         return self

@@ -10,8 +10,9 @@ from typing import Any
 
 from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
 from meta_reward_core.evaluation.scorecard import Basis, DataIssue
-from meta_reward_core.recipes.loader import parse_recipe
-from meta_reward_core.recipes.schema import Recipe, hash_recipe_values
+from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
+from meta_reward_core.recipes.loader import parse_stored_recipe
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
@@ -108,7 +109,7 @@ def read_run(
     """
     kept = ExperimentFiles(store, name)
     found = kept.require_description()
-    recipe = parse_recipe(found["recipe"], origin=kept.layout.description)
+    recipe = parse_stored_recipe(found["recipe"], origin=kept.layout.description)
     manifests = list(_iter_final_manifests(kept))
     folders = {number: kept.iteration(number) for number in range(1, len(manifests) + 1)}
     metrics: MetricValues = {}
@@ -181,7 +182,7 @@ def group_runs(runs: Sequence[ExperimentRun]) -> list[Arm]:
     """Put runs together whose recipes differ in nothing but where M0 lies, in the order given."""
     groups: dict[str, list[ExperimentRun]] = {}
     for run in runs:
-        values = run.recipe.model_dump(mode="json") | {"model": None}
+        values = canonicalize_recipe(run.recipe) | {"model": None}
         groups.setdefault(hash_recipe_values(values), []).append(run)
     names = [group[0].recipe.name for group in groups.values()]
     return [

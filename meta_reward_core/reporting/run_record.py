@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 from meta_reward_core.errors import ArtifactError, RecipeError, TaskError
 from meta_reward_core.evaluation.scorecard import DataIssue
 from meta_reward_core.experiment import parse_templates
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.canonical import canonicalize_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_loader import ExperimentRun
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
@@ -121,7 +122,7 @@ def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
 def find_task_version(recipe: Recipe) -> int | None:
     """The version of a recipe's task, for its fingerprint; None if it is not installed here."""
     try:
-        task = find_task(recipe.task_name)
+        task = find_task(recipe.task)
     except TaskError:
         return None
     return _NO_TASK_VERSION if task is None else task.version
@@ -131,7 +132,7 @@ def _serialize_run(run: ExperimentRun) -> dict[str, Any]:
     """Write a run as JSON; its metrics keep the key that stored records have, `figures`."""
     values = {one.name: getattr(run, one.name) for one in fields(run) if one.name != "metrics"}
     return values | {
-        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe": canonicalize_recipe(run.recipe),
         "figures": [[*key, *metric] for key, metric in run.metrics.items()],
         "gaming": None if run.gaming is None else _serialize_issues(run.gaming),
     }
@@ -144,7 +145,7 @@ def _serialize_issues(gaming: Mapping[int, Sequence[DataIssue]]) -> dict[int, li
 def _parse_run(values: Mapping[str, Any]) -> ExperimentRun:
     stored = dict(values)
     read = {
-        "recipe": parse_recipe(values["recipe"], origin=values["name"]),
+        "recipe": parse_stored_recipe(values["recipe"], origin=values["name"]),
         "metrics": {tuple(row[:4]): tuple(row[4:]) for row in stored.pop("figures")},
         "cards": _parse_number_keys(values["cards"]),
         "gaming": None if values["gaming"] is None else _parse_issues(values["gaming"]),

@@ -1,7 +1,7 @@
 """Where the scorecards of an experiment's models lie, so that its report finds them.
 
-One file for each benchmark of each model (`storage.layout`), as `manage.py evaluate --json` writes
-them; a judge's agreement with people has a name of its own beside its agreement with a model.
+One file for each benchmark of each model (`storage.layout`), in the format of `manage.py evaluate
+--output`; a judge's agreement with people has a name of its own beside its agreement with a model.
 Another evaluation of the same model by the same rule replaces the earlier one. What the tasks of
 `evaluation.tasks` have measured is in the iterations' own tables and is listed with them.
 """

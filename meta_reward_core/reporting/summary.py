@@ -1,4 +1,4 @@
-"""What an iteration did, as one plain dictionary: for people, for `--json` and for pages.
+"""What an iteration did, as one plain dictionary: for people, for `--output` and for pages.
 
 Reads the iteration's files; knows no terminal, no database and loads no model.
 """

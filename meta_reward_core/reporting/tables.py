@@ -28,7 +28,7 @@ from meta_reward_core.reporting.seed_statistics import estimate_over_seeds
 _PAPERS: Final = "The first rows are the paper's own, of models with 8 billion parameters."
 _NO_CARD: Final = (
     "no evaluation of this kind is kept for these models: score its files by `manage.py evaluate "
-    "{command} --keep EXPERIMENT/M<t>`"
+    "{command} --save-to EXPERIMENT/M<t>`"
 )
 
 
@@ -125,7 +125,7 @@ def _make_judge_table(arms: Sequence[Arm], reference: str) -> list[Block]:
         ("judge", "agreement", "without ties", "Spearman"),
         published_results.JUDGE_AND_MODEL if is_model else published_results.JUDGE_AND_HUMANS,
         rows,
-        command=f"judge FILE --reference FILE --reference-is {reference}",
+        command=f"judge FILE --reference FILE --reference-type {reference}",
     )
 
 

@@ -145,7 +145,7 @@ class BenchmarkRequest:
         meta_judge: how comparisons are drawn.
         judgments: judgments of each response.
         templates: in which judge and meta-judge are asked.
-        top_points: end of the rubric's scale.
+        max_score: end of the rubric's scale.
         system_prompt: a system message before every prompt that is answered.
         seed: of everything random.
         progress: see `Engine.sample`.
@@ -158,7 +158,7 @@ class BenchmarkRequest:
     meta_judge: SamplingParams
     judgments: int
     templates: PromptTemplates
-    top_points: float
+    max_score: float
     system_prompt: str | None
     seed: int
     progress: Progress | None = None

@@ -27,7 +27,7 @@ ENTRY_POINT_GROUP: Final = "meta_reward.tasks"
 BUILT_IN_TASKS: Final[Mapping[str, str]] = {
     "ifeval": "meta_reward_core.tasks.ifeval.plugin:TASK",
     "labelled-pairs": "meta_reward_core.tasks.labelled_pairs.plugin:TASK",
-    "miniature": "meta_reward_core.tasks.toy.plugin:TASK",
+    "toy": "meta_reward_core.tasks.toy.plugin:TASK",
 }
 """Tasks of this package, by the place of their object."""
 

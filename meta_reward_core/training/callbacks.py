@@ -40,7 +40,7 @@ class TrainingMonitor(TrainerCallback):
         why = find_alarm(
             row,
             state.log_history,
-            loss_growth=self._settings.stop_at_loss_growth,
+            loss_growth=self._settings.max_loss_ratio,
             grad_norm=self._settings.stop_at_grad_norm,
         )
         if why is not None:

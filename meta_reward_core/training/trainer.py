@@ -30,6 +30,7 @@ from transformers import (
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.processes.third_party_logging import silence_libraries
+from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.training_settings import (
     CheckpointRule,
     LoraSettings,
@@ -95,7 +96,7 @@ def run_training(
                 max_refused_share=settings.max_refused_share,
                 validation_share=settings.validation_share,
             )
-            _check_validation(sorted_rows, settings.keep)
+            _check_validation(sorted_rows, settings.checkpoint_selection)
             train_dataset = _load_dataset(scratch / TRAIN_FILE)
             eval_dataset = (
                 _load_dataset(scratch / VALIDATION_FILE) if sorted_rows.held_out else None
@@ -126,7 +127,9 @@ def run_training(
             scratch=scratch,
             keep_adapter=settings.keeps_adapter,
         )
-    outcome = _build_outcome(trainer.state, sorted_rows, settings.keep, published=published)
+    outcome = _build_outcome(
+        trainer.state, sorted_rows, settings.checkpoint_selection, published=published
+    )
     if trainer.is_world_process_zero():
         shutil.rmtree(scratch)
     return outcome
@@ -180,7 +183,7 @@ def _describe_job(
         "weighing": WEIGHING,
         "rows": hash_rows(rows),
         "start": hash_model_folder(start),
-        "settings": settings.model_dump(mode="json"),
+        "settings": canonicalize_section(settings, "training."),
         "seed": seed,
         "versions": [torch.__version__, transformers.__version__, trl.__version__],
     }
@@ -204,7 +207,7 @@ def _build_arguments(
         "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.scheduler,
-        "warmup_steps": settings.warmup_share,
+        "warmup_steps": settings.warmup_ratio,
         "weight_decay": settings.weight_decay,
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
@@ -224,7 +227,7 @@ def _build_arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",
         "disable_tqdm": True,
-        **_build_selection_arguments(settings.keep),
+        **_build_selection_arguments(settings.checkpoint_selection),
     }
 
 

@@ -20,7 +20,7 @@ from meta_reward_core.storage.records import Prompt
 
 RECIPE = {
     "name": "scripted",
-    "shard_prompts": 8,
+    "prompts_per_shard": 8,
     "sample": {"prompts": 20},
     "actor": {"samples": 5},
     "judge": {"samples": 6},

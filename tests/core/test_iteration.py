@@ -49,7 +49,7 @@ def test_a_rubric_may_have_a_scale_of_its_own(tmp_path: Path) -> None:
     """The script's points, 0 to 5, are those of a scale up to 10 here: shares of 5 are half."""
     scores = {}
     for top in (5, 10):
-        judge = {"samples": 6, "top_points": top}
+        judge = {"samples": 6, "max_score": top}
         context = begin(tmp_path / str(top), judge=judge).context(1)
         run_before_training(context, scripted_tools(tmp_path))
         scores[top] = context.files.read("judgments")["score"].to_pylist()

@@ -35,7 +35,7 @@ ELO_TOLERANCE = 1e-8
 """Nats. Rounding of about 1e-15 in the gradient is magnified by at most 1 / (2 prior) = 5000."""
 EQUAL = 1e-7
 """Nats. Ratings that a battle set apart differ by far more, and equal ones by ELO_TOLERANCE."""
-SMALL = ("sample.prompts=16", "shard_prompts=6", "actor.samples=5", "judge.samples=6")
+SMALL = ("sample.prompts=16", "prompts_per_shard=6", "actor.samples=5", "judge.samples=6")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ TINY = """\
 extends: smoke
 name: tiny
 description: The smallest iteration that exercises every stage.
-shard_prompts: 6
+prompts_per_shard: 6
 sample: {prompts: 12}
 actor: {samples: 5}
 judge: {samples: 5}
@@ -133,6 +133,6 @@ def site(tmp_path: Path) -> Site:
 def quiet_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """An iteration that nobody disturbed. Read it, do not write to it."""
     site = make_site(tmp_path_factory.mktemp("quiet"))
-    finished = site.run_iteration("--iterations", "1", "--json", str(site.root / "summary.json"))
+    finished = site.run_iteration("--iterations", "1", "--output", str(site.root / "summary.json"))
     assert finished.returncode == 0, finished.stdout
     return site

@@ -191,7 +191,7 @@ def test_a_damaged_file_of_a_finished_iteration_is_made_again(
 
 
 def test_the_dry_run_writes_nothing(site: Site) -> None:
-    planned = site.run_iteration("--dry-run", "--json", str(site.root / "plan.json"))
+    planned = site.run_iteration("--dry-run", "--output", str(site.root / "plan.json"))
     assert planned.returncode == 0, planned.stdout
     plan = json.loads((site.root / "plan.json").read_text())["plan"]["1"]
     assert {"generate", "judge", "meta_judge", "train"} <= {stage["stage"] for stage in plan}

@@ -70,7 +70,7 @@ def rows_of(site: Site, question: str, *values: str) -> list[tuple[object, ...]]
 
 
 KILLS = 20
-IN_SHARDS_OF_ONE = ("--iterations", "1", "--set", "shard_prompts=1")
+IN_SHARDS_OF_ONE = ("--iterations", "1", "--set", "prompts_per_shard=1")
 
 
 @dataclass(frozen=True)

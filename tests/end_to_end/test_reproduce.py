@@ -15,7 +15,7 @@ SECOND = "t.tiny-self-rewarding.sft1.seed1"
 SELF_REWARDING = """\
 extends: tiny.yaml
 name: tiny-self-rewarding
-pair_kinds: [[actor]]
+train_on: [[actor]]
 """
 
 

@@ -92,7 +92,16 @@ def _answers(here: World) -> bool:
 def _strike_answer(here: World, fault: Fault) -> Cell:
     """An auditor sends an answer; whatever the site says to it, in the end it counts once."""
     batch = ("--experiment", "tiny", "--iteration", "1", "--kind", "responses")
-    options = ("--size", "3", "--same-share", "0", "--other-share", "0", "--auditor", "bob")
+    options = (
+        "--size",
+        "3",
+        "--same-auditor-share",
+        "0",
+        "--other-auditor-share",
+        "0",
+        "--auditor",
+        "bob",
+    )
     made = here.site.manage("create_audit", *batch, *options, "--strategy", "uniform")
     assert made.returncode == 0, made.stdout
     bob = Person(here.web_port, "bob", PASSWORD)

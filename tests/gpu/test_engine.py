@@ -47,7 +47,7 @@ def test_models_in_half_precision_share_prefixes(name: str) -> None:
 
 def test_the_same_seed_gives_the_same_completions_and_greedy_ones_those_of_a_cpu() -> None:
     engines = [
-        TransformersEngine(model, make_tokenizer(), batch_tokens=400, max_model_tokens=None)
+        TransformersEngine(model, make_tokenizer(), max_batch_tokens=400, max_model_len=None)
         for model in (make_random(MODELS["llama"]), on_gpu(MODELS["llama"], torch.float32))
     ]
     warm, greedy = SamplingParams(0.9, 0.95, 12), SamplingParams(0.0, 1.0, 12)

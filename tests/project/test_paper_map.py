@@ -46,12 +46,12 @@ def test_the_map_states_each_choice(passage: str) -> None:
 def test_the_map_states_the_values_of_the_code() -> None:
     """And which recipes use which rule and which prompts."""
     training, meta_judge = DpoSettings(), MetaJudgeRecipe()
-    assert (training.warmup_share, training.max_length, training.weight_decay) == (0.1, 2048, 0)
+    assert (training.warmup_ratio, training.max_length, training.weight_decay) == (0.1, 2048, 0)
     assert (meta_judge.temperature, meta_judge.top_p) == (0.8, 0.95)
     rows = dict(re.findall(r"^\| `(\w+)` \| the .* \| (.+) \|$", PAGE.read_text("utf-8"), re.M))
     by_rule: dict[str, list[str]] = {}
     for name in list_shipped_recipes():
-        by_rule.setdefault(load_recipe(name).training.keep, []).append(name)
+        by_rule.setdefault(load_recipe(name).training.checkpoint_selection, []).append(name)
     chosen = by_rule.pop("highest_validation_accuracy")
     assert re.findall(r"`([\w-]+)`", rows["highest_validation_accuracy"]) == chosen
     assert set(by_rule) == {"last"}

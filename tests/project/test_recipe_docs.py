@@ -14,5 +14,6 @@ def test_the_reference_of_recipes_is_up_to_date() -> None:
 
 def test_every_value_is_explained() -> None:
     rows = [line.split(" | ") for line in write_reference().splitlines() if line.startswith("| `")]
+    rows = [row for row in rows if len(row) > 2]
     assert len(rows) > 50
     assert all(row[4].strip() for row in rows)

@@ -50,7 +50,7 @@ OUT_OF_MEMORY: Final = (
     '  File "workers/engine/process.py", line 91, in answer\n'
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.31 GiB. GPU 0 has a total "
     "capacity of 23.69 GiB of which 1.12 GiB is free.\n"
-    "Lower engine.batch_tokens, or give the worker a device of its own."
+    "Lower engine.max_batch_tokens, or give the worker a device of its own."
 )
 ALARM: Final = {
     "name": "length_growth",

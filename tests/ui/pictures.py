@@ -16,7 +16,7 @@ RECIPE: Final = """\
 extends: smoke
 name: pictures
 description: Small iterations, each of which trains actor and judge.
-pair_kinds: [[actor, judge]]
+train_on: [[actor, judge]]
 """
 PHONE: Final = (390, 844)
 DESK: Final = (1280, 800)

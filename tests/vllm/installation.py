@@ -18,11 +18,11 @@ def load_seed_model(*, model_folder: Path = SEED_MODEL, **changes: Any) -> VllmE
     settings: dict[str, Any] = {
         "dtype": "float32",
         "threads": 1,
-        "batch_tokens": 65_536,
-        "max_model_tokens": None,
-        "max_sequences": 128,
-        "tensor_parallel": 1,
-        "memory_share": 0.5,
+        "max_batch_tokens": 65_536,
+        "max_model_len": None,
+        "max_num_seqs": 128,
+        "tensor_parallel_size": 1,
+        "gpu_memory_utilization": 0.5,
     }
     return load_vllm_engine(model_folder, **settings | changes)
 
@@ -33,7 +33,7 @@ def places_of(root: Path) -> StorageRoots:
 
 def run_smoke(root: Path, *more: str, **environment: str) -> subprocess.Popen[bytes]:
     """Begin a smoke iteration; the summary goes to a file."""
-    summary = ("--json", str(root / "summary.json"))
+    summary = ("--output", str(root / "summary.json"))
     return subprocess.Popen(
         [sys.executable, "-m", "meta_reward_core", "--experiment", "mine", *summary, *more],
         env={

@@ -32,8 +32,8 @@ def test_greedy_replies_are_those_of_the_embedded_engine(engine: VllmEngine) -> 
         dtype="float32",
         device="cpu",
         threads=None,
-        batch_tokens=65_536,
-        max_model_tokens=None,
+        max_batch_tokens=65_536,
+        max_model_len=None,
     )
     expected = embedded.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
     assert engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0) == expected

@@ -13,18 +13,18 @@ CONVERSATIONS: list[Conversation] = [[{"role": "user", "content": text}] for tex
 
 def test_a_closed_engine_refuses_and_another_can_be_loaded() -> None:
     set_threads = torch.set_num_threads
-    first = load_seed_model(max_model_tokens=128)
+    first = load_seed_model(max_model_len=128)
     drawn = first.sample(CONVERSATIONS, 2, sampling=WARM, seed=1)
     first.close()
     first.close()
     with pytest.raises(EngineError, match="closed"):
         first.sample(CONVERSATIONS, 1, sampling=WARM, seed=1)
     assert torch.set_num_threads is set_threads, "a training sets its threads by it"
-    second = load_seed_model(max_model_tokens=128)
+    second = load_seed_model(max_model_len=128)
     assert second.sample(CONVERSATIONS, 2, sampling=WARM, seed=1) == drawn
     second.close()
 
 
 def test_a_cache_too_small_for_one_prompt_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match="vLLM cannot load"):
-        load_seed_model(batch_tokens=1, max_sequences=1)
+        load_seed_model(max_batch_tokens=1, max_num_seqs=1)

@@ -74,7 +74,7 @@ def endpoints(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_iteration_runs_through_a_server(endpoints: str, tmp_path: Path) -> None:
-    settings = ("engine.endpoint=local", "evaluation.oracle=null")
+    settings = ("engine.endpoint=local", "evaluation.ground_truth=false")
     changes = [word for setting in settings for word in ("--set", setting)]
     assert run_smoke(tmp_path, "--engine", "openai", *changes).wait(400) == 0
     summary = summary_of(tmp_path)
@@ -87,7 +87,7 @@ def test_an_iteration_runs_through_a_server(endpoints: str, tmp_path: Path) -> N
 
 
 def test_an_outside_judge_judges_what_the_model_says(endpoints: str, tmp_path: Path) -> None:
-    settings = ("judge.endpoint=outside", "evaluation.oracle=null", "sample.prompts=12")
+    settings = ("judge.endpoint=outside", "evaluation.ground_truth=false", "sample.prompts=12")
     changes = [word for setting in settings for word in ("--set", setting)]
     assert run_smoke(tmp_path, *changes).wait(400) == 0
     summary = summary_of(tmp_path)

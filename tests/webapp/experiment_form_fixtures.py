@@ -8,6 +8,7 @@ from django.http import HttpResponse
 from django.test import Client
 from pytest_django.fixtures import Settings
 
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
 from webapp.experiments import throughput
 from webapp.experiments.models import Experiment, Job
@@ -38,7 +39,7 @@ def make_experiment(name: str, **values: Any) -> Experiment:
     recipe = load_recipe("smoke", changes=values.pop("changes", ()))
     return Experiment.objects.create(
         name=name,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=canonicalize_recipe(recipe),
         recipe_sha256=recipe.sha256,
         base_model_folder="/models/m0",
         base_model_sha256="b" * 64,

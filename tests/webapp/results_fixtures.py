@@ -11,6 +11,7 @@ from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.experiment import create_experiment
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.records import Prompt
@@ -96,7 +97,7 @@ def record(
         name=experiment.name,
         owner=owner,
         is_private=private,
-        recipe=experiment.recipe.model_dump(mode="json"),
+        recipe=canonicalize_recipe(experiment.recipe),
         recipe_sha256=experiment.recipe.sha256,
         seed=experiment.seed,
         base_model_folder=experiment.seed_folder,

@@ -364,11 +364,11 @@ def test_recipes_fields_and_workers_are_listed(program: Program) -> None:
     )
     names = [one["name"] for one in program.ask("GET", "/recipes")[1]]
     assert "smoke" in names
-    assert program.ask("GET", "/recipes/smoke")[1]["values"]["world"] == "miniature"
+    assert program.ask("GET", "/recipes/smoke")[1]["values"]["task"] == "toy"
     assert program.ask("GET", "/recipes/../settings")[0] in (404, 422)
     assert program.ask("GET", "/recipes/none")[0] == 422
     fields = {one["key"]: one for one in program.ask("GET", "/recipes/fields")[1]}
-    assert "Responses for each instruction" in fields["actor.samples"]["text"]
+    assert "Responses per prompt" in fields["actor.samples"]["text"]
     assert program.ask("GET", "/workers")[1][0]["queues"] == ["cpu", "gpu"]
 
 

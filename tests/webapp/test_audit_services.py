@@ -102,7 +102,7 @@ def test_neither_code_nor_database_takes_a_loosening_without_a_reason(gated: Exp
 
 
 def test_a_gate_of_the_recipe_is_written_down(audited: Experiment) -> None:
-    audited.recipe |= {"audit": {"required": True, "least_agreement": 0.5, "confidence": 0.95,
+    audited.recipe |= {"audit": {"required": True, "min_agreement": 0.5, "confidence": 0.95,
                                  "answers": 50, "otherwise": "wait"}}  # fmt: skip
     for _ in range(2):
         create_gate_from_recipe(audited)

@@ -81,7 +81,7 @@ def test_what_models_wrote_stays_text(client: Client, kept: Experiment) -> None:
 
 
 def test_where_nothing_is_kept_the_page_says_how_to_keep(client: Client, row: Experiment) -> None:
-    assert f"--keep {row.name}/M1" in page_of(client, row)
+    assert f"--save-to {row.name}/M1" in page_of(client, row)
 
 
 def test_a_damaged_file_is_said_to_be_damaged(

@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.schema import Recipe
 from tests.core import scripted_world
 from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, carol, dave, take
@@ -55,7 +56,7 @@ def world(batch: Batch, carol: User, settings: Settings, tmp_path: object) -> di
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path)
     experiment = batch.experiment
     assert experiment is not None
-    experiment.recipe = Recipe.model_validate(scripted_world.RECIPE).model_dump(mode="json")
+    experiment.recipe = canonicalize_recipe(Recipe.model_validate(scripted_world.RECIPE))
     experiment.save()
     index, _ = find_index(open_iteration(experiment, 1))
     return {

@@ -64,7 +64,7 @@ def test_every_field_is_shown_with_what_it_means(client: Client) -> None:
     page = text(client.get(f"{NEW}?recipe=smoke"))
     for field in get_recipe_fields().values():
         assert f'name="recipe.{field.key}"' in page
-    assert "Responses for each instruction (K). At least 2, at most 256." in page
+    assert "Responses per prompt (K). At least 2, at most 256." in page
     assert 'id="recipe-sample-prompts" name="recipe.sample.prompts" value="36"' in page
 
 
@@ -136,11 +136,11 @@ def test_only_what_was_changed_is_kept(client: Client) -> None:
         ("actor.samples", "", "A value is needed."),
         ("actor.temperature", "nan", "&#x27;nan&#x27; is not a number."),
         ("pairing.rho", "0.3, 2", "Input should be less than or equal to 1."),
-        ("pair_kinds", "[actor], [critic]", "Input should be &#x27;actor&#x27; or"),
+        ("train_on", "[actor], [critic]", "Input should be &#x27;actor&#x27; or"),
         ("judge.template", "/etc/passwd", "Choose one of: judge, miniature_judge."),
         ("judge.min_valid_judgments", "12", "but only judge.samples = 11 judgments are made."),
-        ("engine.kind", "openai", "needs a server: set engine.endpoint to one of the names"),
-        ("engine.endpoint", "far", "names the server of engine.kind: openai, and of no other"),
+        ("engine.kind", "openai", "needs a server: set engine.endpoint to a name in"),
+        ("engine.endpoint", "far", "is for engine.kind: openai only"),
         ("training.batch_size", "17", "batch_size must be a multiple of device_batch_size."),
     ],
 )
@@ -166,7 +166,7 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
         ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),
         ({"until": "9"}, "9 iterations draw 324 different prompts, but there are only 288"),
-        ({"recipe.world": "none", "recipe.evaluation.oracle": "none"}, "names no task now"),
+        ({"recipe.task": "none"}, "names no task now"),
         ({"prompts_from": "file", "prompts_stored": "../../etc/passwd"}, "is no longer here"),
     ],
 )

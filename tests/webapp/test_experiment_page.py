@@ -7,6 +7,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.evaluation.alarms import AlarmName
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import (
@@ -144,7 +145,7 @@ def test_the_axis_of_a_share_ends_at_one() -> None:
 def test_the_lineage_says_what_each_model_was_trained_on(
     client: Client, iteration: Iteration
 ) -> None:
-    Experiment.objects.update(recipe={"name": "smoke", "pair_kinds": [["actor", "judge"]]})
+    Experiment.objects.update(recipe={"name": "smoke", "train_on": [["actor", "judge"]]})
     finish(iteration)
     for name, counts in (
         ("sample", {"prompts": 36}),
@@ -173,7 +174,7 @@ def test_a_seed_model_of_the_hub_is_named_at_its_commit(
 def test_values_that_differ_from_the_shipped_recipe_are_marked(
     client: Client, experiment: Experiment
 ) -> None:
-    recipe = load_recipe("smoke", changes=["actor.samples=5"]).model_dump(mode="json")
+    recipe = canonicalize_recipe(load_recipe("smoke", changes=["actor.samples=5"]))
     Experiment.objects.update(recipe=recipe)
     page = get(client, PATH)
     assert "1 value differs from the built-in recipe" in page
@@ -181,7 +182,7 @@ def test_values_that_differ_from_the_shipped_recipe_are_marked(
     assert "actor.samples" in changed
     assert '<td data-label="Value here">5 </td>' in changed
     assert '<td data-label="Built-in value">7</td>' in changed
-    Experiment.objects.update(recipe=load_recipe("smoke").model_dump(mode="json"))
+    Experiment.objects.update(recipe=canonicalize_recipe(load_recipe("smoke")))
     assert "Identical to the built-in recipe" in get(client, PATH)
     Experiment.objects.update(recipe={"name": "my-own"})
     assert "no built-in recipe of this name" in get(client, PATH)
@@ -220,7 +221,7 @@ def test_text_of_others_is_never_html(client: Client, iteration: Iteration, alic
     stage = run_judging(iteration)
     type(stage).objects.update(title=HOSTILE)
     Experiment.objects.update(
-        recipe={"name": HOSTILE, "rubric": HOSTILE * 100, "pair_kinds": [[HOSTILE]]},
+        recipe={"name": HOSTILE, "rubric": HOSTILE * 100, "train_on": [[HOSTILE]]},
         base_model_folder=f"/models/{HOSTILE}",
     )
     Iteration.objects.update(message=HOSTILE)

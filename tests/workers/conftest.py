@@ -19,7 +19,7 @@ RECIPE = """\
 name: scripted
 model: stub
 iterations: 2
-shard_prompts: 4
+prompts_per_shard: 4
 sample: {prompts: 8}
 actor: {samples: 4}
 judge: {samples: 5}

@@ -13,7 +13,7 @@ RECIPE = """\
 name: scripted
 model: stub
 iterations: 2
-shard_prompts: 8
+prompts_per_shard: 8
 sample: {prompts: 24}
 actor: {samples: 4}
 judge: {samples: 5, template: miniature_judge}

@@ -24,7 +24,8 @@ def run(command: str, *arguments: str) -> str:
 
 def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None:
     said = run("create_audit", "--experiment", "scripted", "--iteration", "1", "--size", "30",
-               "--auditor", "carol", "--same-share", "0", "--other-share", "0")  # fmt: skip
+               "--auditor", "carol", "--same-auditor-share", "0",
+               "--other-auditor-share", "0")  # fmt: skip
     batch = Batch.objects.get()
     assert f"batch {batch.pk}: 30 items" in said
     assert list(batch.auditors.all()) == [carol]
@@ -51,7 +52,8 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     (["--experiment", "none", "--iteration", "1"], "no experiment 'none'"),
     (["--experiment", "scripted", "--iteration", "9"], "no finished stage"),
     (["--experiment", "scripted", "--iteration", "1", "--auditor", "bob"], "'bob' is no active"),
-    (["--experiment", "scripted", "--iteration", "1", "--same-share", "2"], "between 0 and 1"),
+    (["--experiment", "scripted", "--iteration", "1", "--same-auditor-share", "2"],
+     "between 0 and 1"),
     (["--experiment", "scripted", "--iteration", "1", "--strategy", "score"], "is none for"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_said(arguments: list[str], said: str, audited: Experiment) -> None:

@@ -294,7 +294,7 @@ def test_what_was_decided_stands_when_the_training_is_tried_again(
     check_actor_pairs_alone(held, why="follows the score")
 
 
-GATED = ("--set", "audit.required=true", "--set", "audit.answers=10")
+GATED = ("--set", "audit.required=true", "--set", "audit.min_answers=10")
 
 
 def test_a_command_stops_before_training_and_goes_on_when_the_audit_has_passed(

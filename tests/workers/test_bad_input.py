@@ -165,7 +165,7 @@ def assert_refused(
         (["--model", "/nowhere/model"], "no model folder"),
         (["--model", "my-model"], "there is no model folder 'my-model'"),
         (["--model", "/etc"], "there is no model folder '/etc'"),
-        (["--json", "/nowhere/out.json"], "cannot be written"),
+        (["--output", "/nowhere/out.json"], "cannot be written"),
     ],
 )
 def test_a_wrong_option(
@@ -299,7 +299,7 @@ def test_a_database_without_tables_says_what_to_do(
 OF_NOBODY = {
     "show_iteration": "show_iteration --experiment nobody",
     "export_pairs": "export_pairs --experiment nobody --output x.jsonl",
-    "report": "report nobody --output x",
+    "report": "report --experiment nobody --output x",
     "create_audit": "create_audit --experiment nobody --iteration 1",
     "audit_report": "audit_report --experiment nobody",
     "control_iteration": "control_iteration pause --experiment nobody",

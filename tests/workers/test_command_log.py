@@ -35,7 +35,7 @@ def test_commands_that_take_out_delete_or_put_back_are_noted(
     scratch = finished.root / "scratch" / "mine"
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "state").write_bytes(b"x")
-    finished.run("prune", "--what", "scratch")
+    finished.run("prune", "--only", "scratch")
     assert noted() == [
         (SecurityEventKind.EXPORTED, "mine", f"pairs in {pairs}, {WHO}"),
         (
@@ -44,7 +44,7 @@ def test_commands_that_take_out_delete_or_put_back_are_noted(
             WHO,
         ),  # the backup's own event is younger than its rows
     ], "a list of what may be deleted deletes nothing"
-    finished.run("prune", "--what", "scratch", "--yes")
+    finished.run("prune", "--only", "scratch", "--yes")
     kind, subject, detail = noted()[-1]
     assert (kind, detail) == (SecurityEventKind.PRUNED, f"scratch, {WHO}")
     assert str(scratch) in subject

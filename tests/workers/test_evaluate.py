@@ -27,7 +27,7 @@ def annotations(tmp_path: Path) -> Path:
 def test_annotations_are_scored_under_the_leaderboards_names(
     annotations: Path, tmp_path: Path
 ) -> None:
-    shown = evaluate("annotations", annotations, "--json", tmp_path / "out.json", "--rounds", 3)
+    shown = evaluate("annotations", annotations, "--output", tmp_path / "out.json", "--rounds", 3)
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["win_rate"] == 50
     assert written["n_total"] == 20
@@ -92,7 +92,7 @@ def test_arena_games_are_scored_per_model(tmp_path: Path) -> None:
     games = [{"score": "A>B"}, {"score": "A>>B"}]
     row = {"uid": "q", "judge": "j", "baseline": "b", "games": games}
     path = write_lines(tmp_path / "m.jsonl", [row | {"model": "m"}, row | {"model": "[n]"}])
-    shown = evaluate("arena", path, "--version", "2.0", "--json", tmp_path / "out.json")
+    shown = evaluate("arena", path, "--version", "2.0", "--output", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert {card["Model"] for card in written} == {"m", "[n]"}
     assert "arena_hard_2.0" in shown
@@ -101,7 +101,7 @@ def test_arena_games_are_scored_per_model(tmp_path: Path) -> None:
 
 def test_published_arena_files_are_scored_by_category(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "m.jsonl", tool_data.arena_judgments("2.0"))
-    shown = evaluate("arena", path, "--version", "2.0", "--json", tmp_path / "out.json")
+    shown = evaluate("arena", path, "--version", "2.0", "--output", tmp_path / "out.json")
     cards = json.loads((tmp_path / "out.json").read_text())
     assert [(card["benchmark"], card["baseline"]) for card in cards[::2]] == [
         ("arena_hard_2.0_creative_writing", "gemini-2.0-flash-001"),
@@ -140,7 +140,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence_and_exit_code_2(tmp_path: Pat
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(annotations: Path) -> None:
     with pytest.raises(CommandError, match="cannot be written"):
-        evaluate("annotations", annotations, "--json", annotations.parent / "no" / "out.json")
+        evaluate("annotations", annotations, "--output", annotations.parent / "no" / "out.json")
 
 
 def test_without_a_kind_the_usage_is_told() -> None:
@@ -188,7 +188,7 @@ def test_preferences_that_are_nan_are_missing_and_never_a_number(tmp_path: Path)
     rows = [annotation_row(n, preference=2 if n < 10 else float("nan")) for n in range(20)]
     path = write_array(tmp_path / "nan.json", rows)
     assert "NaN" in path.read_text()
-    shown = evaluate("annotations", path, "--rounds", 2, "--json", tmp_path / "out.json")
+    shown = evaluate("annotations", path, "--rounds", 2, "--output", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert (written["win_rate"], written["n_total"]) == (100, 10)
     metric = next(f for f in written["figures"] if f["name"] == "win_rate")
@@ -198,7 +198,9 @@ def test_preferences_that_are_nan_are_missing_and_never_a_number(tmp_path: Path)
 
 def test_nothing_but_nan_has_no_rate(tmp_path: Path) -> None:
     rows = [annotation_row(n, preference=float("nan")) for n in range(12)]
-    evaluate("annotations", write_array(tmp_path / "nan.json", rows), "--json", tmp_path / "o.json")
+    evaluate(
+        "annotations", write_array(tmp_path / "nan.json", rows), "--output", tmp_path / "o.json"
+    )
     written = json.loads((tmp_path / "o.json").read_text())
     assert (written["win_rate"], written["length_controlled_winrate"]) == (None, None)
 
@@ -206,7 +208,7 @@ def test_nothing_but_nan_has_no_rate(tmp_path: Path) -> None:
 def test_ten_prompts_have_a_wide_interval_and_are_told(tmp_path: Path) -> None:
     rows = [annotation_row(n, preference=2, output_2="x" * (5 + 4 * n)) for n in range(10)]
     path = write_array(tmp_path / "ten.json", rows)
-    shown = evaluate("annotations", path, "--rounds", 5, "--json", tmp_path / "out.json")
+    shown = evaluate("annotations", path, "--rounds", 5, "--output", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert "There are few prompts: 10" in shown
     for metric in written["figures"][:3]:
@@ -221,7 +223,7 @@ def test_a_file_of_the_baseline_alone_is_50_or_refused(tmp_path: Path) -> None:
         for n in range(12)
     ]  # fmt: skip
     path = write_array(tmp_path / "own.json", rows)
-    shown = evaluate("annotations", path, "--json", tmp_path / "out.json")
+    shown = evaluate("annotations", path, "--output", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
     assert (written["win_rate"], written["length_controlled_winrate"]) == (50, 50)
     assert "nothing was compared" in shown
@@ -237,7 +239,7 @@ def test_arena_judgments_of_one_model_are_scored_without_a_sure_rank(tmp_path: P
         for n in range(10)
     ]
     path = write_lines(tmp_path / "one.jsonl", rows)
-    shown = evaluate("arena", path, "--json", tmp_path / "out.json")
+    shown = evaluate("arena", path, "--output", tmp_path / "out.json")
     (card,) = json.loads((tmp_path / "out.json").read_text())
     score = next(metric for metric in card["figures"] if metric["name"] == "score")
     assert score["value"] > 99

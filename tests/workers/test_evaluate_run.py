@@ -58,7 +58,7 @@ def test_win_rates_on_ones_own_prompts_from_one_command(
     out = tmp_path / "out"
     shown = installation.run(
         "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
-        "--baseline-outputs", baseline, "--judge", "scripted", "--out", out,
+        "--baseline-outputs", baseline, "--judge", "scripted", "--output", out,
     )  # fmt: skip
     assert "100.0000" in shown
     (card,) = json.loads((out / "scores.json").read_text())
@@ -96,7 +96,7 @@ def test_win_rates_by_category_fill_wherever_the_dataset_stands(
         "model": ("--model-outputs", write_array(tmp_path / "m.json", own), "--baseline", "stub"),
     }
     installation.run("evaluate", "run", "alpaca", *sides[source], "--judge", "scripted",
-                     "--out", out)  # fmt: skip
+                     "--output", out)  # fmt: skip
     (card,) = json.loads((out / "scores.json").read_text())
     counts = {metric["name"]: metric["count"] for metric in card["figures"]}
     assert (counts["dataset_koala"], counts["dataset_helpful_base"]) == (6, 6)
@@ -126,7 +126,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     monkeypatch.setattr(experiment_setup, "load_engine", load)
     arguments = (
         "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
-        "--baseline-outputs", baseline, "--judge", "stub", "--out", tmp_path / "out", "--shard", 4,
+        "--baseline-outputs", baseline, "--judge", "stub", "--output", tmp_path / "out",
+        "--shard-size", 4,
     )  # fmt: skip
     with pytest.raises(CommandError, match="the power went"):
         installation.run(*arguments)
@@ -149,7 +150,7 @@ def test_another_seed_or_judge_is_asked_anew(
     for seed in (1, 1, 2):
         installation.run(
             "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub", "--seed", seed,
-            "--baseline-outputs", baseline, "--judge", "scripted", "--out", out,
+            "--baseline-outputs", baseline, "--judge", "scripted", "--output", out,
         )  # fmt: skip
     assert len(list((out / "kept").iterdir())) == 4  # answers and judgments of two seeds
 
@@ -172,7 +173,7 @@ def test_arena_games_are_played_and_scored(
     )  # fmt: skip
     installation.run(
         "evaluate", "run", "arena", "--questions", questions, "--model", "stub",
-        "--baseline-answers", answers, "--judge", "scripted", "--out", tmp_path / "out",
+        "--baseline-answers", answers, "--judge", "scripted", "--output", tmp_path / "out",
     )  # fmt: skip
     (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert card["benchmark"] == "arena_hard_0.1"
@@ -202,7 +203,7 @@ def test_arena_categories_are_scored_apart_and_written_for_the_public_tool(
     out = tmp_path / "out"
     installation.run(
         "evaluate", "run", "arena", "--questions", questions, "--model", "stub",
-        "--baseline-answers", answers, "--judge", "scripted", "--version", "2.0", "--out", out,
+        "--baseline-answers", answers, "--judge", "scripted", "--version", "2.0", "--output", out,
     )  # fmt: skip
     cards = json.loads((out / "scores.json").read_text())
     assert [card["benchmark"] for card in cards] == [
@@ -234,7 +235,7 @@ def test_an_answer_that_is_missing_is_told(
     with pytest.raises(CommandError, match=r"a\.jsonl: 1 of 2 questions have no answer, first 2"):
         installation.run(
             "evaluate", "run", "mt-bench", "--questions", questions, "--model-answers", answers,
-            "--judge", "scripted", "--out", tmp_path / "out",
+            "--judge", "scripted", "--output", tmp_path / "out",
         )  # fmt: skip
 
 
@@ -252,7 +253,7 @@ def test_two_turns_are_answered_in_view_of_the_first_and_graded(
     questions = write_lines(tmp_path / "q.jsonl", rows)
     installation.run(
         "evaluate", "run", "mt-bench", "--questions", questions, "--model", "stub",
-        "--judge", "scripted", "--out", tmp_path / "out",
+        "--judge", "scripted", "--output", tmp_path / "out",
     )  # fmt: skip
     (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert (card["all"], card["turn_2"]) == (8, 8)
@@ -275,7 +276,7 @@ def test_reward_bench_items_are_scored_by_the_loops_judge(
     items = write_lines(tmp_path / "items.jsonl", [row])
     installation.run(
         "evaluate", "run", "reward-bench", "--items", items, "--judge", "stub",
-        "--out", tmp_path / "out", "--samples", 2,
+        "--output", tmp_path / "out", "--samples", 2,
     )  # fmt: skip
     (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert card["benchmark"] == f"reward_bench_{version}"
@@ -298,7 +299,7 @@ def test_a_judge_is_asked_again_and_compared_with_people(
     installation.run(
         "evaluate", "run", "judge", "--responses", write_lines(tmp_path / "r.jsonl", responses),
         "--reference", write_lines(tmp_path / "people.jsonl", people), "--judge", "stub",
-        "--out", tmp_path / "out", "--samples", 3,
+        "--output", tmp_path / "out", "--samples", 3,
     )  # fmt: skip
     (card,) = json.loads((tmp_path / "out" / "scores.json").read_text())
     metrics = {metric["name"]: metric["value"] for metric in card["figures"]}
@@ -316,7 +317,7 @@ def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(
     installation.run_iteration()
     installation.run(
         "evaluate", "run", "judge", "--experiment", "mine", "--judge", "scripted",
-        "--out", tmp_path / "strong", "--samples", 1,
+        "--output", tmp_path / "strong", "--samples", 1,
     )  # fmt: skip
     (card,) = json.loads((tmp_path / "strong" / "scores.json").read_text())
     assert card["benchmark"] == "judge_agreement_on_own_responses"
@@ -326,7 +327,7 @@ def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(
         "evaluate", "judge", write_lines(tmp_path / "judge.jsonl", fixed),
         "--reference", write_lines(tmp_path / "people.jsonl", fixed), "--experiment", "mine",
         "--own-reference", tmp_path / "strong" / "judgments.jsonl",
-        "--json", tmp_path / "both.json",
+        "--output", tmp_path / "both.json",
     )  # fmt: skip
     cards = json.loads((tmp_path / "both.json").read_text())
     assert [card["benchmark"] for card in cards] == [
@@ -344,7 +345,7 @@ def test_prompts_of_the_models_own_training_are_told(
     seen.write_text("question 3?\nsomething new\n")
     shown = installation.run(
         "evaluate", "run", "alpaca", "--prompts", seen, "--model", "experiment:mine/M1",
-        "--baseline", "stub", "--judge", "scripted", "--out", tmp_path / "out",
+        "--baseline", "stub", "--judge", "scripted", "--output", tmp_path / "out",
     )  # fmt: skip
     assert "in the experiment's own pool for training: 1" in shown
 
@@ -371,7 +372,7 @@ def test_what_is_asked_for_wrongly_is_one_sentence(
 ) -> None:
     given = [str(prompts) if word == "PROMPTS" else word for word in arguments]
     with pytest.raises(CommandError, match=message) as raised:
-        installation.run("evaluate", "run", *given, "--out", tmp_path / "out")
+        installation.run("evaluate", "run", *given, "--output", tmp_path / "out")
     assert raised.value.returncode == 2
     assert not (tmp_path / "out").exists()
 
@@ -382,8 +383,8 @@ def test_a_real_model_answers_and_judges(
     make_model_folder(tmp_path / "models" / "tiny")
     shown = installation.run(
         "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "tiny",
-        "--baseline-outputs", baseline, "--judge", "tiny", "--out", tmp_path / "out",
-        "--max-new-tokens", 6, "--judge-tokens", 4, "--set", "threads=1", "--judge-set",
+        "--baseline-outputs", baseline, "--judge", "tiny", "--output", tmp_path / "out",
+        "--max-new-tokens", 6, "--judge-max-new-tokens", 4, "--set", "threads=1", "--judge-set",
         "threads=1",
     )  # fmt: skip
     outputs = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
@@ -416,8 +417,8 @@ def test_an_endpoint_judges_with_log_probabilities(
         monkeypatch.setenv("META_REWARD_ENDPOINTS", json.dumps({"judge": entry}))
         installation.run(
             "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
-            "--baseline-outputs", baseline, "--judge", "endpoint:judge", "--out", tmp_path / "out",
-            "--log-probabilities", 5,
+            "--baseline-outputs", baseline, "--judge", "endpoint:judge",
+            "--output", tmp_path / "out", "--log-probabilities", 5,
         )  # fmt: skip
         assert {request["top_logprobs"] for request in server.requests} == {5}
     rows = json.loads((tmp_path / "out" / "annotations.json").read_text())

@@ -40,8 +40,9 @@ def test_prompts_are_made_split_counted_and_go_on(
     held = tmp_path / "benchmark.txt"
     held.write_text("Name the longest river of Asia.\n")
     arguments = (
-        "generate_prompts", "--seeds", seeds, "--engine", "scripted", "--count", 12,
-        "--hold-out", 3, "--held-out", held, "--out", tmp_path / "out", "--similar", 0.95,
+        "generate_prompts", "--seed-prompts", seeds, "--engine", "scripted", "--count", 12,
+        "--num-held-out", 3, "--held-out", held, "--output", tmp_path / "out",
+        "--rouge-threshold", 0.95,
     )  # fmt: skip
     shown = installation.run(*arguments)
     made = read_prompts(tmp_path / "out" / "prompts.jsonl").prompts
@@ -69,8 +70,8 @@ def test_a_model_that_has_no_more_to_give_is_told(
 ) -> None:
     use_script(lambda conversation, sample, seed: "<task>Always the same task, please.</task>")
     shown = installation.run(
-        "generate_prompts", "--seeds", seeds, "--engine", "scripted", "--count", 5,
-        "--out", tmp_path / "out",
+        "generate_prompts", "--seed-prompts", seeds, "--engine", "scripted", "--count", 5,
+        "--output", tmp_path / "out",
     )  # fmt: skip
     assert "only 1 of 5" in shown
     assert "left out: near_duplicate" in shown
@@ -82,8 +83,8 @@ def test_without_a_prompt_nothing_follows(
 ) -> None:
     use_script(lambda conversation, sample, seed: "I would rather not.")
     shown = installation.run(
-        "generate_prompts", "--seeds", seeds, "--engine", "scripted", "--count", 5,
-        "--out", tmp_path / "out",
+        "generate_prompts", "--seed-prompts", seeds, "--engine", "scripted", "--count", 5,
+        "--output", tmp_path / "out",
     )  # fmt: skip
     assert "only 0 of 5" in shown
     assert "next: " not in shown
@@ -92,14 +93,14 @@ def test_without_a_prompt_nothing_follows(
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--hold-out", "5"], "--hold-out must be smaller"),
+        (["--num-held-out", "5"], "--num-held-out must be smaller"),
         (["--language", "xx"], "unknown language xx"),
-        (["--similar", "0"], "is a share above 0"),
+        (["--rouge-threshold", "0"], "is a share above 0"),
         (["--samples", "0"], "counts from 1"),
         (["--temperature", "-1"], "lies between 0 and 5"),
-        (["--own-shots", "-1"], "--own-shots counts from 0"),
+        (["--generated-shots", "-1"], "--generated-shots must be 0 or more"),
         (["--template", "judge"], "unknown here; use {examples}"),
-        (["--shots", "20"], "only 9 seed instructions"),
+        (["--shots", "20"], "only 9 seed prompts"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_work(
@@ -107,8 +108,8 @@ def test_what_is_wrong_is_told_before_the_work(
 ) -> None:
     with pytest.raises(CommandError, match=message):
         installation.run(
-            "generate_prompts", "--seeds", seeds, "--engine", "scripted", "--count", 5,
-            "--out", tmp_path / "out", *more,
+            "generate_prompts", "--seed-prompts", seeds, "--engine", "scripted", "--count", 5,
+            "--output", tmp_path / "out", *more,
         )  # fmt: skip
     assert not (tmp_path / "out" / "prompts.jsonl").exists()
 

@@ -168,7 +168,7 @@ def test_the_form_and_the_api_begin_it(
 
 def test_the_form_offers_the_task_and_its_templates(outside: Path) -> None:
     fields = recipe_fields.get_recipe_fields()
-    assert fields["world"].choices == ("none", "miniature", "spelling")
+    assert fields["task"].choices == ("none", "toy", "spelling")
     assert "spelling_judge" in fields["judge.template"].choices
     assert "spelling_judge" not in fields["meta_judge.template"].choices
     assert "spelling_meta_judge" in fields["meta_judge.template"].choices

@@ -35,7 +35,7 @@ def files(root: Path) -> set[str]:
 
 def test_nothing_is_deleted_unless_asked(finished: Installation) -> None:
     before = files(finished.root)
-    said = finished.run("prune", "--what", "scratch", "uploads", "events", "checkpoints")
+    said = finished.run("prune", "--only", "scratch", "uploads", "events", "checkpoints")
     assert "iteration-1/checkpoint" in said
     assert "M1 of mine can no longer be tried" in said
     assert "nothing was" in said
@@ -47,7 +47,7 @@ def test_checkpoints_go_only_by_name_and_the_last_stays(finished: Installation) 
     checkpoint = finished.artifacts / "mine" / "iteration-1" / "checkpoint"
     assert checkpoint.is_dir()
     tables = {name for name in files(finished.artifacts) if "checkpoint" not in name}
-    finished.run("prune", "--what", "checkpoints", "--yes")
+    finished.run("prune", "--only", "checkpoints", "--yes")
     assert not checkpoint.exists()
     assert (finished.artifacts / "mine" / "iteration-2" / "checkpoint").is_dir()
     assert {name for name in files(finished.artifacts) if "checkpoint" not in name} == tables
@@ -82,7 +82,7 @@ def test_a_half_download_goes_when_nobody_went_on_with_it_for_long(
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
     os.utime(old, (0, 0))
-    assert "begins anew" in finished.run("prune", "--what", "cache", "--yes")
+    assert "begins anew" in finished.run("prune", "--only", "cache", "--yes")
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -92,14 +92,14 @@ def test_an_experiment_that_goes_on_keeps_everything(
 ) -> None:
     Experiment.objects.update(status=status)
     before = files(finished.root)
-    finished.run("prune", "--what", "scratch", "checkpoints", "--yes")
+    finished.run("prune", "--only", "scratch", "checkpoints", "--yes")
     assert files(finished.root) == before
 
 
 def test_the_scratch_of_an_experiment_that_has_ended_goes(finished: Installation) -> None:
     other = finished.root / "scratch" / "not-an-experiment"
     other.mkdir()
-    said = finished.run("prune", "--what", "scratch", "--yes")
+    said = finished.run("prune", "--only", "scratch", "--yes")
     assert "deleted" in said
     assert [path.name for path in (finished.root / "scratch").iterdir()] == ["not-an-experiment"]
 
@@ -114,7 +114,7 @@ def test_uploads_that_are_old_and_asked_for_by_nobody_go(finished: Installation)
     for file in (old, wanted, strange):
         os.utime(file, (0, 0))
     Job.objects.create(kind="launch", experiment_name="next", payload={"prompts": wanted.name})
-    finished.run("prune", "--what", "uploads", "--yes")
+    finished.run("prune", "--only", "uploads", "--yes")
     assert set(uploads.iterdir()) == {wanted, young, strange}
 
 
@@ -124,7 +124,7 @@ def test_old_events_go_and_young_ones_stay(finished: Installation) -> None:
         SecurityEvent.objects.filter(pk=event.pk).update(
             created=timezone.now() - timedelta(days=days)
         )
-    finished.run("prune", "--what", "events", "--yes")
+    finished.run("prune", "--only", "events", "--yes")
     assert "10 days" in set(SecurityEvent.objects.values_list("subject", flat=True))
     assert "100 days" not in set(SecurityEvent.objects.values_list("subject", flat=True))
 

@@ -273,7 +273,7 @@ def test_an_engine_killed_in_the_middle_is_a_readable_failure_and_tried_again(
     assert "was killed (SIGKILL)" in errors[0][0]
 
 
-LONG = ("--set", "judge.samples=250", "--set", "shard_prompts=2")
+LONG = ("--set", "judge.samples=250", "--set", "prompts_per_shard=2")
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
     tmp_path: Path, models: Path, site_with_workers: Cluster, action: str, status: str
 ) -> None:
     """Longer than the usual iteration, so that its judging can be stopped in its middle."""
-    longer = ("--set", "judge.samples=50", "--set", "shard_prompts=1")
+    longer = ("--set", "judge.samples=50", "--set", "prompts_per_shard=1")
     here = site_with_workers
     here.start_worker()
     here.hand_over(*longer)
@@ -488,7 +488,7 @@ def test_a_small_experiment_does_not_wait_for_a_large_one(
     """One worker; the small one comes when the large one has begun to judge, and ends before it."""
     with cluster(tmp_path / "site", models, running_broker, META_REWARD_TURN_SECONDS="1") as here:
         here.start_worker()
-        here.hand_over("--set", "judge.samples=60", "--set", "shard_prompts=1")
+        here.hand_over("--set", "judge.samples=60", "--set", "prompts_per_shard=1")
         here.wait_until(lambda: here.site.running("judge"))
         options = ("--experiment", "small", "--recipe", str(here.site.recipe))
         here.start("manage.py", "run_iteration", *options, "--queue")
@@ -509,7 +509,7 @@ def test_two_experiments_at_once_both_progress_and_finish(site_with_workers: Clu
     here.wait_until(lambda: len(here.site.rows("select 1 from experiments_worker")) == 2)
     for name in ("alice", "bob"):
         options = ("--experiment", name, "--recipe", str(here.site.recipe), "--queue")
-        here.start("manage.py", "run_iteration", *options, "--set", "shard_prompts=1")
+        here.start("manage.py", "run_iteration", *options, "--set", "prompts_per_shard=1")
     here.wait_until(lambda: here.site.statuses("iteration") == {"finished": 2}, seconds=400)
     check_rows(here.site)
     owners = here.site.rows(

@@ -32,7 +32,7 @@ def test_the_list_names_what_there_is(ran: Installation) -> None:
 
 
 def test_the_latest_iteration_is_shown(ran: Installation, tmp_path: Path) -> None:
-    shown = ran.run("show_iteration", "--experiment", "mine", "--json", tmp_path / "out.json")
+    shown = ran.run("show_iteration", "--experiment", "mine", "--output", tmp_path / "out.json")
     assert "Iteration 2: M1 to M2" in shown
     assert json.loads((tmp_path / "out.json").read_text())["iteration"] == 2
 

@@ -113,7 +113,7 @@ def test_up_to_an_iteration_runs_what_is_missing_and_checks_the_rest(
 ) -> None:
     installation.run_iteration()
     times = Iteration.objects.values_list("started", "finished").get(number=1)
-    shown = installation.run_iteration("--iterations", 2, "--json", tmp_path / "out.json")
+    shown = installation.run_iteration("--iterations", 2, "--output", tmp_path / "out.json")
     assert "iteration 1 was finished before" in shown
     assert Iteration.objects.values_list("started", "finished").get(number=1) == times
     assert Attempt.objects.filter(shard__stage__iteration__number=1).count() == 11
@@ -244,7 +244,7 @@ def test_another_process_that_runs_it_is_left_alone(
 
 
 def test_a_plan_is_shown_and_nothing_written(installation: Installation, tmp_path: Path) -> None:
-    shown = installation.run_iteration("--dry-run", "--json", tmp_path / "plan.json")
+    shown = installation.run_iteration("--dry-run", "--output", tmp_path / "plan.json")
     assert "assumed" in shown
     plan = json.loads((tmp_path / "plan.json").read_text())["plan"]["1"]
     assert [(stage["stage"], stage["calls"]) for stage in plan] == [
@@ -261,7 +261,7 @@ def test_a_plan_is_shown_and_nothing_written(installation: Installation, tmp_pat
 def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
     installation: Installation, tmp_path: Path, model: str
 ) -> None:
-    words = ("--dry-run", "--json", tmp_path / "plan.json")
+    words = ("--dry-run", "--output", tmp_path / "plan.json")
     shown = installation.run_iteration("--model", model, *words)
     note = f"the model {model} has not been fetched yet"
     assert note in shown
@@ -278,7 +278,7 @@ def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
 
 def test_a_plan_of_several_iterations_has_a_sum(installation: Installation, tmp_path: Path) -> None:
     shown = installation.run_iteration(
-        "--dry-run", "--iterations", 3, "--json", tmp_path / "plan.json"
+        "--dry-run", "--iterations", 3, "--output", tmp_path / "plan.json"
     )
     plans = json.loads((tmp_path / "plan.json").read_text())["plan"].values()
     tokens = sum(stage["tokens"] for plan in plans for stage in plan)
@@ -300,7 +300,7 @@ def test_the_plan_of_a_new_experiment_uses_what_another_like_it_has_shown(
     installation: Installation, tmp_path: Path
 ) -> None:
     installation.run_iteration()
-    shown = installation.run_iteration("--dry-run", "--json", tmp_path / "plan.json", name="new")
+    shown = installation.run_iteration("--dry-run", "--output", tmp_path / "plan.json", name="new")
     assert "new, iteration 1" in shown
     assert "finished shards of mine" in shown.replace("\n", " ")
     plan = json.loads((tmp_path / "plan.json").read_text())["plan"]["1"]

@@ -1,6 +1,7 @@
 """Experiment requests: a request fills in the form, and the site's rules check it."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.contrib.auth.models import User
@@ -8,6 +9,7 @@ from django.http import HttpRequest, QueryDict
 from django.utils.datastructures import MultiValueDict
 
 from meta_reward_core.errors import InputError
+from meta_reward_core.recipes.renamed_keys import translate_flat_keys
 from webapp.api.schemas import LaunchChanges, SeedModel
 from webapp.experiment_form import forms
 from webapp.experiment_form.form_state import (
@@ -26,35 +28,45 @@ from webapp.experiments.models import Job, JobKind
 _CALLED: Final = "the prompts"
 
 
-def submit_launch(request: HttpRequest, base: FormBase, given: LaunchChanges, *, by: User) -> Job:
+def submit_launch(
+    request: HttpRequest, base: FormBase, given: LaunchChanges, *, by: User
+) -> tuple[Job, list[str]]:
     """Request an experiment.
+
+    Returns:
+        The job, and what is deprecated in the request.
 
     Raises:
         InputError: something that was asked for is wrong, one line for each.
     """
-    unknown = sorted(given.values.keys() - get_recipe_fields().keys())
+    warnings = list(base.warnings)
+    values = translate_flat_keys(given.values, warn=warnings.append)
+    unknown = sorted(values.keys() - get_recipe_fields().keys())
     if unknown:
         raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
     first = make_initial_state(request, base)
     form = HttpRequest()
     form.method, form.user = "POST", request.user
-    form.POST = _fill_fields(first, given)  # type: ignore[assignment]
+    form.POST = _fill_fields(first, given, values)  # type: ignore[assignment]
     form.FILES = MultiValueDict()
     sheet = make_submitted_state(form, base, is_final=True)
     if not sheet.is_ready:
         raise InputError("\n".join(_list_problems(sheet)))
     wish = build_launch_request(sheet)
-    return enqueue_job(JobKind.LAUNCH, by=by, experiment_name=wish.name, payload=wish.write())
+    job = enqueue_job(JobKind.LAUNCH, by=by, experiment_name=wish.name, payload=wish.write())
+    return job, warnings
 
 
-def _fill_fields(first: LaunchFormState, given: LaunchChanges) -> QueryDict:
+def _fill_fields(
+    first: LaunchFormState, given: LaunchChanges, values: Mapping[str, Any]
+) -> QueryDict:
     """Fill in the form: what it shows at first, and over it what was given."""
     fields: dict[str, Any] = {
         **first.form.data,
         "name": given.name,
         **_get_model_fields(given.model),
         **_store_prompt_fields(given.prompts),
-        **{f"{PREFIX}{key}": write_value(value) for key, value in given.values.items()},
+        **{f"{PREFIX}{key}": write_value(value) for key, value in values.items()},
     }
     fields["skip_bad_rows"] = given.skip_bad_rows
     for name in ("seed", "until", "is_private"):

@@ -1,10 +1,12 @@
 """Operations on experiments."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Query, Router, Status
 
+from meta_reward_core.recipes.loader import read_stored_values
 from webapp.accounts.current_user import get_user
 from webapp.accounts.ownership import OwnershipForm, get_ownership, transfer_ownership
 from webapp.accounts.permissions import (
@@ -64,7 +66,7 @@ def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0
 def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[JobOut]:
     """Create an experiment from a built-in recipe or the text of one. It starts immediately."""
     base = find_base(request, name=given.recipe, text=given.recipe_text, origin="")
-    return _accept(submit_launch(request, base, given, by=get_user(request)))
+    return _accept(*submit_launch(request, base, given, by=get_user(request)))
 
 
 @router.get("/{name}", response={200: ExperimentOut, **PROBLEMS})
@@ -89,8 +91,8 @@ def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) ->
 @require_view
 def get_experiment_recipe(request: HttpRequest, name: str) -> dict[str, Any]:
     """Get the recipe of an experiment."""
-    recipe: dict[str, Any] = get_viewable_experiment(request.user, name).recipe
-    return recipe
+    row = get_viewable_experiment(request.user, name)
+    return read_stored_values(row.recipe, origin=row.name)
 
 
 @router.post("/{name}/duplicate", response={202: JobOut, **PROBLEMS})
@@ -98,7 +100,7 @@ def get_experiment_recipe(request: HttpRequest, name: str) -> dict[str, Any]:
 def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) -> Status[JobOut]:
     """Create a copy of an experiment, with changes."""
     base = find_base(request, name="", text="", origin=name)
-    return _accept(submit_launch(request, base, given, by=get_user(request)))
+    return _accept(*submit_launch(request, base, given, by=get_user(request)))
 
 
 @router.get("/{name}/status", response={200: StatusOut, **PROBLEMS})
@@ -217,5 +219,5 @@ def _request_action(request: HttpRequest, name: str, kind: JobKind) -> Status[Jo
     return _accept(enqueue_job(kind, by=get_user(request), experiment=row))
 
 
-def _accept(job: Job) -> Status[JobOut]:
-    return Status(202, JobOut.of(job))
+def _accept(job: Job, warnings: Sequence[str] = ()) -> Status[JobOut]:
+    return Status(202, JobOut.of(job, warnings=warnings))

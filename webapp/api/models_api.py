@@ -7,7 +7,7 @@ from django.shortcuts import get_object_or_404
 from ninja import Router, Status
 
 from meta_reward_core.errors import InputError
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import get_controllable_experiment, get_viewable_experiment
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
@@ -51,7 +51,7 @@ def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[JobOut]:
     first, second = given.models
     chosen = {"first": first, "second": second}
     judges = [which for which, number in chosen.items() if number in given.judges]
-    begun = get_initial_values(parse_recipe(row.recipe, origin=row.name), made)
+    begun = get_initial_values(parse_stored_recipe(row.recipe, origin=row.name), made)
     form = ChatForm(begun | said | chosen | {"judges": judges}, made=made)
     require_valid(form)
     by = get_user(request)

@@ -1,5 +1,6 @@
 """JSON schemas of requests and responses."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -248,9 +249,13 @@ class JobOut(Schema):
     by: Annotated[str | None, _renamed("created_by")]
     wish: Annotated[dict[str, Any], _renamed("payload")]
     finding: Annotated[str, _renamed("message")]
+    warnings: Annotated[
+        list[str],
+        Field(default_factory=list, description="Deprecated names in this request."),
+    ]
 
     @classmethod
-    def of(cls, row: Job) -> "JobOut":
+    def of(cls, row: Job, *, warnings: Sequence[str] = ()) -> "JobOut":
         """Write a row."""
         same = ("kind", "status", "outcome", "created", "finished")
         name = row.created_by.get_username() if row.created_by else None
@@ -265,6 +270,7 @@ class JobOut(Schema):
             message=row.message,
             finding=row.message,
             follows=row.follows_id,
+            warnings=list(warnings),
             **{name: getattr(row, name) for name in same},
         )
 

@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
+from meta_reward_core.recipes.canonical import restore_names
 from meta_reward_core.review.stratified_sampling import BatchSlot, arrange_batch
 from webapp.audit.annotation_queue import (
     get_possible_auditors,
@@ -52,14 +53,14 @@ MIN_REASON_CHARS: Final = 5
 
 def create_gate_from_recipe(experiment: Experiment) -> None:
     """Ask for audits if an experiment's recipe does; for when its row is made."""
-    asked = experiment.recipe.get("audit") or {}
+    asked = restore_names(experiment.recipe).get("audit") or {}
     if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():
         gate = Gate(
             experiment=experiment,
-            min_agreement=asked["least_agreement"],
+            min_agreement=asked["min_agreement"],
             confidence=asked["confidence"],
-            min_answers=asked["answers"],
-            on_failure=asked["otherwise"],
+            min_answers=asked["min_answers"],
+            on_failure=asked["on_failure"],
         )
         write_gate(gate, before=None, by=None)
 

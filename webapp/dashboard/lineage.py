@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meta_reward_core.models.hf_hub import parse_pinned_name
+from meta_reward_core.recipes.canonical import restore_names
 from webapp.dashboard.table_reader import find_kept_epoch
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.models import Experiment, Iteration, JobKind, Shard, ShardStatus
@@ -160,7 +161,7 @@ def _make_generation(experiment: Experiment, row: Iteration, counts: Counts) -> 
         prompts=counts.get("sample", {}).get("prompts"),
         pairs=tuple(
             _make_pair_counts(kind, counts.get(f"pair_{kind}", {}), trained)
-            for kind in _get_scheduled_kinds(experiment.recipe, row.number)
+            for kind in _get_scheduled_kinds(restore_names(experiment.recipe), row.number)
         ),
         human_pairs=trained.get("human", 0),
         trained=trained.get("trained"),
@@ -180,5 +181,5 @@ def _make_pair_counts(
 
 def _get_scheduled_kinds(recipe: Mapping[str, Any], number: int) -> Sequence[str]:
     """Name the kinds of pairs that an iteration schedules; past the end the last entry goes on."""
-    schedule: list[list[str]] = recipe.get("pair_kinds") or []
+    schedule: list[list[str]] = recipe.get("train_on") or []
     return schedule[min(number, len(schedule)) - 1] if schedule else []

@@ -8,7 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from meta_reward_core.recipes.loader import (
+    list_shipped_recipes,
+    load_recipe,
+    read_stored_values,
+)
 from meta_reward_core.recipes.schema import Recipe
 
 
@@ -42,14 +46,14 @@ class RecipeView:
 
 
 def make_recipe_view(recipe: Mapping[str, Any]) -> RecipeView:
-    """Lay out the snapshot of a recipe that an experiment keeps."""
+    """Lay out the recipe that an experiment has stored, under today's keys."""
     name = str(recipe.get("name", ""))
     shipped = name if name in list_shipped_recipes() else ""
     known = _load_shipped_values(shipped) if shipped else {}
     meanings = dict(_iter_meanings(Recipe, ""))
     values = tuple(
         _make_value(key, text, known.get(key), meanings.get(key, ("", "")))
-        for key, text in _flatten(recipe, "")
+        for key, text in _flatten(read_stored_values(recipe, origin=name), "")
         if key not in ("name", "description")
     )
     return RecipeView(name, shipped, values)

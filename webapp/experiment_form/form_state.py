@@ -5,11 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 
 from meta_reward_core.errors import ArtifactError, InputError, PromptFileError, TaskError
 from meta_reward_core.planning.experiment_request import check_pool, compute_task_pool_size
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
+from meta_reward_core.recipes.renamed_keys import (
+    ignore_renamed,
+    is_renamed,
+    translate_flat_keys,
+)
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.tasks.protocol import Task
 from meta_reward_core.tasks.registry import find_task
@@ -20,7 +25,7 @@ from webapp.experiment_form.forms import LaunchForm
 from webapp.experiment_form.launch_request import LaunchRequest, dump_recipe, load_base_recipe
 from webapp.experiment_form.model_choices import ModelChoices, list_models
 from webapp.experiment_form.recipe_draft import RecipeDraft, ValueDifference, draft_recipe, to_texts
-from webapp.experiment_form.recipe_fields import get_recipe_fields
+from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
 from webapp.experiment_form.uploads import (
     StoredPrompts,
     format_upload_limit,
@@ -45,12 +50,14 @@ class FormBase:
         name: of a shipped recipe; empty for a text or an experiment.
         text: YAML that somebody sent.
         origin: the experiment that is duplicated.
+        warnings: deprecated keys of the text, and what to use instead.
     """
 
     recipe: Recipe
     name: str = ""
     text: str = ""
     origin: Experiment | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +113,11 @@ def find_base(request: HttpRequest, *, name: str, text: str, origin: str) -> For
         Http404: this person cannot see the experiment that is to be duplicated.
     """
     if not origin:
-        return FormBase(load_base_recipe(name, text), name=name, text=text)
+        warnings: list[str] = []
+        recipe = load_base_recipe(name, text, warn=warnings.append)
+        return FormBase(recipe, name=name, text=text, warnings=tuple(warnings))
     row = get_viewable_experiment(request.user, origin)
-    return FormBase(parse_recipe(row.recipe, origin=row.name), origin=row)
+    return FormBase(parse_stored_recipe(row.recipe, origin=row.name), origin=row)
 
 
 def make_initial_state(request: HttpRequest, base: FormBase) -> LaunchFormState:
@@ -150,12 +159,17 @@ def make_submitted_state(
     """
     form = _make_form(base, list_models(), data=request.POST, files=request.FILES)
     form.is_valid()
-    texts = {
-        key: request.POST[PREFIX + key]
-        for key in get_recipe_fields()
-        if PREFIX + key in request.POST
+    return _make_state(request, base, form, _read_texts(request.POST), is_final=is_final)
+
+
+def _read_texts(sent: QueryDict) -> dict[str, str]:
+    """What stands in the fields of the recipe; a page opened before an upgrade sends old keys."""
+    texts = {name.removeprefix(PREFIX): str(sent[name]) for name in sent if name.startswith(PREFIX)}
+    old = {key: text for key, text in texts.items() if is_renamed(key)}
+    renamed = translate_flat_keys(old, warn=ignore_renamed)
+    return {key: write_value(value) for key, value in renamed.items()} | {
+        key: text for key, text in texts.items() if key in get_recipe_fields()
     }
-    return _make_state(request, base, form, texts, is_final=is_final)
 
 
 def _choose_prompts_source(wish: LaunchRequest) -> str:
@@ -199,7 +213,7 @@ def _make_form(base: FormBase, models: ModelChoices, **kwargs: Any) -> LaunchFor
 def _find_installed_task(recipe: Recipe) -> Task | None:
     """The task of a recipe; None also if it is not installed, which the field of its name says."""
     try:
-        return find_task(recipe.task_name)
+        return find_task(recipe.task)
     except TaskError:
         return None
 
@@ -289,8 +303,8 @@ def _require_good_rows(state: PromptsState, *, skip: bool) -> PromptsState:
 
 
 def _make_task_prompts(recipe: Recipe) -> PromptsState:
-    if recipe.task_name is None:
-        return PromptsState(error="The recipe names no task now: give prompts of your own.")
+    if recipe.task is None:
+        return PromptsState(error="The recipe names no task now: give your own prompts.")
     return PromptsState(count=compute_task_pool_size(recipe))
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from meta_reward_core.errors import RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe, read_recipe_text
+from meta_reward_core.recipes.renamed_keys import Warn, ignore_renamed
 from meta_reward_core.recipes.schema import Recipe
 from webapp.experiment_form.recipe_draft import apply_changes
 
@@ -56,7 +57,7 @@ class LaunchRequest:
         Raises:
             RecipeError: it is missing or wrong.
         """
-        return load_base_recipe(self.recipe, self.recipe_text)
+        return load_base_recipe(self.recipe, self.recipe_text, warn=ignore_renamed)
 
     def build_recipe(self) -> Recipe:
         """The recipe that is asked for.
@@ -67,14 +68,17 @@ class LaunchRequest:
         return apply_changes(self.base(), self.changes)
 
 
-def load_base_recipe(name: str, text: str) -> Recipe:
+def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:
     """Read a recipe by its shipped name, or as the text that somebody sent.
+
+    Args:
+        warn: told about each deprecated key of the text.
 
     Raises:
         RecipeError: it is missing or wrong.
     """
     if not name:
-        return read_recipe_text(text)
+        return read_recipe_text(text, warn=warn)
     if name not in list_shipped_recipes():
         known = ", ".join(list_shipped_recipes())
         raise RecipeError(f"no recipe {name!r} comes with this installation; there are: {known}")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from meta_reward_core.errors import RecipeError
 from meta_reward_core.recipes.loader import TEMPLATE_KEYS, change_recipe, parse_recipe
+from meta_reward_core.recipes.renamed_keys import ignore_renamed
 from meta_reward_core.recipes.schema import Recipe
 from webapp.experiment_form.recipe_fields import (
     RecipeField,
@@ -111,12 +112,12 @@ def require_launchable(recipe: Recipe) -> None:
 
 
 def apply_changes(base: Recipe, changes: tuple[str, ...]) -> Recipe:
-    """Apply changes to a base for somebody far away.
+    """Apply the changes of a stored request to a base for somebody far away.
 
     Raises:
         RecipeError: they cannot be applied, or name a file of this machine.
     """
-    recipe = change_recipe(base, changes)
+    recipe = change_recipe(base, changes, warn=ignore_renamed)
     require_launchable(recipe)
     return recipe
 

@@ -46,7 +46,7 @@ _COMMON: Final = frozenset(
         "engine.endpoint",
         "engine.device",
         "iterations",
-        "pair_kinds",
+        "train_on",
     }
 )
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
@@ -265,7 +265,7 @@ def _list_choices(key: str, annotation: Any) -> tuple[str, ...]:
         return ("yes", "no")
     if key in _TEMPLATES:
         return list_installed_templates(key)
-    if key in _TASKS:
+    if key == _TASK:
         return (*none, *(task.name for task in list_experiment_tasks()))
     parts = [part for part in _iter_alternatives(annotation) if part is not type(None)]
     if all(get_origin(part) is Literal for part in parts):
@@ -284,8 +284,8 @@ _TEMPLATES: Final = {
 }
 
 
-_TASKS: Final = frozenset({"world", "evaluation.oracle"})
-"""Values that name a task."""
+_TASK: Final = "task"
+"""The value that names a task."""
 
 
 @cache

@@ -194,7 +194,7 @@ def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
         map(load_shipped_recipe, list_shipped_recipes()), key=lambda one: one.sample.prompts
     )
     context = {
-        "recipes": [ShippedRecipe(recipe, recipe.task_name is not None) for recipe in shipped],
+        "recipes": [ShippedRecipe(recipe, recipe.task is not None) for recipe in shipped],
         "problem": problem,
         "text": request.POST.get("base_text", ""),
     }

@@ -1,6 +1,6 @@
 """From the row of an experiment to its files: only here is said under which name they are."""
 
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import (
     SettingsHistory,
@@ -42,5 +42,5 @@ def read_iteration_recipe(experiment: Experiment, number: int) -> Recipe:
         ArtifactError: the files cannot be read.
     """
     if not list_settings_changes(open_experiment_files(experiment)):
-        return parse_recipe(experiment.recipe, origin=experiment.name)
+        return parse_stored_recipe(experiment.recipe, origin=experiment.name)
     return read_settings_history(experiment).get_recipe(number)

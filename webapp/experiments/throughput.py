@@ -12,6 +12,7 @@ from meta_reward_core.planning.cost_estimate import (
     StageRate,
     fit_rate,
 )
+from meta_reward_core.recipes.canonical import canonicalize_task
 from meta_reward_core.recipes.schema import Recipe
 from webapp.experiments.models import (
     Attempt,
@@ -101,7 +102,7 @@ def find_similar_throughput(
         experiment__in=experiments,
         status=RunStatus.FINISHED,
         experiment__recipe__model=recipe.model,
-        experiment__recipe__world=recipe.world,
+        experiment__recipe__world=canonicalize_task(recipe.task),
         experiment__recipe__engine__device=recipe.engine.device,
     ).order_by("-finished", "-pk")
     latest = list(alike.select_related("experiment")[:_MAX_ITERATIONS])

@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from webapp.accounts.current_user import get_user
 from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import (
@@ -104,7 +104,7 @@ def _get_first_values(
     earlier = _find_repeated(request, get_playground_turns(experiment))
     if earlier is not None:
         return get_form_values(earlier.payload)
-    return get_initial_values(parse_recipe(experiment.recipe, origin=experiment.name), made)
+    return get_initial_values(parse_stored_recipe(experiment.recipe, origin=experiment.name), made)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -26,6 +26,7 @@ from meta_reward_core.method.pairing import (
     select_judge_pair,
 )
 from meta_reward_core.method.what_if import count_battles
+from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import hash_json
 from meta_reward_core.storage.records import (
@@ -106,7 +107,7 @@ def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInp
             "files": files.hash_inputs(_READ, part),
             "ratings": facts.ratings_key,
             "one_position": facts.weights.one_position_won_everything,
-            "judges": facts.recipe.meta_judge.model_dump(mode="json"),
+            "judges": canonicalize_section(facts.recipe.meta_judge, "meta_judge."),
             "seed": facts.seed,
         }
     )

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.method.what_if import get_rules
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.accounts.current_user import get_user
 from webapp.accounts.models import SecurityEventKind
@@ -192,7 +192,7 @@ def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpRespo
     made = list_made_models(experiment)
     if len(made) > 1:
         wish = build_payload_for_all(
-            parse_recipe(experiment.recipe, origin=experiment.name), made, text
+            parse_stored_recipe(experiment.recipe, origin=experiment.name), made, text
         )
         enqueue_job(JobKind.CHAT, by=get_user(request), experiment=experiment, payload=wish)
     else:

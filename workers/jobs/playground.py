@@ -264,7 +264,7 @@ def _judge_responses(
         samples=request.judgments,
         sampling=SamplingParams(settings.temperature, settings.top_p, settings.max_new_tokens),
         seed=derive_seed(request.seed, "try", "judge", judge),
-        top_points=settings.top_points,
+        max_score=settings.max_score,
     )
     return [
         {

@@ -136,9 +136,9 @@ def _get_seed_model_name(experiment: Experiment) -> str:
     if on_hub is not None:
         return str(on_hub)
     recipe = experiment.recipe
-    if recipe.model is not None or recipe.task_name is None:
+    if recipe.model is not None or recipe.task is None:
         return get_public_model_name(recipe.model)
-    return get_public_model_name(None, task=_get_task_title(recipe.task_name))
+    return get_public_model_name(None, task=_get_task_title(recipe.task))
 
 
 def _get_task_title(name: str) -> str:

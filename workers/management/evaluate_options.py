@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.context import PromptTemplates
 from meta_reward_core.data.file_io import create_output_folder, write_json
 from meta_reward_core.data.prompt_files import read_prompts
@@ -65,24 +66,30 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     alpaca = add_kind(benchmarks, "alpaca", "win rates against a baseline, on any prompts")
     add = alpaca.add_argument
-    add("--prompts", type=Path, metavar="FILE", help=f"file of prompts: {', '.join(FORMATS)}")
+    add("--prompts", type=Path, metavar="FILE", help=f"File of prompts: {', '.join(FORMATS)}.")
     _declare_sides(alpaca, "outputs", baseline=True)
-    add("--orders", choices=["one", "both"], default="both", help="in which a pair is shown")
-    arena = add_kind(benchmarks, "arena", "Arena-Hard: two games a question")
+    add("--orders", choices=["one", "both"], default="both",
+        help="Orders in which each pair is shown. Default: both.")  # fmt: skip
+    arena = add_kind(benchmarks, "arena", "Arena-Hard: two games per question")
     add = arena.add_argument
-    add("--questions", type=Path, required=True, metavar="FILE", help="question.jsonl")
+    add("--questions", type=Path, required=True, metavar="FILE", help="Questions: question.jsonl.")
     _declare_sides(arena, "answers", baseline=True)
-    add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
-    turns = add_kind(benchmarks, "mt-bench", "MT-Bench: two turns, 1 to 10 points")
+    add("--version", choices=["0.1", "2.0"], default="0.1",
+        help="Version of the benchmark. Default: 0.1.")  # fmt: skip
+    turns = add_kind(benchmarks, "mt-bench", "MT-Bench: two turns, scores from 1 to 10")
     turns.add_argument(
-        "--questions", type=Path, required=True, metavar="FILE", help="question.jsonl"
+        "--questions", type=Path, required=True, metavar="FILE", help="Questions: question.jsonl."
     )
     _declare_sides(turns, "answers", baseline=False)
-    rewards = add_kind(benchmarks, "reward-bench", "RewardBench: the judge scores answers")
-    rewards.add_argument("--items", type=Path, required=True, metavar="FILE", help="its rows")
+    rewards = add_kind(benchmarks, "reward-bench", "RewardBench: scores of the judge")
+    rewards.add_argument(
+        "--items", type=Path, required=True, metavar="FILE", help="Items of RewardBench."
+    )
     declare_judge_prompt(rewards)
     checks = add_kind(benchmarks, "ifeval", "IFEval: programs check verifiable instructions")
-    checks.add_argument("--data", type=Path, required=True, metavar="FILE", help="input_data.jsonl")
+    checks.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="Items: input_data.jsonl."
+    )
     _declare_sides(checks, "outputs", baseline=False)
     _declare_greedy_answers(checks)
     labelled = add_kind(
@@ -90,19 +97,20 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     )
     add = labelled.add_argument
     add("--data", type=Path, required=True, metavar="PATH",
-        help="rows of input, output_1, output_2, label; or a folder of such files")  # fmt: skip
+        help="Rows of input, output_1, output_2 and label, or a folder of such files.")  # fmt: skip
     add("--only", choices=["scores", "comparisons"],
-        help="scores of each output alone, or comparisons of both; default: both")  # fmt: skip
+        help="Scores of each output alone, or comparisons of both. Default: both.")  # fmt: skip
     declare_judge_prompt(labelled)
-    judge = add_kind(benchmarks, "judge", "the judge scores responses")
+    judge = add_kind(benchmarks, "judge", "scores of the judge on any responses")
     add = judge.add_argument
     add("--responses", type=Path, metavar="FILE",
-        help="rows of instruction, response, response_id")  # fmt: skip
-    add("--experiment", metavar="NAME", help="instead: the responses of one of its iterations")
-    add("--iteration", type=parse_positive_int, metavar="N", help="which iteration")
-    add("--reference", type=Path, metavar="FILE", help="scores, ranks, verdicts, or an audit")
-    add("--reference-is", choices=["model", "humans"], default="model",
-        help="of --keep: whose opinions the reference holds")  # fmt: skip
+        help="Rows of instruction, response and response_id.")  # fmt: skip
+    add("--experiment", metavar="NAME",
+        help="Experiment whose responses are judged, instead of --responses.")  # fmt: skip
+    add("--iteration", type=parse_positive_int, metavar="N", help="Iteration of --experiment.")
+    add("--reference", type=Path, metavar="FILE",
+        help="Reference: scores, ranks, verdicts or an audit.")  # fmt: skip
+    declare_reference_type(judge)
     declare_judge_prompt(judge)
     for name, benchmark in benchmarks.choices.items():
         if name != "ifeval":
@@ -116,67 +124,94 @@ _SCORING: Final = ("judge", "labelled-pairs", "reward-bench")
 def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
     """Declare what a benchmark without a judge takes; responses are greedy."""
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER",
-        help="for the files; the same command goes on in it where it was stopped")  # fmt: skip
-    add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N", help="of an answer")
-    add("--system-prompt", metavar="TEXT", help="before every prompt that is answered")
+    _declare_output_folder(parser)
+    add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N",
+        help="Maximum tokens per response. Default: 2048.")  # fmt: skip
+    add("--system-prompt", metavar="TEXT", help="System prompt before each prompt.")
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="of the model's engine, such as dtype=bfloat16")  # fmt: skip
-    add("--shard", type=parse_positive_int, default=64, metavar="N",
-        help="conversations that are kept together: the most that a stop loses")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of the engine")
+        help="Change of an engine setting of the model, such as dtype=bfloat16. "
+             "Repeatable.")  # fmt: skip
+    _declare_shard_size(parser)
+    add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
+
+
+def _declare_output_folder(parser: argparse.ArgumentParser) -> None:
+    found = parser.add_argument("--output", type=Path, required=True, metavar="FOLDER",
+        help="Folder for scores.json and all other files. The same command resumes an interrupted "
+             "run in it.")  # fmt: skip
+    add_old_option(parser, "--out", found)
+
+
+def _declare_shard_size(parser: argparse.ArgumentParser) -> None:
+    found = parser.add_argument("--shard-size", type=parse_positive_int, default=64, metavar="N",
+        help="Conversations per saved shard, which is the most work lost by an interruption. "
+             "Default: 64.")  # fmt: skip
+    add_old_option(parser, "--shard", found)
+
+
+def declare_reference_type(parser: argparse.ArgumentParser) -> None:
+    """Declare who made a reference."""
+    found = parser.add_argument("--reference-type", choices=["model", "humans"], default="model",
+        help="Author of the reference; used by --save-to. Default: model.")  # fmt: skip
+    add_old_option(parser, "--reference-is", found)
 
 
 def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool) -> None:
     for role in ("model", "baseline") if baseline else ("model",):
         either = parser.add_mutually_exclusive_group(required=True)
-        either.add_argument(f"--{role}", metavar="ENGINE", help=f"who answers: {_ENGINE}")
+        either.add_argument(
+            f"--{role}", metavar="ENGINE", help=f"{role.capitalize()} that responds: {_ENGINE}."
+        )
         either.add_argument(
             f"--{role}-{what}", type=Path, metavar="FILE", dest=f"{role}_file",
-            help=f"what the {role} has answered, instead",
+            help=f"Existing responses of the {role}, instead of --{role}.",
         )  # fmt: skip
-        parser.add_argument(f"--{role}-name", metavar="NAME", help="to show, if not its own")
+        parser.add_argument(f"--{role}-name", metavar="NAME", help=f"Display name of the {role}.")
 
 
 def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
     """Declare the judge's prompt, its rubric, and where the rubric's scale ends."""
     add = parser.add_argument
-    add("--template", default="judge", metavar="NAME|FILE", help="the judge's prompt")
-    add("--rubric", default="rubric", metavar="NAME|FILE", help="what {rubric} stands for")
-    add("--top-points", type=parse_top_score, default=MAX_SCORE, metavar="POINTS",
-        help="where the rubric's scale ends; default: 5")  # fmt: skip
+    add("--template", default="judge", metavar="NAME|FILE",
+        help="Prompt template of the judge. Default: judge.")  # fmt: skip
+    add("--rubric", default="rubric", metavar="NAME|FILE",
+        help="Rubric inserted at {rubric}. Default: rubric.")  # fmt: skip
+    found = add("--max-score", type=parse_top_score, default=MAX_SCORE, metavar="SCORE",
+        help="Maximum score of the rubric. Default: 5.")  # fmt: skip
+    add_old_option(parser, "--top-points", found)
 
 
 def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
     add = parser.add_argument
-    add("--judge", required=True, metavar="ENGINE", help=f"who judges: {_ENGINE}")
-    add("--judge-name", metavar="NAME", help="to show, if not its own")
-    add("--out", type=Path, required=True, metavar="FOLDER",
-        help="for the files; the same command goes on in it where it was stopped")  # fmt: skip
-    add("--temperature", type=parse_temperature, default=0.0, help="of answers; default: 0, greedy")
-    add("--top-p", type=parse_share, default=1.0, help="of answers and judgments; default: 1")
-    add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N", help="of an answer")
-    add("--system-prompt", metavar="TEXT", help="before every prompt that is answered")
-    add("--judge-temperature", type=parse_temperature, default=0.0 if samples == 1 else 0.8,
-        help="of judgments; default: 0 where one is asked for, else 0.8")  # fmt: skip
-    add(
-        "--judge-tokens",
-        type=parse_positive_int,
-        default=1024,
-        metavar="N",
-        help="of a judgment, at most",
-    )
+    add("--judge", required=True, metavar="ENGINE", help=f"Judge: {_ENGINE}.")
+    add("--judge-name", metavar="NAME", help="Display name of the judge.")
+    _declare_output_folder(parser)
+    add("--temperature", type=parse_temperature, default=0.0,
+        help="Sampling temperature of responses. Default: 0 (greedy).")  # fmt: skip
+    add("--top-p", type=parse_share, default=1.0,
+        help="Probability mass of nucleus sampling for responses and judgments. "
+             "Default: 1.")  # fmt: skip
+    add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N",
+        help="Maximum tokens per response. Default: 2048.")  # fmt: skip
+    add("--system-prompt", metavar="TEXT", help="System prompt before each prompt.")
+    default = 0.0 if samples == 1 else 0.8
+    add("--judge-temperature", type=parse_temperature, default=default,
+        help=f"Sampling temperature of judgments. Default: {default:g}.")  # fmt: skip
+    tokens = add("--judge-max-new-tokens", type=parse_positive_int, default=1024, metavar="N",
+        help="Maximum tokens per judgment. Default: 1024.")  # fmt: skip
     add("--samples", type=parse_positive_int, default=samples, metavar="N",
-        help=f"judgments of the same thing; default: {samples}")  # fmt: skip
+        help=f"Judgments per item. Default: {samples}.")  # fmt: skip
     add("--log-probabilities", type=int, default=0, metavar="N",
-        help="weigh verdicts by log-probabilities of N tokens (vllm, openai)")  # fmt: skip
+        help="Number of tokens whose log-probabilities weight a verdict (vllm and openai). "
+             "Default: 0 (off).")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="of the model's and the baseline's engine, such as dtype=bfloat16")  # fmt: skip
+        help="Change of an engine setting of the model and the baseline, such as dtype=bfloat16. "
+             "Repeatable.")  # fmt: skip
     add("--judge-set", dest="judge_changes", action="append", default=[], metavar="KEY=VALUE",
-        help="of the judge's engine")  # fmt: skip
-    add("--shard", type=parse_positive_int, default=64, metavar="N",
-        help="conversations that are kept together: the most that a stop loses")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of everything random")
+        help="Change of a setting of the judge's engine. Repeatable.")  # fmt: skip
+    _declare_shard_size(parser)
+    add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
+    add_old_option(parser, "--judge-tokens", tokens)
 
 
 def parse_temperature(text: str) -> float:
@@ -210,7 +245,7 @@ def run_benchmark(options: Options, places: StorageRoots, console: Console) -> l
         InputError: something that was asked for is wrong.
         EngineError: an engine failed; the same command goes on where it was.
     """
-    out: Path = options["out"]
+    out: Path = options["output"]
     with create_output_folder(out):
         cards = _RUNNERS[options["benchmark"]](options, _EngineFactory(options, places, console))
     write_json(out / "scores.json", [serialize_scorecard(card) for card in cards])
@@ -225,18 +260,18 @@ class _EngineFactory:
         self.places = places
         self._options = options
         self._console = console
-        self._cache = ArtifactStore(str(options["out"] / "kept"))
+        self._cache = ArtifactStore(str(options["output"] / "kept"))
 
     def make_run(self) -> BenchmarkRun:
         options = self._options
         judging = SamplingParams(
             options["judge_temperature"],
             options["top_p"],
-            options["judge_tokens"],
+            options["judge_max_new_tokens"],
             alternatives=options["log_probabilities"],
         )
         return BenchmarkRun(
-            out=options["out"],
+            out=options["output"],
             judge=self._open(options["judge"], options["judge_name"], options["judge_changes"]),
             answering=SamplingParams(
                 options["temperature"], options["top_p"], options["max_new_tokens"]
@@ -265,7 +300,7 @@ class _EngineFactory:
             kept=self._cache,
             name=name,
             changes=changes,
-            shard_conversations=self._options["shard"],
+            shard_conversations=self._options["shard_size"],
             say=lambda text: self._console.print(escape(text)),
         )
 
@@ -286,7 +321,7 @@ def make_progress_printer(console: Console, step: str, total: int) -> Progress:
 def _load_judge_prompt(options: Options) -> JudgePrompt:
     required = frozenset({"instruction", "response"})
     template = load_template(options["template"], required=required)
-    return JudgePrompt(template, load_template(options["rubric"]).text, options["top_points"])
+    return JudgePrompt(template, load_template(options["rubric"]).text, options["max_score"])
 
 
 def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
@@ -344,7 +379,7 @@ def _run_reward_bench(options: Options, engines: _EngineFactory) -> list[Scoreca
 
 def _run_ifeval(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     run = IfEvalRun(
-        out=options["out"],
+        out=options["output"],
         max_new_tokens=options["max_new_tokens"],
         system_prompt=options["system_prompt"],
         seed=options["seed"],
@@ -361,7 +396,7 @@ def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Score
             engines.make_run(),
             data=options["data"],
             templates=PromptTemplates(words.template, load_template("meta_judge"), words.rubric),
-            top_points=words.top_points,
+            max_score=words.max_score,
             questions=("scores", "comparisons") if only is None else (only,),
         )
     ]

@@ -47,7 +47,11 @@ def _iter_help_lines(parser: argparse.ArgumentParser, title: str, *, level: int)
     yield f"{'#' * level} {title}\n"
     yield f"{_clean_text(parser.description)}\n"
     hidden = _DJANGOS if level == 2 else _HELP
-    own = [action for action in parser._actions if not hidden & set(action.option_strings)]
+    own = [
+        action
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS and not hidden & set(action.option_strings)
+    ]
     below = [action for action in own if isinstance(action, argparse._SubParsersAction)]
     rows = [_format_option(action) for action in own if action not in below]
     if rows:

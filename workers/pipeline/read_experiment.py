@@ -2,7 +2,7 @@
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
-from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
@@ -32,7 +32,7 @@ def read_recipe(store: ArtifactStore, name: str) -> Recipe:
     description = files.read_description()
     if description is None:
         raise make_missing_experiment_error(name, root=store.root)
-    return parse_recipe(description["recipe"], origin=files.layout.description)
+    return parse_stored_recipe(description["recipe"], origin=files.layout.description)
 
 
 def open_iteration_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:

@@ -3,6 +3,7 @@
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.reporting.summary import Timing
 from webapp.audit.services import create_gate_from_recipe
 from webapp.experiments import models
@@ -31,7 +32,7 @@ def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.E
     row, is_new = models.Experiment.objects.get_or_create(
         name=experiment.name,
         defaults={
-            "recipe": experiment.recipe.model_dump(mode="json"),
+            "recipe": canonicalize_recipe(experiment.recipe),
             "recipe_sha256": experiment.recipe_sha256,
             "seed": experiment.seed,
             "base_model_folder": experiment.seed_folder,

@@ -93,7 +93,7 @@ def plan_runs(wish: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]
 def _plan_run(
     wish: MatrixSpec, path: str, recipe: Recipe, *, seed: int, sft_seed: int | None
 ) -> PlannedRun:
-    if sft_seed is not None and recipe.task_name != TOY_TASK:
+    if sft_seed is not None and recipe.task != TOY_TASK:
         raise InputError(f"--sft-seeds is for the miniature, not {recipe.name!r}")
     group = ".".join([*([] if sft_seed is None else [f"sft{sft_seed}"]), f"seed{seed}"])
     name = f"{wish.name}.{recipe.name}.{group}"
@@ -127,7 +127,7 @@ def compute_fingerprint(
     here = find_base_model(recipe, places) if run.model is None else None
     return RunFingerprint(
         recipe=recipe.sha256,
-        templates=load_templates(recipe, get_task_templates(recipe.task_name)).sha256,
+        templates=load_templates(recipe, get_task_templates(recipe.task)).sha256,
         prompts=hash_json([prompt.prompt_id for prompt in pool.prompts]),
         seed=run.seed,
         seed_model=variant if here is None else here.sha256,

@@ -59,22 +59,22 @@ _grammar_of = lru_cache(maxsize=32)(make_score_grammar)
 
 
 def parse_score(
-    text: str, *, top_points: float = MAX_SCORE, is_cut_off: bool = False
+    text: str, *, max_score: float = MAX_SCORE, is_cut_off: bool = False
 ) -> ParsedScore:
     """Read the points that a judgment states last; see `scores` for their forms.
 
     Args:
         text: a judgment as the engine returned it.
-        top_points: where the rubric's scale ends, if not at 5. Points of that scale are read as
+        max_score: where the rubric's scale ends, if not at 5. Points of that scale are read as
             shares of 5, in which everything that follows counts.
         is_cut_off: whether the token limit ended the judgment.
     """
-    reading = read_reply(text, _grammar_of(top_points), is_cut_off=is_cut_off)
+    reading = read_reply(text, _grammar_of(max_score), is_cut_off=is_cut_off)
     if reading is None:
         return ParsedScore(None, NO_SCORE_LINE)
     if reading.value is None:
         return ParsedScore(None, cast(UnscoredReason, reading.problem))
-    return ParsedScore(min(MAX_SCORE, reading.value * (MAX_SCORE / top_points)), None)
+    return ParsedScore(min(MAX_SCORE, reading.value * (MAX_SCORE / max_score)), None)
 
 
 def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:

@@ -119,20 +119,20 @@ _OBJECTS: Final = QUALIFIERS | make_word_set(
 )
 
 
-def make_score_grammar(top_points: float) -> Grammar[float]:
-    """Scores of a rubric whose scale ends at `top_points`, in its own points."""
+def make_score_grammar(max_score: float) -> Grammar[float]:
+    """Scores of a rubric whose scale ends at `max_score`, in its own points."""
     return Grammar(
         labels=LABELS,
-        read=partial(_read_labelled, top_points),
-        read_closing=partial(_read_closing, top_points),
-        read_alone=partial(_read_closing, top_points),
-        rules=partial(_make_tail_rules, top_points),
+        read=partial(_read_labelled, max_score),
+        read_closing=partial(_read_closing, max_score),
+        read_alone=partial(_read_closing, max_score),
+        rules=partial(_make_tail_rules, max_score),
         unreadable=SCORE_NOT_A_NUMBER,
     )
 
 
 def _read_labelled(
-    top_points: float,
+    max_score: float,
     tokens: Tokens,
     label: Label,
 ) -> Reading[float] | None:
@@ -140,12 +140,12 @@ def _read_labelled(
     note = _read_note(label.note)
     if note is None:
         return None
-    reading = _read_points(tokens, top_points, is_strict=label.is_strict)
+    reading = _read_points(tokens, max_score, is_strict=label.is_strict)
     if reading.value is None and not label.is_firm:
         return None
     if label.is_weak and not _is_bounded(tokens, reading.end):
         return None
-    if not note.is_consistent(reading.value, top_points):
+    if not note.is_consistent(reading.value, max_score):
         return Reading(None, SCORE_ON_ANOTHER_SCALE, reading.end)
     return reading
 
@@ -162,11 +162,11 @@ class _Note:
     top: float | None = None
     total: float | None = None
 
-    def is_consistent(self, value: float | None, top_points: float) -> bool:
+    def is_consistent(self, value: float | None, max_score: float) -> bool:
         """Whether a score may be read as points of the rubric's scale."""
         if self.total is not None and value is not None:
             return _is_same(self.total, value)
-        return self.top in (None, top_points)
+        return self.top in (None, max_score)
 
 
 def _read_note(tokens: Tokens) -> _Note | None:
@@ -188,7 +188,7 @@ def _read_note(tokens: Tokens) -> _Note | None:
     return _Note(top=numbers[-1]) if len(numbers) == 1 or is_range else None
 
 
-def _read_points(tokens: Tokens, top_points: float, *, is_strict: bool) -> Reading[float]:
+def _read_points(tokens: Tokens, max_score: float, *, is_strict: bool) -> Reading[float]:
     """A number of points, what scale it is of, and whether it stands."""
     place = _skip_opening(tokens)
     value, end = _read_sum(tokens, place) or _read_number(tokens, place) or (None, place)
@@ -196,7 +196,7 @@ def _read_points(tokens: Tokens, top_points: float, *, is_strict: bool) -> Readi
         return Reading(None, SCORE_NOT_A_NUMBER, place)
     while (scale := _read_scale(tokens, end) or _read_terms(tokens, end, value)) is not None:
         note, end = scale
-        if not note.is_consistent(value, top_points):
+        if not note.is_consistent(value, max_score):
             return Reading(None, SCORE_ON_ANOTHER_SCALE, end)
         if tokens[end - 1].kind == "number" and tokens[end : end + 1] and tokens[end].text == "/":
             return Reading(None, SCORE_NOT_A_NUMBER, end)
@@ -204,12 +204,12 @@ def _read_points(tokens: Tokens, top_points: float, *, is_strict: bool) -> Readi
     if is_strict:
         is_final = is_end(tail, _CLOSING_WORDS)
     else:
-        is_final = _is_whole(tail, is_top=value == top_points) and is_upheld(
-            tail, _make_tail_rules(top_points, value)
+        is_final = _is_whole(tail, is_top=value == max_score) and is_upheld(
+            tail, _make_tail_rules(max_score, value)
         )
     if not is_final:
         return Reading(None, SCORE_NOT_A_NUMBER, end)
-    if not MIN_SCORE <= value <= top_points:
+    if not MIN_SCORE <= value <= max_score:
         return Reading(None, SCORE_OUT_OF_RANGE, end)
     return Reading(abs(value), None, end)
 
@@ -390,11 +390,11 @@ def _is_same(value: float, other: float) -> bool:
     return abs(value - other) < 1e-9
 
 
-def _make_tail_rules(top_points: float, value: float) -> TailRules:
-    return TailRules(partial(_is_rival, top_points, value), _EXCUSES, _CONNECTORS)
+def _make_tail_rules(max_score: float, value: float) -> TailRules:
+    return TailRules(partial(_is_rival, max_score, value), _EXCUSES, _CONNECTORS)
 
 
-def _is_rival(top_points: float, value: float, tokens: Tokens, place: int) -> bool:
+def _is_rival(max_score: float, value: float, tokens: Tokens, place: int) -> bool:
     """Whether a token is another score: not a count of things, a part's number or a scale."""
     token = tokens[place]
     is_number = token.kind in ("number", "stars")
@@ -407,7 +407,7 @@ def _is_rival(top_points: float, value: float, tokens: Tokens, place: int) -> bo
     before = tokens[place - 1].text if place else ""
     if before in _NUMBERS_A_PART or before == "+" or _is_field(tokens, place):
         return False
-    return not _is_counted(tokens, place) and not _is_share(tokens, place, value / top_points)
+    return not _is_counted(tokens, place) and not _is_share(tokens, place, value / max_score)
 
 
 def _is_field(tokens: Tokens, place: int) -> bool:
@@ -451,13 +451,13 @@ def _is_ratio(part: float | None, whole: float | None, share: float) -> bool:
 
 
 def _read_closing(
-    top_points: float,
+    max_score: float,
     tokens: Tokens,
 ) -> Reading[float] | None:
     """A last line without a label: a box, a value with its scale alone, or a sentence."""
-    readings = _read_boxes(tokens, top_points) or [
+    readings = _read_boxes(tokens, max_score) or [
         reading
-        for reading in (_read_bare(tokens, top_points), _read_sentence(tokens, top_points))
+        for reading in (_read_bare(tokens, max_score), _read_sentence(tokens, max_score))
         if reading is not None
     ]
     values = {reading.value for reading in readings}
@@ -466,21 +466,21 @@ def _read_closing(
     return readings[0] if len(values) == 1 else Reading(None, SCORE_NOT_A_NUMBER)
 
 
-def _read_boxes(tokens: Tokens, top_points: float) -> list[Reading[float]]:
+def _read_boxes(tokens: Tokens, max_score: float) -> list[Reading[float]]:
     """The scores in boxes, if nobody is told to have written them."""
     boxes = [place for place, token in enumerate(tokens) if token.text == "[["]
     if not boxes or is_reported(tokens[: boxes[0]]):
         return []
     stops = [*boxes[1:], len(tokens)]
     readings = [
-        _read_points(tokens[start:stop], top_points, is_strict=stop == len(tokens))
+        _read_points(tokens[start:stop], max_score, is_strict=stop == len(tokens))
         for start, stop in zip(boxes, stops, strict=True)
     ]
     sentence = find_sentence_start(tokens, boxes[0])
     return [replace(reading, start=sentence) for reading in readings]
 
 
-def _read_bare(tokens: Tokens, top_points: float) -> Reading[float] | None:
+def _read_bare(tokens: Tokens, max_score: float) -> Reading[float] | None:
     """`4/5`, "Overall, 4 out of 5", `1 + 1 + 1 = 3` or stars, alone on a line."""
     start = 0
     while start < len(tokens) and (
@@ -490,12 +490,12 @@ def _read_bare(tokens: Tokens, top_points: float) -> Reading[float] | None:
     first = tokens[min(start, len(tokens) - 1)]
     has_scale = any(token.text in ("/", "of", "=") for token in tokens)
     if first.kind == "stars" or (has_scale and first.kind == "number"):
-        reading = _read_points(tokens[start:], top_points, is_strict=True)
+        reading = _read_points(tokens[start:], max_score, is_strict=True)
         return reading if reading.value is not None else None
     return None
 
 
-def _read_sentence(tokens: Tokens, top_points: float) -> Reading[float] | None:
+def _read_sentence(tokens: Tokens, max_score: float) -> Reading[float] | None:
     """Read "Therefore, I would give this response a score of 4."."""
     tokens = strip_full_stop(tokens)
     start = find_sentence_start(tokens, len(tokens))
@@ -508,7 +508,7 @@ def _read_sentence(tokens: Tokens, top_points: float) -> Reading[float] | None:
         sentence[place].text in _OBJECTS or sentence[place].text in '":'
     ):
         place += 1
-    reading = _read_points(sentence[place:], top_points, is_strict=True)
+    reading = _read_points(sentence[place:], max_score, is_strict=True)
     said = {token.text for token in sentence}
     if "would" in said and not said.isdisjoint({"have", "be", "been"}):
         return None

@@ -16,7 +16,7 @@ class ModelNeeds:
         multi_turn: conversations of more than one user turn occur.
         max_new_tokens: the largest number of tokens of one completion in any role.
         max_length: the longest row of training in tokens, or None if nothing is trained.
-        max_model_tokens: the recipe's own limit on prompt and completion together, or None.
+        max_model_len: the recipe's own limit on prompt and completion together, or None.
     """
 
     trains: bool = True
@@ -24,4 +24,4 @@ class ModelNeeds:
     multi_turn: bool = False
     max_new_tokens: int = 1
     max_length: int | None = None
-    max_model_tokens: int | None = None
+    max_model_len: int | None = None

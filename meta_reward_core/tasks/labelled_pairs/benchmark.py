@@ -131,7 +131,7 @@ def judge_outputs(request: BenchmarkRequest, items: Sequence[BenchmarkItem]) -> 
         instructions={item.item_id: item.prompt for item in items},
         template=request.templates.judge,
         rubric=request.templates.rubric,
-        top_points=request.top_points,
+        max_score=request.max_score,
         samples=request.judgments,
         sampling=request.judge,
         seed=derive_seed(request.seed, "labelled pairs", "judge"),

@@ -29,7 +29,7 @@ def run_labelled_pairs(
     *,
     data: Path,
     templates: PromptTemplates,
-    top_points: float,
+    max_score: float,
     questions: Sequence[Question] = ("scores", "comparisons"),
 ) -> Scorecard:
     """Judge every output alone, compare both in both orders, and score.
@@ -39,7 +39,7 @@ def run_labelled_pairs(
     Args:
         run: its judge is evaluated.
         templates: in which the judge is asked for scores.
-        top_points: end of the rubric's scale.
+        max_score: end of the rubric's scale.
         questions: what the model is asked.
 
     Raises:
@@ -55,7 +55,7 @@ def run_labelled_pairs(
         meta_judge=run.judging,
         judgments=run.samples,
         templates=templates,
-        top_points=top_points,
+        max_score=max_score,
         system_prompt=run.system_prompt,
         seed=run.seed,
     )

@@ -19,6 +19,7 @@ from filelock import FileLock
 from meta_reward_core.data.prompt_files import compute_prompt_id
 from meta_reward_core.engines.base import Engine, SamplingParams
 from meta_reward_core.errors import TrainingError
+from meta_reward_core.recipes.canonical import rename_to_frozen
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.recipes.training_settings import SftSettings
 from meta_reward_core.storage.artifact_store import encode_canonical_json, hash_json
@@ -35,7 +36,7 @@ SFT_SETTINGS = SftSettings(
     device_batch_size=16,
     epochs=1,
     scheduler="cosine",
-    warmup_share=0.05,
+    warmup_ratio=0.05,
     max_length=512,
     weight_decay=0.01,
     adam_beta2=0.95,
@@ -46,9 +47,9 @@ SFT_SETTINGS = SftSettings(
 )
 _HASHED_SETTINGS = {
     *("adam_beta2", "batch_size", "device_batch_size", "dtype", "epochs"),
-    *("gradient_checkpointing", "keep", "learning_rate", "log_every_steps", "lora"),
+    *("gradient_checkpointing", "checkpoint_selection", "learning_rate", "log_every_steps", "lora"),
     *("max_grad_norm", "max_length", "max_refused_share", "max_steps", "row_order"),
-    *("save_every_epochs", "scheduler", "validation_share", "warmup_share", "weight_decay"),
+    *("save_every_epochs", "scheduler", "validation_share", "warmup_ratio", "weight_decay"),
 }
 """Settings that existed when the shipped seed model was made. A later one that `SFT_SETTINGS` does
 not set leaves the training and the seed model as they were."""
@@ -101,8 +102,11 @@ def compute_seed_model_key() -> str:
             "architecture": tokenizer.get_architecture(),
             "chat_template": tokenizer.CHAT_TEMPLATE,
             "rows": SFT_ROWS,
-            "sft": SFT_SETTINGS.model_dump(
-                mode="json", include=_HASHED_SETTINGS | SFT_SETTINGS.model_fields_set
+            "sft": rename_to_frozen(
+                SFT_SETTINGS.model_dump(
+                    mode="json", include=_HASHED_SETTINGS | SFT_SETTINGS.model_fields_set
+                ),
+                "training.",
             ),
             "threads": THREADS,
             "gate": asdict(QUALITY_GATE),
@@ -235,8 +239,8 @@ def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
         dtype="float32",
         device="cpu",
         threads=THREADS,
-        batch_tokens=65_536,
-        max_model_tokens=None,
+        max_batch_tokens=65_536,
+        max_model_len=None,
     )
     metrics = measure_meta_judge(
         engine,

@@ -17,7 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-TASK_NAME = "miniature"
+TASK_NAME = "toy"
 WORLD_VERSION = 1
 SLOTS = 5
 MAX_PHRASES = 7

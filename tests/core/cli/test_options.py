@@ -86,7 +86,11 @@ def test_an_experiment_goes_on_with_the_recipe_that_it_began_with(tmp_path: Path
     (tmp_path / "m0").mkdir()
     (tmp_path / "m0" / "config.json").write_text("{}")
     store = ArtifactStore(str(tmp_path / "artifacts"))
-    before = ["training.keep=last", "training.validation_share=0", "engine.kind=scripted"]
+    before = [
+        "training.checkpoint_selection=last",
+        "training.validation_share=0",
+        "engine.kind=scripted",
+    ]
     create_experiment(
         store,
         "mine",
@@ -97,9 +101,12 @@ def test_an_experiment_goes_on_with_the_recipe_that_it_began_with(tmp_path: Path
     )
     begun = open_experiment(store, "mine")
     assert begun is not None
-    assert (begun.recipe.training.keep, begun.recipe.training.validation_share) == ("last", 0)
+    assert (begun.recipe.training.checkpoint_selection, begun.recipe.training.validation_share) == (
+        "last",
+        0,
+    )
     check_can_resume(ExperimentRequest("mine"), begun)
     with pytest.raises(InputError) as error:
         check_can_resume(ExperimentRequest("mine", "paper-llama3-8b", engine="scripted"), begun)
     assert "without --recipe it goes on with the recipe that it began with" in str(error.value)
-    assert "training.keep: it began with 'last'" in str(error.value)
+    assert "training.checkpoint_selection: it began with 'last'" in str(error.value)

@@ -126,7 +126,7 @@ def test_a_cut_off_judgment_in_the_wrong_order_is_counted_under_the_order() -> N
 @given(st.lists(st.integers(0, 5), max_size=60), st.sampled_from([0.25, 0.4, 0.6, 1.0]))
 def test_no_points_have_more_than_their_share(points: list[int], share: float) -> None:
     rows = [EftRow("p", "r", "i", str(n), p, 1) for n, p in enumerate(points)]
-    kept = Counter(row.score for row in cap_score_share(rows, most_share=share, seed=2))
+    kept = Counter(row.score for row in cap_score_share(rows, max_share=share, seed=2))
     most, total = max(kept.values(), default=0), sum(kept.values())
     equal = len(set(kept.values())) <= 1
     assert most <= share * total + 1e-9 or equal

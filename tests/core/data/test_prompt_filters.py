@@ -21,7 +21,7 @@ def rouge_l(one: list[str], other: list[str]) -> float:
 
 @given(WORDS, WORDS)
 def test_it_is_rouge_l(one: list[str], other: list[str]) -> None:
-    found = NearDuplicateIndex([" ".join(other)], similar=0.001).find(" ".join(one))
+    found = NearDuplicateIndex([" ".join(other)], rouge_threshold=0.001).find(" ".join(one))
     expected = rouge_l(one, other)
     assert (found[1] if found else 0.0) == expected or abs((found or ("", 0))[1] - expected) < 1e-9
 

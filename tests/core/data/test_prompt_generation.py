@@ -30,7 +30,7 @@ from meta_reward_core.recipes.prompt_templates import load_template
 SUBJECTS = ["rivers", "trains", "poems", "numbers", "bread", "maps", "clouds", "chess", "soil"]
 SEEDS = [f"Explain to a child what {subject} are made for." for subject in SUBJECTS]
 TEMPLATE = load_template("self_instruct", required=PLACEHOLDERS, allowed=PLACEHOLDERS)
-NO_FILTER = PromptFilters(languages=(), similar=1.0, least_chars=1)
+NO_FILTER = PromptFilters(languages=(), rouge_threshold=1.0, min_chars=1)
 
 
 def generate(
@@ -106,14 +106,16 @@ def test_what_is_held_out_is_never_made_nor_shown() -> None:
         asked.append(conversation[0]["content"])
         return "<task>what is the longest river?</task>"
 
-    found = generate(script, filters=PromptFilters(held_out=held, languages=(), similar=1.0))
+    found = generate(
+        script, filters=PromptFilters(held_out=held, languages=(), rouge_threshold=1.0)
+    )
     assert found.counts == {"held_out": 12}
     assert not any(SEEDS[0] in text for text in asked)
 
 
 def test_too_few_seeds_are_refused() -> None:
     held = HeldOutPrompts.from_texts(SEEDS[:2])
-    with pytest.raises(InputError, match="only 7 seed instructions"):
+    with pytest.raises(InputError, match="only 7 seed prompts are not held out"):
         generate(numbered, filters=PromptFilters(held_out=held))
 
 
@@ -130,7 +132,7 @@ def test_too_few_seeds_are_refused() -> None:
 )
 def test_each_filter_has_its_reason(text: str, reason: str | None) -> None:
     filters = PromptFilters(
-        most_chars=60, held_out=HeldOutPrompts.from_texts(["keep THIS one  out, please."])
+        max_chars=60, held_out=HeldOutPrompts.from_texts(["keep THIS one  out, please."])
     )
     assert find_drop_reason(text, filters) == reason
 

@@ -121,7 +121,7 @@ def test_a_recipe_names_an_endpoint_for_this_kind_alone() -> None:
     assert load_recipe("smoke", changes=changes).engine.endpoint == "local"
     with pytest.raises(RecipeError, match=r"needs a server: set engine\.endpoint"):
         load_recipe("smoke", changes=changes[:1])
-    with pytest.raises(RecipeError, match=r"engine\.endpoint names the server"):
+    with pytest.raises(RecipeError, match=r"engine\.endpoint is for engine\.kind: openai only"):
         load_recipe("smoke", changes=changes[1:])
 
 

@@ -54,7 +54,7 @@ def test_batches_hold_every_row_within_the_budget_whatever_the_order_of_the_call
     wanted: dict[Prompt, int], budget: int, new_tokens: int, shuffler: random.Random
 ) -> None:
     for plan in (plan_shared_batches, plan_padded_batches):
-        batches = plan(wanted, max_new_tokens=new_tokens, batch_tokens=budget)
+        batches = plan(wanted, max_new_tokens=new_tokens, max_batch_tokens=budget)
         planned: dict[Prompt, int] = {}
         for batch in batches:
             for prompt, copies in zip(batch.prompts, batch.copies, strict=True):
@@ -62,9 +62,9 @@ def test_batches_hold_every_row_within_the_budget_whatever_the_order_of_the_call
         assert planned == wanted
         items = list(wanted.items())
         shuffler.shuffle(items)
-        again = plan(dict(items), max_new_tokens=new_tokens, batch_tokens=budget)
+        again = plan(dict(items), max_new_tokens=new_tokens, max_batch_tokens=budget)
         assert again == batches
-    for batch in plan_shared_batches(wanted, max_new_tokens=new_tokens, batch_tokens=budget):
+    for batch in plan_shared_batches(wanted, max_new_tokens=new_tokens, max_batch_tokens=budget):
         held = count_cached_tokens(find_prefix_levels(batch)) + batch.rows * new_tokens
         assert held <= budget or batch.rows == 1
 
@@ -74,7 +74,7 @@ def test_prompts_of_a_meta_judge_fall_into_three_levels() -> None:
     trunk: Prompt = (1,) * 100
     judgments: list[Prompt] = [(10 + number,) * 40 for number in range(4)]
     wanted = {trunk + a + b[:31]: 1 for a in judgments for b in judgments if a != b}
-    [batch] = plan_shared_batches(wanted, max_new_tokens=10, batch_tokens=4096)
+    [batch] = plan_shared_batches(wanted, max_new_tokens=10, max_batch_tokens=4096)
     levels = find_prefix_levels(batch)
     assert [[len(item.tokens) for item in level] for level in levels] == [
         [100],
@@ -87,14 +87,14 @@ def test_prompts_of_a_meta_judge_fall_into_three_levels() -> None:
 def test_a_shared_token_counts_once_in_the_budget() -> None:
     """A judge prompt of 101 tokens, 9 samples of 10: 100 + 90 tokens and not 9 x 111."""
     prompt: Prompt = tuple(range(101))
-    assert len(plan_shared_batches({prompt: 9}, max_new_tokens=10, batch_tokens=191)) == 1
-    assert len(plan_padded_batches({prompt: 9}, max_new_tokens=10, batch_tokens=191)) == 9
-    assert len(plan_shared_batches({prompt: 9}, max_new_tokens=10, batch_tokens=189)) == 2
+    assert len(plan_shared_batches({prompt: 9}, max_new_tokens=10, max_batch_tokens=191)) == 1
+    assert len(plan_padded_batches({prompt: 9}, max_new_tokens=10, max_batch_tokens=191)) == 9
+    assert len(plan_shared_batches({prompt: 9}, max_new_tokens=10, max_batch_tokens=189)) == 2
 
 
 def test_a_chain_of_prompts_that_continue_each_other_is_planned() -> None:
     chain: dict[Prompt, int] = {(1,) * length: 1 for length in range(1, 1200)}
-    batches = plan_shared_batches(chain, max_new_tokens=4, batch_tokens=50_000)
+    batches = plan_shared_batches(chain, max_new_tokens=4, max_batch_tokens=50_000)
     assert sum(batch.rows for batch in batches) == len(chain)
 
 
@@ -103,7 +103,7 @@ def test_plain_batches_are_planned_longest_first() -> None:
     long: Prompt = (1,) * 8
     short: Prompt = (2,) * 4
     other: Prompt = (3,) * 4
-    plan = plan_padded_batches({short: 2, long: 3, other: 2}, max_new_tokens=2, batch_tokens=20)
+    plan = plan_padded_batches({short: 2, long: 3, other: 2}, max_new_tokens=2, max_batch_tokens=20)
     assert [(batch.prompts, batch.copies) for batch in plan] == [
         ((long,), (2,)),
         ((long,), (1,)),
@@ -115,11 +115,11 @@ def test_plain_batches_are_planned_longest_first() -> None:
 def test_a_batch_has_a_row_even_when_one_exceeds_the_bound() -> None:
     for plan in (plan_padded_batches, plan_shared_batches):
         prompt: Prompt = (1,) * 50
-        rows = [b.rows for b in plan({prompt: 2}, max_new_tokens=5, batch_tokens=1)]
+        rows = [b.rows for b in plan({prompt: 2}, max_new_tokens=5, max_batch_tokens=1)]
         assert rows == [1, 1]
 
 
 def test_an_empty_call_has_no_batches() -> None:
-    assert plan_shared_batches({}, max_new_tokens=5, batch_tokens=100) == []
+    assert plan_shared_batches({}, max_new_tokens=5, max_batch_tokens=100) == []
     assert sort_by_prefix_family([]) == []
     assert isinstance(make_batch([], []), PromptBatch)

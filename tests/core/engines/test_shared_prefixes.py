@@ -105,7 +105,7 @@ def test_a_model_that_cannot_share_says_so_and_draws_all_the_same(
     before = model.config._attn_implementation
     with caplog.at_level(logging.WARNING):
         engine = TransformersEngine(
-            model, make_tokenizer(), batch_tokens=4096, max_model_tokens=None
+            model, make_tokenizer(), max_batch_tokens=4096, max_model_len=None
         )
     assert "Prefixes are not shared" in caplog.text
     assert model.config._attn_implementation == before

@@ -45,14 +45,16 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(model, make_tokenizer(), tmp_path_factory.mktemp("llama"))
 
 
-def load(folder: Path, *, batch_tokens: int = 4096, limit: int | None = None) -> TransformersEngine:
+def load(
+    folder: Path, *, max_batch_tokens: int = 4096, limit: int | None = None
+) -> TransformersEngine:
     return load_transformers_engine(
         folder,
         dtype="float32",
         device="cpu",
         threads=1,
-        batch_tokens=batch_tokens,
-        max_model_tokens=limit,
+        max_batch_tokens=max_batch_tokens,
+        max_model_len=limit,
     )
 
 
@@ -72,20 +74,20 @@ def expected(folder: Path) -> list[tuple[str, int]]:
     return replies
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 150, 100_000])
+@pytest.mark.parametrize("max_batch_tokens", [1, 150, 100_000])
 def test_at_temperature_zero_it_says_what_generate_says(
-    folder: Path, expected: list[tuple[str, int]], batch_tokens: int
+    folder: Path, expected: list[tuple[str, int]], max_batch_tokens: int
 ) -> None:
-    engine = load(folder, batch_tokens=batch_tokens)
+    engine = load(folder, max_batch_tokens=max_batch_tokens)
     drawn = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
     assert [[(c.text, c.tokens) for c in row] for row in drawn] == [[e, e] for e in expected]
     assert len(set(expected)) > 2, "the models under test should not all say the same"
 
 
 def test_the_same_seed_gives_the_same_completions(folder: Path) -> None:
-    first = load(folder, batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
-    again = load(folder, batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
-    other = load(folder, batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=4)
+    first = load(folder, max_batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
+    again = load(folder, max_batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
+    other = load(folder, max_batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=4)
     assert first == again
     assert first != other
 
@@ -166,7 +168,7 @@ def test_a_conversation_is_rendered_by_the_template_turn_by_turn() -> None:
 
 def test_progress_is_reported_while_a_batch_is_decoded(llama_folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    engine = load(llama_folder, batch_tokens=150)
+    engine = load(llama_folder, max_batch_tokens=150)
     drawn = engine.sample(
         CONVERSATIONS, 4, sampling=GREEDY, seed=0, progress=lambda *at: seen.append(at)
     )

@@ -89,7 +89,7 @@ def test_who_is_surely_hopeless_ends_in_no_pair(
     } <= (hopeful | {None})
 
 
-def judge(hopeless_at: float | None) -> tuple[list[Judgment], Counts, list[tuple[int, int, int]]]:
+def judge(early_stop_z: float | None) -> tuple[list[Judgment], Counts, list[tuple[int, int, int]]]:
     """Every response gets the points that it says; tells (conversations, n, seed) of each call."""
     calls: list[tuple[int, int, int]] = []
 
@@ -112,7 +112,7 @@ def judge(hopeless_at: float | None) -> tuple[list[Judgment], Counts, list[tuple
         samples=11,
         sampling=SamplingParams(0.8, 0.95, 20),
         seed=7,
-        hopeless_at=hopeless_at,
+        early_stop_z=early_stop_z,
         rho=0.2,
     )
     return judgments, counts, calls

@@ -33,7 +33,7 @@ PLANNED = [
 ]
 
 
-def fight(decided_at: float | None) -> tuple[list[Battle], Counts, list[tuple[int, int]]]:
+def fight(adaptive_z: float | None) -> tuple[list[Battle], Counts, list[tuple[int, int]]]:
     """The judgment of the higher number wins; says how many conversations each call had."""
     calls: list[tuple[int, int]] = []
 
@@ -56,7 +56,7 @@ def fight(decided_at: float | None) -> tuple[list[Battle], Counts, list[tuple[in
         hide_score_line=False,
         sampling=SamplingParams(0.8, 0.95, 20),
         seed=7,
-        decided_at=decided_at,
+        adaptive_z=adaptive_z,
     )
     return battles, counts, calls
 

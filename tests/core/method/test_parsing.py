@@ -288,7 +288,7 @@ def test_every_reason_has_a_sentence_for_people() -> None:
 def test_points_of_another_scale_are_shares_of_five(
     text: str, score: float | None, reason: str | None
 ) -> None:
-    found = parse_score(text, top_points=10)
+    found = parse_score(text, max_score=10)
     assert (found.score, found.reason) == (score, reason)
 
 
@@ -296,7 +296,7 @@ def test_points_of_another_scale_are_shares_of_five(
 def test_no_share_of_any_scale_lies_beyond_five(top: float, share: float) -> None:
     top = float(f"{top:.4f}")
     points = f"{math.floor(top * share * 10_000) / 10_000:.4f}"
-    score = parse_score(f"Score: {points}", top_points=top).score
+    score = parse_score(f"Score: {points}", max_score=top).score
     assert score is not None
     assert 0 <= score <= 5
 

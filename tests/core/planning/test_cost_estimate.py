@@ -55,7 +55,7 @@ def test_what_a_shard_costs_by_itself_is_paid_for_each_shard() -> None:
         )
         if one.stage == "generate"
     ]
-    shards = -(-PAPER.sample.prompts // PAPER.shard_prompts)
+    shards = -(-PAPER.sample.prompts // PAPER.prompts_per_shard)
     assert plan.seconds == pytest.approx(3500 + 7 * shards)
 
 

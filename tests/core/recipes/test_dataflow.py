@@ -35,11 +35,10 @@ UNDER: dict[str, dict[str, object]] = {
         "engine": {"kind": "transformers"},
         "judge": {"samples": 6, "endpoint": "there"},
     },
-    "early stop": {"engine": {"kind": "vllm"}, "judge": {"samples": 6, "hopeless_at": 2.0}},
+    "early stop": {"engine": {"kind": "vllm"}, "judge": {"samples": 6, "early_stop_z": 2.0}},
     "ground truth": {
         "engine": {"kind": "transformers"},
-        "world": "miniature",
-        "evaluation": {"oracle": "miniature"},
+        "task": "toy",
     },
     "adapters": {"training": {"lora": {}}},
 }
@@ -232,12 +231,12 @@ class Recorder:
         if isinstance(getattr(type(self._section), name, None), property):
             return getattr(type(self._section), name).fget(self)
         if name == "trains_on":
-            self._read.add("pair_kinds")
+            self._read.add("train_on")
         return value
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"judge": {"samples": 6, "hopeless_at": 2.0}}], ids=["usual", "early stop"]
+    "changes", [{}, {"judge": {"samples": 6, "early_stop_z": 2.0}}], ids=["usual", "early stop"]
 )
 def test_a_stage_reads_no_value_that_it_does_not_declare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
@@ -292,9 +291,9 @@ def test_what_a_change_makes_again_follows_the_tables() -> None:
     assert affected("actor.temperature")[0] == "generate"
     assert affected("evaluation.prompts") == []
     assert affected("name", "iterations") == []
-    assert affected("engine.memory_share") == []
+    assert affected("engine.gpu_memory_utilization") == []
 
 
 def test_a_stage_that_an_iteration_does_not_have_is_not_made_again() -> None:
-    kinds = {"pair_kinds": [["actor", "judge"], ["actor"]]}
+    kinds = {"train_on": [["actor", "judge"], ["actor"]]}
     assert affected("meta_judge.temperature", number=2, **kinds) == []

@@ -45,7 +45,10 @@ PAPERS = ("paper-llama3-8b", "paper-llama3-8b-neutral", "self-rewarding-llama3-8
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_paper_recipes_choose_a_checkpoint_on_held_out_pairs(name: str) -> None:
     training = load_recipe(name).training
-    assert (training.keep, training.validation_share) == ("highest_validation_accuracy", 0.05)
+    assert (training.checkpoint_selection, training.validation_share) == (
+        "highest_validation_accuracy",
+        0.05,
+    )
 
 
 def test_the_neutral_recipe_is_the_papers_with_other_prompts() -> None:
@@ -104,15 +107,15 @@ WRONG = {
     "an unknown section": ("name: x\nacter: {}\n", "acter: unknown key"),
     "an impossible value": ("name: x\nactor: {temperature: -1}\n", "actor.temperature"),
     "rho above one": ("name: x\npairing: {rho: [0, 1.5]}\n", "pairing.rho"),
-    "an empty schedule": ("name: x\npair_kinds: []\n", "pair_kinds"),
-    "an unknown kind of pair": ("name: x\npair_kinds: [[critic]]\n", "pair_kinds"),
+    "an empty schedule": ("name: x\ntrain_on: []\n", "train_on"),
+    "an unknown kind of pair": ("name: x\ntrain_on: [[critic]]\n", "train_on"),
     "a name that is a path": ("name: ../x\n", "name"),
     "no name": ("actor: {samples: 3}\n", "name"),
     "more valid judgments than judgments": (
         "name: x\njudge: {samples: 3, min_valid_judgments: 4}\n",
         "min_valid_judgments is 4",
     ),
-    "an oracle without its world": ("name: x\nevaluation: {oracle: miniature}\n", "needs world"),
+    "a task that is no name": ("name: x\ntask: My task\n", "task"),
     "a key twice": ("name: x\nname: y\n", "has the key 'name' twice"),
     "no mapping": ("- 1\n", "must hold `key: value` lines"),
     "broken YAML": ("name: [\n", "not readable YAML"),

@@ -82,7 +82,7 @@ def with_values(
 
 
 def make_card(benchmark: str, metrics: Mapping[str, float], **changes: Any) -> ScorecardDict:
-    """A scorecard as `evaluate --json` writes it."""
+    """A scorecard as `evaluate --output` writes it."""
     return {
         "benchmark": benchmark,
         "reference": None,

@@ -67,7 +67,7 @@ def test_what_was_not_evaluated_is_absent_with_the_command_that_would_do_it(tabl
         why for title, why in absent(document, table).items() if "of these models" in title
     ]
     assert "manage.py evaluate" in reason
-    assert "--keep" in reason
+    assert "--save-to" in reason
     theirs = next(one for one in section(document, table) if isinstance(one, ReportTable))
     assert theirs.outside == len(theirs.rows) > 0
 
@@ -284,7 +284,7 @@ def test_recipes_that_differ_only_in_where_m0_lies_are_one_arm() -> None:
 
 def test_two_recipes_of_one_name_are_two_arms() -> None:
     other = make_run("b")
-    other = replace(other, recipe=other.recipe.model_copy(update={"shard_prompts": 7}))
+    other = replace(other, recipe=other.recipe.model_copy(update={"prompts_per_shard": 7}))
     labels = [arm.label for arm in group_runs([make_run("a"), other])]
     assert labels == ["miniature (a)", "miniature (b)"]
 

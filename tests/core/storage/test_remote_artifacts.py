@@ -121,7 +121,7 @@ def _begin(store: ArtifactStore, model: Path) -> None:
     create_experiment(
         store,
         "scripted",
-        recipe=Recipe.model_validate(RECIPE | {"shard_prompts": 12}),
+        recipe=Recipe.model_validate(RECIPE | {"prompts_per_shard": 12}),
         seed=1,
         seed_model=ModelRef("M0", model, hash_model_folder(model)),
         prompts=prompt_file(60),

@@ -215,7 +215,7 @@ def test_a_model_answers_each_prompt_once_and_greedily(data: Path) -> None:
         meta_judge=sampling,
         judgments=5,
         templates=PromptTemplates(load_template("judge"), load_template("meta_judge"), "r"),
-        top_points=5.0,
+        max_score=5.0,
         system_prompt=None,
         seed=1,
     )

@@ -77,7 +77,7 @@ def measure(items: list[BenchmarkItem], value: Value) -> Scorecard:
         meta_judge=sampling,
         judgments=3,
         templates=TEMPLATES,
-        top_points=5.0,
+        max_score=5.0,
         system_prompt=None,
         seed=1,
     )

@@ -71,7 +71,7 @@ def test_a_package_that_does_not_fit_is_named_and_hides_no_other_task(
     with pytest.raises(TaskError, match="outside-odd") as caught:
         registry.get_task("odd")
     assert words in str(caught.value)
-    assert "miniature" in [task.name for task in registry.list_experiment_tasks()]
+    assert "toy" in [task.name for task in registry.list_experiment_tasks()]
 
 
 def test_two_packages_with_the_same_task_are_both_named(packages: Path) -> None:
@@ -89,14 +89,14 @@ def test_two_packages_with_the_same_task_are_both_named(packages: Path) -> None:
 
 
 def test_a_task_of_this_package_cannot_be_replaced(packages: Path) -> None:
-    write_outside_task(packages / "one", name="miniature")
+    write_outside_task(packages / "one", name="toy")
     sys.path.insert(0, str(packages / "one"))
-    with pytest.raises(TaskError, match="meta-reward and outside-miniature"):
-        registry.get_task("miniature")
+    with pytest.raises(TaskError, match="meta-reward and outside-toy"):
+        registry.get_task("toy")
 
 
 def test_a_recipe_whose_task_is_not_installed_is_refused_with_what_to_do() -> None:
-    recipe = Recipe(name="x", world="nowhere")
+    recipe = Recipe(name="x", task="nowhere")
     with pytest.raises(TaskError, match="no task 'nowhere' here: install the package"):
         compute_task_pool_size(recipe)
 
@@ -119,7 +119,7 @@ def test_asking_the_toy_task_for_prompts_and_model_imports_no_model_library() ->
         "import sys\n"
         "from pathlib import Path\n"
         "from meta_reward_core.tasks.registry import get_task\n"
-        "task = get_task('miniature')\n"
+        "task = get_task('toy')\n"
         "task.prompts.sample(3), task.base_model.find(None, Path('/nowhere'))\n"
         "print([m for m in ('torch', 'transformers', 'trl', 'vllm') if m in sys.modules])"
     )

@@ -25,7 +25,9 @@ from tests.core.tiny_model import WORDS
 from tests.core.training.conftest import TINY_DPO, preference_row, preference_rows
 
 ROWS = preference_rows(32)
-VALIDATED = TINY_DPO.model_copy(update={"validation_share": 0.25, "keep": "lowest_validation_loss"})
+VALIDATED = TINY_DPO.model_copy(
+    update={"validation_share": 0.25, "checkpoint_selection": "lowest_validation_loss"}
+)
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,7 @@ def test_too_many_refused_rows_stop_the_training(first_model: Path, tmp_path: Pa
 def test_a_diverging_training_stops_and_publishes_nothing(
     first_model: Path, tmp_path: Path
 ) -> None:
-    wild = TINY_DPO.model_copy(update={"learning_rate": 1e30, "warmup_share": 0.0})
+    wild = TINY_DPO.model_copy(update={"learning_rate": 1e30, "warmup_ratio": 0.0})
     with pytest.raises(TrainingError, match="diverged at step"):
         train_dpo(
             ROWS,

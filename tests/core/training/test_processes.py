@@ -25,7 +25,7 @@ from meta_reward_core.training.result import TrainingOutcome
 from tests.core.training.conftest import TINY_DPO, preference_rows
 
 VALIDATED = TINY_DPO.model_copy(
-    update={"epochs": 2, "validation_share": 0.25, "keep": "lowest_validation_loss"}
+    update={"epochs": 2, "validation_share": 0.25, "checkpoint_selection": "lowest_validation_loss"}
 )
 _HELD = [row for row in preference_rows(60) if is_held_out(row["prompt_id"], share=0.25)]
 _REST = [row for row in preference_rows(60) if not is_held_out(row["prompt_id"], share=0.25)]

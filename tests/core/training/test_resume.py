@@ -108,7 +108,7 @@ def test_a_prompt_is_held_out_by_its_hash_alone() -> None:
     "change, message",
     [
         ({"batch_size": 6, "device_batch_size": 4}, "multiple of device_batch_size"),
-        ({"keep": "lowest_validation_loss"}, "needs a validation_share"),
+        ({"checkpoint_selection": "lowest_validation_loss"}, "needs a validation_share"),
         ({"unknown": 1}, "Extra inputs"),
         ({"learning_rate": 0}, "greater than 0"),
     ],
@@ -122,4 +122,6 @@ def test_settings_that_contradict_themselves_are_refused(
 
 def test_accuracy_chooses_no_checkpoint_of_fine_tuning() -> None:
     with pytest.raises(ValidationError, match="for DPO only"):
-        SftSettings.model_validate({"keep": "highest_validation_accuracy", "validation_share": 0.1})
+        SftSettings.model_validate(
+            {"checkpoint_selection": "highest_validation_accuracy", "validation_share": 0.1}
+        )

@@ -52,7 +52,7 @@ def test_prompts_carry_no_loss(first_model: Path, tmp_path: Path) -> None:
     train_sft(
         ROWS,
         start=first_model,
-        settings=TINY_SFT.model_copy(update={"epochs": 1, "max_steps": 2, "warmup_share": 0.0}),
+        settings=TINY_SFT.model_copy(update={"epochs": 1, "max_steps": 2, "warmup_ratio": 0.0}),
         checkpoint=tmp_path / "m",
         scratch=tmp_path / "scratch",
         seed=3,

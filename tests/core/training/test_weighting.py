@@ -20,7 +20,7 @@ from tests.core.training.conftest import TINY_DPO, TINY_SFT, preference_row, sft
 
 Weights = dict[str, torch.Tensor]
 
-ONE_STEP = {"batch_size": 16, "epochs": 1, "warmup_share": 0.0, "max_grad_norm": 1e9}
+ONE_STEP = {"batch_size": 16, "epochs": 1, "warmup_ratio": 0.0, "max_grad_norm": 1e9}
 DPO_STEP = TINY_DPO.model_copy(update=ONE_STEP)
 BOTH_PARTS = DPO_STEP.model_copy(update={"sft_weight": 0.5})
 SFT_STEP = TINY_SFT.model_copy(update=ONE_STEP)
@@ -189,7 +189,7 @@ def test_a_loss_of_one_part_is_logged_as_it_is(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "warmup_share", "first"),
+    ("scheduler", "warmup_ratio", "first"),
     [
         ("cosine", 0.0, 2),
         ("cosine", 0.5, 3),
@@ -199,11 +199,11 @@ def test_a_loss_of_one_part_is_logged_as_it_is(run: Any) -> None:
     ],
 )
 def test_an_accuracy_is_logged_once_a_step_has_moved_the_weights(
-    run: Any, scheduler: str, warmup_share: float, first: int
+    run: Any, scheduler: str, warmup_ratio: float, first: int
 ) -> None:
     """Until then all rewards are equal; a warm-up begins with a learning rate of 0."""
     settings = DPO_STEP.model_copy(update={"batch_size": 8})
-    more = {"scheduler": scheduler, "warmup_share": warmup_share, "device_batch_size": 4}
+    more = {"scheduler": scheduler, "warmup_ratio": warmup_ratio, "device_batch_size": 4}
     log = run(pairs(32), settings, **more).log
     with_accuracy = [row["step"] for row in log if "rewards/accuracies" in row]
     assert with_accuracy == list(range(first, 5))

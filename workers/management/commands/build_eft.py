@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.data.eft_dataset import EftData, build_eft, read_ranked
 from meta_reward_core.data.file_io import require_writable
 from meta_reward_core.data.prompt_filters import read_held_out
@@ -37,7 +38,7 @@ example:
       --held-out held_out.jsonl
   python manage.py train_seed --model my-model --data eft.jsonl --data ift.jsonl \\
       --held-out held_out.jsonl --output my-seed --validation-share 0.1 \\
-      --keep lowest_validation_loss
+      --checkpoint-selection lowest_validation_loss
 """
 
 
@@ -54,39 +55,30 @@ class Command(ExemplifiedCommand):
         """Declare the options."""
         add = parser.add_argument
         add("--ranked", type=Path, required=True, metavar="FILE",
-            help="rows of instruction, response, rank; or of prompt, responses, ranks")  # fmt: skip
+            help="Ranked responses: rows of instruction, response and rank, or of prompt, "
+                 "responses and ranks.")  # fmt: skip
         add("--judge", required=True, metavar="ENGINE",
-            help="a model folder, a hub's id, endpoint:NAME, scripted")  # fmt: skip
+            help="Judge: a model folder, a Hugging Face id, endpoint:NAME, scripted.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="of the judge's engine, such as dtype=bfloat16")  # fmt: skip
-        add("--output", type=Path, required=True, metavar="FILE", help="JSON lines")
+            help="Change of a setting of the judge's engine, such as dtype=bfloat16. "
+                 "Repeatable.")  # fmt: skip
+        add("--output", type=Path, required=True, metavar="FILE",
+            help="JSON lines file of selected judgments.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
-            help="prompts that are kept for evaluation; repeatable")  # fmt: skip
+            help="File of prompts reserved for evaluation. Repeatable.")  # fmt: skip
         declare_judge_prompt(parser)
-        add(
-            "--samples",
-            type=parse_positive_int,
-            default=4,
-            metavar="N",
-            help="times that all are judged",
-        )
-        add("--most-share", type=parse_share, default=1.0, metavar="SHARE",
-            help="of the rows that may have the same points; default: 1, all")  # fmt: skip
-        add(
-            "--temperature",
-            type=parse_temperature,
-            default=0.8,
-            help="of the judgments; default: 0.8",
-        )
-        add("--top-p", type=parse_share, default=0.95, help="of the judgments; default: 0.95")
-        add(
-            "--max-new-tokens",
-            type=parse_positive_int,
-            default=1024,
-            metavar="N",
-            help="of a judgment",
-        )
-        add("--seed", type=int, default=0, metavar="N", help="of everything random")
+        add("--samples", type=parse_positive_int, default=4, metavar="N",
+            help="Judgments per response. Default: 4.")  # fmt: skip
+        max_share = add("--max-share", type=parse_share, default=1.0, metavar="SHARE",
+            help="Maximum share of rows with the same score. Default: 1 (no limit).")  # fmt: skip
+        add("--temperature", type=parse_temperature, default=0.8,
+            help="Sampling temperature of judgments. Default: 0.8.")  # fmt: skip
+        add("--top-p", type=parse_share, default=0.95,
+            help="Probability mass of nucleus sampling. Default: 0.95.")  # fmt: skip
+        add("--max-new-tokens", type=parse_positive_int, default=1024, metavar="N",
+            help="Maximum tokens per judgment. Default: 1024.")  # fmt: skip
+        add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
+        add_old_option(parser, "--most-share", max_share)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, judge, write."""
@@ -120,8 +112,8 @@ def _build(options: dict[str, Any], console: Console) -> None:
         ),
         seed=options["seed"],
         held_out=held_out,
-        top_points=options["top_points"],
-        most_share=options["most_share"],
+        max_score=options["max_score"],
+        max_share=options["max_share"],
         tell=lambda total: make_progress_printer(console, "judge", total),
     )
     named.engine.close()

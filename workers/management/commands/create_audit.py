@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandParser
 
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
 from webapp.audit.annotation_queue import get_possible_auditors
@@ -22,44 +23,33 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """What a form of the site asks for."""
-        parser.add_argument(
-            "--experiment", required=True, metavar="NAME", help="whose work is judged"
-        )
-        parser.add_argument(
-            "--iteration", type=int, required=True, metavar="N", help="whose files are drawn from"
-        )
-        parser.add_argument(
-            "--kind",
-            choices=ItemKind.values,
-            default=ItemKind.JUDGMENTS,
-            help="which of two judgments is better, or how good a response is",
-        )
-        parser.add_argument(
-            "--strategy",
-            choices=list(STRATEGIES),
-            default="certainty",
-            help="what the strata are made by (docs/audit.md)",
-        )
-        parser.add_argument("--size", type=int, default=100, help="distinct items")
-        parser.add_argument("--seed", type=int, default=1, help="of the draw")
-        parser.add_argument("--same-share", type=float, default=0.1,
-                            help="share of items that come again to the same auditor")  # fmt: skip
-        parser.add_argument("--other-share", type=float, default=0.2,
-                            help="share of items that come again to another auditor")  # fmt: skip
-        parser.add_argument(
-            "--show-score-lines",
-            action="store_true",
-            help="do not cut the lines in which judgments name their points",
-        )
-        parser.add_argument(
-            "--reveal-at-the-end",
-            action="store_true",
-            help="tell the meta-judge's verdicts after the last item, not after each",
-        )
-        parser.add_argument(
-            "--guidelines", default="", help="guidelines in Markdown, shown beside each item"
-        )
-        parser.add_argument("--auditor", action="append", default=[], help="repeat for several")
+        add = parser.add_argument
+        add("--experiment", required=True, metavar="NAME",
+            help="Experiment to audit.")  # fmt: skip
+        add("--iteration", type=int, required=True, metavar="N", help="Iteration to sample from.")
+        add("--kind", choices=ItemKind.values, default=ItemKind.JUDGMENTS,
+            help="What people compare or score: two judgments, or a response. "
+                 "Default: judgments.")  # fmt: skip
+        add("--strategy", choices=list(STRATEGIES), default="certainty",
+            help="Stratification of the sample (docs/audit.md). Default: certainty.")  # fmt: skip
+        add("--size", type=int, default=100, metavar="N",
+            help="Number of distinct items. Default: 100.")  # fmt: skip
+        add("--seed", type=int, default=1, metavar="N", help="Seed of the sample. Default: 1.")
+        same = add("--same-auditor-share", type=float, default=0.1, metavar="SHARE",
+            help="Share of items repeated for the same auditor. Default: 0.1.")  # fmt: skip
+        other = add("--other-auditor-share", type=float, default=0.2, metavar="SHARE",
+            help="Share of items repeated for another auditor. Default: 0.2.")  # fmt: skip
+        add("--show-score-lines", action="store_true",
+            help="Show the score lines of judgments.")  # fmt: skip
+        reveal = add("--reveal-at-end", action="store_true",
+            help="Reveal the verdicts of the meta-judge only after the last item.")  # fmt: skip
+        add("--guidelines", default="", metavar="TEXT",
+            help="Guidelines for auditors, in Markdown.")  # fmt: skip
+        add("--auditor", action="append", default=[], metavar="USER",
+            help="User who annotates. Repeatable.")  # fmt: skip
+        add_old_option(parser, "--same-share", same)
+        add_old_option(parser, "--other-share", other)
+        add_old_option(parser, "--reveal-at-the-end", reveal)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Draw the batch and say where it is."""
@@ -81,9 +71,9 @@ def _build_plan(options: dict[str, Any]) -> BatchPlan:
     if strategy not in STRATEGIES_BY_KIND[kind]:
         known = ", ".join(STRATEGIES_BY_KIND[kind])
         raise InputError(f"--strategy {strategy} is none for {kind}: choose from {known}")
-    shares = [options["same_share"], options["other_share"]]
+    shares = [options["same_auditor_share"], options["other_auditor_share"]]
     if not all(0 <= share <= 1 for share in shares):
-        raise InputError("--same-share and --other-share lie between 0 and 1")
+        raise InputError("--same-auditor-share and --other-auditor-share must be between 0 and 1")
     return BatchPlan(
         kind=kind,
         strategy=strategy,
@@ -92,7 +82,7 @@ def _build_plan(options: dict[str, Any]) -> BatchPlan:
         same_share=shares[0],
         other_share=shares[1],
         hides_score_lines=not options["show_score_lines"],
-        reveals_at_once=not options["reveal_at_the_end"],
+        reveals_at_once=not options["reveal_at_end"],
         guidelines=options["guidelines"],
     )
 

@@ -1,6 +1,7 @@
 """Score files of evaluations: annotations, arena games, MT-Bench, RewardBench, judges."""
 
 import argparse
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.data.file_io import require_writable, write_json
-from meta_reward_core.errors import EvaluationFileError
+from meta_reward_core.errors import DeprecatedNameWarning, EvaluationFileError
 from meta_reward_core.evaluation import arena_hard_io, mt_bench
 from meta_reward_core.evaluation.alpaca_eval_io import (
     LEADERBOARD_COLUMNS,
@@ -38,6 +40,7 @@ from meta_reward_core.evaluation.scorecard import (
 )
 from meta_reward_core.evaluation.win_rate import compute_repeat_deviation, score_annotations
 from meta_reward_core.planning.engine_spec import require_experiment
+from meta_reward_core.recipes.renamed_keys import describe_renamed
 from meta_reward_core.reporting.scorecard_schema import ReferenceKind
 from meta_reward_core.reporting.scorecard_store import (
     parse_model_spec,
@@ -48,21 +51,28 @@ from meta_reward_core.tasks.ifeval.benchmark import read_ifeval_items
 from meta_reward_core.tasks.ifeval.run import score_outputs
 from webapp.paths import get_storage_roots
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console
-from workers.management.evaluate_options import add_kind, declare_runs, run_benchmark
+from workers.management.evaluate_options import (
+    add_kind,
+    declare_reference_type,
+    declare_runs,
+    run_benchmark,
+)
 
 _EXAMPLES = """\
 examples:
-  python manage.py evaluate annotations annotations.json --json scores.json
+  python manage.py evaluate annotations annotations.json --output scores.json
   python manage.py evaluate arena judgments.jsonl --version 2.0 --answers mine.jsonl base.jsonl \\
       --control length markdown
   python manage.py evaluate mt-bench gpt-4_single.jsonl --questions question.jsonl
   python manage.py evaluate reward-bench scored.jsonl
   python manage.py evaluate judge judgments.parquet --reference humans.jsonl
   python manage.py evaluate ifeval --data input_data.jsonl --outputs responses.jsonl
-  python manage.py evaluate run ifeval --data input_data.jsonl --model my-model --out var/ifeval
-  python manage.py evaluate run labelled-pairs --data llmbar --judge my-model --out var/llmbar
+  python manage.py evaluate run ifeval --data input_data.jsonl --model my-model \\
+      --output var/ifeval
+  python manage.py evaluate run labelled-pairs --data llmbar --judge my-model \\
+      --output var/llmbar
   python manage.py evaluate run alpaca --prompts mine.txt --model experiment:mine/M2 \\
-      --baseline experiment:mine/M0 --judge endpoint:judge --out var/evaluation/mine-2
+      --baseline experiment:mine/M0 --judge endpoint:judge --output var/evaluation/mine-2
 """
 
 Options = dict[str, Any]
@@ -88,27 +98,48 @@ class Command(ExemplifiedCommand):
         _declare_judge(add_kind(kinds, "judge", "a judge's agreement with a reference"))
         _declare_ifeval(add_kind(kinds, "ifeval", "IFEval's checks of given responses"))
         declare_runs(add_kind(kinds, "run", "answer, judge and score by models"))
-        for kind in kinds.choices.values():
-            kind.add_argument("--json", type=Path, metavar="OUT", help="write the metrics there")
-            kind.add_argument("--keep", metavar="EXPERIMENT/M<t>",
-                help="keep the metrics with this model, for `manage.py report`")  # fmt: skip
+        for name, kind in kinds.choices.items():
+            saved = kind.add_argument("--save-to", metavar="EXPERIMENT/M<t>",
+                help="Model whose evaluations these metrics are saved with, for "
+                     "`manage.py report`.")  # fmt: skip
+            add_old_option(kind, "--keep", saved)
+            if name == "run":  # its output is a folder, which holds the scores
+                kind.add_argument("--json", type=Path, help=argparse.SUPPRESS)
+                continue
+            output = kind.add_argument("--output", type=Path, metavar="FILE",
+                help="JSON file of the metrics.")  # fmt: skip
+            add_old_option(kind, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Score, print, and write if asked."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors(go_on="The same command goes on where it was."):
-            require_writable(options["json"])
-            keep = None if options["keep"] is None else parse_model_spec(options["keep"])
+            metrics_file = _get_metrics_file(options)
+            require_writable(metrics_file)
+            saved = options["save_to"]
+            place = None if saved is None else parse_model_spec(saved)
             if options["kind"] == "run":
                 cards = run_benchmark(options, get_storage_roots(), console)
             else:
                 cards = _SCORERS[options["kind"]](options)
             for card in cards:
                 print_scorecard(console, card)
-            if options["json"] is not None:
-                write_json(options["json"], _to_json(options["kind"], cards))
-            if keep is not None:
-                _save_scorecards(cards, *keep, reference=options.get("reference_is"))
+            if metrics_file is not None:
+                write_json(metrics_file, _to_json(options["kind"], cards))
+            if place is not None:
+                _save_scorecards(cards, *place, reference=options.get("reference_type"))
+
+
+def _get_metrics_file(options: Options) -> Path | None:
+    """Where the metrics go beside the terminal; `run` writes them into its folder anyhow."""
+    if options["kind"] != "run":
+        output: Path | None = options["output"]
+        return output
+    old: Path | None = options["json"]
+    if old is not None:
+        new = "--output FOLDER, which holds scores.json"
+        warnings.warn(describe_renamed("--json", new), DeprecatedNameWarning, stacklevel=2)
+    return old
 
 
 def _save_scorecards(
@@ -117,8 +148,8 @@ def _save_scorecards(
     kinds = {(card.model, card.benchmark) for card in cards}
     if len({card.model for card in cards}) != 1 or len(kinds) != len(cards):
         raise EvaluationFileError(
-            f"--keep takes the metrics of one model, and here are {len(cards)} scorecards: "
-            "evaluate them one at a time."
+            f"--save-to saves the metrics of one model, but there are {len(cards)} scorecards: "
+            "evaluate one model at a time."
         )
     store = ArtifactStore(get_storage_roots().artifacts)
     for card in cards:
@@ -127,69 +158,87 @@ def _save_scorecards(
 
 def _declare_annotations(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="annotations.json of alpaca_eval")
-    add("--model", metavar="NAME", help="generator_2 to score, if there are several")
-    add("--annotator", metavar="NAME", help="whose annotations, if there are several")
-    add("--model-outputs", type=Path, metavar="FILE", help="must agree with the annotations")
-    add("--baseline-outputs", type=Path, metavar="FILE", help="must agree with the annotations")
-    add("--difficulty", type=Path, metavar="CSV", help="instruction difficulty, where known")
+    add("file", type=Path, metavar="FILE", help="Annotations: annotations.json of alpaca_eval.")
+    add("--model", metavar="NAME", help="Model to score (generator_2), if there are several.")
+    add("--annotator", metavar="NAME", help="Annotator to use, if there are several.")
+    add("--model-outputs", type=Path, metavar="FILE",
+        help="Outputs of the model, checked against the annotations.")  # fmt: skip
+    add("--baseline-outputs", type=Path, metavar="FILE",
+        help="Outputs of the baseline, checked against the annotations.")  # fmt: skip
+    add("--difficulty", type=Path, metavar="CSV", help="Difficulty of each instruction.")
     add("--repeats", type=Path, nargs="+", default=[], metavar="FILE",
-        help="the same outputs annotated again: how much the rate moves")  # fmt: skip
-    add("--mode", default="community", metavar="TEXT", help="the leaderboard's column mode")
-    add("--leaderboard", type=Path, metavar="CSV", help="add the model's row to this file")
+        help="Repeated annotations of the same outputs, for the variation of the win "
+             "rate.")  # fmt: skip
+    add("--mode", default="community", metavar="TEXT",
+        help="Mode column of the leaderboard. Default: community.")  # fmt: skip
+    add("--leaderboard", type=Path, metavar="CSV",
+        help="Leaderboard file to which the model's row is added.")  # fmt: skip
     add("--replace-row", action="store_true",
-        help="replace the leaderboard's row of this model, if its metrics differ")  # fmt: skip
-    add("--rounds", type=_parse_rounds, default=100, metavar="N", help="of the bootstrap")
-    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
+        help="Replace an existing row of this model whose metrics differ.")  # fmt: skip
+    add("--rounds", type=_parse_rounds, default=100, metavar="N",
+        help="Bootstrap rounds. Default: 100.")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="Seed of the bootstrap. Default: 0.")
 
 
 def _declare_arena(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="judgments, JSON lines")
-    add("--version", choices=["0.1", "2.0"], default="0.1", help="whose rules; default: 0.1")
-    add("--baseline", metavar="NAME", help="for files of version 0.1, which do not name it")
+    add("files", type=Path, nargs="+", metavar="FILE", help="Judgments: JSON lines.")
+    add("--version", choices=["0.1", "2.0"], default="0.1",
+        help="Version of the benchmark. Default: 0.1.")  # fmt: skip
+    add("--baseline", metavar="NAME", help="Baseline; needed for files of version 0.1.")
     add("--category", nargs="+", default=[], metavar="NAME",
-        help="categories to score, if not all of the files")  # fmt: skip
+        help="Categories to score. Default: all.")  # fmt: skip
     add("--answers", type=Path, nargs="+", default=[], metavar="FILE",
-        help="of models and baseline: for style control, and to find gaming")  # fmt: skip
-    add("--questions", type=Path, metavar="FILE", help="question.jsonl")
-    add("--control", nargs="+", choices=["length", "markdown"], default=[], help="style control")
-    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap")
+        help="Answers of the models and the baseline, for style control and the detection of "
+             "gaming.")  # fmt: skip
+    add("--questions", type=Path, metavar="FILE", help="Questions: question.jsonl.")
+    add("--control", nargs="+", choices=["length", "markdown"], default=[],
+        help="Style features to control for.")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="Seed of the bootstrap. Default: 0.")
 
 
 def _declare_mt_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="single-answer judgments")
-    add("--questions", type=Path, metavar="FILE", help="question.jsonl: metrics by category")
-    add("--answers", type=Path, nargs="+", default=[], metavar="FILE", help="to find gaming")
+    add("files", type=Path, nargs="+", metavar="FILE", help="Single-answer judgments.")
+    add("--questions", type=Path, metavar="FILE",
+        help="Questions: question.jsonl, for metrics by category.")  # fmt: skip
+    add("--answers", type=Path, nargs="+", default=[], metavar="FILE",
+        help="Answers of the models, for the detection of gaming.")  # fmt: skip
 
 
 def _declare_reward_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="items, with scores unless --scores")
-    add("--scores", type=Path, metavar="FILE", help="rows of id and scores")
-    add("--judge", metavar="NAME", help="who scored, if the file does not say")
+    add("file", type=Path, metavar="FILE", help="Items, with scores unless --scores is given.")
+    add("--scores", type=Path, metavar="FILE", help="Rows of id and scores.")
+    add("--judge", metavar="NAME", help="Name of the judge, if the file does not contain it.")
 
 
 def _declare_judge(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", type=Path, nargs="?", metavar="FILE",
-        help="scores or verdicts of the judge on a fixed set")  # fmt: skip
+        help="Scores or verdicts of the judge on a fixed set.")  # fmt: skip
     add("--reference", type=Path, metavar="FILE",
-        help="opinions of people or of a stronger model, or an audit's export")  # fmt: skip
+        help="Reference for FILE, by people or a stronger model, or an export of an "
+             "audit.")  # fmt: skip
     add("--experiment", metavar="NAME",
-        help="each iteration's own judgments, told apart from the fixed set")  # fmt: skip
+        help="Experiment whose own judgments are compared, reported separately from the fixed "
+             "set.")  # fmt: skip
     add("--own-reference", type=Path, nargs="+", default=[], metavar="FILE",
-        help="the reference on its responses, or on its judgments")  # fmt: skip
-    add("--reference-is", choices=["model", "humans"], default="model",
-        help="of --keep: whose opinions the reference holds")  # fmt: skip
+        help="Reference for the responses or judgments of --experiment.")  # fmt: skip
+    declare_reference_type(parser)
 
 
 def _declare_ifeval(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="FILE", help="input_data.jsonl of IFEval")
-    add("--outputs", type=Path, required=True, metavar="FILE", help="rows of prompt and response")
-    add("--model", metavar="NAME", help="who responded; default: the name of the file")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="Items: input_data.jsonl of IFEval.",
+    )
+    add("--outputs", type=Path, required=True, metavar="FILE", help="Rows of prompt and response.")
+    add("--model", metavar="NAME", help="Display name of the model. Default: the name of the file.")
 
 
 def _parse_rounds(text: str) -> int:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.data.file_io import create_output_folder, require_writable
 from meta_reward_core.data.prompt_files import read_prompts
 from meta_reward_core.data.prompt_filters import (
@@ -39,8 +40,8 @@ from workers.management.evaluate_options import parse_share, parse_temperature
 
 _EXAMPLE = """\
 example:
-  python manage.py generate_prompts --seeds seeds.jsonl --engine my-model --count 20000 \\
-      --hold-out 500 --held-out alpaca_eval.jsonl --out var/prompts
+  python manage.py generate_prompts --seed-prompts seeds.jsonl --engine my-model \\
+      --count 20000 --num-held-out 500 --held-out alpaca_eval.jsonl --output var/prompts
 """
 
 
@@ -57,64 +58,57 @@ class Command(ExemplifiedCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
-        add("--seeds", type=Path, required=True, metavar="FILE",
-            help=f"file of prompts written by people: {', '.join(FORMATS)}")  # fmt: skip
+        seeds = add("--seed-prompts", type=Path, required=True, metavar="FILE",
+            help=f"File of prompts written by people: {', '.join(FORMATS)}.")  # fmt: skip
         add("--engine", required=True, metavar="ENGINE",
-            help="who writes: a model folder, a hub's id, endpoint:NAME, scripted")  # fmt: skip
+            help="Model that writes the prompts: a model folder, a Hugging Face id, endpoint:NAME "
+                 "or scripted.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="of the engine, such as dtype=bfloat16")  # fmt: skip
-        add(
-            "--count",
-            type=parse_positive_int,
-            required=True,
-            metavar="N",
-            help="prompts to make, all in all",
-        )
-        add("--out", type=Path, required=True, metavar="FOLDER",
-            help="for prompts.jsonl, held_out.jsonl and left_out.jsonl")  # fmt: skip
-        add("--hold-out", type=int, default=0, metavar="N",
-            help="so many of them go to held_out.jsonl, for evaluation")  # fmt: skip
+            help="Change of an engine setting, such as dtype=bfloat16. Repeatable.")  # fmt: skip
+        add("--count", type=parse_positive_int, required=True, metavar="N",
+            help="Number of prompts to generate.")  # fmt: skip
+        output = add("--output", type=Path, required=True, metavar="FOLDER",
+            help="Folder for prompts.jsonl, held_out.jsonl and left_out.jsonl.")  # fmt: skip
+        held_out = add("--num-held-out", type=int, default=0, metavar="N",
+            help="Number of generated prompts written to held_out.jsonl for evaluation. "
+                 "Default: 0.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
-            help="prompts that are never made, nor anything near them; repeatable")  # fmt: skip
+            help="File of prompts that are never generated, nor anything similar to them. "
+                 "Repeatable.")  # fmt: skip
         add("--language", action="append", metavar="CODE",
-            help="allowed languages, such as en; repeatable; any: all. Default: en")  # fmt: skip
-        add("--least-chars", type=int, default=10, metavar="N", help="shorter ones are left out")
-        add("--most-chars", type=int, default=2000, metavar="N", help="longer ones are left out")
-        add("--similar", type=parse_share, default=SIMILARITY_THRESHOLD, metavar="SHARE",
-            help="ROUGE-L from which a prompt repeats another; "
-                 f"default: {SIMILARITY_THRESHOLD}")  # fmt: skip
-        add("--template", default="self_instruct", metavar="NAME|FILE", help="with {examples}")
-        add(
-            "--shots",
-            type=parse_positive_int,
-            default=6,
-            metavar="N",
-            help="examples from the seeds",
-        )
-        add("--own-shots", type=int, default=2, metavar="N", help="examples of the model's own")
-        add(
-            "--samples",
-            type=parse_positive_int,
-            default=4,
-            metavar="N",
-            help="replies to each request",
-        )
-        add("--requests", type=parse_positive_int, default=16, metavar="N", help="of one round")
-        add(
-            "--temperature",
-            type=parse_temperature,
-            default=0.6,
-            help="of the replies; default: 0.6",
-        )
-        add("--top-p", type=parse_share, default=0.9, help="of the replies; default: 0.9")
-        add(
-            "--max-new-tokens",
-            type=parse_positive_int,
-            default=512,
-            metavar="N",
-            help="of one reply",
-        )
-        add("--seed", type=int, default=0, metavar="N", help="of everything random")
+            help="Allowed language, such as en, or any. Repeatable. Default: en.")  # fmt: skip
+        min_chars = add("--min-chars", type=int, default=10, metavar="N",
+            help="Minimum length of a prompt in characters. Default: 10.")  # fmt: skip
+        max_chars = add("--max-chars", type=int, default=2000, metavar="N",
+            help="Maximum length of a prompt in characters. Default: 2000.")  # fmt: skip
+        threshold = add("--rouge-threshold", type=parse_share, default=SIMILARITY_THRESHOLD,
+            metavar="SHARE",
+            help="ROUGE-L at which a prompt counts as a near-duplicate of another. "
+                 f"Default: {SIMILARITY_THRESHOLD}.")  # fmt: skip
+        add("--template", default="self_instruct", metavar="NAME|FILE",
+            help="Prompt template with {examples}. Default: self_instruct.")  # fmt: skip
+        add("--shots", type=parse_positive_int, default=6, metavar="N",
+            help="Number of seed prompts shown as examples. Default: 6.")  # fmt: skip
+        generated = add("--generated-shots", type=int, default=2, metavar="N",
+            help="Number of generated prompts shown as examples. Default: 2.")  # fmt: skip
+        add("--samples", type=parse_positive_int, default=4, metavar="N",
+            help="Completions per request. Default: 4.")  # fmt: skip
+        add("--requests", type=parse_positive_int, default=16, metavar="N",
+            help="Requests per round. Default: 16.")  # fmt: skip
+        add("--temperature", type=parse_temperature, default=0.6,
+            help="Sampling temperature. Default: 0.6.")  # fmt: skip
+        add("--top-p", type=parse_share, default=0.9,
+            help="Probability mass of nucleus sampling. Default: 0.9.")  # fmt: skip
+        add("--max-new-tokens", type=parse_positive_int, default=512, metavar="N",
+            help="Maximum tokens per completion. Default: 512.")  # fmt: skip
+        add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
+        add_old_option(parser, "--seeds", seeds)
+        add_old_option(parser, "--out", output)
+        add_old_option(parser, "--hold-out", held_out)
+        add_old_option(parser, "--least-chars", min_chars)
+        add_old_option(parser, "--most-chars", max_chars)
+        add_old_option(parser, "--similar", threshold)
+        add_old_option(parser, "--own-shots", generated)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, generate, write."""
@@ -124,14 +118,14 @@ class Command(ExemplifiedCommand):
 
 
 def _generate(options: dict[str, Any], console: Console) -> None:
-    if not 0 <= options["hold_out"] < options["count"]:
-        raise InputError("--hold-out must be smaller than --count")
+    if not 0 <= options["num_held_out"] < options["count"]:
+        raise InputError("--num-held-out must be smaller than --count")
     filters = _build_filters(options)
     shots = _build_shots(options)
-    found_seeds = read_prompts(options["seeds"])
-    found_seeds.require_good_rows(options["seeds"].name)
+    found_seeds = read_prompts(options["seed_prompts"])
+    found_seeds.require_good_rows(options["seed_prompts"].name)
     seeds = [prompt.text for prompt in found_seeds.prompts]
-    out: Path = options["out"]
+    out: Path = options["output"]
     with create_output_folder(out):
         require_writable(out / "prompts.jsonl")
         named = open_engine(
@@ -151,7 +145,7 @@ def _generate(options: dict[str, Any], console: Console) -> None:
         tell=lambda made, replies: console.print(f"{made:,} prompts from {replies:,} replies"),
     )
     named.engine.close()
-    _write(out, found, options["hold_out"])
+    _write(out, found, options["num_held_out"])
     _show(console, found, options)
 
 
@@ -160,24 +154,24 @@ def _build_filters(options: dict[str, Any]) -> PromptFilters:
     languages = () if "any" in languages else languages
     check_languages(languages)
     return PromptFilters(
-        least_chars=options["least_chars"],
-        most_chars=options["most_chars"],
+        min_chars=options["min_chars"],
+        max_chars=options["max_chars"],
         languages=languages,
-        similar=options["similar"],
+        rouge_threshold=options["rouge_threshold"],
         held_out=read_held_out(options["held_out"]),
     )
 
 
 def _build_shots(options: dict[str, Any]) -> FewShotSettings:
-    if options["own_shots"] < 0:
-        raise InputError("--own-shots counts from 0")
+    if options["generated_shots"] < 0:
+        raise InputError("--generated-shots must be 0 or more")
     return FewShotSettings(
         template=load_template(options["template"], required=PLACEHOLDERS, allowed=PLACEHOLDERS),
         sampling=SamplingParams(
             options["temperature"], options["top_p"], options["max_new_tokens"]
         ),
         seeds=options["shots"],
-        own=options["own_shots"],
+        generated=options["generated_shots"],
         requests=options["requests"],
         samples=options["samples"],
     )
@@ -225,7 +219,7 @@ def _show(console: Console, found: GenerationResult, options: dict[str, Any]) ->
     if not found.prompts:
         return
     words = ["--experiment", "NAME", "--recipe", "paper-llama3-8b"]
-    words += ["--prompts", f"{options['out']}/prompts.jsonl"]
-    if options["hold_out"]:
-        words += ["--set", f"sample.held_out={options['out']}/held_out.jsonl"]
+    words += ["--prompts", f"{options['output']}/prompts.jsonl"]
+    if options["num_held_out"]:
+        words += ["--set", f"sample.held_out={options['output']}/held_out.jsonl"]
     console.print(f"next: {escape(format_command('run_iteration', *words))}", soft_wrap=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meta_reward_core.cli.options import parse_positive_int
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.gpu_estimate import (
@@ -44,42 +45,36 @@ class Command(ExemplifiedCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
-        add("--recipe", required=True, metavar="NAME|FILE", help="a shipped recipe or a YAML file")
+        add("--recipe", required=True, metavar="NAME|FILE",
+            help="Shipped recipe or YAML file.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="change a value of the recipe; repeatable")  # fmt: skip
-        add("--hardware", required=True, choices=sorted(DEVICES), help="the device of each worker")
-        add(
-            "--devices",
-            type=parse_positive_int,
-            default=8,
-            help="devices of each worker; default 8",
-        )
-        add(
-            "--workers",
-            type=parse_positive_int,
-            default=1,
-            help="machines that take shards; default 1",
-        )
-        add("--parameters", type=float, default=LLAMA3_8B.parameters,
-            help="weights of the model; default those of Llama 3 8B")  # fmt: skip
-        add("--kv-bytes", type=float, default=LLAMA3_8B.kv_bytes,
-            help="bytes of keys and values for a token; default those of Llama 3 8B")  # fmt: skip
-        add("--json", type=Path, metavar="FILE", help="write the plan there")
+            help="Change of a recipe setting. Repeatable.")  # fmt: skip
+        add("--hardware", required=True, choices=sorted(DEVICES), help="Device of each worker.")
+        add("--devices", type=parse_positive_int, default=8, metavar="N",
+            help="Devices per worker. Default: 8.")  # fmt: skip
+        add("--workers", type=parse_positive_int, default=1, metavar="N",
+            help="Number of worker machines. Default: 1.")  # fmt: skip
+        add("--parameters", type=float, default=LLAMA3_8B.parameters, metavar="N",
+            help="Number of weights of the model. Default: those of Llama 3 8B.")  # fmt: skip
+        add("--kv-bytes", type=float, default=LLAMA3_8B.kv_bytes, metavar="BYTES",
+            help="Bytes of keys and values per token. Default: those of Llama 3 8B.")  # fmt: skip
+        output = add("--output", type=Path, metavar="FILE", help="JSON file of the plan.")
+        add_old_option(parser, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Calculate and print."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
-            require_writable(options["json"])
+            require_writable(options["output"])
             recipe = load_recipe(options["recipe"], changes=options["changes"])
             plans = _plan(recipe, options)
             for number, times in plans.items():
                 console.print(_make_table(number, times))
             _print_total(console, recipe, plans, options)
-            if options["json"] is not None:
+            if options["output"] is not None:
                 shown = {str(number): [asdict(one) for one in times]
                          for number, times in plans.items()}  # fmt: skip
-                write_json(options["json"], {"recipe": recipe.name, "plan": shown})
+                write_json(options["output"], {"recipe": recipe.name, "plan": shown})
 
 
 def _build_model_size(options: dict[str, Any]) -> ModelSize:

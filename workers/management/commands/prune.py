@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from meta_reward_core.cli.renamed_options import add_old_option
 from webapp.accounts.models import SecurityEventKind
 from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.prune import (
@@ -21,25 +22,32 @@ class Command(BaseCommand):
 
     help = (
         "List what may be deleted, what that frees and what it costs; with --yes, delete it. "
-        "Checkpoints only where --what names them, a whole experiment only by its name."
+        "Checkpoints only where --only names them, a whole experiment only by its name."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         things = parser.add_mutually_exclusive_group()
-        things.add_argument(
-            "--what", nargs="+", choices=KINDS, default=list(BY_DEFAULT), help="kinds of things"
+        only = things.add_argument(
+            "--only",
+            nargs="+",
+            choices=KINDS,
+            default=list(BY_DEFAULT),
+            help=f"Kinds of data to delete. Default: {' '.join(BY_DEFAULT)}.",
         )
+        add_old_option(things, "--what", only)
         things.add_argument(
-            "--experiment", metavar="NAME", help="this one alone, with its rows and all its files"
+            "--experiment", metavar="NAME", help="Experiment to delete, with its rows and files."
         )
         parser.add_argument(
             "--days",
             type=float,
             default=90.0,
-            help="uploads, events and copies of models stay so long (90)",
+            help="Minimum age in days of deleted uploads, events and model copies. Default: 90.",
         )
-        parser.add_argument("--yes", action="store_true", help="delete; without it, only list")
+        parser.add_argument(
+            "--yes", action="store_true", help="Delete. Without this option, only list."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """List, and delete if asked to."""
@@ -62,4 +70,4 @@ class Command(BaseCommand):
 def _find(options: dict[str, Any]) -> Iterable[Deletable]:
     if options["experiment"] is not None:
         return [plan_experiment_deletion(options["experiment"])]
-    return find_deletables(tuple(options["what"]), days=options["days"])
+    return find_deletables(tuple(options["only"]), days=options["days"])

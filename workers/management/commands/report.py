@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from rich.markup import escape
 
+from meta_reward_core.cli.renamed_options import add_old_positionals
 from meta_reward_core.errors import InputError
 from meta_reward_core.reporting.assemble import build_report
 from meta_reward_core.reporting.run_loader import ExperimentRun, group_runs, read_run
@@ -30,11 +31,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
-        add("experiments", nargs="+", metavar="NAME", help="experiments, finished or not")
-        add("--baseline", metavar="ARM", help="the arm that others are compared with, by its "
-            "recipe's name; default: the first")  # fmt: skip
-        add("--output", type=Path, metavar="STEM", help="writes STEM.html and STEM.md; default: "
-            "var/reports/ and the first experiment's name")  # fmt: skip
+        names = add("--experiment", dest="experiments", action="append", required=True,
+            metavar="NAME", help="Experiment, finished or not. Repeatable.")  # fmt: skip
+        add_old_positionals(parser, names)
+        add("--baseline", metavar="ARM",
+            help="Arm that the others are compared with, by the name of its recipe. "
+                 "Default: the first.")  # fmt: skip
+        add("--output", type=Path, metavar="STEM",
+            help="Path without extension: writes STEM.html and STEM.md. Default: var/reports/ and "
+                 "the name of the first experiment.")  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Read, build, write."""

@@ -100,7 +100,7 @@ class Command(ExemplifiedCommand):
         go_on = f"To go on: {_format_resume_command(request, options['iterations'])}"
         with handle_errors(go_on=go_on):
             require_tables()
-            require_writable(options["json"])
+            require_writable(options["output"])
             if options["queue"] and options["draws"] is not None:
                 raise InputError(
                     "--draws is for runs in this process: leave out --queue, or --draws"
@@ -109,8 +109,8 @@ class Command(ExemplifiedCommand):
                 result = _plan(request, options, console)
             else:
                 result = _execute(request, options, console)
-            if options["json"] is not None:
-                write_json(options["json"], result)
+            if options["output"] is not None:
+                write_json(options["output"], result)
 
 
 def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:

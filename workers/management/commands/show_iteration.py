@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.cli.terminal import print_summary
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.iteration import STAGES
@@ -33,21 +34,26 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument(
-            "--experiment", required=True, metavar="NAME", help="the experiment to show"
+            "--experiment", required=True, metavar="NAME", help="Experiment to show."
         )
-        parser.add_argument("--iteration", type=int, metavar="N", help="default: the latest")
-        parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there")
+        parser.add_argument(
+            "--iteration", type=int, metavar="N", help="Iteration to show. Default: the latest."
+        )
+        output = parser.add_argument(
+            "--output", type=Path, metavar="FILE", help="JSON file of the summary."
+        )
+        add_old_option(parser, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print, and write if asked."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
             require_tables()
-            require_writable(options["json"])
+            require_writable(options["output"])
             summary = _load_summary(options["experiment"], options["iteration"])
             print_summary(console, summary)
-            if options["json"] is not None:
-                write_json(options["json"], summary)
+            if options["output"] is not None:
+                write_json(options["output"], summary)
 
 
 def _load_summary(name: str, number: int | None) -> Summary:

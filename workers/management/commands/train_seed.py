@@ -8,11 +8,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.data.prompt_filters import HeldOutPrompts, read_held_out
 from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.recipes.renamed_keys import RENAMED_KEYS
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.training_settings import LoraSettings, SftSettings
 from meta_reward_core.storage.roots import StorageRoots
@@ -40,25 +42,34 @@ class Command(ExemplifiedCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options; those of the training are the fields of its settings."""
         add = parser.add_argument
-        add("--model", required=True, metavar="PATH|HUB_ID", help="the model to begin with")
+        add("--model", required=True, metavar="PATH|HUB_ID", help="Model to fine-tune.")
         add("--data", type=Path, action="append", required=True, metavar="FILE",
-            help="JSON lines; repeatable")  # fmt: skip
+            help="Training data: JSON lines. Repeatable.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
-            help="prompts kept for evaluation: their rows are left out; repeatable")  # fmt: skip
-        add("--output", required=True, metavar="NAME", help="of the new model; must not exist")
-        add("--seed", type=int, default=1, metavar="N", help="of the order of the rows")
-        add("--lora-rank", type=int, metavar="R", help="train adapters of this rank, then merge")
+            help="File of prompts reserved for evaluation; their rows are not trained on. "
+                 "Repeatable.")  # fmt: skip
+        add("--output", required=True, metavar="NAME",
+            help="Name of the new model folder; must not exist.")  # fmt: skip
+        add("--seed", type=int, default=1, metavar="N",
+            help="Seed of the order of the rows. Default: 1.")  # fmt: skip
+        add("--lora-rank", type=int, metavar="R",
+            help="Rank of LoRA adapters, merged after training. Default: all weights are "
+                 "trained.")  # fmt: skip
         training = parser.add_argument_group("training")
-        for name, field in SftSettings.model_fields.items():
-            if name == "lora":
-                continue
-            literal = get_origin(field.annotation) is Literal
-            training.add_argument(
-                f"--{name.replace('_', '-')}",
-                choices=get_args(field.annotation) if literal else None,
-                metavar=None if literal else "VALUE",
+        actions = {
+            name: training.add_argument(
+                _to_option(name),
+                choices=get_args(field.annotation) if _is_literal(field.annotation) else None,
+                metavar=None if _is_literal(field.annotation) else "VALUE",
                 help=f"{field.description} Default: {field.default}.".replace("%", "%%"),
             )
+            for name, field in SftSettings.model_fields.items()
+            if name != "lora"
+        }
+        for old, new in RENAMED_KEYS.items():
+            section, _, name = new.rpartition(".")
+            if section == "training" and name in actions:
+                add_old_option(training, _to_option(old.rpartition(".")[2]), actions[name])
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, train, say where the model lies."""
@@ -96,6 +107,14 @@ def _train(options: dict[str, Any], places: StorageRoots, console: Console) -> N
     words = ["--experiment", "NAME", "--recipe", "paper-llama3-8b"]
     words += ["--model", str(options["output"]), "--prompts", "FILE"]
     console.print(f"next: {escape(format_command('run_iteration', *words))}", soft_wrap=True)
+
+
+def _to_option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _is_literal(annotation: object) -> bool:
+    return get_origin(annotation) is Literal
 
 
 def _build_settings(options: dict[str, Any]) -> SftSettings:

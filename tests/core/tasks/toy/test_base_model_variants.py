@@ -125,7 +125,7 @@ def test_a_launch_finds_the_variant_that_its_recipe_names(tmp_path: Path, traine
     found = resolve_base_model(recipe, places, say=lambda _: None)
     assert found.folder.name.startswith("miniature-sft1-noisy-")
     assert check_seed_model(recipe, places) is None
-    other = recipe.model_copy(update={"world": None})
+    other = recipe.model_copy(update={"task": None})
     with pytest.raises(ModelFolderError):
         resolve_base_model(other, places, say=lambda _: None)
 

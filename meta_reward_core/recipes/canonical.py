@@ -1,0 +1,129 @@
+"""The canonical form of a recipe: what is hashed and stored, and never changes its shape.
+
+Keys of every shard contain the hash of the experiment's recipe, so a hash may not move because a
+key got a better name or a later version has more keys. The canonical form therefore has
+
+- the names that keys had when the form was frozen (`renamed_keys` maps today's names to them);
+- every key of `FROZEN_KEYS`, whatever its value;
+- a key that is not in `FROZEN_KEYS`, so was added later, only where it is not at its default.
+  So the default of an added key must stay, and must mean what happened before there was the key.
+
+`experiment.json`, the database and records of runs hold this form; people see today's names.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from meta_reward_core.recipes.renamed_keys import (
+    OLD_GROUND_TRUTH_KEY,
+    OLD_TASK_KEY,
+    RENAMED_KEYS,
+    RENAMED_TASKS,
+    Values,
+    ignore_renamed,
+    set_value,
+    translate_renamed_keys,
+)
+
+_FROZEN: Final[Mapping[str, str]] = {
+    "": "name description world model iterations pair_kinds shard_prompts",
+    "sample.": "prompts allow_reuse held_out",
+    "actor.": "temperature top_p max_new_tokens samples system_prompt",
+    "judge.": "temperature top_p max_new_tokens samples template rubric top_points "
+    "min_valid_judgments hopeless_at endpoint",
+    "pairing.": "rho max_chosen_chars length_unit",
+    "meta_judge.": "temperature top_p max_new_tokens template max_judgments "
+    "max_chosen_judgment_chars elo_prior hide_score_line max_score_gap decided_at max_pair_share",
+    "training.": "learning_rate batch_size device_batch_size epochs scheduler warmup_share "
+    "max_length weight_decay adam_beta2 max_grad_norm dtype gradient_checkpointing processes "
+    "sharding lora stop_at_loss_growth stop_at_grad_norm max_refused_share validation_share keep "
+    "save_every_epochs log_every_steps beta sft_weight",
+    "training.lora.": "r alpha dropout target_modules keep_adapter",
+    "audit.": "required least_agreement confidence answers otherwise human_pairs_share",
+    "engine.": "kind endpoint device dtype threads batch_tokens max_model_tokens tensor_parallel "
+    "memory_share max_sequences",
+    "evaluation.": "oracle prompts judge_items judgments comparisons",
+}
+FROZEN_KEYS: Final = frozenset(
+    f"{section}{name}" for section, names in _FROZEN.items() for name in names.split()
+)
+"""Never add to these, nor remove from them: each experiment's hashes depend on it."""
+
+_FROZEN_NAMES: Final = {new: old for old, new in RENAMED_KEYS.items()}
+_FROZEN_TASKS: Final = {new: old for old, new in RENAMED_TASKS.items()}
+
+
+def get_frozen_key(key: str) -> str:
+    """The name of a key, with its section, in the canonical form."""
+    return _FROZEN_NAMES.get(key, key)
+
+
+def get_current_key(key: str) -> str:
+    """Today's name of a key of the canonical form, with its section."""
+    current = {OLD_TASK_KEY: "task", OLD_GROUND_TRUTH_KEY: "evaluation.ground_truth"}
+    return current.get(key) or RENAMED_KEYS.get(key, key)
+
+
+def rename_to_frozen(values: Mapping[str, Any], prefix: str) -> Values:
+    """Write plain values of one section under the names of the canonical form."""
+    return {get_frozen_key(prefix + name).removeprefix(prefix): values[name] for name in values}
+
+
+def canonicalize_section(section: BaseModel, prefix: str, *, is_complete: bool = False) -> Values:
+    """Write one section in its canonical form.
+
+    Args:
+        prefix: where it stands in a recipe, such as `engine.`; empty for the recipe itself.
+        is_complete: write keys that were added later, too, where they are at their default.
+    """
+    values = section.model_dump(mode="json")
+    found: Values = {}
+    for name, field in type(section).model_fields.items():
+        key, value = get_frozen_key(prefix + name), getattr(section, name)
+        is_written = is_complete or key in FROZEN_KEYS or f"{key}." in _FROZEN
+        if not is_written and value == field.get_default(call_default_factory=True):
+            continue
+        found[key.rpartition(".")[2]] = (
+            canonicalize_section(value, f"{prefix}{name}.", is_complete=is_complete)
+            if isinstance(value, BaseModel)
+            else values[name]
+        )
+    return found
+
+
+def canonicalize_recipe(recipe: BaseModel, *, is_complete: bool = False) -> Values:
+    """Write a recipe in its canonical form; that which is hashed is not complete.
+
+    `task` stands in it as `world`, and as `evaluation.oracle` where its ground truth is measured.
+    """
+    found = canonicalize_section(recipe, "", is_complete=is_complete)
+    task = found.pop("task", None)
+    is_measured = found["evaluation"].pop("ground_truth", True)
+    world = canonicalize_task(task)
+    set_value(found, OLD_TASK_KEY, world)
+    set_value(found, OLD_GROUND_TRUTH_KEY, world if is_measured else None)
+    return found
+
+
+def canonicalize_task(task: str | None) -> str | None:
+    """The name of a task in the canonical form."""
+    return None if task is None else _FROZEN_TASKS.get(task, task)
+
+
+def restore_names(values: Mapping[str, Any]) -> Values:
+    """Write stored values with today's keys; what is absent stays absent."""
+    return translate_renamed_keys(dict(values), base={}, warn=ignore_renamed)
+
+
+def hash_recipe_values(values: Mapping[str, Any]) -> str:
+    """Hash a recipe's canonical values, in hexadecimal.
+
+    An experiment hashes what it has stored, which may be older and lack keys that were frozen
+    later: so an upgrade does not make its work look like another's.
+    """
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""Keys of recipes that were renamed: old names stay readable for one version, with a warning.
+
+`RENAMED_KEYS` is the only place that knows an old name. It serves recipe files, `--set`, forms,
+the API and what earlier versions have stored; `canonical` uses it the other way round.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from meta_reward_core.errors import DeprecatedNameWarning, RecipeError
+
+Values = dict[str, Any]
+Warn = Callable[[str], None]
+"""Takes one message about a name that is deprecated."""
+
+RENAMED_KEYS: Final[Mapping[str, str]] = {
+    "shard_prompts": "prompts_per_shard",
+    "pair_kinds": "train_on",
+    "judge.top_points": "judge.max_score",
+    "judge.hopeless_at": "judge.early_stop_z",
+    "meta_judge.decided_at": "meta_judge.adaptive_z",
+    "training.warmup_share": "training.warmup_ratio",
+    "training.keep": "training.checkpoint_selection",
+    "training.stop_at_loss_growth": "training.max_loss_ratio",
+    "engine.batch_tokens": "engine.max_batch_tokens",
+    "engine.max_model_tokens": "engine.max_model_len",
+    "engine.max_sequences": "engine.max_num_seqs",
+    "engine.memory_share": "engine.gpu_memory_utilization",
+    "engine.tensor_parallel": "engine.tensor_parallel_size",
+    "audit.least_agreement": "audit.min_agreement",
+    "audit.answers": "audit.min_answers",
+    "audit.otherwise": "audit.on_failure",
+}
+"""Old key: new key, both with their section. A key stays in its section."""
+
+OLD_TASK_KEY: Final = "world"
+OLD_GROUND_TRUTH_KEY: Final = "evaluation.oracle"
+RENAMED_TASKS: Final[Mapping[str, str]] = {"miniature": "toy"}
+"""`world: miniature` is `task: toy`. `evaluation.oracle: miniature` measured its ground truth, as
+`task: toy` does unless `evaluation.ground_truth` is false."""
+_GROUND_TRUTH_KEY: Final = "evaluation.ground_truth"
+
+
+def warn_renamed(message: str) -> None:
+    """Warn on stderr, as Python does."""
+    warnings.warn(message, DeprecatedNameWarning, stacklevel=3)
+
+
+def ignore_renamed(message: str) -> None:
+    """Say nothing: what a person wrote earlier, and was warned of then, is read again."""
+
+
+def describe_renamed(old: str, new: str) -> str:
+    """Say that a name is deprecated, and what to write."""
+    return f"{old} is deprecated: use {new}"
+
+
+def is_renamed(key: str) -> bool:
+    """Whether a key is an old name."""
+    return key in RENAMED_KEYS or key in {OLD_TASK_KEY, OLD_GROUND_TRUTH_KEY}
+
+
+def translate_renamed_keys(values: Values, *, base: Values, warn: Warn) -> Values:
+    """Write the values of one recipe file, or of one change, with today's keys.
+
+    Args:
+        values: nested; not changed.
+        base: what they are laid over, with today's keys.
+        warn: told about each old key once.
+
+    Raises:
+        RecipeError: an old key and its new name are both given.
+    """
+    found = copy.deepcopy(values)
+    for old, new in RENAMED_KEYS.items():
+        if has_value(found, old):
+            _require_absent(found, new, old)
+            warn(describe_renamed(old, new))
+            _rename(found, old, new, get_value(found, old))
+    _translate_task(found, base, warn)
+    return found
+
+
+def _require_absent(values: Mapping[str, Any], new: str, old: str) -> None:
+    if new in values or has_value(values, new):
+        raise RecipeError(f"{old} and {new} are the same value: keep {new} and remove {old}")
+
+
+def _translate_task(values: Values, base: Values, warn: Warn) -> None:
+    """Write `world` and `evaluation.oracle` as `task` and `evaluation.ground_truth`.
+
+    A task measured nothing without `evaluation.oracle`; it does now, unless it is told not to.
+    """
+    has_oracle, has_world = (has_value(values, key) for key in (OLD_GROUND_TRUTH_KEY, OLD_TASK_KEY))
+    is_told = any(has_value(given, _GROUND_TRUTH_KEY) for given in (values, base))
+    world: Any = None
+    if has_world:
+        _require_absent(values, "task", OLD_TASK_KEY)
+        world = values[OLD_TASK_KEY]
+        task = RENAMED_TASKS.get(world, world) if isinstance(world, str) else world
+        _rename(values, OLD_TASK_KEY, "task", task)
+        warn(describe_renamed(OLD_TASK_KEY, "task"))
+    if has_oracle:
+        _require_absent(values, _GROUND_TRUTH_KEY, OLD_GROUND_TRUTH_KEY)
+        oracle = get_value(values, OLD_GROUND_TRUTH_KEY)
+        _rename(values, OLD_GROUND_TRUTH_KEY, _GROUND_TRUTH_KEY, oracle is not None)
+        if has_world and world is None:  # what is not there is not turned off
+            del values["evaluation"]["ground_truth"]
+        warn(describe_renamed(OLD_GROUND_TRUTH_KEY, f"task and {_GROUND_TRUTH_KEY}"))
+    elif world is not None and base.get("task") is None and not is_told:
+        set_value(values, _GROUND_TRUTH_KEY, value=False)
+
+
+def _rename(values: Values, old: str, new: str, value: Any) -> None:
+    """Put a value under its new name, at the place where the old one stood."""
+    section, _, last = old.rpartition(".")
+    found = _get_section(values, section)
+    before = dict(found)
+    found.clear()
+    for name, entry in before.items():
+        found |= {new.rpartition(".")[2]: value} if name == last else {name: entry}
+
+
+def translate_flat_keys(values: Mapping[str, Any], *, warn: Warn) -> Values:
+    """Write values by their whole key, such as `judge.samples`, with today's keys.
+
+    Raises:
+        RecipeError: an old key and its new name are both given.
+    """
+    found = dict(values)
+    renamed = {**RENAMED_KEYS, OLD_TASK_KEY: "task", OLD_GROUND_TRUTH_KEY: _GROUND_TRUTH_KEY}
+    for old, new in renamed.items():
+        if old not in values:
+            continue
+        _require_absent(values, new, old)
+        warn(describe_renamed(old, new))
+        value = found.pop(old)
+        if old == OLD_TASK_KEY and isinstance(value, str):
+            value = RENAMED_TASKS.get(value, value)
+        elif old == OLD_GROUND_TRUTH_KEY:
+            value = not (value is None or value in ("", "none"))
+        found[new] = value
+    return found
+
+
+def has_value(values: Mapping[str, Any], key: str) -> bool:
+    """Whether nested values hold a key such as `judge.samples`."""
+    section, _, last = key.rpartition(".")
+    found = _get_section(values, section)
+    return isinstance(found, Mapping) and last in found
+
+
+def get_value(values: Mapping[str, Any], key: str) -> Any:
+    """A value of nested values that hold it."""
+    section, _, last = key.rpartition(".")
+    return _get_section(values, section)[last]
+
+
+def set_value(values: Values, key: str, value: Any) -> None:
+    """Write a value into nested values; sections above it are made.
+
+    Raises:
+        RecipeError: a section above it is a plain value.
+    """
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"{key}: {section!r} is a value, not a section")
+    values[last] = value
+
+
+def _get_section(values: Mapping[str, Any], section: str) -> Any:
+    found: Any = values
+    for name in section.split(".") if section else ():
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
