@@ -119,7 +119,7 @@ def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
     assert served.count("answer", "comment = 'seen twice'") == 1
     assert served.count("answer", "tags LIKE '%too long%'") == 1
     assert served.count("answer", "revealed IS NOT NULL") == 1
-    assert served.count("history", "change = 'undone'") == 1
+    assert served.count("itemhistoryentry", "change = 'undone'") == 1
     assert not problems
     read_the_report(context, served)
 
@@ -217,5 +217,5 @@ def test_two_auditors_who_race_answer_every_item_once(served: Served) -> None:
     answered = [path for auditor in auditors for path in auditor.answered]
     assert len(answered) == len(set(answered)) == 20
     assert served.count("answer", "item_id IN (SELECT id FROM audit_item WHERE batch_id = 3)") == 20
-    assert served.count("history", "change = 'late'") == 0
+    assert served.count("itemhistoryentry", "change = 'late'") == 0
     assert all(auditor.answered for auditor in auditors)
