@@ -1,16 +1,21 @@
 """The log: who did what, and what became of it; nothing about what one may not see."""
 
+import csv
+import io
+import json
+
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import HOSTILE, HTMX, RESTORE, count_queries, get, make_private
-from webapp.accounts.models import SecurityEventKind
+from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.accounts.security_log import log_event
 from webapp.api.models import make_token
 from webapp.audit.models import Gate, GateOverride
 from webapp.audit.services import remove_gate
+from webapp.dashboard import activity_log
 from webapp.experiments.models import Experiment, Job
 
 pytestmark = pytest.mark.django_db
@@ -39,6 +44,61 @@ def test_the_log_says_who_asked_what_and_what_became_of_it(
     assert "a deleted user" in page
     assert "there is nothing to stop" in page
     assert page.index("there is nothing") < page.index("iteration 3")  # newest first
+
+
+def read_csv(client: Client, query: str = "") -> list[dict[str, str]]:
+    answer = client.get(f"/activity?format=csv{query}")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    text = b"".join(answer).decode()  # type: ignore[arg-type]
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_the_log_is_a_csv_file_too(client: Client, experiment: Experiment, alice: User) -> None:
+    add("next", alice, experiment, status="done", outcome={"iteration": 3})
+    add("pause", None, experiment, status="refused", message='=HYPERLINK("http://evil")')
+    gate = Gate.objects.create(experiment=experiment)
+    remove_gate(gate.experiment, by=alice, reason="there is no time for it")
+    removed, refused, done = read_csv(client, "&experiment=first")
+    assert (removed["user"], removed["action"], removed["object"]) == (
+        *("alice", "removed the gate", "first"),
+    )
+    assert removed["reason"] == "there is no time for it"
+    assert json.loads(removed["before"])["min_answers"] == 50
+    assert (refused["status"], refused["message"][0]) == ("refused", "'")
+    assert (done["iteration"], done["after"]) == ("3", "")
+    assert SecurityEvent.objects.get(kind="exported").subject == "activity log"
+    assert [row["action"] for row in read_csv(client, "&kind=pause")] == ["pause"]
+
+
+def test_a_long_log_is_sent_in_parts(
+    client: Client, experiment: Experiment, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activity_log, "_ENTRIES_AT_ONCE", 2)
+    for number in range(5):
+        add("next", alice, experiment, message=f"entry {number}")
+    rows = read_csv(client, "&kind=next")
+    assert [row["message"] for row in rows] == [f"entry {number}" for number in (4, 3, 2, 1, 0)]
+
+
+def test_a_program_reads_the_log(client: Client, experiment: Experiment, alice: User) -> None:
+    bob = make_person("bob", "operator")
+    add("next", alice, experiment, message="of alice")
+    add("pause", bob, experiment, message="of bob")
+    path = "/api/v1/activity"
+    everything = client.get(f"{path}?experiment=first").json()
+    assert (everything["count"], [one["message"] for one in everything["entries"]]) == (
+        *(2, ["of bob", "of alice"]),
+    )
+    assert (
+        client.get(f"{path}?user=ali").json()["entries"][0]["action"] == "start the next iteration"
+    )
+    assert client.get(f"{path}?kind=pause&limit=1&offset=1").json() == {"count": 1, "entries": []}
+    unknown = client.get(f"{path}?kind=nonsense")
+    assert (unknown.status_code, "use one of" in unknown.json()["detail"]) == (422, True)
+    make_private(experiment, alice)
+    client.force_login(make_person("vera", "viewer"))
+    assert client.get(f"{path}?experiment=first").json()["count"] == 0
+    assert read_csv(client, "&experiment=first") == []
 
 
 @pytest.mark.parametrize(

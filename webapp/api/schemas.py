@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
+from webapp.dashboard.activity_log import ActivityEntry
 from webapp.experiments.models import Experiment, Iteration, Job
 from webapp.experiments.progress import WorkerState, is_active
 from webapp.experiments.stage_progress import StageProgress
@@ -287,6 +288,66 @@ class OrderPage(Schema):
 
     count: int
     orders: list[JobOut]
+
+
+class ActivityFilter(Schema):
+    """Which activity to list; empty values list all.
+
+    Attributes:
+        user: part of a user name.
+        experiment: part of an experiment name.
+        kind: a kind of jobs, `overrides`, `acts` or `accounts`.
+    """
+
+    user: Annotated[str, Field(max_length=150)] = ""
+    experiment: Annotated[str, Field(max_length=64)] = ""
+    kind: Annotated[str, Field(max_length=16)] = ""
+
+
+class ActivityOut(Schema):
+    """An entry of the activity log.
+
+    Attributes:
+        user: name of the account, or how the entry came about without one.
+        action: what was done.
+        object: name of an experiment or an account.
+        status: status of the job, if it was one; otherwise empty.
+        before, after: the values that the action changed, where they are recorded.
+    """
+
+    created: datetime
+    user: str
+    action: str
+    object: str
+    iteration: int | None
+    status: str
+    finished: datetime | None
+    reason: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    details: str
+    message: str
+
+    @classmethod
+    def of(cls, entry: ActivityEntry) -> "ActivityOut":
+        """Write an entry."""
+        same = ("iteration", "status", "finished", "reason", "details", "message")
+        return cls(
+            created=entry.when,
+            user=entry.who,
+            action=entry.what,
+            object=entry.about,
+            before=dict(entry.before),
+            after=dict(entry.after),
+            **{name: getattr(entry, name) for name in same},
+        )
+
+
+class ActivityPage(Schema):
+    """A page of the activity log, newest first."""
+
+    count: int
+    entries: list[ActivityOut]
 
 
 class WorkerOut(Schema):

@@ -2,15 +2,26 @@
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
-from ninja import Router
+from ninja import Query, Router
 
-from meta_reward_core.errors import RecipeError
+from meta_reward_core.errors import InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
 from webapp.accounts.permissions import get_visible_jobs
 from webapp.api.errors import PROBLEMS
 from webapp.api.experiments import Limit, Offset
 from webapp.api.permissions import require_view
-from webapp.api.schemas import JobOut, JobPage, OrderPage, RecipeFieldOut, RecipeOut, WorkerOut
+from webapp.api.schemas import (
+    ActivityFilter,
+    ActivityOut,
+    ActivityPage,
+    JobOut,
+    JobPage,
+    OrderPage,
+    RecipeFieldOut,
+    RecipeOut,
+    WorkerOut,
+)
+from webapp.dashboard import activity_log
 from webapp.experiment_form.recipe_fields import get_recipe_fields
 from webapp.experiments.progress import list_worker_states
 
@@ -61,6 +72,25 @@ def get_job(request: HttpRequest, number: int) -> JobOut:
     """Get the status and the result of a job."""
     rows = get_visible_jobs(request.user).select_related("created_by")
     return JobOut.of(get_object_or_404(rows, pk=number))
+
+
+@router.get("/activity", response={200: ActivityPage, **PROBLEMS})
+@require_view
+def list_activity(
+    request: HttpRequest,
+    wanted: Query[ActivityFilter],
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> ActivityPage:
+    """List the activity that you may see, newest first."""
+    known = [name for name, _ in activity_log.KINDS]
+    if wanted.kind not in known:
+        names = ", ".join(name for name in known if name)
+        raise InputError(f"kind: unknown kind {wanted.kind!r}; use one of {names}")
+    chosen = activity_log.LogFilter(wanted.user, wanted.experiment, wanted.kind)
+    keys = activity_log.find_keys(request.user, chosen)
+    entries = activity_log.read_entries(keys[offset : offset + limit])
+    return ActivityPage(count=keys.count(), entries=[ActivityOut.of(one) for one in entries])
 
 
 @router.get("/orders", response={200: OrderPage, **PROBLEMS}, deprecated=True)

@@ -4,8 +4,8 @@ User requests are jobs; changes of accounts and tokens are security events; gate
 actions on gates and batches have tables of their own.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from django import forms
 from django.contrib.auth.models import User
 from django.db.models import F, Model, Q, QuerySet, Value
 
+from meta_reward_core.data.csv_safety import format_csv
 from webapp.accounts.models import SecurityEvent
 from webapp.accounts.permissions import AnyUser, get_visible_experiments, get_visible_jobs
 from webapp.accounts.roles import SEE_EVENTS
@@ -20,11 +21,17 @@ from webapp.audit.models import AuditLogEntry, GateOverride
 from webapp.experiments.models import Experiment, Job, JobKind
 
 ENTRIES_ON_A_PAGE: Final = 50
+CSV_COLUMNS: Final = (
+    *("time", "user", "action", "object", "iteration", "status", "finished"),
+    *("reason", "before", "after", "details", "message"),
+)
+_ENTRIES_AT_ONCE: Final = 500
+
 ACCOUNTS: Final = "accounts"
 OVERRIDES: Final = "overrides"
 ACTS: Final = "acts"
 
-_KINDS: Final = [
+KINDS: Final = [
     ("", "everything"),
     *JobKind.choices,
     (OVERRIDES, "gate overrides"),
@@ -39,7 +46,7 @@ class LogForm(forms.Form):
 
     person = forms.CharField(required=False, max_length=150, label="User")
     experiment = forms.CharField(required=False, max_length=64, label="Experiment")
-    kind = forms.ChoiceField(required=False, choices=_KINDS, label="Type")
+    kind = forms.ChoiceField(required=False, choices=KINDS, label="Type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,9 @@ class ActivityEntry:
         iteration: its number, where the line is about one.
         status: how far it is; "" where it was done at once.
         message: why it was refused.
-        details: more about it, in words.
+        details: more about it, as the page shows it.
+        reason: why the user did it, where a reason is required.
+        before, after: the values that the action changed, where they are recorded.
     """
 
     when: datetime
@@ -75,6 +84,9 @@ class ActivityEntry:
     finished: datetime | None = None
     message: str = ""
     details: str = ""
+    reason: str = ""
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,37 @@ def find_keys(person: AnyUser, wanted: LogFilter) -> QuerySet[Any, Any]:
     ]
     together: QuerySet[Any, Any] = found[0].union(*found[1:], all=True)
     return together.order_by("-at", "-key")
+
+
+def iter_entries(person: AnyUser, wanted: LogFilter) -> Iterator[ActivityEntry]:
+    """Read all entries that a user may see and asks for, newest first, some at a time."""
+    keys = list(find_keys(person, wanted))
+    for start in range(0, len(keys), _ENTRIES_AT_ONCE):
+        yield from read_entries(keys[start : start + _ENTRIES_AT_ONCE])
+
+
+def stream_csv(person: AnyUser, wanted: LogFilter) -> Iterator[bytes]:
+    """Write these entries as CSV, a row each, below a row of column names."""
+    yield format_csv([CSV_COLUMNS]).encode()
+    for entry in iter_entries(person, wanted):
+        yield format_csv([_make_csv_row(entry)]).encode()
+
+
+def _make_csv_row(entry: ActivityEntry) -> list[object]:
+    return [
+        entry.when.isoformat(),
+        entry.who,
+        entry.what,
+        entry.about,
+        entry.iteration,
+        entry.status,
+        entry.finished and entry.finished.isoformat(),
+        entry.reason,
+        dict(entry.before) or None,
+        dict(entry.after) or None,
+        entry.details,
+        entry.message,
+    ]
 
 
 def read_entries(keys: Iterable[tuple[str, int, datetime]]) -> list[ActivityEntry]:
@@ -150,6 +193,8 @@ def _make_job_entry(job: Job) -> ActivityEntry:
         finished=job.finished,
         message=job.message,
         details=_describe_change(job) if job.kind == JobKind.HAND_OVER else "",
+        before=job.outcome.get("before", {}) if job.kind == JobKind.HAND_OVER else {},
+        after=job.payload if job.kind == JobKind.HAND_OVER else {},
     )
 
 
@@ -220,6 +265,7 @@ def _make_override_entry(override: GateOverride) -> ActivityEntry:
         experiment=override.experiment,
         iteration=override.iteration,
         details=override.reason,
+        reason=override.reason,
     )
 
 
@@ -231,6 +277,9 @@ def _make_act_entry(act: AuditLogEntry) -> ActivityEntry:
         what=act.get_action_display(),
         experiment=act.experiment,
         details=act.reason,
+        reason=act.reason,
+        before=act.before,
+        after=act.after,
     )
 
 

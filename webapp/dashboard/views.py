@@ -9,12 +9,13 @@ from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.db.models import QuerySet, prefetch_related_objects
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from webapp.accounts.current_user import get_user
+from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.ownership import OwnershipForm, transfer_ownership
 from webapp.accounts.permissions import (
     can_control,
@@ -27,6 +28,7 @@ from webapp.accounts.permissions import (
     require_view,
     require_view_or_audit,
 )
+from webapp.accounts.security_log import log_event
 from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
@@ -284,11 +286,18 @@ def _get_user(request: HttpRequest) -> User | None:
 
 @require_safe
 @require_view
-def show_activity_log(request: HttpRequest) -> HttpResponse:
-    """Show who did what when, and what became of it, newest first."""
+def show_activity_log(request: HttpRequest) -> HttpResponseBase:
+    """Show user activity and its outcome, newest first; with `format=csv` as a file."""
     form = log_entries.LogForm(request.GET)
     form.is_valid()
     wanted = log_entries.LogFilter(**form.cleaned_data)
+    if request.GET.get("format") == "csv":
+        log_event(SecurityEventKind.EXPORTED, "activity log")
+        return StreamingHttpResponse(
+            log_entries.stream_csv(request.user, wanted),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="activity.csv"'},
+        )
     keys = log_entries.find_keys(request.user, wanted)
     page = Paginator(keys, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
     context = {
