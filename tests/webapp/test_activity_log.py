@@ -49,7 +49,7 @@ def test_the_log_says_who_asked_what_and_what_became_of_it(
 def read_csv(client: Client, query: str = "") -> list[dict[str, str]]:
     answer = client.get(f"/activity?format=csv{query}")
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-    text = b"".join(answer).decode()  # type: ignore[arg-type]
+    text = b"".join(answer).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
