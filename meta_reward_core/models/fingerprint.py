@@ -111,7 +111,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = parse_json(file.read_bytes(), nan_is_null=True)
+        found = parse_json(file.read_bytes(), nan_is_null=True, leave_scalars=True)
     except MalformedInputError as error:
         raise ModelFolderError(f"{file} {error}") from error
     if not isinstance(found, dict):

@@ -179,7 +179,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = parse_json(file.read_bytes(), nan_is_null=True)
+        content = parse_json(file.read_bytes(), nan_is_null=True, leave_scalars=True)
     except MalformedInputError as error:
         raise ModelFolderError(f"{file} {error}") from error
     if not isinstance(content, dict):

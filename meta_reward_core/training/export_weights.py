@@ -115,7 +115,7 @@ def load_float32(folder: Path) -> PreTrainedModel:
 
 def read_stored_dtype(folder: Path) -> torch.dtype:
     """The precision a folder's config names; float32 where it names none."""
-    config = parse_json((folder / "config.json").read_bytes(), nan_is_null=True)
+    config = parse_json((folder / "config.json").read_bytes(), nan_is_null=True, leave_scalars=True)
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     dtype = getattr(torch, str(name), None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -30,6 +30,13 @@ def test_a_whole_folder_inside_a_root_passes(model: Path) -> None:
     assert check_model_folder(model, allowed_roots=[model.parent]) == model.resolve()
 
 
+def test_numbers_that_transformers_writes_for_no_limit_are_read(model: Path) -> None:
+    """Most tokenizers that are saved without a limit have this one: int(1e30)."""
+    text = f'{{"model_max_length": {int(1e30)}, "scale": Infinity}}'
+    (model / "tokenizer_config.json").write_text(text)
+    assert check_model_folder(model, allowed_roots=[model.parent]) == model.resolve()
+
+
 def test_a_link_to_a_folder_inside_a_root_is_resolved(model: Path) -> None:
     link = model.parent / "latest"
     link.symlink_to(model)
