@@ -109,6 +109,7 @@ class IterationContext:
         model: M_{t-1}: actor, judge, meta-judge, starting point and reference.
         pool: the experiment's instructions, as files of the pseudo-iteration 0.
         earlier: the files of the iterations before, in order.
+        chat_date: the day that chat templates read as today; see `Experiment`.
     """
 
     number: int
@@ -121,6 +122,7 @@ class IterationContext:
     pool: IterationFiles
     earlier: tuple[IterationFiles, ...]
     began: BeganWith
+    chat_date: str | None = None
 
     def select_values(self, spec: StageSpec) -> dict[str, Any]:
         """Values of the recipe that a stage depends on; of templates, their hashes."""
@@ -192,9 +194,19 @@ def _select(
     )
 
 
-def make_sampling_params(recipe: DecodingRecipe) -> SamplingParams:
-    """How tokens are drawn in a role of the recipe."""
-    return SamplingParams(recipe.temperature, recipe.top_p, recipe.max_new_tokens)
+def make_sampling_params(recipe: DecodingRecipe, *, chat_date: str | None = None) -> SamplingParams:
+    """How tokens are drawn in a role of the recipe.
+
+    Args:
+        chat_date: the day that the chat template reads as today; see `Experiment`.
+    """
+    return SamplingParams(
+        recipe.temperature,
+        recipe.top_p,
+        recipe.max_new_tokens,
+        chat_date=chat_date,
+        allow_reasoning=getattr(recipe, "reasoning", "keep") != "forbid",
+    )
 
 
 EngineLoader = Callable[[ModelRef, EngineRecipe], Engine]

@@ -34,7 +34,9 @@ from meta_reward_core.training.dataset import PAIR_KINDS
 def run_evaluate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
     """Measure the iteration's data and, by the task's ground truth, the model that came out."""
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
-    measured = measure_iteration(context.files, kinds=kinds)
+    measured = measure_iteration(
+        context.files, kinds=kinds, judge_reasoning=context.recipe.judge.reasoning
+    )
     rows = to_measurements(measured, model=context.model.name)
     cards: list[dict[str, Any]] = []
     items: list[dict[str, Any]] = []
@@ -116,9 +118,9 @@ def _make_benchmark_request(
     return BenchmarkRequest(
         engine=tools.engine(model, recipe.engine),
         model=model.name,
-        actor=make_sampling_params(recipe.actor),
-        judge=make_sampling_params(recipe.judge),
-        meta_judge=make_sampling_params(recipe.meta_judge),
+        actor=make_sampling_params(recipe.actor, chat_date=context.chat_date),
+        judge=make_sampling_params(recipe.judge, chat_date=context.chat_date),
+        meta_judge=make_sampling_params(recipe.meta_judge, chat_date=context.chat_date),
         judgments=recipe.evaluation.judgments,
         templates=context.templates,
         max_score=recipe.judge.max_score,

@@ -16,6 +16,7 @@ from meta_reward_core.context import BeganWith, IterationContext, ModelRef, Prom
 from meta_reward_core.data.prompt_files import PromptFile
 from meta_reward_core.errors import ArtifactError, InputError, TemplateError
 from meta_reward_core.models.fingerprint import ModelFiles
+from meta_reward_core.models.template_files import choose_chat_date
 from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.prompt_templates import PromptTemplate, load_template
@@ -85,6 +86,8 @@ class Experiment:
         settings: which values held for which iteration.
         seed_model: M0; its hash is that of the folder as it was when the experiment began.
         seed_folder: path of M0 on the machine that created the experiment.
+        chat_date: the day that chat templates read as today in every prompt, YYYY-MM-DD; None
+            where the template of M0 reads no date, and in experiments of before it was recorded.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Experiment:
     seed_model: ModelRef
     seed_folder: str
     store: ArtifactStore
+    chat_date: str | None = None
 
     def files(self, number: int) -> IterationFiles:
         """Open the files of an iteration; number 0 holds the pool of instructions."""
@@ -145,6 +149,7 @@ class Experiment:
             pool=self.files(0),
             earlier=tuple(self.files(earlier) for earlier in range(1, number)),
             began=BeganWith(began.get_recipe(), self.recipe_sha256, self.templates),
+            chat_date=self.chat_date,
         )
 
     def count_finished_iterations(self) -> int:
@@ -194,6 +199,7 @@ def create_experiment(
         seed_model=seed_model,
         seed_folder=str(seed_model.source),
         store=store,
+        chat_date=choose_chat_date(seed_model.folder),
     )
     store.require_first_writer_wins(files.layout.folder)
     with files.lock():
@@ -227,6 +233,7 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
             **_describe_model_files(experiment.seed_model.files),
         },
         "prompts": prompts,
+        **({} if experiment.chat_date is None else {"chat_date": experiment.chat_date}),
     }
 
 
@@ -288,6 +295,7 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
         seed_model=_open_seed_model(files, found["seed_model"]),
         seed_folder=found["seed_model"]["folder"],
         store=store,
+        chat_date=found.get("chat_date"),
     )
 
 

@@ -31,17 +31,23 @@ class Stage(StageSpec):
 
     Attributes:
         run: makes the tables of one shard.
+        hash_earlier: hashes what the step reads of other iterations; None where that is nothing.
     """
 
     run: Callable[[IterationContext, int, StageResources], StageOutput]
+    hash_earlier: Callable[[IterationContext], str | None]
 
     @classmethod
     def of(
-        cls, spec: StageSpec, run: Callable[[IterationContext, int, StageResources], StageOutput]
+        cls,
+        spec: StageSpec,
+        run: Callable[[IterationContext, int, StageResources], StageOutput],
+        *,
+        hash_earlier: Callable[[IterationContext], str | None] = lambda _: None,
     ) -> "Stage":
-        """Give a declared stage its function."""
+        """Give a declared stage its functions."""
         declared: dict[str, Any] = {one.name: getattr(spec, one.name) for one in fields(spec)}
-        return cls(**declared, run=run)
+        return cls(**declared, run=run, hash_earlier=hash_earlier)
 
     def scheduled(self, context: IterationContext) -> bool:
         """Say whether this iteration has the stage at all."""
@@ -63,8 +69,8 @@ class Stage(StageSpec):
             seed=context.seed,
             iteration=context.number,
             model=model,
-            inputs=self._hash_inputs(context, shard),
-            earlier=stages.hash_earlier_inputs(context) if not self.reads else None,
+            inputs=self._hash_inputs(context, shard, self.reads),
+            earlier=self.hash_earlier(context),
         )
 
     def accepts(self, context: IterationContext, manifest: ShardManifest) -> bool:
@@ -90,12 +96,12 @@ class Stage(StageSpec):
             seed=context.seed,
             iteration=context.number,
             model=None if self.resource == "cpu" else context.model.sha256,
-            inputs=self._hash_inputs(context, shard),
+            inputs=self._hash_inputs(context, shard, self.earlier_reads or self.reads),
             earlier=stages.hash_earlier_inputs(context) if not self.reads else None,
         )
 
-    def _hash_inputs(self, context: IterationContext, shard: int) -> str:
-        return context.files.hash_inputs(self.reads, shard if self.part_by_part else None)
+    def _hash_inputs(self, context: IterationContext, shard: int, tables: tuple[str, ...]) -> str:
+        return context.files.hash_inputs(tables, shard if self.part_by_part else None)
 
     def find_finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
         """Return the shard's manifest if it is done, undamaged and still made from these inputs."""
@@ -117,12 +123,12 @@ class Stage(StageSpec):
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage.of(dataflow.SAMPLE, stages.run_sample),
+    Stage.of(dataflow.SAMPLE, stages.run_sample, hash_earlier=stages.hash_earlier_inputs),
     Stage.of(dataflow.GENERATE, stages.run_generate),
     Stage.of(dataflow.JUDGE, stages.run_judge),
     Stage.of(dataflow.PAIR_ACTOR, stages.run_pair_actor),
     Stage.of(dataflow.META_JUDGE, stages.run_meta_judge),
     Stage.of(dataflow.PAIR_JUDGE, stages.run_pair_judge),
-    Stage.of(dataflow.TRAIN, stages.run_train),
+    Stage.of(dataflow.TRAIN, stages.run_train, hash_earlier=stages.hash_earlier_judgments),
     Stage.of(dataflow.EVALUATE, evaluate_stage.run_evaluate),
 )

@@ -22,6 +22,7 @@ from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.meta_judging import run_battles
 from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
+from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
@@ -72,6 +73,13 @@ def hash_earlier_inputs(context: IterationContext) -> str:
     return hash_json(read)
 
 
+def hash_earlier_judgments(context: IterationContext) -> str | None:
+    """Hash the judgments of earlier iterations, whose tokens people's pairs train on, if any do."""
+    if not any(part.rows for part in context.files.parts("human_pairs")):
+        return None
+    return hash_json([files.hash_inputs(["judgments"]) for files in context.earlier])
+
+
 def run_generate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
     """Let the actor answer one part of the instructions."""
     actor = context.recipe.actor
@@ -79,9 +87,10 @@ def run_generate(context: IterationContext, shard: int, tools: StageResources) -
         _to_prompts(context.files.read("prompts", shard)),
         tools.engine(context.model, context.recipe.engine),
         samples=actor.samples,
-        sampling=make_sampling_params(actor),
+        sampling=make_sampling_params(actor, chat_date=context.chat_date),
         system_prompt=actor.system_prompt,
         seed=_derive_stage_seed(context, "generate", shard),
+        reasoning=actor.reasoning,
         progress=tools.progress,
     )
     return StageOutput({("responses", shard): build_table("responses", responses)}, counts)
@@ -89,10 +98,12 @@ def run_generate(context: IterationContext, shard: int, tools: StageResources) -
 
 def run_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
     """Let the judge score one part of the responses."""
-    recipe = context.recipe.judge
-    responses = context.files.read_records(Response, shard)
+    recipe, policy = context.recipe.judge, context.recipe.actor.reasoning
+    drawn = context.files.read_records(Response, shard)
+    responses = select_answers(drawn, policy)
+    finished, unfinished = select_finished(drawn, policy)
     judgments, counts = judge_responses(
-        responses,
+        select_answers(finished, policy),
         tools.get_judge_engine(context.model, context.recipe),
         instructions={
             prompt.prompt_id: prompt.text
@@ -101,7 +112,7 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
         template=context.templates.judge,
         rubric=context.templates.rubric,
         samples=recipe.samples,
-        sampling=make_sampling_params(recipe),
+        sampling=make_sampling_params(recipe, chat_date=context.chat_date),
         seed=_derive_stage_seed(context, "judge", shard),
         max_score=recipe.max_score,
         early_stop_z=recipe.early_stop_z,
@@ -110,6 +121,8 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
         progress=tools.progress,
     )
     scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
+    if unfinished:
+        counts["unfinished_reasoning"] = unfinished
     counts["unscored_responses"] = sum(score.mean is None for score in scores)
     tables = {
         ("judgments", shard): build_table("judgments", judgments),
@@ -126,7 +139,7 @@ def run_pair_actor(context: IterationContext, shard: int, tools: StageResources)
     for part in context.files.list_partition_numbers("prompts"):
         made, missed = build_actor_pairs(
             _to_prompts(context.files.read("prompts", part)),
-            context.files.read_records(Response, part),
+            _read_responses(context, part),
             context.files.read_records(ResponseScore, part),
             iteration=context.number,
             rho=get_scheduled_value(recipe.rho, context.number),
@@ -158,7 +171,7 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
         template=context.templates.meta_judge,
         rubric=context.templates.rubric,
         hide_score_line=recipe.hide_score_line,
-        sampling=make_sampling_params(recipe),
+        sampling=make_sampling_params(recipe, chat_date=context.chat_date),
         seed=_derive_stage_seed(context, "meta_judge", shard),
         adaptive_z=recipe.adaptive_z,
         progress=tools.progress,
@@ -247,6 +260,7 @@ def run_train(context: IterationContext, shard: int, tools: StageResources) -> S
             seed=_derive_stage_seed(context, "train") % 2**31,
             threads=context.recipe.engine.threads,
             on_log=tools.on_log,
+            chat_date=context.chat_date,
         )
         sha256 = hash_model_folder(folder)
     tables = {
@@ -264,6 +278,9 @@ def run_train(context: IterationContext, shard: int, tools: StageResources) -> S
         "trained": outcome.rows_trained,
         "refused": len(outcome.refused),
         "kept_step": outcome.kept_step,
+        "drawn_tokens": outcome.tokens.drawn,
+        "not_canonical": outcome.tokens.not_canonical,
+        "rewritten_by_template": outcome.tokens.rewritten,
         **rows.counts,
     }
     return StageOutput(tables, counts, checkpoint=sha256)
@@ -292,9 +309,16 @@ def _explain_no_pairs(context: IterationContext) -> str:
 def _read_judged_prompts(context: IterationContext, part: int) -> JudgedPrompts:
     return JudgedPrompts.from_records(
         _to_prompts(context.files.read("prompts", part)),
-        context.files.read_records(Response, part),
-        context.files.read_records(Judgment, part),
+        _read_responses(context, part),
+        select_answers(context.files.read_records(Judgment, part), context.recipe.judge.reasoning),
         context.files.read_records(ResponseScore, part),
+    )
+
+
+def _read_responses(context: IterationContext, part: int) -> list[Response]:
+    """Responses with the text that counts under the recipe's reasoning policy."""
+    return select_answers(
+        context.files.read_records(Response, part), context.recipe.actor.reasoning
     )
 
 

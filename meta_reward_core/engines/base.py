@@ -5,8 +5,10 @@ An engine knows nothing of rubrics, scores or pairs.
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, TypedDict
+
+from meta_reward_core.models.chat import ChatOptions
 
 
 class Message(TypedDict):
@@ -42,7 +44,8 @@ class Completion:
     """Raw text of an engine, before anything reads a meaning into it.
 
     Attributes:
-        text: the reply, without special tokens; empty when refused.
+        text: the reply, without special tokens; empty when refused. Where the generation prompt
+            opens a reasoning block, the text begins with that opening.
         tokens: how many tokens were generated (the end token included).
         finish_reason: why the reply ended.
         refusal: the engine's reason when it refused the prompt.
@@ -63,7 +66,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `temperature` 0 is greedy decoding.
+    """How completions are asked for and drawn. `temperature` 0 is greedy decoding.
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token.
@@ -71,12 +74,28 @@ class SamplingParams:
         max_new_tokens: limit of one reply, in tokens.
         alternatives: how many likely tokens to tell of each place, with their log-probabilities.
             A wish: an engine that has none leaves `Completion.choices` out.
+        chat_date: the day that the chat template reads as today, YYYY-MM-DD; None: the day of
+            the call. An engine whose prompts a server renders cannot pass it on.
+        allow_reasoning: False asks for completions without reasoning, as `ChatOptions` does.
     """
 
     temperature: float
     top_p: float
     max_new_tokens: int
     alternatives: int = 0
+    chat_date: str | None = None
+    allow_reasoning: bool = True
+
+    @property
+    def chat_options(self) -> ChatOptions:
+        """What the chat template is given beside the conversation."""
+        return ChatOptions(self.chat_date, allow_reasoning=self.allow_reasoning)
+
+    def to_json(self) -> dict[str, Any]:
+        """All values, without those that earlier versions did not know and that are at rest."""
+        values = asdict(self)
+        rest = {"chat_date": None, "allow_reasoning": True}
+        return {key: value for key, value in values.items() if rest.get(key, ...) != value}
 
 
 Progress = Callable[[int, int], None]

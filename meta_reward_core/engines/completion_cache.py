@@ -40,6 +40,7 @@ class CachingEngine:
             all of a call, which are then the very ones that the engine below would draw.
         keeps_token_ids: for completions that somebody may train on; without it they have none.
             What was kept without them is drawn anew where they are asked for.
+        chat_date: the day that chat templates read as today, where a call names none.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class CachingEngine:
         store: ArtifactStore,
         shard_conversations: int | None = 64,
         keeps_token_ids: bool = False,
+        chat_date: str | None = None,
     ) -> None:
         self._load = load
         self._identity = dict(identity)
         self._store = store
         self._shard_conversations = shard_conversations
         self._keeps_token_ids = keeps_token_ids
+        self._chat_date = chat_date
         self._engine: Engine | None = None
         self._closed = False
 
@@ -75,6 +78,7 @@ class CachingEngine:
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
+        sampling = replace(sampling, chat_date=sampling.chat_date or self._chat_date)
         drawn: list[list[Completion]] = []
         tokens = 0
         for shard, own_seed in self._split_into_shards(list(conversations), seed):
@@ -122,7 +126,7 @@ class CachingEngine:
                 "engine": self._identity,
                 "conversations": shard,
                 "n": n,
-                "sampling": asdict(sampling),
+                "sampling": sampling.to_json(),
                 "seed": seed,
                 **({"token_ids": True} if self._keeps_token_ids else {}),
             }

@@ -9,7 +9,7 @@ import math
 import re
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
@@ -115,9 +115,18 @@ def build_request_body(
         endpoint.limit_field: sampling.max_new_tokens,
         "stream": False,
     }
+    if not sampling.allow_reasoning:
+        body["chat_template_kwargs"] = _merge_template_variables(endpoint, sampling)
     if sampling.alternatives:
         body |= {"logprobs": True, "top_logprobs": sampling.alternatives}
     return body | {"seed": seed} if endpoint.send_seed else body
+
+
+def _merge_template_variables(endpoint: Endpoint, sampling: SamplingParams) -> dict[str, Any]:
+    """Variables of the chat template, as vLLM and SGLang take them, with the endpoint's own."""
+    own = endpoint.extra.get("chat_template_kwargs")
+    asked = replace(sampling.chat_options, date=None).build_variables()
+    return {**(own if isinstance(own, dict) else {}), **asked}
 
 
 def parse_response(

@@ -6,13 +6,21 @@ end the turn and let its author speak as somebody else.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import Conversation, Message
+from meta_reward_core.models.chat import (
+    ChatOptions,
+    find_opened_reasoning,
+    render_answer_context,
+    render_chat,
+)
 
 TokenIds = tuple[int, ...]
+_Render = Callable[[Conversation], str]
 
 
 def compile_special_token_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
@@ -30,29 +38,56 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._special = compile_special_token_pattern(tokenizer)
         self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._opened: dict[ChatOptions, str] = {}
 
-    def encode(self, conversations: Sequence[Conversation]) -> list[TokenIds]:
+    def encode(
+        self,
+        conversations: Sequence[Conversation],
+        options: ChatOptions = ChatOptions(),  # noqa: B008 frozen
+    ) -> list[TokenIds]:
         """Token ids of each conversation, its generation prompt included, in order."""
-        texts = [self._render(item) for item in conversations]
-        encoded = self._tokenize(texts, split_special_tokens=False)
+        render = partial(render_chat, self._tokenizer, add_generation_prompt=True, options=options)
+        return self._encode(conversations, render)
+
+    def encode_answer_contexts(
+        self,
+        conversations: Sequence[Conversation],
+        options: ChatOptions = ChatOptions(),  # noqa: B008 frozen
+    ) -> list[TokenIds]:
+        """Token ids of what precedes an answer without reasoning; see `render_answer_context`."""
+        return self._encode(
+            conversations, partial(render_answer_context, self._tokenizer, options=options)
+        )
+
+    def find_opened_reasoning(self, options: ChatOptions) -> str:
+        """The reasoning block that the generation prompt opens: a completion continues it."""
+        if options not in self._opened:
+            self._opened[options] = find_opened_reasoning(self._tokenizer, options)
+        return self._opened[options]
+
+    def _encode(self, conversations: Sequence[Conversation], render: _Render) -> list[TokenIds]:
+        encoded = self._tokenize(
+            [render(item) for item in conversations], split_special_tokens=False
+        )
         return [
-            self._encode_escaped(conversation)
-            if self._has_special_token_text(conversation)
+            self._encode_escaped(conversation, render)
+            if self.has_special_token_text(conversation)
             else tuple(ids)
             for conversation, ids in zip(conversations, encoded, strict=True)
         ]
 
-    def _has_special_token_text(self, conversation: Conversation) -> bool:
+    def has_special_token_text(self, conversation: Sequence[Message]) -> bool:
+        """Whether a message holds the text of a control token."""
         return any(self._special.search(message["content"]) for message in conversation)
 
-    def _encode_escaped(self, conversation: Conversation) -> TokenIds:
+    def _encode_escaped(self, conversation: Conversation, render: _Render) -> TokenIds:
         """Encode the texts of control tokens inside contents as ordinary text.
 
         A tokenizer that cannot do so (one word, one token) loses these words instead.
         """
         found: dict[str, str] = {}
         marked = [self._mark(message, found) for message in conversation]
-        pieces = re.split(f"({'|'.join(found)})", self._render(marked))
+        pieces = re.split(f"({'|'.join(found)})", render(marked))
         ids: list[int] = []
         for piece in filter(None, pieces):
             if piece in found:
@@ -73,13 +108,6 @@ class PromptEncoder:
 
         content = self._special.sub(mark, message["content"])
         return {"role": message["role"], "content": content}
-
-    def _render(self, conversation: Conversation) -> str:
-        turns = [{"role": turn["role"], "content": turn["content"]} for turn in conversation]
-        text = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True
-        )
-        return str(text)
 
     def _tokenize(self, texts: list[str], *, split_special_tokens: bool) -> list[list[int]]:
         if not texts:

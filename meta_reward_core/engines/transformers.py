@@ -126,7 +126,7 @@ class TransformersEngine:
         A prompt is refused unless it AND `max_new_tokens` fit into the model: a reply cut off by
         the model's own limit would pass for one cut off by the recipe's.
         """
-        prompts = self._encoder.encode(conversations)
+        prompts = self._encoder.encode(conversations, sampling.chat_options)
         refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
         wanted: dict[TokenIds, int] = {}
         for prompt, refusal in zip(prompts, refusals, strict=True):
@@ -169,6 +169,7 @@ class TransformersEngine:
         if self._model is None:
             raise EngineError("This engine is closed: load the model again.")
         drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
+        opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
         model = self._model
         make_rows: Callable[[PreTrainedModel, PromptBatch], DecodingBatch]
         plan, make_rows = (
@@ -191,17 +192,21 @@ class TransformersEngine:
             except torch.OutOfMemoryError as error:
                 raise EngineError(f"Out of memory: lower max_batch_tokens. {error}") from error
             owners = (p for p, n in zip(batch.prompts, batch.copies, strict=True) for _ in range(n))
-            for prompt, completion in zip(owners, self._read(rows), strict=True):
+            for prompt, completion in zip(owners, self._read(rows, opened), strict=True):
                 drawn[prompt].append(completion)
             tally.record_completions(len(rows))
         return {prompt: iter(completions) for prompt, completions in drawn.items()}
 
-    def _read(self, rows: list[list[int]]) -> list[Completion]:
-        """Generated token ids as text; a row that holds no end token was cut off."""
+    def _read(self, rows: list[list[int]], opened: str) -> list[Completion]:
+        """Generated token ids as text; a row that holds no end token was cut off.
+
+        Args:
+            opened: the reasoning block that the generation prompt opens.
+        """
         texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [
             Completion(
-                text=text,
+                text=opened + text,
                 tokens=len(row),
                 finish_reason="stop" if row[-1] in self._end_ids else "length",
                 token_ids=pack_token_ids(row),

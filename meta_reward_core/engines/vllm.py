@@ -165,7 +165,7 @@ class VllmEngine:
         """
         if self._llm is None:
             raise EngineError("This engine is closed: load the model again.")
-        prompts = self._encoder.encode(conversations)
+        prompts = self._encoder.encode(conversations, sampling.chat_options)
         refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
         wanted: dict[TokenIds, int] = {}
         for prompt, refusal in zip(prompts, refusals, strict=True):
@@ -210,6 +210,7 @@ class VllmEngine:
         """All completions of each distinct prompt; prompts that begin alike enter side by side."""
         engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
         self._reset_state(seed)
+        opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
         waiting: dict[str, TokenIds] = {}
         drawn: dict[TokenIds, Iterator[Completion]] = {}
         try:
@@ -225,7 +226,7 @@ class VllmEngine:
                 for output in engine.step():
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
-                        completions = self._read(output, wanted[prompt])
+                        completions = self._read(output, wanted[prompt], opened)
                         drawn[prompt] = iter(completions)
                         tell(completions)
         except torch.OutOfMemoryError as error:
@@ -253,14 +254,19 @@ class VllmEngine:
             output_kind=import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY,
         )
 
-    def _read(self, output: Any, n: int) -> list[Completion]:
-        """Generated token ids as text, by sample; a greedy reply stands for all."""
+    def _read(self, output: Any, n: int, opened: str) -> list[Completion]:
+        """Generated token ids as text, by sample; a greedy reply stands for all.
+
+        Args:
+            n: completions asked for.
+            opened: the reasoning block that the generation prompt opens.
+        """
         outputs = sorted(output.outputs, key=lambda one: one.index)
         rows = [list(one.token_ids) for one in outputs]
         texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
         completions = [
             Completion(
-                text=text,
+                text=opened + text,
                 tokens=len(row),
                 finish_reason="stop" if row and row[-1] in self._end_ids else "length",
                 choices=self._read_token_choices(row, one.logprobs),

@@ -21,21 +21,29 @@ from meta_reward_core.evaluation.judge_metrics import (
     measure_pairs,
 )
 from meta_reward_core.evaluation.scorecard import Measurement, Subject
+from meta_reward_core.method.reasoning import select_answers
+from meta_reward_core.models.reasoning import ReasoningPolicy
 from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind
 from meta_reward_core.storage.shards import IterationFiles
 
 MetricValue = tuple[str, float | None, int]
 
 
-def measure_iteration(files: IterationFiles, *, kinds: Sequence[PairKind]) -> IterationMetrics:
+def measure_iteration(
+    files: IterationFiles,
+    *,
+    kinds: Sequence[PairKind],
+    judge_reasoning: ReasoningPolicy = "keep",
+) -> IterationMetrics:
     """Measure what the iteration's files hold, with the texts of one part in memory at a time.
 
     Args:
         kinds: the kinds of pairs that the iteration schedules.
+        judge_reasoning: what counts of a judgment's length.
     """
     judge_tally, meta_judge_tally = JudgeTally(), MetaJudgeTally()
     for part in files.list_partition_numbers("judgments"):
-        judgments = files.read_records(Judgment, part)
+        judgments = select_answers(files.read_records(Judgment, part), judge_reasoning)
         battles = files.read_records(Battle, part)
         judge_tally.add(judgments)
         meta_judge_tally.add(battles, {judgment.judgment_id: judgment for judgment in judgments})

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, SamplingParams
+from meta_reward_core.models.reasoning import ReasoningPolicy, select_answer
 from meta_reward_core.storage.records import Prompt, Response
 from meta_reward_core.storage.shards import Counts
 
@@ -35,9 +36,13 @@ def generate_responses(
     sampling: SamplingParams,
     system_prompt: str | None,
     seed: int,
+    reasoning: ReasoningPolicy = "keep",
     progress: Progress | None = None,
 ) -> tuple[list[Response], Counts]:
     """Let the actor answer.
+
+    Args:
+        reasoning: responses are identical if what counts of them is.
 
     Returns:
         The distinct responses in the order of the prompts, and counts of what happened.
@@ -49,7 +54,7 @@ def generate_responses(
     responses = [
         response
         for prompt, completions in zip(prompts, drawn, strict=True)
-        for response in _deduplicate(prompt, completions)
+        for response in _deduplicate(prompt, completions, reasoning)
     ]
     everything = [completion for completions in drawn for completion in completions]
     return responses, {
@@ -62,13 +67,20 @@ def generate_responses(
     }
 
 
-def _deduplicate(prompt: Prompt, completions: Sequence[Completion]) -> list[Response]:
-    """Keep the first of identical answers; a refused prompt has no answer."""
-    first: dict[str, Response] = {}
+def _deduplicate(
+    prompt: Prompt, completions: Sequence[Completion], reasoning: ReasoningPolicy
+) -> list[Response]:
+    """Keep the first of identical answers; a refused prompt has no answer.
+
+    Reasoning that was not finished leads to no answer: it is identical to the same text alone.
+    """
+    first: dict[tuple[str | None, str], Response] = {}
     for sample, completion in enumerate(completions):
-        if completion.finish_reason == "refused" or completion.text in first:
+        answer = select_answer(completion.text, reasoning)
+        key = answer, completion.text if answer is None else ""
+        if completion.finish_reason == "refused" or key in first:
             continue
-        first[completion.text] = Response(
+        first[key] = Response(
             prompt_id=prompt.prompt_id,
             response_id=f"{prompt.prompt_id[:16]}.r{sample}",
             sample=sample,

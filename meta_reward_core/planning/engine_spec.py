@@ -65,7 +65,11 @@ def open_engine(
     recipe = _build_engine_recipe(experiment, changes)
     load, identity = _make_loader(spec, recipe, experiment, places, say)
     engine = CachingEngine(
-        load, identity=identity, store=kept, shard_conversations=shard_conversations
+        load,
+        identity=identity,
+        store=kept,
+        shard_conversations=shard_conversations,
+        chat_date=None if experiment is None else experiment.chat_date,
     )
     return NamedEngine(name or _derive_name(spec), engine, experiment)
 

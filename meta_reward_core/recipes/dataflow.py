@@ -72,6 +72,7 @@ class StageSpec:
         model: how it uses M_{t-1}.
         model_when: whether it does, by the recipe.
         pair_kind: it is part of iterations that train on this kind of pairs; None: of all.
+        earlier_reads: tables that it read before keys by need, where these were others.
     """
 
     name: str
@@ -84,6 +85,7 @@ class StageSpec:
     model: ModelUse | None = None
     model_when: Condition = _always
     pair_kind: PairKind | None = None
+    earlier_reads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """See that readers of a table will look for it in this stage's manifests."""
@@ -203,7 +205,7 @@ JUDGE: Final = StageSpec(
     part_by_part=True,
     resource="engine",
     needs=(
-        *_need("judge"),
+        *_need("judge", "actor.reasoning"),
         *_need("pairing.rho", when=_stops_judging_early),
         *_only_when(_judges_itself, _ENGINE),
     ),
@@ -217,7 +219,7 @@ PAIR_ACTOR: Final = StageSpec(
     writes=("actor_pairs", "dropped"),
     part_by_part=False,
     resource="cpu",
-    needs=_need("pairing", "actor.system_prompt"),
+    needs=_need("pairing", "actor.system_prompt", "actor.reasoning"),
     pair_kind="actor",
 )
 META_JUDGE: Final = StageSpec(
@@ -238,6 +240,8 @@ META_JUDGE: Final = StageSpec(
             "meta_judge.hide_score_line",
             "meta_judge.adaptive_z",
             "judge.rubric",
+            "actor.reasoning",
+            "judge.reasoning",
         ),
         *_ENGINE,
     ),
@@ -254,6 +258,8 @@ PAIR_JUDGE: Final = StageSpec(
     needs=_need(
         "judge.template",
         "judge.rubric",
+        "actor.reasoning",
+        "judge.reasoning",
         "meta_judge.elo_prior",
         "meta_judge.max_chosen_judgment_chars",
         "meta_judge.max_judgments",
@@ -264,12 +270,19 @@ PAIR_JUDGE: Final = StageSpec(
 TRAIN: Final = StageSpec(
     name="train",
     title="DPO, from and against the model before",
-    reads=("actor_pairs", "judge_pairs", *list_written_tables("audit")),
+    reads=(
+        *("responses", "judgments"),  # the tokens that were drawn
+        *("actor_pairs", "judge_pairs", *list_written_tables("audit")),
+    ),
     writes=("training_log", "refused", CHECKPOINT),
     part_by_part=False,
     resource="trainer",
-    needs=_need("training", "engine.threads", "train_on", "audit.human_pairs_share"),
+    needs=_need(
+        *("training", "engine.threads", "train_on", "audit.human_pairs_share"),
+        *("actor.reasoning", "judge.reasoning"),
+    ),
     model="training",
+    earlier_reads=("actor_pairs", "judge_pairs", *list_written_tables("audit")),
 )
 EVALUATE: Final = StageSpec(
     name="evaluate",
@@ -279,7 +292,7 @@ EVALUATE: Final = StageSpec(
     part_by_part=False,
     resource="engine",
     needs=(
-        *_need("task", "evaluation.tasks", "train_on"),
+        *_need("task", "evaluation.tasks", "train_on", "judge.reasoning"),
         *_need("evaluation.ground_truth", when=_has_task),
         *_only_when(  # tasks of other packages may read of the three roles what they want
             _measures_models,

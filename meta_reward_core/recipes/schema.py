@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import Field, model_validator
 
+from meta_reward_core.models.reasoning import ReasoningPolicy
 from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
 from meta_reward_core.recipes.field import OURS, PAPER, SECONDARY, Section, declare_field
 from meta_reward_core.recipes.training_settings import DpoSettings
@@ -77,6 +78,13 @@ class ActorRecipe(DecodingRecipe):
     system_prompt: str | None = declare_field(
         None, "System prompt before each prompt. None: no system prompt.", source=OURS
     )
+    reasoning: ReasoningPolicy = declare_field(
+        "keep",
+        "Reasoning blocks in responses. keep: the whole response counts. strip: only the text after "
+        "the reasoning is judged, compared, measured and trained on. forbid: the chat template "
+        "turns reasoning off, and any block that the model still writes is stripped.",
+        source=OURS,
+    )
 
 
 class JudgeRecipe(DecodingRecipe):
@@ -117,6 +125,12 @@ class JudgeRecipe(DecodingRecipe):
         None,
         "External judge instead of the model itself, for comparison: a name in "
         "META_REWARD_ENDPOINTS.",
+        source=OURS,
+    )
+    reasoning: ReasoningPolicy = declare_field(
+        "keep",
+        "Reasoning blocks in judgments, as in actor.reasoning: what the meta-judge reads and what "
+        "judge pairs train on. A score always counts only after the reasoning.",
         source=OURS,
     )
 
@@ -407,6 +421,12 @@ class Recipe(Section):
             raise ValueError(
                 f"judge.min_valid_judgments is {self.judge.min_valid_judgments}, but only "
                 f"judge.samples = {self.judge.samples} judgments are made"
+            )
+        if self.pairing.length_unit == "tokens" and self.actor.reasoning != "keep":
+            raise ValueError(
+                "pairing.length_unit: tokens counts the tokens of the reasoning, too, which "
+                f"actor.reasoning: {self.actor.reasoning} removes; use pairing.length_unit: "
+                "characters"
             )
         return self
 

@@ -95,7 +95,7 @@ def _measure_metrics(files: IterationFiles, number: int, recipe: Recipe) -> Iter
         for kind in _PAIR_KINDS
         if recipe.trains_on(kind, number) and files.manifest(f"pair_{kind}") is not None
     ]
-    return measure_iteration(files, kinds=kinds)
+    return measure_iteration(files, kinds=kinds, judge_reasoning=recipe.judge.reasoning)
 
 
 def _summarize_stages(

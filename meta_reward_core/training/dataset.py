@@ -6,12 +6,18 @@ An iteration without it trains on all its pairs. It is an input of the training 
 its hashes are part of the training's key.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from meta_reward_core.context import IterationContext
+from meta_reward_core.engines.base import pack_token_ids
 from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.models.reasoning import ReasoningPolicy, select_answer
 from meta_reward_core.storage.layout import get_partition_path
 from meta_reward_core.storage.records import PairKind
 from meta_reward_core.storage.schemas import build_table
@@ -21,13 +27,39 @@ from meta_reward_core.storage.shards import (
     StageOutput,
     compute_shard_key,
 )
+from meta_reward_core.training.row_types import DrawnTokens
 
 Row = dict[str, Any]
 
 AUDIT_TABLES: Final = ("withheld", "human_pairs")
 PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
+PAIR_SIDES: Final = ("chosen", "rejected")
+ID_COLUMNS: Final = {"responses": "response_id", "judgments": "judgment_id"}
+"""Tables of completions whose token ids are stored, and the column that names each."""
+
 _AUDIT: Final = "audit"
 _BATCH_ROWS: Final = 256
+
+
+CompletionKey = tuple[int, str, str]
+"""Of a stored completion: iteration, table, id."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTokens:
+    """The tokens of a stored completion, packed, with its text; see `DrawnTokens`."""
+
+    text: str
+    token_ids: "array[int]"
+    finish_reason: str | None
+
+    def spells(self, text: str, policy: ReasoningPolicy) -> bool:
+        """Whether this is what counts of the completion: it may have been made again since."""
+        return text in {self.text, select_answer(self.text, policy)}
+
+    def to_row(self) -> DrawnTokens:
+        """As a row of a training has them."""
+        return {"token_ids": self.token_ids.tolist(), "finish_reason": self.finish_reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +74,22 @@ class WithheldPairs:
 class TrainingRows:
     """Rows to train on: pairs, read anew each time that somebody asks for them, then people's.
 
+    A row has the token ids of its completions with it where they are stored, see `PreferenceRow`.
+
     Attributes:
         pairs: names of the tables that hold them.
         human: people's, as far as they were taken.
         counts: how many people gave or withheld; none without an audit.
+        drawn: tokens of the completions of these rows, by completion.
+        reasoning: policies of the kinds of rows.
     """
 
     files: IterationFiles
     pairs: tuple[str, ...]
     human: tuple[Row, ...] = ()
     counts: Counts = field(default_factory=dict)
+    drawn: Mapping[CompletionKey, StoredTokens] = field(default_factory=dict)
+    reasoning: Mapping[str, ReasoningPolicy] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(_count_rows(self.files, table) for table in self.pairs) + len(self.human)
@@ -59,8 +97,18 @@ class TrainingRows:
     def __iter__(self) -> Iterator[Any]:
         for table in self.pairs:
             for some in self.files.read(table).to_batches(_BATCH_ROWS):
-                yield from some.to_pylist()
-        yield from self.human
+                yield from (self._complete(row) for row in some.to_pylist())
+        yield from (self._complete(row) for row in self.human)
+
+    def _complete(self, row: Row) -> Row:
+        """The row with its policy, and with the tokens of its completions as far as known."""
+        policy = self.reasoning.get(row["kind"], "keep")
+        completed = row if policy == "keep" else row | {"reasoning": policy}
+        for side in PAIR_SIDES:
+            stored = self.drawn.get(get_completion_key(row, side))
+            if stored is not None and stored.spells(row[side][0]["content"], policy):
+                completed = completed | {f"{side}_drawn": stored.to_row()}
+        return completed
 
 
 def write_audit(
@@ -109,9 +157,13 @@ def load_training_rows(context: IterationContext) -> TrainingRows:
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
     withheld = set(files.read("withheld")["kind"].to_pylist())
     pairs = tuple(f"{kind}_pairs" for kind in kinds if kind not in withheld)
-    own = TrainingRows(files, pairs)
+    recipe = context.recipe
+    policies = {"actor": recipe.actor.reasoning} | dict.fromkeys(
+        ("judge", "human"), recipe.judge.reasoning
+    )
+    own = TrainingRows(files, pairs, reasoning=policies)
     if not has_audit(files):
-        return own
+        return _with_drawn_tokens(own, context)
     left_out = sum(_count_rows(files, f"{kind}_pairs") for kind in kinds if kind in withheld)
     offered = files.read("human_pairs").to_pylist() if "judge" in {*kinds} - withheld else []
     taken = sample_human_pairs(
@@ -121,7 +173,55 @@ def load_training_rows(context: IterationContext) -> TrainingRows:
         seed=context.seed,
     )
     counts = {"withheld": left_out, "human": len(taken), "human_offered": len(offered)}
-    return TrainingRows(files, pairs, tuple(taken), counts)
+    return _with_drawn_tokens(replace(own, human=tuple(taken), counts=counts), context)
+
+
+def get_completion_key(row: Row, side: str) -> CompletionKey:
+    """Say which stored completion one side of a pair is."""
+    if row["kind"] == "actor":
+        return row["iteration"], "responses", row[f"{side}_response_id"]
+    return row["iteration"], "judgments", row[f"{side}_judgment_id"]
+
+
+def _with_drawn_tokens(rows: TrainingRows, context: IterationContext) -> TrainingRows:
+    """The rows with what is stored of their completions' tokens; only those are kept in memory."""
+    wanted = {get_completion_key(row, side) for row in rows for side in PAIR_SIDES}
+    drawn: dict[CompletionKey, StoredTokens] = {}
+    for number, table in sorted({(number, table) for number, table, _ in wanted}):
+        ids = {name for *place, name in wanted if place == [number, table]}
+        files = _get_files(context, number)
+        if files is not None:
+            stored = read_stored_tokens(files, table, ids)
+            drawn |= {(number, table, name): tokens for name, tokens in stored.items()}
+    return replace(rows, drawn=drawn)
+
+
+def _get_files(context: IterationContext, number: int) -> IterationFiles | None:
+    """The files of this iteration or an earlier one; None of one that is not known."""
+    known = (*context.earlier, context.files)
+    return known[number - 1] if 1 <= number <= len(known) else None
+
+
+def read_stored_tokens(
+    files: IterationFiles, table: str, ids: Iterable[str]
+) -> dict[str, StoredTokens]:
+    """Read some responses or judgments by id, with their tokens; those without are left out.
+
+    A part of the table is in memory at a time.
+    """
+    id_column = ID_COLUMNS[table]
+    wanted = pa.array(sorted(ids), pa.string())
+    found: dict[str, StoredTokens] = {}
+    for part in files.list_partition_numbers(table):
+        rows = files.read(table, part, columns=[id_column, "text", "token_ids", "finish_reason"])
+        rows = rows.filter(
+            pc.and_(pc.is_in(rows[id_column], wanted), pc.is_valid(rows["token_ids"]))
+        )
+        for name, text, token_ids, reason in zip(
+            *(column.to_pylist() for column in rows), strict=True
+        ):
+            found[name] = StoredTokens(text, pack_token_ids(token_ids), reason)
+    return found
 
 
 def _count_rows(files: IterationFiles, table: str) -> int:

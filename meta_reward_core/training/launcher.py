@@ -42,6 +42,8 @@ class TrainingRunOptions(TypedDict):
         seed: of the order of rows and of dropout in adapters.
         threads: CPU threads of torch; sums, and so the weights' last bits, depend on them.
         on_log: called with each new row of the log.
+        chat_date: the day that the chat template reads as today, YYYY-MM-DD; None: the day of
+            the training.
     """
 
     checkpoint: Path
@@ -49,6 +51,7 @@ class TrainingRunOptions(TypedDict):
     seed: int
     threads: NotRequired[int | None]
     on_log: NotRequired[OnLog | None]
+    chat_date: NotRequired[str | None]
 
 
 def train(
@@ -95,6 +98,7 @@ def _write_job(
         "scratch": str(place["scratch"].absolute()),
         "seed": place["seed"],
         "threads": place.get("threads"),
+        "chat_date": place.get("chat_date"),
     }
     (job / "job.json").write_text(json.dumps(described), encoding="utf-8")
 

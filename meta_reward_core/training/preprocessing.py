@@ -2,23 +2,19 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import pyarrow
 from pyarrow.parquet import ParquetWriter, read_metadata
-from transformers import PreTrainedTokenizerBase
 
-from meta_reward_core.engines.base import Message
-from meta_reward_core.engines.prompt_encoder import compile_special_token_pattern
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.training.resume import sync_folder
-from meta_reward_core.training.row_types import RowIterable, TrainingRow
+from meta_reward_core.training.row_encoding import EncodedRow, RowEncoder
+from meta_reward_core.training.row_types import RowIterable, TokenSources, TrainingRow
 
 TRAIN_FILE: Final = "train.parquet"
 VALIDATION_FILE: Final = "held_out.parquet"
@@ -32,15 +28,6 @@ class RefusedRow(NamedTuple):
     prompt_id: str
     kind: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRow:
-    """A row and its token ids: of the prompt, and of prompt and reply for each of its replies."""
-
-    row: TrainingRow
-    prompt_ids: list[int]
-    whole_ids: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +45,12 @@ class RowSplit:
     trained: int
     held_out: int
     refused: list[RefusedRow]
+    tokens: TokenSources = field(default_factory=TokenSources)
 
 
 def split_rows(
     rows: RowIterable[TrainingRow],
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: RowEncoder,
     *,
     folder: Path,
     form: TrainerColumns,
@@ -84,27 +72,28 @@ def split_rows(
     before = _read_existing_split(folder)
     if before is not None:
         return before
-    special = compile_special_token_pattern(tokenizer)
     refused: list[RefusedRow] = []
-    kinds = Counter[str]()
+    kinds, sources = Counter[str](), Counter[str]()
     with (
         _RowWriter(folder / TRAIN_FILE, form) as trained,
         _RowWriter(folder / VALIDATION_FILE, form) as held_out,
     ):
-        for encoded in encode_rows(rows, tokenizer):
+        for encoded in encoder.encode(rows):
             row = encoded.row
             kinds[row["kind"]] += 1
-            reason = find_refusal(encoded, special, max_length=max_length)
+            reason = encoded.find_refusal(max_length=max_length)
             if reason is not None:
                 refused.append(RefusedRow(row["prompt_id"], row["kind"], reason))
-            elif is_held_out(row["prompt_id"], share=validation_share):
+                continue
+            sources.update(_list_sources(encoded))
+            if is_held_out(row["prompt_id"], share=validation_share):
                 held_out.write(encoded)
             else:
                 trained.write(encoded)
     if kinds.total() != len(rows):
         raise TrainingError(f"{kinds.total()} rows could be read of {len(rows)}.")
     _check_enough(kinds, trained.count, refused, max_refused_share)
-    found = RowSplit(trained.count, held_out.count, refused)
+    found = RowSplit(trained.count, held_out.count, refused, TokenSources(**sources))
     sync_folder(folder)  # the note below is believed after a power cut
     (folder / _COUNTS_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
     return found
@@ -118,7 +107,8 @@ def _read_existing_split(folder: Path) -> RowSplit | None:
     except (OSError, ValueError):
         return None
     refused = [RefusedRow(*row) for row in values["refused"]]
-    found = RowSplit(values["trained"], values["held_out"], refused)
+    sources = TokenSources(**values["tokens"])
+    found = RowSplit(values["trained"], values["held_out"], refused, sources)
     return found if counts == [found.trained, found.held_out] else None
 
 
@@ -150,38 +140,14 @@ class _RowWriter:
         self._waiting = []
 
 
-def encode_rows(
-    rows: RowIterable[TrainingRow], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[EncodedRow]:
-    """Yield each row with its token ids, as TRL would make them, some rows encoded in one call."""
-    source = iter(rows)
-    while some := list(islice(source, _BATCH_ROWS)):
-        texts = [
-            _render_chat(tokenizer, messages, add_generation_prompt=not replied)
-            for row in some
-            for replied, messages in enumerate([row["prompt"], *_build_dialogues(row)])
-        ]
-        ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-        for row in some:
-            yield EncodedRow(row, next(ids), [next(ids) for _ in _build_dialogues(row)])
-
-
-def find_refusal(encoded: EncodedRow, special: re.Pattern[str], *, max_length: int) -> str | None:
-    """Say why a row cannot be trained on; None where it can.
-
-    Args:
-        special: finds the text of a control token.
-        max_length: of prompt and reply, in tokens.
-    """
-    messages = [message for turns in _build_dialogues(encoded.row) for message in turns]
-    if any(special.search(message["content"]) for message in messages):
-        return "control_token_in_text"
-    prompt = encoded.prompt_ids
-    if any(ids[: len(prompt)] != prompt for ids in encoded.whole_ids):
-        return "prompt_is_no_prefix_of_the_row"
-    if any(len(ids) == len(prompt) for ids in encoded.whole_ids):
-        return "empty_completion"
-    return "longer_than_max_length" if max(map(len, encoded.whole_ids)) > max_length else None
+def _list_sources(encoded: EncodedRow) -> list[str]:
+    """The fields of `TokenSources` that count a row."""
+    facts = {
+        "drawn": encoded.is_drawn,
+        "not_canonical": not encoded.is_canonical,
+        "rewritten": encoded.is_rewritten,
+    }
+    return [name for name, holds in facts.items() if holds]
 
 
 def is_held_out(prompt_id: str, *, share: float) -> bool:
@@ -196,23 +162,6 @@ def hash_rows(rows: RowIterable[TrainingRow]) -> str:
     for row in rows:
         total.update(repr(sorted(row.items())).encode() + b"\n")
     return total.hexdigest()
-
-
-def _build_dialogues(row: TrainingRow) -> list[list[Message]]:
-    """The prompt followed by each reply that the row holds."""
-    values: dict[str, Any] = dict(row)
-    replies = (values[name] for name in ("chosen", "rejected", "completion") if name in values)
-    return [[*row["prompt"], *reply] for reply in replies]
-
-
-def _render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
-) -> str:
-    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
-    text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    return str(text)
 
 
 def _check_enough(

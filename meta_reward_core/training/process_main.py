@@ -58,6 +58,7 @@ def _run_job(job: Path) -> TrainingOutcome:
             seed=described["seed"],
             threads=described["threads"],
             on_log=tell,
+            chat_date=described["chat_date"],
         )
 
 

@@ -1,11 +1,12 @@
 """What a training tells: the rows of its log while it runs, and how it ended."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from meta_reward_core.recipes.training_settings import CheckpointRule
 from meta_reward_core.training.preprocessing import RefusedRow
+from meta_reward_core.training.row_types import TokenSources
 
 LogRow = dict[str, float]
 OnLog = Callable[[LogRow], None]
@@ -20,6 +21,7 @@ class TrainingOutcome:
         kept_step: the optimizer step whose weights were published; kept_epoch likewise.
         rule: the rule that chose it.
         published: False when another writer had published the same checkpoint before.
+        tokens: where the token ids of the rows come from that were not refused.
     """
 
     rows_trained: int
@@ -30,6 +32,7 @@ class TrainingOutcome:
     kept_epoch: float
     rule: CheckpointRule
     published: bool
+    tokens: TokenSources = field(default_factory=TokenSources)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as values of JSON."""
@@ -39,4 +42,5 @@ class TrainingOutcome:
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingOutcome":
         """What `to_json` made, after a way through a file."""
         refused = [RefusedRow(*row) for row in values["refused"]]
-        return cls(**{**values, "refused": refused})
+        tokens = TokenSources(**values["tokens"])
+        return cls(**{**values, "refused": refused, "tokens": tokens})

@@ -7,10 +7,31 @@ from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict, TypeVar
 
 from meta_reward_core.engines.base import Message
+from meta_reward_core.models.reasoning import ReasoningPolicy
+
+
+class DrawnTokens(TypedDict):
+    """The tokens of a completion as an engine drew them after the prompt.
+
+    Attributes:
+        token_ids: with the end token if one was drawn.
+        finish_reason: why the completion ended, as in `Completion`; None where it is unknown.
+    """
+
+    token_ids: list[int]
+    finish_reason: str | None
 
 
 class PreferenceRow(TypedDict):
-    """A pair in TRL's conversational form; `kind` and `prompt_id` name it, the rest rides along."""
+    """A pair in TRL's conversational form; `kind` and `prompt_id` name it, the rest rides along.
+
+    Attributes:
+        chosen_drawn: tokens of the chosen completion; without both, the rendered texts are
+            trained on.
+        rejected_drawn: likewise of the rejected one.
+        reasoning: the policy under which the texts are what counts of the drawn completions;
+            absent: `keep`.
+    """
 
     prompt: list[Message]
     chosen: list[Message]
@@ -20,15 +41,41 @@ class PreferenceRow(TypedDict):
     iteration: NotRequired[int]
     score_chosen: NotRequired[float]
     score_rejected: NotRequired[float]
+    chosen_drawn: NotRequired[DrawnTokens]
+    rejected_drawn: NotRequired[DrawnTokens]
+    reasoning: NotRequired[ReasoningPolicy]
 
 
 class SftRow(TypedDict):
-    """A prompt and the completion to be learned, in TRL's conversational form."""
+    """A prompt and the completion to be learned, in TRL's conversational form.
+
+    Attributes:
+        completion_drawn: tokens of the completion, where an engine drew it.
+        reasoning: as in `PreferenceRow`.
+    """
 
     prompt: list[Message]
     completion: list[Message]
     kind: str
     prompt_id: str
+    completion_drawn: NotRequired[DrawnTokens]
+    reasoning: NotRequired[ReasoningPolicy]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSources:
+    """Where the token ids of the rows that were not refused come from.
+
+    Attributes:
+        drawn: rows that train on the tokens that an engine drew; the others are rendered.
+        not_canonical: of these, rows whose tokens are others than the tokenizer makes of the
+            same text.
+        rewritten: of these, rows of which the chat template renders a text otherwise.
+    """
+
+    drawn: int = 0
+    not_canonical: int = 0
+    rewritten: int = 0
 
 
 TrainingRow = PreferenceRow | SftRow

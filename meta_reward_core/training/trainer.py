@@ -50,6 +50,7 @@ from meta_reward_core.training.resume import (
     find_resume_state,
     open_scratch,
 )
+from meta_reward_core.training.row_encoding import RowEncoder
 from meta_reward_core.training.row_types import RowIterable, TrainingRow
 from meta_reward_core.training.trainer_factories import Objective, TrainerInputs
 from meta_reward_core.training.weighting import WEIGHING
@@ -71,6 +72,7 @@ def run_training(
     seed: int,
     threads: int | None = None,
     on_log: OnLog | None = None,
+    chat_date: str | None = None,
 ) -> TrainingOutcome:
     """Train, resuming where the same job was killed, and publish the weights that the rule keeps.
 
@@ -86,10 +88,11 @@ def run_training(
     with silence_libraries(), _silence_datasets():
         tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
         with PartialState().main_process_first():
-            open_scratch(scratch, _describe_job(objective, rows, start, settings, seed))
+            described = _describe_job(objective, rows, start, settings, seed)
+            open_scratch(scratch, described | {"chat_date": chat_date})
             sorted_rows = split_rows(
                 rows,
-                tokenizer,
+                RowEncoder.for_model(tokenizer, start, chat_date=chat_date),
                 folder=scratch,
                 form=objective.form,
                 max_length=settings.max_length,
@@ -280,4 +283,5 @@ def _build_outcome(
         kept_epoch=epochs[-1] if epochs else float(state.epoch or 0),
         rule=rule,
         published=published,
+        tokens=rows.tokens,
     )

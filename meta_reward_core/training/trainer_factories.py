@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, SFTConfig
 
 from meta_reward_core.recipes.training_settings import DpoSettings, SftSettings, TrainingSettings
-from meta_reward_core.storage.schemas import SCHEMAS
-from meta_reward_core.training.preprocessing import EncodedRow, TrainerColumns
+from meta_reward_core.training.preprocessing import TrainerColumns
+from meta_reward_core.training.row_encoding import EncodedRow
 from meta_reward_core.training.weighting import IGNORED, WeighedDpoTrainer, WeighedSftTrainer
 
 
@@ -79,20 +79,22 @@ def _create_trainer(trainer: Any, inputs: TrainerInputs, arguments: Any, **more:
 
 
 def _to_pair_columns(encoded: EncodedRow) -> dict[str, Any]:
-    """The texts alone: TRL makes token ids of its own, equal to ours."""
-    values: dict[str, Any] = dict(encoded.row)
-    return {name: values[name] for name in _PAIR.names}
+    chosen, rejected = encoded.reply_ids
+    return {
+        "prompt_ids": encoded.prompt_ids,
+        "chosen_ids": chosen,
+        "rejected_ids": rejected,
+    }
 
 
 def _to_labeled_columns(encoded: EncodedRow) -> dict[str, Any]:
     """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
-    ids, prompt = encoded.whole_ids[0], len(encoded.prompt_ids)
-    return {"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:]}
+    prompt, [reply] = encoded.prompt_ids, encoded.reply_ids
+    return {"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + reply}
 
 
-_SIDES: Final = ("prompt", "chosen", "rejected")
-_PAIR: Final = pyarrow.schema([SCHEMAS["actor_pairs"].field(side) for side in _SIDES])
 _IDS: Final = pyarrow.list_(pyarrow.int64())
+_PAIR: Final = pyarrow.schema([("prompt_ids", _IDS), ("chosen_ids", _IDS), ("rejected_ids", _IDS)])
 _LABELED: Final = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])
 
 DPO: Final = Objective(

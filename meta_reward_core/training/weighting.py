@@ -81,6 +81,14 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         self._in_step: Counts = (0, 0, 0)
         self._sft_parts: list[float] = []
 
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        """Take rows as token ids, which TRL's collator reads.
+
+        TRL renders and tokenises the texts of a row here. Ours are the drawn tokens wherever they
+        are known, and measured before (`row_encoding`); it has no setting for that in DPO.
+        """
+        return dataset
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:

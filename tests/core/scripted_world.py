@@ -17,6 +17,7 @@ from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.runner import publish_manifest
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.records import Prompt
+from meta_reward_core.training.row_types import TokenSources
 
 RECIPE = {
     "name": "scripted",
@@ -83,7 +84,9 @@ def train_on_nothing(rows: Sized, *, checkpoint: Path, **_: object) -> SimpleNam
     (checkpoint / "model.safetensors").write_bytes(f"after {len(rows)} rows".encode())
     (checkpoint / "config.json").write_text("{}")
     log = [{"step": 1, "epoch": 1.0, "loss": 0.69}]
-    return SimpleNamespace(rows_trained=len(rows), refused=[], kept_step=1, log=log)
+    return SimpleNamespace(
+        rows_trained=len(rows), refused=[], kept_step=1, log=log, tokens=TokenSources()
+    )
 
 
 def run_whole(

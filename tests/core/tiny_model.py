@@ -11,6 +11,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -42,7 +43,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def llama_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def llama_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     """Two layers of width 32."""
     return LlamaConfig(
         vocab_size=len(tokenizer),

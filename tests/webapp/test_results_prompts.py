@@ -446,6 +446,21 @@ def test_an_outside_judge_is_named_wherever_points_are_shown(
         Experiment.objects.update(recipe=recipe)
 
 
+def test_a_policy_on_reasoning_is_named_where_texts_are_shown(
+    client: Client, row: Experiment, on_disk: OnDisk
+) -> None:
+    prompt_id = rows_of(on_disk, "prompts")[0]["prompt_id"]
+    base = "/experiments/scripted"
+    pages = (base, f"{base}/iterations/1", LIST, f"{LIST}/{prompt_id}")
+    for policy in (None, "strip"):
+        if policy is not None:
+            recipe = row.recipe | {"actor": row.recipe["actor"] | {"reasoning": policy}}
+            Experiment.objects.update(recipe=recipe)
+        for page in pages:
+            shown = client.get(page).content.decode()
+            assert ("responses <code>strip</code>" in shown) is (policy is not None), page
+
+
 def test_what_models_and_people_write_is_text_and_never_markup(
     client: Client, alice: User, tmp_path: Path, settings: Settings
 ) -> None:

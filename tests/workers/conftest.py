@@ -10,7 +10,7 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core.engines.scripted import Script, ScriptedEngine, make_fake_reply
 from meta_reward_core.planning import experiment_setup
-from meta_reward_core.training.row_types import RowIterable
+from meta_reward_core.training.row_types import RowIterable, TokenSources
 from tests.workers.installation import Installation, UseScript
 
 OnLog = Callable[[dict[str, float]], None]
@@ -60,7 +60,9 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         for row in log:
             on_log(row)
-        return SimpleNamespace(rows_trained=len(rows), refused=[], kept_step=2, log=log)
+        return SimpleNamespace(
+            rows_trained=len(rows), refused=[], kept_step=2, log=log, tokens=TokenSources()
+        )
 
     fake = SimpleNamespace(train_dpo=train_dpo)
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)

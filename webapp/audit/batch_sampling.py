@@ -7,6 +7,8 @@ from typing import Any, Final, TypeVar
 
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
+from meta_reward_core.method.reasoning import select_answers
+from meta_reward_core.models.reasoning import ReasoningPolicy, select_answer
 from meta_reward_core.review.sampling_units import (
     JudgedPair,
     SamplingUnit,
@@ -100,6 +102,21 @@ def hash_source_files(experiment: Experiment, number: int, kind: str) -> str:
     return open_iteration_files(experiment, number).hash_inputs(SOURCES[kind])
 
 
+@dataclass(frozen=True, slots=True)
+class ReasoningPolicies:
+    """What counts of the texts of each role."""
+
+    actor: ReasoningPolicy
+    judge: ReasoningPolicy
+
+
+def read_reasoning_policies(experiment: Experiment) -> ReasoningPolicies:
+    """The reasoning policies of an experiment's recipe; one that is not written down is `keep`."""
+    recipe: Mapping[str, Mapping[str, Any]] = experiment.recipe
+    actor, judge = (recipe.get(role, {}).get("reasoning", "keep") for role in ("actor", "judge"))
+    return ReasoningPolicies(actor, judge)
+
+
 def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
     """Rubric and templates that the experiment began with.
 
@@ -128,7 +145,8 @@ def sample_batch(
     require_finished(experiment, number, plan.kind)
     files = open_iteration_files(experiment, number)
     digest = files.hash_inputs(SOURCES[plan.kind])
-    population = _POPULATIONS[plan.kind](files, say)
+    policies = read_reasoning_policies(experiment)
+    population = _POPULATIONS[plan.kind](files, say, policies)
     sample = draw_sample(
         population.units,
         strategy=plan.strategy,
@@ -137,7 +155,7 @@ def sample_batch(
     )
     say("reading the texts of the items that were drawn")
     facts = {drawn.key: population.facts_of(drawn.key) for drawn in sample.drawn}
-    texts = _read_texts(files, list(facts.values()))
+    texts = _read_texts(files, list(facts.values()), policies)
     return SampledBatch(experiment, number, plan, digest, sample, facts, texts)
 
 
@@ -163,7 +181,9 @@ def _read_records(files: IterationFiles, record: type[Record]) -> list[Record]:
             for row in files.read_records(record, part)]  # fmt: skip
 
 
-def _load_pair_population(files: IterationFiles, say: StatusCallback) -> _Population:
+def _load_pair_population(
+    files: IterationFiles, say: StatusCallback, policies: ReasoningPolicies
+) -> _Population:
     battles: list[Battle] = []
     judgments: dict[str, Judgment] = {}
     parts = files.list_partition_numbers("battles")
@@ -172,7 +192,7 @@ def _load_pair_population(files: IterationFiles, say: StatusCallback) -> _Popula
         found = [Battle(text="", **row) for row in
                   files.read("battles", part, columns=_OUTCOME).to_pylist()]  # fmt: skip
         names = {b.first_judgment_id for b in found} | {b.second_judgment_id for b in found}
-        written = files.read_records(Judgment, part)
+        written = select_answers(files.read_records(Judgment, part), policies.judge)
         judgments |= {j.judgment_id: j for j in written if j.judgment_id in names}
         battles += found
     chosen = files.read("judge_pairs", columns=["chosen_judgment_id", "rejected_judgment_id"])
@@ -205,7 +225,11 @@ def _make_pair_facts(pair: JudgedPair, groups: Mapping[str, str]) -> Facts:
     }
 
 
-def _load_response_population(files: IterationFiles, say: StatusCallback) -> _Population:
+def _load_response_population(
+    files: IterationFiles,
+    say: StatusCallback,
+    policies: ReasoningPolicies,  # noqa: ARG001 scores are of what counts already
+) -> _Population:
     say("reading scores")
     paired: set[str] = set()
     if files.parts("actor_pairs"):
@@ -235,25 +259,38 @@ def _make_response_facts(score: ResponseScore, groups: Mapping[str, str]) -> Fac
 _POPULATIONS: Final = {"judgments": _load_pair_population, "responses": _load_response_population}
 
 
-def _read_texts(files: IterationFiles, drawn: Sequence[Facts]) -> ItemTexts:
+def _read_texts(
+    files: IterationFiles, drawn: Sequence[Facts], policies: ReasoningPolicies
+) -> ItemTexts:
+    """Texts as the judge and the meta-judge were shown them."""
     names = [fact.get(f"{side}_judgment_id") for fact in drawn for side in ("first", "second")]
     return ItemTexts(
         prompts=_read_text_column(
             files, "prompts", "prompt_id", [fact["prompt_id"] for fact in drawn]
         ),
         responses=_read_text_column(
-            files, "responses", "response_id", [fact["response_id"] for fact in drawn]
+            files,
+            "responses",
+            "response_id",
+            [fact["response_id"] for fact in drawn],
+            policies.actor,
         ),
-        judgments=_read_text_column(files, "judgments", "judgment_id", names),
+        judgments=_read_text_column(files, "judgments", "judgment_id", names, policies.judge),
     )
 
 
 def _read_text_column(
-    files: IterationFiles, table: str, key: str, wanted: Iterable[str | None]
+    files: IterationFiles,
+    table: str,
+    key: str,
+    wanted: Iterable[str | None],
+    policy: ReasoningPolicy = "keep",
 ) -> dict[str, str]:
     names = {name for name in wanted if name}
     found: dict[str, str] = {}
     for part in files.list_partition_numbers(table) if names else ():
         rows = files.read(table, part, columns=[key, "text"]).to_pylist()
-        found |= {row[key]: row["text"] for row in rows if row[key] in names}
+        found |= {
+            row[key]: select_answer(row["text"], policy) or "" for row in rows if row[key] in names
+        }
     return found

@@ -25,7 +25,9 @@ from meta_reward_core.method.pairing import (
     score_responses,
     select_judge_pair,
 )
+from meta_reward_core.method.reasoning import select_answers
 from meta_reward_core.method.what_if import count_battles
+from meta_reward_core.models.reasoning import ReasoningPolicy
 from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import hash_json
@@ -109,8 +111,15 @@ def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInp
             "one_position": facts.weights.one_position_won_everything,
             "judges": canonicalize_section(facts.recipe.meta_judge, "meta_judge."),
             "seed": facts.seed,
+            **_describe_reasoning(facts.recipe),
         }
     )
+
+
+def _describe_reasoning(recipe: Recipe) -> dict[str, list[ReasoningPolicy]]:
+    """The reasoning policies where they change what counts of a text."""
+    policies = [recipe.actor.reasoning, recipe.judge.reasoning]
+    return {} if set(policies) == {"keep"} else {"reasoning": policies}
 
 
 def read_index_part(path: Path) -> pa.Table | None:
@@ -151,8 +160,9 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
     Raises:
         DamagedArtifactError: a file differs from what its manifest promises.
     """
-    responses = files.read_records(Response, part)
-    judgments = files.read_records(Judgment, part)
+    recipe = facts.recipe
+    responses = select_answers(files.read_records(Response, part), recipe.actor.reasoning)
+    judgments = select_answers(files.read_records(Judgment, part), recipe.judge.reasoning)
     judged = JudgedPrompts.from_records(
         to_records(files.read("prompts", part), Prompt),
         responses,

@@ -7,6 +7,7 @@ from typing import Final
 from meta_reward_core.evaluation.judge_metrics import measure_meta_judge
 from meta_reward_core.method.pairing import REASON_TEXT, ScoreGrid, find_tiers
 from meta_reward_core.method.what_if import PairRules, get_rules
+from meta_reward_core.models.reasoning import extract_finished_part
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.records import Battle, Judgment, Response, ResponseScore
 from meta_reward_core.storage.schemas import to_records
@@ -215,8 +216,17 @@ def _iter_notes(response: Response, found: _PromptRecords) -> Iterator[str]:
         yield "refused by the engine: the prompt is too long"
     if not response.text:
         yield "empty"
+    if _ended_in_reasoning(response, found):
+        yield "ended within its reasoning, so it was not judged"
     if response.response_id == found.battled and found.battles:
         yield "its judgments battled"
+
+
+def _ended_in_reasoning(response: Response, found: _PromptRecords) -> bool:
+    """Whether a response got no judgments because reasoning is stripped and it has no answer."""
+    was_judged = bool(found.judgments.get(response.response_id))
+    is_scored = response.response_id in found.scores
+    return is_scored and not was_judged and extract_finished_part(response.text) is None
 
 
 def _make_judgment_view(

@@ -122,11 +122,17 @@ def sample_completions(request: dict[str, Any], tools: StageResources) -> dict[s
     drawn = engine.sample(
         request["conversations"],
         request["samples"],
-        sampling=SamplingParams(**request["sampling"]),
+        sampling=_complete_sampling(experiment, request["sampling"]),
         seed=request["seed"],
         progress=tools.progress,
     )
     return {"finished": [[_to_message(completion) for completion in replies] for replies in drawn]}
+
+
+def _complete_sampling(experiment: Experiment, asked: dict[str, Any]) -> SamplingParams:
+    """How somebody asked, on the experiment's date."""
+    sampling = SamplingParams(**asked)
+    return replace(sampling, chat_date=sampling.chat_date or experiment.chat_date)
 
 
 def _to_message(completion: Completion) -> dict[str, Any]:

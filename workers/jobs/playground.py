@@ -12,7 +12,7 @@ scores of its own.
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from django.db import InterfaceError, OperationalError, close_old_connections
@@ -24,6 +24,7 @@ from meta_reward_core.errors import EngineError, InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.method.generation import build_actor_conversation, extend_conversation
 from meta_reward_core.method.judging import format_instruction, judge_responses
+from meta_reward_core.models.reasoning import select_answer
 from meta_reward_core.storage.artifact_store import hash_json
 from meta_reward_core.storage.records import Response
 from webapp.experiments import models
@@ -223,10 +224,11 @@ def _run_turn(
 def _generate_response(
     request: ChatRequest, experiment: Experiment, number: int, engine: HostedEngine
 ) -> Completion:
-    system_prompt = experiment.recipe.actor.system_prompt
-    conversation = request.build_conversation(number, system_prompt=system_prompt)
+    actor = experiment.recipe.actor
+    conversation = request.build_conversation(number, system_prompt=actor.system_prompt)
     seed = derive_seed(request.seed, "try", "answer")
-    return engine.sample([conversation], 1, sampling=request.sampling, seed=seed)[0][0]
+    sampling = replace(request.sampling, allow_reasoning=actor.reasoning != "forbid")
+    return engine.sample([conversation], 1, sampling=sampling, seed=seed)[0][0]
 
 
 def _judge_responses(
@@ -246,7 +248,7 @@ def _judge_responses(
             prompt_id=compute_prompt_id(instructions[answer["model"]]),
             response_id=str(answer["model"]),
             sample=0,
-            text=answer["text"],
+            text=select_answer(answer["text"], experiment.recipe.actor.reasoning) or "",
             tokens=answer["tokens"],
             finish_reason=answer["finish_reason"],
         )
@@ -262,7 +264,12 @@ def _judge_responses(
         template=experiment.templates.judge,
         rubric=experiment.templates.rubric,
         samples=request.judgments,
-        sampling=SamplingParams(settings.temperature, settings.top_p, settings.max_new_tokens),
+        sampling=SamplingParams(
+            settings.temperature,
+            settings.top_p,
+            settings.max_new_tokens,
+            allow_reasoning=settings.reasoning != "forbid",
+        ),
         seed=derive_seed(request.seed, "try", "judge", judge),
         max_score=settings.max_score,
     )

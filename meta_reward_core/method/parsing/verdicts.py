@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from meta_reward_core.method.parsing.outcomes import WINNER_NOT_READABLE
-from meta_reward_core.method.parsing.reading import Grammar, Lines, Reading, extract_finished_part
+from meta_reward_core.method.parsing.reading import Grammar, Lines, Reading
 from meta_reward_core.method.parsing.statements import (
     CONCLUDING,
     CONNECTORS,
@@ -34,6 +34,7 @@ from meta_reward_core.method.parsing.statements import (
     strip_full_stop,
 )
 from meta_reward_core.method.parsing.tokens import make_word_set
+from meta_reward_core.models.reasoning import extract_finished_part
 from meta_reward_core.storage.records import Verdict
 
 _NOUNS: Final = make_word_set(

@@ -20,7 +20,7 @@ from meta_reward_core.errors import EvaluationFileError
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_share_interval
 from meta_reward_core.evaluation.generate_outputs import ModelResponses, generate_turns
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
-from meta_reward_core.method.parsing.reading import extract_finished_part
+from meta_reward_core.models.reasoning import extract_finished_part
 from meta_reward_core.tasks.ifeval.checkers import INSTALL_HINT, Check, list_missing_packages
 from meta_reward_core.tasks.protocol import BenchmarkItem, BenchmarkRequest, ItemResult
 

@@ -48,8 +48,8 @@ def _windows(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return _shape(tokenizer) | {"head_dim": 8, "sliding_window": 8, "layer_types": layers}
 
 
-def _llama(_: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return LlamaForCausalLM(llama_config(make_tokenizer()))
+def _llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return LlamaForCausalLM(llama_config(tokenizer))
 
 
 def _qwen2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -113,10 +113,10 @@ RARER_MODELS: dict[str, Make] = {"gemma2": _gemma2, "gpt_oss": _gpt_oss}
 UNSHARED_MODELS: dict[str, Make] = {"bloom": _bloom}
 
 
-def make_random(make: Make) -> PreTrainedModel:
+def make_random(make: Make, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
     """Random models repeat one token: larger weights make their greedy replies differ."""
     torch.manual_seed(7)
-    model: PreTrainedModel = make(make_tokenizer()).eval()
+    model: PreTrainedModel = make(make_tokenizer() if tokenizer is None else tokenizer).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -1,13 +1,19 @@
 """Which rows an iteration trains on: its pairs in their order, then people's, less the withheld."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from meta_reward_core.context import IterationContext
+from meta_reward_core.engines.base import Completion, Conversation, pack_token_ids
+from meta_reward_core.engines.scripted import make_fake_reply
+from meta_reward_core.iteration import STAGES
+from meta_reward_core.storage.shards import IterationFiles
 from meta_reward_core.training.dataset import WithheldPairs, load_training_rows, write_audit
 from tests.core import scripted_world
 
+TRAIN = next(stage for stage in STAGES if stage.name == "train")
 HUMAN = {
     "prompt": [{"role": "user", "content": "Judge this."}],
     "chosen": [{"role": "assistant", "content": "Score: 4"}],
@@ -57,3 +63,78 @@ def test_a_kind_that_is_withheld_is_no_row_and_is_counted(context: IterationCont
     rows = load_training_rows(context)
     assert list(rows) == actor
     assert rows.counts == {"withheld": left_out, "human": 0, "human_offered": 0}
+
+
+def spell(conversation: Conversation, sample: int, seed: int) -> Completion:
+    """A script whose tokens are the characters of its text, and 0 at the end."""
+    text = make_fake_reply(conversation, sample, seed)
+    ids = [*map(ord, text), 0]
+    return Completion(text, len(ids), "stop", token_ids=pack_token_ids(ids))
+
+
+@pytest.fixture
+def spelled(tmp_path: Path) -> IterationContext:
+    begun = scripted_world.begin(tmp_path / "artifacts", audit={"human_pairs_share": 0.2})
+    context = begun.context(1)
+    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path, spell))
+    return context
+
+
+def test_each_side_of_a_pair_has_the_tokens_of_its_own_completion(
+    spelled: IterationContext,
+) -> None:
+    """Other samples of the same prompt have other tokens."""
+    rows = list(load_training_rows(spelled))
+    assert {row["kind"] for row in rows} == {"actor", "judge"}
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            drawn = row[f"{side}_drawn"]
+            assert "".join(map(chr, drawn["token_ids"][:-1])) == row[side][0]["content"]
+            assert drawn["finish_reason"] == "stop"
+
+
+def test_peoples_pairs_have_the_tokens_of_the_iteration_that_drew_them(
+    tmp_path: Path, spelled: IterationContext
+) -> None:
+    files = IterationFiles(spelled.files.store, "scripted/iteration-2")
+    later = replace(spelled, number=2, files=files, earlier=(spelled.files,))
+    pair = spelled.files.read("judge_pairs").to_pylist()[0]
+    human = pair | {"kind": "human", "iteration": 1, "score_chosen": 1.0, "score_rejected": 0.0}
+    unknown = HUMAN | {"iteration": 1}
+    scripted_world.run_before_training(later, scripted_world.scripted_tools(tmp_path, spell))
+    write_audit(later.files, withheld=[], human_pairs=[human, unknown])
+    rows = {
+        row["chosen_judgment_id"]: row
+        for row in load_training_rows(later)
+        if row["kind"] == "human"
+    }
+    found = rows[pair["chosen_judgment_id"]]["chosen_drawn"]["token_ids"]
+    assert "".join(map(chr, found[:-1])) == pair["chosen"][0]["content"]
+    assert "chosen_drawn" not in rows["a"], "nobody knows how these judgments were drawn"
+
+
+def test_a_training_depends_on_the_drawn_tokens(tmp_path: Path, spelled: IterationContext) -> None:
+    """The same texts, spelled otherwise: other work, also where the pairs are the same."""
+
+    def spell_otherwise(conversation: Conversation, sample: int, seed: int) -> Completion:
+        done = spell(conversation, sample, seed)
+        return replace(done, token_ids=pack_token_ids([1, *(done.token_ids or ())]))
+
+    begun = scripted_world.begin(tmp_path / "other", audit={"human_pairs_share": 0.2})
+    other = begun.context(1)
+    tools = scripted_world.scripted_tools(tmp_path, spell_otherwise)
+    scripted_world.run_before_training(other, tools)
+    for kind in ("actor", "judge"):
+        assert other.files.read(f"{kind}_pairs") == spelled.files.read(f"{kind}_pairs")
+    assert TRAIN.key(spelled, 0) != TRAIN.key(other, 0)
+
+
+def test_a_training_on_peoples_pairs_depends_on_the_judgments_of_earlier_iterations(
+    spelled: IterationContext,
+) -> None:
+    files = IterationFiles(spelled.files.store, "scripted/iteration-2")
+    later = replace(spelled, number=2, files=files, earlier=(spelled.files,))
+    alone = replace(later, earlier=())
+    assert TRAIN.key(later, 0) == TRAIN.key(alone, 0)
+    write_audit(later.files, withheld=[], human_pairs=[HUMAN])
+    assert TRAIN.key(later, 0) != TRAIN.key(alone, 0)

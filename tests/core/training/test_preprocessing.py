@@ -14,12 +14,13 @@ from meta_reward_core.training.preprocessing import (
     TRAIN_FILE,
     VALIDATION_FILE,
     RowSplit,
-    encode_rows,
     is_held_out,
     split_rows,
 )
+from meta_reward_core.training.row_encoding import RowEncoder
 from meta_reward_core.training.row_types import PreferenceRow, RowFile, RowIterable, TrainingRow
 from meta_reward_core.training.trainer_factories import DPO
+from tests.core.tiny_model import make_tokenizer
 from tests.core.training.conftest import preference_row, preference_rows
 
 ROWS = preference_rows(600)
@@ -32,8 +33,8 @@ class Watched:
         self._tokenizer = tokenizer
         self.texts: list[int] = []
 
-    def apply_chat_template(self, *given: Any, **named: Any) -> Any:
-        return self._tokenizer.apply_chat_template(*given, **named)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
     def __call__(self, texts: list[str], **named: Any) -> Any:
         self.texts.append(len(texts))
@@ -44,9 +45,10 @@ def test_each_row_has_the_ids_that_it_has_alone(first_model: Path) -> None:
     """The ids of all rows at once took a gigabyte at 8,000 rows."""
     tokenizer: Any = AutoTokenizer.from_pretrained(first_model, local_files_only=True)
     watched: Any = Watched(tokenizer)
-    encoded = list(encode_rows(ROWS, watched))
+    encoded = list(RowEncoder(watched, end_ids=[2]).encode(ROWS))
     assert [one.row for one in encoded] == ROWS
-    assert encoded == [next(encode_rows([row], tokenizer)) for row in ROWS]
+    alone = RowEncoder(tokenizer, end_ids=[2])
+    assert encoded == [next(alone.encode([row])) for row in ROWS]
     assert sum(watched.texts) == 3 * len(ROWS)
     assert max(watched.texts) < sum(watched.texts) / 2
 
@@ -70,7 +72,7 @@ class ReadOnce:
 def sort(rows: RowIterable[TrainingRow], model: Path, folder: Path) -> RowSplit:
     return split_rows(
         rows,
-        AutoTokenizer.from_pretrained(model, local_files_only=True),
+        RowEncoder.for_model(AutoTokenizer.from_pretrained(model, local_files_only=True), model),
         folder=folder,
         form=DPO.form,
         max_length=12,
@@ -80,7 +82,12 @@ def sort(rows: RowIterable[TrainingRow], model: Path, folder: Path) -> RowSplit:
 
 
 def prompts_of(file: Path) -> list[str]:
-    return [row["prompt"][0]["content"] for row in read_table(file).to_pylist()]
+    """What users say, without the control tokens around it."""
+    tokenizer = make_tokenizer()
+    return [
+        str(tokenizer.decode(ids, skip_special_tokens=True))
+        for ids in read_table(file)["prompt_ids"].to_pylist()
+    ]
 
 
 def test_rows_are_sorted_into_files_in_their_order(first_model: Path, tmp_path: Path) -> None:

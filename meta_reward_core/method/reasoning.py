@@ -1,0 +1,32 @@
+"""What counts of responses and judgments under a recipe's reasoning policies.
+
+The tables hold every completion as it was drawn. Each step that judges, compares, pairs or
+measures one reads it through these functions.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from meta_reward_core.models.reasoning import ReasoningPolicy, select_answer
+from meta_reward_core.storage.records import Judgment, Response
+
+Record = TypeVar("Record", Response, Judgment)
+
+
+def select_answers(records: Iterable[Record], policy: ReasoningPolicy) -> list[Record]:
+    """The records with the text that counts; an unfinished reasoning counts as an empty text."""
+    if policy == "keep":
+        return list(records)
+    return [replace(one, text=select_answer(one.text, policy) or "") for one in records]
+
+
+def select_finished(
+    responses: Sequence[Response], policy: ReasoningPolicy
+) -> tuple[list[Response], int]:
+    """The responses that hold an answer, and how many ended within their reasoning.
+
+    The latter have nothing to judge: they get no judgment, and so no score and no pair.
+    """
+    finished = [one for one in responses if select_answer(one.text, policy) is not None]
+    return finished, len(responses) - len(finished)

@@ -1,0 +1,146 @@
+"""Render conversations by a model's chat template: the one function of engines, training, checks.
+
+A chat template is a program. It may read today's date and it may open a reasoning block, so that
+what it writes depends on more than the conversation; `ChatOptions` names the rest. Imports no
+model library: the tokenizer is given.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date as Date  # noqa: N812
+from datetime import datetime, time
+from typing import Any, Final, Protocol
+
+from meta_reward_core.models.reasoning import extract_open_block
+
+_ANSWER_MARK: Final = "\ue000answer\ue001"
+"""Stands for the words of a turn; of a private area, so that no template treats it as special."""
+
+
+class ChatTokenizer(Protocol):
+    """What is used of a tokenizer of transformers here."""
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """Render a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What a chat template is given beside the conversation.
+
+    Attributes:
+        date: the day that `strftime_now` of the template tells, as YYYY-MM-DD; None: the day of
+            the call, so that the same conversation gives another prompt tomorrow.
+        allow_reasoning: False asks the template for a prompt after which the model writes no
+            reasoning, by the variables that public templates read; others ignore them.
+    """
+
+    date: str | None = None
+    allow_reasoning: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a date that is none.
+
+        Raises:
+            ValueError: it is not YYYY-MM-DD.
+        """
+        if self.date is not None:
+            Date.fromisoformat(self.date)
+
+    def build_variables(self) -> dict[str, Any]:
+        """The variables of the template; they take precedence over its globals."""
+        variables: dict[str, Any] = {}
+        if self.date is not None:
+            variables["strftime_now"] = datetime.combine(
+                Date.fromisoformat(self.date), time()
+            ).strftime
+        if not self.allow_reasoning:
+            variables |= {"enable_thinking": False, "thinking": False}
+        return variables
+
+
+def render_chat(
+    tokenizer: ChatTokenizer,
+    messages: Iterable[Mapping[str, object]],
+    *,
+    add_generation_prompt: bool,
+    options: ChatOptions = ChatOptions(),
+) -> str:
+    """Write a conversation as the model reads it.
+
+    Raises:
+        jinja2.TemplateError: the template refuses the conversation.
+    """
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+    text = tokenizer.apply_chat_template(
+        turns,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        **options.build_variables(),
+    )
+    return str(text)
+
+
+def render_answer_context(
+    tokenizer: ChatTokenizer,
+    messages: Iterable[Mapping[str, object]],
+    *,
+    options: ChatOptions = ChatOptions(),
+) -> str:
+    """Write what precedes the words of an assistant's turn that holds no reasoning.
+
+    Mostly this is the generation prompt. Where a template opens a reasoning block in that prompt,
+    or writes an empty one before an answer without reasoning, it is what the template writes
+    before such an answer.
+
+    Raises:
+        jinja2.TemplateError: the template refuses the conversation.
+    """
+    prompt = list(messages)
+    turn = {"role": "assistant", "content": _ANSWER_MARK}
+    whole = render_chat(tokenizer, [*prompt, turn], add_generation_prompt=False, options=options)
+    context, mark, _ = whole.partition(_ANSWER_MARK)
+    if mark:
+        return context
+    return render_chat(tokenizer, prompt, add_generation_prompt=True, options=options)
+
+
+def render_answer_end(
+    tokenizer: ChatTokenizer,
+    options: ChatOptions = ChatOptions(),
+) -> str:
+    """Write what follows the words of an assistant's last turn, such as an end token."""
+    turns = [
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": _ANSWER_MARK},
+    ]
+    whole = render_chat(tokenizer, turns, add_generation_prompt=False, options=options)
+    return whole.partition(_ANSWER_MARK)[2]
+
+
+def render_generation_prompt(
+    tokenizer: ChatTokenizer,
+    options: ChatOptions = ChatOptions(),
+) -> str:
+    """What the template appends to a conversation so that the assistant speaks next."""
+    question = [{"role": "user", "content": "Hello."}]
+    without, with_it = (
+        render_chat(tokenizer, question, add_generation_prompt=add, options=options)
+        for add in (False, True)
+    )
+    same = next(
+        (at for at, (one, other) in enumerate(zip(without, with_it, strict=False)) if one != other),
+        min(len(without), len(with_it)),
+    )
+    return with_it[same:]
+
+
+def find_opened_reasoning(
+    tokenizer: ChatTokenizer,
+    options: ChatOptions = ChatOptions(),
+) -> str:
+    """The reasoning block that the generation prompt opens, such as `<think>` and a line break.
+
+    A completion continues it, so its text is only readable behind it. Empty for most templates.
+    """
+    return extract_open_block(render_generation_prompt(tokenizer, options))

@@ -1,0 +1,94 @@
+"""The chat templates in the files of a model folder, as transformers finds them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+TEMPLATE_FILE: Final = "chat_template.jinja"
+MORE_TEMPLATES_FOLDER: Final = "additional_chat_templates"
+DEFAULT_TEMPLATE: Final = "default"
+_CONFIG: Final = "tokenizer_config.json"
+_DATE_FUNCTION: Final = "strftime_now"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplateFile:
+    """One chat template of a model folder.
+
+    Attributes:
+        name: `default` is the one that conversations are rendered by.
+        file: the file that holds it, relative to the folder.
+    """
+
+    name: str
+    file: str
+    text: str
+
+
+def read_chat_templates(folder: Path) -> list[ChatTemplateFile]:
+    """All chat templates that the tokenizer of a folder has.
+
+    Files of their own replace what `tokenizer_config.json` holds. `chat_template.json` is a file
+    of processors, which a tokenizer does not read. Unreadable files hold none.
+    """
+    files = {path.stem: path for path in sorted((folder / MORE_TEMPLATES_FOLDER).glob("*.jinja"))}
+    if (folder / TEMPLATE_FILE).is_file():
+        files[DEFAULT_TEMPLATE] = folder / TEMPLATE_FILE
+    if files:
+        texts = {name: _read_text(path) for name, path in files.items()}
+        return [
+            ChatTemplateFile(name, files[name].relative_to(folder).as_posix(), text)
+            for name, text in texts.items()
+            if text is not None
+        ]
+    named = _list_named(_read_object(folder / _CONFIG).get("chat_template"))
+    return [ChatTemplateFile(name, _CONFIG, text) for name, text in named]
+
+
+def reads_date(template: str) -> bool:
+    """Whether a template asks what day it is."""
+    return _DATE_FUNCTION in template
+
+
+def choose_chat_date(folder: Path) -> str | None:
+    """Today as YYYY-MM-DD if a template of the folder reads the date, else None.
+
+    An experiment keeps it: otherwise its prompts would change from one day to the next.
+    """
+    if any(reads_date(template.text) for template in read_chat_templates(folder)):
+        return datetime.now().astimezone().date().isoformat()
+    return None
+
+
+def _list_named(templates: Any) -> list[tuple[str, str]]:
+    """Templates by name, in both forms that tokenizer_config.json may have."""
+    if isinstance(templates, str):
+        return [(DEFAULT_TEMPLATE, templates)]
+    if isinstance(templates, list):
+        entries = [entry for entry in templates if isinstance(entry, Mapping)]
+        return [
+            (entry["name"], entry["template"])
+            for entry in entries
+            if isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+        ]
+    if isinstance(templates, Mapping):
+        return [(str(name), text) for name, text in templates.items() if isinstance(text, str)]
+    return []
+
+
+def _read_text(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _read_object(file: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(_read_text(file) or "")
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}

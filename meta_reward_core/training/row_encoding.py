@@ -1,0 +1,282 @@
+"""From rows to token ids: the very tokens that were drawn, where they are known.
+
+A sampled text need not be tokenised the way in which it was drawn, and a chat template may rewrite
+an assistant's turn. So a row whose completions have stored token ids trains on the prompt that
+was given to the engine and on those ids: with the end token that was drawn, and with none where
+the token limit cut the completion off. Other rows are rendered by the chat template.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import PreTrainedTokenizerBase
+
+from meta_reward_core.engines.base import Message
+from meta_reward_core.engines.prompt_encoder import PromptEncoder
+from meta_reward_core.models.chat import (
+    ChatOptions,
+    render_answer_context,
+    render_answer_end,
+    render_chat,
+)
+from meta_reward_core.models.end_tokens import find_end_token_ids
+from meta_reward_core.models.reasoning import ReasoningPolicy
+from meta_reward_core.training.row_types import DrawnTokens, RowIterable, TrainingRow
+
+BATCH_ROWS: Final = 256
+SIDES: Final = ("chosen", "rejected", "completion")
+"""The completions that a row may hold, in the order of `EncodedRow.reply_ids`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row and its token ids.
+
+    Attributes:
+        prompt_ids: what carries no loss.
+        reply_ids: what follows it, for each completion of the row.
+        problem: why the row cannot be trained on, where its ids tell.
+        is_drawn: whether the completions are the tokens that an engine drew.
+        is_canonical: of a drawn row: whether the tokenizer makes the same tokens of its texts.
+        is_rewritten: of a drawn row: whether the chat template renders a text otherwise than it
+            was drawn.
+    """
+
+    row: TrainingRow
+    prompt_ids: list[int]
+    reply_ids: list[list[int]]
+    problem: str | None = None
+    is_drawn: bool = False
+    is_canonical: bool = True
+    is_rewritten: bool = False
+
+    def find_refusal(self, *, max_length: int) -> str | None:
+        """Say why the row cannot be trained on; None where it can.
+
+        Args:
+            max_length: of prompt and completion, in tokens.
+        """
+        if self.problem is not None:
+            return self.problem
+        if not all(self.reply_ids):
+            return "empty_completion"
+        longest = len(self.prompt_ids) + max(map(len, self.reply_ids))
+        return "longer_than_max_length" if longest > max_length else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A row before its texts are tokenised.
+
+    Attributes:
+        texts: to be tokenised: of a drawn row its completions behind the prompt, of another one
+            the prompt and the whole dialogues.
+        prompt_ids: of a drawn row.
+        reply_ids: of a drawn row.
+        stands_alone: of a drawn row: whether `texts` lack the prompt, which holds the text of a
+            control token.
+    """
+
+    row: TrainingRow
+    texts: list[str]
+    prompt_ids: list[int] | None = None
+    reply_ids: tuple[list[int], ...] = ()
+    is_rewritten: bool = False
+    stands_alone: bool = False
+
+
+class RowEncoder:
+    """Makes token ids of rows for one model."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_ids: Sequence[int],
+        chat_date: str | None = None,
+    ) -> None:
+        """Look the control tokens of `tokenizer` up once.
+
+        Args:
+            end_ids: tokens that end a completion.
+            chat_date: the day that the chat template reads as today; see `ChatOptions`.
+        """
+        self._tokenizer = tokenizer
+        self._encoder = PromptEncoder(tokenizer)
+        self._end_ids = frozenset(end_ids)
+        self._chat_date = chat_date
+        self._answer_ends: dict[ChatOptions, str] = {}
+
+    @classmethod
+    def for_model(
+        cls, tokenizer: PreTrainedTokenizerBase, folder: Path, *, chat_date: str | None = None
+    ) -> "RowEncoder":
+        """Make the encoder for the model in a folder."""
+        eos = tokenizer.eos_token_id
+        end_ids = find_end_token_ids(folder, tokenizer_eos=eos if isinstance(eos, int) else None)
+        return cls(tokenizer, end_ids=end_ids, chat_date=chat_date)
+
+    def encode(self, rows: RowIterable[TrainingRow]) -> Iterator[EncodedRow]:
+        """Yield each row with its token ids, some rows tokenised in one call."""
+        source = iter(rows)
+        while some := list(islice(source, BATCH_ROWS)):
+            planned = [self._plan(row) for row in some]
+            texts = [text for plan in planned for text in plan.texts]
+            ids = iter(self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+            for plan in planned:
+                yield self._finish(plan, [next(ids) for _ in plan.texts])
+
+    def _plan(self, row: TrainingRow) -> _Planned:
+        drawn = self._select_drawn_ids(row)
+        context, options = self._render_context(row), self._get_options(row)
+        dialogues = [
+            render_chat(
+                self._tokenizer,
+                [*row["prompt"], *reply],
+                add_generation_prompt=False,
+                options=options,
+            )
+            for reply in list_replies(row)
+        ]
+        if drawn is None:
+            return _Planned(row, [context, *dialogues])
+        texts = self._tokenizer.batch_decode(
+            [self._drop_end(ids) for ids in drawn], skip_special_tokens=True
+        )
+        has_control_text = self._encoder.has_special_token_text(row["prompt"])
+        return _Planned(
+            row,
+            list(texts) if has_control_text else [context + text for text in texts],
+            prompt_ids=self._encode_context(row),
+            reply_ids=drawn,
+            is_rewritten=any(
+                whole != context + text + self._get_answer_end(options)
+                for whole, text in zip(dialogues, texts, strict=True)
+            ),
+            stands_alone=has_control_text,
+        )
+
+    def _finish(self, plan: _Planned, ids: list[list[int]]) -> EncodedRow:
+        if plan.prompt_ids is None:
+            return self._finish_rendered(plan.row, *ids)
+        skipped = 0 if plan.stands_alone else len(plan.prompt_ids)
+        bodies = [self._drop_end(reply) for reply in plan.reply_ids]
+        return EncodedRow(
+            plan.row,
+            plan.prompt_ids,
+            list(plan.reply_ids),
+            is_drawn=True,
+            is_canonical=all(
+                made[skipped:] == body for made, body in zip(ids, bodies, strict=True)
+            ),
+            is_rewritten=plan.is_rewritten,
+        )
+
+    def _finish_rendered(
+        self, row: TrainingRow, prompt: list[int], *wholes: list[int]
+    ) -> EncodedRow:
+        problem = None
+        messages = [*row["prompt"], *(message for reply in list_replies(row) for message in reply)]
+        if self._encoder.has_special_token_text(messages):
+            problem = "control_token_in_text"
+        elif any(whole[: len(prompt)] != prompt for whole in wholes):
+            problem = "prompt_is_no_prefix_of_the_row"
+        return EncodedRow(row, prompt, [whole[len(prompt) :] for whole in wholes], problem)
+
+    def _select_drawn_ids(self, row: TrainingRow) -> tuple[list[int], ...] | None:
+        """Token ids of each completion as they are trained on; None unless all are known."""
+        drawn = list_drawn(row)
+        if None in drawn:
+            return None
+        selected = [
+            self._select_ids(one, reply[0]["content"], get_policy(row))
+            for one, reply in zip(drawn, list_replies(row), strict=True)
+            if one is not None
+        ]
+        known = tuple(ids for ids in selected if ids is not None)
+        return known if len(known) == len(selected) else None
+
+    def _select_ids(
+        self, drawn: DrawnTokens, text: str, policy: ReasoningPolicy
+    ) -> list[int] | None:
+        """The drawn ids, or under a policy those of the answer; None where they cannot be used.
+
+        A server may leave the end token out of its list: then nothing would teach where to end.
+        """
+        ids = drawn["token_ids"]
+        if drawn["finish_reason"] == "stop" and not (ids and ids[-1] in self._end_ids):
+            return None
+        return ids if policy == "keep" else self._find_answer_ids(ids, text)
+
+    def _find_answer_ids(self, ids: list[int], answer: str) -> list[int] | None:
+        """The last ids that spell the answer; None where no token begins with it.
+
+        The text of the last ids grows with their number, so their number is found by halving.
+        """
+        if self._tokenizer.decode(ids, skip_special_tokens=True) == answer:
+            return ids
+        wanted = answer.lstrip()
+        low, high = 0, len(ids)  # the first place from which the text is shorter
+        while low < high:
+            middle = (low + high) // 2
+            if len(self._decode(ids[middle:])) < len(wanted):
+                high = middle
+            else:
+                low = middle + 1
+        for start in (low - 1, low):
+            if start >= 0 and self._decode(ids[start:]) == wanted:
+                return ids[start:]
+        return None
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).lstrip()
+
+    def _drop_end(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if ids and ids[-1] in self._end_ids else ids
+
+    def _get_options(self, row: TrainingRow) -> ChatOptions:
+        return ChatOptions(self._chat_date, allow_reasoning=get_policy(row) != "forbid")
+
+    def _get_answer_end(self, options: ChatOptions) -> str:
+        """What the template writes after each completion."""
+        if options not in self._answer_ends:
+            self._answer_ends[options] = render_answer_end(self._tokenizer, options)
+        return self._answer_ends[options]
+
+    def _render_context(self, row: TrainingRow) -> str:
+        """What precedes a completion: as the engine was given it, or before an answer alone."""
+        options = self._get_options(row)
+        if get_policy(row) == "strip":
+            return render_answer_context(self._tokenizer, row["prompt"], options=options)
+        return render_chat(
+            self._tokenizer, row["prompt"], add_generation_prompt=True, options=options
+        )
+
+    def _encode_context(self, row: TrainingRow) -> list[int]:
+        encode = (
+            self._encoder.encode_answer_contexts
+            if get_policy(row) == "strip"
+            else self._encoder.encode
+        )
+        [ids] = encode([row["prompt"]], self._get_options(row))
+        return list(ids)
+
+
+def get_policy(row: TrainingRow) -> ReasoningPolicy:
+    """The reasoning policy of a row."""
+    return row.get("reasoning", "keep")
+
+
+def list_replies(row: TrainingRow) -> list[list[Message]]:
+    """The completions that a row holds, in the order of `SIDES`."""
+    values: Mapping[str, Any] = row
+    return [values[side] for side in SIDES if side in values]
+
+
+def list_drawn(row: TrainingRow) -> list[DrawnTokens | None]:
+    """The drawn tokens of each completion that a row holds, as far as they are known."""
+    values: Mapping[str, Any] = row
+    return [values.get(f"{side}_drawn") for side in SIDES if side in values]
