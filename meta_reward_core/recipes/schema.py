@@ -80,9 +80,9 @@ class ActorRecipe(DecodingRecipe):
     )
     reasoning: ReasoningPolicy = declare_field(
         "keep",
-        "Reasoning blocks in responses. keep: the whole response counts. strip: only the text after "
-        "the reasoning is judged, compared, measured and trained on. forbid: the chat template "
-        "turns reasoning off, and any block that the model still writes is stripped.",
+        "Reasoning blocks in responses. keep: the whole response counts. strip: only the text "
+        "after the reasoning is judged, compared, measured and trained on. forbid: the chat "
+        "template turns reasoning off, and any block that the model still writes is stripped.",
         source=OURS,
     )
 

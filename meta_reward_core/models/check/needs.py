@@ -5,6 +5,8 @@ Recipes are unknown at this level: `planning.model_check` derives these values f
 
 from dataclasses import dataclass
 
+from meta_reward_core.models.reasoning import ReasoningPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class ModelNeeds:
@@ -17,6 +19,11 @@ class ModelNeeds:
         max_new_tokens: the largest number of tokens of one completion in any role.
         max_length: the longest row of training in tokens, or None if nothing is trained.
         max_model_len: the recipe's own limit on prompt and completion together, or None.
+        actor_reasoning: the policy on reasoning blocks in responses.
+        judge_reasoning: the policy on reasoning blocks in judgments.
+        judges: whether the model itself is the judge.
+        stores_tokens: whether the token ids of all completions that are trained on are stored.
+        renders_prompts: whether prompts are rendered here, and not by a server.
     """
 
     trains: bool = True
@@ -25,3 +32,8 @@ class ModelNeeds:
     max_new_tokens: int = 1
     max_length: int | None = None
     max_model_len: int | None = None
+    actor_reasoning: ReasoningPolicy = "keep"
+    judge_reasoning: ReasoningPolicy = "keep"
+    judges: bool = True
+    stores_tokens: bool = True
+    renders_prompts: bool = True

@@ -15,6 +15,7 @@ from meta_reward_core.models.reasoning import (
     find_marks,
     select_answer,
 )
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import change_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.training.dataset import load_training_rows
@@ -171,7 +172,7 @@ def test_responses_with_the_same_answer_are_identical_where_reasoning_is_strippe
 
 def test_a_default_policy_leaves_the_hash_of_a_recipe_as_it_was() -> None:
     recipe = Recipe(name="r")
-    written = recipe.model_dump(mode="json")
+    written = canonicalize_recipe(recipe)
     assert "reasoning" not in written["actor"]
     assert "reasoning" not in written["judge"]
     hashes = {

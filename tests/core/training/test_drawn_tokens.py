@@ -65,7 +65,7 @@ def to_drawn(completion: Completion) -> DrawnTokens:
 def draw_rows(folder: Path) -> list[PreferenceRow]:
     """Pairs of completions that the engine draws from this model."""
     engine = load_transformers_engine(
-        folder, dtype="float32", device="cpu", threads=1, batch_tokens=4096, max_model_tokens=None
+        folder, dtype="float32", device="cpu", threads=1, max_batch_tokens=4096, max_model_len=None
     )
     asked: list[Conversation] = [[{"role": "user", "content": text}] for text in ASKED]
     drawn = engine.sample(asked, 4, sampling=WARM, seed=1)
