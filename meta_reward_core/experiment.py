@@ -6,7 +6,7 @@ later are written beside it, each change once (`recipes.settings_history`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +17,17 @@ from meta_reward_core.data.prompt_files import PromptFile
 from meta_reward_core.errors import ArtifactError, InputError, TemplateError
 from meta_reward_core.models.fingerprint import ModelFiles
 from meta_reward_core.models.template_files import choose_chat_date
+from meta_reward_core.models.validation import iter_visible_files
 from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
-from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.prompt_templates import PromptTemplate, load_template
 from meta_reward_core.recipes.schema import Recipe
-from meta_reward_core.recipes.settings_history import SettingsHistory, read_settings
-from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.experiment_files import (
-    Description,
-    ExperimentFiles,
-    make_missing_files_error,
+from meta_reward_core.recipes.settings_history import (
+    SettingsHistory,
+    list_settings_changes,
+    read_settings,
 )
+from meta_reward_core.storage.artifact_store import ArtifactStore, hash_json
+from meta_reward_core.storage.experiment_files import Description, ExperimentFiles
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput, compute_shard_key
 
@@ -263,17 +263,6 @@ def _encode_extra(values: Mapping[str, Any] | None) -> str | None:
     return json.dumps(values, ensure_ascii=False, default=str) if values else None
 
 
-def require_experiment_files(store: ArtifactStore, name: str) -> None:
-    """Refuse an experiment whose files are gone; its root may be unmounted at any time.
-
-    Raises:
-        ArtifactError: they are, and what to do.
-    """
-    files = ExperimentFiles(store, name)
-    if not files.exist():
-        raise make_missing_files_error(files)
-
-
 def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     """Open an experiment that exists, or return None.
 
@@ -297,6 +286,31 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
         store=store,
         chat_date=found.get("chat_date"),
     )
+
+
+def compute_experiment_stamp(store: ArtifactStore, name: str) -> str:
+    """Say in a short text what an opened experiment depends on, without hashing its model.
+
+    Another text means: open it again. It tells of changed settings, and of files of M0 that were
+    written since.
+
+    Raises:
+        ArtifactError: the files are gone, or cannot be read.
+    """
+    files = ExperimentFiles(store, name)
+    description = files.require_description()
+    folder = Path(description["seed_model"]["folder"])
+    written = (
+        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in _list_files(folder)]
+        if store.is_local
+        else []
+    )
+    return hash_json([description, list_settings_changes(files), written])
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """Files of a folder; none of one that is gone, which opening it will tell."""
+    return list(iter_visible_files(folder)) if folder.is_dir() else []
 
 
 def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
@@ -351,33 +365,34 @@ def _parse_model_files(known: Description) -> ModelFiles | None:
     return replace(ModelFiles.of(known["files"], end_ids=None), drawing=known["drawing_sha256"])
 
 
-def check_same_settings(
-    experiment: Experiment, *, recipe: Recipe, seed: int | None, prompts: PromptFile | None
+def check_same_beginning(
+    experiment: Experiment,
+    *,
+    differences: Iterable[str],
+    seed: int | None,
+    prompts: PromptFile | None,
 ) -> None:
-    """Refuse to go on with an experiment under other settings than it began with.
+    """Refuse to go on with an experiment under another description than it began with.
 
     Args:
+        differences: names of values of the recipe that are asked for otherwise, with both.
         seed: None if nobody named one.
         prompts: None if nobody gave any.
 
     Raises:
         InputError: naming each difference.
     """
-    old, new = (_flatten(_normalize(item)) for item in (experiment.recipe, recipe))
-    differences = [
-        f"  {key}: it began with {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
+    found = [f"  {difference}" for difference in differences]
     if seed is not None and seed != experiment.seed:
-        differences.append(f"  seed: it began with {experiment.seed}, now {seed}")
+        found.append(f"  seed: it began with {experiment.seed}, now {seed}")
     if prompts is not None:
-        differences += _describe_prompt_differences(experiment, prompts)
-    if differences:
+        found += _describe_prompt_differences(experiment, prompts)
+    if found:
         raise InputError(
             f"experiment {experiment.name!r} was begun with other settings; "
             "use another --experiment name, or leave these as they were; without --recipe it goes "
-            "on with the recipe that it began with:\n" + "\n".join(differences)
+            "on with the recipe that it began with, and --set changes a value of it:\n"
+            + "\n".join(found)
         )
 
 
@@ -391,19 +406,3 @@ def _describe_prompt_differences(experiment: Experiment, given: PromptFile) -> l
         f"  prompts: it began with {len(began)}, of which {len(began - now)} are not in the file "
         f"that is given now; {len(now - began)} in the file are new"
     ]
-
-
-def _normalize(recipe: Recipe) -> Mapping[str, Any]:
-    """Write out every value; two recipes with one canonical form give the same."""
-    return parse_stored_recipe(canonicalize_recipe(recipe), origin=recipe.name).model_dump(
-        mode="json"
-    )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in values.items():
-        flat |= (
-            _flatten(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {prefix + key: entry}
-        )
-    return flat

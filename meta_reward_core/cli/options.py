@@ -56,7 +56,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help=f"Recipe: a YAML file, or one of {recipes}. Default: the experiment's own, or "
              f"{DEFAULT_RECIPE} for a new experiment.")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change of a recipe setting, such as actor.samples=5. Repeatable.")  # fmt: skip
+        help="Change of a recipe setting, such as actor.samples=5. Repeatable. Of an existing "
+             "experiment: until results depend on it, or with --apply-changes.")  # fmt: skip
+    add("--apply-changes", choices=["now", "next"],
+        help="What a changed setting of an existing experiment does to results made from it: now "
+             "makes them again, next keeps them and uses the setting from the next iteration on. "
+             "Default: refuse.")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID",
         help="Base model M0, instead of the recipe's: a folder, or org/name@revision on Hugging "
              "Face.")  # fmt: skip
@@ -98,6 +103,7 @@ def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
         seed=options["seed"],
         resume=options["resume"],
         skip_bad_rows=options["skip_bad_rows"],
+        apply_changes=options["apply_changes"],
     )
 
 
@@ -127,8 +133,10 @@ def show_plan(
     store = ArtifactStore(places.artifacts)
     existing, unknown = open_experiment(store, request.experiment), None
     if existing is not None:
-        recipe = existing.recipe
-        check_can_resume(request, existing)
+        change = check_can_resume(request, existing)
+        recipe = existing.recipe if change is None else change.recipe
+        for line in () if change is None else change.describe():
+            console.print(escape(line), soft_wrap=True)
         if engine_here:
             check_next_engine(existing, until=until)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from meta_reward_core.errors import InputError
+from meta_reward_core.planning.settings_change import ApplyChanges
 from meta_reward_core.recipes.loader import change_recipe, load_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.tasks.protocol import PromptSource
@@ -27,6 +28,7 @@ class ExperimentRequest:
         recipe: a shipped name, a file's path, or a recipe that has been read already.
         skip_bad_rows: leave out rows of the prompt file that cannot be used, instead of refusing
             the file.
+        apply_changes: of an experiment that exists, what changed values do to what it has made.
     """
 
     experiment: str
@@ -38,6 +40,16 @@ class ExperimentRequest:
     seed: int | None = None
     resume: bool = True
     skip_bad_rows: bool = False
+    apply_changes: ApplyChanges | None = None
+
+    def list_changes(self) -> list[str]:
+        """All `key=value` changes to the recipe, those of options included."""
+        changes = list(self.changes)
+        if self.engine is not None:
+            changes.append(f"engine.kind={self.engine}")
+        if self.model is not None:
+            changes.append(f"model={self.model}")
+        return changes
 
 
 def load_requested_recipe(request: ExperimentRequest) -> Recipe:
@@ -46,11 +58,7 @@ def load_requested_recipe(request: ExperimentRequest) -> Recipe:
     Raises:
         RecipeError: it is missing or wrong.
     """
-    changes = list(request.changes)
-    if request.engine is not None:
-        changes.append(f"engine.kind={request.engine}")
-    if request.model is not None:
-        changes.append(f"model={request.model}")
+    changes = request.list_changes()
     if isinstance(request.recipe, Recipe):
         return change_recipe(request.recipe, changes)
     return load_recipe(request.recipe or DEFAULT_RECIPE, changes=changes)

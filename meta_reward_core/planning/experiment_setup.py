@@ -3,11 +3,13 @@
 Everything that can be wrong is found here, before a file is written.
 """
 
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from meta_reward_core.context import EngineLoader, ModelRef, PromptTemplates, StageResources
 from meta_reward_core.data.prompt_files import (
@@ -25,7 +27,7 @@ from meta_reward_core.engines.registry import ENGINE_LOADERS, require_engine
 from meta_reward_core.errors import InputError, StorageFullError, TaskError
 from meta_reward_core.experiment import (
     Experiment,
-    check_same_settings,
+    check_same_beginning,
     create_experiment,
     load_templates,
     open_experiment,
@@ -43,10 +45,26 @@ from meta_reward_core.planning.experiment_request import (
     get_task_prompts,
     load_requested_recipe,
 )
-from meta_reward_core.recipes.canonical import canonicalize_section
+from meta_reward_core.planning.settings_change import (
+    SettingsPlan,
+    change_settings,
+    plan_settings_change,
+)
+from meta_reward_core.recipes.canonical import (
+    canonicalize_recipe,
+    canonicalize_section,
+    get_current_key,
+)
+from meta_reward_core.recipes.dataflow import flatten_values
+from meta_reward_core.recipes.loader import change_recipe, parse_stored_recipe
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.recipes.settings_history import find_differences
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.experiment_files import ExperimentFiles, iter_experiment_names
+from meta_reward_core.storage.experiment_files import (
+    ExperimentFiles,
+    iter_experiment_names,
+    make_missing_files_error,
+)
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.fixed_items import (
@@ -64,12 +82,14 @@ def open_or_create(
     *,
     say: Callable[[str], None],
     engine_here: bool = False,
+    change: Callable[[ExperimentFiles, SettingsPlan], object] = change_settings,
 ) -> Experiment:
     """Open the experiment, or begin it if there is none of this name.
 
     Args:
-        say: told what takes long, and what was left out of the prompts.
+        say: told what takes long, what was left out of the prompts, and what a change does.
         engine_here: whether this environment will also run it, and not another machine's.
+        change: changes the settings of an experiment that exists.
 
     Raises:
         InputError: something that was asked for is wrong.
@@ -80,8 +100,16 @@ def open_or_create(
     existing = open_experiment(store, request.experiment)
     if existing is None:
         return _create(request, places, store, say=say, engine_here=engine_here)
-    check_can_resume(request, existing)
-    return existing
+    plan = check_can_resume(request, existing)
+    if plan is None:
+        return existing
+    for line in plan.describe():
+        say(line)
+    change(existing.paths, plan)
+    changed = open_experiment(store, request.experiment)
+    if changed is None:
+        raise make_missing_files_error(existing.paths)
+    return changed
 
 
 def check_can_create(
@@ -152,21 +180,25 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
         )
 
 
-def check_can_resume(request: ExperimentRequest, existing: Experiment) -> None:
+def check_can_resume(request: ExperimentRequest, existing: Experiment) -> SettingsPlan | None:
     """See that what is asked for is what the experiment began with; what is not named is.
 
-    Without a recipe, changes are changes to the recipe that the experiment began with.
+    Values that are named one by one change it. With a recipe, what is asked for describes the
+    experiment as it began: a value that is as it was then stays what it is now.
+
+    Returns:
+        What changes; None if nothing does.
 
     Raises:
-        InputError: it is not, or something that was asked for is wrong.
+        InputError: it is not, a value cannot change, or something that was asked for is wrong.
     """
     if not request.resume:
         raise InputError(
             f"experiment {existing.name!r} exists already and --no-resume was given: "
             "choose another name"
         )
-    asked = request if request.recipe is not None else replace(request, recipe=existing.recipe)
-    recipe, prompts = load_requested_recipe(asked), None
+    wanted, differences = _sort_differences(request, existing)
+    prompts = None
     if request.prompts is not None:
         items = [
             load_fixed_items(existing.store, existing.paths.layout, task.name)
@@ -175,7 +207,43 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> None:
         prompts, _ = read_pool(
             request.prompts, existing.recipe, items, skip_bad_rows=request.skip_bad_rows
         )
-    check_same_settings(existing, recipe=recipe, seed=request.seed, prompts=prompts)
+    check_same_beginning(existing, differences=differences, seed=request.seed, prompts=prompts)
+    return plan_settings_change(existing.paths, wanted, apply=request.apply_changes)
+
+
+def _sort_differences(
+    request: ExperimentRequest, existing: Experiment
+) -> tuple[Recipe, Sequence[str]]:
+    """The recipe with the values that are named one by one, and what else differs, in words."""
+    if request.recipe is None:
+        return change_recipe(existing.recipe, request.list_changes()), ()
+    asked = load_requested_recipe(request)
+    began = flatten_values(_normalize(existing.settings.get_recipe(0)))
+    before, after = find_differences(_normalize(existing.recipe), _normalize(asked))
+    given = (change.partition("=")[0].strip() for change in request.list_changes())
+    named = [get_current_key(key) for key in given]
+    differing = [key for key in after if began.get(key) != after[key]]
+    changed = [key for key in differing if _is_named(key, named)]
+    other = [
+        f"{key}: it began with {before[key]!r}, now {after[key]!r}"
+        for key in differing
+        if key not in changed
+    ]
+    values = [f"{key}={json.dumps(after[key])}" for key in changed]
+    return change_recipe(existing.recipe, values), other
+
+
+def _normalize(recipe: Recipe) -> Mapping[str, Any]:
+    """Write out every value; two recipes with one canonical form give the same."""
+    return parse_stored_recipe(canonicalize_recipe(recipe), origin=recipe.name).model_dump(
+        mode="json"
+    )
+
+
+def _is_named(key: str, named: Sequence[str]) -> bool:
+    return any(
+        key == one or key.startswith(f"{one}.") or one.startswith(f"{key}.") for one in named
+    )
 
 
 def check_next_engine(existing: Experiment, *, until: int | None) -> None:

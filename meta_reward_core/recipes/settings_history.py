@@ -8,8 +8,7 @@ nothing about iteration 2, also where a later change does.
 """
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,12 +203,3 @@ def _read_change(files: ExperimentFiles, number: int) -> SettingsChange:
         raise ArtifactError(
             f"{files.store.path(name)} is no change of settings: {error}"
         ) from error
-
-
-def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Sequence[str]:
-    """One line for each value: its name, what it was and what it is."""
-    return [f"{key}: {_format(before.get(key))} -> {_format(after.get(key))}" for key in after]
-
-
-def _format(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -165,6 +165,17 @@ class IterationFiles:
         """Say whether a shard of the iteration is finished."""
         return bool(self._list_manifest_names())
 
+    def count_finished_shards(self) -> dict[str, int]:
+        """How many shards of each stage have a manifest, by the stage's name."""
+        counts: dict[str, int] = {}
+        for stage, _ in self._list_manifest_names():
+            counts[stage] = counts.get(stage, 0) + 1
+        return counts
+
+    def list_finished_shards(self) -> list[ShardName]:
+        """Name the shards that have a manifest, sorted."""
+        return sorted(self._list_manifest_names())
+
     @property
     def manifests_folder(self) -> str:
         """Folder of the shards' manifests, below the store's root."""

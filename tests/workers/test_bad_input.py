@@ -210,10 +210,13 @@ def test_a_disk_that_is_visibly_too_small(
 
 def test_other_settings_than_it_began_with(installation: Installation) -> None:
     installation.run_iteration()
-    refusal = refusal_of(installation, "--set", "actor.samples=9", "--seed", 5)
-    assert refusal.returncode == 2
-    assert "actor.samples: it began with 4, now 9" in str(refusal)
-    assert "seed: it began with 1, now 5" in str(refusal)
+    other = installation.root / "other.yaml"
+    other.write_text(installation.recipe.read_text().replace("samples: 4", "samples: 9"))
+    with pytest.raises(CommandError) as refusal:
+        installation.run_iteration("--recipe", other, "--seed", 5)
+    assert refusal.value.returncode == 2
+    assert "actor.samples: it began with 4, now 9" in str(refusal.value)
+    assert "seed: it began with 1, now 5" in str(refusal.value)
 
 
 def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
@@ -228,10 +231,9 @@ def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "actor.samples=9"), "actor.samples: it began with 4, now 9"),
         (("--set", "actor.sample=9"), "actor.sample: unknown key"),
-        (("--engine", "transformers"), "engine.kind: it began with 'scripted', now 'transformers'"),
-        (("--model", "another"), "model: it began with 'stub', now 'another'"),
+        (("--model", "another"), "model: M0 is the experiment's beginning"),
+        (("--set", "audit.required=true"), "audit.required: change it on the experiment's page"),
         (("--seed", "5"), "seed: it began with 1, now 5"),
         (("--prompts", "/nowhere/prompts.txt"), "prompts.txt"),
     ],

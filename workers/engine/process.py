@@ -34,7 +34,7 @@ from filelock import FileLock
 from meta_reward_core.context import StageResources
 from meta_reward_core.engines.base import Completion, SamplingParams
 from meta_reward_core.errors import ArtifactError, MetaRewardError
-from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
+from meta_reward_core.experiment import Experiment, compute_experiment_stamp, open_experiment
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.planning.experiment_setup import load_engine
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -157,13 +157,13 @@ def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
 
 def _open_experiment(artifact_root: str, name: str) -> Experiment:
     """An experiment, if its files are still there."""
-    require_experiment_files(ArtifactStore(artifact_root), name)
-    return _load_experiment(artifact_root, name)
+    stamp = compute_experiment_stamp(ArtifactStore(artifact_root), name)
+    return _load_experiment(artifact_root, name, stamp)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_experiment(artifact_root: str, name: str) -> Experiment:
-    """Its settings never change, and hashing its seed model takes a while."""
+def _load_experiment(artifact_root: str, name: str, stamp: str) -> Experiment:  # noqa: ARG001
+    """Hashing its seed model takes a while: once for each state of settings and model."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
         raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")

@@ -4,7 +4,7 @@ import functools
 
 from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.experiment import Experiment, open_experiment, require_experiment_files
+from meta_reward_core.experiment import Experiment, compute_experiment_stamp, open_experiment
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.experiments import models
 
@@ -16,9 +16,9 @@ def open_row(row: models.Experiment) -> Experiment:
         ArtifactError: they are gone, or its seed model has changed.
     """
     # Each time: under a root that was unmounted an empty iteration would seem to be next.
-    require_experiment_files(ArtifactStore(row.artifact_root), row.name)
+    stamp = compute_experiment_stamp(ArtifactStore(row.artifact_root), row.name)
     return _open_cached(
-        row.pk, row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256
+        row.pk, row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256, stamp
     )
 
 
@@ -38,8 +38,9 @@ def _open_cached(
     name: str,
     recipe_sha256: str,
     base_model_sha256: str,
+    stamp: str,  # noqa: ARG001 another one means another state of settings or model
 ) -> Experiment:
-    """Settings never change, and hashing the seed model takes a while: once in a process."""
+    """Hashing the seed model takes a while: once in a process for each state of it."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
         raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")

@@ -4,7 +4,7 @@ The loser of a race changes nothing and is told: every function returns whether 
 Shards and attempts are in `shard_claims`. This module knows rows alone: no files, no method.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 from django.db import transaction
@@ -193,6 +193,23 @@ def reopen_stage(stage: Stage) -> bool:
         if won:
             later.update(status=StageStatus.WAITING)
     return won
+
+
+def reopen_stages(iteration: Iteration, names: Collection[str]) -> None:
+    """Let stages of an iteration that is at rest be made again, whatever was made of them.
+
+    A stage that was skipped waits, too: whether the iteration has it may have changed.
+    """
+    stages = Stage.objects.filter(
+        iteration=iteration.pk,
+        iteration__in=Iteration.objects.exclude(status=RunStatus.RUNNING),
+    )
+    Shard.objects.filter(
+        stage__in=stages.filter(name__in=names),
+        status__in=(ShardStatus.FINISHED, ShardStatus.FAILED),
+    ).update(status=ShardStatus.WAITING, failures=0, sent=None)
+    reopened = Q(name__in=names, status__in=(StageStatus.FINISHED, StageStatus.FAILED))
+    stages.filter(reopened | Q(status=StageStatus.SKIPPED)).update(status=StageStatus.WAITING)
 
 
 def reset_running_stages(iteration: Iteration) -> None:

@@ -44,6 +44,7 @@ from workers.management.base import (
     require_tables,
 )
 from workers.management.follow import follow_iteration
+from workers.pipeline.change_settings import make_changer
 from workers.pipeline.control import run_exclusively, submit_to_workers
 from workers.pipeline.local_run import close_stale_attempts, run_and_record, summarize
 from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
@@ -59,6 +60,9 @@ examples:
   your own model and prompts, with another value; first only the plan
     python manage.py run_iteration --experiment mine --recipe paper-llama3-8b \\
         --model my-model --prompts prompts.jsonl --set actor.samples=5 --dry-run
+
+  training refused too many pairs as too long: another limit, and nothing is drawn again
+    python manage.py run_iteration --experiment mine --set training.max_length=4096
 
   by the workers that `make serve` and `make worker` have brought up, on any number of machines
     python manage.py run_iteration --experiment demo --recipe smoke --queue
@@ -158,6 +162,8 @@ def _format_resume_command(request: ExperimentRequest, until: int | None) -> str
         "--iterations": until,
     }
     changes = [word for change in request.changes for word in ("--set", change)]
+    if request.apply_changes is not None:
+        changes += ["--apply-changes", request.apply_changes]
     words = [word for option, value in given.items() if value is not None
              for word in (option, str(value))]  # fmt: skip
     return _format_command(request.experiment, *words, *changes)
@@ -244,6 +250,7 @@ def _open(
         places,
         say=lambda text: console.print(escape(text)),
         engine_here=engine_here,
+        change=make_changer(places.artifacts),
     )
 
 

@@ -1,0 +1,79 @@
+"""Change the settings of an experiment: its files first, then the rows that follow them."""
+
+from functools import partial
+
+from django.db import transaction
+
+from meta_reward_core.errors import ExperimentBusyError
+from meta_reward_core.planning.settings_change import SettingsPlan, apply_settings_change
+from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.recipes.canonical import canonicalize_recipe
+from meta_reward_core.storage.experiment_files import ExperimentFiles
+from webapp.experiments import models
+from webapp.experiments.models import Iteration, RunStatus, Shard, ShardStatus
+from workers.pipeline import transitions
+
+
+def make_changer(artifact_root: str) -> "partial[None]":
+    """Give `open_or_create` what changes settings where there are rows.
+
+    Args:
+        artifact_root: rows of experiments under another root are other experiments'.
+    """
+    return partial(_change, artifact_root)
+
+
+def _change(artifact_root: str, files: ExperimentFiles, plan: SettingsPlan) -> None:
+    row = models.Experiment.objects.filter(name=plan.experiment, artifact_root=artifact_root)
+    change_settings(row.first(), files, plan)
+
+
+def change_settings(
+    row: models.Experiment | None, files: ExperimentFiles, plan: SettingsPlan
+) -> None:
+    """Change an experiment's settings as planned, in its files and in its rows.
+
+    While the workers run an iteration, what they have not begun may change.
+
+    Args:
+        row: None for an experiment that no row knows yet.
+
+    Raises:
+        ExperimentBusyError: another process runs it, or the workers run what would change.
+        InputError: see `apply_settings_change`.
+    """
+    with files.lock():
+        if row is not None:
+            _require_untouched(row, plan)
+        apply_settings_change(files, plan)
+        if row is not None:
+            _follow(row, plan)
+
+
+def _require_untouched(row: models.Experiment, plan: SettingsPlan) -> None:
+    """Refuse a change of what the workers are making; a command's lock keeps us out itself."""
+    running = row.iterations.filter(number=plan.from_iteration, status=RunStatus.RUNNING).first()
+    if running is None:
+        return
+    at_work = Shard.objects.filter(
+        stage__iteration=running, stage__name__in=plan.affected, status=ShardStatus.RUNNING
+    )
+    if plan.made_again or at_work.exists():
+        pause = format_command("control_iteration", "pause", "--experiment", row.name)
+        raise ExperimentBusyError(
+            f"the workers run what depends on {plan.list_names()}: pause the iteration first "
+            f"({pause}), change the settings, and resume it"
+        )
+
+
+def _follow(row: models.Experiment, plan: SettingsPlan) -> None:
+    """Let rows say what the files say now; what is made again waits for its next turn."""
+    with transaction.atomic():
+        models.Experiment.objects.filter(pk=row.pk).update(recipe=canonicalize_recipe(plan.recipe))
+        for iteration in row.iterations.filter(number=plan.from_iteration):
+            _reopen(iteration, plan)
+
+
+def _reopen(iteration: Iteration, plan: SettingsPlan) -> None:
+    """Only of an iteration at rest; one that runs has nothing that is made again."""
+    transitions.reopen_stages(iteration, [made.stage for made in plan.made_again])
