@@ -276,7 +276,7 @@ def test_given_outputs_are_checked_by_one_command(
     outputs.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     scores = tmp_path / "scores.json"
     shown = installation.run(
-        "evaluate", "ifeval", "--data", ifeval, "--outputs", outputs, "--json", scores
+        "evaluate", "ifeval", "--data", ifeval, "--outputs", outputs, "--output", scores
     )
     assert "prompt_strict" in shown
     assert "0.8333" in shown
@@ -293,8 +293,8 @@ def test_a_model_answers_is_checked_and_kept_for_the_report(
     installation.run_iteration()
     out = tmp_path / "out"
     arguments = [
-        *("evaluate", "run", "--keep", "mine/M1", "ifeval", "--data", ifeval),
-        *("--model", "scripted", "--out", out),
+        *("evaluate", "run", "--save-to", "mine/M1", "ifeval", "--data", ifeval),
+        *("--model", "scripted", "--output", out),
     ]
     first = installation.run(*map(str, arguments))
     lines = (out / "responses.jsonl").read_text().splitlines()
@@ -328,7 +328,7 @@ def test_a_judge_is_measured_against_labels_by_one_command(
         pairs,
         "--judge",
         "scripted",
-        "--out",
+        "--output",
         out,
         *more,
     )

@@ -12,6 +12,7 @@ AUDITED = "--experiment x --iteration 1"
 TRAINED = "--model m --data d --output o"
 OPTIONS = [
     ("run_iteration", "--experiment x", "--json f", "--output f"),
+    ("run_iteration", "--experiment x", "--draws f", "--completion-cache f"),
     ("show_iteration", "--experiment x", "--json f", "--output f"),
     ("plan", "--recipe smoke --hardware h200", "--json f", "--output f"),
     ("report", "", "one two", "--experiment one --experiment two"),

@@ -139,8 +139,8 @@ def test_runs_that_begin_alike_draw_once_and_are_the_same_bytes(
     draws = installation.root / "draws"
     for name, options in {
         "plain": (),
-        "first": ("--draws", draws),
-        "twin": ("--draws", draws, "--set", "pairing.rho=0.1"),
+        "first": ("--completion-cache", draws),
+        "twin": ("--completion-cache", draws, "--set", "pairing.rho=0.1"),
         "plain-twin": ("--set", "pairing.rho=0.1"),
     }.items():
         installation.run_iteration("--iterations", 1, *options, name=name)
@@ -153,18 +153,18 @@ def test_runs_that_begin_alike_draw_once_and_are_the_same_bytes(
 
 def test_other_weights_draw_anew(installation: Installation, use_script: UseScript) -> None:
     draws = installation.root / "draws"
-    installation.run_iteration("--iterations", 1, "--draws", draws, name="one")
+    installation.run_iteration("--iterations", 1, "--completion-cache", draws, name="one")
     before = set(draws.iterdir())
     (installation.model / "model.safetensors").write_bytes(b"others")
-    installation.run_iteration("--iterations", 1, "--draws", draws, name="other")
+    installation.run_iteration("--iterations", 1, "--completion-cache", draws, name="other")
     assert len(set(draws.iterdir())) == 2 * len(before)
 
 
 def test_workers_share_no_draws_and_that_is_said_before_the_work(
     installation: Installation,
 ) -> None:
-    with pytest.raises(CommandError, match="leave out --queue, or --draws"):
-        installation.run_iteration("--queue", "--draws", installation.root / "draws")
+    with pytest.raises(CommandError, match="remove --queue or --completion-cache"):
+        installation.run_iteration("--queue", "--completion-cache", installation.root / "draws")
     assert not installation.artifacts.exists()
 
 

@@ -187,7 +187,7 @@ def _start_run(wish: MatrixSpec, run: PlannedRun) -> subprocess.Popen[bytes]:
     command = [
         *build_manage_command("run_iteration", "--no-color"),
         *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
-        *("--iterations", str(run.iterations), "--draws", str(wish.draws / run.group)),
+        *("--iterations", str(run.iterations), "--completion-cache", str(wish.draws / run.group)),
     ]
     command += [word for change in wish.changes for word in ("--set", change)]
     if run.model is not None:

@@ -28,16 +28,25 @@ class Command(BaseCommand):
     """`manage.py audit_report`."""
 
     help = (
-        "Print what a batch, all batches of an iteration together, or all audits of an experiment "
-        "say about the judges, with 95% intervals."
+        "Print the results of an audit batch, of all batches of an iteration, or of all audits of "
+        "an experiment, with 95% intervals."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Which batch, iteration or experiment."""
         what = parser.add_mutually_exclusive_group(required=True)
-        what.add_argument("--batch", type=int, help="number of one batch")
-        what.add_argument("--experiment", help="name: every iteration with a batch, or one of them")
-        parser.add_argument("--iteration", type=int, help="of --experiment, its batches together")
+        what.add_argument("--batch", type=int, help="Number of a batch.")
+        what.add_argument(
+            "--experiment",
+            metavar="NAME",
+            help="Experiment, with all iterations that have a batch.",
+        )
+        parser.add_argument(
+            "--iteration",
+            type=int,
+            metavar="N",
+            help="Iteration of --experiment; all its batches together.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print sentences, then tables."""

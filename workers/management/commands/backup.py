@@ -15,13 +15,16 @@ class Command(BaseCommand):
     """`manage.py backup`."""
 
     help = (
-        "Write all rows into one file, as they are at one moment, while everything runs; any "
-        "database can be restored from it. Copy the artifacts, the models and var/secret_key too."
+        "Write a consistent snapshot of all rows to one file while the site runs. It can be "
+        "restored into any supported database. Also copy the artifacts, the models and "
+        "var/secret_key."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--output", required=True, type=Path, help="file to write")
+        parser.add_argument(
+            "--output", required=True, type=Path, metavar="FILE", help="Backup file to write."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Write it."""

@@ -47,8 +47,8 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Let a judge score answers that people have ranked, several times, and keep the judgments "
-        "that order the answers as the people do. The same command goes on where it was stopped."
+        "Score responses ranked by people several times with a judge, and keep the judgments that "
+        "order the responses as the people do. The same command resumes an interrupted run."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -27,15 +27,15 @@ class Command(BaseCommand):
     """`manage.py control_iteration`."""
 
     help = (
-        "Control an experiment that the workers run. Pausing and cancelling stop what runs within "
-        "seconds and keep every finished shard; retry also tries again what has failed too often."
+        "Control an experiment that the workers run. pause and cancel stop running shards within "
+        "seconds and keep finished ones; retry also runs shards again that have failed too often."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("action", choices=list(ACTIONS), help=", ".join(ACTIONS))
+        parser.add_argument("action", choices=list(ACTIONS), help=f"Action: {', '.join(ACTIONS)}.")
         parser.add_argument(
-            "--experiment", required=True, metavar="NAME", help="the experiment to control"
+            "--experiment", required=True, metavar="NAME", help="Experiment to control."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -19,7 +19,7 @@ from workers.pipeline.read_experiment import find_row
 class Command(BaseCommand):
     """`manage.py create_audit`."""
 
-    help = "Draw items of an iteration that people shall judge blind, each with a known chance."
+    help = "Sample items of an iteration for blind human review, with known probabilities."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """What a form of the site asks for."""

@@ -18,21 +18,32 @@ class Command(BaseCommand):
     """`manage.py create_demo`."""
 
     help = (
-        "Make one account for each role and a finished experiment in the miniature world, so that "
-        "every page has something to show. Calling it again keeps what is there."
+        "Create an account for each role and a finished experiment on the toy task, so that every "
+        "page has data. Existing accounts and experiments are kept."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument(
-            "--experiment", default="demo", metavar="NAME", help="the experiment to make (demo)"
+            "--experiment",
+            default="demo",
+            metavar="NAME",
+            help="Experiment to create. Default: demo.",
         )
         parser.add_argument(
             "--recipe",
             default="smoke",
-            help="smoke takes about a minute on a laptop; miniature, in earnest, several",
+            metavar="NAME",
+            help="Recipe: smoke takes about a minute on a laptop, miniature several. "
+            "Default: smoke.",
         )
-        parser.add_argument("--iterations", type=int, default=2, help="how many to run (2)")
+        parser.add_argument(
+            "--iterations",
+            type=int,
+            default=2,
+            metavar="N",
+            help="Number of iterations. Default: 2.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Make people, then run the experiment."""

@@ -83,9 +83,9 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLES
     help = (
-        "Score what annotators and judges said, from files in the public formats; `run` lets "
-        "models answer and judge first. Metrics come with 95% intervals, and with issues about "
-        "what limits their worth."
+        "Compute benchmark metrics from files of annotations or judgments in the public formats; "
+        "`run` generates the responses and judgments first. Metrics have 95% intervals, and "
+        "issues that limit them are listed."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -30,12 +30,19 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
-        add("--experiment", required=True, metavar="NAME", help="whose pairs are written")
-        add("--iteration", type=int, metavar="N", help="default: all that have been begun")
-        add("--kind", choices=["actor", "judge"], help="default: both")
-        add("--format", choices=sorted(EXPORTS), default="trl", help="whose format (trl)")
-        add("--output", type=Path, required=True, metavar="FILE", help="a JSON lines file")
-        add("--overwrite", action="store_true", help="replace a file of this name")
+        add(
+            "--experiment",
+            required=True,
+            metavar="NAME",
+            help="Experiment whose pairs are exported.",
+        )
+        add(
+            "--iteration", type=int, metavar="N", help="Iteration. Default: all started iterations."
+        )
+        add("--kind", choices=["actor", "judge"], help="Kind of pairs. Default: both.")
+        add("--format", choices=sorted(EXPORTS), default="trl", help="Output format. Default: trl.")
+        add("--output", type=Path, required=True, metavar="FILE", help="JSON lines file to write.")
+        add("--overwrite", action="store_true", help="Replace an existing file.")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Write the file, whole or not at all."""

@@ -50,9 +50,9 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Let a model write new prompts in the manner of seed instructions. Near-duplicates, other "
-        "languages, what is too short or too long and what is held out are left out, and counted "
-        "by reason. The same command goes on where it was stopped."
+        "Generate new prompts from seed prompts with a model. Near-duplicates, other languages, "
+        "prompts that are too short or too long, and held-out prompts are dropped and counted by "
+        "reason. The same command resumes an interrupted run."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -23,15 +23,19 @@ _PATIENCE_SECONDS: Final = 15.0
 class Command(BaseCommand):
     """`manage.py health`."""
 
-    help = "Look at database, broker, workers and waiting work; exit code 1 if something is wrong."
+    help = "Check the database, the broker, the workers and queued work; exit code 1 if unhealthy."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument(
-            "--worker", action="store_true", help="only whether a worker of this machine is alive"
+            "--worker",
+            action="store_true",
+            help="Check only that a worker of this machine is alive.",
         )
         parser.add_argument(
-            "--site", metavar="URL", help="only whether the site answers there, with its database"
+            "--site",
+            metavar="URL",
+            help="Check only that the site at URL responds and reaches its database.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -37,9 +37,8 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Say what a recipe takes on named hardware. It is calculated from the makers' figures and "
-        "from assumptions that docs/planning.md lists; `run_iteration --dry-run` uses what "
-        "was measured."
+        "Estimate the cost of a recipe on given hardware, from vendor specifications and the "
+        "assumptions in docs/planning.md. `run_iteration --dry-run` uses measured throughput."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -21,8 +21,8 @@ class Command(BaseCommand):
     """`manage.py prune`."""
 
     help = (
-        "List what may be deleted, what that frees and what it costs; with --yes, delete it. "
-        "Checkpoints only where --only names them, a whole experiment only by its name."
+        "List data that can be deleted, its size, and what is lost without it; with --yes, delete "
+        "it. Checkpoints are included only with --only, a whole experiment only with --experiment."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -13,13 +13,13 @@ class Command(BaseCommand):
     """`manage.py reconcile`."""
 
     help = (
-        "Watch over the workers: shards of workers that fell silent are given to others, messages "
-        "that the broker lost are sent again. Run it once for all machines; more do no harm."
+        "Monitor the workers: reassign shards of workers without a heartbeat, and send lost broker "
+        "messages again. One process is enough for all machines; several do no harm."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--once", action="store_true", help="look once, and end")
+        parser.add_argument("--once", action="store_true", help="Run once and exit.")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Watch until stopped."""

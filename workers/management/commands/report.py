@@ -23,9 +23,8 @@ class Command(BaseCommand):
     """`manage.py report`."""
 
     help = (
-        "Write the paper's tables and figures for an experiment, or for several beside each other, "
-        "as one HTML file and one Markdown file. Experiments whose recipes differ only by seeds "
-        "count as runs of one arm."
+        "Write the paper's tables and figures for one or several experiments to an HTML file and a "
+        "Markdown file. Experiments whose recipes differ only by seeds are runs of one arm."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

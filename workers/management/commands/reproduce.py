@@ -67,54 +67,47 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLES
     help = (
-        "Run every recipe (arm) with every seed, each as an ordinary experiment, and end in a "
-        "report with differences between the arms. Killed at any moment, the same command goes on; "
-        "with the records of finished runs it goes on on another machine."
+        "Run every recipe (arm) with every seed, each as an experiment of its own, and write a "
+        "report of the differences between the arms. The same command resumes an interrupted "
+        "matrix; with the records of finished runs also on another machine."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
         add("--recipe", dest="recipes", action="append", metavar="NAME|FILE",
-            help="an arm; repeatable. Default: the six arms of the miniature paper")  # fmt: skip
-        add(
-            "--seeds",
-            type=parse_positive_int,
-            default=5,
-            metavar="N",
-            help="loop seeds 1 to N; default 5",
-        )
+            help="Recipe of an arm. Repeatable. Default: the six arms of the miniature "
+                 "paper.")  # fmt: skip
+        add("--seeds", type=parse_positive_int, default=5, metavar="N",
+            help="Number of loop seeds: 1 to N. Default: 5.")  # fmt: skip
         add("--sft-seeds", type=parse_positive_int, metavar="N",
-            help="of the miniature: the first N SFT seeds that pass the gate; default: 3 for "
-            "the miniature paper, else the recipes' own models")  # fmt: skip
-        add(
-            "--iterations",
-            type=parse_positive_int,
-            metavar="N",
-            help="of each run; default: the recipe's",
-        )
+            help="Number of SFT seeds of the toy base model that pass the gate. Default: 3 for the "
+                 "miniature paper, otherwise the recipes' own models.")  # fmt: skip
+        add("--iterations", type=parse_positive_int, metavar="N",
+            help="Iterations of each run. Default: the recipe's.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="change a value of all recipes; repeatable")  # fmt: skip
-        add("--prompts", type=Path, metavar="FILE", help="instructions, where no world has them")
-        add("--name", default="paper", help="first part of the runs' names; default: paper")
-        add(
-            "--jobs",
-            type=parse_positive_int,
-            default=1,
-            metavar="N",
-            help="runs at a time; default 1",
-        )
+            help="Change of a setting of all recipes. Repeatable.")  # fmt: skip
+        add("--prompts", type=Path, metavar="FILE",
+            help="File of prompts, for recipes without a task that supplies them.")  # fmt: skip
+        add("--name", default="paper", metavar="NAME",
+            help="Prefix of the names of the experiments. Default: paper.")  # fmt: skip
+        add("--jobs", type=parse_positive_int, default=1, metavar="N",
+            help="Number of parallel runs. Default: 1.")  # fmt: skip
         add("--threads", type=parse_positive_int, default=1, metavar="N",
-            help="of each run's libraries; a recipe's engine.threads holds too")  # fmt: skip
-        add("--baseline", metavar="RECIPE", help="what the arms are compared with, by its name; "
-            "default: the first")  # fmt: skip
+            help="CPU threads of each run's libraries; engine.threads of a recipe also applies. "
+                 "Default: 1.")  # fmt: skip
+        add("--baseline", metavar="RECIPE",
+            help="Arm that the others are compared with, by the name of its recipe. "
+                 "Default: the first.")  # fmt: skip
         add("--output", type=Path, metavar="STEM",
-            help="writes STEM.html and STEM.md; default: var/reports/ and the name")  # fmt: skip
+            help="Path without extension: writes STEM.html and STEM.md. Default: var/reports/ and "
+                 "the name.")  # fmt: skip
         add("--records", type=Path, metavar="FOLDER",
-            help="where each finished run and the gate of each seed model leave a small record; a "
-            "run whose record holds is finished, wherever it was made. Default: the folder runs "
-            "below STEM")  # fmt: skip
-        add("--report-only", action="store_true", help="run nothing; report what is finished")
+            help="Folder for small records of finished runs and of base model gates. A run with a "
+                 "valid record is not repeated, on any machine. Default: the folder runs below "
+                 "STEM.")  # fmt: skip
+        add("--report-only", action="store_true",
+            help="Run nothing; report finished runs.")  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Run, and report."""

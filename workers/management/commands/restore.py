@@ -14,21 +14,23 @@ class Command(BaseCommand):
     """`manage.py restore`."""
 
     help = (
-        "Put all rows of a backup into the database, or none. Stop the site and all workers "
-        "first. Files that differ from what the backup knows are listed; exit code 1 then."
+        "Restore all rows of a backup into the database, or none of them. Stop the site and all "
+        "workers first. Artifacts that differ from the backup are listed, with exit code 1."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--input", required=True, type=Path, help="file of manage.py backup")
         parser.add_argument(
-            "--replace", action="store_true", help="lose the rows that are here already"
+            "--input", required=True, type=Path, metavar="FILE", help="Backup file."
+        )
+        parser.add_argument("--replace", action="store_true", help="Overwrite existing data.")
+        parser.add_argument(
+            "--check-only",
+            action="store_true",
+            help="Compare the artifacts with the backup and write nothing.",
         )
         parser.add_argument(
-            "--check-only", action="store_true", help="write nothing; compare the files alone"
-        )
-        parser.add_argument(
-            "--deep", action="store_true", help="read and hash every file, not manifests alone"
+            "--deep", action="store_true", help="Read and hash every file, not only manifests."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -15,6 +15,7 @@ from meta_reward_core.cli.options import (
     build_request,
     show_plan,
 )
+from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.cli.terminal import print_summary
 from meta_reward_core.context import StageResources
 from meta_reward_core.data.file_io import require_writable, write_json
@@ -76,7 +77,7 @@ class Command(ExemplifiedCommand):
     examples = EXAMPLES + EXIT_CODES
     help = (
         "Run one iteration of an experiment: generate, judge, pair, meta-judge, train, evaluate. "
-        "An iteration that was stopped or killed goes on where it was; otherwise the next begins."
+        "Resumes an interrupted iteration; otherwise runs the next one."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -85,16 +86,16 @@ class Command(ExemplifiedCommand):
         parser.add_argument(
             "--queue",
             action="store_true",
-            help="let the workers run it, and follow; Ctrl-C stops following, not the work",
+            help="Run on the workers and follow the progress. Ctrl-C stops following, not the run.",
         )
-        parser.add_argument(
-            "--draws",
+        cache = parser.add_argument(
+            "--completion-cache",
             type=Path,
             metavar="FOLDER",
-            help="keep there what the model draws, and take from there what equal weights were "
-            "asked before with the same seed: experiments that begin alike draw once. Not for "
-            "--queue",
+            help="Folder that stores completions and reuses those of the same weights, prompts and "
+            "seed, also across experiments. Not with --queue.",
         )
+        add_old_option(parser, "--draws", cache)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Plan, or run."""
@@ -105,9 +106,10 @@ class Command(ExemplifiedCommand):
         with handle_errors(go_on=go_on):
             require_tables()
             require_writable(options["output"])
-            if options["queue"] and options["draws"] is not None:
+            if options["queue"] and options["completion_cache"] is not None:
                 raise InputError(
-                    "--draws is for runs in this process: leave out --queue, or --draws"
+                    "--completion-cache is for runs in this process: remove --queue or "
+                    "--completion-cache"
                 )
             if options["dry_run"]:
                 result = _plan(request, options, console)
@@ -133,7 +135,7 @@ def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console)
 def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
     until, places = options["iterations"], get_storage_roots()
     if not options["queue"]:
-        return _run(request, until, places, console, draws=options["draws"])
+        return _run(request, until, places, console, draws=options["completion_cache"])
     return _run_by_workers(request, until, places, console)
 
 

@@ -30,18 +30,28 @@ class Command(BaseCommand):
     """`format_command.py serve`."""
 
     help = (
-        "Bring up the site, the broker, the reconciler and one worker; Ctrl-C stops all. With "
-        "CELERY_BROKER_URL set, that server is the broker; with DATABASE_URL, that is the database."
+        "Run the site, the broker, the reconciler and one worker; Ctrl-C stops all of them. "
+        "CELERY_BROKER_URL and DATABASE_URL select another broker and database."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--host", default="127.0.0.1", help="address that the site listens on")
-        parser.add_argument("--port", type=int, default=8000, help="port that it listens on")
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help="Address that the site listens on. Default: 127.0.0.1.",
+        )
+        parser.add_argument(
+            "--port",
+            type=int,
+            default=8000,
+            metavar="N",
+            help="Port that the site listens on. Default: 8000.",
+        )
         parser.add_argument(
             "--without-worker",
             action="store_true",
-            help="the site and the reconciler alone; workers are elsewhere",
+            help="Do not start a worker; workers run elsewhere.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

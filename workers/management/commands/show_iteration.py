@@ -27,8 +27,8 @@ class Command(BaseCommand):
     """`manage.py show_iteration`."""
 
     help = (
-        "Show an iteration's tables: stages, pairs and drops, biases, training, and the truth "
-        "where a program knows it. Works while the iteration runs, too."
+        "Show the stages, pairs and drop reasons, biases, training and ground truth metrics of an "
+        "iteration, also while it runs."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -35,8 +35,8 @@ class Command(ExemplifiedCommand):
     examples = _EXAMPLE
     help = (
         "Fine-tune a model on JSON lines of EFT data (judge prompt, judgment) or IFT data "
-        "(instruction, response), in any of the known column names. The result is a folder "
-        "below META_REWARD_MODEL_ROOT that run_iteration takes as --model."
+        "(instruction, response) with any of the known column names. Writes a folder below "
+        "META_REWARD_MODEL_ROOT that run_iteration accepts as --model."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -15,7 +15,7 @@ from workers.ops.supervisor import Supervisor
 class Command(BaseCommand):
     """`format_command.py worker`."""
 
-    help = "Run one worker, which takes one task at a time; Ctrl-C stops it."
+    help = "Run one worker, which runs one task at a time; Ctrl-C stops it."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
@@ -23,7 +23,8 @@ class Command(BaseCommand):
             "--queues",
             default=",".join(QUEUES),
             type=_parse_queues,
-            help="what it takes tasks from: gpu, cpu or both, the default",
+            metavar="NAMES",
+            help="Queues to take tasks from: gpu, cpu or gpu,cpu. Default: both.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
