@@ -30,7 +30,7 @@ def test_every_option_and_operation_is_explained() -> None:
     assert len(rows) > 100
     silent = [row for row in rows if not row.split(" | ")[1].removesuffix("|").strip(" |")]
     assert not silent
-    assert not [row for row in rows if row.rstrip().endswith("|  (needed) |")]
+    assert not [row for row in rows if row.rstrip().endswith("|  (required) |")]
 
 
 def anchors(page: Path) -> set[str]:

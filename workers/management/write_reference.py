@@ -28,7 +28,7 @@ This page is written by `python -m workers.management.write_reference`; a test h
 def write_commands() -> str:
     """Write the page of all commands of `manage.py` that are ours."""
     ours = sorted(name for name, app in get_commands().items() if _is_ours(app))
-    text = "What can be said to `python manage.py`. `--help` after a command says the same."
+    text = "Commands of `python manage.py`. `python manage.py COMMAND --help` shows the same."
     return "\n".join([_HEAD.format(title="Commands", text=text), *map(_describe_command, ours)])
 
 
@@ -55,7 +55,7 @@ def _iter_help_lines(parser: argparse.ArgumentParser, title: str, *, level: int)
     below = [action for action in own if isinstance(action, argparse._SubParsersAction)]
     rows = [_format_option(action) for action in own if action not in below]
     if rows:
-        yield "\n".join(["| option | what it says |", "|---|---|", *rows, ""])
+        yield "\n".join(["| option | description |", "|---|---|", *rows, ""])
     for action in below:
         for name, one in action.choices.items():
             yield from _iter_help_lines(one, f"{title} {name}", level=level + 1)
@@ -64,7 +64,7 @@ def _iter_help_lines(parser: argparse.ArgumentParser, title: str, *, level: int)
 def _format_option(action: argparse.Action) -> str:
     names = ", ".join(action.option_strings) or action.metavar or action.dest
     shown = f"{names} {_format_value(action)}".strip()
-    needed = " (needed)" if action.required and action.option_strings else ""
+    needed = " (required)" if action.required and action.option_strings else ""
     return f"| `{shown}` | {_clean_text(action.help)}{needed} |"
 
 
