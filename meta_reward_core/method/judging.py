@@ -69,9 +69,9 @@ def judge_responses(
 
     Args:
         instructions: prompt_id -> text of the instruction.
-        max_score: of the rubric; see `parse_score`.
-        early_stop_z: see `hopeless`; with it, responses that can no longer be chosen or rejected
-            get no more judgments.
+        max_score: maximum score of the rubric; see `parse_score`.
+        early_stop_z: see `adaptive_judging.find_still_in_play`; with it, responses that can no
+            longer be chosen or rejected get no more judgments.
         rho: with `early_stop_z`: width of the tiers.
         min_valid_judgments: with `early_stop_z`: nobody is given up with fewer readable ones.
 
