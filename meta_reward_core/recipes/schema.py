@@ -348,7 +348,7 @@ class AuditRecipe(Section):
     )
     min_agreement: float = declare_field(
         0.5,
-        "Agreement between auditors and the meta-judge, without ties, that the lower bound of the "
+        "Agreement between auditors and the meta-judge, ties excluded, that the lower bound of the "
         "interval must exceed.",
         source=OURS,
         unit="share of verdicts",
