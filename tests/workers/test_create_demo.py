@@ -16,7 +16,7 @@ ROLES = {"vera": "viewer", "olga": "operator", "arthur": "auditor", "ada": "admi
 def demo(installation: Installation, use_script: UseScript) -> str:
     """What the command says; the prompts are the miniature world's."""
     with installation.recipe.open("a") as recipe:
-        recipe.write("world: miniature\n")
+        recipe.write("task: toy\nevaluation: {ground_truth: false}\n")
     return create_demo(installation)
 
 

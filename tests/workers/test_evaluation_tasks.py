@@ -14,6 +14,7 @@ from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import Reply, make_fake_reply
 from meta_reward_core.errors import RecipeError
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
+from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.reporting.scorecard_store import iter_scorecard_files, list_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -202,7 +203,7 @@ def test_the_same_command_goes_on_after_the_data_is_gone_and_measures_on_the_sam
 
 WRONG = {
     "no such task": ("[{name: nowhere, data: x}]", "no task 'nowhere' here"),
-    "a task without a benchmark": ("[{name: miniature, data: x}]", "measures nothing on data"),
+    "a task without a benchmark": ("[{name: toy, data: x}]", "measures nothing on data"),
     "the same task twice": ("[{name: ifeval, data: x}, {name: ifeval, data: y}]", "a task twice"),
     "no data": ("[{name: ifeval}]", "evaluation.tasks.0.data"),
 }
@@ -226,7 +227,7 @@ def test_malformed_data_is_refused_with_its_row(installation: Installation, ifev
 
 def test_a_recipe_without_tasks_does_not_have_the_key_and_keeps_its_hash() -> None:
     recipe = load_recipe("smoke")
-    assert "tasks" not in recipe.model_dump(mode="json")["evaluation"]
+    assert "tasks" not in canonicalize_recipe(recipe)["evaluation"]
     other = load_recipe("smoke", changes=["evaluation.tasks=[{name: ifeval, data: x}]"])
     assert other.sha256 != recipe.sha256
     assert load_recipe("smoke", changes=["evaluation.tasks=[]"]).sha256 == recipe.sha256
@@ -256,7 +257,7 @@ def test_page_and_report_show_figures_changes_and_what_was_not_evaluated(
         assert answer.status_code == 200, made.path
         assert b"".join(answer.streaming_content)
         answer.close()
-    installation.run("report", "mine", "--output", tmp_path / "report")
+    installation.run("report", "--experiment", "mine", "--output", tmp_path / "report")
     text = (tmp_path / "report.md").read_text()
     assert "Benchmarks after each iteration" in text
     assert "0.8333" in text

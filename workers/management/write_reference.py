@@ -28,7 +28,7 @@ This page is written by `python -m workers.management.write_reference`; a test h
 def write_commands() -> str:
     """Write the page of all commands of `manage.py` that are ours."""
     ours = sorted(name for name, app in get_commands().items() if _is_ours(app))
-    text = "Commands of `python manage.py`. `python manage.py COMMAND --help` shows the same."
+    text = "Commands of `python manage.py`, as `--help` after a command shows them."
     return "\n".join([_HEAD.format(title="Commands", text=text), *map(_describe_command, ours)])
 
 
