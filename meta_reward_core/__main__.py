@@ -24,6 +24,7 @@ from meta_reward_core.cli.renamed_options import show_deprecations_briefly
 from meta_reward_core.cli.terminal import ConsoleCallback, make_console, print_summary
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import MetaRewardError, NoPairsError
+from meta_reward_core.evaluation.probe_gate import accept_probe
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
@@ -92,6 +93,8 @@ def _run_iterations(
     )
     check_next_engine(experiment, until=until)
     with experiment.lock():
+        if request.accept_probe:
+            accept_probe(experiment.files(1), by="the command line")
         summaries = [
             _run_iteration(experiment, number, places, console)
             for number in list_next_iterations(experiment, until=until)

@@ -18,6 +18,7 @@ MetaRewardError
 │   ├── StorageUnreachableError  a remote store does not answer
 │   └── DamagedArtifactError  bytes differ from what the manifest promises
 ├── AuditWaitsError       an iteration may not train before people have audited it
+├── NeedsAttentionError   a judge probe or a circuit breaker stopped an iteration
 ├── ExperimentBusyError   another process works on the same experiment
 └── NoPairsError          an iteration ended without one preference pair
 
@@ -140,6 +141,17 @@ class AuditWaitsError(MetaRewardError):
 
     retryable = True
     exit_code = 6
+
+
+class NeedsAttentionError(MetaRewardError):
+    """An iteration stopped because what it makes would be of no use; a person decides.
+
+    What is finished is kept. The same command continues after a change of the settings, or once
+    somebody has accepted what was found.
+    """
+
+    retryable = True
+    exit_code = 7
 
 
 class NoPairsError(MetaRewardError):

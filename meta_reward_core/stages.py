@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from meta_reward_core.context import IterationContext, StageResources, make_sampling_params
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import NoPairsError
+from meta_reward_core.evaluation.probe_gate import require_judge_probed
 from meta_reward_core.method.actor_pairs import build_actor_pairs
 from meta_reward_core.method.battles import PositionWeights, compute_weights_from_counts
 from meta_reward_core.method.generation import generate_responses
@@ -81,7 +82,8 @@ def hash_earlier_judgments(context: IterationContext) -> str | None:
 
 
 def run_generate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
-    """Let the actor answer one part of the instructions."""
+    """Let the actor answer one part of the instructions, once the judge probe has passed."""
+    require_judge_probed(context, tools)
     actor = context.recipe.actor
     responses, counts = generate_responses(
         _to_prompts(context.files.read("prompts", shard)),

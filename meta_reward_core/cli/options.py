@@ -12,6 +12,7 @@ from rich.markup import escape
 from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.cli.terminal import print_outside_judge, print_plan, print_total
 from meta_reward_core.data.prompt_formats import FORMATS
+from meta_reward_core.evaluation.probe_gate import ACCEPT_OPTION
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.planning.cost_estimate import (
     ASSUMED_TOKENS_PER_SECOND,
@@ -42,7 +43,8 @@ EXIT_CODES = """\
 exit codes:
   0 finished   1 failed   2 something given is wrong   3 no preference pair survived
   4 no room on the disk   5 another process runs this experiment
-  6 waits for people's audit before it trains   130 stopped
+  6 waits for people's audit before it trains   7 needs attention: the judge probe failed
+  130 stopped
 """
 
 
@@ -67,6 +69,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
              "Face.")  # fmt: skip
     add("--prompts", type=Path, metavar="FILE",
         help=f"File of prompts: {', '.join(FORMATS)}.")  # fmt: skip
+    add(ACCEPT_OPTION, action="store_true",
+        help="Continue although the judge probe advises against it.")  # fmt: skip
     add(SKIP_BAD_ROWS, action="store_true",
         help="Leave out unusable rows of the prompt file; without this option they are listed and "
              "the file is refused.")  # fmt: skip
@@ -104,6 +108,7 @@ def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
         resume=options["resume"],
         skip_bad_rows=options["skip_bad_rows"],
         apply_changes=options["apply_changes"],
+        accept_probe=options["accept_probe"],
     )
 
 

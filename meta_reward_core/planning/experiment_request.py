@@ -29,6 +29,7 @@ class ExperimentRequest:
         skip_bad_rows: leave out rows of the prompt file that cannot be used, instead of refusing
             the file.
         apply_changes: of an experiment that exists, what changed values do to what it has made.
+        accept_probe: continue although the judge probe advises against it.
     """
 
     experiment: str
@@ -40,6 +41,7 @@ class ExperimentRequest:
     seed: int | None = None
     resume: bool = True
     skip_bad_rows: bool = False
+    accept_probe: bool = False
     apply_changes: ApplyChanges | None = None
 
     def list_changes(self) -> list[str]:

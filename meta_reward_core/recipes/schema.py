@@ -337,6 +337,47 @@ class EvaluationRecipe(Section):
         return self
 
 
+class ProbeRecipe(Section):
+    """A trial of actor, judge and meta-judge on a few prompts before the first full stage."""
+
+    prompts: int = declare_field(
+        8, "Prompts that are tried; 0 skips the probe.", source=OURS, unit="prompts", ge=0, le=1000
+    )
+    seconds: float = declare_field(
+        120.0,
+        "Time budget. When it is used up, the probe reports the prompts it managed.",
+        source=OURS,
+        unit="seconds",
+        gt=0,
+        le=86_400,
+    )
+    min_readable_share: Share = declare_field(
+        0.5,
+        "Smallest share of judgments, and of verdicts, that can be read. 0 switches the check off.",
+        source=OURS,
+    )
+    max_cut_off_share: Share = declare_field(
+        0.9,
+        "Largest share of replies that the token limit cuts off. 1 switches the check off.",
+        source=OURS,
+    )
+    max_same_score_share: Share = declare_field(
+        0.95,
+        "Largest share of scores that are the same. 1 switches the check off.",
+        source=OURS,
+    )
+    max_refused_share: Share = declare_field(
+        0.2,
+        "Largest share of prompts that the engine refuses. 1 switches the check off.",
+        source=OURS,
+    )
+    min_pair_share: Share = declare_field(
+        0.05,
+        "Smallest share of prompts that give a preference pair. 0 switches the check off.",
+        source=OURS,
+    )
+
+
 class AuditRecipe(Section):
     """Human review that an iteration must pass before it trains."""
 
@@ -411,6 +452,7 @@ class Recipe(Section):
     pairing: PairingRecipe = PairingRecipe()
     meta_judge: MetaJudgeRecipe = MetaJudgeRecipe()
     training: DpoSettings = DpoSettings()
+    probe: ProbeRecipe = ProbeRecipe()
     audit: AuditRecipe = AuditRecipe()
     engine: EngineRecipe = EngineRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()

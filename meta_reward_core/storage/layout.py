@@ -7,6 +7,7 @@
     <folder>/iteration-0/                           the pool of prompts; in a remote store also M0
     <folder>/iteration-<t>/<table>/part-<k>.parquet
     <folder>/iteration-<t>/manifests/<stage>-<shard>.json
+    <folder>/iteration-<t>/probe/                   report and rows of the judge probe
     <folder>/iteration-<t>/checkpoint/              M_t
     <folder>/iteration-<t>/manifest.json            written last: the iteration is finished
 
@@ -31,6 +32,12 @@ FINAL_MANIFEST: Final = "manifest.json"
 
 SHARD_MANIFESTS: Final = "manifests"
 """Folder of the shards' manifests, relative to the iteration's folder."""
+
+PROBE_REPORT: Final = "probe/report.json"
+"""What the judge probe of an iteration saw, relative to the iteration's folder."""
+
+PROBE_ACCEPTANCE: Final = "probe/accepted.json"
+"""Who continued although the probe advised against it, relative to the iteration's folder."""
 
 _DESCRIPTION: Final = "experiment.json"
 _SETTINGS: Final = "settings"
@@ -125,6 +132,11 @@ def parse_partition_number(path: str) -> int:
     return int(path.removesuffix(".parquet").rpartition("-")[2])
 
 
+def get_probe_table_path(table: str) -> str:
+    """Path of rows that the judge probe drew, relative to the iteration's folder."""
+    return f"probe/{table}.parquet"
+
+
 def get_shard_manifest_path(stage: str, shard: int) -> str:
     """Path of a shard's manifest, relative to the iteration's folder."""
     return f"{SHARD_MANIFESTS}/{stage}-{shard:05d}.json"
@@ -181,6 +193,7 @@ def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
         rf"|{SHARD_MANIFESTS}/[a-z_]+-\d{{5}}\.json"
         rf"|(?:{'|'.join(map(re.escape, tables))})/part-\d{{5}}\.parquet"
         rf"|{CHECKPOINT}/{_PLAIN_NAME}"
+        rf"|probe/[a-z]+\.(?:json|parquet)"
         r")",
         re.ASCII,
     )

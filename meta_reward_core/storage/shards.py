@@ -220,6 +220,24 @@ class IterationFiles:
         for path in {*promised, *leftovers}:
             self.store.delete(self._at(path))
 
+    def read_note(self, path: str) -> Any | None:
+        """Read a JSON file that no shard promises, such as the judge probe's report; or None.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        name = self._at(path)
+        return self.store.read_json(name) if self.store.exists(name) else None
+
+    def replace_note(self, path: str, data: bytes) -> None:
+        """Write a file that no shard promises, over an earlier one of the same name.
+
+        Raises:
+            StorageFullError: there is no room.
+        """
+        self.store.delete(self._at(path))
+        self.store.put_if_absent(self._at(path), data)
+
     def publish(
         self, stage: str, shard: int, *, key: str, work: StageOutput, packages: Mapping[str, str]
     ) -> ShardManifest:

@@ -198,6 +198,16 @@ def cancel_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
     return _request_action(request, name, JobKind.CANCEL)
 
 
+@router.post("/{name}/accept-probe", response={202: JobOut, **PROBLEMS})
+@require_run
+def accept_probe(request: HttpRequest, name: str) -> Status[JobOut]:
+    """Continue an iteration that needs attention, in spite of what the judge probe found.
+
+    The returned job later gives the result.
+    """
+    return _request_action(request, name, JobKind.ACCEPT_PROBE)
+
+
 @router.post("/{name}/{action}", response={202: JobOut, **PROBLEMS}, deprecated=True)
 @require_run
 def steer_experiment(

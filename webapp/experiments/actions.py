@@ -20,7 +20,13 @@ from webapp.experiments.models import (
 )
 from webapp.experiments.progress import get_latest_iteration, is_active
 
-CONTROL_KINDS: Final = (JobKind.NEXT, JobKind.PAUSE, JobKind.CANCEL, JobKind.RESUME)
+CONTROL_KINDS: Final = (
+    JobKind.NEXT,
+    JobKind.PAUSE,
+    JobKind.CANCEL,
+    JobKind.RESUME,
+    JobKind.ACCEPT_PROBE,
+)
 SLOW_SECONDS: Final = 15.0
 """A job that is pending for longer is probably not being processed."""
 
@@ -116,6 +122,12 @@ def _iter_running_actions(iteration: Iteration) -> Iterator[ActionButton]:
 
 
 def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
+    if iteration.status == RunStatus.NEEDS_ATTENTION:
+        yield ActionButton(
+            JobKind.ACCEPT_PROBE,
+            "Continue anyway",
+            "Run the iteration in spite of what the judge probe found.",
+        )
     failed = iteration.status == RunStatus.FAILED
     label = "Retry" if failed else "Resume"
     again = " Failed shards are retried." if failed else ""

@@ -32,6 +32,7 @@ class RunStatus(models.TextChoices):
     NO_PAIRS = "no_pairs", "no pairs"
     PAUSED = "paused", "paused"
     CANCELLED = "cancelled", "cancelled"
+    NEEDS_ATTENTION = "needs_attention", "needs attention"
 
 
 class Driver(models.TextChoices):
@@ -327,6 +328,7 @@ class JobKind(models.TextChoices):
     PAUSE = "pause", "pause"
     CANCEL = "cancel", "cancel"
     RESUME = "resume", "resume and retry failed shards"
+    ACCEPT_PROBE = "accept_probe", "continue despite the judge probe"
     CHAT = "chat", "playground"
     PUBLISH = "publish", "publish a model"
     AUDIT = "audit", "create an audit batch"

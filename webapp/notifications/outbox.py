@@ -29,6 +29,7 @@ _TOLD: Final = (
     RunStatus.NO_PAIRS,
     RunStatus.PAUSED,
     RunStatus.INTERRUPTED,
+    RunStatus.NEEDS_ATTENTION,
 )
 _FINDING_CHARS: Final = 2000
 

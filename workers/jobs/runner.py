@@ -52,11 +52,17 @@ def _run_next(job: Job) -> Outcome:
     return {"iteration": control.submit_to_workers(open_row(row), row, until=None).number}
 
 
+def _continue_despite_probe(job: Job) -> Outcome:
+    by = str(job.created_by or "a deleted account")
+    return {"iteration": control.continue_despite_probe(_get_experiment(job), by=by).number}
+
+
 QUICK_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.PAUSE: _make_control_handler(control.request_pause),
     JobKind.CANCEL: _make_control_handler(control.request_cancel),
     JobKind.RESUME: _make_control_handler(control.resume_iteration),
     JobKind.NEXT: _run_next,
+    JobKind.ACCEPT_PROBE: _continue_despite_probe,
 }
 SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.LAUNCH: create_experiment.launch_experiment,

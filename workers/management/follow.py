@@ -11,7 +11,12 @@ from rich.markup import escape
 
 from meta_reward_core.cli.options import EXIT_INTERRUPTED
 from meta_reward_core.cli.terminal import ConsoleCallback
-from meta_reward_core.errors import MetaRewardError, NoPairsError, StorageFullError
+from meta_reward_core.errors import (
+    MetaRewardError,
+    NeedsAttentionError,
+    NoPairsError,
+    StorageFullError,
+)
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.processes.command_hint import format_command
@@ -143,6 +148,8 @@ def _wait() -> None:
 def _raise_unless_finished(iteration: Iteration) -> None:
     if iteration.status == RunStatus.NO_PAIRS:
         raise NoPairsError(iteration.message)
+    if iteration.status == RunStatus.NEEDS_ATTENTION:
+        raise NeedsAttentionError(iteration.message)
     if iteration.status in (RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.INTERRUPTED):
         resume = format_command(
             "control_iteration", "resume", "--experiment", str(iteration.experiment)

@@ -24,6 +24,7 @@ from django.db import transaction
 from django.db.models import Q, Sum
 from django.utils import timezone
 
+from meta_reward_core.data.prompt_formats import FORMATS
 from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.models.hf_download import list_partial_downloads
 from meta_reward_core.planning.experiment_request import check_name
@@ -40,7 +41,7 @@ KINDS: Final = ("scratch", "uploads", "events", "cache", "checkpoints")
 BY_DEFAULT: Final = ("scratch", "uploads", "events", "cache")
 """Checkpoints are models: they are only deleted by who says so."""
 
-_UPLOAD: Final = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|csv|parquet)")
+_UPLOAD: Final = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(FORMATS)})")
 _AT_REST: Final = (RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.NO_PAIRS)
 
 

@@ -7,6 +7,7 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 
 from meta_reward_core.errors import ExperimentBusyError, InputError
+from meta_reward_core.evaluation.probe_gate import accept_probe
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.processes.command_hint import format_command
 from webapp.experiments import models
@@ -107,6 +108,20 @@ def _request_change(row: models.Experiment, **flags: bool) -> Iteration:
     return iteration
 
 
+def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
+    """Accept what the judge probe found, and let the workers go on.
+
+    Raises:
+        InputError: no iteration waits for that.
+        ExperimentBusyError: another process runs it.
+    """
+    iteration = row.iterations.filter(status=RunStatus.NEEDS_ATTENTION).first()
+    if iteration is None:
+        raise InputError(f"no iteration of experiment {row.name!r} needs attention")
+    accept_probe(open_row(row).files(iteration.number), by=by)
+    return resume_iteration(row)
+
+
 def resume_iteration(row: models.Experiment) -> Iteration:
     """Let the workers go on with an iteration that is at rest; what failed is tried again.
 
@@ -118,7 +133,13 @@ def resume_iteration(row: models.Experiment) -> Iteration:
     if running is not None:
         Iteration.objects.filter(pk=running.pk).update(pause_requested=False)
         return running
-    at_rest = [RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.INTERRUPTED, RunStatus.FAILED]
+    at_rest = [
+        RunStatus.PAUSED,
+        RunStatus.CANCELLED,
+        RunStatus.INTERRUPTED,
+        RunStatus.FAILED,
+        RunStatus.NEEDS_ATTENTION,
+    ]
     iteration = row.iterations.filter(status__in=at_rest).first()
     if iteration is None:
         raise InputError(f"no iteration of experiment {row.name!r} was stopped or has failed")

@@ -5,7 +5,12 @@ from rich.console import Console
 from meta_reward_core.cli.callbacks import CallbackList
 from meta_reward_core.cli.terminal import ConsoleCallback
 from meta_reward_core.context import IterationContext, StageResources
-from meta_reward_core.errors import AuditWaitsError, ExperimentBusyError, NoPairsError
+from meta_reward_core.errors import (
+    AuditWaitsError,
+    ExperimentBusyError,
+    NeedsAttentionError,
+    NoPairsError,
+)
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
@@ -45,6 +50,7 @@ def run_and_record(
 
     Raises:
         AuditWaitsError: it may not train yet; the rows say so, and a later call goes on.
+        NeedsAttentionError: the judge probe stopped it; the rows say so.
         NoPairsError: it ended without a pair; the rows say so.
         MetaRewardError: a shard failed; the rows say so.
         ExperimentBusyError: the rows say that another process runs it.
@@ -57,6 +63,9 @@ def run_and_record(
         anything = _run_stages(context, iteration, tools, console)
     except AuditWaitsError as error:
         transitions.stop_iteration(iteration, status=RunStatus.PAUSED, message=str(error))
+        raise
+    except NeedsAttentionError as error:
+        transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=str(error))
         raise
     except NoPairsError as error:
         transitions.stop_iteration(iteration, status=RunStatus.NO_PAIRS, message=str(error))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 
-from meta_reward_core.errors import DamagedArtifactError, NoPairsError
+from meta_reward_core.errors import DamagedArtifactError, NeedsAttentionError, NoPairsError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.storage.artifact_store import hash_json
 from webapp.experiments.files import open_experiment_files
@@ -195,6 +195,9 @@ def _record_finish(attempt: Attempt, result: ShardResult, *, seconds: float) -> 
 def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> None:
     _log.warning("%s failed: %s", shard, error)
     iteration = shard.stage.iteration
+    if error.kind == NeedsAttentionError.__name__:
+        _record_needed_attention(attempt, iteration, error)
+        return
     held = _retry_database(
         lambda: shard_claims.fail_attempt(
             attempt, status=AttemptStatus.FAILED, error=str(error), again=error.retryable
@@ -207,6 +210,22 @@ def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> 
         _reopen_damaged_inputs(iteration)
     if held and error.retryable:
         send_shards(shard.stage)
+
+
+def _record_needed_attention(
+    attempt: Attempt, iteration: Iteration, error: ShardFailedError
+) -> None:
+    """Stop the iteration until a person decides; the shard has not failed and waits again."""
+    held = _retry_database(
+        lambda: transitions.fail_attempt(
+            attempt, status=AttemptStatus.INTERRUPTED, error=error.message
+        )
+    )
+    if held:
+        transitions.stop_iteration(
+            iteration, status=RunStatus.NEEDS_ATTENTION, message=error.message
+        )
+        transitions.reset_running_stages(iteration)
 
 
 def _reopen_damaged_inputs(iteration: Iteration) -> None:

@@ -31,6 +31,7 @@ Stopped = Literal[
     RunStatus.INTERRUPTED,
     RunStatus.FAILED,
     RunStatus.NO_PAIRS,
+    RunStatus.NEEDS_ATTENTION,
     RunStatus.PAUSED,
     RunStatus.CANCELLED,
 ]

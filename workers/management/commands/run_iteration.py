@@ -20,6 +20,7 @@ from meta_reward_core.cli.terminal import print_summary
 from meta_reward_core.context import StageResources
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError, NoPairsError
+from meta_reward_core.evaluation.probe_gate import accept_probe
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
 from meta_reward_core.planning.experiment_request import ExperimentRequest
@@ -186,6 +187,8 @@ def _run(
         lost = close_stale_attempts(row)
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
+        if request.accept_probe:
+            accept_probe(experiment.files(1), by="the command line")
         summaries = [
             _run_next(
                 experiment,
@@ -205,6 +208,8 @@ def _run_by_workers(
 ) -> Summary:
     experiment = _open(request, places, console, engine_here=False)
     row = record_experiment(experiment, artifact_root=places.artifacts)
+    if request.accept_probe:
+        accept_probe(experiment.files(1), by="the command line")
     iteration = submit_to_workers(experiment, row, until=until)
     try:
         summaries = [_follow_one(experiment, iteration, console)]

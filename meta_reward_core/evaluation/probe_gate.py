@@ -1,0 +1,183 @@
+"""Keep an iteration from its first full stage until the judge probe has passed, or is accepted.
+
+The report is part of the iteration's files, so whoever runs the next shard finds it. It holds for
+the settings and the model it was made with: a change of either asks for another probe.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meta_reward_core.context import IterationContext, StageResources
+from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.errors import NeedsAttentionError
+from meta_reward_core.evaluation.judge_health import HealthLimits
+from meta_reward_core.evaluation.judge_probe import ProbeResult, run_judge_probe
+from meta_reward_core.recipes.dataflow import GENERATE, JUDGE, META_JUDGE
+from meta_reward_core.recipes.schema import ProbeRecipe
+from meta_reward_core.storage.artifact_store import encode_canonical_json, hash_json
+from meta_reward_core.storage.layout import (
+    PROBE_ACCEPTANCE,
+    PROBE_REPORT,
+    get_probe_table_path,
+)
+from meta_reward_core.storage.records import Prompt
+from meta_reward_core.storage.schemas import build_table, to_parquet, to_records
+from meta_reward_core.storage.shards import IterationFiles
+
+ACCEPT_OPTION: Final = "--accept-probe"
+ANY: Final = "any"
+"""Key of an acceptance that was given before there was a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """A stored probe.
+
+    Attributes:
+        key: hash of what it was made with.
+        report: as `ProbeReport.to_json` wrote it.
+        accepted: who continued in spite of its findings, and why; None if nobody did.
+    """
+
+    key: str
+    report: dict[str, Any]
+    accepted: dict[str, Any] | None
+
+    @property
+    def findings(self) -> list[dict[str, str]]:
+        """What speaks against going on."""
+        return list(self.report.get("findings", []))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the iteration may go on."""
+        return not self.findings or self.accepted is not None
+
+
+def read_probe(files: IterationFiles) -> ProbeRecord | None:
+    """Read the probe of an iteration; None if there was none.
+
+    Raises:
+        ArtifactError: the report cannot be read.
+    """
+    stored = files.read_note(PROBE_REPORT)
+    if not isinstance(stored, dict):
+        return None
+    accepted = files.read_note(PROBE_ACCEPTANCE)
+    is_about_this = isinstance(accepted, dict) and accepted.get("key") in (stored["key"], ANY)
+    return ProbeRecord(stored["key"], stored["report"], accepted if is_about_this else None)
+
+
+def accept_probe(files: IterationFiles, *, by: str) -> bool:
+    """Let an iteration go on in spite of what its probe found, or will find.
+
+    Args:
+        by: who decided, for the record.
+
+    Returns:
+        False if the probe has passed, or was accepted before.
+    """
+    found = read_probe(files)
+    if found is not None and found.passed:
+        return False
+    accepted = {"key": ANY if found is None else found.key, "by": by}
+    files.replace_note(PROBE_ACCEPTANCE, encode_canonical_json(accepted))
+    return True
+
+
+def require_judge_probed(context: IterationContext, tools: StageResources) -> None:
+    """Probe the judge before the first shard of the first iteration, unless that was done.
+
+    An iteration of which a shard is finished is not probed: it went on before there were probes,
+    or after one.
+
+    Raises:
+        NeedsAttentionError: the probe advises against going on, and nobody has accepted that.
+    """
+    settings = context.recipe.probe
+    if context.number != 1 or not settings.prompts:
+        return
+    key = _compute_key(context)
+    found = read_probe(context.files)
+    if found is None or found.key != key:
+        if any(made.stage == GENERATE.name for made in context.files.manifests()):
+            return
+        _store(context.files, key, _probe(context, tools, settings))
+        found = read_probe(context.files)
+    if found is not None and not found.passed:
+        raise NeedsAttentionError(describe_probe(found))
+
+
+def describe_probe(found: ProbeRecord) -> str:
+    """Say what a probe found and what to do, in sentences."""
+    return "\n".join(
+        [
+            f"The judge probe stopped the run after {found.report['prompts']} of "
+            f"{found.report['wanted']} prompts ({found.report['seconds']:.0f} s):",
+            *(f"- {one['sentence']} {one['remedy']}" for one in found.findings),
+            f"Change the settings and run again, or continue as it is with {ACCEPT_OPTION}.",
+        ]
+    )
+
+
+def make_limits(settings: ProbeRecipe) -> HealthLimits:
+    """The limits of a recipe."""
+    return HealthLimits(
+        min_readable_share=settings.min_readable_share,
+        max_cut_off_share=settings.max_cut_off_share,
+        max_same_score_share=settings.max_same_score_share,
+        max_refused_share=settings.max_refused_share,
+        min_pair_share=settings.min_pair_share,
+    )
+
+
+def _compute_key(context: IterationContext) -> str:
+    return hash_json(
+        {
+            "settings": {
+                spec.name: context.select_values(spec) for spec in (GENERATE, JUDGE, META_JUDGE)
+            },
+            "probe": context.recipe.probe.model_dump(mode="json"),
+            "model": context.model.get_hash("drawing"),
+            "seed": context.seed,
+        }
+    )
+
+
+def _probe(context: IterationContext, tools: StageResources, settings: ProbeRecipe) -> ProbeResult:
+    return run_judge_probe(
+        _take_prompts(context.files, settings.prompts),
+        context.recipe,
+        context.templates,
+        engine=tools.engine(context.model, context.recipe.engine),
+        judge=tools.get_judge_engine(context.model, context.recipe),
+        iteration=context.number,
+        seed=derive_seed(context.seed, "probe"),
+        seconds=settings.seconds,
+        limits=make_limits(settings),
+    )
+
+
+def _take_prompts(files: IterationFiles, count: int) -> list[Prompt]:
+    """The first prompts of the iteration, which are a random sample of the pool."""
+    taken: list[Prompt] = []
+    for part in files.list_partition_numbers("prompts"):
+        taken += to_records(files.read("prompts", part), Prompt)[: count - len(taken)]
+        if len(taken) >= count:
+            break
+    return taken
+
+
+def _store(files: IterationFiles, key: str, result: ProbeResult) -> None:
+    """Keep rows first and the report last."""
+    for table, rows in _iter_tables(result):
+        files.replace_note(get_probe_table_path(table), to_parquet(build_table(table, rows)))
+    stored = {"key": key, "report": result.report.to_json()}
+    files.replace_note(PROBE_REPORT, encode_canonical_json(stored))
+
+
+def _iter_tables(result: ProbeResult) -> Iterator[tuple[str, Sequence[object]]]:
+    yield "responses", result.responses
+    yield "judgments", result.judgments
+    yield "battles", result.battles
