@@ -67,6 +67,7 @@ name: spell
 task: spelling
 iterations: 2
 prompts_per_shard: 4
+probe: {prompts: 0}
 sample: {prompts: 8}
 actor: {samples: 4}
 judge: {samples: 5, template: spelling_judge}

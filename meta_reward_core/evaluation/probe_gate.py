@@ -5,7 +5,7 @@ the settings and the model it was made with: a change of either asks for another
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from meta_reward_core.context import IterationContext, StageResources
@@ -133,12 +133,13 @@ def make_limits(settings: ProbeRecipe) -> HealthLimits:
 
 
 def _compute_key(context: IterationContext) -> str:
+    settings = context.recipe.probe
     return hash_json(
         {
             "settings": {
                 spec.name: context.select_values(spec) for spec in (GENERATE, JUDGE, META_JUDGE)
             },
-            "probe": context.recipe.probe.model_dump(mode="json"),
+            "probe": [settings.prompts, settings.seconds, asdict(make_limits(settings))],
             "model": context.model.get_hash("drawing"),
             "seed": context.seed,
         }

@@ -16,7 +16,7 @@ STEER = f"{PATH}/actions"
 
 def buttons(client: Client, path: str = PATH) -> list[str]:
     page = get(client, path)
-    kinds = ("next", "pause", "cancel", "resume")
+    kinds = ("next", "pause", "cancel", "resume", "accept_probe")
     return [kind for kind in kinds if f'name="do" value="{kind}"' in page]
 
 
@@ -29,6 +29,7 @@ def buttons(client: Client, path: str = PATH) -> list[str]:
         ("interrupted", ["resume"]),
         ("failed", ["resume"]),
         ("no_pairs", []),
+        ("needs_attention", ["resume", "accept_probe"]),
         ("finished", ["next"]),
     ],
 )

@@ -1,5 +1,6 @@
 """The page of one iteration: stages, shards, attempts, failures, and charts from its files."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.layout import PROBE_ACCEPTANCE, PROBE_REPORT
 from meta_reward_core.storage.records import Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
@@ -343,3 +345,29 @@ def test_the_page_asks_the_database_as_often_for_many(
     for index in range(4, 24):
         add_attempt(Shard.objects.create(stage=stage, index=index), error="no")
     assert count_queries(client, PATH) == before
+
+
+def test_the_page_shows_what_the_judge_probe_found(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    assert "Judge probe" not in get(client, PATH)
+    share = {"value": 0.006, "low": 0.001, "high": 0.034, "n": 160}
+    none = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    report = {
+        "prompts": 1, "wanted": 8, "seconds": 75.2, "projected_seconds": 86_400.0,
+        "readable": share, "cut_off": share, "verdicts": none, "same_order": none,
+        "actor_pairs": none, "judge_pairs": none,
+        "findings": [{"role": "judge", "cause": "wrong_format", "sentence": HOSTILE, "remedy": "x"}],
+    }  # fmt: skip
+    files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
+    page = get(client, PATH)
+    assert "Judge probe: failed" in page
+    assert "Tried 1 of 8 prompts in 1 min 15 s" in page
+    assert "0.6%" in page
+    assert "0% to 3%" in page
+    assert "Battles with a readable verdict" not in page, "nothing was compared"
+    assert HOSTILE not in page
+    files.replace_note(PROBE_ACCEPTANCE, json.dumps({"key": "k", "by": "alice"}).encode())
+    assert "Judge probe: failed, continued by alice" in get(client, PATH)
+    files.replace_note(PROBE_REPORT, b"{")
+    assert "Judge probe" not in get(client, PATH), "a damaged report does not take the page along"

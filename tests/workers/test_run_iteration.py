@@ -216,6 +216,20 @@ def test_no_pair_is_a_finding_with_an_exit_code_of_its_own(
     assert not (installation.artifacts / "mine" / "iteration-1" / "checkpoint").exists()
 
 
+def test_a_failed_probe_has_an_exit_code_and_an_option_of_its_own(
+    installation: Installation, use_script: UseScript
+) -> None:
+    use_script(lambda conversation, sample, seed: f"nice answer {sample}")
+    for _ in range(2):
+        with pytest.raises(CommandError, match="--accept-probe") as caught:
+            installation.run_iteration("--set", "probe.prompts=8")
+        assert caught.value.returncode == 7
+    assert Iteration.objects.get().status == "needs_attention"
+    with pytest.raises(CommandError) as caught:
+        installation.run_iteration("--set", "probe.prompts=8", "--accept-probe")
+    assert caught.value.returncode == 3, "it went on, and no judgment gave a pair"
+
+
 def test_files_made_without_a_database_get_their_rows(installation: Installation) -> None:
     installation.run_iteration()
     Experiment.objects.all().delete()

@@ -23,6 +23,7 @@ from meta_reward_core.errors import (
     ExperimentBusyError,
     InputError,
     MetaRewardError,
+    NeedsAttentionError,
     StorageUnreachableError,
 )
 from meta_reward_core.experiment import open_experiment
@@ -115,10 +116,15 @@ def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
     return made
 
 
-def hand_over(installation: Installation, *, until: int | None = 1) -> Iteration:
+def hand_over(
+    installation: Installation, *, until: int | None = 1, changes: tuple[str, ...] = ()
+) -> Iteration:
     """Begin an experiment as the command does, without following it."""
     request = ExperimentRequest(
-        "mine", recipe=str(installation.recipe), prompts=installation.prompts
+        "mine",
+        recipe=str(installation.recipe),
+        prompts=installation.prompts,
+        changes=changes,
     )
     places = get_storage_roots()
     experiment = experiment_setup.open_or_create(request, places, say=lambda text: None)
@@ -282,6 +288,31 @@ def test_no_pair_is_a_finding(
     iteration = Iteration.objects.get()
     assert iteration.status == "no_pairs"
     assert "no preference pair" in iteration.message
+
+
+def test_a_judge_that_cannot_judge_needs_attention_until_somebody_continues(
+    installation: Installation, queue: Queue, use_script: UseScript
+) -> None:
+    use_script(lambda conversation, sample, seed: f"nice answer {sample}")
+    hand_over(installation, changes=("probe.prompts=8",))
+    queue.work()
+    iteration = Iteration.objects.get()
+    assert iteration.status == "needs_attention"
+    assert "the model does not know the reply format" in iteration.message
+    tried = Attempt.objects.filter(shard__stage__name="generate")
+    assert set(tried.values_list("status", flat=True)) == {"interrupted"}, "nothing has failed"
+    with pytest.raises(NeedsAttentionError):
+        follow_iteration(iteration, Console(quiet=True))
+    installation.run("control_iteration", "resume", "--experiment", "mine")
+    queue.work()
+    iteration.refresh_from_db()
+    assert iteration.status == "needs_attention", "resuming alone changes nothing"
+    control.continue_despite_probe(Experiment.objects.get(), by="alice")
+    queue.work()
+    iteration.refresh_from_db()
+    assert iteration.status == "no_pairs"
+    with pytest.raises(InputError, match="needs attention"):
+        control.continue_despite_probe(Experiment.objects.get(), by="alice")
 
 
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])

@@ -37,6 +37,7 @@ from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.dashboard.external_charts import build_external_charts
 from webapp.dashboard.iteration_charts import build_iteration_charts
 from webapp.dashboard.lineage import read_lineage
+from webapp.dashboard.probe import read_probe_view
 from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
 from webapp.experiments import actions
@@ -190,7 +191,7 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
     row = _find_iteration(_prefetch_iterations(get_viewable_experiment(request.user, name)), number)
     if not is_partial_request(request):
         context = _build_progress(request, row) | {"drawn": build_iteration_charts(row)}
-        context["alarms"] = list_alarms([row])
+        context |= {"alarms": list_alarms([row]), "probe": read_probe_view(row)}
         response = render_page_or_partial(
             request, "dashboard/iteration.html", region="", context=context
         )

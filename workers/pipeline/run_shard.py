@@ -217,7 +217,7 @@ def _record_needed_attention(
 ) -> None:
     """Stop the iteration until a person decides; the shard has not failed and waits again."""
     held = _retry_database(
-        lambda: transitions.fail_attempt(
+        lambda: shard_claims.fail_attempt(
             attempt, status=AttemptStatus.INTERRUPTED, error=error.message
         )
     )

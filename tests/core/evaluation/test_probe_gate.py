@@ -1,6 +1,8 @@
 """An iteration begins only after its judge has been tried, or somebody has accepted the risk."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from meta_reward_core.errors import NeedsAttentionError
 from meta_reward_core.evaluation.probe_gate import accept_probe, read_probe, require_judge_probed
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.recipes.schema import ProbeRecipe
 from meta_reward_core.storage.artifact_store import hash_bytes
 from tests.core.scripted_world import begin, run_before_training, scripted_tools
 
@@ -19,7 +22,7 @@ def unreadable_judge(conversation: Conversation, sample: int, seed: int) -> Repl
     return "It is a nice answer." if "Score:" in text else text
 
 
-def start(root: Path, **changes: object) -> Experiment:
+def start(root: Path, **changes: Any) -> Experiment:
     """An experiment whose prompts are drawn."""
     experiment = begin(root, **changes)
     STAGES[0].run_shard(experiment.context(1), 0, scripted_tools(root))
@@ -95,12 +98,13 @@ def test_the_probe_changes_no_table(tmp_path: Path) -> None:
 
 def test_an_iteration_that_is_under_way_is_not_probed(tmp_path: Path) -> None:
     """As one that an earlier version began."""
-    experiment = start(tmp_path, probe={"prompts": 0})
+    experiment = start(tmp_path)
     context = experiment.context(1)
-    STAGES[1].run_shard(context, 0, scripted_tools(tmp_path))
-    began = start(tmp_path)
-    require_judge_probed(began.context(1), scripted_tools(tmp_path, unreadable_judge))
-    assert read_probe(began.files(1)) is None
+    without = replace(context, recipe=context.recipe.model_copy(
+        update={"probe": ProbeRecipe(prompts=0)}))  # fmt: skip
+    STAGES[1].run_shard(without, 0, scripted_tools(tmp_path))
+    require_judge_probed(context, scripted_tools(tmp_path, unreadable_judge))
+    assert read_probe(experiment.files(1)) is None
 
 
 def test_no_probe_draws_from_a_model_when_it_is_switched_off(tmp_path: Path) -> None:

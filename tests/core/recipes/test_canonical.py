@@ -119,7 +119,7 @@ def test_a_renamed_key_stays_in_its_section_and_is_frozen_under_its_old_name() -
         assert new not in FROZEN_KEYS
 
 
-class _LaterProbe(Section):
+class _LaterTrial(Section):
     items: int = declare_field(20, "Items.", source="test")
 
 
@@ -128,14 +128,14 @@ class _LaterEvaluation(EvaluationRecipe):
 
 
 class _LaterRecipe(Recipe):
-    probe: _LaterProbe = _LaterProbe()
-    extra: _LaterProbe | None = None
+    trial: _LaterTrial = _LaterTrial()
+    extra: _LaterTrial | None = None
     evaluation: _LaterEvaluation = _LaterEvaluation()
     tags: list[str] = Field(default_factory=list)
 
 
 LATER: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"probe": {"items": 5}}, {"probe": {"items": 5}}),
+    ({"trial": {"items": 5}}, {"trial": {"items": 5}}),
     ({"extra": {}}, {"extra": {}}),
     ({"tags": ["a"]}, {"tags": ["a"]}),
 ]
