@@ -357,7 +357,7 @@ def test_the_page_shows_what_the_judge_probe_found(
         "prompts": 1, "wanted": 8, "seconds": 75.2, "projected_seconds": 86_400.0,
         "readable": share, "cut_off": share, "verdicts": none, "same_order": none,
         "actor_pairs": none, "judge_pairs": none,
-        "findings": [{"role": "judge", "cause": "wrong_format", "sentence": HOSTILE, "remedy": "x"}],
+        "findings": [{"cause": "wrong_format", "sentence": HOSTILE, "remedy": "x"}],
     }  # fmt: skip
     files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
     page = get(client, PATH)
