@@ -244,7 +244,7 @@ def test_a_stage_reads_no_value_that_it_does_not_declare(
     """Run with a recipe that notes what is read of it."""
     fake = SimpleNamespace(train_dpo=train_on_nothing)
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
-    context = begin(tmp_path / "a", **changes).context(1)
+    context = begin(tmp_path / "a", **changes, probe={"prompts": 0}).context(1)
     tools = scripted_tools(tmp_path / "scratch")
     for stage in STAGES:
         read: set[str] = set()
@@ -273,7 +273,12 @@ def _read_without_effect(stage: Stage) -> set[str]:
     """Values that are read where they change nothing, each for a reason."""
     # The judge passes rho on to what uses it only with early stopping.
     # The evaluation asks whether an adapter was kept: it loads a model only with a ground truth.
-    return {"judge": {"pairing.rho"}, "evaluate": {"training.lora"}}.get(stage.name, set())
+    # The first stage asks whether there is a probe before it, whose rows never train.
+    return {
+        "generate": {"probe.prompts"},
+        "judge": {"pairing.rho"},
+        "evaluate": {"training.lora"},
+    }.get(stage.name, set())
 
 
 def affected(*fields: str, number: int = 1, **changes: object) -> list[str]:
