@@ -200,7 +200,10 @@ def test_each_action_has_an_operation_and_the_earlier_ones_are_deprecated(progra
     for action in ("next", "pause", "resume", "cancel"):
         operation = paths[f"/api/v1/experiments/{{name}}/{action}"]["post"]
         assert not operation.get("deprecated")
-    for path in ("/experiments/{name}/{action}", "/orders", "/orders/{number}"):
+    for path in (
+        *("/experiments/{name}/{action}", "/orders", "/orders/{number}"),
+        *("/experiments/{name}/tries", "/experiments/{name}/tries/{number}/follow-ups"),
+    ):
         assert all(one["deprecated"] for one in paths[f"/api/v1{path}"].values()), path
     fields = described["components"]["schemas"]["JobOut"]["properties"]
     assert {name for name, field in fields.items() if field.get("deprecated")} == {

@@ -11,7 +11,7 @@ from webapp.experiments.models import Experiment, Iteration, Job
 
 pytestmark = pytest.mark.django_db
 
-TRIES = "/experiments/first/tries"
+TRIES = "/experiments/first/playground"
 PUBLISH = "/experiments/first/iterations/1/publish"
 WISH = {"prompt": "What is the capital of France?", "models": [1, 0]}
 

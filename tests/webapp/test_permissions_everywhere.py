@@ -35,6 +35,8 @@ VALUES: Final = {
 BODIES: Final = {
     "/api/v1/experiments": {"name": "mine", "recipe": "smoke"},
     "/api/v1/experiments/first/duplicate": {"name": "mine"},
+    "/api/v1/experiments/first/playground": {"models": [0, 1], "prompt": "Why?"},
+    "/api/v1/experiments/first/playground/1/follow-ups": {"prompt": "And why?"},
     "/api/v1/experiments/first/tries": {"models": [0, 1], "prompt": "Why?"},
     "/api/v1/experiments/first/tries/1/follow-ups": {"prompt": "And why?"},
     "/api/v1/experiments/first/iterations/1/publish": {},

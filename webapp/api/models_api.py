@@ -12,7 +12,7 @@ from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import get_controllable_experiment, get_viewable_experiment
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
 from webapp.api.permissions import require_run
-from webapp.api.schemas import FollowIn, JobOut, PublishIn, TryIn
+from webapp.api.schemas import ConversationIn, FollowIn, JobOut, PublishIn
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import JobKind
 from webapp.playground.conversations import (
@@ -34,9 +34,9 @@ from webapp.playground.publications import has_hub
 router = Router(tags=["models"])
 
 
-@router.post("/{name}/tries", response={202: JobOut, **PROBLEMS})
+@router.post("/{name}/playground", response={202: JobOut, **PROBLEMS})
 @require_run
-def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[JobOut]:
+def start_conversation(request: HttpRequest, name: str, given: ConversationIn) -> Status[JobOut]:
     """Send a prompt to two models and judge both responses.
 
     The returned job holds answers and judgments in its outcome once it is completed.
@@ -59,9 +59,11 @@ def try_models(request: HttpRequest, name: str, given: TryIn) -> Status[JobOut]:
     return Status(202, JobOut.of(job))
 
 
-@router.post("/{name}/tries/{int:number}/follow-ups", response={202: JobOut, **PROBLEMS})
+@router.post("/{name}/playground/{int:number}/follow-ups", response={202: JobOut, **PROBLEMS})
 @require_run
-def follow_up(request: HttpRequest, name: str, number: int, given: FollowIn) -> Status[JobOut]:
+def continue_conversation(
+    request: HttpRequest, name: str, number: int, given: FollowIn
+) -> Status[JobOut]:
     """Send a follow-up: each model continues from its own earlier responses.
 
     Args:
@@ -82,6 +84,22 @@ def follow_up(request: HttpRequest, name: str, number: int, given: FollowIn) -> 
         follows=last,
     )
     return Status(202, JobOut.of(job))
+
+
+@router.post("/{name}/tries", response={202: JobOut, **PROBLEMS}, deprecated=True)
+@require_run
+def try_models(request: HttpRequest, name: str, given: ConversationIn) -> Status[JobOut]:
+    """Send a prompt to two models. Deprecated: use POST /{name}/playground."""
+    return start_conversation(request, name, given)
+
+
+@router.post(
+    "/{name}/tries/{int:number}/follow-ups", response={202: JobOut, **PROBLEMS}, deprecated=True
+)
+@require_run
+def follow_up(request: HttpRequest, name: str, number: int, given: FollowIn) -> Status[JobOut]:
+    """Send a follow-up. Deprecated: use POST /{name}/playground/{number}/follow-ups."""
+    return continue_conversation(request, name, number, given)
 
 
 @router.post("/{name}/iterations/{int:number}/publish", response={202: JobOut, **PROBLEMS})

@@ -216,7 +216,7 @@ class FollowIn(Schema):
     seed: int | None = None
 
 
-class TryIn(FollowIn):
+class ConversationIn(FollowIn):
     """A prompt for two models; omitted values are the defaults of the playground form."""
 
     models: Annotated[list[int], Field(min_length=2, max_length=2, description="M0 is 0.")]
