@@ -95,7 +95,7 @@ def _before(name: str, step: str) -> Callable[[Any], None]:
 WRAPPED: dict[str, Callable[[Any], None]] = {
     "meta_reward_core.iteration": _working,
     "meta_reward_core.storage.shards": _writing,
-    "workers.pipeline.transitions": _told,
+    "workers.pipeline.shard_claims": _told,
     "webapp.audit.annotation_queue": _before("submit_answer", "answer"),
     "workers.management.commands.export_pairs": _before("_read_pairs", "export"),
 }
