@@ -135,7 +135,7 @@ def read_the_report(context: BrowserContext, served: Served) -> None:
     press(page, "Enter", until="20 of 20 items answered")
     main = page.locator("main")
     expect(main).to_contain_text("Agreement with the meta-judge, without ties")
-    expect(main).to_contain_text("Elo's order names the judgment that people prefer")
+    expect(main).to_contain_text("Elo order agrees with human preference")
     tab_to(page, "findings")
     with page.expect_download() as download:
         page.keyboard.press("Enter")

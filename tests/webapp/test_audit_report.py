@@ -170,7 +170,7 @@ def test_an_unfinished_stage_is_not_drawn_from(client: Client, audited: Experime
 def test_the_report_says_what_the_answers_say(client: Client, batch: Batch, carol: User) -> None:
     answer_by_forward(batch, carol)
     page = " ".join(client.get(f"/audits/{batch.pk}").content.decode().split())
-    assert "Elo's order names the judgment that people prefer".replace("'", "&#x27;") in page
+    assert "Elo order agrees with human preference" in page
     assert re.search(
         r'data-label="Meta-judge: A">[\d.]+% <span class="facts">\([^;]+; \d+ items?', page
     )
@@ -276,10 +276,10 @@ def test_the_page_of_an_experiment_shows_the_trend(
     client: Client, batch: Batch, carol: User
 ) -> None:
     assert "Trend" not in client.get("/experiments/scripted/audits").content.decode()
-    assert "Agreement of people" not in client.get("/experiments/scripted").content.decode()
+    assert "Agreement of humans" not in client.get("/experiments/scripted").content.decode()
     answer_by_forward(batch, carol)
     for path in ("/experiments/scripted/audits", "/experiments/scripted"):
-        assert "Agreement of people and meta-judge" in client.get(path).content.decode()
+        assert "Agreement of humans and meta-judge" in client.get(path).content.decode()
 
 
 def test_the_axis_of_agreement_ends_at_one() -> None:

@@ -42,7 +42,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     assert "people say" in report
     assert "the higher score wins" in report
     assert "chance of each" in report
-    assert "Elo's order names the judgment" in report
+    assert "Elo order agrees with human preference" in report
     over = run("audit_report", "--experiment", "scripted")
     for figure in ("iteration 1", "Cohen's kappa", "Krippendorff's alpha", "Elo names"):
         assert figure in over

@@ -91,7 +91,7 @@ class TrendLine:
 
 TREND: Final = (
     "Agreement with the meta-judge, without ties",
-    "Elo names people's winner",
+    "Elo agreement with human preference",
     "Cohen's kappa",
     "Krippendorff's alpha",
     "Spearman with the judge's mean",
@@ -179,8 +179,8 @@ def make_pooled_view(pooled: PooledReport) -> PooledView:
 def _make_pair_lines(found: MetaJudgeResults) -> tuple[MetricLine, ...]:
     return (
         format_share_line("Agreement with the meta-judge, without ties", found.agreement_decided),
-        format_share_line("Agreement with the meta-judge, ties too", found.agreement),
-        format_share_line("Elo's order names the judgment that people prefer", found.elo),
+        format_share_line("Agreement with the meta-judge, with ties", found.agreement),
+        format_share_line("Elo order agrees with human preference", found.elo),
         _make_number_line("Cohen's kappa with the meta-judge", found.kappa),
     )
 
@@ -279,11 +279,11 @@ def make_trend(points: Sequence[TrendPoint]) -> Trend:
     if pairs:
         charts.append(
             _make_chart(
-                "Agreement of people and meta-judge",
+                "Agreement of humans and meta-judge",
                 [(point.iteration, point.agreement) for point in pairs],
                 y_label="share of verdicts, without ties",
                 within=SHARE,
-                description="With 95% intervals; a coin agrees in half of them.",
+                description="95% confidence intervals; chance agreement is 0.5.",
             )
         )
     if scored:
@@ -292,7 +292,7 @@ def make_trend(points: Sequence[TrendPoint]) -> Trend:
                 "Human score minus judge score",
                 [(point.iteration, point.difference) for point in scored],
                 y_label="points",
-                description="With 95% intervals; below 0 the judge is too generous.",
+                description="95% confidence intervals; below 0 the judge is too generous.",
             )
         )
     return Trend(tuple(charts), tuple(map(_make_trend_line, points)), tuple(describe_trend(points)))
