@@ -129,7 +129,7 @@ def read_the_report(context: BrowserContext, served: Served) -> None:
     context.clear_cookies()
     page = context.new_page()
     sign_in(page, served, "alice")
-    tab_to(page, "Audit")
+    tab_to(page, "Human review")
     press(page, "Enter", until="All batches")
     tab_to(page, "Batch 1")
     press(page, "Enter", until="20 of 20 items answered")
