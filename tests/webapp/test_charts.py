@@ -38,6 +38,11 @@ def test_ticks_are_round_numbers_that_hold_the_data() -> None:
     assert labels == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
 
 
+def test_ticks_beyond_every_unit_are_written_by_powers() -> None:
+    scale = make_wide_scale([1e18, 9e18])
+    assert {scale.format_tick(tick) for tick in scale.ticks} >= {"2e+18", "8e+18"}
+
+
 def test_shares_have_no_air_beyond_one() -> None:
     """A constant of 1 has air from 0.5 on, in steps of 0.1, and none above."""
     scale = make_wide_scale([1.0, 1.0], within=(0, 1))

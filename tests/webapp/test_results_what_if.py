@@ -16,6 +16,7 @@ from tests.webapp.conftest import make_person
 from tests.webapp.results_fixtures import record, scripted_experiment, sloppy_reply
 from tests.webapp.test_results_prompts import HTMX, rows_of
 from webapp.experiments.models import Experiment
+from webapp.results import iteration_reader
 from webapp.results.iteration_reader import OpenIteration, open_iteration
 from webapp.results.prompt_index import IterationIndex, find_index
 from webapp.results.what_if_page import WhatIf, compute_what_if
@@ -56,6 +57,17 @@ def ask(client: Client, **changes: object) -> WhatIf:
 def opened(row: Experiment) -> tuple[OpenIteration, IterationIndex]:
     iteration = open_iteration(row, 1)
     return iteration, find_index(iteration, budget_seconds=60.0)[0]
+
+
+def test_an_iteration_is_opened_once_until_its_row_changes(
+    row: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(iteration_reader, "_SETTLED_SECONDS", -1.0)
+    first = open_iteration(row, 1)
+    assert open_iteration(row, 1) is first
+    changed = Experiment.objects.get(pk=row.pk)
+    changed.recipe = changed.recipe | {"description": "another"}
+    assert open_iteration(changed, 1) is not first
 
 
 def test_unchanged_rules_make_exactly_the_pairs_on_disk(row: Experiment, on_disk: OnDisk) -> None:

@@ -42,6 +42,16 @@ def test_four_rows_by_hand() -> None:
     assert card.columns["avg_length"] == 101
 
 
+def test_each_dataset_has_the_win_rate_of_its_own_rows() -> None:
+    rows = [
+        replace(row, dataset=name)
+        for row, name in zip(annotations([2, 2, 1, 1, 1.5]), "aabbb", strict=True)
+    ]
+    found = {metric.name: metric.value for metric in score_annotations(rows).metrics}
+    assert found["dataset_a"] == 100.0
+    assert found["dataset_b"] == pytest.approx(100 * 0.5 / 3)
+
+
 @pytest.mark.parametrize(
     "with_difficulty, unrated, win_rate, error, wins, discrete, controlled",
     [

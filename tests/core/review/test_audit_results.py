@@ -241,6 +241,12 @@ def test_alpha_of_auditors_who_all_say_the_same_is_none() -> None:
     assert (found.value, found.count) == (None, 5)
 
 
+def test_alpha_of_auditors_who_agree_on_every_item_has_no_interval() -> None:
+    """Leaving any item out changes nothing, which does not say how much others would vary."""
+    found = measure_consistency([], [[("c", one), ("d", one)] for one in "aabbab"]).alpha
+    assert (found.value, found.low, found.high, found.count) == (1.0, None, None, 6)
+
+
 def test_points_within_half_a_point_are_alike() -> None:
     found = measure_consistency([(3.0, 3.5), (1.0, 4.0)], [], points=True)
     assert found.same.value == 0.5

@@ -1,10 +1,14 @@
 """A training that goes astray stops with a reason."""
 
 import math
+from pathlib import Path
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from meta_reward_core.training.callbacks import LOSSES_COMPARED, find_alarm
+from meta_reward_core.recipes.training_settings import DpoSettings
+from meta_reward_core.training.callbacks import LOSSES_COMPARED, TrainingMonitor, find_alarm
+from meta_reward_core.training.resume import COMPLETE_MARKER
 
 
 def alarm(
@@ -43,3 +47,15 @@ def test_a_loss_that_grew_for_ten_rows_stops() -> None:
 def test_one_bad_batch_is_no_divergence() -> None:
     assert alarm({"loss": 9.0}, [0.7] * 20 + [9.0]) is None
     assert alarm({"loss": 9.0}, [0.7, 9.0, 9.0]) is None, "three rows are too few to tell"
+
+
+def test_a_state_is_sealed_once_it_is_saved(tmp_path: Path) -> None:
+    """What is not sealed is not resumed from: the process may have died while it was written."""
+    state = tmp_path / "checkpoint-7"
+    state.mkdir()
+    TrainingMonitor(DpoSettings(), None).on_save(
+        TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        TrainerState(global_step=7),
+        TrainerControl(),
+    )
+    assert (state / COMPLETE_MARKER).is_file()
