@@ -233,7 +233,11 @@ def test_a_value_that_is_no_prompt_is_rejected_with_its_reason(
             b"PK\x03\x04 and so on",
             r"p\.xlsx: is a zip archive or a spreadsheet; unpack it",
         ),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}'), r"is compressed by gzip; unpack it"),
+        (
+            "p.jsonl.gz",
+            gzip.compress(b'{"prompt": "a"}', mtime=0),
+            r"is compressed by gzip; unpack it",
+        ),
         ("p.pdf", b"%PDF-1.7 and so on", r"p\.pdf: is a PDF document; unpack it or export it"),
         (
             "p.jsonl",
