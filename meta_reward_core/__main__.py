@@ -1,5 +1,7 @@
 """`python -m meta_reward_core`: run a recipe with the core alone - no web, no database, no queue.
 
+`python -m meta_reward_core check-model MODEL` checks a model for a recipe and runs nothing.
+
 It drives the same stages over the same files as `manage.py run_iteration`; either may go on with
 what the other began.
 """
@@ -8,11 +10,16 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
 
+from meta_reward_core.cli.check_model import (
+    CHECK_EXIT_CODES,
+    add_check_options,
+    check_named_model,
+)
 from meta_reward_core.cli.options import (
     EXIT_CODES,
     EXIT_INTERRUPTED,
@@ -27,6 +34,7 @@ from meta_reward_core.errors import MetaRewardError, NoPairsError
 from meta_reward_core.evaluation.probe_gate import accept_probe
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import (
@@ -40,35 +48,65 @@ from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.roots import StorageRoots
 
+_CHECK_COMMAND: Final = "check-model"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     show_deprecations_briefly()
-    options = vars(_build_parser().parse_args(arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_check = given[:1] == [_CHECK_COMMAND]
+    parser = _build_check_parser() if is_check else _build_parser()
+    options = vars(parser.parse_args(given[1:] if is_check else given))
     console = make_console(sys.stdout)
+
+    def write(result: Any) -> None:
+        if options["output"] is not None:
+            write_json(options["output"], result)
+
     try:
         with interrupt_on_signal(signal.SIGTERM):
             require_writable(options["output"])
-            result = _execute_command(options, console)
-            if options["output"] is not None:
-                write_json(options["output"], result)
+            if is_check:
+                places = StorageRoots.from_environment()
+                check_named_model(options, places, console, write=write)
+            else:
+                write(_execute_command(options, console))
     except MetaRewardError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what is finished is kept. The same command goes on.\n")
         return EXIT_INTERRUPTED
+    except Exception as error:
+        message = explain_library_error(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"{message}\n")
+        return MetaRewardError.exit_code
     return 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m meta_reward_core",
-        description="Run iterations of Meta-Rewarding with the core alone.",
+        description="Run iterations of Meta-Rewarding with the core alone. "
+        f"`{_CHECK_COMMAND} MODEL` checks a model instead; see `{_CHECK_COMMAND} --help`.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser)
+    return parser
+
+
+def _build_check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m meta_reward_core {_CHECK_COMMAND}",
+        description="Check whether a model can be used for a recipe; weights are not loaded.",
+        epilog=CHECK_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_check_options(parser)
     return parser
 
 

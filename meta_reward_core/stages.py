@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,13 @@ from meta_reward_core.method.meta_judging import run_battles
 from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
+from meta_reward_core.model_check.record import read_report, write_report
+from meta_reward_core.model_check.run import (
+    ModelCheckRequest,
+    can_check_here,
+    require_sound,
+    run_check,
+)
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
@@ -41,8 +49,14 @@ from meta_reward_core.training.dataset import load_training_rows
 
 
 def run_sample(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
-    """Draw instructions and cut them into the parts that every later step works on."""
+    """Draw instructions and cut them into the parts that every later step works on.
+
+    Raises:
+        ModelFolderError: the base model is unusable, where nobody has checked it before.
+    """
     pool = context.pool.read("prompts")
+    if context.number == 1:
+        _check_base_model(context, pool)
     used = {
         prompt_id
         for files in context.earlier
@@ -66,6 +80,29 @@ def run_sample(context: IterationContext, shard: int, tools: StageResources) -> 
     return StageOutput(
         tables, {"pool": pool.num_rows, "used_before": len(used), "prompts": len(drawn)}
     )
+
+
+def _check_base_model(context: IterationContext, pool: pa.Table) -> None:
+    """Check M0 before anything is generated, unless that was done when the experiment began.
+
+    Whoever creates an experiment may not have the libraries for it, as the site has not.
+    """
+    store, name = context.files.store, context.files.folder.rpartition("/")[0]
+    is_needed = context.recipe.engine.kind != "scripted" and can_check_here()
+    if not is_needed or read_report(store, name) is not None:
+        return
+    folder = context.model.folder
+    request = ModelCheckRequest(
+        name=folder.name,
+        folder=folder,
+        allowed_roots=(Path(folder.anchor or "/"),),  # whoever created it has seen to its links
+        recipe=context.recipe,
+        templates=context.templates,
+        prompts=tuple(pool["text"].to_pylist()),
+    )
+    report = run_check(request, in_process=True)
+    require_sound(report)
+    write_report(store, name, report)
 
 
 def hash_earlier_inputs(context: IterationContext) -> str:

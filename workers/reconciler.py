@@ -13,8 +13,8 @@ from typing import Final
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
-from webapp.experiments.jobs import send_job
-from webapp.experiments.models import AttemptStatus, Iteration, StageStatus
+from webapp.experiments.jobs import WORKER_QUEUES, send_job
+from webapp.experiments.models import AttemptStatus, Iteration, JobKind, StageStatus
 from webapp.health import read_queue_lengths
 from workers.jobs import build_indexes, runner, send_notifications
 from workers.ops import heartbeat
@@ -115,7 +115,8 @@ def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
 
 def _resend_jobs() -> None:
     """An extra message does no harm: a job is claimed before it is run."""
-    waiting = list(runner.get_jobs_for_engine())
-    if waiting and "gpu" in list_empty_queues():
-        for job in waiting:
+    waiting = list(runner.get_jobs_for_workers())
+    empty = list_empty_queues() if waiting else frozenset()
+    for job in waiting:
+        if WORKER_QUEUES[JobKind(job.kind)] in empty:
             send_job(job)

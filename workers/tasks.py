@@ -23,7 +23,7 @@ def advance(iteration_id: int) -> None:
 
 @app.task(name="workers.carry_out")  # type: ignore[untyped-decorator]
 def carry_out(job_id: int) -> None:
-    """Run a job that needs an engine, if it is still pending."""
+    """Run a job that needs a worker, if it is still pending."""
     job = Job.objects.select_related("experiment", "created_by").filter(pk=job_id).first()
     if job is not None:
-        runner.run_job(job, runner.ENGINE_HANDLERS)
+        runner.run_job(job, runner.WORKER_HANDLERS)

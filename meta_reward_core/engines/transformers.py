@@ -39,6 +39,7 @@ from meta_reward_core.engines.prefix_sharing_probe import enable_prefix_sharing
 from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
 from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 from meta_reward_core.errors import EngineError, ModelFolderError
+from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.processes.third_party_logging import silence_libraries
 
 STEPS_BETWEEN_REPORTS = 16
@@ -71,7 +72,10 @@ def load_transformers_engine(
         torch.set_num_threads(threads)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        with silence_libraries():
+        with (
+            translate_library_errors(ModelFolderError, folder=model_folder),
+            silence_libraries(),
+        ):
             tokenizer = AutoTokenizer.from_pretrained(
                 model_folder, local_files_only=True, trust_remote_code=False
             )

@@ -17,10 +17,29 @@ from meta_reward_core.untrusted_input import parse_json
 PICKLE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"}
 )
+_MODEL_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors"})
+_LFS_POINTER = b"version https://git-lfs"
 WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
 """Inside a model folder: the adapter whose merged weights it holds, where that was kept."""
 WEIGHTS_INDEX = "model.safetensors.index.json"
+INHERITED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a checkpoint takes from the base model as it is: training changes weights alone."""
 
 
 def hash_model_folder(path: Path) -> str:
@@ -62,6 +81,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
         _check_harmless(file)
         if not file.is_file():
             raise ModelFolderError(f"{file} is a link to nothing, or no plain file: remove it.")
+        _check_content(file)
     check_non_weight_files(folder)
     _check_weights(folder)
     return folder
@@ -87,7 +107,8 @@ def read_weights_index(folder: Path) -> set[str]:
     names: list[Any] = list(weights.values()) if isinstance(weights, dict) else [None]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ModelFolderError(
-            f"{folder / WEIGHTS_INDEX} should name files beside it as its weights (weight_map)."
+            f"{folder / WEIGHTS_INDEX} should name files beside it as its weights (weight_map): "
+            "download it again."
         )
     return set(names)
 
@@ -137,17 +158,41 @@ def _check_harmless(file: Path) -> None:
         raise ModelFolderError(f"{file} is code of the model's own, which is never run: remove it.")
 
 
+def _check_content(file: Path) -> None:
+    """Refuse what a download left in place of a file: nothing, a Git LFS pointer, a dead link."""
+    if not file.exists():
+        raise ModelFolderError(f"{file} links to a file that does not exist: download it again.")
+    if file.suffix.lower() not in _MODEL_SUFFIXES:
+        return
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise ModelFolderError(
+            f"{file} cannot be read ({error.strerror}): let this user read it."
+        ) from error
+    if start == _LFS_POINTER:
+        raise ModelFolderError(
+            f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in the folder, "
+            "or download the file again."
+        )
+    if not start:
+        raise ModelFolderError(f"{file} is empty: download it again.")
+
+
 def _check_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelFolderError(f"{folder} has no config.json.")
+        raise ModelFolderError(f"{folder} has no config.json: download the model again.")
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         if "auto_map" in _read_json(folder / name):
             raise ModelFolderError(
-                f"{folder / name} asks for code of its own (auto_map), which is never run."
+                f"{folder / name} asks for code of its own (auto_map), which is never run: choose "
+                "a model that transformers knows, or remove auto_map if it knows this one."
             )
     if (folder / "adapter_config.json").is_file():
         raise ModelFolderError(
-            f"{folder} holds an adapter over another model: merge them and save the result."
+            f"{folder / 'adapter_config.json'} belongs to an adapter over another model: merge "
+            "both, save the result and use that folder."
         )
 
 
@@ -155,11 +200,21 @@ def _check_weights(folder: Path) -> None:
     if (folder / WEIGHTS_FILE).is_file():
         return
     if not (folder / WEIGHTS_INDEX).is_file():
-        raise ModelFolderError(f"{folder} has no safetensors weights ({WEIGHTS_FILE}).")
+        raise ModelFolderError(
+            f"{folder} has no safetensors weights ({WEIGHTS_FILE}): {_suggest_weights(folder)}."
+        )
     shards = read_weights_index(folder)
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing or not shards:
-        raise ModelFolderError(f"{folder} misses weights: {', '.join(missing) or WEIGHTS_FILE}.")
+        raise ModelFolderError(
+            f"{folder} misses weights: {', '.join(missing) or WEIGHTS_FILE} (download them again)."
+        )
+
+
+def _suggest_weights(folder: Path) -> str:
+    if any(folder.glob("*.gguf")):
+        return "a GGUF file cannot be trained, use the original model"
+    return "convert the model to safetensors, or download it again"
 
 
 def _check_chat_template(folder: Path) -> None:
@@ -181,7 +236,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = parse_json(file.read_bytes(), nan_is_null=True, leave_scalars=True)
     except MalformedInputError as error:
-        raise ModelFolderError(f"{file} {error}") from error
+        message = str(error).rstrip(".")
+        raise ModelFolderError(f"{file} {message}: download it again, or correct it.") from error
     if not isinstance(content, dict):
-        raise ModelFolderError(f"{file} should hold one JSON object.")
+        raise ModelFolderError(f"{file} should hold one JSON object: download or correct it.")
     return content

@@ -74,6 +74,19 @@ def find_base_model(recipe: Recipe, places: StorageRoots) -> ModelRef | None:
     return None if folder is None else ModelRef.of_folder("M0", folder)
 
 
+def find_or_fetch_model(name: str, places: StorageRoots, *, say: Callable[[str], None]) -> Path:
+    """Find a folder by its path or below the models' root, unchecked; or fetch it from the Hub.
+
+    Raises:
+        ModelFolderError: there is none, or what was fetched may not be loaded.
+        HubError: the Hub does not answer.
+    """
+    for folder in (Path(name), places.models / name):
+        if folder.exists():
+            return folder
+    return _NamedModel(name).ensure(places, say=say)
+
+
 class _Source(Protocol):
     """Where a base model comes from."""
 

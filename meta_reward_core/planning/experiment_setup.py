@@ -32,7 +32,9 @@ from meta_reward_core.experiment import (
     load_templates,
     open_experiment,
 )
+from meta_reward_core.model_check.record import write_report
 from meta_reward_core.planning.base_model import check_base_model, resolve_base_model
+from meta_reward_core.planning.check_experiment import check_new_experiment
 from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_iteration
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
@@ -272,8 +274,18 @@ def _create(
     recipe = inputs.recipe
     model = resolve_base_model(recipe, places, say=say)
     check_disk_space(recipe, model.folder, places)
+    report = check_new_experiment(
+        recipe,
+        model,
+        places,
+        templates=inputs.templates,
+        prompts=[prompt.text for prompt in inputs.prompts.prompts],
+        has_own_prompts=request.prompts is not None,
+        engine_here=engine_here,
+        say=say,
+    )
     seed = DEFAULT_SEED if request.seed is None else request.seed
-    return create_experiment(
+    experiment = create_experiment(
         store,
         request.experiment,
         recipe=recipe,
@@ -283,6 +295,9 @@ def _create(
         prompts=inputs.prompts,
         documents={get_items_path(one.task): one.to_json() for one in inputs.items},
     )
+    if report is not None:
+        write_report(store, experiment.name, report)
+    return experiment
 
 
 def read_pool(

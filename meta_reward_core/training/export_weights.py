@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 
-from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.errors import ModelFolderError, TrainingError
+from meta_reward_core.models.check.loading import UnusableConfigError, load_config
+from meta_reward_core.models.check.parameters import compare_checkpoint
+from meta_reward_core.models.check.result import Level
+from meta_reward_core.models.check.weights_files import read_weights
+from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.models.validation import ADAPTER_FOLDER
 from meta_reward_core.training.resume import publish_model
 from meta_reward_core.untrusted_input import parse_json
@@ -56,9 +62,32 @@ def publish_weights(
             checkpoint=checkpoint,
             job_name=job_name,
             write_more=write_adapter,
+            verify=partial(verify_checkpoint, start=start),
         )
     trainer.accelerator.wait_for_everyone()
     return published
+
+
+def verify_checkpoint(folder: Path, *, start: Path) -> None:
+    """See that a checkpoint is complete and has the tensors of the model it was trained from.
+
+    Raises:
+        TrainingError: it has not; it must not be published.
+    """
+    made, problems = read_weights(folder)
+    problems = [check for check in problems if check.level is Level.RED]
+    if not problems:
+        base, _ = read_weights(start)
+        try:
+            config = load_config(folder)
+        except UnusableConfigError as error:
+            problems = [error.check]
+        else:
+            compared = compare_checkpoint(config, base, made, folder)
+            problems = [check for check in compared if check.level is Level.RED]
+    if problems:
+        found = " ".join(check.describe() for check in problems)
+        raise TrainingError(f"the checkpoint is not published, because it is damaged: {found}")
 
 
 Weights = dict[str, torch.Tensor]
@@ -102,13 +131,14 @@ def _write_adapter(folder: Path, config: Any, learned: Weights) -> None:
 def load_float32(folder: Path) -> PreTrainedModel:
     """The weights of a folder in float32: steps of 5e-6 vanish in bfloat16 weights."""
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-        )
+        with translate_library_errors(ModelFolderError, folder=folder):
+            return AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded as a model: {error}") from error
 

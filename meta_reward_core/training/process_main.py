@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from meta_reward_core.errors import MetaRewardError, TrainingError
+from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.processes.signals import set_parent_death_signal
 from meta_reward_core.training.launcher import ROWS_FILE
 from meta_reward_core.training.result import LogRow, TrainingOutcome
@@ -30,8 +31,9 @@ def main(job: Path) -> None:
     except MetaRewardError as error:
         _write_error(job, rank, type(error).__name__, str(error))
         sys.exit(1)
-    except Exception:
-        _write_error(job, rank, TrainingError.__name__, traceback.format_exc())
+    except Exception as error:
+        message = explain_library_error(error) or traceback.format_exc()
+        _write_error(job, rank, TrainingError.__name__, message)
         raise
     if rank == "0":
         _write_json(job / "outcome.json", outcome.to_json())

@@ -14,28 +14,12 @@ from pathlib import Path
 from transformers.trainer_utils import sort_checkpoints
 
 from meta_reward_core.errors import ArtifactError
+from meta_reward_core.models.validation import INHERITED_FILES
 from meta_reward_core.untrusted_input import parse_json
 
 JOB_FILE = "job.json"
 COMPLETE_MARKER = "complete"
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
-# Taken from the starting model as they are: training changes weights and nothing else.
-INHERITED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 # Keys in which transformers notes where a model was loaded from.
 PATH_KEYS = ("_name_or_path", "name_or_path")
 
@@ -77,6 +61,7 @@ def publish_model(
     checkpoint: Path,
     job_name: str,
     write_more: Callable[[Path], None] | None = None,
+    verify: Callable[[Path], None] | None = None,
 ) -> bool:
     """Make `checkpoint` appear as a whole, or leave the one that is already there.
 
@@ -86,6 +71,7 @@ def publish_model(
         checkpoint: the folder to appear.
         job_name: unique per job, so that a killed publication is cleared by its own job alone.
         write_more: writes what the folder holds beside the model; all of it is published.
+        verify: looks at the whole folder and raises where it may not be published.
 
     Returns:
         Whether this call published; False when another writer was first.
@@ -100,6 +86,8 @@ def publish_model(
         _copy_inherited_files(start, partial)
         if write_more is not None:
             write_more(partial)
+        if verify is not None:
+            verify(partial)
         sync_folder(partial)
         return _rename_if_absent(partial, checkpoint)
     finally:

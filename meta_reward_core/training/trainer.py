@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from meta_reward_core.errors import TrainingError
+from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.processes.third_party_logging import silence_libraries
 from meta_reward_core.recipes.canonical import canonicalize_section
@@ -85,7 +86,11 @@ def run_training(
     if threads is not None:
         torch.set_num_threads(threads)
     _check_world_size(settings.processes)
-    with silence_libraries(), _silence_datasets():
+    with (
+        translate_library_errors(TrainingError, folder=start),
+        silence_libraries(),
+        _silence_datasets(),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
         with PartialState().main_process_first():
             described = _describe_job(objective, rows, start, settings, seed)

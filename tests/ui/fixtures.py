@@ -19,6 +19,7 @@ from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
+from meta_reward_core.models.check.result import Check, CheckReport, Level
 from tests.webapp.audit_fixtures import draw
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_attempt, add_worker
@@ -66,6 +67,30 @@ TRY: Final = {
     "judges": [1],
     "judgments": 2,
 }
+CHECKED: Final = CheckReport(
+    "a/model/of-ones-own",
+    (
+        Check("folder", "Folder", Level.GREEN, "complete, no code and no pickles"),
+        Check(
+            "weights.dtype",
+            "Number format",
+            Level.AMBER,
+            "checkpoints are saved in bfloat16 as dtype says (stored: 290 in float32)",
+            'set "dtype" to the stored format to keep it',
+            "config.json",
+        ),
+        Check(
+            "weights.keys",
+            "Parameters",
+            Level.RED,
+            "no tensor for 3 parameters of the model (model.layers.1.mlp.down_proj.weight, "
+            "model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight), which would "
+            "get random values",
+            "download the weights again, or use config.json of the same model",
+            "model.safetensors",
+        ),
+    ),
+).to_json()
 PUBLISHED: Final = {
     "folder": "finished/M1",
     "archive": "finished/M1.tar",
@@ -325,6 +350,9 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
     return {
         "launch_waiting": add(JobKind.LAUNCH, **launch),
         "launch_refused": add(JobKind.LAUNCH, refused, message=DISK_IS_FULL, **launch),
+        "check_waiting": add(JobKind.CHECK_MODEL),
+        "check_done": add(JobKind.CHECK_MODEL, JobStatus.DONE, outcome=CHECKED),
+        "check_failed": add(JobKind.CHECK_MODEL, refused, message="no worker has the libraries"),
         "try_done": add(JobKind.CHAT, JobStatus.DONE, payload=TRY, outcome=_try_outcome()),
         "try_talk": add(JobKind.CHAT, JobStatus.DONE, **answered),
         "try_talk_refused": add(JobKind.CHAT, refused, message="the engine died", **said),

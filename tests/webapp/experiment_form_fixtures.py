@@ -10,6 +10,7 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
+from tests.model_files import write_small_folder
 from webapp.experiments import throughput
 from webapp.experiments.models import Experiment, Job
 
@@ -27,12 +28,7 @@ def places(tmp_path: Path, settings: Settings) -> Path:
     return tmp_path
 
 
-def make_model(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights of M0")
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    return folder
+make_model = write_small_folder
 
 
 def make_experiment(name: str, **values: Any) -> Experiment:

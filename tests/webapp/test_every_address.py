@@ -87,6 +87,9 @@ def path_of(name: str, world: dict[str, object], person: User, batch: Batch) -> 
             kind="launch", created_by=person, experiment_name="mine", payload=wish
         )
         given["pk"] = job.pk
+    elif name == "model_check":
+        job = Job.objects.create(kind="check_model", created_by=person, experiment_name="mine")
+        given["pk"] = job.pk
     elif name == "conversation":
         job = Job.objects.create(
             kind="chat",

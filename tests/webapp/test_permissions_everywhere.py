@@ -40,6 +40,7 @@ BODIES: Final = {
     "/api/v1/experiments/first/tries": {"models": [0, 1], "prompt": "Why?"},
     "/api/v1/experiments/first/tries/1/follow-ups": {"prompt": "And why?"},
     "/api/v1/experiments/first/iterations/1/publish": {},
+    "/api/v1/models/check": {"model": {"source": "hub", "name": "org/name"}},
 }
 GOES_TO_SIGN_IN: Final = ("/account/login", "/admin/login/")
 

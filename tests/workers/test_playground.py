@@ -22,7 +22,7 @@ from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.playground.conversations import explain_not_followable
 from workers.engine.client import EngineHost, SampleRequest, ShardFailedError
 from workers.jobs import playground
-from workers.jobs.runner import ENGINE_HANDLERS, run_job
+from workers.jobs.runner import WORKER_HANDLERS, run_job
 from workers.ops import processes
 from workers.pipeline.open_experiment import open_row
 from workers.pipeline.sync_rows import record_experiment
@@ -82,7 +82,7 @@ def ask(row: Experiment, follows: Job | None = None, **changes: Any) -> Job:
 
 
 def carried_out(job: Job) -> Job:
-    assert run_job(job, ENGINE_HANDLERS)
+    assert run_job(job, WORKER_HANDLERS)
     job.refresh_from_db()
     return job
 

@@ -9,8 +9,10 @@ from django.http import HttpRequest, QueryDict
 from django.utils.datastructures import MultiValueDict
 
 from meta_reward_core.errors import InputError
+from meta_reward_core.models.hf_hub import parse_hub_name
+from meta_reward_core.planning.experiment_request import DEFAULT_RECIPE
 from meta_reward_core.recipes.renamed_keys import translate_flat_keys
-from webapp.api.schemas import LaunchChanges, SeedModel
+from webapp.api.schemas import LaunchChanges, ModelCheckIn, SeedModel
 from webapp.experiment_form import forms
 from webapp.experiment_form.form_state import (
     PREFIX,
@@ -20,6 +22,9 @@ from webapp.experiment_form.form_state import (
     make_initial_state,
     make_submitted_state,
 )
+from webapp.experiment_form.launch_request import load_base_recipe
+from webapp.experiment_form.model_check import CheckRequest, is_model_folder, request_check
+from webapp.experiment_form.recipe_draft import draft_recipe, require_launchable, to_texts
 from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
 from webapp.experiment_form.uploads import store_prompts
 from webapp.experiments.jobs import enqueue_job
@@ -40,10 +45,7 @@ def submit_launch(
         InputError: something that was asked for is wrong, one line for each.
     """
     warnings = list(base.warnings)
-    values = translate_flat_keys(given.values, warn=warnings.append)
-    unknown = sorted(values.keys() - get_recipe_fields().keys())
-    if unknown:
-        raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
+    values = _translate_values(given.values, warnings)
     first = make_initial_state(request, base)
     form = HttpRequest()
     form.method, form.user = "POST", request.user
@@ -55,6 +57,47 @@ def submit_launch(
     wish = build_launch_request(sheet)
     job = enqueue_job(JobKind.LAUNCH, by=by, experiment_name=wish.name, payload=wish.write())
     return job, warnings
+
+
+def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, list[str]]:
+    """Request the check of a model.
+
+    Returns:
+        The job, and what is deprecated in the request.
+
+    Raises:
+        InputError: the recipe, a value, the prompts or the model's name cannot be used.
+    """
+    warnings: list[str] = []
+    values = _translate_values(given.values, warnings)
+    name = given.recipe or ("" if given.recipe_text else DEFAULT_RECIPE)
+    base = load_base_recipe(name, given.recipe_text, warn=warnings.append)
+    texts = to_texts(base) | {key: write_value(value) for key, value in values.items()}
+    draft = draft_recipe(base, texts, model=given.model.name)
+    if draft.recipe is None:
+        errors = [f"{key}: {text}" for key, text in draft.errors.items()]
+        raise InputError("\n".join([*errors, *draft.problems]))
+    require_launchable(draft.recipe)
+    if given.model.source == "hub" and parse_hub_name(given.model.name) is None:
+        raise InputError("model: use an id such as org/name or org/name@revision")
+    if given.model.source == "folder" and not is_model_folder(given.model.name):
+        raise InputError(f"model: there is no folder {given.model.name!r} of this installation")
+    stored = _store_prompt_fields(given.prompts).get("prompts_stored", "")
+    request = CheckRequest.of(given.model.name, draft.recipe, prompts=stored)
+    return request_check(request, by=by), warnings
+
+
+def _translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Values under the keys of today; what is deprecated is added to `warnings`.
+
+    Raises:
+        InputError: a key is unknown.
+    """
+    values = dict(translate_flat_keys(given, warn=warnings.append))
+    unknown = sorted(values.keys() - get_recipe_fields().keys())
+    if unknown:
+        raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
+    return values
 
 
 def _fill_fields(

@@ -202,6 +202,28 @@ class LaunchIn(LaunchChanges):
     recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
 
 
+class ModelCheckIn(Schema):
+    """A model to check, and the recipe whose limits apply.
+
+    Attributes:
+        model: a folder of the installation, or an id of the Hugging Face Hub.
+        recipe: name of a shipped recipe; `recipe_text` is used instead if it is empty.
+        values: changes of the recipe, by key.
+        prompts: whose lengths are compared with the limits.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: SeedModel
+    recipe: str = ""
+    recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
+    values: Annotated[
+        dict[str, Any],
+        Field(default_factory=dict, description="Recipe values by key, such as actor.samples."),
+    ]
+    prompts: Annotated[list[str], Field(min_length=1)] | None = None
+
+
 class FollowIn(Schema):
     """The next turn of a conversation; omitted values are taken from the previous turn."""
 

@@ -2,20 +2,23 @@
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
-from ninja import Query, Router
+from ninja import Query, Router, Status
 
 from meta_reward_core.errors import InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import get_visible_jobs
+from webapp.api.create_experiment import submit_model_check
 from webapp.api.errors import PROBLEMS
 from webapp.api.experiments import Limit, Offset
-from webapp.api.permissions import require_view
+from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
     ActivityFilter,
     ActivityOut,
     ActivityPage,
     JobOut,
     JobPage,
+    ModelCheckIn,
     OrderPage,
     RecipeFieldOut,
     RecipeOut,
@@ -113,6 +116,18 @@ def _read_jobs(request: HttpRequest, limit: int, offset: int) -> tuple[int, list
     rows = get_visible_jobs(request.user)
     page = rows.select_related("created_by")[offset : offset + limit]
     return rows.count(), [JobOut.of(row) for row in page]
+
+
+@router.post("/models/check", response={202: JobOut, **PROBLEMS})
+@require_run
+def check_model(request: HttpRequest, given: ModelCheckIn) -> Status[JobOut]:
+    """Check whether a model can be used for a recipe, before an experiment is created.
+
+    The job that is returned holds the report in its outcome once it is done: a level of green,
+    amber or red, and every single check with its level, message, remedy and file.
+    """
+    job, warnings = submit_model_check(given, by=get_user(request))
+    return Status(202, JobOut.of(job, warnings=warnings))
 
 
 def _load_recipe_out(name: str) -> RecipeOut:

@@ -23,6 +23,11 @@ from webapp.experiment_form import forms
 from webapp.experiment_form.cost import CostEstimate, estimate_cost
 from webapp.experiment_form.forms import LaunchForm
 from webapp.experiment_form.launch_request import LaunchRequest, dump_recipe, load_base_recipe
+from webapp.experiment_form.model_check import (
+    ModelCheckState,
+    explain_unusable,
+    load_check_state,
+)
 from webapp.experiment_form.model_choices import ModelChoices, list_models
 from webapp.experiment_form.recipe_draft import RecipeDraft, ValueDifference, draft_recipe, to_texts
 from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
@@ -86,6 +91,7 @@ class LaunchFormState:
         problems: what is wrong with no single field.
         missing: labels of what has not been filled in yet.
         estimate: None as long as something of the recipe is wrong.
+        model_check: what is known about the chosen model.
     """
 
     base: FormBase
@@ -98,6 +104,7 @@ class LaunchFormState:
     missing: Sequence[str]
     settings: Sequence[ValueDifference]
     estimate: CostEstimate | None
+    model_check: ModelCheckState
 
     @property
     def is_ready(self) -> bool:
@@ -238,6 +245,9 @@ def _make_state(
     error = prompts.error or _find_pool_error(form, recipe, prompts)
     errors |= {"prompts_from": error} if error else {}
     errors |= {PREFIX + key: text for key, text in draft.errors.items()}
+    checked = load_check_state(draft.recipe, prompts=get_stored_name(form, prompts))
+    if found := _find_model_errors(form, checked):
+        errors = {key: text for key, text in errors.items() if key != "model_from"} | found
     return LaunchFormState(
         base=base,
         form=form,
@@ -249,7 +259,26 @@ def _make_state(
         missing=missing,
         settings=_list_setting_differences(base, form),
         estimate=_estimate_cost(request, form, draft),
+        model_check=checked,
     )
+
+
+def _find_model_errors(form: LaunchForm, checked: ModelCheckState) -> dict[str, str]:
+    """What keeps the chosen model from being used, by the field that chose it."""
+    chosen = form.data.get("model_folder", "")
+    reason = explain_unusable(chosen, form.models)
+    is_folder = form.data.get("model_from") == forms.MODEL_FOLDER
+    if is_folder and reason:
+        return {"model_folder": reason}
+    if not checked.problems:
+        return {}
+    return {"model_folder" if is_folder else "model_from": " ".join(checked.problems)}
+
+
+def get_stored_name(form: LaunchForm, prompts: PromptsState) -> str:
+    """Name of the stored file of prompts; empty for prompts that are already in place."""
+    has_file = form.cleaned_data.get("prompts_from") in {forms.PROMPTS_FILE, forms.PROMPTS_TEXT}
+    return prompts.found.name if has_file and prompts.found is not None else ""
 
 
 def _collect_errors(form: LaunchForm, *, is_final: bool) -> tuple[dict[str, str], list[str]]:
@@ -402,8 +431,8 @@ def _estimate_cost(
 def build_launch_request(sheet: LaunchFormState) -> LaunchRequest:
     """What a sheet that is ready asks for."""
     given, base = sheet.form.cleaned_data, sheet.base
-    has_file = given["prompts_from"] in {forms.PROMPTS_FILE, forms.PROMPTS_TEXT}
-    found = sheet.prompts.found if has_file else None
+    stored = get_stored_name(sheet.form, sheet.prompts)
+    found = sheet.prompts.found if stored else None
     return LaunchRequest(
         name=given["name"],
         seed=given["seed"],
@@ -413,8 +442,8 @@ def build_launch_request(sheet: LaunchFormState) -> LaunchRequest:
         recipe_text=dump_recipe(base.recipe) if base.origin else base.text,
         changes=sheet.draft.changes,
         origin=base.origin.name if base.origin else "",
-        prompts=found.name if found else "",
-        prompts_called=sheet.prompts.called if found else "",
+        prompts=stored,
+        prompts_called=sheet.prompts.called if stored else "",
         same_prompts=given["prompts_from"] == forms.PROMPTS_OF_ORIGIN,
         skip_bad_rows=bool(found and found.rejected_count),
     )

@@ -8,6 +8,7 @@ urlpatterns = [
     path("experiments/new", views.create_experiment, name="new_experiment"),
     path("experiments/new/prompts", views.preview_prompts, name="new_experiment_prompts"),
     path("jobs/<int:pk>", views.show_launch, name="job"),
+    path("experiments/new/checks/<int:pk>", views.show_model_check, name="model_check"),
     path("experiments/compare", compare.compare_experiments, name="compare"),
     path("experiments/<str:name>/duplicate", views.duplicate_experiment, name="duplicate"),
 ]

@@ -26,11 +26,13 @@ from webapp.experiment_form.form_state import (
     LaunchFormState,
     build_launch_request,
     find_base,
+    get_stored_name,
     make_initial_state,
     make_refilled_state,
     make_submitted_state,
 )
 from webapp.experiment_form.launch_request import LaunchRequest, load_shipped_recipe
+from webapp.experiment_form.model_check import CheckRequest, ModelCheckState, request_check
 from webapp.experiment_form.presenter import (
     build_cli_command,
     build_sections,
@@ -130,6 +132,19 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
     )
 
 
+@require_safe
+@require_run
+def show_model_check(request: HttpRequest, pk: int) -> HttpResponse:
+    """Show the results of a model check; asks for itself until it is done."""
+    job = get_requested_job(request.user, pk, JobKind.CHECK_MODEL)
+    return render_page_or_partial(
+        request,
+        "experiment_form/model_check.html",
+        region="experiment_form/_model_check.html",
+        context={"checked": ModelCheckState.of(job), "job": job},
+    )
+
+
 def _render_first_form(request: HttpRequest) -> HttpResponse:
     job = request.GET.get(
         "job", request.GET.get("order")
@@ -176,6 +191,9 @@ def _read_sent_text(request: HttpRequest) -> str:
 def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
     is_final = request.POST.get("action") == "launch" and not is_partial_request(request)
     sheet = make_submitted_state(request, base, is_final=is_final)
+    if request.POST.get("action") == "check" and not is_partial_request(request):
+        _request_model_check(request, sheet)
+        sheet = make_submitted_state(request, base, is_final=is_final)
     if not is_final or not sheet.is_ready:
         return _render_form(request, sheet)
     wish = build_launch_request(sheet)
@@ -183,6 +201,17 @@ def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
         JobKind.LAUNCH, by=_get_user(request), experiment_name=wish.name, payload=wish.write()
     )
     return redirect("job", pk=placed.pk)
+
+
+def _request_model_check(request: HttpRequest, sheet: LaunchFormState) -> None:
+    """Ask for the whole check of the chosen model, unless its files are already refused."""
+    recipe = sheet.draft.recipe
+    if recipe is None or recipe.model is None or sheet.model_check.problems:
+        return
+    if sheet.errors.keys() & {"model_from", "model_folder", "model_hub"}:
+        return
+    prompts = get_stored_name(sheet.form, sheet.prompts)
+    request_check(CheckRequest.of(recipe.model, recipe, prompts=prompts), by=_get_user(request))
 
 
 def _get_user(request: HttpRequest) -> User | None:
@@ -209,6 +238,7 @@ def _render_form(
 ) -> HttpResponse:
     context = {
         "sheet": sheet,
+        "checked": sheet.model_check,
         "form": sheet.form,
         "base": sheet.base,
         "command": build_cli_command(sheet),

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
-NEEDS_ENGINE: Final = frozenset({JobKind.CHAT})
-"""Kinds that a GPU worker runs, after the work that is already queued."""
+WORKER_QUEUES: Final = {JobKind.CHAT: "gpu", JobKind.CHECK_MODEL: "cpu"}
+"""Kinds that a worker runs, after the work that is already queued, and the queue of each."""
 
 PENDING: Final = (JobStatus.WAITING, JobStatus.RUNNING)
 """Statuses of a job that has not ended."""
@@ -46,15 +46,16 @@ def enqueue_job(
         payload=payload or {},
         follows=follows,
     )
-    if kind in NEEDS_ENGINE:
+    if kind in WORKER_QUEUES:
         transaction.on_commit(partial(send_job, job))
     return job
 
 
 def send_job(job: Job) -> None:
-    """Send a job to the GPU workers; if the broker refuses it, it is sent again later."""
+    """Send a job to the workers; if the broker refuses it, it is sent again later."""
+    queue = WORKER_QUEUES[JobKind(job.kind)]
     try:
-        current_app.send_task("workers.carry_out", args=[job.pk], queue="gpu")
+        current_app.send_task("workers.carry_out", args=[job.pk], queue=queue)
     except (KombuError, RedisError, OSError) as error:
         _log.warning("the broker did not take %s, it will be sent later: %s", job, error)
 
@@ -65,7 +66,7 @@ def cancel_job(job: Job, *, by: User) -> bool:
     One conditional UPDATE, so that a worker that ends the job at the same time is first or loses.
     The worker finds that the job is no longer its own.
     """
-    active = Job.objects.filter(pk=job.pk, kind__in=NEEDS_ENGINE, status__in=PENDING)
+    active = Job.objects.filter(pk=job.pk, kind__in=list(WORKER_QUEUES), status__in=PENDING)
     cancelled = active.update(
         status=JobStatus.REFUSED,
         token=None,

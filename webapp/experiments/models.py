@@ -333,6 +333,7 @@ class JobKind(models.TextChoices):
     PUBLISH = "publish", "publish a model"
     AUDIT = "audit", "create an audit batch"
     HAND_OVER = "hand_over", "change owner or visibility"
+    CHECK_MODEL = "check_model", "check a model"
 
 
 class JobStatus(models.TextChoices):

@@ -36,6 +36,7 @@ from meta_reward_core.engines.base import Completion, SamplingParams
 from meta_reward_core.errors import ArtifactError, MetaRewardError
 from meta_reward_core.experiment import Experiment, compute_experiment_stamp, open_experiment
 from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.planning.experiment_setup import load_engine
 from meta_reward_core.storage.artifact_store import ArtifactStore
 
@@ -92,7 +93,8 @@ def handle_request(request: dict[str, Any], tools: StageResources, reporter: Rep
         reporter.send(failed=str(error), kind=type(error).__name__, retryable=error.retryable)
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
         traceback.print_exc()
-        reporter.send(failed=str(error), kind=type(error).__name__, retryable=True, fault=True)
+        message = explain_library_error(error) or str(error)
+        reporter.send(failed=message, kind=type(error).__name__, retryable=True, fault=True)
     else:
         reporter.send(**answer, device=_get_device())
 

@@ -1,8 +1,9 @@
 """Carry out what people asked for on pages and through the API.
 
-A kind is quick, slow, or needs an engine. Quick and slow ones are taken from the rows by two
+A kind is quick, slow, or needs a worker. Quick and slow ones are taken from the rows by two
 threads of the reconciler (`run_jobs_forever`), so that they wait neither for a busy worker nor
-for each other, and need no broker; what needs an engine is taken by a GPU worker (`run_job`).
+for each other, and need no broker; what needs an engine or model libraries is taken by a worker
+(`run_job`). A reconciler that has these libraries checks models, too.
 Each is claimed by one conditional UPDATE, and claimed again if whoever took it fell silent.
 """
 
@@ -20,9 +21,16 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError, MetaRewardError
+from meta_reward_core.model_check.run import can_check_here
 from webapp.db_clock import from_now
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus
-from workers.jobs import create_experiment, draw_audit_batch, playground, publish_model
+from workers.jobs import (
+    check_model,
+    create_experiment,
+    draw_audit_batch,
+    playground,
+    publish_model,
+)
 from workers.pipeline import control
 from workers.pipeline.open_experiment import open_row
 
@@ -68,8 +76,12 @@ SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.LAUNCH: create_experiment.launch_experiment,
     JobKind.PUBLISH: publish_model.publish_model,
     JobKind.AUDIT: draw_audit_batch.create_audit_batch,
+    **({JobKind.CHECK_MODEL: check_model.check_model} if can_check_here() else {}),
 }
-ENGINE_HANDLERS: Final[Mapping[str, JobHandler]] = {JobKind.CHAT: playground.run_chat}
+WORKER_HANDLERS: Final[Mapping[str, JobHandler]] = {
+    JobKind.CHAT: playground.run_chat,
+    JobKind.CHECK_MODEL: check_model.check_model,
+}
 
 
 def run_job(job: Job, handlers: Mapping[str, JobHandler]) -> bool:
@@ -154,6 +166,6 @@ def start_job_threads() -> None:
         threading.Thread(target=run_jobs_forever, args=[handlers], daemon=True).start()
 
 
-def get_jobs_for_engine() -> QuerySet[Job]:
-    """Select jobs that must be sent to the GPU workers again."""
-    return _select_waiting().filter(kind__in=list(ENGINE_HANDLERS))
+def get_jobs_for_workers() -> QuerySet[Job]:
+    """Select jobs that must be sent to the workers again."""
+    return _select_waiting().filter(kind__in=list(WORKER_HANDLERS))

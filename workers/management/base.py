@@ -23,6 +23,7 @@ from rich.console import Console
 from meta_reward_core.cli.options import EXIT_INTERRUPTED
 from meta_reward_core.cli.terminal import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
+from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.processes.signals import interrupt_on_signal
 from webapp.accounts.models import SecurityEventKind
@@ -65,18 +66,29 @@ def handle_errors(*, go_on: str = "") -> Iterator[None]:
             yield
         except MetaRewardError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
-        except (OperationalError, OSError) as error:
-            if not _is_disk_full(error):
-                raise
-            raise CommandError(
-                f"no room left on the disk ({error}): free space and run the same command again",
-                returncode=StorageFullError.exit_code,
-            ) from error
+        except CommandError:
+            raise
         except KeyboardInterrupt as error:
             raise CommandError(
                 f"stopped; what is finished is kept. {go_on}".strip(),
                 returncode=EXIT_INTERRUPTED,
             ) from error
+        except Exception as error:
+            translated = _translate_foreign_error(error)
+            if translated is None:
+                raise
+            raise translated from error
+
+
+def _translate_foreign_error(error: Exception) -> CommandError | None:
+    """What a library, the disk or the database raised, as a command's message; None if unknown."""
+    if isinstance(error, OperationalError | OSError) and _is_disk_full(error):
+        return CommandError(
+            f"no room left on the disk ({error}): free space and run the same command again",
+            returncode=StorageFullError.exit_code,
+        )
+    message = explain_library_error(error)
+    return None if message is None else CommandError(message)
 
 
 def _is_disk_full(error: Exception) -> bool:

@@ -74,11 +74,9 @@ class CheckReport:
 
     Attributes:
         model: the folder, or the name under which the user asked for it.
-        sha256: hash of the folder's files; empty if the folder cannot be read.
     """
 
     model: str
-    sha256: str
     checks: tuple[Check, ...]
 
     @property
@@ -94,7 +92,6 @@ class CheckReport:
         """Plain values for a JSON file; `level` is written for readers and not read back."""
         return {
             "model": self.model,
-            "sha256": self.sha256,
             "level": str(self.level),
             "checks": [check.to_json() for check in self.checks],
         }
@@ -103,7 +100,7 @@ class CheckReport:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         checks = tuple(Check.from_json(check) for check in values["checks"])
-        return cls(values["model"], values["sha256"], checks)
+        return cls(values["model"], checks)
 
 
 def find_worst_level(checks: Iterable[Check]) -> Level:

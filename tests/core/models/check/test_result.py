@@ -24,19 +24,19 @@ def test_a_result_is_one_sentence_of_file_finding_and_remedy() -> None:
 
 
 def test_a_report_is_as_serious_as_its_worst_result() -> None:
-    assert CheckReport("m", "", ()).level is Level.GREEN
-    assert CheckReport("m", "", (FINE, NOTE)).level is Level.AMBER
-    assert CheckReport("m", "", (NOTE, MISSING, FINE)).level is Level.RED
+    assert CheckReport("m", ()).level is Level.GREEN
+    assert CheckReport("m", (FINE, NOTE)).level is Level.AMBER
+    assert CheckReport("m", (NOTE, MISSING, FINE)).level is Level.RED
 
 
 def test_a_report_read_back_from_json_is_equal() -> None:
-    report = CheckReport("models/mine", "0" * 64, (FINE, NOTE, MISSING))
+    report = CheckReport("models/mine", (FINE, NOTE, MISSING))
     written = json.dumps(report.to_json())
     assert CheckReport.from_json(json.loads(written)) == report
     assert json.loads(written)["level"] == "red"
 
 
 def test_results_are_selected_by_level() -> None:
-    report = CheckReport("m", "", (FINE, MISSING, NOTE))
+    report = CheckReport("m", (FINE, MISSING, NOTE))
     assert report.select(Level.RED) == [MISSING]
     assert report.select(Level.AMBER) == [NOTE]

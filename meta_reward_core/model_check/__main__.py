@@ -1,0 +1,19 @@
+"""Check one model: a request as JSON in, the report as a line of JSON out."""
+
+import json
+import sys
+
+from meta_reward_core.model_check.run import ModelCheckRequest, check_model
+from meta_reward_core.processes.signals import set_parent_death_signal
+
+
+def main() -> None:
+    """Check what the request on the standard input names."""
+    set_parent_death_signal()
+    request = ModelCheckRequest.from_json(json.load(sys.stdin))
+    report = check_model(request)
+    sys.stdout.write(f"{json.dumps(report.to_json())}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What a recipe needs of its model; loads no model library, so that the site can use it."""
+
+from typing import Final
+
+from meta_reward_core.models.check.needs import ModelNeeds
+from meta_reward_core.recipes.schema import Recipe
+
+_TOKEN_ENGINES: Final = frozenset({"transformers", "vllm"})
+"""Engines that return the token ids which they drew."""
+
+
+def derive_needs(recipe: Recipe) -> ModelNeeds:
+    """What a recipe needs of its model."""
+    roles = [recipe.actor.max_new_tokens]
+    if recipe.judge.endpoint is None:
+        roles.append(recipe.judge.max_new_tokens)
+    if trains_on_anywhere(recipe, "judge"):
+        roles.append(recipe.meta_judge.max_new_tokens)
+    return ModelNeeds(
+        system_prompt=recipe.actor.system_prompt,
+        max_new_tokens=max(roles),
+        max_length=recipe.training.max_length,
+        max_model_len=recipe.engine.max_model_len,
+        actor_reasoning=recipe.actor.reasoning,
+        judge_reasoning=recipe.judge.reasoning,
+        judges=recipe.judge.endpoint is None,
+        stores_tokens=recipe.engine.kind in _TOKEN_ENGINES and recipe.judge.endpoint is None,
+        renders_prompts=recipe.engine.kind != "openai",
+    )
+
+
+def trains_on_anywhere(recipe: Recipe, kind: str) -> bool:
+    """Whether pairs of a kind are scheduled in any iteration."""
+    return any(kind in kinds for kinds in recipe.train_on)

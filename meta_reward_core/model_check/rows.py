@@ -1,0 +1,231 @@
+"""A recipe's limits against the prompts of each role and the rows of training, in tokens.
+
+Nothing is generated yet, so a completion counts with its smallest and its greatest length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from meta_reward_core.context import PromptTemplates
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.method.generation import build_actor_conversation
+from meta_reward_core.method.judging import build_judge_conversation
+from meta_reward_core.model_check.needs import trains_on_anywhere
+from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.recipes.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_PROMPTS: Final = 2000
+"""Prompts that are tokenised at most for the actor, evenly spaced over the pool."""
+_MAX_JUDGED_PROMPTS: Final = 200
+_TITLES: Final = {"actor": "Actor", "judge": "Judge", "meta_judge": "Meta-judge"}
+
+
+@dataclass(frozen=True, slots=True)
+class RoleLengths:
+    """Lengths in one role, in tokens.
+
+    Attributes:
+        prompts: of each prompt, with nothing generated in it.
+        most_inserted: generated text that a prompt shows at most: responses and judgments.
+        most_new: of a completion, at most.
+        is_local: whether the experiment's own model completes it.
+        trains: whether pairs of this role are trained on.
+    """
+
+    role: str
+    prompts: Sequence[int]
+    most_inserted: int
+    most_new: int
+    is_local: bool
+    trains: bool
+
+
+def select_prompts(prompts: Sequence[str], *, count: int = MAX_PROMPTS) -> Sequence[str]:
+    """At most `count` prompts, evenly spaced."""
+    if len(prompts) <= count:
+        return prompts
+    return [prompts[index * len(prompts) // count] for index in range(count)]
+
+
+def check_rows(
+    recipe: Recipe,
+    templates: PromptTemplates,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    *,
+    limit: int | None,
+) -> list[Check]:
+    """Compare the prompts of each role, and the rows of training, with their limits.
+
+    Args:
+        prompts: texts of the pool; with none, an empty prompt stands for them.
+        limit: the longest prompt and completion together that an engine takes, in tokens.
+    """
+    training = recipe.training
+    return [
+        check
+        for role in measure_roles(recipe, templates, tokenizer, prompts)
+        for check in (
+            *check_prompts(role, limit),
+            *check_training_rows(
+                role,
+                max_length=training.max_length,
+                max_refused_share=training.max_refused_share,
+                limit=limit,
+            ),
+        )
+    ]
+
+
+def measure_roles(
+    recipe: Recipe,
+    templates: PromptTemplates,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+) -> list[RoleLengths]:
+    """Tokenise the prompts of each role that a recipe has, without generated text."""
+    from meta_reward_core.engines.prompt_encoder import PromptEncoder
+
+    encoder = PromptEncoder(tokenizer)
+    texts = list(select_prompts(prompts)) or [""]
+    judged = select_prompts(texts, count=_MAX_JUDGED_PROMPTS)
+    actor, judge, meta_judge = recipe.actor, recipe.judge, recipe.meta_judge
+
+    def measure(conversations: list[Conversation]) -> list[int]:
+        return [len(ids) for ids in encoder.encode(conversations)]
+
+    roles = [
+        RoleLengths(
+            "actor",
+            measure(
+                [
+                    build_actor_conversation(text, system_prompt=actor.system_prompt)
+                    for text in texts
+                ]
+            ),
+            most_inserted=0,
+            most_new=actor.max_new_tokens,
+            is_local=True,
+            trains=trains_on_anywhere(recipe, "actor"),
+        ),
+        RoleLengths(
+            "judge",
+            measure([_build_empty_judgment(templates, text) for text in judged]),
+            most_inserted=actor.max_new_tokens,
+            most_new=judge.max_new_tokens,
+            is_local=judge.endpoint is None,
+            trains=trains_on_anywhere(recipe, "judge"),
+        ),
+    ]
+    if trains_on_anywhere(recipe, "judge"):
+        roles.append(
+            RoleLengths(
+                "meta_judge",
+                measure([_build_empty_battle(templates, text) for text in judged]),
+                most_inserted=actor.max_new_tokens + 2 * judge.max_new_tokens,
+                most_new=meta_judge.max_new_tokens,
+                is_local=True,
+                trains=False,
+            )
+        )
+    return roles
+
+
+def _build_empty_judgment(templates: PromptTemplates, text: str) -> Conversation:
+    return build_judge_conversation(
+        templates.judge, rubric=templates.rubric, instruction=text, response=""
+    )
+
+
+def _build_empty_battle(templates: PromptTemplates, text: str) -> Conversation:
+    content = templates.meta_judge.fill(
+        rubric=templates.rubric, instruction=text, response="", judgment_a="", judgment_b=""
+    )
+    return [{"role": "user", "content": content}]
+
+
+def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
+    """See how many prompts of a role leave no room for a completion, so that engines refuse them.
+
+    Args:
+        limit: the longest prompt and completion together that an engine takes, in tokens.
+    """
+    name, title = f"prompts.{role.role}", f"{_TITLES[role.role]} prompts"
+    longest = max(role.prompts)
+    if limit is None or not role.is_local:
+        return [Check(name, title, Level.GREEN, f"up to {longest:,} tokens")]
+    total = len(role.prompts)
+    never = sum(length + role.most_new > limit for length in role.prompts)
+    key = f"{role.role}.max_new_tokens"
+    if never:
+        message = (
+            f"{_count_share(never, total)} prompts of the {_describe_role(role)} are refused, "
+            f"because with {role.most_new:,} tokens for the completion ({key}) they exceed the "
+            f"{limit:,} tokens that the model takes (longest prompt: {longest:,})"
+        )
+        remedy = f"lower {key}, or use shorter prompts or a model with more positions"
+        return [Check(name, title, Level.RED if never == total else Level.AMBER, message, remedy)]
+    most = longest + role.most_inserted + role.most_new
+    if most > limit:
+        message = (
+            f"prompts of the {_describe_role(role)} that show the longest texts are refused: "
+            f"{most:,} tokens with the completion, where the model takes {limit:,}"
+        )
+        return [Check(name, title, Level.AMBER, message, "lower the limits of max_new_tokens")]
+    message = f"up to {longest + role.most_inserted:,} tokens and a completion of {role.most_new:,}"
+    return [Check(name, title, Level.GREEN, message)]
+
+
+def check_training_rows(
+    role: RoleLengths, *, max_length: int, max_refused_share: float, limit: int | None
+) -> list[Check]:
+    """See which share of a role's rows training would refuse as longer than `max_length`.
+
+    Args:
+        max_length: the longest row in tokens, prompt and completion.
+        max_refused_share: the share of refused rows above which training stops.
+        limit: the longest prompt and completion together that an engine takes, in tokens.
+    """
+    if not role.trains:
+        return []
+    name, title = f"rows.{role.role}", f"{_TITLES[role.role]} rows"
+    total = len(role.prompts)
+    surely = sum(length >= max_length for length in role.prompts)
+    if surely > max_refused_share * total:
+        message = (
+            f"training refuses the rows of {_count_share(surely, total)} prompts, which are longer "
+            f"than training.max_length ({max_length:,} tokens); it stops above a share of "
+            f"{max_refused_share:.0%}"
+        )
+        remedy = f"set training.max_length to {max(role.prompts) + role.most_new:,} or more"
+        return [Check(name, title, Level.RED, message, remedy)]
+    most = [_clip(length + role.most_inserted + role.most_new, limit) for length in role.prompts]
+    cut = sum(length >= max_length for length in most)
+    if not cut:
+        message = f"up to {max(most):,} of training.max_length ({max_length:,}) tokens"
+        return [Check(name, title, Level.GREEN, message)]
+    texts = "a cut-off completion" if not role.most_inserted else "texts of the greatest length"
+    message = (
+        f"rows of {_count_share(cut, total)} prompts are refused by training where they hold "
+        f"{texts}: up to {max(most):,} tokens, where training.max_length is {max_length:,}; "
+        f"training stops if more than {max_refused_share:.0%} of all rows are refused"
+    )
+    remedy = f"set training.max_length to {max(most) + 1:,}, or lower max_new_tokens"
+    return [Check(name, title, Level.AMBER, message, remedy)]
+
+
+def _describe_role(role: RoleLengths) -> str:
+    return _TITLES[role.role].lower()
+
+
+def _clip(length: int, limit: int | None) -> int:
+    return length if limit is None else min(length, limit)
+
+
+def _count_share(some: int, total: int) -> str:
+    """`3 of 8 (38%)`, or `all 8`."""
+    return f"all {total:,}" if some == total else f"{some:,} of {total:,} ({some / total:.0%})"

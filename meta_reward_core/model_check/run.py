@@ -1,0 +1,204 @@
+"""Run the model check, in this process or in one of its own.
+
+What reads files alone is in `models.check.files`; the rest loads transformers, so it runs in a
+process of its own wherever the caller shall not load it: `python -m meta_reward_core.model_check`
+reads a request as JSON from its standard input and writes the report to its standard output.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from meta_reward_core.context import PromptTemplates
+from meta_reward_core.errors import EngineError, ModelFolderError
+from meta_reward_core.model_check.needs import derive_needs
+from meta_reward_core.model_check.rows import check_rows, select_prompts
+from meta_reward_core.models.check.files import FolderFiles, check_files
+from meta_reward_core.models.check.needs import ModelNeeds
+from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.processes.signals import make_parent_death_preexec
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.recipes.schema import Recipe
+
+_TIMEOUT_SECONDS: Final = 600.0
+_ERROR_CHARS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheckRequest:
+    """What is to be checked.
+
+    Attributes:
+        name: under which the user knows the model.
+        folder: of the model.
+        allowed_roots: folders in which it and all that it links to must lie.
+        recipe: of the experiment.
+        templates: the texts of judge and meta-judge prompts.
+        prompts: texts of the pool; with none, an empty prompt stands for them.
+    """
+
+    name: str
+    folder: Path
+    allowed_roots: tuple[Path, ...]
+    recipe: Recipe
+    templates: PromptTemplates
+    prompts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for another process."""
+        return {
+            "name": self.name,
+            "folder": str(self.folder.absolute()),
+            "allowed_roots": [str(root.absolute()) for root in self.allowed_roots],
+            "recipe": self.recipe.model_dump(mode="json"),
+            "judge": self.templates.judge.text,
+            "meta_judge": self.templates.meta_judge.text,
+            "rubric": self.templates.rubric,
+            "prompts": list(select_prompts(self.prompts)),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`, with as many prompts as are tokenised."""
+        return cls(
+            name=values["name"],
+            folder=Path(values["folder"]),
+            allowed_roots=tuple(map(Path, values["allowed_roots"])),
+            recipe=parse_recipe(values["recipe"], origin="the recipe"),
+            templates=PromptTemplates(
+                judge=PromptTemplate("judge", values["judge"]),
+                meta_judge=PromptTemplate("meta_judge", values["meta_judge"]),
+                rubric=values["rubric"],
+            ),
+            prompts=tuple(values["prompts"]),
+        )
+
+
+def can_check_here() -> bool:
+    """Whether this environment has the libraries of the whole check; the site's has not."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def run_check(request: ModelCheckRequest, *, in_process: bool) -> CheckReport:
+    """Check a model.
+
+    Args:
+        in_process: whether this process may load torch and transformers; otherwise another does.
+
+    Raises:
+        EngineError: the other process ended without a report.
+    """
+    if in_process or "transformers" in sys.modules:
+        return check_model(request)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "meta_reward_core.model_check"],
+            input=json.dumps(request.to_json()),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_SECONDS,
+            env=environment,
+            preexec_fn=make_parent_death_preexec(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(
+            f"the check of model {request.name} took longer than {_TIMEOUT_SECONDS:.0f} s: "
+            "look at the load and the disk of this machine, and try again"
+        ) from error
+    if done.returncode != 0:
+        raise EngineError(
+            f"the check of model {request.name} ended with exit code {done.returncode}: "
+            f"{done.stderr[-_ERROR_CHARS:].strip()}"
+        )
+    return CheckReport.from_json(json.loads(done.stdout.splitlines()[-1]))
+
+
+def require_sound(report: CheckReport) -> None:
+    """Refuse a model that the check found unusable.
+
+    Raises:
+        ModelFolderError: one sentence for each problem.
+    """
+    problems = report.select(Level.RED)
+    if not problems:
+        return
+    found = "\n".join(f"  {check.describe()}" for check in problems)
+    if len(problems) == 1:
+        raise ModelFolderError(f"model {report.model}: {problems[0].describe()}")
+    raise ModelFolderError(f"model {report.model} has {len(problems)} problems:\n{found}")
+
+
+def check_model(request: ModelCheckRequest) -> CheckReport:
+    """Check a model in this process; loads transformers."""
+    needs = derive_needs(request.recipe)
+    files = check_files(request.folder, needs, allowed_roots=request.allowed_roots)
+    checks = list(files.checks)
+    if files.is_sound:
+        checks += _check_with_libraries(request, files, needs)
+    return CheckReport(request.name, tuple(checks))
+
+
+def _check_with_libraries(
+    request: ModelCheckRequest, files: FolderFiles, needs: ModelNeeds
+) -> list[Check]:
+    from meta_reward_core.models.check.chat_template import check_chat_template
+    from meta_reward_core.models.check.loading import (
+        UnusableConfigError,
+        check_config_saving,
+        check_generation_config,
+        load_config,
+    )
+    from meta_reward_core.models.check.parameters import (
+        check_parameters,
+        silence_transformers,
+    )
+    from meta_reward_core.models.check.tokenizer import (
+        UnusableTokenizerError,
+        check_tokenizer,
+        get_vocabulary_size,
+        load_tokenizer,
+    )
+    from meta_reward_core.processes.third_party_logging import silence_libraries
+
+    assert files.folder is not None  # noqa: S101 for the types: the files are sound
+    folder = files.folder
+    with silence_libraries(), silence_transformers():
+        try:
+            config = load_config(folder)
+        except UnusableConfigError as error:
+            return [error.check]
+        checks = [
+            *check_parameters(config, files.tensors, folder),
+            *check_config_saving(config),
+            *check_generation_config(folder, vocabulary=get_vocabulary_size(config)),
+        ]
+        try:
+            tokenizer = load_tokenizer(folder)
+        except UnusableTokenizerError as error:
+            return [*checks, error.check]
+        checks += check_tokenizer(tokenizer, config, folder)
+        checks += check_chat_template(tokenizer, folder, needs)
+        limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if all(check.level is not Level.RED for check in checks):
+            checks += check_rows(
+                request.recipe,
+                request.templates,
+                tokenizer,
+                select_prompts(request.prompts),
+                limit=_find_limit(limit, needs),
+            )
+    return checks
+
+
+def _find_limit(own: object, needs: ModelNeeds) -> int | None:
+    """The longest prompt and completion together that an engine takes, in tokens."""
+    limits = [limit for limit in (own, needs.max_model_len) if isinstance(limit, int) and limit]
+    return min(limits) if limits else None

@@ -1,0 +1,181 @@
+"""Configuration and generation config: loaded by transformers, and saved as training saves them."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    GenerationConfig,
+    PretrainedConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from meta_reward_core.models.check.result import Check, Level
+
+_CONFIG_FILE: Final = "config.json"
+_TITLE: Final = "Configuration"
+_GENERATION_TITLE: Final = "Generation config"
+
+
+class UnusableConfigError(Exception):
+    """A configuration cannot be loaded; holds what was found."""
+
+    def __init__(self, check: Check) -> None:
+        super().__init__(check.describe())
+        self.check = check
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """Load config.json as transformers does; no code from the folder.
+
+    Raises:
+        UnusableConfigError: transformers cannot read it, or it is no language model's.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # config classes raise what they like
+        raise UnusableConfigError(
+            _fail(_explain_config_error(error), "use a model that transformers knows")
+        ) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnusableConfigError(
+            _fail(
+                f"{config.model_type} is an encoder-decoder model",
+                "use a decoder-only language model",
+            )
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnusableConfigError(
+            _fail(f"{config.model_type} is not a causal language model", "use one that is")
+        )
+    _check_architectures(config)
+    return config
+
+
+def _explain_config_error(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"transformers cannot read it ({first.rstrip('.')})"
+
+
+def _check_architectures(config: PretrainedConfig) -> None:
+    """See that the folder holds a language model, and not a model with another head.
+
+    Raises:
+        UnusableConfigError: it has another head.
+    """
+    known = set()
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        known |= {name} if isinstance(name, str) else set(name)
+    for name in config.architectures or ():
+        if name not in known and "For" in name and not name.endswith("ForCausalLM"):
+            raise UnusableConfigError(
+                _fail(
+                    f"{name} is not a language model that generates text",
+                    "use the causal language model of this family",
+                )
+            )
+
+
+def check_config_saving(config: PretrainedConfig) -> list[Check]:
+    """Save the configuration as each epoch of training does, and read it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config.save_pretrained(folder)
+            again = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, training would meet it
+            first = next(iter(str(error).splitlines()), "") or type(error).__name__
+            return [
+                _fail(f"cannot be saved again ({first.rstrip('.')})", "correct the named values")
+            ]
+    changed = _list_differences(config.to_dict(), again.to_dict())
+    if changed:
+        return [
+            Check(
+                "config",
+                _TITLE,
+                Level.AMBER,
+                f"values change when it is saved and read again ({', '.join(changed)})",
+                file=_CONFIG_FILE,
+            )
+        ]
+    return [Check("config", _TITLE, Level.GREEN, f"{config.model_type}, can be saved again")]
+
+
+def _list_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    notes = {"_name_or_path", "transformers_version", "architectures"}
+    keys = (before.keys() | after.keys()) - notes
+    return sorted(key for key in keys if before.get(key) != after.get(key))
+
+
+def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Check]:
+    """Load the generation config and save it again, as each epoch of training does.
+
+    Args:
+        vocabulary: rows of the input embedding; ids of special tokens lie below.
+    """
+    if not (folder / GENERATION_CONFIG_NAME).is_file():
+        message = "none: end tokens are those of config.json and the tokenizer"
+        return [Check("generation_config", _GENERATION_TITLE, Level.GREEN, message)]
+    try:
+        config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - what is wrong in it decides what is raised
+        return [_fail_generation(f"cannot be read ({_shorten(error)})", "correct or remove it")]
+    try:
+        with tempfile.TemporaryDirectory() as target:
+            config.save_pretrained(target)
+    except Exception as error:  # noqa: BLE001
+        found = _shorten(error)
+        message = f"cannot be saved again, so that training would end at its first epoch ({found})"
+        remedy = 'remove the sampling values, or set "do_sample" to true'
+        if "do_sample" not in str(error):
+            remedy = "correct or remove the named values"
+        return [_fail_generation(message, remedy)]
+    outside = _list_outside(config, vocabulary)
+    if outside:
+        return [
+            _fail_generation(
+                f"{outside} is not a token of the model, which has {vocabulary:,}",
+                "correct the id",
+            )
+        ]
+    return [
+        Check("generation_config", _GENERATION_TITLE, Level.GREEN, "readable, can be saved again")
+    ]
+
+
+def _list_outside(config: GenerationConfig, vocabulary: int | None) -> str:
+    """The ids of special tokens that lie outside the vocabulary, as text."""
+    found: list[str] = []
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        value = getattr(config, name, None)
+        ids: list[Any] = value if isinstance(value, list) else [value]
+        found += [f"{name} {one}" for one in ids if _is_outside(one, vocabulary)]
+    return ", ".join(found)
+
+
+def _is_outside(token: object, vocabulary: int | None) -> bool:
+    return isinstance(token, int) and vocabulary is not None and not 0 <= token < vocabulary
+
+
+def _shorten(error: Exception) -> str:
+    """The first sentence of a library's message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.partition(". ")[0].rstrip(".:")[:300]
+
+
+def _fail(message: str, remedy: str) -> Check:
+    return Check("config", _TITLE, Level.RED, message, remedy, _CONFIG_FILE)
+
+
+def _fail_generation(message: str, remedy: str) -> Check:
+    return Check(
+        "generation_config", _GENERATION_TITLE, Level.RED, message, remedy, GENERATION_CONFIG_NAME
+    )

@@ -1,0 +1,341 @@
+"""Every parameter of a model against the tensors of its folder; no weight is read.
+
+transformers gives parameters without a tensor random numbers, and only logs it. So its own loader
+is run on tensors that have a shape and no values (on the device `meta`): it knows tied weights,
+renamed keys of older checkpoints, and experts that are stored one by one.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.models.check.weights_files import TensorInfo
+from meta_reward_core.models.validation import WEIGHTS_FILE, WEIGHTS_INDEX
+
+_TITLE: Final = "Parameters"
+_SHOWN_NAMES: Final = 3
+_COMPARED_ROWS: Final = 16
+_INNER_WRAPPERS: Final = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_forward_module.": "DeepSpeed",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+}
+_ADAPTER_PARTS: Final = re.compile(
+    r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer|modules_to_save)\b"
+)
+_CLASSIFIER_PARTS: Final = re.compile(
+    r"(^|\.)(score|classifier|v_head|value_head|regression_head|reward_head)\."
+)
+_TORCH_DTYPES: Final = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+def check_parameters(
+    config: PretrainedConfig, tensors: Mapping[str, TensorInfo], folder: Path
+) -> list[Check]:
+    """Compare the parameters of the model that a configuration describes with stored tensors.
+
+    Args:
+        folder: where the tensors lie; a few rows are read where tied weights are stored twice.
+    """
+    wrapped = _find_wrapper(tensors)
+    if wrapped is not None:
+        return [wrapped]
+    try:
+        model, found = load_shapes(config, tensors)
+    except Exception as error:  # noqa: BLE001 - the loader would fail in the same way with weights
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        return [
+            _fail(
+                f"the tensors do not fit config.json ({first})",
+                "use config.json and weights of the same model",
+                tensors,
+            )
+        ]
+    problems = _describe_problems(model, found, tensors)
+    if problems:
+        return problems
+    count = sum(1 for _ in model.parameters())
+    message = f"each of {count} parameters has a tensor of its shape, and none is left over"
+    return [
+        Check("weights.keys", _TITLE, Level.GREEN, message),
+        *_check_ties(model, tensors, folder),
+        *_note_ignored(list_ignored_tensors(model, tensors), tensors),
+    ]
+
+
+def load_shapes(
+    config: PretrainedConfig, tensors: Mapping[str, TensorInfo]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load tensors without values into a model without values.
+
+    Returns:
+        The model, and what transformers says about keys: `missing_keys`, `unexpected_keys` and
+        `mismatched_keys` (name, stored shape, expected shape).
+    """
+    empty = {
+        name: torch.empty(
+            tensor.shape, dtype=_TORCH_DTYPES.get(tensor.dtype, torch.float32), device="meta"
+        )
+        for name, tensor in tensors.items()
+    }
+    with silence_transformers():
+        with torch.device("meta"):
+            shell: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = type(shell).from_pretrained(
+            None,
+            config=shell.config,
+            state_dict=empty,
+            device_map={"": "meta"},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return loaded
+
+
+@contextlib.contextmanager
+def silence_transformers() -> Iterator[None]:
+    """Inside: transformers logs nothing; what it would say is in our results."""
+    before = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def compare_checkpoint(
+    config: PretrainedConfig,
+    base: Mapping[str, TensorInfo],
+    made: Mapping[str, TensorInfo],
+    folder: Path,
+) -> list[Check]:
+    """Compare a checkpoint with the model it was trained from: same names, same shapes.
+
+    Tied weights may be stored once or twice, and tensors that transformers does not use are gone.
+
+    Args:
+        config: of both.
+        base: tensors of the model that training began from.
+        made: tensors of the checkpoint.
+        folder: of the checkpoint.
+    """
+    problems = [
+        check for check in check_parameters(config, made, folder) if check.level is Level.RED
+    ]
+    if problems:
+        return problems
+    model, _ = load_shapes(config, made)
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    optional = {*tied, *tied.values(), *list_ignored_tensors(model, base)}
+    lost = sorted(base.keys() - made.keys() - optional)
+    added = sorted(made.keys() - base.keys() - optional)
+    if lost:
+        message = f"lacks {_count(len(lost), 'tensor')} of the base model ({_list_names(lost)})"
+        return [_fail(message, "report this as a fault of Meta-Reward", made)]
+    if added:
+        message = (
+            f"holds {_count(len(added), 'tensor')} that the base model lacks ({_list_names(added)})"
+        )
+        return [_fail(message, "report this as a fault of Meta-Reward", made)]
+    for name in sorted(base.keys() & made.keys()):
+        if base[name].shape != made[name].shape:
+            message = (
+                f"{name} has the shape {made[name].shape}, in the base model {base[name].shape}"
+            )
+            return [_fail(message, "report this as a fault of Meta-Reward", made)]
+    message = f"the same {len(made)} tensors as the base model"
+    return [Check("weights.keys", _TITLE, Level.GREEN, message)]
+
+
+def list_ignored_tensors(model: PreTrainedModel, tensors: Collection[str]) -> list[str]:
+    """Tensors that transformers leaves out on purpose: checkpoints will not have them."""
+    patterns = set(model._keys_to_ignore_on_load_unexpected or ()) | {r"rotary_emb\.inv_freq"}
+    own = model.state_dict().keys()
+    ignored = re.compile("|".join(f"({pattern})" for pattern in sorted(patterns)))
+    return sorted(name for name in tensors if name not in own and ignored.search(name))
+
+
+def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> Check | None:
+    """Find names that a wrapper or an adapter has changed."""
+    adapter = next((name for name in tensors if _ADAPTER_PARTS.search(name)), None)
+    if adapter is not None:
+        return _fail(
+            f"holds an adapter that is not merged ({adapter})",
+            "merge it (`merge_and_unload` of peft), save the model, and use that folder",
+            tensors,
+        )
+    for part, maker in _INNER_WRAPPERS.items():
+        named = [name for name in tensors if part in name]
+        if named:
+            return _fail(
+                f"the names of {len(named)} tensors contain {part!r}, which {maker} adds "
+                f"({named[0]})",
+                f"remove {part!r} from the names, or save the model without that wrapper",
+                tensors,
+            )
+    return None
+
+
+def _describe_problems(
+    model: PreTrainedModel, found: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> list[Check]:
+    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    prefix = _find_prefix(missing, unexpected)
+    if prefix is not None:
+        return [
+            _fail(
+                f"the names of {len(unexpected)} tensors start with {prefix!r} ({unexpected[0]})",
+                f"remove {prefix!r} from the names, or save the model without the wrapper that "
+                "adds it",
+                tensors,
+            )
+        ]
+    heads = [name for name in unexpected if _CLASSIFIER_PARTS.search(name)]
+    if heads:
+        return [
+            _fail(
+                f"holds the head of a classifier or reward model ({heads[0]})",
+                "use a language model that generates text",
+                tensors,
+            )
+        ]
+    return [
+        *_describe_missing(missing, model, tensors),
+        *_describe_mismatched(found["mismatched_keys"], tensors),
+        *_describe_unexpected(unexpected, model, tensors),
+    ]
+
+
+def _find_prefix(missing: Collection[str], unexpected: list[str]) -> str | None:
+    """The prefix without which the unexpected names are those of missing parameters."""
+    if not missing or not unexpected:
+        return None
+    ends = [name for name in missing if unexpected[0].endswith(f".{name}")]
+    if not ends:
+        return None
+    prefix = unexpected[0].removesuffix(max(ends, key=len))
+    is_common = all(name.startswith(prefix) for name in unexpected)
+    return prefix if is_common else None
+
+
+def _describe_missing(
+    missing: list[str], model: PreTrainedModel, tensors: Mapping[str, TensorInfo]
+) -> list[Check]:
+    if not missing:
+        return []
+    message = (
+        f"no tensor for {_count(len(missing), 'parameter')} of the model ({_list_names(missing)}), "
+        "which would get random values"
+    )
+    remedy = "download the weights again, or use config.json of the same model"
+    head = model.get_output_embeddings()
+    if len(missing) == 1 and head is not None and missing[0].endswith("lm_head.weight"):
+        remedy += ', or set "tie_word_embeddings" to true if it shares the input embedding'
+    return [_fail(message, remedy, tensors)]
+
+
+def _describe_mismatched(
+    mismatched: Collection[tuple[str, Any, Any]], tensors: Mapping[str, TensorInfo]
+) -> list[Check]:
+    if not mismatched:
+        return []
+    name, stored, expected = min(mismatched)
+    more = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
+    message = (
+        f"{name} has the shape {tuple(stored)}, but config.json asks for {tuple(expected)}{more}"
+    )
+    return [_fail(message, "use config.json and weights of the same model", tensors)]
+
+
+def _describe_unexpected(
+    unexpected: list[str], model: PreTrainedModel, tensors: Mapping[str, TensorInfo]
+) -> list[Check]:
+    if not unexpected:
+        return []
+    count = "tensor belongs" if len(unexpected) == 1 else "tensors belong"
+    message = (
+        f"{len(unexpected)} {count} to no parameter of {type(model).__name__} "
+        f"({_list_names(unexpected)})"
+    )
+    return [_fail(message, "use config.json and weights of the same model", tensors)]
+
+
+def _check_ties(
+    model: PreTrainedModel, tensors: Mapping[str, TensorInfo], folder: Path
+) -> list[Check]:
+    """Compare a few rows of weights that are tied by the configuration and stored twice."""
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    for target, source in sorted(tied.items()):
+        if target not in tensors or source not in tensors:
+            continue
+        if _read_some_rows(tensors[target], target, folder).equal(
+            _read_some_rows(tensors[source], source, folder)
+        ):
+            continue
+        return [
+            Check(
+                "weights.tied",
+                _TITLE,
+                Level.RED,
+                f"{target} and {source} differ, but tie_word_embeddings says that they are one",
+                'set "tie_word_embeddings" to false in config.json',
+                tensors[target].file,
+            )
+        ]
+    return []
+
+
+def _read_some_rows(tensor: TensorInfo, name: str, folder: Path) -> torch.Tensor:
+    """The first rows of a tensor, and its last ones: a few kilobytes."""
+    with safe_open(folder / tensor.file, framework="pt") as file:
+        rows = file.get_slice(name)
+        first: torch.Tensor = rows[:_COMPARED_ROWS]
+        last: torch.Tensor = rows[max(0, tensor.shape[0] - _COMPARED_ROWS) :]
+        return torch.cat([first, last])
+
+
+def _note_ignored(names: list[str], tensors: Mapping[str, TensorInfo]) -> list[Check]:
+    names = [name for name in names if not name.endswith("rotary_emb.inv_freq")]
+    if not names:
+        return []
+    message = (
+        f"{_count(len(names), 'tensor')} that transformers does not use ({_list_names(names)}): "
+        "checkpoints will not have them"
+    )
+    file = tensors[names[0]].file
+    return [Check("weights.ignored", _TITLE, Level.AMBER, message, file=file)]
+
+
+def _list_names(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _fail(message: str, remedy: str, tensors: Mapping[str, TensorInfo]) -> Check:
+    files = {tensor.file for tensor in tensors.values()}
+    file = files.pop() if len(files) == 1 else (WEIGHTS_INDEX if files else WEIGHTS_FILE)
+    return Check("weights.keys", _TITLE, Level.RED, message, remedy, file)

@@ -1,0 +1,214 @@
+"""The tokenizer: loaded, saved again as it will be at the end, and compared with the embedding."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.models.validation import INHERITED_FILES
+
+_TITLE: Final = "Tokenizer"
+_VOCABULARY_TITLE: Final = "Vocabulary"
+_TOKENIZER_FILE: Final = "tokenizer_config.json"
+_PROBES: Final = (
+    "The quick brown fox jumps over the lazy dog.",
+    "  two spaces, a\ttab\n\nand blank lines \n",
+    "1 + 22 = 23; naïve café, 北京, 🙂",
+    "def f(x):\n    return {'a': [x, -1]}\n",
+)
+
+
+class UnusableTokenizerError(Exception):
+    """A tokenizer cannot be loaded; holds what was found."""
+
+    def __init__(self, check: Check) -> None:
+        super().__init__(check.describe())
+        self.check = check
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a folder's tokenizer as engines and training do; no code from the folder.
+
+    Raises:
+        UnusableTokenizerError: it cannot be loaded.
+    """
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # what is wrong in which file decides what is raised
+        raise UnusableTokenizerError(
+            _fail(
+                f"the tokenizer cannot be loaded ({_shorten(error)})",
+                "download all tokenizer files again",
+                file=_find_tokenizer_file(folder),
+            )
+        ) from error
+    return loaded
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, folder: Path
+) -> list[Check]:
+    """See that a tokenizer fits the model, and is the same in a checkpoint.
+
+    A checkpoint gets the base model's own files; each epoch of training saves the tokenizer, too.
+    """
+    return [
+        *_check_saving(tokenizer, folder),
+        *_check_vocabulary(tokenizer, config, folder),
+        *_check_special_tokens(tokenizer),
+    ]
+
+
+def _check_saving(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Check]:
+    with tempfile.TemporaryDirectory() as saved, tempfile.TemporaryDirectory() as copied:
+        try:
+            tokenizer.save_pretrained(saved)
+            again = _reload(Path(saved))
+        except Exception as error:  # noqa: BLE001 - whatever it is, training would meet it
+            return [
+                _fail(
+                    f"the tokenizer cannot be saved again ({_shorten(error)})",
+                    "download all tokenizer files again",
+                    file=_find_tokenizer_file(folder),
+                )
+            ]
+        try:
+            _copy_inherited_files(folder, Path(copied))
+            inherited = _reload(Path(copied))
+        except Exception as error:  # noqa: BLE001
+            return [
+                _fail(
+                    "a checkpoint could not load its tokenizer, because it needs a file that "
+                    f"checkpoints do not get ({_shorten(error)})",
+                    "save the tokenizer with `save_pretrained` of transformers, and use its files",
+                    file=_find_tokenizer_file(folder),
+                )
+            ]
+    for other, when in ((again, "saved and loaded again"), (inherited, "copied to a checkpoint")):
+        difference = _find_difference(tokenizer, other)
+        if difference is not None:
+            return [
+                _fail(
+                    f"the tokenizer is another one after it is {when}: {difference} differs",
+                    "save the tokenizer with `save_pretrained` of transformers, and use its files",
+                    file=_find_tokenizer_file(folder),
+                )
+            ]
+    message = f"{type(tokenizer).__name__}, the same after it is saved and loaded again"
+    return [Check("tokenizer", _TITLE, Level.GREEN, message)]
+
+
+def _copy_inherited_files(folder: Path, target: Path) -> None:
+    for name in INHERITED_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
+def _reload(folder: Path) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    return loaded
+
+
+def _find_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+    """The first property in which two tokenizers differ."""
+    compared = {
+        "the vocabulary": (one.get_vocab(), other.get_vocab()),
+        "the set of special tokens": (
+            {name: str(token) for name, token in one.special_tokens_map.items()},
+            {name: str(token) for name, token in other.special_tokens_map.items()},
+        ),
+        "the chat template": (one.chat_template, other.chat_template),
+    }
+    for name, (first, second) in compared.items():
+        if first != second:
+            return name
+    for text in _PROBES:
+        encoded = [
+            list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            for tokenizer in (one, other)
+        ]
+        if encoded[0] != encoded[1]:
+            return f"the encoding of {text!r}"
+    return None
+
+
+def _check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, folder: Path
+) -> list[Check]:
+    rows = get_vocabulary_size(config)
+    ids = tokenizer.get_vocab()
+    outside = sorted((token for token, one in ids.items() if one >= rows), key=lambda t: ids[t])
+    if outside:
+        shown = ", ".join(repr(token) for token in outside[:3])
+        more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
+        return [
+            Check(
+                "vocabulary",
+                _VOCABULARY_TITLE,
+                Level.RED,
+                f"{len(outside)} of {len(ids):,} tokens have no row in the embedding of "
+                f"{rows:,} ({shown}{more})",
+                "use the tokenizer and weights of the same model, or resize the embedding",
+                _find_tokenizer_file(folder),
+            )
+        ]
+    spare = rows - len(ids)
+    message = f"{len(ids):,} tokens, {rows:,} rows in the embedding"
+    if spare > len(ids) // 2:
+        return [
+            Check(
+                "vocabulary",
+                _VOCABULARY_TITLE,
+                Level.AMBER,
+                f"{message}: this may be another model's tokenizer",
+                "compare it with the model's own",
+                _find_tokenizer_file(folder),
+            )
+        ]
+    return [Check("vocabulary", _VOCABULARY_TITLE, Level.GREEN, message)]
+
+
+def get_vocabulary_size(config: PretrainedConfig) -> int:
+    """Rows of the input embedding."""
+    text: Any = config.get_text_config(decoder=True)
+    return int(text.vocab_size)
+
+
+def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+    title = "Special tokens"
+    if tokenizer.pad_token_id is None:
+        message, remedy = "no padding token: training pads with the end token", ""
+    elif tokenizer.pad_token_id == tokenizer.eos_token_id:
+        message = f"{tokenizer.pad_token!r} is both the padding and the end token"
+        remedy = ""
+    else:
+        return [Check("tokenizer.special", title, Level.GREEN, "padding and end tokens differ")]
+    return [Check("tokenizer.special", title, Level.AMBER, message, remedy, _TOKENIZER_FILE)]
+
+
+def _find_tokenizer_file(folder: Path) -> str:
+    """The file to look at: the tokenizer itself, its settings, or what is missing."""
+    return _first_existing(
+        folder, ("tokenizer.json", "tokenizer.model", "vocab.json", _TOKENIZER_FILE)
+    )
+
+
+def _first_existing(folder: Path, names: Iterable[str]) -> str:
+    return next((name for name in names if (folder / name).is_file()), "tokenizer.json")
+
+
+def _shorten(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.partition(". ")[0].rstrip(".:")[:300]
+
+
+def _fail(message: str, remedy: str, *, file: str) -> Check:
+    return Check("tokenizer", _TITLE, Level.RED, message, remedy, file)

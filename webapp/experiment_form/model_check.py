@@ -1,0 +1,180 @@
+"""The model check on pages and in the API: files at once, the rest by a job.
+
+The site has no model library. What files alone tell is checked while a form is filled in; the
+whole check is a job that a machine with these libraries carries out.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.auth.models import User
+
+from meta_reward_core.model_check.needs import derive_needs
+from meta_reward_core.models.check.files import check_files, compute_fingerprint
+from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.recipes.loader import parse_recipe
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import hash_json
+from webapp.experiment_form.model_choices import ModelChoices
+from webapp.experiment_form.recipe_draft import require_launchable
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Job, JobKind, JobStatus
+
+_SUBJECT_CHARS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """What a job checks; plain values alone.
+
+    Attributes:
+        model: a folder below the models' root, or an id of the Hugging Face Hub.
+        recipe: every value of the recipe whose limits apply.
+        prompts: name of a stored file of prompts; empty for the recipe's own, or none.
+        fingerprint: of the folder's files, so that a changed folder is checked again.
+    """
+
+    model: str
+    recipe: dict[str, Any]
+    prompts: str = ""
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, model: str, recipe: Recipe, *, prompts: str) -> "CheckRequest":
+        """Ask for the check of a model as it is now."""
+        folder = _find_folder(model)
+        return cls(
+            model=model,
+            recipe=recipe.model_dump(mode="json"),
+            prompts=prompts,
+            fingerprint="" if folder is None else compute_fingerprint(folder),
+        )
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "CheckRequest":
+        """Read it from a job."""
+        return cls(**{name: value for name, value in values.items() if name != "key"})
+
+    def write(self) -> dict[str, Any]:
+        """Write it into a job."""
+        return {**asdict(self), "key": self.key}
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the results depend on."""
+        return hash_json(asdict(self))
+
+    def build_recipe(self) -> Recipe:
+        """The recipe whose limits apply.
+
+        Raises:
+            RecipeError: this version cannot read it, or it names a file of this machine.
+        """
+        recipe = parse_recipe(self.recipe, origin="the recipe")
+        require_launchable(recipe)
+        return recipe
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheckState:
+    """The results that a form shows.
+
+    Attributes:
+        checks: from the whole check if it is done, else from the files alone.
+        job: the job of the whole check, if it was requested for these very values.
+    """
+
+    checks: tuple[Check, ...] = ()
+    job: Job | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> "ModelCheckState":
+        """The results of a job, as far as it is."""
+        if job.status != JobStatus.DONE:
+            return cls(job=job)
+        return cls(CheckReport.from_json(job.outcome).checks, job)
+
+    @property
+    def by_level(self) -> list[Check]:
+        """The results, with what needs attention first."""
+        order = (Level.RED, Level.AMBER, Level.GREEN)
+        return sorted(self.checks, key=lambda check: order.index(check.level))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether more results are to come."""
+        return self.job is not None and self.job.status in {JobStatus.WAITING, JobStatus.RUNNING}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole check is done."""
+        return self.job is not None and self.job.status == JobStatus.DONE
+
+    @property
+    def error(self) -> str:
+        """Why the whole check could not be made; empty if it could."""
+        has_failed = self.job is not None and self.job.status == JobStatus.REFUSED
+        return self.job.message if self.job is not None and has_failed else ""
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each result that keeps the experiment from starting."""
+        return [check.describe() for check in self.checks if check.level is Level.RED]
+
+
+def check_model_files(recipe: Recipe) -> tuple[Check, ...]:
+    """Check the folder that a recipe names, as far as its files tell; empty if it names none."""
+    folder = None if recipe.model is None else _find_folder(recipe.model)
+    if folder is None or recipe.engine.kind == "scripted":
+        return ()
+    roots = [Path(settings.META_REWARD_MODEL_ROOT)]
+    return check_files(folder, derive_needs(recipe), allowed_roots=roots).checks
+
+
+def load_check_state(recipe: Recipe | None, *, prompts: str) -> ModelCheckState:
+    """Find what is known about a recipe's model: a finished job, or what its files tell."""
+    if recipe is None or recipe.model is None or recipe.engine.kind == "scripted":
+        return ModelCheckState()
+    job = find_check(CheckRequest.of(recipe.model, recipe, prompts=prompts))
+    if job is not None and job.status == JobStatus.DONE:
+        return ModelCheckState.of(job)
+    return ModelCheckState(check_model_files(recipe), job)
+
+
+def find_check(request: CheckRequest) -> Job | None:
+    """The newest job that checks exactly this."""
+    jobs = Job.objects.filter(kind=JobKind.CHECK_MODEL, payload__key=request.key)
+    return jobs.order_by("-pk").first()
+
+
+def request_check(request: CheckRequest, *, by: User | None) -> Job:
+    """Ask for the whole check, unless it is done or under way for exactly this."""
+    job = find_check(request)
+    if job is not None and job.status != JobStatus.REFUSED:
+        return job
+    return enqueue_job(
+        JobKind.CHECK_MODEL,
+        by=by,
+        experiment_name=request.model[:_SUBJECT_CHARS],
+        payload=request.write(),
+    )
+
+
+def explain_unusable(name: str, models: ModelChoices) -> str:
+    """Why a folder is not offered; empty if it is unknown or offered."""
+    return next((one.reason for one in models.unusable if one.name == name), "")
+
+
+def is_model_folder(name: str) -> bool:
+    """Whether a name is that of a folder below the models' root."""
+    return _find_folder(name) is not None
+
+
+def _find_folder(model: str) -> Path | None:
+    """A folder below the models' root; None for an id of the Hub, and for any other path."""
+    root = Path(settings.META_REWARD_MODEL_ROOT)
+    folder = root / model
+    is_below = folder.resolve().is_relative_to(root.resolve())
+    return folder if is_below and folder.is_dir() else None
