@@ -155,12 +155,17 @@ class _Budget:
         return self.clock() - self.started
 
     def allows(self, role: str, replies: int) -> bool:
-        """Whether so many replies are likely to be drawn in time; the first of a role always."""
-        left = self.limit - self.elapsed()
+        """Whether so many replies are likely to be drawn in time.
+
+        The first responses and judgments always are drawn: without them nothing is known. The
+        first battles are expected to take as long as judgments.
+        """
         known = self.spent.get(role)
+        if known is None and role == "meta_judge":
+            known = self.spent.get("judge")
         if known is None or not known.replies:
-            return left > 0
-        return replies * known.seconds / known.replies <= left
+            return True
+        return replies * known.seconds / known.replies <= self.limit - self.elapsed()
 
     def measure(self, role: str, before: float, *, replies: int, tokens: int) -> None:
         """Note what a call that began at `before` took."""

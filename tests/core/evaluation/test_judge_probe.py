@@ -106,3 +106,10 @@ def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
     first, _ = probe(tmp_path / "a")
     second, _ = probe(tmp_path / "b")
     assert dataclasses.astuple(first)[1:] == dataclasses.astuple(second)[1:]
+
+
+def test_a_judge_is_tried_even_where_the_answers_use_up_the_time(tmp_path: Path) -> None:
+    """Five answers of 20 s each; without a judgment the probe would know nothing."""
+    result, _ = probe(tmp_path, unreadable_judge, pace=20.0, seconds=60)
+    assert len(result.judgments) == 2 * len(result.responses)
+    assert [finding.cause for finding in result.report.findings] == ["wrong_format"]
