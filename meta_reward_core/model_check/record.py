@@ -1,9 +1,8 @@
 """The report of a model check among an experiment's files."""
 
-import json
-
 from meta_reward_core.models.check.result import CheckReport
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.untrusted_input import parse_json
 
 
 def write_report(store: ArtifactStore, experiment: str, report: CheckReport) -> None:
@@ -14,7 +13,7 @@ def write_report(store: ArtifactStore, experiment: str, report: CheckReport) -> 
 def read_report(store: ArtifactStore, experiment: str) -> CheckReport | None:
     """The report that an experiment began with; None if there is none."""
     data = store.read_if_exists(_get_name(experiment))
-    return None if data is None else CheckReport.from_json(json.loads(data))
+    return None if data is None else CheckReport.from_json(parse_json(data))
 
 
 def _get_name(experiment: str) -> str:

@@ -1,11 +1,13 @@
 """The chat templates in the files of a model folder, as transformers finds them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+from meta_reward_core.errors import MalformedInputError
+from meta_reward_core.untrusted_input import parse_json
 
 TEMPLATE_FILE: Final = "chat_template.jinja"
 MORE_TEMPLATES_FOLDER: Final = "additional_chat_templates"
@@ -88,7 +90,7 @@ def _read_text(file: Path) -> str | None:
 
 def _read_object(file: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(_read_text(file) or "")
-    except ValueError:
+        values = parse_json(_read_text(file) or "", nan_is_null=True)
+    except MalformedInputError:
         return {}
     return values if isinstance(values, dict) else {}

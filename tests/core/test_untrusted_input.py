@@ -264,10 +264,11 @@ def test_a_file_that_describes_no_experiment_is_named(content: bytes, tmp_path: 
 ROOT: Final = Path(meta_reward_core.__file__).parent.parent
 PARSERS: Final = {"loads", "load", "safe_load", "parse", "full_load", "load_all", "compose", "scan"}
 OWN_PIPES: Final = {
-    "webapp/api/ninja_api.py": "a look for one character before the body is parsed",
     "meta_reward_core/untrusted_input.py": "the gate itself",
     "meta_reward_core/tasks/toy/base_model.py": "a record beside the shipped model",
     "meta_reward_core/tasks/toy/base_model_variants.py": "a record beside the shipped model",
+    "meta_reward_core/model_check/__main__.py": "a pipe to our own process",
+    "meta_reward_core/model_check/run.py": "a pipe to our own process",
     "meta_reward_core/training/launcher.py": "a private folder of the training process",
     "meta_reward_core/training/preprocessing.py": "a private folder of the training process",
     "meta_reward_core/training/process_main.py": "a private folder of the training process",

@@ -3,7 +3,6 @@
 Loads no model library, so that the site can use it.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Final
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.check.weights_files import TensorInfo
+from meta_reward_core.untrusted_input import parse_json
 
 _CONFIG_FILE: Final = "config.json"
 _TEXT_CONFIG_KEYS: Final = ("text_config", "llm_config", "language_config", "decoder")
@@ -65,7 +65,7 @@ _STORED_DTYPES: Final = frozenset({"float32", "float16", "bfloat16"})
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The object in config.json; the caller has seen that it is one."""
-    found: dict[str, Any] = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
+    found: dict[str, Any] = parse_json((folder / _CONFIG_FILE).read_bytes(), nan_is_null=True)
     return found
 
 

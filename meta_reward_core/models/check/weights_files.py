@@ -7,7 +7,6 @@ Source: the safetensors format, https://huggingface.co/docs/safetensors (eight b
 length of the header, the header as JSON, the tensors' bytes without gaps).
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.validation import WEIGHTS_FILE, WEIGHTS_INDEX
+from meta_reward_core.untrusted_input import parse_json
 
 DTYPE_BITS: Final = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -116,7 +116,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             length = int.from_bytes(start[:_PREFIX_BYTES], "little")
             _check_format(name, start, size=size, header_bytes=length)
             stream.seek(_PREFIX_BYTES)
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
     except OSError as error:
         raise UnreadableWeightsError(
             name, f"cannot be read ({error.strerror})", "let this user read the file"
@@ -198,7 +198,7 @@ def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]
             WEIGHTS_FILE, "there is no such file", "convert the model to safetensors"
         )
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found = parse_json(index.read_bytes())["weight_map"]
         weight_map = {str(key): str(value) for key, value in found.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UnreadableWeightsError(WEIGHTS_INDEX, "is not an index of weights") from error
