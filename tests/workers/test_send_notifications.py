@@ -1,12 +1,16 @@
 """Notices: written once for each occasion, sent once, tried again, and only to who may know."""
 
+import contextlib
 import hashlib
 import hmac
 import http.server
 import json
 import smtplib
+import socket
+import socketserver
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -328,10 +332,14 @@ def test_a_sender_that_was_overtaken_changes_nothing(
 ) -> None:
     notification = waiting_webhook(hook)
 
-    def overtake(*args: object, **rest: object) -> None:
-        Notification.objects.update(status="sent", token=None, sent=timezone.now())
+    async def arrive(notices: Sequence[Notification]) -> list[None]:
+        return [None] * len(notices)
 
-    monkeypatch.setattr(send_notifications, "post_signed", overtake)
+    def overtake(notices: Sequence[Notification]) -> Coroutine[Any, Any, list[None]]:
+        Notification.objects.update(status="sent", token=None, sent=timezone.now())
+        return arrive(notices)
+
+    monkeypatch.setattr(send_notifications, "_deliver_all", overtake)
     assert send_due() == 0
     notification.refresh_from_db()
     assert notification.status == "sent"
@@ -370,5 +378,152 @@ def test_a_mail_server_that_refuses_is_tried_again(
     monkeypatch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
     write_test(alice, Channel.EMAIL)
     send_due()
-    notification = Notification.objects.get()
-    assert (notification.status, notification.error) == ("waiting", "gone away")
+    notice = Notification.objects.get()
+    assert (notice.status, notice.error) == ("waiting", "gone away")
+
+
+# A server that does not play by the rules
+
+
+def _say_nothing(connection: socket.socket, stop: threading.Event) -> None:
+    stop.wait()
+
+
+def _drip(connection: socket.socket, stop: threading.Event) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\nX: " + b"a" * 10_000:
+        if stop.wait(0.05):
+            return
+        connection.sendall(bytes([byte]))
+
+
+def _send_headers_forever(connection: socket.socket, stop: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while not stop.is_set():
+        connection.sendall(b"X: " + b"a" * 60_000 + b"\r\n")
+
+
+def _send_a_long_line(connection: socket.socket, stop: threading.Event) -> None:
+    while not stop.is_set():
+        connection.sendall(b"HTTP/1.1" * 8000)
+
+
+def _send_a_body_forever(connection: socket.socket, stop: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+    while not stop.is_set():
+        connection.sendall(b"a" * 60_000)
+
+
+def _send_garbage(connection: socket.socket, stop: threading.Event) -> None:
+    connection.sendall(b"\0" * 1000)
+
+
+Behavior = Callable[[socket.socket, threading.Event], None]
+
+
+@pytest.fixture
+def serve_badly() -> Iterator[Callable[[Behavior], int]]:
+    """Start a server that answers every connection by a behavior; returns its port."""
+    stop = threading.Event()
+    servers: list[socketserver.ThreadingTCPServer] = []
+
+    def start(behave: Behavior) -> int:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    self.request.recv(65_536)
+                    behave(self.request, stop)
+
+        servers.append(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return int(servers[-1].server_address[1])
+
+    yield start
+    stop.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("behave", [_say_nothing, _drip, _send_a_long_line, _send_garbage])
+def test_a_server_that_holds_its_answer_back_holds_nobody_elses_notices(
+    hook: Hook,
+    serve_badly: Callable[[Behavior], int],
+    behave: Behavior,
+    scheme: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("webapp.notifications.webhooks.DEADLINE_SECONDS", 0.6)
+    port = serve_badly(behave)
+    settings.META_REWARD_WEBHOOK_HOSTS = [*settings.META_REWARD_WEBHOOK_HOSTS, f"127.0.0.1:{port}"]
+    mallory = make_recipient("mallory", url=f"{scheme}://127.0.0.1:{port}/")
+    slow = [write_test(mallory, Channel.WEBHOOK) for _ in range(20)]
+    write_test(make_recipient("hal", url=hook.url), Channel.WEBHOOK)
+    write_test(make_recipient("mia"), Channel.EMAIL)
+    monkeypatch.setattr(send_notifications, "EVERY_SECONDS", 0.0)
+    begin = time.monotonic()
+    assert send_due() == 2
+    assert time.monotonic() - begin < 5, "one deadline, and not one for each notice"
+    assert (len(hook.bodies), len(mail.outbox)) == (1, 1)
+    slow[0].refresh_from_db()
+    assert (slow[0].status, slow[0].attempts) == ("waiting", 1)
+    assert slow[0].error
+    assert Notification.objects.filter(recipient=mallory, attempts=0).count() == 19
+
+
+@pytest.mark.parametrize("behave", [_send_headers_forever, _send_a_body_forever])
+def test_nothing_but_the_status_of_an_answer_is_read(
+    behave: Behavior, serve_badly: Callable[[Behavior], int], settings: Settings
+) -> None:
+    port = serve_badly(behave)
+    settings.META_REWARD_WEBHOOK_HOSTS = [f"127.0.0.1:{port}"]
+    write_test(make_recipient("hal", url=f"http://127.0.0.1:{port}/"), Channel.WEBHOOK)
+    begin = time.monotonic()
+    assert send_due() == 1
+    assert time.monotonic() - begin < 5
+
+
+def test_a_name_that_turns_to_this_machine_is_not_connected_to(
+    hook: Hook, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name's own server answers each look-up otherwise: by what passes, then by what does not.
+
+    The port is the one of a real server here, so that a connection to 127.0.0.1 would be seen.
+    """
+    looked_up: list[str] = []
+    answers = ["127.0.0.1", "169.254.169.254", "::1", "0.0.0.0", "::ffff:127.0.0.1", "fe80::1"]
+
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
+        looked_up.append(host)
+        ip = answers[len(looked_up) - 1]
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (ip, port))]
+
+    monkeypatch.setattr("webapp.notifications.webhooks.socket.getaddrinfo", resolve)
+    settings.META_REWARD_WEBHOOK_HOSTS = [f"rebind.example:{hook.port}"]
+    recipient = make_recipient("hal", url=f"https://rebind.example:{hook.port}/")
+    for ip in answers:
+        notice = write_test(recipient, Channel.WEBHOOK)
+        assert send_due() == 0
+        notice.refresh_from_db()
+        assert f"rebind.example leads to {ip}" in notice.error
+        Notification.objects.filter(pk=notice.pk).delete()
+    assert len(looked_up) == len(answers), "what was checked is what is connected to"
+    assert hook.bodies == []
+
+
+def test_a_name_is_looked_up_once_and_that_place_is_asked(
+    hook: Hook, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second look-up, if there were one, would lead elsewhere."""
+    answers = iter(["127.0.0.1", "192.0.2.1"])
+
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
+
+    monkeypatch.setattr("webapp.notifications.webhooks.socket.getaddrinfo", resolve)
+    settings.META_REWARD_WEBHOOK_HOSTS = [f"localhost:{hook.port}"]
+    write_test(make_recipient("hal", url=f"http://localhost:{hook.port}/"), Channel.WEBHOOK)
+    assert send_due() == 1
+    assert next(answers) == "192.0.2.1"

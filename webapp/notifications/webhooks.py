@@ -1,22 +1,38 @@
 """Webhooks: which addresses are allowed, and one signed POST to such an address.
 
 An address is allowed by its host, which the settings list. It is https, unless it is this very
-machine's. No redirect is followed: it would lead to a host that nobody has allowed.
+machine's. No redirect is followed: it would lead to a host that nobody has allowed. Where a name
+leads is looked up once, checked, and connected to: whoever runs the name's server cannot point it
+at this machine between a check and its use. One deadline holds for the whole exchange, from the
+look-up to the answer's first lines, so that a server that sends a byte now and then holds nobody.
 """
 
+import asyncio
 import hashlib
 import hmac
-import http.client
+import ipaddress
 import json
+import re
+import socket
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.conf import settings
 
-TIMEOUT_SECONDS: Final = 10.0
+DEADLINE_SECONDS: Final = 10.0
+"""From the look-up of the name to the status of the answer; the answer's body is not read."""
+
+_MAX_LINE_BYTES: Final = 16_384
+_MAX_LINES: Final = 100
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r\n]")
+
+_RESOLVER: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
+"""Of its own, because nobody waits for a look-up that takes longer than the deadline."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS: Final = {"https": 443, "http": 80}
@@ -75,47 +91,130 @@ def _require_allowed(address: Address) -> None:
         raise WebhookError("HTTPS is required because payloads contain experiment names.")
 
 
-def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
-    """Send values as JSON, signed.
+async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
+    """Send values as JSON, signed; ends within `DEADLINE_SECONDS`.
 
     The header `X-Meta-Reward-Signature` is `t=SECONDS,v1=HEX`, where HEX is the HMAC-SHA256, under
     the secret, of SECONDS, a full stop, and the body.
 
     Raises:
-        WebhookError: the address is not allowed, or did not answer with success.
+        WebhookError: the address is not allowed, or did not answer with success in time.
     """
     address = parse_address(url)
     body = json.dumps(values, ensure_ascii=False).encode()
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "meta-reward",
-        "X-Meta-Reward-Signature": sign(body, secret=secret, seconds=int(time.time())),
-    }
-    connection = _connect(address)
     try:
-        connection.request("POST", address.path, body=body, headers=headers)
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            status = await _exchange(address, body, secret=secret)
+    except TimeoutError:
+        raise WebhookError(f"no answer within {DEADLINE_SECONDS:g} seconds") from None
+    except OSError as error:
         raise WebhookError(f"{type(error).__name__}: {error}") from error
-    finally:
-        connection.close()
     if not 200 <= status < 300:
         redirected = " (a redirect, which is not followed)" if 300 <= status < 400 else ""
         raise WebhookError(f"the server answered {status}{redirected}")
+
+
+async def _exchange(address: Address, body: bytes, *, secret: str) -> int:
+    """Send a body; return the status of the answer, of which nothing else is read."""
+    place = await _resolve(address)
+    reader, writer = await asyncio.open_connection(place, address.port, limit=_MAX_LINE_BYTES)
+    connection = writer.transport
+    try:
+        if address.scheme == "https":
+            await writer.start_tls(_load_trusted_certificates(), server_hostname=address.host)
+        writer.write(_build_request(address, body, secret=secret))
+        await writer.drain()
+        return await _read_status(reader)
+    finally:
+        connection.abort()
+
+
+def _build_request(address: Address, body: bytes, *, secret: str) -> bytes:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    port = "" if address.port == _PORTS[address.scheme] else f":{address.port}"
+    headers = {
+        "Host": f"{host}{port}",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "User-Agent": "meta-reward",
+        "X-Meta-Reward-Signature": sign(body, secret=secret, seconds=int(time.time())),
+        "Connection": "close",
+    }
+    lines = [f"{name}: {text}" for name, text in headers.items()]
+    head = "\r\n".join([f"POST {address.path} HTTP/1.1", *lines, "", ""])
+    return head.encode("ascii") + body
+
+
+async def _read_status(reader: asyncio.StreamReader) -> int:
+    """Read the status line; interim answers before it are passed over.
+
+    Raises:
+        WebhookError: what comes is not HTTP.
+    """
+    for _ in range(_MAX_LINES):
+        try:
+            line = await reader.readline()
+        except ValueError:
+            break
+        found = _STATUS_LINE.match(line)
+        if found and not found[1].startswith(b"1"):
+            return int(found[1])
+        if not line.endswith(b"\n"):
+            break
+    raise WebhookError("the server did not answer in HTTP")
+
+
+async def _resolve(address: Address) -> str:
+    """Look an address up: the first IP address that may be connected to.
+
+    Raises:
+        WebhookError: there is none.
+        OSError: the name is not known.
+    """
+    if _parse_ip(address.host) is not None:
+        return address.host
+    found = await asyncio.get_running_loop().run_in_executor(
+        _RESOLVER, _list_ips, address.host, address.port
+    )
+    for ip in found:
+        if _may_connect(address.host, ip):
+            return ip
+    raise WebhookError(
+        f"{address.host} leads to {found[0] if found else 'nothing'}, which is this machine or its "
+        "link and not a server of that name"
+    )
+
+
+def _list_ips(host: str, port: int) -> list[str]:
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def _may_connect(host: str, ip: str) -> bool:
+    """Whether a name may lead to an IP address; private networks have servers of their own."""
+    place = _parse_ip(ip)
+    if place is None:
+        return False
+    place = getattr(place, "ipv4_mapped", None) or place
+    if host in _LOOPBACK:
+        return place.is_loopback
+    return not (
+        place.is_loopback or place.is_link_local or place.is_multicast or place.is_unspecified
+    )
+
+
+def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+@cache
+def _load_trusted_certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def sign(body: bytes, *, secret: str, seconds: int) -> str:
     """Sign a body that is sent at a time, in seconds since 1970."""
     signed = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256)
     return f"t={seconds},v1={signed.hexdigest()}"
-
-
-def _connect(address: Address) -> http.client.HTTPConnection:
-    if address.scheme == "http":
-        return http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_SECONDS)
-    return http.client.HTTPSConnection(
-        address.host,
-        address.port,
-        timeout=TIMEOUT_SECONDS,
-        context=ssl.create_default_context(),
-    )

@@ -5,10 +5,13 @@ recording it, it is sent again when the claim expires: nobody can know whether i
 has the same id in the webhook's body, and the same Message-ID, so that receivers can recognise it.
 """
 
+import asyncio
 import logging
 import smtplib
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 from uuid import uuid4
@@ -16,7 +19,7 @@ from uuid import uuid4
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import DatabaseError, close_old_connections
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Min, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_visible_experiments
@@ -31,7 +34,7 @@ MAX_ATTEMPTS: Final = 8
 _LEASE_SECONDS: Final = 60.0
 _FIRST_PAUSE_SECONDS: Final = 15.0
 _MAX_PAUSE: Final = timedelta(hours=6)
-_BATCH_SIZE: Final = 50
+_ROUND_SIZE: Final = 100
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +63,34 @@ def notify_forever() -> None:
 
 
 def send_due() -> int:
-    """Send, oldest first, what is due; returns how many were sent."""
-    return sum(
-        _send(pk) for pk in _select_due().order_by("pk").values_list("pk", flat=True)[:_BATCH_SIZE]
+    """Send what is due, in rounds with one notification of each user; return how many were sent.
+
+    The notifications of a round are sent at the same time, and each has a deadline. So a server
+    that does not answer delays the notifications of the user who named it, and nobody else's.
+    """
+    sent, begun = 0, time.monotonic()
+    while claims := _claim_round():
+        sent += _deliver_round(claims)
+        if time.monotonic() - begun > EVERY_SECONDS:  # there may be new ones to write
+            break
+    return sent
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A notification that this process may send, and the row that says so."""
+
+    notification: Notification
+    held: QuerySet[Notification]
+
+
+def _claim_round() -> list[_Claim]:
+    """Claim the oldest due notification of each user, as far as nobody else does."""
+    oldest = (
+        _select_due().order_by().values("recipient").annotate(first=Min("pk")).order_by("first")
     )
+    found = (_claim(pk) for pk in list(oldest.values_list("first", flat=True)[:_ROUND_SIZE]))
+    return [claim for claim in found if claim is not None]
 
 
 def _select_due() -> QuerySet[Notification]:
@@ -72,8 +99,8 @@ def _select_due() -> QuerySet[Notification]:
     return Notification.objects.filter(waits | abandoned)
 
 
-def _send(pk: int) -> bool:
-    """Send one notification, unless another process sends it."""
+def _claim(pk: int) -> _Claim | None:
+    """Claim one notification; None if another process has it, or it is no longer wanted."""
     token = uuid4()
     claimed = (
         _select_due()
@@ -86,22 +113,44 @@ def _send(pk: int) -> bool:
         )
     )
     if claimed != 1:
-        return False
+        return None
     held = Notification.objects.filter(token=token)
     notification = held.select_related("recipient__user").get()
     try:
-        _deliver(notification)
+        _require_wanted(notification)
     except UnwantedError as error:
         _finish(held, NotificationStatus.GIVEN_UP, error=str(error))
-    except (WebhookError, smtplib.SMTPException, OSError) as error:
-        _record_failure(held, notification, error)
-    else:
-        return _finish(held, NotificationStatus.SENT, error="", sent=Now())
+        return None
+    return _Claim(notification, held)
+
+
+def _deliver_round(claims: Sequence[_Claim]) -> int:
+    """Send what was claimed, all at once, and record each result; return how many arrived.
+
+    Rows are read and written outside of the event loop.
+    """
+    results = asyncio.run(_deliver_all([claim.notification for claim in claims]))
+    return sum(_record(claim, error) for claim, error in zip(claims, results, strict=True))
+
+
+async def _deliver_all(due: Sequence[Notification]) -> list[BaseException | None]:
+    results = await asyncio.gather(*map(_deliver, due), return_exceptions=True)
+    await asyncio.sleep(0)  # connections that were aborted close at the loop's next turn
+    return results
+
+
+def _record(claim: _Claim, error: BaseException | None) -> bool:
+    """Record a result; return whether it arrived and no other process had finished it."""
+    if error is None:
+        return _finish(claim.held, NotificationStatus.SENT, error="", sent=Now())
+    if not isinstance(error, WebhookError | smtplib.SMTPException | OSError):
+        _log.error("%s could not be sent", claim.notification, exc_info=error)
+    _record_failure(claim.held, claim.notification, error)
     return False
 
 
 def _record_failure(
-    held: QuerySet[Notification], notification: Notification, error: Exception
+    held: QuerySet[Notification], notification: Notification, error: BaseException
 ) -> None:
     reason = str(error) or type(error).__name__
     _log.warning("%s was not taken at try %s: %s", notification, notification.attempts, reason)
@@ -121,25 +170,27 @@ def _finish(held: QuerySet[Notification], status: NotificationStatus, **values: 
     return held.update(status=status, token=None, lease_until=None, **values) == 1
 
 
-def _deliver(notification: Notification) -> None:
-    """Send a notification, if it is still wanted.
+async def _deliver(notification: Notification) -> None:
+    """Send a notification.
 
     Raises:
-        UnwantedError: it is not.
         WebhookError, SMTPException, OSError: it did not arrive.
     """
     recipient = notification.recipient
-    _require_wanted(notification)
     if notification.channel == Channel.WEBHOOK:
-        post_signed(recipient.webhook_url, _build_body(notification), secret=recipient.secret)
-    else:
-        made = notification.created.timestamp()
-        EmailMessage(
-            subject=f"[Meta-Reward] {notification.subject}",
-            body=notification.text,
-            to=[recipient.user.email],
-            headers={"Message-ID": f"<notice-{notification.pk}.{made:.0f}@meta-reward>"},
-        ).send()
+        await post_signed(recipient.webhook_url, _build_body(notification), secret=recipient.secret)
+        return
+    await asyncio.to_thread(_send_email, notification)
+
+
+def _send_email(notification: Notification) -> None:
+    made = notification.created.timestamp()
+    EmailMessage(
+        subject=f"[Meta-Reward] {notification.subject}",
+        body=notification.text,
+        to=[notification.recipient.user.email],
+        headers={"Message-ID": f"<notice-{notification.pk}.{made:.0f}@meta-reward>"},
+    ).send()
 
 
 def _require_wanted(notification: Notification) -> None:
