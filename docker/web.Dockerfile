@@ -15,7 +15,7 @@ COPY constraints.txt docker/requirements-web.txt ./
 RUN pip install --constraint constraints.txt --requirement requirements-web.txt
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin meta \
-    && install --directory --owner meta --group meta --mode 0750 /data /data/models
+    && install --directory --owner meta --group meta --mode 0700 /data /data/models
 
 COPY manage.py ./
 COPY meta_reward_core meta_reward_core

@@ -35,7 +35,7 @@ RUN if [ -n "${ENGINE}" ]; then \
     fi
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin meta \
-    && install --directory --owner meta --group meta --mode 0750 /data /data/home /data/models
+    && install --directory --owner meta --group meta --mode 0700 /data /data/home /data/models
 
 COPY manage.py ./
 COPY meta_reward_core meta_reward_core

@@ -1,41 +1,82 @@
-"""Requests that are refused before a view runs: too large, malformed, or with NUL characters.
+"""Requests that are refused before a view runs: too large, or no valid Unicode without NUL.
 
-PostgreSQL stores the NUL character in no text, so nothing here can be named by it.
+PostgreSQL stores no NUL, and no database half of a surrogate pair, so nothing here can be named by
+them. JSON bodies pass `meta_reward_core.untrusted_input` in the parser of the API, uploaded files
+where they are read.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, HttpResponseNotFound, JsonResponse
 from django.shortcuts import render
 
-NUL: Final = "\0"
+from meta_reward_core.errors import MalformedInputError
+from meta_reward_core.untrusted_input import check_text
+
+_NUL: Final = "\0"
+_API: Final = "/api/"
+_UTF_8: Final = frozenset({"utf-8", "utf8"})
 
 Answer = Callable[[HttpRequest], HttpResponse]
 
 
-def refuse_null_characters(get_response: Answer) -> Answer:
-    """Middleware: an address with NUL in it is no address. Forms refuse it by themselves."""
+def refuse_malformed_addresses(get_response: Answer) -> Answer:
+    """Middleware: an address with NUL in it does not exist, and requests are UTF-8.
+
+    Another charset would let a form say what UTF-8 cannot: UTF-7 writes half surrogate pairs.
+    """
 
     def answer(request: HttpRequest) -> HttpResponse:
-        if NUL not in request.path_info and "%00" not in request.META.get("QUERY_STRING", ""):
-            return get_response(request)
-        if request.path_info.startswith("/api/"):
-            return JsonResponse({"detail": "there is no such address"}, status=404)
-        return HttpResponseNotFound("there is no such address", content_type="text/plain")
+        if _NUL in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
+            return _refuse_address(request)
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if charset.strip("\"' ").lower() not in _UTF_8:
+            return _refuse(request, "the request must be UTF-8: leave out the charset", 415)
+        return get_response(request)
 
     return answer
 
 
-def has_null_character(value: Any) -> bool:
-    """Whether a text in a value of JSON, or a key, holds NUL."""
-    if isinstance(value, str):
-        return NUL in value
-    if isinstance(value, dict):
-        return any(has_null_character(part) for pair in value.items() for part in pair)
-    return isinstance(value, list) and any(has_null_character(part) for part in value)
+def refuse_malformed_fields(get_response: Answer) -> Answer:
+    """Middleware: refuse a form in which a field, its name or a file's name is no plain text.
+
+    It stands behind the sign-in, whose page explains a form that is too large.
+    """
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        if request.method == "POST" and not request.path_info.startswith(_API):
+            try:
+                for text in _iter_texts(request):
+                    check_text(text)
+            except MalformedInputError as error:
+                return _refuse(request, f"a field of the form {error}: leave it out", 400)
+        return get_response(request)
+
+    return answer
+
+
+def _iter_texts(request: HttpRequest) -> Iterator[str]:
+    for name, values in request.POST.lists():
+        yield name
+        yield from (value for value in values if isinstance(value, str))
+    for name, files in request.FILES.lists():
+        yield name
+        yield from (file.name or "" for file in files)
+
+
+def _refuse_address(request: HttpRequest) -> HttpResponse:
+    if request.path_info.startswith(_API):
+        return JsonResponse({"detail": "there is no such address"}, status=404)
+    return HttpResponseNotFound("there is no such address", content_type="text/plain")
+
+
+def _refuse(request: HttpRequest, reason: str, status: int) -> HttpResponse:
+    if request.path_info.startswith(_API):
+        return JsonResponse({"detail": reason}, status=status)
+    return HttpResponse(f"{reason}\n", status=status, content_type="text/plain; charset=utf-8")
 
 
 def handle_bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

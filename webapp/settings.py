@@ -75,6 +75,7 @@ META_REWARD_REGION_SECONDS = 1.0
 META_REWARD_UPLOAD_ROOT = str(VAR_ROOT / "uploads")
 META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32")) * 1_000_000)
 META_REWARD_UPLOAD_DAYS = 30
+FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # of static files alone: nothing else uses them
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # pasted prompts, which a form's encoding makes longer
 FILE_UPLOAD_HANDLERS = [
     "webapp.experiment_form.uploads.LimitedUploads",
@@ -164,13 +165,16 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "webapp.logging_config.name_requests",
-    "webapp.bad_requests.refuse_null_characters",
     "csp.middleware.CSPMiddleware",
+    "webapp.bad_requests.refuse_malformed_addresses",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "webapp.cache_policy.forbid_caching",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "webapp.accounts.middleware.end_outdated_sessions",
+    "webapp.bad_requests.refuse_malformed_fields",
     "webapp.accounts.middleware.SignInMiddleware",
     "webapp.accounts.security_log.track_request",
     "django.contrib.messages.middleware.MessageMiddleware",

@@ -4,7 +4,6 @@ import os
 import sys
 
 from meta_reward_core.cli.renamed_options import show_deprecations_briefly
-from webapp.paths import VAR_ROOT
 
 
 def main() -> None:
@@ -19,8 +18,23 @@ def main() -> None:
         )
     show_deprecations_briefly()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-    VAR_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database has everybody's secrets
+    _close_private_folders()
     execute_from_command_line(sys.argv)
+
+
+def _close_private_folders() -> None:
+    """Close what is open, or say why no command is run; wrong settings are the command's to say."""
+    from django.core.exceptions import ImproperlyConfigured
+
+    from webapp.private_folders import ForeignFolderError, close_private_folders
+
+    try:
+        for told in close_private_folders():
+            sys.stderr.write(f"{told}\n")
+    except ForeignFolderError as error:
+        sys.exit(str(error))
+    except ImproperlyConfigured:
+        return
 
 
 if __name__ == "__main__":

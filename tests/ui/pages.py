@@ -135,6 +135,7 @@ PAGES: Final = (
     _empty("notifications", "/account/notifications"),
     Page("notifications", "some", "/account/notifications"),
     Page("password_change", "form", "/account/password"),
+    Page("confirm_identity", "form", "/account/confirm"),
     _empty("two_factor", "/account/2fa"),
     Page("two_factor", "begun", "/account/2fa"),
     Page("admin:index", "all", "/admin/", ADMIN),

@@ -16,14 +16,18 @@ from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_worker, run_judging
+from webapp.accounts.models import AccountCredentials
 from webapp.api.models import make_token
 from webapp.experiments.models import Experiment, Iteration, Job, Worker
 from webapp.notifications.models import Notification, Recipient
 
 pytestmark = pytest.mark.django_db
 
-NOT_SHOWN: Final = {Permission, ContentType, Session, StaticDevice, StaticToken}
-"""What Django itself keeps, and the hashes of codes and sessions."""
+NOT_SHOWN: Final = {
+    *(Permission, ContentType, Session, StaticDevice, StaticToken),
+    AccountCredentials,
+}
+"""What Django itself keeps, the hashes of codes and sessions, and the counters that end them."""
 MODELS: Final = [model for model in apps.get_models() if model not in NOT_SHOWN]
 BY_LABEL: Final = {model._meta.label_lower: model for model in MODELS}
 

@@ -137,7 +137,7 @@ def test_what_happens_to_accounts_is_written_down_with_who_did_it(alice: User) -
 
 def test_tokens_passwords_and_signing_out_are_written_down(alice: User, client: Client) -> None:
     SecurityEvent.objects.all().delete()
-    client.post("/account/tokens", {"name": "nightly", "days": "30"})
+    client.post("/account/tokens", {"name": "nightly", "days": "30", "scope": "read"})
     client.post(f"/account/tokens/{alice.api_tokens.get().pk}/revoke")
     new = {
         "old_password": "correct horse",
@@ -152,7 +152,9 @@ def test_tokens_passwords_and_signing_out_are_written_down(alice: User, client: 
 
 def test_no_password_and_no_token_is_ever_in_the_log(alice: User, client: Client) -> None:
     sign_in(password="a very secret guess")
-    page = client.post("/account/tokens", {"name": "nightly", "days": "30"}).content.decode()
+    page = client.post(
+        "/account/tokens", {"name": "nightly", "days": "30", "scope": "read"}
+    ).content.decode()
     secret = page.partition("mr_")[2][:40]
     written = repr(list(SecurityEvent.objects.values()))
     assert "a very secret guess" not in written

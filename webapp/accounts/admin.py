@@ -11,6 +11,7 @@ from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from webapp.accounts.models import SecurityEvent
+from webapp.accounts.permissions import can_touch_account
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
 
 admin.site.unregister([TOTPDevice, StaticDevice, User, Group])
@@ -33,27 +34,26 @@ class AccountAdmin(UserAdmin):  # type: ignore[type-arg]
         return ", ".join(sorted(group.name for group in row.groups.all())) or "none"
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
-        """Rights beyond the roles are for superusers to give."""
-        fields = super().get_readonly_fields(request, obj)
-        may = request.user.is_superuser
-        return fields if may else (*fields, "is_superuser", "user_permissions")
+        """Roles say what an account may do; only superusers make superusers."""
+        fields = (*super().get_readonly_fields(request, obj), "user_permissions")
+        return fields if request.user.is_superuser else (*fields, "is_superuser")
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         """A superuser's account, and so the password, is for superusers alone."""
-        return super().has_change_permission(request, obj) and _can_edit(request, obj)
+        return super().has_change_permission(request, obj) and _may_touch(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         """The same holds of deleting."""
-        return super().has_delete_permission(request, obj) and _can_edit(request, obj)
+        return super().has_delete_permission(request, obj) and _may_touch(request, obj)
 
 
-def _can_edit(request: HttpRequest, account: User | None) -> bool:
-    return account is None or not account.is_superuser or request.user.is_superuser
+def _may_touch(request: HttpRequest, account: User | None) -> bool:
+    return account is None or can_touch_account(request.user, account)
 
 
 @admin.register(Group)
 class RoleAdmin(GroupAdmin):
-    """Roles: what each may do, and how many accounts have it."""
+    """Roles: what each may do, which the code says, and how many accounts have it."""
 
     list_display = ("name", "count_accounts")
 
@@ -65,6 +65,18 @@ class RoleAdmin(GroupAdmin):
     def count_accounts(self, row: Any) -> int:
         """How many accounts have it."""
         return int(row.account_count)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        """Nobody adds a role: `accounts.roles` does."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """Nobody changes what a role may do."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """Nobody deletes a role."""
+        return False
 
 
 @admin.register(SecurityEvent)
@@ -90,3 +102,8 @@ class SecondFactorAdmin(ViewOnlyAdmin):
     list_filter = ("confirmed",)
     search_fields = ("user__username",)
     list_select_related = ("user",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A superuser's second factor is for superusers alone."""
+        owner = None if obj is None else obj.user
+        return super().has_delete_permission(request, obj) and _may_touch(request, owner)

@@ -21,9 +21,17 @@ class PeopleConfig(AppConfig):
 
     def ready(self) -> None:
         """Make the roles once the tables of all apps are there, and hear of what is logged."""
-        from webapp.accounts import login_throttle, security_log, views
+        from webapp.accounts import (
+            credentials,
+            login_throttle,
+            reauthentication,
+            security_log,
+            views,
+        )
 
         security_log.connect_signals()
         login_throttle.connect_signals()
+        credentials.connect_signals()
+        reauthentication.connect_signals()
         admin.site.login = views.redirect_admin_login  # type: ignore[method-assign]
         post_migrate.connect(_make_roles, dispatch_uid="make_roles")

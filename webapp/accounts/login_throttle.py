@@ -6,20 +6,22 @@ a name (many addresses). The limits of the latter two are wide: to lock out a co
 takes fifty requests, again every quarter of an hour, and they are in the log.
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
 from django import forms
 from django.contrib.auth.backends import ModelBackend
-from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.models import User
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.contrib.auth.models import Permission, User
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
 from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.accounts.roles import list_permissions, list_roles_with
 from webapp.accounts.security_log import get_client_address, log_event
 from webapp.accounts.two_factor import has_second_factor, verify_code
 
@@ -47,7 +49,7 @@ def is_locked_out(name: str, address: str | None) -> bool:
 
 
 class PatientBackend(ModelBackend):
-    """Django's own, behind the lock."""
+    """Django's own, behind the lock; what an account may do follows from its roles in code."""
 
     def authenticate(
         self,
@@ -65,6 +67,65 @@ class PatientBackend(ModelBackend):
             raise PermissionDenied
         found = super().authenticate(request, username, password, **kwargs)
         return found if isinstance(found, User) else None
+
+    def with_perm(
+        self,
+        perm: str | Permission,
+        is_active: bool | None = True,  # noqa: FBT001, FBT002 Django's own signature
+        include_superusers: bool = True,  # noqa: FBT001, FBT002
+        obj: Any = None,
+    ) -> QuerySet[User]:
+        """Select the accounts that have a permission by a role, or by being a superuser."""
+        if obj is not None:
+            return User.objects.none()
+        name = perm if isinstance(perm, str) else f"{perm.content_type.app_label}.{perm.codename}"
+        holders = User.groups.through.objects.filter(group__name__in=list_roles_with(name))
+        wanted = Q(pk__in=holders.values("user_id"))
+        if include_superusers:
+            wanted |= Q(is_superuser=True)
+        found = User.objects.filter(wanted)
+        return found if is_active is None else found.filter(is_active=is_active)
+
+    def get_user(self, user_id: int) -> User | None:
+        """Find who signed in, with the credential generation in the same query."""
+        user = User.objects.select_related("credentials").filter(pk=user_id).first()
+        return user if user is not None and self.user_can_authenticate(user) else None
+
+    def _get_permissions(self, user_obj: User, obj: Any, from_name: str) -> set[str]:
+        """List what the roles of an account may do; nobody has permissions of their own."""
+        if user_obj.is_superuser or not user_obj.is_active or obj is not None:
+            found: set[str] = super()._get_permissions(user_obj, obj, from_name)  # type: ignore[misc]
+            return found
+        if from_name == "user":
+            return set()
+        names: set[str] | None = user_obj.__dict__.get("_role_permissions")
+        if names is None:
+            held = user_obj.groups.values_list("name", flat=True)
+            names = user_obj.__dict__["_role_permissions"] = list_permissions(held)
+        return names
+
+
+def check_secret(request: HttpRequest | None, user: User, check: Callable[[], bool]) -> bool:
+    """Check a password or a code of an account: the one way, with the one count of wrong ones.
+
+    Raises:
+        ValidationError: too many wrong ones came before; the secret was not looked at.
+    """
+    name = user.get_username()
+    if is_locked_out(name, get_client_address(request)):
+        raise make_locked_error()
+    if check():
+        return True
+    _log_failure({"username": name}, request)
+    return False
+
+
+def make_locked_error() -> ValidationError:
+    """Say how long to wait."""
+    minutes = int(WINDOW.total_seconds() // 60)
+    return ValidationError(
+        f"Too many wrong passwords: wait {minutes} minutes and try again.", code="locked_out"
+    )
 
 
 def connect_signals() -> None:
@@ -106,10 +167,8 @@ class SignInForm(AuthenticationForm):
         if not has_second_factor(user):
             return
         code = self.cleaned_data.get("code", "")
-        if code and verify_code(user, code):
+        if code and check_secret(self.request, user, lambda: verify_code(user, code)):
             return
-        if code:
-            _log_failure({"username": user.get_username()}, self.request)
         raise ValidationError("Enter the current code from your authenticator app.", code="no_code")
 
     def get_invalid_login_error(self) -> ValidationError:
@@ -117,7 +176,19 @@ class SignInForm(AuthenticationForm):
         name = self.cleaned_data.get("username") or ""
         if not is_locked_out(name, get_client_address(self.request)):
             return super().get_invalid_login_error()
-        minutes = int(WINDOW.total_seconds() // 60)
-        return ValidationError(
-            f"Too many wrong passwords: wait {minutes} minutes and try again.", code="locked_out"
-        )
+        return make_locked_error()
+
+
+class ThrottledPasswordChangeForm(PasswordChangeForm):
+    """Django's own, in which wrong old passwords count like those of the sign-in."""
+
+    request: HttpRequest | None = None
+
+    def clean_old_password(self) -> str:
+        """Check the old password, unless too many wrong ones came before."""
+        given: str = self.cleaned_data["old_password"]
+        if not check_secret(self.request, self.user, lambda: self.user.check_password(given)):
+            raise ValidationError(
+                self.error_messages["password_incorrect"], code="password_incorrect"
+            )
+        return given

@@ -3,7 +3,25 @@
 from collections.abc import Callable
 
 from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+
+from webapp.accounts.credentials import is_current_session
+
+
+def end_outdated_sessions(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware: a session from before its account's password or rights changed is none."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        user = request.user
+        if isinstance(user, User) and not is_current_session(request, user):
+            request.session.flush()
+            request.user = AnonymousUser()
+        return get_response(request)
+
+    return answer
 
 
 class SignInMiddleware(LoginRequiredMiddleware):
@@ -12,9 +30,11 @@ class SignInMiddleware(LoginRequiredMiddleware):
     def handle_no_permission(  # type: ignore[override]
         self, request: HttpRequest, view_func: Callable[..., HttpResponseBase]
     ) -> HttpResponseBase:
-        """Redirect to the form; for htmx by a header that it obeys."""
+        """Redirect to the form; htmx is told to load its page again, which is then redirected.
+
+        The page's address comes from the browser alone: a header of the request is not repeated.
+        """
         response = super().handle_no_permission(request, view_func)
         if request.headers.get("HX-Request") != "true" or "Location" not in response.headers:
             return response
-        page = request.headers.get("HX-Current-URL", "/")
-        return HttpResponse(status=204, headers={"HX-Redirect": page})
+        return HttpResponse(status=204, headers={"HX-Refresh": "true"})

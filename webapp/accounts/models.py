@@ -58,3 +58,22 @@ class SecurityEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.get_kind_display()}"
+
+
+class AccountCredentials(models.Model):
+    """The credential generation of an account; an account without a row is at 0.
+
+    Attributes:
+        generation: sessions and tokens count only under the generation that they note.
+    """
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        primary_key=True,
+        related_name="credentials",
+    )
+    generation = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.user}: generation {self.generation}"

@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 
-from webapp.accounts.roles import ANSWER, RUN, RUN_ALL, SEE
+from webapp.accounts.roles import ANSWER, MANAGE_ACCOUNTS, RUN, RUN_ALL, SEE
 from webapp.experiments.models import Experiment, Job, JobKind
 
 AnyUser = AbstractBaseUser | AnonymousUser
@@ -52,6 +52,17 @@ def get_users_with_permission(
         include_superusers=superusers,
         backend=settings.AUTHENTICATION_BACKENDS[0],
     )
+
+
+def can_touch_account(user: AnyUser, account: User) -> bool:
+    """Whether a user may change an account, its password, devices, tokens and sessions.
+
+    Superusers may touch all accounts, admins those of users who are not superusers.
+    """
+    actor = _get_active_user(user)
+    if actor is None:
+        return False
+    return actor.is_superuser or (actor.has_perm(MANAGE_ACCOUNTS) and not account.is_superuser)
 
 
 def get_visible_experiments(person: AnyUser) -> QuerySet[Experiment]:

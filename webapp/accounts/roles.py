@@ -1,8 +1,11 @@
-"""The four roles, as Django groups: what each may do is a set of permissions.
+"""The four roles, as Django groups: what each may do is a set of permissions, written here.
 
-A person may have several. Superusers may do everything, with or without a role.
+A user may have several. Superusers may do everything, with or without a role. Rows of groups and
+of permissions give nobody anything: the authentication backend asks this module what the roles of
+an account may do, and the groups' permissions in the database only show it.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from django.apps import apps
@@ -21,16 +24,20 @@ ADJUDICATE: Final = "audit.adjudicate_item"
 """See everybody's audit answers in the admin, and decide between conflicting ones."""
 SEE_EVENTS: Final = "people.view_securityevent"
 """See who signed in, and what became of accounts, roles and tokens."""
+MANAGE_ACCOUNTS: Final = "auth.change_user"
+"""Change the accounts of users who are not superusers."""
 MANAGE: Final = (
-    *("auth.add_user", "auth.change_user", "auth.delete_user", "auth.add_group"),
-    *("auth.change_group", "api.delete_apitoken", "otp_totp.delete_totpdevice"),
+    *("auth.add_user", MANAGE_ACCOUNTS, "auth.delete_user"),
+    *("api.delete_apitoken", "otp_totp.delete_totpdevice"),
 )
-"""Make, change and delete accounts and roles, end tokens, help who lost a second factor."""
+"""Create, change and delete accounts, give roles, end tokens, help who lost a second factor."""
 
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
 AUDITOR: Final = "auditor"
 ADMIN: Final = "admin"
+
+_VIEW: Final = "view_"
 
 PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     VIEWER: (SEE,),
@@ -41,19 +48,38 @@ PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def make_roles() -> None:
-    """Make the groups that are missing, and give every group at least its permissions.
+    """Create the groups that are missing, and show in each exactly what its role may do.
 
     Admins see every row, also those of models that a later version brings.
     """
     for config in apps.get_app_configs():
         create_permissions(config, verbosity=0)
-    for role, names in PERMISSIONS.items():
+    for role in PERMISSIONS:
         group, _ = Group.objects.get_or_create(name=role)
-        group.permissions.add(*(_get_permission(name) for name in names))
-        if role == ADMIN:
-            group.permissions.add(*Permission.objects.filter(codename__startswith="view_"))
+        may = list_permissions([role])
+        rows = Permission.objects.select_related("content_type")
+        group.permissions.set([row for row in rows if _get_name(row) in may])
 
 
-def _get_permission(name: str) -> Permission:
-    app, codename = name.split(".")
-    return Permission.objects.get(content_type__app_label=app, codename=codename)
+def list_permissions(roles: Iterable[str]) -> set[str]:
+    """List what roles may do together; roles that are not in the code may do nothing."""
+    known = set(roles) & PERMISSIONS.keys()
+    names = {name for role in known for name in PERMISSIONS[role]}
+    if ADMIN in known:
+        views = Permission.objects.filter(codename__startswith=_VIEW)
+        names |= {_get_name(row) for row in views.select_related("content_type")}
+    return names
+
+
+def _get_name(row: Permission) -> str:
+    return f"{row.content_type.app_label}.{row.codename}"
+
+
+def list_roles_with(permission: str) -> list[str]:
+    """List the roles that have a permission, such as `audit.answer_batch`."""
+    is_view = permission.partition(".")[2].startswith(_VIEW)
+    return [
+        role
+        for role, names in PERMISSIONS.items()
+        if permission in names or (role == ADMIN and is_view)
+    ]

@@ -38,6 +38,11 @@ def track_request(
     return answer
 
 
+def get_current_request() -> HttpRequest | None:
+    """The request that is being answered; None in commands and workers."""
+    return _current_request.get()
+
+
 def get_client_address(request: HttpRequest | None) -> str | None:
     """Where a request comes from.
 

@@ -13,6 +13,7 @@ from django_otp import devices_for_user
 from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
+from webapp.accounts.credentials import raise_generation
 from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
 
@@ -47,16 +48,22 @@ def start_setup(person: User) -> None:
             TOTPDevice.objects.create(user=person, name="app", confirmed=False)
 
 
-def confirm_setup(person: User, code: str) -> list[str]:
-    """Ask for a code from now on.
+def is_setup_code(person: User, code: str) -> bool:
+    """Whether a code is right of the app that is being set up; a right one is used up."""
+    device = get_unconfirmed_device(person)
+    return device is not None and bool(device.verify_token(code.strip()))
+
+
+def finish_setup(person: User) -> list[str]:
+    """Ask for a code from now on, and end the account's other sessions and its tokens.
 
     Returns:
-        Codes for paper, shown this once; none if the code is wrong.
+        Codes for paper, shown this once; none if no app is being set up.
     """
-    device = get_unconfirmed_device(person)
-    if device is None or not device.verify_token(code.strip()):
-        return []
     with transaction.atomic():
+        device = get_unconfirmed_device(person)
+        if device is None:
+            return []
         device.confirmed = True
         device.save()
         StaticDevice.objects.filter(user=person).delete()
@@ -64,6 +71,7 @@ def confirm_setup(person: User, code: str) -> list[str]:
         codes = [StaticToken.random_token() for _ in range(PAPER_CODES)]
         log_event(SecurityEventKind.SECOND_FACTOR, person.get_username(), detail="set up")
         paper.token_set.bulk_create(StaticToken(device=paper, token=code) for code in codes)
+        raise_generation(person)
     return codes
 
 

@@ -6,6 +6,7 @@ from django.contrib.auth import views
 from django.urls import path
 from django.views.decorators.http import require_http_methods
 
+from webapp.accounts import reauthentication
 from webapp.accounts import views as people
 from webapp.accounts.login_throttle import SignInForm
 
@@ -28,12 +29,13 @@ urlpatterns = [
     path(
         "account/password",
         _form(
-            views.PasswordChangeView.as_view(
+            people.ThrottledPasswordChangeView.as_view(
                 template_name="accounts/password.html", success_url="/"
             )
         ),
         name="password_change",
     ),
+    path("account/confirm", reauthentication.confirm_identity, name="confirm_identity"),
     path("account/2fa", people.show_second_factor, name="two_factor"),
     path("account/2fa/start", people.start_second_factor, name="start_two_factor"),
     path("account/2fa/confirm", people.confirm_second_factor, name="confirm_two_factor"),

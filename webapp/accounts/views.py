@@ -1,12 +1,13 @@
 """Signing in to the admin by the one door, and a person's second factor."""
 
 import base64
+from typing import Any
 
 import segno
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
-from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
+from django.contrib.auth.views import PasswordChangeView, redirect_to_login
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -15,6 +16,12 @@ from django.views.decorators.http import require_POST, require_safe
 
 from webapp.accounts import two_factor
 from webapp.accounts.current_user import get_user
+from webapp.accounts.login_throttle import ThrottledPasswordChangeForm, check_secret
+from webapp.accounts.reauthentication import (
+    ask_to_confirm,
+    is_recent,
+    require_recent_authentication,
+)
 
 _WRONG = "Wrong or used code. Wait for the next one, and check the clock of your phone."
 
@@ -32,14 +39,29 @@ def redirect_admin_login(request: HttpRequest, extra_context: object = None) -> 
     return redirect_to_login(request.GET.get("next") or reverse("admin:index"))
 
 
+class ThrottledPasswordChangeView(PasswordChangeView):
+    """Django's own, with the count of wrong passwords that the sign-in has."""
+
+    form_class = ThrottledPasswordChangeForm
+
+    def get_form(self, form_class: Any = None) -> Any:
+        """Tell the form who asks, and from where."""
+        form: Any = super().get_form(form_class)
+        form.request = self.request
+        return form
+
+
 @require_safe
 @never_cache
 def show_second_factor(request: HttpRequest) -> HttpResponse:
     """Show whether there is one, or the secret of one that is being set up."""
+    if two_factor.get_unconfirmed_device(get_user(request)) and not is_recent(request):
+        return ask_to_confirm(request, then=reverse("two_factor"))
     return _render_page(request)
 
 
 @require_POST
+@require_recent_authentication("two_factor")
 def start_second_factor(request: HttpRequest) -> HttpResponse:
     """Draw a secret."""
     two_factor.start_setup(get_user(request))
@@ -48,19 +70,29 @@ def start_second_factor(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @never_cache
+@require_recent_authentication("two_factor")
 def confirm_second_factor(request: HttpRequest) -> HttpResponse:
     """Take the first code of an app, and show the codes for paper this once."""
-    codes = two_factor.confirm_setup(get_user(request), request.POST.get("code", ""))
+    user, code, codes = get_user(request), request.POST.get("code", ""), []
+    try:
+        if check_secret(request, user, lambda: two_factor.is_setup_code(user, code)):
+            codes = two_factor.finish_setup(user)
+    except ValidationError as error:
+        return _render_page(request, error=error.messages[0])
     return _render_page(request, codes=codes, error="" if codes else _WRONG)
 
 
 @require_POST
+@require_recent_authentication("two_factor")
 def remove_second_factor(request: HttpRequest) -> HttpResponse:
     """Take it away from whoever can still show a code."""
-    person = get_user(request)
-    if not two_factor.verify_code(person, request.POST.get("code", "")):
-        return _render_page(request, error=_WRONG)
-    two_factor.remove_devices(person)
+    user, code = get_user(request), request.POST.get("code", "")
+    try:
+        if not check_secret(request, user, lambda: two_factor.verify_code(user, code)):
+            return _render_page(request, error=_WRONG)
+    except ValidationError as error:
+        return _render_page(request, error=error.messages[0])
+    two_factor.remove_devices(user)
     messages.success(request, "Two-factor authentication is off.")
     return redirect("two_factor")
 

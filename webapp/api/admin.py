@@ -1,10 +1,13 @@
 """The administrators' view of tokens: who has which, and revoking them."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
+from webapp.accounts.permissions import can_touch_account
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
 from webapp.api.models import ApiToken
 
@@ -20,9 +23,16 @@ class ApiTokenAdmin(ViewOnlyAdmin):
     exclude = ("digest",)
     actions = ("end",)
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A superuser's tokens are for superusers alone."""
+        may = obj is None or can_touch_account(request.user, obj.owner)
+        return super().has_delete_permission(request, obj) and may
+
     @admin.action(description="End now", permissions=["delete"])
     def end(self, request: HttpRequest, rows: QuerySet[ApiToken]) -> None:
         """Let the chosen tokens be of no use from now on, but stay in the list."""
         now = timezone.now()
+        if not request.user.is_superuser:
+            rows = rows.filter(owner__is_superuser=False)
         count = rows.filter(Q(expires=None) | Q(expires__gt=now)).update(expires=now)
         self.message_user(request, f"{count} tokens ended.")

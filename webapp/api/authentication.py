@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja.security import APIKeyCookie, HttpBearer
 
+from webapp.accounts.credentials import match_generation
 from webapp.api.models import ApiToken, hash_token
 
 _NOTED_EVERY: Final = timedelta(minutes=1)
@@ -28,6 +29,7 @@ class TokenAuth(HttpBearer):
         row = (
             ApiToken.objects.filter(
                 Q(expires__isnull=True) | Q(expires__gt=now),
+                match_generation("owner", "generation"),
                 digest=hash_token(token),
                 owner__is_active=True,
             )
@@ -38,6 +40,7 @@ class TokenAuth(HttpBearer):
             return None
         _record_use(row)
         request.user = row.owner
+        request.token_scope = row.scope  # type: ignore[attr-defined]
         return row.owner
 
 

@@ -1,13 +1,15 @@
 """Errors as JSON: always an object with `detail`."""
 
+from functools import partial
 from typing import Any, Final
 
 from django import forms
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
+from ninja.errors import HttpError
 
-from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.errors import ArtifactError, InputError, MalformedInputError
 from webapp.api.schemas import Problem
 
 PROBLEMS: Final = dict.fromkeys((400, 401, 403, 404, 409, 422), Problem)
@@ -41,6 +43,17 @@ def register_error_handlers(api: NinjaAPI) -> None:
         InputError: 422,
     }.items():
         api.add_exception_handler(kind, _make_handler(api, status))
+    api.add_exception_handler(HttpError, partial(_answer_http_error, api))
+
+
+def _answer_http_error(api: NinjaAPI, request: HttpRequest, error: HttpError) -> HttpResponse:
+    """Say why a body could not be read: ninja hides the cause."""
+    cause = error.__cause__
+    if isinstance(cause, RequestDataTooBig):
+        return api.create_response(request, {"detail": str(cause)}, status=413)
+    if isinstance(cause, MalformedInputError):
+        return api.create_response(request, {"detail": f"the body {cause}"}, status=422)
+    return api.create_response(request, {"detail": str(error)}, status=error.status_code)
 
 
 def _make_handler(api: NinjaAPI, status: int):  # type: ignore[no-untyped-def]  # noqa: ANN202

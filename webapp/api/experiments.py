@@ -32,7 +32,7 @@ from webapp.api.schemas import (
 from webapp.experiment_form.form_state import find_base
 from webapp.experiments.actions import has_pending
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Experiment, Job, JobKind, RunStatus
+from webapp.experiments.models import Job, JobKind, RunStatus
 from webapp.experiments.stage_progress import list_stage_progress
 
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -84,7 +84,8 @@ def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) ->
     form = OwnershipForm(get_ownership(row) | given.model_dump(exclude_unset=True), experiment=row)
     require_valid(form)
     transfer_ownership(row, by=get_user(request), **form.cleaned_data)
-    return ExperimentOut.of(Experiment.objects.select_related("owner").get(pk=row.pk))
+    row.refresh_from_db()
+    return ExperimentOut.of(row)
 
 
 @router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})

@@ -9,9 +9,19 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import models
 
+from webapp.accounts.credentials import get_generation
+
 _MARK: Final = "mr_"
 _SECRET_BYTES: Final = 32
 _PREFIX_CHARS: Final = 10
+
+
+class TokenScope(models.TextChoices):
+    """What a program may do with a token, at most what its owner may."""
+
+    READ = "read", "read"
+    RUN = "run", "read, and start and control experiments"
+    PUBLISH = "publish", "everything, including publishing models to the hub"
 
 
 class ApiToken(models.Model):
@@ -21,7 +31,9 @@ class ApiToken(models.Model):
         name: what its owner calls it.
         prefix: how it begins, to tell it from others.
         digest: sha256 of the whole token. It is long and random, so a slow hash would gain nothing.
-        expires: None never.
+        scope: what may be done with it.
+        generation: the owner's credential generation when it was made; it counts under no other.
+        expires: None never, for tokens of earlier versions.
     """
 
     owner = models.ForeignKey(
@@ -33,6 +45,8 @@ class ApiToken(models.Model):
     created = models.DateTimeField(auto_now_add=True)
     last_used = models.DateTimeField(null=True, blank=True)
     expires = models.DateTimeField(null=True, blank=True)
+    scope = models.CharField(max_length=8, choices=TokenScope, default=TokenScope.PUBLISH)
+    generation = models.PositiveBigIntegerField(default=0)
 
     class Meta:
         """Newest first."""
@@ -43,7 +57,13 @@ class ApiToken(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
 
-def make_token(owner: User, *, name: str, expires: datetime | None) -> tuple[ApiToken, str]:
+def make_token(
+    owner: User,
+    *,
+    name: str,
+    expires: datetime | None,
+    scope: TokenScope = TokenScope.PUBLISH,
+) -> tuple[ApiToken, str]:
     """Make a token.
 
     Returns:
@@ -56,6 +76,8 @@ def make_token(owner: User, *, name: str, expires: datetime | None) -> tuple[Api
         prefix=token[:_PREFIX_CHARS],
         digest=hash_token(token),
         expires=expires,
+        scope=scope,
+        generation=get_generation(owner),
     )
     return row, token
 

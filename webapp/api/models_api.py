@@ -11,7 +11,7 @@ from meta_reward_core.recipes.loader import parse_stored_recipe
 from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import get_controllable_experiment, get_viewable_experiment
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
-from webapp.api.permissions import require_run
+from webapp.api.permissions import require_publishing, require_run
 from webapp.api.schemas import ConversationIn, FollowIn, JobOut, PublishIn
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import JobKind
@@ -112,6 +112,8 @@ def publish_model(request: HttpRequest, name: str, number: int, given: PublishIn
         raise ConflictError(f"M{number} does not exist yet: its iteration must be completed first")
     if given.repository and not has_hub():
         raise InputError("repository: no Hugging Face token is configured (HF_TOKEN)")
+    if given.repository:
+        require_publishing(request)
     form = PublishForm(given.model_dump(), has_hub=has_hub())
     require_valid(form)
     job = enqueue_job(

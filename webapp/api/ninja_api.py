@@ -1,21 +1,33 @@
 """The API. Its description requires authentication like every other operation."""
 
-import json
 from functools import wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
-from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver
 from ninja import NinjaAPI
 from ninja.operation import Operation
+from ninja.parser import Parser
 
+from meta_reward_core.untrusted_input import REQUEST_LIMITS, parse_json
 from webapp.api import experiments, models_api, system_api
 from webapp.api.authentication import SignedIn, TokenAuth
 from webapp.api.errors import register_error_handlers
-from webapp.bad_requests import has_null_character
+
+
+class _LimitedParser(Parser):
+    """Reads bodies through the gate, after the sender has been let in."""
+
+    def parse_body(self, request: HttpRequest) -> dict[str, Any]:
+        """Parse a body of JSON.
+
+        Raises:
+            MalformedInputError: it is not JSON, or breaks a limit.
+        """
+        values: dict[str, Any] = parse_json(request.body, REQUEST_LIMITS)
+        return values
 
 
 class _NamedOperations(NinjaAPI):
@@ -33,6 +45,7 @@ api = _NamedOperations(
     docs_url=None,
     openapi_url=None,
     auth=[TokenAuth(), SignedIn()],
+    parser=_LimitedParser(),
     urls_namespace="api",
 )
 api.add_router("/experiments", models_api.router)
@@ -60,9 +73,6 @@ def _wrap_as_json(view: Any) -> Any:
     @login_not_required
     @wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if _has_null_character(request):
-            detail = "a text contains the character NUL: remove it"
-            return JsonResponse({"detail": detail}, status=422)
         response: HttpResponse = view(request, *args, **kwargs)
         if response.status_code != 405:
             return response
@@ -70,14 +80,6 @@ def _wrap_as_json(view: Any) -> Any:
         return JsonResponse({"detail": "method not allowed"}, status=405, headers=allowed)
 
     return answer
-
-
-def _has_null_character(request: HttpRequest) -> bool:
-    """Search a request body for NUL; invalid bodies are reported elsewhere."""
-    try:
-        return b"\\u0000" in request.body and has_null_character(json.loads(request.body))
-    except (RequestDataTooBig, ValueError, RecursionError):
-        return False
 
 
 @login_not_required

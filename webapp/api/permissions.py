@@ -7,12 +7,19 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
+from webapp.accounts.reauthentication import is_recent
 from webapp.accounts.roles import RUN, SEE
+from webapp.api.models import TokenScope
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 Operation = Callable[Concatenate[HttpRequest, Given], Answer]
 
+_SCOPES: Final = {
+    SEE: frozenset(TokenScope),
+    RUN: frozenset({TokenScope.RUN, TokenScope.PUBLISH}),
+}
+"""Scopes of tokens that include a permission."""
 _MEANING: Final = {SEE: "see experiments", RUN: "start and control experiments"}
 
 
@@ -26,6 +33,35 @@ def require_run(operation: Operation[Given, Answer]) -> Operation[Given, Answer]
     return _require_permission(RUN, operation)
 
 
+def require_publishing(request: HttpRequest) -> None:
+    """Refuse to publish to the hub by a token without that scope, or in an old session.
+
+    Raises:
+        PermissionDenied: it is one of these.
+    """
+    if get_token_scope(request) is None and not is_recent(request):
+        raise PermissionDenied(
+            "Publishing to the hub requires that you signed in a moment ago: confirm your password "
+            "at /account/confirm."
+        )
+    _require_scope(request, frozenset({TokenScope.PUBLISH}))
+
+
+def get_token_scope(request: HttpRequest) -> str | None:
+    """The scope of the token that a request came with; None for the session of a browser."""
+    scope: str | None = getattr(request, "token_scope", None)
+    return scope
+
+
+def _require_scope(request: HttpRequest, scopes: frozenset[TokenScope]) -> None:
+    scope = get_token_scope(request)
+    if scope is not None and scope not in scopes:
+        raise PermissionDenied(
+            f"The scope of this token ({scope}) does not include this operation: create a token "
+            f"with the scope {' or '.join(sorted(scopes))}."
+        )
+
+
 def _require_permission(
     permission: str, operation: Operation[Given, Answer]
 ) -> Operation[Given, Answer]:
@@ -35,6 +71,7 @@ def _require_permission(
             raise PermissionDenied(
                 f"Permission denied: this account cannot {_MEANING[permission]}."
             )
+        _require_scope(request, _SCOPES[permission])
         return operation(request, *args, **kwargs)
 
     return checked

@@ -7,7 +7,7 @@ from ninja import Query, Router, Status
 from meta_reward_core.errors import InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
 from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import get_visible_jobs
+from webapp.accounts.permissions import get_visible_experiments, get_visible_jobs
 from webapp.api.create_experiment import submit_model_check
 from webapp.api.errors import PROBLEMS
 from webapp.api.experiments import Limit, Offset
@@ -56,9 +56,11 @@ def get_recipe(request: HttpRequest, name: str) -> RecipeOut:  # noqa: ARG001
 
 @router.get("/workers", response={200: list[WorkerOut], **PROBLEMS})
 @require_view
-def list_workers(request: HttpRequest) -> list[WorkerOut]:  # noqa: ARG001
+def list_workers(request: HttpRequest) -> list[WorkerOut]:
     """List the workers and their current tasks."""
-    return [WorkerOut.of(state) for state in list_worker_states()]
+    return [
+        WorkerOut.of(state) for state in list_worker_states(get_visible_experiments(request.user))
+    ]
 
 
 @router.get("/jobs", response={200: JobPage, **PROBLEMS})

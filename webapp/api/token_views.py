@@ -12,11 +12,13 @@ from django.utils.cache import add_never_cache_headers
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST
 
+from webapp.accounts.credentials import get_generation
 from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import require_view
-from webapp.api.models import ApiToken, make_token, revoke_token
+from webapp.accounts.reauthentication import require_recent_authentication
+from webapp.api.models import ApiToken, TokenScope, make_token, revoke_token
 
-_DAYS: Final = {"30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
+_DAYS: Final = {"30": "in 30 days", "90": "in 90 days", "365": "in a year"}
 _MAX_TOKENS: Final = 50
 
 
@@ -24,18 +26,17 @@ class TokenForm(forms.Form):
     """A new token."""
 
     name = forms.CharField(max_length=64, help_text="Its purpose, e.g. nightly export.")
-    days = forms.ChoiceField(
-        label="Expires", choices=list(_DAYS.items()), required=False, initial="90"
-    )
+    scope = forms.ChoiceField(label="Scope", choices=TokenScope.choices, initial=TokenScope.READ)
+    days = forms.ChoiceField(label="Expires", choices=list(_DAYS.items()), initial="90")
 
-    def expires(self) -> datetime | None:
+    def expires(self) -> datetime:
         """Expiry time of the token of a valid form."""
-        days = self.cleaned_data["days"]
-        return timezone.now() + timedelta(days=int(days)) if days else None
+        return timezone.now() + timedelta(days=int(self.cleaned_data["days"]))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_view
+@require_recent_authentication("tokens")
 @sensitive_variables("token")
 def manage_tokens(request: HttpRequest) -> HttpResponse:
     """List and create tokens. A new token is shown in this response only."""
@@ -48,12 +49,18 @@ def manage_tokens(request: HttpRequest) -> HttpResponse:
                 None, f"You have {_MAX_TOKENS} tokens, the maximum. Revoke a token first."
             )
         else:
-            _, token = make_token(person, name=form.cleaned_data["name"], expires=form.expires())
+            _, token = make_token(
+                person,
+                name=form.cleaned_data["name"],
+                expires=form.expires(),
+                scope=TokenScope(form.cleaned_data["scope"]),
+            )
             form = TokenForm()
     context = {
         "form": form,
         "new_token": token,
         "tokens": list(person.api_tokens.all()),
+        "generation": get_generation(person),
         "now": timezone.now(),
     }
     response = render(request, "api/tokens.html", context)

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from webapp.accounts.current_user import get_user
 from webapp.accounts.ownership import transfer_ownership
+from webapp.accounts.permissions import get_visible_experiments
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
 from webapp.experiments.actions import can_request
 from webapp.experiments.jobs import enqueue_job
@@ -23,6 +24,7 @@ from webapp.experiments.models import (
     Iteration,
     Job,
     JobKind,
+    RunStatus,
     Shard,
     Stage,
     Worker,
@@ -67,6 +69,14 @@ class ExperimentAdmin(ViewOnlyAdmin):
     list_select_related = ("owner",)
     actions = ("hide", "show")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Experiment]:
+        """Experiments that this member of the staff may see on the pages, too."""
+        return get_visible_experiments(request.user).select_related("owner")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Rows that workers write to are not deleted under them: cancel the iteration first."""
+        return super().has_delete_permission(request, obj) and not _is_running(obj)
+
     @admin.display(description="recipe")
     def get_recipe_name(self, experiment: Experiment) -> str:
         """Name of the recipe that the experiment began with."""
@@ -94,6 +104,12 @@ class ExperimentAdmin(ViewOnlyAdmin):
             if transfer_ownership(row, by=by, owner=row.owner, is_private=is_private)
         ]
         self.message_user(request, f"{len(changed)} of the chosen experiments were changed.")
+
+
+def _is_running(experiment: Experiment | None) -> bool:
+    if experiment is None:
+        return False
+    return experiment.iterations.filter(status=RunStatus.RUNNING).exists()
 
 
 @admin.register(Iteration)

@@ -318,7 +318,7 @@ def show_activity_log(request: HttpRequest) -> HttpResponseBase:
 @require_view
 def show_workers(request: HttpRequest) -> HttpResponse:
     """Show the workers, what each does, and what waits for them."""
-    states = list_worker_states()
+    states = list_worker_states(get_visible_experiments(request.user))
     waiting = list_waiting_work(request.user)
     heard = [state for state in states if not state.is_silent]
     context = {

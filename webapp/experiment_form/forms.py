@@ -9,6 +9,7 @@ from meta_reward_core.planning.experiment_request import DEFAULT_SEED
 from webapp.experiment_form.model_choices import ModelChoices
 from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Experiment, Job, JobKind, valid_name
+from webapp.experiments.reserved_names import list_reserved_names
 
 MODEL_OF_RECIPE: Final = "recipe"
 MODEL_FOLDER: Final = "folder"
@@ -109,8 +110,12 @@ class LaunchForm(forms.Form):
             field.initial = choices[0][0]
 
     def clean_name(self) -> str:
-        """Refuse a name that an experiment has, or that somebody has just asked for."""
+        """Refuse a name that an experiment or an address of the site has, or is about to have."""
         name: str = self.cleaned_data["name"]
+        if name in list_reserved_names():
+            raise forms.ValidationError(
+                "This name is reserved for a page of the site. Choose another name."
+            )
         if Experiment.objects.filter(name=name).exists():
             raise forms.ValidationError("An experiment with this name exists. Choose another name.")
         if _is_being_created(name):

@@ -1,10 +1,11 @@
 """How far experiments are, read from rows in a number of queries that does not grow with them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from webapp.charts.scales import format_number
@@ -147,11 +148,18 @@ def _get_true_quality(metrics: Mapping[str, Any]) -> float | None:
     return found[0] if found else None
 
 
-def list_worker_states() -> list[WorkerState]:
-    """Read what every worker does."""
+def list_worker_states(visible: QuerySet[Experiment]) -> list[WorkerState]:
+    """Read what every worker does.
+
+    Args:
+        visible: experiments that may be named to whoever asks.
+    """
     now = timezone.now()
-    workers = Worker.objects.select_related("shard__stage__iteration__experiment")
-    return [_make_worker_state(worker, now) for worker in workers]
+    workers = list(Worker.objects.select_related("shard__stage__iteration__experiment"))
+    shards = [worker.shard_id for worker in workers if worker.shard_id is not None]
+    at_work = visible.filter(iterations__stages__shards__in=shards)
+    named = set(at_work.values_list("pk", flat=True))
+    return [_make_worker_state(worker, now, named) for worker in workers]
 
 
 def count_live_workers() -> int:
@@ -160,12 +168,19 @@ def count_live_workers() -> int:
     return Worker.objects.filter(heartbeat__gte=heard).count()
 
 
-def _make_worker_state(worker: Worker, now: datetime) -> WorkerState:
+def _describe_work(worker: Worker, named: Container[int]) -> str:
+    if worker.shard is None:
+        return ""
+    experiment = worker.shard.stage.iteration.experiment
+    return str(worker.shard) if experiment.pk in named else "a private experiment"
+
+
+def _make_worker_state(worker: Worker, now: datetime, named: Container[int]) -> WorkerState:
     silent_seconds = max(0, round((now - worker.heartbeat).total_seconds()))
     return WorkerState(
         row=worker,
         queues=worker.queues.split(","),
-        doing="" if worker.shard is None else str(worker.shard),
+        doing=_describe_work(worker, named),
         is_silent=silent_seconds > SILENT_SECONDS,
         silent_seconds=silent_seconds,
     )

@@ -2,18 +2,25 @@
 
 from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST
 
 from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import require_view
+from webapp.accounts.reauthentication import (
+    ask_to_confirm,
+    is_recent,
+    require_recent_authentication,
+)
 from webapp.htmx import render_page_or_partial
 from webapp.notifications import services
 from webapp.notifications.forms import NotificationsForm, get_form_values, has_email
-from webapp.notifications.models import Channel, NotificationStatus, Recipient
+from webapp.notifications.models import Channel, EventType, NotificationStatus, Recipient
 from webapp.notifications.outbox import write_test
 from webapp.notifications.selectors import find_recipient, list_channels, list_recent_notifications
 
@@ -31,6 +38,8 @@ def edit_notifications(request: HttpRequest) -> HttpResponse:
     form = NotificationsForm(request.POST)
     if not form.is_valid():
         return _render_page(request, form)
+    if _changes_address(person, recipient, form) and not is_recent(request):
+        return ask_to_confirm(request, then=reverse("notifications"))
     recipient = services.save_subscriptions(person, **form.get_choices())
     messages.success(request, "Saved.")
     if recipient.webhook_url and not recipient.secret:
@@ -38,8 +47,15 @@ def edit_notifications(request: HttpRequest) -> HttpResponse:
     return redirect("notifications")
 
 
+def _changes_address(user: User, recipient: Recipient | None, form: NotificationsForm) -> bool:
+    """Whether notifications would go elsewhere than now."""
+    now = (user.email, recipient.webhook_url if recipient is not None else "")
+    return now != (form.cleaned_data["email"], form.cleaned_data["webhook_url"])
+
+
 @require_POST
 @require_view
+@require_recent_authentication("notifications")
 def renew_secret(request: HttpRequest) -> HttpResponse:
     """Make another secret for the webhook; what was signed by the old one is no longer."""
     recipient = find_recipient(get_user(request))
@@ -56,11 +72,18 @@ def send_test(request: HttpRequest) -> HttpResponse:
     recipient = find_recipient(get_user(request))
     channels = list_channels(recipient) if recipient is not None else []
     for channel in channels:
-        if recipient is not None:
+        if recipient is not None and not _has_pending_test(recipient, channel):
             write_test(recipient, channel)
     if not channels:
         messages.info(request, "Save an address before sending a test.")
     return redirect("notifications")
+
+
+def _has_pending_test(recipient: Recipient, channel: Channel) -> bool:
+    """Whether a test is under way already: nobody fills the outbox by pressing a button."""
+    return recipient.notifications.filter(
+        event=EventType.TEST, channel=channel, status__in=_ACTIVE
+    ).exists()
 
 
 @sensitive_variables("secret")

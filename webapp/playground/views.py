@@ -21,6 +21,7 @@ from webapp.accounts.permissions import (
     require_run,
     require_view,
 )
+from webapp.accounts.reauthentication import ask_to_confirm, is_recent
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.experiments.jobs import cancel_job, enqueue_job
@@ -197,6 +198,8 @@ def publish(request: HttpRequest, name: str, number: int) -> HttpResponse:
     sent = request.POST if request.method == "POST" else None
     form = PublishForm(sent, has_hub=has_hub)
     if request.method == "POST" and is_made and form.is_valid():
+        if form.cleaned_data.get("repository") and not is_recent(request):
+            return ask_to_confirm(request, then=request.path)
         enqueue_job(
             JobKind.PUBLISH,
             by=get_user(request),

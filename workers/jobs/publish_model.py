@@ -179,7 +179,8 @@ def _open_partial_folder(partial: Path) -> Iterator[Path]:
     One thread runs these jobs one after another.
     """
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=_FOLDER_MODE, parents=True)
+    partial.mkdir(parents=True)
+    partial.chmod(_FOLDER_MODE)  # whatever the umask is: published models are for others
     try:
         yield partial
     finally:

@@ -1,17 +1,27 @@
 """What Celery tells of a worker's own life, and who wants to know it."""
 
+import logging
 import os
 from typing import Any
 
 from celery import signals
 
 from meta_reward_core.processes.signals import set_parent_death_signal
+from webapp.private_folders import close_private_folders
 from workers.ops import broker_watchdog, heartbeat, processes
+
+_log = logging.getLogger(__name__)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging_settings(**_: object) -> None:
     """Celery would set its own form and level; a receiver, even of nothing, keeps it from that."""
+
+
+@signals.celeryd_init.connect  # type: ignore[untyped-decorator]
+def _close_folders(**_: object) -> None:
+    for told in close_private_folders():
+        _log.warning(told)
 
 
 _watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # of the main process: one, once it is set up

@@ -7,16 +7,22 @@ from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.reporting.summary import Timing
 from webapp.audit.services import create_gate_from_recipe
 from webapp.experiments import models
+from webapp.experiments.reserved_names import list_reserved_names
 from webapp.experiments.throughput import list_finished_attempts
 
 
 def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -> None:
-    """Refuse a name that rows know but this artifact root does not.
+    """Refuse a name that rows know but this artifact root does not, or that a page has.
 
     Raises:
-        InputError: the experiment's files are gone, or lie under another root.
+        InputError: a page has the name, the experiment's files are gone, or lie under another root.
     """
     row = models.Experiment.objects.filter(name=name).first()
+    if row is None and name in list_reserved_names():
+        raise InputError(
+            f"a page of the site has the name {name!r}, so that the experiment would have none: "
+            "choose another name"
+        )
     if row is None or (files_exist and row.artifact_root == artifact_root):
         return
     raise InputError(

@@ -1,0 +1,37 @@
+"""Names that no experiment may have, because an address of the site stands where its own would.
+
+They are read from the URL map, so that a new address reserves its name by itself.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Final
+
+from django.urls import URLPattern, URLResolver, get_resolver
+
+_EXPERIMENT: Final = re.compile(r"(.*experiments/)<(?:\w+:)?name>(?:/|$)")
+"""An address of an experiment, and what stands before its name."""
+
+
+@cache
+def list_reserved_names() -> frozenset[str]:
+    """List the fixed words where other addresses, of pages and of the API, have a name."""
+    routes = list(_iter_routes(get_resolver().url_patterns, ""))
+    prefixes = {found[1] for found in map(_EXPERIMENT.match, routes) if found}
+    words = {
+        route.removeprefix(prefix).partition("/")[0]
+        for route in routes
+        for prefix in prefixes
+        if route.startswith(prefix)
+    }
+    return frozenset(word for word in words if word and "<" not in word)
+
+
+def _iter_routes(patterns: Iterable[URLPattern | URLResolver], before: str) -> Iterator[str]:
+    for pattern in patterns:
+        route = before + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from _iter_routes(pattern.url_patterns, route)
+        else:
+            yield route

@@ -1,0 +1,104 @@
+"""At start: what this installation keeps is closed to the other users of the machine.
+
+The database holds hashes of passwords, keys of sessions and secrets of second factors; prompts,
+uploads and backups may be private. A folder may have been made before this program ran, with any
+mode and by anybody, so what is found is looked at: open folders and files are closed, and those
+of somebody else, whose owner could open them again at any time, are refused.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from webapp.paths import VAR_ROOT, get_runtime_folder
+
+_UMASK: Final = 0o077
+_OTHERS: Final = 0o077
+_SQLITE: Final = "django.db.backends.sqlite3"
+_SQLITE_FILES: Final = ("", "-wal", "-shm", "-journal")
+
+
+class ForeignFolderError(ImproperlyConfigured):
+    """A folder or file with secrets belongs to somebody else, or cannot be closed."""
+
+
+def close_private_folders() -> list[str]:
+    """Make the installation's folder, and close all that others could read in it.
+
+    From now on this process and its children make files that only their owner can read.
+
+    Returns:
+        What was closed, a sentence for each.
+
+    Raises:
+        ForeignFolderError: something belongs to another user, or cannot be closed.
+    """
+    os.umask(_UMASK)
+    VAR_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_fixed_place(VAR_ROOT)
+    return [told for path in _iter_private_paths() if (told := close_to_others(path))]
+
+
+def close_to_others(path: Path) -> str:
+    """Take away what a mode gives to others; say so, or nothing where nothing was to be done.
+
+    Raises:
+        ForeignFolderError: it belongs to another user, or cannot be closed.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ForeignFolderError(f"{path} cannot be looked at: {error}") from error
+    if found.st_uid != os.geteuid():
+        raise ForeignFolderError(
+            f"{path} belongs to another user (uid {found.st_uid}, and this is uid {os.geteuid()}), "
+            "who could read the secrets in it: run this as that user, change the owner (chown), "
+            "or name another folder (META_REWARD_VAR)"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if not mode & _OTHERS:
+        return ""
+    try:
+        path.chmod(mode & ~_OTHERS)
+    except OSError as error:
+        raise ForeignFolderError(
+            f"{path} is open to other users (mode {mode:04o}) and cannot be closed: {error}"
+        ) from error
+    return f"closed {path} to other users of this machine (its mode was {mode:04o})"
+
+
+def _require_fixed_place(folder: Path) -> None:
+    """Refuse a folder that anybody could exchange for another.
+
+    Raises:
+        ForeignFolderError: everybody may rename what is beside it.
+    """
+    parent = folder.resolve().parent
+    mode = stat.S_IMODE(parent.stat().st_mode)
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ForeignFolderError(
+            f"everybody may write to {parent} (mode {mode:04o}) and so replace {folder}: take that "
+            "right away (chmod o-w), or name another folder (META_REWARD_VAR)"
+        )
+
+
+def _iter_private_paths() -> Iterator[Path]:
+    yield VAR_ROOT
+    yield get_runtime_folder()
+    yield VAR_ROOT / "secret_key"
+    for root in (
+        settings.META_REWARD_UPLOAD_ROOT,
+        settings.META_REWARD_BROKER_ROOT,
+        settings.META_REWARD_SCRATCH_ROOT,
+    ):
+        yield Path(root)
+    database = settings.DATABASES["default"]
+    if database["ENGINE"] == _SQLITE:
+        yield from (Path(f"{database['NAME']}{end}") for end in _SQLITE_FILES)
