@@ -141,7 +141,11 @@ def test_in_the_name_of_a_token(client: Client, text: str) -> None:
     assert set(fields_of(page)) == {"name"}
     for name in (text, text[:64]):
         send(
-            client, "/account/tokens", {"name": name, "days": "30"}, "/account/tokens", "/activity"
+            client,
+            "/account/tokens",
+            {"name": name, "days": "30", "scope": "read"},
+            "/account/tokens",
+            "/activity",
         )
 
 

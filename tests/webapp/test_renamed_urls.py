@@ -62,7 +62,7 @@ def test_a_name_cannot_lead_to_another_site(browser: Client) -> None:
 
 def test_what_was_posted_arrives(browser: Client) -> None:
     """A form of an open page of the earlier version still does its work."""
-    form = {"name": "nightly", "days": "30"}
+    form = {"name": "nightly", "days": "30", "scope": "read"}
     answer = browser.post("/people/tokens?x=1", form, follow=True)
     assert answer.redirect_chain == [("/account/tokens?x=1", 308)]
     assert b"nightly" in answer.content
