@@ -42,7 +42,7 @@ from meta_reward_core.context import StageResources
 from meta_reward_core.engines.prefix_batching import plan_shared_batches
 from meta_reward_core.engines.prompt_encoder import TokenIds
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.planning.experiment_setup import load_engine
+from meta_reward_core.planning.engine_loading import load_engine
 
 END_ID = 0
 TEMPERATURE, TOP_P = 0.8, 0.95

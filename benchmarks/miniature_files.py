@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
-from meta_reward_core.planning.experiment_setup import make_stage_resources, open_or_create
+from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.storage.shards import IterationFiles
 

@@ -31,8 +31,9 @@ from transformers.utils import logging
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.method.generation import build_actor_conversation
 from meta_reward_core.method.judging import build_judge_conversation
+from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
-from meta_reward_core.planning.experiment_setup import make_stage_resources, open_or_create
+from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.recipes.schema import DecodingRecipe
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model

@@ -15,11 +15,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.cli.check_model import (
-    CHECK_EXIT_CODES,
-    add_check_options,
-    check_named_model,
-)
+from meta_reward_core.cli.check_model import CHECK_EXIT_CODES, add_check_options, check_named_model
 from meta_reward_core.cli.options import (
     EXIT_CODES,
     EXIT_INTERRUPTED,
@@ -36,11 +32,11 @@ from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
+from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import (
     check_next_engine,
     list_next_iterations,
-    make_stage_resources,
     open_or_create,
 )
 from meta_reward_core.processes.signals import interrupt_on_signal

@@ -18,7 +18,7 @@ from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.generate_outputs import NamedEngine
 from meta_reward_core.experiment import Experiment, open_experiment
-from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning import engine_loading
 from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.recipes.canonical import canonicalize_section
@@ -90,7 +90,7 @@ def _make_loader(
     settings = canonicalize_section(recipe, "engine.")
     if spec == SCRIPTED:
         nobody = ModelRef(SCRIPTED, places.models, "")
-        return lambda: experiment_setup.load_engine(nobody, recipe), {"scripted": settings}
+        return lambda: engine_loading.load_engine(nobody, recipe), {"scripted": settings}
     if spec.startswith(ENDPOINT_PREFIX):
         from meta_reward_core.engines.endpoints import find_endpoint
         from meta_reward_core.engines.openai import load_endpoint_engine
@@ -100,7 +100,7 @@ def _make_loader(
         return lambda: load_endpoint_engine(recipe.endpoint or "", None), asked
     model = _resolve_model(spec, experiment, places, say)
     identity = {"weights": model.sha256, "settings": settings}
-    return lambda: experiment_setup.load_engine(model, recipe), identity
+    return lambda: engine_loading.load_engine(model, recipe), identity
 
 
 def _resolve_model(

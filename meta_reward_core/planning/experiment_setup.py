@@ -5,26 +5,17 @@ Everything that can be wrong is found here, before a file is written.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from meta_reward_core.context import EngineLoader, ModelRef, PromptTemplates, StageResources
-from meta_reward_core.data.prompt_files import (
-    REJECT_TEXT,
-    PromptFile,
-    compute_prompt_id,
-    find_reject_reason,
-    read_prompts,
-)
-from meta_reward_core.data.prompt_filters import read_held_out, remove_contaminated, remove_held_out
-from meta_reward_core.engines.base import Engine
-from meta_reward_core.engines.completion_cache import CachingEngine
+from meta_reward_core.context import PromptTemplates
+from meta_reward_core.data.prompt_files import PromptFile
 from meta_reward_core.engines.endpoints import find_endpoint
-from meta_reward_core.engines.registry import ENGINE_LOADERS, require_engine
-from meta_reward_core.errors import InputError, StorageFullError, TaskError
+from meta_reward_core.engines.registry import require_engine
+from meta_reward_core.errors import InputError, StorageFullError
 from meta_reward_core.experiment import (
     Experiment,
     check_same_beginning,
@@ -39,27 +30,21 @@ from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_i
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
     DEFAULT_SEED,
-    SKIP_BAD_ROWS,
     ExperimentRequest,
     check_name,
     check_pool,
-    compute_task_pool_size,
-    get_task_prompts,
     load_requested_recipe,
 )
+from meta_reward_core.planning.prompt_pool import read_pool
 from meta_reward_core.planning.settings_change import (
     SettingsPlan,
     change_settings,
     plan_settings_change,
 )
-from meta_reward_core.recipes.canonical import (
-    canonicalize_recipe,
-    canonicalize_section,
-    get_current_key,
-)
+from meta_reward_core.recipes.canonical import canonicalize_recipe, get_current_key
 from meta_reward_core.recipes.dataflow import flatten_values
 from meta_reward_core.recipes.loader import change_recipe, parse_stored_recipe
-from meta_reward_core.recipes.schema import EngineRecipe, Recipe
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import find_differences
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import (
@@ -67,7 +52,6 @@ from meta_reward_core.storage.experiment_files import (
     iter_experiment_names,
     make_missing_files_error,
 )
-from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.fixed_items import (
     FixedItems,
@@ -300,81 +284,6 @@ def _create(
     return experiment
 
 
-def read_pool(
-    path: Path | None,
-    recipe: Recipe,
-    items: Sequence[FixedItems] = (),
-    *,
-    skip_bad_rows: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> tuple[PromptFile, list[FixedItems]]:
-    """The prompts that an experiment begins with: a file's, or those of the recipe's task.
-
-    Args:
-        items: on which its models are evaluated; prompts like theirs are left out.
-        skip_bad_rows: leave out rows of the file that cannot be used, instead of refusing it.
-
-    Returns:
-        The prompts, and the items with how many prompts were left out for each.
-
-    Raises:
-        InputError: there are none, or the file cannot be read as prompts.
-    """
-    pool = _read_whole_pool(path, recipe, skip_bad_rows=skip_bad_rows, say=say)
-    if recipe.sample.held_out is not None:
-        pool = remove_held_out(pool, read_held_out([Path(recipe.sample.held_out)]))
-        say(f"{pool.held_out} prompt(s) of the pool left out: held out for evaluation")
-    if not items:
-        return pool, []
-    pool, left_out = remove_contaminated(pool, {one.task: one.prompts for one in items})
-    say(
-        f"{pool.contaminated} prompt(s) of the pool left out: they equal or nearly equal a prompt "
-        "of evaluation.tasks"
-    )
-    return pool, [replace(one, left_out_of_pool=left_out[one.task]) for one in items]
-
-
-def _describe_left_out(found: PromptFile) -> Iterator[str]:
-    """What a file contains beside the prompts that are used."""
-    if found.duplicates:
-        yield f"{found.duplicates:,} duplicate(s) left out"
-    if found.other_turns:
-        yield f"{found.other_turns:,} later or assistant turn(s) of conversations left out"
-    if found.rejected:
-        yield f"{len(found.rejected):,} row(s) skipped: {found.describe_rejected()}"
-
-
-def _read_whole_pool(
-    path: Path | None, recipe: Recipe, *, skip_bad_rows: bool, say: Callable[[str], None]
-) -> PromptFile:
-    if path is not None:
-        found = read_prompts(path)
-        found.require_good_rows(path.name, skip=skip_bad_rows, option=SKIP_BAD_ROWS)
-        for note in _describe_left_out(found):
-            say(f"{path.name}: {note}")
-        return found
-    texts = get_task_prompts(recipe).sample(compute_task_pool_size(recipe))
-    return _build_task_pool(recipe, texts)
-
-
-def _build_task_pool(recipe: Recipe, texts: Sequence[str]) -> PromptFile:
-    """The prompts of a task as a pool.
-
-    Raises:
-        TaskError: a prompt comes twice, or cannot be stored.
-    """
-    if len(set(texts)) < len(texts):
-        raise TaskError(f"the task {recipe.task!r} supplies the same prompt twice: repair it")
-    for text in texts:
-        if (reason := find_reject_reason(text)) is not None:
-            raise TaskError(
-                f"the task {recipe.task!r} supplies a prompt that cannot be used: "
-                f"{REJECT_TEXT[reason]} ({text!r:.80})"
-            )
-    prompts = [Prompt(compute_prompt_id(text), text) for text in texts]
-    return PromptFile(prompts=prompts, duplicates=0, rejected=[])
-
-
 def check_seed_model(recipe: Recipe, places: StorageRoots) -> str | None:
     """See that M0 is there, as far as that takes no network and writes nothing.
 
@@ -414,47 +323,6 @@ def check_disk_space(recipe: Recipe, model: Path, places: StorageRoots) -> None:
 
 def _find_existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
-    """Load the engine that a recipe names; its libraries are imported then, not before."""
-    base = None if model.base is None else model.base.folder
-    return ENGINE_LOADERS[recipe.kind](model.folder, recipe, base)
-
-
-def make_stage_resources(
-    experiment: Experiment, places: StorageRoots, *, number: int, draws: Path | None = None
-) -> StageResources:
-    """Lend this process's engine and scratch folder to the stages of one iteration.
-
-    Args:
-        draws: a folder that keeps what engines draw, for experiments that have draws in common.
-    """
-    scratch = experiment.paths.layout.get_scratch(places.scratch, number)
-    return StageResources(
-        load_engine=load_engine if draws is None else _make_caching_loader(draws), scratch=scratch
-    )
-
-
-def _make_caching_loader(draws: Path) -> EngineLoader:
-    """Engines that look first whether the same weights were asked the same here before."""
-    store = ArtifactStore(str(draws))
-
-    def load(model: ModelRef, recipe: EngineRecipe) -> Engine:
-        identity = {
-            "weights": model.sha256,
-            "settings": canonicalize_section(recipe, "engine."),
-            "packages": StageResources.packages(),
-        }
-        return CachingEngine(
-            lambda: load_engine(model, recipe),
-            identity=identity,
-            store=store,
-            shard_conversations=None,
-            keeps_token_ids=True,
-        )
-
-    return load
 
 
 def list_next_iterations(experiment: Experiment, *, until: int | None) -> Sequence[int]:

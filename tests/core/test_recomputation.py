@@ -19,15 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.optimize import minimize, root
 
+from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
-from meta_reward_core.planning.experiment_setup import make_stage_resources, open_or_create
+from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.storage.roots import StorageRoots
-from tests.core.scripted_world import (
-    begin,
-    long_winded_reply,
-    run_before_training,
-    scripted_tools,
-)
+from tests.core.scripted_world import begin, long_winded_reply, run_before_training, scripted_tools
 
 Row = dict[str, Any]
 

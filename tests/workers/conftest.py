@@ -9,7 +9,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.engines.scripted import Script, ScriptedEngine, make_fake_reply
-from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning import engine_loading
 from meta_reward_core.training.row_types import RowIterable, TokenSources
 from tests.workers.installation import Installation, UseScript
 
@@ -75,7 +75,7 @@ def use_script(monkeypatch: pytest.MonkeyPatch) -> UseScript:
 
     def use(script: Script) -> None:
         monkeypatch.setattr(
-            experiment_setup, "load_engine", lambda model, recipe: ScriptedEngine(script)
+            engine_loading, "load_engine", lambda model, recipe: ScriptedEngine(script)
         )
 
     use(make_fake_reply)

@@ -13,7 +13,7 @@ from meta_reward_core.cli.callbacks import CallbackList
 from meta_reward_core.context import StageResources
 from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import AuditWaitsError, InputError
-from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning import engine_loading
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.tasks.toy import task
 from tests.core.review.miniature_battles import NOISE
@@ -347,7 +347,7 @@ def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
     with pytest.raises(CommandError):
         installation.run_iteration(*GATED)
     experiment = open_row(Experiment.objects.get())
-    tools = StageResources(load_engine=experiment_setup.load_engine, scratch=installation.root)
+    tools = StageResources(load_engine=engine_loading.load_engine, scratch=installation.root)
     with pytest.raises(InputError, match="the core alone knows of no audits"):
         run_iteration(experiment.context(1), tools, CallbackList())
 

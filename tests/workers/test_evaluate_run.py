@@ -12,7 +12,7 @@ from meta_reward_core.context import ModelRef
 from meta_reward_core.engines.base import Conversation, Engine
 from meta_reward_core.engines.scripted import Reply, ScriptedEngine, make_fake_reply
 from meta_reward_core.errors import EngineError
-from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning import engine_loading
 from meta_reward_core.recipes.schema import EngineRecipe
 from tests.core.engines.misbehaving_server import completion, misbehaving_server, saying
 from tests.core.evaluation.rows import write_array, write_lines
@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     def load(model: ModelRef, recipe: EngineRecipe) -> Engine:
         return ScriptedEngine(failing)
 
-    monkeypatch.setattr(experiment_setup, "load_engine", load)
+    monkeypatch.setattr(engine_loading, "load_engine", load)
     arguments = (
         "evaluate", "run", "alpaca", "--prompts", prompts, "--model", "stub",
         "--baseline-outputs", baseline, "--judge", "stub", "--output", tmp_path / "out",

@@ -68,7 +68,7 @@ def read(installation: Installation, number: int, table: str) -> list[dict[str, 
 def as_models_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """M0 breaks every ban of commas, M1 only the first one, M2 none."""
     from meta_reward_core.engines.scripted import ScriptedEngine
-    from meta_reward_core.planning import experiment_setup
+    from meta_reward_core.planning import engine_loading
 
     def load(model: Any, recipe: object) -> ScriptedEngine:
         allowed = {"M0": 0, "M1": 5, "M2": 6}[model.name]
@@ -82,7 +82,7 @@ def as_models_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return ScriptedEngine(script)
 
-    monkeypatch.setattr(experiment_setup, "load_engine", load)
+    monkeypatch.setattr(engine_loading, "load_engine", load)
 
 
 def test_every_model_is_measured_on_the_same_items_and_changes_are_paired(

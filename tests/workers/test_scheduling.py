@@ -27,7 +27,7 @@ from meta_reward_core.errors import (
     StorageUnreachableError,
 )
 from meta_reward_core.experiment import open_experiment
-from meta_reward_core.planning import experiment_setup
+from meta_reward_core.planning import engine_loading, experiment_setup
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -65,7 +65,7 @@ class HostHere:
         if not can_continue():
             raise ShardStoppedError
         tools = StageResources(
-            load_engine=experiment_setup.load_engine, scratch=Path(request.scratch)
+            load_engine=engine_loading.load_engine, scratch=Path(request.scratch)
         )
         tools.on_log = lambda row: None
         try:

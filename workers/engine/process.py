@@ -37,7 +37,7 @@ from meta_reward_core.errors import ArtifactError, MetaRewardError
 from meta_reward_core.experiment import Experiment, compute_experiment_stamp, open_experiment
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.models.library_errors import explain_library_error
-from meta_reward_core.planning.experiment_setup import load_engine
+from meta_reward_core.planning.engine_loading import load_engine
 from meta_reward_core.storage.artifact_store import ArtifactStore
 
 PROGRESS_SECONDS: Final = 0.25

@@ -8,7 +8,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import load_templates
 from meta_reward_core.planning.base_model import find_base_model
 from meta_reward_core.planning.experiment_request import check_name
-from meta_reward_core.planning.experiment_setup import read_pool
+from meta_reward_core.planning.prompt_pool import read_pool
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_record import RunFingerprint, find_task_version

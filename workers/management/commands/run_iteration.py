@@ -23,11 +23,11 @@ from meta_reward_core.errors import InputError, NoPairsError
 from meta_reward_core.evaluation.probe_gate import accept_probe
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
+from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import (
     check_next_engine,
     list_next_iterations,
-    make_stage_resources,
     open_or_create,
 )
 from meta_reward_core.processes.command_hint import format_command
@@ -39,12 +39,7 @@ from meta_reward_core.storage.roots import StorageRoots
 from webapp.experiments import models
 from webapp.experiments.throughput import find_similar_throughput, measure_throughput
 from webapp.paths import get_storage_roots
-from workers.management.base import (
-    ExemplifiedCommand,
-    handle_errors,
-    open_console,
-    require_tables,
-)
+from workers.management.base import ExemplifiedCommand, handle_errors, open_console, require_tables
 from workers.management.follow import follow_iteration
 from workers.pipeline.change_settings import make_changer
 from workers.pipeline.control import run_exclusively, submit_to_workers

@@ -1,0 +1,54 @@
+"""Load the engine of a recipe in this process, and lend it to the stages of an iteration."""
+
+from pathlib import Path
+
+from meta_reward_core.context import EngineLoader, ModelRef, StageResources
+from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.completion_cache import CachingEngine
+from meta_reward_core.engines.registry import ENGINE_LOADERS
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.recipes.canonical import canonicalize_section
+from meta_reward_core.recipes.schema import EngineRecipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.roots import StorageRoots
+
+
+def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
+    """Load the engine that a recipe names; its libraries are imported then, not before."""
+    base = None if model.base is None else model.base.folder
+    return ENGINE_LOADERS[recipe.kind](model.folder, recipe, base)
+
+
+def make_stage_resources(
+    experiment: Experiment, places: StorageRoots, *, number: int, draws: Path | None = None
+) -> StageResources:
+    """Lend this process's engine and scratch folder to the stages of one iteration.
+
+    Args:
+        draws: a folder that keeps what engines draw, for experiments that have draws in common.
+    """
+    scratch = experiment.paths.layout.get_scratch(places.scratch, number)
+    return StageResources(
+        load_engine=load_engine if draws is None else _make_caching_loader(draws), scratch=scratch
+    )
+
+
+def _make_caching_loader(draws: Path) -> EngineLoader:
+    """Engines that look first whether the same weights were asked the same here before."""
+    store = ArtifactStore(str(draws))
+
+    def load(model: ModelRef, recipe: EngineRecipe) -> Engine:
+        identity = {
+            "weights": model.sha256,
+            "settings": canonicalize_section(recipe, "engine."),
+            "packages": StageResources.packages(),
+        }
+        return CachingEngine(
+            lambda: load_engine(model, recipe),
+            identity=identity,
+            store=store,
+            shard_conversations=None,
+            keeps_token_ids=True,
+        )
+
+    return load
