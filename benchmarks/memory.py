@@ -96,7 +96,7 @@ def run_stage(root: str, prompts: int, name: str) -> int:
     """In a process of its own: the peak of its resident memory in bytes."""
     experiment = open_experiment(ArtifactStore(root), f"prompts-{prompts}")
     assert experiment is not None
-    context, stage = experiment.context(1), stage_named(name)
+    context, stage = experiment.build_context(1), stage_named(name)
     tools = StageResources(
         load_engine=lambda *_: ScriptedEngine(SCRIPTS[name]), scratch=Path(root) / "scratch"
     )

@@ -24,7 +24,7 @@ def miniature_files(
         places = StorageRoots(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
         request = ExperimentRequest("measured", recipe="miniature", changes=changes, seed=seed)
         experiment = open_or_create(request, places, say=lambda _: None)
-        context = experiment.context(1)
+        context = experiment.build_context(1)
         tools = make_stage_resources(experiment, places, number=1)
         for stage in STAGES:
             if stage.name in stages:

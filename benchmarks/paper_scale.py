@@ -68,7 +68,7 @@ class World:
         )
         store = ArtifactStore(self.root)
         model = ModelRef("M0", Path(self.root), "0" * 64)
-        if ExperimentFiles(store, self.name).exist():
+        if ExperimentFiles(store, self.name).exists():
             return _reopened(self, recipe, model, store)
         return create_experiment(
             store,
@@ -124,18 +124,18 @@ def some_token_ids(rng: random.Random, count: int) -> "array[int]":
 
 def write_shard(world: World, stage: str, shard: int) -> None:
     experiment = world.open()
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     declared = next(one for one in STAGES if one.name == stage)
     if declared.find_finished_shard(context, shard) is not None:
         return
     rng = random.Random(f"{world.seed}/{stage}/{shard}")
     work = _WORK[stage](experiment, shard, rng)
-    key = declared.key(context, shard)
-    context.files.publish(stage, shard, key=key, work=work, packages=StageResources.packages())
+    key = declared.compute_key(context, shard)
+    context.files.publish(stage, shard, key=key, work=work, packages=StageResources.list_packages())
 
 
 def _responses(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
-    recipe, files = experiment.recipe, experiment.files(1)
+    recipe, files = experiment.recipe, experiment.get_files(1)
     rows = [
         Response(
             prompt_id=prompt_id,
@@ -155,7 +155,7 @@ def _responses(experiment: Experiment, shard: int, rng: random.Random) -> StageO
 
 
 def _judgments(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
-    files = experiment.files(1)
+    files = experiment.get_files(1)
     responses = files.read_records(Response, shard)
     rows = [
         judgment
@@ -194,7 +194,7 @@ def _judgments_of(response: Response, samples: int, rng: random.Random) -> Itera
 
 
 def _battles(experiment: Experiment, shard: int, rng: random.Random) -> StageOutput:
-    context, recipe = experiment.context(1), experiment.recipe.meta_judge
+    context, recipe = experiment.build_context(1), experiment.recipe.meta_judge
     files = context.files
     judged = JudgedPrompts.from_records(
         to_records(files.read("prompts", shard), Prompt),
@@ -257,7 +257,7 @@ def write(world: World, processes: int) -> Experiment:
 
 
 def _write_stage(world: World, stage: Stage, pool: ProcessPoolExecutor) -> None:
-    context = world.open().context(1)
+    context = world.open().build_context(1)
     shards = range(stage.plan_shards(context))
     if stage.name in _WORK:
         list(pool.map(write_shard, *zip(*((world, stage.name, n) for n in shards), strict=True)))
@@ -305,9 +305,9 @@ def main() -> None:
     world = World(root, options.name, options.seed, options.prompts)
     experiment = write(world, options.processes)
     write_rows(experiment, root)
-    files = experiment.files(1)
+    files = experiment.get_files(1)
     for table in ("prompts", "responses", "judgments", "battles", "actor_pairs", "judge_pairs"):
-        parts = files.parts(table)
+        parts = files.list_partitions(table)
         rows, size = sum(part.rows for part in parts), sum(part.bytes for part in parts)
         print(f"{table:12} {rows:9,} rows {size / 2**20:9.1f} MiB")
 

@@ -132,7 +132,7 @@ def make_nothing(context: IterationContext, shard: Shard) -> dict[str, int]:
             context, 0, StageResources(load_engine=_no_engine, scratch=Path())
         ).counts
     work = StageOutput({}, {"tokens": 1})
-    key = step.key(context, shard.index)
+    key = step.compute_key(context, shard.index)
     context.files.publish(step.name, shard.index, key=key, work=work, packages={})
     return work.counts
 
@@ -172,5 +172,5 @@ def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> 
     simulation = Simulation(submit_to_workers(experiment, row, until=1), messages, workers)
     ended = simulation.run(shard_seconds)
     simulation.open_shards(step_name="meta_judge", shards=min(shards, OPENED))
-    simulation.timed("read all manifests", experiment.files(1).manifests)
+    simulation.timed("read all manifests", experiment.get_files(1).list_manifests)
     return {"shards": ended, "simulated_seconds": simulation.now, "spent": simulation.spent}

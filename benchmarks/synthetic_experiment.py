@@ -152,7 +152,7 @@ SCRIPTS: Mapping[str, Script] = {"generate": response_script, "judge": judgment_
 
 def prepare(experiment: Experiment, *, before: str) -> None:
     """Make all stages before one by scripts; no model is loaded."""
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     for stage in STAGES[: stage_names().index(before)]:
         script = SCRIPTS.get(stage.name, response_script)
         tools = StageResources(load_engine=partial(_given, ScriptedEngine(script)), scratch=Path())
@@ -196,7 +196,7 @@ class _Recorder:
 
 def prompts_of(experiment: Experiment, stage: str) -> list[TokenIds]:
     """What a stage would ask its engine, as token ids, in its order; nothing is written."""
-    context, recorder = experiment.context(1), _Recorder()
+    context, recorder = experiment.build_context(1), _Recorder()
     tools = StageResources(load_engine=partial(_given, recorder), scratch=Path())
     declared = stage_named(stage)
     for shard in range(declared.plan_shards(context)):
@@ -207,7 +207,7 @@ def prompts_of(experiment: Experiment, stage: str) -> list[TokenIds]:
 
 def run_stage(experiment: Experiment, stage: str, tools: StageResources) -> int:
     """Run all shards of a stage anew, files included; says how many tokens were drawn."""
-    context, declared = experiment.context(1), stage_named(stage)
+    context, declared = experiment.build_context(1), stage_named(stage)
     return sum(
         declared.run_shard(context, shard, tools).counts["tokens"]
         for shard in range(declared.plan_shards(context))

@@ -62,7 +62,7 @@ def begin(root: Path, name: str) -> Work:
     )
     request = ExperimentRequest(name, recipe="miniature", changes=changes, seed=1)
     experiment = open_or_create(request, places, say=lambda _: None)
-    context, tools = experiment.context(1), make_stage_resources(experiment, places, number=1)
+    context, tools = experiment.build_context(1), make_stage_resources(experiment, places, number=1)
     stage_named("sample").run_shard(context, 0, tools)
     return Work(root, experiment, context.files.read("prompts")["text"].to_pylist())
 
@@ -71,7 +71,7 @@ def seconds_of_ours(root: Path, name: str) -> float:
     work = begin(root, name)
     places = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
     context, tools = (
-        work.experiment.context(1),
+        work.experiment.build_context(1),
         make_stage_resources(work.experiment, places, number=1),
     )
     began = time.perf_counter()

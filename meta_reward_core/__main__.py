@@ -128,20 +128,20 @@ def _run_iterations(
     check_next_engine(experiment, until=until)
     with experiment.lock():
         if request.accept_probe:
-            accept_probe(experiment.files(1), by="the command line")
+            accept_probe(experiment.get_files(1), by="the command line")
         summaries = [
             _run_iteration(experiment, number, places, console)
             for number in list_next_iterations(experiment, until=until)
         ]
     done = experiment.count_finished_iterations()
-    console.print(f"M{done} lies in {experiment.model(done).source}", soft_wrap=True)
+    console.print(f"M{done} lies in {experiment.get_model(done).source}", soft_wrap=True)
     return {"experiment": experiment.name, "iterations": summaries}
 
 
 def _run_iteration(
     experiment: Experiment, number: int, places: StorageRoots, console: Console
 ) -> Summary:
-    context = experiment.context(number)
+    context = experiment.build_context(number)
     watcher = ConsoleCallback(console, context)
     tools = make_stage_resources(experiment, places, number=number)
     tools.progress, tools.on_log = watcher.report, watcher.log
@@ -160,11 +160,11 @@ def _run_iteration(
 
 def _summarize(experiment: Experiment, number: int, watcher: ConsoleCallback) -> Summary:
     return summarize_iteration(
-        experiment.files(number),
+        experiment.get_files(number),
         number=number,
         recipe=experiment.get_recipe(number),
         stages=[stage.name for stage in STAGES],
-        before=experiment.files(number - 1) if number > 1 else None,
+        before=experiment.get_files(number - 1) if number > 1 else None,
         timings=watcher.timings,
     )
 

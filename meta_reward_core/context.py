@@ -49,7 +49,7 @@ class ModelRef:
         return self.sha256 if self.files is None else self.files.sha256
 
     @classmethod
-    def of_folder(cls, name: str, folder: Path) -> "ModelRef":
+    def from_folder(cls, name: str, folder: Path) -> "ModelRef":
         """Refer to a model folder of this machine as it is now."""
         files = ModelFiles.read(folder)
         return cls(name, folder, files.sha256, files=files)
@@ -64,7 +64,7 @@ class ModelRef:
         """Folder on this machine from which it is loaded; a remote one is copied here first."""
         if isinstance(self.source, Path):
             return self.source
-        return self.source.folder(self.sha256)
+        return self.source.fetch_folder(self.sha256)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class StageResources:
         self._load_engine = load_engine
         self._loaded: tuple[tuple[str, EngineRecipe], Engine] | None = None
 
-    def engine(self, model: ModelRef, recipe: EngineRecipe) -> Engine:
+    def get_engine(self, model: ModelRef, recipe: EngineRecipe) -> Engine:
         """Return the engine of a model, loading it only if something else was loaded."""
         wanted = model.sha256, recipe
         if self._loaded is not None and self._loaded[0] == wanted:
@@ -251,7 +251,7 @@ class StageResources:
         A loaded model stays loaded beside an outside judge, which takes no memory of the device.
         """
         if recipe.judge.endpoint is None:
-            return self.engine(model, recipe.engine)
+            return self.get_engine(model, recipe.engine)
         from meta_reward_core.engines.openai import load_endpoint_engine
 
         return load_endpoint_engine(recipe.judge.endpoint, None)
@@ -263,7 +263,7 @@ class StageResources:
             self._loaded = None
 
     @staticmethod
-    def packages() -> dict[str, str]:
+    def list_packages() -> dict[str, str]:
         """Versions of the packages that results depend on."""
         return dict(_get_installed_versions())
 

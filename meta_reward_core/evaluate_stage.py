@@ -75,7 +75,7 @@ def _measure_ground_truth(
     if task is None or not task.evaluators:
         return
     request = EvaluationRequest(
-        engine=tools.engine(model, recipe.engine),
+        engine=tools.get_engine(model, recipe.engine),
         model=model.name,
         recipe=recipe,
         templates=context.templates,
@@ -116,7 +116,7 @@ def _make_benchmark_request(
     """The same seed for every model, so that changes between models are of the models alone."""
     recipe = context.recipe
     return BenchmarkRequest(
-        engine=tools.engine(model, recipe.engine),
+        engine=tools.get_engine(model, recipe.engine),
         model=model.name,
         actor=make_sampling_params(recipe.actor, chat_date=context.chat_date),
         judge=make_sampling_params(recipe.judge, chat_date=context.chat_date),

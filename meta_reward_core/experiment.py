@@ -101,16 +101,16 @@ class Experiment:
     store: ArtifactStore
     chat_date: str | None = None
 
-    def files(self, number: int) -> IterationFiles:
+    def get_files(self, number: int) -> IterationFiles:
         """Open the files of an iteration; number 0 holds the pool of instructions."""
-        return self.paths.iteration(number)
+        return self.paths.get_iteration(number)
 
     @property
     def paths(self) -> ExperimentFiles:
         """All files of the experiment."""
         return ExperimentFiles(self.store, self.name)
 
-    def model(self, number: int) -> ModelRef:
+    def get_model(self, number: int) -> ModelRef:
         """Find M_number.
 
         Raises:
@@ -118,7 +118,7 @@ class Experiment:
         """
         if number == 0:
             return self.seed_model
-        files = self.files(number)
+        files = self.get_files(number)
         sha256 = files.get_checkpoint_sha256()
         if sha256 is None:
             raise ArtifactError(
@@ -129,13 +129,15 @@ class Experiment:
 
     def _get_base_model(self, number: int) -> ModelRef | None:
         """What the adapter of M_number belongs to, if it was kept."""
-        return self.model(number - 1) if self.get_recipe(number).training.keeps_adapter else None
+        return (
+            self.get_model(number - 1) if self.get_recipe(number).training.keeps_adapter else None
+        )
 
     def get_recipe(self, number: int) -> Recipe:
         """The values that hold for an iteration."""
         return self.settings.get_recipe(number) if self.settings.changes else self.recipe
 
-    def context(self, number: int) -> IterationContext:
+    def build_context(self, number: int) -> IterationContext:
         """Gather what the stages of an iteration are functions of."""
         began = replace(self.settings, changes=())
         return IterationContext(
@@ -144,10 +146,10 @@ class Experiment:
             recipe_sha256=self.settings.get_recipe_sha256(number),
             templates=self.templates,
             seed=self.seed,
-            model=self.model(number - 1),
-            files=self.files(number),
-            pool=self.files(0),
-            earlier=tuple(self.files(earlier) for earlier in range(1, number)),
+            model=self.get_model(number - 1),
+            files=self.get_files(number),
+            pool=self.get_files(0),
+            earlier=tuple(self.get_files(earlier) for earlier in range(1, number)),
             began=BeganWith(began.get_recipe(), self.recipe_sha256, self.templates),
             chat_date=self.chat_date,
         )
@@ -203,7 +205,7 @@ def create_experiment(
     )
     store.require_first_writer_wins(files.layout.folder)
     with files.lock():
-        if files.exist():
+        if files.exists():
             raise InputError(f"an experiment {name!r} exists already: choose another name")
         _write_pool(files.pool, prompts)
         for path, data in (documents or {}).items():
@@ -398,7 +400,7 @@ def check_same_beginning(
 
 def _describe_prompt_differences(experiment: Experiment, given: PromptFile) -> list[str]:
     """What differs, as lines; the order of a pool does not matter."""
-    began = set(experiment.files(0).read("prompts")["prompt_id"].to_pylist())
+    began = set(experiment.get_files(0).read("prompts")["prompt_id"].to_pylist())
     now = {prompt.prompt_id for prompt in given.prompts}
     if began == now:
         return []

@@ -38,7 +38,7 @@ class Stage(StageSpec):
     hash_earlier: Callable[[IterationContext], str | None]
 
     @classmethod
-    def of(
+    def from_spec(
         cls,
         spec: StageSpec,
         run: Callable[[IterationContext, int, StageResources], StageOutput],
@@ -49,7 +49,7 @@ class Stage(StageSpec):
         declared: dict[str, Any] = {one.name: getattr(spec, one.name) for one in fields(spec)}
         return cls(**declared, run=run, hash_earlier=hash_earlier)
 
-    def scheduled(self, context: IterationContext) -> bool:
+    def is_scheduled_in(self, context: IterationContext) -> bool:
         """Say whether this iteration has the stage at all."""
         return self.is_scheduled(context.recipe, context.number)
 
@@ -57,7 +57,7 @@ class Stage(StageSpec):
         """Say into how many shards the step falls, once the steps before it are finished."""
         return len(context.files.list_partition_numbers("prompts")) if self.part_by_part else 1
 
-    def key(self, context: IterationContext, shard: int) -> str:
+    def compute_key(self, context: IterationContext, shard: int) -> str:
         """Hash everything that the shard is made from."""
         return self._compute_key(context, shard, context.get_model_hash(self))
 
@@ -73,13 +73,13 @@ class Stage(StageSpec):
             earlier=self.hash_earlier(context),
         )
 
-    def accepts(self, context: IterationContext, manifest: ShardManifest) -> bool:
+    def can_accept(self, context: IterationContext, manifest: ShardManifest) -> bool:
         """Say whether a manifest was made from what the shard is made from now."""
         return any(manifest.key == key for key in self._iter_keys(context, manifest.shard))
 
     def _iter_keys(self, context: IterationContext, shard: int) -> Iterator[str]:
         """Yield the keys that say the same, the one that is written today first."""
-        yield self.key(context, shard)
+        yield self.compute_key(context, shard)
         for model in context.list_earlier_model_hashes(self):
             yield self._compute_key(context, shard, model)
         if context.can_have_earlier_keys(self):
@@ -105,30 +105,30 @@ class Stage(StageSpec):
 
     def find_finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
         """Return the shard's manifest if it is done, undamaged and still made from these inputs."""
-        manifest = context.files.manifest(self.name, shard)
-        if manifest is None or not self.accepts(context, manifest):
+        manifest = context.files.find_manifest(self.name, shard)
+        if manifest is None or not self.can_accept(context, manifest):
             return None
-        return context.files.finished(self.name, shard, manifest.key)
+        return context.files.find_finished(self.name, shard, manifest.key)
 
     def run_shard(
         self, context: IterationContext, shard: int, tools: StageResources
     ) -> ShardManifest:
         """Make the shard anew and publish it, whatever an earlier attempt has left."""
-        key = self.key(context, shard)
+        key = self.compute_key(context, shard)
         context.files.discard(self.name, shard, self.list_outputs(shard))
         work = self.run(context, shard, tools)
         return context.files.publish(
-            self.name, shard, key=key, work=work, packages=tools.packages()
+            self.name, shard, key=key, work=work, packages=tools.list_packages()
         )
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage.of(dataflow.SAMPLE, stages.run_sample, hash_earlier=stages.hash_earlier_inputs),
-    Stage.of(dataflow.GENERATE, stages.run_generate),
-    Stage.of(dataflow.JUDGE, stages.run_judge),
-    Stage.of(dataflow.PAIR_ACTOR, stages.run_pair_actor),
-    Stage.of(dataflow.META_JUDGE, stages.run_meta_judge),
-    Stage.of(dataflow.PAIR_JUDGE, stages.run_pair_judge),
-    Stage.of(dataflow.TRAIN, stages.run_train, hash_earlier=stages.hash_earlier_judgments),
-    Stage.of(dataflow.EVALUATE, evaluate_stage.run_evaluate),
+    Stage.from_spec(dataflow.SAMPLE, stages.run_sample, hash_earlier=stages.hash_earlier_inputs),
+    Stage.from_spec(dataflow.GENERATE, stages.run_generate),
+    Stage.from_spec(dataflow.JUDGE, stages.run_judge),
+    Stage.from_spec(dataflow.PAIR_ACTOR, stages.run_pair_actor),
+    Stage.from_spec(dataflow.META_JUDGE, stages.run_meta_judge),
+    Stage.from_spec(dataflow.PAIR_JUDGE, stages.run_pair_judge),
+    Stage.from_spec(dataflow.TRAIN, stages.run_train, hash_earlier=stages.hash_earlier_judgments),
+    Stage.from_spec(dataflow.EVALUATE, evaluate_stage.run_evaluate),
 )

@@ -66,7 +66,7 @@ def run_iteration(
         )
     context.files.remove_partial_files()
     for stage in STAGES:
-        if not stage.scheduled(context):
+        if not stage.is_scheduled_in(context):
             callback.skip_stage(stage)
             continue
         if before_training is not None and needs_training(stage, context):
@@ -107,7 +107,7 @@ def _run_shard(
 
 def publish_manifest(context: IterationContext) -> None:
     """Write the iteration's own manifest, last: it says that everything before it is whole."""
-    manifests = context.files.manifests()
+    manifests = context.files.list_manifests()
     summary = {
         "iteration": context.number,
         "recipe": context.recipe_sha256,
@@ -115,7 +115,7 @@ def publish_manifest(context: IterationContext) -> None:
         "seed": context.seed,
         "model_in": context.model.sha256,
         "model_out": context.files.get_checkpoint_sha256(),
-        "packages": StageResources.packages(),
+        "packages": StageResources.list_packages(),
         "rows": _sum_rows_by_table(manifests),
         "parts": {part.path: part.sha256 for made in manifests for part in made.parts},
         "counts": _sum_counts_by_stage(manifests),

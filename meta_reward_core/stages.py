@@ -113,7 +113,7 @@ def hash_earlier_inputs(context: IterationContext) -> str:
 
 def hash_earlier_judgments(context: IterationContext) -> str | None:
     """Hash the judgments of earlier iterations, whose tokens people's pairs train on, if any do."""
-    if not any(part.rows for part in context.files.parts("human_pairs")):
+    if not any(part.rows for part in context.files.list_partitions("human_pairs")):
         return None
     return hash_json([files.hash_inputs(["judgments"]) for files in context.earlier])
 
@@ -124,7 +124,7 @@ def run_generate(context: IterationContext, shard: int, tools: StageResources) -
     actor = context.recipe.actor
     responses, counts = generate_responses(
         _to_prompts(context.files.read("prompts", shard)),
-        tools.engine(context.model, context.recipe.engine),
+        tools.get_engine(context.model, context.recipe.engine),
         samples=actor.samples,
         sampling=make_sampling_params(actor, chat_date=context.chat_date),
         system_prompt=actor.system_prompt,
@@ -206,7 +206,7 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
     )
     battles, counts = run_battles(
         planned,
-        tools.engine(context.model, context.recipe.engine),
+        tools.get_engine(context.model, context.recipe.engine),
         template=context.templates.meta_judge,
         rubric=context.templates.rubric,
         hide_score_line=recipe.hide_score_line,
@@ -289,7 +289,7 @@ def run_train(context: IterationContext, shard: int, tools: StageResources) -> S
 
     tools.release_engine()
     made = context.files.checkpoint
-    with explain_full_disk(tools.scratch), made.written(tools.scratch) as folder:
+    with explain_full_disk(tools.scratch), made.open_for_writing(tools.scratch) as folder:
         outcome = train_dpo(
             rows,
             start=context.model.folder,

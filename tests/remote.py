@@ -12,7 +12,7 @@ def digests_of(url: str) -> dict[str, str]:
     store = ArtifactStore(url)
     return {
         f"tiny/{name}": hashlib.sha256(store.read(f"tiny/{name}")).hexdigest()
-        for name in store.sizes("tiny")
+        for name in store.list_sizes("tiny")
         if not name.startswith(".lock/")
     }
 

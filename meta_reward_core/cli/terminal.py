@@ -212,7 +212,7 @@ def estimate_shard_calls(context: IterationContext, stage: str, shard: int) -> i
     if stage not in inputs:
         return None
     table, calls_per_row = inputs[stage]
-    part = context.files.part(table, shard)
+    part = context.files.find_partition(table, shard)
     return part.rows * calls_per_row or None if part else None
 
 

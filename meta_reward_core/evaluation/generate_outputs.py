@@ -36,7 +36,7 @@ class NamedEngine:
         """Hashes of the instructions that the experiment trains on; none without one."""
         if self.experiment is None:
             return frozenset()
-        return frozenset(self.experiment.files(0).read("prompts")["prompt_id"].to_pylist())
+        return frozenset(self.experiment.get_files(0).read("prompts")["prompt_id"].to_pylist())
 
 
 REFUSED: Final = "refused"

@@ -142,10 +142,12 @@ def _iter_own_ratings(experiment: Experiment, reference: Ratings) -> Iterator[tu
     known = {prompt for prompt, *_ in (*reference.scores, *reference.verdicts)}
     for number in range(1, experiment.count_finished_iterations() + 1):
         table = (
-            "battles" if _is_about_judgments(experiment.files(number), reference) else "judgments"
+            "battles"
+            if _is_about_judgments(experiment.get_files(number), reference)
+            else "judgments"
         )
         columns = list_columns(Battle if table == "battles" else Judgment)
-        found = experiment.files(number).read(table, columns=columns).to_pylist()
+        found = experiment.get_files(number).read(table, columns=columns).to_pylist()
         rows = [
             NumberedRow(f"{table} of iteration {number}, row {place}", row)
             for place, row in enumerate(found, start=1)

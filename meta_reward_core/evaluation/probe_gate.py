@@ -101,7 +101,7 @@ def require_judge_probed(context: IterationContext, tools: StageResources) -> No
     key = _compute_key(context)
     found = read_probe(context.files)
     if found is None or found.key != key:
-        if any(made.stage == GENERATE.name for made in context.files.manifests()):
+        if any(made.stage == GENERATE.name for made in context.files.list_manifests()):
             return
         _store(context.files, key, _probe(context, tools, settings))
         found = read_probe(context.files)
@@ -151,7 +151,7 @@ def _probe(context: IterationContext, tools: StageResources, settings: ProbeReci
         _take_prompts(context.files, settings.prompts),
         context.recipe,
         context.templates,
-        engine=tools.engine(context.model, context.recipe.engine),
+        engine=tools.get_engine(context.model, context.recipe.engine),
         judge=tools.get_judge_engine(context.model, context.recipe),
         iteration=context.number,
         seed=derive_seed(context.seed, "probe"),

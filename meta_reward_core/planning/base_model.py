@@ -34,7 +34,7 @@ def resolve_base_model(
         TrainingError: the task could not make it.
     """
     folder = _select_source(recipe).ensure(places, say=say)
-    return ModelRef.of_folder("M0", folder)
+    return ModelRef.from_folder("M0", folder)
 
 
 def check_base_model(recipe: Recipe, places: StorageRoots) -> tuple[Path | None, str | None]:
@@ -71,7 +71,7 @@ def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
 def find_base_model(recipe: Recipe, places: StorageRoots) -> ModelRef | None:
     """Find M0 with its hash; see `find_base_model_folder`."""
     folder = find_base_model_folder(recipe, places.models)
-    return None if folder is None else ModelRef.of_folder("M0", folder)
+    return None if folder is None else ModelRef.from_folder("M0", folder)
 
 
 def find_or_fetch_model(name: str, places: StorageRoots, *, say: Callable[[str], None]) -> Path:

@@ -41,7 +41,7 @@ def _make_caching_loader(draws: Path) -> EngineLoader:
         identity = {
             "weights": model.sha256,
             "settings": canonicalize_section(recipe, "engine."),
-            "packages": StageResources.packages(),
+            "packages": StageResources.list_packages(),
         }
         return CachingEngine(
             lambda: load_engine(model, recipe),

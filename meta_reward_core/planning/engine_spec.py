@@ -107,7 +107,7 @@ def _resolve_model(
     spec: str, experiment: Experiment | None, places: StorageRoots, say: Callable[[str], None]
 ) -> ModelRef:
     if experiment is not None:
-        return experiment.model(_parse_model_number(spec))
+        return experiment.get_model(_parse_model_number(spec))
     return resolve_base_model(Recipe(name="evaluation", model=spec), places, say=say)
 
 

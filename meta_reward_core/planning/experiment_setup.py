@@ -155,7 +155,7 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
         (
             close
             for close in get_close_matches(name, list(iter_experiment_names(store)))
-            if ExperimentFiles(store, close).exist()
+            if ExperimentFiles(store, close).exists()
         ),
         None,
     )
@@ -242,7 +242,7 @@ def check_next_engine(existing: Experiment, *, until: int | None) -> None:
     """
     number = existing.count_finished_iterations() + 1
     is_asked_for = until is None or number <= until
-    if is_asked_for and not existing.files(number).has_manifests():
+    if is_asked_for and not existing.get_files(number).has_manifests():
         _require_engines(existing.recipe)
 
 

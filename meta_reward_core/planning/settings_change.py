@@ -181,7 +181,7 @@ def _plan(
     current = files.count_finished_iterations() + 1
     fields = {get_current_key(key) for key in (*flatten_values(before), *flatten_values(after))}
     affected = _find_affected(fields, history.get_recipe(current), recipe, current)
-    finished = files.iteration(current).count_finished_shards()
+    finished = files.get_iteration(current).count_finished_shards()
     made_again = tuple(
         MadeAgain(spec.name, spec.title, finished[spec.name])
         for spec in affected
@@ -249,7 +249,7 @@ def apply_settings_change(files: ExperimentFiles, plan: SettingsPlan) -> None:
             f"experiment {files.name!r} has gone on, or its settings were changed, meanwhile: look "
             "at what the change does now, and try again"
         )
-    iteration = files.iteration(plan.from_iteration)
+    iteration = files.get_iteration(plan.from_iteration)
     specs = {spec.name: spec for spec in STAGE_SPECS}
     for name, shard in iteration.list_finished_shards():
         if name in {made.stage for made in plan.made_again}:

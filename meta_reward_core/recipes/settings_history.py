@@ -121,7 +121,7 @@ def read_settings(files: ExperimentFiles, description: Mapping[str, Any]) -> Set
     numbers = list_settings_changes(files)
     if numbers != list(range(1, len(numbers) + 1)):
         raise ArtifactError(
-            f"{files.store.path(files.layout.settings)} holds the changes {numbers}: one is "
+            f"{files.store.get_path(files.layout.settings)} holds the changes {numbers}: one is "
             "missing. Put it back from a backup"
         )
     return SettingsHistory(
@@ -133,7 +133,7 @@ def read_settings(files: ExperimentFiles, description: Mapping[str, Any]) -> Set
 
 def list_settings_changes(files: ExperimentFiles) -> list[int]:
     """Numbers of the changes of an experiment's settings, ascending."""
-    names = files.store.names(files.layout.settings)
+    names = files.store.list_names(files.layout.settings)
     return sorted(filter(None, map(parse_settings_change_name, names)))
 
 
@@ -201,5 +201,5 @@ def _read_change(files: ExperimentFiles, number: int) -> SettingsChange:
         return SettingsChange.from_json(files.store.read(name))
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{files.store.path(name)} is no change of settings: {error}"
+            f"{files.store.get_path(name)} is no change of settings: {error}"
         ) from error

@@ -111,7 +111,7 @@ def read_run(
     found = kept.require_description()
     recipe = parse_stored_recipe(found["recipe"], origin=kept.layout.description)
     manifests = list(_iter_final_manifests(kept))
-    folders = {number: kept.iteration(number) for number in range(1, len(manifests) + 1)}
+    folders = {number: kept.get_iteration(number) for number in range(1, len(manifests) + 1)}
     metrics: MetricValues = {}
     for files in folders.values():
         metrics |= _read_metrics(files)
@@ -143,7 +143,7 @@ def read_run(
 def _iter_final_manifests(files: ExperimentFiles) -> Iterator[dict[str, Any]]:
     """Manifests of the finished iterations, from the first."""
     number = 1
-    while (made := files.iteration(number).read_final_manifest()) is not None:
+    while (made := files.get_iteration(number).read_final_manifest()) is not None:
         yield made
         number += 1
 
@@ -164,7 +164,7 @@ def _summarize(folders: Mapping[int, IterationFiles], number: int, recipe: Recip
         folders[number],
         number=number,
         recipe=recipe,
-        stages=list(dict.fromkeys(made.stage for made in folders[number].manifests())),
+        stages=list(dict.fromkeys(made.stage for made in folders[number].list_manifests())),
         before=folders.get(number - 1),
     )
 

@@ -62,7 +62,7 @@ def save_scorecard(
         ArtifactError: it cannot be written.
     """
     files = ExperimentFiles(store, experiment)
-    if not files.exist():
+    if not files.exists():
         raise make_missing_experiment_error(experiment, root=store.root)
     benchmark = _UNSAFE.sub("-", card.benchmark.lower()).strip("-")
     file = "-".join(filter(None, [benchmark, reference]))
@@ -101,7 +101,9 @@ def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[Scor
     Raises:
         ArtifactError: one of them is not readable.
     """
-    found = map(parse_model_name, store.names(ExperimentLayout.of(experiment).evaluations))
+    found = map(
+        parse_model_name, store.list_names(ExperimentLayout.from_name(experiment).evaluations)
+    )
     numbers = {number for number in found if number is not None}
     for number in sorted(numbers | _find_measured_models(store, experiment)):
         yield from _iter_model_scorecards(store, experiment, number)
@@ -109,8 +111,8 @@ def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[Scor
 
 def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
     """Numbers of the models that tasks have measured."""
-    folder = ExperimentLayout.of(experiment)
-    found = map(parse_iteration_name, store.names(folder.folder))
+    folder = ExperimentLayout.from_name(experiment)
+    found = map(parse_iteration_name, store.list_names(folder.folder))
     iterations = {
         number
         for number in found
@@ -122,15 +124,15 @@ def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
 def _iter_model_scorecards(
     store: ArtifactStore, experiment: str, number: int
 ) -> Iterator[ScorecardFile]:
-    folder, inside = ExperimentLayout.of(experiment), ExperimentLayout("")
+    folder, inside = ExperimentLayout.from_name(experiment), ExperimentLayout("")
     table = f"{inside.iteration(max(number, 1))}/{_TASK_TABLE}"
     if store.exists(folder.at(table)):
         for card in read_task_scorecards(store, experiment, number):
             yield ScorecardFile(number, table, card)
-    for name in store.names(folder.scorecards(number)):
+    for name in store.list_names(folder.scorecards(number)):
         card = _read_scorecard(store, f"{folder.scorecards(number)}/{name}")
         yield ScorecardFile(number, f"{inside.scorecards(number)}/{name}", card)
 
 
 def _read_scorecard(store: ArtifactStore, name: str) -> ScorecardDict:
-    return parse_scorecard(store.read(name), place=str(store.path(name)))
+    return parse_scorecard(store.read(name), place=str(store.get_path(name)))

@@ -93,7 +93,7 @@ def _measure_metrics(files: IterationFiles, number: int, recipe: Recipe) -> Iter
     kinds = [
         kind
         for kind in _PAIR_KINDS
-        if recipe.trains_on(kind, number) and files.manifest(f"pair_{kind}") is not None
+        if recipe.trains_on(kind, number) and files.find_manifest(f"pair_{kind}") is not None
     ]
     return measure_iteration(files, kinds=kinds, judge_reasoning=recipe.judge.reasoning)
 
@@ -103,7 +103,7 @@ def _summarize_stages(
 ) -> list[Summary]:
     rows = []
     for stage in stages:
-        made = [manifest for manifest in files.manifests() if manifest.stage == stage]
+        made = [manifest for manifest in files.list_manifests() if manifest.stage == stage]
         timing = timings.get(stage)
         if made:
             rows.append(
@@ -138,7 +138,7 @@ def _summarize_training(files: IterationFiles, *, sft_weight: float) -> Summary 
 
     A metric that is absent where one looks for it has its reason under `absent`.
     """
-    manifest = files.manifest("train")
+    manifest = files.find_manifest("train")
     if manifest is None:
         return None
     columns = files.read("training_log").to_pydict()
@@ -185,7 +185,7 @@ def drop_rounding_rows(log: Iterable[LogRow]) -> list[LogRow]:
 
 def _summarize_audit(files: IterationFiles) -> Summary | None:
     """What people's audits changed about the rows that trained; None where nothing."""
-    manifest = files.manifest("train")
+    manifest = files.find_manifest("train")
     if manifest is None or "human" not in manifest.counts:
         return None
     counts = manifest.counts

@@ -40,7 +40,7 @@ def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> 
 
 def _open_files(store: ArtifactStore, experiment: str, number: int) -> IterationFiles:
     """The iteration that has measured M_number; M_0 is measured by the first."""
-    return ExperimentFiles(store, experiment).iteration(max(number, 1))
+    return ExperimentFiles(store, experiment).get_iteration(max(number, 1))
 
 
 def _make_card(

@@ -61,7 +61,7 @@ class ArtifactStore:
         self.root = root.rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
-    def path(self, name: str) -> str:
+    def get_path(self, name: str) -> str:
         """Full path of an artifact on its file system."""
         return f"{self.root}/{name}"
 
@@ -72,13 +72,13 @@ class ArtifactStore:
             ArtifactError: the store is remote.
         """
         if not self.is_local:
-            raise ArtifactError(f"{self.path(name)} is not on this machine")
-        return Path(self.path(name))
+            raise ArtifactError(f"{self.get_path(name)} is not on this machine")
+        return Path(self.get_path(name))
 
     def exists(self, name: str) -> bool:
         """Say whether an artifact of this name exists."""
         with self._explain_errors("look for", name):
-            return bool(self._fs.exists(self.path(name)))
+            return bool(self._fs.exists(self.get_path(name)))
 
     def read(self, name: str) -> bytes:
         """Read an artifact.
@@ -88,9 +88,9 @@ class ArtifactStore:
         """
         try:
             with self._explain_errors("read", name):
-                return bytes(self._fs.cat_file(self.path(name)))
+                return bytes(self._fs.cat_file(self.get_path(name)))
         except OSError as error:
-            raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
+            raise ArtifactError(f"cannot read {self.get_path(name)}: {error}") from error
 
     def read_if_exists(self, name: str) -> bytes | None:
         """Read an artifact; None if there is none of this name.
@@ -114,9 +114,11 @@ class ArtifactStore:
         try:
             return parse_json(self.read(name))
         except MalformedInputError as error:
-            raise ArtifactError(f"{self.path(name)} {error}") from error
+            raise ArtifactError(f"{self.get_path(name)} {error}") from error
 
-    def each(self, read: Callable[[Wanted], Found], wanted: Iterable[Wanted]) -> Iterator[Found]:
+    def read_each(
+        self, read: Callable[[Wanted], Found], wanted: Iterable[Wanted]
+    ) -> Iterator[Found]:
         """Read many things as `map` does; from a remote store, so many of them at a time."""
         if self.is_local:
             yield from map(read, wanted)
@@ -124,38 +126,41 @@ class ArtifactStore:
         with ThreadPoolExecutor(_MAX_CONCURRENT_READS) as pool:
             yield from pool.map(read, wanted)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
+    def iter_chunks(self, name: str) -> Iterator[bytes]:
         """Read an artifact piece by piece.
 
         Raises:
             ArtifactError: there is none of this name, or it cannot be read.
         """
         try:
-            with self._explain_errors("read", name), self._fs.open(self.path(name), "rb") as source:
+            with (
+                self._explain_errors("read", name),
+                self._fs.open(self.get_path(name), "rb") as source,
+            ):
                 while chunk := source.read(CHUNK_BYTES):
                     yield chunk
         except OSError as error:
-            raise ArtifactError(f"cannot read {self.path(name)}: {error}") from error
+            raise ArtifactError(f"cannot read {self.get_path(name)}: {error}") from error
 
-    def names(self, folder: str) -> list[str]:
+    def list_names(self, folder: str) -> list[str]:
         """Names of the files directly in a folder, sorted; none if there is no such folder."""
         try:
             with self._explain_errors("list", folder):
-                entries = self._fs.ls(self.path(folder), detail=False)
+                entries = self._fs.ls(self.get_path(folder), detail=False)
         except FileNotFoundError:
             return []
         names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]
         return sorted(name for name in names if not name.startswith(_PARTIAL_PREFIX))
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def list_sizes(self, folder: str) -> dict[str, int]:
         """Sizes of all files in a folder, however deep, by their names in it, sorted."""
-        root = self.path(folder)
+        root = self.get_path(folder)
         with self._explain_errors("list", folder):
             found = self._fs.find(root, detail=True)
         sizes = {path.removeprefix(f"{root}/"): entry["size"] for path, entry in found.items()}
         return dict(sorted(sizes.items()))
 
-    def modified(self, name: str) -> float:
+    def get_modified_time(self, name: str) -> float:
         """When an artifact was written, in seconds of the store's clock.
 
         Raises:
@@ -163,9 +168,9 @@ class ArtifactStore:
         """
         try:
             with self._explain_errors("look at", name):
-                return float(self._fs.modified(self.path(name)).timestamp())
+                return float(self._fs.modified(self.get_path(name)).timestamp())
         except FileNotFoundError as error:
-            raise ArtifactError(f"there is no {self.path(name)}") from error
+            raise ArtifactError(f"there is no {self.get_path(name)}") from error
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write an artifact unless one of this name exists; nobody ever sees half of it.
@@ -179,24 +184,24 @@ class ArtifactStore:
         """
         try:
             if self.is_local:
-                return _link_into_place(Path(self.path(name)), data)
+                return _link_into_place(Path(self.get_path(name)), data)
             with self._explain_errors("write", name):
-                self._fs.pipe_file(self.path(name), data, mode="create")
+                self._fs.pipe_file(self.get_path(name), data, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
-            raise _to_artifact_error(error, self.path(name)) from error
+            raise _to_artifact_error(error, self.get_path(name)) from error
         return True
 
     def put_file_if_absent(self, name: str, file: Path) -> bool:
         """Copy a file of this machine to a remote store, as `put_if_absent` does with bytes."""
         try:
             with self._explain_errors("write", name):
-                self._fs.put_file(str(file), self.path(name), mode="create")
+                self._fs.put_file(str(file), self.get_path(name), mode="create")
         except FileExistsError:
             return False
         except OSError as error:
-            raise _to_artifact_error(error, self.path(name)) from error
+            raise _to_artifact_error(error, self.get_path(name)) from error
         return True
 
     def require_first_writer_wins(self, folder: str) -> None:
@@ -220,22 +225,22 @@ class ArtifactStore:
     def delete(self, name: str) -> None:
         """Remove an artifact, or a whole folder of them; a missing one is no error."""
         with contextlib.suppress(FileNotFoundError), self._explain_errors("delete", name):
-            self._fs.rm(self.path(name), recursive=True)
+            self._fs.rm(self.get_path(name), recursive=True)
 
     def remove_partial_files(self, folder: str) -> None:
         """Remove what writers that were killed left half-written in a folder (local stores).
 
         Only who knows that nobody writes there may call this.
         """
-        if self.is_local and Path(self.path(folder)).is_dir():
-            for left in Path(self.path(folder)).rglob(f"{_PARTIAL_PREFIX}*"):
+        if self.is_local and Path(self.get_path(folder)).is_dir():
+            for left in Path(self.get_path(folder)).rglob(f"{_PARTIAL_PREFIX}*"):
                 left.unlink(missing_ok=True)
 
     def _explain_errors(self, what: str, name: str) -> contextlib.AbstractContextManager[None]:
         """Explain the errors of a remote file system; those of a local one speak for themselves."""
         if self.is_local:
             return contextlib.nullcontext()
-        return translate_errors(f"{what} {self.path(name)}")
+        return translate_errors(f"{what} {self.get_path(name)}")
 
 
 def _to_artifact_error(error: OSError, path: str) -> ArtifactError:

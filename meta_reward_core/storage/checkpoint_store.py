@@ -48,19 +48,19 @@ class Checkpoint:
     name: str
 
     def __str__(self) -> str:
-        return self.store.path(self.name)
+        return self.store.get_path(self.name)
 
-    def files(self) -> dict[str, int]:
+    def list_files(self) -> dict[str, int]:
         """Sizes of its files by their names in it; none if it has not been made."""
         if not self.store.is_local:
-            return self.store.sizes(self.name)
+            return self.store.list_sizes(self.name)
         folder = self.store.get_local_path(self.name)
         found = [file for file in iter_visible_files(folder) if not file.is_symlink()]
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in found}
 
-    def chunks(self, file: str) -> Iterator[bytes]:
+    def iter_chunks(self, file: str) -> Iterator[bytes]:
         """Read one of its files piece by piece."""
-        return self.store.chunks(f"{self.name}/{file}")
+        return self.store.iter_chunks(f"{self.name}/{file}")
 
     def hash_file(self, file: str) -> str | None:
         """Hash one of its files as it is now; None if there is none of this name.
@@ -69,21 +69,21 @@ class Checkpoint:
             StorageUnreachableError: the store does not answer.
         """
         try:
-            return _hash_chunks(self.chunks(file))
+            return _hash_chunks(self.iter_chunks(file))
         except StorageUnreachableError:
             raise
         except ArtifactError:
             return None
 
-    def sha256(self) -> str | None:
+    def compute_sha256(self) -> str | None:
         """Hash all of it as it is now; None if there is none."""
         if self.store.is_local:
             folder = self.store.get_local_path(self.name)
             return hash_model_folder(folder) if folder.is_dir() else None
-        hashes = {file: _hash_chunks(self.chunks(file)) for file in self.files()}
+        hashes = {file: _hash_chunks(self.iter_chunks(file)) for file in self.list_files()}
         return hash_model_files(hashes) if hashes else None
 
-    def folder(self, sha256: str) -> Path:
+    def fetch_folder(self, sha256: str) -> Path:
         """Find the folder from which it can be loaded; a remote one is copied here first.
 
         Raises:
@@ -97,7 +97,7 @@ class Checkpoint:
         return _get_cached_copy(sha256, self._download)
 
     @contextlib.contextmanager
-    def written(self, scratch: Path) -> Iterator[Path]:
+    def open_for_writing(self, scratch: Path) -> Iterator[Path]:
         """Give the folder that a training shall make; in the end it is this checkpoint.
 
         Args:
@@ -127,11 +127,11 @@ class Checkpoint:
     def _upload_file(self, name: str, file: Path) -> None:
         if self.store.put_file_if_absent(name, file):
             return
-        if hash_file(file) != _hash_chunks(self.store.chunks(name)):
+        if hash_file(file) != _hash_chunks(self.store.iter_chunks(name)):
             raise ArtifactError(f"another attempt has written other bytes to {name}")
 
     def _download(self, target: Path) -> None:
-        found = self.files()
+        found = self.list_files()
         if not found:
             raise ArtifactError(f"there is no model at {self}: it was not made, or was deleted")
         for file in found:
@@ -140,7 +140,7 @@ class Checkpoint:
                 raise DamagedArtifactError(f"{self} holds a name that leads out of it: {file!r}")
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as copy:
-                copy.writelines(self.chunks(file))
+                copy.writelines(self.iter_chunks(file))
 
 
 def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:

@@ -44,12 +44,12 @@ class ExperimentFiles:
     def __init__(self, store: ArtifactStore, name: str) -> None:
         self.store = store
         self.name = name
-        self.layout = ExperimentLayout.of(name)
+        self.layout = ExperimentLayout.from_name(name)
 
     def __str__(self) -> str:
-        return self.store.path(self.layout.folder)
+        return self.store.get_path(self.layout.folder)
 
-    def exist(self) -> bool:
+    def exists(self) -> bool:
         """Say whether the experiment has been created here: its description is written last."""
         return self.store.exists(self.layout.description)
 
@@ -92,27 +92,27 @@ class ExperimentFiles:
     @property
     def pool(self) -> IterationFiles:
         """Files of the pool of prompts."""
-        return self.iteration(POOL)
+        return self.get_iteration(POOL)
 
-    def iteration(self, number: int) -> IterationFiles:
+    def get_iteration(self, number: int) -> IterationFiles:
         """Open the files of an iteration."""
         return IterationFiles(self.store, self.layout.iteration(number))
 
-    def checkpoint(self, number: int) -> Checkpoint:
+    def get_checkpoint(self, number: int) -> Checkpoint:
         """Find M_number, whether it has been made or not; for 0, a remote experiment's M0."""
         return Checkpoint(self.store, self.layout.checkpoint(number))
 
     def count_finished_iterations(self) -> int:
         """Count the iterations from the first that are finished without a gap."""
         number = 0
-        while self.iteration(number + 1).is_finished():
+        while self.get_iteration(number + 1).is_finished():
             number += 1
         return number
 
     def count_started_iterations(self) -> int:
         """Count the iterations from the first of which a shard is finished, without a gap."""
         number = 0
-        while self.iteration(number + 1).has_manifests():
+        while self.get_iteration(number + 1).has_manifests():
             number += 1
         return number
 
@@ -124,9 +124,9 @@ class ExperimentFiles:
         """
         return lock_experiment(self.store, self.name)
 
-    def sizes(self) -> dict[str, int]:
+    def list_sizes(self) -> dict[str, int]:
         """Sizes of all files in bytes, by their paths relative to the experiment's folder."""
-        return self.store.sizes(self.layout.folder)
+        return self.store.list_sizes(self.layout.folder)
 
     def delete(self) -> None:
         """Remove all files."""
@@ -147,7 +147,7 @@ def make_missing_files_error(files: ExperimentFiles) -> ArtifactError:
 
 def iter_experiment_names(store: ArtifactStore) -> Iterator[str]:
     """Yield the names of what may be experiments of a store; ask `ExperimentFiles.exist`."""
-    yield from store.names("")
+    yield from store.list_names("")
 
 
 def _parse_object(data: bytes, origin: str) -> Description:

@@ -37,7 +37,7 @@ def lock_experiment(store: ArtifactStore, experiment: str) -> Iterator[None]:
     Raises:
         ExperimentBusyError: another process holds it, or has taken it over meanwhile.
     """
-    name = ExperimentLayout.of(experiment).lock
+    name = ExperimentLayout.from_name(experiment).lock
     if store.is_local:
         with _hold_file_lock(store.get_local_path(name), experiment):
             yield
@@ -84,13 +84,13 @@ class Lease:
         Raises:
             ExperimentBusyError: somebody holds it.
         """
-        self._number = self._latest()
+        self._number = self._find_latest()
         owner = self._read_holder() if self._number else None
         if owner is not None or not self._write_next(self._owner):
             raise ExperimentBusyError(
                 f"{owner or 'another process'} is running this experiment "
-                f"({self._store.path(self._folder)}): wait for it, or stop it and run this command "
-                f"again. One that was killed is forgotten after {LEASE_SECONDS:.0f} seconds"
+                f"({self._store.get_path(self._folder)}): wait for it, or stop it and run this "
+                f"command again. One that was killed is forgotten after {LEASE_SECONDS:.0f} seconds"
             )
 
     def renew(self) -> None:
@@ -106,24 +106,26 @@ class Lease:
     def _write_next(self, owner: str | None) -> bool:
         """Write the next number, if nobody has, and remove the one before."""
         data = encode_canonical_json({"owner": owner, "token": self._token})
-        name = self._at(self._number + 1)
+        name = self._get_path(self._number + 1)
         # A request that is sent twice finds its own file there.
         if not self._store.put_if_absent(name, data) and self._store.read(name) != data:
             return False
-        if self._latest() > self._number + 1:  # it was free because those in between are removed
+        if (
+            self._find_latest() > self._number + 1
+        ):  # it was free because those in between are removed
             self._store.delete(name)
             return False
         if self._number:
-            self._store.delete(self._at(self._number))
+            self._store.delete(self._get_path(self._number))
         self._number += 1
         return True
 
     def _read_holder(self) -> str | None:
         """Who holds the lock: nobody if it was given back, or its holder is silent for long."""
-        name = self._at(self._number)
+        name = self._get_path(self._number)
         try:
             owner: str | None = self._store.read_json(name)["owner"]
-            silent_seconds = self._read_store_time() - self._store.modified(name)
+            silent_seconds = self._read_store_time() - self._store.get_modified_time(name)
         except StorageUnreachableError:
             raise
         except ArtifactError:  # its holder has this moment replaced it by the next number
@@ -135,15 +137,15 @@ class Lease:
         probe = f"{self._folder}/now-{secrets.token_hex(8)}"
         self._store.put_if_absent(probe, b"now")
         try:
-            return self._store.modified(probe)
+            return self._store.get_modified_time(probe)
         finally:
             self._store.delete(probe)
 
-    def _latest(self) -> int:
-        numbers = [name.removesuffix(".json") for name in self._store.names(self._folder)]
+    def _find_latest(self) -> int:
+        numbers = [name.removesuffix(".json") for name in self._store.list_names(self._folder)]
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
-    def _at(self, number: int) -> str:
+    def _get_path(self, number: int) -> str:
         return f"{self._folder}/{number:08d}.json"
 
 

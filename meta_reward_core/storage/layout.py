@@ -64,7 +64,7 @@ class ExperimentLayout:
     folder: str
 
     @classmethod
-    def of(cls, name: str) -> "ExperimentLayout":
+    def from_name(cls, name: str) -> "ExperimentLayout":
         """Lay out the experiment of this name."""
         return cls(name)
 

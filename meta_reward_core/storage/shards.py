@@ -130,21 +130,21 @@ class IterationFiles:
         self._listed: set[ShardName] | None = None
         self._promises: dict[str, tuple[ShardManifest, Partition]] = {}
 
-    def finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
+    def find_finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
         """Return the manifest of a shard that is done and undamaged, else None."""
-        manifest = self.manifest(stage, shard)
+        manifest = self.find_manifest(stage, shard)
         if manifest is None or manifest.key != key:
             return None
         return manifest if self._is_whole(manifest) else None
 
-    def manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
+    def find_manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
         """Return a shard's manifest as it stands, unchecked."""
         name = stage, shard
         if name not in self._manifests and (self._listed is None or name in self._listed):
             self._remember(name, self._read_manifest(name))
         return self._manifests.get(name)
 
-    def manifests(self) -> list[ShardManifest]:
+    def list_manifests(self) -> list[ShardManifest]:
         """Return all manifests, by stage and shard."""
         self.gather()
         known = (self._manifests[shard] for shard in sorted(self._manifests))
@@ -157,7 +157,7 @@ class IterationFiles:
             for shard in self._list_manifest_names()
             if shard not in self._manifests and (stages is None or shard[0] in stages)
         ]
-        read = self.store.each(self._read_manifest, unread)
+        read = self.store.read_each(self._read_manifest, unread)
         for shard, manifest in zip(unread, read, strict=True):
             self._remember(shard, manifest)
 
@@ -179,11 +179,11 @@ class IterationFiles:
     @property
     def manifests_folder(self) -> str:
         """Folder of the shards' manifests, below the store's root."""
-        return self._at(SHARD_MANIFESTS)
+        return self._get_path(SHARD_MANIFESTS)
 
     def is_finished(self) -> bool:
         """Say whether the iteration's own manifest, which is written last, is there."""
-        return self.store.exists(self._at(FINAL_MANIFEST))
+        return self.store.exists(self._get_path(FINAL_MANIFEST))
 
     def read_final_manifest(self) -> dict[str, Any] | None:
         """Read the iteration's own manifest; None if the iteration is not finished.
@@ -191,12 +191,12 @@ class IterationFiles:
         Raises:
             ArtifactError: it cannot be read.
         """
-        data = self.store.read_if_exists(self._at(FINAL_MANIFEST))
+        data = self.store.read_if_exists(self._get_path(FINAL_MANIFEST))
         return None if data is None else dict(parse_json(data))
 
     def write_final_manifest(self, summary: Mapping[str, Any]) -> None:
         """Write the iteration's own manifest; one that says the same is left as it is."""
-        name, data = self._at(FINAL_MANIFEST), encode_canonical_json(summary)
+        name, data = self._get_path(FINAL_MANIFEST), encode_canonical_json(summary)
         if self.store.exists(name) and self.store.read(name) != data:
             self.store.delete(name)
         self.store.put_if_absent(name, data)
@@ -216,9 +216,9 @@ class IterationFiles:
     def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
         promised = self._forget(stage, shard)
-        self.store.delete(self._at(get_shard_manifest_path(stage, shard)))
+        self.store.delete(self._get_path(get_shard_manifest_path(stage, shard)))
         for path in {*promised, *leftovers}:
-            self.store.delete(self._at(path))
+            self.store.delete(self._get_path(path))
 
     def read_note(self, path: str) -> Any | None:
         """Read a JSON file that no shard promises, such as the judge probe's report; or None.
@@ -226,7 +226,7 @@ class IterationFiles:
         Raises:
             ArtifactError: it cannot be read.
         """
-        name = self._at(path)
+        name = self._get_path(path)
         return self.store.read_json(name) if self.store.exists(name) else None
 
     def replace_note(self, path: str, data: bytes) -> None:
@@ -235,8 +235,8 @@ class IterationFiles:
         Raises:
             StorageFullError: there is no room.
         """
-        self.store.delete(self._at(path))
-        self.store.put_if_absent(self._at(path), data)
+        self.store.delete(self._get_path(path))
+        self.store.put_if_absent(self._get_path(path), data)
 
     def publish(
         self, stage: str, shard: int, *, key: str, work: StageOutput, packages: Mapping[str, str]
@@ -267,26 +267,26 @@ class IterationFiles:
     @property
     def checkpoint(self) -> Checkpoint:
         """The model that the iteration makes; of the pool's files, a remote experiment's M0."""
-        return Checkpoint(self.store, self._at(CHECKPOINT))
+        return Checkpoint(self.store, self._get_path(CHECKPOINT))
 
     def get_checkpoint_sha256(self) -> str | None:
         """Hash of the model that the training says it has made; None before."""
-        made = self.manifest("train")
+        made = self.find_manifest("train")
         return made.checkpoint if made else None
 
-    def parts(self, table: str) -> list[Partition]:
+    def list_partitions(self, table: str) -> list[Partition]:
         """Parts of a table that finished shards promise, by part number."""
         return sorted(
             (known for _, known in self._find_promised(table)), key=lambda known: known.path
         )
 
-    def part(self, table: str, number: int) -> Partition | None:
+    def find_partition(self, table: str, number: int) -> Partition | None:
         """One part of a table, if a finished shard promises it."""
         return next((known for _, known in self._find_promised(table, number)), None)
 
     def list_partition_numbers(self, table: str) -> list[int]:
         """Numbers of the parts of a table, ascending."""
-        return [known.number for known in self.parts(table)]
+        return [known.number for known in self.list_partitions(table)]
 
     def read(
         self, table: str, part: int | None = None, *, columns: Sequence[str] | None = None
@@ -332,7 +332,7 @@ class IterationFiles:
         path = get_partition_path(table, part)
         for stage, shard in _list_writers(table, part):
             if path not in self._promises:
-                self.manifest(stage, shard)
+                self.find_manifest(stage, shard)
         return [self._promises[path]] if path in self._promises else []
 
     def _remember(self, shard: ShardName, manifest: ShardManifest | None) -> None:
@@ -342,7 +342,7 @@ class IterationFiles:
 
     def _forget(self, stage: str, shard: int) -> list[str]:
         """Forget what a shard promised; says which files that were."""
-        manifest = self.manifest(stage, shard)
+        manifest = self.find_manifest(stage, shard)
         self._manifests[stage, shard] = None
         parts = manifest.parts if manifest else ()
         for part in parts:
@@ -352,13 +352,13 @@ class IterationFiles:
     def _list_manifest_names(self) -> set[ShardName]:
         """Whose manifests there were when somebody first asked: a kept reader sees that moment."""
         if self._listed is None:
-            names = self.store.names(self._at(SHARD_MANIFESTS))
+            names = self.store.list_names(self._get_path(SHARD_MANIFESTS))
             self._listed = set(filter(None, map(parse_shard_manifest_name, names)))
         return self._listed
 
     def _read_manifest(self, shard: ShardName) -> ShardManifest | None:
         """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
-        path = self._at(get_shard_manifest_path(*shard))
+        path = self._get_path(get_shard_manifest_path(*shard))
         data = self.store.read_if_exists(path)
         try:
             return ShardManifest.from_json(data) if data is not None else None
@@ -369,23 +369,25 @@ class IterationFiles:
         try:
             if any(hash_bytes(self._read_bytes(part)) != part.sha256 for part in manifest.parts):
                 return False
-            return manifest.checkpoint in (None, self.checkpoint.sha256())
+            return manifest.checkpoint in (None, self.checkpoint.compute_sha256())
         except StorageUnreachableError:
             raise  # it may be whole: nothing is made again because a network is down
         except ArtifactError:
             return False
 
     def _read_bytes(self, part: Partition) -> bytes:
-        return self.store.read(self._at(part.path))
+        return self.store.read(self._get_path(part.path))
 
     def _read_partition(self, part: Partition, columns: Sequence[str] | None) -> pa.Table:
         data = self._read_bytes(part)
         if hash_bytes(data) != part.sha256:
             raise DamagedArtifactError(
-                f"{self._at(part.path)} differs from its manifest; run the same command again: "
-                "the shard will be remade"
+                f"{self._get_path(part.path)} differs from its manifest; run the same command "
+                "again: the shard will be remade"
             )
-        return from_parquet(data, name=part.table, origin=self._at(part.path), columns=columns)
+        return from_parquet(
+            data, name=part.table, origin=self._get_path(part.path), columns=columns
+        )
 
     def _put_partition(self, table: str, number: int, rows: pa.Table) -> Partition:
         data = to_parquet(rows)
@@ -394,11 +396,11 @@ class IterationFiles:
         return Partition(table, path, rows.num_rows, len(data), hash_bytes(data))
 
     def _put(self, path: str, data: bytes) -> None:
-        name = self._at(path)
+        name = self._get_path(path)
         if not self.store.put_if_absent(name, data) and self.store.read(name) != data:
             raise ArtifactError(f"another attempt has written other bytes to {name}")
 
-    def _at(self, path: str) -> str:
+    def _get_path(self, path: str) -> str:
         return f"{self.folder}/{path}"
 
 

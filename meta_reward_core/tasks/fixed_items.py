@@ -141,8 +141,10 @@ def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: s
     """
     name = experiment.evaluation_items(task)
     if not store.exists(name):
-        raise ArtifactError(f"{store.path(name)} is gone: put it back, or begin another experiment")
+        raise ArtifactError(
+            f"{store.get_path(name)} is gone: put it back, or begin another experiment"
+        )
     try:
         return FixedItems.from_json(store.read(name))
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{store.path(name)} is damaged ({error}): put it back") from error
+        raise ArtifactError(f"{store.get_path(name)} is damaged ({error}): put it back") from error

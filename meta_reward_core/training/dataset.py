@@ -123,7 +123,7 @@ def write_audit(
     reasons = [asdict(one) for one in withheld]
     rows = list(human_pairs or ())
     key = compute_shard_key(stage=_AUDIT, withheld=reasons, human_pairs=rows)
-    if files.finished(_AUDIT, 0, key) is not None:
+    if files.find_finished(_AUDIT, 0, key) is not None:
         return
     files.discard(_AUDIT, 0, [get_partition_path(table, 0) for table in AUDIT_TABLES])
     if not reasons and human_pairs is None:
@@ -138,13 +138,13 @@ def write_audit(
 
 def has_audit(files: IterationFiles) -> bool:
     """Say whether what an audit gave was ever written."""
-    return files.manifest(_AUDIT) is not None
+    return files.find_manifest(_AUDIT) is not None
 
 
 def has_whole_audit(files: IterationFiles) -> bool:
     """Say whether what an audit gave was written, and is undamaged."""
-    manifest = files.manifest(_AUDIT)
-    return manifest is not None and files.finished(_AUDIT, 0, manifest.key) is not None
+    manifest = files.find_manifest(_AUDIT)
+    return manifest is not None and files.find_finished(_AUDIT, 0, manifest.key) is not None
 
 
 def load_training_rows(context: IterationContext) -> TrainingRows:
@@ -225,7 +225,7 @@ def read_stored_tokens(
 
 
 def _count_rows(files: IterationFiles, table: str) -> int:
-    return sum(part.rows for part in files.parts(table))
+    return sum(part.rows for part in files.list_partitions(table))
 
 
 def sample_human_pairs(

@@ -69,7 +69,7 @@ def run_before_training(context: IterationContext, tools: StageResources) -> lis
     """Run what is not finished; return which shards that was."""
     ran = []
     for stage in stages_before_training():
-        if not stage.scheduled(context):
+        if not stage.is_scheduled_in(context):
             continue
         for shard in range(stage.plan_shards(context)):
             if stage.find_finished_shard(context, shard) is None:
@@ -95,10 +95,10 @@ def run_whole(
     """Run a whole iteration, with a training that learns nothing."""
     fake = SimpleNamespace(train_dpo=train_on_nothing)
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
-    context, root = experiment.context(number), Path(experiment.store.root)
+    context, root = experiment.build_context(number), Path(experiment.store.root)
     tools = scripted_tools(root.with_name(f"{root.name}-scratch"))
     for stage in STAGES:
-        for shard in range(stage.plan_shards(context) if stage.scheduled(context) else 0):
+        for shard in range(stage.plan_shards(context) if stage.is_scheduled_in(context) else 0):
             if stage.find_finished_shard(context, shard) is None:
                 stage.run_shard(context, shard, tools)
     publish_manifest(context)

@@ -223,7 +223,7 @@ def test_a_change_for_the_next_iteration_keeps_what_was_made(place: Place) -> No
     samples = [experiment.get_recipe(number).judge.samples for number in (1, 2, 3)]
     assert samples == [5, 3, 3]
     assert [experiment.get_recipe(t).training.max_length for t in (1, 2)] == [4096, 4096]
-    drawn = [experiment.files(t).read("judgments")["sample"].to_pylist() for t in (1, 2)]
+    drawn = [experiment.get_files(t).read("judgments")["sample"].to_pylist() for t in (1, 2)]
     assert [max(samples) + 1 for samples in drawn] == [5, 3]
 
 
@@ -241,7 +241,11 @@ def test_what_m1_was_made_from_changes_from_the_next_iteration_on(
     assert schedule == [10, 3]
     assert (
         b'"epochs":3'
-        in place.open().files(2).checkpoint.folder("").joinpath("model.safetensors").read_bytes()
+        in place.open()
+        .get_files(2)
+        .checkpoint.fetch_folder("")
+        .joinpath("model.safetensors")
+        .read_bytes()
     )
 
 
@@ -250,7 +254,7 @@ def test_a_trained_model_whose_iteration_is_not_finished_stays(
 ) -> None:
     """The evaluation failed: what it measures may change, the training may not any more."""
     assert place.run(begins=True) == 0
-    files = place.open().files(1)
+    files = place.open().get_files(1)
     files.discard("evaluate", 0, ["evaluation", "manifest.json"])
     paths, experiment = place.open().paths, place.open()
     recipe = build_changed_recipe(paths, ["training.epochs=3"])
@@ -295,7 +299,7 @@ def test_stages_are_not_added_to_an_iteration_that_has_begun(
     plan = plan_settings_change(experiment.paths, recipe)
     assert plan is not None
     assert plan.from_iteration == 1
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     from meta_reward_core.iteration import STAGES
 
     STAGES[0].run_shard(context, 0, scripted_tools(tmp_path))
@@ -311,7 +315,7 @@ def test_changes_hold_for_the_iterations_that_they_name_in_any_order(
     experiment = begin(tmp_path)
     run_whole(experiment, 1, monkeypatch)
     paths = experiment.paths
-    experiment.files(1).discard("evaluate", 0, ["manifest.json"])
+    experiment.get_files(1).discard("evaluate", 0, ["manifest.json"])
     for change in ("training.epochs=3", "evaluation.prompts=7"):
         plan = plan_settings_change(paths, build_changed_recipe(paths, [change]))
         assert plan is not None

@@ -65,14 +65,14 @@ def rule_of(iteration: Path) -> Rule:
 
 
 def run_script(root: Path) -> Path:
-    run_before_training(begin(root).context(1), scripted_tools(root))
+    run_before_training(begin(root).build_context(1), scripted_tools(root))
     return root / "scripted" / "iteration-1"
 
 
 def run_cut_off(root: Path) -> Path:
     meta_judge = {"max_judgments": None, "max_chosen_judgment_chars": 90}
     experiment = begin(root, meta_judge=meta_judge)
-    run_before_training(experiment.context(1), scripted_tools(root, long_winded_reply))
+    run_before_training(experiment.build_context(1), scripted_tools(root, long_winded_reply))
     return root / "scripted" / "iteration-1"
 
 
@@ -81,7 +81,7 @@ def run_real_model(root: Path) -> Path:
     request = ExperimentRequest("real", recipe="smoke", changes=SMALL)
     experiment = open_or_create(request, places, say=lambda text: None)
     tools = make_stage_resources(experiment, places, number=1)
-    run_before_training(experiment.context(1), tools)
+    run_before_training(experiment.build_context(1), tools)
     tools.release_engine()
     return root / "real" / "iteration-1"
 

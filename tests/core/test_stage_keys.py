@@ -46,7 +46,7 @@ def experiment(tmp_path: Path, model: Path) -> Experiment:
         "scripted",
         recipe=Recipe.model_validate(RECIPE),
         seed=1,
-        seed_model=ModelRef.of_folder("M0", model),
+        seed_model=ModelRef.from_folder("M0", model),
         prompts=prompt_file(60),
     )
 
@@ -58,7 +58,7 @@ def reopen(experiment: Experiment) -> Experiment:
 
 
 def list_finished_stages(experiment: Experiment, number: int = 1) -> list[str]:
-    context = experiment.context(number)
+    context = experiment.build_context(number)
     return [
         stage.name
         for stage in STAGES
@@ -94,11 +94,11 @@ def test_manifests_of_an_earlier_version_stay_valid_under_their_own_keys(
     earlier: Experiment,
 ) -> None:
     assert list_finished_stages(earlier) == EVERY
-    context = earlier.context(1)
+    context = earlier.build_context(1)
     for stage in STAGES:
-        manifest = context.files.manifest(stage.name)
+        manifest = context.files.find_manifest(stage.name)
         assert manifest is not None
-        assert manifest.key != stage.key(context, 0), "it was written under another rule"
+        assert manifest.key != stage.compute_key(context, 0), "it was written under another rule"
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,14 @@ def test_a_mended_generation_config_leaves_what_was_drawn(
     """It was mended before M1 was made: the training is still to come, and takes the new file."""
     context = run_whole(experiment, 1, monkeypatch)
     context.files.discard("train", 0, ["checkpoint"])
-    before = experiment.context(1)
+    before = experiment.build_context(1)
     (model / "generation_config.json").write_text('{"eos_token_id": 2, "do_sample": true}')
-    after = reopen(experiment).context(1)
-    same = [stage.name for stage in STAGES if stage.key(before, 0) == stage.key(after, 0)]
+    after = reopen(experiment).build_context(1)
+    same = [
+        stage.name
+        for stage in STAGES
+        if stage.compute_key(before, 0) == stage.compute_key(after, 0)
+    ]
     assert same == [name for name in EVERY if name != "train"]
 
 
@@ -157,15 +161,15 @@ def test_a_generation_config_that_is_mended_later_leaves_the_model_that_was_made
     (model / "generation_config.json").write_text('{"eos_token_id": 2, "do_sample": true}')
     mended = reopen(experiment)
     context = run_whole(mended, 1, monkeypatch)
-    folder = context.files.checkpoint.folder("")
+    folder = context.files.checkpoint.fetch_folder("")
     shutil.copyfile(model / "generation_config.json", folder / "generation_config.json")
     train = next(stage for stage in STAGES if stage.name == "train")
-    manifest = context.files.manifest("train")
+    manifest = context.files.find_manifest("train")
     assert manifest is not None
     (model / "generation_config.json").write_text('{"eos_token_id": 2}')
-    assert train.accepts(reopen(experiment).context(1), manifest)
+    assert train.can_accept(reopen(experiment).build_context(1), manifest)
     (folder / "generation_config.json").write_text("{}")
-    assert not train.accepts(reopen(experiment).context(1), manifest)
+    assert not train.can_accept(reopen(experiment).build_context(1), manifest)
 
 
 @pytest.mark.parametrize(
@@ -246,11 +250,14 @@ def drop_templates(experiment: Experiment) -> Experiment:
 
 def test_other_words_are_no_reason_to_accept_an_earlier_key(earlier: Experiment) -> None:
     other: Callable[[Experiment], Experiment] = drop_templates
-    context = replace(other(earlier).context(1), began=replace(earlier.context(1).began))
+    context = replace(
+        other(earlier).build_context(1), began=replace(earlier.build_context(1).began)
+    )
     found = {
         stage.name
         for stage in STAGES
-        if (manifest := context.files.manifest(stage.name)) and stage.accepts(context, manifest)
+        if (manifest := context.files.find_manifest(stage.name))
+        and stage.can_accept(context, manifest)
     }
     assert "generate" in found
     assert "judge" not in found

@@ -45,5 +45,5 @@ def test_tables_and_weights_have_the_bytes_of_a_local_run(
     experiment = open_experiment(ArtifactStore(site.url), "tiny")
     assert experiment is not None
     for number in (0, 1):
-        model = experiment.model(number)
+        model = experiment.get_model(number)
         assert model.folder == tmp_path / "cache" / "checkpoints" / model.sha256

@@ -75,7 +75,7 @@ attempts = Attempt.objects.count()
 
 iteration = Iteration.objects.get()
 context = build_context(iteration)
-scheduled = [stage for stage in STAGES if stage.scheduled(context)]
+scheduled = [stage for stage in STAGES if stage.is_scheduled_in(context)]
 assert len(scheduled) == 8
 for stage in scheduled:
     for shard in range(stage.plan_shards(context)):

@@ -25,9 +25,9 @@ def hashes(root: Path) -> dict[str, str]:
     """Of all parts of all tables, and of the checkpoint."""
     experiment = open_experiment(ArtifactStore(places_of(root).artifacts), "mine")
     assert experiment is not None
-    files = experiment.context(1).files
-    parts = {part.path: part.sha256 for made in files.manifests() for part in made.parts}
-    return parts | {"checkpoint": str(files.checkpoint.sha256())}
+    files = experiment.build_context(1).files
+    parts = {part.path: part.sha256 for made in files.list_manifests() for part in made.parts}
+    return parts | {"checkpoint": str(files.checkpoint.compute_sha256())}
 
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

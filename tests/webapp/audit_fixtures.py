@@ -36,7 +36,7 @@ def write_files(root: Path) -> None:
     """Run an iteration up to its pairs."""
     experiment = scripted_world.begin(root)
     tools = scripted_world.scripted_tools(root)
-    scripted_world.run_before_training(experiment.context(1), tools)
+    scripted_world.run_before_training(experiment.build_context(1), tools)
 
 
 def record(artifacts: Path, *, owner: User) -> Experiment:

@@ -32,7 +32,7 @@ def test_people_are_compared_with_judge_and_meta_judge(
     path.write_bytes(file.content)
     people = read_ratings(path)
     files = IterationFiles(ArtifactStore(audited.artifact_root), "scripted/iteration-1")
-    (part,) = files.parts(table)[:1]
+    (part,) = files.list_partitions(table)[:1]
     own = read_ratings(Path(audited.artifact_root) / "scripted/iteration-1" / part.path)
     card = measure_agreement(own, people)
     assert sum(metric.count for metric in card.metrics) > 0

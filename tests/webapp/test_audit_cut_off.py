@@ -21,7 +21,7 @@ def audited(tmp_path: Path, alice: User) -> Experiment:
     """An iteration in which half of the judgments ended at the token limit."""
     experiment = scripted_world.begin(tmp_path)
     tools = scripted_world.scripted_tools(tmp_path, scripted_world.long_winded_reply)
-    scripted_world.run_before_training(experiment.context(1), tools)
+    scripted_world.run_before_training(experiment.build_context(1), tools)
     return record(tmp_path, owner=alice)
 
 

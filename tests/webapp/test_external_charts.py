@@ -84,7 +84,7 @@ def test_names_in_an_evaluation_are_text(client: Client, row: Experiment, on_dis
 
 def test_the_lineage_names_the_prompts(client: Client, row: Experiment, on_disk: OnDisk) -> None:
     """As many as the pool has, under the hash of its table; by name once one is known."""
-    pool = IterationFiles(on_disk.store, "scripted/iteration-0").manifest("pool")
+    pool = IterationFiles(on_disk.store, "scripted/iteration-0").find_manifest("pool")
     assert pool is not None
     page = " ".join(get(client, PATH).split())
     assert "sampled from 60 prompts, hash" in page

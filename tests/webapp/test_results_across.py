@@ -26,7 +26,7 @@ def twice(alice: User, tmp_path: Path, settings: Settings) -> str:
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
     work = StageOutput({}, {}, checkpoint="1" * 64)
-    made.files(1).publish("train", 0, key="k", work=work, packages={})
+    made.get_files(1).publish("train", 0, key="k", work=work, packages={})
     run(made, tmp_path, 2)
     record(made, alice, numbers=(1, 2))
     return f"/experiments/scripted/prompts/{rows_of(made, 'prompts')[0]['prompt_id']}"

@@ -114,10 +114,10 @@ def test_a_remote_root_shows_and_gives_the_same(
     client: Client, row: Experiment, on_disk: OnDisk
 ) -> None:
     remote = ArtifactStore("memory://results-files")
-    for name in on_disk.store.sizes("scripted"):
+    for name in on_disk.store.list_sizes("scripted"):
         if not name.endswith(("outside.json", ".lock", ".partial-1")):
             remote.put_if_absent(f"scripted/{name}", on_disk.store.read(f"scripted/{name}"))
-    first = on_disk.files(1).read("prompts")["prompt_id"][0].as_py()
+    first = on_disk.get_files(1).read("prompts")["prompt_id"][0].as_py()
     pages = ("files", "iterations/1/prompts", f"iterations/1/prompts/{first}")
     bodies = ("iteration-1/judgments.csv", "iteration-1/checkpoint/model.safetensors",
               "iteration-1/checkpoint.zip", "iteration-1/pairs.parquet")  # fmt: skip

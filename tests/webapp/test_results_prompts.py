@@ -175,7 +175,7 @@ def test_a_prompt_without_a_figure_reaches_none(
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
     begun = scripted_world.begin(tmp_path / "root", prompts=60, sample={"prompts": 20})
     draw = scripted_world.stages_before_training()[0]
-    draw.run_shard(begun.context(1), 0, scripted_world.scripted_tools(tmp_path / "root"))
+    draw.run_shard(begun.build_context(1), 0, scripted_world.scripted_tools(tmp_path / "root"))
     record(begun, alice)
     assert listed(client)
     assert listed(client, "?gap_at_least=0") == []
@@ -362,7 +362,7 @@ def test_an_iteration_that_is_not_finished_shows_what_is_there(
     begun = scripted_world.begin(tmp_path)
     record(begun, alice)
     assert "No prompts have been sampled yet" in client.get(LIST).content.decode()
-    context, tools = begun.context(1), scripted_world.scripted_tools(tmp_path, sloppy_reply)
+    context, tools = begun.build_context(1), scripted_world.scripted_tools(tmp_path, sloppy_reply)
     stages = {stage.name: stage for stage in scripted_world.stages_before_training()}
     stages["sample"].run_shard(context, 0, tools)
     assert len(listed(client)) == 20

@@ -212,7 +212,7 @@ def table(iteration: Iteration, name: str) -> list[dict[str, Any]]:
 
 def trained(iteration: Iteration) -> dict[str, int]:
     """What the training's manifest counts."""
-    manifest = open_iteration_files(iteration.experiment, iteration.number).manifest("train")
+    manifest = open_iteration_files(iteration.experiment, iteration.number).find_manifest("train")
     assert manifest is not None
     return manifest.counts
 
@@ -349,7 +349,7 @@ def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
     experiment = open_row(Experiment.objects.get())
     tools = StageResources(load_engine=engine_loading.load_engine, scratch=installation.root)
     with pytest.raises(InputError, match="the core alone knows of no audits"):
-        run_iteration(experiment.context(1), tools, CallbackList())
+        run_iteration(experiment.build_context(1), tools, CallbackList())
 
 
 def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(

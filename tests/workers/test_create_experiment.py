@@ -73,7 +73,7 @@ def test_an_order_becomes_an_experiment_that_workers_run(
     assert (iteration.number, iteration.status, iteration.driver) == (1, "running", "workers")
     files = open_experiment(ArtifactStore(str(installation.artifacts)), "mine")
     assert files is not None
-    assert files.files(0).read("prompts").num_rows == 20
+    assert files.get_files(0).read("prompts").num_rows == 20
 
 
 def test_a_name_that_exists_is_refused(installation: Installation, alice: User) -> None:
@@ -174,7 +174,7 @@ def test_a_duplicate_begins_with_the_same_prompts(installation: Installation) ->
     carry_out(job_for(installation, name="second", prompts="", origin="first", same_prompts=True))
     store = ArtifactStore(str(installation.artifacts))
     pools = [open_experiment(store, name) for name in ("first", "second")]
-    first, second = (pool.files(0).read("prompts") for pool in pools if pool is not None)
+    first, second = (pool.get_files(0).read("prompts") for pool in pools if pool is not None)
     assert first.num_rows == 12
     assert first.equals(second)
 

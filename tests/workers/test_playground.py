@@ -55,11 +55,11 @@ def make_model(root: Path) -> None:
     """Put M1's folder and the manifest that promises it where a training would."""
     experiment = open_experiment(ArtifactStore(str(root)), "mine")
     assert experiment is not None
-    files = experiment.files(1)
+    files = experiment.get_files(1)
     folder = root / "mine" / "iteration-1" / "checkpoint"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights of M1")
-    work = StageOutput({}, {}, checkpoint=files.checkpoint.sha256())
+    work = StageOutput({}, {}, checkpoint=files.checkpoint.compute_sha256())
     files.publish("train", 0, key="a key", work=work, packages={})
 
 
@@ -311,7 +311,7 @@ def test_a_real_model_reads_the_whole_conversation(
         ExperimentRequest("real", recipe="smoke"), places, say=lambda text: None
     )
     row = record_experiment(experiment, artifact_root=places.artifacts)
-    one, two = experiment.files(0).read("prompts")["text"].to_pylist()[:2]
+    one, two = experiment.get_files(0).read("prompts")["text"].to_pylist()[:2]
     greedy = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 24}
     alone: dict[str, Any] = {"models": [0], "judges": [0], "judgments": 1}
 
@@ -323,7 +323,7 @@ def test_a_real_model_reads_the_whole_conversation(
         {"role": "assistant", "content": texts_of(first)[0]},
         {"role": "user", "content": two},
     ]
-    folder, recipe = experiment.model(0).folder, experiment.recipe.engine
+    folder, recipe = experiment.get_model(0).folder, experiment.recipe.engine
     engine = ENGINE_LOADERS["transformers"](folder, recipe, None)
     drawn = engine.sample([told, told[2:]], 1, sampling=SamplingParams(0.0, 1.0, 24), seed=0)
     engine.close()

@@ -53,8 +53,11 @@ def test_checkpoints_go_only_by_name_and_the_last_stays(finished: Installation) 
     assert {name for name in files(finished.artifacts) if "checkpoint" not in name} == tables
     experiment = open_experiment(ArtifactStore(str(finished.artifacts)), "mine")
     assert experiment is not None
-    assert experiment.model(1).sha256 == Experiment.objects.get().iterations.get(number=1).model_out
-    assert experiment.context(3).model.name == "M2"
+    assert (
+        experiment.get_model(1).sha256
+        == Experiment.objects.get().iterations.get(number=1).model_out
+    )
+    assert experiment.build_context(3).model.name == "M2"
 
 
 def test_copies_of_models_go_when_they_were_not_used_for_long(

@@ -83,13 +83,13 @@ def make_model(installation: Installation, contents: dict[str, bytes]) -> Path:
     """Put M1 where a training would, with the manifest that promises it."""
     experiment = open_experiment(ArtifactStore(str(installation.artifacts)), "mine")
     assert experiment is not None
-    files = experiment.files(1)
+    files = experiment.get_files(1)
     folder = installation.artifacts / "mine" / "iteration-1" / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     files.discard("train", 0)
-    work = StageOutput({}, {}, checkpoint=files.checkpoint.sha256())
+    work = StageOutput({}, {}, checkpoint=files.checkpoint.compute_sha256())
     files.publish("train", 0, key="a key", work=work, packages={})
     return folder
 

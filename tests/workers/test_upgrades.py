@@ -50,7 +50,7 @@ def test_every_finished_shard_stays_finished(
     upgrade(monkeypatch)
     context = opening.build_context(Iteration.objects.get())
     assert context.recipe.model_dump()["patience"] == 7
-    scheduled = [stage for stage in STAGES if stage.scheduled(context)]
+    scheduled = [stage for stage in STAGES if stage.is_scheduled_in(context)]
     assert len(scheduled) > 5
     for stage in scheduled:
         for shard in range(stage.plan_shards(context)):

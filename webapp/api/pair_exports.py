@@ -26,7 +26,7 @@ def export_lines(
     """
     files = open_experiment_files(experiment)
     tables = [
-        _iter_lines(files.iteration(number), kind, EXPORTS[form])
+        _iter_lines(files.get_iteration(number), kind, EXPORTS[form])
         for number in numbers
         for kind in kinds
     ]

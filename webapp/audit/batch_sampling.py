@@ -232,7 +232,7 @@ def _load_response_population(
 ) -> _Population:
     say("reading scores")
     paired: set[str] = set()
-    if files.parts("actor_pairs"):
+    if files.list_partitions("actor_pairs"):
         chosen = files.read("actor_pairs", columns=["chosen_response_id", "rejected_response_id"])
         paired = {*chosen["chosen_response_id"].to_pylist(),
                   *chosen["rejected_response_id"].to_pylist()}  # fmt: skip

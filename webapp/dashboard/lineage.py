@@ -115,7 +115,7 @@ def _parse_seed_model_name(folder: str) -> tuple[str, str]:
 
 
 def _read_prompt_set(experiment: Experiment) -> PromptSet | None:
-    pool = open_experiment_files(experiment).pool.manifest("pool")
+    pool = open_experiment_files(experiment).pool.find_manifest("pool")
     if pool is None:
         return None
     launch = experiment.jobs.filter(kind=JobKind.LAUNCH).only("payload").first()

@@ -60,7 +60,7 @@ class TableReader:
     def _list_parts(self, table: str) -> list[tuple[str, str, str]]:
         return [
             (self._root, f"{self._folder}/{part.path}", part.sha256)
-            for part in self._files.parts(table)
+            for part in self._files.list_partitions(table)
         ]
 
 

@@ -20,7 +20,7 @@ def open_experiment_files(experiment: Experiment) -> ExperimentFiles:
 
 def open_iteration_files(experiment: Experiment, number: int) -> IterationFiles:
     """Open the files of an iteration; number 0 holds the pool of prompts."""
-    return open_experiment_files(experiment).iteration(number)
+    return open_experiment_files(experiment).get_iteration(number)
 
 
 def read_settings_history(experiment: Experiment) -> SettingsHistory:

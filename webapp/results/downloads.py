@@ -115,7 +115,7 @@ def list_evaluations(files: ExperimentFiles, *, models: int) -> list[EvaluationR
 
 def _list_scorecards(files: ExperimentFiles, number: int) -> list[FileRow]:
     folder = INSIDE.scorecards(number)
-    paths = [(name, f"{folder}/{name}") for name in files.store.names(files.layout.at(folder))]
+    paths = [(name, f"{folder}/{name}") for name in files.store.list_names(files.layout.at(folder))]
     return [FileRow(path, name, None, None) for name, path in paths if is_stored(path)]
 
 
@@ -168,12 +168,12 @@ def _make_iteration_row(files: IterationFiles, number: int, whole: str) -> Itera
         manifests=_limit_files(
             list(_iter_manifest_files(files, number)), f"{number}-manifests", whole
         ),
-        manifest_count=len(files.manifests()),
+        manifest_count=len(files.list_manifests()),
     )
 
 
 def _make_table_row(files: IterationFiles, number: int, name: str, whole: str) -> TableRow | None:
-    parts = files.parts(name)
+    parts = files.list_partitions(name)
     if not parts:
         return None
     return TableRow(
@@ -213,11 +213,11 @@ def _iter_checkpoint_files(files: IterationFiles, number: int) -> Iterator[FileR
 
 def list_checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
     """Sizes of the files of a checkpoint by name, sorted; links are none of them."""
-    return {name: size for name, size in checkpoint.files().items() if is_plain_name(name)}
+    return {name: size for name, size in checkpoint.list_files().items() if is_plain_name(name)}
 
 
 def _iter_manifest_files(files: IterationFiles, number: int) -> Iterator[FileRow]:
-    for made in files.manifests():
+    for made in files.list_manifests():
         path = get_shard_manifest_path(made.stage, made.shard)
         name = path.rpartition("/")[2]
         yield FileRow(f"{INSIDE.iteration(number)}/{path}", name, None, None)

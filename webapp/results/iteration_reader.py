@@ -42,7 +42,9 @@ class OpenIteration:
     @property
     def weights(self) -> PositionWeights:
         """Position weights of the battles so far, from what their shards counted."""
-        made = [found.counts for found in self.files.manifests() if found.stage == "meta_judge"]
+        made = [
+            found.counts for found in self.files.list_manifests() if found.stage == "meta_judge"
+        ]
         return compute_weights_from_counts(
             wins_first=sum(counts["won_by_first"] for counts in made),
             wins_second=sum(counts["won_by_second"] for counts in made),
@@ -52,7 +54,7 @@ class OpenIteration:
 
     def is_made(self, stage: str) -> bool:
         """Whether a stage of one shard is finished."""
-        return self.files.manifest(stage) is not None
+        return self.files.find_manifest(stage) is not None
 
 
 _lock = threading.Lock()
@@ -86,7 +88,7 @@ def _is_same(known: Experiment, now: Experiment) -> bool:
 def _open_files(experiment: Experiment, number: int, files: IterationFiles) -> OpenIteration:
     promised = {
         f"{made.stage}-{made.shard}": [part.sha256 for part in made.parts]
-        for made in files.manifests()
+        for made in files.list_manifests()
     }
     recipe = read_iteration_recipe(experiment, number)
     return OpenIteration(experiment, number, recipe, files, hash_json(promised))

@@ -271,7 +271,7 @@ def _get_index_part_path(opened: OpenIteration, part: int, key: str) -> Path:
 
 
 def _make_part_inputs(opened: OpenIteration) -> IndexPartInputs:
-    manifest = opened.files.manifest("pair_judge")
+    manifest = opened.files.find_manifest("pair_judge")
     return IndexPartInputs(
         recipe=opened.recipe,
         seed=opened.experiment.seed,

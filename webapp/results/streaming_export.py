@@ -64,7 +64,7 @@ def stream_zip(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[bytes]:
         for name in names:
             entry = zipfile.ZipInfo(f"checkpoint/{name}")
             with archive.open(entry, "w", force_zip64=True) as target:
-                for chunk in checkpoint.chunks(name):
+                for chunk in checkpoint.iter_chunks(name):
                     target.write(chunk)
                     yield sink.take_written()
     yield sink.take_written()

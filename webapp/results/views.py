@@ -305,7 +305,7 @@ def _send_stored(experiment: Experiment, path: str) -> HttpResponseBase:
         where = files.layout.at(path)
         if not files.store.exists(where):
             raise Http404
-        return StreamingHttpResponse(files.store.chunks(where))
+        return StreamingHttpResponse(files.store.iter_chunks(where))
     found = find_safe_local_path(files, path)
     if found is None:
         raise Http404
@@ -317,11 +317,11 @@ def _stream_generated(experiment: Experiment, wanted: GeneratedFile) -> Iterator
     if wanted.is_checkpoint:
         return _stream_checkpoint(made)
     if wanted.table is not None:
-        if not made.parts(wanted.table):
+        if not made.list_partitions(wanted.table):
             raise Http404
         return stream_csv(made, wanted.table)
     kinds = KINDS if wanted.kind == "all" else tuple(k for k in KINDS if k == wanted.kind)
-    if not any(made.parts(f"{kind}_pairs") for kind in kinds):
+    if not any(made.list_partitions(f"{kind}_pairs") for kind in kinds):
         raise Http404
     if wanted.format is None:
         return stream_parquet(made, kinds)

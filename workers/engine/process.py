@@ -109,7 +109,7 @@ def run_shard(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
     experiment = _open_experiment(request["artifact_root"], request["experiment"])
     tools.scratch = Path(request["scratch"])
     with _lock_training_scratch(stage, tools.scratch):
-        context = experiment.context(request["iteration"])
+        context = experiment.build_context(request["iteration"])
         done = stage.find_finished_shard(context, request["shard"])
         if done is not None:
             return {"finished": done.counts, "reused": True}
@@ -120,7 +120,7 @@ def run_shard(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
 def sample_completions(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
     """Draw completions by one of an experiment's models, which stays loaded."""
     experiment = _open_experiment(request["artifact_root"], request["experiment"])
-    engine = tools.engine(experiment.model(request["number"]), experiment.recipe.engine)
+    engine = tools.get_engine(experiment.get_model(request["number"]), experiment.recipe.engine)
     drawn = engine.sample(
         request["conversations"],
         request["samples"],

@@ -95,7 +95,7 @@ def _save_outcome(job: Job, outcome: dict[str, Any]) -> None:
 
 
 def _has_files(name: str) -> bool:
-    return ExperimentFiles(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), name).exist()
+    return ExperimentFiles(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), name).exists()
 
 
 def _build_request(wish: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:

@@ -182,7 +182,7 @@ def run_chat(job: Job) -> Outcome:
     experiment = open_row(job.experiment)
     engines = {
         number: HostedEngine(
-            job.experiment, number, sha256=experiment.model(number).sha256, lease=lease
+            job.experiment, number, sha256=experiment.get_model(number).sha256, lease=lease
         )
         for number in {*request.models, *request.judges}
     }

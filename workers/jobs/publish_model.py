@@ -122,7 +122,7 @@ def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> 
         seed=experiment.seed,
         lineage=Lineage(
             _get_seed_model_name(experiment),
-            [experiment.model(made).sha256 for made in range(number + 1)],
+            [experiment.get_model(made).sha256 for made in range(number + 1)],
         ),
         summaries=[
             iteration.metrics or summarize(experiment, iteration) for iteration in iterations
@@ -193,7 +193,7 @@ def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
     Raises:
         DamagedArtifactError: its files have changed since.
     """
-    model = experiment.model(number)
+    model = experiment.get_model(number)
     for file in sorted(model.folder.iterdir()):
         if file.suffix in _SUFFIXES and file.is_file() and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)

@@ -415,7 +415,7 @@ def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
         )
     else:
         experiment = require_experiment(named, engines.places)
-        files = experiment.files(options["iteration"] or experiment.count_finished_iterations())
+        files = experiment.get_files(options["iteration"] or experiment.count_finished_iterations())
         path = run_judge(
             engines.make_run(), read_iteration_items(files), words=_load_judge_prompt(options)
         )

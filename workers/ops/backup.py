@@ -144,7 +144,7 @@ def _describe_files(experiment: Experiment) -> Line:
     shards = [
         {"iteration": number, "stage": made.stage, "shard": made.shard, "key": made.key}
         for number in _list_iteration_numbers(experiment)
-        for made in files.iteration(number).manifests()
+        for made in files.get_iteration(number).list_manifests()
     ]
     return {
         "experiment": experiment.name,
@@ -293,7 +293,7 @@ def _iter_differences(known: Line, *, deep: bool) -> Iterator[str]:
     opened: dict[int, IterationFiles] = {}
     for shard in known["shards"]:
         number = shard["iteration"]
-        files = opened.setdefault(number, kept.iteration(number))
+        files = opened.setdefault(number, kept.get_iteration(number))
         if not _is_intact(files, shard, deep=deep):
             yield f"{name}: iteration {number} {shard['stage']} shard {shard['shard']}"
 
@@ -301,6 +301,6 @@ def _iter_differences(known: Line, *, deep: bool) -> Iterator[str]:
 def _is_intact(files: IterationFiles, known: Line, *, deep: bool) -> bool:
     stage, shard, key = known["stage"], known["shard"], known["key"]
     if deep:
-        return files.finished(stage, shard, key) is not None
-    manifest = files.manifest(stage, shard)
+        return files.find_finished(stage, shard, key) is not None
+    manifest = files.find_manifest(stage, shard)
     return manifest is not None and manifest.key == key

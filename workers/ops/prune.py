@@ -118,8 +118,8 @@ def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
         finished = experiment.iterations.filter(status=RunStatus.FINISHED)
         numbers = sorted(finished.values_list("number", flat=True))
         for number in numbers[:-1]:
-            made = files.checkpoint(number)
-            sizes = made.files()
+            made = files.get_checkpoint(number)
+            sizes = made.list_files()
             if sizes:
                 cost = _describe_checkpoint_cost(experiment, number)
                 delete = partial(made.store.delete, made.name)
@@ -153,7 +153,7 @@ def plan_experiment_deletion(name: str) -> Deletable:
     root = row.artifact_root if row else settings.META_REWARD_ARTIFACT_ROOT
     files = ExperimentFiles(ArtifactStore(root), name)
     scratch = files.layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT))
-    size = sum(files.sizes().values()) + (_compute_size(scratch) if scratch.is_dir() else 0)
+    size = sum(files.list_sizes().values()) + (_compute_size(scratch) if scratch.is_dir() else 0)
     if row is None and not size:
         raise make_missing_experiment_error(name)
     _require_no_dependents(name, str(files))

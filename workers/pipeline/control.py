@@ -50,7 +50,7 @@ def _find_running(row: models.Experiment) -> Iteration | None:
 
 
 def _start_iteration(experiment: Experiment, row: models.Experiment, number: int) -> Iteration:
-    model_in = experiment.context(number).model.sha256
+    model_in = experiment.build_context(number).model.sha256
     iteration = record_iteration(row, number, model_in=model_in)
     transitions.reset_running_stages(iteration)
     if not transitions.start_iteration(iteration, model_in=model_in, driver=Driver.WORKERS):
@@ -118,7 +118,7 @@ def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
     iteration = row.iterations.filter(status=RunStatus.NEEDS_ATTENTION).first()
     if iteration is None:
         raise InputError(f"no iteration of experiment {row.name!r} needs attention")
-    accept_probe(open_row(row).files(iteration.number), by=by)
+    accept_probe(open_row(row).get_files(iteration.number), by=by)
     return resume_iteration(row)
 
 

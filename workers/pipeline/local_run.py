@@ -55,7 +55,7 @@ def run_and_record(
         MetaRewardError: a shard failed; the rows say so.
         ExperimentBusyError: the rows say that another process runs it.
     """
-    context = experiment.context(number)
+    context = experiment.build_context(number)
     iteration = record_iteration(row, number, model_in=context.model.sha256)
     if not transitions.start_iteration(iteration, model_in=context.model.sha256):
         raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
@@ -108,10 +108,10 @@ def summarize(experiment: Experiment, iteration: models.Iteration) -> Summary:
     """Sum up an iteration from its files, with the seconds that its rows know."""
     number = iteration.number
     return summarize_iteration(
-        experiment.files(number),
+        experiment.get_files(number),
         number=number,
         recipe=experiment.get_recipe(number),
         stages=[stage.name for stage in STAGES],
-        before=experiment.files(number - 1) if number > 1 else None,
+        before=experiment.get_files(number - 1) if number > 1 else None,
         timings=compute_stage_timings(iteration),
     )

@@ -28,7 +28,7 @@ def build_context(iteration: models.Iteration) -> IterationContext:
     Raises:
         ArtifactError: the files are gone, or the iteration before is not finished.
     """
-    return open_row(iteration.experiment).context(iteration.number)
+    return open_row(iteration.experiment).build_context(iteration.number)
 
 
 @functools.lru_cache(maxsize=16)

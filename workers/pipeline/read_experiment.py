@@ -41,7 +41,7 @@ def open_iteration_files(store: ArtifactStore, name: str, number: int) -> Iterat
     Raises:
         InputError: it has not been begun.
     """
-    files = ExperimentFiles(store, name).iteration(number)
+    files = ExperimentFiles(store, name).get_iteration(number)
     if number < 1 or not files.has_manifests():
         raise InputError(f"iteration {number} of experiment {name!r} has not been begun")
     return files

@@ -96,7 +96,7 @@ def finish_pause_or_cancel(iteration: Iteration) -> bool:
 
 
 def _start_stage(step: Step, row: Stage, context: IterationContext) -> bool:
-    if not step.scheduled(context):
+    if not step.is_scheduled_in(context):
         return transitions.skip_stage(row)
     if transitions.start_stage(row, shards=step.plan_shards(context)):
         row.refresh_from_db()
@@ -125,8 +125,8 @@ def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
 
 def _is_promised(step: Step, context: IterationContext, shard: int) -> bool:
     """Whether a manifest says that the shard was made from what its inputs are now."""
-    manifest = context.files.manifest(step.name, shard)
-    return manifest is not None and step.accepts(context, manifest)
+    manifest = context.files.find_manifest(step.name, shard)
+    return manifest is not None and step.can_accept(context, manifest)
 
 
 def _fail_iteration(iteration: Iteration, row: Stage, shard: Shard) -> None:
@@ -161,7 +161,7 @@ def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[s
             continue
         shards = list(row.shards.filter(index__lt=row.shard_count or 0))
         check = partial(step.find_finished_shard, context)
-        found = context.files.store.each(check, [shard.index for shard in shards])
+        found = context.files.store.read_each(check, [shard.index for shard in shards])
         damaged = [shard for shard, whole in zip(shards, found, strict=True) if whole is None]
         if damaged:
             _log.warning("%s: %s shards of %s are made again", iteration, len(damaged), step.name)

@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def context(tmp_path: Path) -> IterationContext:
-    return scripted_world.begin(tmp_path / "artifacts").context(1)
+    return scripted_world.begin(tmp_path / "artifacts").build_context(1)
 
 
 def manifest(**counts: int) -> ShardManifest:
@@ -65,7 +65,7 @@ def test_an_iteration_that_the_recipe_does_not_plan_is_told_of(
     tmp_path: Path, planned: int
 ) -> None:
     stream = io.StringIO()
-    context = replace(scripted_world.begin(tmp_path, iterations=planned).context(1), number=2)
+    context = replace(scripted_world.begin(tmp_path, iterations=planned).build_context(1), number=2)
     with ConsoleCallback(make_console(stream), context).shown():
         pass
     said = "the recipe plans 1 iteration: in iteration 2" in " ".join(stream.getvalue().split())

@@ -38,7 +38,7 @@ def test_an_outside_judge_judges_and_the_model_does_the_rest(
     outside: MisbehavingServer, tmp_path: Path
 ) -> None:
     experiment = begin(tmp_path, judge={"samples": 6, "endpoint": "outside"})
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     run_before_training(context, scripted_tools(tmp_path / "scratch"))
     judgments = context.files.read("judgments").to_pylist()
     assert {row["text"] for row in judgments} == {"Well said. Score: 4"}

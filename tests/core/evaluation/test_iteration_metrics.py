@@ -37,7 +37,7 @@ class Watched(IterationFiles):
 
 @pytest.fixture
 def files(tmp_path: Path) -> Watched:
-    context = scripted_world.begin(tmp_path / "artifacts").context(1)
+    context = scripted_world.begin(tmp_path / "artifacts").build_context(1)
     scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
     return Watched(context.files)
 
@@ -58,7 +58,7 @@ def test_parts_add_up_to_the_whole(files: Watched) -> None:
 
 
 def test_lengths_of_pairs_are_characters_of_their_replies(tmp_path: Path) -> None:
-    files = scripted_world.begin(tmp_path).context(1).files
+    files = scripted_world.begin(tmp_path).build_context(1).files
     replies = [("Größe", "ok"), ("日本", "a bit longer")]
     pairs = [
         {"chosen": [{"role": "assistant", "content": good}],
@@ -80,7 +80,7 @@ def test_texts_are_read_a_part_at_a_time(files: Watched) -> None:
 
 
 def test_an_iteration_that_has_not_begun_measures_as_nothing(tmp_path: Path) -> None:
-    files = scripted_world.begin(tmp_path).context(1).files
+    files = scripted_world.begin(tmp_path).build_context(1).files
     measured = measure_iteration(files, kinds=["judge"])
     assert measured.response_chars is None
     assert measured.meta_judge is not None

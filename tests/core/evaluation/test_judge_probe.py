@@ -35,7 +35,7 @@ def probe(
     root: Path, script: Script = make_fake_reply, *, pace: float = 0.01, seconds: float = 120
 ) -> tuple[ProbeResult, ScriptedEngine]:
     experiment = begin(root)
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     clock = Clock(pace)
     engine = ScriptedEngine(clock.slow(script))
     result = run_judge_probe(

@@ -78,7 +78,7 @@ def run(root: Path, policy: str) -> IterationContext:
         "actor": {"samples": 5, "reasoning": policy},
         "judge": {"samples": 6, "reasoning": policy},
     }
-    context = scripted_world.begin(root, **changes).context(1)
+    context = scripted_world.begin(root, **changes).build_context(1)
     scripted_world.run_before_training(context, scripted_world.scripted_tools(root, reason))
     return context
 
@@ -132,7 +132,7 @@ def test_a_response_that_ends_within_its_reasoning_is_not_judged_and_is_counted(
     scores = {row["response_id"]: row for row in files.read("scores").to_pylist()}
     assert unfinished <= scores.keys()
     assert all(scores[name]["mean"] is None for name in unfinished)
-    counted = [files.manifest("judge", shard) for shard in range(3)]
+    counted = [files.find_manifest("judge", shard) for shard in range(3)]
     assert sum(one.counts["unfinished_reasoning"] for one in counted if one) == 20
 
 
@@ -161,7 +161,7 @@ def test_responses_with_the_same_answer_are_identical_where_reasoning_is_strippe
     for policy in ("keep", "strip"):
         context = scripted_world.begin(
             tmp_path / policy, actor={"samples": 5, "reasoning": policy}
-        ).context(1)
+        ).build_context(1)
         tools = scripted_world.scripted_tools(tmp_path, repeat)
         for stage in scripted_world.stages_before_training()[:2]:
             for shard in range(stage.plan_shards(context)):

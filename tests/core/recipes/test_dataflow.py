@@ -152,13 +152,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def compute_keys(experiment: Experiment, recipe: Recipe, number: int) -> dict[str, str]:
     context = replace(
-        experiment.context(1),
+        experiment.build_context(1),
         number=number,
         recipe=recipe,
-        files=experiment.files(number),
+        files=experiment.get_files(number),
         earlier=(),
     )
-    return {stage.name: stage.key(context, 0) for stage in STAGES}
+    return {stage.name: stage.compute_key(context, 0) for stage in STAGES}
 
 
 @pytest.mark.parametrize("under", UNDER)
@@ -201,13 +201,17 @@ def test_of_a_schedule_only_the_iterations_own_value_counts(experiment: Experime
 
 
 def test_words_of_a_template_count_and_its_name_does_not(experiment: Experiment) -> None:
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     renamed = replace(context, recipe=change_of(context, "judge.template", "words/of/mine"))
-    assert [stage.key(renamed, 0) for stage in STAGES] == [
-        stage.key(context, 0) for stage in STAGES
+    assert [stage.compute_key(renamed, 0) for stage in STAGES] == [
+        stage.compute_key(context, 0) for stage in STAGES
     ]
     rubric = replace(context, templates=replace(context.templates, rubric="other words"))
-    moved = {stage.name for stage in STAGES if stage.key(context, 0) != stage.key(rubric, 0)}
+    moved = {
+        stage.name
+        for stage in STAGES
+        if stage.compute_key(context, 0) != stage.compute_key(rubric, 0)
+    }
     assert moved == {"judge", "meta_judge", "pair_judge"}
 
 
@@ -244,19 +248,19 @@ def test_a_stage_reads_no_value_that_it_does_not_declare(
     """Run with a recipe that notes what is read of it."""
     fake = SimpleNamespace(train_dpo=train_on_nothing)
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
-    context = begin(tmp_path / "a", **changes, probe={"prompts": 0}).context(1)
+    context = begin(tmp_path / "a", **changes, probe={"prompts": 0}).build_context(1)
     tools = scripted_tools(tmp_path / "scratch")
     for stage in STAGES:
         read: set[str] = set()
         watched: Any = Recorder(context.recipe, "", read)
         for shard in range(stage.plan_shards(context)):
             stage.run_shard(context, shard, tools)
-            manifest = context.files.manifest(stage.name, shard)
+            manifest = context.files.find_manifest(stage.name, shard)
             context.files.discard(stage.name, shard, stage.list_outputs(shard))
             work = stage.run(replace(context, recipe=watched), shard, tools)
             assert manifest is not None
             again = context.files.publish(
-                stage.name, shard, key=manifest.key, work=work, packages=tools.packages()
+                stage.name, shard, key=manifest.key, work=work, packages=tools.list_packages()
             )
             assert again == manifest
         undeclared = find_undeclared_reads(stage, read, context.recipe)

@@ -27,7 +27,7 @@ ORDER = [stage.name for stage in STAGES]
 
 @pytest.fixture
 def context(tmp_path: Path) -> IterationContext:
-    context = scripted_world.begin(tmp_path / "artifacts").context(1)
+    context = scripted_world.begin(tmp_path / "artifacts").build_context(1)
     scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
     return context
 
@@ -172,7 +172,7 @@ def test_the_truth_of_the_earlier_model_stands_in_the_earlier_iteration(
     context: IterationContext, tmp_path: Path
 ) -> None:
     publish_truth(context)
-    later = scripted_world.begin(tmp_path / "later").context(1)
+    later = scripted_world.begin(tmp_path / "later").build_context(1)
     rows = [Measurement("M2", "judge", "single_judgment_exact", 0.6, 100, "oracle")]
     work = StageOutput({("evaluation", 0): build_table("evaluation", rows)})
     later.files.publish("evaluate", 0, key="k", work=work, packages={})
@@ -192,7 +192,7 @@ def test_a_summary_is_json(context: IterationContext) -> None:
 
 
 def test_of_nothing_there_is_a_summary_too(tmp_path: Path) -> None:
-    context = scripted_world.begin(tmp_path / "artifacts").context(1)
+    context = scripted_world.begin(tmp_path / "artifacts").build_context(1)
     summary = summarize(context)
     assert summary["stages"] == []
     assert summary["pairs"] == []

@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 def test_what_was_put_is_read_back(store: ArtifactStore) -> None:
     assert store.put_if_absent("a/b.bin", b"\x00\xff")
     assert store.read("a/b.bin") == b"\x00\xff"
-    assert store.names("a") == ["b.bin"]
+    assert store.list_names("a") == ["b.bin"]
 
 
 def test_the_first_writer_wins(store: ArtifactStore) -> None:
@@ -44,7 +44,7 @@ def test_of_many_writers_at_once_exactly_one_wins_and_its_bytes_stay(store: Arti
         thread.join()
     assert len(won) == 1
     assert store.read("contested") == str(won[0]).encode() * 1000
-    assert store.names("") == ["contested"]
+    assert store.list_names("") == ["contested"]
 
 
 def test_a_missing_artifact_is_an_error_that_names_it(store: ArtifactStore) -> None:
@@ -58,9 +58,9 @@ def test_deleting_what_is_not_there_is_no_error(store: ArtifactStore) -> None:
 
 def test_what_a_killed_writer_left_is_invisible_and_swept(store: ArtifactStore) -> None:
     store.put_if_absent("folder/whole", b"1")
-    left = Path(store.path("folder/.partial-0123456789abcdef"))
+    left = Path(store.get_path("folder/.partial-0123456789abcdef"))
     left.write_bytes(b"half")
-    assert store.names("folder") == ["whole"]
+    assert store.list_names("folder") == ["whole"]
     store.remove_partial_files("elsewhere")
     assert left.exists()
     store.remove_partial_files("folder")

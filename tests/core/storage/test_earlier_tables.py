@@ -48,7 +48,7 @@ def test_an_iteration_that_version_1_began_goes_on_and_nothing_is_made_again(
         patched.setattr(shards, "to_parquet", write_as_version_1)
         patched.setattr(shards, "SCHEMA_VERSION", 1)
         experiment = begin(root, meta_judge=meta_judge)
-        context = experiment.context(1)
+        context = experiment.build_context(1)
         for stage in stages_before_training():
             count = 1 if stage.name == until else stage.plan_shards(context)
             for shard in range(count):
@@ -56,7 +56,7 @@ def test_an_iteration_that_version_1_began_goes_on_and_nothing_is_made_again(
             if stage.name == until:
                 break
     before = bytes_of(root)
-    context = experiment.context(1)
+    context = experiment.build_context(1)
     ran = run_before_training(context, tools)
     after = bytes_of(root)
     assert {path: after[path] for path in before} == before

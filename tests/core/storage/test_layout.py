@@ -74,13 +74,13 @@ def test_an_experiments_folder_is_decided_in_one_place(
 ) -> None:
     """Hanging all files on something else than the name is a change of one function."""
     moved = classmethod(lambda cls, name: cls(f"by-id/{len(name)}"))
-    monkeypatch.setattr(ExperimentLayout, "of", moved)
+    monkeypatch.setattr(ExperimentLayout, "from_name", moved)
     run_whole(begin(tmp_path), 1, monkeypatch)
     folder = tmp_path / "by-id" / str(len("scripted"))
     assert (folder / "experiment.json").is_file()
     assert (folder / "iteration-1" / "manifest.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["by-id"]
-    assert ExperimentFiles(ArtifactStore(str(tmp_path)), "scripted").exist()
+    assert ExperimentFiles(ArtifactStore(str(tmp_path)), "scripted").exists()
 
 
 def test_a_stage_names_every_file_that_its_shards_write(

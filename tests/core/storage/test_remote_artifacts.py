@@ -61,10 +61,10 @@ def model(tmp_path: Path) -> Path:
 def test_the_first_writer_wins_and_what_was_put_is_read_back(store: ArtifactStore) -> None:
     assert store.put_if_absent("a/b.bin", b"\x00\xff")
     assert not store.put_if_absent("a/b.bin", b"second")
-    assert store.read("a/b.bin") == b"".join(store.chunks("a/b.bin")) == b"\x00\xff"
+    assert store.read("a/b.bin") == b"".join(store.iter_chunks("a/b.bin")) == b"\x00\xff"
     assert store.put_if_absent("ab/c", b"1")
-    assert store.names("a") == ["b.bin"]
-    assert store.sizes("a") == {"b.bin": 2}
+    assert store.list_names("a") == ["b.bin"]
+    assert store.list_sizes("a") == {"b.bin": 2}
     assert store.exists("a/b.bin")
     store.delete("a")
     store.delete("a")
@@ -72,8 +72,8 @@ def test_the_first_writer_wins_and_what_was_put_is_read_back(store: ArtifactStor
     assert store.exists("ab/c"), "a folder of a longer name is another folder"
     with pytest.raises(ArtifactError, match=r"a/b\.bin"):
         store.read("a/b.bin")
-    assert store.names("nowhere") == []
-    assert store.sizes("nowhere") == {}
+    assert store.list_names("nowhere") == []
+    assert store.list_sizes("nowhere") == {}
 
 
 def test_of_many_writers_at_once_exactly_one_wins_and_its_bytes_stay(root: str) -> None:
@@ -106,14 +106,14 @@ def test_who_has_no_credentials_is_told_so(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "nothing"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(ArtifactError, match="no credentials"):
-        ArtifactStore(f"{root}/without-credentials").names("a")
+        ArtifactStore(f"{root}/without-credentials").list_names("a")
 
 
 def test_a_store_that_overwrites_is_refused(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.require_first_writer_wins("mine")
-    assert store.names("mine") == []
+    assert store.list_names("mine") == []
     monkeypatch.setattr(store, "put_if_absent", lambda name, data: True)
     with pytest.raises(InputError, match="If-None-Match"):
         store.require_first_writer_wins("mine")
@@ -138,13 +138,15 @@ def test_tables_and_manifests_have_the_bytes_of_a_local_root(
         _begin(one, model)
         experiment = open_experiment(one, "scripted")
         assert experiment is not None
-        ran = run_before_training(experiment.context(1), scripted_tools(tmp_path))
+        ran = run_before_training(experiment.build_context(1), scripted_tools(tmp_path))
         assert len(ran) == 9
         again = open_experiment(one, "scripted")
         assert again is not None
-        assert run_before_training(again.context(1), scripted_tools(tmp_path)) == []
-    made, wanted = store.sizes("scripted"), local.sizes("scripted")
-    of_model = {f"iteration-0/checkpoint/{name}" for name in Checkpoint(local, "../model").files()}
+        assert run_before_training(again.build_context(1), scripted_tools(tmp_path)) == []
+    made, wanted = store.list_sizes("scripted"), local.list_sizes("scripted")
+    of_model = {
+        f"iteration-0/checkpoint/{name}" for name in Checkpoint(local, "../model").list_files()
+    }
     only_here = {name for name in made.keys() - wanted.keys() if not name.startswith(".lock/")}
     assert only_here == of_model
     assert wanted.keys() - made.keys() == {".lock"}
@@ -162,13 +164,15 @@ def test_manifests_are_gathered_before_they_are_asked_for(store: ArtifactStore) 
     files = IterationFiles(store, "mine/iteration-1")
     files.gather({"judge"})
     store.delete("mine")
-    assert [made.shard for made in files.manifests()] == [0, 1, 2, 4, 5]
-    assert files.manifest("judge", 4) is not None
+    assert [made.shard for made in files.list_manifests()] == [0, 1, 2, 4, 5]
+    assert files.find_manifest("judge", 4) is not None
 
 
 def test_readers_of_a_remote_store_do_not_wait_for_each_other(store: ArtifactStore) -> None:
     met = threading.Barrier(8, timeout=30)
-    assert sorted(store.each(lambda number: number + 0 * met.wait(), range(8))) == list(range(8))
+    assert sorted(store.read_each(lambda number: number + 0 * met.wait(), range(8))) == list(
+        range(8)
+    )
 
 
 def test_a_damaged_part_is_made_again_and_a_store_that_is_away_makes_nothing_damaged(
@@ -178,8 +182,8 @@ def test_a_damaged_part_is_made_again_and_a_store_that_is_away_makes_nothing_dam
     experiment = open_experiment(store, "scripted")
     assert experiment is not None
     sample = STAGES[0]
-    sample.run_shard(experiment.context(1), 0, scripted_tools(tmp_path))
-    again = experiment.context(1)
+    sample.run_shard(experiment.build_context(1), 0, scripted_tools(tmp_path))
+    again = experiment.build_context(1)
     assert sample.find_finished_shard(again, 0) is not None
     part = "scripted/iteration-1/prompts/part-00000.parquet"
     whole = store.read(part)
@@ -201,7 +205,7 @@ def test_a_store_that_does_not_answer_is_said_to_be_away(
 ) -> None:
     monkeypatch.setenv("META_REWARD_S3_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(StorageUnreachableError, match="cannot list"):
-        ArtifactStore(root).names("a")
+        ArtifactStore(root).list_names("a")
     with pytest.raises(StorageUnreachableError, match="cannot write"):
         ArtifactStore(root).put_if_absent("a", b"1")
     assert StorageUnreachableError.retryable
@@ -217,13 +221,13 @@ def test_a_model_is_copied_under_its_hash_and_again_when_the_copy_is_damaged(
     store: ArtifactStore, model: Path, tmp_path: Path
 ) -> None:
     made, sha256 = _upload(store, model)
-    assert made.sha256() == sha256
-    folder = made.folder(sha256)
+    assert made.compute_sha256() == sha256
+    folder = made.fetch_folder(sha256)
     assert folder == tmp_path / "cache" / "checkpoints" / sha256
     assert hash_model_folder(folder) == sha256
     assert not (folder / ".download-notes").exists()
     (folder / "model.safetensors").write_bytes(b"damaged")
-    assert hash_model_folder(made.folder(sha256)) == sha256
+    assert hash_model_folder(made.fetch_folder(sha256)) == sha256
     made.upload(model)
     (model / "config.json").write_text('{"another": 1}')
     with pytest.raises(ArtifactError, match="other bytes"):
@@ -243,7 +247,7 @@ def test_many_who_need_a_model_at_once_copy_it_once(
 
     monkeypatch.setattr(Checkpoint, "_download", counted)
     found: list[Path] = []
-    _together(lambda number: found.append(made.folder(sha256)), 4)
+    _together(lambda number: found.append(made.fetch_folder(sha256)), 4)
     assert len(copied) == 1
     assert len(set(found)) == 1
     assert hash_model_folder(found[0]) == sha256
@@ -254,30 +258,30 @@ def test_a_model_that_is_another_or_gone_is_not_loaded(
 ) -> None:
     made, _ = _upload(store, model)
     with pytest.raises(DamagedArtifactError):
-        made.folder("0" * 64)
+        made.fetch_folder("0" * 64)
     copies = [path for path in (tmp_path / "cache" / "checkpoints").iterdir() if path.suffix == ""]
     assert copies == []
     store.delete(made.name)
-    assert made.sha256() is None
+    assert made.compute_sha256() is None
     with pytest.raises(ArtifactError, match="no model"):
-        made.folder("1" * 64)
+        made.fetch_folder("1" * 64)
 
 
 def test_a_store_cannot_slip_a_pickle_in(store: ArtifactStore, model: Path) -> None:
     (model / "training_args.bin").write_bytes(b"a pickle")
     made, sha256 = _upload(store, model)
     with pytest.raises(ModelFolderError, match="pickle"):
-        made.folder(sha256)
+        made.fetch_folder(sha256)
 
 
 def test_a_name_in_a_store_cannot_lead_out_of_the_cache(
     store: ArtifactStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, sha256 = _upload(store, model)
-    monkeypatch.setattr(Checkpoint, "files", lambda self: {"../../../planted.json": 2})
-    monkeypatch.setattr(Checkpoint, "chunks", lambda self, file: iter([b"{}"]))
+    monkeypatch.setattr(Checkpoint, "list_files", lambda self: {"../../../planted.json": 2})
+    monkeypatch.setattr(Checkpoint, "iter_chunks", lambda self, file: iter([b"{}"]))
     with pytest.raises(DamagedArtifactError, match="leads out"):
-        made.folder(sha256)
+        made.fetch_folder(sha256)
     assert list(tmp_path.rglob("planted.json")) == []
 
 
@@ -288,14 +292,14 @@ def test_a_training_writes_to_scratch_and_its_model_appears_in_the_store(
     (scratch / "checkpoint").mkdir(parents=True)
     (scratch / "checkpoint" / "config.json").write_text("of a killed attempt")
     made = Checkpoint(store, "mine/iteration-1/checkpoint")
-    with made.written(scratch) as folder:
+    with made.open_for_writing(scratch) as folder:
         assert not folder.exists()
         model.rename(folder)
         sha256 = hash_model_folder(folder)
-    assert made.sha256() == sha256
+    assert made.compute_sha256() == sha256
     assert list(scratch.iterdir()) == []
     store.delete(made.name)
-    assert hash_model_folder(made.folder(sha256)) == sha256, "this machine has it already"
+    assert hash_model_folder(made.fetch_folder(sha256)) == sha256, "this machine has it already"
 
 
 def test_one_process_at_a_time_holds_an_experiment(store: ArtifactStore) -> None:
@@ -309,7 +313,7 @@ def test_one_process_at_a_time_holds_an_experiment(store: ArtifactStore) -> None
             pass
     with experiment_lock.lock_experiment(store, "mine"):
         pass
-    assert len(store.names("mine/.lock")) == 1
+    assert len(store.list_names("mine/.lock")) == 1
 
 
 def test_of_many_who_want_it_at_once_one_gets_it(root: str) -> None:
@@ -370,7 +374,7 @@ def _take_over(store: ArtifactStore, folder: str) -> bool:
     """Write the next number, as another process does that takes this one for dead."""
 
     def latest() -> int:
-        return int(max(store.names(folder), default="00000000.json").removesuffix(".json"))
+        return int(max(store.list_names(folder), default="00000000.json").removesuffix(".json"))
 
     number = latest() + 1
     # Free may also be a number that its writer has removed, for it has gone on meanwhile.

@@ -56,7 +56,7 @@ def test_a_manifest_that_is_discarded_while_all_are_read_promises_nothing(
 ) -> None:
     """Somebody follows an iteration whose damaged shards the workers make again."""
     publish(open_files(tmp_path), 0)
-    list_names = ArtifactStore.names
+    list_names = ArtifactStore.list_names
 
     def list_and_lose(store: ArtifactStore, folder: str) -> list[str]:
         names = list_names(store, folder)
@@ -64,8 +64,8 @@ def test_a_manifest_that_is_discarded_while_all_are_read_promises_nothing(
             store.delete(f"{folder}/{name}")
         return names
 
-    monkeypatch.setattr(ArtifactStore, "names", list_and_lose)
-    assert open_files(tmp_path).manifests() == []
+    monkeypatch.setattr(ArtifactStore, "list_names", list_and_lose)
+    assert open_files(tmp_path).list_manifests() == []
 
 
 def test_a_manifest_that_is_there_and_cannot_be_read_is_an_error(
@@ -78,7 +78,7 @@ def test_a_manifest_that_is_there_and_cannot_be_read_is_an_error(
 
     monkeypatch.setattr(ArtifactStore, "read", refuse)
     with pytest.raises(ArtifactError, match="permission denied"):
-        open_files(tmp_path).manifests()
+        open_files(tmp_path).list_manifests()
 
 
 def test_a_shard_reads_the_manifests_of_its_own_part_and_no_others(
@@ -100,7 +100,7 @@ def test_a_shard_reads_the_manifests_of_its_own_part_and_no_others(
     monkeypatch.setattr(ArtifactStore, "read", read_and_count)
     files = open_files(tmp_path)
     files.hash_inputs(["prompts", "responses"], 7)
-    assert files.finished("judge", 7, "key") is None
+    assert files.find_finished("judge", 7, "key") is None
     assert set(asked) == {
         "sample-00007.json",  # is not there: one shard has written all parts
         "sample-00000.json",
@@ -127,9 +127,9 @@ def test_who_has_read_all_manifests_sees_that_moment_and_asks_no_more(
         pytest.fail(f"{name} was asked for")
 
     monkeypatch.setattr(ArtifactStore, "read", refuse)
-    assert files.part("responses", 1) is None
-    assert files.manifest("judge", 0) is None
-    assert files.part("prompts", 1) is not None
+    assert files.find_partition("responses", 1) is None
+    assert files.find_manifest("judge", 0) is None
+    assert files.find_partition("prompts", 1) is not None
     assert files.has_manifests()
     assert open_files(tmp_path / "elsewhere").has_manifests() is False
 
@@ -147,7 +147,7 @@ def test_a_manifest_that_appears_while_it_is_looked_for_is_not_there_yet(
             store.put_if_absent(name, b"{}")
 
     monkeypatch.setattr(ArtifactStore, "read", read_and_write)
-    assert open_files(tmp_path).manifest("judge", 3) is None
+    assert open_files(tmp_path).find_manifest("judge", 3) is None
 
 
 def test_a_part_that_nobody_would_find_is_not_written(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_what_else_lies_beside_the_manifests_is_none(tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "iteration-1" / "manifests"
     for name in ("notes.txt", "sample.json", "sample-1.json", "sample-00001.json"):
         (folder / name).write_text("no manifest")
-    assert [made.shard for made in open_files(tmp_path).manifests()] == [0]
+    assert [made.shard for made in open_files(tmp_path).list_manifests()] == [0]
 
 
 def test_every_table_has_a_writer() -> None:

@@ -32,7 +32,7 @@ HUMAN = {
 @pytest.fixture
 def context(tmp_path: Path) -> IterationContext:
     begun = scripted_world.begin(tmp_path / "artifacts", audit={"human_pairs_share": 0.2})
-    context = begun.context(1)
+    context = begun.build_context(1)
     scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
     return context
 
@@ -75,7 +75,7 @@ def spell(conversation: Conversation, sample: int, seed: int) -> Completion:
 @pytest.fixture
 def spelled(tmp_path: Path) -> IterationContext:
     begun = scripted_world.begin(tmp_path / "artifacts", audit={"human_pairs_share": 0.2})
-    context = begun.context(1)
+    context = begun.build_context(1)
     scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path, spell))
     return context
 
@@ -121,12 +121,12 @@ def test_a_training_depends_on_the_drawn_tokens(tmp_path: Path, spelled: Iterati
         return replace(done, token_ids=pack_token_ids([1, *(done.token_ids or ())]))
 
     begun = scripted_world.begin(tmp_path / "other", audit={"human_pairs_share": 0.2})
-    other = begun.context(1)
+    other = begun.build_context(1)
     tools = scripted_world.scripted_tools(tmp_path, spell_otherwise)
     scripted_world.run_before_training(other, tools)
     for kind in ("actor", "judge"):
         assert other.files.read(f"{kind}_pairs") == spelled.files.read(f"{kind}_pairs")
-    assert TRAIN.key(spelled, 0) != TRAIN.key(other, 0)
+    assert TRAIN.compute_key(spelled, 0) != TRAIN.compute_key(other, 0)
 
 
 def test_a_training_on_peoples_pairs_depends_on_the_judgments_of_earlier_iterations(
@@ -135,6 +135,6 @@ def test_a_training_on_peoples_pairs_depends_on_the_judgments_of_earlier_iterati
     files = IterationFiles(spelled.files.store, "scripted/iteration-2")
     later = replace(spelled, number=2, files=files, earlier=(spelled.files,))
     alone = replace(later, earlier=())
-    assert TRAIN.key(later, 0) == TRAIN.key(alone, 0)
+    assert TRAIN.compute_key(later, 0) == TRAIN.compute_key(alone, 0)
     write_audit(later.files, withheld=[], human_pairs=[HUMAN])
-    assert TRAIN.key(later, 0) != TRAIN.key(alone, 0)
+    assert TRAIN.compute_key(later, 0) != TRAIN.compute_key(alone, 0)

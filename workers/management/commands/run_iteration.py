@@ -183,7 +183,7 @@ def _run(
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
         if request.accept_probe:
-            accept_probe(experiment.files(1), by="the command line")
+            accept_probe(experiment.get_files(1), by="the command line")
         summaries = [
             _run_next(
                 experiment,
@@ -204,7 +204,7 @@ def _run_by_workers(
     experiment = _open(request, places, console, engine_here=False)
     row = record_experiment(experiment, artifact_root=places.artifacts)
     if request.accept_probe:
-        accept_probe(experiment.files(1), by="the command line")
+        accept_probe(experiment.get_files(1), by="the command line")
     iteration = submit_to_workers(experiment, row, until=until)
     try:
         summaries = [_follow_one(experiment, iteration, console)]
@@ -257,7 +257,7 @@ def _open(
 
 
 def _check_rows(name: str, places: StorageRoots) -> None:
-    found = ExperimentFiles(ArtifactStore(places.artifacts), name).exist()
+    found = ExperimentFiles(ArtifactStore(places.artifacts), name).exists()
     check_rows_have_files(name, artifact_root=places.artifacts, files_exist=found)
 
 
@@ -283,7 +283,7 @@ def _run_next(
 
 def _print_next_step(experiment: Experiment, console: Console) -> None:
     done = experiment.count_finished_iterations()
-    model = experiment.model(done)
+    model = experiment.get_model(done)
     console.print(f"M{done} lies in {escape(str(model.source))}", soft_wrap=True)
     if done < experiment.recipe.iterations:
         console.print(

@@ -66,6 +66,6 @@ def _load_summary(name: str, number: int | None) -> Summary:
         number=number,
         recipe=recipe,
         stages=[stage.name for stage in STAGES],
-        before=ExperimentFiles(store, name).iteration(number - 1) if number > 1 else None,
+        before=ExperimentFiles(store, name).get_iteration(number - 1) if number > 1 else None,
         timings=compute_stage_timings(row) if row else None,
     )
