@@ -71,6 +71,7 @@ PAGES: Final = (
     Page("model_check", "waiting", "/experiments/new/checks/{check_waiting}"),
     Page("model_check", "done", "/experiments/new/checks/{check_done}"),
     Page("model_check", "failed", "/experiments/new/checks/{check_failed}"),
+    Page("settings", "paused", "/experiments/paused/settings"),
     Page("job", "waiting", "/jobs/{launch_waiting}"),
     Page("job", "refused", "/jobs/{launch_refused}"),
     _empty("compare", "/experiments/compare"),

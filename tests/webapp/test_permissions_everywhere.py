@@ -37,6 +37,7 @@ BODIES: Final = {
     "/api/v1/experiments/first/duplicate": {"name": "mine"},
     "/api/v1/experiments/first/playground": {"models": [0, 1], "prompt": "Why?"},
     "/api/v1/experiments/first/playground/1/follow-ups": {"prompt": "And why?"},
+    "/api/v1/experiments/first/settings": {"values": {"training.epochs": 3}},
     "/api/v1/experiments/first/tries": {"models": [0, 1], "prompt": "Why?"},
     "/api/v1/experiments/first/tries/1/follow-ups": {"prompt": "And why?"},
     "/api/v1/experiments/first/iterations/1/publish": {},

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final, Literal
 from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Query, Router, Status
 
+from meta_reward_core.planning.settings_change import SettingsPlan
+from meta_reward_core.recipes.canonical import get_current_key
 from meta_reward_core.recipes.loader import read_stored_values
 from webapp.accounts.current_user import get_user
 from webapp.accounts.ownership import OwnershipForm, get_ownership, transfer_ownership
@@ -20,17 +22,29 @@ from webapp.api.errors import PROBLEMS, ConflictError, require_valid
 from webapp.api.pair_exports import KINDS, export_lines
 from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
+    ChangedValueOut,
     ExperimentOut,
     ExperimentPage,
     JobOut,
     LaunchChanges,
     LaunchIn,
+    MadeAgainOut,
     MetricsOut,
     OwnershipIn,
+    SettingsChangeOut,
+    SettingsIn,
+    SettingsPlanOut,
     StatusOut,
+)
+from webapp.experiment_form.change_settings import (
+    list_changed_values,
+    plan_change,
+    request_change,
+    write_changes,
 )
 from webapp.experiment_form.form_state import find_base
 from webapp.experiments.actions import has_pending
+from webapp.experiments.files import read_settings_history
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Job, JobKind, RunStatus
 from webapp.experiments.stage_progress import list_stage_progress
@@ -94,6 +108,59 @@ def get_experiment_recipe(request: HttpRequest, name: str) -> dict[str, Any]:
     """Get the recipe of an experiment."""
     row = get_viewable_experiment(request.user, name)
     return read_stored_values(row.recipe, origin=row.name)
+
+
+@router.get("/{name}/settings", response={200: list[SettingsChangeOut], **PROBLEMS})
+@require_view
+def list_settings_changes(request: HttpRequest, name: str) -> list[SettingsChangeOut]:
+    """List the changes of an experiment's settings, oldest first."""
+    history = read_settings_history(get_viewable_experiment(request.user, name))
+    return [
+        SettingsChangeOut(
+            number=change.number,
+            from_iteration=change.from_iteration,
+            values=[
+                ChangedValueOut(
+                    key=get_current_key(key), before=change.before[key], after=change.after[key]
+                )
+                for key in change.after
+            ],
+        )
+        for change in history.changes
+    ]
+
+
+@router.patch("/{name}/settings", response={200: SettingsPlanOut, 202: JobOut, **PROBLEMS})
+@require_run
+def change_settings(
+    request: HttpRequest, name: str, given: SettingsIn
+) -> Status[SettingsPlanOut] | Status[JobOut]:
+    """Change settings of an experiment until results depend on them.
+
+    With `dry_run` the response says what the change does. The returned job later gives the result.
+    """
+    row = get_controllable_experiment(request.user, name)
+    changes = write_changes(given.values)
+    if given.dry_run:
+        plan = plan_change(row, changes, apply=given.apply or "now")
+        return Status(200, _describe_plan(plan))
+    if has_pending(row, JobKind.SETTINGS):
+        raise ConflictError("Another change of the settings is already pending.")
+    return _accept(request_change(row, changes, apply=given.apply, by=get_user(request)))
+
+
+def _describe_plan(plan: SettingsPlan | None) -> SettingsPlanOut:
+    if plan is None:
+        raise ConflictError("The experiment has these settings already: nothing changes.")
+    return SettingsPlanOut(
+        from_iteration=plan.from_iteration,
+        values=[
+            ChangedValueOut(key=one.key, before=one.before, after=one.after)
+            for one in list_changed_values(plan)
+        ],
+        made_again=[MadeAgainOut(stage=one.stage, shards=one.shards) for one in plan.made_again],
+        why_later=plan.why_later,
+    )
 
 
 @router.post("/{name}/duplicate", response={202: JobOut, **PROBLEMS})

@@ -224,6 +224,62 @@ class ModelCheckIn(Schema):
     prompts: Annotated[list[str], Field(min_length=1)] | None = None
 
 
+class SettingsIn(Schema):
+    """New values of an experiment's settings.
+
+    Attributes:
+        apply: what a change does to results made from the earlier values. `now` makes them again,
+            `next` keeps them and uses the new values from the next iteration on, null refuses.
+        dry_run: say what the change does, and change nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    values: Annotated[
+        dict[str, Any],
+        Field(min_length=1, max_length=200, description="By key, e.g. training.max_length."),
+    ]
+    apply: Literal["now", "next"] | None = None
+    dry_run: bool = False
+
+
+class ChangedValueOut(Schema):
+    """A setting before and after a change."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+class MadeAgainOut(Schema):
+    """A stage of which finished shards are made again."""
+
+    stage: str
+    shards: int
+
+
+class SettingsPlanOut(Schema):
+    """What a change of settings does.
+
+    Attributes:
+        from_iteration: the first iteration that the new values hold for.
+        why_later: why not for the iteration in progress; empty if for it.
+    """
+
+    from_iteration: int
+    values: list[ChangedValueOut]
+    made_again: list[MadeAgainOut]
+    why_later: str
+
+
+class SettingsChangeOut(Schema):
+    """A change that was made to an experiment's settings."""
+
+    number: int
+    from_iteration: int
+    values: list[ChangedValueOut]
+
+
 class FollowIn(Schema):
     """The next turn of a conversation; omitted values are taken from the previous turn."""
 

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.db.models import F, Model, Q, QuerySet, Value
 
 from meta_reward_core.data.csv_safety import format_csv
+from meta_reward_core.recipes.canonical import get_current_key
 from webapp.accounts.models import SecurityEvent
 from webapp.accounts.permissions import AnyUser, get_visible_experiments, get_visible_jobs
 from webapp.accounts.roles import SEE_EVENTS
@@ -181,9 +182,10 @@ def _find_jobs(person: AnyUser, wanted: LogFilter) -> QuerySet[Job]:
 
 def _make_job_entry(job: Job) -> ActivityEntry:
     number = job.outcome.get("iteration")
+    before, after = _get_values(job)
     return ActivityEntry(
         when=job.created,
-        who=str(job.created_by or _GONE),
+        who=str(job.created_by or job.payload.get("command") or _GONE),
         about=job.experiment_name,
         what=job.get_kind_display(),
         experiment=job.experiment,
@@ -192,9 +194,39 @@ def _make_job_entry(job: Job) -> ActivityEntry:
         status_label=job.get_status_display(),
         finished=job.finished,
         message=job.message,
-        details=_describe_change(job) if job.kind == JobKind.HAND_OVER else "",
-        before=job.outcome.get("before", {}) if job.kind == JobKind.HAND_OVER else {},
-        after=job.payload if job.kind == JobKind.HAND_OVER else {},
+        details=_describe_job(job),
+        before=before,
+        after=after,
+    )
+
+
+def _get_values(job: Job) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What a job changed: the values before and after."""
+    if job.kind == JobKind.HAND_OVER:
+        return job.outcome.get("before", {}), job.payload
+    if job.kind == JobKind.SETTINGS:
+        return job.payload.get("before", {}), job.payload.get("after", {})
+    return {}, {}
+
+
+def _describe_job(job: Job) -> str:
+    if job.kind == JobKind.HAND_OVER:
+        return _describe_change(job)
+    return _describe_settings(job) if job.kind == JobKind.SETTINGS else ""
+
+
+def _describe_settings(job: Job) -> str:
+    """Say which values changed, from which iteration on, and what is made again."""
+    before, after = _get_values(job)
+    values = ", ".join(f"{get_current_key(key)}: {before.get(key)} → {after[key]}" for key in after)
+    start = job.outcome.get("from_iteration")
+    again = job.outcome.get("made_again") or {}
+    return "; ".join(
+        [
+            values,
+            *([f"from iteration {start} on"] if start else []),
+            *([f"made again: {', '.join(again)}"] if again else []),
+        ]
     )
 
 

@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from meta_reward_core.errors import ArtifactError
 from meta_reward_core.models.hf_hub import parse_pinned_name
-from meta_reward_core.recipes.canonical import restore_names
+from meta_reward_core.recipes.canonical import get_current_key, restore_names
 from webapp.dashboard.table_reader import find_kept_epoch
-from webapp.experiments.files import open_experiment_files, open_iteration_files
+from webapp.experiments.files import (
+    open_experiment_files,
+    open_iteration_files,
+    read_settings_history,
+)
 from webapp.experiments.models import Experiment, Iteration, JobKind, Shard, ShardStatus
 
 _HASH_CHARS: Final = 12
@@ -72,6 +77,14 @@ class PromptSet:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsStep:
+    """A change of the settings: the first iteration that it holds for, and one line per value."""
+
+    from_iteration: int
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """M0 and what followed; the prompts are None where their file is not there.
 
@@ -87,6 +100,7 @@ class Lineage:
     seed_commit: str
     seed_short_commit: str
     generations: tuple[Generation, ...]
+    changes: tuple[SettingsStep, ...] = ()
 
 
 def read_lineage(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
@@ -103,6 +117,25 @@ def read_lineage(experiment: Experiment, iterations: Sequence[Iteration]) -> Lin
         generations=tuple(
             _make_generation(experiment, row, counts.get(row.number, {})) for row in iterations
         ),
+        changes=_read_changes(experiment),
+    )
+
+
+def _read_changes(experiment: Experiment) -> tuple[SettingsStep, ...]:
+    """Changes of the settings, oldest first; none where the files cannot be read."""
+    try:
+        changes = read_settings_history(experiment).changes
+    except ArtifactError:
+        return ()
+    return tuple(
+        SettingsStep(
+            change.from_iteration,
+            [
+                f"{get_current_key(key)}: {change.before[key]} → {change.after[key]}"
+                for key in change.after
+            ],
+        )
+        for change in changes
     )
 
 

@@ -1,7 +1,7 @@
 """The sheet of a launch as its template needs it."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +9,7 @@ from meta_reward_core.engines.endpoints import read_endpoints
 from meta_reward_core.errors import EndpointError
 from meta_reward_core.processes.command_hint import format_command
 from webapp.experiment_form.form_state import PREFIX, LaunchFormState
+from webapp.experiment_form.recipe_draft import RecipeDraft
 from webapp.experiment_form.recipe_fields import RecipeField, get_field_sections, get_recipe_fields
 
 _NOTED: Final = (
@@ -84,18 +85,33 @@ class FormProblem:
 
 def build_sections(sheet: LaunchFormState) -> list[SectionView]:
     """The recipe's fields, section by section."""
-    shown = _build_fields(sheet)
-    return [
+    return build_draft_sections(sheet.draft, sheet.errors)
+
+
+def build_draft_sections(
+    draft: RecipeDraft, errors: Mapping[str, str], *, left_out: Collection[str] = ()
+) -> list[SectionView]:
+    """The fields of a recipe that is edited, section by section.
+
+    Args:
+        errors: by the name of the control.
+        left_out: keys that are not shown; a section without a field is not, either.
+    """
+    shown = {key: view for key, view in _build_fields(draft, errors).items() if key not in left_out}
+    sections = [
         SectionView(
             key=section.key or "schedule",
             title=section.title,
             text=section.text,
-            common=[shown[field.key] for field in section.common],
-            rest=[shown[field.key] for field in section.rest],
-            is_open=any(shown[field.key].is_touched for field in section.rest),
+            common=[shown[field.key] for field in section.common if field.key in shown],
+            rest=[shown[field.key] for field in section.rest if field.key in shown],
+            is_open=any(
+                shown[field.key].is_touched for field in section.rest if field.key in shown
+            ),
         )
         for section in get_field_sections()
     ]
+    return [section for section in sections if section.common or section.rest]
 
 
 def list_notes(sheet: LaunchFormState) -> list[FieldNote]:
@@ -103,7 +119,7 @@ def list_notes(sheet: LaunchFormState) -> list[FieldNote]:
     of_settings = [FieldNote(name, _get_error(sheet, name)) for name in _NOTED]
     of_recipe = [
         FieldNote(shown.identity, shown.error, shown.before)
-        for shown in _build_fields(sheet).values()
+        for shown in _build_fields(sheet.draft, sheet.errors).values()
     ]
     return of_settings + of_recipe
 
@@ -128,17 +144,17 @@ def _get_label(sheet: LaunchFormState, name: str) -> str:
     return str(sheet.form[name].label) if name in sheet.form.fields else name
 
 
-def _build_fields(sheet: LaunchFormState) -> dict[str, FieldView]:
+def _build_fields(draft: RecipeDraft, errors: Mapping[str, str]) -> dict[str, FieldView]:
     endpoints = _list_known_endpoints()
-    before = {difference.key: difference.before for difference in sheet.draft.differences}
+    before = {difference.key: difference.before for difference in draft.differences}
     return {
         key: FieldView(
             field=field,
             name=PREFIX + key,
             identity=(PREFIX + key).replace(".", "-"),
-            text=sheet.draft.texts[key],
+            text=draft.texts[key],
             before=before.get(key, ""),
-            error=sheet.errors.get(PREFIX + key, ""),
+            error=errors.get(PREFIX + key, ""),
             suggestions=endpoints if key.rpartition(".")[2] == "endpoint" else (),
         )
         for key, field in get_recipe_fields().items()

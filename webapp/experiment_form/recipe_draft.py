@@ -61,12 +61,15 @@ def to_texts(recipe: Recipe) -> dict[str, str]:
     return {key: _to_text(field, values) for key, field in get_recipe_fields().items()}
 
 
-def draft_recipe(base: Recipe, texts: Mapping[str, str], *, model: str | None) -> RecipeDraft:
+def draft_recipe(
+    base: Recipe, texts: Mapping[str, str], *, model: str | None, is_new: bool = True
+) -> RecipeDraft:
     """Read what stands in the fields as changes of a base.
 
     Args:
         texts: by key; what is missing stays as it is.
         model: the seed model; None for the base's.
+        is_new: for an experiment to be created, which may name no file of this machine.
     """
     typed = to_texts(base) | {
         key: text for key, text in texts.items() if key in get_recipe_fields()
@@ -77,7 +80,7 @@ def draft_recipe(base: Recipe, texts: Mapping[str, str], *, model: str | None) -
     recipe: Recipe | None = None
     problems: tuple[str, ...] = ()
     if not errors:
-        recipe, errors, problems = _validate(base, values)
+        recipe, errors, problems = _validate(base, values, is_new=is_new)
     changes = tuple(write_change(key, values[key]) for key in values) if recipe else ()
     differing = tuple(list_differences(base, recipe)) if recipe else ()
     return RecipeDraft(base, typed, recipe, errors, problems, changes, differing)
@@ -171,7 +174,7 @@ def _diff_adapters(base: Recipe, given: dict[str, Any], texts: Mapping[str, str]
 
 
 def _validate(
-    base: Recipe, changed: Mapping[str, Any]
+    base: Recipe, changed: Mapping[str, Any], *, is_new: bool
 ) -> tuple[Recipe | None, dict[str, str], tuple[str, ...]]:
     values = copy.deepcopy(base.model_dump(mode="json"))
     for key, value in changed.items():
@@ -182,7 +185,8 @@ def _validate(
         target[last] = value
     try:
         recipe = parse_recipe(values, origin=base.name)
-        require_launchable(recipe)
+        if is_new:
+            require_launchable(recipe)
     except RecipeError as error:
         cause = error.__cause__
         if not isinstance(cause, ValidationError):

@@ -1,9 +1,10 @@
 """Pages that start experiments: the form, its checks while it is filled in, and the job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
+from django.contrib import messages
 from django.contrib.auth.models import User
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -12,15 +13,18 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.http import HttpResponseClientRedirect
 
-from meta_reward_core.errors import RecipeError
+from meta_reward_core.errors import ArtifactError, InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.recipes.schema import Recipe
+from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import (
+    get_controllable_experiment,
     get_requested_job,
     get_visible_experiments,
     require_run,
     require_view,
 )
+from webapp.experiment_form.change_settings import APPLY_CHOICES, read_form, request_change
 from webapp.experiment_form.form_state import (
     FormBase,
     LaunchFormState,
@@ -40,6 +44,7 @@ from webapp.experiment_form.presenter import (
     list_problems,
 )
 from webapp.experiment_form.uploads import format_upload_limit
+from webapp.experiments.actions import has_pending
 from webapp.experiments.jobs import PENDING, enqueue_job
 from webapp.experiments.models import Job, JobKind, JobStatus
 from webapp.htmx import is_partial_request, render_page_or_partial
@@ -86,6 +91,27 @@ def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
     except RecipeError as error:
         return _choose_recipe(request, problem=f"{name} cannot be duplicated: {error}")
     return _render_form(request, make_initial_state(request, base))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
+    """Change the settings of an experiment, once what the change does has been shown."""
+    row = get_controllable_experiment(request.user, name)
+    state = read_form(row, request.POST if request.method == "POST" else {})
+    if request.POST.get("action") == "apply" and state.preview.plan is not None:
+        if has_pending(row, JobKind.SETTINGS):
+            messages.error(request, "Another change of the settings is already pending.")
+            return redirect("experiment", name)
+        apply = APPLY_CHOICES.get(request.POST.get("apply", ""))
+        try:
+            request_change(row, state.changes, apply=apply, by=get_user(request))
+        except (InputError, ArtifactError) as error:
+            state = replace(state, preview=replace(state.preview, problem=str(error)))
+        else:
+            messages.success(request, "Change of settings requested.")
+            return redirect("experiment", name)
+    return render(request, "experiment_form/settings.html", {"experiment": row, "state": state})
 
 
 @require_POST

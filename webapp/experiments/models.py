@@ -334,6 +334,7 @@ class JobKind(models.TextChoices):
     AUDIT = "audit", "create an audit batch"
     HAND_OVER = "hand_over", "change owner or visibility"
     CHECK_MODEL = "check_model", "check a model"
+    SETTINGS = "settings", "change settings"
 
 
 class JobStatus(models.TextChoices):

@@ -25,6 +25,7 @@ from meta_reward_core.model_check.run import can_check_here
 from webapp.db_clock import from_now
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus
 from workers.jobs import (
+    change_settings,
     check_model,
     create_experiment,
     draw_audit_batch,
@@ -71,6 +72,7 @@ QUICK_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.RESUME: _make_control_handler(control.resume_iteration),
     JobKind.NEXT: _run_next,
     JobKind.ACCEPT_PROBE: _continue_despite_probe,
+    JobKind.SETTINGS: change_settings.run_settings_change,
 }
 SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.LAUNCH: create_experiment.launch_experiment,

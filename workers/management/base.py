@@ -119,11 +119,16 @@ def log_command(kind: SecurityEventKind, subject: str, *, detail: str = "") -> N
 
     What needs no database, such as an export, is not undone because there is none; it is logged.
     """
-    who = f"{_get_user_name()} on {get_machine_name()}"
+    who = describe_shell_user()
     try:
         log_event(kind, subject, detail=f"{detail}, by {who}" if detail else f"by {who}")
     except DatabaseError as error:
         _log.warning("not noted: %s, %s, by %s: %s", kind.label, subject, who, error)
+
+
+def describe_shell_user() -> str:
+    """Name the shell's user and this machine."""
+    return f"{_get_user_name()} on {get_machine_name()}"
 
 
 def _get_user_name() -> str:

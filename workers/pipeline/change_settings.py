@@ -1,8 +1,10 @@
 """Change the settings of an experiment: its files first, then the rows that follow them."""
 
 from functools import partial
+from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from meta_reward_core.errors import ExperimentBusyError
 from meta_reward_core.planning.settings_change import SettingsPlan, apply_settings_change
@@ -10,22 +12,55 @@ from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.experiments import models
-from webapp.experiments.models import Iteration, RunStatus, Shard, ShardStatus
+from webapp.experiments.models import (
+    Iteration,
+    Job,
+    JobKind,
+    JobStatus,
+    RunStatus,
+    Shard,
+    ShardStatus,
+)
 from workers.pipeline import transitions
 
 
-def make_changer(artifact_root: str) -> "partial[None]":
-    """Give `open_or_create` what changes settings where there are rows.
+def make_changer(artifact_root: str, *, who: str) -> "partial[None]":
+    """Give `open_or_create` what changes settings where there are rows, and records the change.
 
     Args:
         artifact_root: rows of experiments under another root are other experiments'.
+        who: runs the command.
     """
-    return partial(_change, artifact_root)
+    return partial(_change, artifact_root, who)
 
 
-def _change(artifact_root: str, files: ExperimentFiles, plan: SettingsPlan) -> None:
-    row = models.Experiment.objects.filter(name=plan.experiment, artifact_root=artifact_root)
-    change_settings(row.first(), files, plan)
+def _change(artifact_root: str, who: str, files: ExperimentFiles, plan: SettingsPlan) -> None:
+    found = models.Experiment.objects.filter(name=plan.experiment, artifact_root=artifact_root)
+    row = found.first()
+    change_settings(row, files, plan)
+    if row is not None:
+        Job.objects.create(
+            kind=JobKind.SETTINGS,
+            experiment=row,
+            experiment_name=row.name,
+            payload=build_payload(plan) | {"command": f"a command of {who}"},
+            outcome=build_outcome(plan),
+            status=JobStatus.DONE,
+            finished=timezone.now(),
+        )
+
+
+def build_payload(plan: SettingsPlan) -> dict[str, Any]:
+    """Write down what a change of settings was asked to do."""
+    return {"apply": plan.apply, "before": dict(plan.before), "after": dict(plan.after)}
+
+
+def build_outcome(plan: SettingsPlan) -> dict[str, Any]:
+    """Write down what a change of settings did."""
+    return {
+        "from_iteration": plan.from_iteration,
+        "made_again": {made.stage: made.shards for made in plan.made_again},
+    }
 
 
 def change_settings(

@@ -278,7 +278,9 @@ def _read_without_effect(stage: Stage) -> set[str]:
     # The judge passes rho on to what uses it only with early stopping.
     # The evaluation asks whether an adapter was kept: it loads a model only with a ground truth.
     # The first stage asks whether there is a probe before it, whose rows never train.
+    # The first stage checks the model unless a script answers: a check refuses, and makes no row.
     return {
+        "sample": {"engine.kind"},
         "generate": {"probe.prompts"},
         "judge": {"pairing.rho"},
         "evaluate": {"training.lora"},

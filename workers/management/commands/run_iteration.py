@@ -39,7 +39,13 @@ from meta_reward_core.storage.roots import StorageRoots
 from webapp.experiments import models
 from webapp.experiments.throughput import find_similar_throughput, measure_throughput
 from webapp.paths import get_storage_roots
-from workers.management.base import ExemplifiedCommand, handle_errors, open_console, require_tables
+from workers.management.base import (
+    ExemplifiedCommand,
+    describe_shell_user,
+    handle_errors,
+    open_console,
+    require_tables,
+)
 from workers.management.follow import follow_iteration
 from workers.pipeline.change_settings import make_changer
 from workers.pipeline.control import run_exclusively, submit_to_workers
@@ -252,7 +258,7 @@ def _open(
         places,
         say=lambda text: console.print(escape(text)),
         engine_here=engine_here,
-        change=make_changer(places.artifacts),
+        change=make_changer(places.artifacts, who=describe_shell_user()),
     )
 
 

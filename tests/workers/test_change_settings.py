@@ -1,0 +1,267 @@
+"""Settings of an experiment are changed by a command, on a page and through the API: one rule."""
+
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError
+from django.test import Client
+from django.urls import reverse
+
+from meta_reward_core.errors import ExperimentBusyError, TrainingError
+from meta_reward_core.recipes.loader import parse_stored_recipe
+from meta_reward_core.recipes.schema import Recipe
+from tests.webapp.conftest import make_person
+from tests.workers.installation import Installation, UseScript
+from webapp.dashboard.activity_log import LogFilter, iter_entries
+from webapp.experiment_form.change_settings import plan_change
+from webapp.experiments.files import open_experiment_files
+from webapp.experiments.models import (
+    Attempt,
+    Experiment,
+    Iteration,
+    Job,
+    JobStatus,
+    RunStatus,
+    Shard,
+    ShardStatus,
+    Stage,
+    StageStatus,
+)
+from workers.jobs.runner import QUICK_HANDLERS, run_waiting_jobs
+from workers.pipeline.change_settings import change_settings
+
+WORKED = ("sample", "generate", "judge", "pair_actor", "meta_judge", "pair_judge")
+
+
+@pytest.fixture
+def stopped(
+    installation: Installation, use_script: UseScript, monkeypatch: pytest.MonkeyPatch
+) -> Installation:
+    """Everything was drawn, and the training failed because its limit was too small."""
+    trained = sys.modules["meta_reward_core.training.dpo"].train_dpo
+
+    def train_dpo(rows: object, *, settings: object, **more: object) -> SimpleNamespace:
+        if settings.max_length < 64:  # type: ignore[attr-defined]
+            raise TrainingError("every row is longer than max_length")
+        return trained(rows, settings=settings, **more)  # type: ignore[no-any-return]
+
+    fake = SimpleNamespace(train_dpo=train_dpo)
+    monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
+    with pytest.raises(CommandError, match="longer than max_length"):
+        installation.run_iteration("--set", "training.max_length=16")
+    return installation
+
+
+@pytest.fixture
+def alice(stopped: Installation) -> User:
+    alice = make_person("alice", "operator")
+    Experiment.objects.update(owner=alice)
+    return alice
+
+
+@pytest.fixture
+def browser(alice: User) -> Client:
+    client = Client()
+    client.force_login(alice)
+    return client
+
+
+def recipe() -> Recipe:
+    return parse_stored_recipe(Experiment.objects.get().recipe, origin="mine")
+
+
+def count_attempts() -> dict[str, int]:
+    """How often shards of each stage were tried."""
+    names = Attempt.objects.values_list("shard__stage__name", flat=True)
+    return {name: list(names).count(name) for name in names}
+
+
+def test_a_command_changes_what_nothing_depends_on_and_draws_nothing_again(
+    stopped: Installation,
+) -> None:
+    before = count_attempts()
+    said = stopped.run("run_iteration", "--experiment", "mine", "--set", "training.max_length=4096")
+    assert "training.max_length: 16 -> 4096" in said
+    assert Iteration.objects.get().status == RunStatus.FINISHED
+    assert recipe().training.max_length == 4096
+    after = count_attempts()
+    assert {name: after[name] for name in WORKED} == {name: before[name] for name in WORKED}
+    assert after["train"] == before["train"] + 1
+
+
+def test_a_change_by_a_command_is_in_the_activity_log(stopped: Installation) -> None:
+    stopped.run("run_iteration", "--experiment", "mine", "--set", "training.max_length=4096")
+    job = Job.objects.get(kind="settings")
+    assert (job.status, job.outcome["from_iteration"]) == (JobStatus.DONE, 1)
+    admin = make_person("root", "admin")
+    (entry,) = (one for one in iter_entries(admin, LogFilter()) if one.what == "change settings")
+    assert entry.who.startswith("a command of ")
+    assert "training.max_length: 16 → 4096; from iteration 1 on" in entry.details
+
+
+def test_a_decision_is_asked_for_before_anything_is_made_again(stopped: Installation) -> None:
+    with pytest.raises(CommandError, match="--apply-changes now"):
+        stopped.run("run_iteration", "--experiment", "mine", "--set", "judge.samples=3")
+    assert recipe().judge.samples == 5
+    assert not Job.objects.filter(kind="settings").exists()
+
+
+def test_what_is_made_again_waits_in_the_rows(stopped: Installation) -> None:
+    row = Experiment.objects.get()
+    plan = plan_change(row, ["judge.samples=3"], apply="now")
+    assert plan is not None
+    change_settings(row, open_experiment_files(row), plan)
+    status = dict(Stage.objects.values_list("name", "status"))
+    kept = [name for name in WORKED if status[name] == StageStatus.FINISHED]
+    assert kept == ["sample", "generate"]
+    assert Shard.objects.filter(stage__name="judge", status=ShardStatus.WAITING).count() == 2
+    before = count_attempts()
+    stopped.run("run_iteration", "--experiment", "mine", "--set", "training.max_length=4096")
+    assert Iteration.objects.get().status == RunStatus.FINISHED
+    after = count_attempts()
+    assert after["generate"] == before["generate"]
+    assert after["judge"] == before["judge"] + 2
+
+
+def test_nothing_changes_under_a_worker_that_makes_it(stopped: Installation) -> None:
+    row = Experiment.objects.get()
+    Iteration.objects.update(status=RunStatus.RUNNING, driver="workers")
+    plan = plan_change(row, ["training.max_length=4096"], apply=None)
+    assert plan is not None
+    token = "00000000-0000-0000-0000-000000000001"
+    Shard.objects.filter(stage__name="train").update(status=ShardStatus.RUNNING, token=token)
+    with pytest.raises(ExperimentBusyError, match="pause the iteration first"):
+        change_settings(row, open_experiment_files(row), plan)
+    Shard.objects.filter(stage__name="train").update(status=ShardStatus.WAITING, token=None)
+    change_settings(row, open_experiment_files(row), plan)
+    assert recipe().training.max_length == 4096
+
+
+def fill(page: str, **changed: str) -> dict[str, str]:
+    """What a browser sends of the page's form, with some fields changed."""
+    fields = dict(re.findall(r'<input id="[^"]*" name="(recipe\.[^"]*)" value="([^"]*)"', page))
+    fields |= {f"recipe.{key.replace('__', '.')}": value for key, value in changed.items()}
+    return fields
+
+
+def test_the_page_shows_what_a_change_does_before_it_is_requested(
+    browser: Client, stopped: Installation
+) -> None:
+    address = reverse("settings", args=["mine"])
+    page = browser.get(address).content.decode()
+    assert 'name="recipe.training.max_length" value="16"' in page
+    assert 'name="recipe.judge.template"' not in page, "it cannot change"
+    checked = browser.post(address, fill(page, judge__samples="3") | {"action": "check"})
+    text = checked.content.decode()
+    assert "Results of iteration 1 depend on this" in text
+    assert "judge (2 shards)" in text
+    assert "Keep them and use the new values from iteration 2" in text
+    assert not Job.objects.filter(kind="settings").exists()
+    wrong = browser.post(address, fill(page, judge__samples="many") | {"action": "apply"})
+    assert "judge.samples" in wrong.content.decode()
+    assert not Job.objects.filter(kind="settings").exists()
+
+
+def test_a_change_on_the_page_is_a_job_that_draws_nothing_again(
+    browser: Client, alice: User, stopped: Installation
+) -> None:
+    address = reverse("settings", args=["mine"])
+    form = fill(browser.get(address).content.decode(), training__max_length="4096")
+    answer = browser.post(address, form | {"action": "apply"})
+    assert answer.headers["Location"] == reverse("experiment", args=["mine"])
+    again = browser.post(address, form | {"action": "apply"}, follow=True)
+    assert "already pending" in again.content.decode()
+    assert run_waiting_jobs(QUICK_HANDLERS) == 1
+    job = Job.objects.get(kind="settings")
+    assert (job.status, job.created_by) == (JobStatus.DONE, alice)
+    assert recipe().training.max_length == 4096
+    before = count_attempts()
+    stopped.run("run_iteration", "--experiment", "mine")
+    assert count_attempts() == before | {"train": before["train"] + 1, "evaluate": 1}
+    for address in (reverse("activity"), reverse("experiment", args=["mine"])):
+        assert "training.max_length: 16 → 4096" in browser.get(address).content.decode()
+
+
+def test_a_change_that_is_refused_by_now_says_why(browser: Client, stopped: Installation) -> None:
+    """Somebody has changed the same setting between the page and the job."""
+    address = reverse("settings", args=["mine"])
+    form = fill(browser.get(address).content.decode(), judge__samples="3")
+    browser.post(address, form | {"action": "apply", "apply": "now"})
+    stopped.artifacts.rename(stopped.root / "elsewhere")
+    run_waiting_jobs(QUICK_HANDLERS)
+    job = Job.objects.get(kind="settings")
+    assert job.status == JobStatus.REFUSED
+    assert "are gone" in job.message
+
+
+def ask(client: Client, body: object) -> tuple[int, object]:
+    answer = client.patch(
+        "/api/v1/experiments/mine/settings",
+        data=json.dumps(body),
+        content_type="application/json",
+    )
+    return answer.status_code, answer.json()
+
+
+def test_the_api_says_what_a_change_does_and_requests_it(
+    browser: Client, stopped: Installation
+) -> None:
+    status, plan = ask(browser, {"values": {"judge.samples": 3}, "dry_run": True})
+    assert status == 200
+    assert plan == {
+        "from_iteration": 1,
+        "values": [{"key": "judge.samples", "before": 5, "after": 3}],
+        "made_again": [
+            {"stage": "judge", "shards": 2},
+            {"stage": "pair_actor", "shards": 1},
+            {"stage": "meta_judge", "shards": 2},
+            {"stage": "pair_judge", "shards": 1},
+        ],
+        "why_later": "",
+    }
+    status, problem = ask(browser, {"values": {"judge.samples": 3}})
+    assert status == 422
+    assert "judge (2 shards)" in str(problem)
+    status, _ = ask(browser, {"values": {"judge.samples": 3}, "apply": "next"})
+    assert status == 202
+    assert run_waiting_jobs(QUICK_HANDLERS) == 1
+    listed = browser.get("/api/v1/experiments/mine/settings").json()
+    assert listed == [
+        {
+            "number": 1,
+            "from_iteration": 2,
+            "values": [{"key": "judge.samples", "before": 5, "after": 3}],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"values": {"judge.sample": 3}}, "judge.sample"),
+        ({"values": {"judge.samples": 0}}, "judge.samples"),
+        ({"values": {"model": "other"}}, "M0 is the experiment"),
+        ({"values": {}}, "values"),
+        ({"values": {"judge.samples": 3}, "apply": "later"}, "apply"),
+        ({"values": {"judge.samples=3\nmodel": 3}}, "judge.samples=3"),
+    ],
+)
+def test_the_api_refuses_what_cannot_change(
+    browser: Client, body: dict[str, object], said: str
+) -> None:
+    status, problem = ask(browser, body)
+    assert status == 422
+    assert said in str(problem)
+    assert not Job.objects.filter(kind="settings").exists()
+
+
+def test_only_who_may_control_an_experiment_changes_its_settings(stopped: Installation) -> None:
+    Experiment.objects.update(owner=make_person("alice", "operator"))
+    other = Client()
+    other.force_login(make_person("bob", "operator"))
+    assert other.get(reverse("settings", args=["mine"])).status_code in {403, 404}
+    assert ask(other, {"values": {"training.epochs": 3}})[0] in {403, 404}

@@ -1,0 +1,169 @@
+"""Change the settings of an experiment that exists: what a change does, and the request for it.
+
+A plan is made from small files, so a page can show it at once. The change itself is a job: it
+takes the experiment's lock, and rows follow it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+
+from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.planning.settings_change import (
+    FIXED_FIELDS,
+    ApplyChanges,
+    SettingsPlan,
+    plan_settings_change,
+)
+from meta_reward_core.recipes.canonical import get_current_key
+from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.schema import Recipe
+from webapp.experiment_form.form_state import PREFIX
+from webapp.experiment_form.presenter import SectionView, build_draft_sections
+from webapp.experiment_form.recipe_draft import ValueDifference, draft_recipe
+from webapp.experiment_form.recipe_fields import get_recipe_fields, write_change
+from webapp.experiments.files import open_experiment_files, read_settings_history
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, Job, JobKind
+
+APPLY_CHOICES: Final[dict[str, ApplyChanges]] = {"now": "now", "next": "next"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedValue:
+    """A value that changes, by its name of today."""
+
+    key: str
+    before: object
+    after: object
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsPreview:
+    """What a change does, before it is asked for.
+
+    Attributes:
+        plan: of the change now; None where nothing differs or the change is refused.
+        later: of the change from the next iteration on, where the change now makes something
+            again.
+        problem: why the change is refused.
+    """
+
+    plan: SettingsPlan | None = None
+    later: SettingsPlan | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFormState:
+    """The form of an experiment's settings.
+
+    Attributes:
+        sections: fields with what stands in them; empty where the files cannot be read.
+        problems: what is wrong with the values.
+        changes: of the settings, as `--set` takes them.
+        values: what changes, for people.
+        preview: what the change does.
+    """
+
+    sections: Sequence[SectionView] = ()
+    problems: Sequence[str] = ()
+    changes: Sequence[str] = ()
+    values: Sequence[ValueDifference] = ()
+    preview: SettingsPreview = SettingsPreview()
+
+
+def read_form(experiment: Experiment, given: Mapping[str, str]) -> SettingsFormState:
+    """Read the form; nothing given shows the settings of the iterations to come."""
+    try:
+        recipe = get_latest_recipe(experiment)
+    except (InputError, ArtifactError) as error:
+        return SettingsFormState(problems=[str(error)])
+    texts = {
+        name.removeprefix(PREFIX): text for name, text in given.items() if name.startswith(PREFIX)
+    }
+    draft = draft_recipe(recipe, texts, model=None, is_new=False)
+    errors = {PREFIX + key: text for key, text in draft.errors.items()}
+    wrong = [f"{key}: {text}" for key, text in draft.errors.items()]
+    return SettingsFormState(
+        sections=build_draft_sections(draft, errors, left_out=FIXED_FIELDS),
+        problems=[*wrong, *draft.problems],
+        changes=draft.changes,
+        values=draft.differences,
+        preview=preview_change(experiment, draft.changes) if draft.changes else SettingsPreview(),
+    )
+
+
+def get_latest_recipe(experiment: Experiment) -> Recipe:
+    """The recipe of the iterations to come.
+
+    Raises:
+        ArtifactError: the files cannot be read.
+    """
+    return read_settings_history(experiment).get_recipe()
+
+
+def plan_change(
+    experiment: Experiment, changes: Sequence[str], *, apply: ApplyChanges | None
+) -> SettingsPlan | None:
+    """Say what `key=value` changes do; None if they change nothing.
+
+    Raises:
+        InputError: a change is malformed or refused.
+        ArtifactError: the files cannot be read.
+    """
+    recipe = change_recipe(get_latest_recipe(experiment), changes)
+    return plan_settings_change(open_experiment_files(experiment), recipe, apply=apply)
+
+
+def preview_change(experiment: Experiment, changes: Sequence[str]) -> SettingsPreview:
+    """Say what a change does now and, where it makes something again, what it does later."""
+    try:
+        plan = plan_change(experiment, changes, apply="now")
+        has_choice = plan is not None and bool(plan.made_again)
+        later = plan_change(experiment, changes, apply="next") if has_choice else None
+    except (InputError, ArtifactError) as error:
+        return SettingsPreview(problem=str(error))
+    return SettingsPreview(plan, later)
+
+
+def list_changed_values(plan: SettingsPlan) -> list[ChangedValue]:
+    """List the values that a change gives."""
+    return [
+        ChangedValue(get_current_key(key), plan.before[key], plan.after[key]) for key in plan.after
+    ]
+
+
+def request_change(
+    experiment: Experiment, changes: Sequence[str], *, apply: ApplyChanges | None, by: User
+) -> Job:
+    """Ask for a change of settings.
+
+    Raises:
+        InputError: a change is malformed or refused, or nothing changes.
+        ArtifactError: the files cannot be read.
+    """
+    plan = plan_change(experiment, changes, apply=apply)
+    if plan is None:
+        raise InputError("the experiment has these settings already: nothing changes")
+    payload = {
+        "changes": list(changes),
+        "apply": apply,
+        "before": dict(plan.before),
+        "after": dict(plan.after),
+    }
+    return enqueue_job(JobKind.SETTINGS, by=by, experiment=experiment, payload=payload)
+
+
+def write_changes(values: Mapping[str, Any]) -> list[str]:
+    """Write values by key as `key=value` changes.
+
+    Raises:
+        InputError: there is no value of one of the names.
+    """
+    unknown = sorted(values.keys() - {*get_recipe_fields(), *FIXED_FIELDS})
+    if unknown:
+        raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
+    return [write_change(key, value) for key, value in values.items()]
