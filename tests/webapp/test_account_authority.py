@@ -113,7 +113,7 @@ def test_an_admin_touches_no_device_and_no_token_of_a_superuser(alice: User) -> 
     for owner in (root, alice):
         delete_by_admin(client, "otp_totp/totpdevice", TOTPDevice.objects.get(user=owner).pk)
         token = ApiToken.objects.get(owner=owner)
-        given = {"action": "end", "_selected_action": [token.pk], "index": 0}
+        given = {"action": "expire_tokens", "_selected_action": [token.pk], "index": 0}
         client.post("/admin/api/apitoken/", given)
         token.refresh_from_db()
         assert (token.expires is None) == (owner == root)

@@ -142,7 +142,7 @@ def test_a_token_ends_and_stays_in_the_list(ada: Client, alice: User) -> None:
     row, token = make_token(alice, name="lost", expires=None)
     headers = {"Authorization": f"Bearer {token}"}
     assert Client(headers=headers).get("/api/v1/experiments").status_code == 200
-    assert act(ada, row, "end") == ["1 tokens ended."]
+    assert act(ada, row, "expire_tokens") == ["1 tokens ended."]
     assert Client(headers=headers).get("/api/v1/experiments").status_code == 401
     row.refresh_from_db()
     assert row.expires is not None

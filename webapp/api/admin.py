@@ -21,7 +21,7 @@ class ApiTokenAdmin(ViewOnlyAdmin):
     search_fields = ("name", "prefix", "owner__username")
     list_select_related = ("owner",)
     exclude = ("digest",)
-    actions = ("end",)
+    actions = ("expire_tokens",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A superuser's tokens are for superusers alone."""
@@ -29,7 +29,7 @@ class ApiTokenAdmin(ViewOnlyAdmin):
         return super().has_delete_permission(request, obj) and may
 
     @admin.action(description="End now", permissions=["delete"])
-    def end(self, request: HttpRequest, rows: QuerySet[ApiToken]) -> None:
+    def expire_tokens(self, request: HttpRequest, rows: QuerySet[ApiToken]) -> None:
         """Let the chosen tokens be of no use from now on, but stay in the list."""
         now = timezone.now()
         if not request.user.is_superuser:

@@ -71,7 +71,7 @@ def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0
     rows = get_visible_experiments(request.user).select_related("owner")
     return ExperimentPage(
         count=rows.count(),
-        experiments=[ExperimentOut.of(row) for row in rows[offset : offset + limit]],
+        experiments=[ExperimentOut.from_row(row) for row in rows[offset : offset + limit]],
     )
 
 
@@ -87,7 +87,7 @@ def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[JobOut]:
 @require_view
 def get_experiment(request: HttpRequest, name: str) -> ExperimentOut:
     """Get an experiment."""
-    return ExperimentOut.of(get_viewable_experiment(request.user, name))
+    return ExperimentOut.from_row(get_viewable_experiment(request.user, name))
 
 
 @router.patch("/{name}", response={200: ExperimentOut, **PROBLEMS})
@@ -99,7 +99,7 @@ def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) ->
     require_valid(form)
     transfer_ownership(row, by=get_user(request), **form.cleaned_data)
     row.refresh_from_db()
-    return ExperimentOut.of(row)
+    return ExperimentOut.from_row(row)
 
 
 @router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})
@@ -177,7 +177,7 @@ def get_status(request: HttpRequest, name: str) -> StatusOut:
     """Get the progress of an experiment by iteration and stage."""
     found = get_visible_experiments(request.user).prefetch_related("iterations__experiment")
     row = found.get(pk=get_viewable_experiment(request.user, name).pk)
-    return StatusOut.of(row, list_stage_progress(row.iterations.all()))
+    return StatusOut.from_row(row, list_stage_progress(row.iterations.all()))
 
 
 @router.get("/{name}/metrics", response={200: list[MetricsOut], **PROBLEMS})
@@ -298,4 +298,4 @@ def _request_action(request: HttpRequest, name: str, kind: JobKind) -> Status[Jo
 
 
 def _accept(job: Job, warnings: Sequence[str] = ()) -> Status[JobOut]:
-    return Status(202, JobOut.of(job, warnings=warnings))
+    return Status(202, JobOut.from_row(job, warnings=warnings))

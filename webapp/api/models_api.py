@@ -56,7 +56,7 @@ def start_conversation(request: HttpRequest, name: str, given: ConversationIn) -
     require_valid(form)
     by = get_user(request)
     job = enqueue_job(JobKind.CHAT, by=by, experiment=row, payload=form.build_payload())
-    return Status(202, JobOut.of(job))
+    return Status(202, JobOut.from_row(job))
 
 
 @router.post("/{name}/playground/{int:number}/follow-ups", response={202: JobOut, **PROBLEMS})
@@ -83,7 +83,7 @@ def continue_conversation(
         payload=form.build_payload(),
         follows=last,
     )
-    return Status(202, JobOut.of(job))
+    return Status(202, JobOut.from_row(job))
 
 
 @router.post("/{name}/tries", response={202: JobOut, **PROBLEMS}, deprecated=True)
@@ -122,7 +122,7 @@ def publish_model(request: HttpRequest, name: str, number: int, given: PublishIn
         experiment=row,
         payload=form.build_payload(number=number),
     )
-    return Status(202, JobOut.of(job))
+    return Status(202, JobOut.from_row(job))
 
 
 def _format_model_names(numbers: Iterable[int]) -> str:

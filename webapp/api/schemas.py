@@ -51,7 +51,7 @@ class ExperimentOut(Schema):
     until: Annotated[int, _renamed("target_iteration")]
 
     @classmethod
-    def of(cls, row: Experiment) -> "ExperimentOut":
+    def from_row(cls, row: Experiment) -> "ExperimentOut":
         """Write a row."""
         return cls(
             name=row.name,
@@ -123,7 +123,7 @@ class IterationOut(Schema):
     finding: Annotated[str, _renamed("message")]
 
     @classmethod
-    def of(cls, row: Iteration, stages: list[StageProgress]) -> "IterationOut":
+    def from_row(cls, row: Iteration, stages: list[StageProgress]) -> "IterationOut":
         """Write a row."""
         plain = (name for name in cls.model_fields if name not in {"stages", "finding"})
         return cls(
@@ -144,7 +144,7 @@ class StatusOut(Schema):
     until: Annotated[int, _renamed("target_iteration")]
 
     @classmethod
-    def of(cls, row: Experiment, stages: dict[int, list[StageProgress]]) -> "StatusOut":
+    def from_row(cls, row: Experiment, stages: dict[int, list[StageProgress]]) -> "StatusOut":
         """Write a row whose iterations have been prefetched."""
         return cls(
             name=row.name,
@@ -153,7 +153,7 @@ class StatusOut(Schema):
             target_iteration=row.target_iteration,
             until=row.target_iteration,
             iterations=[
-                IterationOut.of(iteration, stages.get(iteration.pk, []))
+                IterationOut.from_row(iteration, stages.get(iteration.pk, []))
                 for iteration in row.iterations.all()
             ],
         )
@@ -334,7 +334,7 @@ class JobOut(Schema):
     ]
 
     @classmethod
-    def of(cls, row: Job, *, warnings: Sequence[str] = ()) -> "JobOut":
+    def from_row(cls, row: Job, *, warnings: Sequence[str] = ()) -> "JobOut":
         """Write a row."""
         same = ("kind", "status", "outcome", "created", "finished")
         name = row.created_by.get_username() if row.created_by else None
@@ -407,7 +407,7 @@ class ActivityOut(Schema):
     message: str
 
     @classmethod
-    def of(cls, entry: ActivityEntry) -> "ActivityOut":
+    def from_entry(cls, entry: ActivityEntry) -> "ActivityOut":
         """Write an entry."""
         same = ("iteration", "status", "finished", "reason", "details", "message")
         return cls(
@@ -442,7 +442,7 @@ class WorkerOut(Schema):
     heartbeat: datetime
 
     @classmethod
-    def of(cls, state: WorkerState) -> "WorkerOut":
+    def from_state(cls, state: WorkerState) -> "WorkerOut":
         """Write what is known of it."""
         row = state.row
         same = ("name", "host", "pid", "device", "since", "heartbeat")

@@ -59,7 +59,8 @@ def get_recipe(request: HttpRequest, name: str) -> RecipeOut:  # noqa: ARG001
 def list_workers(request: HttpRequest) -> list[WorkerOut]:
     """List the workers and their current tasks."""
     return [
-        WorkerOut.of(state) for state in list_worker_states(get_visible_experiments(request.user))
+        WorkerOut.from_state(state)
+        for state in list_worker_states(get_visible_experiments(request.user))
     ]
 
 
@@ -76,7 +77,7 @@ def list_jobs(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> Jo
 def get_job(request: HttpRequest, number: int) -> JobOut:
     """Get the status and the result of a job."""
     rows = get_visible_jobs(request.user).select_related("created_by")
-    return JobOut.of(get_object_or_404(rows, pk=number))
+    return JobOut.from_row(get_object_or_404(rows, pk=number))
 
 
 @router.get("/activity", response={200: ActivityPage, **PROBLEMS})
@@ -95,7 +96,9 @@ def list_activity(
     chosen = activity_log.LogFilter(wanted.user, wanted.experiment, wanted.kind)
     keys = activity_log.find_keys(request.user, chosen)
     entries = activity_log.read_entries(keys[offset : offset + limit])
-    return ActivityPage(count=keys.count(), entries=[ActivityOut.of(one) for one in entries])
+    return ActivityPage(
+        count=keys.count(), entries=[ActivityOut.from_entry(one) for one in entries]
+    )
 
 
 @router.get("/orders", response={200: OrderPage, **PROBLEMS}, deprecated=True)
@@ -117,7 +120,7 @@ def _read_jobs(request: HttpRequest, limit: int, offset: int) -> tuple[int, list
     """Read a page of the jobs that a user may see, and count them all."""
     rows = get_visible_jobs(request.user)
     page = rows.select_related("created_by")[offset : offset + limit]
-    return rows.count(), [JobOut.of(row) for row in page]
+    return rows.count(), [JobOut.from_row(row) for row in page]
 
 
 @router.post("/models/check", response={202: JobOut, **PROBLEMS})
@@ -129,7 +132,7 @@ def check_model(request: HttpRequest, given: ModelCheckIn) -> Status[JobOut]:
     amber or red, and every single check with its level, message, remedy and file.
     """
     job, warnings = submit_model_check(given, by=get_user(request))
-    return Status(202, JobOut.of(job, warnings=warnings))
+    return Status(202, JobOut.from_row(job, warnings=warnings))
 
 
 def _load_recipe_out(name: str) -> RecipeOut:

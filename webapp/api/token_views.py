@@ -29,7 +29,7 @@ class TokenForm(forms.Form):
     scope = forms.ChoiceField(label="Scope", choices=TokenScope.choices, initial=TokenScope.READ)
     days = forms.ChoiceField(label="Expires", choices=list(_DAYS.items()), initial="90")
 
-    def expires(self) -> datetime:
+    def get_expiry(self) -> datetime:
         """Expiry time of the token of a valid form."""
         return timezone.now() + timedelta(days=int(self.cleaned_data["days"]))
 
@@ -52,7 +52,7 @@ def manage_tokens(request: HttpRequest) -> HttpResponse:
             _, token = make_token(
                 person,
                 name=form.cleaned_data["name"],
-                expires=form.expires(),
+                expires=form.get_expiry(),
                 scope=TokenScope(form.cleaned_data["scope"]),
             )
             form = TokenForm()
