@@ -203,11 +203,11 @@ def _make_progress(console: Console) -> Progress:
 def estimate_shard_calls(context: IterationContext, stage: str, shard: int) -> int | None:
     """How many completions a shard will draw (at most), once its inputs are there."""
     recipe = context.recipe
-    fighters = min(recipe.judge.samples, recipe.meta_judge.max_judgments or recipe.judge.samples)
+    compared = min(recipe.judge.samples, recipe.meta_judge.max_judgments or recipe.judge.samples)
     inputs = {
         "generate": ("prompts", recipe.actor.samples),
         "judge": ("responses", recipe.judge.samples),
-        "meta_judge": ("prompts", fighters * (fighters - 1)),
+        "meta_judge": ("prompts", compared * (compared - 1)),
     }
     if stage not in inputs:
         return None
@@ -356,7 +356,7 @@ def _make_pair_table(pairs: list[Summary]) -> Table:
 def _make_judging_table(summary: Summary) -> Table:
     judge, meta_judge = summary["judge"] or {}, summary["meta_judge"] or {}
     table = _make_table("Judging", "figure", "value")
-    figures: list[tuple[str, Any, str]] = [
+    metrics: list[tuple[str, Any, str]] = [
         ("judgments that could be read", judge.get("parse_rate"), ".1%"),
         ("mean points", judge.get("mean"), ".2f"),
         ("entropy of the points (bits, at most 3.46)", judge.get("entropy_bits"), ".2f"),
@@ -369,7 +369,7 @@ def _make_judging_table(summary: Summary) -> Table:
         ("won by the longer judgment", meta_judge.get("won_by_longer"), ".1%"),
         ("verdict changed with the order", meta_judge.get("inconsistency"), ".1%"),
     ]
-    for name, value, form in figures:
+    for name, value, form in metrics:
         if value is not None:
             table.add_row(name, _format_value(value, form))
     return table
@@ -380,18 +380,18 @@ def _make_training_table(training: Mapping[str, Any] | None) -> Table | None:
         return None
     table = _make_table("DPO training", "figure", "first", "last")
     for key, name in _TRAINING_ROWS.items():
-        figure = training.get(key)
-        if figure is not None:
+        metric = training.get(key)
+        if metric is not None:
             table.add_row(
-                name, _format_value(figure["first"], ".4f"), _format_value(figure["last"], ".4f")
+                name, _format_value(metric["first"], ".4f"), _format_value(metric["last"], ".4f")
             )
     return table
 
 
 def _explain_absences(training: Mapping[str, Any] | None) -> list[str]:
     """Say why figures of a training are absent, each reason once."""
-    figures = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
-    return list(dict.fromkeys(figure["absent"] for figure in figures if "absent" in figure))
+    metrics = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
+    return list(dict.fromkeys(metric["absent"] for metric in metrics if "absent" in metric))
 
 
 def _make_ground_truth_table(truth: list[Summary], number: int) -> Table:

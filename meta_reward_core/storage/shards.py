@@ -213,11 +213,11 @@ class IterationFiles:
         """Names of the files of the experiment that the iteration belongs to."""
         return ExperimentLayout(get_experiment_folder(self.folder))
 
-    def discard(self, stage: str, shard: int, leftovers: Iterable[str] = ()) -> None:
+    def discard(self, stage: str, shard: int, stale_outputs: Iterable[str] = ()) -> None:
         """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
         promised = self._forget(stage, shard)
         self.store.delete(self._get_path(get_shard_manifest_path(stage, shard)))
-        for path in {*promised, *leftovers}:
+        for path in {*promised, *stale_outputs}:
             self.store.delete(self._get_path(path))
 
     def read_note(self, path: str) -> Any | None:

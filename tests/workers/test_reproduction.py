@@ -39,7 +39,7 @@ folder.mkdir(parents=True)
 """
 
 
-def wish(folder: Path, **changes: object) -> MatrixSpec:
+def make_spec(folder: Path, **changes: object) -> MatrixSpec:
     given = {
         "name": "t",
         "recipes": ARMS,
@@ -65,7 +65,7 @@ def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Runs that take a tenth of a second; the names of those that were started."""
     started: list[str] = []
 
-    def start(wish: MatrixSpec, run: PlannedRun) -> "subprocess.Popen[bytes]":
+    def start(spec: MatrixSpec, run: PlannedRun) -> "subprocess.Popen[bytes]":
         started.append(run.name)
         command = [sys.executable, "-c", CHILD, run.name, str(tmp_path / "artifacts")]
         with (tmp_path / f"{run.name}.log").open("wb") as log:
@@ -91,7 +91,7 @@ class Files:
 
 def work(folder: Path, runs: list[PlannedRun], said: list[str], jobs: int = 1) -> dict[str, str]:
     files: Any = Files(folder)
-    return run_all(wish(folder, jobs=jobs), runs, files, say=said.append)
+    return run_all(make_spec(folder, jobs=jobs), runs, files, say=said.append)
 
 
 def planned(*names: str, group: str = "seed1") -> list[PlannedRun]:
@@ -100,7 +100,7 @@ def planned(*names: str, group: str = "seed1") -> list[PlannedRun]:
 
 def test_seed_by_seed_every_arm_has_its_turn(tmp_path: Path) -> None:
     """So whenever it is stopped, the arms have about as many runs each."""
-    names = [run.name for run in plan_runs(wish(tmp_path), [])]
+    names = [run.name for run in plan_runs(make_spec(tmp_path), [])]
     assert names == [
         "t.miniature.seed1",
         "t.miniature-noisy-meta-judge.seed1",
@@ -113,7 +113,7 @@ def test_each_seed_model_that_passed_has_all_arms_and_the_noisy_arm_its_noisy_tw
     tmp_path: Path,
 ) -> None:
     gates = [gate(1), gate(2, passed=False), gate(3)]
-    runs = plan_runs(wish(tmp_path, seeds=1, sft_seeds=2), gates)
+    runs = plan_runs(make_spec(tmp_path, seeds=1, sft_seeds=2), gates)
     assert [(run.name, run.model) for run in runs] == [
         ("t.miniature.sft1.seed1", SeedModelVariant(1)),
         ("t.miniature-noisy-meta-judge.sft1.seed1", SeedModelVariant(1, noisy=True)),
@@ -126,11 +126,13 @@ def test_every_arm_of_the_miniature_paper_can_be_named(tmp_path: Path) -> None:
     from workers.management.commands.reproduce import PAPER_ARMS
 
     runs = plan_runs(
-        wish(tmp_path, name="paper", recipes=PAPER_ARMS, seeds=9, sft_seeds=1), [gate(99)]
+        make_spec(tmp_path, name="paper", recipes=PAPER_ARMS, seeds=9, sft_seeds=1), [gate(99)]
     )
     assert len({run.name for run in runs}) == len(PAPER_ARMS) * 9
     gates = [gate(1), gate(2, passed=False), gate(3), gate(4)]
-    assert len(plan_runs(wish(tmp_path, recipes=PAPER_ARMS, seeds=5, sft_seeds=3), gates)) == 90
+    assert (
+        len(plan_runs(make_spec(tmp_path, recipes=PAPER_ARMS, seeds=5, sft_seeds=3), gates)) == 90
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,12 +147,12 @@ def test_what_cannot_be_run_is_refused_at_once(
     tmp_path: Path, changes: dict[str, object], why: str
 ) -> None:
     with pytest.raises(InputError, match=why):
-        plan_runs(wish(tmp_path, **changes), [])
+        plan_runs(make_spec(tmp_path, **changes), [])
 
 
 def test_seed_models_are_of_the_miniature_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="for the miniature"):
-        plan_runs(wish(tmp_path, recipes=("paper-llama3-8b",), sft_seeds=1), [gate(1)])
+        plan_runs(make_spec(tmp_path, recipes=("paper-llama3-8b",), sft_seeds=1), [gate(1)])
 
 
 def known_seeds(folder: Path, gates: Mapping[int, GateResult]) -> SeedModelRecords:
@@ -168,12 +170,14 @@ def test_the_first_seeds_that_pass_the_gate_are_taken_and_the_failures_are_kept(
     tmp_path: Path,
 ) -> None:
     seeds = known_seeds(tmp_path, {1: gate(1), 2: gate(2, passed=False), 3: gate(3), 4: gate(4)})
-    tried = choose_seed_models(wish(tmp_path, sft_seeds=2), seeds, train=True)
+    tried = choose_seed_models(make_spec(tmp_path, sft_seeds=2), seeds, train=True)
     assert [(one.sft_seed, one.passed) for one in tried] == [(1, True), (2, False), (3, True)]
 
 
 def test_without_training_the_seeds_end_at_the_first_that_nobody_tried(tmp_path: Path) -> None:
-    tried = choose_seed_models(wish(tmp_path, sft_seeds=3), known_seeds(tmp_path, {}), train=False)
+    tried = choose_seed_models(
+        make_spec(tmp_path, sft_seeds=3), known_seeds(tmp_path, {}), train=False
+    )
     assert [one.sft_seed for one in tried] == [1]
 
 

@@ -63,8 +63,8 @@ def start_iteration(
                 driver=driver,
                 cancel_requested=False,
                 pause_requested=False,
-                started=_make_finished_case(F("started"), otherwise=Now()),
-                finished=_make_finished_case(F("finished"), otherwise=None),
+                started=_make_finished_case(F("started"), default=Now()),
+                finished=_make_finished_case(F("finished"), default=None),
                 message="",
             )
             == 1
@@ -74,8 +74,8 @@ def start_iteration(
     return won
 
 
-def _make_finished_case(kept: Combinable, *, otherwise: Combinable | None) -> Case:
-    return Case(When(status=RunStatus.FINISHED, then=kept), default=otherwise)
+def _make_finished_case(kept: Combinable, *, default: Combinable | None) -> Case:
+    return Case(When(status=RunStatus.FINISHED, then=kept), default=default)
 
 
 def finish_iteration(

@@ -71,32 +71,32 @@ class PlannedRun:
     model: SeedModelVariant | None
 
 
-def plan_runs(wish: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]:
+def plan_runs(spec: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]:
     """All runs, seed by seed, so that every arm has as many whenever it is stopped.
 
     Raises:
         RecipeError: a recipe is missing or wrong.
         InputError: a run cannot be named so, or two recipes have one name.
     """
-    recipes = {path: load_recipe(path, changes=wish.changes) for path in wish.recipes}
-    if len({recipe.name for recipe in recipes.values()}) < len(wish.recipes):
+    recipes = {path: load_recipe(path, changes=spec.changes) for path in spec.recipes}
+    if len({recipe.name for recipe in recipes.values()}) < len(spec.recipes):
         raise InputError("two of the recipes have the same name, and so would their runs")
     passed: list[int | None] = [gate.sft_seed for gate in gates if gate.passed]
     return [
-        _plan_run(wish, path, recipe, seed=seed, sft_seed=sft_seed)
-        for seed in range(1, wish.seeds + 1)
+        _plan_run(spec, path, recipe, seed=seed, sft_seed=sft_seed)
+        for seed in range(1, spec.seeds + 1)
         for sft_seed in passed or [None]
         for path, recipe in recipes.items()
     ]
 
 
 def _plan_run(
-    wish: MatrixSpec, path: str, recipe: Recipe, *, seed: int, sft_seed: int | None
+    spec: MatrixSpec, path: str, recipe: Recipe, *, seed: int, sft_seed: int | None
 ) -> PlannedRun:
     if sft_seed is not None and recipe.task != TOY_TASK:
         raise InputError(f"--sft-seeds is for the miniature, not {recipe.name!r}")
     group = ".".join([*([] if sft_seed is None else [f"sft{sft_seed}"]), f"seed{seed}"])
-    name = f"{wish.name}.{recipe.name}.{group}"
+    name = f"{spec.name}.{recipe.name}.{group}"
     check_name(name)
     noisy = (recipe.model or "").endswith("-noisy")
     return PlannedRun(
@@ -105,13 +105,13 @@ def _plan_run(
         recipe=path,
         arm=recipe.name,
         seed=seed,
-        iterations=wish.iterations or recipe.iterations,
+        iterations=spec.iterations or recipe.iterations,
         model=None if sft_seed is None else SeedModelVariant(sft_seed, noisy=noisy),
     )
 
 
 def compute_fingerprint(
-    wish: MatrixSpec, run: PlannedRun, places: StorageRoots, *, variant: str | None
+    spec: MatrixSpec, run: PlannedRun, places: StorageRoots, *, variant: str | None
 ) -> RunFingerprint:
     """What a run would be a function of, were it made today.
 
@@ -121,9 +121,9 @@ def compute_fingerprint(
     Raises:
         InputError: its recipe, words or instructions cannot be read.
     """
-    changes = [*wish.changes, *([] if run.model is None else [f"model={run.model.name}"])]
+    changes = [*spec.changes, *([] if run.model is None else [f"model={run.model.name}"])]
     recipe = load_recipe(run.recipe, changes=changes)
-    pool, _ = read_pool(wish.prompts, recipe, read_fixed_items(recipe))
+    pool, _ = read_pool(spec.prompts, recipe, read_fixed_items(recipe))
     here = find_base_model(recipe, places) if run.model is None else None
     return RunFingerprint(
         recipe=recipe.sha256,

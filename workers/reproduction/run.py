@@ -29,7 +29,7 @@ _SHOWN_LINES: Final = 3
 
 
 def choose_seed_models(
-    wish: MatrixSpec, seeds: SeedModelRecords, *, train: bool
+    spec: MatrixSpec, seeds: SeedModelRecords, *, train: bool
 ) -> list[GateResult]:
     """Try SFT seeds in order until enough have passed the gate.
 
@@ -40,7 +40,7 @@ def choose_seed_models(
         InputError: too few of the seeds that may be tried passed.
     """
     tried: list[GateResult] = []
-    wanted = wish.sft_seeds or 0
+    wanted = spec.sft_seeds or 0
     while sum(gate.passed for gate in tried) < wanted:
         if len(tried) >= MAX_SFT_SEEDS * wanted:
             raise InputError(
@@ -51,7 +51,7 @@ def choose_seed_models(
         known = seeds.find_or_record(variant)
         if known is None and not train:
             break
-        tried.append((known or _train_seed_model(variant, wish, seeds)).gate)
+        tried.append((known or _train_seed_model(variant, spec, seeds)).gate)
     return tried
 
 
@@ -63,7 +63,7 @@ def list_noisy_gates(runs: Sequence[PlannedRun], seeds: SeedModelRecords) -> lis
 
 
 def prepare_seed_models(
-    wish: MatrixSpec, waiting: Sequence[PlannedRun], seeds: SeedModelRecords
+    spec: MatrixSpec, waiting: Sequence[PlannedRun], seeds: SeedModelRecords
 ) -> None:
     """Have the seed models here that runs will begin from, one after the other.
 
@@ -71,7 +71,7 @@ def prepare_seed_models(
         InputError: one that is trained here has other weights than the one that records name.
     """
     for variant in dict.fromkeys(run.model for run in waiting if run.model):
-        here = seeds.find_local(variant) or _train_seed_model(variant, wish, seeds)
+        here = seeds.find_local(variant) or _train_seed_model(variant, spec, seeds)
         recorded = seeds.find_or_record(variant)
         if recorded is not None and recorded.model != here.model:
             raise InputError(
@@ -83,11 +83,11 @@ def prepare_seed_models(
 
 
 def _train_seed_model(
-    variant: SeedModelVariant, wish: MatrixSpec, seeds: SeedModelRecords
+    variant: SeedModelVariant, spec: MatrixSpec, seeds: SeedModelRecords
 ) -> SeedCandidate:
     """Train and gate a seed model in a child."""
     seeds.say(f"training {variant.name}, two to five minutes on two idle cores")
-    log = wish.logs / f"{variant.name}.log"
+    log = spec.logs / f"{variant.name}.log"
     with log.open("ab") as file:
         child = start_child(
             [sys.executable, "-m", "meta_reward_core.tasks.toy", variant.name], stdout=file
@@ -103,7 +103,7 @@ def _train_seed_model(
 
 
 def run_all(
-    wish: MatrixSpec, runs: Sequence[PlannedRun], records: RunRecords, *, say: StatusCallback
+    spec: MatrixSpec, runs: Sequence[PlannedRun], records: RunRecords, *, say: StatusCallback
 ) -> dict[str, str]:
     """Run what is not finished, and record each run as it ends.
 
@@ -113,17 +113,17 @@ def run_all(
         Run -> why it failed.
     """
     todo = [run for run in runs if records.find(run) is None]
-    os.environ["OMP_NUM_THREADS"] = str(wish.threads)  # for the children; it decides nothing here
+    os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # for the children; it decides nothing here
     say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished")
-    progress = _Progress(records, todo, jobs=wish.jobs)
+    progress = _Progress(records, todo, jobs=spec.jobs)
     failed: dict[str, str] = {}
-    queue = _Queue(wish, todo)
+    queue = _Queue(spec, todo)
     try:
         while queue.start_next():
             _pause()
             for run, code in queue.iter_ended():
                 if code:
-                    failed[run.name] = _read_last_lines(wish, run, code)
+                    failed[run.name] = _read_last_lines(spec, run, code)
                 elif records.find(run) is None:
                     failed[run.name] = "it ended, and is not the run that was planned"
                 say(progress.describe_end(run, failed.get(run.name)))
@@ -135,8 +135,8 @@ def run_all(
 class _Queue:
     """Runs that wait for their turn, and the children that are making some of them."""
 
-    def __init__(self, wish: MatrixSpec, todo: Sequence[PlannedRun]) -> None:
-        self._wish = wish
+    def __init__(self, spec: MatrixSpec, todo: Sequence[PlannedRun]) -> None:
+        self._wish = spec
         self._todo = list(todo)
         self._children: dict[PlannedRun, subprocess.Popen[bytes]] = {}
 
@@ -183,23 +183,23 @@ def _pause() -> None:
     time.sleep(_POLL_SECONDS)
 
 
-def _start_run(wish: MatrixSpec, run: PlannedRun) -> subprocess.Popen[bytes]:
+def _start_run(spec: MatrixSpec, run: PlannedRun) -> subprocess.Popen[bytes]:
     command = [
         *build_manage_command("run_iteration", "--no-color"),
         *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
-        *("--iterations", str(run.iterations), "--completion-cache", str(wish.draws / run.group)),
+        *("--iterations", str(run.iterations), "--completion-cache", str(spec.draws / run.group)),
     ]
-    command += [word for change in wish.changes for word in ("--set", change)]
+    command += [word for change in spec.changes for word in ("--set", change)]
     if run.model is not None:
         command += ["--model", run.model.name]
-    if wish.prompts is not None:
-        command += ["--prompts", str(wish.prompts)]
-    with (wish.logs / f"{run.name}.log").open("ab") as log:
+    if spec.prompts is not None:
+        command += ["--prompts", str(spec.prompts)]
+    with (spec.logs / f"{run.name}.log").open("ab") as log:
         return start_child(command, stdout=log)
 
 
-def _read_last_lines(wish: MatrixSpec, run: PlannedRun, code: int) -> str:
-    text = (wish.logs / f"{run.name}.log").read_text(encoding="utf-8", errors="replace")
+def _read_last_lines(spec: MatrixSpec, run: PlannedRun, code: int) -> str:
+    text = (spec.logs / f"{run.name}.log").read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
     return " ".join([f"exit code {code}:", *lines[-_SHOWN_LINES:]])
 

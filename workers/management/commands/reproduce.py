@@ -120,10 +120,10 @@ class Command(ExemplifiedCommand):
 
 
 def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
-    wish, places = _build_spec(options), get_storage_roots()
-    stem = options["output"] or VAR_ROOT / "reports" / wish.name
+    spec, places = _build_spec(options), get_storage_roots()
+    stem = options["output"] or VAR_ROOT / "reports" / spec.name
     folder = options["records"] or stem / "runs"
-    wish.logs.mkdir(parents=True, exist_ok=True)
+    spec.logs.mkdir(parents=True, exist_ok=True)
 
     def say(text: str) -> None:
         console.print(escape(text), soft_wrap=True)
@@ -133,23 +133,23 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
     def basis(run: PlannedRun) -> RunFingerprint:
         tried = None if run.model is None else seeds.find_or_record(run.model)
         return compute_fingerprint(
-            wish, run, places, variant=None if tried is None else tried.model
+            spec, run, places, variant=None if tried is None else tried.model
         )
 
-    plan_runs(wish, [])  # refuses what is wrong with names and recipes before the first training
-    gates = choose_seed_models(wish, seeds, train=not options["report_only"])
-    runs = plan_runs(wish, gates)
+    plan_runs(spec, [])  # refuses what is wrong with names and recipes before the first training
+    gates = choose_seed_models(spec, seeds, train=not options["report_only"])
+    runs = plan_runs(spec, gates)
     _check_baseline(options["baseline"], runs)
     records = RunRecords(folder, ArtifactStore(places.artifacts), basis_of=basis, say=say)
     failed: dict[str, str] = {}
     if not options["report_only"]:
-        prepare_seed_models(wish, [run for run in runs if records.find(run) is None], seeds)
-        failed = run_all(wish, runs, records, say=say)
+        prepare_seed_models(spec, [run for run in runs if records.find(run) is None], seeds)
+        failed = run_all(spec, runs, records, say=say)
     document = build_report(
         _build_arms(runs, records, failed),
-        title=f"Reproduction: {wish.name}",
+        title=f"Reproduction: {spec.name}",
         baseline=options["baseline"],
-        foreword=_build_foreword(wish, gates, list_noisy_gates(runs, seeds)),
+        foreword=_build_foreword(spec, gates, list_noisy_gates(runs, seeds)),
     )
     for path in write_report(document, stem):
         say(f"wrote {path}")
@@ -203,12 +203,12 @@ def _describe_progress(done: int, wanted: int) -> str:
 
 
 def _build_foreword(
-    wish: MatrixSpec, gates: Sequence[GateResult], noisy: Sequence[GateResult]
+    spec: MatrixSpec, gates: Sequence[GateResult], noisy: Sequence[GateResult]
 ) -> list[Block]:
     blocks: list[Block] = [
         Text(
-            f"Planned: {len(wish.recipes)} arms, loop seeds 1 to {wish.seeds}"
-            + (f", {wish.sft_seeds} seed models" if wish.sft_seeds else "")
+            f"Planned: {len(spec.recipes)} arms, loop seeds 1 to {spec.seeds}"
+            + (f", {spec.sft_seeds} seed models" if spec.sft_seeds else "")
             + ". Only finished runs are in the tables; every figure says how many stand behind it."
         ),
         Text(
