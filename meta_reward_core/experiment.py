@@ -5,8 +5,9 @@ experiment's settings, whatever happens to the recipe files it came from. Values
 later are written beside it, each change once (`recipes.settings_history`).
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,15 +208,29 @@ def create_experiment(
     with files.lock():
         if files.exists():
             raise InputError(f"an experiment {name!r} exists already: choose another name")
-        _write_pool(files.pool, prompts)
-        for path, data in (documents or {}).items():
-            name_in_store = files.layout.at(path)
-            store.delete(name_in_store)  # of an attempt that did not reach the description
-            store.put_if_absent(name_in_store, data)
-        if not store.is_local:  # machines that share no folder find M0 beside what comes of it
-            files.pool.checkpoint.upload(seed_model.folder)
-        files.write_description(_describe(experiment, len(prompts.prompts)))
+        with _remove_on_failure(files, documents or {}):
+            _write_pool(files.pool, prompts)
+            for path, data in (documents or {}).items():
+                name_in_store = files.layout.at(path)
+                store.delete(name_in_store)  # of an attempt that did not reach the description
+                store.put_if_absent(name_in_store, data)
+            if not store.is_local:  # machines that share no folder find M0 beside what comes of it
+                files.pool.checkpoint.upload(seed_model.folder)
+            files.write_description(_describe(experiment, len(prompts.prompts)))
     return experiment
+
+
+@contextlib.contextmanager
+def _remove_on_failure(files: ExperimentFiles, documents: Mapping[str, bytes]) -> Iterator[None]:
+    """Remove what was written of an experiment whose description could not be written."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ArtifactError, OSError):  # the first error is the one to report
+            if not files.exists():
+                for name in (files.pool.folder, *map(files.layout.at, documents)):
+                    files.store.delete(name)
+        raise
 
 
 def _describe(experiment: Experiment, prompts: int) -> Description:

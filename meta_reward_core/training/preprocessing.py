@@ -13,7 +13,7 @@ from pyarrow.parquet import ParquetWriter, read_metadata
 
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.training.resume import sync_folder
-from meta_reward_core.training.row_encoding import EncodedRow, RowEncoder
+from meta_reward_core.training.row_encoding import TOO_LONG, EncodedRow, RowEncoder
 from meta_reward_core.training.row_types import RowIterable, TokenSources, TrainingRow
 
 TRAIN_FILE: Final = "train.parquet"
@@ -73,6 +73,7 @@ def split_rows(
     if before is not None:
         return before
     refused: list[RefusedRow] = []
+    longest = 0
     kinds, sources = Counter[str](), Counter[str]()
     with (
         _RowWriter(folder / TRAIN_FILE, form) as trained,
@@ -84,6 +85,7 @@ def split_rows(
             reason = encoded.find_refusal(max_length=max_length)
             if reason is not None:
                 refused.append(RefusedRow(row["prompt_id"], row["kind"], reason))
+                longest = max(longest, encoded.length) if reason == TOO_LONG else longest
                 continue
             sources.update(_list_sources(encoded))
             if is_held_out(row["prompt_id"], share=validation_share):
@@ -92,7 +94,7 @@ def split_rows(
                 trained.write(encoded)
     if kinds.total() != len(rows):
         raise TrainingError(f"{kinds.total()} rows could be read of {len(rows)}.")
-    _check_enough(kinds, trained.count, refused, max_refused_share)
+    _check_enough(kinds, trained.count, refused, max_refused_share, longest=longest)
     found = RowSplit(trained.count, held_out.count, refused, TokenSources(**sources))
     sync_folder(folder)  # the note below is believed after a power cut
     (folder / _COUNTS_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
@@ -165,15 +167,32 @@ def hash_rows(rows: RowIterable[TrainingRow]) -> str:
 
 
 def _check_enough(
-    kinds: Counter[str], trained: int, refused: Sequence[RefusedRow], max_refused_share: float
+    kinds: Counter[str],
+    trained: int,
+    refused: Sequence[RefusedRow],
+    max_refused_share: float,
+    *,
+    longest: int,
 ) -> None:
+    """Stop before a model is loaded where too few rows are left, and say what to change.
+
+    Args:
+        longest: tokens of the longest row that `max_length` does not hold; 0 if there is none.
+    """
+    remedy = (
+        f" Set training.max_length to {longest:,} to train on all of them; generated tables are "
+        "kept."
+        if longest
+        else ""
+    )
     if len(refused) > max_refused_share * kinds.total():
         raise TrainingError(
             f"{len(refused)} of {kinds.total()} rows cannot be trained on, more than the allowed "
-            f"share of {max_refused_share:g}: {_describe_refusals(refused, kinds)}."
+            f"share of {max_refused_share:g} (training.max_refused_share): "
+            f"{_describe_refusals(refused, kinds)}.{remedy}"
         )
     if not trained:
-        raise TrainingError(f"No row is left to train on, of {kinds.total()} given.")
+        raise TrainingError(f"No row is left to train on, of {kinds.total()} given.{remedy}")
 
 
 def _describe_refusals(refused: Sequence[RefusedRow], kinds: Counter[str]) -> str:

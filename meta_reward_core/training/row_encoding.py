@@ -31,6 +31,10 @@ SIDES: Final = ("chosen", "rejected", "completion")
 """The completions that a row may hold, in the order of `EncodedRow.reply_ids`."""
 
 
+TOO_LONG: Final = "longer_than_max_length"
+"""Why a row is refused that `max_length` does not hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
     """A row and its token ids.
@@ -63,8 +67,12 @@ class EncodedRow:
             return self.problem
         if not all(self.reply_ids):
             return "empty_completion"
-        longest = len(self.prompt_ids) + max(map(len, self.reply_ids))
-        return "longer_than_max_length" if longest > max_length else None
+        return TOO_LONG if self.length > max_length else None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longest completion."""
+        return len(self.prompt_ids) + max(map(len, self.reply_ids), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from meta_reward_core.tasks.toy.task import generate_sft_rows
 from tests.core.tiny_model import make_model_folder
 from tests.end_to_end.conftest import Site
 from tests.hub_server import Hub
+from tests.model_files import edit_json
 
 SMALL = [
     "sample.prompts=3",
@@ -26,25 +28,40 @@ SMALL = [
 ]
 
 
+def run_paper_recipe(site: Site, *changes: str) -> "subprocess.CompletedProcess[str]":
+    prompts = site.root / "prompts.txt"
+    prompts.write_text("one two three\nis this good\nthe answer\none two three\n")
+    options = [option for change in (*SMALL, *changes) for option in ("--set", change)]
+    return site.manage(
+        "run_iteration", "--experiment", "own", "--recipe", "paper-llama3-8b",
+        "--model", "random", "--prompts", str(prompts), *options,
+    )  # fmt: skip
+
+
+def test_a_model_whose_positions_do_not_hold_the_judges_prompt_is_refused(site: Site) -> None:
+    make_model_folder(site.root / "models" / "random")
+    finished = run_paper_recipe(site)
+    assert finished.returncode == 2, finished.stdout
+    assert "all 3 prompts of the judge are refused" in finished.stdout
+    assert "lower judge.max_new_tokens" in finished.stdout
+    assert not (site.artifacts / "own").exists()
+
+
 def test_a_model_that_cannot_judge_ends_in_that_finding_with_its_own_exit_code(
     site: Site,
 ) -> None:
-    """A random model of 128 positions: the judge's prompt does not even fit."""
-    make_model_folder(site.root / "models" / "random")
-    prompts = site.root / "prompts.txt"
-    prompts.write_text("one two three\nis this good\nthe answer\none two three\n")
-    changes = [option for change in SMALL for option in ("--set", change)]
-    finished = site.manage(
-        "run_iteration", "--experiment", "own", "--recipe", "paper-llama3-8b",
-        "--model", "random", "--prompts", str(prompts), *changes,
-    )  # fmt: skip
+    """A random model that writes one word cannot write a score."""
+    model = make_model_folder(site.root / "models" / "random")
+    edit_json(model / "config.json", max_position_embeddings=4096)
+    finished = run_paper_recipe(site, "judge.max_new_tokens=1")
     assert finished.returncode == 3, finished.stdout
     assert "prompts.txt: 1 duplicate(s) left out" in finished.stdout
     assert "iteration 1 gave no preference pair; M1 is not made" in finished.stdout
     assert "no_scored_response" in finished.stdout
     folder = site.artifacts / "own/iteration-1"
     judgments = pq.read_table(folder / "judgments/part-00000.parquet").to_pylist()
-    assert {row["unscored_reason"] for row in judgments} == {"prompt_refused"}
+    assert judgments
+    assert {row["score"] for row in judgments} == {None}
     assert not (folder / "checkpoint").exists()
 
 

@@ -1,6 +1,7 @@
 """Rows are measured and sorted into files some at a time, once a job; none is lost."""
 
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,23 @@ def test_a_job_sorts_its_rows_once(first_model: Path, tmp_path: Path) -> None:
     first = sort(rows, first_model, tmp_path)
     assert sort(rows, first_model, tmp_path) == first
     assert len(first.refused) == 1
+
+
+def test_too_many_long_rows_stop_a_training_with_the_length_that_would_hold_them(
+    first_model: Path, tmp_path: Path
+) -> None:
+    """`<user> word <eos> <assistant>` and 30 words with `<eos>`: more than 12 tokens."""
+    rows = [preference_row(n, reply="good " * 30) for n in range(8)] + ROWS[:2]
+    with pytest.raises(TrainingError) as caught:
+        sort(rows, first_model, tmp_path)
+    message = str(caught.value)
+    assert "8 of 10 rows cannot be trained on" in message
+    found = re.search(r"Set training\.max_length to (\d+) to train on all of them", message)
+    assert found is not None
+    longest = int(found[1])
+    tokenizer = AutoTokenizer.from_pretrained(first_model, local_files_only=True)
+    encoder = RowEncoder.for_model(tokenizer, first_model)
+    assert max(encoded.length for encoded in encoder.encode(rows)) == longest > 30
 
 
 @pytest.mark.parametrize("damage", ["no_note", "empty_note", "no_file", "half_a_file"])
