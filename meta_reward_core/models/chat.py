@@ -132,7 +132,17 @@ def render_generation_prompt(
         (at for at, (one, other) in enumerate(zip(without, with_it, strict=False)) if one != other),
         min(len(without), len(with_it)),
     )
-    return with_it[same:]
+    return with_it[_find_token_start(with_it, same) :]
+
+
+def _find_token_start(text: str, place: int) -> int:
+    """Where the control token begins that a place lies within; else the place.
+
+    Two texts that differ in a token (`<|end|>`, `<|assistant|>`) may begin alike.
+    """
+    opened = max(text.rfind(mark, 0, place) for mark in "<[")
+    closed = max(text.rfind(mark, 0, place) for mark in ">]")
+    return opened if opened > closed else place
 
 
 def find_opened_reasoning(

@@ -297,9 +297,10 @@ def _check_end_token(chat: _Chat) -> Check:
             'set "eos_token_id" to the token that ends a turn',
             _GENERATION_CONFIG,
         )
+    ending = _find_end_after_reply(chat)
+    if ending is not None:
+        return _check_end_is_special(chat, ending)
     written = _find_marker_after_reply(chat, [_user(), _reply()])
-    if written in ends:
-        return _check_end_is_special(chat, written)
     if written is not None:
         return chat.check(
             "end",
@@ -345,6 +346,17 @@ def _check_end_is_special(chat: _Chat, end: int) -> Check:
 
 def _is_special(chat: _Chat, token: int) -> bool:
     return token in chat.markers and bool(chat.markers[token].special)
+
+
+def _find_end_after_reply(chat: _Chat) -> int | None:
+    """The end token that a template writes after a completion; other markers may precede it."""
+    tail = chat.render(_user(), _reply()).partition(_REPLY)[2]
+    for token in chat.encode(tail):
+        if token in chat.end_ids:
+            return token
+        if token not in chat.markers and str(chat.tokenizer.decode([token])).strip():
+            return None
+    return None
 
 
 def _find_marker_after_reply(chat: _Chat, turns: list[Message]) -> int | None:
@@ -403,7 +415,8 @@ def _check_control_tokens(chat: _Chat) -> Check:
         return chat.check("control", title, Level.AMBER, message, remedy, "tokenizer.json")
     special = {token for token, known in chat.markers.items() if known.special}
     texts = [chat.markers[token].content for token in sorted(used & special)]
-    if not texts:
+    opening = chat.encode(render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0])))
+    if not special & set(opening):
         message = "turns are marked by ordinary text, so that a prompt could contain a false turn"
         return chat.check("control", title, Level.AMBER, message)
     spelled = chat.tokenizer(

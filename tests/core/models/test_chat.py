@@ -69,6 +69,7 @@ def test_what_is_no_date_is_refused(date: str) -> None:
             "<|im_start|>assistant\n<think>\n\n</think>\n\n",
             "<|im_end|>\n",
         ),
+        ("phi3", "<|assistant|>\n", "<|assistant|>\n", "", "<|assistant|>\n", "<|end|>\n<|end|>"),
         (
             "gemma3",
             "<start_of_turn>model\n",

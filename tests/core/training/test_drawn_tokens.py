@@ -42,6 +42,7 @@ MATRIX = [
     )
     for architecture in ARCHITECTURES
     for chat in FORMATS
+    if chat != "gptoss"  # its system turn is longer than the positions of these models
 ]
 ASKED = [
     "What is the boiling point of water?",

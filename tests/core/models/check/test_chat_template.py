@@ -136,6 +136,24 @@ def test_an_end_token_that_does_not_stop_generation_is_refused(folder: Folder) -
     assert folder.check()["end"].level is GREEN
 
 
+def test_other_markers_may_precede_the_end_token(folder: Folder) -> None:
+    """As of Cohere's models, whose responses end in a marker of their own and then their turn."""
+    folder.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|done|>"]})
+    folder.tokenizer.chat_template = PLAIN.replace("<|im_end|>", "<|done|><|im_end|>")
+    assert folder.check()["end"].level is GREEN
+    folder.tokenizer.chat_template = PLAIN.replace("<|im_end|>", "<|done|> bye <|im_end|>")
+    assert folder.check()["end"].level is RED
+
+
+def test_turns_that_ordinary_text_begins_are_told(folder: Folder) -> None:
+    """As of Zephyr's models: only the end of a turn is a control token."""
+    folder.tokenizer.chat_template = PLAIN.replace("<|im_start|>", "<|role|>")
+    found = folder.check()
+    assert found["end"].level is GREEN
+    assert found["control"].level is AMBER
+    assert "ordinary text" in found["control"].message
+
+
 def test_a_model_that_names_no_end_token_is_refused(folder: Folder) -> None:
     folder.tokenizer.eos_token = None
     (folder.path / "generation_config.json").write_text("{}")
