@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from meta_reward_core.context import PromptTemplates
-from meta_reward_core.engines.base import Engine, SamplingParams
+from meta_reward_core.context import PromptTemplates, make_sampling_params
+from meta_reward_core.engines.base import Engine
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.evaluation.judge_health import (
     Finding,
@@ -28,7 +28,8 @@ from meta_reward_core.method.judge_pairs import JudgedPrompts
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.meta_judging import ComparisonSet, PlannedBattle, run_battles
 from meta_reward_core.method.pairing import ActorPair, score_responses, select_actor_pair
-from meta_reward_core.recipes.schema import DecodingRecipe, Recipe, get_scheduled_value
+from meta_reward_core.method.reasoning import select_answers, select_finished
+from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
 from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response
 
 FIRST_JUDGMENTS: Final = 2
@@ -188,7 +189,9 @@ class _Probe:
         iteration: int,
         seed: int,
         budget: _Budget,
+        chat_date: str | None,
     ) -> None:
+        self.chat_date = chat_date
         self.recipe, self.templates = recipe, templates
         self.engine, self.judge = engine, judge
         self.iteration, self.seed, self.budget = iteration, seed, budget
@@ -206,7 +209,8 @@ class _Probe:
             prompts,
             self.engine,
             samples=actor.samples,
-            sampling=_make_sampling(actor),
+            sampling=make_sampling_params(actor, chat_date=self.chat_date),
+            reasoning=actor.reasoning,
             system_prompt=actor.system_prompt,
             seed=self._derive_seed("generate"),
         )
@@ -218,14 +222,16 @@ class _Probe:
     def score(self, responses: Sequence[Response], *, first: int, count: int) -> None:
         """Let the judge write some judgments of each of some responses, from number `first`."""
         recipe, before = self.recipe.judge, self.budget.clock()
+        policy = self.recipe.actor.reasoning
+        finished, _ = select_finished(responses, policy)
         drawn, counts = judge_responses(
-            responses,
+            select_answers(finished, policy),
             self.judge,
             instructions={prompt.prompt_id: prompt.text for prompt in self.prompts},
             template=self.templates.judge,
             rubric=self.templates.rubric,
             samples=count,
-            sampling=_make_sampling(recipe),
+            sampling=make_sampling_params(recipe, chat_date=self.chat_date),
             seed=self._derive_seed(f"judge from {first}"),
             max_score=recipe.max_score,
         )
@@ -242,7 +248,7 @@ class _Probe:
             template=self.templates.meta_judge,
             rubric=self.templates.rubric,
             hide_score_line=recipe.hide_score_line,
-            sampling=_make_sampling(recipe),
+            sampling=make_sampling_params(recipe, chat_date=self.chat_date),
             seed=self._derive_seed("meta_judge"),
         )
         if drawn:
@@ -252,7 +258,7 @@ class _Probe:
 
     def _plan_battles(self, prompts: Sequence[Prompt]) -> list[PlannedBattle]:
         judged = self.group()
-        texts = {response.response_id: response.text for response in self.responses}
+        texts = {name: response.text for name, response in judged.responses.items()}
         planned = []
         for prompt in prompts:
             found = self._select(judged, prompt)
@@ -267,13 +273,13 @@ class _Probe:
         return planned
 
     def group(self) -> JudgedPrompts:
-        """Everything so far, by prompt."""
+        """Everything so far, by prompt, with the texts that count."""
+        responses = select_answers(self.responses, self.recipe.actor.reasoning)
+        judgments = select_answers(self.judgments, self.recipe.judge.reasoning)
         scores = score_responses(
-            self.responses,
-            self.judgments,
-            min_valid_judgments=self.recipe.judge.min_valid_judgments,
+            responses, judgments, min_valid_judgments=self.recipe.judge.min_valid_judgments
         )
-        return JudgedPrompts.from_records(self.prompts, self.responses, self.judgments, scores)
+        return JudgedPrompts.from_records(self.prompts, responses, judgments, scores)
 
     def _select(self, judged: JudgedPrompts, prompt: Prompt) -> object:
         limit = self.recipe.meta_judge.max_judgments
@@ -318,6 +324,7 @@ def run_judge_probe(
     seed: int,
     seconds: float,
     limits: HealthLimits,
+    chat_date: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> ProbeResult:
     """Answer and judge some prompts, and say whether the judge is fit for a whole iteration.
@@ -331,6 +338,7 @@ def run_judge_probe(
         judge: of the model that judges.
         seconds: after which no further call begins; a call that is running is waited for.
         limits: beyond which a finding stops the run.
+        chat_date: the day that the chat template reads as today; see `Experiment`.
         clock: seconds of a monotonic clock.
     """
     budget = _Budget(seconds, clock)
@@ -342,6 +350,7 @@ def run_judge_probe(
         iteration=iteration,
         seed=seed,
         budget=budget,
+        chat_date=chat_date,
     )
     size, done = 1, 0
     while done < len(prompts) and not _diagnose(probe, limits, is_complete=False):
@@ -468,11 +477,3 @@ def _renumber(one: Judgment, first: int) -> Judgment:
         return one
     sample = first + one.sample
     return replace(one, sample=sample, judgment_id=f"{one.response_id}.j{sample}")
-
-
-def _make_sampling(recipe: DecodingRecipe) -> SamplingParams:
-    return SamplingParams(
-        temperature=recipe.temperature,
-        top_p=recipe.top_p,
-        max_new_tokens=recipe.max_new_tokens,
-    )

@@ -157,6 +157,7 @@ def _probe(context: IterationContext, tools: StageResources, settings: ProbeReci
         seed=derive_seed(context.seed, "probe"),
         seconds=settings.seconds,
         limits=make_limits(settings),
+        chat_date=context.chat_date,
     )
 
 
