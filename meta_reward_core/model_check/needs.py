@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from meta_reward_core.engines.endpoints import find_endpoint
+from meta_reward_core.errors import EndpointError
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.recipes.schema import Recipe
 
@@ -24,9 +26,22 @@ def derive_needs(recipe: Recipe) -> ModelNeeds:
         actor_reasoning=recipe.actor.reasoning,
         judge_reasoning=recipe.judge.reasoning,
         judges=recipe.judge.endpoint is None,
-        stores_tokens=recipe.engine.kind in _TOKEN_ENGINES and recipe.judge.endpoint is None,
+        stores_tokens=_stores_tokens(recipe),
         renders_prompts=recipe.engine.kind != "openai",
     )
+
+
+def _stores_tokens(recipe: Recipe) -> bool:
+    """Whether the token ids of all completions that are trained on will be stored."""
+    if recipe.judge.endpoint is not None and trains_on_anywhere(recipe, "judge"):
+        return False
+    if recipe.engine.kind != "openai":
+        return recipe.engine.kind in _TOKEN_ENGINES
+    try:
+        endpoint = find_endpoint(recipe.engine.endpoint or "")
+    except EndpointError:  # known to the workers alone, or missing: others say so
+        return False
+    return bool(endpoint.extra.get("return_token_ids"))
 
 
 def trains_on_anywhere(recipe: Recipe, kind: str) -> bool:
