@@ -90,7 +90,7 @@ def _read_text(file: Path) -> str | None:
 
 def _read_object(file: Path) -> Mapping[str, Any]:
     try:
-        values = parse_json(_read_text(file) or "", nan_is_null=True)
+        values = parse_json(_read_text(file) or "", nan_is_null=True, leave_scalars=True)
     except MalformedInputError:
         return {}
     return values if isinstance(values, dict) else {}

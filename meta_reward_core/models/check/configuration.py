@@ -65,7 +65,9 @@ _STORED_DTYPES: Final = frozenset({"float32", "float16", "bfloat16"})
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The object in config.json; the caller has seen that it is one."""
-    found: dict[str, Any] = parse_json((folder / _CONFIG_FILE).read_bytes(), nan_is_null=True)
+    found: dict[str, Any] = parse_json(
+        (folder / _CONFIG_FILE).read_bytes(), nan_is_null=True, leave_scalars=True
+    )
     return found
 
 
