@@ -11,8 +11,8 @@ from typing import Any
 from meta_reward_core.evaluation.judge_hacking import ComparedResponse, find_judge_hacking
 from meta_reward_core.evaluation.scorecard import Basis, DataIssue
 from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
-from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
@@ -109,7 +109,7 @@ def read_run(
     """
     kept = ExperimentFiles(store, name)
     found = kept.require_description()
-    recipe = parse_stored_recipe(found["recipe"], origin=kept.layout.description)
+    settings = read_settings(kept, found)
     manifests = list(_iter_final_manifests(kept))
     folders = {number: kept.get_iteration(number) for number in range(1, len(manifests) + 1)}
     metrics: MetricValues = {}
@@ -117,13 +117,14 @@ def read_run(
         metrics |= _read_metrics(files)
     return ExperimentRun(
         name=name,
-        recipe=recipe,
-        recipe_sha256=hash_recipe_values(found["recipe"]),
+        recipe=settings.get_recipe(),
+        recipe_sha256=settings.get_recipe_sha256(),
         seed=found["seed"],
         seed_model=seed_model or found["seed_model"]["sha256"],
         models=[found["seed_model"]["sha256"], *(made["model_out"] for made in manifests)],
         summaries=[
-            (summaries or {}).get(number) or _summarize(folders, number, recipe)
+            (summaries or {}).get(number)
+            or _summarize(folders, number, settings.get_recipe(number))
             for number in folders
         ],
         metrics=metrics,

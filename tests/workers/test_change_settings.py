@@ -14,6 +14,8 @@ from django.urls import reverse
 from meta_reward_core.errors import ExperimentBusyError, TrainingError
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.reporting.run_loader import read_run
+from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
 from webapp.dashboard.activity_log import LogFilter, iter_entries
@@ -33,6 +35,7 @@ from webapp.experiments.models import (
 )
 from workers.jobs.runner import QUICK_HANDLERS, run_waiting_jobs
 from workers.pipeline.change_settings import change_settings
+from workers.pipeline.read_experiment import read_recipe
 
 WORKED = ("sample", "generate", "judge", "pair_actor", "meta_judge", "pair_judge")
 
@@ -265,3 +268,16 @@ def test_only_who_may_control_an_experiment_changes_its_settings(stopped: Instal
     other.force_login(make_person("bob", "operator"))
     assert other.get(reverse("settings", args=["mine"])).status_code in {403, 404}
     assert ask(other, {"values": {"training.epochs": 3}})[0] in {403, 404}
+
+
+def test_a_report_reads_each_iteration_under_its_own_settings(stopped: Installation) -> None:
+    change = ("--set", "training.max_length=4096", "--set", "training.sft_weight=0.5")
+    stopped.run("run_iteration", "--experiment", "mine", *change)
+    stopped.run("run_iteration", "--experiment", "mine", "--set", "training.epochs=3")
+    store = ArtifactStore(str(stopped.artifacts))
+    epochs = [read_recipe(store, "mine", number).training.epochs for number in (1, 2)]
+    assert epochs == [10, 3]
+    run = read_run(store, "mine")
+    assert run.recipe == recipe() == read_recipe(store, "mine")
+    assert run.recipe_sha256 == recipe().sha256 != Experiment.objects.get().recipe_sha256
+    assert "training" in stopped.run("show_iteration", "--experiment", "mine", "--iteration", 1)

@@ -2,8 +2,8 @@
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.processes.command_hint import make_missing_experiment_error
-from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
@@ -22,8 +22,8 @@ def find_row(name: str) -> Experiment:
     return row
 
 
-def read_recipe(store: ArtifactStore, name: str) -> Recipe:
-    """Read the recipe that an experiment began with.
+def read_recipe(store: ArtifactStore, name: str, number: int | None = None) -> Recipe:
+    """Read the recipe that holds for an iteration; None: for those to come.
 
     Raises:
         InputError: there is no such experiment.
@@ -32,7 +32,7 @@ def read_recipe(store: ArtifactStore, name: str) -> Recipe:
     description = files.read_description()
     if description is None:
         raise make_missing_experiment_error(name, root=store.root)
-    return parse_stored_recipe(description["recipe"], origin=files.layout.description)
+    return read_settings(files, description).get_recipe(number)
 
 
 def open_iteration_files(store: ArtifactStore, name: str, number: int) -> IterationFiles:

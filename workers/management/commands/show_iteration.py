@@ -58,13 +58,13 @@ class Command(BaseCommand):
 
 def _load_summary(name: str, number: int | None) -> Summary:
     store = ArtifactStore(get_storage_roots().artifacts)
-    recipe = read_recipe(store, name)
+    read_recipe(store, name)
     number = find_latest_iteration(store, name) if number is None else number
     row = Iteration.objects.filter(experiment__name=name, number=number).first()
     return summarize_iteration(
         open_iteration_files(store, name, number),
         number=number,
-        recipe=recipe,
+        recipe=read_recipe(store, name, number),
         stages=[stage.name for stage in STAGES],
         before=ExperimentFiles(store, name).get_iteration(number - 1) if number > 1 else None,
         timings=compute_stage_timings(row) if row else None,
