@@ -222,8 +222,8 @@ def odd_value(value: Any) -> Callable[[dict[str, Any]], None]:
 
 ODD_TASKS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "skipped": (odd_annotation({"was_cancelled": True}), "was skipped by the annotator"),
-    "not annotated": (lambda task: task.update(annotations=[]), "nobody has submitted one"),
-    "annotations left out": (lambda task: task.pop("annotations"), "nobody has submitted one"),
+    "not annotated": (lambda task: task.update(annotations=[]), "has no submitted answer"),
+    "annotations left out": (lambda task: task.pop("annotations"), "has no submitted answer"),
     "an empty annotation": (odd_annotation({"result": []}), "has no answer"),
     "a list as an annotation": (lambda t: t.update(annotations=[[1]]), "is not an object"),
     "a number as a result": (odd_annotation({"result": 5}), "result is not a list"),
@@ -294,10 +294,10 @@ def submitted(**changes: Any) -> list[dict[str, Any]]:
 
 
 ODD_RECORDS: dict[str, tuple[Any, str]] = {
-    "pending": ([], "nobody has submitted one"),
-    "pending by question": ({}, "nobody has submitted one"),
-    "without responses": (None, "nobody has submitted one"),
-    "without answers": ({"answer": []}, "nobody has submitted one"),
+    "pending": ([], "has no submitted answer"),
+    "pending by question": ({}, "has no submitted answer"),
+    "without responses": (None, "has no submitted answer"),
+    "without answers": ({"answer": []}, "has no submitted answer"),
     "a draft": (submitted(status="draft"), "is not submitted yet"),
     "a draft by question": ({"answer": [{"value": "A", "user_id": "u", "status": "draft"}]},
                             "is not submitted yet"),
@@ -440,7 +440,7 @@ def test_an_item_that_somebody_looks_at_is_left_to_them(
     rows = [row(batch, item=one.number) for one in batch.items.all()]
     done = load(batch, alice, rows)
     assert (done.added, only(done).item) == (11, item.number)
-    assert "somebody is answering its item now" in only(done).reason
+    assert "the item is being answered now" in only(done).reason
 
 
 # What refuses the whole file.
@@ -489,8 +489,8 @@ def test_responses_are_imported_with_their_points(audited: Experiment, alice: Us
     ]
     done = load(drawn, alice, rows)
     assert [one.reason for one in done.left_out] == [
-        "points are not a number from 0 to 5",
-        "has no points",
+        "the score is not a number from 0 to 5",
+        "has no score",
     ]
     assert set(Answer.objects.values_list("points", flat=True)) == {0, 4.5}
 

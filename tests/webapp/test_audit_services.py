@@ -227,13 +227,13 @@ def test_nothing_is_decided_about_battles_that_are_not_there(
 def test_whoever_assigns_somebody_who_may_see_results_is_warned(
     client: Client, batch: Batch, carol: User, dave: User
 ) -> None:
-    assert "blind only by promise" not in client.get(f"/audits/{batch.pk}").content.decode()
+    assert "not guaranteed to be blind" not in client.get(f"/audits/{batch.pk}").content.decode()
     erin = make_person("erin", "auditor")
     erin.groups.add(*make_person("bob", "viewer").groups.all())
     path = f"/audits/{batch.pk}/auditors"
     page = said(client, path, auditors=[carol.pk, erin.pk])
     assert "erin may also see experiments" in page
-    assert "blind only by promise" not in said(client, path, auditors=[carol.pk, dave.pk])
+    assert "not guaranteed to be blind" not in said(client, path, auditors=[carol.pk, dave.pk])
     new = {"iteration": 1, "kind": "judgments", "strategy": "certainty", "size": 10, "seed": 1,
            "same_share": 0, "other_share": 0, "auditors": [erin.pk]}  # fmt: skip
     assert "erin may also see experiments" in said(client, f"{AUDITS}/new", **new)

@@ -370,7 +370,7 @@ def test_a_failed_turn_is_tried_again_from_the_turn_before(client: Client, finis
         ({"status": "refused", "outcome": {}}, "This turn failed"),
         (
             {"outcome": {"answers": [answer(0, "yes"), answer(1, "", finish_reason="refused")]}},
-            "M1 gave no answer",
+            "M1 gave no response",
         ),
     ],
 )

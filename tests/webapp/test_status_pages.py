@@ -96,7 +96,7 @@ def test_a_finished_experiment_shows_its_last_figure(client: Client, iteration: 
     finish(iteration)
     assert "M1 true quality 4" in get(client)
     finish(iteration, truth=[])
-    assert "mean points 3.1 in iteration 1" in get(client)
+    assert "mean score 3.1 in iteration 1" in get(client)
 
 
 def test_names_and_status_narrow_the_list(client: Client, alice: User) -> None:

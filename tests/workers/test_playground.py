@@ -335,4 +335,4 @@ def test_a_real_model_reads_the_whole_conversation(
     third = carried_out(ask(row, prompt=one, sampling=longer, follows=second, **alone))
     (answer,) = third.outcome["answers"]
     assert "a reply of up to 250 exceed the model's limit of 256 tokens" in answer["refusal"]
-    assert "M0 gave no answer" in str(explain_not_followable([first, second, third]))
+    assert "M0 gave no response" in str(explain_not_followable([first, second, third]))

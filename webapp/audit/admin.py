@@ -308,7 +308,7 @@ class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
         fields = ("adjudicated", "adjudication")
         labels = {"adjudicated": "Last word", "adjudication": "Reason"}  # noqa: RUF012
         help_texts = {  # noqa: RUF012
-            "adjudicated": "first, second, tie or neither; for a response 0 to 5 points. "
+            "adjudicated": "first, second, tie or neither; for a response a score from 0 to 5. "
             "Empty: the answer counts.",
         }
 
@@ -317,7 +317,7 @@ class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
         value: str = self.cleaned_data["adjudicated"].strip()
         if not value or _is_answer(value, self.instance.batch.kind):
             return value
-        raise ValidationError("first, second, tie or neither; for a response 0 to 5 points")
+        raise ValidationError("first, second, tie or neither; for a response a score from 0 to 5")
 
 
 def _is_answer(value: str, kind: str) -> bool:

@@ -177,7 +177,7 @@ def _read_entry(where: str, row: Mapping[str, Any]) -> Entry | LeftOut:
     except ValidationError as error:
         return LeftOut(where, item, explain_validation_error(error))
     if not found:
-        return LeftOut(where, item, "has no answer: nobody has submitted one yet")
+        return LeftOut(where, item, "has no submitted answer")
     answers = tuple(one for one in found if isinstance(one, AnswerRow))
     left_out = tuple(LeftOut(where, item, one) for one in found if isinstance(one, str))
     return Entry(where, place, names_item, answers, left_out)

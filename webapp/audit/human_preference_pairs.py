@@ -75,7 +75,7 @@ def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item]
         InputError: the experiment is gone.
     """
     if experiment is None:
-        raise InputError("the experiment is gone, and with it the words of its judge prompt")
+        raise InputError("the experiment was deleted, and with it its judge prompt")
     words = read_experiment_templates(experiment)
     template = PromptTemplate("judge", words["judge"])
     return lambda item: template.fill(

@@ -267,9 +267,9 @@ def _parse_choice(said: AnswerRow, item: Item) -> str:
 def _parse_score(said: AnswerRow) -> float:
     points = said.points if said.shown is None else said.shown
     if points is None:
-        raise InputError("has no points")
+        raise InputError("has no score")
     if isinstance(points, str) or not 0 <= points <= 5:
-        raise InputError("points are not a number from 0 to 5")
+        raise InputError("the score is not a number from 0 to 5")
     return points
 
 
@@ -310,7 +310,7 @@ def _write_answer(read: ParsedAnswer, name: str, by: User) -> bool | LeftOut:
         return read.leave_out("its item has another answer already")
     free = Item.objects.filter(Q(holder__isnull=True) | Q(lease_until__lt=Now()), pk=item.pk)
     if free.filter(is_answered=False).update(is_answered=True) != 1:
-        return read.leave_out("somebody is answering its item now: import the file again later")
+        return read.leave_out("the item is being answered now; import the file again later")
     auditor = item.batch.auditors.filter(username=read.auditor).first()
     Answer.objects.create(
         item=item,

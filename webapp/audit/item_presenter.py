@@ -77,7 +77,7 @@ def format_answer(found: Answer, item: Item) -> str:
     """Format an answer as the annotation page shows it."""
     sure = Confidence(found.confidence).label
     if found.points is not None:
-        return f"{found.points:g} of 5 points ({sure})"
+        return f"{found.points:g} of 5 ({sure})"
     return f"{format_choice(found.choice, item)} ({sure})"
 
 

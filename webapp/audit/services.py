@@ -322,11 +322,8 @@ def assign_auditors(batch: Batch, wanted: Iterable[User], *, by: User) -> list[s
     passed_on = reassign_repeats(batch)
     notes = [format_unblinded_warning(batch.auditors.all())]
     if passed_on:
-        what = "1 repeat" if passed_on == 1 else f"{passed_on} repeats"
-        notes.append(
-            f"Batch {batch.pk}: {what} that only somebody who answers no longer could have "
-            "answered may be answered by the others now."
-        )
+        what = "1 repeat item was" if passed_on == 1 else f"{passed_on} repeat items were"
+        notes.append(f"Batch {batch.pk}: {what} reassigned because the auditor was removed.")
     return [said for said in notes if said]
 
 
@@ -336,9 +333,9 @@ def format_unblinded_warning(people: Iterable[User]) -> str:
     if not names:
         return ""
     return (
-        f"Of those who answer, {', '.join(names)} may also see experiments, and with them what the "
-        "meta-judge said: such answers are blind only by promise. Give auditors an account that "
-        "has the role auditor and no other one."
+        f"These auditors can also see experiments, and with them the meta-judge's verdicts: "
+        f"{', '.join(names)}. Their answers are not guaranteed to be blind. Give auditors accounts "
+        "with the auditor role only."
     )
 
 

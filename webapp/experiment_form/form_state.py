@@ -341,7 +341,9 @@ def _read_origin_prompts(origin: Experiment) -> PromptsState:
     """The pool of the experiment that is duplicated."""
     texts = open_experiment_files(origin).pool.read("prompts").column("text")
     if not len(texts):
-        return PromptsState(error=f"The files of {origin.name} are gone, its prompts with them.")
+        return PromptsState(
+            error=f"The files of {origin.name}, including its prompts, no longer exist."
+        )
     first = list_first_texts(text.as_py() for text in texts)
     found = StoredPrompts("", "parquet", len(texts), 0, first, (), 0)
     return PromptsState(found, len(texts), called=origin.name)

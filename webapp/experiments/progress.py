@@ -139,7 +139,7 @@ def _format_last_metric(experiment: Experiment) -> str:
     if truth is not None:
         return f"M{latest.number} true quality {format_number(truth)}"
     mean = (latest.metrics.get("judge") or {}).get("mean")
-    return f"mean points {format_number(mean)} in iteration {latest.number}" if mean else ""
+    return f"mean score {format_number(mean)} in iteration {latest.number}" if mean else ""
 
 
 def _get_true_quality(metrics: Mapping[str, Any]) -> float | None:

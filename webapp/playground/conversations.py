@@ -64,8 +64,8 @@ def explain_not_followable(turns: Sequence[Job]) -> str | None:
     if silent:
         names = " and ".join(f"M{number}" for number in silent)
         return (
-            f"{names} gave no answer, so there is nothing to go on from: ask this turn again, with "
-            "a shorter text or a shorter longest answer, or begin another conversation."
+            f"{names} gave no response, so the conversation cannot continue. Resend this turn with "
+            "a shorter prompt or fewer tokens, or start a new conversation."
         )
     if len(turns) >= MAX_TURNS:
         return f"A conversation has at most {MAX_TURNS} turns. Start a new one."
