@@ -85,7 +85,7 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
     assert made.rubric
     page = client.get(f"/audits/{made.pk}").content.decode()
     assert "orders agree" in page
-    assert "No answer yet compares" in page
+    assert "No answer compares" in page
 
 
 def test_a_batch_that_is_asked_for_once_is_drawn_once(client: Client, audited: Experiment) -> None:
@@ -188,7 +188,7 @@ def test_the_last_word_replaces_an_answer(client: Client, batch: Batch, carol: U
     answer_by_forward(batch, carol)
     batch.items.update(adjudicated="tie")
     page = client.get(f"/audits/{batch.pk}").content.decode()
-    assert "No answer yet compares" in page
+    assert "No answer compares" in page
 
 
 def test_repeats_tell_how_consistent_auditors_are(
@@ -209,7 +209,7 @@ def test_the_report_of_responses_compares_points(
         Answer.objects.create(item=item, auditor_name="carol", points=points)
     page = client.get(f"/audits/{good.pk}").content.decode()
     assert "Kendall" in page
-    assert "Responses that people find better get higher scores" in page
+    assert "Responses with higher human scores get higher scores" in page
     assert "too strict" in page
 
 
