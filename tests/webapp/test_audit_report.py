@@ -227,7 +227,7 @@ def test_a_batch_of_a_deleted_experiment_can_be_read(
     assert "The experiment was deleted" in client.get(f"/audits/{batch.pk}").content.decode()
     assert client.get(f"/audits/{batch.pk}/export/csv").status_code == 200
     answer = client.get(f"/audits/{batch.pk}/export/eft", follow=True)
-    assert "the experiment is gone" in answer.content.decode()
+    assert "the experiment was deleted" in answer.content.decode()
 
 
 def test_strangers_see_no_private_audits(client: Client, batch: Batch) -> None:

@@ -232,12 +232,12 @@ def test_whoever_assigns_somebody_who_may_see_results_is_warned(
     erin.groups.add(*make_person("bob", "viewer").groups.all())
     path = f"/audits/{batch.pk}/auditors"
     page = said(client, path, auditors=[carol.pk, erin.pk])
-    assert "erin may also see experiments" in page
+    assert "the meta-judge&#x27;s verdicts: erin." in page
     assert "not guaranteed to be blind" not in said(client, path, auditors=[carol.pk, dave.pk])
     new = {"iteration": 1, "kind": "judgments", "strategy": "certainty", "size": 10, "seed": 1,
            "same_share": 0, "other_share": 0, "auditors": [erin.pk]}  # fmt: skip
-    assert "erin may also see experiments" in said(client, f"{AUDITS}/new", **new)
+    assert "the meta-judge&#x27;s verdicts: erin." in said(client, f"{AUDITS}/new", **new)
     rita = reviewer()
     chosen = {"_selected_action": [batch.pk], "action": "assign", "auditor": erin.pk}
     page = said(rita, reverse("admin:audit_batch_changelist"), **chosen)
-    assert "erin may also see experiments" in page
+    assert "the meta-judge&#x27;s verdicts: erin." in page
