@@ -122,6 +122,7 @@ def _make_benchmark_request(
         judge=make_sampling_params(recipe.judge, chat_date=context.chat_date),
         meta_judge=make_sampling_params(recipe.meta_judge, chat_date=context.chat_date),
         judgments=recipe.evaluation.judgments,
+        score_readout=recipe.judge.score_readout,
         templates=context.templates,
         max_score=recipe.judge.max_score,
         system_prompt=recipe.actor.system_prompt,

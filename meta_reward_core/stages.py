@@ -157,6 +157,7 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
         early_stop_z=recipe.early_stop_z,
         rho=get_scheduled_value(context.recipe.pairing.rho, context.number),
         min_valid_judgments=recipe.min_valid_judgments,
+        readout=recipe.score_readout,
         progress=tools.progress,
     )
     scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
@@ -213,6 +214,7 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
         sampling=make_sampling_params(recipe, chat_date=context.chat_date),
         seed=_derive_stage_seed(context, "meta_judge", shard),
         adaptive_z=recipe.adaptive_z,
+        readout=recipe.verdict_readout,
         progress=tools.progress,
     )
     return StageOutput({("battles", shard): build_table("battles", battles)}, counts)

@@ -372,6 +372,8 @@ def _make_judging_table(summary: Summary) -> Table:
     for name, value, form in metrics:
         if value is not None:
             table.add_row(name, _format_value(value, form))
+    for what, readout in summary.get("readouts", {}).items():
+        table.add_row(f"readout of {what}", readout)
     return table
 
 

@@ -23,7 +23,7 @@ from meta_reward_core.engines.base import Engine, Progress, SamplingParams
 from meta_reward_core.method.judging import build_judge_conversation, judge_responses
 from meta_reward_core.method.parsing import MAX_SCORE
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.storage.records import Judgment, Response
+from meta_reward_core.storage.records import Judgment, Response, VerdictReadout
 
 JudgmentDropReason = Literal[
     "unscored", "tie", "order_differs", "cut_off", "too_many_of_these_points"
@@ -140,6 +140,7 @@ def build_eft(
     seed: int,
     held_out: HeldOutPrompts,
     max_score: float = MAX_SCORE,
+    readout: VerdictReadout = "free",
     max_share: float = 1.0,
     tell: Callable[[int], Progress] | None = None,
 ) -> EftData:
@@ -154,6 +155,8 @@ def build_eft(
         sampling: of the judgments.
         seed: of the engine, and of what is left out where there is too much of one score.
         max_score: of the rubric; see `parse_score`.
+        readout: how a score comes about. A forced score line is part of what is taught: it stands
+            in judgments that agree with people.
         held_out: prompts that are not to be trained on.
         max_share: of the rows that may have the same points; 1 keeps all.
         tell: given how many judgments there will be, returns who is told the progress.
@@ -177,6 +180,7 @@ def build_eft(
         sampling=sampling,
         seed=seed,
         max_score=max_score,
+        readout=readout,
         progress=None if tell is None else tell(len(responses) * samples),
     )
     ranks = {

@@ -6,8 +6,9 @@ An engine knows nothing of rubrics, scores or pairs.
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
+from meta_reward_core.errors import EngineError
 from meta_reward_core.models.chat import ChatOptions
 
 
@@ -117,6 +118,78 @@ def pack_token_ids(ids: Sequence[int]) -> "array[int]":
     return array("i", ids)
 
 
+@dataclass(frozen=True, slots=True)
+class ForcedLine:
+    """A line that is begun for the model, and the values of which one ends it.
+
+    Attributes:
+        beginning: such as a line break and `Score:`.
+        values: what may follow, at least two distinct texts, such as ` 4`.
+    """
+
+    beginning: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedLineRequest:
+    """A completion after which a line is begun.
+
+    Attributes:
+        conversation: what the completion replies to.
+        completion: as it was drawn; not a refused one.
+        kept_chars: characters of its text that the line follows; the rest is dropped.
+    """
+
+    conversation: Conversation
+    completion: Completion
+    kept_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedLineReading:
+    """How probable the values are at the end of a forced line.
+
+    Attributes:
+        text: of the completion as far as it was kept, and the beginning of the line.
+        log_probabilities: natural logarithms of the probability of each value as a whole text, in
+            the order of the values; not renormalised.
+        token_ids: of the kept text and the beginning of the line, without an end token.
+        injected: how many of the last ids are those of the line.
+        value_ids: of each value.
+        end_id: a token that ends a reply.
+    """
+
+    text: str
+    log_probabilities: tuple[float, ...]
+    token_ids: "array[int]"
+    injected: int
+    value_ids: "tuple[array[int], ...]"
+    end_id: int
+
+
+@runtime_checkable
+class ForcedLineReader(Protocol):
+    """An engine that can begin a line for the model and tell how probable its values are."""
+
+    def read_forced_lines(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
+    ) -> list[ForcedLineReading | None]:
+        """Read the values of a line after each completion; the same call gives the same readings.
+
+        Args:
+            options: of the chat template, as the completions were drawn under.
+
+        Returns:
+            One for each request, in order; None where the line does not fit into the model.
+
+        Raises:
+            EngineError: the engine failed as a whole, or its tokenizer cannot tell the values
+                apart.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Where tokens come from."""
 
@@ -145,3 +218,17 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the model's memory. The engine cannot be used afterwards."""
         ...
+
+
+def require_forced_lines(engine: Engine) -> ForcedLineReader:
+    """See that an engine can begin a line for the model.
+
+    Raises:
+        EngineError: it cannot.
+    """
+    if not isinstance(engine, ForcedLineReader):
+        raise EngineError(
+            "This engine cannot begin a line for the model: use engine.kind: transformers, or a "
+            "free readout."
+        )
+    return engine

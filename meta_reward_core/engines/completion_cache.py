@@ -14,14 +14,19 @@ from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Engine,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
     Progress,
     SamplingParams,
     TokenChoice,
     offset_progress,
     pack_token_ids,
+    require_forced_lines,
 )
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError
+from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
 from meta_reward_core.untrusted_input import parse_json
 
@@ -88,6 +93,20 @@ class CachingEngine:
             if progress is not None:
                 progress(len(drawn) * n, tokens)
         return drawn
+
+    def read_forced_lines(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
+    ) -> list[ForcedLineReading | None]:
+        """Read forced lines by the engine below; nothing of them is kept.
+
+        Raises:
+            EngineError: that engine cannot do it.
+        """
+        if self._closed:
+            raise EngineError("This engine is closed: make a new one.")
+        if self._engine is None:
+            self._engine = self._load()
+        return require_forced_lines(self._engine).read_forced_lines(requests, line, options=options)
 
     def _split_into_shards(
         self, conversations: list[Conversation], seed: int

@@ -71,9 +71,13 @@ def _load_openai(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engin
 
 
 def _load_scripted(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
-    from meta_reward_core.engines.scripted import ScriptedEngine, make_fake_reply
+    from meta_reward_core.engines.scripted import (
+        ScriptedEngine,
+        make_fake_log_probability,
+        make_fake_reply,
+    )
 
-    return ScriptedEngine(make_fake_reply)
+    return ScriptedEngine(make_fake_reply, make_fake_log_probability)
 
 
 _Loader = Callable[[Path, EngineRecipe, Path | None], Engine]

@@ -5,21 +5,33 @@ whole completions.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     FinishReason,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
     Progress,
     SamplingParams,
+    pack_token_ids,
 )
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError
+from meta_reward_core.models.chat import ChatOptions
 
 Reply = str | tuple[str, FinishReason] | Completion
 Script = Callable[[Conversation, int, int], Reply]
 """Called with (conversation, sample index, seed); returns a text, a text and why it ended, or a
 completion, which is given back as it is."""
+
+ValueScript = Callable[[Conversation, str, str], float]
+"""Called with (conversation, kept text, value of a forced line); returns its log-probability."""
+
+_END_ID: Final = 1_000_000
+_LINE_ID: Final = 2_000_000
 
 
 class ScriptedEngine:
@@ -29,8 +41,13 @@ class ScriptedEngine:
         calls: how many completions have been asked for since construction.
     """
 
-    def __init__(self, script: Script) -> None:
-        """Keep the script; nothing is loaded."""
+    def __init__(self, script: Script, values: ValueScript | None = None) -> None:
+        """Keep the scripts; nothing is loaded.
+
+        Args:
+            values: of forced lines.
+        """
+        self._values = values
         self.calls = 0
         self._script = script
         self._closed = False
@@ -55,6 +72,41 @@ class ScriptedEngine:
             if progress is not None:
                 progress(len(answers) * n, sum(c.tokens for row in answers for c in row))
         return answers
+
+    def read_forced_lines(
+        self,
+        requests: Sequence[ForcedLineRequest],
+        line: ForcedLine,
+        *,
+        options: ChatOptions,  # noqa: ARG002 a script has no template
+    ) -> list[ForcedLineReading | None]:
+        """Read values by the script of values; each word, and each part of a line, is a token.
+
+        Raises:
+            EngineError: there is no such script.
+        """
+        if self._values is None:
+            raise EngineError("This script says nothing of forced lines: give it one that does.")
+        readings: list[ForcedLineReading | None] = []
+        for request in requests:
+            text = request.completion.text[: request.kept_chars]
+            kept = list(range(len(text.split())))
+            readings.append(
+                ForcedLineReading(
+                    text=text + line.beginning,
+                    log_probabilities=tuple(
+                        self._values(request.conversation, text, value) for value in line.values
+                    ),
+                    token_ids=pack_token_ids([*kept, _LINE_ID]),
+                    injected=1,
+                    value_ids=tuple(
+                        pack_token_ids([_LINE_ID + 1 + number])
+                        for number in range(len(line.values))
+                    ),
+                    end_id=_END_ID,
+                )
+            )
+        return readings
 
     def close(self) -> None:
         """Refuse every later call, as an engine that holds a model would have to."""
@@ -86,6 +138,11 @@ _PHRASES = (
     "as you asked",
     "note that",
 )
+
+
+def make_fake_log_probability(conversation: Conversation, text: str, value: str) -> float:
+    """How probable a value of a forced line is, as a logarithm: a function of what was said."""
+    return -float(derive_seed(0, conversation[-1]["content"], text, value) % 7)
 
 
 def make_fake_reply(conversation: Conversation, sample: int, seed: int) -> str:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import (
@@ -24,11 +24,19 @@ from transformers import (
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
     Progress,
     SamplingParams,
     pack_token_ids,
 )
 from meta_reward_core.engines.decoding import DecodingBatch, decode
+from meta_reward_core.engines.forced_lines import (
+    ForcedLineTools,
+    LogProbabilities,
+    NextTokens,
+)
 from meta_reward_core.engines.padded_batch import PaddedBatch
 from meta_reward_core.engines.prefix_batching import (
     PromptBatch,
@@ -39,10 +47,22 @@ from meta_reward_core.engines.prefix_sharing_probe import enable_prefix_sharing
 from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
 from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 from meta_reward_core.errors import EngineError, ModelFolderError
+from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.processes.third_party_logging import silence_libraries
 
 STEPS_BETWEEN_REPORTS = 16
+
+RowReader = Callable[[PreTrainedModel, PromptBatch], DecodingBatch]
+
+
+class BatchPlanner(Protocol):
+    """A plan of `prefix_batching`."""
+
+    def __call__(
+        self, wanted: Mapping[TokenIds, int], *, max_new_tokens: int, max_batch_tokens: int
+    ) -> list[PromptBatch]:
+        """Plan batches."""
 
 
 def load_transformers_engine(
@@ -145,11 +165,52 @@ class TransformersEngine:
             for prompt, refusal in zip(prompts, refusals, strict=True)
         ]
 
+    def read_forced_lines(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
+    ) -> list[ForcedLineReading | None]:
+        """Read the values of a line after each completion. See `ForcedLineReader`.
+
+        What prompts and completions have in common is read once, as in `sample`.
+        """
+        tools = ForcedLineTools(
+            self._tokenizer,
+            lambda conversations: self._encoder.encode(conversations, options),
+            self._read_next,
+            self._end_ids,
+            self._max_model_len,
+        )
+        return tools.read(requests, line)
+
+    @torch.inference_mode()
+    def _read_next(self, wanted: NextTokens) -> LogProbabilities:
+        """Log-probabilities of tokens after each sequence, batch by batch."""
+        if self._model is None:
+            raise EngineError("This engine is closed: load the model again.")
+        plan, make_rows = self._choose_batching()
+        found: dict[tuple[TokenIds, int], float] = {}
+        once = dict.fromkeys(wanted, 1)
+        for batch in plan(once, max_new_tokens=1, max_batch_tokens=self._max_batch_tokens):
+            try:
+                logits = make_rows(self._model, batch).logits
+            except torch.OutOfMemoryError as error:
+                raise EngineError(f"Out of memory: lower max_batch_tokens. {error}") from error
+            rows = logits.float().log_softmax(-1)
+            for number, sequence in enumerate(batch.prompts):
+                for token in wanted[sequence]:
+                    found[sequence, token] = float(rows[number, token])
+        return found
+
     def close(self) -> None:
         """Free the model's memory, on an accelerator too."""
         self._model = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _choose_batching(self) -> "tuple[BatchPlanner, RowReader]":
+        """How rows are put together and read: with shared prefixes where the model can."""
+        if self._shares:
+            return plan_shared_batches, SharedPrefixBatch
+        return plan_padded_batches, PaddedBatch
 
     def _make_refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
         limit = self._max_model_len
@@ -175,12 +236,7 @@ class TransformersEngine:
         drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
         opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
         model = self._model
-        make_rows: Callable[[PreTrainedModel, PromptBatch], DecodingBatch]
-        plan, make_rows = (
-            (plan_shared_batches, SharedPrefixBatch)
-            if self._shares
-            else (plan_padded_batches, PaddedBatch)
-        )
+        plan, make_rows = self._choose_batching()
         batches = plan(
             wanted, max_new_tokens=sampling.max_new_tokens, max_batch_tokens=self._max_batch_tokens
         )

@@ -90,6 +90,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
         template=words.template,
         rubric=words.rubric,
         max_score=words.max_score,
+        readout=words.readout,
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,

@@ -234,6 +234,7 @@ class _Probe:
             sampling=make_sampling_params(recipe, chat_date=self.chat_date),
             seed=self._derive_seed(f"judge from {first}"),
             max_score=recipe.max_score,
+            readout=recipe.score_readout,
         )
         self._note("judge", before, replies=len(drawn), tokens=counts["tokens"])
         self.judgments += [_renumber(one, first) for one in drawn]
@@ -250,6 +251,7 @@ class _Probe:
             hide_score_line=recipe.hide_score_line,
             sampling=make_sampling_params(recipe, chat_date=self.chat_date),
             seed=self._derive_seed("meta_judge"),
+            readout=recipe.verdict_readout,
         )
         if drawn:
             self._note("meta_judge", before, replies=len(drawn), tokens=counts["tokens"])

@@ -42,6 +42,7 @@ from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, 
 from meta_reward_core.evaluation.win_rate import score_annotations
 from meta_reward_core.method.parsing import MAX_SCORE
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
+from meta_reward_core.storage.records import Readout
 
 OutputSource = NamedEngine | Path
 """Who answers, or the file of what was answered."""
@@ -80,6 +81,7 @@ class JudgePrompt:
     template: PromptTemplate
     rubric: str
     max_score: float = MAX_SCORE
+    readout: Readout = "free"
 
 
 def run_alpaca(
@@ -344,6 +346,7 @@ def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> S
         template=words.template,
         rubric=words.rubric,
         max_score=words.max_score,
+        readout=words.readout,
         samples=run.samples,
         sampling=run.judging,
         seed=run.seed,

@@ -18,7 +18,7 @@ from meta_reward_core.evaluation.reward_bench import RewardBenchVersion, ScoredF
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.parsing import MAX_SCORE
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.storage.records import Judgment, Response
+from meta_reward_core.storage.records import Judgment, Readout, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ def score_items(
     template: PromptTemplate,
     rubric: str,
     max_score: float = MAX_SCORE,
+    readout: Readout = "free",
     samples: int,
     sampling: SamplingParams,
     seed: int = 0,
@@ -90,6 +91,7 @@ def score_items(
         template: the judge's prompt.
         rubric: what `{rubric}` stands for.
         max_score: of the rubric; see `parse_score`.
+        readout: how a score comes about.
         samples: judgments of each answer.
         sampling: of the judgments.
         seed: of the engine.
@@ -111,6 +113,7 @@ def score_items(
         template=template,
         rubric=rubric,
         max_score=max_score,
+        readout=readout,
         samples=samples,
         sampling=sampling,
         seed=seed,

@@ -2,11 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
     Engine,
+    ForcedLine,
     Progress,
     SamplingParams,
     offset_progress,
@@ -17,14 +20,21 @@ from meta_reward_core.method.adaptive_judging import (
     find_still_in_play,
     split_into_rounds,
 )
+from meta_reward_core.method.forced_readout import (
+    ForcedValue,
+    force_values,
+    list_probabilities,
+    make_score_line,
+)
 from meta_reward_core.method.parsing import (
     MAX_SCORE,
     PROMPT_REFUSED,
     UnscoredReason,
+    find_closing_score,
     parse_score,
 )
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.storage.records import Judgment, Response
+from meta_reward_core.storage.records import Judgment, Readout, Response
 from meta_reward_core.storage.shards import Counts
 
 
@@ -63,11 +73,13 @@ def judge_responses(
     early_stop_z: float | None = None,
     rho: float = 0.0,
     min_valid_judgments: int = 1,
+    readout: Readout = "free",
     progress: Progress | None = None,
 ) -> tuple[list[Judgment], Counts]:
     """Let the judge score.
 
     Args:
+        readout: how a score comes about; see `forced_readout` for others than `free`.
         instructions: prompt_id -> text of the instruction.
         max_score: maximum score of the rubric; see `parse_score`.
         early_stop_z: see `adaptive_judging.find_still_in_play`; with it, responses that can no
@@ -82,6 +94,7 @@ def judge_responses(
     Source: Wu et al. 2024, section 2.1 (N = 11); the rubric is Yuan et al. 2024's.
     """
     drawn_before = 0
+    line = make_score_line(max_score)
 
     def sample_round(some: Sequence[Response], first: int, count: int) -> JudgmentsByResponse:
         nonlocal drawn_before
@@ -102,12 +115,32 @@ def judge_responses(
             progress=offset_progress(progress, drawn_before),
         )
         drawn_before += len(some) * count
-        return {
+        free = {
             response.response_id: [
                 _parse_judgment(response, first + sample, completion, max_score)
                 for sample, completion in enumerate(completions)
             ]
             for response, completions in zip(some, drawn, strict=True)
+        }
+        if readout == "free":
+            return free
+        forced = force_values(
+            engine,
+            conversations,
+            drawn,
+            line,
+            find_closing_line=partial(find_closing_score, max_score=max_score),
+            sampling=sampling,
+            derive_draw_seed=lambda number, sample: derive_seed(
+                seed, "forced score", some[number].response_id, first + sample
+            ),
+        )
+        return {
+            name: [
+                _make_forced_judgment(judgment, value, line, readout=readout, max_score=max_score)
+                for judgment, value in zip(judgments, values, strict=True)
+            ]
+            for (name, judgments), values in zip(free.items(), forced, strict=True)
         }
 
     if early_stop_z is None:
@@ -195,6 +228,30 @@ def _parse_judgment(
         finish_reason=completion.finish_reason,
         readout="free",
         token_ids=completion.token_ids,
+    )
+
+
+def _make_forced_judgment(
+    free: Judgment,
+    value: ForcedValue | None,
+    line: ForcedLine,
+    *,
+    readout: Readout,
+    max_score: float,
+) -> Judgment:
+    """A judgment whose score was forced; one without a value has no score."""
+    if value is None:
+        return replace(free, score=None, unscored_reason=PROMPT_REFUSED, readout=readout)
+    points = value.expected_index if readout == "expected" else float(value.index)
+    return replace(
+        free,
+        text=value.text,
+        score=points * (MAX_SCORE / max_score),
+        unscored_reason=None,
+        readout=readout,
+        probabilities=list_probabilities(line, value),
+        token_ids=value.token_ids,
+        injected_at=value.injected_at,
     )
 
 

@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 from meta_reward_core.engines.base import (
@@ -22,14 +22,31 @@ from meta_reward_core.method.adaptive_battles import (
     split_into_rounds,
     tally_win_records,
 )
+from meta_reward_core.method.forced_readout import (
+    VERDICT_LINE,
+    ForcedValue,
+    force_values,
+    list_probabilities,
+)
 from meta_reward_core.method.pairing import (
     DropReason,
     select_distinct_judgments,
     select_most_varied_response,
 )
-from meta_reward_core.method.parsing import PROMPT_REFUSED, parse_verdict, remove_score_lines
+from meta_reward_core.method.parsing import (
+    PROMPT_REFUSED,
+    find_closing_verdict,
+    parse_verdict,
+    remove_score_lines,
+)
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.storage.records import Battle, Judgment, ResponseScore
+from meta_reward_core.storage.records import (
+    Battle,
+    Judgment,
+    ResponseScore,
+    Verdict,
+    VerdictReadout,
+)
 from meta_reward_core.storage.shards import Counts
 
 
@@ -115,11 +132,13 @@ def run_battles(
     sampling: SamplingParams,
     seed: int,
     adaptive_z: float | None = None,
+    readout: VerdictReadout = "free",
     progress: Progress | None = None,
 ) -> tuple[list[Battle], Counts]:
     """Let the meta-judge decide each planned battle, once.
 
     Args:
+        readout: how a verdict comes about; see `forced_readout` for `forced`.
         adaptive_z: see `adaptive_battles`; with it, battles that can no longer change a pair are
             left out. The rounds of all responses run together.
 
@@ -142,9 +161,28 @@ def run_battles(
             seed=derive_seed(seed, "round", number) if number else seed,
             progress=offset_progress(progress, before),
         )
-        return [
+        found = [
             _parse_battle(battle, completions[0])
             for battle, completions in zip(some, drawn, strict=True)
+        ]
+        if readout == "free":
+            return found
+        forced = force_values(
+            engine,
+            conversations,
+            drawn,
+            VERDICT_LINE,
+            find_closing_line=find_closing_verdict,
+            sampling=sampling,
+            derive_draw_seed=lambda place, _: derive_seed(
+                seed,
+                "forced verdict",
+                some[place].first.judgment_id,
+                some[place].second.judgment_id,
+            ),
+        )
+        return [
+            _make_forced_battle(free, values[0]) for free, values in zip(found, forced, strict=True)
         ]
 
     if adaptive_z is None:
@@ -241,6 +279,21 @@ def _parse_battle(battle: PlannedBattle, completion: Completion) -> Battle:
         tokens=completion.tokens,
         finish_reason=completion.finish_reason,
         readout="free",
+    )
+
+
+def _make_forced_battle(free: Battle, value: ForcedValue | None) -> Battle:
+    """A battle whose verdict was forced; one without a value has no verdict."""
+    if value is None:
+        return replace(free, verdict=None, unparsed_reason=PROMPT_REFUSED, readout="forced")
+    verdicts: tuple[Verdict, ...] = ("A", "B")
+    return replace(
+        free,
+        text=value.text,
+        verdict=verdicts[value.index],
+        unparsed_reason=None,
+        readout="forced",
+        probabilities=list_probabilities(VERDICT_LINE, value),
     )
 
 

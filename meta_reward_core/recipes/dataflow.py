@@ -239,6 +239,7 @@ META_JUDGE: Final = StageSpec(
             "meta_judge.max_score_gap",
             "meta_judge.hide_score_line",
             "meta_judge.adaptive_z",
+            "meta_judge.verdict_readout",
             "judge.rubric",
             "actor.reasoning",
             "judge.reasoning",

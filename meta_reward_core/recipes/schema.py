@@ -4,7 +4,7 @@ A recipe is validated once, at the edge. Below `iteration`, functions take the v
 This module reads no files; `meta_reward_core.recipes` does.
 """
 
-from typing import Annotated, Any, Literal, Self, TypeVar, overload
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, overload
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from meta_reward_core.models.reasoning import ReasoningPolicy
 from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
 from meta_reward_core.recipes.field import OURS, PAPER, SECONDARY, Section, declare_field
 from meta_reward_core.recipes.training_settings import DpoSettings
-from meta_reward_core.storage.records import PairKind
+from meta_reward_core.storage.records import PairKind, Readout, VerdictReadout
 
 Value = TypeVar("Value")
 
@@ -34,6 +34,8 @@ def get_scheduled_value(schedule: Any, iteration: int) -> Any:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonEmpty = Annotated[list[Value], Field(min_length=1)]
+FORCED_LINE_ENGINES: Final = frozenset({"transformers", "scripted"})
+"""Engines that can begin a line for the model; see `engines.base.ForcedLineReader`."""
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 
@@ -121,6 +123,14 @@ class JudgeRecipe(DecodingRecipe):
         gt=0,
         le=100,
     )
+    score_readout: Readout = declare_field(
+        "free",
+        "How a score comes about. free: the judge writes it, and it is read from the text. forced: "
+        "after the justification the score line is begun for the judge, and one of the whole "
+        "scores is drawn. expected: as forced, and the score is their mean by their probabilities. "
+        "docs/readout.md.",
+        source=OURS,
+    )
     endpoint: str | None = declare_field(
         None,
         "External judge instead of the model itself, for comparison: a name in "
@@ -166,6 +176,12 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
     template: str = declare_field(
         "meta_judge", "Prompt template: a shipped name or a file.", source=PAPER
+    )
+    verdict_readout: VerdictReadout = declare_field(
+        "free",
+        "How a verdict comes about. free: the meta-judge writes it, and it is read from the text. "
+        "forced: after the comparison the line is begun for it, and A or B is drawn.",
+        source=OURS,
     )
     max_judgments: int | None = declare_field(
         None,
@@ -470,11 +486,31 @@ class Recipe(Section):
                 f"actor.reasoning: {self.actor.reasoning} removes; use pairing.length_unit: "
                 "characters"
             )
+        self._check_readouts()
         return self
+
+    def _check_readouts(self) -> None:
+        """Refuse a forced readout where no engine can begin a line for the model."""
+        if self.forces_lines and self.engine.kind not in FORCED_LINE_ENGINES:
+            raise ValueError(
+                "judge.score_readout and meta_judge.verdict_readout force lines, which "
+                f"engine.kind: {self.engine.kind} cannot: use engine.kind: transformers, or the "
+                "readout free"
+            )
+        if self.judge.score_readout != "free" and self.judge.endpoint is not None:
+            raise ValueError(
+                "judge.score_readout forces scores of an outside judge (judge.endpoint), whose "
+                "server is not asked to continue a reply: use judge.score_readout: free"
+            )
 
     def trains_on(self, kind: PairKind, iteration: int) -> bool:
         """Say whether pairs of this kind are scheduled in this iteration (counted from 1)."""
         return kind in get_scheduled_value(list(self.train_on), iteration)
+
+    @property
+    def forces_lines(self) -> bool:
+        """Whether a score or a verdict is forced."""
+        return self.judge.score_readout != "free" or self.meta_judge.verdict_readout != "free"
 
     @property
     def has_ground_truth(self) -> bool:

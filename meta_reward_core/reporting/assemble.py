@@ -49,6 +49,17 @@ def build_report(
     return Document(title, [Section(heading, blocks) for heading, blocks in parts])
 
 
+def _describe_readouts(arms: Sequence[Arm]) -> list[Block]:
+    """Which arms force scores or verdicts: their figures are not those of the paper's way."""
+    lines = [
+        f"{arm.label}: readout of scores {arm.recipe.judge.score_readout}, of verdicts "
+        f"{arm.recipe.meta_judge.verdict_readout}; the paper samples both freely."
+        for arm in arms
+        if arm.recipe and arm.recipe.forces_lines
+    ]
+    return [Notes(lines)] if lines else []
+
+
 def _make_contents_blocks(arms: Sequence[Arm]) -> list[Block]:
     rows = [
         (
@@ -75,6 +86,7 @@ def _make_contents_blocks(arms: Sequence[Arm]) -> list[Block]:
         ),
         *([Notes(unfinished)] if unfinished else []),
         *([Text(f"Judged from outside, by the endpoint {', '.join(outside)}.")] if outside else []),
+        *_describe_readouts(arms),
         Text(
             "The paper's tables (Wu et al. 2024, arXiv 2407.19594) follow in its order. What could "
             "not be computed is named with the reason."

@@ -77,6 +77,7 @@ def summarize_iteration(
         "model_out": files.get_checkpoint_sha256(),
         "stages": _summarize_stages(files, stages, timings or {}),
         "outside_judge": recipe.judge.endpoint,
+        **_summarize_readouts(recipe),
         "judge": asdict(measured.judge) if measured.judge else None,
         "meta_judge": asdict(measured.meta_judge) if measured.meta_judge else None,
         "pairs": [asdict(pairs) for pairs in measured.pairs],
@@ -87,6 +88,14 @@ def summarize_iteration(
         "truth": _summarize_ground_truth(files, before, number),
         "alarms": [asdict(alarm) for alarm in find_alarms(measured, before=earlier)],
     }
+
+
+def _summarize_readouts(recipe: Recipe) -> Summary:
+    """How scores and verdicts came about, where the model was not left to write them."""
+    if not recipe.forces_lines:
+        return {}
+    scores, verdicts = recipe.judge.score_readout, recipe.meta_judge.verdict_readout
+    return {"readouts": {"scores": scores, "verdicts": verdicts}}
 
 
 def _measure_metrics(files: IterationFiles, number: int, recipe: Recipe) -> IterationMetrics:

@@ -17,6 +17,10 @@ Readout = Literal["free", "forced", "expected"]
 forced, and the score is the mean of the allowed values by their probabilities."""
 
 
+VerdictReadout = Literal["free", "forced"]
+"""A verdict has no mean."""
+
+
 class ValueProbability(TypedDict):
     """One allowed value, as it would be written, and how probable it was among all of them."""
 

@@ -15,6 +15,7 @@ from meta_reward_core.context import PromptTemplates
 from meta_reward_core.engines.base import Engine, Progress, SamplingParams
 from meta_reward_core.evaluation.scorecard import Measurement, Scorecard
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.records import Readout
 
 
 @runtime_checkable
@@ -144,6 +145,7 @@ class BenchmarkRequest:
         judge: how judgments are drawn.
         meta_judge: how comparisons are drawn.
         judgments: judgments of each response.
+        score_readout: how a score comes about.
         templates: in which judge and meta-judge are asked.
         max_score: end of the rubric's scale.
         system_prompt: a system message before every prompt that is answered.
@@ -157,6 +159,7 @@ class BenchmarkRequest:
     judge: SamplingParams
     meta_judge: SamplingParams
     judgments: int
+    score_readout: Readout
     templates: PromptTemplates
     max_score: float
     system_prompt: str | None

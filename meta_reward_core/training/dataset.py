@@ -20,7 +20,7 @@ from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.models.reasoning import ReasoningPolicy, select_answer
 from meta_reward_core.storage.layout import get_partition_path
 from meta_reward_core.storage.records import PairKind
-from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.schemas import build_table, get_schema
 from meta_reward_core.storage.shards import (
     Counts,
     IterationFiles,
@@ -52,6 +52,7 @@ class StoredTokens:
     text: str
     token_ids: "array[int]"
     finish_reason: str | None
+    injected_at: tuple[int, ...] = ()
 
     def spells(self, text: str, policy: ReasoningPolicy) -> bool:
         """Whether this is what counts of the completion: it may have been made again since."""
@@ -59,7 +60,13 @@ class StoredTokens:
 
     def to_row(self) -> DrawnTokens:
         """As a row of a training has them."""
-        return {"token_ids": self.token_ids.tolist(), "finish_reason": self.finish_reason}
+        row: DrawnTokens = {
+            "token_ids": self.token_ids.tolist(),
+            "finish_reason": self.finish_reason,
+        }
+        if self.injected_at:
+            row["injected_at"] = list(self.injected_at)
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,17 +217,21 @@ def read_stored_tokens(
     A part of the table is in memory at a time.
     """
     id_column = ID_COLUMNS[table]
+    columns = [id_column, "text", "token_ids", "finish_reason"]
+    if "injected_at" in get_schema(table).names:
+        columns.append("injected_at")
     wanted = pa.array(sorted(ids), pa.string())
     found: dict[str, StoredTokens] = {}
     for part in files.list_partition_numbers(table):
-        rows = files.read(table, part, columns=[id_column, "text", "token_ids", "finish_reason"])
+        rows = files.read(table, part, columns=columns)
         rows = rows.filter(
             pc.and_(pc.is_in(rows[id_column], wanted), pc.is_valid(rows["token_ids"]))
         )
-        for name, text, token_ids, reason in zip(
+        for name, text, token_ids, reason, *injected in zip(
             *(column.to_pylist() for column in rows), strict=True
         ):
-            found[name] = StoredTokens(text, pack_token_ids(token_ids), reason)
+            places = tuple(injected[0] or ()) if injected else ()
+            found[name] = StoredTokens(text, pack_token_ids(token_ids), reason, places)
     return found
 
 

@@ -47,6 +47,8 @@ class EncodedRow:
         is_canonical: of a drawn row: whether the tokenizer makes the same tokens of its texts.
         is_rewritten: of a drawn row: whether the chat template renders a text otherwise than it
             was drawn.
+        injected: of each completion, places in its ids of tokens that the model was given: they
+            carry no loss either.
     """
 
     row: TrainingRow
@@ -56,6 +58,11 @@ class EncodedRow:
     is_drawn: bool = False
     is_canonical: bool = True
     is_rewritten: bool = False
+    injected: tuple[list[int], ...] = ()
+
+    def get_injected(self, side: int) -> list[int]:
+        """Places of given tokens in a completion, by its number in `reply_ids`."""
+        return self.injected[side] if self.injected else []
 
     def find_refusal(self, *, max_length: int) -> str | None:
         """Say why the row cannot be trained on; None where it can.
@@ -181,6 +188,7 @@ class RowEncoder:
                 made[skipped:] == body for made, body in zip(ids, bodies, strict=True)
             ),
             is_rewritten=plan.is_rewritten,
+            injected=_shift_injected(plan.row, plan.reply_ids),
         )
 
     def _finish_rendered(
@@ -192,6 +200,8 @@ class RowEncoder:
             problem = "control_token_in_text"
         elif any(whole[: len(prompt)] != prompt for whole in wholes):
             problem = "prompt_is_no_prefix_of_the_row"
+        elif any(one is not None and one.get("injected_at") for one in list_drawn(row)):
+            problem = "given_tokens_cannot_be_left_out"
         return EncodedRow(row, prompt, [whole[len(prompt) :] for whole in wholes], problem)
 
     def _select_drawn_ids(self, row: TrainingRow) -> tuple[list[int], ...] | None:
@@ -288,3 +298,13 @@ def list_drawn(row: TrainingRow) -> list[DrawnTokens | None]:
     """The drawn tokens of each completion that a row holds, as far as they are known."""
     values: Mapping[str, Any] = row
     return [values.get(f"{side}_drawn") for side in SIDES if side in values]
+
+
+def _shift_injected(row: TrainingRow, reply_ids: Sequence[list[int]]) -> tuple[list[int], ...]:
+    """Places of given tokens in the ids that are trained on, which are the last of the drawn."""
+    found = []
+    for drawn, ids in zip(list_drawn(row), reply_ids, strict=True):
+        places = drawn.get("injected_at", []) if drawn is not None else []
+        left_out = len(drawn["token_ids"]) - len(ids) if drawn is not None else 0
+        found.append([place - left_out for place in places if place >= left_out])
+    return tuple(found)

@@ -16,10 +16,12 @@ class DrawnTokens(TypedDict):
     Attributes:
         token_ids: with the end token if one was drawn.
         finish_reason: why the completion ended, as in `Completion`; None where it is unknown.
+        injected_at: places in `token_ids` of tokens that the model was given; no loss counts them.
     """
 
     token_ids: list[int]
     finish_reason: str | None
+    injected_at: NotRequired[list[int]]
 
 
 class PreferenceRow(TypedDict):

@@ -12,7 +12,11 @@ from trl import DPOConfig, SFTConfig
 from meta_reward_core.recipes.training_settings import DpoSettings, SftSettings, TrainingSettings
 from meta_reward_core.training.preprocessing import TrainerColumns
 from meta_reward_core.training.row_encoding import EncodedRow
-from meta_reward_core.training.weighting import IGNORED, WeighedDpoTrainer, WeighedSftTrainer
+from meta_reward_core.training.weighting import (
+    IGNORED,
+    WeighedDpoTrainer,
+    WeighedSftTrainer,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +88,29 @@ def _to_pair_columns(encoded: EncodedRow) -> dict[str, Any]:
         "prompt_ids": encoded.prompt_ids,
         "chosen_ids": chosen,
         "rejected_ids": rejected,
+        "chosen_injected": encoded.get_injected(0),
+        "rejected_injected": encoded.get_injected(1),
     }
 
 
 def _to_labeled_columns(encoded: EncodedRow) -> dict[str, Any]:
-    """Token ids and labels; a prompt's labels are the ones that a loss passes over."""
+    """Token ids and labels; those of a prompt and of given tokens are passed over by a loss."""
     prompt, [reply] = encoded.prompt_ids, encoded.reply_ids
-    return {"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + reply}
+    given = set(encoded.get_injected(0))
+    labels = [IGNORED if place in given else token for place, token in enumerate(reply)]
+    return {"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + labels}
 
 
 _IDS: Final = pyarrow.list_(pyarrow.int64())
-_PAIR: Final = pyarrow.schema([("prompt_ids", _IDS), ("chosen_ids", _IDS), ("rejected_ids", _IDS)])
+_PAIR: Final = pyarrow.schema(
+    [
+        ("prompt_ids", _IDS),
+        ("chosen_ids", _IDS),
+        ("rejected_ids", _IDS),
+        ("chosen_injected", _IDS),
+        ("rejected_injected", _IDS),
+    ]
+)
 _LABELED: Final = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])
 
 DPO: Final = Objective(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 from trl import DPOTrainer, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 WEIGHING: Final = "whole step"
 """Part of what a training's state is found by: a state of another weighing is not resumed."""
@@ -64,6 +65,21 @@ class _WeighedMetrics:
         return rows, targets, tokens
 
 
+class PairCollator(DataCollatorForPreference):
+    """TRL's collator of token ids, with the tokens that the model was given out of every loss."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate pairs: chosen rows above rejected ones."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        mask = batch["completion_mask"]
+        for side, first_row in (("chosen", 0), ("rejected", len(examples))):
+            for row, example in enumerate(examples, start=first_row):
+                start = len(example["prompt_ids"])
+                for place in example[f"{side}_injected"]:
+                    mask[row, start + place] = 0
+        return batch
+
+
 class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
     """Direct Preference Optimization whose step depends on its rows alone.
 
@@ -80,6 +96,30 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         self._sft_weight = sft_weight
         self._in_step: Counts = (0, 0, 0)
         self._sft_parts: list[float] = []
+
+    def _precompute_ref_logps(self: Any, dataset: Any, name: str, batch_size: int) -> Any:
+        """Take the reference's log-probabilities without the tokens that the model was given.
+
+        TRL has made its collator by now, and has set the padding of tokenizer and model for it.
+        """
+        made = self.data_collator
+        if not isinstance(made, PairCollator):
+            self.data_collator = PairCollator(
+                pad_token_id=made.pad_token_id,
+                max_length=made.max_length,
+                truncation_mode=made.truncation_mode,
+                pad_to_multiple_of=made.pad_to_multiple_of,
+            )
+        trl: Any = super()
+        return trl._precompute_ref_logps(dataset, name, batch_size)
+
+    def _set_signature_columns_if_needed(self: Any) -> None:
+        """Keep the columns that `PairCollator` reads beside TRL's."""
+        trl: Any = super()
+        trl._set_signature_columns_if_needed()
+        more = ["chosen_injected", "rejected_injected"]
+        known = self._signature_columns
+        self._signature_columns = [*known, *(name for name in more if name not in known)]
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         """Take rows as token ids, which TRL's collator reads.
@@ -143,7 +183,8 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
     @cached_property
     def _targets_of_a_row(self) -> float:
         rows: Any = self.eval_dataset
-        return sum(map(len, rows["chosen_ids"])) / len(rows)
+        given = sum(map(len, rows["chosen_injected"]))
+        return (sum(map(len, rows["chosen_ids"])) - given) / len(rows)
 
     def _note_step(self) -> None:
         """Keep the SFT part of what TRL has just measured, and drop an accuracy of rounding."""

@@ -170,7 +170,7 @@ def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool
 
 
 def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
-    """Declare the judge's prompt, its rubric, and where the rubric's scale ends."""
+    """Declare the judge's prompt, its rubric, its scale, and how a score comes about."""
     add = parser.add_argument
     add("--template", default="judge", metavar="NAME|FILE",
         help="Prompt template of the judge. Default: judge.")  # fmt: skip
@@ -179,6 +179,9 @@ def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
     found = add("--max-score", type=parse_top_score, default=MAX_SCORE, metavar="SCORE",
         help="Maximum score of the rubric. Default: 5.")  # fmt: skip
     add_old_option(parser, "--top-points", found)
+    add("--score-readout", choices=["free", "forced", "expected"], default="free",
+        help="How a score is read: from the text, forced, or the expected score of a forced line. "
+        "Forced readouts need engine.kind=transformers. Default: free.")  # fmt: skip
 
 
 def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
@@ -321,7 +324,12 @@ def make_progress_printer(console: Console, step: str, total: int) -> Progress:
 def _load_judge_prompt(options: Options) -> JudgePrompt:
     required = frozenset({"instruction", "response"})
     template = load_template(options["template"], required=required)
-    return JudgePrompt(template, load_template(options["rubric"]).text, options["max_score"])
+    return JudgePrompt(
+        template,
+        load_template(options["rubric"]).text,
+        options["max_score"],
+        options["score_readout"],
+    )
 
 
 def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
@@ -397,6 +405,7 @@ def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Score
             data=options["data"],
             templates=PromptTemplates(words.template, load_template("meta_judge"), words.rubric),
             max_score=words.max_score,
+            readout=words.readout,
             questions=("scores", "comparisons") if only is None else (only,),
         )
     ]

@@ -41,7 +41,11 @@ from meta_reward_core.method.parsing.outcomes import (
     UnparsedReason,
     UnscoredReason,
 )
-from meta_reward_core.method.parsing.reading import read_reply, remove_statements
+from meta_reward_core.method.parsing.reading import (
+    find_closing_statement,
+    read_reply,
+    remove_statements,
+)
 from meta_reward_core.method.parsing.scores import make_score_grammar
 from meta_reward_core.method.parsing.statements import LabelWords, Tokens
 from meta_reward_core.method.parsing.tokens import make_word_set
@@ -51,7 +55,8 @@ __all__ = [
     "JUDGMENT_CUT_OFF", "MAX_SCORE", "MIN_SCORE", "NO_SCORE_LINE", "NO_WINNER_LINE",
     "PROMPT_REFUSED", "SCORE_NOT_A_NUMBER", "SCORE_ON_ANOTHER_SCALE", "SCORE_OUT_OF_RANGE",
     "UNPARSED_TEXT", "UNSCORED_TEXT", "WINNER_NOT_READABLE", "ParsedScore", "ParsedVerdict",
-    "UnparsedReason", "UnscoredReason", "has_judge_line", "parse_score", "parse_verdict",
+    "UnparsedReason", "UnscoredReason", "find_closing_score", "find_closing_verdict",
+    "has_judge_line", "parse_score", "parse_verdict",
     "read_mark", "remove_score_lines", "remove_verdict_lines",
 ]  # fmt: skip
 
@@ -124,6 +129,16 @@ def has_judge_line(text: str) -> bool:
     return (score is not None and score.problem in _A_NUMBER) or (
         verdict is not None and verdict.value is not None
     )
+
+
+def find_closing_score(text: str, *, max_score: float = MAX_SCORE) -> int:
+    """Where a judgment's closing line begins that states a score; see `find_closing_statement`."""
+    return find_closing_statement(text, _grammar_of(max_score))
+
+
+def find_closing_verdict(text: str) -> int:
+    """Where a comparison's closing line begins that states a verdict."""
+    return find_closing_statement(text, VERDICT_GRAMMAR)
 
 
 def remove_score_lines(text: str, *, closing: bool = True) -> str:

@@ -236,6 +236,36 @@ def _read_next_line(
     return []
 
 
+def find_closing_statement(text: str, grammar: Grammar[V]) -> int:
+    """Where the last line with words begins, if it states a value, readable or not.
+
+    A value alone on the last line begins with the label's line.
+
+    Returns:
+        An offset in the text; the length of the text without blanks at its end if that line states
+        nothing, or stands in a reasoning block that is not closed.
+    """
+    nowhere = len(text.rstrip())
+    reply = extract_finished_part(text)
+    if reply is None:
+        return nowhere
+    lines = Lines(reply)
+    filled = list(lines.iter_filled(range(len(lines.texts) - 1, -1, -1)))[:2]
+    if not filled:
+        return nowhere
+    last = filled[0]
+    statement = read_line(lines, last, None, grammar)
+    if statement is None and len(filled) > 1:
+        above = read_line(lines, filled[1], last, grammar)
+        statement = above if above is not None and above.lines[1] == last else None
+    if statement is None:
+        statement = _read_closing(lines, last, grammar)
+    if statement is None:
+        return nowhere
+    start = sum(map(len, lines.texts[: statement.lines[0]])) + (statement.start or 0)
+    return len(text) - len(reply) + start
+
+
 def remove_statements(text: str, grammar: Grammar[V], *, closing: bool) -> str:
     """Take out whatever states a value, readable or not, also within a reasoning block.
 

@@ -133,6 +133,7 @@ def judge_outputs(request: BenchmarkRequest, items: Sequence[BenchmarkItem]) -> 
         rubric=request.templates.rubric,
         max_score=request.max_score,
         samples=request.judgments,
+        readout=request.score_readout,
         sampling=request.judge,
         seed=derive_seed(request.seed, "labelled pairs", "judge"),
         progress=request.progress,

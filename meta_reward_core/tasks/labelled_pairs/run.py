@@ -10,6 +10,7 @@ from meta_reward_core.data.tabular_io import write_json_lines
 from meta_reward_core.evaluation.pairwise_judge import iter_verdict_rows
 from meta_reward_core.evaluation.pipelines import BenchmarkRun, find_training_overlap
 from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.storage.records import Readout
 from meta_reward_core.tasks.labelled_pairs.benchmark import (
     compare_outputs,
     judge_outputs,
@@ -30,6 +31,7 @@ def run_labelled_pairs(
     data: Path,
     templates: PromptTemplates,
     max_score: float,
+    readout: Readout = "free",
     questions: Sequence[Question] = ("scores", "comparisons"),
 ) -> Scorecard:
     """Judge every output alone, compare both in both orders, and score.
@@ -40,6 +42,7 @@ def run_labelled_pairs(
         run: its judge is evaluated.
         templates: in which the judge is asked for scores.
         max_score: end of the rubric's scale.
+        readout: how a score comes about.
         questions: what the model is asked.
 
     Raises:
@@ -54,6 +57,7 @@ def run_labelled_pairs(
         judge=run.judging,
         meta_judge=run.judging,
         judgments=run.samples,
+        score_readout=readout,
         templates=templates,
         max_score=max_score,
         system_prompt=run.system_prompt,

@@ -18,7 +18,7 @@ from meta_reward_core.method.generation import build_actor_conversation
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.meta_judging import PlannedBattle, run_battles
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.storage.records import Judgment, Response
+from meta_reward_core.storage.records import Judgment, Readout, Response, VerdictReadout
 from meta_reward_core.tasks.toy import ground_truth, task
 from meta_reward_core.tasks.toy.win_rates import make_baseline_responses, measure_wins
 
@@ -42,6 +42,8 @@ def measure_model(
     judge_template: PromptTemplate,
     meta_judge_template: PromptTemplate,
     seed: int,
+    score_readout: Readout = "free",
+    verdict_readout: VerdictReadout = "free",
 ) -> list[Measurement]:
     """Measure a model in its three roles.
 
@@ -61,6 +63,7 @@ def measure_model(
         sampling=judge,
         template=judge_template,
         seed=seeded("wins"),
+        readout=score_readout,
     )
     judge_metrics = measure_judge(
         engine,
@@ -69,6 +72,7 @@ def measure_model(
         sampling=judge,
         template=judge_template,
         seed=seeded("judge"),
+        readout=score_readout,
     )
     meta_judge_metrics = measure_meta_judge(
         engine,
@@ -76,6 +80,7 @@ def measure_model(
         sampling=meta_judge,
         template=meta_judge_template,
         seed=seeded("meta-judge"),
+        readout=verdict_readout,
     )
     return [
         *(Measurement(model, "actor", *metric, "oracle") for metric in actor_metrics),
@@ -119,6 +124,7 @@ def measure_judge(
     sampling: SamplingParams,
     template: PromptTemplate,
     seed: int,
+    readout: Readout = "free",
 ) -> MetricRows:
     """Measure the judge on responses of known quality and of all lengths.
 
@@ -141,6 +147,7 @@ def measure_judge(
         samples=judgments,
         sampling=sampling,
         seed=seed,
+        readout=readout,
     )
     truth = [quality for _, _, quality in held_out]
     scored = [judgment for judgment in made if judgment.score is not None]
@@ -189,6 +196,7 @@ def measure_meta_judge(
     sampling: SamplingParams,
     template: PromptTemplate,
     seed: int,
+    readout: VerdictReadout = "free",
 ) -> MetricRows:
     """Measure the meta-judge on pairs of judgments of which one is truly better.
 
@@ -213,6 +221,7 @@ def measure_meta_judge(
         hide_score_line=False,
         sampling=sampling,
         seed=seed,
+        readout=readout,
     )
     right = [battle.verdict == row.better for battle, row in zip(battles, rows, strict=True)]
     yield "accuracy", fmean(right), len(right)

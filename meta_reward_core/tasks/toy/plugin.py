@@ -95,6 +95,8 @@ class ToyEvaluator:
             judge_template=request.templates.judge,
             meta_judge_template=request.templates.meta_judge,
             seed=request.seed,
+            score_readout=recipe.judge.score_readout,
+            verdict_readout=recipe.meta_judge.verdict_readout,
         )
 
 

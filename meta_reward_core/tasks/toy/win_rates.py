@@ -17,7 +17,7 @@ from meta_reward_core.evaluation.length_controlled_win_rate import compute_lengt
 from meta_reward_core.evaluation.scorecard import Basis
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
-from meta_reward_core.storage.records import Response
+from meta_reward_core.storage.records import Readout, Response
 from meta_reward_core.tasks.toy import ground_truth, task
 
 WinRateRow = tuple[str, float | None, int, Basis]
@@ -39,6 +39,7 @@ def measure_wins(
     sampling: SamplingParams,
     template: PromptTemplate,
     seed: int,
+    readout: Readout = "free",
 ) -> Iterator[WinRateRow]:
     """Compare answers with the baseline's, by the truth and by the engine's own judge.
 
@@ -66,6 +67,7 @@ def measure_wins(
         samples=judgments,
         sampling=sampling,
         seed=seed,
+        readout=readout,
     )
     points: dict[str, list[float]] = {}
     for judgment in made:

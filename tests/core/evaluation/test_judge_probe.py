@@ -3,11 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meta_reward_core.engines.base import Conversation
-from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine, make_fake_reply
+from meta_reward_core.engines.scripted import (
+    Reply,
+    Script,
+    ScriptedEngine,
+    make_fake_log_probability,
+    make_fake_reply,
+)
 from meta_reward_core.evaluation.judge_health import HealthLimits
 from meta_reward_core.evaluation.judge_probe import ProbeResult, run_judge_probe
 from tests.core.scripted_world import begin, prompt_file
@@ -32,12 +39,17 @@ class Clock:
 
 
 def probe(
-    root: Path, script: Script = make_fake_reply, *, pace: float = 0.01, seconds: float = 120
+    root: Path,
+    script: Script = make_fake_reply,
+    *,
+    pace: float = 0.01,
+    seconds: float = 120,
+    **changes: Any,
 ) -> tuple[ProbeResult, ScriptedEngine]:
-    experiment = begin(root)
+    experiment = begin(root, **changes)
     context = experiment.build_context(1)
     clock = Clock(pace)
-    engine = ScriptedEngine(clock.slow(script))
+    engine = ScriptedEngine(clock.slow(script), make_fake_log_probability)
     result = run_judge_probe(
         prompt_file(8).prompts,
         context.recipe,
@@ -88,6 +100,14 @@ def test_a_judge_that_cannot_judge_is_found_before_all_prompts_are_tried(tmp_pat
     assert result.report.prompts < 8
     assert engine.calls < 40
     assert result.battles == []
+
+
+def test_a_readout_that_is_forced_in_the_run_is_forced_in_the_probe(tmp_path: Path) -> None:
+    judge = {"samples": 6, "score_readout": "forced"}
+    result, _ = probe(tmp_path, unreadable_judge, judge=judge)
+    assert result.report.findings == ()
+    assert {one.readout for one in result.judgments} == {"forced"}
+    assert all(one.score is not None for one in result.judgments)
 
 
 @pytest.mark.parametrize("pace", [1.0, 0.4])

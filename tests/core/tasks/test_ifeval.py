@@ -214,6 +214,7 @@ def test_a_model_answers_each_prompt_once_and_greedily(data: Path) -> None:
         judge=sampling,
         meta_judge=sampling,
         judgments=5,
+        score_readout="free",
         templates=PromptTemplates(load_template("judge"), load_template("meta_judge"), "r"),
         max_score=5.0,
         system_prompt=None,

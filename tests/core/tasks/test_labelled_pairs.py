@@ -76,6 +76,7 @@ def measure(items: list[BenchmarkItem], value: Value) -> Scorecard:
         judge=sampling,
         meta_judge=sampling,
         judgments=3,
+        score_readout="free",
         templates=TEMPLATES,
         max_score=5.0,
         system_prompt=None,

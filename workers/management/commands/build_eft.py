@@ -90,6 +90,12 @@ class Command(ExemplifiedCommand):
 def _build(options: dict[str, Any], console: Console) -> None:
     output: Path = options["output"]
     require_writable(output)
+    readout = options["score_readout"]
+    if readout == "expected":
+        raise InputError(
+            "--score-readout expected gives scores that no judgment states, and a judge is taught "
+            "what its judgments state: use forced or free"
+        )
     template = load_template(options["template"], required=frozenset({"instruction", "response"}))
     rubric = load_template(options["rubric"]).text
     ranked = read_ranked(options["ranked"])
@@ -113,6 +119,7 @@ def _build(options: dict[str, Any], console: Console) -> None:
         seed=options["seed"],
         held_out=held_out,
         max_score=options["max_score"],
+        readout=readout,
         max_share=options["max_share"],
         tell=lambda total: make_progress_printer(console, "judge", total),
     )

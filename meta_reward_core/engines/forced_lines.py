@@ -1,0 +1,209 @@
+"""Begin a line for the model, and read how probable each of its allowed values is.
+
+Nothing is sampled here. A value may be several tokens: its probability is that of all of them in
+order. Where one value begins another (`1` and `10`), the end of the reply after the value counts as
+part of it, so that none is credited with what belongs to the other.
+
+Knows token ids, a tokenizer and functions that give logits; knows no model.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
+    pack_token_ids,
+)
+from meta_reward_core.engines.prompt_encoder import TokenIds
+from meta_reward_core.errors import EngineError
+
+NextTokens = Mapping[TokenIds, Sequence[int]]
+"""Sequence of tokens -> tokens that may follow it."""
+
+LogProbabilities = Mapping[tuple[TokenIds, int], float]
+"""(sequence, following token) -> natural logarithm of its probability"""
+
+
+@dataclass(frozen=True, slots=True)
+class LineTokens:
+    """A line in tokens.
+
+    Attributes:
+        beginning: at least one token.
+        values: of each value, at least one token; distinct.
+        ends_values: whether an end token belongs to every value when it is scored.
+    """
+
+    beginning: TokenIds
+    values: tuple[TokenIds, ...]
+    ends_values: bool
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the line with its longest value."""
+        return len(self.beginning) + max(map(len, self.values)) + self.ends_values
+
+
+def encode_line(tokenizer: PreTrainedTokenizerBase, line: ForcedLine) -> LineTokens:
+    """Encode a line with each of its values; what all have in common is its beginning.
+
+    Raises:
+        EngineError: the tokenizer gives two values the same tokens, or one of them none.
+    """
+    texts = [line.beginning + value for value in line.values]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    wholes = [tuple(ids) for ids in encoded]
+    common = _count_common(wholes)
+    values = tuple(whole[common:] for whole in wholes)
+    unknown = tokenizer.unk_token_id
+    if (
+        common == 0
+        or len(set(values)) < len(values)
+        or not all(values)
+        or any(token == unknown for whole in wholes for token in whole if unknown is not None)
+    ):
+        raise EngineError(
+            f"The model's tokenizer cannot tell the values {', '.join(line.values)} apart after "
+            f"{line.beginning.strip()!r}: use a free readout with this model."
+        )
+    ends = any(one != other and other[: len(one)] == one for one in values for other in values)
+    return LineTokens(wholes[0][:common], values, ends_values=ends)
+
+
+def _count_common(wholes: Sequence[TokenIds]) -> int:
+    """How many first tokens all have in common."""
+    shortest = min(map(len, wholes))
+    return next((n for n in range(shortest) if len({whole[n] for whole in wholes}) > 1), shortest)
+
+
+def cut_token_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    completion: Completion,
+    *,
+    kept_chars: int,
+    end_ids: Sequence[int],
+) -> tuple[TokenIds, str]:
+    """The first tokens of a completion whose text lies within its first characters, and that text.
+
+    A token that crosses the border is left out with the rest. Ids that were not stored are those
+    of the kept text.
+    """
+    if completion.token_ids is None:
+        kept = completion.text[:kept_chars]
+        ids = tokenizer([kept], add_special_tokens=False, verbose=False)["input_ids"][0]
+        return tuple(ids), kept
+    drawn = tuple(completion.token_ids)
+    if drawn and drawn[-1] in end_ids:
+        drawn = drawn[:-1]
+
+    def decode(count: int) -> str:
+        return str(tokenizer.decode(list(drawn[:count]), skip_special_tokens=True))
+
+    whole = decode(len(drawn))
+    # A reasoning block that the prompt opens stands in the text and in no drawn token.
+    opening = completion.text.removesuffix(whole) if completion.text.endswith(whole) else ""
+    kept = completion.text[len(opening) : max(kept_chars, len(opening))]
+
+    count = bisect_right(range(len(drawn) + 1), len(kept), key=lambda n: len(decode(n))) - 1
+    while count > 0 and not kept.startswith(decode(count)):
+        count -= 1
+    return drawn[:count], opening + decode(count)
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedLineTools:
+    """What reads forced lines of one model.
+
+    Attributes:
+        tokenizer: of the model.
+        encode: token ids of conversations, as prompts of replies.
+        read_next: gives log-probabilities of tokens after sequences, each sequence once.
+        end_ids: tokens that end a reply.
+        limit: most tokens that the model takes; None for no limit.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    encode: Callable[[Sequence[Conversation]], list[TokenIds]]
+    read_next: Callable[[NextTokens], LogProbabilities]
+    end_ids: Sequence[int]
+    limit: int | None
+
+    def read(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine
+    ) -> list[ForcedLineReading | None]:
+        """See `ForcedLineReader.read_forced_lines`."""
+        tokens = encode_line(self.tokenizer, line)
+        prompts = self._encode_once([request.conversation for request in requests])
+        cut = [
+            cut_token_ids(
+                self.tokenizer,
+                request.completion,
+                kept_chars=request.kept_chars,
+                end_ids=self.end_ids,
+            )
+            for request in requests
+        ]
+        prefixes = [
+            prompt + ids + tokens.beginning for prompt, (ids, _) in zip(prompts, cut, strict=True)
+        ]
+        room = tokens.longest - len(tokens.beginning)
+        fitting = [
+            prefix
+            for prefix in dict.fromkeys(prefixes)
+            if self.limit is None or len(prefix) + room <= self.limit
+        ]
+        scores = dict(zip(fitting, self._score(fitting, tokens), strict=True))
+        return [
+            self._make_reading(ids, text + line.beginning, tokens, scores[prefix])
+            if prefix in scores
+            else None
+            for prefix, (ids, text) in zip(prefixes, cut, strict=True)
+        ]
+
+    def _encode_once(self, conversations: Sequence[Conversation]) -> list[TokenIds]:
+        """Token ids of each conversation; those of equal conversations are made once."""
+        keys = [
+            tuple((message["role"], message["content"]) for message in conversation)
+            for conversation in conversations
+        ]
+        distinct = dict(zip(keys, conversations, strict=True))
+        ids = dict(zip(distinct, self.encode(list(distinct.values())), strict=True))
+        return [ids[key] for key in keys]
+
+    def _score(self, prefixes: Sequence[TokenIds], line: LineTokens) -> list[tuple[float, ...]]:
+        """The log-probability of every value after each prefix."""
+        end = (self.end_ids[0],) if line.ends_values else ()
+        tails = [value + end for value in line.values]
+        wanted: defaultdict[TokenIds, set[int]] = defaultdict(set)
+        for prefix in prefixes:
+            for tail in tails:
+                for place, token in enumerate(tail):
+                    wanted[prefix + tail[:place]].add(token)
+        found = self.read_next({sequence: sorted(wanted[sequence]) for sequence in wanted})
+        return [
+            tuple(
+                sum(found[prefix + tail[:place], token] for place, token in enumerate(tail))
+                for tail in tails
+            )
+            for prefix in prefixes
+        ]
+
+    def _make_reading(
+        self, ids: TokenIds, text: str, line: LineTokens, scores: tuple[float, ...]
+    ) -> ForcedLineReading:
+        return ForcedLineReading(
+            text=text,
+            log_probabilities=scores,
+            token_ids=pack_token_ids(ids + line.beginning),
+            injected=len(line.beginning),
+            value_ids=tuple(pack_token_ids(value) for value in line.values),
+            end_id=self.end_ids[0],
+        )

@@ -1,0 +1,170 @@
+"""A score or verdict line that cannot be missed: begun for the model, ended by an allowed value.
+
+The justification is drawn freely, up to its limit. A closing line that states a value already is
+cut off; then the line is begun for the model, and the engine tells how probable each allowed value
+is as a whole text. The probabilities are brought to the temperature of the role and renormalised
+over the allowed values; one value is drawn from them.
+
+Tokens that the model was given are marked: no loss may count them. An option, off by default: the
+paper draws scores and verdicts freely.
+"""
+
+import math
+import random
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
+    SamplingParams,
+    pack_token_ids,
+    require_forced_lines,
+)
+from meta_reward_core.storage.records import ValueProbability
+
+VERDICT_LINE: Final = ForcedLine("\nWinner: Judgement", (" A", " B"))
+"""A tie is not among the allowed verdicts: the shipped prompts ask for one of the two."""
+
+
+def make_score_line(max_score: float) -> ForcedLine:
+    """The line of whole scores from 0 to the end of the rubric's scale."""
+    return ForcedLine("\nScore:", tuple(f" {score}" for score in range(math.floor(max_score) + 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedValue:
+    """How a forced line came out.
+
+    Attributes:
+        index: of the value that was drawn, in the line's values.
+        probabilities: of the values, in their order; they add up to 1.
+        text: the justification and the whole line.
+        token_ids: of the text, with an end token if the justification ended by itself.
+        injected_at: places in `token_ids` of the line's beginning and of the end token.
+    """
+
+    index: int
+    probabilities: tuple[float, ...]
+    text: str
+    token_ids: "array[int]"
+    injected_at: "array[int]"
+
+    @property
+    def expected_index(self) -> float:
+        """The mean of the indices by their probabilities."""
+        return math.fsum(index * p for index, p in enumerate(self.probabilities))
+
+
+def list_probabilities(line: ForcedLine, value: ForcedValue) -> list[ValueProbability]:
+    """What a record keeps of the probabilities."""
+    return [
+        ValueProbability(value=text.strip(), probability=probability)
+        for text, probability in zip(line.values, value.probabilities, strict=True)
+    ]
+
+
+def force_values(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    completions: Sequence[Sequence[Completion]],
+    line: ForcedLine,
+    *,
+    find_closing_line: Callable[[str], int],
+    sampling: SamplingParams,
+    derive_draw_seed: Callable[[int, int], int],
+) -> list[list[ForcedValue | None]]:
+    """Force a value after every completion.
+
+    Args:
+        completions: of each conversation.
+        find_closing_line: where the closing line of a text that states a value begins; the length
+            of the text where there is none.
+        sampling: of the completions. Its temperature is that of the draw; 0 takes the most
+            probable value, and leaves the probabilities as the model has them.
+        derive_draw_seed: gives the seed of a draw, by the number of the conversation and of the
+            completion.
+
+    Returns:
+        As the completions; None of refused ones, and where the line did not fit into the model.
+
+    Raises:
+        EngineError: the engine cannot do it, or failed as a whole.
+    """
+    reader = require_forced_lines(engine)
+    places = [
+        (number, sample)
+        for number, drawn in enumerate(completions)
+        for sample, completion in enumerate(drawn)
+        if completion.finish_reason != "refused"
+    ]
+    requests = [
+        ForcedLineRequest(
+            conversations[number],
+            completions[number][sample],
+            kept_chars=_count_kept(completions[number][sample].text, find_closing_line),
+        )
+        for number, sample in places
+    ]
+    options = sampling.chat_options
+    readings = reader.read_forced_lines(requests, line, options=options) if requests else []
+    found: list[list[ForcedValue | None]] = [[None] * len(drawn) for drawn in completions]
+    for (number, sample), reading in zip(places, readings, strict=True):
+        if reading is not None:
+            rng = random.Random(derive_draw_seed(number, sample))
+            has_ended = completions[number][sample].finish_reason == "stop"
+            found[number][sample] = _draw_value(
+                reading, line, temperature=sampling.temperature, rng=rng, has_ended=has_ended
+            )
+    return found
+
+
+def _count_kept(text: str, find_closing_line: Callable[[str], int]) -> int:
+    """Characters of a completion that the line follows, without blanks at their end."""
+    return len(text[: find_closing_line(text)].rstrip())
+
+
+def _draw_value(
+    reading: ForcedLineReading,
+    line: ForcedLine,
+    *,
+    temperature: float,
+    rng: random.Random,
+    has_ended: bool,
+) -> ForcedValue:
+    probabilities = renormalize(reading.log_probabilities, temperature=temperature)
+    index = (
+        max(range(len(probabilities)), key=probabilities.__getitem__)
+        if temperature == 0
+        else rng.choices(range(len(probabilities)), probabilities)[0]
+    )
+    kept = len(reading.token_ids) - reading.injected
+    injected = list(range(kept, len(reading.token_ids)))
+    ids = [*reading.token_ids, *reading.value_ids[index]]
+    if has_ended:
+        injected.append(len(ids))
+        ids.append(reading.end_id)
+    return ForcedValue(
+        index=index,
+        probabilities=probabilities,
+        text=reading.text + line.values[index],
+        token_ids=pack_token_ids(ids),
+        injected_at=pack_token_ids(injected),
+    )
+
+
+def renormalize(log_probabilities: Sequence[float], *, temperature: float) -> tuple[float, ...]:
+    """Probabilities over these values alone: softmax of log p / T, and of log p where T is 0."""
+    scaled = [value / (temperature or 1.0) for value in log_probabilities]
+    highest = max(scaled)
+    if highest == -math.inf:
+        return tuple(1 / len(scaled) for _ in scaled)
+    weights = [math.exp(value - highest) for value in scaled]
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
