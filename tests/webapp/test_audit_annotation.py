@@ -550,7 +550,7 @@ def test_whoever_takes_an_auditor_off_a_batch_is_told_what_becomes_of_the_repeat
     with_repeats_of(batch, carol)
     path = f"/audits/{batch.pk}/auditors"
     page = client.post(path, {"auditors": [dave.pk]}, follow=True).content.decode()
-    assert "6 repeats that only somebody who answers no longer could have answered" in page
+    assert "6 repeat items were reassigned because the auditor was removed" in page
     assert batch.items.filter(repeat_kind="other", is_answered=False).count() == 6
 
 

@@ -81,7 +81,7 @@ def test_its_order_needs_the_original_no_more(client: Client, origin: Experiment
 def test_prompts_that_are_gone_are_told(client: Client) -> None:
     make_experiment("first")
     page = client.post(NEW, again(action="launch")).content.decode()
-    assert "The files of first are gone" in page
+    assert "The files of first, including its prompts, no longer exist" in page
 
 
 def test_a_recipe_of_another_version_is_told(client: Client) -> None:
