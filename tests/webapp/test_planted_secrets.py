@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
@@ -120,7 +121,7 @@ def make_users(alice: User) -> dict[str, User | None]:
 def plant_work(row: Experiment) -> None:
     """Let a worker be at a shard of the private experiment."""
     stage = Stage.objects.get(iteration__experiment=row, name="judge")
-    shard = Shard.objects.create(stage=stage, index=7, status="running")
+    shard = Shard.objects.create(stage=stage, index=7, status="running", token=uuid4())
     now = timezone.now()
     Worker.objects.create(
         name="w", host="h", pid=1, queues="cpu", shard=shard, since=now, started=now, heartbeat=now
