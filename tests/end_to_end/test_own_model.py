@@ -54,11 +54,16 @@ def test_a_model_that_cannot_judge_ends_in_that_finding_with_its_own_exit_code(
     model = make_model_folder(site.root / "models" / "random")
     edit_json(model / "config.json", max_position_embeddings=4096)
     finished = run_paper_recipe(site, "judge.max_new_tokens=1")
-    assert finished.returncode == 3, finished.stdout
+    assert finished.returncode == 7, finished.stdout
     assert "prompts.txt: 1 duplicate(s) left out" in finished.stdout
-    assert "iteration 1 gave no preference pair; M1 is not made" in finished.stdout
-    assert "no_scored_response" in finished.stdout
+    assert "The judge probe stopped the run" in finished.stdout
+    assert "Raise judge.max_new_tokens (now 1)" in finished.stdout
     folder = site.artifacts / "own/iteration-1"
+    assert not (folder / "responses").exists()
+    accepted = site.manage("run_iteration", "--experiment", "own", "--accept-probe")
+    assert accepted.returncode == 3, accepted.stdout
+    assert "iteration 1 gave no preference pair; M1 is not made" in accepted.stdout
+    assert "no_scored_response" in accepted.stdout
     judgments = pq.read_table(folder / "judgments/part-00000.parquet").to_pylist()
     assert judgments
     assert {row["score"] for row in judgments} == {None}

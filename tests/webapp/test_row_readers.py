@@ -22,6 +22,7 @@ READERS: Final = {
     "dashboard/lineage.py": OF_A_ROW,
     "dashboard/queues.py": "counts shards of the experiments that a user may see",
     "experiment_form/forms.py": "asks whether a name is taken, which creating it would tell too",
+    "experiment_form/model_check.py": "finds the check of a model by the hash of its question",
     "experiments/jobs.py": "writes jobs, and tells which are pending",
     "experiments/progress.py": "names the work of workers by what may be named",
     "experiments/stage_progress.py": OF_A_ROW,
