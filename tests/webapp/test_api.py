@@ -285,7 +285,7 @@ def test_an_experiment_is_duplicated_with_changes(program: Program, experiment: 
     body = {"name": "again", "values": {"judge.samples": 4}, "is_private": False}
     status, placed = program.ask("POST", "/experiments/first/duplicate", body)
     assert status == 422, "its files are gone, and its prompts with them"
-    assert "gone" in placed["detail"]
+    assert "no longer exist" in placed["detail"]
 
 
 def test_status_says_how_far_stages_are(program: Program, iteration: Iteration) -> None:

@@ -28,7 +28,13 @@ def miniature(root: Path, owner: User, *, noise: float) -> tuple[Experiment, flo
     fought = fight(60, noise=noise, seed=3)
     store = ArtifactStore(str(root))
     words = {"judge": "{instruction} {response}", "meta_judge": "", "rubric": "Five words."}
-    store.put_if_absent("scripted/experiment.json", encode_canonical_json({"templates": words}))
+    description = {
+        "recipe": {"name": "scripted"},
+        "templates": words,
+        "seed": 3,
+        "seed_model": {"folder": "m0", "sha256": "0" * 64},
+    }
+    store.put_if_absent("scripted/experiment.json", encode_canonical_json(description))
     scores = score_responses(fought.responses, fought.judgments)
     prompts = [{"prompt_id": p.prompt_id, "text": p.text, "extra": None} for p in fought.prompts]
     tables: dict[str, Sequence[object]] = {

@@ -52,7 +52,7 @@ OPERATORS: Final = {
     "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "request_action", "cancel_turn"),
     *("compare_models", "ownership"),
-    "model_check",
+    *("model_check", "settings"),
 }
 AUDITORS: Final = {
     *("annotate", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),

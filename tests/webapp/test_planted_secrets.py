@@ -231,7 +231,7 @@ def test_the_secrets_are_there_to_be_found(
         "owner": ("/", f"/experiments/{NAME}", f"/experiments/{NAME}/playground", "/workers"),
         "superuser": (
             "/admin/auth/user/",
-            f"/admin/notifications/recipient/{recipient.pk}/change/",
+            f"/admin/notices/recipient/{recipient.pk}/change/",
         ),
     }.items():
         client = Client()

@@ -24,6 +24,7 @@ NOT_HERE: Final = {
     r"(serve( --without-worker)?|worker|reconcile)$": "they run until stopped; tests/end_to_end",
     r"health": "it needs a broker; tests/webapp/test_health.py",
     r"control_iteration cancel": "nothing runs; tests/workers/test_queue.py",
+    r"check_model": "it needs a real model; tests/workers/test_check_model.py",
     r"check --deploy": "it needs settings of production; tests/webapp/test_production.py",
 }
 """What is not run here, and why: a command that is new on a page is run, or gets a line."""

@@ -170,7 +170,7 @@ def test_outputs_of_other_instructions_are_refused(annotations: Path, tmp_path: 
          "has no output_1; add it"),
         ('[{"instruction": "q", "preference": 2, "preference": 1}]', "key 'preference' twice"),
         ('[{"instruction": "q", "output_1": "a", "output_2": "b", "generator_1": "b", '
-         '"generator_2": "m", "preference": Infinity}]', "preference must be a number"),
+         '"generator_2": "m", "preference": Infinity}]', "holds Infinity, which is not a number"),
         ("[]", "holds no row"),
     ],
 )  # fmt: skip

@@ -314,15 +314,17 @@ def test_the_plan_of_a_new_experiment_uses_what_another_like_it_has_shown(
     installation: Installation, tmp_path: Path
 ) -> None:
     installation.run_iteration()
-    shown = installation.run_iteration("--dry-run", "--output", tmp_path / "plan.json", name="new")
-    assert "new, iteration 1" in shown
+    shown = installation.run_iteration(
+        "--dry-run", "--output", tmp_path / "plan.json", name="other"
+    )
+    assert "other, iteration 1" in shown
     assert "finished shards of mine" in shown.replace("\n", " ")
     plan = json.loads((tmp_path / "plan.json").read_text())["plan"]["1"]
     assert {stage["stage"]: stage["basis"] for stage in plan} == dict.fromkeys(
         ["generate", "judge", "meta_judge", "train"], "measured"
     )
     assert all(stage["seconds"] is not None for stage in plan)
-    assert not Experiment.objects.filter(name="new").exists()
+    assert not Experiment.objects.filter(name="other").exists()
 
 
 def test_without_a_word(installation: Installation) -> None:

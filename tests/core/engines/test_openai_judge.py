@@ -37,7 +37,8 @@ def generous(exchange: Any) -> None:
 def test_an_outside_judge_judges_and_the_model_does_the_rest(
     outside: MisbehavingServer, tmp_path: Path
 ) -> None:
-    experiment = begin(tmp_path, judge={"samples": 6, "endpoint": "outside"})
+    judge = {"samples": 6, "endpoint": "outside"}
+    experiment = begin(tmp_path, judge=judge, probe={"prompts": 0})
     context = experiment.build_context(1)
     run_before_training(context, scripted_tools(tmp_path / "scratch"))
     judgments = context.files.read("judgments").to_pylist()
