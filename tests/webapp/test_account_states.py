@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django_otp.plugins.otp_totp.models import TOTPDevice
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -67,8 +67,8 @@ class Accounts(RuleBasedStateMachine):
 
     @rule(name=names, role=role_names)
     def take_role(self, name: str, role: str) -> None:
-        self._user(name).groups.remove(Group.objects.get(name=role))
-        if role in self.roles[name]:
+        if role in self.roles[name]:  # pages take only what an account has
+            self._user(name).groups.remove(Group.objects.get(name=role))
             self.roles[name].remove(role)
             self._end(name)
 
@@ -186,7 +186,13 @@ def _run(**limits: Any) -> None:
 
 @pytest.mark.django_db
 def test_no_order_of_account_operations_gains_a_right_or_keeps_a_credential() -> None:
-    _run(max_examples=6, stateful_step_count=20)
+    # The same orders each time, and as they are found: making them shorter takes minutes.
+    _run(
+        max_examples=6,
+        stateful_step_count=20,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+    )
 
 
 @pytest.mark.slow
