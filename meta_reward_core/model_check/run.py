@@ -82,7 +82,10 @@ class ModelCheckRequest:
 
 def can_check_here() -> bool:
     """Whether this environment has the libraries of the whole check; the site's has not."""
-    return importlib.util.find_spec("torch") is not None
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except ImportError:  # an import hook that refuses it
+        return False
 
 
 def run_check(request: ModelCheckRequest, *, in_process: bool) -> CheckReport:
