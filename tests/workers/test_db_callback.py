@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from django.db import connection, transaction
 
 from meta_reward_core.errors import EngineError, ExperimentBusyError
 from meta_reward_core.iteration import STAGES
@@ -91,6 +92,17 @@ def test_a_shard_that_fails_says_why(
     assert (row.status, shards()[0][0]) == (attempt, shard)
     assert type(error).__name__ in row.error
     assert iteration.stages.get(name="generate").status == stage
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_interrupt_inside_begin_leaves_a_usable_connection(callback: DatabaseCallback) -> None:
+    callback.start_shard(GENERATE, 0)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")  # what SIGINT leaves when it arrives before Django notes it
+    callback.fail_shard(GENERATE, 0, KeyboardInterrupt())
+    assert Attempt.objects.get().status == "interrupted"
+    with transaction.atomic():
+        assert shards()[0][0] == "waiting"
 
 
 def test_a_stage_that_is_not_scheduled_is_skipped(

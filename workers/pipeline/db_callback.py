@@ -70,6 +70,8 @@ class DatabaseCallback:
         """The claimed shard failed, or the process is being stopped."""
         attempt, self._attempt = self._attempt, None
         stopped = not isinstance(error, Exception)
+        if stopped:
+            transitions.drop_interrupted_transaction()
         if attempt is not None:
             status: shard_claims.Unfinished = (
                 AttemptStatus.INTERRUPTED if stopped else AttemptStatus.FAILED

@@ -74,6 +74,7 @@ def run_and_record(
         transitions.stop_iteration(iteration, status=RunStatus.FAILED, message=str(error))
         raise
     except BaseException:
+        transitions.drop_interrupted_transaction()
         transitions.release_claims(row, status=AttemptStatus.INTERRUPTED, error=STOPPED)
         raise
     finally:

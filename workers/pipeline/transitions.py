@@ -7,7 +7,7 @@ Shards and attempts are in `shard_claims`. This module knows rows alone: no file
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce, Now
@@ -246,6 +246,17 @@ def fail_stage(stage: Stage) -> bool:
     """Mark a running stage of which a shard failed; False if it does not run."""
     running = Stage.objects.filter(pk=stage.pk, status=StageStatus.RUNNING)
     return running.update(status=StageStatus.FAILED) == 1
+
+
+def drop_interrupted_transaction() -> None:
+    """Return the database connection to a known state after Ctrl-C.
+
+    An interrupt inside BEGIN leaves a transaction open that Django does not know of, and the next
+    one cannot begin. A transaction that Django knows of has ended by itself.
+    """
+    if not connection.in_atomic_block:
+        connection.rollback()
+        connection.close()
 
 
 def release_claims(experiment: Experiment, *, status: Unfinished, error: str) -> int:
