@@ -26,10 +26,10 @@ def buttons(client: Client, path: str = PATH) -> list[str]:
         ("running", ["pause", "cancel"]),
         ("paused", ["cancel", "resume"]),
         ("cancelled", ["resume"]),
-        ("interrupted", ["resume"]),
+        ("interrupted", ["cancel", "resume"]),
         ("failed", ["resume"]),
         ("no_pairs", []),
-        ("needs_attention", ["resume", "accept_probe"]),
+        ("needs_attention", ["cancel", "resume", "accept_probe"]),
         ("finished", ["next"]),
     ],
 )

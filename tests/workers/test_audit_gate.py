@@ -98,7 +98,7 @@ def stage_statuses(iteration: Iteration) -> dict[str, str]:
 def test_without_an_audit_nothing_trains_and_the_page_says_why(held: Iteration) -> None:
     assert stage_statuses(held)["pair_judge"] == "finished"
     assert stage_statuses(held)["train"] == "waiting"
-    assert held.status == "running"
+    assert (held.status, held.experiment.status) == ("needs_attention", "needs_attention")
     assert "waits before training" in held.message
     assert "there is no audit of these battles yet" in held.message
     assert Iteration.objects.count() == 1
@@ -128,7 +128,7 @@ def test_a_passed_audit_opens_the_gate_for_its_iteration_alone(
     held.refresh_from_db()
     assert (held.status, held.message) == ("finished", "")
     following = Iteration.objects.get(number=2)
-    assert following.status == "running"
+    assert following.status == "needs_attention"
     assert "audit of iteration 2" in following.message
 
 
@@ -188,7 +188,7 @@ def test_an_override_lets_one_iteration_through(held: Iteration, queue: Queue) -
     queue.work()
     held.refresh_from_db()
     assert held.status == "finished"
-    assert Iteration.objects.get(number=2).status == "running"
+    assert Iteration.objects.get(number=2).status == "needs_attention"
 
 
 def test_without_a_gate_nothing_is_asked_for(installation: Installation, queue: Queue) -> None:
@@ -251,7 +251,7 @@ def test_a_person_lets_one_iteration_train_on_its_actor_pairs_alone(
     scheduling.advance_iteration(held)
     queue.work()
     check_actor_pairs_alone(held, why="follows the score (decided by alice)")
-    assert Iteration.objects.get(number=2).status == "running"
+    assert Iteration.objects.get(number=2).status == "needs_attention"
     assert "audit of iteration 2" in Iteration.objects.get(number=2).message
 
 
@@ -304,7 +304,7 @@ def test_a_command_stops_before_training_and_goes_on_when_the_audit_has_passed(
         installation.run_iteration(*GATED)
     assert caught.value.returncode == AuditWaitsError.exit_code == 6
     iteration = Iteration.objects.get()
-    assert (iteration.status, stage_statuses(iteration)["train"]) == ("paused", "waiting")
+    assert (iteration.status, stage_statuses(iteration)["train"]) == ("needs_attention", "waiting")
     assert iteration.message.startswith("waits before training: ")
     gate = Gate.objects.get()
     assert (gate.min_answers, gate.on_failure) == (10, "wait")
@@ -410,7 +410,7 @@ def test_an_oracle_at_the_desk_stops_the_run_whose_meta_judge_is_a_coin(
         installation.run_iteration(*command)
     assert caught.value.returncode == 6
     iteration.refresh_from_db()
-    assert (iteration.status, stage_statuses(iteration)["train"]) == ("paused", "waiting")
+    assert (iteration.status, stage_statuses(iteration)["train"]) == ("needs_attention", "waiting")
     assert iteration.message.startswith("waits before training: ")
     assert not installation.artifacts.joinpath("mine/iteration-1/train").exists()
 

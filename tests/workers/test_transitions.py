@@ -182,13 +182,23 @@ def test_an_iteration_is_started_by_one(iteration: Iteration) -> None:
     assert status_of(iteration.experiment) == "running"
 
 
-@pytest.mark.parametrize("is_last, after", [(True, "finished"), (False, "waiting")])
-def test_the_last_iteration_finishes_the_experiment(
-    iteration: Iteration, is_last: bool, after: str
+@pytest.mark.parametrize(
+    "target, goal, after",
+    [
+        (1, None, "finished"),
+        (0, None, "finished"),
+        (2, None, "waiting"),
+        (0, 2, "waiting"),
+        (2, 1, "finished"),
+    ],
+)
+def test_the_last_requested_iteration_completes_the_experiment(
+    iteration: Iteration, target: int, goal: int | None, after: str
 ) -> None:
+    Experiment.objects.update(target_iteration=target)
     transitions.start_iteration(iteration, model_in="b" * 64)
     assert transitions.finish_iteration(
-        iteration, model_out="d" * 64, metrics={"pairs": []}, is_last=is_last
+        iteration, model_out="d" * 64, metrics={"pairs": []}, goal=goal
     )
     iteration.refresh_from_db()
     assert (iteration.status, iteration.model_out) == ("finished", "d" * 64)
@@ -198,7 +208,7 @@ def test_the_last_iteration_finishes_the_experiment(
 def finish_once(iteration: Iteration) -> tuple[datetime, datetime]:
     """When it began and ended: an hour and half an hour ago."""
     transitions.start_iteration(iteration, model_in="b" * 64)
-    transitions.finish_iteration(iteration, model_out="d" * 64, metrics={}, is_last=True)
+    transitions.finish_iteration(iteration, model_out="d" * 64, metrics={})
     began, ended = (timezone.now() - timedelta(minutes=ago) for ago in (60, 30))
     Iteration.objects.update(started=began, finished=ended)
     return began, ended
@@ -211,7 +221,7 @@ def test_a_finished_iteration_that_is_looked_at_again_keeps_its_times(
     attempt = claimed(shard)
     Attempt.objects.filter(pk=attempt.pk).update(started=times[0])
     assert transitions.start_iteration(iteration, model_in="b" * 64)
-    assert transitions.finish_iteration(iteration, model_out="d" * 64, metrics={}, is_last=True)
+    assert transitions.finish_iteration(iteration, model_out="d" * 64, metrics={})
     iteration.refresh_from_db()
     assert (iteration.started, iteration.finished) == times
 
@@ -220,20 +230,19 @@ def test_what_is_made_again_ends_anew(iteration: Iteration, shard: Shard) -> Non
     began, ended = finish_once(iteration)
     transitions.start_iteration(iteration, model_in="b" * 64)
     claimed(shard)
-    transitions.finish_iteration(iteration, model_out="d" * 64, metrics={}, is_last=True)
+    transitions.finish_iteration(iteration, model_out="d" * 64, metrics={})
     iteration.refresh_from_db()
     assert iteration.started == began
     assert iteration.finished is not None
     assert iteration.finished > ended
 
 
-def test_what_was_stopped_begins_and_ends_anew(iteration: Iteration) -> None:
+def test_what_was_stopped_keeps_its_first_start_and_ends_anew(iteration: Iteration) -> None:
     began, ended = finish_once(iteration)
     Iteration.objects.update(status=RunStatus.PAUSED)
     transitions.start_iteration(iteration, model_in="b" * 64)
     iteration.refresh_from_db()
-    assert iteration.started is not None
-    assert iteration.started > began
+    assert iteration.started == began
     assert iteration.finished is None
     transitions.stop_iteration(iteration, status=RunStatus.FAILED, message="?")
     stopped = Iteration.objects.get()
@@ -253,7 +262,7 @@ def test_a_finding_is_forgotten_when_it_runs_again(iteration: Iteration) -> None
 
 def test_only_a_running_iteration_ends(iteration: Iteration) -> None:
     assert not transitions.stop_iteration(iteration, status=RunStatus.FAILED, message="?")
-    assert not transitions.finish_iteration(iteration, model_out="", metrics={}, is_last=True)
+    assert not transitions.finish_iteration(iteration, model_out="", metrics={})
 
 
 def test_who_holds_the_lock_ends_what_a_killed_process_left(

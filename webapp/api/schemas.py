@@ -11,6 +11,7 @@ from webapp.dashboard.activity_log import ActivityEntry
 from webapp.experiments.models import Experiment, Iteration, Job
 from webapp.experiments.progress import WorkerState, is_active
 from webapp.experiments.stage_progress import StageProgress
+from webapp.experiments.statuses import get_public_status, write_public_status
 
 Name = Annotated[str, Field(max_length=64)]
 
@@ -57,7 +58,7 @@ class ExperimentOut(Schema):
             name=row.name,
             owner=row.owner.get_username() if row.owner else None,
             is_private=row.is_private,
-            status=row.status,
+            status=get_public_status(row),
             recipe=str(row.recipe.get("name", "")),
             seed=row.seed,
             base_model_sha256=row.base_model_sha256,
@@ -105,6 +106,12 @@ class StageOut(Schema):
     seconds: float | None
     seconds_left: float | None
 
+    @classmethod
+    def from_progress(cls, stage: StageProgress) -> "StageOut":
+        """Write the progress of a stage."""
+        written = cls.model_validate(stage)
+        return written.model_copy(update={"status": write_public_status(stage.status_label)})
+
 
 class IterationOut(Schema):
     """An iteration, from M_{number-1} to M_number, with hashes of the model files."""
@@ -125,11 +132,13 @@ class IterationOut(Schema):
     @classmethod
     def from_row(cls, row: Iteration, stages: list[StageProgress]) -> "IterationOut":
         """Write a row."""
-        plain = (name for name in cls.model_fields if name not in {"stages", "finding"})
+        written = {"status", "stages", "finding"}
+        plain = (name for name in cls.model_fields if name not in written)
         return cls(
+            status=get_public_status(row),
             **{name: getattr(row, name) for name in plain},
             finding=row.message,
-            stages=[StageOut.model_validate(stage) for stage in stages],
+            stages=[StageOut.from_progress(stage) for stage in stages],
         )
 
 
@@ -148,7 +157,7 @@ class StatusOut(Schema):
         """Write a row whose iterations have been prefetched."""
         return cls(
             name=row.name,
-            status=row.status,
+            status=get_public_status(row),
             is_active=is_active(row),
             target_iteration=row.target_iteration,
             until=row.target_iteration,

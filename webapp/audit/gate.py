@@ -17,6 +17,7 @@ from webapp.audit.models import (
     RepeatKind,
 )
 from webapp.experiments.models import Iteration, StageStatus
+from webapp.experiments.statuses import HELD_AT_GATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,6 @@ class GateDecision:
 
 
 PASSED: Final = GateDecision()
-WAITS: Final = "waits before training: "
 
 
 def evaluate_gate(iteration: Iteration) -> GateDecision:
@@ -77,7 +77,7 @@ def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
     goes_on = complete and gate.on_failure == OnGateFailure.ACTOR_PAIRS
     if goes_on and has_pairs(iteration, "actor"):
         return GateDecision(withheld=asked, is_new=True)
-    return GateDecision(waits=f"{WAITS}{asked}")
+    return GateDecision(waits=f"{HELD_AT_GATE}{asked}")
 
 
 def explain_hold(iteration: Iteration) -> str:

@@ -13,10 +13,11 @@ from meta_reward_core.reporting.summary import describe_audit
 from webapp.accounts.permissions import can_control, get_visible_experiments
 from webapp.accounts.roles import RUN_ALL, SEE
 from webapp.audit import annotation_queue
-from webapp.audit.gate import WAITS, explain_hold, find_override, list_overrides
+from webapp.audit.gate import explain_hold, find_override, list_overrides
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, HiddenVerdict, Item
 from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus, RunStatus
+from webapp.experiments.statuses import HELD_AT_GATE
 
 _REQUESTED_SHOWN: Final = 5
 
@@ -39,7 +40,7 @@ def make_training_notes(iteration: Iteration) -> TrainingNotes | None:
     decision = _find_decision(iteration)
     found: Mapping[str, Any] | None = iteration.metrics.get("audit")
     sentences = tuple(describe_audit(found))
-    is_held = iteration.message.startswith(WAITS)
+    is_held = iteration.message.startswith(HELD_AT_GATE)
     if not (is_held or decision or sentences):
         return None
     return TrainingNotes(is_held, decision, sentences)
@@ -116,7 +117,7 @@ def get_changeable_batch(person: User, pk: int) -> Batch:
 
 def is_held(iteration: Iteration) -> bool:
     """Whether an iteration has come to the gate and is still held there."""
-    return iteration.message.startswith(WAITS) and bool(explain_hold(iteration))
+    return iteration.message.startswith(HELD_AT_GATE) and bool(explain_hold(iteration))
 
 
 def get_gate_or_default(experiment: Experiment) -> Gate:

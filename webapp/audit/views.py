@@ -69,7 +69,7 @@ from webapp.htmx import is_partial_request, render_page_or_partial
 _SHOWN: Final = 100
 _GATE_IDS: Final = "gate_%s"
 _REMOVAL_IDS: Final = "removal_%s"
-_MAY_WAIT: Final = (RunStatus.RUNNING, RunStatus.PAUSED)
+_MAY_WAIT: Final = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.NEEDS_ATTENTION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ from webapp.experiments.progress import (
     summarize_experiments,
 )
 from webapp.experiments.stage_progress import list_stage_progress
+from webapp.experiments.statuses import RUN_STATUSES, find_run_statuses
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
 
 _EXPERIMENTS_ON_A_PAGE: Final = 20
@@ -66,7 +67,7 @@ class FilterForm(forms.Form):
 
     q = forms.CharField(required=False, max_length=64, label="Name")
     status = forms.ChoiceField(
-        required=False, choices=[("", "any status"), *RunStatus.choices], label="Status"
+        required=False, choices=[("", "any status"), *RUN_STATUSES], label="Status"
     )
 
 
@@ -103,7 +104,7 @@ def _apply_filter(rows: QuerySet[Experiment], form: FilterForm) -> QuerySet[Expe
     if given.get("q"):
         rows = rows.filter(name__icontains=given["q"])
     if given.get("status"):
-        rows = rows.filter(status=given["status"])
+        rows = rows.filter(status__in=find_run_statuses(given["status"]))
     return rows
 
 

@@ -19,6 +19,7 @@ from webapp.experiments.models import (
     RunStatus,
 )
 from webapp.experiments.progress import get_latest_iteration, is_active
+from webapp.experiments.statuses import is_held_at_gate
 
 CONTROL_KINDS: Final = (
     JobKind.NEXT,
@@ -30,6 +31,7 @@ CONTROL_KINDS: Final = (
 SLOW_SECONDS: Final = 15.0
 """A job that is pending for longer is probably not being processed."""
 
+_CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
 _JOBS_SHOWN: Final = 5
 
 
@@ -122,7 +124,11 @@ def _iter_running_actions(iteration: Iteration) -> Iterator[ActionButton]:
 
 
 def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
-    if iteration.status == RunStatus.NEEDS_ATTENTION:
+    is_held = is_held_at_gate(iteration)
+    if is_held and iteration.driver == Driver.WORKERS:
+        yield _make_cancel_action()  # it resumes by itself once the audit has passed
+        return
+    if iteration.status == RunStatus.NEEDS_ATTENTION and not is_held:
         yield ActionButton(
             JobKind.ACCEPT_PROBE,
             "Continue anyway",
@@ -132,10 +138,13 @@ def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
     label = "Retry" if failed else "Resume"
     again = " Failed shards are retried." if failed else ""
     yield ActionButton(JobKind.RESUME, label, f"Completed shards are kept.{again}", look="")
-    if iteration.status == RunStatus.PAUSED:
+    if iteration.status in _CANCELLABLE:
         yield _make_cancel_action()
 
 
 def _make_cancel_action() -> ActionButton:
-    explanation = "Stop permanently. Completed shards are kept."
+    explanation = (
+        "Stop within seconds and start no further iteration. Completed shards are kept, so that "
+        "the iteration can be resumed later."
+    )
     return ActionButton(JobKind.CANCEL, "Cancel", explanation, look="danger")

@@ -22,12 +22,16 @@ valid_name = RegexValidator(
 
 
 class RunStatus(models.TextChoices):
-    """Status of an experiment or an iteration."""
+    """Status of an experiment or an iteration.
+
+    Interrupted is stored for a command that was stopped; users see it as paused. What users see is
+    the label, and `webapp.experiments.statuses` writes it for addresses and the API.
+    """
 
     WAITING = "waiting", "pending"
     RUNNING = "running", "running"
     FINISHED = "finished", "completed"
-    INTERRUPTED = "interrupted", "interrupted"
+    INTERRUPTED = "interrupted", "paused"
     FAILED = "failed", "failed"
     NO_PAIRS = "no_pairs", "no pairs"
     PAUSED = "paused", "paused"

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, Min, OuterRef, QuerySet, Subquery
+from django.db.models import Exists, F, Min, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_visible_experiments
-from webapp.experiments.models import Attempt, Driver, Iteration, RunStatus
+from webapp.experiments.models import Driver, Iteration, RunStatus
+from webapp.experiments.statuses import get_public_status, is_held_at_gate
 from webapp.notifications.models import (
     Channel,
     EventType,
@@ -35,26 +36,18 @@ _FINDING_CHARS: Final = 2000
 
 
 def write_notifications() -> int:
-    """Write notifications for stopped and held iterations; returns how many."""
+    """Write notifications for iterations that stopped; returns how many."""
     since = Subscription.objects.aggregate(since=Min("since"))["since"]
     if since is None:
         return 0
     return sum(
         _write_for_iteration(iteration, iteration.moment)
-        for found in (_select_stopped(), _select_held())
-        for iteration in _exclude_notified(found).filter(moment__gte=since)
+        for iteration in _exclude_notified(_select_stopped()).filter(moment__gte=since)
     )
 
 
 def _select_stopped() -> QuerySet[Any]:
     return Iteration.objects.filter(status__in=_TOLD).annotate(moment=F("finished"))
-
-
-def _select_held() -> QuerySet[Any]:
-    """Select running iterations with a message, which only a gate writes, before the training."""
-    running = Iteration.objects.filter(status=RunStatus.RUNNING).exclude(message="")
-    ends = Attempt.objects.filter(shard__stage__iteration=OuterRef("pk"), finished__isnull=False)
-    return running.annotate(moment=Subquery(ends.order_by("-finished").values("finished")[:1]))
 
 
 def _exclude_notified(found: QuerySet[Any]) -> QuerySet[Any]:
@@ -154,8 +147,9 @@ def _format_subject(event: EventType, iteration: Iteration) -> str:
 
 
 def _format_state(iteration: Iteration) -> str:
-    held = iteration.status == RunStatus.RUNNING
-    return "needs an audit" if held else iteration.get_status_display()
+    if iteration.status != RunStatus.NEEDS_ATTENTION:
+        return f"is {iteration.get_status_display()}"
+    return "needs an audit" if is_held_at_gate(iteration) else "was stopped by the judge probe"
 
 
 def _iter_paragraphs(event: EventType, iteration: Iteration) -> Iterator[str]:
@@ -165,7 +159,7 @@ def _iter_paragraphs(event: EventType, iteration: Iteration) -> Iterator[str]:
             yield f"{alarm['sentence']}\n{alarm['advice']}"
     if iteration.message:
         yield iteration.message[:_FINDING_CHARS]
-    if event is EventType.WAITS and iteration.status != RunStatus.RUNNING:
+    if event is EventType.WAITS and not is_held_at_gate(iteration):
         yield "Resume it, or start the next iteration, to continue."
     if link := _build_link(iteration):
         yield link
@@ -182,7 +176,7 @@ def _build_details(iteration: Iteration) -> dict[str, Any]:
     return {
         "experiment": iteration.experiment.name,
         "iteration": iteration.number,
-        "status": iteration.status,
+        "status": get_public_status(iteration),
         "alarms": [alarm["name"] for alarm in iteration.metrics.get("alarms", [])],
         "link": _build_link(iteration),
     }

@@ -12,6 +12,7 @@ from rich.markup import escape
 from meta_reward_core.cli.options import EXIT_INTERRUPTED
 from meta_reward_core.cli.terminal import ConsoleCallback
 from meta_reward_core.errors import (
+    AuditWaitsError,
     MetaRewardError,
     NeedsAttentionError,
     NoPairsError,
@@ -33,6 +34,7 @@ from webapp.experiments.models import (
     StageStatus,
     Worker,
 )
+from webapp.experiments.statuses import is_held_at_gate
 from workers.pipeline.open_experiment import build_context
 
 EVERY_SECONDS: Final = 0.5
@@ -50,6 +52,8 @@ def follow_iteration(iteration: Iteration, console: Console) -> Iteration:
 
     Raises:
         NoPairsError: it ended without a pair.
+        AuditWaitsError: the audit gate keeps it from training.
+        NeedsAttentionError: the judge probe stopped it.
         IterationStoppedError: it was paused or cancelled.
         MetaRewardError: it failed.
     """
@@ -149,13 +153,15 @@ def _raise_unless_finished(iteration: Iteration) -> None:
     if iteration.status == RunStatus.NO_PAIRS:
         raise NoPairsError(iteration.message)
     if iteration.status == RunStatus.NEEDS_ATTENTION:
-        raise NeedsAttentionError(iteration.message)
+        held = is_held_at_gate(iteration)
+        raise (AuditWaitsError if held else NeedsAttentionError)(iteration.message)
     if iteration.status in (RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.INTERRUPTED):
         resume = format_command(
             "control_iteration", "resume", "--experiment", str(iteration.experiment)
         )
         raise IterationStoppedError(
-            f"{iteration} was {iteration.status}; what is finished is kept. To resume: {resume}"
+            f"{iteration} is {iteration.get_status_display()}. Completed shards are kept. "
+            f"To resume: {resume}"
         )
     if iteration.status == RunStatus.FAILED:
         full = iteration.message.startswith(StorageFullError.__name__)

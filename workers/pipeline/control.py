@@ -12,6 +12,7 @@ from meta_reward_core.experiment import Experiment
 from meta_reward_core.processes.command_hint import format_command
 from webapp.experiments import models
 from webapp.experiments.models import Driver, Iteration, RunStatus
+from webapp.experiments.statuses import HELD_AT_GATE
 from workers.pipeline import scheduling, transitions
 from workers.pipeline.local_run import close_stale_attempts
 from workers.pipeline.open_experiment import open_row
@@ -34,7 +35,7 @@ def submit_to_workers(
     """
     with experiment.lock():
         close_stale_attempts(row)
-        running = _find_running(row)
+        running = _find_with_workers(row)
         number = experiment.count_finished_iterations() + 1 if until is None else 1
         goal = until or (running.number if running else number)
         models.Experiment.objects.filter(pk=row.pk).update(
@@ -47,6 +48,12 @@ def submit_to_workers(
 
 def _find_running(row: models.Experiment) -> Iteration | None:
     return row.iterations.filter(status=RunStatus.RUNNING, driver=Driver.WORKERS).first()
+
+
+def _find_with_workers(row: models.Experiment) -> Iteration | None:
+    """The iteration that the workers run, or that the audit gate holds for them."""
+    held = transitions.get_held_iterations().filter(experiment=row).first()
+    return _find_running(row) or held
 
 
 def _start_iteration(experiment: Experiment, row: models.Experiment, number: int) -> Iteration:
@@ -66,7 +73,7 @@ def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[
         ExperimentBusyError: one of them does.
     """
     with experiment.lock():
-        running = _find_running(row)
+        running = _find_with_workers(row)
         if running is not None:
             raise ExperimentBusyError(
                 f"{running} is being run by the workers: follow it with --queue, or stop it with "
@@ -76,15 +83,15 @@ def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[
 
 
 def request_cancel(row: models.Experiment) -> Iteration:
-    """Ask the workers to stop for good, without the goal of further iterations.
+    """Ask the workers to stop, without the goal of further iterations.
 
     Raises:
-        InputError: they do not run it, and it is not paused.
+        InputError: they do not run it, and it is neither paused nor needs attention.
     """
     models.Experiment.objects.filter(pk=row.pk).update(target_iteration=0)
-    paused = row.iterations.filter(status=RunStatus.PAUSED).first()
-    if paused is not None and transitions.cancel_paused(paused):
-        return paused
+    stopped = row.iterations.filter(status__in=transitions.CANCELLABLE).first()
+    if stopped is not None and transitions.cancel_stopped(stopped):
+        return stopped
     return _request_change(row, cancel_requested=True)
 
 
@@ -115,9 +122,10 @@ def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
         InputError: no iteration waits for that.
         ExperimentBusyError: another process runs it.
     """
-    iteration = row.iterations.filter(status=RunStatus.NEEDS_ATTENTION).first()
+    stopped = row.iterations.filter(status=RunStatus.NEEDS_ATTENTION)
+    iteration = stopped.exclude(message__startswith=HELD_AT_GATE).first()
     if iteration is None:
-        raise InputError(f"no iteration of experiment {row.name!r} needs attention")
+        raise InputError(f"no iteration of experiment {row.name!r} was stopped by the judge probe")
     accept_probe(open_row(row).get_files(iteration.number), by=by)
     return resume_iteration(row)
 

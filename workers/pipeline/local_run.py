@@ -40,10 +40,14 @@ def run_and_record(
     row: models.Experiment,
     number: int,
     *,
+    goal: int,
     tools: StageResources,
     console: Console,
 ) -> tuple[Summary, bool]:
     """Run what is left of an iteration and keep its rows; call it under the experiment's lock.
+
+    Args:
+        goal: the last iteration that this command runs; the experiment is completed with it.
 
     Returns:
         The iteration's summary, and whether anything was left to run.
@@ -61,10 +65,7 @@ def run_and_record(
         raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
     try:
         anything = _run_stages(context, iteration, tools, console)
-    except AuditWaitsError as error:
-        transitions.stop_iteration(iteration, status=RunStatus.PAUSED, message=str(error))
-        raise
-    except NeedsAttentionError as error:
+    except (AuditWaitsError, NeedsAttentionError) as error:
         transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=str(error))
         raise
     except NoPairsError as error:
@@ -84,7 +85,7 @@ def run_and_record(
         iteration,
         model_out=summary["model_out"],
         metrics=summary,
-        is_last=number >= experiment.recipe.iterations,
+        goal=goal,
     )
     return summary, anything
 

@@ -17,6 +17,7 @@ from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.runner import needs_training, publish_manifest
 from meta_reward_core.storage.schemas import WRITERS
+from webapp.audit.gate import explain_hold
 from webapp.experiments.models import (
     Attempt,
     Driver,
@@ -54,6 +55,8 @@ def advance_iteration(iteration: Iteration) -> None:
 def _take_step(pk: int) -> bool:
     """Take one step; False if there is none to take."""
     iteration = Iteration.objects.select_related("experiment").get(pk=pk)
+    if transitions.get_held_iterations().filter(pk=pk).exists():
+        return _release_if_passed(iteration)
     if iteration.status != RunStatus.RUNNING or iteration.driver != Driver.WORKERS:
         return False
     if iteration.cancel_requested or iteration.pause_requested:
@@ -73,11 +76,21 @@ def _take_step(pk: int) -> bool:
 
 
 def _is_held(iteration: Iteration, context: IterationContext) -> bool:
-    """Whether the audit gate keeps an iteration from training; its message gives the reason."""
+    """Whether the audit gate keeps an iteration from training; then it needs attention."""
     why = prepare_training(iteration, context)
-    running = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING)
-    running.exclude(message=why).update(message=why)
+    if why:
+        transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=why)
     return bool(why)
+
+
+def _release_if_passed(iteration: Iteration) -> bool:
+    """Let an iteration that the audit gate held run on, once it has passed; else say why not."""
+    why = explain_hold(iteration)
+    if not why:
+        return transitions.release_held(iteration)
+    held = transitions.get_held_iterations().filter(pk=iteration.pk)
+    held.exclude(message=why).update(message=why)
+    return False
 
 
 def finish_pause_or_cancel(iteration: Iteration) -> bool:
@@ -182,13 +195,11 @@ def _reopen_shards(row: Stage, shards: list[Shard]) -> None:
 def _finish_iteration(iteration: Iteration) -> bool:
     experiment = open_row(iteration.experiment)
     summary = summarize(experiment, iteration)
-    number = iteration.number
     with transaction.atomic():  # or a crash in between would forget the goal
         won = transitions.finish_iteration(
             iteration,
             model_out=summary["model_out"],
             metrics=summary,
-            is_last=number >= experiment.recipe.iterations,
         )
         following = _start_next(iteration, summary["model_out"]) if won else None
     if following is not None:
@@ -208,7 +219,6 @@ def _start_next(iteration: Iteration, model_in: str) -> Iteration | None:
 
 
 def iter_worker_iterations() -> Iterator[Iteration]:
-    """Iterations that the workers shall drive."""
-    yield from Iteration.objects.filter(
-        status=RunStatus.RUNNING, driver=Driver.WORKERS
-    ).select_related("experiment")
+    """Iterations that the workers shall drive, and those that the audit gate holds."""
+    running = Iteration.objects.filter(status=RunStatus.RUNNING, driver=Driver.WORKERS)
+    yield from (running | transitions.get_held_iterations()).select_related("experiment")

@@ -5,12 +5,13 @@ Shards and attempts are in `shard_claims`. This module knows rows alone: no file
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from django.db import connection, transaction
-from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce, Now
+from django.db.models.lookups import GreaterThan
 
 from webapp.experiments.models import (
     Attempt,
@@ -24,7 +25,11 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
+from webapp.experiments.statuses import HELD_AT_GATE
 from workers.pipeline.shard_claims import Unfinished, fail_attempt, get_unfinished_shards
+
+CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
+"""Statuses of an iteration at rest that can be cancelled; a running one is asked to stop first."""
 
 _AT_REST = [status for status in RunStatus if status != RunStatus.RUNNING]
 Stopped = Literal[
@@ -49,7 +54,8 @@ def start_iteration(
 ) -> bool:
     """Let an iteration and its experiment run; False if it runs already.
 
-    One that is finished is only looked at again, as far as anybody knows: it keeps its times.
+    It keeps the time of its first start. One that is finished is only looked at again, as far as
+    anybody knows: it keeps the time of its end, too.
 
     Args:
         model_in: hash of the model that it begins with.
@@ -63,7 +69,7 @@ def start_iteration(
                 driver=driver,
                 cancel_requested=False,
                 pause_requested=False,
-                started=_make_finished_case(F("started"), default=Now()),
+                started=Coalesce("started", Now()),
                 finished=_make_finished_case(F("finished"), default=None),
                 message="",
             )
@@ -78,8 +84,33 @@ def _make_finished_case(kept: Combinable, *, default: Combinable | None) -> Case
     return Case(When(status=RunStatus.FINISHED, then=kept), default=default)
 
 
+def release_held(iteration: Iteration) -> bool:
+    """Let an iteration of the workers run on that the audit gate held; False if it is not held."""
+    with transaction.atomic():
+        won = (
+            get_held_iterations()
+            .filter(pk=iteration.pk)
+            .update(status=RunStatus.RUNNING, message="", finished=None)
+            == 1
+        )
+        if won:
+            _get_experiment(iteration).update(status=RunStatus.RUNNING)
+    return won
+
+
+def get_held_iterations() -> QuerySet[Iteration]:
+    """Iterations of the workers that the audit gate keeps from training."""
+    return Iteration.objects.filter(
+        status=RunStatus.NEEDS_ATTENTION, driver=Driver.WORKERS, message__startswith=HELD_AT_GATE
+    )
+
+
 def finish_iteration(
-    iteration: Iteration, *, model_out: str, metrics: Mapping[str, Any], is_last: bool
+    iteration: Iteration,
+    *,
+    model_out: str,
+    metrics: Mapping[str, Any],
+    goal: int | None = None,
 ) -> bool:
     """Finish a running iteration; False if it does not run.
 
@@ -87,9 +118,14 @@ def finish_iteration(
 
     Args:
         model_out: hash of the model that it made.
-        is_last: whether the experiment's recipe ends with it.
+        goal: the last iteration that was requested; None if the experiment's row says which. The
+            experiment is completed with it, and pending before.
     """
-    after = RunStatus.FINISHED if is_last else RunStatus.WAITING
+    last = F("target_iteration") if goal is None else Value(goal)
+    after = Case(
+        When(GreaterThan(last, Value(iteration.number)), then=Value(RunStatus.WAITING)),
+        default=Value(RunStatus.FINISHED),
+    )
     attempts = Attempt.objects.filter(shard__stage__iteration=OuterRef("pk"))
     made_again = Exists(attempts.filter(started__gt=OuterRef("finished")))
     return _end_iteration(
@@ -118,9 +154,9 @@ def stop_iteration(
     )
 
 
-def cancel_paused(iteration: Iteration) -> bool:
-    """Cancel an iteration that is paused; False if it is not."""
-    paused = Iteration.objects.filter(pk=iteration.pk, status=RunStatus.PAUSED)
+def cancel_stopped(iteration: Iteration) -> bool:
+    """Cancel an iteration that is paused or needs attention; False if it is not."""
+    paused = Iteration.objects.filter(pk=iteration.pk, status__in=CANCELLABLE)
     with transaction.atomic():
         won = paused.update(status=RunStatus.CANCELLED) == 1
         if won:
@@ -129,7 +165,7 @@ def cancel_paused(iteration: Iteration) -> bool:
 
 
 def _end_iteration(
-    iteration: Iteration, status: RunStatus, *, experiment_status: RunStatus, **changes: Any
+    iteration: Iteration, status: RunStatus, *, experiment_status: RunStatus | Case, **changes: Any
 ) -> bool:
     with transaction.atomic():
         won = (

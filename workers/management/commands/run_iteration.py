@@ -190,6 +190,7 @@ def _run(
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
         if request.accept_probe:
             accept_probe(experiment.get_files(1), by="the command line")
+        numbers = list(list_next_iterations(experiment, until=until))
         summaries = [
             _run_next(
                 experiment,
@@ -197,8 +198,9 @@ def _run(
                 make_stage_resources(experiment, places, number=number, draws=draws),
                 number,
                 console,
+                goal=max(numbers),
             )
-            for number in list_next_iterations(experiment, until=until)
+            for number in numbers
         ]
     _print_next_step(experiment, console)
     return {"experiment": experiment.name, "iterations": summaries}
@@ -273,10 +275,14 @@ def _run_next(
     tools: StageResources,
     number: int,
     console: Console,
+    *,
+    goal: int,
 ) -> Summary:
     console.print(f"[bold]{experiment.name}[/bold], iteration {number}")
     try:
-        summary, anything = run_and_record(experiment, row, number, tools=tools, console=console)
+        summary, anything = run_and_record(
+            experiment, row, number, goal=goal, tools=tools, console=console
+        )
     except NoPairsError:
         print_summary(console, summarize(experiment, row.iterations.get(number=number)))
         raise

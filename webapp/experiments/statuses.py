@@ -1,0 +1,58 @@
+"""Statuses as users see them: the same words on pages, in addresses, in the API and messages."""
+
+from typing import Final, Protocol
+
+from django.db.models import TextChoices
+
+from webapp.experiments.models import Iteration, RunStatus
+
+
+class HasStatus(Protocol):
+    """A row with a status."""
+
+    status: str
+
+    def get_status_display(self) -> str:
+        """The status as users see it."""
+
+
+def get_public_status(row: HasStatus) -> str:
+    """The status of a row for addresses and the API, such as `needs_attention`."""
+    return write_public_status(row.get_status_display())
+
+
+def write_public_status(label: str) -> str:
+    """Write a status that users see as one word."""
+    return label.replace(" ", "_")
+
+
+def _list_choices(choices: type[TextChoices]) -> tuple[tuple[str, str], ...]:
+    return tuple({write_public_status(label): label for label in choices.labels}.items())
+
+
+RUN_STATUSES: Final = _list_choices(RunStatus)
+"""Each status of an experiment or iteration once: its public word and what users see."""
+
+
+HELD_AT_GATE: Final = "waits before training: "
+"""How the message of an iteration begins that the audit gate keeps from training."""
+
+
+def is_held_at_gate(iteration: Iteration) -> bool:
+    """Whether an iteration needs attention because the audit gate keeps it from training."""
+    return iteration.status == RunStatus.NEEDS_ATTENTION and iteration.message.startswith(
+        HELD_AT_GATE
+    )
+
+
+def find_run_statuses(word: str) -> list[RunStatus]:
+    """Find the stored statuses that a word means.
+
+    Args:
+        word: a public word, or what is stored, which earlier versions wrote in addresses.
+    """
+    return [
+        status
+        for status in RunStatus
+        if word in (status.value, write_public_status(status.label), status.label)
+    ]
