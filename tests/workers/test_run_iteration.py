@@ -65,7 +65,7 @@ def test_an_iteration_leaves_rows_files_tables_and_the_next_step(
     assert set(statuses(Stage)) == {"finished"}
     assert set(statuses(Shard)) == {"finished"}
     assert Shard.objects.filter(stage__name="judge").count() == 2
-    assert Experiment.objects.get().status == "waiting"
+    assert Experiment.objects.get().status == "finished"
     for expected in ("Stages", "Pairs", "Judging", "DPO", "0.4200", "M1 lies in"):
         assert expected in shown
     assert shown.rstrip().endswith("python manage.py run_iteration --experiment mine")

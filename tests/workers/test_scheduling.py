@@ -311,7 +311,7 @@ def test_a_judge_that_cannot_judge_needs_attention_until_somebody_continues(
     queue.work()
     iteration.refresh_from_db()
     assert iteration.status == "no_pairs"
-    with pytest.raises(InputError, match="needs attention"):
+    with pytest.raises(InputError, match="stopped by the judge probe"):
         control.continue_despite_probe(Experiment.objects.get(), by="alice")
 
 
