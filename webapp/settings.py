@@ -153,6 +153,7 @@ INSTALLED_APPS = [
     "django_otp",
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
+    "webapp.activity",
     "webapp.experiments",
     "webapp.dashboard",
     "webapp.accounts",
@@ -176,7 +177,7 @@ MIDDLEWARE = [
     "webapp.accounts.middleware.end_outdated_sessions",
     "webapp.bad_requests.refuse_malformed_fields",
     "webapp.accounts.middleware.SignInMiddleware",
-    "webapp.accounts.security_log.track_request",
+    "webapp.activity.request_tracking.track_request",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]

@@ -2,8 +2,12 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager
+from typing import Final
 
 from meta_reward_core.cli.renamed_options import show_deprecations_briefly
+
+_SERVICES: Final = ("serve", "worker", "reconcile", "runserver")
 
 
 def main() -> None:
@@ -19,7 +23,16 @@ def main() -> None:
     show_deprecations_briefly()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     _close_private_folders()
-    execute_from_command_line(sys.argv)
+    with _use_command_source():
+        execute_from_command_line(sys.argv)
+
+
+def _use_command_source() -> AbstractContextManager[None]:
+    """Record what a command does as done by a command; what a service does, by the system."""
+    from webapp.activity.request_tracking import use_source
+
+    is_service = len(sys.argv) > 1 and sys.argv[1] in _SERVICES
+    return use_source("system" if is_service else "cli")
 
 
 def _close_private_folders() -> None:

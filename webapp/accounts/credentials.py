@@ -16,7 +16,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save, pre_sa
 from django.http import HttpRequest
 
 from webapp.accounts.models import AccountCredentials
-from webapp.accounts.security_log import get_current_request
+from webapp.activity.request_tracking import get_current_request
 
 _SESSION_KEY: Final = "credential_generation"
 _GUARDED: Final = ("password", "is_active", "is_staff", "is_superuser", "username")

@@ -22,8 +22,9 @@ from django.utils import timezone
 
 from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.accounts.roles import list_permissions, list_roles_with
-from webapp.accounts.security_log import get_client_address, log_event
+from webapp.accounts.security_log import log_event
 from webapp.accounts.two_factor import has_second_factor, verify_code
+from webapp.activity.request_tracking import get_client_address
 
 WINDOW: Final = timedelta(minutes=15)
 MAX_PER_NAME_AND_ADDRESS: Final = 5

@@ -1,66 +1,24 @@
 """Note what happens to accounts and what rights were used for: who did it, from where."""
 
 import contextlib
-import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
-from django.conf import settings
 from django.contrib.auth import signals
 from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 
 from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.request_tracking import get_client_address, get_current_request
 
-_current_request: ContextVar[HttpRequest | None] = ContextVar("asking", default=None)
 _is_logging: ContextVar[bool] = ContextVar("is_heard", default=True)
 
 _FLAGS: Final = ("is_active", "is_staff", "is_superuser", "username", "email")
 _NAME_CHARS: Final = 150
 _DETAIL_CHARS: Final = 255
-
-
-def track_request(
-    get_response: Callable[[HttpRequest], HttpResponse],
-) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: whatever a request changes is noted under its person's name."""
-
-    def answer(request: HttpRequest) -> HttpResponse:
-        token = _current_request.set(request)
-        try:
-            return get_response(request)
-        finally:
-            _current_request.reset(token)
-
-    return answer
-
-
-def get_current_request() -> HttpRequest | None:
-    """The request that is being answered; None in commands and workers."""
-    return _current_request.get()
-
-
-def get_client_address(request: HttpRequest | None) -> str | None:
-    """Where a request comes from.
-
-    Each trusted proxy adds the address that it saw at the end of X-Forwarded-For; what stands
-    before those entries was written by the asker and is not believed.
-    """
-    if request is None:
-        return None
-    found = request.META.get("REMOTE_ADDR", "")
-    if settings.META_REWARD_PROXIES:
-        seen = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
-        found = (
-            seen[-settings.META_REWARD_PROXIES] if len(seen) >= settings.META_REWARD_PROXIES else ""
-        )
-    try:
-        return str(ipaddress.ip_address(found.strip()))
-    except ValueError:
-        return None
 
 
 @contextlib.contextmanager
@@ -88,7 +46,7 @@ def log_event(
     """
     if not _is_logging.get():
         return
-    request = request or _current_request.get()
+    request = request or get_current_request()
     person = by or getattr(request, "user", None)
     SecurityEvent.objects.create(
         kind=kind,

@@ -1,0 +1,72 @@
+"""The request that is being answered, and how the current action reached the installation."""
+
+import contextlib
+import ipaddress
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Final
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+API_PREFIX: Final = "/api/"
+
+_current_request: ContextVar[HttpRequest | None] = ContextVar("current_request", default=None)
+_command_source: ContextVar[str] = ContextVar("command_source", default="system")
+
+
+def track_request(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware: what a request changes is recorded under its user's name."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        token = _current_request.set(request)
+        try:
+            return get_response(request)
+        finally:
+            _current_request.reset(token)
+
+    return answer
+
+
+def get_current_request() -> HttpRequest | None:
+    """The request that is being answered; None in commands and workers."""
+    return _current_request.get()
+
+
+@contextlib.contextmanager
+def use_source(source: str) -> Iterator[None]:
+    """Record what is done inside without a request as coming from `source`."""
+    token = _command_source.set(source)
+    try:
+        yield
+    finally:
+        _command_source.reset(token)
+
+
+def get_source(request: HttpRequest | None) -> str:
+    """A value of `Source`: by the address of the request, otherwise what `use_source` says."""
+    if request is None:
+        return _command_source.get()
+    return "api" if request.path.startswith(API_PREFIX) else "ui"
+
+
+def get_client_address(request: HttpRequest | None) -> str | None:
+    """Where a request comes from.
+
+    Each trusted proxy adds the address that it saw at the end of X-Forwarded-For; what stands
+    before those entries was written by the client and is not trusted.
+    """
+    if request is None:
+        return None
+    found = request.META.get("REMOTE_ADDR", "")
+    if settings.META_REWARD_PROXIES:
+        seen = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        found = (
+            seen[-settings.META_REWARD_PROXIES] if len(seen) >= settings.META_REWARD_PROXIES else ""
+        )
+    try:
+        return str(ipaddress.ip_address(found.strip()))
+    except ValueError:
+        return None
