@@ -48,3 +48,49 @@ def _replace(earlier: Any, later: Any) -> None:
     later.group_set.add(*earlier.group_set.all())
     later.user_set.add(*earlier.user_set.all())
     earlier.delete()
+
+
+def move_view_permission(
+    app_label: str, model: str, *, to: tuple[str, str]
+) -> migrations.RunPython:
+    """Build an operation that gives everybody who may view a model the same of another one.
+
+    Args:
+        to: app label and name of the other model.
+    """
+    return migrations.RunPython(
+        partial(_move_view, app_label, model, to), migrations.RunPython.noop
+    )
+
+
+def _move_view(
+    app_label: str,
+    model: str,
+    to: tuple[str, str],
+    apps: Any,
+    schema_editor: Any,  # noqa: ARG001
+) -> None:
+    permissions = apps.get_model("auth", "Permission").objects
+    earlier = permissions.filter(
+        content_type__app_label=app_label, codename=f"view_{model.lower()}"
+    ).first()
+    if earlier is None:
+        return  # a fresh database has none yet
+    content_types = apps.get_model("contenttypes", "ContentType").objects
+    later, _ = permissions.get_or_create(
+        content_type=content_types.get_or_create(app_label=to[0], model=to[1].lower())[0],
+        codename=f"view_{to[1].lower()}",
+        defaults={"name": f"Can view {to[1].lower()}"},
+    )
+    _replace(earlier, later)
+
+
+def remove_permissions(app_label: str, models: list[str]) -> migrations.RunPython:
+    """Build an operation that deletes the permissions of models that are gone."""
+    return migrations.RunPython(partial(_remove, app_label, models), migrations.RunPython.noop)
+
+
+def _remove(app_label: str, models: list[str], apps: Any, schema_editor: Any) -> None:  # noqa: ARG001
+    names = [model.lower() for model in models]
+    types = apps.get_model("contenttypes", "ContentType").objects
+    types.filter(app_label=app_label, model__in=names).delete()

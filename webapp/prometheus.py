@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from webapp.accounts.models import SecurityEvent
+from webapp.activity.models import SECURITY_ACTIONS, Activity
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -87,11 +87,12 @@ def iter_metrics() -> Iterator[PrometheusMetric]:
     jobs = _to_samples(Job.objects.values("kind", "status").annotate(count=Count("pk")))
     yield PrometheusMetric("jobs", "gauge", "Jobs that users requested, by kind and status.", jobs)
     yield PrometheusMetric("orders", "gauge", "Deprecated name of jobs.", jobs)
+    events = Activity.objects.filter(action__in=SECURITY_ACTIONS).order_by()
     yield PrometheusMetric(
         "account_events_total",
         "counter",
         "Sign-ins, wrong passwords, lockouts, changes of accounts and tokens.",
-        _to_samples(SecurityEvent.objects.values("kind").annotate(count=Count("pk"))),
+        _to_samples(events.values(kind=F("action")).annotate(count=Count("pk"))),
     )
 
 

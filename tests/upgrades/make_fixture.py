@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,7 +115,7 @@ def record_activity(row: Any, batch: Any, alice: Any) -> None:
     """Write a row of every table that records who did what, and give a group permissions."""
     from django.contrib.auth.models import Group, Permission
 
-    from webapp.accounts.models import SecurityEvent
+    accounts: Any = import_module("webapp.accounts.models")  # as that version has it
     from webapp.audit import services
     from webapp.audit.gate import get_gate_terms
     from webapp.audit.models import Gate, GateOverride
@@ -132,7 +133,7 @@ def record_activity(row: Any, batch: Any, alice: Any) -> None:
         created_by=alice, created_by_name="alice",
     )  # fmt: skip
     services.remove_gate(row, by=alice, reason="no time for audits")
-    SecurityEvent.objects.create(
+    accounts.SecurityEvent.objects.create(
         kind="signed_in", subject="alice", created_by=alice, address="127.0.0.1"
     )
     recipient = Recipient.objects.create(user=alice, webhook_url="https://example.org/hook")

@@ -10,12 +10,15 @@ from django.test import Client
 
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import HOSTILE, HTMX, RESTORE, count_queries, get, make_private
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action, Activity, ObjectType
+from webapp.activity.recording import record_activity
+from webapp.activity.request_tracking import use_source
 from webapp.api.models import make_token
-from webapp.audit.models import Gate, GateOverride
-from webapp.audit.services import remove_gate
+from webapp.audit.models import Gate
+from webapp.audit.services import override_gate, remove_gate
 from webapp.dashboard import activity_log
+from webapp.experiments.jobs import record_job
 from webapp.experiments.models import Experiment, Job
 
 pytestmark = pytest.mark.django_db
@@ -23,9 +26,11 @@ pytestmark = pytest.mark.django_db
 
 def add(kind: str, by: User | None, experiment: Experiment | None, **values: object) -> Job:
     experiment_name = str(values.pop("experiment_name", experiment))
-    return Job.objects.create(
+    job = Job.objects.create(
         kind=kind, created_by=by, experiment=experiment, experiment_name=experiment_name, **values
     )
+    record_job(job)
+    return job
 
 
 def entries(client: Client) -> str:
@@ -37,11 +42,13 @@ def test_the_log_says_who_asked_what_and_what_became_of_it(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
     add("next", alice, experiment, status="done", outcome={"iteration": 3})
-    add("pause", None, experiment, status="refused", message="there is nothing to stop")
+    gone = make_person("gone", "operator")
+    add("pause", gone, experiment, status="refused", message="there is nothing to stop")
+    gone.delete()
     page = get(client, "/activity")
     assert "start the next iteration" in page
     assert 'href="/experiments/first/iterations/3"' in page
-    assert "a deleted user" in page
+    assert "gone" in page, "the name of a deleted user stays"
     assert "there is nothing to stop" in page
     assert page.index("there is nothing") < page.index("iteration 3")  # newest first
 
@@ -66,7 +73,7 @@ def test_the_log_is_a_csv_file_too(client: Client, experiment: Experiment, alice
     assert json.loads(removed["before"])["min_answers"] == 50
     assert (refused["status"], refused["message"][0]) == ("refused", "'")
     assert (done["iteration"], done["after"]) == ("3", "")
-    assert SecurityEvent.objects.get(kind="exported").subject == "activity log"
+    assert Activity.objects.get(action="exported").object_name == "activity log"
     assert [row["action"] for row in read_csv(client, "&kind=pause")] == ["pause"]
 
 
@@ -169,26 +176,19 @@ def test_what_became_of_accounts_stands_between_the_orders(
 def test_a_stranger_who_guesses_a_name_is_told_to_admins(
     client: Client, experiment: Experiment
 ) -> None:
-    log_event(SecurityEventKind.FAILED, HOSTILE)
+    log_event(Action.FAILED, HOSTILE)
     assert "entered a wrong password" not in get(client, "/activity")
     client.force_login(make_person("ada", "admin"))
     page = get(client, "/activity")
     assert "entered a wrong password" in page
-    assert "a command or an anonymous visitor" in page
+    assert "the system" in page
     assert "<script>alert" not in page
 
 
 def test_who_let_an_iteration_train_without_a_passed_audit_is_in_the_log(
     client: Client, experiment: Experiment, alice: User
 ) -> None:
-    GateOverride.objects.create(
-        experiment=experiment,
-        experiment_name="first",
-        iteration=2,
-        reason="a test run",
-        created_by=alice,
-        created_by_name="alice",
-    )
+    override_gate(experiment, 2, source_sha256="", outcome="all", reason="a test run", by=alice)
     for query in ("", "?kind=overrides", "?experiment=first&person=alice"):
         page = get(client, f"/activity{query}")
         assert "overrode the audit gate" in page
@@ -252,3 +252,36 @@ def test_strangers_are_kept_out(client: Client) -> None:
     assert client.post("/activity").status_code == 405
     client.force_login(make_person("ada", "auditor"))
     assert client.get("/activity").status_code == 403
+
+
+def test_what_auditors_answered_is_shown_to_who_may_decide_between_them(
+    client: Client, experiment: Experiment, alice: User
+) -> None:
+    record_activity(
+        Action.ANSWERED, object_type=ObjectType.ITEM, object_id=7, object_name="item 7",
+        experiment=experiment, by=make_person("ada", "auditor"),
+    )  # fmt: skip
+    assert "item 7" not in get(client, "/activity?kind=items")
+    client.force_login(make_person("root", "admin"))
+    assert "item 7" in get(client, "/activity?kind=items")
+
+
+def test_source_and_days_narrow_the_log(
+    client: Client, experiment: Experiment, alice: User
+) -> None:
+    with use_source("cli"):
+        add("next", alice, experiment, message="by a command")
+    add("next", alice, experiment, message="by the system")
+    Activity._base_manager.filter(source="system").update(created="2026-01-31T23:30:00Z")
+
+    def shown(query: str) -> list[str]:
+        return [row["message"] for row in read_csv(client, f"&kind=next{query}")]
+
+    assert shown("&source=cli") == ["by a command"]
+    assert shown("&since=2026-01-31&until=2026-01-31") == ["by the system"]
+    assert shown("&until=2026-01-30") == []
+    assert shown("&since=2026-02-01") == ["by a command"]
+    path = "/api/v1/activity?kind=next"
+    assert client.get(f"{path}&source=cli").json()["entries"][0]["source"] == "CLI"
+    assert client.get(f"{path}&until=2026-01-31").json()["count"] == 1
+    assert client.get(f"{path}&source=elsewhere").status_code == 422

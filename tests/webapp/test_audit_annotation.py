@@ -24,8 +24,9 @@ from tests.webapp.audit_fixtures import (
     take,
 )
 from tests.webapp.conftest import make_person
+from webapp.activity.models import Activity
 from webapp.api.ninja_api import api
-from webapp.audit.models import Answer, Batch, HiddenVerdict, Item, ItemHistoryEntry
+from webapp.audit.models import Answer, Batch, HiddenVerdict, Item
 from webapp.experiments.models import Experiment, Iteration
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
@@ -204,7 +205,7 @@ def test_of_two_answers_to_one_item_the_holders_counts(
     give(browser(carol), item)
     give(browser(carol), item, "B")
     assert Answer.objects.get().auditor == carol
-    assert ItemHistoryEntry.objects.filter(change="late", created_by_name="dave").count() == 1
+    assert Activity.objects.filter(action="late", actor_name="dave").count() == 1
 
 
 def test_an_expired_lease_goes_to_who_asks_and_the_late_answer_is_kept(
@@ -218,8 +219,8 @@ def test_an_expired_lease_goes_to_who_asks_and_the_late_answer_is_kept(
     assert "This item has been reassigned" in answer.content.decode()
     give(browser(dave), item, "neither")
     assert Answer.objects.get(item=item).auditor == dave
-    late = ItemHistoryEntry.objects.get(change="late")
-    assert late.values["choice"] in ("first", "second")
+    late = Activity.objects.get(action="late")
+    assert late.after["choice"] in ("first", "second")
 
 
 def test_an_expired_lease_that_nobody_took_still_counts(batch: Batch, carol: User) -> None:
@@ -260,7 +261,8 @@ def test_an_answer_can_be_taken_back_and_given_anew(batch: Batch, carol: User) -
     assert re.search(r'value="A"[^>]*checked', page)
     give(client, item, "B")
     assert Answer.objects.get().choice == ("first" if item.is_swapped else "second")
-    changes = [row.change for row in ItemHistoryEntry.objects.filter(item=item)]
+    rows = Activity.objects.filter(object_type="item", object_id=item.pk)
+    changes = [row.action for row in rows]
     assert changes == ["answered", "undone", "answered"]
     assert take(client, batch) == other
 
@@ -540,7 +542,7 @@ def test_repeats_that_only_somebody_who_left_could_answer_go_to_the_others(
     answer_everything(browser(dave), batch)
     assert not batch.items.filter(is_answered=False).exists()
     assert Answer.objects.filter(auditor=dave, item__repeat_kind="other").count() == 6
-    assert ItemHistoryEntry.objects.filter(change="passed_on", created_by_name="carol").count() == 6
+    assert Activity.objects.filter(action="passed_on", after={"auditor": "carol"}).count() == 6
 
 
 def test_whoever_takes_an_auditor_off_a_batch_is_told_what_becomes_of_the_repeats(

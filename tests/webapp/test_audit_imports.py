@@ -34,10 +34,11 @@ from tests.webapp.test_audit_report import (
     row,
     send,
 )
+from webapp.activity.models import Activity
 from webapp.audit import answer_files
 from webapp.audit.answer_files import Entry, LeftOut, read_entries
 from webapp.audit.imports import ImportResult, group_reasons, import_file
-from webapp.audit.models import Answer, Batch, Item, ItemHistoryEntry
+from webapp.audit.models import Answer, Batch, Item
 from webapp.experiments.models import Experiment
 
 __all__ = ["artifacts", "audited", "batch", "carol", "dave", "repeated"]
@@ -430,7 +431,7 @@ def test_an_answer_that_is_there_is_kept_and_the_rest_of_the_file_imported(
     assert (done.added, only(done).item) == (11, item.number)
     assert only(done).reason == "its item has another answer already"
     assert Answer.objects.get(item=item).choice == kept.choice
-    assert ItemHistoryEntry.objects.filter(change="imported").count() == 11
+    assert Activity.objects.filter(action="imported").count() == 11
 
 
 def test_an_item_that_somebody_looks_at_is_left_to_them(

@@ -29,10 +29,11 @@ from tests.webapp.audit_fixtures import (
     take,
 )
 from tests.webapp.conftest import make_person
+from webapp.activity.models import Activity
 from webapp.audit import annotation_queue
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import hash_source_files
-from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item, ItemHistoryEntry
+from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
 from webapp.audit.report_presenter import make_trend
 from webapp.audit.selectors import list_pending_batches
@@ -338,7 +339,7 @@ def test_what_was_exported_can_be_imported(
     after = list(Answer.objects.order_by("item").values("item", "choice", "tags", "comment"))
     assert after == before
     assert set(Answer.objects.values_list("auditor", flat=True)) == {carol.pk}
-    assert ItemHistoryEntry.objects.filter(change="imported", created_by_name="alice").count() == 12
+    assert Activity.objects.filter(action="imported", actor_name="alice").count() == 12
 
 
 def send(client: Client, batch: Batch, name: str, content: bytes) -> str:
@@ -690,7 +691,7 @@ def test_a_reviewer_has_the_last_word_and_history_keeps_it(batch: Batch, carol: 
     client.post(path, {"adjudicated": "tie", "adjudication": "both miss it"} | inline)
     item.refresh_from_db()
     assert item.adjudicated == "tie"
-    assert ItemHistoryEntry.objects.get().values["reason"] == "both miss it"
+    assert Activity.objects.get(action="adjudicated").reason == "both miss it"
 
 
 def test_an_auditor_in_the_admin_sees_their_own_answers_alone(

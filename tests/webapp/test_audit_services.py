@@ -11,10 +11,11 @@ from django.urls import reverse
 from meta_reward_core.errors import InputError
 from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, carol, dave, draw
 from tests.webapp.conftest import make_person
+from webapp.activity.models import AUDIT_ACTIONS, Activity
 from webapp.audit import services
 from webapp.audit.batch_sampling import hash_source_files
 from webapp.audit.gate import evaluate_gate, find_override, get_gate_terms
-from webapp.audit.models import AuditLogEntry, Batch, Gate, GateOverride
+from webapp.audit.models import Batch, Gate, GateOverride
 from webapp.audit.services import create_gate_from_recipe
 from webapp.experiments.models import Experiment, Iteration
 
@@ -32,7 +33,8 @@ def said(client: Client, path: str, **values: Any) -> str:
 
 
 def actions() -> list[tuple[str, str]]:
-    return list(AuditLogEntry.objects.order_by("pk").values_list("action", "created_by_name"))
+    rows = Activity.objects.filter(action__in=AUDIT_ACTIONS).order_by("pk")
+    return list(rows.values_list("action", "actor_name"))
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_gate_that_is_set_and_tightened_is_written_down(
     client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "0.7"})
     client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "0.7"})
     assert actions() == [("gate_set", "alice"), ("gate_changed", "alice")], "the same is no change"
-    changed = AuditLogEntry.objects.get(action="gate_changed")
+    changed = Activity.objects.get(action="gate_changed")
     assert (changed.before["min_agreement"], changed.after["min_agreement"]) == (0.6, 0.7)
     page = client.get(AUDITS).content.decode()
     assert "above 0.6 with confidence 0.9, from at least 40 answers" in page
@@ -83,7 +85,7 @@ def test_a_gate_is_removed_only_with_a_reason(client: Client, gated: Experiment)
     assert "removed the gate" in page
     assert "the audit is done by hand" in page
     said(client, f"{AUDITS}/gate/remove", reason="once more")
-    assert AuditLogEntry.objects.filter(action="gate_removed").count() == 1
+    assert Activity.objects.filter(action="gate_removed").count() == 1
 
 
 def test_neither_code_nor_database_takes_a_loosening_without_a_reason(gated: Experiment) -> None:
@@ -96,9 +98,7 @@ def test_neither_code_nor_database_takes_a_loosening_without_a_reason(gated: Exp
     with pytest.raises(InputError, match="Give a reason"):
         services.remove_gate(gated, by=alice, reason="")
     with pytest.raises(IntegrityError), transaction.atomic():
-        AuditLogEntry.objects.create(
-            experiment=gated, experiment_name="scripted", action="gate_removed"
-        )
+        Activity.objects.create(experiment=gated, action="gate_removed", source="ui")
 
 
 def test_a_gate_of_the_recipe_is_written_down(audited: Experiment) -> None:
@@ -119,7 +119,7 @@ def test_closing_and_opening_a_batch_are_written_down(client: Client, batch: Bat
 
 def test_who_answers_a_batch_is_written_down(client: Client, batch: Batch, dave: User) -> None:
     client.post(f"/audits/{batch.pk}/auditors", {"auditors": [dave.pk]})
-    made, changed = AuditLogEntry.objects.order_by("pk")
+    made, changed = Activity.objects.filter(action="assigned").order_by("pk")
     assert (made.before, made.after) == ({"auditors": []}, {"auditors": ["carol", "dave"]})
     assert changed.after == {"auditors": ["dave"]}
     assert "carol, dave" in client.get(AUDITS).content.decode()
@@ -140,7 +140,7 @@ def test_the_admin_writes_down_what_is_done_there(
     client.post(change, {"status": "open", "auditors": [carol.pk]})
     names = [action for action, by in actions() if by == "rita"]
     assert names == ["assigned", "assigned", "closed", "reopened", "assigned"]
-    assert AuditLogEntry.objects.first().after == {"auditors": ["carol"]}  # type: ignore[union-attr]
+    assert Activity.objects.filter(action="assigned").first().after == {"auditors": ["carol"]}  # type: ignore[union-attr]
 
 
 def reviewer() -> Client:
@@ -151,15 +151,15 @@ def reviewer() -> Client:
 
 
 def test_nobody_changes_or_deletes_what_was_written_down(client: Client, gated: Experiment) -> None:
-    act = AuditLogEntry.objects.get()
+    act = Activity.objects.get(action="gate_set")
     rita = reviewer()
     User.objects.filter(username="rita").update(is_superuser=True)
-    assert "alice" in rita.get(reverse("admin:audit_auditlogentry_changelist")).content.decode()
-    change = reverse("admin:audit_auditlogentry_change", args=[act.pk])
+    assert "alice" in rita.get(reverse("admin:activity_activity_changelist")).content.decode()
+    change = reverse("admin:activity_activity_change", args=[act.pk])
     assert "_save" not in rita.get(change).content.decode()
-    assert rita.post(change, {"created_by_name": "nobody"}).status_code == 403
-    assert rita.post(reverse("admin:audit_auditlogentry_delete", args=[act.pk])).status_code == 403
-    assert rita.get(reverse("admin:audit_auditlogentry_add")).status_code == 403
+    assert rita.post(change, {"actor_name": "nobody"}).status_code == 403
+    assert rita.post(reverse("admin:activity_activity_delete", args=[act.pk])).status_code == 403
+    assert rita.get(reverse("admin:activity_activity_add")).status_code == 403
 
 
 def test_acts_and_decisions_outlive_experiment_and_person(
@@ -168,8 +168,8 @@ def test_acts_and_decisions_outlive_experiment_and_person(
     decide(client)
     gated.delete()
     alice.delete()
-    act, made = AuditLogEntry.objects.get(action="gate_set"), GateOverride.objects.get()
-    assert (act.experiment, act.experiment_name, act.created_by, act.created_by_name) == (
+    act, made = Activity.objects.get(action="gate_set"), GateOverride.objects.get()
+    assert (act.experiment, act.experiment_name, act.actor, act.actor_name) == (
         None,
         "scripted",
         None,
@@ -181,8 +181,8 @@ def test_acts_and_decisions_outlive_experiment_and_person(
         "alice",
     )
     rita = reviewer()
-    for name in ("auditlogentry", "gateoverride"):
-        page = rita.get(reverse(f"admin:audit_{name}_changelist")).content.decode()
+    for name in ("activity_activity", "audit_gateoverride"):
+        page = rita.get(reverse(f"admin:{name}_changelist")).content.decode()
         assert "scripted" in page
         assert "alice" in page
 

@@ -24,8 +24,8 @@ from tests.webapp import authorization
 from tests.webapp.audit_fixtures import artifacts, draw, record
 from tests.webapp.conftest import make_person
 from tests.webapp.test_permissions_everywhere import PATHS
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.api.models import hash_token, make_token
 from webapp.experiments.models import Experiment, Iteration, Job, Shard, Stage, Worker
 from webapp.notifications.models import Channel, Notification, Recipient
@@ -90,7 +90,7 @@ def secrets(
         created_by=alice,
         payload={**_CHAT, "prompt": PLANTED["prompt"]},
     )
-    log_event(SecurityEventKind.EXPORTED, NAME, by=alice)
+    log_event(Action.EXPORTED, NAME, by=alice)
     return PLANTED | plant_account(row), {"batch": batch.pk, "job": job.pk}, users
 
 

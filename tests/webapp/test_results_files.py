@@ -21,7 +21,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.webapp.conftest import make_person
 from tests.webapp.results_fixtures import begun_with, record, scripted_experiment
 from tests.webapp.test_results_prompts import rows_of
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.models import Action, Activity
 from webapp.experiments.models import Experiment
 
 pytestmark = pytest.mark.django_db
@@ -231,8 +231,8 @@ def test_a_checkpoint_comes_as_an_archive_that_is_not_compressed(
 def test_a_file_that_is_taken_out_is_noted(client: Client, row: Experiment, alice: User) -> None:
     assert client.get(f"{FILES}/experiment.json").getvalue()
     assert client.get(f"{FILES}/no-such-file").status_code == 404
-    event = SecurityEvent.objects.get(kind=SecurityEventKind.EXPORTED)
-    assert (event.subject, event.detail, event.created_by) == (row.name, "experiment.json", alice)
+    event = Activity.objects.get(action=Action.EXPORTED)
+    assert (event.object_name, event.details, event.actor) == (row.name, "experiment.json", alice)
 
 
 def test_only_those_who_may_see_may_download(client: Client, row: Experiment) -> None:

@@ -14,7 +14,7 @@ from pytest_django.fixtures import Settings
 
 from tests.webapp.conftest import make_person
 from webapp.accounts import login_throttle
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.models import Action, Activity
 
 pytestmark = pytest.mark.django_db
 
@@ -37,7 +37,7 @@ def sign_in(
 
 
 def kinds() -> list[str]:
-    return list(SecurityEvent.objects.order_by("pk").values_list("kind", flat=True))
+    return list(Activity.objects.order_by("pk").values_list("action", flat=True))
 
 
 def test_after_five_wrong_passwords_the_right_one_does_not_help(alice: User) -> None:
@@ -61,7 +61,7 @@ def test_the_admin_has_no_door_of_its_own(client: Client, alice: User) -> None:
 def test_the_lock_opens_by_itself(alice: User) -> None:
     for _ in range(9):
         sign_in()
-    SecurityEvent.objects.update(
+    Activity._base_manager.update(
         created=timezone.now() - login_throttle.WINDOW - timedelta(seconds=1)
     )
     assert sign_in(password="correct horse") == ""
@@ -106,17 +106,17 @@ def test_a_name_that_does_not_exist_is_treated_alike(alice: User) -> None:
 
 def test_an_address_is_only_believed_from_our_own_proxies(alice: User, settings: Settings) -> None:
     sign_in(**{"X-Forwarded-For": "6.6.6.6"})
-    assert SecurityEvent.objects.latest("pk").address == "10.0.0.1"
+    assert Activity.objects.latest("pk").address == "10.0.0.1"
     settings.META_REWARD_PROXIES = 1
     sign_in(**{"X-Forwarded-For": "6.6.6.6, 192.0.2.7"})
-    assert SecurityEvent.objects.latest("pk").address == "192.0.2.7"
+    assert Activity.objects.latest("pk").address == "192.0.2.7"
     sign_in()
-    assert SecurityEvent.objects.latest("pk").address is None
+    assert Activity.objects.latest("pk").address is None
 
 
 def test_what_happens_to_accounts_is_written_down_with_who_did_it(alice: User) -> None:
     root = User.objects.create_superuser("root", password="correct horse")
-    SecurityEvent.objects.all().delete()
+    Activity._base_manager.all().delete()
     client = Client()
     client.force_login(root)
     page = f"/admin/auth/user/{alice.pk}/change/"
@@ -126,17 +126,17 @@ def test_what_happens_to_accounts_is_written_down_with_who_did_it(alice: User) -
         "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00",
     }  # fmt: skip
     assert client.post(page, form).status_code == 302
-    found = {row.kind: row for row in SecurityEvent.objects.exclude(kind="signed_in")}
-    assert found["account_changed"].detail == "is_staff: False -> True"
-    assert "given: admin" in set(SecurityEvent.objects.values_list("detail", flat=True))
-    assert {row.created_by for row in found.values()} == {root}
+    found = {row.action: row for row in Activity.objects.exclude(action="signed_in")}
+    assert found["account_changed"].details == "is_staff: False -> True"
+    assert "given: admin" in set(Activity.objects.values_list("details", flat=True))
+    assert {row.actor for row in found.values()} == {root}
     client.post(f"/admin/auth/user/{alice.pk}/delete/", {"post": "yes"})
-    assert SecurityEvent.objects.latest("pk").kind == SecurityEventKind.ACCOUNT_DELETED
-    assert SecurityEvent.objects.latest("pk").subject == "alice"
+    assert Activity.objects.latest("pk").action == Action.ACCOUNT_DELETED
+    assert Activity.objects.latest("pk").object_name == "alice"
 
 
 def test_tokens_passwords_and_signing_out_are_written_down(alice: User, client: Client) -> None:
-    SecurityEvent.objects.all().delete()
+    Activity._base_manager.all().delete()
     client.post("/account/tokens", {"name": "nightly", "days": "30", "scope": "read"})
     client.post(f"/account/tokens/{alice.api_tokens.get().pk}/revoke")
     new = {
@@ -147,7 +147,7 @@ def test_tokens_passwords_and_signing_out_are_written_down(alice: User, client: 
     assert client.post("/account/password", new).status_code == 302
     client.post("/account/logout")
     assert kinds() == ["token_made", "token_revoked", "password", "signed_out"]
-    assert "nightly" in SecurityEvent.objects.get(kind="token_made").detail
+    assert "nightly" in Activity.objects.get(action="token_made").details
 
 
 def test_no_password_and_no_token_is_ever_in_the_log(alice: User, client: Client) -> None:
@@ -156,7 +156,7 @@ def test_no_password_and_no_token_is_ever_in_the_log(alice: User, client: Client
         "/account/tokens", {"name": "nightly", "days": "30", "scope": "read"}
     ).content.decode()
     secret = page.partition("mr_")[2][:40]
-    written = repr(list(SecurityEvent.objects.values()))
+    written = repr(list(Activity.objects.values()))
     assert "a very secret guess" not in written
     assert len(secret) == 40
     assert secret[7:] not in written
@@ -165,8 +165,8 @@ def test_no_password_and_no_token_is_ever_in_the_log(alice: User, client: Client
 def test_an_account_that_a_command_made_is_written_down() -> None:
     out = StringIO()
     call_command("createsuperuser", username="ada", email="", interactive=False, stdout=out)
-    event = SecurityEvent.objects.get(kind=SecurityEventKind.ACCOUNT_MADE)
-    assert (event.subject, event.created_by, event.detail) == (
+    event = Activity.objects.get(action=Action.ACCOUNT_MADE)
+    assert (event.object_name, event.actor, event.details) == (
         "ada",
         None,
         "is_staff, is_superuser",
@@ -175,19 +175,19 @@ def test_an_account_that_a_command_made_is_written_down() -> None:
 
 def test_only_admins_see_the_log_of_accounts_and_nobody_edits_it(alice: User) -> None:
     sign_in()
-    event = SecurityEvent.objects.latest("pk")
+    event = Activity.objects.latest("pk")
     client = Client()
     for role, status in (("operator", 403), ("admin", 200)):
         person = make_person(f"staff-{role}", role)
         User.objects.filter(pk=person.pk).update(is_staff=True)
         client.force_login(User.objects.get(pk=person.pk))
-        assert client.get("/admin/people/securityevent/").status_code == status
+        assert client.get("/admin/activity/activity/").status_code == status
     assert (
-        client.post(f"/admin/people/securityevent/{event.pk}/delete/", {"post": "yes"}).status_code
+        client.post(f"/admin/activity/activity/{event.pk}/delete/", {"post": "yes"}).status_code
         == 403
     )
     assert (
-        client.post(f"/admin/people/securityevent/{event.pk}/change/", {"kind": "x"}).status_code
+        client.post(f"/admin/activity/activity/{event.pk}/change/", {"action": "x"}).status_code
         == 403
     )
 

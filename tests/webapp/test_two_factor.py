@@ -10,7 +10,7 @@ from django.test import Client
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.models import Action, Activity
 
 pytestmark = pytest.mark.django_db
 PAGE = "/account/2fa"
@@ -85,7 +85,7 @@ def test_wrong_codes_lock_like_wrong_passwords(codes: list[str]) -> None:
     for _ in range(5):
         assert not sign_in(code="000000")
     assert not sign_in(code=codes[0])
-    assert SecurityEvent.objects.filter(kind=SecurityEventKind.REFUSED, subject="alice").exists()
+    assert Activity.objects.filter(action=Action.REFUSED, object_name="alice").exists()
 
 
 def test_it_is_removed_by_whoever_has_a_code_and_both_are_noted(
@@ -95,8 +95,8 @@ def test_it_is_removed_by_whoever_has_a_code_and_both_are_noted(
     assert not sign_in()
     assert own.post(f"{PAGE}/remove", {"code": codes[1]}).status_code == 302
     assert sign_in()
-    noted = SecurityEvent.objects.filter(kind=SecurityEventKind.SECOND_FACTOR).order_by("pk")
-    assert list(noted.values_list("subject", "detail")) == [
+    noted = Activity.objects.filter(action=Action.SECOND_FACTOR).order_by("pk")
+    assert list(noted.values_list("object_name", "details")) == [
         ("alice", "set up"),
         ("alice", "removed"),
     ]

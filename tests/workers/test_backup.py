@@ -19,7 +19,7 @@ from django.core.management import CommandError
 from meta_reward_core.errors import InputError
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.models import Action, Activity
 from webapp.api.models import make_token
 from webapp.experiments.models import Attempt, Experiment, Job
 from workers.ops import backup
@@ -41,7 +41,7 @@ def used(installation: Installation, use_script: UseScript) -> Installation:
     return installation
 
 
-OWN_EVENTS = {SecurityEventKind.BACKED_UP, SecurityEventKind.RESTORED}
+OWN_EVENTS = {Action.BACKED_UP, Action.RESTORED}
 
 
 def everything() -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def everything() -> list[dict[str, Any]]:
 
 def rows_of(lines: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for line in lines:
-        if "row" in line and line["row"]["fields"].get("kind") not in OWN_EVENTS:
+        if "row" in line and line["row"]["fields"].get("action") not in OWN_EVENTS:
             yield line
 
 
@@ -62,7 +62,7 @@ def test_what_was_lost_comes_back_as_it_was(used: Installation, tmp_path: Path) 
     Attempt.objects.all().delete()
     Experiment.objects.all().delete()
     User.objects.all().delete()
-    SecurityEvent.objects.all().delete()
+    Activity._base_manager.all().delete()
     assert "the files are as they were" in used.run("restore", "--input", file, "--replace")
     assert everything() == before
     alice = User.objects.get(username="alice")
@@ -180,7 +180,7 @@ django.setup()
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from webapp.experiments.models import Experiment, Job
-from webapp.accounts.models import SecurityEvent
+from webapp.activity.models import Activity
 call_command("migrate", verbosity=0)
 """
 _PEOPLE = """
@@ -197,8 +197,8 @@ try:
     call_command("restore", "--input", "{root}/a.gz")
 except CommandError as error:  # there are no files in this test
     assert "put them back" in str(error) or "are gone" in str(error), error
-    last = SecurityEvent.objects.order_by("pk").last().pk
+    last = Activity.objects.order_by("pk").last().pk
     User.objects.create_user("next").delete()  # numbers go on where they were
-    SecurityEvent.objects.filter(pk__gt=last).delete()
+    Activity._base_manager.filter(pk__gt=last).delete()
 call_command("backup", "--output", "{root}/b.gz")
 """

@@ -7,22 +7,23 @@ import pytest
 from django.db import DatabaseError
 
 from tests.workers.installation import Installation, UseScript
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.models import Action, Activity
 from workers.management import base
 from workers.ops.host import get_machine_name
 
-WHO = f"by {getpass.getuser()} on {get_machine_name()}"
+WHO = f"{getpass.getuser()} on {get_machine_name()}"
 
 
 @pytest.fixture
 def finished(installation: Installation, use_script: UseScript) -> Installation:
     installation.run_iteration("--iterations", 2)
-    SecurityEvent.objects.all().delete()
+    Activity._base_manager.all().delete()
     return installation
 
 
-def noted() -> list[tuple[str, str, str]]:
-    return list(SecurityEvent.objects.order_by("pk").values_list("kind", "subject", "detail"))
+def noted() -> list[tuple[str, str, str, str]]:
+    rows = Activity.objects.order_by("pk")
+    return list(rows.values_list("action", "object_name", "details", "actor_name"))
 
 
 def test_commands_that_take_out_delete_or_put_back_are_noted(
@@ -37,22 +38,23 @@ def test_commands_that_take_out_delete_or_put_back_are_noted(
     (scratch / "state").write_bytes(b"x")
     finished.run("prune", "--only", "scratch")
     assert noted() == [
-        (SecurityEventKind.EXPORTED, "mine", f"pairs in {pairs}, {WHO}"),
+        (Action.EXPORTED, "mine", f"pairs in {pairs}", WHO),
         (
-            SecurityEventKind.RESTORED,
+            Action.RESTORED,
             str(rows),
+            "",
             WHO,
         ),  # the backup's own event is younger than its rows
     ], "a list of what may be deleted deletes nothing"
     finished.run("prune", "--only", "scratch", "--yes")
-    kind, subject, detail = noted()[-1]
-    assert (kind, detail) == (SecurityEventKind.PRUNED, f"scratch, {WHO}")
+    kind, subject, *detail = noted()[-1]
+    assert (kind, detail) == (Action.PRUNED, ["scratch", WHO])
     assert str(scratch) in subject
 
 
 def test_a_backup_is_noted(finished: Installation, tmp_path: Path) -> None:
     finished.run("backup", "--output", tmp_path / "rows.gz")
-    assert noted() == [(SecurityEventKind.BACKED_UP, str(tmp_path / "rows.gz"), WHO)]
+    assert noted() == [(Action.BACKED_UP, str(tmp_path / "rows.gz"), "", WHO)]
 
 
 def test_an_export_needs_no_database(
@@ -67,7 +69,7 @@ def test_an_export_needs_no_database(
     monkeypatch.setattr(base, "log_event", away)
     finished.run("export_pairs", "--experiment", "mine", "--output", tmp_path / "pairs.jsonl")
     assert (tmp_path / "pairs.jsonl").exists()
-    assert f"not noted: data exported, mine, by {WHO[3:]}: no connection" in caplog.text
+    assert f"not noted: data exported, mine, by {WHO}: no connection" in caplog.text
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

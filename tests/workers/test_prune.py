@@ -13,7 +13,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, UseScript
-from webapp.accounts.models import SecurityEvent
+from webapp.activity.models import Activity
 from webapp.audit.models import Gate
 from webapp.experiments.models import Driver, Experiment, Iteration, Job, RunStatus
 from workers.pipeline.open_experiment import open_row
@@ -123,13 +123,15 @@ def test_uploads_that_are_old_and_asked_for_by_nobody_go(finished: Installation)
 
 def test_old_events_go_and_young_ones_stay(finished: Installation) -> None:
     for days in (100, 10):
-        event = SecurityEvent.objects.create(kind="failed", subject=f"{days} days")
-        SecurityEvent.objects.filter(pk=event.pk).update(
+        event = Activity.objects.create(
+            action="failed", object_name=f"{days} days", object_type="account", source="ui"
+        )
+        Activity._base_manager.filter(pk=event.pk).update(
             created=timezone.now() - timedelta(days=days)
         )
     finished.run("prune", "--only", "events", "--yes")
-    assert "10 days" in set(SecurityEvent.objects.values_list("subject", flat=True))
-    assert "100 days" not in set(SecurityEvent.objects.values_list("subject", flat=True))
+    assert "10 days" in set(Activity.objects.values_list("object_name", flat=True))
+    assert "100 days" not in set(Activity.objects.values_list("object_name", flat=True))
 
 
 def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> None:

@@ -25,7 +25,7 @@ from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.hub_server import Asked, Hub, failing
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
+from webapp.activity.models import Action, Activity
 from webapp.dashboard.lineage import read_lineage
 from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.paths import get_storage_roots
@@ -125,8 +125,8 @@ def test_a_folder_and_an_archive_hold_the_model_and_its_card(
 def test_a_publication_is_noted(row: Experiment) -> None:
     alice = make_person("alice", "operator")
     published(row, by=alice)
-    event = SecurityEvent.objects.get(kind=SecurityEventKind.PUBLISHED)
-    assert (event.subject, event.detail, event.created_by) == ("mine M1", "in mine/M1", alice)
+    event = Activity.objects.get(action=Action.PUBLISHED)
+    assert (event.object_name, event.details, event.actor) == ("mine M1", "in mine/M1", alice)
 
 
 def test_the_card_says_what_it_is_and_what_is_known(
@@ -214,7 +214,7 @@ def token(hub: Hub, settings: Settings) -> str:
 
 def everything_told(job: Job, log: str) -> str:
     """Whatever a person or a collector of logs may see of an order."""
-    events = "".join(f"{event.subject} {event.detail}" for event in SecurityEvent.objects.all())
+    events = "".join(f"{event.object_name} {event.details}" for event in Activity.objects.all())
     return json.dumps([job.outcome, job.payload, job.message, events, log])
 
 

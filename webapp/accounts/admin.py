@@ -10,7 +10,6 @@ from django.http import HttpRequest
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from webapp.accounts.models import SecurityEvent
 from webapp.accounts.permissions import can_touch_account
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
 
@@ -76,20 +75,6 @@ class RoleAdmin(GroupAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
         """Nobody deletes a role."""
-        return False
-
-
-@admin.register(SecurityEvent)
-class SecurityEventAdmin(ViewOnlyAdmin):
-    """Events, which nobody edits or takes away here."""
-
-    list_display = ("created", "kind", "subject", "created_by", "address", "detail")
-    list_filter = ("kind", "created")
-    search_fields = ("subject", "address", "detail")
-    list_select_related = ("created_by",)
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """A log from which entries can be taken is none."""
         return False
 
 

@@ -20,10 +20,10 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
 from webapp.accounts.roles import list_permissions, list_roles_with
 from webapp.accounts.security_log import log_event
 from webapp.accounts.two_factor import has_second_factor, verify_code
+from webapp.activity.models import Action, Activity
 from webapp.activity.request_tracking import get_client_address
 
 WINDOW: Final = timedelta(minutes=15)
@@ -36,15 +36,13 @@ _REFUSALS_NOTED_EVERY: Final = timedelta(minutes=1)
 def is_locked_out(name: str, address: str | None) -> bool:
     """Whether too many wrong passwords came for this name, from this address."""
     since = timezone.now() - WINDOW
-    pair = Q(subject=name, address=address)
-    signed_in = SecurityEvent.objects.filter(
-        pair, kind=SecurityEventKind.SIGNED_IN, created__gt=since
-    ).first()
-    failed = SecurityEvent.objects.filter(kind=SecurityEventKind.FAILED, created__gt=since)
+    pair = Q(object_name=name, address=address)
+    signed_in = Activity.objects.filter(pair, action=Action.SIGNED_IN, created__gt=since).first()
+    failed = Activity.objects.filter(action=Action.FAILED, created__gt=since)
     of_pair = failed.filter(pair, created__gt=signed_in.created if signed_in else since)
     return (
         of_pair.count() >= MAX_PER_NAME_AND_ADDRESS
-        or failed.filter(subject=name).count() >= MAX_PER_NAME
+        or failed.filter(object_name=name).count() >= MAX_PER_NAME
         or failed.filter(address=address).count() >= MAX_PER_ADDRESS
     )
 
@@ -139,16 +137,16 @@ def _log_failure(
 ) -> None:
     name, address = str(credentials.get("username", "")), get_client_address(request)
     if not is_locked_out(name, address):
-        log_event(SecurityEventKind.FAILED, name, request=request)
+        log_event(Action.FAILED, name, request=request)
         return
-    noted = SecurityEvent.objects.filter(
-        kind=SecurityEventKind.REFUSED,
-        subject=name,
+    noted = Activity.objects.filter(
+        action=Action.REFUSED,
+        object_name=name,
         address=address,
         created__gt=timezone.now() - _REFUSALS_NOTED_EVERY,
     )
     if not noted.exists():  # or a guesser could fill the database
-        log_event(SecurityEventKind.REFUSED, name, request=request)
+        log_event(Action.REFUSED, name, request=request)
 
 
 class SignInForm(AuthenticationForm):

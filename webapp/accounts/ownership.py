@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from webapp.accounts.permissions import get_users_with_permission
 from webapp.accounts.roles import RUN
+from webapp.experiments.jobs import record_job
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 
@@ -73,7 +74,7 @@ def transfer_ownership(
         if get_ownership(row) == before:
             return None
         row.save(update_fields=["owner", "is_private"])
-        return Job.objects.create(
+        job = Job.objects.create(
             kind=JobKind.HAND_OVER,
             created_by=by,
             experiment=row,
@@ -83,3 +84,5 @@ def transfer_ownership(
             status=JobStatus.DONE,
             finished=timezone.now(),
         )
+        record_job(job, before=before, after=job.payload)
+        return job

@@ -2,8 +2,8 @@
 
 from django.contrib.auth.models import User
 
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 
 
 class NoteChanges:
@@ -15,7 +15,7 @@ class NoteChanges:
     def password_changed(self, password: str, user: User | None = None) -> None:  # noqa: ARG002
         """Note it; a new account's first password is its making, which is noted already."""
         if user is not None and user.last_login is not None:
-            log_event(SecurityEventKind.PASSWORD, user.get_username())
+            log_event(Action.PASSWORD, user.get_username())
 
     def get_help_text(self) -> str:
         """Stands in the list of rules above the field."""

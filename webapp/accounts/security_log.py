@@ -1,8 +1,5 @@
 """Note what happens to accounts and what rights were used for: who did it, from where."""
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any, Final
 
 from django.contrib.auth import signals
@@ -11,50 +8,45 @@ from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.http import HttpRequest
 
-from webapp.accounts.models import SecurityEvent, SecurityEventKind
-from webapp.activity.request_tracking import get_client_address, get_current_request
-
-_is_logging: ContextVar[bool] = ContextVar("is_heard", default=True)
+from webapp.activity.models import FILE_ACTIONS, Action, ObjectType
+from webapp.activity.recording import record_activity
 
 _FLAGS: Final = ("is_active", "is_staff", "is_superuser", "username", "email")
 _NAME_CHARS: Final = 150
 _DETAIL_CHARS: Final = 255
 
 
-@contextlib.contextmanager
-def mute_events() -> Iterator[None]:
-    """Note nothing inside: rows are put back as they were, with the events of then."""
-    token = _is_logging.set(False)
-    try:
-        yield
-    finally:
-        _is_logging.reset(token)
-
-
 def log_event(
-    kind: SecurityEventKind,
+    action: Action,
     subject: str,
     *,
     detail: str = "",
     request: HttpRequest | None = None,
     by: User | None = None,
+    by_name: str = "",
 ) -> None:
-    """Write an event down.
+    """Record a security event.
 
     Args:
+        subject: name of the account, or of what was exported, published, restored or deleted.
         by: who did it, where that is not whoever asks just now.
+        by_name: who did it where no account did.
     """
-    if not _is_logging.get():
-        return
-    request = request or get_current_request()
-    person = by or getattr(request, "user", None)
-    SecurityEvent.objects.create(
-        kind=kind,
-        subject=subject[:_NAME_CHARS],
-        created_by=person if isinstance(person, User) and person.pk else None,
-        address=get_client_address(request),
-        detail=detail[:_DETAIL_CHARS],
+    record_activity(
+        action,
+        object_type=_get_object_type(action),
+        object_name=subject[:_NAME_CHARS],
+        details=detail[:_DETAIL_CHARS],
+        request=request,
+        by=by,
+        by_name=by_name,
     )
+
+
+def _get_object_type(action: Action) -> ObjectType:
+    if action in FILE_ACTIONS:
+        return ObjectType.FILE
+    return ObjectType.MODEL if action == Action.PUBLISHED else ObjectType.ACCOUNT
 
 
 def connect_signals() -> None:
@@ -78,12 +70,12 @@ def connect_signals() -> None:
 
 
 def _log_sign_in(request: HttpRequest, user: User, **_: object) -> None:
-    log_event(SecurityEventKind.SIGNED_IN, user.get_username(), request=request)
+    log_event(Action.SIGNED_IN, user.get_username(), request=request)
 
 
 def _log_sign_out(request: HttpRequest, user: User | None, **_: object) -> None:
     if user is not None:
-        log_event(SecurityEventKind.SIGNED_OUT, user.get_username(), request=request)
+        log_event(Action.SIGNED_OUT, user.get_username(), request=request)
 
 
 def _collect_changes(instance: User, update_fields: frozenset[str] | None, **_: object) -> None:
@@ -103,29 +95,27 @@ def _log_change(instance: User, *, created: bool, raw: bool, **_: object) -> Non
         return
     if created:
         rights = [name for name in ("is_staff", "is_superuser") if getattr(instance, name)]
-        log_event(SecurityEventKind.ACCOUNT_MADE, instance.get_username(), detail=", ".join(rights))
+        log_event(Action.ACCOUNT_MADE, instance.get_username(), detail=", ".join(rights))
     elif changes:
-        log_event(
-            SecurityEventKind.ACCOUNT_CHANGED, instance.get_username(), detail="; ".join(changes)
-        )
+        log_event(Action.ACCOUNT_CHANGED, instance.get_username(), detail="; ".join(changes))
 
 
 def _log_deletion(instance: User, **_: object) -> None:
-    log_event(SecurityEventKind.ACCOUNT_DELETED, instance.get_username())
+    log_event(Action.ACCOUNT_DELETED, instance.get_username())
 
 
 def _log_token_created(instance: Any, *, created: bool, raw: bool, **_: object) -> None:
     if created and not raw:
-        log_event(SecurityEventKind.TOKEN_MADE, instance.owner.get_username(), detail=str(instance))
+        log_event(Action.TOKEN_MADE, instance.owner.get_username(), detail=str(instance))
 
 
 def _log_token_revoked(instance: Any, **_: object) -> None:
-    log_event(SecurityEventKind.TOKEN_REVOKED, instance.owner.get_username(), detail=str(instance))
+    log_event(Action.TOKEN_REVOKED, instance.owner.get_username(), detail=str(instance))
 
 
 def _log_second_factor_removed(instance: Any, **_: object) -> None:
     if instance.confirmed:
-        log_event(SecurityEventKind.SECOND_FACTOR, instance.user.get_username(), detail="removed")
+        log_event(Action.SECOND_FACTOR, instance.user.get_username(), detail="removed")
 
 
 def _log_role_change(
@@ -136,9 +126,7 @@ def _log_role_change(
         return
     if reverse:  # from the role's side: the accounts are in pk_set
         for person in User.objects.filter(pk__in=pk_set or ()):
-            log_event(SecurityEventKind.ROLES, person.get_username(), detail=f"{what}: {instance}")
+            log_event(Action.ROLES, person.get_username(), detail=f"{what}: {instance}")
         return
     names = Group.objects.filter(pk__in=pk_set or ()).values_list("name", flat=True)
-    log_event(
-        SecurityEventKind.ROLES, str(instance), detail=f"{what}: {', '.join(names) or pk_set or ''}"
-    )
+    log_event(Action.ROLES, str(instance), detail=f"{what}: {', '.join(names) or pk_set or ''}")

@@ -14,8 +14,8 @@ from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from webapp.accounts.credentials import raise_generation
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 
 PAPER_CODES: Final = 8
 _APP_CODE: Final = re.compile(r"\d{6}")
@@ -69,7 +69,7 @@ def finish_setup(person: User) -> list[str]:
         StaticDevice.objects.filter(user=person).delete()
         paper = StaticDevice.objects.create(user=person, name="paper")
         codes = [StaticToken.random_token() for _ in range(PAPER_CODES)]
-        log_event(SecurityEventKind.SECOND_FACTOR, person.get_username(), detail="set up")
+        log_event(Action.SECOND_FACTOR, person.get_username(), detail="set up")
         paper.token_set.bulk_create(StaticToken(device=paper, token=code) for code in codes)
         raise_generation(person)
     return codes

@@ -13,12 +13,13 @@ Values = Mapping[str, Any]
 
 
 class Source(models.TextChoices):
-    """How an action reached the installation."""
+    """How an action reached the installation. Unknown: an earlier version did not record it."""
 
     UI = "ui", "UI"
     API = "api", "API"
     CLI = "cli", "CLI"
     SYSTEM = "system", "system"
+    UNKNOWN = "unknown", "unknown"
 
 
 class ObjectType(models.TextChoices):
@@ -92,6 +93,36 @@ class Action(models.TextChoices):
     RESTORED = "restored", "backup restored"
     PRUNED = "pruned", "files or events deleted"
 
+
+JOB_ACTIONS: Final = (
+    *(Action.LAUNCH, Action.NEXT, Action.PAUSE, Action.CANCEL, Action.RESUME),
+    *(Action.ACCEPT_PROBE, Action.CHAT, Action.PUBLISH, Action.AUDIT, Action.HAND_OVER),
+    *(Action.CHECK_MODEL, Action.SETTINGS),
+)
+"""Requests that a job carries out."""
+
+AUDIT_ACTIONS: Final = (
+    *(Action.GATE_SET, Action.GATE_CHANGED, Action.GATE_LOOSENED, Action.GATE_REMOVED),
+    *(Action.CLOSED, Action.REOPENED, Action.ASSIGNED),
+)
+"""Actions on gates and batches."""
+
+ITEM_ACTIONS: Final = (
+    *(Action.ANSWERED, Action.LATE, Action.UNDONE, Action.SKIPPED, Action.REVEALED),
+    *(Action.IMPORTED, Action.ADJUDICATED, Action.PASSED_ON),
+)
+"""What happens to the items of a batch; hidden from auditors."""
+
+SECURITY_ACTIONS: Final = (
+    *(Action.SIGNED_IN, Action.SIGNED_OUT, Action.FAILED, Action.REFUSED, Action.PASSWORD),
+    *(Action.ACCOUNT_MADE, Action.ACCOUNT_CHANGED, Action.ACCOUNT_DELETED, Action.SECOND_FACTOR),
+    *(Action.ROLES, Action.TOKEN_MADE, Action.TOKEN_REVOKED, Action.EXPORTED, Action.PUBLISHED),
+    *(Action.BACKED_UP, Action.RESTORED, Action.PRUNED),
+)
+"""Events of accounts, and actions that required their permissions."""
+
+FILE_ACTIONS: Final = (Action.EXPORTED, Action.BACKED_UP, Action.RESTORED, Action.PRUNED)
+"""Security actions on files."""
 
 REASON_REQUIRED: Final = (Action.GATE_LOOSENED, Action.GATE_REMOVED, Action.GATE_OVERRIDDEN)
 """Actions that are refused without a reason."""

@@ -10,7 +10,15 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest
 
 from meta_reward_core.errors import InputError
-from webapp.activity.models import REASON_REQUIRED, Action, Activity, ObjectType, Source, Values
+from webapp.activity.models import (
+    REASON_REQUIRED,
+    SECURITY_ACTIONS,
+    Action,
+    Activity,
+    ObjectType,
+    Source,
+    Values,
+)
 from webapp.activity.request_tracking import get_client_address, get_current_request, get_source
 
 BY_A_COMMAND: Final = "a command"
@@ -115,11 +123,11 @@ def _name_nobody(request: HttpRequest | None, source: Source) -> str:
     return BY_A_COMMAND if source == Source.CLI else BY_THE_SYSTEM
 
 
-def prune_account_activity(before: datetime, *, actions: tuple[Action, ...]) -> int:
-    """Delete rows of some actions that are older than `before`; the only way rows go.
+def prune_account_activity(since: datetime) -> int:
+    """Delete security events that are older than `since`; the only way in which rows go.
 
     Returns:
         The number of rows deleted.
     """
-    old = Activity._base_manager.filter(created__lt=before, action__in=actions)
+    old = Activity._base_manager.filter(created__lt=since, action__in=SECURITY_ACTIONS)
     return old.delete()[0]

@@ -1,7 +1,7 @@
 """JSON schemas of requests and responses."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from ninja import Schema
@@ -383,12 +383,17 @@ class ActivityFilter(Schema):
     Attributes:
         user: part of a user name.
         experiment: part of an experiment name.
-        kind: a kind of jobs, `overrides`, `acts` or `accounts`.
+        kind: a kind of jobs, `overrides`, `acts`, `items`, `accounts` or `experiments`.
+        source: how the action reached the installation.
+        since, until: first and last day, UTC.
     """
 
     user: Annotated[str, Field(max_length=150)] = ""
     experiment: Annotated[str, Field(max_length=64)] = ""
     kind: Annotated[str, Field(max_length=16)] = ""
+    source: Literal["ui", "api", "cli", "system", "unknown"] | None = None
+    since: date | None = None
+    until: date | None = None
 
 
 class ActivityOut(Schema):
@@ -400,6 +405,7 @@ class ActivityOut(Schema):
         object: name of an experiment or an account.
         status: status of the job, if it was one; otherwise empty.
         before, after: the values that the action changed, where they are recorded.
+        source: UI, API, CLI, system, or unknown for what an earlier version recorded.
     """
 
     created: datetime
@@ -414,11 +420,12 @@ class ActivityOut(Schema):
     after: dict[str, Any]
     details: str
     message: str
+    source: str
 
     @classmethod
     def from_entry(cls, entry: ActivityEntry) -> "ActivityOut":
         """Write an entry."""
-        same = ("iteration", "status", "finished", "reason", "details", "message")
+        same = ("iteration", "status", "finished", "reason", "details", "message", "source")
         return cls(
             created=entry.when,
             user=entry.who,

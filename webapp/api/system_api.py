@@ -93,12 +93,12 @@ def list_activity(
     if wanted.kind not in known:
         names = ", ".join(name for name in known if name)
         raise InputError(f"kind: unknown kind {wanted.kind!r}; use one of {names}")
-    chosen = activity_log.LogFilter(wanted.user, wanted.experiment, wanted.kind)
-    keys = activity_log.find_keys(request.user, chosen)
-    entries = activity_log.read_entries(keys[offset : offset + limit])
-    return ActivityPage(
-        count=keys.count(), entries=[ActivityOut.from_entry(one) for one in entries]
+    chosen = activity_log.LogFilter(
+        wanted.user, wanted.experiment, wanted.kind, wanted.source or "", wanted.since, wanted.until
     )
+    rows = activity_log.find_activity(request.user, chosen)
+    entries = map(activity_log.make_entry, rows[offset : offset + limit])
+    return ActivityPage(count=rows.count(), entries=list(map(ActivityOut.from_entry, entries)))
 
 
 @router.get("/orders", response={200: OrderPage, **PROBLEMS}, deprecated=True)

@@ -27,10 +27,10 @@ from django.utils.html import format_html_join
 
 from webapp.accounts.current_user import get_user
 from webapp.accounts.roles import ADJUDICATE, ANSWER
+from webapp.activity.models import Activity
 from webapp.audit.annotation_queue import get_possible_auditors
 from webapp.audit.models import (
     Answer,
-    AuditLogEntry,
     Batch,
     BatchStatus,
     Confidence,
@@ -38,9 +38,9 @@ from webapp.audit.models import (
     GateOverride,
     HiddenVerdict,
     Item,
-    ItemHistoryEntry,
     PreferenceLabel,
 )
+from webapp.audit.selectors import list_item_activity
 from webapp.audit.services import adjudicate_item, assign_auditors, set_status
 
 
@@ -329,23 +329,6 @@ def _is_answer(value: str, kind: str) -> bool:
         return False
 
 
-class HistoryInline(admin.TabularInline):  # type: ignore[type-arg]
-    """What happened to an item."""
-
-    model = ItemHistoryEntry
-    extra = 0
-    can_delete = False
-    fields = readonly_fields = ("created", "change", "created_by_name", "values")
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Nobody writes history."""
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Reviewers read it."""
-        return request.user.has_perm(ADJUDICATE)
-
-
 @admin.register(Item)
 class ItemAdmin(ReviewerAdmin):
     """Items: read the answers and have the last word."""
@@ -356,9 +339,8 @@ class ItemAdmin(ReviewerAdmin):
     list_filter = (ConflictFilter, "is_answered", "repeat_kind", "batch", "stratum")
     list_select_related = ("batch",)
     readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
-                       "list_answers", "list_hidden_verdicts")  # fmt: skip
+                       "list_answers", "list_hidden_verdicts", "list_history")  # fmt: skip
     fields = (*readonly_fields, "adjudicated", "adjudication")
-    inlines = (HistoryInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:  # noqa: ARG002
         """Items, with whether auditors differ on them."""
@@ -398,9 +380,24 @@ class ItemAdmin(ReviewerAdmin):
                  for name, value in known]  # fmt: skip
         return format_html_join("", "<p>{}: {}</p>", lines)
 
+    @admin.display(description="history")
+    def list_history(self, row: Item) -> str:
+        """Everything that happened to the item, from the activity log."""
+        lines = [
+            (f"{one.created:%Y-%m-%d %H:%M:%S}", one.actor_name, one.get_action_display(),
+             _format_values(one))
+            for one in list_item_activity(row)
+        ]  # fmt: skip
+        return format_html_join("", "<p>{} {}: {} {}</p>", lines) or "none yet"
+
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
         """Write the last word, and that it was spoken."""
         adjudicate_item(obj, choice=obj.adjudicated, reason=obj.adjudication, by=get_user(request))
+
+
+def _format_values(entry: Activity) -> str:
+    values = {**entry.after, **({"reason": entry.reason} if entry.reason else {})}
+    return ", ".join(f"{name}: {value}" for name, value in values.items() if value not in ("", []))
 
 
 class ReadOnlyAdmin(ReviewerAdmin):
@@ -424,16 +421,6 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     list_select_related = ("item__batch",)
 
 
-@admin.register(ItemHistoryEntry)
-class ItemHistoryAdmin(ReadOnlyAdmin):
-    """What happened to the items, of all batches."""
-
-    list_display = ("created", "item", "change", "created_by_name")
-    list_filter = ("change", "created", "item__batch")
-    search_fields = ("created_by_name",)
-    list_select_related = ("item__batch",)
-
-
 @admin.register(Gate)
 class GateAdmin(ReadOnlyAdmin):
     """Experiments that wait for a passed audit, and what it must show."""
@@ -442,16 +429,6 @@ class GateAdmin(ReadOnlyAdmin):
     list_filter = ("on_failure",)
     search_fields = ("experiment__name",)
     list_select_related = ("experiment",)
-
-
-@admin.register(AuditLogEntry)
-class AuditLogAdmin(ReadOnlyAdmin):
-    """What was done to gates and batches, and why."""
-
-    list_display = ("created", "created_by_name", "action", "experiment_name", "batch", "reason")
-    list_filter = ("action", "experiment_name")
-    search_fields = ("created_by_name", "reason", "experiment_name")
-    list_select_related = ("batch",)
 
 
 @admin.register(GateOverride)

@@ -16,13 +16,13 @@ from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_users_with_permission
 from webapp.accounts.roles import ANSWER, SEE
+from webapp.activity.models import Action, ObjectType
+from webapp.activity.recording import record_activity
 from webapp.audit.models import (
     Answer,
     Batch,
     BatchStatus,
     Item,
-    ItemChange,
-    ItemHistoryEntry,
     RepeatKind,
 )
 from webapp.db_clock import from_now
@@ -190,9 +190,7 @@ def _reassign(item: Item) -> bool:
         passed = waiting.update(repeat_kind=RepeatKind.OTHER, holder=None, lease_until=None) == 1
         if passed:
             left_by = original.answer.auditor_name
-            ItemHistoryEntry.objects.create(
-                item=item, change=ItemChange.PASSED_ON, created_by_name=left_by
-            )
+            log_change(item, Action.PASSED_ON, None, {"auditor": left_by})
     return passed
 
 
@@ -219,9 +217,7 @@ def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
                 auditor_name=person.get_username(),
                 **given.to_columns(),
             )
-        log_change(
-            item, ItemChange.ANSWERED if won else ItemChange.LATE, person, given.to_columns()
-        )
+        log_change(item, Action.ANSWERED if won else Action.LATE, person, given.to_columns())
     return won
 
 
@@ -240,7 +236,7 @@ def undo_answer(item: Item, person: User) -> bool:
             seconds=found.seconds,
             draft=build_draft(found),
         )
-        log_change(item, ItemChange.UNDONE, person, get_answer_values(found))
+        log_change(item, Action.UNDONE, person, get_answer_values(found))
     return True
 
 
@@ -274,7 +270,7 @@ def skip_item(item: Item, person: User) -> bool:
         won = held.update(holder=None, lease_until=None) == 1
         if won:
             item.skipped_by.add(person)
-            log_change(item, ItemChange.SKIPPED, person, {})
+            log_change(item, Action.SKIPPED, person, {})
     return won
 
 
@@ -302,12 +298,34 @@ def reveal_item(item: Item, person: User) -> bool:
         return False
     own = Answer.objects.filter(item=item, auditor=person)
     if own.filter(revealed__isnull=True).update(revealed=Now()) == 1:
-        log_change(item, ItemChange.REVEALED, person, {})
+        log_change(item, Action.REVEALED, person, {})
     return own.exists()
 
 
-def log_change(item: Item, change: ItemChange, person: User, values: Mapping[str, Any]) -> None:
-    """Write down what happened to an item."""
-    ItemHistoryEntry.objects.create(
-        item=item, change=change, created_by_name=person.get_username(), values=dict(values)
+def log_change(
+    item: Item,
+    action: Action,
+    person: User | None,
+    values: Mapping[str, Any],
+    *,
+    reason: str = "",
+) -> None:
+    """Record what happened to an item.
+
+    Args:
+        person: None for whoever asks just now.
+        values: the answer as it is then.
+    """
+    batch = item.batch
+    record_activity(
+        action,
+        object_type=ObjectType.ITEM,
+        object_id=item.pk,
+        object_name=f"item {item.number} of batch {batch.pk}",
+        experiment=batch.experiment,
+        experiment_name=batch.experiment_name,
+        iteration=batch.iteration,
+        by=person,
+        after=values,
+        reason=reason,
     )

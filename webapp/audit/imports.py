@@ -16,6 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError
+from webapp.activity.models import Action
 from webapp.audit.annotation_queue import AnswerInput, get_answer_values, log_change
 from webapp.audit.answer_files import Entry, LeftOut, read_entries
 from webapp.audit.answer_formats import AnswerRow
@@ -26,7 +27,6 @@ from webapp.audit.models import (
     BatchStatus,
     Confidence,
     Item,
-    ItemChange,
     ItemKind,
     PreferenceLabel,
     RepeatKind,
@@ -321,7 +321,7 @@ def _write_answer(read: ParsedAnswer, name: str, by: User) -> bool | LeftOut:
     )
     log_change(
         item,
-        ItemChange.IMPORTED,
+        Action.IMPORTED,
         by,
         {**read.given.to_columns(), "auditor": read.auditor, "file": name},
     )

@@ -54,19 +54,6 @@ class Confidence(models.IntegerChoices):
     HIGH = 3, "certain"
 
 
-class ItemChange(models.TextChoices):
-    """What happened to an item."""
-
-    ANSWERED = "answered", "answered"
-    LATE = "late", "answered after it was reassigned"
-    UNDONE = "undone", "undone"
-    SKIPPED = "skipped", "skipped"
-    REVEALED = "revealed", "viewed the reveal"
-    IMPORTED = "imported", "imported"
-    ADJUDICATED = "adjudicated", "adjudicated"
-    PASSED_ON = "passed_on", "reassigned to another auditor"
-
-
 class Batch(models.Model):
     """Items drawn from finished stages of one iteration.
 
@@ -249,29 +236,6 @@ class Answer(models.Model):
         return f"answer of {self.auditor_name} to {self.item}"
 
 
-class ItemHistoryEntry(models.Model):
-    """One thing that happened to an item; never changed.
-
-    Attributes:
-        values: the answer as it was then.
-    """
-
-    item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="history")
-    change = models.CharField(max_length=16, choices=ItemChange)
-    created_by_name = models.CharField(max_length=150)
-    values = models.JSONField(default=dict, blank=True)
-    created = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        """Newest first."""
-
-        ordering: ClassVar = ["-created", "-pk"]
-        verbose_name_plural = "item history entries"
-
-    def __str__(self) -> str:
-        return f"{self.item}: {self.get_change_display()} by {self.created_by_name}"
-
-
 class OnGateFailure(models.TextChoices):
     """What happens when a complete audit has not passed."""
 
@@ -368,63 +332,3 @@ class GateOverride(models.Model):
 
     def __str__(self) -> str:
         return f"override of the audit gate of {self.experiment_name} iteration {self.iteration}"
-
-
-class AuditAction(models.TextChoices):
-    """What somebody did to a gate or to a batch."""
-
-    GATE_SET = "gate_set", "added a gate"
-    GATE_CHANGED = "gate_changed", "changed the gate"
-    GATE_LOOSENED = "gate_loosened", "loosened the gate"
-    GATE_REMOVED = "gate_removed", "removed the gate"
-    CLOSED = "closed", "closed a batch"
-    REOPENED = "reopened", "reopened a batch"
-    ASSIGNED = "assigned", "changed the auditors of a batch"
-
-
-class AuditLogEntry(models.Model):
-    """One action on a gate or a batch. Rows are only added, never changed or deleted.
-
-    Attributes:
-        experiment, batch, created_by: None once they are deleted; `experiment_name` and
-            `created_by_name` keep their names.
-        before, after: the values that the action changed; empty where there were none.
-    """
-
-    BY_THE_RECIPE: ClassVar = "the recipe"
-    BY_A_COMMAND: ClassVar = "a command"
-
-    experiment = models.ForeignKey(
-        Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_log"
-    )
-    experiment_name = models.CharField(max_length=64)
-    batch = models.ForeignKey(
-        Batch, on_delete=models.SET_NULL, null=True, blank=True, related_name="audit_log"
-    )
-    action = models.CharField(max_length=16, choices=AuditAction)
-    before = models.JSONField(default=dict, blank=True)
-    after = models.JSONField(default=dict, blank=True)
-    reason = models.TextField(blank=True, default="")
-    created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
-    )
-    created_by_name = models.CharField(max_length=150)
-    created = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        """Newest first."""
-
-        ordering: ClassVar = ["-created", "-pk"]
-        verbose_name_plural = "audit log entries"
-        constraints: ClassVar = [
-            models.CheckConstraint(
-                condition=Q(action__in=AuditAction.values), name="audit_log_action_is_known"
-            ),
-            models.CheckConstraint(
-                condition=~Q(action__in=["gate_loosened", "gate_removed"]) | ~Q(reason=""),
-                name="audit_log_loosening_has_a_reason",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.created_by_name} {self.get_action_display()}: {self.experiment_name}"

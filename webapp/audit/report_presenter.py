@@ -9,9 +9,10 @@ from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import STRATEGIES
+from webapp.activity.models import Activity, ObjectType
 from webapp.audit.batch_report import BatchReport
 from webapp.audit.gate import read_terms
-from webapp.audit.models import AuditLogEntry, Batch, BatchStatus, OnGateFailure
+from webapp.audit.models import Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Series, build_line_chart
@@ -241,13 +242,14 @@ def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
     return replace(line, value=none)
 
 
-def describe_log_entry(act: AuditLogEntry) -> AuditLogLine:
-    """Format an entry of the audit log."""
-    batch = act.batch_id
-    what = f"{act.get_action_display()}: batch {batch}" if batch else act.get_action_display()
+def describe_log_entry(act: Activity) -> AuditLogLine:
+    """Format an action on a gate or a batch."""
+    what = act.get_action_display()
+    if act.object_type == ObjectType.BATCH:
+        what = f"{what}: {act.object_name}"
     return AuditLogLine(
         act.created,
-        act.created_by_name,
+        act.actor_name,
         what,
         _describe_terms(act.before),
         _describe_terms(act.after),

@@ -12,6 +12,8 @@ from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.canonical import restore_names
 from meta_reward_core.review.stratified_sampling import BatchSlot, arrange_batch
+from webapp.activity.models import Action, ObjectType
+from webapp.activity.recording import BY_A_COMMAND, record_activity
 from webapp.audit.annotation_queue import (
     get_possible_auditors,
     list_unblinded_auditors,
@@ -33,15 +35,12 @@ from webapp.audit.gate import (
     is_looser,
 )
 from webapp.audit.models import (
-    AuditAction,
-    AuditLogEntry,
     Batch,
     BatchStatus,
     Gate,
     GateOverride,
     HiddenVerdict,
     Item,
-    ItemChange,
     OverrideOutcome,
 )
 from webapp.experiments.jobs import enqueue_job
@@ -49,6 +48,8 @@ from webapp.experiments.models import Experiment, Iteration, Job, JobKind
 
 MIN_REASON_CHARS: Final = 5
 """Characters of a reason."""
+
+BY_THE_RECIPE: Final = "the recipe"
 
 
 def create_gate_from_recipe(experiment: Experiment) -> None:
@@ -78,9 +79,9 @@ def write_gate(gate: Gate, *, before: Terms | None, by: User | None, reason: str
     after = get_gate_terms(gate)
     if after == before:
         return
-    action = AuditAction.GATE_SET if before is None else AuditAction.GATE_CHANGED
+    action = Action.GATE_SET if before is None else Action.GATE_CHANGED
     if before is not None and is_looser(before, after):
-        action = AuditAction.GATE_LOOSENED
+        action = Action.GATE_LOOSENED
         _require_reason(reason)
     with transaction.atomic():
         gate.save()
@@ -100,7 +101,7 @@ def remove_gate(experiment: Experiment, *, by: User, reason: str) -> None:
             return
         before = get_gate_terms(gate)
         gate.delete()
-        _log_action(AuditAction.GATE_REMOVED, experiment, by=by, before=before, reason=reason)
+        _log_action(Action.GATE_REMOVED, experiment, by=by, before=before, reason=reason)
 
 
 def _require_reason(reason: str) -> None:
@@ -116,7 +117,7 @@ def record_gate_decision(iteration: Iteration) -> GateDecision:
     ruling = evaluate_gate(iteration)
     if not ruling.is_new:
         return ruling
-    GateOverride.objects.get_or_create(
+    made, is_new = GateOverride.objects.get_or_create(
         experiment=iteration.experiment,
         iteration=iteration.number,
         source_sha256=hash_battles(iteration),
@@ -127,6 +128,8 @@ def record_gate_decision(iteration: Iteration) -> GateDecision:
             "created_by_name": GateOverride.BY_THE_GATE,
         },
     )
+    if is_new:
+        _log_override(made)
     return evaluate_gate(iteration)
 
 
@@ -149,7 +152,7 @@ def override_gate(
     """
     try:
         with transaction.atomic():
-            GateOverride.objects.create(
+            made = GateOverride.objects.create(
                 experiment=experiment,
                 experiment_name=experiment.name,
                 iteration=number,
@@ -159,6 +162,7 @@ def override_gate(
                 created_by=by,
                 created_by_name=by.get_username(),
             )
+            _log_override(made)
     except IntegrityError:
         return False
     return True
@@ -282,7 +286,7 @@ def set_status(batch: Batch, status: str, *, by: User) -> bool:
         if others.update(status=status) != 1:
             return False
         before = BatchStatus.OPEN if status == BatchStatus.CLOSED else BatchStatus.CLOSED
-        action = AuditAction.CLOSED if status == BatchStatus.CLOSED else AuditAction.REOPENED
+        action = Action.CLOSED if status == BatchStatus.CLOSED else Action.REOPENED
         _log_action(
             action,
             batch.experiment,
@@ -302,7 +306,7 @@ def set_auditors(batch: Batch, wanted: Iterable[User], *, by: User | None) -> No
         after = list_auditor_names(batch)
         if before != after:
             _log_action(
-                AuditAction.ASSIGNED,
+                Action.ASSIGNED,
                 batch.experiment,
                 by=by,
                 batch=batch,
@@ -342,11 +346,11 @@ def format_unblinded_warning(people: Iterable[User]) -> str:
 def adjudicate_item(item: Item, *, choice: str, reason: str, by: User) -> None:
     """Give the final verdict on an item, which counts instead of its answers."""
     Item.objects.filter(pk=item.pk).update(adjudicated=choice, adjudication=reason)
-    log_change(item, ItemChange.ADJUDICATED, by, {"adjudicated": choice, "reason": reason})
+    log_change(item, Action.ADJUDICATED, by, {"adjudicated": choice}, reason=reason)
 
 
 def _log_action(
-    action: AuditAction,
+    action: Action,
     experiment: Experiment | None,
     *,
     by: User | None,
@@ -355,18 +359,34 @@ def _log_action(
     after: Terms | None = None,
     reason: str = "",
 ) -> None:
-    if batch is not None:
-        experiment_name, nobody = batch.experiment_name, AuditLogEntry.BY_A_COMMAND
-    else:
-        experiment_name, nobody = experiment.name if experiment else "", AuditLogEntry.BY_THE_RECIPE
-    AuditLogEntry.objects.create(
+    is_gate = batch is None
+    name = experiment.name if experiment is not None else batch.experiment_name if batch else ""
+    record_activity(
+        action,
+        object_type=ObjectType.GATE if is_gate else ObjectType.BATCH,
+        object_id=batch.pk if batch is not None else experiment.pk if experiment else None,
+        object_name=name if batch is None else f"batch {batch.pk}",
         experiment=experiment,
-        experiment_name=experiment_name,
-        batch=batch,
-        action=action,
-        before=dict(before or {}),
-        after=dict(after or {}),
-        reason=reason.strip(),
-        created_by=by,
-        created_by_name=by.get_username() if by is not None else nobody,
+        experiment_name=name,
+        iteration=batch.iteration if batch is not None else None,
+        by=by,
+        by_name=BY_THE_RECIPE if is_gate else BY_A_COMMAND,
+        before=before,
+        after=after,
+        reason=reason,
+    )
+
+
+def _log_override(made: GateOverride) -> None:
+    record_activity(
+        Action.GATE_OVERRIDDEN,
+        object_type=ObjectType.GATE,
+        object_id=made.experiment_id,
+        experiment=made.experiment,
+        experiment_name=made.experiment_name,
+        iteration=made.iteration,
+        by=made.created_by,
+        by_name=made.created_by_name,
+        after={"outcome": made.outcome},
+        reason=made.reason,
     )

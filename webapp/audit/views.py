@@ -11,7 +11,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from meta_reward_core.errors import InputError, MetaRewardError
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
@@ -22,6 +21,7 @@ from webapp.accounts.permissions import (
 )
 from webapp.accounts.roles import ANSWER, SEE
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.audit import services
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import require_finished
@@ -53,6 +53,7 @@ from webapp.audit.selectors import (
     get_visible_batches,
     is_any_pending,
     is_held,
+    list_audit_activity,
     list_own_batches,
     list_pending_batches,
 )
@@ -203,7 +204,7 @@ def download_export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
     except InputError as error:
         messages.error(request, str(error))
         return redirect("audit_report", pk=pk)
-    log_event(SecurityEventKind.EXPORTED, str(batch.experiment), detail=file.name)
+    log_event(Action.EXPORTED, str(batch.experiment), detail=file.name)
     disposition = f'attachment; filename="{file.name}"'
     return HttpResponse(
         file.content,
@@ -286,7 +287,7 @@ def _render_experiment(
         "removal_form": forms.removal or RemovalForm(auto_id=_REMOVAL_IDS),
         "override_form": forms.override or OverrideForm(experiment=experiment),
         "overrides": experiment.gate_overrides.all(),
-        "acts": [describe_log_entry(act) for act in experiment.audit_log.all()[:_SHOWN]],
+        "acts": [describe_log_entry(act) for act in list_audit_activity(experiment)[:_SHOWN]],
         "held": unfinished.message if unfinished and is_held(unfinished) else "",
         "may_change": can_control(get_user(request), experiment),
     }

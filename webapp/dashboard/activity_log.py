@@ -1,45 +1,56 @@
-"""The activity log, merged from the tables that record actions.
+"""The activity log as pages and programs read it: filters, visibility, entries, CSV."""
 
-User requests are jobs; changes of accounts and tokens are security events; gate overrides and
-actions on gates and batches have tables of their own.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from django import forms
 from django.contrib.auth.models import User
-from django.db.models import F, Model, Q, QuerySet, Value
+from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from meta_reward_core.data.csv_safety import format_csv
 from meta_reward_core.recipes.canonical import get_current_key
-from webapp.accounts.models import SecurityEvent
-from webapp.accounts.permissions import AnyUser, get_visible_experiments, get_visible_jobs
-from webapp.accounts.roles import SEE_EVENTS
-from webapp.audit.models import AuditLogEntry, GateOverride
+from webapp.accounts.permissions import AnyUser, get_visible_experiments
+from webapp.accounts.roles import ADJUDICATE, RUN_ALL, SEE_EVENTS
+from webapp.activity.models import (
+    AUDIT_ACTIONS,
+    ITEM_ACTIONS,
+    SECURITY_ACTIONS,
+    Action,
+    Activity,
+    ObjectType,
+    Source,
+)
+from webapp.audit.models import OverrideOutcome
 from webapp.experiments.models import Experiment, Job, JobKind
 
 ENTRIES_ON_A_PAGE: Final = 50
 CSV_COLUMNS: Final = (
     *("time", "user", "action", "object", "iteration", "status", "finished"),
-    *("reason", "before", "after", "details", "message"),
+    *("reason", "before", "after", "details", "message", "source"),
 )
 _ENTRIES_AT_ONCE: Final = 500
 
-ACCOUNTS: Final = "accounts"
-OVERRIDES: Final = "overrides"
-ACTS: Final = "acts"
+_GROUPS: Final[Mapping[str, tuple[Action, ...]]] = {
+    "overrides": (Action.GATE_OVERRIDDEN,),
+    "acts": AUDIT_ACTIONS,
+    "items": ITEM_ACTIONS,
+    "accounts": SECURITY_ACTIONS,
+    "experiments": (Action.ARCHIVED, Action.UNARCHIVED, Action.DELETED, Action.TAGGED),
+}
 
 KINDS: Final = [
     ("", "everything"),
     *JobKind.choices,
-    (OVERRIDES, "gate overrides"),
-    (ACTS, "audit gates and batches"),
-    (ACCOUNTS, "accounts, roles and tokens"),
+    ("overrides", "gate overrides"),
+    ("acts", "audit gates and batches"),
+    ("items", "audit items"),
+    ("accounts", "accounts, roles and tokens"),
+    ("experiments", "archive, deletion and tags"),
 ]
-_GONE: Final = "a deleted user"
+_SOURCES: Final = [("", "everywhere"), *Source.choices]
 
 
 class LogForm(forms.Form):
@@ -48,15 +59,25 @@ class LogForm(forms.Form):
     person = forms.CharField(required=False, max_length=150, label="User")
     experiment = forms.CharField(required=False, max_length=64, label="Experiment")
     kind = forms.ChoiceField(required=False, choices=KINDS, label="Type")
+    source = forms.ChoiceField(required=False, choices=_SOURCES, label="Source")
+    since = forms.DateField(
+        required=False, label="From", widget=forms.DateInput(attrs={"type": "date"})
+    )
+    until = forms.DateField(
+        required=False, label="To", widget=forms.DateInput(attrs={"type": "date"})
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What of the log is asked for; empty is everything."""
+    """What of the log is asked for; empty is everything. Days are UTC, the last one included."""
 
     person: str = ""
     experiment: str = ""
     kind: str = ""
+    source: str = ""
+    since: date | None = None
+    until: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +85,15 @@ class ActivityEntry:
     """A line of the log.
 
     Attributes:
-        about: name of an experiment or an account.
+        about: name of the object.
         experiment: where the line leads to, if it is about one that is there.
         iteration: its number, where the line is about one.
-        status: how far it is; "" where it was done at once.
+        status: how far its job is; "" where it was done at once.
         message: why it was refused.
         details: more about it, as the page shows it.
         reason: why the user did it, where a reason is required.
         before, after: the values that the action changed, where they are recorded.
+        source: UI, API, CLI, system, or unknown for what an earlier version recorded.
     """
 
     when: datetime
@@ -88,44 +110,61 @@ class ActivityEntry:
     reason: str = ""
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LogSource:
-    """A table that the log is made of.
+def find_activity(person: AnyUser, wanted: LogFilter) -> QuerySet[Activity]:
+    """Select the rows that a user may see and asks for, newest first."""
+    rows = Activity.objects.filter(_match_visible(person)).select_related("experiment", "job")
+    if wanted.person:
+        rows = rows.filter(
+            Q(actor_name__icontains=wanted.person)
+            | Q(object_type=ObjectType.ACCOUNT, object_name__icontains=wanted.person)
+        )
+    if wanted.experiment:
+        rows = rows.filter(experiment_name__icontains=wanted.experiment)
+    if wanted.kind:
+        rows = rows.filter(action__in=_GROUPS.get(wanted.kind, (wanted.kind,)))
+    if wanted.source:
+        rows = rows.filter(source=wanted.source)
+    if wanted.since:
+        rows = rows.filter(created__gte=_get_midnight(wanted.since))
+    if wanted.until:
+        rows = rows.filter(created__lt=_get_midnight(wanted.until + timedelta(days=1)))
+    return rows
 
-    Attributes:
-        created: name of its column of the time.
-        related: what a line needs beside the row.
-        find: rows that a person may see and asks for.
-        lay_out: a row as a line.
+
+def _get_midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.get_default_timezone())
+
+
+def _match_visible(person: AnyUser) -> Q:
+    """Select rows about experiments that a user may see, and the user's own.
+
+    Security events of others and what auditors answered need a permission.
     """
+    if not isinstance(person, User):
+        return Q(pk__in=())
+    own = Q(actor=person)
+    is_security, is_item = Q(action__in=SECURITY_ACTIONS), Q(action__in=ITEM_ACTIONS)
+    about_user = own | Q(object_type=ObjectType.ACCOUNT, object_name=person.get_username())
+    others = Q() if person.has_perm(RUN_ALL) else _match_work(person, own)
+    visible = ~is_security & ~is_item & others
+    visible |= is_security if person.has_perm(SEE_EVENTS) else is_security & about_user
+    return visible | is_item if person.has_perm(ADJUDICATE) else visible
 
-    model: type[Model]
-    created: str
-    related: Sequence[str]
-    find: Callable[[AnyUser, LogFilter], QuerySet[Any]]
-    lay_out: Callable[[Any], ActivityEntry]
 
-
-def find_keys(person: AnyUser, wanted: LogFilter) -> QuerySet[Any, Any]:
-    """Source, key and time of the entries that a person may see and asks for, newest first."""
-    found = [
-        source.find(person, wanted)
-        .order_by()
-        .annotate(source=Value(name), key=F("pk"), at=F(source.created))
-        .values_list("source", "key", "at")
-        for name, source in _SOURCES.items()
-    ]
-    together: QuerySet[Any, Any] = found[0].union(*found[1:], all=True)
-    return together.order_by("-at", "-key")
+def _match_work(person: User, own: Q) -> Q:
+    return Q(experiment__in=get_visible_experiments(person)) | Q(experiment=None) & own
 
 
 def iter_entries(person: AnyUser, wanted: LogFilter) -> Iterator[ActivityEntry]:
     """Read all entries that a user may see and asks for, newest first, some at a time."""
-    keys = list(find_keys(person, wanted))
+    keys = list(find_activity(person, wanted).values_list("pk", flat=True))
     for start in range(0, len(keys), _ENTRIES_AT_ONCE):
-        yield from read_entries(keys[start : start + _ENTRIES_AT_ONCE])
+        some = keys[start : start + _ENTRIES_AT_ONCE]
+        found = Activity.objects.select_related("experiment", "job").in_bulk(some)
+        yield from (make_entry(found[key]) for key in some if key in found)
 
 
 def stream_csv(person: AnyUser, wanted: LogFilter) -> Iterator[bytes]:
@@ -149,78 +188,60 @@ def _make_csv_row(entry: ActivityEntry) -> list[object]:
         dict(entry.after) or None,
         entry.details,
         entry.message,
+        entry.source,
     ]
 
 
-def read_entries(keys: Iterable[tuple[str, int, datetime]]) -> list[ActivityEntry]:
-    """Read some entries, in a number of queries that does not grow with them."""
-    wanted = list(keys)
-    rows = {
-        name: _read_source(source, [key for found, key, _ in wanted if found == name])
-        for name, source in _SOURCES.items()
-    }
-    return [rows[name][key] for name, key, _ in wanted if key in rows[name]]
-
-
-def _read_source(source: LogSource, keys: Sequence[int]) -> dict[int, ActivityEntry]:
-    if not keys:
-        return {}
-    rows = source.model._default_manager.select_related(*source.related).in_bulk(keys)
-    return {key: source.lay_out(row) for key, row in rows.items()}
-
-
-def _find_jobs(person: AnyUser, wanted: LogFilter) -> QuerySet[Job]:
-    jobs = get_visible_jobs(person)
-    if wanted.person:
-        jobs = jobs.filter(created_by__username__icontains=wanted.person)
-    if wanted.experiment:
-        jobs = jobs.filter(experiment_name__icontains=wanted.experiment)
-    if wanted.kind:
-        jobs = jobs.filter(kind=wanted.kind)
-    return jobs
-
-
-def _make_job_entry(job: Job) -> ActivityEntry:
-    number = job.outcome.get("iteration")
-    before, after = _get_values(job)
+def make_entry(row: Activity) -> ActivityEntry:
+    """Format a row; with the status of its job, as it is now."""
+    job = row.job
+    number = job.outcome.get("iteration") if job is not None else None
     return ActivityEntry(
-        when=job.created,
-        who=str(job.created_by or job.payload.get("command") or _GONE),
-        about=job.experiment_name,
-        what=job.get_kind_display(),
-        experiment=job.experiment,
-        iteration=number if isinstance(number, int) else None,
-        status=job.status,
-        status_label=job.get_status_display(),
-        finished=job.finished,
-        message=job.message,
-        details=_describe_job(job),
-        before=before,
-        after=after,
+        when=row.created,
+        who=row.actor_name,
+        about=f"account {row.object_name}"
+        if row.object_type == ObjectType.ACCOUNT
+        else row.object_name,
+        what=_format_action(row),
+        experiment=row.experiment,
+        iteration=number if isinstance(number, int) else row.iteration,
+        status=job.status if job is not None else "",
+        status_label=job.get_status_display() if job is not None else "",
+        finished=job.finished if job is not None else None,
+        message=job.message if job is not None else "",
+        details=_describe(row),
+        reason=row.reason,
+        before=row.before,
+        after=row.after,
+        source=row.get_source_display(),
     )
 
 
-def _get_values(job: Job) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What a job changed: the values before and after."""
-    if job.kind == JobKind.HAND_OVER:
-        return job.outcome.get("before", {}), job.payload
-    if job.kind == JobKind.SETTINGS:
-        return job.payload.get("before", {}), job.payload.get("after", {})
-    return {}, {}
+def _format_action(row: Activity) -> str:
+    if row.action == Action.GATE_OVERRIDDEN:
+        outcome = str(row.after.get("outcome", ""))
+        labels = dict(OverrideOutcome.choices)
+        return f"{row.get_action_display()}; trains on {labels.get(outcome, outcome)}"
+    return row.get_action_display()
 
 
-def _describe_job(job: Job) -> str:
-    if job.kind == JobKind.HAND_OVER:
-        return _describe_change(job)
-    return _describe_settings(job) if job.kind == JobKind.SETTINGS else ""
+def _describe(row: Activity) -> str:
+    """What the page shows beside the action."""
+    if row.action == Action.HAND_OVER:
+        return _describe_ownership(row)
+    if row.action == Action.SETTINGS:
+        return _describe_settings(row, row.job)
+    address = f"from {row.address}" if row.action in SECURITY_ACTIONS and row.address else ""
+    return " ".join(filter(None, [row.reason, row.details, address]))
 
 
-def _describe_settings(job: Job) -> str:
+def _describe_settings(row: Activity, job: Job | None) -> str:
     """Say which values changed, from which iteration on, and what is made again."""
-    before, after = _get_values(job)
-    values = ", ".join(f"{get_current_key(key)}: {before.get(key)} → {after[key]}" for key in after)
-    start = job.outcome.get("from_iteration")
-    again = job.outcome.get("made_again") or {}
+    values = ", ".join(
+        f"{get_current_key(key)}: {row.before.get(key)} → {row.after[key]}" for key in row.after
+    )
+    outcome = job.outcome if job is not None else {}
+    start, again = outcome.get("from_iteration"), outcome.get("made_again") or {}
     return "; ".join(
         [
             values,
@@ -230,14 +251,13 @@ def _describe_settings(job: Job) -> str:
     )
 
 
-def _describe_change(job: Job) -> str:
+def _describe_ownership(row: Activity) -> str:
     """Say what was before and what is since."""
-    before: Mapping[str, Any] = job.outcome.get("before", {})
     names = {"owner": "owner", "is_private": "private"}
     return ", ".join(
-        f"{label}: {_format_value(before.get(name))} → {_format_value(job.payload.get(name))}"
+        f"{label}: {_format_value(row.before.get(name))} → {_format_value(row.after.get(name))}"
         for name, label in names.items()
-        if before.get(name) != job.payload.get(name)
+        if row.before.get(name) != row.after.get(name)
     )
 
 
@@ -245,91 +265,3 @@ def _format_value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "nobody" if value is None else str(value)
-
-
-def _find_events(person: AnyUser, wanted: LogFilter) -> QuerySet[SecurityEvent]:
-    """What became of accounts is for those who may know; of one's own everybody may."""
-    if wanted.experiment or wanted.kind not in {"", ACCOUNTS} or not isinstance(person, User):
-        return SecurityEvent.objects.none()
-    events = SecurityEvent.objects.all()
-    if not person.has_perm(SEE_EVENTS):
-        events = events.filter(Q(created_by=person) | Q(subject=person.get_username()))
-    if wanted.person:
-        named = Q(created_by__username__icontains=wanted.person)
-        events = events.filter(named | Q(subject__icontains=wanted.person))
-    return events
-
-
-def _make_event_entry(event: SecurityEvent) -> ActivityEntry:
-    return ActivityEntry(
-        when=event.created,
-        who=str(event.created_by) if event.created_by else "a command or an anonymous visitor",
-        about=f"account {event.subject}",
-        what=event.get_kind_display(),
-        details=" ".join(filter(None, [event.detail, event.address and f"from {event.address}"])),
-    )
-
-
-def _make_audit_finder(
-    model: type[AuditLogEntry | GateOverride], kind: str
-) -> Callable[[AnyUser, LogFilter], QuerySet[Any]]:
-    """What was done about audits of the experiments that a person may see."""
-
-    def find(person: AnyUser, wanted: LogFilter) -> QuerySet[Any]:
-        rows = model._default_manager.filter(experiment__in=get_visible_experiments(person))
-        if wanted.kind not in {"", kind}:
-            return rows.none()
-        if wanted.person:
-            rows = rows.filter(created_by_name__icontains=wanted.person)
-        if wanted.experiment:
-            rows = rows.filter(experiment_name__icontains=wanted.experiment)
-        return rows
-
-    return find
-
-
-def _make_override_entry(override: GateOverride) -> ActivityEntry:
-    return ActivityEntry(
-        when=override.created,
-        who=override.created_by_name,
-        about=override.experiment_name,
-        what=f"overrode the audit gate; trains on {override.get_outcome_display()}",
-        experiment=override.experiment,
-        iteration=override.iteration,
-        details=override.reason,
-        reason=override.reason,
-    )
-
-
-def _make_act_entry(act: AuditLogEntry) -> ActivityEntry:
-    return ActivityEntry(
-        when=act.created,
-        who=act.created_by_name,
-        about=act.experiment_name,
-        what=act.get_action_display(),
-        experiment=act.experiment,
-        details=act.reason,
-        reason=act.reason,
-        before=act.before,
-        after=act.after,
-    )
-
-
-_SOURCES: Final[Mapping[str, LogSource]] = {
-    "job": LogSource(Job, "created", ("created_by", "experiment"), _find_jobs, _make_job_entry),
-    "event": LogSource(SecurityEvent, "created", ("created_by",), _find_events, _make_event_entry),
-    "override": LogSource(
-        model=GateOverride,
-        created="created",
-        related=("experiment",),
-        find=_make_audit_finder(GateOverride, OVERRIDES),
-        lay_out=_make_override_entry,
-    ),
-    "act": LogSource(
-        AuditLogEntry,
-        "created",
-        ("experiment",),
-        _make_audit_finder(AuditLogEntry, ACTS),
-        _make_act_entry,
-    ),
-}

@@ -16,6 +16,7 @@ from webapp.accounts.current_user import get_user
 from webapp.accounts.ownership import transfer_ownership
 from webapp.accounts.permissions import get_visible_experiments
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
+from webapp.activity.models import Activity
 from webapp.experiments.actions import can_request
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import (
@@ -267,6 +268,24 @@ class JobAdmin(ViewOnlyAdmin):
     list_filter = ("status", "kind", "created_by")
     search_fields = ("experiment_name", "message")
     list_select_related = ("created_by",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
+        """A log from which entries can be taken is none."""
+        return False
+
+
+@admin.register(Activity)
+class ActivityAdmin(ViewOnlyAdmin):
+    """The activity log, which nobody edits."""
+
+    list_display = (
+        *("created", "actor_name", "source", "get_action_display", "object_name"),
+        *("experiment_name", "address", "details", "reason"),
+    )
+    list_filter = ("source", "object_type", "created")
+    search_fields = (
+        *("actor_name", "object_name", "experiment_name", "address", "details", "reason"),
+    )
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
         """A log from which entries can be taken is none."""

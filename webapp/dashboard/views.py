@@ -15,7 +15,6 @@ from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.ownership import OwnershipForm, transfer_ownership
 from webapp.accounts.permissions import (
     can_control,
@@ -29,6 +28,7 @@ from webapp.accounts.permissions import (
     require_view_or_audit,
 )
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
@@ -294,18 +294,18 @@ def show_activity_log(request: HttpRequest) -> HttpResponseBase:
     form.is_valid()
     wanted = log_entries.LogFilter(**form.cleaned_data)
     if request.GET.get("format") == "csv":
-        log_event(SecurityEventKind.EXPORTED, "activity log")
+        log_event(Action.EXPORTED, "activity log")
         return StreamingHttpResponse(
             log_entries.stream_csv(request.user, wanted),
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="activity.csv"'},
         )
-    keys = log_entries.find_keys(request.user, wanted)
-    page = Paginator(keys, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
+    rows = log_entries.find_activity(request.user, wanted)
+    page = Paginator(rows, log_entries.ENTRIES_ON_A_PAGE).get_page(request.GET.get("page"))
     context = {
         "form": form,
         "page": page,
-        "entries": log_entries.read_entries(page.object_list),
+        "entries": [log_entries.make_entry(row) for row in page.object_list],
     }
     return render_page_or_partial(
         request,

@@ -11,6 +11,8 @@ from django.db.models.functions import Now
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from webapp.activity.models import Action, ObjectType
+from webapp.activity.recording import record_activity
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 WORKER_QUEUES: Final = {JobKind.CHAT: "gpu", JobKind.CHECK_MODEL: "cpu"}
@@ -46,9 +48,36 @@ def enqueue_job(
         payload=payload or {},
         follows=follows,
     )
+    record_job(job)
     if kind in WORKER_QUEUES:
         transaction.on_commit(partial(send_job, job))
     return job
+
+
+def record_job(
+    job: Job, *, before: dict[str, Any] | None = None, after: dict[str, Any] | None = None
+) -> None:
+    """Record in the activity log who requested a job.
+
+    Args:
+        before, after: what it changes; by default what the payload of a change of settings says.
+    """
+    if job.kind == JobKind.SETTINGS:
+        before, after = job.payload.get("before", {}), job.payload.get("after", {})
+    iteration = job.payload.get("iteration")
+    record_activity(
+        Action(job.kind),
+        object_type=ObjectType.EXPERIMENT,
+        object_id=job.experiment_id,
+        experiment=job.experiment,
+        experiment_name=job.experiment_name,
+        iteration=iteration if isinstance(iteration, int) else None,
+        job_id=job.pk,
+        by=job.created_by,
+        by_name=str(job.payload.get("command") or ""),
+        before=before,
+        after=after,
+    )
 
 
 def send_job(job: Job) -> None:
@@ -74,4 +103,13 @@ def cancel_job(job: Job, *, by: User) -> bool:
         finished=Now(),
         message=f"cancelled by {by.get_username()}",
     )
+    if cancelled == 1:
+        record_activity(
+            Action.JOB_CANCELLED,
+            object_type=ObjectType.EXPERIMENT,
+            experiment=job.experiment,
+            experiment_name=job.experiment_name,
+            by=by,
+            details=job.get_kind_display(),
+        )
     return cancelled == 1

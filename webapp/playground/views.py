@@ -13,7 +13,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
@@ -24,6 +23,7 @@ from webapp.accounts.permissions import (
 from webapp.accounts.reauthentication import ask_to_confirm, is_recent
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.experiments.jobs import cancel_job, enqueue_job
 from webapp.experiments.models import Experiment, Job, JobKind
 from webapp.experiments.progress import count_live_workers
@@ -235,7 +235,7 @@ def send_archive(request: HttpRequest, name: str, number: int) -> FileResponse:
     archive = published.find_archive(experiment, number)
     if archive is None:
         raise Http404("This model is not published.")
-    log_event(SecurityEventKind.EXPORTED, name, detail=f"archive of M{number}")
+    log_event(Action.EXPORTED, name, detail=f"archive of M{number}")
     return FileResponse(
         archive.path.open("rb"), as_attachment=True, filename=f"{name}-M{number}.tar"
     )

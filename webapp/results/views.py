@@ -19,10 +19,10 @@ from meta_reward_core.method.what_if import get_rules
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.accounts.current_user import get_user
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.permissions import get_viewable_experiment, require_run, require_view
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, JobKind
@@ -337,7 +337,7 @@ def _stream_checkpoint(made: IterationFiles) -> Iterator[bytes]:
 
 def _to_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
     """Have a browser save the file and guess nothing about it."""
-    log_event(SecurityEventKind.EXPORTED, experiment.name, detail=path)
+    log_event(Action.EXPORTED, experiment.name, detail=path)
     name = f"{experiment.name}-{path.replace('/', '-')}"
     answer["Content-Type"] = "application/octet-stream"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'

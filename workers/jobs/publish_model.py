@@ -34,8 +34,8 @@ from meta_reward_core.models.hf_hub import (
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.reporting.model_card import Lineage, get_public_model_name, write_model_card
 from meta_reward_core.tasks.registry import get_task
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.experiments import models
 from webapp.experiments.models import Job, JobStatus, RunStatus
 from webapp.paths import BASE_DIR
@@ -100,9 +100,7 @@ def publish_model(job: Job) -> Outcome:
             is_public=bool(job.payload.get("is_public")),
         )
     where = f"in {published.folder}{f' and as {repository}' if repository else ''}"
-    log_event(
-        SecurityEventKind.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=job.created_by
-    )
+    log_event(Action.PUBLISHED, f"{experiment.name} M{number}", detail=where, by=job.created_by)
     return outcome
 
 

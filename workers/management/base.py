@@ -26,8 +26,8 @@ from meta_reward_core.errors import InputError, MetaRewardError, StorageFullErro
 from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.processes.signals import interrupt_on_signal
-from webapp.accounts.models import SecurityEventKind
 from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.experiments.models import Experiment
 from workers.ops.host import get_machine_name
 
@@ -114,16 +114,16 @@ def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
     return make_console(stdout, color=not no_color)
 
 
-def log_command(kind: SecurityEventKind, subject: str, *, detail: str = "") -> None:
+def log_command(action: Action, subject: str, *, detail: str = "") -> None:
     """Note what a command did, under the name that the shell's user has on this machine.
 
     What needs no database, such as an export, is not undone because there is none; it is logged.
     """
     who = describe_shell_user()
     try:
-        log_event(kind, subject, detail=f"{detail}, by {who}" if detail else f"by {who}")
+        log_event(action, subject, detail=detail, by_name=who)
     except DatabaseError as error:
-        _log.warning("not noted: %s, %s, by %s: %s", kind.label, subject, who, error)
+        _log.warning("not noted: %s, %s, by %s: %s", action.label, subject, who, error)
 
 
 def describe_shell_user() -> str:

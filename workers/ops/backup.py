@@ -34,7 +34,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore, hash_bytes
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 from meta_reward_core.untrusted_input import parse_json
-from webapp.accounts.security_log import mute_events
+from webapp.activity.recording import mute_activity
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
@@ -181,7 +181,7 @@ def restore_backup(path: Path, *, replace: bool = False) -> BackupReport:
             "--replace to lose them"
         )
     kept = _list_models()
-    with mute_events(), transaction.atomic(), connection.constraint_checks_disabled():
+    with mute_activity(), transaction.atomic(), connection.constraint_checks_disabled():
         for model in reversed([*kept, *_list_link_models(kept)]):
             model._base_manager.all()._raw_delete(connection.alias)
         rows = _load_rows(path)

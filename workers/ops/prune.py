@@ -32,7 +32,8 @@ from meta_reward_core.processes.command_hint import format_command, make_missing
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.checkpoint_store import list_cached_copies
 from meta_reward_core.storage.experiment_files import ExperimentFiles
-from webapp.accounts.models import SecurityEvent
+from webapp.activity.models import SECURITY_ACTIONS, Activity
+from webapp.activity.recording import prune_account_activity
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Job, RunStatus
 from webapp.experiments.stage_progress import format_duration
@@ -101,10 +102,12 @@ def _find_uploads(days: float) -> Iterator[Deletable]:
 
 
 def _find_events(days: float) -> Iterator[Deletable]:
-    old = SecurityEvent.objects.filter(created__lt=timezone.now() - timedelta(days=days))
+    since = timezone.now() - timedelta(days=days)
+    old = Activity.objects.filter(created__lt=since, action__in=SECURITY_ACTIONS)
     if old.exists():
+        carry_out = partial(prune_account_activity, since)
         what = f"{old.count():,} events of accounts, older than {days:g} days"
-        yield Deletable("events", what, 0, "nobody can look them up any more", old.delete)
+        yield Deletable("events", what, 0, "nobody can look them up any more", carry_out)
     ended = Session.objects.filter(expire_date__lt=timezone.now())
     if ended.exists():
         what = f"{ended.count():,} sessions that have ended"

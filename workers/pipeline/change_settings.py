@@ -12,6 +12,7 @@ from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.experiments import models
+from webapp.experiments.jobs import record_job
 from webapp.experiments.models import (
     Iteration,
     Job,
@@ -39,7 +40,7 @@ def _change(artifact_root: str, who: str, files: ExperimentFiles, plan: Settings
     row = found.first()
     change_settings(row, files, plan)
     if row is not None:
-        Job.objects.create(
+        job = Job.objects.create(
             kind=JobKind.SETTINGS,
             experiment=row,
             experiment_name=row.name,
@@ -48,6 +49,7 @@ def _change(artifact_root: str, who: str, files: ExperimentFiles, plan: Settings
             status=JobStatus.DONE,
             finished=timezone.now(),
         )
+        record_job(job)
 
 
 def build_payload(plan: SettingsPlan) -> dict[str, Any]:

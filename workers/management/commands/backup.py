@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from meta_reward_core.data.file_io import require_writable
-from webapp.accounts.models import SecurityEventKind
+from webapp.activity.models import Action
 from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.backup import create_backup
 
@@ -32,7 +32,7 @@ class Command(BaseCommand):
             require_writable(options["output"])
             require_tables()
             told = create_backup(options["output"])
-            log_command(SecurityEventKind.BACKED_UP, str(options["output"]))
+            log_command(Action.BACKED_UP, str(options["output"]))
         self.stdout.write(
             f"{told.rows:,} rows about {told.experiments} experiment(s) in {options['output']}"
         )

@@ -12,7 +12,7 @@ from meta_reward_core.data.file_io import require_writable, write_atomically
 from meta_reward_core.errors import InputError
 from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from webapp.accounts.models import SecurityEventKind
+from webapp.activity.models import Action
 from webapp.paths import get_storage_roots
 from workers.management.base import handle_errors, log_command
 from workers.pipeline.read_experiment import (
@@ -55,7 +55,7 @@ class Command(BaseCommand):
             pairs = _read_pairs(options["experiment"], options["iteration"], kinds)
             rows = list(EXPORTS[options["format"]](pairs))
             write_atomically(output, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-        log_command(SecurityEventKind.EXPORTED, options["experiment"], detail=f"pairs in {output}")
+        log_command(Action.EXPORTED, options["experiment"], detail=f"pairs in {output}")
         self.stdout.write(f"{len(pairs):,} pairs as {len(rows):,} rows in {output}")
         if options["format"] == "llama-factory":
             entry = {output.stem: build_llama_factory_dataset_info(output.name)}

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from meta_reward_core.cli.renamed_options import add_old_option
-from webapp.accounts.models import SecurityEventKind
+from webapp.activity.models import Action
 from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.prune import (
     BY_DEFAULT,
@@ -62,7 +62,7 @@ class Command(BaseCommand):
                 total += found.size
                 if options["yes"]:
                     found.carry_out()
-                    log_command(SecurityEventKind.PRUNED, found.what, detail=found.kind)
+                    log_command(Action.PRUNED, found.what, detail=found.kind)
         done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
         self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from webapp.accounts.models import SecurityEventKind
+from webapp.activity.models import Action
 from workers.management.base import handle_errors, log_command, require_tables
 from workers.ops.backup import list_differing_files, restore_backup
 
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             require_tables()
             if not options["check_only"]:
                 told = restore_backup(options["input"], replace=options["replace"])
-                log_command(SecurityEventKind.RESTORED, str(options["input"]))
+                log_command(Action.RESTORED, str(options["input"]))
                 self.stdout.write(
                     f"{told.rows:,} rows about {told.experiments} experiment(s) are back"
                 )
