@@ -39,10 +39,10 @@ from meta_reward_core.planning.experiment_setup import (
     list_next_iterations,
     open_or_create,
 )
-from meta_reward_core.processes.signals import interrupt_on_signal
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.system.signals import interrupt_on_signal
 
 _CHECK_COMMAND: Final = "check-model"
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from meta_reward_core import evaluate_stage, stages
+from meta_reward_core import stages
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.recipes import dataflow
 from meta_reward_core.recipes.dataflow import Resource, StageSpec
 from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
+from meta_reward_core.tasks.evaluate_stage import run_evaluate
 
 __all__ = ["STAGES", "Resource", "Stage"]
 
@@ -130,5 +131,5 @@ STAGES: tuple[Stage, ...] = (
     Stage.from_spec(dataflow.META_JUDGE, stages.run_meta_judge),
     Stage.from_spec(dataflow.PAIR_JUDGE, stages.run_pair_judge),
     Stage.from_spec(dataflow.TRAIN, stages.run_train, hash_earlier=stages.hash_earlier_judgments),
-    Stage.from_spec(dataflow.EVALUATE, evaluate_stage.run_evaluate),
+    Stage.from_spec(dataflow.EVALUATE, run_evaluate),
 )

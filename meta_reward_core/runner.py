@@ -7,8 +7,8 @@ from typing import Protocol
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.errors import InputError
 from meta_reward_core.iteration import STAGES, Stage
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.shards import ShardManifest
+from meta_reward_core.system.command_hint import format_command
 
 
 class RunCallback(Protocol):

@@ -25,14 +25,14 @@ from meta_reward_core.method.meta_judging import run_battles
 from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
-from meta_reward_core.model_check.record import read_report, write_report
-from meta_reward_core.model_check.run import (
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.planning.model_check.record import read_report, write_report
+from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
     can_check_here,
     require_sound,
     run_check,
 )
-from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
 from meta_reward_core.storage.records import (

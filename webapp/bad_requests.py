@@ -1,8 +1,8 @@
 """Requests that are refused before a view runs: too large, or no valid Unicode without NUL.
 
 PostgreSQL stores no NUL, and no database half of a surrogate pair, so nothing here can be named by
-them. JSON bodies pass `meta_reward_core.untrusted_input` in the parser of the API, uploaded files
-where they are read.
+them. The parser of the API passes JSON bodies through `meta_reward_core.system.untrusted_input`;
+uploaded files pass it where they are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotFound, JsonRes
 from django.shortcuts import render
 
 from meta_reward_core.errors import MalformedInputError
-from meta_reward_core.untrusted_input import check_text
+from meta_reward_core.system.untrusted_input import check_text
 
 _NUL: Final = "\0"
 _API: Final = "/api/"

@@ -23,7 +23,7 @@ from django.views.decorators.http import require_safe
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from webapp.accounts.roles import RUN_ALL
 from webapp.experiments.models import Driver, Iteration, RunStatus, Shard, ShardStatus, Worker
 from webapp.experiments.progress import SILENT_SECONDS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from meta_reward_core.processes.command_hint import IN_CHECKOUT
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.system.command_hint import IN_CHECKOUT
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.model_check.run import require_sound, run_check
 from meta_reward_core.models.check.result import CheckReport, Level
 from meta_reward_core.planning.check_named_model import build_named_check
 from meta_reward_core.planning.experiment_request import (
@@ -16,6 +15,7 @@ from meta_reward_core.planning.experiment_request import (
     ExperimentRequest,
     load_requested_recipe,
 )
+from meta_reward_core.planning.model_check.run import require_sound, run_check
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.storage.roots import StorageRoots
 

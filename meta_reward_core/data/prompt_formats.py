@@ -19,7 +19,7 @@ import pyarrow as pa
 from meta_reward_core.data.file_io import read_source_bytes
 from meta_reward_core.errors import MalformedInputError, PromptFileError
 from meta_reward_core.storage.schemas import read_parquet
-from meta_reward_core.untrusted_input import FILE_LIMITS, check_value, parse_json
+from meta_reward_core.system.untrusted_input import FILE_LIMITS, check_value, parse_json
 
 PromptFormat = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
 FORMATS: Final[tuple[PromptFormat, ...]] = get_args(PromptFormat)

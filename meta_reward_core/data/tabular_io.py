@@ -18,7 +18,7 @@ import pyarrow as pa
 from meta_reward_core.data.file_io import read_source_bytes, read_source_text, write_atomically
 from meta_reward_core.errors import EvaluationFileError, MalformedInputError
 from meta_reward_core.storage.schemas import read_parquet
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 _MAX_SHOWN_CHARS = 60
 

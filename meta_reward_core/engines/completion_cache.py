@@ -28,7 +28,7 @@ from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError
 from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 _FORMAT: Final = 1
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from meta_reward_core.errors import EndpointError, MalformedInputError
-from meta_reward_core.untrusted_input import parse_yaml
+from meta_reward_core.system.untrusted_input import parse_yaml
 
 ENDPOINTS_VARIABLE: Final = "META_REWARD_ENDPOINTS"
 WEIGHTS_PLACEHOLDER: Final = "{weights}"

@@ -25,7 +25,7 @@ from meta_reward_core.engines.base import (
 )
 from meta_reward_core.engines.endpoints import Endpoint
 from meta_reward_core.errors import EndpointError, MalformedInputError
-from meta_reward_core.untrusted_input import ANSWER_LIMITS, parse_json
+from meta_reward_core.system.untrusted_input import ANSWER_LIMITS, parse_json
 
 REDIRECTS: Final = range(300, 400)
 _RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429, *range(500, 600)})

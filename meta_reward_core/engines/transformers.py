@@ -49,7 +49,7 @@ from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.library_errors import translate_library_errors
-from meta_reward_core.processes.third_party_logging import silence_libraries
+from meta_reward_core.system.third_party_logging import silence_libraries
 
 STEPS_BETWEEN_REPORTS = 16
 

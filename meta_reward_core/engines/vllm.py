@@ -29,8 +29,8 @@ from meta_reward_core.engines.registry import make_vllm_missing_error
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.models.validation import ADAPTER_FOLDER
-from meta_reward_core.processes.third_party_logging import silence_libraries
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.third_party_logging import silence_libraries
+from meta_reward_core.system.untrusted_input import parse_json
 
 MAX_ALTERNATIVES: Final = 20
 """Likely tokens that vLLM tells of each place, unless it is set otherwise."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from meta_reward_core.errors import MalformedInputError, ModelFolderError
 from meta_reward_core.models.validation import hash_file, hash_model_files, iter_visible_files
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 GENERATION_CONFIG: Final = "generation_config.json"
 _CONFIG: Final = "config.json"

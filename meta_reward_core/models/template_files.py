@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from meta_reward_core.errors import MalformedInputError
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 TEMPLATE_FILE: Final = "chat_template.jinja"
 MORE_TEMPLATES_FOLDER: Final = "additional_chat_templates"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_reward_core.errors import MalformedInputError, ModelFolderError
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 PICKLE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"}

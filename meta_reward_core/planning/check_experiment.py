@@ -5,16 +5,16 @@ from functools import cache
 from pathlib import Path
 
 from meta_reward_core.context import ModelRef, PromptTemplates
-from meta_reward_core.model_check.needs import derive_needs
-from meta_reward_core.model_check.run import (
+from meta_reward_core.models.check.files import check_files
+from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.planning.model_check.needs import derive_needs
+from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
     can_check_here,
     require_sound,
     run_check,
 )
-from meta_reward_core.models.check.files import check_files
-from meta_reward_core.models.check.result import Check, CheckReport, Level
-from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.roots import StorageRoots

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from meta_reward_core.experiment import load_templates
-from meta_reward_core.model_check.run import ModelCheckRequest
 from meta_reward_core.planning.base_model import find_or_fetch_model
 from meta_reward_core.planning.check_experiment import build_check_request
+from meta_reward_core.planning.model_check.run import ModelCheckRequest
 from meta_reward_core.planning.prompt_pool import read_pool
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.roots import StorageRoots

@@ -20,12 +20,12 @@ from meta_reward_core.evaluation.generate_outputs import NamedEngine
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning import engine_loading
 from meta_reward_core.planning.base_model import resolve_base_model
-from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.loader import change_recipe
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.system.command_hint import make_missing_experiment_error
 
 ENDPOINT_PREFIX: Final = "endpoint:"
 EXPERIMENT_PREFIX: Final = "experiment:"

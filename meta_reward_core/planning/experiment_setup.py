@@ -23,7 +23,6 @@ from meta_reward_core.experiment import (
     load_templates,
     open_experiment,
 )
-from meta_reward_core.model_check.record import write_report
 from meta_reward_core.planning.base_model import check_base_model, resolve_base_model
 from meta_reward_core.planning.check_experiment import check_new_experiment
 from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_iteration
@@ -35,6 +34,7 @@ from meta_reward_core.planning.experiment_request import (
     check_pool,
     load_requested_recipe,
 )
+from meta_reward_core.planning.model_check.record import write_report
 from meta_reward_core.planning.prompt_pool import read_pool
 from meta_reward_core.planning.settings_change import (
     SettingsPlan,

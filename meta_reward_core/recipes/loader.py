@@ -23,7 +23,7 @@ from meta_reward_core.recipes.renamed_keys import (
     warn_renamed,
 )
 from meta_reward_core.recipes.schema import Recipe
-from meta_reward_core.untrusted_input import parse_yaml
+from meta_reward_core.system.untrusted_input import parse_yaml
 
 TEMPLATE_KEYS: Final = ("judge.template", "judge.rubric", "meta_judge.template")
 """Values that name a template of the package, or a file."""

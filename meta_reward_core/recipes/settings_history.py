@@ -23,7 +23,7 @@ from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import encode_canonical_json
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.layout import parse_settings_change_name
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 Values = dict[str, Any]
 

@@ -19,8 +19,8 @@ from meta_reward_core.reporting.run_loader import ExperimentRun
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json, hash_json
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.schemas import MEANING_VERSION
+from meta_reward_core.system.untrusted_input import parse_json
 from meta_reward_core.tasks.registry import find_task
-from meta_reward_core.untrusted_input import parse_json
 
 _FORMAT: Final = 1
 _SHORT_CHARS: Final = 12

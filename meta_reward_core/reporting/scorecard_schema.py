@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meta_reward_core.errors import ArtifactError, MalformedInputError
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 ScorecardDict = dict[str, Any]
 ReferenceKind = Literal["model", "humans"]

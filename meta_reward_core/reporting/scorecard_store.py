@@ -13,7 +13,6 @@ from typing import Final
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.evaluation.scorecard import Scorecard, serialize_scorecard
-from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.reporting.scorecard_schema import (
     ReferenceKind,
     ScorecardDict,
@@ -28,6 +27,7 @@ from meta_reward_core.storage.layout import (
     parse_iteration_name,
     parse_model_name,
 )
+from meta_reward_core.system.command_hint import make_missing_experiment_error
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from meta_reward_core.errors import (
     StorageFullError,
 )
 from meta_reward_core.storage.remote import open_file_system, translate_errors
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 Wanted = TypeVar("Wanted")
 Found = TypeVar("Found")

@@ -12,7 +12,7 @@ from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.experiment_lock import lock_experiment
 from meta_reward_core.storage.layout import POOL, ExperimentLayout
 from meta_reward_core.storage.shards import IterationFiles
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 Description = dict[str, Any]
 

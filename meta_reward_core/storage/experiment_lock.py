@@ -19,9 +19,9 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from meta_reward_core.errors import ArtifactError, ExperimentBusyError, StorageUnreachableError
-from meta_reward_core.processes.signals import interrupt_on_signal
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.layout import ExperimentLayout
+from meta_reward_core.system.signals import interrupt_on_signal
 
 LEASE_SECONDS: Final = 60.0
 """Who has written no further number for so long is taken for dead."""

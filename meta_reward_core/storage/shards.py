@@ -47,7 +47,7 @@ from meta_reward_core.storage.schemas import (
     to_parquet,
     to_records,
 )
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 Counts = dict[str, int]
 ShardName = tuple[str, int]

@@ -15,9 +15,9 @@ from meta_reward_core.errors import ArtifactError, TaskError
 from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.layout import ExperimentLayout
+from meta_reward_core.system.untrusted_input import parse_json
 from meta_reward_core.tasks.protocol import Benchmark, BenchmarkItem
 from meta_reward_core.tasks.registry import get_task
-from meta_reward_core.untrusted_input import parse_json
 
 _CHUNK_BYTES = 1 << 20
 

@@ -17,8 +17,8 @@ from meta_reward_core.models.check.result import Level
 from meta_reward_core.models.check.weights_files import read_weights
 from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.models.validation import ADAPTER_FOLDER
+from meta_reward_core.system.untrusted_input import parse_json
 from meta_reward_core.training.resume import publish_model
-from meta_reward_core.untrusted_input import parse_json
 
 
 def publish_weights(

@@ -20,8 +20,8 @@ import torch
 
 from meta_reward_core import errors
 from meta_reward_core.errors import MetaRewardError, TrainingError
-from meta_reward_core.processes.signals import make_parent_death_preexec
 from meta_reward_core.recipes.training_settings import TrainingSettings
+from meta_reward_core.system.signals import make_parent_death_preexec
 from meta_reward_core.training.result import OnLog, TrainingOutcome
 from meta_reward_core.training.row_types import RowFile, RowIterable, TrainingRow
 from meta_reward_core.training.trainer import run_training

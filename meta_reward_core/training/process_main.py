@@ -14,7 +14,7 @@ import torch
 
 from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.models.library_errors import explain_library_error
-from meta_reward_core.processes.signals import set_parent_death_signal
+from meta_reward_core.system.signals import set_parent_death_signal
 from meta_reward_core.training.launcher import ROWS_FILE
 from meta_reward_core.training.result import LogRow, TrainingOutcome
 from meta_reward_core.training.row_types import RowFile

@@ -15,7 +15,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.models.validation import INHERITED_FILES
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 JOB_FILE = "job.json"
 COMPLETE_MARKER = "complete"

@@ -13,8 +13,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from meta_reward_core.processes.third_party_logging import silence_libraries
 from meta_reward_core.recipes.training_settings import SftSettings
+from meta_reward_core.system.third_party_logging import silence_libraries
 from meta_reward_core.training.launcher import TrainingRunOptions, train
 from meta_reward_core.training.result import TrainingOutcome
 from meta_reward_core.training.row_types import RowIterable, SftRow

@@ -30,13 +30,13 @@ from transformers import (
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.processes.third_party_logging import silence_libraries
 from meta_reward_core.recipes.canonical import canonicalize_section
 from meta_reward_core.recipes.training_settings import (
     CheckpointRule,
     LoraSettings,
     TrainingSettings,
 )
+from meta_reward_core.system.third_party_logging import silence_libraries
 from meta_reward_core.training.callbacks import TrainingMonitor, select_metrics
 from meta_reward_core.training.export_weights import load_float32, publish_weights
 from meta_reward_core.training.preprocessing import (

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import redis
 
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from tests.end_to_end.serving import PARTS, Server, own_server, wait
 from tests.services import Broker
 

@@ -18,8 +18,8 @@ from pytest_django import DjangoAssertNumQueries
 from meta_reward_core.cli.options import add_run_options, build_request
 from meta_reward_core.planning.cost_estimate import plan_iteration
 from meta_reward_core.planning.experiment_request import load_requested_recipe
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
+from meta_reward_core.system.command_hint import format_command
 from tests.webapp.conftest import make_person
 from tests.webapp.experiment_form_fixtures import (
     HTMX,

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import (
     HOSTILE,

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from meta_reward_core.processes.signals import make_parent_death_preexec
+from meta_reward_core.system.signals import make_parent_death_preexec
 from tests.end_to_end.conftest import CHECKOUT, TINY, Site, migrated_database
 from tests.services import RedisLike
 

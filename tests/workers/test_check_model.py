@@ -9,8 +9,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.model_check.record import read_report
 from meta_reward_core.models.check.result import CheckReport, Level
+from meta_reward_core.planning.model_check.record import read_report
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model

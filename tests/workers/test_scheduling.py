@@ -29,8 +29,8 @@ from meta_reward_core.errors import (
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.planning import engine_loading, experiment_setup
 from meta_reward_core.planning.experiment_request import ExperimentRequest
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.system.command_hint import format_command
 from tests.workers.installation import Installation, UseScript
 from tests.workers.test_run_iteration import statuses, table_bytes
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage

@@ -11,7 +11,7 @@ from ninja import NinjaAPI
 from ninja.operation import Operation
 from ninja.parser import Parser
 
-from meta_reward_core.untrusted_input import REQUEST_LIMITS, parse_json
+from meta_reward_core.system.untrusted_input import REQUEST_LIMITS, parse_json
 from webapp.api import experiments, models_api, system_api
 from webapp.api.authentication import SignedIn, TokenAuth
 from webapp.api.errors import register_error_handlers

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from meta_reward_core.data.csv_safety import unguard_cell
 from meta_reward_core.errors import InputError, MalformedInputError
-from meta_reward_core.untrusted_input import InputLimits, parse_json
+from meta_reward_core.system.untrusted_input import InputLimits, parse_json
 from webapp.audit.answer_formats import (
     AnswerRow,
     Place,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from meta_reward_core.data.csv_safety import is_plain_number
-from meta_reward_core.untrusted_input import check_text
+from meta_reward_core.system.untrusted_input import check_text
 from webapp.audit.annotation_queue import TAGS
 
 T = TypeVar("T")

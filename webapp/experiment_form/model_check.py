@@ -11,9 +11,9 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from meta_reward_core.model_check.needs import derive_needs
 from meta_reward_core.models.check.files import check_files, compute_fingerprint
 from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.planning.model_check.needs import derive_needs
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import hash_json

@@ -7,7 +7,7 @@ from typing import Final
 
 from meta_reward_core.engines.endpoints import read_endpoints
 from meta_reward_core.errors import EndpointError
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from webapp.experiment_form.form_state import PREFIX, LaunchFormState
 from webapp.experiment_form.recipe_draft import RecipeDraft
 from webapp.experiment_form.recipe_fields import RecipeField, get_field_sections, get_recipe_fields

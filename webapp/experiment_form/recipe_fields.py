@@ -21,8 +21,8 @@ from meta_reward_core.errors import MalformedInputError
 from meta_reward_core.recipes.field import OURS, PAPER
 from meta_reward_core.recipes.prompt_templates import list_package_templates
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.system.untrusted_input import REQUEST_LIMITS, parse_json
 from meta_reward_core.tasks.registry import list_experiment_tasks
-from meta_reward_core.untrusted_input import REQUEST_LIMITS, parse_json
 
 FieldKind = Literal["choice", "integer", "number", "text", "long_text", "schedule", "words"]
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 
 from meta_reward_core.engines.base import Completion, Conversation, SamplingParams
 from meta_reward_core.iteration import Resource
-from meta_reward_core.processes.signals import make_parent_death_preexec
+from meta_reward_core.system.signals import make_parent_death_preexec
 from workers.engine.output import EngineOutput
 
 

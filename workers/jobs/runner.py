@@ -21,7 +21,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from meta_reward_core.model_check.run import can_check_here
+from meta_reward_core.planning.model_check.run import can_check_here
 from webapp.db_clock import from_now
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus
 from workers.jobs import (

@@ -24,8 +24,8 @@ from meta_reward_core.cli.options import EXIT_INTERRUPTED
 from meta_reward_core.cli.terminal import make_console
 from meta_reward_core.errors import InputError, MetaRewardError, StorageFullError
 from meta_reward_core.models.library_errors import explain_library_error
-from meta_reward_core.processes.command_hint import format_command
-from meta_reward_core.processes.signals import interrupt_on_signal
+from meta_reward_core.system.command_hint import format_command
+from meta_reward_core.system.signals import interrupt_on_signal
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.experiments.models import Experiment

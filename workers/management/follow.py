@@ -20,8 +20,8 @@ from meta_reward_core.errors import (
 )
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.shards import ShardManifest
+from meta_reward_core.system.command_hint import format_command
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,

@@ -29,11 +29,11 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from meta_reward_core.errors import ArtifactError, InputError
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore, hash_bytes
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.command_hint import format_command
+from meta_reward_core.system.untrusted_input import parse_json
 from webapp.activity.recording import mute_activity
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import signals
 
-from meta_reward_core.processes.signals import set_parent_death_signal
+from meta_reward_core.system.signals import set_parent_death_signal
 from webapp.private_folders import close_private_folders
 from workers.ops import broker_watchdog, heartbeat, processes
 

@@ -1,6 +1,6 @@
 """Programs that are started and stopped in order, what they leave behind, and a shutdown flag.
 
-A child dies with its parent (`meta_reward_core.processes.signals`). What a child has itself
+A child dies with its parent (`meta_reward_core.system.signals`). What a child has itself
 started and left behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on Linux
 alone.
 """
@@ -16,7 +16,7 @@ from typing import IO
 
 import psutil
 
-from meta_reward_core.processes.signals import ON_LINUX, make_parent_death_preexec
+from meta_reward_core.system.signals import ON_LINUX, make_parent_death_preexec
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEPS = 20

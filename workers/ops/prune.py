@@ -28,10 +28,10 @@ from meta_reward_core.data.prompt_formats import FORMATS
 from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.models.hf_download import list_partial_downloads
 from meta_reward_core.planning.experiment_request import check_name
-from meta_reward_core.processes.command_hint import format_command, make_missing_experiment_error
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.checkpoint_store import list_cached_copies
 from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.system.command_hint import format_command, make_missing_experiment_error
 from webapp.activity.models import SECURITY_ACTIONS, Activity
 from webapp.activity.recording import prune_account_activity
 from webapp.experiments.files import open_experiment_files

@@ -8,9 +8,9 @@ from django.utils import timezone
 
 from meta_reward_core.errors import ExperimentBusyError
 from meta_reward_core.planning.settings_change import SettingsPlan, apply_settings_change
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.system.command_hint import format_command
 from webapp.experiments import models
 from webapp.experiments.jobs import record_job
 from webapp.experiments.models import (

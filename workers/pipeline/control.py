@@ -9,7 +9,7 @@ from django.db.models.functions import Greatest
 from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.evaluation.probe_gate import accept_probe
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from webapp.experiments import models
 from webapp.experiments.models import Driver, Iteration, RunStatus
 from webapp.experiments.statuses import HELD_AT_GATE

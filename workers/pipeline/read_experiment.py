@@ -1,12 +1,12 @@
 """Open what lies on disk for commands that only look: no lock, no model, no hash of weights."""
 
 from meta_reward_core.errors import InputError
-from meta_reward_core.processes.command_hint import make_missing_experiment_error
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.system.command_hint import make_missing_experiment_error
 from webapp.experiments.models import Experiment
 
 

@@ -19,13 +19,13 @@ from meta_reward_core.reporting.run_loader import ExperimentRun, read_run
 from meta_reward_core.reporting.run_record import RunFingerprint, RunRecord, build_record
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.system.untrusted_input import parse_json
 from meta_reward_core.tasks.toy.base_model import GateResult
 from meta_reward_core.tasks.toy.base_model_variants import (
     SeedModelVariant,
     find_cached_variant,
     find_gate_result,
 )
-from meta_reward_core.untrusted_input import parse_json
 from webapp.experiments.models import Experiment
 from webapp.reporting.selectors import get_summaries
 from workers.reproduction.matrix import PlannedRun

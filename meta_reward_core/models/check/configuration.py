@@ -12,7 +12,7 @@ from typing import Any, Final
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.check.weights_files import TensorInfo
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 _CONFIG_FILE: Final = "config.json"
 _TEXT_CONFIG_KEYS: Final = ("text_config", "llm_config", "language_config", "decoder")

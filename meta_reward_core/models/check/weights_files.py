@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.validation import WEIGHTS_FILE, WEIGHTS_INDEX
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 DTYPE_BITS: Final = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),

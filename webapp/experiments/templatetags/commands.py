@@ -2,7 +2,7 @@
 
 from django import template
 
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 
 register = template.Library()
 register.simple_tag(format_command, name="command")

@@ -20,9 +20,9 @@ from meta_reward_core.data.tabular_io import write_json_lines
 from meta_reward_core.engines.base import SamplingParams
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.engine_spec import open_engine
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.system.command_hint import format_command
 from webapp.paths import get_storage_roots
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console
 from workers.management.evaluate_options import (

@@ -10,8 +10,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from meta_reward_core.data.exports import EXPORTS, PairRow, build_llama_factory_dataset_info
 from meta_reward_core.data.file_io import require_writable, write_atomically
 from meta_reward_core.errors import InputError
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.system.command_hint import format_command
 from webapp.activity.models import Action
 from webapp.paths import get_storage_roots
 from workers.management.base import handle_errors, log_command

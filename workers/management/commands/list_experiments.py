@@ -7,7 +7,7 @@ from django.db.models import Count, Q
 from rich.markup import escape
 from rich.table import Table
 
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from webapp.experiments.models import Experiment, RunStatus
 from workers.management.base import (
     handle_errors,

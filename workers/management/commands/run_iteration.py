@@ -30,12 +30,12 @@ from meta_reward_core.planning.experiment_setup import (
     list_next_iterations,
     open_or_create,
 )
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.summary import Summary
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.system.command_hint import format_command
 from webapp.experiments import models
 from webapp.experiments.throughput import find_similar_throughput, measure_throughput
 from webapp.paths import get_storage_roots

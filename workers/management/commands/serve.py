@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from workers.ops.broker import get_configured_broker, is_broker_ready
 from workers.ops.services import (
     format_address,

@@ -13,11 +13,11 @@ from meta_reward_core.data.prompt_filters import HeldOutPrompts, read_held_out
 from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.base_model import resolve_base_model
-from meta_reward_core.processes.command_hint import format_command
 from meta_reward_core.recipes.renamed_keys import RENAMED_KEYS
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.training_settings import LoraSettings, SftSettings
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.system.command_hint import format_command
 from meta_reward_core.training.row_types import SftRow
 from webapp.paths import get_storage_roots
 from workers.management.base import ExemplifiedCommand, handle_errors, open_console

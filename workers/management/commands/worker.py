@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system.command_hint import format_command
 from workers.ops.broker import get_configured_broker
 from workers.ops.services import QUEUES, is_broker_reachable, make_worker_service
 from workers.ops.supervisor import Supervisor

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.processes import command_hint
-from meta_reward_core.processes.command_hint import format_command
+from meta_reward_core.system import command_hint
+from meta_reward_core.system.command_hint import format_command
 
 CHECKOUT = Path(__file__).parents[3]
 

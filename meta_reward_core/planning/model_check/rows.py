@@ -11,8 +11,8 @@ from meta_reward_core.context import PromptTemplates
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.method.generation import build_actor_conversation
 from meta_reward_core.method.judging import build_judge_conversation
-from meta_reward_core.model_check.needs import trains_on_anywhere
 from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.planning.model_check.needs import trains_on_anywhere
 from meta_reward_core.recipes.schema import Recipe
 
 if TYPE_CHECKING:

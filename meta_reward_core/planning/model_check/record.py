@@ -2,7 +2,7 @@
 
 from meta_reward_core.models.check.result import CheckReport
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
-from meta_reward_core.untrusted_input import parse_json
+from meta_reward_core.system.untrusted_input import parse_json
 
 
 def write_report(store: ArtifactStore, experiment: str, report: CheckReport) -> None:

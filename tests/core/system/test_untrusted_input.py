@@ -18,7 +18,7 @@ from meta_reward_core.experiment import open_experiment
 from meta_reward_core.recipes.loader import load_recipe, read_recipe_text
 from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.untrusted_input import (
+from meta_reward_core.system.untrusted_input import (
     REQUEST_LIMITS,
     YAML_LIMITS,
     InputLimits,
@@ -264,11 +264,11 @@ def test_a_file_that_describes_no_experiment_is_named(content: bytes, tmp_path: 
 ROOT: Final = Path(meta_reward_core.__file__).parent.parent
 PARSERS: Final = {"loads", "load", "safe_load", "parse", "full_load", "load_all", "compose", "scan"}
 OWN_PIPES: Final = {
-    "meta_reward_core/untrusted_input.py": "the gate itself",
+    "meta_reward_core/system/untrusted_input.py": "the gate itself",
     "meta_reward_core/tasks/toy/base_model.py": "a record beside the shipped model",
     "meta_reward_core/tasks/toy/base_model_variants.py": "a record beside the shipped model",
-    "meta_reward_core/model_check/__main__.py": "a pipe to our own process",
-    "meta_reward_core/model_check/run.py": "a pipe to our own process",
+    "meta_reward_core/planning/model_check/__main__.py": "a pipe to our own process",
+    "meta_reward_core/planning/model_check/run.py": "a pipe to our own process",
     "meta_reward_core/training/launcher.py": "a private folder of the training process",
     "meta_reward_core/training/preprocessing.py": "a private folder of the training process",
     "meta_reward_core/training/process_main.py": "a private folder of the training process",

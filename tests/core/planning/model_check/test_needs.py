@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE
-from meta_reward_core.model_check.needs import derive_needs
+from meta_reward_core.planning.model_check.needs import derive_needs
 from meta_reward_core.recipes.schema import Recipe
 
 SERVER = "{base_url: 'http://localhost:8000/v1', model: 'policy-{weights}'"

@@ -16,18 +16,18 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 from meta_reward_core.context import ModelRef
 from meta_reward_core.errors import ModelFolderError
 from meta_reward_core.experiment import load_templates
-from meta_reward_core.model_check.run import (
-    ModelCheckRequest,
-    check_model,
-    require_sound,
-    run_check,
-)
 from meta_reward_core.models.check.result import Check, CheckReport, Level
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.planning.check_experiment import (
     build_check_request,
     check_new_experiment,
     is_verified_toy_model,
+)
+from meta_reward_core.planning.model_check.run import (
+    ModelCheckRequest,
+    check_model,
+    require_sound,
+    run_check,
 )
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.roots import StorageRoots
@@ -227,7 +227,7 @@ def test_a_model_of_8_billion_parameters_takes_seconds_and_little_memory(
     request = request_for(folder, places)
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "meta_reward_core.model_check"],
+        [sys.executable, "-m", "meta_reward_core.planning.model_check"],
         input=json.dumps(request.to_json()), capture_output=True, text=True, check=True,
     )  # fmt: skip
     seconds = time.monotonic() - began

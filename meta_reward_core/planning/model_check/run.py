@@ -1,8 +1,9 @@
 """Run the model check, in this process or in one of its own.
 
-What reads files alone is in `models.check.files`; the rest loads transformers, so it runs in a
-process of its own wherever the caller shall not load it: `python -m meta_reward_core.model_check`
-reads a request as JSON from its standard input and writes the report to its standard output.
+`models.check.files` checks what needs only the files; the rest loads transformers, so it runs in a
+separate process wherever the caller must not load it:
+`python -m meta_reward_core.planning.model_check` reads a request as JSON from its standard input
+and writes the report to its standard output.
 """
 
 import importlib.util
@@ -16,15 +17,15 @@ from typing import Any, Final, Self
 
 from meta_reward_core.context import PromptTemplates
 from meta_reward_core.errors import EngineError, ModelFolderError
-from meta_reward_core.model_check.needs import derive_needs
-from meta_reward_core.model_check.rows import check_rows, select_prompts
 from meta_reward_core.models.check.files import FolderFiles, check_files
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, CheckReport, Level
-from meta_reward_core.processes.signals import make_parent_death_preexec
+from meta_reward_core.planning.model_check.needs import derive_needs
+from meta_reward_core.planning.model_check.rows import check_rows, select_prompts
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.system.signals import make_parent_death_preexec
 
 _TIMEOUT_SECONDS: Final = 600.0
 _ERROR_CHARS: Final = 2000
@@ -102,7 +103,7 @@ def run_check(request: ModelCheckRequest, *, in_process: bool) -> CheckReport:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "meta_reward_core.model_check"],
+            [sys.executable, "-m", "meta_reward_core.planning.model_check"],
             input=json.dumps(request.to_json()),
             capture_output=True,
             text=True,
@@ -169,7 +170,7 @@ def _check_with_libraries(
         get_vocabulary_size,
         load_tokenizer,
     )
-    from meta_reward_core.processes.third_party_logging import silence_libraries
+    from meta_reward_core.system.third_party_logging import silence_libraries
 
     assert files.folder is not None  # noqa: S101 for the types: the files are sound
     folder = files.folder

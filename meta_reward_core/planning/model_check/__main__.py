@@ -3,8 +3,8 @@
 import json
 import sys
 
-from meta_reward_core.model_check.run import ModelCheckRequest, check_model
-from meta_reward_core.processes.signals import set_parent_death_signal
+from meta_reward_core.planning.model_check.run import ModelCheckRequest, check_model
+from meta_reward_core.system.signals import set_parent_death_signal
 
 
 def main() -> None:

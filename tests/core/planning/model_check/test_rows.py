@@ -7,7 +7,8 @@ text and gets a completion of at most c tokens.
 import pytest
 
 from meta_reward_core.experiment import load_templates
-from meta_reward_core.model_check.rows import (
+from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.planning.model_check.rows import (
     RoleLengths,
     check_prompts,
     check_rows,
@@ -15,7 +16,6 @@ from meta_reward_core.model_check.rows import (
     measure_roles,
     select_prompts,
 )
-from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.tasks.registry import get_task_templates
 from tests.core.tiny_model import make_tokenizer

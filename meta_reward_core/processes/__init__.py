@@ -1,1 +1,0 @@
-"""Processes: signals, parents that die, noisy libraries, commands shown to users."""

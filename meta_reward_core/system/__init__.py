@@ -1,0 +1,1 @@
+"""Input from outside, signals, the logging of libraries, and commands shown to users."""
