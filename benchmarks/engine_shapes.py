@@ -125,8 +125,8 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
 
 def make_ours(shape: Shape) -> Draw:
     """The stage; what it draws is decided by the experiment's seed, each time the same."""
-    tools = StageResources(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
-    return lambda seed: run_stage(shape.experiment, shape.stage, tools)  # noqa: ARG005
+    resources = StageResources(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
+    return lambda seed: run_stage(shape.experiment, shape.stage, resources)  # noqa: ARG005
 
 
 def make_generate(shape: Shape, options: argparse.Namespace, batch: int) -> Draw:

@@ -97,11 +97,11 @@ def run_stage(root: str, prompts: int, name: str) -> int:
     experiment = open_experiment(ArtifactStore(root), f"prompts-{prompts}")
     assert experiment is not None
     context, stage = experiment.build_context(1), stage_named(name)
-    tools = StageResources(
+    resources = StageResources(
         load_engine=lambda *_: ScriptedEngine(SCRIPTS[name]), scratch=Path(root) / "scratch"
     )
     for shard in range(stage.plan_shards(context)):
-        stage.run_shard(context, shard, tools)
+        stage.run_shard(context, shard, resources)
     # Not ru_maxrss: that is never below what the parent had when it forked.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

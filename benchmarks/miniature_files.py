@@ -21,14 +21,14 @@ def miniature_files(
     changes = (f"sample.prompts={prompts}", "meta_judge.max_judgments=null")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        places = StorageRoots(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
+        roots = StorageRoots(artifacts=str(root / "a"), models=root / "m", scratch=root / "s")
         request = ExperimentRequest("measured", recipe="miniature", changes=changes, seed=seed)
-        experiment = open_or_create(request, places, say=lambda _: None)
+        experiment = open_or_create(request, roots, say=lambda _: None)
         context = experiment.build_context(1)
-        tools = make_stage_resources(experiment, places, number=1)
+        resources = make_stage_resources(experiment, roots, number=1)
         for stage in STAGES:
             if stage.name in stages:
                 for shard in range(stage.plan_shards(context)):
-                    stage.run_shard(context, shard, tools)
-        tools.release_engine()
+                    stage.run_shard(context, shard, resources)
+        resources.release_engine()
         yield context.files

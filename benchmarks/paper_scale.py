@@ -262,10 +262,10 @@ def _write_stage(world: World, stage: Stage, pool: ProcessPoolExecutor) -> None:
     if stage.name in _WORK:
         list(pool.map(write_shard, *zip(*((world, stage.name, n) for n in shards), strict=True)))
         return
-    tools = StageResources(load_engine=_no_engine, scratch=Path(world.root))
+    resources = StageResources(load_engine=_no_engine, scratch=Path(world.root))
     for shard in shards:
         if stage.find_finished_shard(context, shard) is None:
-            stage.run_shard(context, shard, tools)
+            stage.run_shard(context, shard, resources)
 
 
 def _no_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:  # noqa: ARG001

@@ -155,9 +155,11 @@ def prepare(experiment: Experiment, *, before: str) -> None:
     context = experiment.build_context(1)
     for stage in STAGES[: stage_names().index(before)]:
         script = SCRIPTS.get(stage.name, response_script)
-        tools = StageResources(load_engine=partial(_given, ScriptedEngine(script)), scratch=Path())
+        resources = StageResources(
+            load_engine=partial(_given, ScriptedEngine(script)), scratch=Path()
+        )
         for shard in range(stage.plan_shards(context)):
-            stage.run_shard(context, shard, tools)
+            stage.run_shard(context, shard, resources)
 
 
 def _given(engine: Engine, model: ModelRef, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
@@ -197,18 +199,18 @@ class _Recorder:
 def prompts_of(experiment: Experiment, stage: str) -> list[TokenIds]:
     """What a stage would ask its engine, as token ids, in its order; nothing is written."""
     context, recorder = experiment.build_context(1), _Recorder()
-    tools = StageResources(load_engine=partial(_given, recorder), scratch=Path())
+    resources = StageResources(load_engine=partial(_given, recorder), scratch=Path())
     declared = stage_named(stage)
     for shard in range(declared.plan_shards(context)):
-        declared.run(context, shard, tools)
+        declared.run(context, shard, resources)
     tokenizer = AutoTokenizer.from_pretrained(context.model.folder, local_files_only=True)
     return PromptEncoder(tokenizer).encode(recorder.asked)
 
 
-def run_stage(experiment: Experiment, stage: str, tools: StageResources) -> int:
+def run_stage(experiment: Experiment, stage: str, resources: StageResources) -> int:
     """Run all shards of a stage anew, files included; says how many tokens were drawn."""
     context, declared = experiment.build_context(1), stage_named(stage)
     return sum(
-        declared.run_shard(context, shard, tools).counts["tokens"]
+        declared.run_shard(context, shard, resources).counts["tokens"]
         for shard in range(declared.plan_shards(context))
     )

@@ -54,29 +54,32 @@ class Work:
 
 
 def begin(root: Path, name: str) -> Work:
-    places = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
+    roots = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
     changes = (
         f"sample.prompts={PROMPTS}",
         f"prompts_per_shard={PROMPTS}",
         f"engine.threads={THREADS}",
     )
     request = ExperimentRequest(name, recipe="miniature", changes=changes, seed=1)
-    experiment = open_or_create(request, places, say=lambda _: None)
-    context, tools = experiment.build_context(1), make_stage_resources(experiment, places, number=1)
-    stage_named("sample").run_shard(context, 0, tools)
+    experiment = open_or_create(request, roots, say=lambda _: None)
+    context, resources = (
+        experiment.build_context(1),
+        make_stage_resources(experiment, roots, number=1),
+    )
+    stage_named("sample").run_shard(context, 0, resources)
     return Work(root, experiment, context.files.read("prompts")["text"].to_pylist())
 
 
 def seconds_of_ours(root: Path, name: str) -> float:
     work = begin(root, name)
-    places = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
-    context, tools = (
+    roots = StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
+    context, resources = (
         work.experiment.build_context(1),
-        make_stage_resources(work.experiment, places, number=1),
+        make_stage_resources(work.experiment, roots, number=1),
     )
     began = time.perf_counter()
     for stage in ("generate", "judge"):
-        stage_named(stage).run_shard(context, 0, tools)
+        stage_named(stage).run_shard(context, 0, resources)
     return time.perf_counter() - began
 
 

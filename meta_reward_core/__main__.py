@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupt_on_signal(signal.SIGTERM):
             require_writable(options["output"])
             if is_check:
-                places = StorageRoots.from_environment()
-                check_named_model(options, places, console, write=write)
+                roots = StorageRoots.from_environment()
+                check_named_model(options, roots, console, write=write)
             else:
                 write(_execute_command(options, console))
     except MetaRewardError as error:
@@ -107,30 +107,30 @@ def _build_check_parser() -> argparse.ArgumentParser:
 
 
 def _execute_command(options: dict[str, Any], console: Console) -> Summary:
-    request, places = build_request(options), StorageRoots.from_environment()
+    request, roots = build_request(options), StorageRoots.from_environment()
     if options["dry_run"]:
         return show_plan(
             request,
             options["iterations"],
-            places,
+            roots,
             console,
             speeds_of=lambda _: MeasuredThroughput(),
         )
-    return _run_iterations(request, options["iterations"], places, console)
+    return _run_iterations(request, options["iterations"], roots, console)
 
 
 def _run_iterations(
-    request: ExperimentRequest, until: int | None, places: StorageRoots, console: Console
+    request: ExperimentRequest, until: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
     experiment = open_or_create(
-        request, places, say=lambda text: console.print(escape(text)), engine_here=True
+        request, roots, say=lambda text: console.print(escape(text)), engine_here=True
     )
     check_next_engine(experiment, until=until)
     with experiment.lock():
         if request.accept_probe:
             accept_probe(experiment.get_files(1), by="the command line")
         summaries = [
-            _run_iteration(experiment, number, places, console)
+            _run_iteration(experiment, number, roots, console)
             for number in list_next_iterations(experiment, until=until)
         ]
     done = experiment.count_finished_iterations()
@@ -139,20 +139,20 @@ def _run_iterations(
 
 
 def _run_iteration(
-    experiment: Experiment, number: int, places: StorageRoots, console: Console
+    experiment: Experiment, number: int, roots: StorageRoots, console: Console
 ) -> Summary:
     context = experiment.build_context(number)
     watcher = ConsoleCallback(console, context)
-    tools = make_stage_resources(experiment, places, number=number)
-    tools.progress, tools.on_log = watcher.report, watcher.log
+    resources = make_stage_resources(experiment, roots, number=number)
+    resources.progress, resources.on_log = watcher.report, watcher.log
     try:
         with watcher.shown():
-            run_iteration(context, tools, watcher)
+            run_iteration(context, resources, watcher)
     except NoPairsError:
         print_summary(console, _summarize(experiment, number, watcher))
         raise
     finally:
-        tools.release_engine()
+        resources.release_engine()
     summary = _summarize(experiment, number, watcher)
     print_summary(console, summary)
     return summary

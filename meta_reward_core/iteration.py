@@ -112,14 +112,14 @@ class Stage(StageSpec):
         return context.files.find_finished(self.name, shard, manifest.key)
 
     def run_shard(
-        self, context: IterationContext, shard: int, tools: StageResources
+        self, context: IterationContext, shard: int, resources: StageResources
     ) -> ShardManifest:
         """Make the shard anew and publish it, whatever an earlier attempt has left."""
         key = self.compute_key(context, shard)
         context.files.discard(self.name, shard, self.list_outputs(shard))
-        work = self.run(context, shard, tools)
+        work = self.run(context, shard, resources)
         return context.files.publish(
-            self.name, shard, key=key, work=work, packages=tools.list_packages()
+            self.name, shard, key=key, work=work, packages=resources.list_packages()
         )
 
 

@@ -43,7 +43,7 @@ BeforeTraining = Callable[[IterationContext], None]
 
 def run_iteration(
     context: IterationContext,
-    tools: StageResources,
+    resources: StageResources,
     callback: RunCallback,
     *,
     before_training: BeforeTraining | None = None,
@@ -74,7 +74,7 @@ def run_iteration(
         shards = stage.plan_shards(context)
         callback.plan_stage(stage, shards)
         for shard in range(shards):
-            _run_shard(context, stage, shard, tools, callback)
+            _run_shard(context, stage, shard, resources, callback)
         callback.finish_stage(stage)
     publish_manifest(context)
 
@@ -88,7 +88,7 @@ def _run_shard(
     context: IterationContext,
     stage: Stage,
     shard: int,
-    tools: StageResources,
+    resources: StageResources,
     callback: RunCallback,
 ) -> None:
     done = stage.find_finished_shard(context, shard)
@@ -98,7 +98,7 @@ def _run_shard(
     callback.start_shard(stage, shard)
     began = time.monotonic()
     try:
-        manifest = stage.run_shard(context, shard, tools)
+        manifest = stage.run_shard(context, shard, resources)
     except BaseException as error:
         callback.fail_shard(stage, shard, error)
         raise

@@ -48,7 +48,7 @@ from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput
 from meta_reward_core.training.dataset import load_training_rows
 
 
-def run_sample(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+def run_sample(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Draw instructions and cut them into the parts that every later step works on.
 
     Raises:
@@ -118,24 +118,24 @@ def hash_earlier_judgments(context: IterationContext) -> str | None:
     return hash_json([files.hash_inputs(["judgments"]) for files in context.earlier])
 
 
-def run_generate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
+def run_generate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
     """Let the actor answer one part of the instructions, once the judge probe has passed."""
-    require_judge_probed(context, tools)
+    require_judge_probed(context, resources)
     actor = context.recipe.actor
     responses, counts = generate_responses(
         _to_prompts(context.files.read("prompts", shard)),
-        tools.get_engine(context.model, context.recipe.engine),
+        resources.get_engine(context.model, context.recipe.engine),
         samples=actor.samples,
         sampling=make_sampling_params(actor, chat_date=context.chat_date),
         system_prompt=actor.system_prompt,
         seed=_derive_stage_seed(context, "generate", shard),
         reasoning=actor.reasoning,
-        progress=tools.progress,
+        progress=resources.progress,
     )
     return StageOutput({("responses", shard): build_table("responses", responses)}, counts)
 
 
-def run_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
+def run_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
     """Let the judge score one part of the responses."""
     recipe, policy = context.recipe.judge, context.recipe.actor.reasoning
     drawn = context.files.read_records(Response, shard)
@@ -143,7 +143,7 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
     finished, unfinished = select_finished(drawn, policy)
     judgments, counts = judge_responses(
         select_answers(finished, policy),
-        tools.get_judge_engine(context.model, context.recipe),
+        resources.get_judge_engine(context.model, context.recipe),
         instructions={
             prompt.prompt_id: prompt.text
             for prompt in _to_prompts(context.files.read("prompts", shard))
@@ -158,7 +158,7 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
         rho=get_scheduled_value(context.recipe.pairing.rho, context.number),
         min_valid_judgments=recipe.min_valid_judgments,
         readout=recipe.score_readout,
-        progress=tools.progress,
+        progress=resources.progress,
     )
     scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
     if unfinished:
@@ -171,7 +171,7 @@ def run_judge(context: IterationContext, shard: int, tools: StageResources) -> S
     return StageOutput(tables, counts)
 
 
-def run_pair_actor(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+def run_pair_actor(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Choose the best against the worst response of every instruction."""
     recipe = context.recipe.pairing
     pairs: list[dict[str, object]] = []
@@ -196,7 +196,7 @@ def run_pair_actor(context: IterationContext, shard: int, tools: StageResources)
     return StageOutput(tables, _count_pairs(len(pairs), dropped))
 
 
-def run_meta_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:
+def run_meta_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
     """Let the meta-judge compare the judgments of one part."""
     recipe = context.recipe.meta_judge
     planned = plan_battles(
@@ -207,7 +207,7 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
     )
     battles, counts = run_battles(
         planned,
-        tools.get_engine(context.model, context.recipe.engine),
+        resources.get_engine(context.model, context.recipe.engine),
         template=context.templates.meta_judge,
         rubric=context.templates.rubric,
         hide_score_line=recipe.hide_score_line,
@@ -215,12 +215,12 @@ def run_meta_judge(context: IterationContext, shard: int, tools: StageResources)
         seed=_derive_stage_seed(context, "meta_judge", shard),
         adaptive_z=recipe.adaptive_z,
         readout=recipe.verdict_readout,
-        progress=tools.progress,
+        progress=resources.progress,
     )
     return StageOutput({("battles", shard): build_table("battles", battles)}, counts)
 
 
-def run_pair_judge(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+def run_pair_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Rate the judgments and choose the best against the worst one of every instruction."""
     recipe = context.recipe.meta_judge
     weights = _compute_position_weights(context.files)
@@ -276,7 +276,7 @@ def _compute_position_weights(files: IterationFiles) -> PositionWeights:
     )
 
 
-def run_train(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+def run_train(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Train M_t by DPO on the scheduled pairs; start and reference are M_{t-1}.
 
     An audit may have withheld a kind of them, or added pairs of people's (`training_data`).
@@ -289,18 +289,18 @@ def run_train(context: IterationContext, shard: int, tools: StageResources) -> S
         raise NoPairsError(_explain_no_pairs(context))
     from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
 
-    tools.release_engine()
+    resources.release_engine()
     made = context.files.checkpoint
-    with explain_full_disk(tools.scratch), made.open_for_writing(tools.scratch) as folder:
+    with explain_full_disk(resources.scratch), made.open_for_writing(resources.scratch) as folder:
         outcome = train_dpo(
             rows,
             start=context.model.folder,
             settings=context.recipe.training,
             checkpoint=folder,
-            scratch=tools.scratch / "training",
+            scratch=resources.scratch / "training",
             seed=_derive_stage_seed(context, "train") % 2**31,
             threads=context.recipe.engine.threads,
-            on_log=tools.on_log,
+            on_log=resources.on_log,
             chat_date=context.chat_date,
         )
         sha256 = hash_model_folder(folder)

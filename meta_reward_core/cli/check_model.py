@@ -46,7 +46,7 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
 
 def check_named_model(
     options: Mapping[str, Any],
-    places: StorageRoots,
+    roots: StorageRoots,
     console: Console,
     *,
     write: Callable[[Any], None],
@@ -67,7 +67,7 @@ def check_named_model(
     def say(text: str) -> None:
         console.print(escape(text))
 
-    check = build_named_check(options["model"], recipe, places, prompts=options["prompts"], say=say)
+    check = build_named_check(options["model"], recipe, roots, prompts=options["prompts"], say=say)
     report = run_check(check, in_process=True)
     print_report(console, report, recipe_name=recipe.name)
     write(report.to_json())

@@ -115,7 +115,7 @@ def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
 def show_plan(
     request: ExperimentRequest,
     until: int | None,
-    places: StorageRoots,
+    roots: StorageRoots,
     console: Console,
     *,
     speeds_of: Callable[[Recipe], MeasuredThroughput],
@@ -135,7 +135,7 @@ def show_plan(
         StorageFullError: there is visibly too little room.
     """
     check_name(request.experiment)
-    store = ArtifactStore(places.artifacts)
+    store = ArtifactStore(roots.artifacts)
     existing, unknown = open_experiment(store, request.experiment), None
     if existing is not None:
         change = check_can_resume(request, existing)
@@ -146,7 +146,7 @@ def show_plan(
             check_next_engine(existing, until=until)
     else:
         recipe = check_can_create(request, store, engine_here=engine_here).recipe
-        unknown = check_seed_model(recipe, places)
+        unknown = check_seed_model(recipe, roots)
     done = existing.count_finished_iterations() if existing else 0
     speeds = speeds_of(recipe)
     plans = {

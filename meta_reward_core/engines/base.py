@@ -74,7 +74,7 @@ class SamplingParams:
         top_p: nucleus: the smallest set of tokens whose probability reaches it.
         max_new_tokens: limit of one reply, in tokens.
         alternatives: how many likely tokens to tell of each place, with their log-probabilities.
-            A wish: an engine that has none leaves `Completion.choices` out.
+            Optional: an engine without them leaves `Completion.choices` empty.
         chat_date: the day that the chat template reads as today, YYYY-MM-DD; None: the day of
             the call. An engine whose prompts a server renders cannot pass it on.
         allow_reasoning: False asks for completions without reasoning, as `ChatOptions` does.

@@ -86,7 +86,7 @@ def accept_probe(files: IterationFiles, *, by: str) -> bool:
     return True
 
 
-def require_judge_probed(context: IterationContext, tools: StageResources) -> None:
+def require_judge_probed(context: IterationContext, resources: StageResources) -> None:
     """Probe the judge before the first shard of the first iteration, unless that was done.
 
     An iteration of which a shard is finished is not probed: it went on before there were probes,
@@ -103,7 +103,7 @@ def require_judge_probed(context: IterationContext, tools: StageResources) -> No
     if found is None or found.key != key:
         if any(made.stage == GENERATE.name for made in context.files.list_manifests()):
             return
-        _store(context.files, key, _probe(context, tools, settings))
+        _store(context.files, key, _probe(context, resources, settings))
         found = read_probe(context.files)
     if found is not None and not found.passed:
         raise NeedsAttentionError(describe_probe(found))
@@ -146,13 +146,15 @@ def _compute_key(context: IterationContext) -> str:
     )
 
 
-def _probe(context: IterationContext, tools: StageResources, settings: ProbeRecipe) -> ProbeResult:
+def _probe(
+    context: IterationContext, resources: StageResources, settings: ProbeRecipe
+) -> ProbeResult:
     return run_judge_probe(
         _take_prompts(context.files, settings.prompts),
         context.recipe,
         context.templates,
-        engine=tools.get_engine(context.model, context.recipe.engine),
-        judge=tools.get_judge_engine(context.model, context.recipe),
+        engine=resources.get_engine(context.model, context.recipe.engine),
+        judge=resources.get_judge_engine(context.model, context.recipe),
         iteration=context.number,
         seed=derive_seed(context.seed, "probe"),
         seconds=settings.seconds,

@@ -23,7 +23,7 @@ from meta_reward_core.tasks.registry import find_task
 
 
 def resolve_base_model(
-    recipe: Recipe, places: StorageRoots, *, say: Callable[[str], None]
+    recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
 ) -> ModelRef:
     """Return M0, making or fetching it first if need be.
 
@@ -33,11 +33,11 @@ def resolve_base_model(
         HubError: it is to be fetched, and the hub does not answer.
         TrainingError: the task could not make it.
     """
-    folder = _select_source(recipe).ensure(places, say=say)
+    folder = _select_source(recipe).ensure(roots, say=say)
     return ModelRef.from_folder("M0", folder)
 
 
-def check_base_model(recipe: Recipe, places: StorageRoots) -> tuple[Path | None, str | None]:
+def check_base_model(recipe: Recipe, roots: StorageRoots) -> tuple[Path | None, str | None]:
     """Check M0 as far as that takes no network and writes nothing.
 
     Returns:
@@ -48,8 +48,8 @@ def check_base_model(recipe: Recipe, places: StorageRoots) -> tuple[Path | None,
         TrainingError: the task made it before, and it cannot serve.
     """
     source = _select_source(recipe)
-    folder = source.find(places.models)
-    return folder, None if folder is not None else source.explain_absence(places)
+    folder = source.find(roots.models)
+    return folder, None if folder is not None else source.explain_absence(roots)
 
 
 def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
@@ -68,23 +68,23 @@ def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
         return None
 
 
-def find_base_model(recipe: Recipe, places: StorageRoots) -> ModelRef | None:
+def find_base_model(recipe: Recipe, roots: StorageRoots) -> ModelRef | None:
     """Find M0 with its hash; see `find_base_model_folder`."""
-    folder = find_base_model_folder(recipe, places.models)
+    folder = find_base_model_folder(recipe, roots.models)
     return None if folder is None else ModelRef.from_folder("M0", folder)
 
 
-def find_or_fetch_model(name: str, places: StorageRoots, *, say: Callable[[str], None]) -> Path:
+def find_or_fetch_model(name: str, roots: StorageRoots, *, say: Callable[[str], None]) -> Path:
     """Find a folder by its path or below the models' root, unchecked; or fetch it from the Hub.
 
     Raises:
         ModelFolderError: there is none, or what was fetched may not be loaded.
         HubError: the Hub does not answer.
     """
-    for folder in (Path(name), places.models / name):
+    for folder in (Path(name), roots.models / name):
         if folder.exists():
             return folder
-    return _NamedModel(name).ensure(places, say=say)
+    return _NamedModel(name).ensure(roots, say=say)
 
 
 class _Source(Protocol):
@@ -92,9 +92,9 @@ class _Source(Protocol):
 
     def find(self, models: Path) -> Path | None: ...
 
-    def ensure(self, places: StorageRoots, *, say: Callable[[str], None]) -> Path: ...
+    def ensure(self, roots: StorageRoots, *, say: Callable[[str], None]) -> Path: ...
 
-    def explain_absence(self, places: StorageRoots) -> str: ...
+    def explain_absence(self, roots: StorageRoots) -> str: ...
 
 
 def _select_source(recipe: Recipe) -> _Source:
@@ -130,10 +130,10 @@ class _TaskModel:
     def find(self, models: Path) -> Path | None:
         return self.source.find(self.name, models)
 
-    def ensure(self, places: StorageRoots, *, say: Callable[[str], None]) -> Path:
-        return self.source.ensure(self.name, places.models, scratch=places.scratch, say=say)
+    def ensure(self, roots: StorageRoots, *, say: Callable[[str], None]) -> Path:
+        return self.source.ensure(self.name, roots.models, scratch=roots.scratch, say=say)
 
-    def explain_absence(self, places: StorageRoots) -> str:  # noqa: ARG002
+    def explain_absence(self, roots: StorageRoots) -> str:  # noqa: ARG002
         return "the seed model is not here yet: it is trained when the experiment begins"
 
 
@@ -153,29 +153,29 @@ class _NamedModel:
                 return check_model_folder(folder, allowed_roots=[models])
         return None
 
-    def ensure(self, places: StorageRoots, *, say: Callable[[str], None]) -> Path:
-        folder = self.find(places.models)
+    def ensure(self, roots: StorageRoots, *, say: Callable[[str], None]) -> Path:
+        folder = self.find(roots.models)
         if folder is not None:
             return folder
         fetched = fetch_model(
-            self._require_hub_name(places), places.models, token=places.hub_token, say=say
+            self._require_hub_name(roots), roots.models, token=roots.hub_token, say=say
         )
-        return check_model_folder(fetched, allowed_roots=[places.models])
+        return check_model_folder(fetched, allowed_roots=[roots.models])
 
-    def explain_absence(self, places: StorageRoots) -> str:
-        name = self._require_hub_name(places)
-        kept = list_local_commits(name, places.models)
+    def explain_absence(self, roots: StorageRoots) -> str:
+        name = self._require_hub_name(roots)
+        kept = list_local_commits(name, roots.models)
         here = f", and whether it is one of those here ({', '.join(kept)})" if kept else ""
         return (
             f"the model {name} has not been fetched yet: whether the hub has it{here}, and whether "
             "it may be loaded, is found when the experiment begins"
         )
 
-    def _require_hub_name(self, places: StorageRoots) -> HubName:
+    def _require_hub_name(self, roots: StorageRoots) -> HubName:
         on_hub = parse_hub_name(self.name)
         if on_hub is None:
             raise ModelFolderError(
-                f"there is no model folder {self.name!r} below {places.models} "
+                f"there is no model folder {self.name!r} below {roots.models} "
                 "(META_REWARD_MODEL_ROOT), and folders outside of it are not loaded: give one that "
                 "is there, or a Hugging Face id such as org/name or org/name@revision"
             )

@@ -26,7 +26,7 @@ _TOY_RECIPE = "miniature"
 def check_new_experiment(
     recipe: Recipe,
     model: ModelRef,
-    places: StorageRoots,
+    roots: StorageRoots,
     *,
     templates: PromptTemplates,
     prompts: Sequence[str],
@@ -55,9 +55,7 @@ def check_new_experiment(
     if not has_own_prompts and is_verified_toy_model(recipe, model):
         shipped = Check("shipped", "Model", Level.GREEN, "shipped and tested with this version")
         return CheckReport(str(model.folder), (shipped,))
-    request = build_check_request(
-        recipe, model.folder, places, templates=templates, prompts=prompts
-    )
+    request = build_check_request(recipe, model.folder, roots, templates=templates, prompts=prompts)
     if not can_check_here():
         files = check_files(
             request.folder, derive_needs(recipe), allowed_roots=request.allowed_roots
@@ -75,19 +73,19 @@ def check_new_experiment(
 def build_check_request(
     recipe: Recipe,
     folder: Path,
-    places: StorageRoots,
+    roots: StorageRoots,
     *,
     templates: PromptTemplates,
     prompts: Sequence[str],
 ) -> ModelCheckRequest:
     """Ask for the check of a folder below the models' root, or of the model that is shipped."""
-    root = places.models.resolve()
+    root = roots.models.resolve()
     resolved = folder.resolve()
     is_below = resolved.is_relative_to(root) and resolved != root
     return ModelCheckRequest(
         name=str(resolved.relative_to(root)) if is_below else str(folder),
         folder=folder,
-        allowed_roots=(places.models, get_shipped_seed_model().parent),
+        allowed_roots=(roots.models, get_shipped_seed_model().parent),
         recipe=recipe,
         templates=templates,
         prompts=tuple(prompts),

@@ -17,7 +17,7 @@ from meta_reward_core.tasks.registry import find_task, get_task_templates
 def build_named_check(
     name: str,
     recipe: Recipe,
-    places: StorageRoots,
+    roots: StorageRoots,
     *,
     prompts: Path | None,
     say: Callable[[str], None],
@@ -40,8 +40,8 @@ def build_named_check(
         texts = [prompt.text for prompt in pool.prompts]
     request = build_check_request(
         recipe,
-        find_or_fetch_model(name, places, say=say),
-        places,
+        find_or_fetch_model(name, roots, say=say),
+        roots,
         templates=load_templates(recipe, get_task_templates(recipe.task)),
         prompts=texts,
     )

@@ -20,14 +20,14 @@ def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
 
 
 def make_stage_resources(
-    experiment: Experiment, places: StorageRoots, *, number: int, draws: Path | None = None
+    experiment: Experiment, roots: StorageRoots, *, number: int, draws: Path | None = None
 ) -> StageResources:
     """Lend this process's engine and scratch folder to the stages of one iteration.
 
     Args:
         draws: a folder that keeps what engines draw, for experiments that have draws in common.
     """
-    scratch = experiment.paths.layout.get_scratch(places.scratch, number)
+    scratch = experiment.paths.layout.get_scratch(roots.scratch, number)
     return StageResources(
         load_engine=load_engine if draws is None else _make_caching_loader(draws), scratch=scratch
     )

@@ -35,7 +35,7 @@ SCRIPTED: Final = "scripted"
 def open_engine(
     spec: str,
     *,
-    places: StorageRoots,
+    roots: StorageRoots,
     kept: ArtifactStore,
     name: str | None = None,
     changes: Sequence[str] = (),
@@ -46,7 +46,7 @@ def open_engine(
 
     Args:
         spec: see the module.
-        places: where models and experiments lie.
+        roots: where models and experiments lie.
         kept: where what is drawn is kept.
         name: under which it goes, instead of one made of `spec`.
         changes: of the engine's settings, such as `dtype=bfloat16`.
@@ -61,9 +61,9 @@ def open_engine(
     elif spec.startswith(ENDPOINT_PREFIX):
         named = json.dumps(spec.removeprefix(ENDPOINT_PREFIX))  # a name such as "no" stays a text
         changes = ("kind=openai", f"endpoint={named}", *changes)
-    experiment = _find_spec_experiment(spec, places)
+    experiment = _find_spec_experiment(spec, roots)
     recipe = _build_engine_recipe(experiment, changes)
-    load, identity = _make_loader(spec, recipe, experiment, places, say)
+    load, identity = _make_loader(spec, recipe, experiment, roots, say)
     engine = CachingEngine(
         load,
         identity=identity,
@@ -83,13 +83,13 @@ def _make_loader(
     spec: str,
     recipe: EngineRecipe,
     experiment: Experiment | None,
-    places: StorageRoots,
+    roots: StorageRoots,
     say: Callable[[str], None],
 ) -> tuple[Callable[[], Engine], dict[str, Any]]:
     """What makes the engine, and what tells its completions from another's."""
     settings = canonicalize_section(recipe, "engine.")
     if spec == SCRIPTED:
-        nobody = ModelRef(SCRIPTED, places.models, "")
+        nobody = ModelRef(SCRIPTED, roots.models, "")
         return lambda: engine_loading.load_engine(nobody, recipe), {"scripted": settings}
     if spec.startswith(ENDPOINT_PREFIX):
         from meta_reward_core.engines.endpoints import find_endpoint
@@ -98,35 +98,35 @@ def _make_loader(
         endpoint = find_endpoint(recipe.endpoint or "")
         asked = {"address": endpoint.base_url, "model": endpoint.model, "extra": endpoint.extra}
         return lambda: load_endpoint_engine(recipe.endpoint or "", None), asked
-    model = _resolve_model(spec, experiment, places, say)
+    model = _resolve_model(spec, experiment, roots, say)
     identity = {"weights": model.sha256, "settings": settings}
     return lambda: engine_loading.load_engine(model, recipe), identity
 
 
 def _resolve_model(
-    spec: str, experiment: Experiment | None, places: StorageRoots, say: Callable[[str], None]
+    spec: str, experiment: Experiment | None, roots: StorageRoots, say: Callable[[str], None]
 ) -> ModelRef:
     if experiment is not None:
         return experiment.get_model(_parse_model_number(spec))
-    return resolve_base_model(Recipe(name="evaluation", model=spec), places, say=say)
+    return resolve_base_model(Recipe(name="evaluation", model=spec), roots, say=say)
 
 
-def _find_spec_experiment(spec: str, places: StorageRoots) -> Experiment | None:
+def _find_spec_experiment(spec: str, roots: StorageRoots) -> Experiment | None:
     if not spec.startswith(EXPERIMENT_PREFIX):
         return None
     name = spec.removeprefix(EXPERIMENT_PREFIX).rpartition("/")[0]
     if not name:
         raise InputError(f"{spec} names no model of an experiment: write experiment:NAME/M2")
-    return require_experiment(name, places)
+    return require_experiment(name, roots)
 
 
-def require_experiment(name: str, places: StorageRoots) -> Experiment:
+def require_experiment(name: str, roots: StorageRoots) -> Experiment:
     """Open an experiment.
 
     Raises:
         InputError: there is none of this name.
     """
-    store = ArtifactStore(places.artifacts)
+    store = ArtifactStore(roots.artifacts)
     found = open_experiment(store, name)
     if found is None:
         raise make_missing_experiment_error(name, root=store.root)

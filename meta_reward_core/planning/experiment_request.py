@@ -1,6 +1,6 @@
 """What a person asks for when an experiment begins, and what can be said of it without a model.
 
-Imports no engine and no training, so that the web can check a wish before anybody carries it out.
+Imports no engine and no training, so that the site can check a request before it runs.
 """
 
 from dataclasses import dataclass

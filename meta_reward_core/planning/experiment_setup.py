@@ -64,7 +64,7 @@ from meta_reward_core.tasks.registry import get_task_templates
 
 def open_or_create(
     request: ExperimentRequest,
-    places: StorageRoots,
+    roots: StorageRoots,
     *,
     say: Callable[[str], None],
     engine_here: bool = False,
@@ -82,10 +82,10 @@ def open_or_create(
         StorageFullError: there is visibly too little room.
     """
     check_name(request.experiment)
-    store = ArtifactStore(places.artifacts)
+    store = ArtifactStore(roots.artifacts)
     existing = open_experiment(store, request.experiment)
     if existing is None:
-        return _create(request, places, store, say=say, engine_here=engine_here)
+        return _create(request, roots, store, say=say, engine_here=engine_here)
     plan = check_can_resume(request, existing)
     if plan is None:
         return existing
@@ -248,7 +248,7 @@ def check_next_engine(existing: Experiment, *, until: int | None) -> None:
 
 def _create(
     request: ExperimentRequest,
-    places: StorageRoots,
+    roots: StorageRoots,
     store: ArtifactStore,
     *,
     say: Callable[[str], None],
@@ -256,12 +256,12 @@ def _create(
 ) -> Experiment:
     inputs = check_can_create(request, store, engine_here=engine_here, say=say)
     recipe = inputs.recipe
-    model = resolve_base_model(recipe, places, say=say)
-    check_disk_space(recipe, model.folder, places)
+    model = resolve_base_model(recipe, roots, say=say)
+    check_disk_space(recipe, model.folder, roots)
     report = check_new_experiment(
         recipe,
         model,
-        places,
+        roots,
         templates=inputs.templates,
         prompts=[prompt.text for prompt in inputs.prompts.prompts],
         has_own_prompts=request.prompts is not None,
@@ -284,7 +284,7 @@ def _create(
     return experiment
 
 
-def check_seed_model(recipe: Recipe, places: StorageRoots) -> str | None:
+def check_seed_model(recipe: Recipe, roots: StorageRoots) -> str | None:
     """See that M0 is there, as far as that takes no network and writes nothing.
 
     Returns:
@@ -295,19 +295,19 @@ def check_seed_model(recipe: Recipe, places: StorageRoots) -> str | None:
         TrainingError: it was trained before, and is no seed model.
         StorageFullError: there is visibly too little room.
     """
-    folder, unknown = check_base_model(recipe, places)
+    folder, unknown = check_base_model(recipe, roots)
     if folder is not None:
-        check_disk_space(recipe, folder, places)
+        check_disk_space(recipe, folder, roots)
     return unknown
 
 
-def check_disk_space(recipe: Recipe, model: Path, places: StorageRoots) -> None:
+def check_disk_space(recipe: Recipe, model: Path, roots: StorageRoots) -> None:
     """Refuse a plan for which the disk is visibly too small (local stores).
 
     Raises:
         StorageFullError: naming what is needed and what is there.
     """
-    store = ArtifactStore(places.artifacts)
+    store = ArtifactStore(roots.artifacts)
     if not store.is_local:
         return
     model_bytes = sum(file.stat().st_size for file in model.iterdir())

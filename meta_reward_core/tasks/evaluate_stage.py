@@ -31,7 +31,7 @@ from meta_reward_core.tasks.registry import find_task
 from meta_reward_core.training.dataset import PAIR_KINDS
 
 
-def run_evaluate(context: IterationContext, shard: int, tools: StageResources) -> StageOutput:  # noqa: ARG001
+def run_evaluate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Measure the iteration's data and, by the task's ground truth, the model that came out."""
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
     measured = measure_iteration(
@@ -41,9 +41,9 @@ def run_evaluate(context: IterationContext, shard: int, tools: StageResources) -
     cards: list[dict[str, Any]] = []
     items: list[dict[str, Any]] = []
     for model in _iter_models_to_measure(context):
-        rows += _measure_ground_truth(context, model, tools)
+        rows += _measure_ground_truth(context, model, resources)
         for wanted in context.recipe.evaluation.tasks:
-            card, results = _measure_task(context, wanted.name, model, tools)
+            card, results = _measure_task(context, wanted.name, model, resources)
             cards.append(card)
             items += results
     tables = {("evaluation", 0): build_table("evaluation", rows)}
@@ -68,14 +68,14 @@ def _iter_models_to_measure(context: IterationContext) -> Iterator[ModelRef]:
 
 
 def _measure_ground_truth(
-    context: IterationContext, model: ModelRef, tools: StageResources
+    context: IterationContext, model: ModelRef, resources: StageResources
 ) -> Iterator[Measurement]:
     recipe = context.recipe
     task = find_task(recipe.task) if recipe.has_ground_truth else None
     if task is None or not task.evaluators:
         return
     request = EvaluationRequest(
-        engine=tools.get_engine(model, recipe.engine),
+        engine=resources.get_engine(model, recipe.engine),
         model=model.name,
         recipe=recipe,
         templates=context.templates,
@@ -86,7 +86,7 @@ def _measure_ground_truth(
 
 
 def _measure_task(
-    context: IterationContext, task: str, model: ModelRef, tools: StageResources
+    context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of `task_scorecards` and the rows of `task_items` of one benchmark and model."""
     fixed = load_fixed_items(context.files.store, context.files.experiment, task)
@@ -103,7 +103,9 @@ def _measure_task(
     obstacle = benchmark.find_obstacle()
     if obstacle is not None:
         raise TaskError(f"{task} cannot be evaluated on this machine: {obstacle}")
-    results = benchmark.evaluate(_make_benchmark_request(context, task, model, tools), fixed.items)
+    results = benchmark.evaluate(
+        _make_benchmark_request(context, task, model, resources), fixed.items
+    )
     card = benchmark.score(results, model=model.name)
     card = replace(card, issues=(*card.issues, *_find_left_out(fixed)))
     row["scorecard"] = json.dumps(serialize_scorecard(card), sort_keys=True)
@@ -111,12 +113,12 @@ def _measure_task(
 
 
 def _make_benchmark_request(
-    context: IterationContext, task: str, model: ModelRef, tools: StageResources
+    context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> BenchmarkRequest:
     """The same seed for every model, so that changes between models are of the models alone."""
     recipe = context.recipe
     return BenchmarkRequest(
-        engine=tools.get_engine(model, recipe.engine),
+        engine=resources.get_engine(model, recipe.engine),
         model=model.name,
         actor=make_sampling_params(recipe.actor, chat_date=context.chat_date),
         judge=make_sampling_params(recipe.judge, chat_date=context.chat_date),
@@ -127,7 +129,7 @@ def _make_benchmark_request(
         max_score=recipe.judge.max_score,
         system_prompt=recipe.actor.system_prompt,
         seed=derive_seed(context.seed, "evaluation task", task),
-        progress=tools.progress,
+        progress=resources.progress,
     )
 
 

@@ -48,7 +48,7 @@ def begin(root: Path, *, prompts: int = 60, **changes: object) -> Experiment:
     )
 
 
-def scripted_tools(scratch: Path, script: Script = make_fake_reply) -> StageResources:
+def make_scripted_resources(scratch: Path, script: Script = make_fake_reply) -> StageResources:
     return StageResources(load_engine=lambda model, recipe: ScriptedEngine(script), scratch=scratch)
 
 
@@ -65,7 +65,9 @@ def stages_before_training() -> list[Stage]:
     return list(STAGES[: names.index("train")])
 
 
-def run_before_training(context: IterationContext, tools: StageResources) -> list[tuple[str, int]]:
+def run_before_training(
+    context: IterationContext, resources: StageResources
+) -> list[tuple[str, int]]:
     """Run what is not finished; return which shards that was."""
     ran = []
     for stage in stages_before_training():
@@ -73,7 +75,7 @@ def run_before_training(context: IterationContext, tools: StageResources) -> lis
             continue
         for shard in range(stage.plan_shards(context)):
             if stage.find_finished_shard(context, shard) is None:
-                stage.run_shard(context, shard, tools)
+                stage.run_shard(context, shard, resources)
                 ran.append((stage.name, shard))
     return ran
 
@@ -96,10 +98,10 @@ def run_whole(
     fake = SimpleNamespace(train_dpo=train_on_nothing)
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
     context, root = experiment.build_context(number), Path(experiment.store.root)
-    tools = scripted_tools(root.with_name(f"{root.name}-scratch"))
+    resources = make_scripted_resources(root.with_name(f"{root.name}-scratch"))
     for stage in STAGES:
         for shard in range(stage.plan_shards(context) if stage.is_scheduled_in(context) else 0):
             if stage.find_finished_shard(context, shard) is None:
-                stage.run_shard(context, shard, tools)
+                stage.run_shard(context, shard, resources)
     publish_manifest(context)
     return context

@@ -29,7 +29,7 @@ from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.training.row_types import TokenSources
 from tests.core.recipes.test_dataflow import FIELDS
-from tests.core.scripted_world import begin, run_whole, scripted_tools
+from tests.core.scripted_world import begin, make_scripted_resources, run_whole
 
 RECIPE = """\
 name: scripted
@@ -303,7 +303,7 @@ def test_stages_are_not_added_to_an_iteration_that_has_begun(
     context = experiment.build_context(1)
     from meta_reward_core.iteration import STAGES
 
-    STAGES[0].run_shard(context, 0, scripted_tools(tmp_path))
+    STAGES[0].run_shard(context, 0, make_scripted_resources(tmp_path))
     plan = plan_settings_change(experiment.paths, recipe)
     assert plan is not None
     assert (plan.from_iteration, plan.made_again) == (2, ())

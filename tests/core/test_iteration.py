@@ -13,7 +13,7 @@ from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import DamagedArtifactError, InputError, NoPairsError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
-from tests.core.scripted_world import begin, run_before_training, scripted_tools
+from tests.core.scripted_world import begin, make_scripted_resources, run_before_training
 
 
 def bytes_below(folder: Path) -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_the_stages_stand_in_the_papers_order() -> None:
 def test_the_same_experiment_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         root = tmp_path / name
-        run_before_training(begin(root).build_context(1), scripted_tools(root))
+        run_before_training(begin(root).build_context(1), make_scripted_resources(root))
     # The probe's report holds seconds.
     shutil.rmtree(tmp_path / "one/scripted/iteration-1/probe")
     shutil.rmtree(tmp_path / "two/scripted/iteration-1/probe")
@@ -55,7 +55,7 @@ def test_a_rubric_may_have_a_scale_of_its_own(tmp_path: Path) -> None:
     for top in (5, 10):
         judge = {"samples": 6, "max_score": top}
         context = begin(tmp_path / str(top), judge=judge).build_context(1)
-        run_before_training(context, scripted_tools(tmp_path))
+        run_before_training(context, make_scripted_resources(tmp_path))
         scores[top] = context.files.read("judgments")["score"].to_pylist()
     assert scores[10] == [score / 2 for score in scores[5]]
     assert max(scores[10]) == 2.5
@@ -63,16 +63,16 @@ def test_a_rubric_may_have_a_scale_of_its_own(tmp_path: Path) -> None:
 
 def test_finished_shards_are_not_run_again(tmp_path: Path) -> None:
     experiment = begin(tmp_path)
-    tools = scripted_tools(tmp_path)
-    assert len(run_before_training(experiment.build_context(1), tools)) == 12
-    assert run_before_training(experiment.build_context(1), tools) == []
+    resources = make_scripted_resources(tmp_path)
+    assert len(run_before_training(experiment.build_context(1), resources)) == 12
+    assert run_before_training(experiment.build_context(1), resources) == []
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
 def test_a_damaged_part_is_found_by_its_hash_and_made_again(tmp_path: Path, damage: str) -> None:
     experiment = begin(tmp_path)
-    tools = scripted_tools(tmp_path)
-    run_before_training(experiment.build_context(1), tools)
+    resources = make_scripted_resources(tmp_path)
+    run_before_training(experiment.build_context(1), resources)
     folder = tmp_path / "scripted/iteration-1"
     before = bytes_below(folder)
     part = folder / "judgments/part-00001.parquet"
@@ -82,13 +82,13 @@ def test_a_damaged_part_is_found_by_its_hash_and_made_again(tmp_path: Path, dama
         part.write_bytes(data[:-100])
     if damage == "flip":
         part.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    assert run_before_training(experiment.build_context(1), tools) == [("judge", 1)]
+    assert run_before_training(experiment.build_context(1), resources) == [("judge", 1)]
     assert bytes_below(folder) == before
 
 
 def test_a_damaged_part_is_never_read_as_if_it_were_whole(tmp_path: Path) -> None:
     context = begin(tmp_path).build_context(1)
-    run_before_training(context, scripted_tools(tmp_path))
+    run_before_training(context, make_scripted_resources(tmp_path))
     part = tmp_path / "scripted/iteration-1/responses/part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"X")
     with pytest.raises(DamagedArtifactError, match=r"responses/part-00000\.parquet"):
@@ -98,12 +98,12 @@ def test_a_damaged_part_is_never_read_as_if_it_were_whole(tmp_path: Path) -> Non
 def test_a_part_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
     """As if a process had been killed between a shard's parts and its manifest."""
     experiment = begin(tmp_path)
-    tools = scripted_tools(tmp_path)
-    run_before_training(experiment.build_context(1), tools)
+    resources = make_scripted_resources(tmp_path)
+    run_before_training(experiment.build_context(1), resources)
     before = bytes_below(tmp_path)
     (tmp_path / "scripted/iteration-1/manifests/generate-00002.json").unlink()
     (tmp_path / "scripted/iteration-1/responses/part-00002.parquet").write_bytes(b"other bytes")
-    assert run_before_training(experiment.build_context(1), tools) == [("generate", 2)]
+    assert run_before_training(experiment.build_context(1), resources) == [("generate", 2)]
     assert bytes_below(tmp_path) == before
 
 
@@ -116,9 +116,9 @@ def test_where_a_remade_shard_differs_all_that_was_made_from_it_is_made_again(
         return make_fake_reply(conversation, sample, seed + 1)
 
     experiment = begin(tmp_path)
-    run_before_training(experiment.build_context(1), scripted_tools(tmp_path))
+    run_before_training(experiment.build_context(1), make_scripted_resources(tmp_path))
     (tmp_path / "scripted/iteration-1/responses/part-00001.parquet").unlink()
-    ran = run_before_training(experiment.build_context(1), scripted_tools(tmp_path, other))
+    ran = run_before_training(experiment.build_context(1), make_scripted_resources(tmp_path, other))
     assert ran == [
         ("generate", 1),
         ("judge", 1),
@@ -138,10 +138,10 @@ def second(experiment: Experiment) -> IterationContext:
 
 def test_no_instruction_serves_in_two_iterations(tmp_path: Path) -> None:
     experiment = begin(tmp_path, prompts=40)
-    tools = scripted_tools(tmp_path)
+    resources = make_scripted_resources(tmp_path)
     drawn = []
     for context in (experiment.build_context(1), second(experiment)):
-        STAGES[0].run_shard(context, 0, tools)
+        STAGES[0].run_shard(context, 0, resources)
         drawn.append(set(context.files.read("prompts")["prompt_id"].to_pylist()))
     assert [len(ids) for ids in drawn] == [20, 20]
     assert not drawn[0] & drawn[1]
@@ -149,14 +149,14 @@ def test_no_instruction_serves_in_two_iterations(tmp_path: Path) -> None:
 
 def test_a_pool_that_is_used_up_is_refused_unless_reuse_is_allowed(tmp_path: Path) -> None:
     experiment = begin(tmp_path, prompts=39)
-    tools = scripted_tools(tmp_path)
-    STAGES[0].run_shard(experiment.build_context(1), 0, tools)
+    resources = make_scripted_resources(tmp_path)
+    STAGES[0].run_shard(experiment.build_context(1), 0, resources)
     with pytest.raises(InputError, match="only 19 were not used"):
-        STAGES[0].run_shard(second(experiment), 0, tools)
+        STAGES[0].run_shard(second(experiment), 0, resources)
     reusing = begin(tmp_path / "b", prompts=39, sample={"prompts": 20, "allow_reuse": True})
-    STAGES[0].run_shard(reusing.build_context(1), 0, tools)
+    STAGES[0].run_shard(reusing.build_context(1), 0, resources)
     context = second(reusing)
-    STAGES[0].run_shard(context, 0, tools)
+    STAGES[0].run_shard(context, 0, resources)
     assert len(set(context.files.read("prompts")["prompt_id"].to_pylist())) == 20
 
 
@@ -168,11 +168,11 @@ def test_an_iteration_without_a_pair_ends_with_that_finding(tmp_path: Path) -> N
         return "Score: 3" if "Score:" in asked else f"answer {sample} {seed % 97}"
 
     context = begin(tmp_path, probe={"prompts": 0}).build_context(1)
-    tools = scripted_tools(tmp_path, indifferent)
-    run_before_training(context, tools)
+    resources = make_scripted_resources(tmp_path, indifferent)
+    run_before_training(context, resources)
     train = next(stage for stage in STAGES if stage.name == "train")
     with pytest.raises(NoPairsError) as error:
-        train.run_shard(context, 0, tools)
+        train.run_shard(context, 0, resources)
     assert "actor: 20 prompts, equal_scores" in str(error.value)
     assert "judge: 20 prompts, zero_variance" in str(error.value)
     assert not context.files.checkpoint.list_files()

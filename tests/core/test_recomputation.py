@@ -23,7 +23,12 @@ from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.storage.roots import StorageRoots
-from tests.core.scripted_world import begin, long_winded_reply, run_before_training, scripted_tools
+from tests.core.scripted_world import (
+    begin,
+    long_winded_reply,
+    make_scripted_resources,
+    run_before_training,
+)
 
 Row = dict[str, Any]
 
@@ -65,24 +70,26 @@ def rule_of(iteration: Path) -> Rule:
 
 
 def run_script(root: Path) -> Path:
-    run_before_training(begin(root).build_context(1), scripted_tools(root))
+    run_before_training(begin(root).build_context(1), make_scripted_resources(root))
     return root / "scripted" / "iteration-1"
 
 
 def run_cut_off(root: Path) -> Path:
     meta_judge = {"max_judgments": None, "max_chosen_judgment_chars": 90}
     experiment = begin(root, meta_judge=meta_judge)
-    run_before_training(experiment.build_context(1), scripted_tools(root, long_winded_reply))
+    run_before_training(
+        experiment.build_context(1), make_scripted_resources(root, long_winded_reply)
+    )
     return root / "scripted" / "iteration-1"
 
 
 def run_real_model(root: Path) -> Path:
-    places = StorageRoots(str(root), root / "models", root / "scratch")
+    roots = StorageRoots(str(root), root / "models", root / "scratch")
     request = ExperimentRequest("real", recipe="smoke", changes=SMALL)
-    experiment = open_or_create(request, places, say=lambda text: None)
-    tools = make_stage_resources(experiment, places, number=1)
-    run_before_training(experiment.build_context(1), tools)
-    tools.release_engine()
+    experiment = open_or_create(request, roots, say=lambda text: None)
+    resources = make_stage_resources(experiment, roots, number=1)
+    run_before_training(experiment.build_context(1), resources)
+    resources.release_engine()
     return root / "real" / "iteration-1"
 
 

@@ -20,7 +20,7 @@ from webapp.api.models import make_token
 for name in ("alice", "bob"):
     print(make_token(User.objects.get(username=name), name="test", expires=None)[1])
 """
-WISH = {"name": "same", "recipe": "smoke", "seed": 1, "until": 1,
+LAUNCH = {"name": "same", "recipe": "smoke", "seed": 1, "until": 1,
         "model": {"source": "folder", "name": "seed"},
         "values": {"engine.kind": "scripted"}}  # fmt: skip
 
@@ -29,7 +29,7 @@ def ask(port: int, token: str) -> tuple[int, str]:
     """Ask one of the web processes for the experiment; what it answers."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/v1/experiments",
-        json.dumps(WISH).encode(),
+        json.dumps(LAUNCH).encode(),
         {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
     try:

@@ -13,11 +13,11 @@ RUNS = Path(__file__).parents[2] / "docs/miniature_paper/runs"
 
 
 def test_every_record_is_of_a_run_that_is_planned_and_counts_today(tmp_path: Path) -> None:
-    wish = MatrixSpec("paper", PAPER_ARMS, 5, 3, None, (), None, 1, 1, tmp_path, tmp_path)
-    places = StorageRoots(str(tmp_path), tmp_path, tmp_path)
+    spec = MatrixSpec("paper", PAPER_ARMS, 5, 3, None, (), None, 1, 1, tmp_path, tmp_path)
+    roots = StorageRoots(str(tmp_path), tmp_path, tmp_path)
     seeds = SeedModelRecords(tmp_path, RUNS, print)
     planned = {
-        run.name: run for run in plan_runs(wish, choose_seed_models(wish, seeds, train=False))
+        run.name: run for run in plan_runs(spec, choose_seed_models(spec, seeds, train=False))
     }
     records = {path.stem: RunRecord.from_json(path.read_bytes()) for path in RUNS.glob("*.json")}
     assert records
@@ -26,6 +26,6 @@ def test_every_record_is_of_a_run_that_is_planned_and_counts_today(tmp_path: Pat
         model = planned[name].model
         tried = None if model is None else seeds.find_or_record(model)
         assert tried is not None, f"the seed model of {name} has no record"
-        basis = compute_fingerprint(wish, planned[name], places, variant=tried.model)
+        basis = compute_fingerprint(spec, planned[name], roots, variant=tried.model)
         assert basis.list_differences(record.basis) == [], name
         assert record.run.iterations == planned[name].iterations

@@ -338,8 +338,14 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
     add(JobKind.RESUME, JobStatus.REFUSED, message="it is finished already")
     add(JobKind.PUBLISH, JobStatus.DONE, payload={"number": 1}, outcome=PUBLISHED)
     changes = ("actor.samples=5",)
-    wish = LaunchRequest(name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes).write()
-    launch: dict[str, Any] = {"experiment": None, "experiment_name": "tomorrow", "payload": wish}
+    launch_request = LaunchRequest(
+        name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes
+    ).write()
+    launch: dict[str, Any] = {
+        "experiment": None,
+        "experiment_name": "tomorrow",
+        "payload": launch_request,
+    }
     refused = JobStatus.REFUSED
     followed = add(JobKind.CHAT, JobStatus.DONE, payload=TRY, outcome=_try_outcome())
     said: dict[str, Any] = {

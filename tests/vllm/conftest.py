@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.installation import places_of, run_smoke, summary_of
+from tests.vllm.installation import get_roots, run_smoke, summary_of
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,8 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def quiet_run(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """A whole smoke iteration through vLLM; returns its summary, and the places of its files."""
+    """A whole smoke iteration through vLLM; returns its summary, and the roots of its files."""
     root = tmp_path_factory.mktemp("quiet")
     done = run_smoke(root, "--engine", "vllm")
     assert done.wait(400) == 0
-    return {"summary": summary_of(root), "places": places_of(root)}
+    return {"summary": summary_of(root), "roots": get_roots(root)}

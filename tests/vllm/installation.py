@@ -27,7 +27,7 @@ def load_seed_model(*, model_folder: Path = SEED_MODEL, **changes: Any) -> VllmE
     return load_vllm_engine(model_folder, **settings | changes)
 
 
-def places_of(root: Path) -> StorageRoots:
+def get_roots(root: Path) -> StorageRoots:
     return StorageRoots(str(root / "artifacts"), root / "models", root / "scratch")
 
 

@@ -15,7 +15,7 @@ from meta_reward_core.experiment import open_experiment
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from tests.vllm.installation import counts_of, places_of, run_smoke, summary_of
+from tests.vllm.installation import counts_of, get_roots, run_smoke, summary_of
 from workers.engine.client import EngineHost, ShardFailedError, ShardRequest, ShardStoppedError
 
 RECIPE = "smoke"
@@ -23,7 +23,7 @@ RECIPE = "smoke"
 
 def hashes(root: Path) -> dict[str, str]:
     """Of all parts of all tables, and of the checkpoint."""
-    experiment = open_experiment(ArtifactStore(places_of(root).artifacts), "mine")
+    experiment = open_experiment(ArtifactStore(get_roots(root).artifacts), "mine")
     assert experiment is not None
     files = experiment.build_context(1).files
     parts = {part.path: part.sha256 for made in files.list_manifests() for part in made.parts}
@@ -58,13 +58,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
     assert not (manifests / "train-00000.json").exists()
     assert run_smoke(tmp_path).wait(400) == 0
     assert summary_of(tmp_path)["finished"]
-    assert hashes(tmp_path) == hashes(Path(quiet_run["places"].models).parent)
+    assert hashes(tmp_path) == hashes(Path(quiet_run["roots"].models).parent)
 
 
 @pytest.fixture
 def begun(tmp_path: Path) -> ShardRequest:
     """An experiment whose first shard of instructions has been drawn."""
-    places = places_of(tmp_path)
+    places = get_roots(tmp_path)
     open_or_create(
         ExperimentRequest("mine", recipe=RECIPE, engine="vllm"), places, say=lambda text: None
     )

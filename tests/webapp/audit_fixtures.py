@@ -35,8 +35,8 @@ def audited(artifacts: Path, alice: User) -> Experiment:
 def write_files(root: Path) -> None:
     """Run an iteration up to its pairs."""
     experiment = scripted_world.begin(root)
-    tools = scripted_world.scripted_tools(root)
-    scripted_world.run_before_training(experiment.build_context(1), tools)
+    resources = scripted_world.make_scripted_resources(root)
+    scripted_world.run_before_training(experiment.build_context(1), resources)
 
 
 def record(artifacts: Path, *, owner: User) -> Experiment:

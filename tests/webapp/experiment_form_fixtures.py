@@ -19,7 +19,7 @@ HTMX = {"HX-Request": "true"}
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path: Path, settings: Settings) -> Path:
+def storage_roots(tmp_path: Path, settings: Settings) -> Path:
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "artifacts")
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "models")
     settings.META_REWARD_UPLOAD_ROOT = str(tmp_path / "uploads")

@@ -42,7 +42,7 @@ def scripted_experiment(
 
 def run(experiment: OnDisk, root: Path, number: int = 1) -> None:
     scripted_world.run_before_training(
-        experiment.build_context(number), scripted_world.scripted_tools(root, sloppy_reply)
+        experiment.build_context(number), scripted_world.make_scripted_resources(root, sloppy_reply)
     )
 
 
@@ -63,7 +63,7 @@ def hostile_reply(conversation: Conversation, sample: int, seed: int) -> str:
 def hostile_experiment(root: Path) -> OnDisk:
     experiment = begun_with(root, [f"{HOSTILE} {number}" for number in range(4)])
     scripted_world.run_before_training(
-        experiment.build_context(1), scripted_world.scripted_tools(root, hostile_reply)
+        experiment.build_context(1), scripted_world.make_scripted_resources(root, hostile_reply)
     )
     return experiment
 

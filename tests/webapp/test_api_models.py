@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db
 
 TRIES = "/experiments/first/playground"
 PUBLISH = "/experiments/first/iterations/1/publish"
-WISH = {"prompt": "What is the capital of France?", "models": [1, 0]}
+PAYLOAD = {"prompt": "What is the capital of France?", "models": [1, 0]}
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def program(alice: User, experiment: Experiment, iteration: Iteration) -> Progra
 
 
 def test_a_try_is_an_order_like_the_pages(program: Program) -> None:
-    status, answer = program.ask("POST", TRIES, WISH | {"judges": [0], "temperature": 0.5})
+    status, answer = program.ask("POST", TRIES, PAYLOAD | {"judges": [0], "temperature": 0.5})
     assert status == 202
-    wish = Job.objects.get(pk=answer["id"], kind="chat").payload
-    assert (wish["models"], wish["judges"]) == ([1, 0], [0])
-    assert wish["sampling"]["temperature"] == 0.5
+    payload = Job.objects.get(pk=answer["id"], kind="chat").payload
+    assert (payload["models"], payload["judges"]) == ([1, 0], [0])
+    assert payload["sampling"]["temperature"] == 0.5
     assert program.ask("GET", f"/orders/{answer['id']}")[1]["status"] == "waiting"
 
 
@@ -49,7 +49,7 @@ def test_a_try_is_an_order_like_the_pages(program: Program) -> None:
 def test_what_is_wrong_with_a_try_is_said(
     program: Program, change: dict[str, Any], words: str
 ) -> None:
-    status, answer = program.ask("POST", TRIES, WISH | change)
+    status, answer = program.ask("POST", TRIES, PAYLOAD | change)
     assert status == 422
     assert words in str(answer["detail"])
     assert not Job.objects.exists()
@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_try_is_said(
 @pytest.fixture
 def done(program: Program) -> Job:
     """A try that both models have answered."""
-    number = program.ask("POST", TRIES, WISH | {"judges": [0], "seed": 5})[1]["id"]
+    number = program.ask("POST", TRIES, PAYLOAD | {"judges": [0], "seed": 5})[1]["id"]
     plain = {"tokens": 1, "finish_reason": "stop", "refusal": None, "seconds": 0.1}
     answers = [{"model": model, "text": "Paris.", **plain} for model in (1, 0)]
     Job.objects.filter(pk=number).update(status="done", outcome={"answers": answers})
@@ -69,9 +69,9 @@ def test_a_follow_up_goes_on_as_the_turn_before(program: Program, done: Job) -> 
     path = f"{TRIES}/{done.pk}/follow-ups"
     status, answer = program.ask("POST", path, {"prompt": "And of Italy?", "temperature": 0.5})
     assert (status, answer["follows"]) == (202, done.pk)
-    wish = Job.objects.get(pk=answer["id"], follows=done).payload
+    payload = Job.objects.get(pk=answer["id"], follows=done).payload
     sampling = done.payload["sampling"] | {"temperature": 0.5}
-    assert wish == done.payload | {"prompt": "And of Italy?", "sampling": sampling}
+    assert payload == done.payload | {"prompt": "And of Italy?", "sampling": sampling}
     assert program.ask("GET", f"/orders/{done.pk}")[1]["follows"] is None
     judged = program.ask("POST", path, {"prompt": "Shorter", "judges": []})[1]
     assert judged["wish"]["judges"] == []
@@ -110,8 +110,8 @@ def test_who_may_ask_may_follow(
 def test_a_model_is_published(program: Program) -> None:
     status, answer = program.ask("POST", PUBLISH, {})
     assert status == 202
-    wish = {"number": 1, "repository": "", "is_public": False}
-    assert Job.objects.get(pk=answer["id"], kind="publish").payload == wish
+    payload = {"number": 1, "repository": "", "is_public": False}
+    assert Job.objects.get(pk=answer["id"], kind="publish").payload == payload
 
 
 def test_what_cannot_be_published_is_refused(program: Program) -> None:
@@ -131,11 +131,14 @@ def test_roles_are_those_of_the_pages(
     program: Program, name: str, role: str, statuses: tuple[int, int]
 ) -> None:
     somebody = program_of(make_person(name, role))
-    assert (somebody.ask("POST", TRIES, WISH)[0], somebody.ask("POST", PUBLISH, {})[0]) == statuses
+    assert (
+        somebody.ask("POST", TRIES, PAYLOAD)[0],
+        somebody.ask("POST", PUBLISH, {})[0],
+    ) == statuses
 
 
 def test_a_strangers_private_experiment_is_not_there(program: Program) -> None:
     Experiment.objects.update(is_private=True)
     somebody = program_of(make_person("oscar", "operator"))
-    assert somebody.ask("POST", TRIES, WISH)[0] == 404
+    assert somebody.ask("POST", TRIES, PAYLOAD)[0] == 404
     assert somebody.ask("POST", PUBLISH, {})[0] == 404

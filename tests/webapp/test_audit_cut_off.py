@@ -20,8 +20,8 @@ pytestmark = pytest.mark.django_db
 def audited(tmp_path: Path, alice: User) -> Experiment:
     """An iteration in which half of the judgments ended at the token limit."""
     experiment = scripted_world.begin(tmp_path)
-    tools = scripted_world.scripted_tools(tmp_path, scripted_world.long_winded_reply)
-    scripted_world.run_before_training(experiment.build_context(1), tools)
+    resources = scripted_world.make_scripted_resources(tmp_path, scripted_world.long_winded_reply)
+    scripted_world.run_before_training(experiment.build_context(1), resources)
     return record(tmp_path, owner=alice)
 
 

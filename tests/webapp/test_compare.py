@@ -7,12 +7,12 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_fixtures import HTMX, make_experiment, places
+from tests.webapp.experiment_form_fixtures import HTMX, make_experiment, storage_roots
 from webapp.experiments.models import Experiment, Iteration
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 COMPARE = "/experiments/compare"
 

@@ -82,9 +82,9 @@ def path_of(name: str, world: dict[str, object], person: User, batch: Batch) -> 
     """The address of something that is there; what the page is about is made if need be."""
     given, query = dict(world), ""
     if name == "job":
-        wish = LaunchRequest(name="mine", seed=1, until=1, recipe="smoke").write()
+        launch_request = LaunchRequest(name="mine", seed=1, until=1, recipe="smoke").write()
         job = Job.objects.create(
-            kind="launch", created_by=person, experiment_name="mine", payload=wish
+            kind="launch", created_by=person, experiment_name="mine", payload=launch_request
         )
         given["pk"] = job.pk
     elif name == "model_check":

@@ -29,7 +29,7 @@ from tests.webapp.experiment_form_fixtures import (
     make_experiment,
     make_model,
     only_job,
-    places,
+    storage_roots,
 )
 from webapp.experiment_form.cost import humanize_duration
 from webapp.experiment_form.launch_request import LaunchRequest
@@ -48,7 +48,7 @@ from webapp.experiments.models import (
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 
 def text(answer: Any) -> str:
@@ -103,8 +103,8 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
     assert answer.status_code == 302
     assert answer.headers["Location"] == f"/jobs/{job.pk}"
     assert (job.kind, job.created_by, job.experiment_name) == (JobKind.LAUNCH, alice, "mine")
-    wish = LaunchRequest.read(job.payload)
-    assert wish == LaunchRequest(
+    launch_request = LaunchRequest.read(job.payload)
+    assert launch_request == LaunchRequest(
         name="mine",
         seed=7,
         until=2,
@@ -112,7 +112,7 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
         recipe="smoke",
         changes=("actor.samples=5",),
     )
-    assert wish.build_recipe() == load_recipe("smoke", changes=["actor.samples=5"])
+    assert launch_request.build_recipe() == load_recipe("smoke", changes=["actor.samples=5"])
 
 
 @pytest.mark.parametrize("name", ["org/name", "org/name@v1.0", f"org/name@{'5' * 40}"])
@@ -123,7 +123,7 @@ def test_a_model_of_the_hub_may_name_a_revision(client: Client, name: str) -> No
 
 def test_only_what_was_changed_is_kept(client: Client) -> None:
     page = client.get(f"{NEW}?recipe=smoke")
-    texts = {f"recipe.{key}": value for key, value in page.context["sheet"].draft.texts.items()}
+    texts = {f"recipe.{key}": value for key, value in page.context["state"].draft.texts.items()}
     launch(client, **texts)
     assert only_job().payload["changes"] == []
 
@@ -199,7 +199,7 @@ def test_the_command_beside_the_form_asks_for_the_same(client: Client) -> None:
     )
     assert words[: len(program)] == program
     assert (asked.experiment, asked.seed) == ("mine", 7)
-    assert load_requested_recipe(asked) == page.context["sheet"].draft.recipe
+    assert load_requested_recipe(asked) == page.context["state"].draft.recipe
     assert not client.get(f"{NEW}?recipe=smoke").context["command"]
 
 
@@ -236,7 +236,7 @@ def test_the_estimate_is_the_plans(client: Client) -> None:
     page = client.post(NEW, filled(until="2", **{"recipe.actor.samples": "5"}), headers=HTMX)
     recipe = load_recipe("smoke", changes=["actor.samples=5"])
     stages = [stage for number in (1, 2) for stage in plan_iteration(recipe, number)]
-    cost = page.context["sheet"].estimate
+    cost = page.context["state"].estimate
     assert cost.tokens == sum(stage.tokens for stage in stages)
     assert cost.calls == sum(stage.calls for stage in stages if stage.tokens)
     assert cost.free_bytes > 0
@@ -251,7 +251,7 @@ def test_the_disk_holds_every_iteration_and_the_last_ones_training(client: Clien
     model = find_model_bytes(recipe)
     assert model is not None
     wanted = round(1.5 * files[0] + model) + round(1.5 * files[1]) + 8 * model
-    assert page.context["sheet"].estimate.disk_bytes == wanted
+    assert page.context["state"].estimate.disk_bytes == wanted
 
 
 def test_a_disk_that_is_too_small_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ def trained(alice: User) -> Shard:
 
 def training_of(client: Client, **changes: str) -> str:
     page = client.post(NEW, filled(until="1", **changes), headers=HTMX)
-    told: str = page.context["sheet"].estimate.training
+    told: str = page.context["state"].estimate.training
     assert ("no training of such a model has been measured" in text(page)) == (told == "")
     return told
 
@@ -334,7 +334,7 @@ def test_the_estimate_uses_what_was_measured(client: Client) -> None:
     measure(iteration, "generate", seconds=2.0, completions=10, tokens=200)
     page = client.post(NEW, filled(until="1"), headers=HTMX)
     # 36 prompts of 7 responses of 200 / 10 tokens, at 200 / 2 tokens a second: 50.4 s.
-    generate = page.context["sheet"].estimate.costs[0]
+    generate = page.context["state"].estimate.costs[0]
     assert (generate.tokens, generate.time, generate.is_measured) == (36 * 7 * 20, "50 s", True)
     assert "Based on measurements from experiment" in text(page)
 
@@ -345,25 +345,27 @@ def test_a_private_experiment_of_a_stranger_is_no_measure(client: Client) -> Non
     assert "unseen-one" not in text(client.post(NEW, filled(), headers=HTMX))
 
 
-def test_folders_of_models_are_offered_if_they_may_be_loaded(client: Client, places: Path) -> None:
-    make_model(places / "models" / "good")
-    make_model(places / "models" / "org" / "nested")
-    pickled = make_model(places / "models" / "pickled")
+def test_folders_of_models_are_offered_if_they_may_be_loaded(
+    client: Client, storage_roots: Path
+) -> None:
+    make_model(storage_roots / "models" / "good")
+    make_model(storage_roots / "models" / "org" / "nested")
+    pickled = make_model(storage_roots / "models" / "pickled")
     (pickled / "pytorch_model.bin").write_bytes(b"")
-    outside = make_model(places / "outside")
-    (places / "models" / "linked").symlink_to(outside)
+    outside = make_model(storage_roots / "outside")
+    (storage_roots / "models" / "linked").symlink_to(outside)
     page = client.get(f"{NEW}?recipe=smoke")
-    models = page.context["sheet"].models
+    models = page.context["state"].models
     assert [one.name for one in models.choices] == ["good", "org/nested"]
     assert {one.name for one in models.unusable} == {"linked", "pickled"}
     launch(client, model_from="folder", model_folder="org/nested")
     assert only_job().payload["changes"] == ['model="org/nested"']
 
 
-def test_no_model_is_chosen_for_a_person(client: Client, places: Path) -> None:
-    make_model(places / "models" / "good")
-    sheet = client.get(f"{NEW}?recipe=paper-llama3-8b").context["sheet"]
-    assert sheet.missing == ["name", "base model (M0)", "prompts"]
+def test_no_model_is_chosen_for_a_person(client: Client, storage_roots: Path) -> None:
+    make_model(storage_roots / "models" / "good")
+    state = client.get(f"{NEW}?recipe=paper-llama3-8b").context["state"]
+    assert state.missing == ["name", "base model (M0)", "prompts"]
 
 
 def test_a_recipe_of_ones_own_extends_a_shipped_one(client: Client) -> None:
@@ -392,7 +394,7 @@ def test_a_wrong_recipe_is_told(client: Client, yaml: str, problem: str) -> None
 def test_a_recipe_comes_as_a_file_too(client: Client) -> None:
     file = SimpleUploadedFile("r.yaml", b"extends: smoke\nname: sent")
     page = client.post(NEW, {"recipe_file": file, "action": "begin"})
-    assert page.context["sheet"].base.recipe.name == "sent"
+    assert page.context["state"].base.recipe.name == "sent"
     file = SimpleUploadedFile("r.yaml", b"\xff\xfe")
     assert "not UTF-8" in text(client.post(NEW, {"recipe_file": file, "action": "begin"}))
 

@@ -16,19 +16,19 @@ from tests.webapp.experiment_form_fixtures import (
     filled,
     make_experiment,
     only_job,
-    places,
+    storage_roots,
 )
 from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiments.models import Experiment
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 
 @pytest.fixture
-def origin(client: Client, places: Path) -> Experiment:
-    root = str(places / "artifacts")
+def origin(client: Client, storage_roots: Path) -> Experiment:
+    root = str(storage_roots / "artifacts")
     row = make_experiment(
         "first", seed=3, target_iteration=2, changes=["actor.samples=5"], artifact_root=root
     )
@@ -48,32 +48,32 @@ def again(**changes: Any) -> dict[str, Any]:
 
 def test_it_begins_as_the_original_is(client: Client, origin: Experiment) -> None:
     answer = client.get("/experiments/first/duplicate")
-    sheet = answer.context["sheet"]
-    assert sheet.draft.texts["actor.samples"] == "5"
-    assert [sheet.form[name].value() for name in ("seed", "until")] == [3, 2]
-    assert sheet.draft.differences == ()
-    assert sheet.missing == ["name"]
-    assert sheet.prompts.count == 80
+    state = answer.context["state"]
+    assert state.draft.texts["actor.samples"] == "5"
+    assert [state.form[name].value() for name in ("seed", "until")] == [3, 2]
+    assert state.draft.differences == ()
+    assert state.missing == ["name"]
+    assert state.prompts.count == 80
     assert "question 0?" in answer.content.decode()
 
 
 def test_each_change_is_shown_before_and_after(client: Client, origin: Experiment) -> None:
     given = again(seed="4", prompts_from="world", **{"recipe.actor.samples": "7"})
     answer = client.post(NEW, given, headers=HTMX)
-    sheet = answer.context["sheet"]
-    seen = [(one.key, one.before, one.after) for one in sheet.draft.differences]
+    state = answer.context["state"]
+    seen = [(one.key, one.before, one.after) for one in state.draft.differences]
     assert seen == [("actor.samples", "5", "7")]
-    told = [(one.key, one.before, one.after) for one in sheet.settings]
+    told = [(one.key, one.before, one.after) for one in state.settings]
     assert told == [("seed", "3", "4"), ("prompts", "origin", "others")]
     assert "Changed from first" in answer.content.decode()
 
 
 def test_its_order_needs_the_original_no_more(client: Client, origin: Experiment) -> None:
     client.post(NEW, again(action="launch", **{"recipe.pairing.rho": "0.1, 0.2"}))
-    wish = LaunchRequest.read(only_job().payload)
-    assert (wish.origin, wish.same_prompts) == ("first", True)
+    launch_request = LaunchRequest.read(only_job().payload)
+    assert (launch_request.origin, launch_request.same_prompts) == ("first", True)
     origin.delete()
-    recipe = wish.build_recipe()
+    recipe = launch_request.build_recipe()
     assert (recipe.actor.samples, recipe.pairing.rho) == (5, [0.1, 0.2])
     assert client.get(f"{NEW}?job={only_job().pk}").status_code == 200
 

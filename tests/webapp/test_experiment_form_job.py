@@ -9,13 +9,19 @@ from django.test import Client
 from django.utils import timezone
 
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_fixtures import HTMX, launch, make_experiment, only_job, places
+from tests.webapp.experiment_form_fixtures import (
+    HTMX,
+    launch,
+    make_experiment,
+    only_job,
+    storage_roots,
+)
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Job, JobKind
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 
 @pytest.fixture
@@ -57,12 +63,12 @@ def test_a_refusal_gives_the_reason_and_the_form_as_it_was(client: Client, job: 
     assert "no &lt;room&gt; left" in page
     assert "hx-get" not in page
     assert f"/experiments/new?job={job.pk}" in page
-    sheet: Any = client.get(f"/experiments/new?job={job.pk}").context["sheet"]
-    assert sheet.draft.texts["actor.samples"] == "5"
-    assert sheet.form["name"].value() == "mine"
-    assert sheet.form["seed"].value() == 9
-    assert [one.key for one in sheet.draft.differences] == ["actor.samples"]
-    assert sheet.is_ready
+    state: Any = client.get(f"/experiments/new?job={job.pk}").context["state"]
+    assert state.draft.texts["actor.samples"] == "5"
+    assert state.form["name"].value() == "mine"
+    assert state.form["seed"].value() == 9
+    assert [one.key for one in state.draft.differences] == ["actor.samples"]
+    assert state.is_ready
 
 
 def test_once_begun_it_leads_to_the_experiment(client: Client, job: Job) -> None:

@@ -16,13 +16,13 @@ from pytest_django.fixtures import Settings
 
 from meta_reward_core.data.prompt_files import read_prompts
 from meta_reward_core.errors import PromptFileError
-from tests.webapp.experiment_form_fixtures import HTMX, NEW, filled, launch, only_job, places
+from tests.webapp.experiment_form_fixtures import HTMX, NEW, filled, launch, only_job, storage_roots
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments.models import Job
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 MANY = "".join(f"question {number}?\n" for number in range(80))
 
@@ -54,7 +54,7 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
 )
 @pytest.mark.parametrize("name", ["prompts.exe", "prompts.parquet"])
 def test_content_says_what_a_file_is(client: Client, data: bytes, kind: str, name: str) -> None:
-    assert send(client, data, name).context["sheet"].prompts.found.kind == kind
+    assert send(client, data, name).context["state"].prompts.found.kind == kind
 
 
 def test_what_nobody_has_used_for_long_is_removed(client: Client, settings: Settings) -> None:
@@ -114,17 +114,17 @@ def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None
     ],
 )
 def test_what_cannot_be_read_is_told_and_not_kept(
-    client: Client, places: Path, data: bytes, problem: str
+    client: Client, storage_roots: Path, data: bytes, problem: str
 ) -> None:
     assert problem in send(client, data).content.decode()
-    assert list((places / "uploads").iterdir()) == []
+    assert list((storage_roots / "uploads").iterdir()) == []
 
 
 def test_a_file_that_was_sent_is_launched_from_what_was_kept(client: Client) -> None:
-    found = send(client, MANY.encode()).context["sheet"].prompts.found
+    found = send(client, MANY.encode()).context["state"].prompts.found
     launch(client, prompts_from="file", prompts_stored=found.name, prompts_called="mine.txt")
-    wish = only_job().payload
-    assert (wish["prompts"], wish["prompts_called"]) == (found.name, "mine.txt")
+    launch_request = only_job().payload
+    assert (launch_request["prompts"], launch_request["prompts_called"]) == (found.name, "mine.txt")
     assert len(read_prompts(get_stored_path(found.name)).prompts) == 80
 
 
@@ -133,22 +133,22 @@ def test_without_javascript_the_file_comes_with_the_launch(client: Client) -> No
     assert only_job().payload["prompts_called"] == "p.txt"
 
 
-def test_pasted_text_is_kept_only_when_it_is_launched(client: Client, places: Path) -> None:
+def test_pasted_text_is_kept_only_when_it_is_launched(client: Client, storage_roots: Path) -> None:
     given = filled(prompts_from="text", prompts_text=MANY)
     region = client.post(f"{NEW}/prompts", given, headers=HTMX).content.decode()
     assert "80 prompts" in region
-    assert list((places / "uploads").iterdir()) == []
+    assert list((storage_roots / "uploads").iterdir()) == []
     launch(client, prompts_from="text", prompts_text=MANY)
     assert only_job().payload["prompts"].endswith(".txt")
 
 
 def test_a_file_that_is_too_large_is_dropped(
-    client: Client, settings: Settings, places: Path
+    client: Client, settings: Settings, storage_roots: Path
 ) -> None:
     settings.META_REWARD_UPLOAD_BYTES = 100_000
     page = send(client, b"x" * 300_000).content.decode()
     assert "The file is larger than 0.1 MB." in page
-    assert not (places / "uploads").exists()
+    assert not (storage_roots / "uploads").exists()
     answer: Any = launch(
         client, prompts_from="file", prompts_file=SimpleUploadedFile("p.txt", b"x\n" * 150_000)
     )
@@ -156,7 +156,9 @@ def test_a_file_that_is_too_large_is_dropped(
     assert not Job.objects.exists()
 
 
-def test_a_parquet_bomb_is_refused_before_it_is_unpacked(settings: Settings, places: Path) -> None:
+def test_a_parquet_bomb_is_refused_before_it_is_unpacked(
+    settings: Settings, storage_roots: Path
+) -> None:
     """One text of 10,000 characters in 100,000 rows: 1 GB in a file of a few thousand bytes."""
     settings.META_REWARD_UPLOAD_BYTES = 100_000
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), ["x" * 10_000])
@@ -166,27 +168,27 @@ def test_a_parquet_bomb_is_refused_before_it_is_unpacked(settings: Settings, pla
         store_prompts([data], called="bomb.parquet")
 
 
-def test_a_parquet_file_of_too_many_rows_is_refused(places: Path) -> None:
+def test_a_parquet_file_of_too_many_rows_is_refused(storage_roots: Path) -> None:
     data = parquet({"prompt": pa.nulls(1_000_001, pa.string())})
     with pytest.raises(PromptFileError, match="more than 1,000,000 rows"):
         store_prompts([data], called="rows.parquet")
 
 
 @pytest.mark.parametrize("name", ["", "../x.txt", "a" * 64 + ".exe", "b" * 64 + ".txt"])
-def test_only_what_was_kept_is_found(places: Path, name: str) -> None:
+def test_only_what_was_kept_is_found(storage_roots: Path, name: str) -> None:
     with pytest.raises(PromptFileError, match="no longer here"):
         get_stored_path(name)
 
 
-def test_the_same_file_sent_twice_is_one_file(places: Path) -> None:
+def test_the_same_file_sent_twice_is_one_file(storage_roots: Path) -> None:
     names = {store_prompts([b"one\n"], called=called).name for called in ("a", "b")}
-    assert [file.name for file in (places / "uploads").iterdir()] == list(names)
+    assert [file.name for file in (storage_roots / "uploads").iterdir()] == list(names)
 
 
 def test_rejected_rows_stop_the_launch_until_the_user_skips_them(client: Client) -> None:
     """The list of rows stays; the same file without them is what the experiment begins with."""
     data = MANY.encode() + b"\xff\n"
-    found = send(client, data).context["sheet"].prompts.found
+    found = send(client, data).context["state"].prompts.found
     sent = {"prompts_from": "file", "prompts_stored": found.name, "prompts_called": "mine.txt"}
     answer: Any = launch(client, **sent)
     assert "1 row cannot be used as a prompt" in answer.content.decode()

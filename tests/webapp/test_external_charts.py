@@ -89,8 +89,8 @@ def test_the_lineage_names_the_prompts(client: Client, row: Experiment, on_disk:
     page = " ".join(get(client, PATH).split())
     assert "sampled from 60 prompts, hash" in page
     assert pool.parts[0].sha256 in page
-    wish = {"prompts_called": f"questions {HOSTILE}.jsonl"}
-    Job.objects.create(kind="launch", experiment=row, experiment_name="scripted", payload=wish)
+    payload = {"prompts_called": f"questions {HOSTILE}.jsonl"}
+    Job.objects.create(kind="launch", experiment=row, experiment_name="scripted", payload=payload)
     page = get(client, PATH)
     assert "questions &lt;/pre&gt;" in page
     assert "<script>alert" not in page

@@ -86,7 +86,7 @@ def fields_of(page: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def places(tmp_path: Path, settings: Settings) -> None:
+def storage_roots(tmp_path: Path, settings: Settings) -> None:
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "artifacts")
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "models")
     settings.META_REWARD_UPLOAD_ROOT = str(tmp_path / "uploads")
@@ -108,7 +108,7 @@ def recipe_fields(client: Client) -> list[str]:
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_in_the_form_of_a_launch(client: Client, places: None, text: str) -> None:
+def test_in_the_form_of_a_launch(client: Client, storage_roots: None, text: str) -> None:
     """Each field by itself, where what else there is may be in order; then all of the recipe."""
     for name in LAUNCH_FIELDS:
         send(client, NEW, filled(action="check") | {name: text})
@@ -119,7 +119,7 @@ def test_in_the_form_of_a_launch(client: Client, places: None, text: str) -> Non
     send(client, NEW, filled(action="launch") | dict.fromkeys(names, text[:10_000]))
 
 
-def test_every_field_of_the_launch_is_among_them(client: Client, places: None) -> None:
+def test_every_field_of_the_launch_is_among_them(client: Client, storage_roots: None) -> None:
     """Also those that come when a part of the form is opened: each is in the page."""
     page = client.get(NEW, {"recipe": "smoke"}).content.decode()
     own = {name for name in fields_of(page) if not name.startswith("recipe.")}

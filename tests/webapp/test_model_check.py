@@ -10,20 +10,27 @@ from django.test import Client
 from meta_reward_core.models.check.result import Check, CheckReport, Level
 from tests.model_files import edit_json
 from tests.webapp.conftest import make_person
-from tests.webapp.experiment_form_fixtures import HTMX, NEW, filled, launch, make_model, places
+from tests.webapp.experiment_form_fixtures import (
+    HTMX,
+    NEW,
+    filled,
+    launch,
+    make_model,
+    storage_roots,
+)
 from tests.webapp.test_api import program_of
 from webapp.experiments.models import Job, JobKind
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 MINE = {"model_from": "folder", "model_folder": "mine"}
 
 
 @pytest.fixture
-def model(places: Path) -> Path:
-    return make_model(places / "models" / "mine")
+def model(storage_roots: Path) -> Path:
+    return make_model(storage_roots / "models" / "mine")
 
 
 def text(answer: Any) -> str:
@@ -142,9 +149,9 @@ def test_a_program_asks_for_a_check_and_reads_the_report(alice: User, model: Pat
 
 
 def test_a_program_names_recipe_values_and_prompts(alice: User, model: Path) -> None:
-    wish = {"model": FOLDER, "recipe": "miniature", "values": {"training.max_length": 99},
+    payload = {"model": FOLDER, "recipe": "miniature", "values": {"training.max_length": 99},
             "prompts": ["one", "two"]}  # fmt: skip
-    assert program_of(alice).ask("POST", "/models/check", wish)[0] == 202
+    assert program_of(alice).ask("POST", "/models/check", payload)[0] == 202
     kept = Job.objects.get().payload
     assert (kept["recipe"]["name"], kept["recipe"]["training"]["max_length"]) == ("miniature", 99)
     assert kept["prompts"].endswith(".jsonl")
@@ -178,11 +185,11 @@ def test_who_may_not_start_experiments_may_not_ask(model: Path) -> None:
 
 
 def test_a_launch_through_the_api_is_refused_by_one_sentence(alice: User, model: Path) -> None:
-    wish = {"name": "first", "recipe": "smoke", "model": FOLDER}
+    payload = {"name": "first", "recipe": "smoke", "model": FOLDER}
     for damage, words in ((quantise, "the weights are quantised (GPTQ)"),
                           (point_to_lfs, "is a Git LFS pointer")):  # fmt: skip
         damage(model)
-        status, answer = program_of(alice).ask("POST", "/experiments", wish)
+        status, answer = program_of(alice).ask("POST", "/experiments", payload)
         assert (status, words in answer["detail"]) == (422, True), answer
         assert "\n" not in answer["detail"]
     assert not Job.objects.exists()

@@ -15,7 +15,7 @@ from tests.webapp.experiment_form_fixtures import (
     launch,
     make_experiment,
     only_job,
-    places,
+    storage_roots,
 )
 from webapp.api.models import make_token
 from webapp.experiment_form.launch_request import LaunchRequest
@@ -23,7 +23,7 @@ from webapp.experiments.models import Experiment, Job, JobKind
 
 pytestmark = pytest.mark.django_db
 
-__all__ = ["places"]
+__all__ = ["storage_roots"]
 
 OLD = "extends: smoke\nname: mine\nshard_prompts: 9\njudge: {top_points: 10}\n"
 WARNINGS = [
@@ -46,13 +46,16 @@ def test_a_launch_with_old_keys_runs_what_it_says_without_another_warning(client
 
 
 def test_a_job_of_the_version_before_asks_for_the_same(client: Client, alice: User) -> None:
-    wish = LaunchRequest("mine", 7, 2, recipe="smoke", changes=("shard_prompts=9",))
-    assert wish.build_recipe().prompts_per_shard == 9
+    launch_request = LaunchRequest("mine", 7, 2, recipe="smoke", changes=("shard_prompts=9",))
+    assert launch_request.build_recipe().prompts_per_shard == 9
     job = Job.objects.create(
-        kind=JobKind.LAUNCH, created_by=alice, experiment_name="mine", payload=wish.write()
+        kind=JobKind.LAUNCH,
+        created_by=alice,
+        experiment_name="mine",
+        payload=launch_request.write(),
     )
-    sheet: Any = client.get(f"{NEW}?job={job.pk}").context["sheet"]
-    assert sheet.draft.texts["prompts_per_shard"] == "9"
+    state: Any = client.get(f"{NEW}?job={job.pk}").context["state"]
+    assert state.draft.texts["prompts_per_shard"] == "9"
 
 
 def test_a_page_that_was_opened_before_an_upgrade_may_still_be_sent(client: Client) -> None:

@@ -52,7 +52,7 @@ def m1(iteration: Iteration) -> Iteration:
 
 
 def add_try(experiment: Experiment, by: User | None = None, **values: Any) -> Job:
-    wish = {
+    payload = {
         "prompt": "What is the capital of France?",
         "models": [0, 1],
         "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64},
@@ -65,7 +65,7 @@ def add_try(experiment: Experiment, by: User | None = None, **values: Any) -> Jo
         experiment=experiment,
         created_by=by,
         experiment_name="first",
-        payload=wish,
+        payload=payload,
         **values,
     )
 
@@ -257,8 +257,8 @@ def test_texts_of_people_and_models_are_never_html(client: Client, finished: Job
         "judgments": [judgment(0, HOSTILE, 3.0), judgment(0, HOSTILE, None)],
         "doing": HOSTILE,
     }
-    wish = finished.payload | {"prompt": HOSTILE}
-    Job.objects.update(outcome=outcome, payload=wish, message=HOSTILE)
+    payload = finished.payload | {"prompt": HOSTILE}
+    Job.objects.update(outcome=outcome, payload=payload, message=HOSTILE)
     for path in (PAGE, f"{PAGE}/{finished.pk}", f"{PAGE}?again={finished.pk}"):
         page = get(client, path)
         assert "<script>alert" not in page

@@ -34,9 +34,9 @@ def _m1(iteration: Iteration, settings: Settings, tmp_path: Path) -> None:
 
 
 def add_publication(experiment: Experiment, number: int = 1, **values: Any) -> Job:
-    wish = {"number": number, "repository": "", "is_public": False}
+    payload = {"number": number, "repository": "", "is_public": False}
     return Job.objects.create(
-        kind="publish", experiment=experiment, experiment_name="first", payload=wish, **values
+        kind="publish", experiment=experiment, experiment_name="first", payload=payload, **values
     )
 
 
@@ -65,9 +65,9 @@ def test_a_repository_can_be_named_only_where_a_token_is_configured(
     assert 'name="repository"' in page
     assert "hf_secret" not in page
     client.post(PAGE, {"repository": "org/name", "is_public": "on"})
-    wish = Job.objects.first()
-    assert wish is not None
-    assert (wish.payload["repository"], wish.payload["is_public"]) == ("org/name", True)
+    job = Job.objects.first()
+    assert job is not None
+    assert (job.payload["repository"], job.payload["is_public"]) == ("org/name", True)
 
 
 @pytest.mark.parametrize("name", ["name", "../etc/passwd", "a/b/c", "https://x/y", "org/na me"])

@@ -175,7 +175,9 @@ def test_a_prompt_without_a_figure_reaches_none(
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
     begun = scripted_world.begin(tmp_path / "root", prompts=60, sample={"prompts": 20})
     draw = scripted_world.stages_before_training()[0]
-    draw.run_shard(begun.build_context(1), 0, scripted_world.scripted_tools(tmp_path / "root"))
+    draw.run_shard(
+        begun.build_context(1), 0, scripted_world.make_scripted_resources(tmp_path / "root")
+    )
     record(begun, alice)
     assert listed(client)
     assert listed(client, "?gap_at_least=0") == []
@@ -362,16 +364,19 @@ def test_an_iteration_that_is_not_finished_shows_what_is_there(
     begun = scripted_world.begin(tmp_path)
     record(begun, alice)
     assert "No prompts have been sampled yet" in client.get(LIST).content.decode()
-    context, tools = begun.build_context(1), scripted_world.scripted_tools(tmp_path, sloppy_reply)
+    context, resources = (
+        begun.build_context(1),
+        scripted_world.make_scripted_resources(tmp_path, sloppy_reply),
+    )
     stages = {stage.name: stage for stage in scripted_world.stages_before_training()}
-    stages["sample"].run_shard(context, 0, tools)
+    stages["sample"].run_shard(context, 0, resources)
     assert len(listed(client)) == 20
-    stages["generate"].run_shard(context, 0, tools)
+    stages["generate"].run_shard(context, 0, resources)
     first = f"{LIST}/{listed(client)[0]}"
     page = client.get(first).content.decode()
     assert "not judged yet" in page
     assert "not chosen yet" in page
-    stages["judge"].run_shard(context, 0, tools)
+    stages["judge"].run_shard(context, 0, resources)
     assert client.get(first).context["prompt"].responses[0].mean is not None
     last = client.get(f"{LIST}/{listed(client)[-1]}").content.decode()
     assert "There are no responses yet" in last

@@ -99,8 +99,8 @@ def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
     meta_judge = {"max_judgments": None, "max_chosen_judgment_chars": None}
     on_disk = scripted_world.begin(tmp_path, meta_judge=meta_judge)
-    tools = scripted_world.scripted_tools(tmp_path, scripted_world.long_winded_reply)
-    scripted_world.run_before_training(on_disk.build_context(1), tools)
+    resources = scripted_world.make_scripted_resources(tmp_path, scripted_world.long_winded_reply)
+    scripted_world.run_before_training(on_disk.build_context(1), resources)
     iteration, index = opened(record(on_disk, alice))
     made = compute_what_if(iteration, index, get_rules(iteration.recipe, 1)).made["judge"]
     judged = {index.prompt_ids[at] for at in made.paired.nonzero()[0]}
@@ -264,8 +264,8 @@ def test_an_iteration_without_pairs_yet_says_so(
     begun = scripted_world.begin(tmp_path)
     record(begun, alice)
     assert "No prompts have been sampled yet" in client.get(PAGE).content.decode()
-    tools = scripted_world.scripted_tools(tmp_path, sloppy_reply)
+    resources = scripted_world.make_scripted_resources(tmp_path, sloppy_reply)
     for stage in scripted_world.stages_before_training()[:2]:
         for shard in range(stage.plan_shards(begun.build_context(1))):
-            stage.run_shard(begun.build_context(1), shard, tools)
+            stage.run_shard(begun.build_context(1), shard, resources)
     assert "No pairs have been selected yet" in client.get(PAGE).content.decode()

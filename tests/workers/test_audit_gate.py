@@ -347,9 +347,9 @@ def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
     with pytest.raises(CommandError):
         installation.run_iteration(*GATED)
     experiment = open_row(Experiment.objects.get())
-    tools = StageResources(load_engine=engine_loading.load_engine, scratch=installation.root)
+    resources = StageResources(load_engine=engine_loading.load_engine, scratch=installation.root)
     with pytest.raises(InputError, match="the core alone knows of no audits"):
-        run_iteration(experiment.build_context(1), tools, CallbackList())
+        run_iteration(experiment.build_context(1), resources, CallbackList())
 
 
 def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(

@@ -32,7 +32,7 @@ def _places(installation: Installation, settings: Settings) -> None:
 
 def job_for(installation: Installation, person: User | None = None, **changes: Any) -> Job:
     lines = [f"question {number}?\n".encode() for number in range(20)]
-    wish = {
+    launch_request = {
         "name": "mine",
         "seed": 7,
         "until": 2,
@@ -41,8 +41,10 @@ def job_for(installation: Installation, person: User | None = None, **changes: A
         "prompts_called": "mine.txt",
         **changes,
     }
-    written = LaunchRequest(**wish).write()
-    return enqueue_job(JobKind.LAUNCH, by=person, experiment_name=wish["name"], payload=written)
+    written = LaunchRequest(**launch_request).write()
+    return enqueue_job(
+        JobKind.LAUNCH, by=person, experiment_name=launch_request["name"], payload=written
+    )
 
 
 def carry_out(job: Job) -> Job:

@@ -35,11 +35,11 @@ def host() -> Iterator[EngineHost]:
 def begun(installation: Installation) -> Path:
     """An experiment's artifact root."""
     root = installation.root
-    places = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
+    roots = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
     request = ExperimentRequest(
         "mine", recipe=str(installation.recipe), prompts=installation.prompts
     )
-    open_or_create(request, places, say=lambda text: None)
+    open_or_create(request, roots, say=lambda text: None)
     return installation.artifacts
 
 

@@ -41,7 +41,9 @@ def test_a_shard_under_a_vanished_root_writes_nothing(
         "stage": "generate",
         "shard": 0,
     }
-    tools = StageResources(load_engine=lambda model, recipe: pytest.fail("loaded"), scratch=Path())
+    resources = StageResources(
+        load_engine=lambda model, recipe: pytest.fail("loaded"), scratch=Path()
+    )
     with pytest.raises(ArtifactError, match=r"are gone from"):
-        process.run_shard(request, tools)
+        process.run_shard(request, resources)
     assert not installation.artifacts.exists()

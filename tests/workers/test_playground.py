@@ -42,13 +42,13 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineHost]:
 def row(installation: Installation) -> Experiment:
     """An experiment with M0 and a stand-in of M1; its engine is scripted."""
     root = installation.root
-    places = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
+    roots = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
     request = ExperimentRequest(
         "mine", recipe=str(installation.recipe), prompts=installation.prompts
     )
-    experiment = open_or_create(request, places, say=lambda text: None)
+    experiment = open_or_create(request, roots, say=lambda text: None)
     make_model(installation.artifacts)
-    return record_experiment(experiment, artifact_root=places.artifacts)
+    return record_experiment(experiment, artifact_root=roots.artifacts)
 
 
 def make_model(root: Path) -> None:
@@ -64,7 +64,7 @@ def make_model(root: Path) -> None:
 
 
 def ask(row: Experiment, follows: Job | None = None, **changes: Any) -> Job:
-    wish = {
+    payload = {
         "prompt": "What is the capital of France?",
         "models": [0, 1],
         "sampling": {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 40},
@@ -76,7 +76,7 @@ def ask(row: Experiment, follows: Job | None = None, **changes: Any) -> Job:
         kind=JobKind.CHAT,
         experiment=row,
         experiment_name=row.name,
-        payload=wish | changes,
+        payload=payload | changes,
         follows=follows,
     )
 
@@ -306,11 +306,11 @@ def test_a_real_model_reads_the_whole_conversation(
     What is too long for the miniature's 256 tokens is refused in words, and cannot be followed.
     """
     root = installation.root
-    places = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
+    roots = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
     experiment = open_or_create(
-        ExperimentRequest("real", recipe="smoke"), places, say=lambda text: None
+        ExperimentRequest("real", recipe="smoke"), roots, say=lambda text: None
     )
-    row = record_experiment(experiment, artifact_root=places.artifacts)
+    row = record_experiment(experiment, artifact_root=roots.artifacts)
     one, two = experiment.get_files(0).read("prompts")["text"].to_pylist()[:2]
     greedy = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 24}
     alone: dict[str, Any] = {"models": [0], "judges": [0], "judgments": 1}

@@ -66,13 +66,13 @@ def row(installation: Installation, settings: Settings) -> Experiment:
     settings.META_REWARD_PUBLISH_ROOT = str(installation.root / "published")
     settings.META_REWARD_HF_TOKEN = ""
     root = installation.root
-    places = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
+    roots = StorageRoots(str(installation.artifacts), root / "models", root / "scratch")
     model = str(root / "models" / "stub")
     request = ExperimentRequest(
         "mine", recipe=str(installation.recipe), prompts=installation.prompts, model=model
     )
-    experiment = open_or_create(request, places, say=lambda text: None)
-    found = record_experiment(experiment, artifact_root=places.artifacts)
+    experiment = open_or_create(request, roots, say=lambda text: None)
+    found = record_experiment(experiment, artifact_root=roots.artifacts)
     make_model(installation, CHECKPOINT | {"model.safetensors": safetensors(format="pt")})
     made = record_iteration(found, 1, model_in="b" * 64)
     type(made).objects.filter(pk=made.pk).update(status="finished", metrics=METRICS)
@@ -94,13 +94,13 @@ def make_model(installation: Installation, contents: dict[str, bytes]) -> Path:
     return folder
 
 
-def published(row: Experiment, *, by: User | None = None, **wish: Any) -> Job:
+def published(row: Experiment, *, by: User | None = None, **payload: Any) -> Job:
     job = Job.objects.create(
         kind=JobKind.PUBLISH,
         experiment=row,
         experiment_name="mine",
         created_by=by,
-        payload={"number": 1} | wish,
+        payload={"number": 1} | payload,
     )
     assert run_job(job, SLOW_HANDLERS)
     job.refresh_from_db()
@@ -391,8 +391,8 @@ def test_the_card_names_the_commit_of_a_model_of_the_hub(
     row: Experiment, installation: Installation
 ) -> None:
     commit = "0123456789" * 4
-    places = get_storage_roots()
-    pinned = places.models / "org" / f"name@{commit}"
+    roots = get_storage_roots()
+    pinned = roots.models / "org" / f"name@{commit}"
     shutil.copytree(installation.model, pinned)
     description = installation.artifacts / "mine" / "experiment.json"
     found = json.loads(description.read_text())

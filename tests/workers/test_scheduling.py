@@ -64,13 +64,13 @@ class HostHere:
         self.before(request)
         if not can_continue():
             raise ShardStoppedError
-        tools = StageResources(
+        resources = StageResources(
             load_engine=engine_loading.load_engine, scratch=Path(request.scratch)
         )
-        tools.on_log = lambda row: None
+        resources.on_log = lambda row: None
         try:
             answer = process.run_shard(
-                {name: getattr(request, name) for name in ShardRequest.__slots__}, tools
+                {name: getattr(request, name) for name in ShardRequest.__slots__}, resources
             )
         except MetaRewardError as error:
             raise ShardFailedError(
@@ -126,9 +126,9 @@ def hand_over(
         prompts=installation.prompts,
         changes=changes,
     )
-    places = get_storage_roots()
-    experiment = experiment_setup.open_or_create(request, places, say=lambda text: None)
-    row = record_experiment(experiment, artifact_root=places.artifacts)
+    roots = get_storage_roots()
+    experiment = experiment_setup.open_or_create(request, roots, say=lambda text: None)
+    row = record_experiment(experiment, artifact_root=roots.artifacts)
     return control.submit_to_workers(experiment, row, until=until)
 
 

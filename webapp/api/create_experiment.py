@@ -51,11 +51,13 @@ def submit_launch(
     form.method, form.user = "POST", request.user
     form.POST = _fill_fields(first, given, values)  # type: ignore[assignment]
     form.FILES = MultiValueDict()
-    sheet = make_submitted_state(form, base, is_final=True)
-    if not sheet.is_ready:
-        raise InputError("\n".join(_list_problems(sheet)))
-    wish = build_launch_request(sheet)
-    job = enqueue_job(JobKind.LAUNCH, by=by, experiment_name=wish.name, payload=wish.write())
+    state = make_submitted_state(form, base, is_final=True)
+    if not state.is_ready:
+        raise InputError("\n".join(_list_problems(state)))
+    launch_request = build_launch_request(state)
+    job = enqueue_job(
+        JobKind.LAUNCH, by=by, experiment_name=launch_request.name, payload=launch_request.write()
+    )
     return job, warnings
 
 
@@ -145,9 +147,9 @@ def _store_prompt_fields(prompts: list[str] | None) -> dict[str, str]:
     }
 
 
-def _list_problems(sheet: LaunchFormState) -> list[str]:
+def _list_problems(state: LaunchFormState) -> list[str]:
     return [
-        *(f"{field.removeprefix(PREFIX)}: {text}" for field, text in sheet.errors.items()),
-        *sheet.problems,
-        *(f"{label} is missing" for label in sheet.missing),
+        *(f"{field.removeprefix(PREFIX)}: {text}" for field, text in state.errors.items()),
+        *state.problems,
+        *(f"{label} is missing" for label in state.missing),
     ]

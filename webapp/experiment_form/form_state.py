@@ -137,18 +137,18 @@ def make_initial_state(request: HttpRequest, base: FormBase) -> LaunchFormState:
 
 
 def make_refilled_state(
-    request: HttpRequest, base: FormBase, wish: LaunchRequest
+    request: HttpRequest, base: FormBase, launch_request: LaunchRequest
 ) -> LaunchFormState:
     """Fill the form as it was when a job was requested from it."""
-    recipe = wish.build_recipe()
+    recipe = launch_request.build_recipe()
     initial = {
-        "name": wish.name,
-        "seed": wish.seed,
-        "until": wish.until,
-        "is_private": wish.is_private,
-        "prompts_stored": wish.prompts,
-        "prompts_called": wish.prompts_called,
-        "prompts_from": _choose_prompts_source(wish),
+        "name": launch_request.name,
+        "seed": launch_request.seed,
+        "until": launch_request.until,
+        "is_private": launch_request.is_private,
+        "prompts_stored": launch_request.prompts,
+        "prompts_called": launch_request.prompts_called,
+        "prompts_from": _choose_prompts_source(launch_request),
     }
     return _make_unsubmitted_state(
         request, base, to_texts(recipe), initial | _make_model_initial(base, recipe)
@@ -179,10 +179,10 @@ def _read_texts(sent: QueryDict) -> dict[str, str]:
     }
 
 
-def _choose_prompts_source(wish: LaunchRequest) -> str:
-    if wish.prompts:
+def _choose_prompts_source(launch_request: LaunchRequest) -> str:
+    if launch_request.prompts:
         return forms.PROMPTS_FILE
-    return forms.PROMPTS_OF_ORIGIN if wish.same_prompts else forms.PROMPTS_OF_TASK
+    return forms.PROMPTS_OF_ORIGIN if launch_request.same_prompts else forms.PROMPTS_OF_TASK
 
 
 def _make_model_initial(base: FormBase, recipe: Recipe) -> dict[str, str]:
@@ -430,11 +430,11 @@ def _estimate_cost(
     return estimate_cost(request.user, draft.recipe, until=until)
 
 
-def build_launch_request(sheet: LaunchFormState) -> LaunchRequest:
+def build_launch_request(state: LaunchFormState) -> LaunchRequest:
     """What a sheet that is ready asks for."""
-    given, base = sheet.form.cleaned_data, sheet.base
-    stored = get_stored_name(sheet.form, sheet.prompts)
-    found = sheet.prompts.found if stored else None
+    given, base = state.form.cleaned_data, state.base
+    stored = get_stored_name(state.form, state.prompts)
+    found = state.prompts.found if stored else None
     return LaunchRequest(
         name=given["name"],
         seed=given["seed"],
@@ -442,10 +442,10 @@ def build_launch_request(sheet: LaunchFormState) -> LaunchRequest:
         is_private=given["is_private"],
         recipe=base.name,
         recipe_text=dump_recipe(base.recipe) if base.origin else base.text,
-        changes=sheet.draft.changes,
+        changes=state.draft.changes,
         origin=base.origin.name if base.origin else "",
         prompts=stored,
-        prompts_called=sheet.prompts.called if stored else "",
+        prompts_called=state.prompts.called if stored else "",
         same_prompts=given["prompts_from"] == forms.PROMPTS_OF_ORIGIN,
         skip_bad_rows=bool(found and found.rejected_count),
     )

@@ -83,9 +83,9 @@ class FormProblem:
     text: str
 
 
-def build_sections(sheet: LaunchFormState) -> list[SectionView]:
+def build_sections(state: LaunchFormState) -> list[SectionView]:
     """The recipe's fields, section by section."""
-    return build_draft_sections(sheet.draft, sheet.errors)
+    return build_draft_sections(state.draft, state.errors)
 
 
 def build_draft_sections(
@@ -114,34 +114,34 @@ def build_draft_sections(
     return [section for section in sections if section.common or section.rest]
 
 
-def list_notes(sheet: LaunchFormState) -> list[FieldNote]:
+def list_notes(state: LaunchFormState) -> list[FieldNote]:
     """What stands below every field, of the settings and of the recipe."""
-    of_settings = [FieldNote(name, _get_error(sheet, name)) for name in _NOTED]
+    of_settings = [FieldNote(name, _get_error(state, name)) for name in _NOTED]
     of_recipe = [
         FieldNote(shown.identity, shown.error, shown.before)
-        for shown in _build_fields(sheet.draft, sheet.errors).values()
+        for shown in _build_fields(state.draft, state.errors).values()
     ]
     return of_settings + of_recipe
 
 
-def list_problems(sheet: LaunchFormState) -> list[FormProblem]:
+def list_problems(state: LaunchFormState) -> list[FormProblem]:
     """All that is wrong, with the place of each on the page."""
-    return [FormProblem("", "", text) for text in sheet.problems] + [
-        FormProblem(_get_label(sheet, name), f"note-{name.replace('.', '-')}", text)
-        for name, text in sheet.errors.items()
+    return [FormProblem("", "", text) for text in state.problems] + [
+        FormProblem(_get_label(state, name), f"note-{name.replace('.', '-')}", text)
+        for name, text in state.errors.items()
     ]
 
 
-def _get_error(sheet: LaunchFormState, name: str) -> str:
+def _get_error(state: LaunchFormState, name: str) -> str:
     """What is wrong with the prompts themselves stands beside what was read of them."""
-    error = sheet.errors.get(name, "")
-    return "" if name == "prompts_from" and error == sheet.prompts.error else error
+    error = state.errors.get(name, "")
+    return "" if name == "prompts_from" and error == state.prompts.error else error
 
 
-def _get_label(sheet: LaunchFormState, name: str) -> str:
+def _get_label(state: LaunchFormState, name: str) -> str:
     if name.startswith(PREFIX):
         return name.removeprefix(PREFIX)
-    return str(sheet.form[name].label) if name in sheet.form.fields else name
+    return str(state.form[name].label) if name in state.form.fields else name
 
 
 def _build_fields(draft: RecipeDraft, errors: Mapping[str, str]) -> dict[str, FieldView]:
@@ -169,22 +169,22 @@ def _list_known_endpoints() -> Sequence[str]:
         return ()
 
 
-def build_cli_command(sheet: LaunchFormState) -> str:
+def build_cli_command(state: LaunchFormState) -> str:
     """Write the form as a command; empty as long as it is not ready, or where it is a duplicate.
 
     A recipe that was sent as a text, and prompts, are named as files that the person has.
     """
-    if not sheet.is_ready or sheet.base.origin is not None:
+    if not state.is_ready or state.base.origin is not None:
         return ""
-    given = sheet.form.cleaned_data
+    given = state.form.cleaned_data
     options: list[tuple[str, object]] = [
         ("--experiment", given["name"]),
-        ("--recipe", sheet.base.name or "recipe.yaml"),
-        *(("--set", change) for change in sheet.draft.changes),
+        ("--recipe", state.base.name or "recipe.yaml"),
+        *(("--set", change) for change in state.draft.changes),
         ("--iterations", given["until"]),
         ("--seed", given["seed"]),
     ]
-    if sheet.prompts.found is not None:
-        options.append(("--prompts", sheet.prompts.called.replace("pasted text", "prompts.txt")))
+    if state.prompts.found is not None:
+        options.append(("--prompts", state.prompts.called.replace("pasted text", "prompts.txt")))
     written = [f"{name} {shlex.quote(str(value))}" for name, value in options]
     return " \\\n    ".join([format_command("run_iteration", "--queue"), *written])

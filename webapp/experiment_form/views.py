@@ -127,8 +127,8 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
         )
     except RecipeError as error:
         return _choose_recipe(request, problem=str(error))
-    sheet = make_submitted_state(request, base, is_final=False)
-    response = _render_form(request, sheet, region="experiment_form/_prompts.html")
+    state = make_submitted_state(request, base, is_final=False)
+    response = _render_form(request, state, region="experiment_form/_prompts.html")
     if is_partial_request(request):
         response.headers["HX-Trigger-After-Swap"] = "prompts-ready"
     return response
@@ -144,7 +144,7 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
         return HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
     context = {
         "job": row,
-        "wish": LaunchRequest.read(row.payload),
+        "launch_request": LaunchRequest.read(row.payload),
         "said": row.outcome.get("said", []),
         "is_active": row.status in PENDING,
         "waits_long": row.status == JobStatus.WAITING
@@ -188,11 +188,13 @@ def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
     if not pk.isdecimal():
         raise Http404
     row = get_object_or_404(Job, pk=int(pk), kind=JobKind.LAUNCH, created_by=request.user)
-    wish = LaunchRequest.read(row.payload)
-    is_there = get_visible_experiments(request.user).filter(name=wish.origin).exists()
-    origin = wish.origin if is_there else ""
-    base = find_base(request, name=wish.recipe, text=wish.recipe_text, origin=origin)
-    return make_refilled_state(request, base, wish)
+    launch_request = LaunchRequest.read(row.payload)
+    is_there = get_visible_experiments(request.user).filter(name=launch_request.origin).exists()
+    origin = launch_request.origin if is_there else ""
+    base = find_base(
+        request, name=launch_request.recipe, text=launch_request.recipe_text, origin=origin
+    )
+    return make_refilled_state(request, base, launch_request)
 
 
 def _read_sent_text(request: HttpRequest) -> str:
@@ -216,27 +218,30 @@ def _read_sent_text(request: HttpRequest) -> str:
 
 def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
     is_final = request.POST.get("action") == "launch" and not is_partial_request(request)
-    sheet = make_submitted_state(request, base, is_final=is_final)
+    state = make_submitted_state(request, base, is_final=is_final)
     if request.POST.get("action") == "check" and not is_partial_request(request):
-        _request_model_check(request, sheet)
-        sheet = make_submitted_state(request, base, is_final=is_final)
-    if not is_final or not sheet.is_ready:
-        return _render_form(request, sheet)
-    wish = build_launch_request(sheet)
+        _request_model_check(request, state)
+        state = make_submitted_state(request, base, is_final=is_final)
+    if not is_final or not state.is_ready:
+        return _render_form(request, state)
+    launch_request = build_launch_request(state)
     placed = enqueue_job(
-        JobKind.LAUNCH, by=_get_user(request), experiment_name=wish.name, payload=wish.write()
+        JobKind.LAUNCH,
+        by=_get_user(request),
+        experiment_name=launch_request.name,
+        payload=launch_request.write(),
     )
     return redirect("job", pk=placed.pk)
 
 
-def _request_model_check(request: HttpRequest, sheet: LaunchFormState) -> None:
+def _request_model_check(request: HttpRequest, state: LaunchFormState) -> None:
     """Ask for the whole check of the chosen model, unless its files are already refused."""
-    recipe = sheet.draft.recipe
-    if recipe is None or recipe.model is None or sheet.model_check.problems:
+    recipe = state.draft.recipe
+    if recipe is None or recipe.model is None or state.model_check.problems:
         return
-    if sheet.errors.keys() & {"model_from", "model_folder", "model_hub"}:
+    if state.errors.keys() & {"model_from", "model_folder", "model_hub"}:
         return
-    prompts = get_stored_name(sheet.form, sheet.prompts)
+    prompts = get_stored_name(state.form, state.prompts)
     request_check(CheckRequest.of(recipe.model, recipe, prompts=prompts), by=_get_user(request))
 
 
@@ -258,19 +263,19 @@ def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
 
 def _render_form(
     request: HttpRequest,
-    sheet: LaunchFormState,
+    state: LaunchFormState,
     *,
     region: str = "experiment_form/_check.html",
 ) -> HttpResponse:
     context = {
-        "sheet": sheet,
-        "checked": sheet.model_check,
-        "form": sheet.form,
-        "base": sheet.base,
-        "command": build_cli_command(sheet),
-        "sections": build_sections(sheet),
-        "notes": list_notes(sheet),
-        "problems": list_problems(sheet),
+        "state": state,
+        "checked": state.model_check,
+        "form": state.form,
+        "base": state.base,
+        "command": build_cli_command(state),
+        "sections": build_sections(state),
+        "notes": list_notes(state),
+        "problems": list_problems(state),
         "is_region": is_partial_request(request),
         "upload_limit": format_upload_limit(),
     }

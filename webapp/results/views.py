@@ -191,10 +191,10 @@ def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpRespo
         raise Http404
     made = list_made_models(experiment)
     if len(made) > 1:
-        wish = build_payload_for_all(
+        payload = build_payload_for_all(
             parse_stored_recipe(experiment.recipe, origin=experiment.name), made, text
         )
-        enqueue_job(JobKind.CHAT, by=get_user(request), experiment=experiment, payload=wish)
+        enqueue_job(JobKind.CHAT, by=get_user(request), experiment=experiment, payload=payload)
     else:
         messages.info(request, "Only M0 exists, so nothing was requested.")
     return redirect("prompt_across_models", name=name, prompt_id=prompt_id)

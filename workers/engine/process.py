@@ -73,21 +73,23 @@ def main() -> None:
     """Serve requests until there are no more."""
     _limit_memory(os.environ.get("META_REWARD_ENGINE_MEMORY_MB"))
     reporter = Reporter(_take_standard_output())
-    tools = StageResources(
+    resources = StageResources(
         load_engine=load_engine,
         scratch=Path(),
         progress=reporter.report_progress,
         on_log=reporter.report_log_row,
     )
     for request in _iter_requests(sys.stdin):
-        handle_request(request, tools, reporter)
+        handle_request(request, resources, reporter)
 
 
-def handle_request(request: dict[str, Any], tools: StageResources, reporter: Reporter) -> None:
+def handle_request(request: dict[str, Any], resources: StageResources, reporter: Reporter) -> None:
     """Do what is asked for and tell how it ended."""
     try:
         answer = (
-            run_shard(request, tools) if "stage" in request else sample_completions(request, tools)
+            run_shard(request, resources)
+            if "stage" in request
+            else sample_completions(request, resources)
         )
     except MetaRewardError as error:
         reporter.send(failed=str(error), kind=type(error).__name__, retryable=error.retryable)
@@ -99,7 +101,7 @@ def handle_request(request: dict[str, Any], tools: StageResources, reporter: Rep
         reporter.send(**answer, device=_get_device())
 
 
-def run_shard(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
+def run_shard(request: dict[str, Any], resources: StageResources) -> dict[str, Any]:
     """Run one shard, unless its finished files are there.
 
     Returns:
@@ -107,26 +109,26 @@ def run_shard(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
     """
     stage = next(stage for stage in STAGES if stage.name == request["stage"])
     experiment = _open_experiment(request["artifact_root"], request["experiment"])
-    tools.scratch = Path(request["scratch"])
-    with _lock_training_scratch(stage, tools.scratch):
+    resources.scratch = Path(request["scratch"])
+    with _lock_training_scratch(stage, resources.scratch):
         context = experiment.build_context(request["iteration"])
         done = stage.find_finished_shard(context, request["shard"])
         if done is not None:
             return {"finished": done.counts, "reused": True}
-        made = stage.run_shard(context, request["shard"], tools)
+        made = stage.run_shard(context, request["shard"], resources)
         return {"finished": made.counts, "reused": False}
 
 
-def sample_completions(request: dict[str, Any], tools: StageResources) -> dict[str, Any]:
+def sample_completions(request: dict[str, Any], resources: StageResources) -> dict[str, Any]:
     """Draw completions by one of an experiment's models, which stays loaded."""
     experiment = _open_experiment(request["artifact_root"], request["experiment"])
-    engine = tools.get_engine(experiment.get_model(request["number"]), experiment.recipe.engine)
+    engine = resources.get_engine(experiment.get_model(request["number"]), experiment.recipe.engine)
     drawn = engine.sample(
         request["conversations"],
         request["samples"],
         sampling=_complete_sampling(experiment, request["sampling"]),
         seed=request["seed"],
-        progress=tools.progress,
+        progress=resources.progress,
     )
     return {"finished": [[_to_message(completion) for completion in replies] for replies in drawn]}
 

@@ -45,29 +45,29 @@ def launch_experiment(job: Job) -> dict[str, Any]:
         InputError: the name is taken, or something that was asked for is wrong.
         StorageFullError: there is visibly too little room.
     """
-    wish = LaunchRequest.read(job.payload)
-    check_name(wish.name)
-    _claim_name(job, wish.name)
+    launch_request = LaunchRequest.read(job.payload)
+    check_name(launch_request.name)
+    _claim_name(job, launch_request.name)
     said: list[str] = []
 
     def say(text: str) -> None:
-        said.append(text.replace(wish.prompts or "\0", wish.prompts_called))
-        _log.info("%s: %s", wish.name, text)
+        said.append(text.replace(launch_request.prompts or "\0", launch_request.prompts_called))
+        _log.info("%s: %s", launch_request.name, text)
         _save_outcome(job, {OPENING: True, "said": said})
 
-    places = get_storage_roots()
+    roots = get_storage_roots()
     try:
         experiment = open_or_create(
-            _build_request(wish, is_ours=_has_files(wish.name)), places, say=say
+            _build_request(launch_request, is_ours=_has_files(launch_request.name)), roots, say=say
         )
     except ExperimentBusyError as error:
         raise InputError(
-            f"an experiment {wish.name!r} is being begun already: choose another name"
+            f"an experiment {launch_request.name!r} is being begun already: choose another name"
         ) from error
-    row = _record_experiment(job, wish, experiment)
+    row = _record_experiment(job, launch_request, experiment)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():
-        submit_to_workers(experiment, row, until=wish.until)
-    return {"experiment": wish.name, "said": said}
+        submit_to_workers(experiment, row, until=launch_request.until)
+    return {"experiment": launch_request.name, "said": said}
 
 
 def _claim_name(job: Job, name: str) -> None:
@@ -98,21 +98,21 @@ def _has_files(name: str) -> bool:
     return ExperimentFiles(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), name).exists()
 
 
-def _build_request(wish: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:
+def _build_request(launch_request: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:
     return ExperimentRequest(
-        wish.name,
-        recipe=wish.build_recipe(),
-        prompts=None if is_ours else _get_prompts_path(wish),
-        seed=wish.seed,
+        launch_request.name,
+        recipe=launch_request.build_recipe(),
+        prompts=None if is_ours else _get_prompts_path(launch_request),
+        seed=launch_request.seed,
         resume=is_ours,
-        skip_bad_rows=wish.skip_bad_rows,
+        skip_bad_rows=launch_request.skip_bad_rows,
     )
 
 
-def _get_prompts_path(wish: LaunchRequest) -> Path | None:
-    if wish.prompts:
-        return get_stored_path(wish.prompts)
-    return _export_prompts(wish.origin) if wish.same_prompts else None
+def _get_prompts_path(launch_request: LaunchRequest) -> Path | None:
+    if launch_request.prompts:
+        return get_stored_path(launch_request.prompts)
+    return _export_prompts(launch_request.origin) if launch_request.same_prompts else None
 
 
 def _export_prompts(name: str) -> Path:
@@ -137,7 +137,9 @@ def _iter_prompt_lines(pool: IterationFiles) -> Iterator[bytes]:
 
 
 @transaction.atomic
-def _record_experiment(job: Job, wish: LaunchRequest, experiment: Experiment) -> models.Experiment:
+def _record_experiment(
+    job: Job, launch_request: LaunchRequest, experiment: Experiment
+) -> models.Experiment:
     """Make the row with its owner at once: nobody may see a private one in between.
 
     Raises:
@@ -145,8 +147,10 @@ def _record_experiment(job: Job, wish: LaunchRequest, experiment: Experiment) ->
     """
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
     if row.jobs.filter(kind=JobKind.LAUNCH).exclude(pk=job.pk).exists():
-        raise InputError(f"an experiment {wish.name!r} exists already: choose another name")
-    row.owner, row.is_private = job.created_by, wish.is_private
+        raise InputError(
+            f"an experiment {launch_request.name!r} exists already: choose another name"
+        )
+    row.owner, row.is_private = job.created_by, launch_request.is_private
     row.save(update_fields=["owner", "is_private"])
     Job.objects.filter(pk=job.pk).update(experiment=row)
     return row

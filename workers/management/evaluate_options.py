@@ -241,7 +241,7 @@ def parse_share(text: str) -> float:
     return number
 
 
-def run_benchmark(options: Options, places: StorageRoots, console: Console) -> list[Scorecard]:
+def run_benchmark(options: Options, roots: StorageRoots, console: Console) -> list[Scorecard]:
     """Run the benchmark that is asked for; its metrics are written beside its files, too.
 
     Raises:
@@ -250,7 +250,7 @@ def run_benchmark(options: Options, places: StorageRoots, console: Console) -> l
     """
     out: Path = options["output"]
     with create_output_folder(out):
-        cards = _RUNNERS[options["benchmark"]](options, _EngineFactory(options, places, console))
+        cards = _RUNNERS[options["benchmark"]](options, _EngineFactory(options, roots, console))
     write_json(out / "scores.json", [serialize_scorecard(card) for card in cards])
     console.print(f"files lie in {escape(str(out))}", soft_wrap=True)
     return cards
@@ -259,8 +259,8 @@ def run_benchmark(options: Options, places: StorageRoots, console: Console) -> l
 class _EngineFactory:
     """Who answers and judges in one command."""
 
-    def __init__(self, options: Options, places: StorageRoots, console: Console) -> None:
-        self.places = places
+    def __init__(self, options: Options, roots: StorageRoots, console: Console) -> None:
+        self.roots = roots
         self._options = options
         self._console = console
         self._cache = ArtifactStore(str(options["output"] / "kept"))
@@ -299,7 +299,7 @@ class _EngineFactory:
     def _open(self, spec: str, name: str | None, changes: Sequence[str]) -> NamedEngine:
         return open_engine(
             spec,
-            places=self.places,
+            roots=self.roots,
             kept=self._cache,
             name=name,
             changes=changes,
@@ -423,7 +423,7 @@ def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
             words=_load_judge_prompt(options),
         )
     else:
-        experiment = require_experiment(named, engines.places)
+        experiment = require_experiment(named, engines.roots)
         files = experiment.get_files(options["iteration"] or experiment.count_finished_iterations())
         path = run_judge(
             engines.make_run(), read_iteration_items(files), words=_load_judge_prompt(options)

@@ -41,7 +41,7 @@ def run_and_record(
     number: int,
     *,
     goal: int,
-    tools: StageResources,
+    resources: StageResources,
     console: Console,
 ) -> tuple[Summary, bool]:
     """Run what is left of an iteration and keep its rows; call it under the experiment's lock.
@@ -64,7 +64,7 @@ def run_and_record(
     if not transitions.start_iteration(iteration, model_in=context.model.sha256):
         raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
     try:
-        anything = _run_stages(context, iteration, tools, console)
+        anything = _run_stages(context, iteration, resources, console)
     except (AuditWaitsError, NeedsAttentionError) as error:
         transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=str(error))
         raise
@@ -79,7 +79,7 @@ def run_and_record(
         transitions.release_claims(row, status=AttemptStatus.INTERRUPTED, error=STOPPED)
         raise
     finally:
-        tools.release_engine()
+        resources.release_engine()
     summary = summarize(experiment, iteration)
     transitions.finish_iteration(
         iteration,
@@ -91,15 +91,18 @@ def run_and_record(
 
 
 def _run_stages(
-    context: IterationContext, iteration: models.Iteration, tools: StageResources, console: Console
+    context: IterationContext,
+    iteration: models.Iteration,
+    resources: StageResources,
+    console: Console,
 ) -> bool:
     watcher = ConsoleCallback(console, context)
     callbacks = CallbackList(DatabaseCallback(iteration), watcher)
-    tools.progress, tools.on_log = callbacks.report, callbacks.log
+    resources.progress, resources.on_log = callbacks.report, callbacks.log
     with watcher.shown():
         run_iteration(
             context,
-            tools,
+            resources,
             callbacks,
             before_training=lambda context: require_audit_passed(iteration, context),
         )

@@ -111,7 +111,7 @@ def _plan_run(
 
 
 def compute_fingerprint(
-    spec: MatrixSpec, run: PlannedRun, places: StorageRoots, *, variant: str | None
+    spec: MatrixSpec, run: PlannedRun, roots: StorageRoots, *, variant: str | None
 ) -> RunFingerprint:
     """What a run would be a function of, were it made today.
 
@@ -124,7 +124,7 @@ def compute_fingerprint(
     changes = [*spec.changes, *([] if run.model is None else [f"model={run.model.name}"])]
     recipe = load_recipe(run.recipe, changes=changes)
     pool, _ = read_pool(spec.prompts, recipe, read_fixed_items(recipe))
-    here = find_base_model(recipe, places) if run.model is None else None
+    here = find_base_model(recipe, roots) if run.model is None else None
     return RunFingerprint(
         recipe=recipe.sha256,
         templates=load_templates(recipe, get_task_templates(recipe.task)).sha256,

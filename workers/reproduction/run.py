@@ -136,15 +136,15 @@ class _Queue:
     """Runs that wait for their turn, and the children that are making some of them."""
 
     def __init__(self, spec: MatrixSpec, todo: Sequence[PlannedRun]) -> None:
-        self._wish = spec
+        self._spec = spec
         self._todo = list(todo)
         self._children: dict[PlannedRun, subprocess.Popen[bytes]] = {}
 
     def start_next(self) -> bool:
         """Start as many as may run at a time; whether any is going on."""
-        while self._todo and len(self._children) < self._wish.jobs:
+        while self._todo and len(self._children) < self._spec.jobs:
             run = take_next_run(self._todo, busy={run.group for run in self._children})
-            self._children[run] = _start_run(self._wish, run)
+            self._children[run] = _start_run(self._spec, run)
         return bool(self._children)
 
     def iter_ended(self) -> Iterator[tuple[PlannedRun, int]]:
@@ -160,7 +160,7 @@ class _Queue:
     def _remove_completions(self, group: str) -> None:
         """Remove what a group has drawn once none of its runs is left that could use it."""
         if all(run.group != group for run in [*self._todo, *self._children]):
-            shutil.rmtree(self._wish.draws / group, ignore_errors=True)
+            shutil.rmtree(self._spec.draws / group, ignore_errors=True)
 
     def stop(self) -> None:
         """Stop what is going on; the same command goes on with it."""

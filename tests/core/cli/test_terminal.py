@@ -78,7 +78,7 @@ def test_a_long_shard_is_told_of_with_rate_and_time_left(
     """Of 8 prompts x 5 samples 10 are drawn in 20 s: a quarter of shard 1 of 2, 140 s left."""
     now = [100.0]
     monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
-    SAMPLE.run_shard(context, 0, scripted_world.scripted_tools(Path("unused")))
+    SAMPLE.run_shard(context, 0, scripted_world.make_scripted_resources(Path("unused")))
     stream = io.StringIO()
     ledger = ConsoleCallback(make_console(stream), context)
     ledger.plan_stage(GENERATE, 2)
@@ -152,7 +152,7 @@ def test_every_watcher_is_told_everything(context: IterationContext) -> None:
 def test_calls_are_known_once_the_inputs_are(context: IterationContext, tmp_path: Path) -> None:
     """Parts of 8 prompts, 5 samples; distinct responses x 6 judgments; 8 x 6 x 5 battles."""
     assert estimate_shard_calls(context, "generate", 0) is None
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
+    scripted_world.run_before_training(context, scripted_world.make_scripted_resources(tmp_path))
     assert estimate_shard_calls(context, "generate", 0) == 40
     assert (
         estimate_shard_calls(context, "judge", 0) == 6 * context.files.read("responses", 0).num_rows
@@ -162,7 +162,7 @@ def test_calls_are_known_once_the_inputs_are(context: IterationContext, tmp_path
 
 
 def test_a_summary_is_shown_as_tables(context: IterationContext, tmp_path: Path) -> None:
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
+    scripted_world.run_before_training(context, scripted_world.make_scripted_resources(tmp_path))
     summary = summarize_iteration(
         context.files, number=1, recipe=context.recipe, stages=[stage.name for stage in STAGES]
     )

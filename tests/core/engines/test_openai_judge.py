@@ -17,7 +17,7 @@ from tests.core.engines.misbehaving_server import (
     completion,
     misbehaving_server,
 )
-from tests.core.scripted_world import begin, run_before_training, scripted_tools
+from tests.core.scripted_world import begin, make_scripted_resources, run_before_training
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_an_outside_judge_judges_and_the_model_does_the_rest(
     judge = {"samples": 6, "endpoint": "outside"}
     experiment = begin(tmp_path, judge=judge, probe={"prompts": 0})
     context = experiment.build_context(1)
-    run_before_training(context, scripted_tools(tmp_path / "scratch"))
+    run_before_training(context, make_scripted_resources(tmp_path / "scratch"))
     judgments = context.files.read("judgments").to_pylist()
     assert {row["text"] for row in judgments} == {"Well said. Score: 4"}
     assert len(outside.requests) == context.files.read("responses").num_rows

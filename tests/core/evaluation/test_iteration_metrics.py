@@ -38,7 +38,7 @@ class Watched(IterationFiles):
 @pytest.fixture
 def files(tmp_path: Path) -> Watched:
     context = scripted_world.begin(tmp_path / "artifacts").build_context(1)
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
+    scripted_world.run_before_training(context, scripted_world.make_scripted_resources(tmp_path))
     return Watched(context.files)
 
 

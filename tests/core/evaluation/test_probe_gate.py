@@ -14,7 +14,7 @@ from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.recipes.schema import ProbeRecipe
 from meta_reward_core.storage.artifact_store import hash_bytes
-from tests.core.scripted_world import begin, run_before_training, scripted_tools
+from tests.core.scripted_world import begin, make_scripted_resources, run_before_training
 
 
 def unreadable_judge(conversation: Conversation, sample: int, seed: int) -> Reply:
@@ -25,14 +25,16 @@ def unreadable_judge(conversation: Conversation, sample: int, seed: int) -> Repl
 def start(root: Path, **changes: Any) -> Experiment:
     """An experiment whose prompts are drawn."""
     experiment = begin(root, **changes)
-    STAGES[0].run_shard(experiment.build_context(1), 0, scripted_tools(root))
+    STAGES[0].run_shard(experiment.build_context(1), 0, make_scripted_resources(root))
     return experiment
 
 
 def test_a_judge_that_cannot_judge_stops_the_first_stage(tmp_path: Path) -> None:
     experiment = start(tmp_path)
     with pytest.raises(NeedsAttentionError) as stopped:
-        run_before_training(experiment.build_context(1), scripted_tools(tmp_path, unreadable_judge))
+        run_before_training(
+            experiment.build_context(1), make_scripted_resources(tmp_path, unreadable_judge)
+        )
     assert "the model does not know the reply format" in str(stopped.value)
     assert "continue as it is with --accept-probe" in str(stopped.value)
     files = experiment.get_files(1)
@@ -46,16 +48,18 @@ def test_a_report_is_read_again_instead_of_made_again(tmp_path: Path) -> None:
     experiment = start(tmp_path)
     for script in (unreadable_judge, make_fake_reply):
         with pytest.raises(NeedsAttentionError):
-            require_judge_probed(experiment.build_context(1), scripted_tools(tmp_path, script))
+            require_judge_probed(
+                experiment.build_context(1), make_scripted_resources(tmp_path, script)
+            )
 
 
 def test_an_accepted_probe_lets_the_run_go_on(tmp_path: Path) -> None:
     experiment = start(tmp_path)
-    tools = scripted_tools(tmp_path, unreadable_judge)
+    resources = make_scripted_resources(tmp_path, unreadable_judge)
     with pytest.raises(NeedsAttentionError):
-        require_judge_probed(experiment.build_context(1), tools)
+        require_judge_probed(experiment.build_context(1), resources)
     assert accept_probe(experiment.get_files(1), by="alice")
-    require_judge_probed(experiment.build_context(1), tools)
+    require_judge_probed(experiment.build_context(1), resources)
     assert not accept_probe(experiment.get_files(1), by="alice"), "there is nothing left to accept"
     found = read_probe(experiment.get_files(1))
     assert found is not None
@@ -65,18 +69,20 @@ def test_an_accepted_probe_lets_the_run_go_on(tmp_path: Path) -> None:
 def test_a_probe_can_be_accepted_in_advance(tmp_path: Path) -> None:
     experiment = start(tmp_path)
     assert accept_probe(experiment.get_files(1), by="the command line")
-    require_judge_probed(experiment.build_context(1), scripted_tools(tmp_path, unreadable_judge))
+    require_judge_probed(
+        experiment.build_context(1), make_scripted_resources(tmp_path, unreadable_judge)
+    )
 
 
 def test_another_setting_asks_for_another_probe(tmp_path: Path) -> None:
     experiment = start(tmp_path)
     with pytest.raises(NeedsAttentionError):
         require_judge_probed(
-            experiment.build_context(1), scripted_tools(tmp_path, unreadable_judge)
+            experiment.build_context(1), make_scripted_resources(tmp_path, unreadable_judge)
         )
     other = start(tmp_path / "other", judge={"samples": 6, "max_new_tokens": 99})
     first = read_probe(experiment.get_files(1))
-    require_judge_probed(other.build_context(1), scripted_tools(tmp_path))
+    require_judge_probed(other.build_context(1), make_scripted_resources(tmp_path))
     second = read_probe(other.get_files(1))
     assert first is not None
     assert second is not None
@@ -89,7 +95,7 @@ def test_the_probe_changes_no_table(tmp_path: Path) -> None:
     for name, prompts in (("with", 8), ("without", 0)):
         root = tmp_path / name
         experiment = start(root, probe={"prompts": prompts})
-        run_before_training(experiment.build_context(1), scripted_tools(root))
+        run_before_training(experiment.build_context(1), make_scripted_resources(root))
         parts = [part for made in experiment.get_files(1).list_manifests() for part in made.parts]
         hashes.append({part.path: part.sha256 for part in parts})
         assert (read_probe(experiment.get_files(1)) is not None) == bool(prompts)
@@ -104,15 +110,15 @@ def test_an_iteration_that_is_under_way_is_not_probed(tmp_path: Path) -> None:
     context = experiment.build_context(1)
     without = replace(context, recipe=context.recipe.model_copy(
         update={"probe": ProbeRecipe(prompts=0)}))  # fmt: skip
-    STAGES[1].run_shard(without, 0, scripted_tools(tmp_path))
-    require_judge_probed(context, scripted_tools(tmp_path, unreadable_judge))
+    STAGES[1].run_shard(without, 0, make_scripted_resources(tmp_path))
+    require_judge_probed(context, make_scripted_resources(tmp_path, unreadable_judge))
     assert read_probe(experiment.get_files(1)) is None
 
 
 def test_no_probe_draws_from_a_model_when_it_is_switched_off(tmp_path: Path) -> None:
     experiment = start(tmp_path, probe={"prompts": 0})
-    tools = scripted_tools(tmp_path, unreadable_judge)
-    require_judge_probed(experiment.build_context(1), tools)
-    engine = tools.get_engine(experiment.build_context(1).model, experiment.recipe.engine)
+    resources = make_scripted_resources(tmp_path, unreadable_judge)
+    require_judge_probed(experiment.build_context(1), resources)
+    engine = resources.get_engine(experiment.build_context(1).model, experiment.recipe.engine)
     assert isinstance(engine, ScriptedEngine)
     assert engine.calls == 0

@@ -79,7 +79,9 @@ def run(root: Path, policy: str) -> IterationContext:
         "judge": {"samples": 6, "reasoning": policy},
     }
     context = scripted_world.begin(root, **changes).build_context(1)
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(root, reason))
+    scripted_world.run_before_training(
+        context, scripted_world.make_scripted_resources(root, reason)
+    )
     return context
 
 
@@ -162,10 +164,10 @@ def test_responses_with_the_same_answer_are_identical_where_reasoning_is_strippe
         context = scripted_world.begin(
             tmp_path / policy, actor={"samples": 5, "reasoning": policy}
         ).build_context(1)
-        tools = scripted_world.scripted_tools(tmp_path, repeat)
+        resources = scripted_world.make_scripted_resources(tmp_path, repeat)
         for stage in scripted_world.stages_before_training()[:2]:
             for shard in range(stage.plan_shards(context)):
-                stage.run_shard(context, shard, tools)
+                stage.run_shard(context, shard, resources)
         found[policy] = context.files.read("responses").num_rows
     assert found == {"keep": 100, "strip": 40}
 

@@ -106,9 +106,9 @@ def test_whoever_names_a_commit_that_lies_here_needs_no_hub(hub: Hub, root: Path
     commit = hub.add("org/tiny", WHOLE)
     fetch("org/tiny", root)
     hub.shut()
-    places = StorageRoots("unused", root, root)
+    roots = StorageRoots("unused", root, root)
     recipe = Recipe(name="mine", model=f"org/tiny@{commit}")
-    assert resolve_base_model(recipe, places, say=print).folder.name == f"tiny@{commit}"
+    assert resolve_base_model(recipe, roots, say=print).folder.name == f"tiny@{commit}"
 
 
 def test_of_all_files_only_those_that_a_model_is_loaded_from_are_fetched(

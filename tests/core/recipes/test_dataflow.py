@@ -19,7 +19,7 @@ from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.recipes import dataflow
 from meta_reward_core.recipes.dataflow import NOT_IN_RESULTS, STAGE_SPECS, list_affected_stages
 from meta_reward_core.recipes.schema import Recipe
-from tests.core.scripted_world import RECIPE, begin, scripted_tools, train_on_nothing
+from tests.core.scripted_world import RECIPE, begin, make_scripted_resources, train_on_nothing
 
 HOW_TO_DECLARE = (
     "is neither declared by a stage nor listed as changing no result. If tables or checkpoints "
@@ -249,18 +249,18 @@ def test_a_stage_reads_no_value_that_it_does_not_declare(
     fake = SimpleNamespace(train_dpo=train_on_nothing)
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
     context = begin(tmp_path / "a", **changes, probe={"prompts": 0}).build_context(1)
-    tools = scripted_tools(tmp_path / "scratch")
+    resources = make_scripted_resources(tmp_path / "scratch")
     for stage in STAGES:
         read: set[str] = set()
         watched: Any = Recorder(context.recipe, "", read)
         for shard in range(stage.plan_shards(context)):
-            stage.run_shard(context, shard, tools)
+            stage.run_shard(context, shard, resources)
             manifest = context.files.find_manifest(stage.name, shard)
             context.files.discard(stage.name, shard, stage.list_outputs(shard))
-            work = stage.run(replace(context, recipe=watched), shard, tools)
+            work = stage.run(replace(context, recipe=watched), shard, resources)
             assert manifest is not None
             again = context.files.publish(
-                stage.name, shard, key=manifest.key, work=work, packages=tools.list_packages()
+                stage.name, shard, key=manifest.key, work=work, packages=resources.list_packages()
             )
             assert again == manifest
         undeclared = find_undeclared_reads(stage, read, context.recipe)

@@ -28,7 +28,7 @@ ORDER = [stage.name for stage in STAGES]
 @pytest.fixture
 def context(tmp_path: Path) -> IterationContext:
     context = scripted_world.begin(tmp_path / "artifacts").build_context(1)
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
+    scripted_world.run_before_training(context, scripted_world.make_scripted_resources(tmp_path))
     return context
 
 

@@ -16,8 +16,8 @@ from meta_reward_core.storage.shards import IterationFiles
 from tests.core.scripted_world import (
     begin,
     long_winded_reply,
+    make_scripted_resources,
     run_before_training,
-    scripted_tools,
     stages_before_training,
 )
 
@@ -42,7 +42,7 @@ def test_an_iteration_that_version_1_began_goes_on_and_nothing_is_made_again(
     tmp_path: Path, until: str
 ) -> None:
     """Of the last stage that version 1 was at, it made the first shard alone."""
-    root, tools = tmp_path / "artifacts", scripted_tools(tmp_path, long_winded_reply)
+    root, resources = tmp_path / "artifacts", make_scripted_resources(tmp_path, long_winded_reply)
     meta_judge = {"max_judgments": None, "max_chosen_judgment_chars": None}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shards, "to_parquet", write_as_version_1)
@@ -52,12 +52,12 @@ def test_an_iteration_that_version_1_began_goes_on_and_nothing_is_made_again(
         for stage in stages_before_training():
             count = 1 if stage.name == until else stage.plan_shards(context)
             for shard in range(count):
-                stage.run_shard(context, shard, tools)
+                stage.run_shard(context, shard, resources)
             if stage.name == until:
                 break
     before = bytes_of(root)
     context = experiment.build_context(1)
-    ran = run_before_training(context, tools)
+    ran = run_before_training(context, resources)
     after = bytes_of(root)
     assert {path: after[path] for path in before} == before
     assert (until, 0) not in ran

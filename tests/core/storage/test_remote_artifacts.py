@@ -27,9 +27,9 @@ from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.core.scripted_world import (
     RECIPE,
+    make_scripted_resources,
     prompt_file,
     run_before_training,
-    scripted_tools,
 )
 from tests.services import S3
 
@@ -138,11 +138,11 @@ def test_tables_and_manifests_have_the_bytes_of_a_local_root(
         _begin(one, model)
         experiment = open_experiment(one, "scripted")
         assert experiment is not None
-        ran = run_before_training(experiment.build_context(1), scripted_tools(tmp_path))
+        ran = run_before_training(experiment.build_context(1), make_scripted_resources(tmp_path))
         assert len(ran) == 9
         again = open_experiment(one, "scripted")
         assert again is not None
-        assert run_before_training(again.build_context(1), scripted_tools(tmp_path)) == []
+        assert run_before_training(again.build_context(1), make_scripted_resources(tmp_path)) == []
     made, wanted = store.list_sizes("scripted"), local.list_sizes("scripted")
     of_model = {
         f"iteration-0/checkpoint/{name}" for name in Checkpoint(local, "../model").list_files()
@@ -182,7 +182,7 @@ def test_a_damaged_part_is_made_again_and_a_store_that_is_away_makes_nothing_dam
     experiment = open_experiment(store, "scripted")
     assert experiment is not None
     sample = STAGES[0]
-    sample.run_shard(experiment.build_context(1), 0, scripted_tools(tmp_path))
+    sample.run_shard(experiment.build_context(1), 0, make_scripted_resources(tmp_path))
     again = experiment.build_context(1)
     assert sample.find_finished_shard(again, 0) is not None
     part = "scripted/iteration-1/prompts/part-00000.parquet"

@@ -108,8 +108,8 @@ def test_a_pool_too_small_for_the_iterations_is_refused() -> None:
 
 
 def test_the_toy_tasks_default_model_is_the_shipped_one(tmp_path: Path) -> None:
-    places = StorageRoots("unused", tmp_path / "models", tmp_path / "scratch")
-    found = find_base_model(load_recipe("miniature"), places)
+    roots = StorageRoots("unused", tmp_path / "models", tmp_path / "scratch")
+    found = find_base_model(load_recipe("miniature"), roots)
     assert found is not None
     assert found.folder == get_shipped_seed_model()
 

@@ -33,7 +33,7 @@ HUMAN = {
 def context(tmp_path: Path) -> IterationContext:
     begun = scripted_world.begin(tmp_path / "artifacts", audit={"human_pairs_share": 0.2})
     context = begun.build_context(1)
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path))
+    scripted_world.run_before_training(context, scripted_world.make_scripted_resources(tmp_path))
     return context
 
 
@@ -76,7 +76,9 @@ def spell(conversation: Conversation, sample: int, seed: int) -> Completion:
 def spelled(tmp_path: Path) -> IterationContext:
     begun = scripted_world.begin(tmp_path / "artifacts", audit={"human_pairs_share": 0.2})
     context = begun.build_context(1)
-    scripted_world.run_before_training(context, scripted_world.scripted_tools(tmp_path, spell))
+    scripted_world.run_before_training(
+        context, scripted_world.make_scripted_resources(tmp_path, spell)
+    )
     return context
 
 
@@ -101,7 +103,9 @@ def test_peoples_pairs_have_the_tokens_of_the_iteration_that_drew_them(
     pair = spelled.files.read("judge_pairs").to_pylist()[0]
     human = pair | {"kind": "human", "iteration": 1, "score_chosen": 1.0, "score_rejected": 0.0}
     unknown = HUMAN | {"iteration": 1}
-    scripted_world.run_before_training(later, scripted_world.scripted_tools(tmp_path, spell))
+    scripted_world.run_before_training(
+        later, scripted_world.make_scripted_resources(tmp_path, spell)
+    )
     write_audit(later.files, withheld=[], human_pairs=[human, unknown])
     rows = {
         row["chosen_judgment_id"]: row
@@ -122,8 +126,8 @@ def test_a_training_depends_on_the_drawn_tokens(tmp_path: Path, spelled: Iterati
 
     begun = scripted_world.begin(tmp_path / "other", audit={"human_pairs_share": 0.2})
     other = begun.build_context(1)
-    tools = scripted_world.scripted_tools(tmp_path, spell_otherwise)
-    scripted_world.run_before_training(other, tools)
+    resources = scripted_world.make_scripted_resources(tmp_path, spell_otherwise)
+    scripted_world.run_before_training(other, resources)
     for kind in ("actor", "judge"):
         assert other.files.read(f"{kind}_pairs") == spelled.files.read(f"{kind}_pairs")
     assert TRAIN.compute_key(spelled, 0) != TRAIN.compute_key(other, 0)

@@ -102,7 +102,7 @@ def _build(options: dict[str, Any], console: Console) -> None:
     held_out = read_held_out(options["held_out"])
     named = open_engine(
         options["judge"],
-        places=get_storage_roots(),
+        roots=get_storage_roots(),
         kept=ArtifactStore(str(output.with_name(f"{output.name}.kept"))),
         changes=options["changes"],
         say=console.print,

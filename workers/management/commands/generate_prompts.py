@@ -130,7 +130,7 @@ def _generate(options: dict[str, Any], console: Console) -> None:
         require_writable(out / "prompts.jsonl")
         named = open_engine(
             options["engine"],
-            places=get_storage_roots(),
+            roots=get_storage_roots(),
             kept=ArtifactStore(str(out / "kept")),
             changes=options["changes"],
             say=console.print,

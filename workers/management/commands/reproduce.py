@@ -120,7 +120,7 @@ class Command(ExemplifiedCommand):
 
 
 def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
-    spec, places = _build_spec(options), get_storage_roots()
+    spec, roots = _build_spec(options), get_storage_roots()
     stem = options["output"] or VAR_ROOT / "reports" / spec.name
     folder = options["records"] or stem / "runs"
     spec.logs.mkdir(parents=True, exist_ok=True)
@@ -128,19 +128,17 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
     def say(text: str) -> None:
         console.print(escape(text), soft_wrap=True)
 
-    seeds = SeedModelRecords(places.models, folder, say)
+    seeds = SeedModelRecords(roots.models, folder, say)
 
     def basis(run: PlannedRun) -> RunFingerprint:
         tried = None if run.model is None else seeds.find_or_record(run.model)
-        return compute_fingerprint(
-            spec, run, places, variant=None if tried is None else tried.model
-        )
+        return compute_fingerprint(spec, run, roots, variant=None if tried is None else tried.model)
 
     plan_runs(spec, [])  # refuses what is wrong with names and recipes before the first training
     gates = choose_seed_models(spec, seeds, train=not options["report_only"])
     runs = plan_runs(spec, gates)
     _check_baseline(options["baseline"], runs)
-    records = RunRecords(folder, ArtifactStore(places.artifacts), basis_of=basis, say=say)
+    records = RunRecords(folder, ArtifactStore(roots.artifacts), basis_of=basis, say=say)
     failed: dict[str, str] = {}
     if not options["report_only"]:
         prepare_seed_models(spec, [run for run in runs if records.find(run) is None], seeds)

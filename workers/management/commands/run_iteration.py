@@ -122,12 +122,12 @@ class Command(ExemplifiedCommand):
 
 
 def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
-    places = get_storage_roots()
-    _check_rows(request.experiment, places)
+    roots = get_storage_roots()
+    _check_rows(request.experiment, roots)
     return show_plan(
         request,
         options["iterations"],
-        places,
+        roots,
         console,
         speeds_of=partial(_measure_throughput, request.experiment),
         engine_here=not options["queue"],
@@ -135,10 +135,10 @@ def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console)
 
 
 def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
-    until, places = options["iterations"], get_storage_roots()
+    until, roots = options["iterations"], get_storage_roots()
     if not options["queue"]:
-        return _run(request, until, places, console, draws=options["completion_cache"])
-    return _run_by_workers(request, until, places, console)
+        return _run(request, until, roots, console, draws=options["completion_cache"])
+    return _run_by_workers(request, until, roots, console)
 
 
 def _measure_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
@@ -176,14 +176,14 @@ def _format_resume_command(request: ExperimentRequest, until: int | None) -> str
 def _run(
     request: ExperimentRequest,
     until: int | None,
-    places: StorageRoots,
+    roots: StorageRoots,
     console: Console,
     *,
     draws: Path | None,
 ) -> Summary:
-    experiment = _open(request, places, console, engine_here=True)
+    experiment = _open(request, roots, console, engine_here=True)
     check_next_engine(experiment, until=until)
-    row = record_experiment(experiment, artifact_root=places.artifacts)
+    row = record_experiment(experiment, artifact_root=roots.artifacts)
     with run_exclusively(experiment, row):
         lost = close_stale_attempts(row)
         if lost:
@@ -195,7 +195,7 @@ def _run(
             _run_next(
                 experiment,
                 row,
-                make_stage_resources(experiment, places, number=number, draws=draws),
+                make_stage_resources(experiment, roots, number=number, draws=draws),
                 number,
                 console,
                 goal=max(numbers),
@@ -207,10 +207,10 @@ def _run(
 
 
 def _run_by_workers(
-    request: ExperimentRequest, until: int | None, places: StorageRoots, console: Console
+    request: ExperimentRequest, until: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
-    experiment = _open(request, places, console, engine_here=False)
-    row = record_experiment(experiment, artifact_root=places.artifacts)
+    experiment = _open(request, roots, console, engine_here=False)
+    row = record_experiment(experiment, artifact_root=roots.artifacts)
     if request.accept_probe:
         accept_probe(experiment.get_files(1), by="the command line")
     iteration = submit_to_workers(experiment, row, until=until)
@@ -252,27 +252,27 @@ def _follow_one(experiment: Experiment, iteration: models.Iteration, console: Co
 
 
 def _open(
-    request: ExperimentRequest, places: StorageRoots, console: Console, *, engine_here: bool
+    request: ExperimentRequest, roots: StorageRoots, console: Console, *, engine_here: bool
 ) -> Experiment:
-    _check_rows(request.experiment, places)
+    _check_rows(request.experiment, roots)
     return open_or_create(
         request,
-        places,
+        roots,
         say=lambda text: console.print(escape(text)),
         engine_here=engine_here,
-        change=make_changer(places.artifacts, who=describe_shell_user()),
+        change=make_changer(roots.artifacts, who=describe_shell_user()),
     )
 
 
-def _check_rows(name: str, places: StorageRoots) -> None:
-    found = ExperimentFiles(ArtifactStore(places.artifacts), name).exists()
-    check_rows_have_files(name, artifact_root=places.artifacts, files_exist=found)
+def _check_rows(name: str, roots: StorageRoots) -> None:
+    found = ExperimentFiles(ArtifactStore(roots.artifacts), name).exists()
+    check_rows_have_files(name, artifact_root=roots.artifacts, files_exist=found)
 
 
 def _run_next(
     experiment: Experiment,
     row: models.Experiment,
-    tools: StageResources,
+    resources: StageResources,
     number: int,
     console: Console,
     *,
@@ -281,7 +281,7 @@ def _run_next(
     console.print(f"[bold]{experiment.name}[/bold], iteration {number}")
     try:
         summary, anything = run_and_record(
-            experiment, row, number, goal=goal, tools=tools, console=console
+            experiment, row, number, goal=goal, resources=resources, console=console
         )
     except NoPairsError:
         print_summary(console, summarize(experiment, row.iterations.get(number=number)))

@@ -78,13 +78,13 @@ class Command(ExemplifiedCommand):
             _train(options, get_storage_roots(), console)
 
 
-def _train(options: dict[str, Any], places: StorageRoots, console: Console) -> None:
+def _train(options: dict[str, Any], roots: StorageRoots, console: Console) -> None:
     settings = _build_settings(options)
-    target = _resolve_target(options["output"], places)
+    target = _resolve_target(options["output"], roots)
     held_out = read_held_out(options["held_out"])
     rows = [row for file in options["data"] for row in _read_rows(file, held_out, console)]
     recipe = Recipe(name="seed", model=options["model"])
-    start = resolve_base_model(recipe, places, say=console.print)
+    start = resolve_base_model(recipe, roots, say=console.print)
 
     from meta_reward_core.training.sft import train_sft  # only a training pays for TRL's import
 
@@ -93,7 +93,7 @@ def _train(options: dict[str, Any], places: StorageRoots, console: Console) -> N
         start=start.folder,
         settings=settings,
         checkpoint=target,
-        scratch=places.scratch / "train-seed" / options["output"],
+        scratch=roots.scratch / "train-seed" / options["output"],
         seed=options["seed"],
         on_log=lambda row: _show(console, row),
     )
@@ -136,10 +136,10 @@ def _build_settings(options: dict[str, Any]) -> SftSettings:
         raise InputError("the training cannot be set like this:\n" + "\n".join(lines)) from error
 
 
-def _resolve_target(name: str, places: StorageRoots) -> Path:
-    target = places.models / name
+def _resolve_target(name: str, roots: StorageRoots) -> Path:
+    target = roots.models / name
     if Path(name).name != name or name.startswith("."):
-        raise InputError(f"--output names a folder below {places.models}, so {name!r} will not do")
+        raise InputError(f"--output names a folder below {roots.models}, so {name!r} will not do")
     if target.exists():
         raise InputError(f"{target} exists: choose another --output")
     return target

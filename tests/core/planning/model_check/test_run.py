@@ -40,7 +40,7 @@ SMOKE = load_recipe("smoke")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> StorageRoots:
+def roots(tmp_path: Path) -> StorageRoots:
     roots = StorageRoots.from_environment()
     (tmp_path / "models").mkdir()
     return replace(
@@ -52,19 +52,19 @@ def places(tmp_path: Path) -> StorageRoots:
 
 
 @pytest.fixture
-def model(places: StorageRoots) -> Path:
+def model(roots: StorageRoots) -> Path:
     """A copy of the shipped toy model, as users copy a model to change it."""
-    return Path(shutil.copytree(get_shipped_seed_model(), places.models / "mine"))
+    return Path(shutil.copytree(get_shipped_seed_model(), roots.models / "mine"))
 
 
-def request_for(model: Path, places: StorageRoots, *changes: str) -> ModelCheckRequest:
+def request_for(model: Path, roots: StorageRoots, *changes: str) -> ModelCheckRequest:
     recipe = load_recipe("smoke", changes=changes)
     templates = load_templates(recipe, get_task_templates(recipe.task))
-    return build_check_request(recipe, model, places, templates=templates, prompts=PROMPTS)
+    return build_check_request(recipe, model, roots, templates=templates, prompts=PROMPTS)
 
 
-def test_the_shipped_model_passes_everything(model: Path, places: StorageRoots) -> None:
-    report = check_model(request_for(model, places))
+def test_the_shipped_model_passes_everything(model: Path, roots: StorageRoots) -> None:
+    report = check_model(request_for(model, roots))
     assert report.model == "mine"
     noted = [check.name for check in report.checks if check.level is not Level.GREEN]
     assert noted == ["chat_template.control"], "its words are tokens, so none can be spelt"
@@ -74,12 +74,12 @@ def test_the_shipped_model_passes_everything(model: Path, places: StorageRoots) 
 
 
 def check_smoke(
-    model: ModelRef, places: StorageRoots, said: list[str], *, engine_here: bool
+    model: ModelRef, roots: StorageRoots, said: list[str], *, engine_here: bool
 ) -> CheckReport | None:
     return check_new_experiment(
         SMOKE,
         model,
-        places,
+        roots,
         templates=load_templates(SMOKE, get_task_templates(SMOKE.task)),
         prompts=PROMPTS,
         has_own_prompts=False,
@@ -138,10 +138,10 @@ def _quantise(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_each_fault_is_one_sentence_with_the_file_and_what_to_do(
-    model: Path, places: StorageRoots, change: Callable[[Path], object], file: str, words: str
+    model: Path, roots: StorageRoots, change: Callable[[Path], object], file: str, words: str
 ) -> None:
     change(model)
-    report = check_model(request_for(model, places))
+    report = check_model(request_for(model, roots))
     problems = report.select(Level.RED)
     assert len(problems) == 1, [check.describe() for check in problems]
     sentence = problems[0].describe()
@@ -152,10 +152,10 @@ def test_each_fault_is_one_sentence_with_the_file_and_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-def test_roles_whose_prompts_never_fit_are_each_named(model: Path, places: StorageRoots) -> None:
+def test_roles_whose_prompts_never_fit_are_each_named(model: Path, roots: StorageRoots) -> None:
     """The prompts of judge and meta-judge have about 10 tokens, their completions up to 48."""
     edit_json(model / "config.json", max_position_embeddings=51)
-    problems = check_model(request_for(model, places)).select(Level.RED)
+    problems = check_model(request_for(model, roots)).select(Level.RED)
     assert [check.name for check in problems] == ["prompts.judge", "prompts.meta_judge"]
     assert "all 2 prompts of the judge are refused" in problems[0].message
 
@@ -171,15 +171,15 @@ def test_several_problems_are_a_line_each() -> None:
     ]
 
 
-def test_a_folder_outside_the_root_is_not_looked_into(places: StorageRoots, tmp_path: Path) -> None:
+def test_a_folder_outside_the_root_is_not_looked_into(roots: StorageRoots, tmp_path: Path) -> None:
     shutil.copytree(get_shipped_seed_model(), tmp_path / "elsewhere")
-    report = check_model(request_for(tmp_path / "elsewhere", places))
+    report = check_model(request_for(tmp_path / "elsewhere", roots))
     assert [check.level for check in report.checks] == [Level.RED]
     assert "lies outside the allowed model folders" in report.checks[0].message
 
 
-def test_a_request_is_the_same_in_another_process(model: Path, places: StorageRoots) -> None:
-    request = request_for(model, places, "actor.samples=3")
+def test_a_request_is_the_same_in_another_process(model: Path, roots: StorageRoots) -> None:
+    request = request_for(model, roots, "actor.samples=3")
     again = ModelCheckRequest.from_json(json.loads(json.dumps(request.to_json())))
     assert replace(again, templates=request.templates) == request
     assert again.templates.sha256 == request.templates.sha256
@@ -187,9 +187,9 @@ def test_a_request_is_the_same_in_another_process(model: Path, places: StorageRo
 
 @pytest.mark.slow
 def test_another_process_finds_the_same(
-    model: Path, places: StorageRoots, monkeypatch: pytest.MonkeyPatch
+    model: Path, roots: StorageRoots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = request_for(model, places)
+    request = request_for(model, roots)
     here = check_model(request)
     monkeypatch.delitem(sys.modules, "transformers")
     assert run_check(request, in_process=False) == here
@@ -197,10 +197,10 @@ def test_another_process_finds_the_same(
 
 @pytest.mark.slow
 def test_a_model_of_8_billion_parameters_takes_seconds_and_little_memory(
-    places: StorageRoots,
+    roots: StorageRoots,
 ) -> None:
     """The shapes of Llama-3-8B, in a file of 16 GB that has no blocks on the disk."""
-    folder = Path(shutil.copytree(get_shipped_seed_model(), places.models / "large"))
+    folder = Path(shutil.copytree(get_shipped_seed_model(), roots.models / "large"))
     config = LlamaConfig(
         vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
         num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192,
@@ -224,7 +224,7 @@ def test_a_model_of_8_billion_parameters_takes_seconds_and_little_memory(
     tensors |= {f"{name}.weight": ("BF16", shape) for name, shape in top.items()}
     write_safetensors(folder / "model.safetensors", tensors)
     assert (folder / "model.safetensors").stat().st_size > 16e9
-    request = request_for(folder, places)
+    request = request_for(folder, roots)
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "meta_reward_core.planning.model_check"],
@@ -239,20 +239,20 @@ def test_a_model_of_8_billion_parameters_takes_seconds_and_little_memory(
 
 
 def test_an_experiment_with_an_unusable_model_is_not_created(
-    model: Path, places: StorageRoots
+    model: Path, roots: StorageRoots
 ) -> None:
     edit_json(model / "generation_config.json", top_p=0.5)
     reference = ModelRef("M0", model, hash_model_folder(model))
     said: list[str] = []
     with pytest.raises(ModelFolderError, match=r"generation_config\.json: cannot be saved again"):
-        check_smoke(reference, places, said, engine_here=True)  # fmt: skip
+        check_smoke(reference, roots, said, engine_here=True)  # fmt: skip
 
 
-def test_notes_are_told_and_kept(model: Path, places: StorageRoots) -> None:
+def test_notes_are_told_and_kept(model: Path, roots: StorageRoots) -> None:
     edit_json(model / "config.json", dtype="bfloat16")
     reference = ModelRef("M0", model, hash_model_folder(model))
     said: list[str] = []
-    report = check_smoke(reference, places, said, engine_here=True)
+    report = check_smoke(reference, roots, said, engine_here=True)
     assert report is not None
     assert report.level is Level.AMBER
     assert any("checkpoints are saved in bfloat16" in note for note in said)
@@ -260,7 +260,7 @@ def test_notes_are_told_and_kept(model: Path, places: StorageRoots) -> None:
 
 
 def test_a_machine_without_model_libraries_checks_files_and_leaves_the_rest(
-    model: Path, places: StorageRoots, monkeypatch: pytest.MonkeyPatch
+    model: Path, roots: StorageRoots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from meta_reward_core.planning import check_experiment
 
@@ -268,7 +268,7 @@ def test_a_machine_without_model_libraries_checks_files_and_leaves_the_rest(
     reference, said = ModelRef("M0", model, "0" * 64), list[str]()
 
     def check() -> CheckReport | None:
-        return check_smoke(reference, places, said, engine_here=False)  # fmt: skip
+        return check_smoke(reference, roots, said, engine_here=False)  # fmt: skip
 
     assert check() is None
     assert said == ["a worker checks the rest of the model before the first iteration generates"]

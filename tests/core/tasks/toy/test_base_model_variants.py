@@ -81,9 +81,9 @@ def test_one_that_fails_the_gate_is_no_model_but_is_remembered(
     for _ in range(2):
         with pytest.raises(TrainingError, match="SFT seed 7 failed the gate"):
             ensure(SeedModelVariant(7), tmp_path)
-    places = StorageRoots(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
+    roots = StorageRoots(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
     with pytest.raises(TrainingError, match="SFT seed 7 failed the gate"):
-        check_seed_model(load_recipe("smoke", changes=["model=miniature-sft7"]), places)
+        check_seed_model(load_recipe("smoke", changes=["model=miniature-sft7"]), roots)
     gate = find_gate_result(SeedModelVariant(7), tmp_path / "models")
     assert gate is not None
     assert not gate.passed
@@ -119,15 +119,15 @@ def test_a_killed_training_leaves_nothing_that_counts(
 
 
 def test_a_launch_finds_the_variant_that_its_recipe_names(tmp_path: Path, trained: Trained) -> None:
-    places = StorageRoots(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
+    roots = StorageRoots(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
     recipe = load_recipe("miniature-noisy-meta-judge")
-    assert "it is trained when the experiment begins" in str(check_seed_model(recipe, places))
-    found = resolve_base_model(recipe, places, say=lambda _: None)
+    assert "it is trained when the experiment begins" in str(check_seed_model(recipe, roots))
+    found = resolve_base_model(recipe, roots, say=lambda _: None)
     assert found.folder.name.startswith("miniature-sft1-noisy-")
-    assert check_seed_model(recipe, places) is None
+    assert check_seed_model(recipe, roots) is None
     other = recipe.model_copy(update={"task": None})
     with pytest.raises(ModelFolderError):
-        resolve_base_model(other, places, say=lambda _: None)
+        resolve_base_model(other, roots, say=lambda _: None)
 
 
 def test_a_noisy_meta_judge_errs_as_the_judge_does_and_more_so_with_length() -> None:
