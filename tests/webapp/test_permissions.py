@@ -52,7 +52,7 @@ OPERATORS: Final = {
     "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "request_action", "cancel_turn"),
     *("compare_models", "ownership"),
-    *("model_check", "settings"),
+    *("model_check", "settings", "bulk_action", "details", "archive", "delete"),
 }
 AUDITORS: Final = {
     *("annotate", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),
@@ -69,6 +69,7 @@ ASKED_BY_POST: Final = {
     *("start_two_factor", "confirm_two_factor", "remove_two_factor"),
     *("logout", "revoke_token", "renew_webhook_secret", "send_test_notification"),
     *("new_experiment_prompts", "request_action", "cancel_turn", "compare_models"),
+    *("bulk_action", "archive"),
     *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
     *("audit_gate", "audit_gate_remove", "audit_override", "audit_reveal", "audit_skipped"),
 }

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Query, Router, Status
+from ninja.errors import HttpError
 
 from meta_reward_core.planning.settings_change import SettingsPlan
 from meta_reward_core.recipes.canonical import get_current_key
@@ -23,19 +24,25 @@ from webapp.api.pair_exports import KINDS, export_lines
 from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
     ChangedValueOut,
+    DetailsIn,
+    DiskUseOut,
     ExperimentOut,
     ExperimentPage,
+    FilterIn,
     JobOut,
     LaunchChanges,
     LaunchIn,
     MadeAgainOut,
     MetricsOut,
+    ModelSizeOut,
     OwnershipIn,
     SettingsChangeOut,
     SettingsIn,
     SettingsPlanOut,
     StatusOut,
 )
+from webapp.dashboard.deletion import plan_deletion
+from webapp.dashboard.run_table import filter_experiments
 from webapp.experiment_form.change_settings import (
     list_changed_values,
     plan_change,
@@ -44,6 +51,13 @@ from webapp.experiment_form.change_settings import (
 )
 from webapp.experiment_form.form_state import find_base
 from webapp.experiments.actions import has_pending
+from webapp.experiments.details import (
+    StillRunningError,
+    archive_experiment,
+    change_details,
+    parse_tags,
+    restore_experiment,
+)
 from webapp.experiments.files import read_settings_history
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Job, JobKind, RunStatus
@@ -66,9 +80,16 @@ router = Router(tags=["experiments"])
 
 @router.get("", response={200: ExperimentPage, **PROBLEMS})
 @require_view
-def list_experiments(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> ExperimentPage:
-    """List the experiments that you may see, newest first."""
-    rows = get_visible_experiments(request.user).select_related("owner")
+def list_experiments(
+    request: HttpRequest,
+    filters: Annotated[FilterIn, Query()],
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> ExperimentPage:
+    """List the experiments that you may see and that are not archived, newest first."""
+    given = filters.model_dump()
+    visible = get_visible_experiments(request.user)
+    rows = filter_experiments(visible, **given).select_related("owner").prefetch_related("tags")
     return ExperimentPage(
         count=rows.count(),
         experiments=[ExperimentOut.from_row(row) for row in rows[offset : offset + limit]],
@@ -100,6 +121,72 @@ def hand_experiment_over(request: HttpRequest, name: str, given: OwnershipIn) ->
     transfer_ownership(row, by=get_user(request), **form.cleaned_data)
     row.refresh_from_db()
     return ExperimentOut.from_row(row)
+
+
+@router.patch("/{name}/details", response={200: ExperimentOut, **PROBLEMS})
+@require_run
+def change_experiment_details(request: HttpRequest, name: str, given: DetailsIn) -> ExperimentOut:
+    """Change the description, the tags or the notes of an experiment."""
+    row = get_controllable_experiment(request.user, name)
+    values = given.model_dump(exclude_unset=True)
+    if "tags" in values:
+        try:
+            values["tags"] = parse_tags(values["tags"])
+        except ValueError as error:
+            raise HttpError(422, str(error)) from error
+    change_details(row, values, by=get_user(request))
+    row.refresh_from_db()
+    return ExperimentOut.from_row(row)
+
+
+@router.post("/{name}/archive", response={200: ExperimentOut, **PROBLEMS})
+@require_run
+def archive(request: HttpRequest, name: str) -> ExperimentOut:
+    """Archive an experiment: lists leave it out, everything is kept."""
+    row = get_controllable_experiment(request.user, name)
+    try:
+        archive_experiment(row, by=get_user(request))
+    except StillRunningError as error:
+        raise ConflictError(str(error)) from error
+    row.refresh_from_db()
+    return ExperimentOut.from_row(row)
+
+
+@router.post("/{name}/restore", response={200: ExperimentOut, **PROBLEMS})
+@require_run
+def restore(request: HttpRequest, name: str) -> ExperimentOut:
+    """Restore an experiment from the archive."""
+    row = get_controllable_experiment(request.user, name)
+    restore_experiment(row, by=get_user(request))
+    row.refresh_from_db()
+    return ExperimentOut.from_row(row)
+
+
+@router.get("/{name}/disk", response={200: DiskUseOut, **PROBLEMS})
+@require_view
+def get_disk_use(request: HttpRequest, name: str) -> DiskUseOut:
+    """Get the disk use of an experiment, which deleting it frees."""
+    plan = plan_deletion(get_viewable_experiment(request.user, name))
+    return DiskUseOut(
+        bytes=plan.disk.total if plan.disk else None,
+        models=[
+            ModelSizeOut(number=model.number, bytes=model.size)
+            for model in (plan.disk.models if plan.disk else ())
+        ],
+        obstacles=list(plan.obstacles),
+    )
+
+
+@router.delete("/{name}", response={202: JobOut, **PROBLEMS})
+@require_run
+def delete_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
+    """Delete an experiment with all its files, for good. The job later gives the result."""
+    row = get_transferable_experiment(request.user, name)
+    if obstacles := plan_deletion(row).obstacles:
+        raise ConflictError(" ".join(obstacles))
+    if has_pending(row, JobKind.DELETE):
+        raise ConflictError("An identical request is already pending.")
+    return _accept(enqueue_job(JobKind.DELETE, by=get_user(request), experiment=row))
 
 
 @router.get("/{name}/recipe", response={200: dict[str, Any], **PROBLEMS})

@@ -37,10 +37,15 @@ class ExperimentOut(Schema):
         owner: name of the account; null if it was deleted.
         recipe: the recipe's name.
         target_iteration: the last iteration that the workers will start.
+        archived: when it was archived; null if it is listed.
     """
 
     name: str
     owner: str | None
+    description: str
+    tags: list[str]
+    notes: str
+    archived: datetime | None
     is_private: bool
     status: str
     recipe: str
@@ -53,9 +58,13 @@ class ExperimentOut(Schema):
 
     @classmethod
     def from_row(cls, row: Experiment) -> "ExperimentOut":
-        """Write a row."""
+        """Write a row, whose tags should have been prefetched."""
         return cls(
             name=row.name,
+            description=row.description,
+            tags=[tag.name for tag in row.tags.all()],
+            notes=row.notes,
+            archived=row.archived,
             owner=row.owner.get_username() if row.owner else None,
             is_private=row.is_private,
             status=get_public_status(row),
@@ -74,6 +83,51 @@ class ExperimentPage(Schema):
 
     count: int
     experiments: list[ExperimentOut]
+
+
+class DetailsIn(Schema):
+    """Description, tags and notes of an experiment; omitted fields are not changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: Annotated[str, Field(max_length=200)] = ""
+    tags: Annotated[list[str], Field(default_factory=list, max_length=20)]
+    notes: Annotated[str, Field(max_length=20_000)] = ""
+
+
+class FilterIn(Schema):
+    """Which experiments are listed; empty fields list all that are not archived.
+
+    Attributes:
+        q: text in the name, the description or a tag.
+        owner: name of an account.
+        archived: empty for those that are not archived, `1` for those that are, or `all`.
+    """
+
+    q: Annotated[str, Field(max_length=64)] = ""
+    status: Annotated[str, Field(max_length=32)] = ""
+    owner: Annotated[str, Field(max_length=150)] = ""
+    tag: Annotated[str, Field(max_length=32)] = ""
+    archived: Literal["", "1", "all"] = ""
+
+
+class ModelSizeOut(Schema):
+    """A model of an experiment on disk; size 0 if its weights were deleted."""
+
+    number: int
+    bytes: int
+
+
+class DiskUseOut(Schema):
+    """Disk use of an experiment in bytes, and what keeps it from being deleted now.
+
+    Attributes:
+        bytes: of all files; null if the store cannot be read.
+    """
+
+    bytes: int | None
+    models: list[ModelSizeOut]
+    obstacles: list[str]
 
 
 class OwnershipIn(Schema):

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from django import forms
 from django.contrib import messages
 from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
-from django.db.models import QuerySet, prefetch_related_objects
+from django.db.models import prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.cache import patch_vary_headers
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from webapp.accounts.current_user import get_user
@@ -33,6 +34,8 @@ from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
 from webapp.dashboard.attempts import list_last_failures, paginate_shards
+from webapp.dashboard.bulk_actions import BULK_ACTIONS, apply_to_all, find_chosen
+from webapp.dashboard.deletion import DeletionForm, plan_deletion
 from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.dashboard.external_charts import build_external_charts
 from webapp.dashboard.iteration_charts import build_iteration_charts
@@ -40,7 +43,16 @@ from webapp.dashboard.lineage import read_lineage
 from webapp.dashboard.probe import read_probe_view
 from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
+from webapp.dashboard.run_table import read_run_table, stream_csv
 from webapp.experiments import actions
+from webapp.experiments.details import (
+    DetailsForm,
+    StillRunningError,
+    archive_experiment,
+    change_details,
+    get_details,
+    restore_experiment,
+)
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, Iteration, JobKind, RunStatus, ShardStatus
 from webapp.experiments.progress import (
@@ -52,60 +64,114 @@ from webapp.experiments.progress import (
     is_active,
     list_worker_states,
     needs_workers,
-    summarize_experiments,
 )
 from webapp.experiments.stage_progress import list_stage_progress
-from webapp.experiments.statuses import RUN_STATUSES, find_run_statuses
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
 
-_EXPERIMENTS_ON_A_PAGE: Final = 20
 _CHARTS_REGION: Final = "iteration-charts"
-
-
-class FilterForm(forms.Form):
-    """Which experiments are listed; empty fields list all."""
-
-    q = forms.CharField(required=False, max_length=64, label="Name")
-    status = forms.ChoiceField(
-        required=False, choices=[("", "any status"), *RUN_STATUSES], label="Status"
-    )
 
 
 @require_safe
 @require_view_or_audit
-def list_experiments(request: HttpRequest) -> HttpResponse:
-    """List experiments, newest first."""
-    form = FilterForm(request.GET)
-    rows = get_visible_experiments(request.user).select_related("owner")
-    page = Paginator(
-        _apply_filter(rows, form).prefetch_related("iterations"), _EXPERIMENTS_ON_A_PAGE
-    ).get_page(request.GET.get("page"))
-    lines = summarize_experiments(page.object_list)
-    context = {
-        "form": form,
-        "is_filtered": any(request.GET.get(name) for name in form.fields),
-        "page": page,
-        "lines": lines,
-        "is_active": any(is_active(line.row) for line in lines),
-        "lacks_workers": _has_no_workers([line.row for line in lines]),
-    }
+def list_experiments(request: HttpRequest) -> HttpResponseBase:
+    """Show the run table, newest first unless the address says otherwise; `format=csv`: a file."""
+    if request.GET.get("format") == "csv":
+        log_event(SecurityEventKind.EXPORTED, "run table")
+        return StreamingHttpResponse(
+            stream_csv(request.user, request.GET),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="experiments.csv"'},
+        )
+    table = read_run_table(request.user, request.GET)
     return render_page_or_partial(
         request,
         "dashboard/experiments.html",
         region="dashboard/_experiment_list.html",
-        context=context,
+        context={"table": table, "page": table.page, "is_active": table.is_active},
     )
 
 
-def _apply_filter(rows: QuerySet[Experiment], form: FilterForm) -> QuerySet[Experiment]:
-    """Keep what the form asks for; a field that makes no sense keeps all."""
-    form.is_valid()
-    given = form.cleaned_data
-    if given.get("q"):
-        rows = rows.filter(name__icontains=given["q"])
-    if given.get("status"):
-        rows = rows.filter(status__in=find_run_statuses(given["status"]))
-    return rows
+@require_POST
+@require_run
+def request_bulk_action(request: HttpRequest) -> HttpResponse:
+    """Pause, cancel, archive or restore the experiments chosen in the run table."""
+    back = _get_way_back(request)
+    names = request.POST.getlist("name")
+    if not names:
+        messages.warning(request, "Select at least one experiment.")
+        return redirect(back)
+    if request.POST.get("do") not in BULK_ACTIONS:
+        raise BadRequest("Unknown action.")
+    kind, user = JobKind(request.POST["do"]), get_user(request)
+    rows = find_chosen(user, names)
+    if kind == JobKind.CANCEL and "confirmed" not in request.POST:
+        context = {"experiments": rows, "back": back, "kind": kind}
+        return render(request, "dashboard/confirm_bulk.html", context)
+    result = apply_to_all(kind, rows, by=user)
+    if result.summary:
+        messages.success(request, result.summary)
+    if result.skipped:
+        messages.warning(request, f"Skipped: {'; '.join(result.skipped)}.")
+    return redirect(back)
+
+
+def _get_way_back(request: HttpRequest) -> str:
+    """The table that an action was requested from, with its filter; the first page otherwise."""
+    back = request.POST.get("next", "")
+    is_own = url_has_allowed_host_and_scheme(
+        back, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return back if is_own and back.startswith("/") else reverse("index")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+def edit_details(request: HttpRequest, name: str) -> HttpResponse:
+    """Change the description, the tags and the notes of an experiment."""
+    row = get_controllable_experiment(request.user, name)
+    form = DetailsForm(request.POST if request.method == "POST" else None, experiment=row)
+    if request.method != "POST" or not form.is_valid():
+        status = 422 if request.method == "POST" else 200
+        context = {"experiment": row, "details": form}
+        return render(request, "dashboard/details.html", context, status=status)
+    changed = change_details(row, form.cleaned_data, by=get_user(request))
+    messages.success(request, "Saved." if changed else "No changes were made.")
+    return redirect("experiment", name)
+
+
+@require_POST
+@require_run
+def change_archive(request: HttpRequest, name: str) -> HttpResponse:
+    """Archive an experiment, or restore it."""
+    row, user = get_controllable_experiment(request.user, name), get_user(request)
+    if request.POST.get("do") == JobKind.RESTORE:
+        restore_experiment(row, by=user)
+        messages.success(request, f"{row} is listed again.")
+        return redirect("experiment", name)
+    try:
+        archive_experiment(row, by=user)
+    except StillRunningError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{row} is archived. It can be restored on this page.")
+    return redirect("experiment", name)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+def delete_experiment(request: HttpRequest, name: str) -> HttpResponse:
+    """Say what deleting an experiment frees and loses; delete it once its name is typed."""
+    row = get_transferable_experiment(request.user, name)
+    form = DeletionForm(request.POST if request.method == "POST" else None, name=row.name)
+    plan = plan_deletion(row)
+    if request.method == "POST" and form.is_valid() and not plan.obstacles:
+        if not actions.has_pending(row, JobKind.DELETE):
+            enqueue_job(JobKind.DELETE, by=get_user(request), experiment=row)
+        messages.success(request, f"Deletion of {row} requested.")
+        return redirect("index")
+    context = {"experiment": row, "form": form, "plan": plan}
+    status = 422 if request.method == "POST" else 200
+    return render(request, "dashboard/delete.html", context, status=status)
 
 
 def _has_no_workers(experiments: list[Experiment]) -> bool:
@@ -124,6 +190,7 @@ def show_experiment(request: HttpRequest, name: str) -> HttpResponse:
             region="",
             context=_build_state(request, row)
             | _build_history(row)
+            | _build_details(request, row)
             | _build_ownership(request, row),
         )
     response = _render_partial(
@@ -151,6 +218,16 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
         "seen": count_finished(row),
         "unasked": find_unrequested_iteration(row),
         **_build_controls(request, row),
+    }
+
+
+def _build_details(request: HttpRequest, row: Experiment) -> dict[str, Any]:
+    """Gather what users added to an experiment, and the form for those who may change it."""
+    may = can_control(request.user, row)
+    return {
+        "tags": get_details(row)["tags"],
+        "details": DetailsForm(experiment=row) if may else None,
+        "may_delete": can_transfer(request.user, row),
     }
 
 

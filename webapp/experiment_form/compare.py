@@ -69,6 +69,9 @@ _BY_PATH: Final = {
     "training.accuracy.last": ChartedMetric(_TRAINING, "Final DPO accuracy", "share"),
     "training.margin.last": ChartedMetric(_TRAINING, "Final reward margin", "margin"),
 }
+METRIC_TITLES: Final[Mapping[str, str]] = {path: metric.title for path, metric in _BY_PATH.items()}
+"""Titles of metrics by their paths in an iteration's summary."""
+
 _OF_PAIRS: Final = {
     "pairs": ("Pairs of the {}", "pairs"),
     "yield_rate": ("Prompts that gave a pair of the {}", "share"),

@@ -89,6 +89,9 @@ class Experiment(models.Model):
         is_private: seen by its owner and by admins alone, instead of by everybody with an account.
         recipe: all its values as they were when the experiment began.
         target_iteration: the workers start iterations until this one is completed.
+        description: one line about its purpose.
+        notes: observations of users, in plain text.
+        archived: when it was archived; None if it is listed.
     """
 
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])
@@ -108,6 +111,9 @@ class Experiment(models.Model):
     artifact_root = models.CharField(max_length=4096)
     status = models.CharField(max_length=16, choices=RunStatus, default=RunStatus.WAITING)
     target_iteration = models.PositiveIntegerField(default=0)
+    description = models.CharField(max_length=200, blank=True, default="")
+    notes = models.TextField(max_length=20_000, blank=True, default="")
+    archived = models.DateTimeField(null=True, blank=True)
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -116,6 +122,24 @@ class Experiment(models.Model):
         ordering: ClassVar = ["-created", "-pk"]
         constraints: ClassVar = [_make_status_constraint("experiment", RunStatus.values)]
         permissions: ClassVar = [("run_experiment", "Can start and control experiments")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ExperimentTag(models.Model):
+    """A tag of an experiment."""
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="tags")
+    name = models.CharField(max_length=32)
+
+    class Meta:
+        """In the order of the alphabet."""
+
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["experiment", "name"], name="tag_is_unique")
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -339,6 +363,10 @@ class JobKind(models.TextChoices):
     HAND_OVER = "hand_over", "change owner or visibility"
     CHECK_MODEL = "check_model", "check a model"
     SETTINGS = "settings", "change settings"
+    DETAILS = "details", "change description, notes or tags"
+    ARCHIVE = "archive", "archive"
+    RESTORE = "restore", "restore from the archive"
+    DELETE = "delete", "delete"
 
 
 class JobStatus(models.TextChoices):

@@ -33,6 +33,8 @@ class ExperimentSummary:
         stages: how many the iteration has.
         metric: a metric of the last finished iteration, in words.
         unasked: the next iteration, if it waits for somebody to ask for it.
+        seconds_left: until the last requested iteration is completed, estimated from the last
+            completed iteration; None without one, or if nothing runs.
     """
 
     row: Experiment
@@ -42,6 +44,20 @@ class ExperimentSummary:
     stages: int
     metric: str
     unasked: int | None
+    seconds_left: float | None
+
+    @property
+    def done_of(self) -> str:
+        """Completed iterations of those that were requested, in words."""
+        goal = max(self.row.target_iteration, self.finished)
+        if goal == self.finished and self.row.status != RunStatus.FINISHED:
+            goal = max(goal, self.latest.number if self.latest else 1)
+        return f"{self.finished} of {goal} iteration{'s'[: goal != 1]}"
+
+    @property
+    def left(self) -> str:
+        """How long it will still take, in words; empty if nothing allows an estimate."""
+        return "" if self.seconds_left is None else format_duration(self.seconds_left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,8 @@ def summarize_experiments(experiments: Iterable[Experiment]) -> list[ExperimentS
         for iteration in latest.values()
         if iteration is not None and iteration.status != RunStatus.FINISHED
     ]
-    stages = list_stage_progress(unfinished) if unfinished else {}
+    before = [row for one in unfinished if (row := _find_before(one, rows)) is not None]
+    stages = list_stage_progress([*unfinished, *before]) if unfinished else {}
     return [_summarize_experiment(row, latest[row.pk], stages) for row in rows]
 
 
@@ -112,7 +129,9 @@ def get_latest_iteration(experiment: Experiment) -> Iteration | None:
 def _summarize_experiment(
     row: Experiment, latest: Iteration | None, stages: Mapping[int, list[StageProgress]]
 ) -> ExperimentSummary:
-    found = stages.get(latest.pk, []) if latest else []
+    is_unfinished = latest is not None and latest.status != RunStatus.FINISHED
+    found = stages.get(latest.pk, []) if latest and is_unfinished else []
+    before = _find_before(latest, [row]) if latest and is_unfinished else None
     return ExperimentSummary(
         row=row,
         finished=count_finished(row),
@@ -121,7 +140,37 @@ def _summarize_experiment(
         stages=len(found),
         metric=_format_last_metric(row),
         unasked=find_unrequested_iteration(row),
+        seconds_left=estimate_seconds_left(row, found, stages.get(before.pk, []) if before else []),
     )
+
+
+def _find_before(iteration: Iteration, experiments: Sequence[Experiment]) -> Iteration | None:
+    """The iteration before one, if it is completed."""
+    experiment = next(row for row in experiments if row.pk == iteration.experiment_id)
+    for row in experiment.iterations.all():
+        if row.number == iteration.number - 1 and row.status == RunStatus.FINISHED:
+            return row
+    return None
+
+
+def estimate_seconds_left(
+    experiment: Experiment, stages: Sequence[StageProgress], before: Sequence[StageProgress]
+) -> float | None:
+    """Estimate the time until the last requested iteration is completed.
+
+    Args:
+        stages: of the iteration that runs.
+        before: of the completed iteration before it, whose times stand for what is to come.
+    """
+    current = find_current_stage(stages)
+    if experiment.status != RunStatus.RUNNING or current is None or not before:
+        return None
+    took = {stage.name: stage.seconds or 0.0 for stage in before}
+    expected = took.get(current.name, 0.0) - (current.seconds or 0.0)
+    left = current.seconds_left if current.seconds_left is not None else max(0.0, expected)
+    left += sum(took.get(stage.name, 0.0) for stage in stages if stage.place > current.place)
+    further = experiment.target_iteration - count_finished(experiment) - 1
+    return left + max(0, further) * sum(took.values())
 
 
 def find_current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:

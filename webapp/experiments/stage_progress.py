@@ -60,6 +60,14 @@ class StageProgress:
         return "" if self.seconds is None else format_duration(self.seconds)
 
     @property
+    def portion(self) -> float:
+        """How much is done, from 0 to 1; the steps of a training count."""
+        if not self.shard_count:
+            return 0.0
+        begun = min(1.0, self.step / self.steps) if self.step and self.steps else 0.0
+        return min(1.0, (self.done + begun) / self.shard_count)
+
+    @property
     def left(self) -> str:
         """How long it will still take, in words; empty where nobody can say."""
         return "" if self.seconds_left is None else format_duration(self.seconds_left)

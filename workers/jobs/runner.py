@@ -32,6 +32,7 @@ from workers.jobs import (
     playground,
     publish_model,
 )
+from workers.ops import prune
 from workers.pipeline import control
 from workers.pipeline.open_experiment import open_row
 
@@ -66,6 +67,12 @@ def _continue_despite_probe(job: Job) -> Outcome:
     return {"iteration": control.continue_despite_probe(_get_experiment(job), by=by).number}
 
 
+def _delete_experiment(job: Job) -> Outcome:
+    plan = prune.plan_experiment_deletion(job.experiment_name)
+    plan.carry_out()
+    return {"freed_bytes": plan.size}
+
+
 QUICK_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.PAUSE: _make_control_handler(control.request_pause),
     JobKind.CANCEL: _make_control_handler(control.request_cancel),
@@ -78,6 +85,7 @@ SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.LAUNCH: create_experiment.launch_experiment,
     JobKind.PUBLISH: publish_model.publish_model,
     JobKind.AUDIT: draw_audit_batch.create_audit_batch,
+    JobKind.DELETE: _delete_experiment,
     **({JobKind.CHECK_MODEL: check_model.check_model} if can_check_here() else {}),
 }
 WORKER_HANDLERS: Final[Mapping[str, JobHandler]] = {

@@ -1,0 +1,86 @@
+"""Actions on several experiments at once, chosen in the run table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from django.contrib.auth.models import User
+
+from webapp.accounts.permissions import can_control, get_visible_experiments
+from webapp.experiments.actions import list_actions, list_jobs
+from webapp.experiments.details import StillRunningError, archive_experiment, restore_experiment
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Experiment, JobKind
+
+BULK_ACTIONS: Final = {
+    JobKind.PAUSE: "Pause",
+    JobKind.CANCEL: "Cancel",
+    JobKind.ARCHIVE: "Archive",
+    JobKind.RESTORE: "Restore",
+}
+MAX_CHOSEN: Final = 200
+
+_PAST: Final = {
+    JobKind.PAUSE: "Pause requested",
+    JobKind.CANCEL: "Cancellation requested",
+    JobKind.ARCHIVE: "Archived",
+    JobKind.RESTORE: "Restored",
+}
+
+
+@dataclass(slots=True)
+class BulkResult:
+    """What became of an action.
+
+    Attributes:
+        done: names of the experiments.
+        skipped: reasons, each with the name.
+    """
+
+    kind: JobKind
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """What was done."""
+        if not self.done:
+            return ""
+        count = len(self.done)
+        return f"{_PAST[self.kind]}: {self.done[0] if count == 1 else f'{count} experiments'}."
+
+
+def find_chosen(user: User, names: Sequence[str]) -> list[Experiment]:
+    """Experiments of some names that a user may see, in the order of the names."""
+    rows = get_visible_experiments(user).filter(name__in=names[:MAX_CHOSEN])
+    found = {row.name: row for row in rows.prefetch_related("iterations")}
+    return [found[name] for name in dict.fromkeys(names) if name in found]
+
+
+def apply_to_all(kind: JobKind, rows: Sequence[Experiment], *, by: User) -> BulkResult:
+    """Do one thing with each experiment that allows it; say why the others do not."""
+    result = BulkResult(kind)
+    for row in rows:
+        why = _apply(kind, row, by)
+        if why:
+            result.skipped.append(f"{row}: {why}")
+        else:
+            result.done.append(row.name)
+    return result
+
+
+def _apply(kind: JobKind, row: Experiment, by: User) -> str:
+    """Do it; returns why not, empty if it is done."""
+    if not can_control(by, row):
+        return "owned by another user"
+    if kind == JobKind.ARCHIVE:
+        try:
+            return "" if archive_experiment(row, by=by) else "already archived"
+        except StillRunningError:
+            return "running; pause or cancel it first"
+    if kind == JobKind.RESTORE:
+        return "" if restore_experiment(row, by=by) else "not archived"
+    if not any(button.do == kind for button in list_actions(row, list_jobs(row))):
+        return f"cannot {kind.label} ({row.get_status_display()})"
+    enqueue_job(kind, by=by, experiment=row)
+    return ""

@@ -1,0 +1,174 @@
+"""Description, notes, tags and archive of experiments: what users add, and what hides a run.
+
+Every change leaves a completed job, which is the entry of the activity log.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from django import forms
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from webapp.experiments.models import (
+    Experiment,
+    ExperimentTag,
+    Job,
+    JobKind,
+    JobStatus,
+    RunStatus,
+)
+
+MAX_TAGS: Final = 20
+_TAG: Final = re.compile(r"\w[\w .:/+-]{0,31}", re.ASCII)
+
+
+def parse_tags(text: str | Iterable[str]) -> list[str]:
+    """Read tags, from a text separated by commas or one by one.
+
+    Raises:
+        ValueError: a tag is not allowed, or there are too many.
+    """
+    given = text.split(",") if isinstance(text, str) else list(text)
+    tags = sorted({tag.strip() for tag in given} - {""})
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise ValueError(
+                f"Tag {tag[:40]!r} is not allowed: use up to 32 letters, digits, spaces and "
+                "_ . : / + - after a letter or digit."
+            )
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"Use up to {MAX_TAGS} tags.")
+    return tags
+
+
+class DetailsForm(forms.Form):
+    """Description, tags and notes of an experiment."""
+
+    description = forms.CharField(
+        required=False, max_length=200, label="Description", help_text="One line, in the run table."
+    )
+    tags = forms.CharField(
+        required=False,
+        max_length=700,
+        label="Tags",
+        help_text="Separated by commas. The run table can be filtered by tag.",
+    )
+    notes = forms.CharField(
+        required=False,
+        max_length=20_000,
+        label="Notes",
+        widget=forms.Textarea(attrs={"rows": 5}),
+    )
+
+    def __init__(self, data: Any = None, *, experiment: Experiment) -> None:
+        values = get_details(experiment)
+        values["tags"] = ", ".join(values["tags"])
+        super().__init__(data, initial=values, label_suffix="")
+
+    def clean_tags(self) -> list[str]:
+        """Split tags."""
+        try:
+            return parse_tags(self.cleaned_data["tags"])
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+def get_details(experiment: Experiment) -> dict[str, Any]:
+    """Description, notes and tags of an experiment, as plain values."""
+    return {
+        "description": experiment.description,
+        "notes": experiment.notes,
+        "tags": [tag.name for tag in experiment.tags.all()],
+    }
+
+
+def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: User) -> Job | None:
+    """Change description, notes and tags, as far as they are given.
+
+    Returns:
+        The entry of the log; None if nothing changes.
+    """
+    with transaction.atomic():
+        row = Experiment.objects.select_for_update().get(pk=experiment.pk)
+        before = get_details(row)
+        after = before | dict(values)
+        if after == before:
+            return None
+        row.description, row.notes = after["description"], after["notes"]
+        row.save(update_fields=["description", "notes"])
+        if after["tags"] != before["tags"]:
+            row.tags.all().delete()
+            ExperimentTag.objects.bulk_create(
+                ExperimentTag(experiment=row, name=name) for name in after["tags"]
+            )
+        changed = [name for name in after if after[name] != before[name]]
+        return _record(
+            JobKind.DETAILS,
+            row,
+            by=by,
+            payload={name: after[name] for name in changed},
+            outcome={"before": {name: before[name] for name in changed}},
+        )
+
+
+class StillRunningError(ValueError):
+    """An experiment that runs cannot be archived or deleted."""
+
+
+def archive_experiment(experiment: Experiment, *, by: User) -> Job | None:
+    """Hide an experiment from the run table; its files and pages stay.
+
+    Returns:
+        The entry of the log; None if it is archived already.
+
+    Raises:
+        StillRunningError: it runs, or its next iteration is about to start.
+    """
+    with transaction.atomic():
+        row = Experiment.objects.select_for_update().get(pk=experiment.pk)
+        if is_busy(row):
+            raise StillRunningError(f"{row} is running. Pause or cancel it first.")
+        if row.archived is not None:
+            return None
+        row.archived = timezone.now()
+        row.save(update_fields=["archived"])
+        return _record(JobKind.ARCHIVE, row, by=by)
+
+
+def restore_experiment(experiment: Experiment, *, by: User) -> Job | None:
+    """List an archived experiment again; None if it was not archived."""
+    with transaction.atomic():
+        row = Experiment.objects.select_for_update().get(pk=experiment.pk)
+        if row.archived is None:
+            return None
+        row.archived = None
+        row.save(update_fields=["archived"])
+        return _record(JobKind.RESTORE, row, by=by)
+
+
+def is_busy(experiment: Experiment) -> bool:
+    """Whether an iteration runs."""
+    return experiment.iterations.filter(status=RunStatus.RUNNING).exists()
+
+
+def _record(
+    kind: JobKind,
+    row: Experiment,
+    *,
+    by: User,
+    payload: dict[str, Any] | None = None,
+    outcome: dict[str, Any] | None = None,
+) -> Job:
+    return Job.objects.create(
+        kind=kind,
+        created_by=by,
+        experiment=row,
+        experiment_name=row.name,
+        payload=payload or {},
+        outcome=outcome or {},
+        status=JobStatus.DONE,
+        finished=timezone.now(),
+    )
