@@ -245,7 +245,7 @@ def test_an_action_that_does_not_exist_is_no_action(
     assert program.ask("POST", "/experiments/first/explode")[0] == 422
     assert program.ask("POST", "/experiments/none/cancel")[0] == 404
     assert program.ask("GET", "/nothing/here")[0] == 404
-    assert program.ask("DELETE", "/experiments/first")[0] == 405
+    assert program.ask("PUT", "/experiments/first")[0] == 405
 
 
 def test_an_experiment_is_created_by_the_forms_own_rules(program: Program, alice: User) -> None:

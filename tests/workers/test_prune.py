@@ -15,7 +15,10 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, UseScript
 from webapp.activity.models import Activity
 from webapp.audit.models import Gate
-from webapp.experiments.models import Driver, Experiment, Iteration, Job, RunStatus
+from webapp.dashboard.deletion import read_disk_use
+from webapp.experiments.jobs import enqueue_job
+from webapp.experiments.models import Driver, Experiment, Iteration, Job, JobKind, RunStatus
+from workers.jobs.runner import SLOW_HANDLERS, run_waiting_jobs
 from workers.pipeline.open_experiment import open_row
 
 
@@ -195,4 +198,22 @@ def test_an_experiment_whose_model_another_one_began_with_is_not_removed(
         finished.run("prune", "--experiment", "mine", "--yes")
     finished.run("prune", "--experiment", "heir", "--yes")
     finished.run("prune", "--experiment", "mine", "--yes")
+    assert not Experiment.objects.exists()
+
+
+def test_a_deletion_that_was_requested_on_a_page_removes_rows_and_files(
+    finished: Installation,
+) -> None:
+    row = Experiment.objects.get(name="mine")
+    use = read_disk_use(row)
+    assert use is not None
+    on_disk = {path: path.stat().st_size for path in finished.artifacts.rglob("*/checkpoint/*")}
+    assert sum(model.size for model in use.models) == sum(on_disk.values()) > 0
+    assert [model.number for model in use.models] == [1, 2]
+    job = enqueue_job(JobKind.DELETE, by=None, experiment=row)
+    assert run_waiting_jobs(SLOW_HANDLERS) == 1
+    job.refresh_from_db()
+    assert (job.status, job.experiment, job.experiment_name) == ("done", None, "mine")
+    assert job.outcome["freed_bytes"] >= use.total
+    assert not (finished.artifacts / "mine").exists()
     assert not Experiment.objects.exists()

@@ -76,7 +76,7 @@ class FilterForm(forms.Form):
     def offer_sort(self, columns: Sequence[Column]) -> None:
         """Offer to sort by columns, in both directions."""
         field = cast("forms.ChoiceField", self.fields["sort"])
-        field.choices = [("", "newest first")] + [
+        field.choices = [("", "newest")] + [
             (f"{sign}{column.key}", f"{column.label}, {direction}")
             for column in columns
             if column.key != "metric"
