@@ -9,14 +9,14 @@ from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 
 from webapp.accounts.roles import ANSWER, MANAGE_ACCOUNTS, RUN, RUN_ALL, SEE
 from webapp.experiments.models import Experiment, Job, JobKind
 
 AnyUser = AbstractBaseUser | AnonymousUser
-View = Callable[[HttpRequest], HttpResponse]
+View = Callable[[HttpRequest], HttpResponseBase]
 
 require_view: Final = permission_required(SEE, raise_exception=True)
 """Decorator of a view for whoever may see experiments."""
@@ -28,7 +28,7 @@ def require_view_or_audit(view: View) -> View:
     """Decorator of the first page: who may only audit goes on to the audits."""
 
     @wraps(view)
-    def decide(request: HttpRequest) -> HttpResponse:
+    def decide(request: HttpRequest) -> HttpResponseBase:
         user = _get_active_user(request.user)
         if user is not None and not user.has_perm(SEE) and user.has_perm(ANSWER):
             return redirect("audits")
