@@ -158,7 +158,7 @@ def _add_states(real: Experiment) -> None:
     _set_status(no_pairs, RunStatus.NO_PAIRS, message="actor: all 12 scored responses are equal")
     held = _taken_back(real, "held", to="train")
     Gate.objects.create(experiment=held.experiment, min_answers=20)
-    _set_status(held, RunStatus.RUNNING, message=explain_hold(held))
+    _set_status(held, RunStatus.NEEDS_ATTENTION, message=explain_hold(held))
     _set_status(_taken_back(real, LONG_NAME, to="meta_judge"), RunStatus.CANCELLED)
     private = _copied(real, "private")
     Experiment.objects.filter(pk=private.pk).update(is_private=True)

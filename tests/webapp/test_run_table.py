@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_attempt, add_stage, get, summary
+from webapp.activity.models import Activity
 from webapp.dashboard.run_columns import COLUMNS
 from webapp.experiments.models import (
     Experiment,
@@ -232,8 +233,8 @@ def test_several_runs_are_archived_and_restored(client: Client, three: list[Expe
     assert names(client, "archived=1") == ["small"]
     assert "Restored: small." in act(client, "restore", "small").content.decode()
     assert names(client, "archived=1") == []
-    kinds = Job.objects.filter(experiment_name="small").values_list("kind", flat=True)
-    assert sorted(kinds) == ["archive", "restore"], "the activity log has both"
+    recorded = Activity.objects.filter(experiment_name="small").values_list("action", flat=True)
+    assert sorted(recorded) == ["archived", "unarchived"]
 
 
 def test_cancelling_several_runs_is_confirmed_first(
@@ -284,9 +285,9 @@ def test_description_tags_and_notes_are_changed_and_logged(
     assert "No changes" in client.post(
         "/experiments/first/details", given, follow=True
     ).content.decode()  # fmt: skip
-    entry = Job.objects.get(kind=JobKind.DETAILS)
-    assert entry.outcome["before"]["tags"] == []
-    assert "change description, notes or tags" in get(client, "/activity")
+    entry = Activity.objects.get(action="tagged")
+    assert (entry.before["tags"], entry.after["tags"]) == ([], ["debug", "paper"])
+    assert "changed tags or notes" in get(client, "/activity")
 
 
 @pytest.mark.parametrize("tags", ["<script>", "a" * 33, ",".join(f"t{n}" for n in range(21)), "-x"])

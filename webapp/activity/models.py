@@ -50,6 +50,7 @@ class Action(models.TextChoices):
     HAND_OVER = "hand_over", "change owner or visibility"
     CHECK_MODEL = "check_model", "check a model"
     SETTINGS = "settings", "change settings"
+    DELETE = "delete", "delete"
     JOB_CANCELLED = "job_cancelled", "cancelled a job"
 
     ARCHIVED = "archived", "archived an experiment"
@@ -97,7 +98,7 @@ class Action(models.TextChoices):
 JOB_ACTIONS: Final = (
     *(Action.LAUNCH, Action.NEXT, Action.PAUSE, Action.CANCEL, Action.RESUME),
     *(Action.ACCEPT_PROBE, Action.CHAT, Action.PUBLISH, Action.AUDIT, Action.HAND_OVER),
-    *(Action.CHECK_MODEL, Action.SETTINGS),
+    *(Action.CHECK_MODEL, Action.SETTINGS, Action.DELETE),
 )
 """Requests that a job carries out."""
 

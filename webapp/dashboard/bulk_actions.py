@@ -12,19 +12,21 @@ from webapp.experiments.details import StillRunningError, archive_experiment, re
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, JobKind
 
+ARCHIVE: Final = "archive"
+RESTORE: Final = "restore"
 BULK_ACTIONS: Final = {
-    JobKind.PAUSE: "Pause",
-    JobKind.CANCEL: "Cancel",
-    JobKind.ARCHIVE: "Archive",
-    JobKind.RESTORE: "Restore",
+    JobKind.PAUSE.value: "Pause",
+    JobKind.CANCEL.value: "Cancel",
+    ARCHIVE: "Archive",
+    RESTORE: "Restore",
 }
 MAX_CHOSEN: Final = 200
 
 _PAST: Final = {
-    JobKind.PAUSE: "Pause requested",
-    JobKind.CANCEL: "Cancellation requested",
-    JobKind.ARCHIVE: "Archived",
-    JobKind.RESTORE: "Restored",
+    JobKind.PAUSE.value: "Pause requested",
+    JobKind.CANCEL.value: "Cancellation requested",
+    ARCHIVE: "Archived",
+    RESTORE: "Restored",
 }
 
 
@@ -37,7 +39,7 @@ class BulkResult:
         skipped: reasons, each with the name.
     """
 
-    kind: JobKind
+    kind: str
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -57,7 +59,7 @@ def find_chosen(user: User, names: Sequence[str]) -> list[Experiment]:
     return [found[name] for name in dict.fromkeys(names) if name in found]
 
 
-def apply_to_all(kind: JobKind, rows: Sequence[Experiment], *, by: User) -> BulkResult:
+def apply_to_all(kind: str, rows: Sequence[Experiment], *, by: User) -> BulkResult:
     """Do one thing with each experiment that allows it; say why the others do not."""
     result = BulkResult(kind)
     for row in rows:
@@ -69,18 +71,18 @@ def apply_to_all(kind: JobKind, rows: Sequence[Experiment], *, by: User) -> Bulk
     return result
 
 
-def _apply(kind: JobKind, row: Experiment, by: User) -> str:
+def _apply(kind: str, row: Experiment, by: User) -> str:
     """Do it; returns why not, empty if it is done."""
     if not can_control(by, row):
         return "owned by another user"
-    if kind == JobKind.ARCHIVE:
+    if kind == ARCHIVE:
         try:
             return "" if archive_experiment(row, by=by) else "already archived"
         except StillRunningError:
             return "running; pause or cancel it first"
-    if kind == JobKind.RESTORE:
+    if kind == RESTORE:
         return "" if restore_experiment(row, by=by) else "not archived"
     if not any(button.do == kind for button in list_actions(row, list_jobs(row))):
-        return f"cannot {kind.label} ({row.get_status_display()})"
-    enqueue_job(kind, by=by, experiment=row)
+        return f"cannot {kind} ({row.get_status_display()})"
+    enqueue_job(JobKind(kind), by=by, experiment=row)
     return ""

@@ -34,7 +34,7 @@ from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
 from webapp.dashboard.attempts import list_last_failures, paginate_shards
-from webapp.dashboard.bulk_actions import BULK_ACTIONS, apply_to_all, find_chosen
+from webapp.dashboard.bulk_actions import BULK_ACTIONS, RESTORE, apply_to_all, find_chosen
 from webapp.dashboard.deletion import DeletionForm, plan_deletion
 from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.dashboard.external_charts import build_external_charts
@@ -76,7 +76,7 @@ _CHARTS_REGION: Final = "iteration-charts"
 def list_experiments(request: HttpRequest) -> HttpResponseBase:
     """Show the run table, newest first unless the address says otherwise; `format=csv`: a file."""
     if request.GET.get("format") == "csv":
-        log_event(SecurityEventKind.EXPORTED, "run table")
+        log_event(Action.EXPORTED, "run table")
         return StreamingHttpResponse(
             stream_csv(request.user, request.GET),
             content_type="text/csv; charset=utf-8",
@@ -102,7 +102,7 @@ def request_bulk_action(request: HttpRequest) -> HttpResponse:
         return redirect(back)
     if request.POST.get("do") not in BULK_ACTIONS:
         raise BadRequest("Unknown action.")
-    kind, user = JobKind(request.POST["do"]), get_user(request)
+    kind, user = request.POST["do"], get_user(request)
     rows = find_chosen(user, names)
     if kind == JobKind.CANCEL and "confirmed" not in request.POST:
         context = {"experiments": rows, "back": back, "kind": kind}
@@ -144,7 +144,7 @@ def edit_details(request: HttpRequest, name: str) -> HttpResponse:
 def change_archive(request: HttpRequest, name: str) -> HttpResponse:
     """Archive an experiment, or restore it."""
     row, user = get_controllable_experiment(request.user, name), get_user(request)
-    if request.POST.get("do") == JobKind.RESTORE:
+    if request.POST.get("do") == RESTORE:
         restore_experiment(row, by=user)
         messages.success(request, f"{row} is listed again.")
         return redirect("experiment", name)

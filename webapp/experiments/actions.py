@@ -33,7 +33,6 @@ SLOW_SECONDS: Final = 15.0
 
 _CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
 _JOBS_SHOWN: Final = 5
-_NOT_SHOWN: Final = (JobKind.CHAT, JobKind.DETAILS, JobKind.ARCHIVE, JobKind.RESTORE)
 
 
 class ActionForm(forms.Form):
@@ -55,7 +54,7 @@ class ActionButton:
 
 def list_jobs(experiment: Experiment) -> list[Job]:
     """Read the latest jobs of an experiment, without playground turns."""
-    jobs = experiment.jobs.exclude(kind__in=_NOT_SHOWN).select_related("created_by")
+    jobs = experiment.jobs.exclude(kind=JobKind.CHAT).select_related("created_by")
     return list(jobs[:_JOBS_SHOWN])
 
 

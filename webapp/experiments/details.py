@@ -1,6 +1,6 @@
 """Description, notes, tags and archive of experiments: what users add, and what hides a run.
 
-Every change leaves a completed job, which is the entry of the activity log.
+Every change is recorded in the activity log.
 """
 
 import re
@@ -12,14 +12,9 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from webapp.experiments.models import (
-    Experiment,
-    ExperimentTag,
-    Job,
-    JobKind,
-    JobStatus,
-    RunStatus,
-)
+from webapp.activity.models import Action, ObjectType
+from webapp.activity.recording import record_activity
+from webapp.experiments.models import Experiment, ExperimentTag, RunStatus
 
 MAX_TAGS: Final = 20
 _TAG: Final = re.compile(r"\w[\w .:/+-]{0,31}", re.ASCII)
@@ -85,18 +80,18 @@ def get_details(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: User) -> Job | None:
+def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: User) -> bool:
     """Change description, notes and tags, as far as they are given.
 
     Returns:
-        The entry of the log; None if nothing changes.
+        Whether anything changes.
     """
     with transaction.atomic():
         row = Experiment.objects.select_for_update().get(pk=experiment.pk)
         before = get_details(row)
         after = before | dict(values)
         if after == before:
-            return None
+            return False
         row.description, row.notes = after["description"], after["notes"]
         row.save(update_fields=["description", "notes"])
         if after["tags"] != before["tags"]:
@@ -106,11 +101,11 @@ def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: Use
             )
         changed = [name for name in after if after[name] != before[name]]
         return _record(
-            JobKind.DETAILS,
+            Action.TAGGED,
             row,
             by=by,
-            payload={name: after[name] for name in changed},
-            outcome={"before": {name: before[name] for name in changed}},
+            before={name: before[name] for name in changed},
+            after={name: after[name] for name in changed},
         )
 
 
@@ -118,11 +113,11 @@ class StillRunningError(ValueError):
     """An experiment that runs cannot be archived or deleted."""
 
 
-def archive_experiment(experiment: Experiment, *, by: User) -> Job | None:
+def archive_experiment(experiment: Experiment, *, by: User) -> bool:
     """Hide an experiment from the run table; its files and pages stay.
 
     Returns:
-        The entry of the log; None if it is archived already.
+        Whether it was not archived before.
 
     Raises:
         StillRunningError: it runs, or its next iteration is about to start.
@@ -132,21 +127,21 @@ def archive_experiment(experiment: Experiment, *, by: User) -> Job | None:
         if is_busy(row):
             raise StillRunningError(f"{row} is running. Pause or cancel it first.")
         if row.archived is not None:
-            return None
+            return False
         row.archived = timezone.now()
         row.save(update_fields=["archived"])
-        return _record(JobKind.ARCHIVE, row, by=by)
+        return _record(Action.ARCHIVED, row, by=by)
 
 
-def restore_experiment(experiment: Experiment, *, by: User) -> Job | None:
-    """List an archived experiment again; None if it was not archived."""
+def restore_experiment(experiment: Experiment, *, by: User) -> bool:
+    """List an archived experiment again; False if it was not archived."""
     with transaction.atomic():
         row = Experiment.objects.select_for_update().get(pk=experiment.pk)
         if row.archived is None:
-            return None
+            return False
         row.archived = None
         row.save(update_fields=["archived"])
-        return _record(JobKind.RESTORE, row, by=by)
+        return _record(Action.UNARCHIVED, row, by=by)
 
 
 def is_busy(experiment: Experiment) -> bool:
@@ -155,20 +150,20 @@ def is_busy(experiment: Experiment) -> bool:
 
 
 def _record(
-    kind: JobKind,
+    action: Action,
     row: Experiment,
     *,
     by: User,
-    payload: dict[str, Any] | None = None,
-    outcome: dict[str, Any] | None = None,
-) -> Job:
-    return Job.objects.create(
-        kind=kind,
-        created_by=by,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> bool:
+    record_activity(
+        action,
+        object_type=ObjectType.EXPERIMENT,
+        object_id=row.pk,
         experiment=row,
-        experiment_name=row.name,
-        payload=payload or {},
-        outcome=outcome or {},
-        status=JobStatus.DONE,
-        finished=timezone.now(),
+        by=by,
+        before=before,
+        after=after,
     )
+    return True

@@ -363,9 +363,6 @@ class JobKind(models.TextChoices):
     HAND_OVER = "hand_over", "change owner or visibility"
     CHECK_MODEL = "check_model", "check a model"
     SETTINGS = "settings", "change settings"
-    DETAILS = "details", "change description, notes or tags"
-    ARCHIVE = "archive", "archive"
-    RESTORE = "restore", "restore from the archive"
     DELETE = "delete", "delete"
 
 
