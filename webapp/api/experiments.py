@@ -75,6 +75,8 @@ _ACTIONS: Final = {
     "cancel": JobKind.CANCEL,
 }
 
+_RELATED: Final[Sequence[str]] = ("tags",)
+
 router = Router(tags=["experiments"])
 
 
@@ -89,7 +91,7 @@ def list_experiments(
     """List the experiments that you may see and that are not archived, newest first."""
     given = filters.model_dump()
     visible = get_visible_experiments(request.user)
-    rows = filter_experiments(visible, **given).select_related("owner").prefetch_related("tags")
+    rows = filter_experiments(visible, **given).select_related("owner").prefetch_related(*_RELATED)
     return ExperimentPage(
         count=rows.count(),
         experiments=[ExperimentOut.from_row(row) for row in rows[offset : offset + limit]],

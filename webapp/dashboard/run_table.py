@@ -41,6 +41,7 @@ _MAX_COLUMNS: Final = 30
 _EXPORTED_AT_ONCE: Final = 500
 _NEWEST_FIRST: Final = "-created"
 _ARCHIVED: Final = [("", "not archived"), ("1", "archived"), ("all", "all")]
+_RELATED: Final[Sequence[str]] = ("iterations", "tags")
 _DRAWN: Final = frozenset({"status", "progress", "metric"})
 """Columns whose cells show more than a value."""
 
@@ -59,7 +60,7 @@ class FilterForm(forms.Form):
     size = forms.TypedChoiceField(
         required=False,
         coerce=int,
-        empty_value=_PAGE_SIZES[0],
+        empty_value=None,
         choices=[(size, f"{size} rows") for size in _PAGE_SIZES],
         label="Page size",
     )
@@ -158,7 +159,7 @@ def filter_experiments(
 ) -> QuerySet[Experiment]:
     """Keep experiments that have a text in their name, description or tags, and so on."""
     if archived != "all":
-        rows = rows.filter(archived__isnull=not archived)
+        rows = rows.filter(Q(archived__isnull=not archived))
     if q:
         tagged = ExperimentTag.objects.filter(experiment=OuterRef("pk"), name__icontains=q)
         rows = rows.filter(Q(name__icontains=q) | Q(description__icontains=q) | Q(Exists(tagged)))
@@ -243,7 +244,7 @@ def _order(rows: QuerySet[Experiment], sort: str) -> list[int] | QuerySet[Any, A
 def _load_rows(keys: Sequence[int]) -> list[Experiment]:
     """Read rows with all that a line shows, in the order of their keys."""
     rows = Experiment.objects.filter(pk__in=keys).select_related("owner")
-    found = {row.pk: row for row in rows.prefetch_related("iterations", "tags")}
+    found = {row.pk: row for row in rows.prefetch_related(*_RELATED)}
     return [found[key] for key in keys if key in found]
 
 

@@ -93,7 +93,7 @@ def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: Use
         if after == before:
             return False
         row.description, row.notes = after["description"], after["notes"]
-        row.save(update_fields=["description", "notes"])
+        row.save()
         if after["tags"] != before["tags"]:
             row.tags.all().delete()
             ExperimentTag.objects.bulk_create(
@@ -129,7 +129,7 @@ def archive_experiment(experiment: Experiment, *, by: User) -> bool:
         if row.archived is not None:
             return False
         row.archived = timezone.now()
-        row.save(update_fields=["archived"])
+        row.save()
         return _record(Action.ARCHIVED, row, by=by)
 
 
@@ -140,7 +140,7 @@ def restore_experiment(experiment: Experiment, *, by: User) -> bool:
         if row.archived is None:
             return False
         row.archived = None
-        row.save(update_fields=["archived"])
+        row.save()
         return _record(Action.UNARCHIVED, row, by=by)
 
 

@@ -94,6 +94,8 @@ class Experiment(models.Model):
         archived: when it was archived; None if it is listed.
     """
 
+    tags: "models.Manager[ExperimentTag]"
+
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -132,6 +134,7 @@ class ExperimentTag(models.Model):
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="tags")
     name = models.CharField(max_length=32)
+    objects: ClassVar[models.Manager["ExperimentTag"]] = models.Manager()
 
     class Meta:
         """In the order of the alphabet."""
