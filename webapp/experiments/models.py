@@ -6,7 +6,7 @@ own.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -94,7 +94,7 @@ class Experiment(models.Model):
         archived: when it was archived; None if it is listed.
     """
 
-    tags: "models.Manager[ExperimentTag]"
+    tags: Any  # the manager of its tags
 
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])
     owner = models.ForeignKey(
