@@ -169,7 +169,9 @@ def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> 
     patch.object(reconciler, "read_queue_lengths", dict).start()
     experiment = begin(root, shards)
     row = record_experiment(experiment, artifact_root=str(root / "artifacts"))
-    simulation = Simulation(submit_to_workers(experiment, row, until=1), messages, workers)
+    simulation = Simulation(
+        submit_to_workers(experiment, row, target_iteration=1), messages, workers
+    )
     ended = simulation.run(shard_seconds)
     simulation.open_shards(step_name="meta_judge", shards=min(shards, OPENED))
     simulation.timed("read all manifests", experiment.get_files(1).list_manifests)

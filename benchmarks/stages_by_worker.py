@@ -37,7 +37,7 @@ def run_stage(experiment: Experiment, stage: str, messages: Messages) -> tuple[i
         Tokens drawn in the stage, and its seconds.
     """
     row = record_experiment(experiment, artifact_root=str(experiment.store.root))
-    iteration = submit_to_workers(experiment, row, until=1)
+    iteration = submit_to_workers(experiment, row, target_iteration=1)
     shards, seconds = Shard.objects.select_related("stage"), 0.0
     while messages.waiting:
         shard = shards.get(pk=messages.waiting.popleft())

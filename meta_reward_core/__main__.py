@@ -120,18 +120,18 @@ def _execute_command(options: dict[str, Any], console: Console) -> Summary:
 
 
 def _run_iterations(
-    request: ExperimentRequest, until: int | None, roots: StorageRoots, console: Console
+    request: ExperimentRequest, target_iteration: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
     experiment = open_or_create(
         request, roots, say=lambda text: console.print(escape(text)), engine_here=True
     )
-    check_next_engine(experiment, until=until)
+    check_next_engine(experiment, target_iteration=target_iteration)
     with experiment.lock():
         if request.accept_probe:
             accept_probe(experiment.get_files(1), by="the command line")
         summaries = [
             _run_iteration(experiment, number, roots, console)
-            for number in list_next_iterations(experiment, until=until)
+            for number in list_next_iterations(experiment, target_iteration=target_iteration)
         ]
     done = experiment.count_finished_iterations()
     console.print(f"M{done} lies in {experiment.get_model(done).source}", soft_wrap=True)
@@ -146,7 +146,7 @@ def _run_iteration(
     resources = make_stage_resources(experiment, roots, number=number)
     resources.progress, resources.on_log = watcher.report, watcher.log
     try:
-        with watcher.shown():
+        with watcher.show():
             run_iteration(context, resources, watcher)
     except NoPairsError:
         print_summary(console, _summarize(experiment, number, watcher))

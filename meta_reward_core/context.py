@@ -153,7 +153,7 @@ class IterationContext:
         }
         if copied is not None:
             changed[GENERATION_CONFIG] = copied
-        then = replace(files, training=ModelFiles.of(changed, end_ids=None).training)
+        then = replace(files, training=ModelFiles.build(changed, end_ids=None).training)
         return [replace(self.model, files=then).get_hash("training")]
 
     def can_have_earlier_keys(self, spec: StageSpec) -> bool:

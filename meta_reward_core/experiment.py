@@ -67,11 +67,11 @@ def load_templates(recipe: Recipe, of_task: Mapping[str, str] | None = None) -> 
 
 
 def _load_template(
-    key: str, name: str, *, more: Mapping[str, str], **places: frozenset[str]
+    key: str, name: str, *, more: Mapping[str, str], **placeholders: frozenset[str]
 ) -> PromptTemplate:
     """A template, or an error that names the recipe's value."""
     try:
-        return load_template(name, more=more, **places)
+        return load_template(name, more=more, **placeholders)
     except TemplateError as error:
         raise TemplateError(f"{key}: {error}") from error
 
@@ -211,7 +211,7 @@ def create_experiment(
         with _remove_on_failure(files, documents or {}):
             _write_pool(files.pool, prompts)
             for path, data in (documents or {}).items():
-                name_in_store = files.layout.at(path)
+                name_in_store = files.layout.get_path(path)
                 store.delete(name_in_store)  # of an attempt that did not reach the description
                 store.put_if_absent(name_in_store, data)
             if not store.is_local:  # machines that share no folder find M0 beside what comes of it
@@ -228,7 +228,7 @@ def _remove_on_failure(files: ExperimentFiles, documents: Mapping[str, bytes]) -
     except BaseException:
         with contextlib.suppress(ArtifactError, OSError):  # the first error is the one to report
             if not files.exists():
-                for name in (files.pool.folder, *map(files.layout.at, documents)):
+                for name in (files.pool.folder, *map(files.layout.get_path, documents)):
                     files.store.delete(name)
         raise
 
@@ -379,7 +379,7 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
 def _parse_model_files(known: Description) -> ModelFiles | None:
     if "files" not in known:
         return None
-    return replace(ModelFiles.of(known["files"], end_ids=None), drawing=known["drawing_sha256"])
+    return replace(ModelFiles.build(known["files"], end_ids=None), drawing=known["drawing_sha256"])
 
 
 def check_same_beginning(

@@ -381,11 +381,11 @@ def _count_pairs(pairs: int, dropped: Iterable[Dropped]) -> Counts:
 def _iter_log_rows(log: Iterable[dict[str, float]]) -> Iterator[dict[str, object]]:
     """One row a figure: what a trainer reports differs between its steps."""
     for entry in log:
-        for metric, figure in entry.items():
+        for metric, value in entry.items():
             if metric not in ("step", "epoch"):
                 yield {
                     "step": int(entry["step"]),
                     "epoch": entry["epoch"],
                     "metric": metric,
-                    "value": figure,
+                    "value": value,
                 }

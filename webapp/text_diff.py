@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 from rapidfuzz.distance import Indel
 
-MOST_STEPS: Final = 8_000_000
+MAX_STEPS: Final = 8_000_000
 """Steps of one comparison, each 64 cells of its table; all together 64 MB."""
 
 _WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
@@ -46,7 +46,7 @@ def compare_texts(first: str, second: str) -> list[Span]:
     """
     for split in (_WORDS.findall, _split_lines):
         words = split(first), split(second)
-        if count_steps(*words) <= MOST_STEPS:
+        if count_steps(*words) <= MAX_STEPS:
             return list(_merge_changes(_align(*words)))
     return [*_make_spans(first, second)]
 

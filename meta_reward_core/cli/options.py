@@ -114,7 +114,7 @@ def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
 
 def show_plan(
     request: ExperimentRequest,
-    until: int | None,
+    target_iteration: int | None,
     roots: StorageRoots,
     console: Console,
     *,
@@ -126,7 +126,7 @@ def show_plan(
     What the run would refuse is refused, but for what only the network or a training can tell.
 
     Args:
-        until: the iteration to go on to; None for one.
+        target_iteration: the iteration to go on to; None for one.
         engine_here: whether this environment would also run it, and not the workers'.
         speeds_of: what finished shards of this experiment, or of one like it, have shown.
 
@@ -143,7 +143,7 @@ def show_plan(
         for line in () if change is None else change.describe():
             console.print(escape(line), soft_wrap=True)
         if engine_here:
-            check_next_engine(existing, until=until)
+            check_next_engine(existing, target_iteration=target_iteration)
     else:
         recipe = check_can_create(request, store, engine_here=engine_here).recipe
         unknown = check_seed_model(recipe, roots)
@@ -151,7 +151,7 @@ def show_plan(
     speeds = speeds_of(recipe)
     plans = {
         number: plan_iteration(recipe, number, measured=speeds)
-        for number in _select_iterations(done, until)
+        for number in _select_iterations(done, target_iteration)
     }
     print_outside_judge(console, recipe.judge.endpoint)
     for number, plan in plans.items():
@@ -172,8 +172,8 @@ def show_plan(
     }
 
 
-def _select_iterations(done: int, until: int | None) -> Iterable[int]:
-    return range(done + 1, (done + 1 if until is None else until) + 1)
+def _select_iterations(done: int, target_iteration: int | None) -> Iterable[int]:
+    return range(done + 1, (done + 1 if target_iteration is None else target_iteration) + 1)
 
 
 def _describe_estimate_basis(speeds: MeasuredThroughput) -> str:

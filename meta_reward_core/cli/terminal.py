@@ -76,7 +76,7 @@ class ConsoleCallback:
         self._shard_began = self._told_at = 0.0
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
+    def show(self) -> Iterator[None]:
         """Show the live part while the block runs."""
         number, planned = self._context.number, self._context.recipe.iterations
         if number > planned:

@@ -293,10 +293,10 @@ def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> l
     by_points: defaultdict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_points[round(row.score)].append(place)
-    for places in by_points.values():
-        rng.shuffle(places)
-    most = _compute_largest_cap([len(places) for places in by_points.values()], max_share)
-    kept = {place for places in by_points.values() for place in places[:most]}
+    for indexes in by_points.values():
+        rng.shuffle(indexes)
+    most = _compute_largest_cap([len(indexes) for indexes in by_points.values()], max_share)
+    kept = {place for indexes in by_points.values() for place in indexes[:most]}
     return [row for place, row in enumerate(rows) if place in kept]
 
 

@@ -34,7 +34,7 @@ _SERVER_ERROR: Final = 500
 _PROMPT_ERROR_STATUSES: Final = frozenset({400, 413, 422, _SERVER_ERROR})
 _AUTH_ERROR_STATUSES: Final = frozenset({401, 403})
 _MAX_ERROR_CHARS: Final = 300
-_MOST_TOKEN_IDS: Final = 2**31
+_MAX_TOKEN_IDS: Final = 2**31
 _TOO_LONG_CODES: Final = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}
 )
@@ -229,7 +229,7 @@ def _parse_token_ids(choice: dict[str, Any]) -> "array[int] | None":
 
 def _is_token_id(value: Any) -> bool:
     known = isinstance(value, int) and not isinstance(value, bool)
-    return known and 0 <= value < _MOST_TOKEN_IDS
+    return known and 0 <= value < _MAX_TOKEN_IDS
 
 
 def _parse_token_choices(choice: dict[str, Any]) -> tuple[TokenChoice, ...] | None:

@@ -74,14 +74,14 @@ def plan_shared_batches(
             samples of a prompt stay together unless they exceed it; a batch has at least one row.
     """
 
-    def most_copies(prompt: TokenIds) -> int:
+    def count_max_copies(prompt: TokenIds) -> int:
         return (max_batch_tokens - len(prompt)) // max_new_tokens
 
     def fits(batch: PromptBatch) -> bool:
         held = count_cached_tokens(find_prefix_levels(batch)) + batch.rows * max_new_tokens
         return held <= max_batch_tokens
 
-    return _pack_batches(sort_by_prefix_family(list(wanted)), wanted, most_copies, fits)
+    return _pack_batches(sort_by_prefix_family(list(wanted)), wanted, count_max_copies, fits)
 
 
 def plan_padded_batches(
@@ -92,7 +92,7 @@ def plan_padded_batches(
     Longest prompts first, because what does not fit into memory should fail at once.
     """
 
-    def most_copies(prompt: TokenIds) -> int:
+    def count_max_copies(prompt: TokenIds) -> int:
         return max_batch_tokens // (len(prompt) + max_new_tokens)
 
     def fits(batch: PromptBatch) -> bool:
@@ -100,20 +100,20 @@ def plan_padded_batches(
         return batch.rows * (longest + max_new_tokens) <= max_batch_tokens
 
     by_length = sorted(wanted, key=lambda ids: (-len(ids), ids))
-    return _pack_batches(by_length, wanted, most_copies, fits)
+    return _pack_batches(by_length, wanted, count_max_copies, fits)
 
 
 def _pack_batches(
     prompts: Sequence[TokenIds],
     wanted: Mapping[TokenIds, int],
-    most_copies: Callable[[TokenIds], int],
+    count_max_copies: Callable[[TokenIds], int],
     fits: Callable[[PromptBatch], bool],
 ) -> list[PromptBatch]:
     """Cut prompts, in this order, into batches as large as they may be."""
     units = [
         (prompt, copies)
         for prompt in prompts
-        for copies in _split_copies(wanted[prompt], most=max(1, most_copies(prompt)))
+        for copies in _split_copies(wanted[prompt], maximum=max(1, count_max_copies(prompt)))
     ]
     everything = make_batch([prompt for prompt, _ in units], [copies for _, copies in units])
     batches: list[PromptBatch] = []
@@ -134,10 +134,10 @@ def make_batch(prompts: Sequence[TokenIds], copies: Sequence[int]) -> PromptBatc
     return PromptBatch(tuple(prompts), tuple(copies), tuple(_measure_common_prefixes(prompts)))
 
 
-def _split_copies(copies: int, *, most: int) -> list[int]:
+def _split_copies(copies: int, *, maximum: int) -> list[int]:
     """How many rows of one prompt go together: all, or as many at a time as may be."""
-    full, rest = divmod(copies, most)
-    return [most] * full + [rest] * (rest > 0)
+    full, rest = divmod(copies, maximum)
+    return [maximum] * full + [rest] * (rest > 0)
 
 
 def _find_largest_fitting(limit: int, fits: Callable[[int], bool]) -> int:

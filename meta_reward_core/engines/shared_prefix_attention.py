@@ -66,7 +66,7 @@ class PrefixView:
 
     Attributes:
         readers: the sequences that read each segment, padded by any; (segments, most readers).
-        places: where each sequence's result lies among segments x most readers, or one past the
+        positions: where each sequence's result lies among segments x most readers, or one past the
             end where it reads nothing of this level; (sequences,).
         complete: whether every sequence reads something.
         in_order: whether `readers` are all sequences in order, so that none is to be moved.
@@ -75,7 +75,7 @@ class PrefixView:
 
     level: CachedLevel
     readers: Tensor
-    places: Tensor
+    positions: Tensor
     complete: bool
     in_order: bool
     padding: list[Tensor | None] = field(default_factory=list)
@@ -284,7 +284,7 @@ def _attend_prefix(
             return item
         if not prefix.complete:
             item = torch.cat([item, item.new_full((1, *item.shape[1:]), nothing)])
-        return item.index_select(0, prefix.places)
+        return item.index_select(0, prefix.positions)
 
     return put_back(result, 0.0), put_back(weight, MASKED_SCORE)
 

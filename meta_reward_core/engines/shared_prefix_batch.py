@@ -165,11 +165,11 @@ def _make_prefix_view(
             readers[number].append(sequence)
     most = max(len(some) for some in readers)
     nowhere = len(segments) * most
-    places = [nowhere if spot is None else spot[0] * most + spot[1] for spot in spots]
+    positions = [nowhere if spot is None else spot[0] * most + spot[1] for spot in spots]
     return PrefixView(
         level,
         readers=torch.tensor([some + [0] * (most - len(some)) for some in readers], device=device),
-        places=torch.tensor(places, device=device),
+        positions=torch.tensor(positions, device=device),
         complete=None not in spots,
         in_order=[sequence for some in readers for sequence in some] == list(range(len(rows)))
         and len(rows) == nowhere,

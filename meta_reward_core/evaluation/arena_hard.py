@@ -342,7 +342,9 @@ def _bootstrap_question_interval(
     drawn = resample_counts(len(won), 1000, np.random.default_rng(seed))
     band = compute_percentile_interval(100 * (drawn @ won) / (drawn @ played))
     mean = 100 * float(won.sum() / played.sum())
-    plain = compute_bounded_mean_interval(mean, len(won), least=0.0, most=100.0, missing=missing)
+    plain = compute_bounded_mean_interval(
+        mean, len(won), lowest=0.0, highest=100.0, missing=missing
+    )
     return enclose_intervals(band, plain)
 
 
@@ -458,7 +460,7 @@ def _make_share_metric(name: str, values: Sequence[float]) -> Metric:
     if not values:
         return Metric(name, None, 0, absent="no game to take it from")
     mean = 100 * sum(values) / len(values)
-    ends = compute_bounded_mean_interval(mean, len(values), least=0.0, most=100.0)
+    ends = compute_bounded_mean_interval(mean, len(values), lowest=0.0, highest=100.0)
     return Metric(name, mean, len(values), ends.low, ends.high)
 
 

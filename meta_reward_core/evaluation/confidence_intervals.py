@@ -25,9 +25,9 @@ class Interval(NamedTuple):
 
 
 def compute_bounded_mean_interval(
-    mean: float, count: int, *, least: float, most: float, missing: int = 0
+    mean: float, count: int, *, lowest: float, highest: float, missing: int = 0
 ) -> Interval:
-    """Wilson's score interval of a mean of values in [least, most].
+    """Wilson's score interval of a mean of values in [lowest, highest].
 
     With p the mean brought to [0, 1] and z = 1.96:
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
@@ -38,16 +38,16 @@ def compute_bounded_mean_interval(
     Args:
         mean: of the `count` values.
         count: how many values, >= 1.
-        least: smallest possible value.
-        most: largest possible value.
+        lowest: smallest possible value.
+        highest: largest possible value.
         missing: values that should be there and are not. The lower end counts each of them as
-            `least`, the upper end as `most`, because nobody knows why they are missing.
+            `lowest`, the upper end as `highest`, because nobody knows why they are missing.
     """
-    share = (mean - least) / (most - least)
+    share = (mean - lowest) / (highest - lowest)
     total = count + missing
     low = compute_wilson_interval(share * count / total, total).low
     high = compute_wilson_interval((share * count + missing) / total, total).high
-    return Interval(least + low * (most - least), least + high * (most - least))
+    return Interval(lowest + low * (highest - lowest), lowest + high * (highest - lowest))
 
 
 def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> Interval:
@@ -66,9 +66,9 @@ def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> In
 
 
 def compute_graded_mean_interval(
-    values: Sequence[float] | Array, *, least: float, most: float, missing: int = 0
+    values: Sequence[float] | Array, *, lowest: float, highest: float, missing: int = 0
 ) -> Interval:
-    """Student's t interval of a mean of grades in [least, most], with one more at either end.
+    """Student's t interval of a mean of grades in [lowest, highest], with one more at either end.
 
     The two added grades keep the width above 0 where all grades are equal and matter little
     among many; Wilson's interval would be far too wide for grades that lie in between. Our
@@ -77,14 +77,14 @@ def compute_graded_mean_interval(
 
     Args:
         values: the grades, at least one.
-        least: smallest possible grade.
-        most: largest possible grade.
-        missing: grades that should be there; the lower end counts each as `least`, the upper
-            end as `most`.
+        lowest: smallest possible grade.
+        highest: largest possible grade.
+        missing: grades that should be there; the lower end counts each as `lowest`, the upper
+            end as `highest`.
     """
-    low, _ = _compute_t_interval([*values, least, most, *[least] * missing])
-    _, high = _compute_t_interval([*values, least, most, *[most] * missing])
-    return Interval(max(least, low), min(most, high))
+    low, _ = _compute_t_interval([*values, lowest, highest, *[lowest] * missing])
+    _, high = _compute_t_interval([*values, lowest, highest, *[highest] * missing])
+    return Interval(max(lowest, low), min(highest, high))
 
 
 def _compute_t_interval(values: Sequence[float]) -> Interval:

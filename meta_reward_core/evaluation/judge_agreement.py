@@ -110,7 +110,7 @@ def _make_share_metric(
     if not pairs:
         return Metric(name, None, 0, absent="no pair to take it from")
     value = 100 * sum(map(holds, pairs)) / len(pairs)
-    ends = compute_bounded_mean_interval(value, _count_prompts(pairs), least=0, most=100)
+    ends = compute_bounded_mean_interval(value, _count_prompts(pairs), lowest=0, highest=100)
     return Metric(name, value, len(pairs), ends.low, ends.high)
 
 
@@ -130,7 +130,7 @@ def _make_exact_order_metric(
     if not by_prompt:
         return Metric("exact_order", None, 0, absent="no pair to take it from")
     value = 100 * sum(map(all, by_prompt.values())) / len(by_prompt)
-    ends = compute_bounded_mean_interval(value, len(by_prompt), least=0, most=100)
+    ends = compute_bounded_mean_interval(value, len(by_prompt), lowest=0, highest=100)
     return Metric("exact_order", value, len(by_prompt), ends.low, ends.high)
 
 
@@ -252,7 +252,7 @@ def _make_within_prompts_metric(
     if not found:
         return Metric(name, None, 0, absent="no prompt has two scores that differ in both")
     value = math.fsum(found) / len(found)
-    ends = compute_graded_mean_interval(found, least=-1, most=1)
+    ends = compute_graded_mean_interval(found, lowest=-1, highest=1)
     return Metric(name, value, len(found), ends.low, ends.high)
 
 
@@ -273,7 +273,7 @@ def _make_exact_metrics(
     """Share of mean scores that round (halves up) to the reference's, and how far they are off."""
     same = [_round_half_up(own[key]) == _round_half_up(other[key]) for key in own]
     value = 100 * sum(same) / len(same)
-    ends = compute_bounded_mean_interval(value, _count_prompts(own), least=0, most=100)
+    ends = compute_bounded_mean_interval(value, _count_prompts(own), lowest=0, highest=100)
     bins = _compute_calibration(own, other)
     return [
         Metric("exact_score", value, len(same), ends.low, ends.high),
@@ -344,7 +344,7 @@ def measure_self_consistency(judge: Ratings) -> list[Metric]:
     if again:
         same = [_compute_repeat_agreement(said) for said in again]
         value = 100 * math.fsum(same) / len(same)
-        ends = compute_bounded_mean_interval(value, len(same), least=0, most=100)
+        ends = compute_bounded_mean_interval(value, len(same), lowest=0, highest=100)
         metrics.append(Metric("same_when_asked_again", value, len(same), ends.low, ends.high))
     repeated = [scores for scores in judge.scores.values() if len(scores) > 1]
     if repeated:
@@ -407,7 +407,7 @@ def _make_percentage_metric(name: str, values: Sequence[bool], prompts: int) -> 
     if not values:
         return Metric(name, None, 0, absent="no verdict to take it from")
     value = 100 * sum(values) / len(values)
-    ends = compute_bounded_mean_interval(value, prompts, least=0, most=100)
+    ends = compute_bounded_mean_interval(value, prompts, lowest=0, highest=100)
     return Metric(name, value, len(values), ends.low, ends.high)
 
 

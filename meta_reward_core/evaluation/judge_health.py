@@ -50,14 +50,14 @@ class Share:
     @property
     def low(self) -> float:
         """Lower end of the interval; 0 of nothing."""
-        return self._interval()[0]
+        return self._compute_interval()[0]
 
     @property
     def high(self) -> float:
         """Upper end of the interval; 1 of nothing."""
-        return self._interval()[1]
+        return self._compute_interval()[1]
 
-    def _interval(self) -> tuple[float, float]:
+    def _compute_interval(self) -> tuple[float, float]:
         if not self.total:
             return 0.0, 1.0
         found = compute_wilson_interval(self.count / self.total, self.total)
@@ -71,7 +71,7 @@ class Share:
 
     def to_json(self) -> dict[str, Any]:
         """Write it for a report."""
-        low, high = self._interval()
+        low, high = self._compute_interval()
         return {"value": self.value, "low": low, "high": high, "n": self.total}
 
 

@@ -152,7 +152,7 @@ class _Budget:
     def __post_init__(self) -> None:
         self.started = self.clock()
 
-    def elapsed(self) -> float:
+    def measure_elapsed(self) -> float:
         return self.clock() - self.started
 
     def allows(self, role: str, replies: int) -> bool:
@@ -166,7 +166,7 @@ class _Budget:
             known = self.spent.get("judge")
         if known is None or not known.replies:
             return True
-        return replies * known.seconds / known.replies <= self.limit - self.elapsed()
+        return replies * known.seconds / known.replies <= self.limit - self.measure_elapsed()
 
     def measure(self, role: str, before: float, *, replies: int, tokens: int) -> None:
         """Note what a call that began at `before` took."""
@@ -452,7 +452,7 @@ def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> 
             for role, planned in _plan_replies(probe.recipe, probe.iteration).items()
             if role in spent
         },
-        seconds=probe.budget.elapsed(),
+        seconds=probe.budget.measure_elapsed(),
         findings=tuple(findings),
     )
 

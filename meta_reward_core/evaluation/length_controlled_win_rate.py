@@ -48,7 +48,7 @@ Source: scikit-learn's `LogisticRegressionCV`, whose default the tool takes (`Cs
 MIN_ROWS: Final = 2 * FOLDS
 """With fewer rows no strength can be chosen, and no rate is given. Our choice."""
 
-MOST_INFLATION: Final = 100.0
+MAX_INFLATION: Final = 100.0
 """Variance inflation of the constant by the length's column, above which there is no rate.
 
 At 100 its error is ten times as large as without the column: 30 points either way on 805 prompts.
@@ -143,7 +143,7 @@ def compute_length_controlled_rate(
     if difficulty is not None:
         columns.append(difficulty)
     features = np.stack(columns, axis=1)
-    if _compute_variance_inflation(features[rated]) > MOST_INFLATION:
+    if _compute_variance_inflation(features[rated]) > MAX_INFLATION:
         return LengthControlledRate(None, absent=_explain_collinearity(gap[rated]))
     folds = (np.cumsum(rated) - 1) % FOLDS == np.arange(FOLDS)[:, None]
     data = _Data(features, np.where(rated, preferences, 0.0), rated, folds & rated)
@@ -165,15 +165,15 @@ def _compute_variance_inflation(features: Array) -> float:
 
 def _explain_collinearity(gap: Array) -> str:
     """Why length cannot be told from quality, in characters of the differences [n]."""
-    least, most = np.abs(gap).min(), np.abs(gap).max()
+    lowest, highest = np.abs(gap).min(), np.abs(gap).max()
     if np.ptp(gap) == 0:
         return (
-            f"every answer differs by the same {most:.0f} characters from the baseline's, so "
+            f"every answer differs by the same {highest:.0f} characters from the baseline's, so "
             "length and quality cannot be told apart"
         )
     return (
-        f"the answers differ from the baseline's by {least:.0f} to {most:.0f} characters, so much "
-        "alike that length cannot be told apart from quality or difficulty"
+        f"the answers differ from the baseline's by {lowest:.0f} to {highest:.0f} characters, so "
+        "much alike that length cannot be told apart from quality or difficulty"
     )
 
 
@@ -198,7 +198,9 @@ def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
     )
     # A length-controlled rate cannot be known better than a plain one from as many prompts.
     count = int(data.rated.sum())
-    plain = compute_bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=size - count)
+    plain = compute_bounded_mean_interval(
+        rate, count, lowest=0.0, highest=100.0, missing=size - count
+    )
     return LengthControlledRate(
         rate,
         standard_error=float(rates.std(ddof=1)),

@@ -91,7 +91,7 @@ def _solve_penalized_step(slope: Array, curvature: Array, at: Array, lasso: Arra
     minimum. So k must be small.
     """
     best = -at
-    least = _evaluate_quadratic_model(best, slope, curvature, at, lasso)
+    lowest = _evaluate_quadratic_model(best, slope, curvature, at, lasso)
     goal = (curvature @ at[..., None])[..., 0] - slope
     for signs in itertools.product((-1.0, 0.0, 1.0), repeat=at.shape[1]):
         sign = np.array(signs)
@@ -100,9 +100,9 @@ def _solve_penalized_step(slope: Array, curvature: Array, at: Array, lasso: Arra
         target = np.where(free, goal - lasso[:, None] * sign, 0.0)
         step = np.linalg.solve(system, target[..., None])[..., 0] - at
         value = _evaluate_quadratic_model(step, slope, curvature, at, lasso)
-        better = value < least
+        better = value < lowest
         best = np.where(better[:, None], step, best)
-        least = np.where(better, value, least)
+        lowest = np.where(better, value, lowest)
     return best
 
 

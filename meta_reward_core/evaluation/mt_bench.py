@@ -315,8 +315,8 @@ def _make_metric(name: str, group: Sequence[TurnJudgment]) -> Metric:
     mean = math.fsum(scores) / len(scores)
     of_questions = compute_graded_mean_interval(
         [math.fsum(one) / len(one) for one in points.values()],
-        least=MIN_SCORE,
-        most=MAX_SCORE,
+        lowest=MIN_SCORE,
+        highest=MAX_SCORE,
         missing=len({judgment.question_id for judgment in group} - points.keys()),
     )
     ends = enclose_intervals(of_questions, Interval(mean, mean))

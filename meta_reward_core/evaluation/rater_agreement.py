@@ -53,14 +53,16 @@ def _compute_kappas(tables: Array) -> Array:
     agreed = np.trace(tables, axis1=1, axis2=2)
     # Both multiplied by the total, so that an empty table needs no case of its own.
     return _divide_or_nan(
-        agreed * total - by_chance, total**2 - by_chance, least=_MIN_DENOMINATOR * total**2
+        agreed * total - by_chance, total**2 - by_chance, minimum=_MIN_DENOMINATOR * total**2
     )
 
 
-def _divide_or_nan(part: Array, whole: Array, *, least: float | Array = _MIN_DENOMINATOR) -> Array:
+def _divide_or_nan(
+    part: Array, whole: Array, *, minimum: float | Array = _MIN_DENOMINATOR
+) -> Array:
     """Divide; NaN where there is nothing to divide by."""
     found = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=found, where=whole > least)
+    np.divide(part, whole, out=found, where=whole > minimum)
     return found
 
 
@@ -133,12 +135,12 @@ def make_weighted_kendall(first: Array, second: Array) -> WeightedStatistic:
     """Kendall's tau-b in which each pair of items counts the product of their weights."""
     one, other = (np.sign(column[:, None] - column[None, :]) for column in (first, second))
 
-    def form(weights: Array, matrix: Array) -> Array:
+    def compute_form(weights: Array, matrix: Array) -> Array:
         total: Array = ((weights @ matrix) * weights).sum(axis=1)
         return total
 
     def weigh(weights: Array) -> Array:
-        scale = np.sqrt(form(weights, one**2) * form(weights, other**2))
-        return _divide_or_nan(form(weights, one * other), scale)
+        scale = np.sqrt(compute_form(weights, one**2) * compute_form(weights, other**2))
+        return _divide_or_nan(compute_form(weights, one * other), scale)
 
     return weigh

@@ -350,7 +350,9 @@ def _make_subset_metric(name: str, items: Sequence[ScoredItem]) -> Metric:
     if not earned:
         return Metric(name, None, 0, absent="no item has all its scores")
     accuracy = 100 * math.fsum(earned) / len(earned)
-    ends = compute_bounded_mean_interval(accuracy, len(earned), least=0, most=100, missing=missing)
+    ends = compute_bounded_mean_interval(
+        accuracy, len(earned), lowest=0, highest=100, missing=missing
+    )
     return Metric(name, accuracy, len(earned), ends.low, ends.high)
 
 
@@ -465,7 +467,7 @@ def make_ties_metric(items: Sequence[ScoredItem]) -> Metric:
         + 0.01 * closeness
     )
     ends = compute_bounded_mean_interval(
-        min(max(100 * score, 0), 100), len(both), least=0, most=100
+        min(max(100 * score, 0), 100), len(both), lowest=0, highest=100
     )
     return Metric("Ties", 100 * score, len(both), min(ends.low, 100 * score), ends.high)
 
@@ -508,12 +510,12 @@ def _measure_separation(item: ScoredItem) -> TiesSeparation:
 
 
 def _compute_margins(ref: TiesSeparation, tied: TiesSeparation) -> tuple[float, float, float]:
-    least = min(ref.gap, tied.gap)
+    lowest = min(ref.gap, tied.gap)
     if tied.spread > 0:
-        closeness = math.tanh(least / tied.spread - 1)
+        closeness = math.tanh(lowest / tied.spread - 1)
     else:
-        closeness = float((least > 0) - (least < 0))
-    return float(tied.gap > tied.spread), float(least > tied.spread), closeness
+        closeness = float((lowest > 0) - (lowest < 0))
+    return float(tied.gap > tied.spread), float(lowest > tied.spread), closeness
 
 
 def _compute_accuracy(items: Iterable[TiesSeparation]) -> float:

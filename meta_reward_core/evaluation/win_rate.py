@@ -169,7 +169,7 @@ def _make_dataset_metric(dataset: str, annotations: Sequence[Annotation]) -> Met
 
 
 def _make_rate_metric(name: str, rate: float, count: int, missing: int) -> Metric:
-    ends = compute_bounded_mean_interval(rate, count, least=0.0, most=100.0, missing=missing)
+    ends = compute_bounded_mean_interval(rate, count, lowest=0.0, highest=100.0, missing=missing)
     return Metric(name, rate, count, ends.low, ends.high)
 
 

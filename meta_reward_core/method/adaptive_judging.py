@@ -77,6 +77,9 @@ def bound_final_mean(judged: PartialScore, *, deviations: float) -> tuple[float,
     mean = total / count
     variance = (math.fsum((score - mean) ** 2 for score in judged.scores) + 1) / (count + 1)
     width = deviations * math.sqrt(variance * (remaining + remaining**2 / count))
-    least, most = total / (count + remaining), (total + MAX_SCORE * remaining) / (count + remaining)
+    lowest, highest = (
+        total / (count + remaining),
+        (total + MAX_SCORE * remaining) / (count + remaining),
+    )
     off = width / (count + remaining)
-    return max(least, mean - off), min(most, mean + off)
+    return max(lowest, mean - off), min(highest, mean + off)

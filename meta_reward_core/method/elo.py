@@ -59,9 +59,9 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
         by_size[_check_square(place, matrix)].append(place)
     ratings = [np.zeros(0)] * len(matrices)
     by_size.pop(0, None)
-    for places in by_size.values():
+    for positions in by_size.values():
         groups = [
-            places[at : at + _MAX_GROUP_SIZE] for at in range(0, len(places), _MAX_GROUP_SIZE)
+            positions[at : at + _MAX_GROUP_SIZE] for at in range(0, len(positions), _MAX_GROUP_SIZE)
         ]
         begun = [_refine_in_float32(_start_problems(matrices, group, prior)) for group in groups]
         for place, rating in _fit_together(begun):
@@ -77,21 +77,23 @@ def _check_square(place: int, matrix: Array) -> int:
     return int(shape[0])
 
 
-def _start_problems(matrices: Sequence[Array], places: Sequence[int], prior: float) -> "_Problems":
+def _start_problems(
+    matrices: Sequence[Array], positions: Sequence[int], prior: float
+) -> "_Problems":
     """Problems of matrices of one size, at a first guess."""
-    stack = np.array([matrices[place] for place in places], dtype=np.float64)
+    stack = np.array([matrices[place] for place in positions], dtype=np.float64)
     fit = (stack >= 0) & (stack < np.inf)
     if not fit.all():
-        place = places[int(fit.all(axis=(1, 2)).argmin())]
+        place = positions[int(fit.all(axis=(1, 2)).argmin())]
         raise ValueError(f"Battle matrix {place} has a negative or non-finite entry.")
     size = stack.shape[1]
-    rows = np.ascontiguousarray(stack.reshape(len(places), -1).T)
+    rows = np.ascontiguousarray(stack.reshape(len(positions), -1).T)
     first, second = np.triu_indices(size, 1)
     won, lost = rows[first * size + second], rows[second * size + first]
     guess = _guess_ratings(
         _sum_over_pairs(won, lost, size), _sum_over_pairs(lost, won, size), prior
     )
-    return _Problems(np.array(places), won, lost, guess, np.full(len(places), np.inf), prior)
+    return _Problems(np.array(positions), won, lost, guess, np.full(len(positions), np.inf), prior)
 
 
 def _guess_ratings(wins: Reals, losses: Reals, prior: float) -> Reals:
@@ -120,7 +122,7 @@ class _Problems:
     """Problems of one size on their way; arithmetic runs along the problems.
 
     Attributes:
-        places: of their matrices, [p].
+        positions: of their matrices, [p].
         won: what the first of each unordered pair won, [k, p].
         lost: what it lost, [k, p].
         ratings: now, centred, [n, p].
@@ -128,7 +130,7 @@ class _Problems:
         prior: as for `fit_elo`.
     """
 
-    places: IndexArray
+    positions: IndexArray
     won: Reals
     lost: Reals
     ratings: Reals
@@ -138,7 +140,7 @@ class _Problems:
     def select(self, which: IndexArray) -> "_Problems":
         """Some of them."""
         won, lost, ratings = self.won[:, which], self.lost[:, which], self.ratings[:, which]
-        return _Problems(self.places[which], won, lost, ratings, self.reach[which], self.prior)
+        return _Problems(self.positions[which], won, lost, ratings, self.reach[which], self.prior)
 
     def to_float32(self) -> "_Problems":
         """The same in float32."""
@@ -184,11 +186,11 @@ def _regroup(parts: Sequence[_Problems]) -> list[_Problems]:
         np.concatenate([getattr(part, name) for part in parts], axis=1)
         for name in ("won", "lost", "ratings")
     )
-    places = np.concatenate([part.places for part in parts])
+    positions = np.concatenate([part.positions for part in parts])
     reach = np.concatenate([part.reach for part in parts])
-    everything = _Problems(places, won, lost, ratings, reach, parts[0].prior)
-    every = np.arange(places.size)
-    begins = range(0, places.size, _MAX_GROUP_SIZE)
+    everything = _Problems(positions, won, lost, ratings, reach, parts[0].prior)
+    every = np.arange(positions.size)
+    begins = range(0, positions.size, _MAX_GROUP_SIZE)
     return [everything.select(every[begin : begin + _MAX_GROUP_SIZE]) for begin in begins]
 
 
@@ -211,7 +213,7 @@ def _sum_over_pairs(above: Reals, below: Reals, size: int) -> Reals:
 
 def _fit_together(groups: Sequence[_Problems]) -> Iterator[tuple[int, Array]]:
     """Place and ratings [n] of each problem of these groups of one size."""
-    count = sum(group.places.size for group in groups)
+    count = sum(group.positions.size for group in groups)
     for _ in range(0, _MAX_STEPS, _STEPS_TOGETHER):
         left = []
         for problems in groups:
@@ -219,12 +221,12 @@ def _fit_together(groups: Sequence[_Problems]) -> Iterator[tuple[int, Array]]:
             for _ in range(_STEPS_TOGETHER):
                 waiting, arrived = _take_step(waiting)
                 found = arrived.ratings.T.astype(np.float64, order="C")
-                yield from zip(arrived.places.tolist(), found, strict=True)
+                yield from zip(arrived.positions.tolist(), found, strict=True)
             left.append(waiting)
         groups = _regroup(left)
         if not groups:
             return
-    unfinished = sum(group.places.size for group in groups)
+    unfinished = sum(group.positions.size for group in groups)
     raise ArithmeticError(f"{unfinished} of {count} Elo problems did not converge.")
 
 

@@ -47,7 +47,7 @@ class ForcedValue:
         probabilities: of the values, in their order; they add up to 1.
         text: the justification and the whole line.
         token_ids: of the text, with an end token if the justification ended by itself.
-        injected_at: places in `token_ids` of the line's beginning and of the end token.
+        injected_at: positions in `token_ids` of the line's beginning and of the end token.
     """
 
     index: int
@@ -98,7 +98,7 @@ def force_values(
         EngineError: the engine cannot do it, or failed as a whole.
     """
     reader = require_forced_lines(engine)
-    places = [
+    positions = [
         (number, sample)
         for number, drawn in enumerate(completions)
         for sample, completion in enumerate(drawn)
@@ -110,12 +110,12 @@ def force_values(
             completions[number][sample],
             kept_chars=_count_kept(completions[number][sample].text, find_closing_line),
         )
-        for number, sample in places
+        for number, sample in positions
     ]
     options = sampling.chat_options
     readings = reader.read_forced_lines(requests, line, options=options) if requests else []
     found: list[list[ForcedValue | None]] = [[None] * len(drawn) for drawn in completions]
-    for (number, sample), reading in zip(places, readings, strict=True):
+    for (number, sample), reading in zip(positions, readings, strict=True):
         if reading is not None:
             rng = random.Random(derive_draw_seed(number, sample))
             has_ended = completions[number][sample].finish_reason == "stop"

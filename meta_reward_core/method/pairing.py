@@ -172,7 +172,7 @@ def score_response(
 class ScoreGrid:
     """Scores of the responses of many prompts: a row for each prompt, as wide as the longest.
 
-    All arrays have shape [prompts, places]. A place that is not `scored` holds no score, or no
+    All arrays have shape [prompts, positions]. A place that is not `scored` holds no score, or no
     response at all, and its other values mean nothing.
 
     Attributes:
@@ -197,7 +197,7 @@ class ScoreGrid:
     def from_records(
         cls, scores: Sequence[ResponseScore], *, length_unit: LengthUnit
     ) -> "ScoreGrid":
-        """The grid of one prompt, places in the order of `scores`."""
+        """The grid of one prompt, positions in the order of `scores`."""
         return cls.from_columns(
             scored=np.array([[score.mean is not None for score in scores]], dtype=bool),
             mean=np.array([[score.mean or 0.0 for score in scores]], dtype=np.float64),
@@ -242,8 +242,8 @@ class Tiers:
         bottom: [prompts] S_min, 0 where nothing is scored.
         best_from: [prompts] where the tier of the good ones begins.
         worst_to: [prompts] where the tier of the bad ones ends.
-        best: [prompts, places] who is good.
-        worst: [prompts, places] who is bad.
+        best: [prompts, positions] who is good.
+        worst: [prompts, positions] who is bad.
     """
 
     top: FloatArray
@@ -384,8 +384,8 @@ def _find_first_place(mask: Mask, length: IntArray, sample: IntArray) -> npt.NDA
     last = np.iinfo(np.int64).max
     shortest = np.where(mask, length, last).min(axis=1)
     tied = mask & (length == shortest[:, None])
-    places: npt.NDArray[np.intp] = np.where(tied, sample, last).argmin(axis=1)
-    return places
+    positions: npt.NDArray[np.intp] = np.where(tied, sample, last).argmin(axis=1)
+    return positions
 
 
 def select_most_varied_response(
@@ -417,7 +417,7 @@ def mark_most_varied(variance: FloatArray, scored: Mask) -> Mask:
     """Mark the responses that share the largest variance, of many prompts at once.
 
     Args:
-        variance: of each response's points, of shape [prompts, places].
+        variance: of each response's points, of shape [prompts, positions].
         scored: whether there is one, of the same shape.
 
     Returns:

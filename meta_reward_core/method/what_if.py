@@ -71,7 +71,7 @@ def get_rules(recipe: Recipe, iteration: int) -> PairRules:
 class JudgedGrid:
     """Everything that the rules look at, of the prompts of an iteration.
 
-    Arrays have shape [prompts, places], or [prompts] where said.
+    Arrays have shape [prompts, positions], or [prompts] where said.
 
     Attributes:
         grid: the responses as they score if one readable judgment is enough.
@@ -246,11 +246,11 @@ def _pick_tied(seed: int, prompt_id: str, samples: tuple[int, ...]) -> int:
     return pick_tied_sample(samples, make_tie_break_rng(seed, prompt_id))
 
 
-def _take_at(values: IntArray, places: Codes) -> IntArray:
+def _take_at(values: IntArray, positions: Codes) -> IntArray:
     """The value at one place of each row; 0 of an empty row."""
     if values.shape[1] == 0:
         return np.zeros(len(values), dtype=np.int64)
-    return values[np.arange(len(values)), places]
+    return values[np.arange(len(values)), positions]
 
 
 def _cap_pairs(

@@ -57,10 +57,10 @@ class ModelFiles:
             file.relative_to(folder).as_posix(): hash_file(file)
             for file in iter_visible_files(folder)
         }
-        return cls.of(hashes, end_ids=read_end_ids(folder))
+        return cls.build(hashes, end_ids=read_end_ids(folder))
 
     @classmethod
-    def of(cls, hashes: Mapping[str, str], *, end_ids: tuple[int, ...] | None) -> "ModelFiles":
+    def build(cls, hashes: Mapping[str, str], *, end_ids: tuple[int, ...] | None) -> "ModelFiles":
         """Tell from the hashes of all files what each use depends on.
 
         Args:

@@ -63,7 +63,7 @@ class _RemoteModel:
     client: "HfApi"
     files: Mapping[str, "RepoSibling"]
 
-    def size(self, names: Sequence[str]) -> int:
+    def sum_sizes(self, names: Sequence[str]) -> int:
         """Bytes of some of its files, as far as the hub tells."""
         return sum(self.files[name].size or 0 for name in names)
 
@@ -184,7 +184,7 @@ def _download_model(partial: Path, remote: _RemoteModel, say: StatusCallback) ->
     check_non_weight_files(partial)
     weights = _list_weight_files(remote, partial)
     _check_disk_space(remote, weights, partial)
-    told = _DownloadProgress(str(remote.name), remote.size(weights), say)
+    told = _DownloadProgress(str(remote.name), remote.sum_sizes(weights), say)
     _run_with_progress(
         lambda: _download_files(remote, weights, partial),
         lambda: told.tell(_count_bytes_in(partial)),
@@ -216,7 +216,7 @@ def _list_weight_files(remote: _RemoteModel, partial: Path) -> list[str]:
 
 
 def _check_disk_space(remote: _RemoteModel, weights: Sequence[str], partial: Path) -> None:
-    needed = remote.size([file for file in weights if not (partial / file).is_file()])
+    needed = remote.sum_sizes([file for file in weights if not (partial / file).is_file()])
     free = shutil.disk_usage(partial).free
     if free < needed:
         raise StorageFullError(

@@ -232,7 +232,7 @@ def _is_named(key: str, named: Sequence[str]) -> bool:
     )
 
 
-def check_next_engine(existing: Experiment, *, until: int | None) -> None:
+def check_next_engine(existing: Experiment, *, target_iteration: int | None) -> None:
     """See that this environment has the engine of an experiment whose next iteration is to begin.
 
     One that has begun may need no engine any more: its shards find out.
@@ -241,7 +241,7 @@ def check_next_engine(existing: Experiment, *, until: int | None) -> None:
         InputError: it has not.
     """
     number = existing.count_finished_iterations() + 1
-    is_asked_for = until is None or number <= until
+    is_asked_for = target_iteration is None or number <= target_iteration
     if is_asked_for and not existing.get_files(number).has_manifests():
         _require_engines(existing.recipe)
 
@@ -325,12 +325,12 @@ def _find_existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
-def list_next_iterations(experiment: Experiment, *, until: int | None) -> Sequence[int]:
-    """List which iterations to run: up to `until`, or else the next one that is not finished.
+def list_next_iterations(experiment: Experiment, *, target_iteration: int | None) -> Sequence[int]:
+    """List the iterations to run: up to `target_iteration`, or else the next unfinished one.
 
-    Iterations that are finished are listed too where `until` is given: running them verifies
-    their files and remakes what is damaged.
+    With `target_iteration`, finished iterations are listed too: running them verifies their files
+    and remakes what is damaged.
     """
-    if until is None:
+    if target_iteration is None:
         return [experiment.count_finished_iterations() + 1]
-    return range(1, until + 1)
+    return range(1, target_iteration + 1)

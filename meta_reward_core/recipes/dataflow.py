@@ -30,7 +30,7 @@ Condition = Callable[[Recipe], bool]
 Values = Mapping[str, Any]
 
 
-def _always(recipe: Recipe) -> bool:  # noqa: ARG001
+def _apply_always(recipe: Recipe) -> bool:  # noqa: ARG001
     return True
 
 
@@ -46,7 +46,7 @@ class Need:
     """
 
     field: str
-    when: Condition = _always
+    when: Condition = _apply_always
     is_borrowed: bool = False
 
     def covers(self, field: str) -> bool:
@@ -83,7 +83,7 @@ class StageSpec:
     resource: Resource
     needs: tuple[Need, ...]
     model: ModelUse | None = None
-    model_when: Condition = _always
+    model_when: Condition = _apply_always
     pair_kind: PairKind | None = None
     earlier_reads: tuple[str, ...] | None = None
 
@@ -125,20 +125,20 @@ class StageSpec:
         return get_table_path(name)
 
 
-def _need(*fields: str, when: Condition = _always) -> tuple[Need, ...]:
+def _need(*fields: str, when: Condition = _apply_always) -> tuple[Need, ...]:
     return tuple(Need(field, when) for field in fields)
 
 
-def _by_engine(*kinds: str) -> Condition:
+def _require_engine(*kinds: str) -> Condition:
     return lambda recipe: recipe.engine.kind in kinds
 
 
-def _both(one: Condition, other: Condition) -> Condition:
+def _combine_conditions(one: Condition, other: Condition) -> Condition:
     return lambda recipe: one(recipe) and other(recipe)
 
 
-def _only_when(condition: Condition, needs: Iterable[Need]) -> tuple[Need, ...]:
-    return tuple(replace(need, when=_both(condition, need.when)) for need in needs)
+def _restrict_needs(condition: Condition, needs: Iterable[Need]) -> tuple[Need, ...]:
+    return tuple(replace(need, when=_combine_conditions(condition, need.when)) for need in needs)
 
 
 def _judges_itself(recipe: Recipe) -> bool:
@@ -166,16 +166,16 @@ _ENGINE: Final = (
         "engine.threads",
         "engine.max_batch_tokens",
         "engine.max_model_len",
-        when=_by_engine("transformers", "vllm"),
+        when=_require_engine("transformers", "vllm"),
     ),
-    *_need("engine.device", when=_by_engine("transformers")),
+    *_need("engine.device", when=_require_engine("transformers")),
     *_need(
         "engine.max_num_seqs",
         "engine.tensor_parallel_size",
         "engine.gpu_memory_utilization",
-        when=_by_engine("vllm"),
+        when=_require_engine("vllm"),
     ),
-    *_need("engine.endpoint", when=_by_engine("openai")),
+    *_need("engine.endpoint", when=_require_engine("openai")),
 )
 
 SAMPLE: Final = StageSpec(
@@ -207,7 +207,7 @@ JUDGE: Final = StageSpec(
     needs=(
         *_need("judge", "actor.reasoning"),
         *_need("pairing.rho", when=_stops_judging_early),
-        *_only_when(_judges_itself, _ENGINE),
+        *_restrict_needs(_judges_itself, _ENGINE),
     ),
     model="drawing",
     model_when=_judges_itself,
@@ -295,7 +295,7 @@ EVALUATE: Final = StageSpec(
     needs=(
         *_need("task", "evaluation.tasks", "train_on", "judge.reasoning"),
         *_need("evaluation.ground_truth", when=_has_task),
-        *_only_when(  # tasks of other packages may read of the three roles what they want
+        *_restrict_needs(  # tasks of other packages may read of the three roles what they want
             _measures_models,
             (
                 *_need("evaluation", "training.lora"),

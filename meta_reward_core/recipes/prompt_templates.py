@@ -1,4 +1,4 @@
-"""Prompt templates: text files with named places, filled in a single pass.
+"""Prompt templates: text files with named placeholders, filled in a single pass.
 
 Knows nothing of what the texts mean. A value is never looked at: a response that contains
 `{instruction}`, `%s`, `$x` or template code of any kind is put in as it stands.
@@ -25,7 +25,7 @@ _METADATA = "#:"
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A prompt with places to fill.
+    """A prompt with placeholders to fill.
 
     Attributes:
         name: the file it came from, for messages.
@@ -55,7 +55,7 @@ class PromptTemplate:
         object.__setattr__(self, "sha256", hashlib.sha256(self.text.encode()).hexdigest())
 
     def fill(self, **values: str) -> str:
-        """Put each value in its places, as it stands; values without a place are left out.
+        """Put each value in its placeholders, as it stands; values without a place are left out.
 
         Raises:
             TemplateError: a place got no value.
@@ -169,7 +169,7 @@ def _check_placeholders(name: str, text: str, allowed: frozenset[str]) -> frozen
 
 
 def _fill_placeholders(text: str, values: Mapping[str, str]) -> str:
-    # One pass over the template alone: what is put in is never scanned for places.
+    # One pass over the template alone: what is put in is never scanned for placeholders.
     return _PLACEHOLDER.sub(lambda place: values[place.group(1)], text)
 
 

@@ -144,7 +144,9 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
         InputError: somebody else has changed the settings meanwhile.
         StorageFullError: there is no room.
     """
-    if not files.store.put_if_absent(files.layout.settings_change(change.number), change.to_json()):
+    if not files.store.put_if_absent(
+        files.layout.get_settings_change(change.number), change.to_json()
+    ):
         raise InputError(
             f"the settings of experiment {files.name!r} were changed meanwhile: look at them, and "
             "try again"
@@ -196,7 +198,7 @@ def _set_value(values: Values, key: str, value: Any) -> None:
 
 
 def _read_change(files: ExperimentFiles, number: int) -> SettingsChange:
-    name = files.layout.settings_change(number)
+    name = files.layout.get_settings_change(number)
     try:
         return SettingsChange.from_json(files.store.read(name))
     except (ValueError, KeyError, TypeError) as error:

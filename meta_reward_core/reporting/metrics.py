@@ -22,7 +22,7 @@ class MetricSpec:
     """One metric of M_t.
 
     Attributes:
-        bounds: its least and its largest value; None where it has none.
+        bounds: its lowest and its highest value; None where it has none.
         items: what its count counts, so that things of one prompt count once: `count` as it
             stands, or the recipe's held-out responses that are judged. `none`: one run alone has no
             interval.
@@ -49,14 +49,14 @@ class MetricSpec:
             return None
         if self.metric == "spearman":
             return _compute_correlation_interval(value, count)
-        least, most = self.bounds
-        return compute_bounded_mean_interval(value, count, least=least, most=most)
+        lowest, highest = self.bounds
+        return compute_bounded_mean_interval(value, count, lowest=lowest, highest=highest)
 
 
 def clip_to_bounds(metric: MetricSpec, interval: Interval) -> Interval:
     """Cut off what no value of the metric can be, of an interval that knows nothing of it."""
-    least, most = metric.bounds or (-math.inf, math.inf)
-    return Interval(max(least, interval.low), min(most, interval.high))
+    lowest, highest = metric.bounds or (-math.inf, math.inf)
+    return Interval(max(lowest, interval.low), min(highest, interval.high))
 
 
 def _compute_correlation_interval(value: float, count: int) -> Interval | None:

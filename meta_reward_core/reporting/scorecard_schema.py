@@ -63,7 +63,7 @@ def parse_scorecard(content: bytes | str, *, place: str) -> ScorecardDict:
         raise ArtifactError(
             f"{place} is no scorecard ({_explain(error)}): remove it, or evaluate again"
         ) from error
-    figures = [_ABSENT_PARTS | figure for figure in card["figures"]]
+    figures = [_ABSENT_PARTS | metric for metric in card["figures"]]
     return card | {"figures": figures, "findings": card.get("findings") or []}
 
 

@@ -66,7 +66,7 @@ def save_scorecard(
         raise make_missing_experiment_error(experiment, root=store.root)
     benchmark = _UNSAFE.sub("-", card.benchmark.lower()).strip("-")
     file = "-".join(filter(None, [benchmark, reference]))
-    name = f"{files.layout.scorecards(number)}/{file}.json"
+    name = f"{files.layout.get_scorecards(number)}/{file}.json"
     store.delete(name)
     store.put_if_absent(
         name, encode_canonical_json({"reference": reference, **serialize_scorecard(card)})
@@ -116,7 +116,7 @@ def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
     iterations = {
         number
         for number in found
-        if number and store.exists(f"{folder.iteration(number)}/{_TASK_TABLE}")
+        if number and store.exists(f"{folder.get_iteration(number)}/{_TASK_TABLE}")
     }
     return iterations | ({0} if 1 in iterations else set())
 
@@ -125,13 +125,13 @@ def _iter_model_scorecards(
     store: ArtifactStore, experiment: str, number: int
 ) -> Iterator[ScorecardFile]:
     folder, inside = ExperimentLayout.from_name(experiment), ExperimentLayout("")
-    table = f"{inside.iteration(max(number, 1))}/{_TASK_TABLE}"
-    if store.exists(folder.at(table)):
+    table = f"{inside.get_iteration(max(number, 1))}/{_TASK_TABLE}"
+    if store.exists(folder.get_path(table)):
         for card in read_task_scorecards(store, experiment, number):
             yield ScorecardFile(number, table, card)
-    for name in store.list_names(folder.scorecards(number)):
-        card = _read_scorecard(store, f"{folder.scorecards(number)}/{name}")
-        yield ScorecardFile(number, f"{inside.scorecards(number)}/{name}", card)
+    for name in store.list_names(folder.get_scorecards(number)):
+        card = _read_scorecard(store, f"{folder.get_scorecards(number)}/{name}")
+        yield ScorecardFile(number, f"{inside.get_scorecards(number)}/{name}", card)
 
 
 def _read_scorecard(store: ArtifactStore, name: str) -> ScorecardDict:

@@ -57,7 +57,7 @@ def _make_card(
             "not_evaluated": row["not_evaluated_reason"],
         }
     card = parse_scorecard(row["scorecard"], place=f"{experiment}: {task}") | {"task": task}
-    names = [figure["name"] for figure in card["figures"]]
+    names = [metric["name"] for metric in card["figures"]]
     changes = _iter_changes(store, experiment, number, task, names)
     card["figures"] = [*card["figures"], *map(_to_dict, changes)]
     return card

@@ -35,7 +35,7 @@ def _iter_run_blocks(run: ExperimentRun) -> Iterator[Block]:
             reason = next(filter(None, reasons.values()), "no iteration is finished")
             yield Absent(f"{title}, not evaluated", reason)
             continue
-        yield _make_figure_table(title, known)
+        yield _make_metric_table(title, known)
         changes = _make_change_table(title, known)
         if changes.rows:
             yield changes
@@ -50,17 +50,17 @@ def _collect_cards(run: ExperimentRun, task: str) -> dict[int, ScorecardDict]:
     }
 
 
-def _make_figure_table(title: str, cards: Mapping[int, ScorecardDict]) -> ReportTable:
+def _make_metric_table(title: str, cards: Mapping[int, ScorecardDict]) -> ReportTable:
     names = dict.fromkeys(
-        figure["name"]
+        metric["name"]
         for card in cards.values()
-        for figure in card["figures"]
-        if CHANGE_MARK not in figure["name"]
+        for metric in card["figures"]
+        if CHANGE_MARK not in metric["name"]
     )
     return ReportTable(
         title,
         ("figure", *(f"M{number}" for number in cards)),
-        [(name, *(_format_figure(card, name) for card in cards.values())) for name in names],
+        [(name, *(_format_metric(card, name) for card in cards.values())) for name in names],
         note="Shares; every model answers the same items. In brackets: 95% intervals, clustered "
         "by prompt.",
     )
@@ -71,12 +71,12 @@ def _make_change_table(title: str, cards: Mapping[int, ScorecardDict]) -> Report
         (
             name,
             f"M{number} - M{other}",
-            _format_figure(card, f"{name}{CHANGE_MARK}{other}"),
-            f"{figure['count']:,}",
+            _format_metric(card, f"{name}{CHANGE_MARK}{other}"),
+            f"{metric['count']:,}",
         )
         for number, card in cards.items()
-        for figure in card["figures"]
-        for name, mark, other in [figure["name"].partition(CHANGE_MARK)]
+        for metric in card["figures"]
+        for name, mark, other in [metric["name"].partition(CHANGE_MARK)]
         if mark and "." not in name
     ]
     return ReportTable(
@@ -88,7 +88,7 @@ def _make_change_table(title: str, cards: Mapping[int, ScorecardDict]) -> Report
     )
 
 
-def _format_figure(card: ScorecardDict, name: str) -> str:
+def _format_metric(card: ScorecardDict, name: str) -> str:
     found = next((one for one in card["figures"] if one["name"] == name), None)
     if found is None or found["value"] is None:
         return DASH

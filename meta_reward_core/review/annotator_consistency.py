@@ -98,10 +98,10 @@ def estimate_alpha(
     value = compute_alpha_from_counts(counts, values, level=level)
     if value is None:
         return Estimate(None, None, None, n)
-    places = range(n)
+    positions = range(n)
     found = [
         compute_alpha_from_counts(np.delete(counts, at, axis=0), values, level=level)
-        for at in places
+        for at in positions
     ]
     without = [one for one in found if one is not None]
     if n < _MIN_UNITS or len(without) < n:

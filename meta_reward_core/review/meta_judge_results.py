@@ -205,8 +205,8 @@ def _estimate_confusion(
         found = estimate_share(design, part, whole, confidence=confidence)
         return replace(found, count=int(np.count_nonzero(part)))
 
-    places = range(len(OUTCOMES))
-    return tuple(tuple(cell(row, column) for column in places) for row in places)
+    positions = range(len(OUTCOMES))
+    return tuple(tuple(cell(row, column) for column in positions) for row in positions)
 
 
 PairCounter = Callable[[AuditedPair], tuple[float, float]]

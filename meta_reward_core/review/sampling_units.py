@@ -130,13 +130,13 @@ def classify_certainty(pair: JudgedPair) -> str:
 
 def classify_position(pair: JudgedPair) -> str:
     """Name what the place of a judgment did."""
-    places = {
+    positions = {
         ("first", "second"): "whatever was shown first",
         ("second", "first"): "whatever was shown second",
         ("first", "first"): "the same judgment",
         ("second", "second"): "the same judgment",
     }
-    won = places.get((pair.forward or "", pair.backward or ""))
+    won = positions.get((pair.forward or "", pair.backward or ""))
     return f"{won} won both orders" if won else "a tie, or an order not readable"
 
 

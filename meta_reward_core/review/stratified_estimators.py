@@ -79,8 +79,8 @@ class SurveyDesign:
     def weights(self) -> Array:
         """How many items of the population each answered one stands for, shape [n]."""
         weights = np.zeros(len(self.strata))
-        for name, places in self.members.items():
-            weights[places] = self.get_population_weight(name) / len(places)
+        for name, positions in self.members.items():
+            weights[positions] = self.get_population_weight(name) / len(positions)
         return weights
 
     def get_population_weight(self, name: str) -> float:
@@ -123,13 +123,13 @@ def estimate_share(
     share = float(design.weights @ y) / total
     z = _compute_normal_quantile(confidence)
     below, above = 0.0, 0.0
-    for name, places in design.members.items():
+    for name, positions in design.members.items():
         low, high = _compute_stratum_margins(
-            y[places], x[places], design.compute_unsampled_share(name), z
+            y[positions], x[positions], design.compute_unsampled_share(name), z
         )
-        scale = (design.get_population_weight(name) * float(x[places].mean()) / total) ** 2
+        scale = (design.get_population_weight(name) * float(x[positions].mean()) / total) ** 2
         moved = _compute_size_variance(
-            y[places], x[places], share, design.compute_unsampled_share(name)
+            y[positions], x[positions], share, design.compute_unsampled_share(name)
         )
         moved *= (z * design.get_population_weight(name) / total) ** 2
         below += scale * low**2 + moved
@@ -214,10 +214,10 @@ def estimate_mean(
     spread = {
         name: design.compute_unsampled_share(name)
         * design.get_population_weight(name) ** 2
-        * float(residuals[places].var(ddof=1))
-        / len(places)
-        for name, places in design.members.items()
-        if len(places) > 1
+        * float(residuals[positions].var(ddof=1))
+        / len(positions)
+        for name, positions in design.members.items()
+        if len(positions) > 1
     }
     if not spread:
         return Estimate(mean, None, None, int(x.sum()))
@@ -337,13 +337,13 @@ def _compute_jackknife_variances(
 ) -> dict[str, float] | None:
     """Variance by stratum, leaving one item out at a time; None where a statistic is none then."""
     spread: dict[str, float] = {}
-    for name, places in design.members.items():
-        n, squares = len(places), 0.0
+    for name, positions in design.members.items():
+        n, squares = len(positions), 0.0
         if design.compute_unsampled_share(name) <= 0:
             spread[name] = 0.0
             continue
-        for some in np.split(places, range(_JACKKNIFE_CHUNK, n, _JACKKNIFE_CHUNK)):
-            without = statistic(_leave_one_out(design.weights, places, some))
+        for some in np.split(positions, range(_JACKKNIFE_CHUNK, n, _JACKKNIFE_CHUNK)):
+            without = statistic(_leave_one_out(design.weights, positions, some))
             if np.isnan(without).any():
                 return None
             squares += float(((without - value) ** 2).sum())
@@ -354,7 +354,7 @@ def _compute_jackknife_variances(
 
 
 def _leave_one_out(weights: Array, members: IndexArray, some: IndexArray) -> Array:
-    """For each of some places the weights in which the rest of its stratum stands for it, too."""
+    """Weights without each of some positions: the rest of its stratum also stands for it."""
     left = np.tile(weights, (len(some), 1))
     if len(members) > 1:
         left[:, members] *= len(members) / (len(members) - 1)

@@ -172,13 +172,15 @@ def arrange_batch(count: int, *, same: float, other: float, rng: random.Random) 
     indexes = range(count)
     repeats = [(index, "same") for index in rng.sample(indexes, round(same * count))]
     repeats += [(index, "other") for index in rng.sample(indexes, round(other * count))]
-    places: list[tuple[float, BatchSlot]] = [(index, BatchSlot(index, None)) for index in indexes]
+    positions: list[tuple[float, BatchSlot]] = [
+        (index, BatchSlot(index, None)) for index in indexes
+    ]
     for index, again in repeats:
         behind = (
             index + rng.uniform(_MIN_REPEAT_DISTANCE, max(_MIN_REPEAT_DISTANCE + 1, count)) + 0.5
         )
-        places.append((behind, BatchSlot(index, "same" if again == "same" else "other")))
-    return [place for _, place in sorted(places, key=lambda entry: entry[0])]
+        positions.append((behind, BatchSlot(index, "same" if again == "same" else "other")))
+    return [place for _, place in sorted(positions, key=lambda entry: entry[0])]
 
 
 @dataclass(frozen=True, slots=True)

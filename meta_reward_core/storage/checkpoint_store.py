@@ -183,12 +183,12 @@ def _check_hash(folder: Path, sha256: str) -> None:
 
 def _retry_until_reachable(upload: Callable[[], None]) -> None:
     """Try again while the store does not answer: a training must not be lost to a short cut."""
-    until = time.monotonic() + MAX_RETRY_SECONDS
+    deadline = time.monotonic() + MAX_RETRY_SECONDS
     while True:
         try:
             return upload()
         except StorageUnreachableError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY_PAUSE_SECONDS)
 

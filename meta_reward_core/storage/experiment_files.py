@@ -96,11 +96,11 @@ class ExperimentFiles:
 
     def get_iteration(self, number: int) -> IterationFiles:
         """Open the files of an iteration."""
-        return IterationFiles(self.store, self.layout.iteration(number))
+        return IterationFiles(self.store, self.layout.get_iteration(number))
 
     def get_checkpoint(self, number: int) -> Checkpoint:
         """Find M_number, whether it has been made or not; for 0, a remote experiment's M0."""
-        return Checkpoint(self.store, self.layout.checkpoint(number))
+        return Checkpoint(self.store, self.layout.get_checkpoint(number))
 
     def count_finished_iterations(self) -> int:
         """Count the iterations from the first that are finished without a gap."""

@@ -71,50 +71,50 @@ class ExperimentLayout:
     @property
     def description(self) -> str:
         """Name of the file that says what the experiment is."""
-        return self.at(_DESCRIPTION)
+        return self.get_path(_DESCRIPTION)
 
     @property
     def lock(self) -> str:
         """Name of the lock: a file in a local store, a folder in a remote one."""
-        return self.at(".lock")
+        return self.get_path(".lock")
 
     @property
     def settings(self) -> str:
         """Folder of the changes of settings."""
-        return self.at(_SETTINGS)
+        return self.get_path(_SETTINGS)
 
     @property
     def evaluations(self) -> str:
         """Folder of the scorecards of all models."""
-        return self.at(_EVALUATIONS)
+        return self.get_path(_EVALUATIONS)
 
-    def settings_change(self, number: int) -> str:
+    def get_settings_change(self, number: int) -> str:
         """Name of a change of settings, counted from 1."""
         return f"{self.settings}/{number:05d}.json"
 
-    def scorecards(self, number: int) -> str:
+    def get_scorecards(self, number: int) -> str:
         """Folder of the scorecards of M_number."""
         return f"{self.evaluations}/M{number}"
 
-    def evaluation_items(self, task: str) -> str:
+    def get_evaluation_items(self, task: str) -> str:
         """Name of the file of the items that a task measures every model on."""
-        return self.at(f"{_EVALUATION_ITEMS}/{task}.json")
+        return self.get_path(f"{_EVALUATION_ITEMS}/{task}.json")
 
-    def iteration(self, number: int) -> str:
+    def get_iteration(self, number: int) -> str:
         """Folder of an iteration; see `POOL`."""
-        return self.at(f"{_ITERATION}{number}")
+        return self.get_path(f"{_ITERATION}{number}")
 
-    def checkpoint(self, number: int) -> str:
+    def get_checkpoint(self, number: int) -> str:
         """Folder of the model that an iteration makes."""
-        return f"{self.iteration(number)}/{CHECKPOINT}"
+        return f"{self.get_iteration(number)}/{CHECKPOINT}"
 
-    def at(self, path: str) -> str:
+    def get_path(self, path: str) -> str:
         """Name of a file by its path relative to the experiment's folder."""
         return f"{self.folder}/{path}" if self.folder else path
 
     def get_scratch(self, root: Path, number: int | None = None) -> Path:
         """Private folder of the experiment, or of one of its iterations, below a scratch root."""
-        return root / (self.folder if number is None else self.iteration(number))
+        return root / (self.folder if number is None else self.get_iteration(number))
 
 
 def get_partition_path(table: str, part: int) -> str:

@@ -63,7 +63,7 @@ class Judgment:
         readout: how the score came about; None as well.
         probabilities: of the allowed scores; None unless the score was forced.
         token_ids: as in `Response`, tokens that were put there for the model included.
-        injected_at: places in `token_ids`, from 0, of tokens that the model did not draw.
+        injected_at: positions in `token_ids`, from 0, of tokens that the model did not draw.
     """
 
     prompt_id: str

@@ -130,7 +130,7 @@ def _hash_source(path: Path) -> str:
 
 def get_items_path(task: str) -> str:
     """Where a task's items are kept, below the experiment's folder."""
-    return ExperimentLayout("").evaluation_items(task)
+    return ExperimentLayout("").get_evaluation_items(task)
 
 
 def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: str) -> FixedItems:
@@ -139,7 +139,7 @@ def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: s
     Raises:
         ArtifactError: they are gone, or not readable.
     """
-    name = experiment.evaluation_items(task)
+    name = experiment.get_evaluation_items(task)
     if not store.exists(name):
         raise ArtifactError(
             f"{store.get_path(name)} is gone: put it back, or begin another experiment"

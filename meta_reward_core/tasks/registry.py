@@ -51,7 +51,7 @@ class _Place:
 
 def list_task_names() -> tuple[str, ...]:
     """Names of all tasks: this package's, then those of others, each sorted."""
-    others = sorted(_list_places(tuple(sys.path)).keys() - BUILT_IN_TASKS.keys())
+    others = sorted(_list_entries(tuple(sys.path)).keys() - BUILT_IN_TASKS.keys())
     return (*sorted(BUILT_IN_TASKS), *others)
 
 
@@ -106,16 +106,16 @@ def get_task_templates(name: str | None) -> Mapping[str, str]:
 
 
 @cache
-def _list_places(path: tuple[str, ...]) -> Mapping[str, tuple[_Place, ...]]:  # noqa: ARG001
+def _list_entries(path: tuple[str, ...]) -> Mapping[str, tuple[_Place, ...]]:  # noqa: ARG001
     """All places of each name. Read again when the import path has changed."""
-    places: dict[str, tuple[_Place, ...]] = {
+    entries: dict[str, tuple[_Place, ...]] = {
         name: (_Place("meta-reward", value),) for name, value in BUILT_IN_TASKS.items()
     }
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         place = _Place(_get_package(entry), entry.value)
-        if place not in places.get(entry.name, ()):
-            places[entry.name] = (*places.get(entry.name, ()), place)
-    return places
+        if place not in entries.get(entry.name, ()):
+            entries[entry.name] = (*entries.get(entry.name, ()), place)
+    return entries
 
 
 def _get_package(entry: EntryPoint) -> str:
@@ -124,22 +124,22 @@ def _get_package(entry: EntryPoint) -> str:
 
 @cache
 def _load_task(name: str, path: tuple[str, ...]) -> Task:
-    places = _list_places(path).get(name, ())
-    if not places:
+    entries = _list_entries(path).get(name, ())
+    if not entries:
         raise TaskError(
             f"there is no task {name!r} here: install the package that declares it (entry points "
             f"{ENTRY_POINT_GROUP}), or use one of: {', '.join(list_task_names())}"
         )
-    if len(places) > 1:
-        packages = " and ".join(place.package for place in places)
+    if len(entries) > 1:
+        packages = " and ".join(place.package for place in entries)
         raise TaskError(f"the task {name!r} is declared by {packages}: uninstall all but one")
-    task = _import_object(name, places[0])
+    task = _import_object(name, entries[0])
     if not isinstance(task, Task):
         raise TaskError(
-            f"the task {name!r} of {places[0].package}: {places[0].value} is a "
+            f"the task {name!r} of {entries[0].package}: {entries[0].value} is a "
             f"{type(task).__name__} that lacks attributes of meta_reward_core.tasks.protocol.Task"
         )
-    _check_task(name, task, places[0])
+    _check_task(name, task, entries[0])
     return task
 
 

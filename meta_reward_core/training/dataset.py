@@ -230,8 +230,8 @@ def read_stored_tokens(
         for name, text, token_ids, reason, *injected in zip(
             *(column.to_pylist() for column in rows), strict=True
         ):
-            places = tuple(injected[0] or ()) if injected else ()
-            found[name] = StoredTokens(text, pack_token_ids(token_ids), reason, places)
+            positions = tuple(injected[0] or ()) if injected else ()
+            found[name] = StoredTokens(text, pack_token_ids(token_ids), reason, positions)
     return found
 
 

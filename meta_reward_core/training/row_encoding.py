@@ -47,7 +47,7 @@ class EncodedRow:
         is_canonical: of a drawn row: whether the tokenizer makes the same tokens of its texts.
         is_rewritten: of a drawn row: whether the chat template renders a text otherwise than it
             was drawn.
-        injected: of each completion, places in its ids of tokens that the model was given: they
+        injected: of each completion, positions in its ids of tokens that the model was given: they
             carry no loss either.
     """
 
@@ -126,7 +126,7 @@ class RowEncoder:
         self._answer_ends: dict[ChatOptions, str] = {}
 
     @classmethod
-    def for_model(
+    def build_for_model(
         cls, tokenizer: PreTrainedTokenizerBase, folder: Path, *, chat_date: str | None = None
     ) -> "RowEncoder":
         """Make the encoder for the model in a folder."""
@@ -304,7 +304,7 @@ def _shift_injected(row: TrainingRow, reply_ids: Sequence[list[int]]) -> tuple[l
     """Places of given tokens in the ids that are trained on, which are the last of the drawn."""
     found = []
     for drawn, ids in zip(list_drawn(row), reply_ids, strict=True):
-        places = drawn.get("injected_at", []) if drawn is not None else []
+        positions = drawn.get("injected_at", []) if drawn is not None else []
         left_out = len(drawn["token_ids"]) - len(ids) if drawn is not None else 0
-        found.append([place - left_out for place in places if place >= left_out])
+        found.append([place - left_out for place in positions if place >= left_out])
     return tuple(found)

@@ -16,7 +16,7 @@ class DrawnTokens(TypedDict):
     Attributes:
         token_ids: with the end token if one was drawn.
         finish_reason: why the completion ended, as in `Completion`; None where it is unknown.
-        injected_at: places in `token_ids` of tokens that the model was given; no loss counts them.
+        injected_at: positions in `token_ids` of tokens given to the model; excluded from the loss.
     """
 
     token_ids: list[int]

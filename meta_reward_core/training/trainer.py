@@ -97,7 +97,7 @@ def run_training(
             open_scratch(scratch, described | {"chat_date": chat_date})
             sorted_rows = split_rows(
                 rows,
-                RowEncoder.for_model(tokenizer, start, chat_date=chat_date),
+                RowEncoder.build_for_model(tokenizer, start, chat_date=chat_date),
                 folder=scratch,
                 form=objective.form,
                 max_length=settings.max_length,

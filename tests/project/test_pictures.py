@@ -10,7 +10,7 @@ from tests.project.test_docs import PAGES as TEXTS
 from tests.ui.pages import PAGES
 from tests.ui.pictures import FOLDER, SHOWN
 
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 FEWEST_WORDS = 5
 
 
@@ -38,4 +38,4 @@ def test_every_picture_is_shown_and_made_by_the_script() -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_picture_is_small(name: str) -> None:
-    assert (FOLDER / f"{name}.png").stat().st_size < MOST_BYTES
+    assert (FOLDER / f"{name}.png").stat().st_size < MAX_BYTES

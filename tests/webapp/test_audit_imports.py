@@ -470,7 +470,7 @@ def test_a_file_of_another_kind_is_refused_whole(
 def test_a_file_with_more_entries_than_any_batch_is_refused(
     batch: Batch, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer_files, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(answer_files, "MAX_ENTRIES", 2)
     with pytest.raises(InputError, match="has more than 2 entries"):
         load(batch, alice, [row(batch, item=number) for number in (1, 2, 3)])
     assert not Answer.objects.exists()
@@ -525,7 +525,7 @@ def test_many_reasons_are_gathered_and_cut() -> None:
     left_out += [LeftOut(f"line {n}", None, f"reason {n}") for n in range(20, 50)]
     first, *others = group_reasons(left_out)
     assert (first.text, first.count) == ("a reason", 12)
-    assert first.places.startswith("line 0 (item 0), line 1 (item 1)")
-    assert first.places.endswith("and 2 more")
+    assert first.positions.startswith("line 0 (item 0), line 1 (item 1)")
+    assert first.positions.endswith("and 2 more")
     assert len(others) == 20
     assert (others[-1].text, others[-1].count) == ("other reasons", 11)

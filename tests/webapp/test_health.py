@@ -75,7 +75,7 @@ def report() -> tuple[int, Any]:
     return answer.status_code, answer.json()
 
 
-def figures() -> dict[str, float]:
+def metrics() -> dict[str, float]:
     text = Client().get("/metrics", headers=WATCHER).content.decode()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
@@ -118,7 +118,7 @@ def test_a_broker_that_died_is_told(
     [problem] = found["problems"]
     assert problem.startswith("the broker does not answer: ")
     assert way in problem
-    assert figures()["meta_reward_broker_up"] == 0
+    assert metrics()["meta_reward_broker_up"] == 0
     assert Client().get("/healthz").status_code == 200
 
 
@@ -165,7 +165,7 @@ def test_the_figures_count_what_the_rows_say(broker: Broker, running: Shard, ali
     )  # fmt: skip
     with current_app.connection_for_write() as connection:
         current_app.send_task("workers.advance", args=[0], queue="cpu", connection=connection)
-    found = figures()
+    found = metrics()
     of = 'experiment="first",iteration="1",stage="judge"'
     assert found['meta_reward_queue_messages{queue="cpu"}'] == 1
     shards = {name: value for name, value in found.items() if "stage_shards{" in name}
@@ -181,9 +181,9 @@ def test_the_figures_count_what_the_rows_say(broker: Broker, running: Shard, ali
 def test_the_memory_of_a_gpu_is_told_and_a_cpu_has_none(broker: Broker) -> None:
     make_worker()
     name = 'meta_reward_worker_device_memory_bytes{worker="w\\"1\\\\",host="gpu-1"}'
-    assert name not in figures()
+    assert name not in metrics()
     Worker.objects.update(device_bytes=70_000_000_000)
-    assert figures()[name] == 70_000_000_000
+    assert metrics()[name] == 70_000_000_000
 
 
 def test_every_line_has_the_form_that_prometheus_reads(broker: Broker, running: Shard) -> None:

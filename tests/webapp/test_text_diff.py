@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from webapp import text_diff
-from webapp.text_diff import MOST_STEPS, Span, compare_texts, count_steps, diff_texts
+from webapp.text_diff import MAX_STEPS, Span, compare_texts, count_steps, diff_texts
 
 LONG = 14_000
 HOSTILE = [
@@ -84,7 +84,7 @@ def test_texts_of_fourteen_thousand_characters_are_compared_by_words_in_bounded_
 ) -> None:
     """At most ceil(14,000 / 64) * 14,000 = 219 * 14,000 = 3,066,000 steps, whatever the words."""
     words = text_diff._WORDS.findall(first), text_diff._WORDS.findall(second)
-    assert count_steps(*words) <= 219 * 14_000 < MOST_STEPS
+    assert count_steps(*words) <= 219 * 14_000 < MAX_STEPS
     spans = compare_texts(first, second)
     assert "".join(span.text for span in diff_texts("first", spans)) == first
 
@@ -95,13 +95,13 @@ def test_longer_texts_are_compared_by_lines_and_endless_ones_not_at_all(
     """Two lines of up to 64 words: one step for each line of the second."""
     first, second = "a b\nc d\n", "a b\nc e\n"
     assert compare_texts(first, second)[-1] == Span("same", "\n")
-    monkeypatch.setattr(text_diff, "MOST_STEPS", 2)
+    monkeypatch.setattr(text_diff, "MAX_STEPS", 2)
     assert compare_texts(first, second) == [
         Span("same", "a b\n"),
         Span("first", "c d\n"),
         Span("second", "c e\n"),
     ]
-    monkeypatch.setattr(text_diff, "MOST_STEPS", 1)
+    monkeypatch.setattr(text_diff, "MAX_STEPS", 1)
     assert compare_texts(first, second) == [Span("first", first), Span("second", second)]
 
 

@@ -43,7 +43,7 @@ __all__ = ["HostHere", "host", "queue"]
 @pytest.fixture
 def held(installation: Installation, queue: Queue) -> Iteration:
     """An iteration that workers have run as far as the gate lets them."""
-    iteration = hand_over(installation, until=2)
+    iteration = hand_over(installation, target_iteration=2)
     Gate.objects.create(
         experiment=iteration.experiment, min_agreement=0.5, confidence=0.95, min_answers=10
     )
@@ -465,7 +465,7 @@ def test_workers_and_a_command_mix_the_same_bytes(
     files = installation.artifacts / "mine"
     kept = installation.root / "kept"
     shutil.copytree(files, kept)
-    control.submit_to_workers(open_row(first), first, until=2)
+    control.submit_to_workers(open_row(first), first, target_iteration=2)
     queue.work()
     by_workers = table_bytes(files)
     check_mixed(Iteration.objects.get(number=2))
@@ -488,7 +488,7 @@ def test_answers_that_come_later_change_no_training_that_was_prepared(
     host.before = fail_once
     row = preferred.experiment
     assert row is not None
-    control.submit_to_workers(open_row(row), row, until=2)
+    control.submit_to_workers(open_row(row), row, target_iteration=2)
     queue.work()
     Answer.objects.filter(item__batch=preferred).update(choice="tie")
     control.resume_iteration(row)
@@ -509,7 +509,7 @@ def test_a_damaged_file_of_human_pairs_is_written_again(
             path.write_bytes(b"something else")
 
     host.before = damage
-    control.submit_to_workers(open_row(row), row, until=2)
+    control.submit_to_workers(open_row(row), row, target_iteration=2)
     queue.work()
     check_mixed(Iteration.objects.get(number=2))
 

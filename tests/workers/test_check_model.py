@@ -105,7 +105,7 @@ def test_the_report_is_kept_with_the_experiment(installation: Installation, toy:
 
 def test_a_job_checks_a_model(installation: Installation, toy: Path) -> None:
     recipe = load_recipe("smoke", changes=["model=toy"])
-    payload = CheckRequest.of("toy", recipe, prompts="").write()
+    payload = CheckRequest.build("toy", recipe, prompts="").write()
     job = carry_out(
         enqueue_job(
             JobKind.CHECK_MODEL,

@@ -117,7 +117,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
 
 
 def hand_over(
-    installation: Installation, *, until: int | None = 1, changes: tuple[str, ...] = ()
+    installation: Installation, *, target_iteration: int | None = 1, changes: tuple[str, ...] = ()
 ) -> Iteration:
     """Begin an experiment as the command does, without following it."""
     request = ExperimentRequest(
@@ -129,7 +129,7 @@ def hand_over(
     roots = get_storage_roots()
     experiment = experiment_setup.open_or_create(request, roots, say=lambda text: None)
     row = record_experiment(experiment, artifact_root=roots.artifacts)
-    return control.submit_to_workers(experiment, row, until=until)
+    return control.submit_to_workers(experiment, row, target_iteration=target_iteration)
 
 
 def test_an_iteration_by_the_workers_equals_one_by_the_command(
@@ -200,7 +200,7 @@ def test_a_store_that_is_away_for_a_while_stops_no_iteration(
 def test_the_goal_begins_the_next_iteration_and_no_more(
     installation: Installation, queue: Queue
 ) -> None:
-    hand_over(installation, until=2)
+    hand_over(installation, target_iteration=2)
     queue.work()
     assert statuses(Iteration) == ["finished", "finished"]
     first, second = Iteration.objects.all()
@@ -435,7 +435,7 @@ def test_the_command_keeps_away_while_the_workers_run_it_and_they_while_it_runs(
     experiment = open_experiment(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), "mine")
     assert experiment is not None
     with experiment.lock(), pytest.raises(ExperimentBusyError):
-        hand_over(installation, until=2)
+        hand_over(installation, target_iteration=2)
 
 
 def test_files_that_are_gone_end_the_iteration_with_words(

@@ -85,7 +85,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
     if given.model.source == "folder" and not is_model_folder(given.model.name):
         raise InputError(f"model: there is no folder {given.model.name!r} of this installation")
     stored = _store_prompt_fields(given.prompts).get("prompts_stored", "")
-    request = CheckRequest.of(given.model.name, draft.recipe, prompts=stored)
+    request = CheckRequest.build(given.model.name, draft.recipe, prompts=stored)
     return request_check(request, by=by), warnings
 
 

@@ -16,7 +16,7 @@ from webapp.experiments.statuses import get_public_status, write_public_status
 Name = Annotated[str, Field(max_length=64)]
 
 
-def _renamed(name: str) -> Any:
+def _read_from(name: str) -> Any:
     """Describe a field that keeps an earlier version's name beside the standard one."""
     return Field(
         json_schema_extra={"deprecated": True},  # pydantic's own warns whenever it is read
@@ -53,8 +53,8 @@ class ExperimentOut(Schema):
     base_model_sha256: str
     target_iteration: int
     created: datetime
-    seed_model_sha256: Annotated[str, _renamed("base_model_sha256")]
-    until: Annotated[int, _renamed("target_iteration")]
+    seed_model_sha256: Annotated[str, _read_from("base_model_sha256")]
+    until: Annotated[int, _read_from("target_iteration")]
 
     @classmethod
     def from_row(cls, row: Experiment) -> "ExperimentOut":
@@ -181,7 +181,7 @@ class IterationOut(Schema):
     started: datetime | None
     finished: datetime | None
     stages: list[StageOut]
-    finding: Annotated[str, _renamed("message")]
+    finding: Annotated[str, _read_from("message")]
 
     @classmethod
     def from_row(cls, row: Iteration, stages: list[StageProgress]) -> "IterationOut":
@@ -204,7 +204,7 @@ class StatusOut(Schema):
     is_active: bool
     target_iteration: int
     iterations: list[IterationOut]
-    until: Annotated[int, _renamed("target_iteration")]
+    until: Annotated[int, _read_from("target_iteration")]
 
     @classmethod
     def from_row(cls, row: Experiment, stages: dict[int, list[StageProgress]]) -> "StatusOut":
@@ -387,10 +387,10 @@ class JobOut(Schema):
     message: Annotated[str, Field(description="Why it was refused.")]
     created: datetime
     finished: datetime | None
-    subject: Annotated[str, _renamed("experiment_name")]
-    by: Annotated[str | None, _renamed("created_by")]
-    wish: Annotated[dict[str, Any], _renamed("payload")]
-    finding: Annotated[str, _renamed("message")]
+    subject: Annotated[str, _read_from("experiment_name")]
+    by: Annotated[str | None, _read_from("created_by")]
+    wish: Annotated[dict[str, Any], _read_from("payload")]
+    finding: Annotated[str, _read_from("message")]
     warnings: Annotated[
         list[str],
         Field(default_factory=list, description="Deprecated names in this request."),

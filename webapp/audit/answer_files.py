@@ -24,10 +24,10 @@ from webapp.audit.answer_formats import (
     parse_answer_row,
 )
 
-MOST_BYTES: Final = 20_000_000
-MOST_ENTRIES: Final = 100_000
+MAX_BYTES: Final = 20_000_000
+MAX_ENTRIES: Final = 100_000
 
-_ENTRY_LIMITS: Final = InputLimits(max_chars=MOST_BYTES, max_depth=32, max_nodes=100_000)
+_ENTRY_LIMITS: Final = InputLimits(max_chars=MAX_BYTES, max_depth=32, max_nodes=100_000)
 _JSON_PARTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 
@@ -72,8 +72,8 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
             not CSV with our columns; or it has too many entries.
     """
     for count, (where, row) in enumerate(_iter_rows(name, content)):
-        if count == MOST_ENTRIES:
-            raise InputError(f"{name} has more than {MOST_ENTRIES:,} entries")
+        if count == MAX_ENTRIES:
+            raise InputError(f"{name} has more than {MAX_ENTRIES:,} entries")
         yield LeftOut(where, None, row) if isinstance(row, str) else _read_entry(where, row)
 
 
@@ -81,8 +81,8 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
 
 
 def _iter_rows(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{name} is larger than {MOST_BYTES // 1_000_000} MB")
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,9 +14,9 @@ from meta_reward_core.system.untrusted_input import check_text
 from webapp.audit.annotation_queue import TAGS
 
 T = TypeVar("T")
-_MOST_NAME: Final = 150
-_MOST_COMMENT: Final = 4000
-_MOST_NUMBER: Final = 1e9
+_MAX_NAME: Final = 150
+_MAX_COMMENT: Final = 4000
+_MAX_NUMBER: Final = 1e9
 
 
 # Values.
@@ -34,15 +34,15 @@ def _read_text(value: Any) -> str:
 def _read_comment(value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
     comment = " ".join(map(_read_text, parts))
-    if len(comment) > _MOST_COMMENT:
-        raise ValueError(f"is longer than {_MOST_COMMENT} characters")
+    if len(comment) > _MAX_COMMENT:
+        raise ValueError(f"is longer than {_MAX_COMMENT} characters")
     return comment
 
 
 def _read_name(value: Any) -> str | None:
     name = _read_text(value)
-    if len(name) > _MOST_NAME:
-        raise ValueError(f"is longer than {_MOST_NAME} characters")
+    if len(name) > _MAX_NAME:
+        raise ValueError(f"is longer than {_MAX_NAME} characters")
     if not name.isprintable():
         raise ValueError("holds characters that cannot be printed")
     return name or None
@@ -66,7 +66,7 @@ def _read_number(value: Any) -> float | None:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("is not a number")
-    if not -_MOST_NUMBER < value < _MOST_NUMBER:
+    if not -_MAX_NUMBER < value < _MAX_NUMBER:
         raise ValueError("is not a number of a possible size")
     return float(value)
 

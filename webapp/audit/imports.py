@@ -32,8 +32,8 @@ from webapp.audit.models import (
     RepeatKind,
 )
 
-_MOST_REASONS: Final = 20
-_MOST_PLACES: Final = 10
+_MAX_REASONS: Final = 20
+_MAX_POSITIONS: Final = 10
 _SHOWN_CHOICES: Final = ("A", "B", PreferenceLabel.TIE, PreferenceLabel.NEITHER)
 _ANSWER: Final = ("choice", "points", "confidence", "tags", "comment")
 """What makes two answers the same; how long they took does not."""
@@ -83,11 +83,11 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A reason why answers were left out, how many, and the first places in the file."""
+    """A reason why answers were left out, how many, and the first positions in the file."""
 
     text: str
     count: int
-    places: str
+    positions: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +135,21 @@ def group_reasons(left_out: Iterable[LeftOut]) -> list[Reason]:
         groups[one.reason].append(one)
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
     reasons = [
-        Reason(text, len(ones), _format_places(ones)) for text, ones in ranked[:_MOST_REASONS]
+        Reason(text, len(ones), _format_positions(ones)) for text, ones in ranked[:_MAX_REASONS]
     ]
-    rest = [one for _, ones in ranked[_MOST_REASONS:] for one in ones]
-    return [*reasons, Reason("other reasons", len(rest), _format_places(rest))] if rest else reasons
+    rest = [one for _, ones in ranked[_MAX_REASONS:] for one in ones]
+    return (
+        [*reasons, Reason("other reasons", len(rest), _format_positions(rest))] if rest else reasons
+    )
 
 
-def _format_places(ones: Sequence[LeftOut]) -> str:
-    places = [
+def _format_positions(ones: Sequence[LeftOut]) -> str:
+    positions = [
         one.where if one.item is None else f"{one.where} (item {one.item})"
-        for one in ones[:_MOST_PLACES]
+        for one in ones[:_MAX_POSITIONS]
     ]
-    more = len(ones) - len(places)
-    return ", ".join(places) + (f" and {more:,} more" if more else "")
+    more = len(ones) - len(positions)
+    return ", ".join(positions) + (f" and {more:,} more" if more else "")
 
 
 def _require_batch(batch: Batch, name: str, entries: Sequence[Entry | LeftOut]) -> None:
@@ -203,13 +205,13 @@ def _place_answers(target: _Target, entry: Entry, item: Item) -> Iterator[Found]
         else:
             read.append((said.auditor or target.by.get_username(), given))
     try:
-        places = (
+        positions = (
             [item] if entry.names_item else _match_items(target, item, [name for name, _ in read])
         )
     except InputError as error:
         yield from [LeftOut(entry.where, item.number, str(error)) for _ in read]
         return
-    for place, (name, given) in zip(places, read, strict=False):
+    for place, (name, given) in zip(positions, read, strict=False):
         yield ParsedAnswer(entry.where, place, name, given)
 
 
@@ -295,8 +297,8 @@ def _keep_one_each(found: Iterable[Found]) -> Iterator[Found]:
             yield first
             yield from [one.leave_out("the same answer comes before it") for one in others]
         else:
-            places = " and ".join(one.where for one in (first, others[0]))
-            reason = f"{places} answer this item differently: keep one"
+            positions = " and ".join(one.where for one in (first, others[0]))
+            reason = f"{positions} answer this item differently: keep one"
             yield from [one.leave_out(reason) for one in (first, *others)]
 
 

@@ -83,7 +83,7 @@ class TrendLine:
     difference: MetricLine
 
     @property
-    def figures(self) -> tuple[MetricLine, ...]:
+    def metrics(self) -> tuple[MetricLine, ...]:
         """All of them, in the order of `TREND`."""
         return (
             self.agreement, self.elo, self.kappa, self.alpha, self.spearman, self.difference
@@ -127,7 +127,7 @@ class PooledView:
     """All tables of what an iteration's batches of one kind say together."""
 
     pooled: PooledReport
-    figures: ReportView | None
+    metrics: ReportView | None
 
 
 def format_share_line(name: str, found: Estimate) -> MetricLine:

@@ -237,21 +237,23 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
 
 def _write_items(batch: Batch, drawn: SampledBatch) -> None:
     rng = random.Random(derive_seed(batch.seed, "audit-order"))
-    places = arrange_batch(
+    positions = arrange_batch(
         len(drawn.sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
     )
     items = [
-        _make_item(batch, number, place, drawn) for number, place in enumerate(places, start=1)
+        _make_item(batch, number, place, drawn) for number, place in enumerate(positions, start=1)
     ]
     for item in items:
         item.is_swapped = rng.random() < 0.5
     originals = {
-        place.index: item for place, item in zip(places, items, strict=True) if place.again is None
+        place.index: item
+        for place, item in zip(positions, items, strict=True)
+        if place.again is None
     }
     Item.objects.bulk_create(originals.values())
     repeats = [
         (item, originals[place.index])
-        for place, item in zip(places, items, strict=True)
+        for place, item in zip(positions, items, strict=True)
         if place.again is not None
     ]
     for item, original in repeats:

@@ -153,7 +153,7 @@ def _render_report(
     context = {
         "batch": batch,
         "report": made,
-        "figures": make_report_view(made),
+        "metrics": make_report_view(made),
         "formats": list(FORMATS),
         "may_change": batch.experiment is None or can_control(person, batch.experiment),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),

@@ -112,17 +112,17 @@ def _make_line(
     marks: list[Mark] = []
     path = []
     for run in _iter_runs(points):
-        places = [(plot.place_x(x_scale, x), plot.place_y(y_scale, y)) for x, y in run]
-        if len(places) > 1:
-            path.append("M" + "L".join(f"{x} {y}" for x, y in places))
+        positions = [(plot.place_x(x_scale, x), plot.place_y(y_scale, y)) for x, y in run]
+        if len(positions) > 1:
+            path.append("M" + "L".join(f"{x} {y}" for x, y in positions))
         every = 1 + (len(points) - 1) // _MARKS_OF_A_LINE
         marks += (
             Mark(
                 f"M{x} {y}{shape}",
                 f"{name} at {format_number(run[at][0])}: {format_number(run[at][1])}",
             )
-            for at, (x, y) in enumerate(places)
-            if at % every == 0 or at == len(places) - 1
+            for at, (x, y) in enumerate(positions)
+            if at % every == 0 or at == len(positions) - 1
         )
     return Line(
         name=name,

@@ -85,7 +85,7 @@ def read_disk_use(experiment: Experiment) -> DiskUse | None:
     models = []
     finished = {row.number for row in experiment.iterations.all() if row.model_out}
     for number in sorted(finished | {0}):
-        prefix = files.layout.checkpoint(number).removeprefix(f"{folder}/") + "/"
+        prefix = files.layout.get_checkpoint(number).removeprefix(f"{folder}/") + "/"
         size = sum(size for path, size in sizes.items() if path.startswith(prefix))
         if number or size:
             models.append(StoredModel(number, size, number in finished))

@@ -69,10 +69,12 @@ class CostEstimate:
     is_too_large: bool
 
 
-def estimate_cost(person: AnyUser, recipe: Recipe, *, until: int) -> CostEstimate:
-    """Estimate the iterations from the first to `until`."""
+def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> CostEstimate:
+    """Estimate the iterations from the first to `target_iteration`."""
     speeds = find_similar_throughput(get_visible_experiments(person), recipe)
-    plans = [plan_iteration(recipe, number, measured=speeds) for number in range(1, until + 1)]
+    plans = [
+        plan_iteration(recipe, number, measured=speeds) for number in range(1, target_iteration + 1)
+    ]
     stages = [stage for plan in plans for stage in plan]
     drawn = [stage for stage in stages if stage.tokens]
     model_bytes = find_model_bytes(recipe)

@@ -427,7 +427,7 @@ def _estimate_cost(
     until = form.cleaned_data.get("until")
     if draft.recipe is None or not until:
         return None
-    return estimate_cost(request.user, draft.recipe, until=until)
+    return estimate_cost(request.user, draft.recipe, target_iteration=until)
 
 
 def build_launch_request(state: LaunchFormState) -> LaunchRequest:

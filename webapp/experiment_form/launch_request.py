@@ -51,7 +51,7 @@ class LaunchRequest:
         """Write it as the payload of a job."""
         return {**asdict(self), "changes": list(self.changes)}
 
-    def base(self) -> Recipe:
+    def load_base(self) -> Recipe:
         """The recipe before its changes.
 
         Raises:
@@ -65,7 +65,7 @@ class LaunchRequest:
         Raises:
             RecipeError: it is missing or wrong, or names a file of this machine.
         """
-        return apply_changes(self.base(), self.changes)
+        return apply_changes(self.load_base(), self.changes)
 
 
 def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:

@@ -42,7 +42,7 @@ class CheckRequest:
     fingerprint: str = ""
 
     @classmethod
-    def of(cls, model: str, recipe: Recipe, *, prompts: str) -> "CheckRequest":
+    def build(cls, model: str, recipe: Recipe, *, prompts: str) -> "CheckRequest":
         """Ask for the check of a model as it is now."""
         folder = _find_folder(model)
         return cls(
@@ -90,7 +90,7 @@ class ModelCheckState:
     job: Job | None = None
 
     @classmethod
-    def of(cls, job: Job) -> "ModelCheckState":
+    def from_job(cls, job: Job) -> "ModelCheckState":
         """The results of a job, as far as it is."""
         if job.status != JobStatus.DONE:
             return cls(job=job)
@@ -137,9 +137,9 @@ def load_check_state(recipe: Recipe | None, *, prompts: str) -> ModelCheckState:
     """Find what is known about a recipe's model: a finished job, or what its files tell."""
     if recipe is None or recipe.model is None or recipe.engine.kind == "scripted":
         return ModelCheckState()
-    job = find_check(CheckRequest.of(recipe.model, recipe, prompts=prompts))
+    job = find_check(CheckRequest.build(recipe.model, recipe, prompts=prompts))
     if job is not None and job.status == JobStatus.DONE:
-        return ModelCheckState.of(job)
+        return ModelCheckState.from_job(job)
     return ModelCheckState(check_model_files(recipe), job)
 
 

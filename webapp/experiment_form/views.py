@@ -167,7 +167,7 @@ def show_model_check(request: HttpRequest, pk: int) -> HttpResponse:
         request,
         "experiment_form/model_check.html",
         region="experiment_form/_model_check.html",
-        context={"checked": ModelCheckState.of(job), "job": job},
+        context={"checked": ModelCheckState.from_job(job), "job": job},
     )
 
 
@@ -242,7 +242,7 @@ def _request_model_check(request: HttpRequest, state: LaunchFormState) -> None:
     if state.errors.keys() & {"model_from", "model_folder", "model_hub"}:
         return
     prompts = get_stored_name(state.form, state.prompts)
-    request_check(CheckRequest.of(recipe.model, recipe, prompts=prompts), by=_get_user(request))
+    request_check(CheckRequest.build(recipe.model, recipe, prompts=prompts), by=_get_user(request))
 
 
 def _get_user(request: HttpRequest) -> User | None:

@@ -114,8 +114,10 @@ def list_evaluations(files: ExperimentFiles, *, models: int) -> list[EvaluationR
 
 
 def _list_scorecards(files: ExperimentFiles, number: int) -> list[FileRow]:
-    folder = INSIDE.scorecards(number)
-    paths = [(name, f"{folder}/{name}") for name in files.store.list_names(files.layout.at(folder))]
+    folder = INSIDE.get_scorecards(number)
+    paths = [
+        (name, f"{folder}/{name}") for name in files.store.list_names(files.layout.get_path(folder))
+    ]
     return [FileRow(path, name, None, None) for name, path in paths if is_stored(path)]
 
 
@@ -161,7 +163,7 @@ def _make_iteration_row(files: IterationFiles, number: int, whole: str) -> Itera
     checkpoint = list(_iter_checkpoint_files(files, number))
     return IterationRow(
         number=number,
-        zip=f"{INSIDE.checkpoint(number)}.zip",
+        zip=f"{INSIDE.get_checkpoint(number)}.zip",
         tables=made,
         exports=list(_iter_exports(number)) if has_pairs else [],
         checkpoint=checkpoint,
@@ -180,11 +182,13 @@ def _make_table_row(files: IterationFiles, number: int, name: str, whole: str) -
         name=name,
         rows=sum(part.rows for part in parts),
         size=sum(part.bytes for part in parts),
-        csv=f"{INSIDE.iteration(number)}/{name}.csv",
+        csv=f"{INSIDE.get_iteration(number)}/{name}.csv",
         part_count=len(parts),
         parts=_limit_files(
             [
-                FileRow(f"{INSIDE.iteration(number)}/{part.path}", part.path, part.rows, part.bytes)
+                FileRow(
+                    f"{INSIDE.get_iteration(number)}/{part.path}", part.path, part.rows, part.bytes
+                )
                 for part in parts
             ],
             f"{number}-{name}",
@@ -199,7 +203,7 @@ def _limit_files(found: list[FileRow], name: str, whole: str) -> list[FileRow]:
 
 
 def _iter_exports(number: int) -> Iterator[FileRow]:
-    folder = INSIDE.iteration(number)
+    folder = INSIDE.get_iteration(number)
     yield FileRow(f"{folder}/pairs.parquet", "all pairs, for DPO, Parquet", None, None)
     for name in EXPORTS:
         what = f"all pairs as {name}, JSON lines"
@@ -208,7 +212,7 @@ def _iter_exports(number: int) -> Iterator[FileRow]:
 
 def _iter_checkpoint_files(files: IterationFiles, number: int) -> Iterator[FileRow]:
     for name, size in list_checkpoint_files(files.checkpoint).items():
-        yield FileRow(f"{INSIDE.checkpoint(number)}/{name}", name, None, size)
+        yield FileRow(f"{INSIDE.get_checkpoint(number)}/{name}", name, None, size)
 
 
 def list_checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
@@ -220,7 +224,7 @@ def _iter_manifest_files(files: IterationFiles, number: int) -> Iterator[FileRow
     for made in files.list_manifests():
         path = get_shard_manifest_path(made.stage, made.shard)
         name = path.rpartition("/")[2]
-        yield FileRow(f"{INSIDE.iteration(number)}/{path}", name, None, None)
+        yield FileRow(f"{INSIDE.get_iteration(number)}/{path}", name, None, None)
     if files.is_finished():
-        path = f"{INSIDE.iteration(number)}/{FINAL_MANIFEST}"
+        path = f"{INSIDE.get_iteration(number)}/{FINAL_MANIFEST}"
         yield FileRow(path, FINAL_MANIFEST, None, None)

@@ -107,13 +107,15 @@ class IterationIndex:
         return _build_judged_grid(self)
 
     @cached_property
-    def actor_places(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    def actor_positions(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Places of each prompt's chosen and rejected response; 0 where there is no pair."""
-        return _find_places(self, "chosen_response_id"), _find_places(self, "rejected_response_id")
+        return _find_positions(self, "chosen_response_id"), _find_positions(
+            self, "rejected_response_id"
+        )
 
     @cached_property
     def scored(self) -> Mask:
-        """Which responses, of shape [prompts, places], the recipe calls scored."""
+        """Which responses, of shape [prompts, positions], the recipe calls scored."""
         enough: Mask = self.judged.grid.scored & (self.judged.valid >= self.min_valid_judgments)
         return enough
 
@@ -158,12 +160,12 @@ class IterationIndex:
 
     @cached_property
     def is_response(self) -> Mask:
-        """Which places, of shape [prompts, places], hold a response."""
+        """Which positions, of shape [prompts, positions], hold a response."""
         counted = np.diff(_get_offsets(self.rows["response_id"]))
         return np.arange(_compute_width(counted))[None, :] < counted[:, None]
 
 
-def _find_places(index: IterationIndex, column: str) -> npt.NDArray[np.intp]:
+def _find_positions(index: IterationIndex, column: str) -> npt.NDArray[np.intp]:
     pairs = index.kinds["actor"].pairs
     ids = [pairs.get(prompt_id, {}).get(column) for prompt_id in index.prompt_ids]
     listed = index.rows["response_id"].to_pylist()
@@ -217,7 +219,7 @@ def find_index(
         if known is not None and known[0] == opened.state:
             _whole.move_to_end(place)
             return known[1], ReadProgress(len(parts), len(parts))
-    pieces = _find_index_parts(opened, parts, until=time.monotonic() + budget_seconds)
+    pieces = _find_index_parts(opened, parts, deadline=time.monotonic() + budget_seconds)
     index = _assemble_index(opened, pieces)
     if len(pieces) == len(parts):
         with _lock:
@@ -244,7 +246,7 @@ def build_index_parts(opened: OpenIteration) -> int:
 
 
 def _find_index_parts(
-    opened: OpenIteration, parts: Sequence[int], *, until: float
+    opened: OpenIteration, parts: Sequence[int], *, deadline: float
 ) -> list[pa.Table]:
     """Pieces of the parts, in order, until the time is over; at least one is made then."""
     facts = _make_part_inputs(opened)
@@ -254,7 +256,7 @@ def _find_index_parts(
         path = _get_index_part_path(opened, part, compute_index_part_key(opened.files, part, facts))
         piece = read_index_part(path)
         if piece is None:
-            if has_made and time.monotonic() > until:
+            if has_made and time.monotonic() > deadline:
                 break
             has_made = True
             piece = build_index_part(opened.files, part, facts)
@@ -316,7 +318,7 @@ def _build_judged_grid(index: IterationIndex) -> JudgedGrid:
     counted = np.diff(_get_offsets(rows["response_id"]))
     is_response = np.arange(_compute_width(counted))[None, :] < counted[:, None]
 
-    def grid_of(column: str, dtype: Any) -> Any:
+    def make_grid(column: str, dtype: Any) -> Any:
         grid = np.zeros(is_response.shape, dtype=dtype)
         grid[is_response] = _to_numpy(_flatten(rows[column]), dtype)
         return grid
@@ -329,17 +331,17 @@ def _build_judged_grid(index: IterationIndex) -> JudgedGrid:
         prompt_ids=index.prompt_ids,
         grid=ScoreGrid.from_columns(
             scored=scored,
-            mean=grid_of("mean", np.float64),
-            chars=grid_of("length_chars", np.int64),
-            tokens=grid_of("length_tokens", np.int64),
-            sample=grid_of("sample", np.int64),
+            mean=make_grid("mean", np.float64),
+            chars=make_grid("length_chars", np.int64),
+            tokens=make_grid("length_tokens", np.int64),
+            sample=make_grid("sample", np.int64),
             finish_reason=_build_text_grid(rows["finish_reason"], is_response),
             length_unit=index.length_unit,
         ),
-        variance=grid_of("variance", np.float64),
-        valid=grid_of("valid", np.int64),
-        fields=grid_of("fielded", np.int64) >= 2,
-        calls=grid_of("calls", np.int64),
+        variance=make_grid("variance", np.float64),
+        valid=make_grid("valid", np.int64),
+        fields=make_grid("fielded", np.int64) >= 2,
+        calls=make_grid("calls", np.int64),
         battled=is_response & (ids == battled_ids[:, None]),
         judge_paired=rows["chosen_judgment_chars"].is_valid().to_numpy(),
         judge_reason=np.array(

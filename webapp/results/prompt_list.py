@@ -65,9 +65,9 @@ def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
         if wanted.get(flag):
             mask &= index.get_counts(flag) > 0
     for metric in ("gap", "variance"):
-        least = wanted.get(f"{metric}_at_least")
-        if least is not None:
-            mask &= _METRICS[metric](index) >= least  # never true of one that is not known
+        minimum = wanted.get(f"{metric}_at_least")
+        if minimum is not None:
+            mask &= _METRICS[metric](index) >= minimum  # never true of one that is not known
     rows = np.flatnonzero(mask)
     found: list[int] = _sort_rows(index, rows, wanted.get("sort") or "").tolist()
     return found

@@ -216,13 +216,13 @@ def _iter_notes(response: Response, found: _PromptRecords) -> Iterator[str]:
         yield "refused by the engine: the prompt is too long"
     if not response.text:
         yield "empty"
-    if _ended_in_reasoning(response, found):
+    if _has_ended_in_reasoning(response, found):
         yield "ended within its reasoning, so it was not judged"
     if response.response_id == found.battled and found.battles:
         yield "its judgments battled"
 
 
-def _ended_in_reasoning(response: Response, found: _PromptRecords) -> bool:
+def _has_ended_in_reasoning(response: Response, found: _PromptRecords) -> bool:
     """Whether a response got no judgments because reasoning is stripped and it has no answer."""
     was_judged = bool(found.judgments.get(response.response_id))
     is_scored = response.response_id in found.scores

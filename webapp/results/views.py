@@ -302,7 +302,7 @@ def _find_iteration(request: HttpRequest, name: str, number: int) -> OpenIterati
 def _send_stored(experiment: Experiment, path: str) -> HttpResponseBase:
     files = open_experiment_files(experiment)
     if not files.store.is_local:
-        where = files.layout.at(path)
+        where = files.layout.get_path(path)
         if not files.store.exists(where):
             raise Http404
         return StreamingHttpResponse(files.store.iter_chunks(where))

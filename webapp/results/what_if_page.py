@@ -169,7 +169,7 @@ def _compute_chars_before(
             _compute_mean(index.judged.rejected_judgment_chars[paired]),
         )
     chars = index.judged.grid.chars
-    chosen, rejected = index.actor_places
+    chosen, rejected = index.actor_positions
     rows = np.flatnonzero(paired)
     return _compute_mean(chars[rows, chosen[rows]]), _compute_mean(chars[rows, rejected[rows]])
 
@@ -186,7 +186,7 @@ def _is_changed(kind: PairKind, pairs: PairSelection, index: IterationIndex) -> 
     before = index.kinds[kind].paired
     changed: Mask = (before != pairs.paired) | (pairs.unknown & before)
     if kind == "actor":
-        chosen, rejected = index.actor_places
+        chosen, rejected = index.actor_positions
         moved = (pairs.chosen != chosen) | (pairs.rejected != rejected)
         changed |= before & pairs.paired & moved
     return changed | pairs.unknown
@@ -198,7 +198,7 @@ def _describe_before(index: IterationIndex, kind: PairKind, row: int) -> str:
         return REASON_TEXT[reason]
     if kind == "judge":
         return "a pair"
-    chosen, rejected = index.actor_places
+    chosen, rejected = index.actor_positions
     return _describe_pair(index, row, int(chosen[row]), int(rejected[row]))
 
 

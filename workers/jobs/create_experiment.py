@@ -66,7 +66,7 @@ def launch_experiment(job: Job) -> dict[str, Any]:
         ) from error
     row = _record_experiment(job, launch_request, experiment)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():
-        submit_to_workers(experiment, row, until=launch_request.until)
+        submit_to_workers(experiment, row, target_iteration=launch_request.until)
     return {"experiment": launch_request.name, "said": said}
 
 

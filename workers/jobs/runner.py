@@ -59,7 +59,9 @@ def _make_control_handler(control: Callable[[Experiment], Iteration]) -> JobHand
 
 def _run_next(job: Job) -> Outcome:
     row = _get_experiment(job)
-    return {"iteration": control.submit_to_workers(open_row(row), row, until=None).number}
+    return {
+        "iteration": control.submit_to_workers(open_row(row), row, target_iteration=None).number
+    }
 
 
 def _continue_despite_probe(job: Job) -> Outcome:

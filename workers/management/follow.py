@@ -99,7 +99,7 @@ def _follow_stage(row: Stage, console: Console) -> None:
     callback.plan_stage(step, row.shard_count or 0)
     callback.start_shard(step, 0)  # its size stands for that of the others, which run beside it
     told: set[int] = set()
-    with callback.shown():
+    with callback.show():
         while True:
             row.refresh_from_db()
             _report_shards(row, step, callback, told)

@@ -20,12 +20,12 @@ from workers.pipeline.sync_rows import record_iteration
 
 
 def submit_to_workers(
-    experiment: Experiment, row: models.Experiment, *, until: int | None
+    experiment: Experiment, row: models.Experiment, *, target_iteration: int | None
 ) -> Iteration:
     """Let the workers run an experiment until an iteration is finished, or the next one.
 
     One that they run already gets the further goal. Iterations that are finished are checked, and
-    what is damaged is made again, where `until` is given.
+    what is damaged is made again, where `target_iteration` is given.
 
     Returns:
         The iteration that they begin with, or run.
@@ -36,8 +36,8 @@ def submit_to_workers(
     with experiment.lock():
         close_stale_attempts(row)
         running = _find_with_workers(row)
-        number = experiment.count_finished_iterations() + 1 if until is None else 1
-        goal = until or (running.number if running else number)
+        number = experiment.count_finished_iterations() + 1 if target_iteration is None else 1
+        goal = target_iteration or (running.number if running else number)
         models.Experiment.objects.filter(pk=row.pk).update(
             target_iteration=Greatest(F("target_iteration"), goal) if running else goal
         )

@@ -99,7 +99,7 @@ def _run_stages(
     watcher = ConsoleCallback(console, context)
     callbacks = CallbackList(DatabaseCallback(iteration), watcher)
     resources.progress, resources.on_log = callbacks.report, callbacks.log
-    with watcher.shown():
+    with watcher.show():
         run_iteration(
             context,
             resources,

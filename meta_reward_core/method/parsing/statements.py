@@ -182,10 +182,10 @@ def _find_next_head(tokens: Tokens, place: int, known: LabelWords) -> int | None
     return None
 
 
-def _extend(tokens: Tokens, least: int, head: int, known: LabelWords) -> tuple[int, int]:
+def _extend(tokens: Tokens, minimum: int, head: int, known: LabelWords) -> tuple[int, int]:
     """Take the qualifiers on both sides of a label's head into the label."""
     start, end = head, head + 1
-    while start > least and tokens[start - 1].text in QUALIFIERS:
+    while start > minimum and tokens[start - 1].text in QUALIFIERS:
         start -= 1
     while end < len(tokens) and tokens[end].text in known.beside and tokens[end].kind == "word":
         end += 1

@@ -92,7 +92,7 @@ _TOKEN: Final = re.compile(
 _PLAIN_FORM: Final = str.maketrans("\u3001\u3002\u2026\u2248", ",..~")
 _FRACTIONS: Final = {"\u00bd": 0.5, "\u00bc": 0.25, "\u00be": 0.75}
 _FILLED_STARS: Final = frozenset("\u2b50\u2605\U0001f31f")
-_MOST_DIGITS: Final = 40
+_MAX_DIGITS: Final = 40
 _GLUED_UNITS: Final = frozenset({"pt", "pts", "point", "points", "stars"})
 
 
@@ -135,8 +135,8 @@ def _parse_number(text: str) -> float | None:
     whole, _, decimals = plain.replace(",", ".", 1).partition(".")
     if "." in decimals or "," in decimals or ("," in plain and len(decimals) > 2):
         return None
-    if len(plain) > _MOST_DIGITS:
-        return float("inf") if len(whole) > _MOST_DIGITS else None
+    if len(plain) > _MAX_DIGITS:
+        return float("inf") if len(whole) > _MAX_DIGITS else None
     return float(f"{whole or '0'}.{decimals or '0'}") + (share or 0.0)
 
 

@@ -32,7 +32,7 @@ _USER: Final = "userwords"
 _SYSTEM: Final = "systemwords"
 _REPLY: Final = "replywords"
 _DATES: Final = ("2001-02-03", "2031-12-30")
-_MOST_HEAD_WORDS: Final = 3
+_MAX_HEAD_WORDS: Final = 3
 """Words before the first prompt that can be names of roles; more are a text of the template's."""
 _EXCERPT_CHARS: Final = 80
 _ROUND_TRIPS: Final = {
@@ -141,11 +141,11 @@ class _Chat:
         return find_marks(self.template.text)
 
 
-def _user(text: str = _USER) -> Message:
+def _make_user_message(text: str = _USER) -> Message:
     return {"role": "user", "content": text}
 
 
-def _reply(text: str = _REPLY) -> Message:
+def _make_reply(text: str = _REPLY) -> Message:
     return {"role": "assistant", "content": text}
 
 
@@ -178,7 +178,7 @@ def _check_choice(
         )
     chosen = _find_default(templates)
     try:
-        render_chat(tokenizer, [_user()], add_generation_prompt=True)
+        render_chat(tokenizer, [_make_user_message()], add_generation_prompt=True)
     except Exception as error:  # noqa: BLE001 - a template is a program and raises what it likes
         return fail(
             f"the chat template cannot render a prompt ({_shorten(error)})",
@@ -200,14 +200,24 @@ def _check_turns(chat: _Chat) -> list[Check]:
     """See that every turn which the recipe needs is rendered, with its text."""
     system: Message = {"role": "system", "content": _SYSTEM}
     wanted: list[tuple[str, list[Message], str, str]] = [
-        ("prompts", [_user()], _USER, "use the model's own template"),
-        ("completions", [_user(), _reply()], _REPLY, "use the model's own template"),
+        ("prompts", [_make_user_message()], _USER, "use the model's own template"),
+        (
+            "completions",
+            [_make_user_message(), _make_reply()],
+            _REPLY,
+            "use the model's own template",
+        ),
     ]
     if chat.needs.system_prompt is not None:
         remedy = "remove actor.system_prompt, or use a model that takes a system message"
-        wanted.append(("system messages", [system, _user()], _SYSTEM, remedy))
+        wanted.append(("system messages", [system, _make_user_message()], _SYSTEM, remedy))
     if chat.needs.multi_turn:
-        several = [_user("first"), _reply("second"), _user(), _reply()]
+        several = [
+            _make_user_message("first"),
+            _make_reply("second"),
+            _make_user_message(),
+            _make_reply(),
+        ]
         wanted.append(("conversations of several turns", several, _USER, "use prompts of one turn"))
     found = []
     for what, turns, text, remedy in wanted:
@@ -228,7 +238,7 @@ def _check_turns(chat: _Chat) -> list[Check]:
 
 def _check_stability(chat: _Chat) -> Check:
     """See that a conversation is rendered the same way each time."""
-    if len({chat.render(_user(), prompts=True) for _ in range(8)}) > 1:
+    if len({chat.render(_make_user_message(), prompts=True) for _ in range(8)}) > 1:
         return chat.check(
             "stable",
             "Determinism",
@@ -241,7 +251,9 @@ def _check_stability(chat: _Chat) -> Check:
 
 def _check_date(chat: _Chat) -> Check:
     """See whether prompts depend on the day."""
-    texts = {chat.render(_user(), prompts=True, options=ChatOptions(day)) for day in _DATES}
+    texts = {
+        chat.render(_make_user_message(), prompts=True, options=ChatOptions(day)) for day in _DATES
+    }
     if len(texts) == 1:
         return chat.check("date", "Date", Level.GREEN, "prompts do not depend on the date")
     if chat.needs.renders_prompts:
@@ -261,11 +273,11 @@ def _check_date(chat: _Chat) -> Check:
 def _check_inserted_text(chat: _Chat) -> Check:
     """See whether the template puts a text of its own before a prompt, as a system turn."""
     title = "System turn"
-    head = chat.render(_user(), prompts=True).partition(_USER)[0]
+    head = chat.render(_make_user_message(), prompts=True).partition(_USER)[0]
     for token in chat.markers.values():
         head = head.replace(token.content, " ")
     words = head.split()
-    if len(words) <= _MOST_HEAD_WORDS:
+    if len(words) <= _MAX_HEAD_WORDS:
         return chat.check("system", title, Level.GREEN, "nothing is inserted before a prompt")
     excerpt = " ".join(words)[:_EXCERPT_CHARS]
     given = chat.needs.system_prompt
@@ -280,7 +292,7 @@ def _check_inserted_text(chat: _Chat) -> Check:
 def _is_kept_beside_system(chat: _Chat, words: Sequence[str]) -> bool:
     """Whether the inserted text stands beside a system message, too."""
     system: Message = {"role": "system", "content": _SYSTEM}
-    with_system = chat.render(system, _user(), prompts=True).split()
+    with_system = chat.render(system, _make_user_message(), prompts=True).split()
     return " ".join(words[1:-1]) in " ".join(with_system)
 
 
@@ -300,7 +312,7 @@ def _check_end_token(chat: _Chat) -> Check:
     ending = _find_end_after_reply(chat)
     if ending is not None:
         return _check_end_is_special(chat, ending)
-    written = _find_marker_after_reply(chat, [_user(), _reply()])
+    written = _find_marker_after_reply(chat, [_make_user_message(), _make_reply()])
     if written is not None:
         return chat.check(
             "end",
@@ -311,7 +323,9 @@ def _check_end_token(chat: _Chat) -> Check:
             f'add its id {written} to "eos_token_id"',
             _GENERATION_CONFIG,
         )
-    following = _find_marker_after_reply(chat, [_user(), _reply(), _user()])
+    following = _find_marker_after_reply(
+        chat, [_make_user_message(), _make_reply(), _make_user_message()]
+    )
     level = Level.AMBER if chat.needs.stores_tokens else Level.RED
     consequence = (
         "; training keeps the end token that was drawn"
@@ -350,7 +364,7 @@ def _is_special(chat: _Chat, token: int) -> bool:
 
 def _find_end_after_reply(chat: _Chat) -> int | None:
     """The end token that a template writes after a completion; other markers may precede it."""
-    tail = chat.render(_user(), _reply()).partition(_REPLY)[2]
+    tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
     for token in chat.encode(tail):
         if token in chat.end_ids:
             return token
@@ -372,7 +386,7 @@ def _find_marker_after_reply(chat: _Chat, turns: list[Message]) -> int | None:
 def _check_start_token(chat: _Chat) -> Check:
     """See that a prompt begins with one start token, where the tokenizer has one."""
     title, bos = "Start token", chat.tokenizer.bos_token_id
-    ids = chat.encode(chat.render(_user(), prompts=True))
+    ids = chat.encode(chat.render(_make_user_message(), prompts=True))
     leading = next((at for at, token in enumerate(ids) if token != bos), len(ids))
     if bos is None or not isinstance(bos, int):
         return chat.check("start", title, Level.GREEN, "the tokenizer has no start token")
@@ -397,8 +411,8 @@ def _check_control_tokens(chat: _Chat) -> Check:
     """See that the text of a control token in a prompt does not act as one."""
     title = "Control tokens in texts"
     around = [
-        *chat.render(_user(), prompts=True).split(_USER),
-        *chat.render(_user(), _reply()).split(_REPLY),
+        *chat.render(_make_user_message(), prompts=True).split(_USER),
+        *chat.render(_make_user_message(), _make_reply()).split(_REPLY),
     ]
     used = {token for piece in around for token in chat.encode(piece) if token in chat.markers}
     plain = sorted(
@@ -437,8 +451,8 @@ def _check_round_trip(chat: _Chat) -> Check:
     if not changed:
         message = f"{len(texts)} kinds of text are rendered as they were drawn"
         return chat.check("round_trip", title, Level.GREEN, message)
-    context = chat.render(_user(), prompts=True)
-    if not chat.render(_user(), _reply()).startswith(context):
+    context = chat.render(_make_user_message(), prompts=True)
+    if not chat.render(_make_user_message(), _make_reply()).startswith(context):
         opened = render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0]))
         finding = f"a finished turn does not begin with the generation prompt ({opened!r:.80})"
     elif _ROUND_TRIPS.keys() <= set(changed):
@@ -461,29 +475,34 @@ def _check_round_trip(chat: _Chat) -> Check:
 def _is_lossy(chat: _Chat) -> bool:
     """Whether rendered rows lose words, or do not begin with the prompt and are refused."""
     strips = chat.needs.actor_reasoning == "strip"
-    begins = chat.render(_user(), _reply()).startswith(chat.render(_user(), prompts=True))
+    begins = chat.render(_make_user_message(), _make_reply()).startswith(
+        chat.render(_make_user_message(), prompts=True)
+    )
     lost = [
         text
         for text in _ROUND_TRIPS.values()
-        if text.strip() not in chat.render(_user(), _reply(text or _REPLY))
+        if text.strip() not in chat.render(_make_user_message(), _make_reply(text or _REPLY))
     ]
     return bool(lost) or not (begins or strips)
 
 
 def _keeps(chat: _Chat, text: str) -> bool:
     """Whether a turn is the generation prompt, this text and what ends every turn."""
-    context = chat.render(_user(), prompts=True)
+    context = chat.render(_make_user_message(), prompts=True)
     try:
-        rendered = chat.render(_user(), _reply(text))
+        rendered = chat.render(_make_user_message(), _make_reply(text))
     except Exception:  # noqa: BLE001 - a template may refuse an empty turn
         return False
-    return rendered == context + text + chat.render(_user(), _reply()).partition(_REPLY)[2]
+    return (
+        rendered
+        == context + text + chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
+    )
 
 
 def _find_added_words(chat: _Chat) -> str:
     """Words that the template writes between a completion and the token that ends it."""
-    tail = chat.render(_user(), _reply()).partition(_REPLY)[2]
-    end = _find_marker_after_reply(chat, [_user(), _reply()])
+    tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
+    end = _find_marker_after_reply(chat, [_make_user_message(), _make_reply()])
     if end is None:
         return ""
     return tail.partition(str(chat.tokenizer.convert_ids_to_tokens(end)))[0].strip()
@@ -514,7 +533,9 @@ def _check_reasoning(chat: _Chat) -> list[Check]:
 def _is_switched_in_prompt(chat: _Chat) -> bool:
     """Whether the switch changes the conversation before the generation prompt."""
     off = ChatOptions(_DATES[0], allow_reasoning=False)
-    return chat.render(_user(), prompts=True) != chat.render(_user(), prompts=True, options=off)
+    return chat.render(_make_user_message(), prompts=True) != chat.render(
+        _make_user_message(), prompts=True, options=off
+    )
 
 
 def _check_policy_without_marks(chat: _Chat, policies: Mapping[str, str]) -> Check:

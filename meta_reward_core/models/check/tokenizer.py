@@ -196,12 +196,12 @@ def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[Check]:
 
 def _find_tokenizer_file(folder: Path) -> str:
     """The file to look at: the tokenizer itself, its settings, or what is missing."""
-    return _first_existing(
+    return _find_first_existing(
         folder, ("tokenizer.json", "tokenizer.model", "vocab.json", _TOKENIZER_FILE)
     )
 
 
-def _first_existing(folder: Path, names: Iterable[str]) -> str:
+def _find_first_existing(folder: Path, names: Iterable[str]) -> str:
     return next((name for name in names if (folder / name).is_file()), "tokenizer.json")
 
 

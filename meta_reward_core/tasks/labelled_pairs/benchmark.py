@@ -179,11 +179,11 @@ def score_judgments(
         if judgment.score is not None:
             scores[judgment.response_id].append(judgment.score)
     for item in items:
-        means = [_mean(scores[f"{item.item_id}.{side}"]) for side in (0, 1)]
+        means = [_compute_mean(scores[f"{item.item_id}.{side}"]) for side in (0, 1)]
         yield from _score_item(item, means)
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _compute_mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
@@ -191,11 +191,11 @@ def _score_item(item: BenchmarkItem, means: Sequence[float | None]) -> Iterator[
     first, second = means
     yield _make_result(item, "judge_scored", float(first is not None and second is not None))
     if first is None or second is None:
-        yield from _for_subset(item, JUDGE, None)
+        yield from _make_subset_results(item, JUDGE, None)
         return
     better = item.values["better"]
     difference = (first - second) * (1 if better == 0 else -1)
-    yield from _for_subset(item, JUDGE, _to_credit(difference))
+    yield from _make_subset_results(item, JUDGE, _to_credit(difference))
     yield _make_result(item, JUDGE_TIES, float(difference == 0))
     if difference != 0:
         yield _make_result(item, "judge_accuracy_without_ties", float(difference > 0))
@@ -240,12 +240,14 @@ def _score_orders(item: BenchmarkItem, credit: dict[bool, float | None]) -> Iter
     known = [value for value in credit.values() if value is not None]
     is_read = len(known) == len(credit)
     yield _make_result(item, "comparison_read", float(is_read))
-    yield from _for_subset(item, COMPARISON, sum(known) / len(known) if is_read else None)
+    yield from _make_subset_results(item, COMPARISON, sum(known) / len(known) if is_read else None)
     if is_read:
         yield _make_result(item, CONSISTENT, float(len(set(known)) == 1))
 
 
-def _for_subset(item: BenchmarkItem, metric: str, value: float | None) -> Iterator[ItemResult]:
+def _make_subset_results(
+    item: BenchmarkItem, metric: str, value: float | None
+) -> Iterator[ItemResult]:
     yield _make_result(item, metric, value)
     yield _make_result(item, f"{metric}.{item.values['subset']}", value)
 

@@ -44,7 +44,7 @@ def manifest(**counts: int) -> ShardManifest:
 def test_a_stage_is_told_in_plain_lines(context: IterationContext) -> None:
     stream = io.StringIO()
     ledger = ConsoleCallback(make_console(stream), context)
-    with ledger.shown():
+    with ledger.show():
         ledger.plan_stage(GENERATE, 2)
         ledger.reuse_shard(GENERATE, 0, manifest(tokens=5))
         ledger.start_shard(GENERATE, 1)
@@ -66,7 +66,7 @@ def test_an_iteration_that_the_recipe_does_not_plan_is_told_of(
 ) -> None:
     stream = io.StringIO()
     context = replace(scripted_world.begin(tmp_path, iterations=planned).build_context(1), number=2)
-    with ConsoleCallback(make_console(stream), context).shown():
+    with ConsoleCallback(make_console(stream), context).show():
         pass
     said = "the recipe plans 1 iteration: in iteration 2" in " ".join(stream.getvalue().split())
     assert said is (planned == 1)
@@ -112,7 +112,7 @@ def test_a_training_is_told_by_its_steps(
 def test_a_terminal_shows_a_bar_that_goes_away(context: IterationContext) -> None:
     stream = Terminal()
     ledger = ConsoleCallback(make_console(stream), context)
-    with ledger.shown():
+    with ledger.show():
         ledger.plan_stage(TRAIN, 1)
         ledger.start_shard(TRAIN, 0)
         ledger.log({"step": 3.0, "epoch": 5.0, "loss": 0.5, "rewards/accuracies": 0.75})
@@ -125,7 +125,7 @@ def test_a_terminal_shows_a_bar_that_goes_away(context: IterationContext) -> Non
 def test_an_interrupted_terminal_is_left_clean(context: IterationContext) -> None:
     stream = Terminal()
     ledger = ConsoleCallback(make_console(stream), context)
-    with ledger.shown():
+    with ledger.show():
         ledger.plan_stage(JUDGE, 1)
         ledger.start_shard(JUDGE, 0)
         ledger.fail_shard(JUDGE, 0, KeyboardInterrupt())

@@ -53,7 +53,7 @@ def test_missing_values_reach_as_far_as_all_wrong_and_all_right() -> None:
 def test_unclustered_changes_have_the_interval_of_a_graded_mean() -> None:
     changes = [1.0, 0.0, 0.0, -1.0, 1.0, 0.0]
     found = compute_clustered_change_interval(changes, names(6))
-    assert found == pytest.approx(compute_graded_mean_interval(changes, least=-1, most=1))
+    assert found == pytest.approx(compute_graded_mean_interval(changes, lowest=-1, highest=1))
 
 
 def test_no_change_at_all_has_a_width() -> None:

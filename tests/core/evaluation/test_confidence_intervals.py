@@ -22,19 +22,19 @@ from meta_reward_core.evaluation.confidence_intervals import (
 def test_of_wins_and_losses_it_is_wilsons_interval(count: int, data: st.DataObject) -> None:
     wins = data.draw(st.integers(0, count))
     expected = binomtest(wins, count).proportion_ci(method="wilson")
-    found = compute_bounded_mean_interval(wins / count, count, least=0, most=1)
+    found = compute_bounded_mean_interval(wins / count, count, lowest=0, highest=1)
     assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_ten_wins_of_ten_do_not_make_a_certain_winner() -> None:
     """Low = n / (n + z^2) = 10 / (10 + 3.8415) = 0.72247; high = 1. On a scale of 0 to 100."""
-    found = compute_bounded_mean_interval(100, 10, least=0, most=100)
+    found = compute_bounded_mean_interval(100, 10, lowest=0, highest=100)
     assert found == pytest.approx((72.247, 100), abs=5e-4)
 
 
 def test_missing_values_may_have_been_anything() -> None:
     """6 of 8 won and 2 missing: from Wilson's low end of 6/10 to his high end of 8/10."""
-    found = compute_bounded_mean_interval(0.75, 8, least=0, most=1, missing=2)
+    found = compute_bounded_mean_interval(0.75, 8, lowest=0, highest=1, missing=2)
     low = binomtest(6, 10).proportion_ci(method="wilson").low
     high = binomtest(8, 10).proportion_ci(method="wilson").high
     assert found == pytest.approx((low, high), abs=1e-12)
@@ -44,7 +44,9 @@ def test_missing_values_may_have_been_anything() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(0, 5))
 def test_an_interval_holds_the_mean_and_stays_in_range(values: list[float], missing: int) -> None:
     mean = math.fsum(values) / len(values)
-    low, high = compute_bounded_mean_interval(mean, len(values), least=0, most=1, missing=missing)
+    low, high = compute_bounded_mean_interval(
+        mean, len(values), lowest=0, highest=1, missing=missing
+    )
     assert 0 <= low <= mean + 1e-12
     assert mean - 1e-12 <= high <= 1
     assert high - low > 0
@@ -55,7 +57,7 @@ def test_grades_that_are_all_equal_still_have_a_width() -> None:
 
     Variance 64.8 / 4 = 16.2, error sqrt(16.2 / 5) = 1.8, t(4) = 2.776: low 8.2 - 4.998 = 3.202.
     """
-    low, high = compute_graded_mean_interval([10, 10, 10], least=1, most=10)
+    low, high = compute_graded_mean_interval([10, 10, 10], lowest=1, highest=10)
     assert low == pytest.approx(8.2 - t.ppf(0.975, 4) * 1.8)
     assert low == pytest.approx(3.202, abs=1e-3)
     assert high == 10
@@ -64,13 +66,13 @@ def test_grades_that_are_all_equal_still_have_a_width() -> None:
 def test_of_many_grades_the_two_added_ones_matter_little() -> None:
     grades = np.random.default_rng(1).normal(6, 1, 2000)
     half = 1.96 * grades.std(ddof=1) / math.sqrt(2000)
-    found = compute_graded_mean_interval(grades, least=1, most=10)
+    found = compute_graded_mean_interval(grades, lowest=1, highest=10)
     assert found == pytest.approx((grades.mean() - half, grades.mean() + half), abs=0.01)
 
 
 def test_a_missing_grade_widens_both_ends() -> None:
-    whole = compute_graded_mean_interval([5, 6, 7, 6], least=1, most=10)
-    torn = compute_graded_mean_interval([5, 6, 7, 6], least=1, most=10, missing=1)
+    whole = compute_graded_mean_interval([5, 6, 7, 6], lowest=1, highest=10)
+    torn = compute_graded_mean_interval([5, 6, 7, 6], lowest=1, highest=10, missing=1)
     assert torn.low < whole.low
     assert torn.high > whole.high
 

@@ -86,10 +86,10 @@ def test_nothing_to_draw_from_is_refused() -> None:
 
 
 def test_repeats_come_behind_what_they_repeat() -> None:
-    places = arrange_batch(50, same=0.2, other=0.1, rng=random.Random(4))
-    assert Counter(place.again for place in places) == {None: 50, "same": 10, "other": 5}
-    first = {place.index: at for at, place in enumerate(places) if place.again is None}
-    assert all(at > first[place.index] + 5 for at, place in enumerate(places) if place.again)
+    positions = arrange_batch(50, same=0.2, other=0.1, rng=random.Random(4))
+    assert Counter(place.again for place in positions) == {None: 50, "same": 10, "other": 5}
+    first = {place.index: at for at, place in enumerate(positions) if place.again is None}
+    assert all(at > first[place.index] + 5 for at, place in enumerate(positions) if place.again)
 
 
 def judgment(side: str, score: float, text: str = "because") -> Judgment:

@@ -128,9 +128,9 @@ def test_file_names_are_read_as_they_are_written() -> None:
     assert layout.parse_shard_manifest_name(manifest) == ("meta_judge", 123456)
     assert layout.parse_shard_manifest_name("notes.txt") is None
     here = ExperimentLayout("mine")
-    assert layout.get_experiment_folder(here.iteration(3)) == "mine"
-    assert layout.parse_settings_change_name(here.settings_change(7).rpartition("/")[2]) == 7
-    assert layout.parse_model_name(here.scorecards(2).rpartition("/")[2]) == 2
+    assert layout.get_experiment_folder(here.get_iteration(3)) == "mine"
+    assert layout.parse_settings_change_name(here.get_settings_change(7).rpartition("/")[2]) == 7
+    assert layout.parse_model_name(here.get_scorecards(2).rpartition("/")[2]) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def alarm(
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "rewards/chosen"])
 @pytest.mark.parametrize("figure", [math.nan, math.inf])
-def test_a_figure_that_is_no_number_stops(name: str, figure: float) -> None:
-    assert alarm({name: figure}, [0.7]) == f"{name} is not finite"
+def test_a_figure_that_is_no_number_stops(name: str, metric: float) -> None:
+    assert alarm({name: metric}, [0.7]) == f"{name} is not finite"
 
 
 def test_a_gradient_above_the_bound_stops_and_none_is_no_bound() -> None:

@@ -145,7 +145,7 @@ def test_supervised_labels_leave_given_tokens_out(
         "prompt_id": "p",
         "completion_drawn": rows[0]["chosen_drawn"],
     }
-    encoder = RowEncoder.for_model(AutoTokenizer.from_pretrained(first_model), first_model)
+    encoder = RowEncoder.build_for_model(AutoTokenizer.from_pretrained(first_model), first_model)
     (encoded,) = encoder.encode([row])
     columns = SFT.form.columns(encoded)
     drawn = row["completion_drawn"]
@@ -163,7 +163,7 @@ def test_a_row_whose_given_tokens_are_not_known_by_place_is_refused(
     """Its drawn tokens lack their end, so the row would be rendered, line and all."""
     drawn = dict(rows[0]["chosen_drawn"]) | {"token_ids": [5, 6, 7], "finish_reason": "stop"}
     bad: Any = dict(rows[0]) | {"chosen_drawn": drawn}
-    encoder = RowEncoder.for_model(AutoTokenizer.from_pretrained(first_model), first_model)
+    encoder = RowEncoder.build_for_model(AutoTokenizer.from_pretrained(first_model), first_model)
     (encoded,) = encoder.encode([bad])
     assert encoded.find_refusal(max_length=10**6) == "given_tokens_cannot_be_left_out"
     with pytest.raises(TrainingError, match="given_tokens_cannot_be_left_out"):

@@ -73,7 +73,9 @@ class ReadOnce:
 def sort(rows: RowIterable[TrainingRow], model: Path, folder: Path) -> RowSplit:
     return split_rows(
         rows,
-        RowEncoder.for_model(AutoTokenizer.from_pretrained(model, local_files_only=True), model),
+        RowEncoder.build_for_model(
+            AutoTokenizer.from_pretrained(model, local_files_only=True), model
+        ),
         folder=folder,
         form=DPO.form,
         max_length=12,
@@ -129,7 +131,7 @@ def test_too_many_long_rows_stop_a_training_with_the_length_that_would_hold_them
     assert found is not None
     longest = int(found[1])
     tokenizer = AutoTokenizer.from_pretrained(first_model, local_files_only=True)
-    encoder = RowEncoder.for_model(tokenizer, first_model)
+    encoder = RowEncoder.build_for_model(tokenizer, first_model)
     assert max(encoded.length for encoded in encoder.encode(rows)) == longest > 30
 
 

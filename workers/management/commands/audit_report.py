@@ -90,7 +90,7 @@ def _print_trend(console: Console, experiment: Experiment) -> None:
     for sentence in found.sentences:
         console.print(sentence)
     for line in found.lines:
-        console.print(_make_table(f"iteration {line.iteration}", line.figures))
+        console.print(_make_table(f"iteration {line.iteration}", line.metrics))
 
 
 def _format_cell(line: MetricLine) -> str:
@@ -100,18 +100,18 @@ def _format_cell(line: MetricLine) -> str:
 
 
 def _print_report(console: Console, report: BatchReport) -> None:
-    figures = make_report_view(report)
+    view = make_report_view(report)
     for sentence in report.sentences:
         console.print(sentence)
-    if figures.coverage:
-        console.print(f"answers cover strata that hold {figures.coverage} of all items")
-    console.print(_make_table("figure", figures.headline))
-    if figures.confusion:
-        console.print(_make_confusion_table(figures.confusion))
-        console.print(_make_bias_table(figures.biases))
-    for name, lines in figures.groups:
+    if view.coverage:
+        console.print(f"answers cover strata that hold {view.coverage} of all items")
+    console.print(_make_table("figure", view.headline))
+    if view.confusion:
+        console.print(_make_confusion_table(view.confusion))
+        console.print(_make_bias_table(view.biases))
+    for name, lines in view.groups:
         console.print(_make_table(name, lines))
-    console.print(_make_table("auditors", figures.auditors))
+    console.print(_make_table("auditors", view.auditors))
     console.print(_make_strata_table(report.strata))
 
 

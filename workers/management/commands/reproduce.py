@@ -130,7 +130,7 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
 
     seeds = SeedModelRecords(roots.models, folder, say)
 
-    def basis(run: PlannedRun) -> RunFingerprint:
+    def compute_basis(run: PlannedRun) -> RunFingerprint:
         tried = None if run.model is None else seeds.find_or_record(run.model)
         return compute_fingerprint(spec, run, roots, variant=None if tried is None else tried.model)
 
@@ -138,7 +138,7 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
     gates = choose_seed_models(spec, seeds, train=not options["report_only"])
     runs = plan_runs(spec, gates)
     _check_baseline(options["baseline"], runs)
-    records = RunRecords(folder, ArtifactStore(roots.artifacts), basis_of=basis, say=say)
+    records = RunRecords(folder, ArtifactStore(roots.artifacts), basis_of=compute_basis, say=say)
     failed: dict[str, str] = {}
     if not options["report_only"]:
         prepare_seed_models(spec, [run for run in runs if records.find(run) is None], seeds)

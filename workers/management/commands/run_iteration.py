@@ -135,10 +135,10 @@ def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console)
 
 
 def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
-    until, roots = options["iterations"], get_storage_roots()
+    target_iteration, roots = options["iterations"], get_storage_roots()
     if not options["queue"]:
-        return _run(request, until, roots, console, draws=options["completion_cache"])
-    return _run_by_workers(request, until, roots, console)
+        return _run(request, target_iteration, roots, console, draws=options["completion_cache"])
+    return _run_by_workers(request, target_iteration, roots, console)
 
 
 def _measure_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
@@ -155,7 +155,7 @@ def _format_command(name: str, *words: str) -> str:
     return format_command("run_iteration", "--experiment", name, *words)
 
 
-def _format_resume_command(request: ExperimentRequest, until: int | None) -> str:
+def _format_resume_command(request: ExperimentRequest, target_iteration: int | None) -> str:
     """What to type to go on, wherever this run was stopped."""
     given = {
         "--recipe": request.recipe,
@@ -163,7 +163,7 @@ def _format_resume_command(request: ExperimentRequest, until: int | None) -> str
         "--prompts": request.prompts,
         "--engine": request.engine,
         "--seed": request.seed,
-        "--iterations": until,
+        "--iterations": target_iteration,
     }
     changes = [word for change in request.changes for word in ("--set", change)]
     if request.apply_changes is not None:
@@ -175,14 +175,14 @@ def _format_resume_command(request: ExperimentRequest, until: int | None) -> str
 
 def _run(
     request: ExperimentRequest,
-    until: int | None,
+    target_iteration: int | None,
     roots: StorageRoots,
     console: Console,
     *,
     draws: Path | None,
 ) -> Summary:
     experiment = _open(request, roots, console, engine_here=True)
-    check_next_engine(experiment, until=until)
+    check_next_engine(experiment, target_iteration=target_iteration)
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     with run_exclusively(experiment, row):
         lost = close_stale_attempts(row)
@@ -190,7 +190,7 @@ def _run(
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
         if request.accept_probe:
             accept_probe(experiment.get_files(1), by="the command line")
-        numbers = list(list_next_iterations(experiment, until=until))
+        numbers = list(list_next_iterations(experiment, target_iteration=target_iteration))
         summaries = [
             _run_next(
                 experiment,
@@ -207,13 +207,13 @@ def _run(
 
 
 def _run_by_workers(
-    request: ExperimentRequest, until: int | None, roots: StorageRoots, console: Console
+    request: ExperimentRequest, target_iteration: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
     experiment = _open(request, roots, console, engine_here=False)
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     if request.accept_probe:
         accept_probe(experiment.get_files(1), by="the command line")
-    iteration = submit_to_workers(experiment, row, until=until)
+    iteration = submit_to_workers(experiment, row, target_iteration=target_iteration)
     try:
         summaries = [_follow_one(experiment, iteration, console)]
         while (following := _find_following(iteration)) is not None:
