@@ -24,7 +24,7 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "authorization.md"
 BEGIN, END = "<!-- answers: begin -->", "<!-- answers: end -->"
 
 KINDS: Final = (
-    *("stranger", "no role", "viewer", "operator", "auditor", "admin", "owner"),
+    *("stranger", "no role", "viewer", "operator", "auditor", "lead", "admin", "owner"),
     *("other, private", "owner, private", "admin, private"),
 )
 """Columns. The experiment is alice's, private in the last three; "other" is an operator."""

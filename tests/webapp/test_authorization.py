@@ -32,7 +32,7 @@ UPDATE = "read docs/authorization.md, then run: make authorization"
 @pytest.fixture
 def people(batch: Batch, alice: User, carol: User) -> dict[str, User | None]:
     """One person of each kind; the batch is assigned to the auditor."""
-    roles = ("viewer", "operator", "admin")
+    roles = ("viewer", "operator", "lead", "admin")
     found: dict[str, User | None] = {role: make_person(f"a-{role}", role) for role in roles}
     return found | {
         "stranger": None,
@@ -107,10 +107,11 @@ def test_the_page_hides_a_private_experiment_from_others() -> None:
         assert cells("other, private")[key] in {"404", "405"}, key
 
 
-@pytest.mark.parametrize("kind", ["no role", "viewer", "auditor"])
+@pytest.mark.parametrize("kind", ["no role", "viewer", "auditor", "lead"])
 def test_the_page_lets_nobody_start_or_steer_who_may_not(kind: str) -> None:
-    """By POST these change at most their own account, and auditors their own answers."""
-    own = ("account/",) + (("audits/<int:pk>/",) if kind == "auditor" else ())
+    """By POST these change at most their own account, and what their role decides about items."""
+    of_role = {"auditor": "audits/<int:pk>/", "lead": "audits/<int:pk>/items/<int:number>/review"}
+    own = ("account/", *([of_role[kind]] if kind in of_role else []))
     for (route, method), answer in cells(kind).items():
         if method == "POST" and not route.startswith(own) and route not in OPEN:
             assert answer in {"401", "403", "404", "405"}, (route, kind)

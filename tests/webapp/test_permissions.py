@@ -37,7 +37,7 @@ VIEWERS: Final = {
     ),
     *("publish", "published_archive", "job"),
     *("audits", "audit_report", "audit_export", "experiment_audits"),
-    "iteration_audits",
+    *("iteration_audits", "audit_items", "audit_items_csv", "audit_review"),
     *("tokens", "revoke_token", "notifications", "renew_webhook_secret", "send_test_notification"),
 }
 OPERATORS: Final = {
@@ -58,6 +58,7 @@ AUDITORS: Final = {
     *("annotate", "audit_skipped", "audit_item", "audit_draft", "audit_skip", "audit_undo"),
     "audit_reveal",
 }
+LEADS: Final = {"audit_review_draft", "audit_review_undo"}
 OF_AN_EXPERIMENT: Final = {
     "name": "first",
     "number": 1,
@@ -72,6 +73,7 @@ ASKED_BY_POST: Final = {
     *("bulk_action", "archive"),
     *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
     *("audit_gate", "audit_gate_remove", "audit_override", "audit_reveal", "audit_skipped"),
+    *("audit_review_draft", "audit_review_undo"),
 }
 APART: Final = {"admin", "api-1.0.0"}  # tests of their own stand beside them
 
@@ -91,7 +93,7 @@ ADDRESSES: Final = dict(named_patterns(get_resolver()))
 
 
 def test_every_address_is_in_the_table_once() -> None:
-    table = [*ANYBODY, *WATCHERS, *MEMBERS, *VIEWERS, *OPERATORS, *AUDITORS]
+    table = [*ANYBODY, *WATCHERS, *MEMBERS, *VIEWERS, *OPERATORS, *AUDITORS, *LEADS]
     assert sorted(table) == sorted(ADDRESSES)
 
 
@@ -160,6 +162,13 @@ def test_members_keep_their_own_things(db: None, name: str) -> None:
 
 TURNS: Final = {"conversation", "cancel_turn"}
 THEIRS: Final = sorted(name for name, keys in ADDRESSES.items() if "name" in keys)
+
+
+@pytest.mark.parametrize("name", sorted(LEADS))
+@pytest.mark.parametrize("role", ["", "viewer", "operator", "auditor", "lead"])
+def test_only_leads_adjudicate(iteration: Iteration, role: str, name: str) -> None:
+    status = ask(browser_of(make_person("nora", role)), name)
+    assert status == (404 if role == "lead" else 403)
 
 
 @pytest.mark.parametrize("name", THEIRS)

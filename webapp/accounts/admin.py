@@ -13,6 +13,9 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from webapp.accounts.permissions import can_touch_account
 from webapp.accounts.read_only_admin import ViewOnlyAdmin
 
+admin.site.site_header = "Meta-Reward administration"
+admin.site.site_title = "Meta-Reward"
+admin.site.index_title = "Administration"
 admin.site.unregister([TOTPDevice, StaticDevice, User, Group])
 
 

@@ -1,4 +1,4 @@
-"""The four roles, as Django groups: what each may do is a set of permissions, written here.
+"""The roles, as Django groups: what each may do is a set of permissions, written here.
 
 A user may have several. Superusers may do everything, with or without a role. Rows of groups and
 of permissions give nobody anything: the authentication backend asks this module what the roles of
@@ -21,7 +21,7 @@ RUN_ALL: Final = "experiments.change_experiment"
 ANSWER: Final = "audit.answer_batch"
 """Answer items of the audit batches that one is assigned to, and see those alone."""
 ADJUDICATE: Final = "audit.adjudicate_item"
-"""See everybody's audit answers in the admin, and decide between conflicting ones."""
+"""Decide between conflicting audit answers, on the site and in the admin."""
 SEE_EVENTS: Final = "activity.view_activity"
 """See who signed in, and what became of accounts, roles and tokens."""
 MANAGE_ACCOUNTS: Final = "auth.change_user"
@@ -35,6 +35,7 @@ MANAGE: Final = (
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
 AUDITOR: Final = "auditor"
+LEAD: Final = "lead"
 ADMIN: Final = "admin"
 
 _VIEW: Final = "view_"
@@ -43,6 +44,7 @@ PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     VIEWER: (SEE,),
     OPERATOR: (SEE, RUN),
     AUDITOR: (ANSWER,),
+    LEAD: (SEE, ADJUDICATE),
     ADMIN: (SEE, RUN, RUN_ALL, ADJUDICATE, SEE_EVENTS, *MANAGE),
 }
 

@@ -74,6 +74,7 @@ class Action(models.TextChoices):
     REVEALED = "revealed", "viewed the reveal"
     IMPORTED = "imported", "imported"
     ADJUDICATED = "adjudicated", "adjudicated"
+    ADJUDICATION_UNDONE = "adjudication_undone", "undid an adjudication"
     PASSED_ON = "passed_on", "reassigned to another auditor"
 
     SIGNED_IN = "signed_in", "signed in"
@@ -110,7 +111,7 @@ AUDIT_ACTIONS: Final = (
 
 ITEM_ACTIONS: Final = (
     *(Action.ANSWERED, Action.LATE, Action.UNDONE, Action.SKIPPED, Action.REVEALED),
-    *(Action.IMPORTED, Action.ADJUDICATED, Action.PASSED_ON),
+    *(Action.IMPORTED, Action.ADJUDICATED, Action.ADJUDICATION_UNDONE, Action.PASSED_ON),
 )
 """What happens to the items of a batch; hidden from auditors."""
 

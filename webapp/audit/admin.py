@@ -1,11 +1,12 @@
 """Review: answers with disagreements first, adjudication, history, assignment, closing."""
 
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.auth.models import User
+from django.db import models
 from django.db.models import (
     Case,
     CharField,
@@ -16,20 +17,50 @@ from django.db.models import (
     OuterRef,
     Q,
     QuerySet,
+    TextField,
     Value,
     When,
 )
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
-from django.forms import ModelChoiceField, ModelForm, ValidationError
-from django.http import HttpRequest
-from django.utils.html import format_html_join
+from django.forms import (
+    CharField as CharFormField,
+)
+from django.forms import (
+    CheckboxSelectMultiple,
+    ChoiceField,
+    HiddenInput,
+    ModelChoiceField,
+    ModelForm,
+    RadioSelect,
+    Textarea,
+    ValidationError,
+)
+from django.forms import (
+    IntegerField as IntegerFormField,
+)
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
+from django.utils.text import Truncator
 
+from meta_reward_core.errors import InputError
 from webapp.accounts.current_user import get_user
 from webapp.accounts.roles import ADJUDICATE, ANSWER
-from webapp.activity.models import Activity
-from webapp.audit.annotation_queue import get_possible_auditors
+from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
+from webapp.audit.adjudication import (
+    Decision,
+    adjudicate_item,
+    check_reason,
+    explain_refusal,
+)
+from webapp.audit.annotation_queue import TAGS, get_possible_auditors
+from webapp.audit.exports import export_answers
+from webapp.audit.forms import JUDGMENT_CHOICES, to_item_choice
 from webapp.audit.models import (
+    AdjudicationDraft,
     Answer,
     Batch,
     BatchStatus,
@@ -38,10 +69,32 @@ from webapp.audit.models import (
     GateOverride,
     HiddenVerdict,
     Item,
-    PreferenceLabel,
+    ItemKind,
 )
-from webapp.audit.selectors import list_item_activity
-from webapp.audit.services import adjudicate_item, assign_auditors, set_status
+from webapp.audit.review_items import (
+    DISAGREEMENTS,
+    annotate_disagreements,
+    filter_by_disagreement,
+    filter_by_state,
+    get_reviewable_items,
+)
+from webapp.audit.review_presenter import (
+    ReviewRow,
+    format_decision,
+    format_value,
+    get_other_claimant,
+    list_disagreements,
+    list_facts,
+    make_answer_views,
+    make_history,
+    make_links,
+    make_review_rows,
+)
+from webapp.audit.selectors import get_visible_batches
+from webapp.audit.services import assign_auditors, set_status
+
+_ROWS_ON_A_PAGE: Final = 50
+_EXCERPT_CHARS: Final = 80
 
 
 class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -85,13 +138,19 @@ class AssignForm(ActionForm):
 class BatchAdmin(ReviewerAdmin):
     """Batches: close them, and say who answers them, several at once."""
 
-    list_display = ("pk", "experiment_name", "iteration", "kind", "strategy", "status",
-                    "format_progress", "list_auditors", "created")  # fmt: skip
-    list_filter = ("status", "kind", "experiment_name")
-    fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "status", "auditors")
-    readonly_fields = ("experiment_name", "iteration", "kind", "strategy", "seed")
-    filter_horizontal = ("auditors",)
-    actions = ("close_batches", "open_batches", "assign", "unassign")
+    list_display = ("format_number", "experiment_name", "iteration", "kind", "strategy", "status",
+                    "format_progress", "list_auditors", "list_links", "created")  # fmt: skip
+    list_filter = ("status", "kind", "auditors", "experiment_name")
+    search_fields = ("experiment_name", "auditors__username", "guidelines")
+    search_help_text = "Search experiments, auditors and guidelines."
+    fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "list_links",
+              "guidelines", "status", "auditors")  # fmt: skip
+    readonly_fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "list_links",
+                       "guidelines")  # fmt: skip
+    formfield_overrides: ClassVar = {
+        models.ManyToManyField: {"widget": CheckboxSelectMultiple},
+    }
+    actions = ("close_batches", "open_batches", "assign", "unassign", "export")
     action_form = AssignForm
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Batch]:
@@ -99,6 +158,7 @@ class BatchAdmin(ReviewerAdmin):
         counted = (
             super()
             .get_queryset(request)
+            .filter(pk__in=get_visible_batches(get_user(request)))
             .annotate(
                 item_count=Count("items", distinct=True),
                 answer_count=Count("items__answer", distinct=True),
@@ -106,6 +166,39 @@ class BatchAdmin(ReviewerAdmin):
         )
         rows: QuerySet[Batch] = counted.prefetch_related("auditors").order_by("-created", "-pk")
         return rows
+
+    @admin.display(ordering="pk", description="batch")
+    def format_number(self, row: Batch) -> str:
+        """The batch by its number."""
+        return f"Batch {row.pk}"
+
+    @admin.display(description="links")
+    def list_links(self, row: Batch) -> str:
+        """Its items here, and its pages on the site."""
+        items = f"{reverse('admin:audit_item_changelist')}?batch__id__exact={row.pk}"
+        queue = f"{reverse('audit_items')}?batch={row.pk}"
+        links = [
+            (items, f"items of batch {row.pk}", "items"),
+            (queue, f"adjudicate batch {row.pk}", "adjudicate"),
+            (reverse("audit_report", args=[row.pk]), f"results of batch {row.pk}", "results"),
+        ]
+        return format_html_join(
+            mark_safe(" &middot; "), '<a href="{}" aria-label="{}">{}</a>', links
+        )
+
+    @admin.action(description="Export answers as CSV", permissions=["view"])
+    def export(self, request: HttpRequest, rows: QuerySet[Batch]) -> HttpResponse:  # noqa: ARG002
+        """Send the answers of the chosen batches in one file."""
+        log_event(
+            Action.EXPORTED,
+            "audit batches",
+            detail=", ".join(str(batch.pk) for batch in rows)[:200],
+        )
+        return HttpResponse(
+            export_answers(rows),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="audit-answers.csv"'},
+        )
 
     @admin.display(description="answers")
     def format_progress(self, row: Any) -> str:
@@ -117,7 +210,7 @@ class BatchAdmin(ReviewerAdmin):
         """Who answers it."""
         return ", ".join(sorted(person.username for person in row.auditors.all())) or "nobody"
 
-    @admin.action(description="Assign to")
+    @admin.action(description="Assign to auditor")
     def assign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Let an auditor answer the chosen batches, too."""
         auditor = self._get_chosen_auditor(request)
@@ -126,14 +219,14 @@ class BatchAdmin(ReviewerAdmin):
                 self._assign(request, batch, {*batch.auditors.all(), auditor})
             self.message_user(request, f"{rows.count()} batches were assigned to {auditor}.")
 
-    @admin.action(description="Take away from")
+    @admin.action(description="Remove from auditor")
     def unassign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Let an auditor answer the chosen batches no longer; answers stay."""
         auditor = self._get_chosen_auditor(request)
         if auditor is not None:
             for batch in rows:
                 self._assign(request, batch, {*batch.auditors.all()} - {auditor})
-            self.message_user(request, f"{rows.count()} batches were taken away from {auditor}.")
+            self.message_user(request, f"{rows.count()} batches were removed from {auditor}.")
 
     def _get_chosen_auditor(self, request: HttpRequest) -> User | None:
         chosen = get_possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
@@ -151,7 +244,7 @@ class BatchAdmin(ReviewerAdmin):
         for batch in rows:
             set_status(batch, BatchStatus.CLOSED, by=get_user(request))
 
-    @admin.action(description="Open again")
+    @admin.action(description="Reopen")
     def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Take answers again."""
         for batch in rows:
@@ -184,36 +277,95 @@ def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
     )
 
 
-class AgreementFilter(admin.SimpleListFilter):
+class ChoiceFilter(admin.SimpleListFilter):
+    """A filter with fixed choices; a subclass says which rows each of them keeps."""
+
+    options: ClassVar[Mapping[str, str]] = {}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """The choices beside "All"."""
+        return list(self.options.items())
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
+        """Rows of the chosen value; a value that is no choice is left out."""
+        value = self.value()
+        return rows if value is None or value not in self.options else self.select(rows, value)
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Rows that a choice keeps."""
+        raise NotImplementedError
+
+
+class AgreementFilter(ChoiceFilter):
     """Answers by how many of the meta-judge's verdicts say the same."""
 
     title = "meta-judge"
     parameter_name = "agreement"
+    options: ClassVar = {"0": "disagrees", "1": "agrees in one order", "2": "agrees"}
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
-        """From the most to the least conflict."""
-        return [("0", "disagrees"), ("1", "agrees in one order"), ("2", "agrees")]
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Answers of the chosen agreement."""
+        return rows.filter(agreement=int(value))
 
-    def queryset(self, request: HttpRequest, rows: QuerySet[Answer]) -> QuerySet[Answer]:  # noqa: ARG002
-        """Rows of the chosen agreement."""
-        return rows.filter(Q(agreement=self.value())) if self.value() else rows
+
+class TagFilter(ChoiceFilter):
+    """Answers, or items with an answer, that have a tag."""
+
+    title = "tag"
+    parameter_name = "tag"
+    options: ClassVar = {tag: tag for tag in TAGS}
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Rows with the tag."""
+        tagged = Answer.objects.annotate(tag_text=Cast("tags", TextField()))
+        return _select_by_answers(rows, tagged.filter(tag_text__contains=f'"{value}"'))
+
+
+class ConfidenceFilter(ChoiceFilter):
+    """Items by the lowest confidence among their answers."""
+
+    title = "confidence"
+    parameter_name = "confidence"
+    options: ClassVar = {
+        str(value): f"an answer is: {label}" for value, label in Confidence.choices
+    }
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Items with such an answer."""
+        return _select_by_answers(rows, Answer.objects.filter(confidence=int(value)))
+
+
+def _select_by_answers(rows: QuerySet[Any], answers: QuerySet[Answer]) -> QuerySet[Any]:
+    if rows.model is Answer:
+        return rows.filter(pk__in=answers.values("pk"))
+    of_item = Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk"))
+    return rows.filter(Exists(answers.filter(of_item)))
 
 
 @admin.register(Answer)
 class AnswerAdmin(ReviewerAdmin):
     """Answers: reviewers see all, disagreements first; auditors see their own alone."""
 
-    list_display = ("get_item_number", "get_batch", "auditor_name", "get_answer", "confidence",
-                    "get_agreement", "tags", "submitted")  # fmt: skip
-    list_filter = (AgreementFilter, "confidence", "choice", "item__batch")
-    search_fields = ("comment", "auditor_name")
-    list_select_related = ("item__batch",)
+    list_display = ("format_item", "auditor_name", "get_answer", "confidence", "get_agreement",
+                    "format_tags", "format_comment", "submitted")  # fmt: skip
+    list_filter = (AgreementFilter, "confidence", "choice", TagFilter, "item__batch")
+    search_fields = ("comment", "auditor_name", "item__instruction")
+    search_help_text = "Search comments, auditors and prompts."
+    list_select_related = ("item__batch", "item__original")
+    list_per_page = _ROWS_ON_A_PAGE
+    fields = readonly_fields = ("format_item", "auditor_name", "get_answer", "confidence",
+                                "format_tags", "comment", "seconds", "submitted", "revealed",
+                                "source")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
         """Everybody's for reviewers, one's own for auditors."""
-        if request.user.has_perm(ADJUDICATE):
-            return annotate_agreement(Answer.objects.all())
-        return Answer.objects.filter(auditor=get_user(request))
+        person = get_user(request)
+        if not person.has_perm(ADJUDICATE):
+            return Answer.objects.filter(auditor=person)
+        seen = get_reviewable_items(person)
+        return annotate_agreement(
+            Answer.objects.filter(Q(item__in=seen) | Q(item__original__in=seen))
+        )
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """Disagreements of the surest first."""
@@ -241,163 +393,298 @@ class AnswerAdmin(ReviewerAdmin):
         """The same holds of columns."""
         if request.user.has_perm(ADJUDICATE):
             return self.list_display
-        return ("get_item_number", "auditor_name", "get_answer", "confidence", "tags", "submitted")
+        return tuple(name for name in self.list_display if name != "get_agreement")
 
     @admin.display(ordering="item__number", description="item")
-    def get_item_number(self, row: Answer) -> str:
-        """The item's place in its batch."""
-        return f"{row.item.batch_id}/{row.item.number}"
+    def format_item(self, row: Answer) -> str:
+        """The item by batch and number."""
+        again = f" ({row.item.get_repeat_kind_display()})" if row.item.repeat_kind else ""
+        return f"{row.item.batch_id}/{row.item.number}{again}"
 
-    @admin.display(ordering="item__batch", description="batch")
-    def get_batch(self, row: Answer) -> str:
-        """The batch, for reviewers."""
-        return str(row.item.batch)
-
-    @admin.display(description="answer")
+    @admin.display(ordering="choice", description="answer")
     def get_answer(self, row: Answer) -> str:
-        """The answer, whatever its kind."""
-        return row.choice or f"{row.points:g}"
+        """The answer by the letters of the item's page, whatever its kind."""
+        return format_value(row.choice, row.points, row.item.original or row.item)
+
+    @admin.display(description="tags")
+    def format_tags(self, row: Answer) -> str:
+        """Tags as text."""
+        return ", ".join(map(str, row.tags)) or "–"
+
+    @admin.display(ordering="comment", description="comment")
+    def format_comment(self, row: Answer) -> str:
+        """The beginning of the comment."""
+        return Truncator(row.comment).chars(_EXCERPT_CHARS) or "–"
 
     @admin.display(ordering="agreement", description="meta-judge")
     def get_agreement(self, row: Any) -> str:
         """How many verdicts say the same."""
-        names = {0: "disagrees", 1: "agrees in one order", 2: "agrees"}
-        return names.get(row.agreement, "")
+        return AgreementFilter.options.get(str(row.agreement), "–")
 
 
-def _format_answer(answer: Answer) -> str:
-    sure = Confidence(answer.confidence).label
-    return f"{answer.choice or f'{answer.points:g}'}, {sure}"
+class DisagreementFilter(ChoiceFilter):
+    """Items by the disagreement that there is about them."""
+
+    title = "disagreement"
+    parameter_name = "disagreement"
+    options: ClassVar = {"any": "any disagreement", **DISAGREEMENTS}
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Items with the chosen disagreement."""
+        return filter_by_disagreement(rows, "" if value == "any" else value)
 
 
-def annotate_conflicts(rows: QuerySet[Item]) -> QuerySet[Item]:
-    """Say of each item whether auditors differ on it, and whether nobody has settled that."""
-    repeats = Answer.objects.filter(item__original=OuterRef("pk"))
-    same = Q(choice=OuterRef("answer__choice")) & (
-        Q(points=OuterRef("answer__points")) | Q(points__isnull=True)
-    )
-    differs = Q(is_answered=True) & Exists(repeats.exclude(same))
-    return rows.annotate(
-        differs=Case(When(differs, then=Value(1)), default=Value(0)),
-        unsettled=Case(When(differs, adjudicated="", then=Value(1)), default=Value(0)),
-    )
+class StateFilter(ChoiceFilter):
+    """Items with or without a decision."""
+
+    title = "decision"
+    parameter_name = "state"
+    options: ClassVar = {"open": "not adjudicated", "adjudicated": "adjudicated"}
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Items of the chosen state."""
+        return filter_by_state(rows, "" if value == "open" else value)
 
 
-class ConflictFilter(admin.SimpleListFilter):
-    """Items on which auditors differ: a repeat has another answer than the item."""
+class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
+    """A decision on an item, with the same rules as on the site."""
 
-    title = "auditors"
-    parameter_name = "auditors"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
-        """Only those that differ can be asked for."""
-        return [("differ", "differ")]
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[Item]) -> QuerySet[Item]:  # noqa: ARG002
-        """Items of which one answer differs from another."""
-        return rows.filter(Q(differs=1)) if self.value() == "differ" else rows
-
-
-class AdjudicationForm(ModelForm):  # type: ignore[type-arg]
-    """The last word on an item."""
+    adjudicated = ChoiceField(label="Decision", widget=RadioSelect)
+    adjudication = CharFormField(label="Reason", widget=Textarea(attrs={"rows": 3, "cols": 80}))
+    version = IntegerFormField(widget=HiddenInput)
 
     class Meta:
         """Only that."""
 
         model = Item
         fields = ("adjudicated", "adjudication")
-        labels = {"adjudicated": "Last word", "adjudication": "Reason"}  # noqa: RUF012
-        help_texts = {  # noqa: RUF012
-            "adjudicated": "first, second, tie or neither; for a response a score from 0 to 5. "
-            "Empty: the answer counts.",
-        }
 
-    def clean_adjudicated(self) -> str:
-        """One of the answers that an auditor could give."""
-        value: str = self.cleaned_data["adjudicated"].strip()
-        if not value or _is_answer(value, self.instance.batch.kind):
-            return value
-        raise ValidationError("first, second, tie or neither; for a response a score from 0 to 5")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        item = self.instance
+        choices = cast("ChoiceField", self.fields["adjudicated"])
+        choices.choices = _list_decisions(item)
+        self.fields["version"].initial = item.adjudication_version
+
+    def clean_adjudication(self) -> str:
+        """A reason, as on the site."""
+        try:
+            return check_reason(self.cleaned_data["adjudication"])
+        except InputError as error:
+            raise ValidationError(str(error)) from None
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse a decision that was made from an earlier state of the item."""
+        values = super().clean() or {}
+        now = Item.objects.get(pk=self.instance.pk)
+        if values.get("version") != now.adjudication_version:
+            who = now.adjudicated_by_name or "Another review lead"
+            raise ValidationError(
+                f"{who} changed this item while you were reading it: the decision is now "
+                f"{format_decision(now) or 'undone'}. Reload the page to decide from there."
+            )
+        return values
 
 
-def _is_answer(value: str, kind: str) -> bool:
-    if kind == "judgments":
-        return value in PreferenceLabel.values
-    try:
-        return 0 <= float(value) <= 5
-    except ValueError:
-        return False
+def _list_decisions(item: Item) -> list[tuple[str, str]]:
+    if item.batch.kind == ItemKind.JUDGMENTS:
+        return [(to_item_choice(value, item), label) for value, label in JUDGMENT_CHOICES]
+    scores = [str(score) for score in range(6)]
+    known = scores if item.adjudicated in ("", *scores) else [*scores, item.adjudicated]
+    return [(score, score) for score in known]
 
 
 @admin.register(Item)
 class ItemAdmin(ReviewerAdmin):
-    """Items: read the answers and have the last word."""
+    """Items: read the answers and decide between them."""
 
-    form = AdjudicationForm
-    list_display = ("number", "batch", "format_conflict", "stratum", "repeat_kind", "is_answered",
-                    "adjudicated")  # fmt: skip
-    list_filter = (ConflictFilter, "is_answered", "repeat_kind", "batch", "stratum")
-    list_select_related = ("batch",)
-    readonly_fields = ("batch", "number", "instruction", "response", "first", "second",
-                       "list_answers", "list_hidden_verdicts", "list_history")  # fmt: skip
-    fields = (*readonly_fields, "adjudicated", "adjudication")
+    form = ItemDecisionForm
+    list_display = ("format_place", "format_prompt", "format_disagreements", "format_answers",
+                    "format_meta_judge", "format_decided", "adjudicated_by_name")  # fmt: skip
+    list_display_links = ("format_place", "format_prompt")
+    list_filter = (DisagreementFilter, StateFilter, ConfidenceFilter, TagFilter, "batch",
+                   "stratum")  # fmt: skip
+    search_fields = ("instruction", "response", "answer__comment", "repeats__answer__comment",
+                     "adjudication")  # fmt: skip
+    search_help_text = "Search prompts, responses, comments and reasons."
+    list_per_page = _ROWS_ON_A_PAGE
+    readonly_fields = ("format_place", "list_links", "format_disagreements", "show_instruction",
+                       "show_response", "show_judgment_a", "show_judgment_b", "list_answers",
+                       "list_hidden_verdicts", "show_state", "list_history")  # fmt: skip
+    fieldsets = (
+        ("Item", {"fields": ("format_place", "list_links", "format_disagreements",
+                             "show_instruction", "show_response", "show_judgment_a",
+                             "show_judgment_b")}),
+        ("Answers and verdicts", {"fields": ("list_answers", "list_hidden_verdicts")}),
+        ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version")}),
+        ("History", {"fields": ("list_history",)}),
+    )  # fmt: skip
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:  # noqa: ARG002
-        """Items, with whether auditors differ on them."""
-        return annotate_conflicts(Item.objects.all())
+    def get_fieldsets(self, request: HttpRequest, obj: Item | None = None) -> Any:
+        """Of an item that cannot be adjudicated the decision is shown and not asked for."""
+        sets: Any = super().get_fieldsets(request, obj)
+        if self.has_change_permission(request, obj):
+            return sets
+        return [
+            (name, {"fields": ("show_state",)} if name == "Decision" else given)
+            for name, given in sets
+        ]
 
-    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:  # noqa: ARG002
-        """Those on which auditors differ first, and of these the unsettled ones."""
-        return ("-unsettled", "-differs", "batch", "number")
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
+        """Items with their disagreements."""
+        found = annotate_disagreements(get_reviewable_items(get_user(request)))
+        return found.select_related("batch__experiment", "answer", "hidden_verdict", "claimed_by")
+
+    def get_ordering(self, request: HttpRequest) -> Any:  # noqa: ARG002
+        """Items without a decision on which people disagree first."""
+        return (Case(When(adjudicated="", priority__lt=3, then=Value(0)), default=Value(1)),
+                "priority", "-batch", "number")  # fmt: skip
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Results of a closed batch are final, and repeats are not adjudicated by themselves."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (obj is None or not explain_refusal(obj))
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """For reviewers alone."""
         return request.user.has_perm(ADJUDICATE)
 
-    @admin.display(ordering="differs", description="auditors")
-    def format_conflict(self, row: Any) -> str:
-        """Whether they differ."""
-        return "differ" if row.differs else ""
+    @admin.display(ordering="number", description="item")
+    def format_place(self, row: Item) -> str:
+        """The item by batch and number."""
+        return f"{row.batch_id}/{row.number}"
+
+    @admin.display(ordering="instruction", description="prompt")
+    def format_prompt(self, row: Item) -> str:
+        """The beginning of the prompt."""
+        return Truncator(row.instruction).chars(_EXCERPT_CHARS)
+
+    @admin.display(ordering="priority", description="disagreement")
+    def format_disagreements(self, row: Item) -> str:
+        """Which disagreements there are."""
+        return ", ".join(list_disagreements(row)) or "none"
+
+    @admin.display(description="answers")
+    def format_answers(self, row: Item) -> str:
+        """Everybody's answer."""
+        lines = [(answer,) for answer in _make_row(row).answers]
+        return format_html_join(mark_safe("<br>"), "{}", lines) or "none yet"
+
+    @admin.display(description="meta-judge or judge")
+    def format_meta_judge(self, row: Item) -> str:
+        """Both verdicts, or the judge's mean."""
+        return _make_row(row).meta_judge
+
+    @admin.display(ordering="adjudicated", description="decision")
+    def format_decided(self, row: Item) -> str:
+        """The decision by the letters of the item's page."""
+        return format_decision(row) or "–"
+
+    @admin.display(description="links")
+    def list_links(self, row: Item) -> str:
+        """Pages of the site about the item."""
+        found = make_links(row)
+        links = [
+            (reverse("audit_review", args=[row.batch_id, row.number]), "review page"),
+            (reverse("audit_report", args=[row.batch_id]), f"batch {row.batch_id}"),
+            (found.prompt, "prompt, responses and judgments"),
+            (found.battle, "battle"),
+        ]
+        return format_html_join(
+            mark_safe(" &middot; "), '<a href="{}">{}</a>', [one for one in links if one[0]]
+        )
+
+    @admin.display(description="instruction")
+    def show_instruction(self, row: Item) -> str:
+        """The whole prompt."""
+        return _format_text(row.instruction)
+
+    @admin.display(description="response")
+    def show_response(self, row: Item) -> str:
+        """The whole response."""
+        return _format_text(row.response)
+
+    @admin.display(description="judgment A")
+    def show_judgment_a(self, row: Item) -> str:
+        """The judgment that the item's page shows as A."""
+        return _format_text(row.second if row.is_swapped else row.first)
+
+    @admin.display(description="judgment B")
+    def show_judgment_b(self, row: Item) -> str:
+        """The judgment that the item's page shows as B."""
+        return _format_text(row.first if row.is_swapped else row.second)
 
     @admin.display(description="answers")
     def list_answers(self, row: Item) -> str:
         """What everybody said of the item, on its repeats, too."""
-        found = Answer.objects.filter(Q(item=row) | Q(item__original=row)).select_related("item")
         lines = [
-            (one.auditor_name, one.item.get_repeat_kind_display(), _format_answer(one), one.comment)
-            for one in found.order_by("submitted", "pk")
-        ]
-        return format_html_join("", "<p>{} ({}): {} {}</p>", lines) or "none yet"
+            (one.auditor, one.occasion, one.answer, one.confidence, ", ".join(one.tags) or "–",
+             one.comment or "–")
+            for one in make_answer_views(row, User())
+        ]  # fmt: skip
+        return _format_table(
+            ("Auditor", "Occasion", "Answer", "Confidence", "Tags", "Comment"), lines
+        )
 
     @admin.display(description="judge and meta-judge")
     def list_hidden_verdicts(self, row: Item) -> str:
         """What was hidden from who answered."""
-        facts = row.hidden_verdict.facts
-        names = ("forward", "backward", "score_first", "score_second", "elo_first", "elo_second",
-                 "mean", "variance")  # fmt: skip
-        known = [(name.replace("_", " "), facts[name]) for name in names if name in facts]
-        lines = [(name, f"{value:.2f}" if isinstance(value, float) else value)
-                 for name, value in known]  # fmt: skip
-        return format_html_join("", "<p>{}: {}</p>", lines)
+        return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row)])
+
+    @admin.display(description="current decision")
+    def show_state(self, row: Item) -> str:
+        """The decision as it is now, and why it cannot be changed."""
+        refusal = explain_refusal(row)
+        claimed = get_other_claimant(row, User())
+        parts = [
+            f"{format_decision(row)}, by {row.adjudicated_by_name}: {row.adjudication}"
+            if row.adjudicated
+            else "none",
+            f"{claimed} opened this item on the site and may be deciding it." if claimed else "",
+            refusal,
+        ]
+        return format_html_join(mark_safe("<br>"), "{}", [(part,) for part in parts if part])
 
     @admin.display(description="history")
     def list_history(self, row: Item) -> str:
-        """Everything that happened to the item, from the activity log."""
+        """Everything that happened to the item."""
         lines = [
-            (f"{one.created:%Y-%m-%d %H:%M:%S}", one.actor_name, one.get_action_display(),
-             _format_values(one))
-            for one in list_item_activity(row)
-        ]  # fmt: skip
-        return format_html_join("", "<p>{} {}: {} {}</p>", lines) or "none yet"
+            (f"{one.created:%Y-%m-%d %H:%M:%S}", one.who, one.what, one.details)
+            for one in make_history(row)
+        ]
+        return _format_table(("When", "By", "Action", "Details"), lines)
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
-        """Write the last word, and that it was spoken."""
-        adjudicate_item(obj, choice=obj.adjudicated, reason=obj.adjudication, by=get_user(request))
+        """Write the decision in the way of the site, with its entry in the activity log."""
+        decision = Decision(obj.adjudicated, obj.adjudication, form.cleaned_data["version"])
+        if not adjudicate_item(obj, decision, by=get_user(request)):
+            self.message_user(
+                request,
+                "The decision was not saved, because another review lead changed the item at the "
+                "same time. What you wrote is kept as a draft on the review page.",
+                messages.ERROR,
+            )
 
 
-def _format_values(entry: Activity) -> str:
-    values = {**entry.after, **({"reason": entry.reason} if entry.reason else {})}
-    return ", ".join(f"{name}: {value}" for name, value in values.items() if value not in ("", []))
+def _make_row(row: Item) -> ReviewRow:
+    return make_review_rows([row], User())[0]
+
+
+def _format_text(text: str) -> str:
+    return format_html('<div class="review-text">{}</div>', text) if text else "–"
+
+
+def _format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    rows = [(format_html_join("", "<td>{}</td>", [(cell,) for cell in line]),) for line in lines]
+    if not rows:
+        return "none yet"
+    named = [(heading,) for heading in headings if heading]
+    head = format_html_join("", '<th scope="col">{}</th>', named)
+    return format_html(
+        '<div class="review-table"><table>{}<tbody>{}</tbody></table></div>',
+        format_html("<thead><tr>{}</tr></thead>", head) if head else "",
+        format_html_join("", "<tr>{}</tr>", rows),
+    )
 
 
 class ReadOnlyAdmin(ReviewerAdmin):
@@ -416,9 +703,40 @@ class ReadOnlyAdmin(ReviewerAdmin):
 class HiddenVerdictAdmin(ReadOnlyAdmin):
     """What judge and meta-judge said of the items, hidden from who answers."""
 
-    list_display = ("item", "facts")
+    list_display = ("format_item", "format_verdicts")
     list_filter = ("item__batch",)
-    list_select_related = ("item__batch",)
+    list_select_related = ("item__batch", "item__hidden_verdict")
+    fields = readonly_fields = ("format_item", "format_verdicts")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[HiddenVerdict]:
+        """Of items that the reviewer cannot be asked to answer any longer."""
+        seen = get_reviewable_items(get_user(request))
+        return HiddenVerdict.objects.filter(Q(item__in=seen) | Q(item__original__in=seen))
+
+    @admin.display(ordering="item__number", description="item")
+    def format_item(self, row: HiddenVerdict) -> str:
+        """The item by batch and number."""
+        return f"{row.item.batch_id}/{row.item.number}"
+
+    @admin.display(description="judge and meta-judge")
+    def format_verdicts(self, row: HiddenVerdict) -> str:
+        """What they said, by the letters of the item's page."""
+        return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row.item)])
+
+
+@admin.register(AdjudicationDraft)
+class AdjudicationDraftAdmin(ReadOnlyAdmin):
+    """Decisions that review leads have not saved yet."""
+
+    list_display = ("item", "lead", "choice", "updated")
+    list_filter = ("lead", "item__batch")
+    search_fields = ("lead__username", "reason")
+    list_select_related = ("item__batch", "lead")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AdjudicationDraft]:
+        """Of items that the reviewer may see."""
+        seen = get_reviewable_items(get_user(request))
+        return AdjudicationDraft.objects.filter(item__in=seen)
 
 
 @admin.register(Gate)

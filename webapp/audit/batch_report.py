@@ -64,6 +64,8 @@ class BatchReport:
 
     Attributes:
         conflicts: items on which auditors differ.
+        adjudicated: items whose decision counts instead of their answers.
+        answers_only: the same estimates from answers alone; None where nothing is adjudicated.
         is_stale: whether a batch is of items that were made again since, or are gone.
     """
 
@@ -76,6 +78,8 @@ class BatchReport:
     auditors: tuple[AuditorSummary, ...]
     conflicts: int
     is_stale: bool
+    adjudicated: int = 0
+    answers_only: MetaJudgeResults | JudgeResults | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -106,11 +110,17 @@ def list_answered_items(batch: Batch) -> list[Item]:
     return [item for item in items if item.adjudicated or hasattr(item, "answer")]
 
 
-def get_final_value(item: Item) -> str | float | None:
-    """The answer that counts: who adjudicated has the last word."""
+def get_final_value(item: Item, *, adjudicated: bool = True) -> str | float | None:
+    """The value of an item that counts: a decision, or else the answer.
+
+    Args:
+        adjudicated: False for the answer alone.
+    """
     answer: Answer | None = getattr(item, "answer", None)
-    given = None if answer is None else (answer.choice or answer.points)
-    if not item.adjudicated:
+    given = None
+    if answer is not None:
+        given = answer.choice or answer.points
+    if not (adjudicated and item.adjudicated):
         return given
     return item.adjudicated if item.batch.kind == ItemKind.JUDGMENTS else float(item.adjudicated)
 
@@ -131,19 +141,39 @@ def make_report(*batches: Batch) -> BatchReport:
     )
     consistency, conflicts = _measure_consistency(answers, points=not is_pairs)
     one = len(batches) == 1
-    pairs = [to_audited_pair(item, one=one) for item in items] if is_pairs else []
-    responses = [] if is_pairs else [_to_audited_response(item, one=one) for item in items]
+    results = _estimate_results(items, frame, is_pairs=is_pairs, one=one)
+    decided = sum(bool(item.adjudicated) for item in items)
+    alone = [item for item in items if hasattr(item, "answer")]
     return BatchReport(
         items=Item.objects.filter(batch__in=batches).count(),
         answered=len(answers),
-        pairs=estimate_meta_judge_results(pairs, frame) if is_pairs else None,
-        responses=None if is_pairs else estimate_judge_results(responses, frame),
+        pairs=results if isinstance(results, MetaJudgeResults) else None,
+        responses=results if isinstance(results, JudgeResults) else None,
         consistency=consistency,
         strata=tuple(row for batch in batches for row in _iter_strata(batch, answered, one=one)),
         auditors=tuple(_iter_auditors(answers)),
         conflicts=conflicts,
         is_stale=any(map(is_stale, batches)),
+        adjudicated=decided,
+        answers_only=_estimate_results(alone, frame, is_pairs=is_pairs, one=one, adjudicated=False)
+        if decided
+        else None,
     )
+
+
+def _estimate_results(
+    items: Sequence[Item],
+    frame: SamplingFrame,
+    *,
+    is_pairs: bool,
+    one: bool,
+    adjudicated: bool = True,
+) -> MetaJudgeResults | JudgeResults:
+    if is_pairs:
+        pairs = [to_audited_pair(item, one=one, adjudicated=adjudicated) for item in items]
+        return estimate_meta_judge_results(pairs, frame)
+    responses = [_to_audited_response(item, one=one, adjudicated=adjudicated) for item in items]
+    return estimate_judge_results(responses, frame)
 
 
 def _format_batch_name(batch: Batch) -> str:
@@ -173,16 +203,17 @@ def _make_frame(batches: Sequence[Batch], answered: Mapping[str, Sequence[Item]]
     return pool_frames(frames, {name: len(items) for name, items in answered.items()})
 
 
-def to_audited_pair(item: Item, *, one: bool = True) -> AuditedPair:
+def to_audited_pair(item: Item, *, one: bool = True, adjudicated: bool = True) -> AuditedPair:
     """An answered item as the statistics want it.
 
     Args:
         one: whether its batch is the only one that is looked at.
+        adjudicated: whether a decision counts instead of the answer.
     """
     facts: Facts = item.hidden_verdict.facts
     return AuditedPair(
         stratum=_get_stratum_name(item, one=one),
-        human=cast("HumanVerdict", get_final_value(item)),
+        human=cast("HumanVerdict", get_final_value(item, adjudicated=adjudicated)),
         forward=facts["forward"],
         backward=facts["backward"],
         higher_score=_find_larger(facts["score_first"], facts["score_second"]),
@@ -199,9 +230,9 @@ def _find_larger(first: float | None, second: float | None) -> Winner | None:
     return "first" if first > second else "second"
 
 
-def _to_audited_response(item: Item, *, one: bool) -> AuditedResponse:
+def _to_audited_response(item: Item, *, one: bool, adjudicated: bool) -> AuditedResponse:
     facts: Facts = item.hidden_verdict.facts
-    human = float(get_final_value(item) or 0.0)
+    human = float(get_final_value(item, adjudicated=adjudicated) or 0.0)
     return AuditedResponse(_get_stratum_name(item, one=one), human, facts["mean"], facts["groups"])
 
 
@@ -281,6 +312,12 @@ def iter_named_estimates(report: BatchReport) -> Iterator[tuple[str, str, Estima
         yield from _iter_pair_estimates(report.pairs)
     if report.responses is not None:
         yield from _iter_response_estimates(report.responses)
+    if isinstance(report.answers_only, MetaJudgeResults):
+        for part, name, one in _iter_pair_estimates(report.answers_only):
+            yield f"before adjudication: {part}", name, one
+    elif report.answers_only is not None:
+        for part, name, one in _iter_response_estimates(report.answers_only):
+            yield f"before adjudication: {part}", name, one
     found = report.consistency
     yield "auditors", "the same auditor gives the same answer again", found.same
     yield "auditors", "another auditor gives the same answer", found.other
@@ -317,9 +354,16 @@ def is_stale(batch: Batch) -> bool:
     return hash_source_files(batch.experiment, batch.iteration, batch.kind) != batch.source_sha256
 
 
-def estimate_agreement(batch: Batch, *, confidence: float) -> Estimate:
-    """Agreement without ties, with an interval of any confidence."""
-    pairs = [to_audited_pair(item) for item in _load_answered_items(batch)]
+def estimate_agreement(batch: Batch, *, confidence: float, adjudicated: bool = True) -> Estimate:
+    """Agreement without ties, with an interval of any confidence.
+
+    Args:
+        adjudicated: whether decisions count instead of answers.
+    """
+    items = _load_answered_items(batch)
+    if not adjudicated:
+        items = [item for item in items if hasattr(item, "answer")]
+    pairs = [to_audited_pair(item, adjudicated=adjudicated) for item in items]
     return estimate_decided_agreement(
         pairs, SamplingFrame(get_strata_sizes(batch)), confidence=confidence
     )

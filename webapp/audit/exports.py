@@ -72,9 +72,18 @@ def iter_answer_rows(batch: Batch) -> Iterator[Row]:
         }
 
 
-def _export_csv(batch: Batch) -> bytes:
-    rows = (row | {"tags": "; ".join(row["tags"])} for row in iter_answer_rows(batch))
+def export_answers(batches: Iterable[Batch]) -> bytes:
+    """Answers of several batches in one CSV file; see `COLUMNS`."""
+    rows = (
+        row | {"tags": "; ".join(row["tags"])}
+        for batch in batches
+        for row in iter_answer_rows(batch)
+    )
     return format_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]).encode()
+
+
+def _export_csv(batch: Batch) -> bytes:
+    return export_answers([batch])
 
 
 def _export_estimates(batch: Batch) -> bytes:

@@ -1,20 +1,28 @@
 """Forms of the audit."""
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from django import forms
 from django.contrib.auth.models import User
 
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
+from webapp.audit.adjudication import MAX_REASON_CHARS, MIN_REASON_CHARS, Decision
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
 from webapp.audit.batch_sampling import BatchPlan
 from webapp.audit.gate import find_override, get_gate_terms, has_battles, has_pairs, hash_battles
 from webapp.audit.models import Confidence, Gate, Item, ItemKind, OverrideOutcome
-from webapp.audit.services import MIN_REASON_CHARS
 from webapp.experiments.models import Experiment, RunStatus
 
 _MAX_ITEMS = 5000
-_MAX_REASON_CHARS = 2000
+
+
+JUDGMENT_CHOICES: Final = (
+    ("A", "A is better"),
+    ("B", "B is better"),
+    ("tie", "Tie"),
+    ("neither", "Neither is acceptable"),
+)
+"""What can be said of two judgments, by the letters that are shown."""
 
 
 class AnswerForm(forms.Form):
@@ -56,12 +64,7 @@ class ChoiceForm(AnswerForm):
     """Which of two judgments is better, by the letters that are shown."""
 
     choice = forms.ChoiceField(
-        choices=[
-            ("A", "A is better"),
-            ("B", "B is better"),
-            ("tie", "Tie"),
-            ("neither", "Neither is acceptable"),
-        ],
+        choices=JUDGMENT_CHOICES,
         widget=forms.RadioSelect,
         label="Which judgment is better?",
     )
@@ -97,6 +100,55 @@ def to_shown_letter(choice: str, item: Item) -> str:
     """From the item's own name of a judgment to the letter that was shown."""
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     return {a: "A", b: "B"}.get(choice, choice)
+
+
+class AdjudicationForm(forms.Form):
+    """What every decision holds; the decision itself is a subclass's field."""
+
+    reason = forms.CharField(
+        min_length=MIN_REASON_CHARS,
+        max_length=MAX_REASON_CHARS,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        label="Reason",
+    )
+    version = forms.IntegerField(min_value=0, max_value=2**31 - 1, widget=forms.HiddenInput)
+
+    def make_decision(self, item: Item) -> Decision:
+        """The decision, by the item's own names of its judgments."""
+        values = self.cleaned_data
+        choice = values.get("choice")
+        given = to_item_choice(choice, item) if choice else values["points"]
+        return Decision(given, values["reason"], values["version"])
+
+
+class PairDecisionForm(AdjudicationForm):
+    """Which of two judgments is better, by the letters that the page shows."""
+
+    choice = forms.ChoiceField(
+        choices=JUDGMENT_CHOICES,
+        widget=forms.RadioSelect,
+        label="Which judgment is better?",
+    )
+    field_order = ("choice", "reason", "version")
+
+
+class ScoreDecisionForm(AdjudicationForm):
+    """How good a response is."""
+
+    points = forms.ChoiceField(
+        choices=[(str(points), str(points)) for points in range(6)],
+        widget=forms.RadioSelect,
+        label="How good is this response, from 0 to 5?",
+    )
+    field_order = ("points", "reason", "version")
+
+
+def make_adjudication_form(
+    kind: str, data: Any = None, *, initial: dict[str, Any] | None = None
+) -> AdjudicationForm:
+    """The form of a decision on a kind of item."""
+    form = PairDecisionForm if kind == ItemKind.JUDGMENTS else ScoreDecisionForm
+    return form(data, initial=initial)
 
 
 class BatchForm(forms.Form):
@@ -190,7 +242,7 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
 
     reason = forms.CharField(
         required=False,
-        max_length=_MAX_REASON_CHARS,
+        max_length=MAX_REASON_CHARS,
         label="Reason",
         help_text="Required when the gate is loosened. Shown in the gate history.",
     )
@@ -230,7 +282,7 @@ class RemovalForm(forms.Form):
 
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
-        max_length=_MAX_REASON_CHARS,
+        max_length=MAX_REASON_CHARS,
         label="Reason for removing the gate",
     )
 
@@ -254,7 +306,7 @@ class OverrideForm(forms.Form):
     )
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
-        max_length=_MAX_REASON_CHARS,
+        max_length=MAX_REASON_CHARS,
         widget=forms.Textarea(attrs={"rows": 2}),
     )
 

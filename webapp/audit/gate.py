@@ -137,8 +137,19 @@ def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     if found.value is None or found.low is None or found.low <= gate.min_agreement:
         shown = "nothing" if found.value is None else f"{found.value:.0%}"
         low = "" if found.low is None else f" (at least {found.low:.0%})"
-        return f"audit {batch.pk} shows {shown}{low}"
+        return f"audit {batch.pk} shows {shown}{low}{_explain_adjudication(batch, gate)}"
     return ""
+
+
+def _explain_adjudication(batch: Batch, gate: Gate) -> str:
+    """Name the agreement before adjudication, where items were adjudicated."""
+    decided = batch.items.exclude(adjudicated="").count()
+    if not decided:
+        return ""
+    found = estimate_agreement(batch, confidence=gate.confidence, adjudicated=False)
+    before = "nothing" if found.value is None else f"{found.value:.0%}"
+    items = "1 item was" if decided == 1 else f"{decided} items were"
+    return f", {before} before {items} adjudicated"
 
 
 Terms = Mapping[str, Any]

@@ -43,13 +43,23 @@ class RevealedFact:
     value: str
 
 
-def make_item_view(item: Item, batch: Batch, *, differences: bool = False) -> ItemView:
-    """Show an item; what is hidden of it is not read."""
+def make_item_view(
+    item: Item, batch: Batch, *, differences: bool = False, whole: bool = False
+) -> ItemView:
+    """Show an item; what is hidden of it is not read.
+
+    Args:
+        whole: whether score lines are shown even where the batch hides them from auditors.
+    """
     return ItemView(
         number=item.number,
         instruction=render_markdown(item.instruction),
         response=render_markdown(item.response),
-        judgments=_render_judgments(item, batch, differences)
+        judgments=_render_judgments(
+            item,
+            differences=differences,
+            hides_score_lines=batch.hides_score_lines and not whole,
+        )
         if batch.kind == ItemKind.JUDGMENTS
         else None,
         guidelines=render_markdown(batch.guidelines),
@@ -57,12 +67,12 @@ def make_item_view(item: Item, batch: Batch, *, differences: bool = False) -> It
     )
 
 
-def _render_judgments(item: Item, batch: Batch, differences: bool) -> ShownJudgments:  # noqa: FBT001
+def _render_judgments(item: Item, *, differences: bool, hides_score_lines: bool) -> ShownJudgments:
     a, b = get_shown_judgments(
         item.first,
         item.second,
         is_swapped=item.is_swapped,
-        hides_score_lines=batch.hides_score_lines,
+        hides_score_lines=hides_score_lines,
     )
     spans = compare_texts(a, b) if differences else []
     return ShownJudgments(

@@ -129,6 +129,13 @@ class Item(models.Model):
         draft: what its holder has filled in so far.
         is_answered: whether it has an answer; whoever turns this on may write it.
         adjudicated: the verdict of who decided between conflicting answers; empty if nobody did.
+        adjudication: the reason for it.
+        adjudicated_by, adjudicated_by_name, adjudicated_at: who decided, and when; the name stays
+            when the account is deleted.
+        adjudication_version: counts decisions and undone decisions; a decision that was made from
+            an earlier version is refused.
+        claimed_by, claimed_until: who is adjudicating the item, and until when in the database's
+            time. A claim informs others and does not keep them out.
     """
 
     batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="items")
@@ -157,6 +164,16 @@ class Item(models.Model):
     skipped_by = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="+")
     adjudicated = models.CharField(max_length=16, blank=True, default="")
     adjudication = models.TextField(blank=True, default="")
+    adjudicated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    adjudicated_by_name = models.CharField(max_length=150, blank=True, default="")
+    adjudicated_at = models.DateTimeField(null=True, blank=True)
+    adjudication_version = models.PositiveIntegerField(default=0)
+    claimed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    claimed_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         """In the order of the batch."""
@@ -171,6 +188,28 @@ class Item(models.Model):
 
     def __str__(self) -> str:
         return f"item {self.number} of {self.batch}"
+
+
+class AdjudicationDraft(models.Model):
+    """A decision that a review lead is still writing; each lead has their own for an item."""
+
+    item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="adjudication_drafts")
+    lead = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="adjudication_drafts"
+    )
+    choice = models.CharField(max_length=16, blank=True, default="")
+    reason = models.TextField(blank=True, default="")
+    updated = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        """One for each item and lead."""
+
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["item", "lead"], name="adjudication_draft_is_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"adjudication draft of {self.lead} for {self.item}"
 
 
 class HiddenVerdict(models.Model):

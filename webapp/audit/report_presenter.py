@@ -58,6 +58,7 @@ class ReportView:
     groups: tuple[tuple[str, tuple[MetricLine, ...]], ...]
     auditors: tuple[MetricLine, ...]
     coverage: str
+    answers_only: tuple[MetricLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,16 @@ def make_report_view(report: BatchReport) -> ReportView:
         groups=_make_groups(report),
         auditors=_make_consistency_lines(report),
         coverage=_format_coverage(report.coverage),
+        answers_only=_make_answers_only_lines(report),
     )
+
+
+def _make_answers_only_lines(report: BatchReport) -> tuple[MetricLine, ...]:
+    """The headline without decisions; empty where nothing is adjudicated."""
+    found = report.answers_only
+    if isinstance(found, MetaJudgeResults):
+        return _make_pair_lines(found)
+    return _make_response_lines(found)
 
 
 def _format_coverage(share: float | None) -> str:

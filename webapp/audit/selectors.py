@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404
 from meta_reward_core.reporting.summary import describe_audit
 from webapp.accounts.permissions import can_control, get_visible_experiments
 from webapp.accounts.roles import RUN_ALL, SEE
-from webapp.activity.models import AUDIT_ACTIONS, Activity, ObjectType
+from webapp.activity.models import AUDIT_ACTIONS, Activity
 from webapp.audit import annotation_queue
 from webapp.audit.gate import explain_hold, find_override, list_overrides
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, HiddenVerdict, Item
@@ -165,8 +165,3 @@ def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.Auditor
 def list_audit_activity(experiment: Experiment) -> QuerySet[Activity]:
     """Actions on the gate and the batches of an experiment, newest first."""
     return Activity.objects.filter(experiment=experiment, action__in=AUDIT_ACTIONS)
-
-
-def list_item_activity(item: Item) -> QuerySet[Activity]:
-    """Everything that happened to an item, newest first."""
-    return Activity.objects.filter(object_type=ObjectType.ITEM, object_id=item.pk)

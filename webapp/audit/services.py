@@ -14,10 +14,10 @@ from meta_reward_core.recipes.canonical import restore_names
 from meta_reward_core.review.stratified_sampling import BatchSlot, arrange_batch
 from webapp.activity.models import Action, ObjectType
 from webapp.activity.recording import BY_A_COMMAND, record_activity
+from webapp.audit.adjudication import MIN_REASON_CHARS
 from webapp.audit.annotation_queue import (
     get_possible_auditors,
     list_unblinded_auditors,
-    log_change,
     reassign_repeats,
 )
 from webapp.audit.batch_sampling import (
@@ -45,9 +45,6 @@ from webapp.audit.models import (
 )
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind
-
-MIN_REASON_CHARS: Final = 5
-"""Characters of a reason."""
 
 BY_THE_RECIPE: Final = "the recipe"
 
@@ -343,12 +340,6 @@ def format_unblinded_warning(people: Iterable[User]) -> str:
         f"{', '.join(names)}. Their answers are not guaranteed to be blind. Give auditors accounts "
         "with the auditor role only."
     )
-
-
-def adjudicate_item(item: Item, *, choice: str, reason: str, by: User) -> None:
-    """Give the final verdict on an item, which counts instead of its answers."""
-    Item.objects.filter(pk=item.pk).update(adjudicated=choice, adjudication=reason)
-    log_change(item, Action.ADJUDICATED, by, {"adjudicated": choice}, reason=reason)
 
 
 def _log_action(

@@ -2,10 +2,27 @@
 
 from django.urls import path
 
-from webapp.audit import annotation_views, views
+from webapp.audit import adjudication_views, annotation_views, views
 
 urlpatterns = [
     path("audits", views.list_audits, name="audits"),
+    path("audits/items", adjudication_views.list_items, name="audit_items"),
+    path("audits/items.csv", adjudication_views.download_items, name="audit_items_csv"),
+    path(
+        "audits/<int:pk>/items/<int:number>/review",
+        adjudication_views.review_item,
+        name="audit_review",
+    ),
+    path(
+        "audits/<int:pk>/items/<int:number>/review/draft",
+        adjudication_views.save_adjudication_draft,
+        name="audit_review_draft",
+    ),
+    path(
+        "audits/<int:pk>/items/<int:number>/review/undo",
+        adjudication_views.undo_adjudication,
+        name="audit_review_undo",
+    ),
     path("audits/<int:pk>", views.show_report, name="audit_report"),
     path("audits/<int:pk>/close", views.set_batch_status, name="audit_close"),
     path("audits/<int:pk>/auditors", views.update_auditors, name="audit_auditors"),

@@ -45,6 +45,7 @@ from webapp.audit.report_presenter import (
     make_report_view,
     make_trend,
 )
+from webapp.audit.review_items import count_to_adjudicate
 from webapp.audit.selectors import (
     annotate_counts,
     find_gate,
@@ -155,6 +156,7 @@ def _render_report(
         "report": made,
         "metrics": make_report_view(made),
         "formats": list(FORMATS),
+        "to_adjudicate": count_to_adjudicate(person, batch=batch.pk),
         "may_change": batch.experiment is None or can_control(person, batch.experiment),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
         "import_form": import_form,

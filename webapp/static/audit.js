@@ -1,5 +1,5 @@
 "use strict";
-// Keys for the desk, and how long an item was looked at. Everything works without this file.
+// Keys of the annotation and review pages, and how long an item was looked at. Everything works without this file.
 (() => {
   const choices = { a: "A", b: "B", t: "tie", x: "neither" };
   const sureness = { l: "1", m: "2", h: "3" };
@@ -41,16 +41,22 @@
   };
 
   const act = (event) => {
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const isShifted = event.shiftKey && event.key === "Enter";
+    const key = isShifted ? "Shift+Enter" : event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (event.altKey) return /^Digit[1-8]$/.test(event.code) && tag(Number(event.code.slice(5)));
     if (key in choices && pick("choice", choices[key])) return true;
     if (/^[0-5]$/.test(key) && pick("points", key)) return true;
     if (key in sureness && pick("confidence", sureness[key])) return true;
-    if (key === "c" && comment()) return true;
+    if (key === "c" && form && form.querySelector('[name="comment"]') && comment()) return true;
+    if (key === "r" && form && form.querySelector('[name="reason"]') && comment()) return true;
     return press(key);
   };
 
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#answer textarea")) {
+      form.requestSubmit();
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.repeat) return;
     const place = event.target;
     const isText = place.matches("textarea, select, input:not([type=radio], [type=checkbox])");

@@ -1,0 +1,535 @@
+"""Review leads decide between answers: on the site and in the admin, by one rule and one log."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+
+from meta_reward_core.errors import InputError
+from tests.webapp.audit_fixtures import artifacts, audited, browser, carol, dave, draw
+from tests.webapp.conftest import make_person
+from webapp.activity.models import Activity
+from webapp.audit import annotation_queue
+from webapp.audit.adjudication import Decision, adjudicate_item
+from webapp.audit.batch_report import get_final_value, make_report
+from webapp.audit.forms import to_item_choice, to_shown_letter
+from webapp.audit.human_preference_pairs import iter_preferred
+from webapp.audit.models import AdjudicationDraft, Answer, Batch, Item
+from webapp.audit.review_items import annotate_disagreements, get_reviewable_items
+from webapp.experiments.models import Experiment
+
+__all__ = ["artifacts", "audited", "carol", "dave"]
+pytestmark = pytest.mark.django_db
+HOSTILE = "</textarea><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture
+def lead(db: None) -> User:
+    return make_person("lena", "lead")
+
+
+@pytest.fixture
+def second(db: None) -> User:
+    return make_person("liam", "lead")
+
+
+def answer_all(batch: Batch, *people: User) -> None:
+    """Each takes turns and answers as the meta-judge's forward verdict, or a tie."""
+    left = True
+    while left:
+        left = False
+        for person in people:
+            item = annotation_queue.lease_next_item(batch, person)
+            if item is None:
+                continue
+            left = True
+            said = item.hidden_verdict.facts["forward"] or "tie"
+            given = annotation_queue.AnswerInput(said, None, 2, (), "", 3.0)
+            assert annotation_queue.submit_answer(item, person, given)
+
+
+@pytest.fixture
+def answered(audited: Experiment, alice: User, carol: User, dave: User) -> Batch:
+    """Ten items, five of them answered by both; on two of these they differ."""
+    batch = draw(
+        audited, by=alice, auditors=[carol, dave], size=10, other_share=0.5, same_share=0.2
+    )
+    answer_all(batch, carol, dave)
+    repeats = batch.items.filter(repeat_kind="other").select_related("answer", "original__answer")
+    for repeat in repeats[:2]:
+        assert repeat.original is not None
+        unlike = "neither" if repeat.original.answer.choice != "neither" else "tie"
+        Answer.objects.filter(item=repeat).update(choice=unlike, comment="see the rubric")
+    return batch
+
+
+def conflicts(batch: Batch) -> list[Item]:
+    rows = annotate_disagreements(batch.items.filter(repeat_kind=""))
+    return [row for row in rows.order_by("number") if row.differs]
+
+
+def where(item: Item, what: str = "") -> str:
+    return f"/audits/{item.batch_id}/items/{item.number}/review{what}"
+
+
+def decide(client: Client, item: Item, letter: str = "A", **values: Any) -> Any:
+    item.refresh_from_db()
+    given = {"choice": letter, "reason": "the rubric decides", "version": item.adjudication_version}
+    return client.post(where(item), given | values)
+
+
+def test_the_queue_shows_items_on_which_auditors_differ_first(answered: Batch, lead: User) -> None:
+    page = browser(lead).get("/audits/items").content.decode()
+    links = re.findall(r'<th scope="row"><a href="/audits/\d+/items/(\d+)/review', page)
+    first = [item.number for item in conflicts(answered)]
+    assert len(first) == 2
+    assert [int(number) for number in links[:2]] == first
+    assert "auditors differ" in page
+
+
+def test_a_lead_decides_and_is_led_to_the_next_item(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    first, following = conflicts(answered)
+    page = client.get(where(first)).content.decode()
+    for text in ("carol", "dave", "Elo of A and B", "Meta-judge, A shown first", "see the rubric"):
+        assert text in page
+    assert decide(client, first)["Location"] == where(following)
+    first.refresh_from_db()
+    assert first.adjudicated == to_item_choice("A", first)
+    assert (first.adjudicated_by, first.adjudication) == (lead, "the rubric decides")
+    row = Activity.objects.get(action="adjudicated")
+    assert (row.actor, row.object_id, row.reason) == (lead, first.pk, "the rubric decides")
+    assert row.before == {"adjudicated": ""}
+    assert row.experiment == answered.experiment
+
+
+@pytest.mark.parametrize("reason", ["", "   ", "no", "x" * 2001])
+def test_a_decision_without_a_reason_is_refused(answered: Batch, lead: User, reason: str) -> None:
+    item = conflicts(answered)[0]
+    answer = decide(browser(lead), item, reason=reason)
+    assert answer.status_code == 422
+    assert 'class="errorlist"' in answer.content.decode()
+    item.refresh_from_db()
+    assert not item.adjudicated
+    assert not Activity.objects.filter(action="adjudicated").exists()
+
+
+@pytest.mark.parametrize("choice", ["", "first", "both", "a", HOSTILE, "5"])
+def test_a_decision_that_no_auditor_could_give_is_refused(
+    answered: Batch, lead: User, choice: str
+) -> None:
+    item = conflicts(answered)[0]
+    assert decide(browser(lead), item, choice).status_code == 422
+    item.refresh_from_db()
+    assert not item.adjudicated
+
+
+def test_of_two_leads_on_one_item_the_second_is_told_and_loses_nothing(
+    answered: Batch, lead: User, second: User
+) -> None:
+    item = conflicts(answered)[0]
+    lena, liam = browser(lead), browser(second)
+    lena.get(where(item))
+    assert "lena is adjudicating this item now" in liam.get(where(item)).content.decode()
+    decide(lena, item, "A")
+    late = decide(liam, item, "B", version=0, reason="B quotes the source")
+    assert late.status_code == 409
+    page = late.content.decode()
+    assert "Your decision was not saved, because lena changed this item" in page
+    assert "B quotes the source" in page
+    item.refresh_from_db()
+    assert item.adjudicated == to_item_choice("A", item)
+    again = liam.get(where(item)).content.decode()
+    assert "B quotes the source" in again
+    assert re.search(r'value="B"[^>]* checked', again)
+    assert decide(liam, item, "B", reason="B quotes the source").status_code == 302
+    item.refresh_from_db()
+    assert (item.adjudicated, item.adjudicated_by) == (to_item_choice("B", item), second)
+    log = Activity.objects.filter(action="adjudicated").order_by("pk")
+    assert [row.actor for row in log] == [lead, second]
+    assert log[1].before["adjudicated_by"] == "lena"
+
+
+def test_a_claim_keeps_other_leads_from_being_sent_to_the_same_item(
+    answered: Batch, lead: User, second: User
+) -> None:
+    first, following = conflicts(answered)
+    browser(lead).get(where(following))
+    assert decide(browser(second), first)["Location"] != where(following)
+
+
+def test_a_draft_survives_a_reload_and_belongs_to_its_lead(
+    answered: Batch, lead: User, second: User
+) -> None:
+    item = conflicts(answered)[0]
+    client = browser(lead)
+    sent = client.post(where(item, "/draft"), {"choice": "B", "reason": "hm", "version": "0"})
+    assert sent.status_code == 204
+    page = client.get(where(item)).content.decode()
+    assert ">\nhm</textarea>" in page
+    assert re.search(r'value="B"[^>]* checked', page)
+    assert ">\nhm</textarea>" not in browser(second).get(where(item)).content.decode()
+    decide(client, item)
+    assert not AdjudicationDraft.objects.exists()
+
+
+def test_a_draft_that_comes_behind_its_decision_is_not_kept(answered: Batch, lead: User) -> None:
+    item = conflicts(answered)[0]
+    client = browser(lead)
+    decide(client, item)
+    client.post(where(item, "/draft"), {"choice": "B", "reason": "late", "version": "0"})
+    assert not AdjudicationDraft.objects.exists()
+
+
+def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second: User) -> None:
+    item = conflicts(answered)[0]
+    decide(browser(lead), item, "tie", reason="both miss it")
+    decide(browser(second), item, "neither", reason="both are wrong")
+    assert browser(lead).post(where(item, "/undo")).status_code == 302
+    item.refresh_from_db()
+    assert item.adjudicated == "neither"
+    browser(second).post(where(item, "/undo"))
+    item.refresh_from_db()
+    assert (item.adjudicated, item.adjudicated_by, item.adjudication) == (
+        "tie", lead, "both miss it"
+    )  # fmt: skip
+    assert "both are wrong" in browser(second).get(where(item)).content.decode()
+    browser(lead).post(where(item, "/undo"))
+    item.refresh_from_db()
+    assert (item.adjudicated, item.adjudicated_by_name, item.adjudicated_at) == ("", "", None)
+    assert Activity.objects.filter(action="adjudication_undone").count() == 2
+
+
+def test_results_of_a_closed_batch_are_final(answered: Batch, lead: User) -> None:
+    item = conflicts(answered)[0]
+    client = browser(lead)
+    decide(client, item)
+    Batch.objects.update(status="closed")
+    assert decide(client, item, "B").status_code == 422
+    client.post(where(item, "/undo"))
+    page = client.get(where(item)).content.decode()
+    assert "Reopen the batch to adjudicate" in page
+    User.objects.update(is_staff=True)
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    given = {"adjudicated": "tie", "adjudication": "because I say so", "version": 1}
+    assert client.post(change, given).status_code == 403
+    item.refresh_from_db()
+    assert item.adjudicated == to_item_choice("A", item)
+    assert item.adjudication_version == 1
+
+
+def test_a_repeat_is_reviewed_as_the_item_that_it_repeats(answered: Batch, lead: User) -> None:
+    repeat = answered.items.filter(repeat_kind="other")[0]
+    page = browser(lead).get(where(repeat)).content.decode()
+    assert repeat.original is not None
+    assert f"item {repeat.original.number}</h1>" in page
+    with pytest.raises(InputError, match="repeat"):
+        adjudicate_item(repeat, Decision("tie", "long enough", 0), by=lead)
+
+
+def test_who_may_still_be_asked_to_answer_sees_no_answers(
+    audited: Experiment, alice: User, carol: User, lead: User
+) -> None:
+    lead.groups.add(*carol.groups.all())
+    batch = draw(audited, by=alice, auditors=[carol, lead], size=10, other_share=0.5)
+    item = annotation_queue.lease_next_item(batch, carol)
+    assert item is not None
+    given = annotation_queue.AnswerInput("tie", None, 2, (), "", 3.0)
+    annotation_queue.submit_answer(item, carol, given)
+    client = browser(lead)
+    unanswered = batch.items.filter(is_answered=False, repeat_kind="")
+    with_repeat = batch.items.filter(repeats__isnull=False)
+    assert unanswered.exists()
+    for hidden in [*unanswered[:2], *with_repeat[:2]]:
+        assert client.get(where(hidden)).status_code == 404
+    answer_all(batch, lead, carol)
+    assert get_reviewable_items(lead).count() == 10
+    page = client.get(where(batch.items.filter(answer__auditor=lead)[0])).content.decode()
+    assert "(you)" in page
+
+
+@pytest.mark.parametrize("roles", [(), ("auditor",), ("viewer",), ("operator",)])
+def test_nobody_else_decides(answered: Batch, roles: tuple[str, ...]) -> None:
+    client = browser(make_person("nora", *roles))
+    item = conflicts(answered)[0]
+    for path in (where(item), where(item, "/draft"), where(item, "/undo")):
+        given = {"choice": "A", "reason": "long enough", "version": 0}
+        assert client.post(path, given).status_code in (403, 404)
+    item.refresh_from_db()
+    assert not item.adjudicated
+    may_read = client.get(where(item)).status_code == 200
+    assert may_read == bool({"viewer", "operator"} & set(roles))
+
+
+def test_items_of_a_private_experiment_are_hidden_from_leads(answered: Batch, lead: User) -> None:
+    Experiment.objects.update(is_private=True)
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    assert client.get(where(item)).status_code == 404
+    assert decide(client, item).status_code == 404
+    assert "0 items" in client.get("/audits/items?state=all&disagreement=all").content.decode()
+    User.objects.update(is_staff=True)
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    assert client.get(change).status_code == 302
+
+
+FILTERS: Final[Mapping[str, Callable[[Item], dict[str, Any]]]] = {
+    "batch": lambda item: {"batch": item.batch_id},
+    "stratum": lambda item: {"stratum": item.stratum},
+    "auditor": lambda item: {"auditor": item.answer.auditor_name},
+    "tag": lambda _: {"tag": "too long"},
+    "confidence": lambda _: {"confidence": "1"},
+    "decided": lambda item: {
+        "decided": "yes" if item.hidden_verdict.facts["decided_pair"] else "no"
+    },
+    "text": lambda item: {"q": item.instruction[:12]},
+    "comment": lambda _: {"q": "quite 100% odd_"},
+    "experiment": lambda item: {"experiment": item.batch.experiment_name, "iteration": 1},
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_keeps_what_it_names_and_leaves_out_others(
+    answered: Batch, lead: User, name: str
+) -> None:
+    item = answered.items.filter(repeat_kind="").select_related("answer", "hidden_verdict")[3]
+    Answer.objects.filter(item=item).update(
+        tags=["wrong fact", "too long"], confidence=1, comment="is quite 100% odd_ here"
+    )
+    item.refresh_from_db()
+    client = browser(lead)
+    everything = {"state": "all", "disagreement": "all"}
+    found = list_numbers(client, everything | FILTERS[name](item))
+    assert item.number in found
+    if name in ("tag", "confidence", "comment"):
+        assert found == [item.number]
+    nothing = {"batch": 999, "stratum": "zz", "auditor": "zz", "tag": "off topic",
+               "confidence": "3", "text": "zz zz", "comment": "zz zz",
+               "experiment": "zz"}.get(name)  # fmt: skip
+    if nothing is not None:
+        field = {"text": "q", "comment": "q"}.get(name, name)
+        assert list_numbers(client, everything | {field: nothing}) == []
+
+
+def list_numbers(client: Client, query: dict[str, Any]) -> list[int]:
+    page = client.get("/audits/items", query)
+    assert page.status_code == 200
+    found = re.findall(r'<th scope="row"><a href="/audits/\d+/items/(\d+)/', page.content.decode())
+    return [int(number) for number in found]
+
+
+def test_each_kind_of_disagreement_is_found(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    assert list_numbers(client, {"disagreement": "auditors"}) == [
+        item.number for item in conflicts(answered)
+    ]
+    assert list_numbers(client, {"disagreement": "repeat"}) == []
+    repeat = answered.items.filter(repeat_kind="same").select_related("original__answer")[0]
+    original = repeat.original
+    assert original is not None
+    unlike = "tie" if original.answer.choice != "tie" else "first"
+    Answer.objects.filter(item=repeat).update(choice=unlike)
+    assert list_numbers(client, {"disagreement": "repeat"}) == [original.number]
+    sure = answered.items.filter(
+        repeat_kind="", hidden_verdict__facts__forward="first",
+        hidden_verdict__facts__backward="first",
+    )  # fmt: skip
+    one = sure[0]
+    Answer.objects.filter(item=one).update(choice="first")
+    assert one.number not in list_numbers(client, {"disagreement": "meta"})
+    Answer.objects.filter(item=one).update(choice="second")
+    assert one.number in list_numbers(client, {"disagreement": "meta"})
+    Answer.objects.filter(item=one).update(choice="neither")
+    assert one.number in list_numbers(client, {"disagreement": "meta"})
+
+
+@pytest.mark.parametrize(
+    "query", [{"batch": "x"}, {"batch": "-1"}, {"iteration": "9" * 30}, {"state": HOSTILE},
+              {"tag": HOSTILE}, {"sort": "-pk; --"}, {"confidence": "9"}],
+)  # fmt: skip
+def test_a_filter_that_cannot_be_read_is_named_beside_its_field(
+    answered: Batch, lead: User, query: dict[str, str]
+) -> None:
+    page = browser(lead).get("/audits/items", query)
+    assert page.status_code == 422
+    assert 'class="errorlist"' in page.content.decode()
+    assert "<script>alert" not in page.content.decode()
+
+
+@pytest.mark.parametrize("field", ["q", "experiment", "stratum", "auditor"])
+def test_hostile_text_in_a_filter_stays_text(answered: Batch, lead: User, field: str) -> None:
+    page = browser(lead).get("/audits/items", {field: HOSTILE})
+    assert page.status_code in (200, 422)
+    assert "<script>alert" not in page.content.decode()
+
+
+def test_hostile_text_in_answers_and_reasons_stays_text(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    Answer.objects.filter(item=item).update(comment=HOSTILE, auditor_name=HOSTILE[:150])
+    Item.objects.filter(pk=item.pk).update(instruction=HOSTILE, response=HOSTILE, first=HOSTILE)
+    assert decide(client, item, reason=HOSTILE).status_code == 302
+    User.objects.update(is_staff=True)
+    pages = (
+        where(item), "/audits/items?state=all&disagreement=all",
+        reverse("admin:audit_item_change", args=[item.pk]),
+        reverse("admin:audit_item_changelist"), reverse("admin:audit_answer_changelist"),
+        reverse("admin:audit_answer_change", args=[item.answer.pk]),
+        f"/audits/{item.batch_id}",
+    )  # fmt: skip
+    for path in pages:
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        page = answer.content.decode()
+        assert "<script>alert" not in page, path
+        assert "<img src=x" not in page, path
+
+
+def test_the_list_as_csv_has_the_rows_of_the_list(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    decide(client, item, "tie", reason="=1+1 is a formula")
+    query = {"state": "adjudicated", "disagreement": "all"}
+    text = client.get("/audits/items.csv", query).content.decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["item"], row["adjudicated"], row["adjudicated_by"]) for row in rows] == [
+        (str(item.number), "tie", "lena")
+    ]
+    assert rows[0]["reason"].startswith("'=")
+    assert "carol" in rows[0]["answers"]
+
+
+def test_a_decision_counts_in_results_and_training_pairs_and_both_figures_are_shown(
+    answered: Batch, lead: User
+) -> None:
+    client = browser(lead)
+    before = make_report(answered)
+    assert before.answers_only is None
+    item = answered.items.filter(
+        repeat_kind="", hidden_verdict__facts__forward="first",
+        hidden_verdict__facts__backward="first", answer__choice="first",
+    )[0]  # fmt: skip
+    decide(client, item, to_shown_letter("second", item))
+    after = make_report(Batch.objects.get(pk=answered.pk))
+    assert before.pairs is not None
+    assert after.pairs is not None
+    assert after.adjudicated == 1
+    assert after.answers_only == before.pairs
+    shares = [made.pairs.agreement_decided.value or 0.0 for made in (after, before) if made.pairs]
+    assert shares[0] < shares[1]
+    fresh = Item.objects.select_related("batch", "answer").get(pk=item.pk)
+    assert get_final_value(fresh) == "second"
+    assert get_final_value(fresh, adjudicated=False) == "first"
+    assert dict(iter_preferred(answered))[fresh] == "second"
+    page = client.get(f"/audits/{answered.pk}").content.decode()
+    assert "1 item adjudicated" in page
+    assert "Before adjudication, from answers alone" in page
+    findings = client.get(f"/audits/{answered.pk}/export/findings").content.decode()
+    assert "before adjudication: meta-judge,agreement without ties" in findings
+
+
+def test_a_decision_in_the_admin_has_the_rules_and_the_log_of_the_site(
+    answered: Batch, lead: User, second: User
+) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    page = client.get(change).content.decode()
+    assert "A is better" in page
+    assert 'type="radio"' in page
+    for bad in ({"adjudicated": "both"}, {"adjudication": "no"}, {"adjudication": ""}):
+        given = {"adjudicated": "tie", "adjudication": "both miss it", "version": 0} | bad
+        assert "errorlist" in client.post(change, given).content.decode()
+    assert not Item.objects.exclude(adjudicated="").exists()
+    given = {"adjudicated": "tie", "adjudication": "both miss it", "version": 0}
+    assert client.post(change, given).status_code == 302
+    item.refresh_from_db()
+    assert (item.adjudicated, item.adjudicated_by, item.adjudication_version) == ("tie", lead, 1)
+    row = Activity.objects.get(action="adjudicated")
+    assert (row.actor, row.reason, row.object_id) == (lead, "both miss it", item.pk)
+    late = browser(second).post(change, given | {"adjudicated": "neither"}).content.decode()
+    assert "lena changed this item while you were reading it" in late
+    item.refresh_from_db()
+    assert item.adjudicated == "tie"
+
+
+def test_the_admin_edits_nothing_that_was_drawn_or_answered(answered: Batch, lead: User) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    answer = item.answer
+    before = (item.instruction, item.first, answer.choice, answered.seed, answered.strata)
+    item_path = reverse("admin:audit_item_change", args=[item.pk])
+    client.post(item_path, {"adjudicated": "tie", "adjudication": "both miss it", "version": 0,
+                            "instruction": "x", "first": "x", "is_answered": ""})  # fmt: skip
+    assert client.post(reverse("admin:audit_answer_change", args=[answer.pk]),
+                       {"choice": "tie"}).status_code == 403  # fmt: skip
+    client.post(reverse("admin:audit_batch_change", args=[answered.pk]),
+                {"status": "open", "seed": 99, "strata": "[]"})  # fmt: skip
+    item.refresh_from_db()
+    answer.refresh_from_db()
+    answered.refresh_from_db()
+    assert (item.instruction, item.first, answer.choice, answered.seed, answered.strata) == before
+    for model in ("item", "answer", "batch"):
+        assert client.get(reverse(f"admin:audit_{model}_add")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["disagreement=auditors", "disagreement=any", "state=open", "state=adjudicated",
+     "confidence=1", "tag=too%20long", "q=rubric", "disagreement=zz", "tag=%27%22"],
+)  # fmt: skip
+def test_the_filters_of_the_admin_answer(answered: Batch, lead: User, query: str) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    answer = client.get(f"{reverse('admin:audit_item_changelist')}?{query}")
+    assert answer.status_code in (200, 302)
+    if query == "disagreement=auditors":
+        assert "2 items" in answer.content.decode()
+
+
+def test_answers_of_several_batches_are_exported_at_once_in_the_admin(
+    answered: Batch, lead: User
+) -> None:
+    User.objects.update(is_staff=True)
+    path = reverse("admin:audit_batch_changelist")
+    answer = browser(lead).post(path, {"action": "export", "_selected_action": [answered.pk]})
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    assert len(rows) == Answer.objects.count()
+
+
+def test_the_admin_has_the_name_and_the_icon_of_the_project(lead: User) -> None:
+    User.objects.update(is_staff=True)
+    page = browser(lead).get(reverse("admin:index")).content.decode()
+    assert "Meta-Reward administration" in page
+    assert "Django administration" not in page
+    assert "icon.svg" in page
+
+
+def test_responses_are_adjudicated_by_a_score(
+    audited: Experiment, alice: User, carol: User, lead: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], kind="responses", strategy="uniform", size=4)
+    item = batch.items.all()[0]
+    mean = item.hidden_verdict.facts["mean"]
+    far = 5.0 if mean < 2.5 else 0.0
+    while (found := annotation_queue.lease_next_item(batch, carol)) is not None:
+        given = annotation_queue.AnswerInput("", far if found == item else mean, 2, (), "", 1.0)
+        annotation_queue.submit_answer(found, carol, given)
+    client = browser(lead)
+    assert item.number in list_numbers(client, {"disagreement": "meta"})
+    decision = {"points": "3", "reason": "mostly right", "version": 0}
+    assert client.post(where(item), {**decision, "points": "9"}).status_code == 422
+    assert client.post(where(item), decision).status_code == 302
+    item.refresh_from_db()
+    assert item.adjudicated == "3"
+    assert "3 of 5" in client.get(where(item)).content.decode()
+    report = make_report(batch)
+    assert report.adjudicated == 1

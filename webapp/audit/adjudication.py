@@ -1,0 +1,260 @@
+"""Decide between answers: claims, drafts, decisions and undone decisions, by conditional UPDATEs.
+
+A decision names the version of the item that it was made from. Of two review leads who decide the
+same item one is told that the other was first, and keeps what they wrote as a draft.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from meta_reward_core.errors import InputError
+from webapp.activity.models import Action, Activity, ObjectType
+from webapp.activity.recording import record_activity
+from webapp.audit.models import (
+    AdjudicationDraft,
+    Batch,
+    BatchStatus,
+    Item,
+    ItemKind,
+    PreferenceLabel,
+    RepeatKind,
+)
+from webapp.db_clock import from_now
+
+CLAIM_SECONDS: Final = 10 * 60.0
+"""How long others are told that somebody is adjudicating an item."""
+MIN_REASON_CHARS: Final = 5
+MAX_REASON_CHARS: Final = 2000
+MAX_SCORE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision on an item.
+
+    Attributes:
+        choice: first, second, tie or neither; of a response a score from 0 to 5, as text.
+        version: `adjudication_version` of the item that the lead saw.
+    """
+
+    choice: str
+    reason: str
+    version: int
+
+
+def check_choice(choice: str, kind: str) -> str:
+    """Return a decision in its stored form.
+
+    Raises:
+        InputError: no auditor could have answered this.
+    """
+    choice = choice.strip()
+    if kind == ItemKind.JUDGMENTS:
+        if choice not in PreferenceLabel.values:
+            known = ", ".join(PreferenceLabel.values)
+            raise InputError(f"decision {choice[:40]!r} is unknown; use {known}")
+        return choice
+    try:
+        score = float(choice)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= MAX_SCORE:
+        raise InputError(f"decision {choice[:40]!r} is not a score from 0 to 5")
+    return f"{score:g}"
+
+
+def check_reason(reason: str) -> str:
+    """Return a reason without the spaces around it.
+
+    Raises:
+        InputError: it is too short or too long.
+    """
+    reason = reason.strip()
+    if len(reason) < MIN_REASON_CHARS:
+        raise InputError(f"Give a reason of at least {MIN_REASON_CHARS} characters.")
+    if len(reason) > MAX_REASON_CHARS:
+        raise InputError(f"Give a reason of at most {MAX_REASON_CHARS} characters.")
+    return reason
+
+
+def explain_refusal(item: Item) -> str:
+    """Say why an item cannot be adjudicated; empty if it can."""
+    if item.repeat_kind != RepeatKind.NO:
+        return "A repeat is not adjudicated by itself. Adjudicate the item that it repeats."
+    if item.batch.status != BatchStatus.OPEN:
+        return (
+            f"Batch {item.batch_id} is closed, and its results are final. Reopen the batch to "
+            "adjudicate its items."
+        )
+    return ""
+
+
+def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
+    """Write a decision, which then counts instead of the answers to the item.
+
+    Returns:
+        False if the item was adjudicated or undone since; then the decision is kept as a draft.
+
+    Raises:
+        InputError: the decision is no possible answer, it has no reason, the item is a repeat, or
+            its batch is closed.
+    """
+    choice = check_choice(decision.choice, item.batch.kind)
+    reason = check_reason(decision.reason)
+    with transaction.atomic():
+        _require_open(item)
+        before = _read_state(item)
+        won = _write_state(
+            item,
+            decision.version,
+            adjudicated=choice,
+            adjudication=reason,
+            adjudicated_by=by,
+            adjudicated_by_name=by.get_username(),
+            adjudicated_at=timezone.now(),
+        )
+        if won:
+            AdjudicationDraft.objects.filter(item=item, lead=by).delete()
+            after = {"adjudicated": choice, "adjudicated_by": by.get_username()}
+            _record(Action.ADJUDICATED, item, by=by, reason=reason, before=before, after=after)
+        else:
+            save_draft(item, by, choice=choice, reason=reason)
+    return won
+
+
+def undo_adjudication(item: Item, *, by: User) -> bool:
+    """Return an item to what it was before a lead's own decision, which becomes a draft.
+
+    Returns:
+        False if the last decision on the item is not theirs.
+
+    Raises:
+        InputError: the batch is closed.
+    """
+    with transaction.atomic():
+        _require_open(item)
+        now = Item.objects.get(pk=item.pk)
+        if not now.adjudicated or now.adjudicated_by_id != by.pk:
+            return False
+        earlier = _find_earlier(now)
+        name = earlier.get("adjudicated_by", "")
+        undone = _write_state(
+            item,
+            now.adjudication_version,
+            adjudicated=earlier.get("adjudicated", ""),
+            adjudication=earlier.get("adjudication", ""),
+            adjudicated_by=User.objects.filter(username=name).first() if name else None,
+            adjudicated_by_name=name,
+            adjudicated_at=timezone.now() if name else None,
+        )
+        if undone:
+            save_draft(item, by, choice=now.adjudicated, reason=now.adjudication)
+            after = {"adjudicated": earlier.get("adjudicated", "")}
+            _record(
+                Action.ADJUDICATION_UNDONE,
+                item,
+                by=by,
+                before={"adjudicated": now.adjudicated, "adjudication": now.adjudication},
+                after=after,
+            )
+    return undone
+
+
+def _require_open(item: Item) -> None:
+    item.batch = Batch.objects.select_for_update().get(pk=item.batch_id)
+    refusal = explain_refusal(item)
+    if refusal:
+        raise InputError(refusal)
+
+
+def _read_state(item: Item) -> dict[str, Any]:
+    now = Item.objects.get(pk=item.pk)
+    if not now.adjudicated:
+        return {"adjudicated": ""}
+    return {
+        "adjudicated": now.adjudicated,
+        "adjudication": now.adjudication,
+        "adjudicated_by": now.adjudicated_by_name,
+    }
+
+
+def _write_state(item: Item, version: int, **columns: Any) -> bool:
+    unchanged = Item.objects.filter(pk=item.pk, adjudication_version=version)
+    return (
+        unchanged.update(
+            **columns,
+            adjudication_version=F("adjudication_version") + 1,
+            claimed_by=None,
+            claimed_until=None,
+        )
+        == 1
+    )
+
+
+def _find_earlier(item: Item) -> dict[str, Any]:
+    """What counted before the current decision on an item: decisions less the undone ones."""
+    rows = Activity.objects.filter(object_type=ObjectType.ITEM, object_id=item.pk)
+    kept: list[dict[str, Any]] = []
+    for row in rows.order_by("pk"):
+        if row.action == Action.ADJUDICATED:
+            kept.append(row.before)
+        elif row.action == Action.ADJUDICATION_UNDONE and kept:
+            kept.pop()
+    return kept[-1] if kept else {}
+
+
+def list_item_activity(item: Item) -> QuerySet[Activity]:
+    """Everything that was recorded about an item and its repeats, newest first."""
+    keys = [item.pk, *item.repeats.values_list("pk", flat=True)]
+    return Activity.objects.filter(object_type=ObjectType.ITEM, object_id__in=keys)
+
+
+def _record(action: Action, item: Item, *, by: User, reason: str = "", **values: Any) -> None:
+    record_activity(
+        action,
+        object_type=ObjectType.ITEM,
+        object_id=item.pk,
+        object_name=f"item {item.number} of batch {item.batch_id}",
+        experiment=item.batch.experiment,
+        experiment_name=item.batch.experiment_name,
+        iteration=item.batch.iteration,
+        by=by,
+        reason=reason,
+        **values,
+    )
+
+
+def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> None:
+    """Keep what a lead has filled in so far, and the claim with it."""
+    AdjudicationDraft.objects.update_or_create(
+        item=item,
+        lead=lead,
+        defaults={"choice": choice[:16], "reason": reason[:MAX_REASON_CHARS]},
+    )
+    claim_item(item, lead)
+
+
+def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:
+    """What a lead has filled in so far; None if nothing."""
+    return AdjudicationDraft.objects.filter(item=item, lead=lead).first()
+
+
+def claim_item(item: Item, lead: User) -> bool:
+    """Tell others that a lead is adjudicating an item; False if somebody else is already."""
+    free = Q(claimed_by__isnull=True) | Q(claimed_by=lead) | Q(claimed_until__lt=Now())
+    claimed = Item.objects.filter(free, pk=item.pk)
+    return claimed.update(claimed_by=lead, claimed_until=from_now(CLAIM_SECONDS)) == 1
+
+
+def find_last_decision(lead: User) -> Item | None:
+    """The last item that a lead decided and can still undo."""
+    own = Item.objects.filter(
+        adjudicated_by=lead, batch__status=BatchStatus.OPEN, repeat_kind=RepeatKind.NO
+    ).exclude(adjudicated="")
+    return own.select_related("batch").order_by("-adjudicated_at", "-pk").first()

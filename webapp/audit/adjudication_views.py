@@ -1,0 +1,267 @@
+"""Pages of review leads: lists of items, and decisions between answers."""
+
+from typing import Any, Final
+
+from django.contrib import messages
+from django.contrib.auth.decorators import permission_required
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from meta_reward_core.errors import InputError
+from webapp.accounts.current_user import get_user
+from webapp.accounts.permissions import require_view
+from webapp.accounts.roles import ADJUDICATE
+from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
+from webapp.audit import adjudication
+from webapp.audit.adjudication import MAX_REASON_CHARS, explain_refusal
+from webapp.audit.forms import (
+    AdjudicationForm,
+    make_adjudication_form,
+    to_item_choice,
+    to_shown_letter,
+)
+from webapp.audit.item_presenter import make_item_view
+from webapp.audit.models import Item, ItemKind
+from webapp.audit.review_items import (
+    ReviewFilterForm,
+    annotate_disagreements,
+    count_to_adjudicate,
+    find_neighbours,
+    get_reviewable_items,
+    select_items,
+)
+from webapp.audit.review_presenter import (
+    encode_filter,
+    format_decision,
+    format_items_csv,
+    get_other_claimant,
+    list_disagreements,
+    list_facts,
+    make_answer_views,
+    make_history,
+    make_links,
+    make_review_rows,
+)
+from webapp.htmx import render_page_or_partial
+
+require_adjudicate: Final = permission_required(ADJUDICATE, raise_exception=True)
+"""Decorator of a view for review leads."""
+
+_ROWS_ON_A_PAGE: Final = 50
+_MAX_CSV_ROWS: Final = 20_000
+
+
+@require_safe
+@require_view
+def list_items(request: HttpRequest) -> HttpResponse:
+    """List items of audits; without a filter those that wait for a decision."""
+    person = get_user(request)
+    form = ReviewFilterForm(request.GET or None)
+    values = _read_filter(form)
+    items = select_items(person, values)
+    page = Paginator(items, _ROWS_ON_A_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "form": form,
+        "rows": make_review_rows(page.object_list, person),
+        "page": page,
+        "query": encode_filter(values),
+        "to_adjudicate": count_to_adjudicate(person),
+        "is_filtered": bool(encode_filter(values)),
+        "last": _find_last(person),
+    }
+    status = 422 if form.errors else 200
+    return render(request, "audit/items.html", context, status=status)
+
+
+@require_safe
+@require_view
+def download_items(request: HttpRequest) -> HttpResponse:
+    """Send the listed items as CSV."""
+    person = get_user(request)
+    values = _read_filter(ReviewFilterForm(request.GET or None))
+    text = format_items_csv(select_items(person, values)[:_MAX_CSV_ROWS], person)
+    log_event(Action.EXPORTED, "audit items", detail=encode_filter(values)[:200])
+    return HttpResponse(
+        text.encode(),
+        content_type="text/csv; charset=utf-8",
+        headers={
+            "Content-Disposition": 'attachment; filename="audit-items.csv"',
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@require_view
+def review_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Show an item with everything that is known of it; take the decision of a review lead."""
+    person = get_user(request)
+    item = _get_item(person, pk, number)
+    if request.method == "POST":
+        return _save_decision(request, person, item)
+    if person.has_perm(ADJUDICATE) and not item.adjudicated and not explain_refusal(item):
+        adjudication.claim_item(item, person)
+    return _render_item(request, person, item, _make_form(item, person))
+
+
+def _get_item(person: User, pk: int, number: int) -> Item:
+    """Find an item of a visible batch; a repeat stands for the item that it repeats.
+
+    Raises:
+        Http404: there is none, or the person may still be asked to answer it.
+    """
+    found = Item.objects.filter(batch=pk, number=number).first()
+    if found is None:
+        raise Http404("There is no such item.")
+    items = annotate_disagreements(get_reviewable_items(person)).select_related(
+        "batch__experiment", "answer", "hidden_verdict", "claimed_by"
+    )
+    item: Item = get_object_or_404(items, pk=found.original_id or found.pk)
+    return item
+
+
+def _make_form(item: Item, person: User) -> AdjudicationForm:
+    draft = adjudication.find_draft(item, person)
+    choice, reason = (draft.choice, draft.reason) if draft else (item.adjudicated, "")
+    shown = to_shown_letter(choice, item) if item.batch.kind == ItemKind.JUDGMENTS else choice
+    name = "choice" if item.batch.kind == ItemKind.JUDGMENTS else "points"
+    initial = {name: shown, "reason": reason, "version": item.adjudication_version}
+    return make_adjudication_form(item.batch.kind, initial=initial)
+
+
+def _save_decision(request: HttpRequest, person: User, item: Item) -> HttpResponse:
+    if not person.has_perm(ADJUDICATE):
+        raise PermissionDenied
+    form = make_adjudication_form(item.batch.kind, request.POST)
+    if not form.is_valid():
+        return _render_item(request, person, item, form, status=422)
+    values = _read_filter(ReviewFilterForm(request.GET or None))
+    following = find_neighbours(select_items(person, values), item, person)[1]
+    try:
+        won = adjudication.adjudicate_item(item, form.make_decision(item), by=person)
+    except InputError as error:
+        form.add_error(None, str(error))
+        return _render_item(request, person, item, form, status=422)
+    if not won:
+        return _render_conflict(request, person, item)
+    now = _get_item(person, pk=item.batch_id, number=item.number)
+    messages.success(request, f"Batch {item.batch_id}, item {item.number}: {format_decision(now)}.")
+    if "stay" in request.POST:
+        return redirect(_build_address(item, encode_filter(values)))
+    return _redirect_to(following, encode_filter(values))
+
+
+def _render_conflict(request: HttpRequest, person: User, item: Item) -> HttpResponse:
+    """Show what another lead decided meanwhile, with what this one wrote as a draft."""
+    now = _get_item(person, item.batch_id, item.number)
+    return _render_item(request, person, now, _make_form(now, person), status=409)
+
+
+def _render_item(
+    request: HttpRequest, person: User, item: Item, form: AdjudicationForm, *, status: int = 200
+) -> HttpResponse:
+    values = _read_filter(ReviewFilterForm(request.GET or None))
+    previous, following = find_neighbours(select_items(person, values), item, person)
+    differences = request.GET.get("differences") == "1"
+    may_adjudicate = person.has_perm(ADJUDICATE)
+    context = {
+        "batch": item.batch,
+        "row": item,
+        "item": make_item_view(item, item.batch, differences=differences, whole=True),
+        "differences": differences,
+        "form": form if may_adjudicate else None,
+        "refusal": explain_refusal(item),
+        "is_conflict": status == 409,
+        "decision": format_decision(item),
+        "disagreements": list_disagreements(item),
+        "answers": make_answer_views(item, person),
+        "facts": list_facts(item),
+        "links": make_links(item),
+        "history": make_history(item),
+        "claimed_by": get_other_claimant(item, person),
+        "query": encode_filter(values),
+        "previous": previous and _build_next_address(previous, encode_filter(values)),
+        "following": following and _build_next_address(following, encode_filter(values)),
+        "last": _find_last(person) if may_adjudicate else None,
+    }
+    page = render_page_or_partial(
+        request, "audit/review_item.html", region="audit/_item.html", context=context
+    )
+    page.status_code = status
+    return page
+
+
+def _find_last(person: User) -> Item | None:
+    return adjudication.find_last_decision(person) if person.has_perm(ADJUDICATE) else None
+
+
+@require_POST
+@require_adjudicate
+@require_view
+def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Keep what a lead has filled in so far; htmx sends it while they fill it in."""
+    person = get_user(request)
+    item = _get_item(person, pk, number)
+    form = make_adjudication_form(item.batch.kind, request.POST)
+    form.is_valid()
+    choice = str(form.cleaned_data.get("choice") or form.cleaned_data.get("points") or "")
+    if item.batch.kind == ItemKind.JUDGMENTS:
+        choice = to_item_choice(choice, item)
+    # A reason that is still too short to be saved is worth keeping.
+    reason = request.POST.get("reason", "")[:MAX_REASON_CHARS]
+    last = adjudication.find_last_decision(person)
+    is_late = last == item and form.cleaned_data.get("version") != item.adjudication_version
+    if not is_late:  # the last draft may come behind the decision itself
+        adjudication.save_draft(item, person, choice=choice, reason=reason)
+    return HttpResponse(status=204)
+
+
+@require_POST
+@require_adjudicate
+@require_view
+def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Take a lead's own decision back and fill it in again."""
+    person = get_user(request)
+    item = _get_item(person, pk, number)
+    values = _read_filter(ReviewFilterForm(request.GET or None))
+    try:
+        if not adjudication.undo_adjudication(item, by=person):
+            messages.warning(
+                request, f"Item {item.number} was not undone: its last decision is not yours."
+            )
+    except InputError as error:
+        messages.error(request, str(error))
+    return redirect(_build_address(item, encode_filter(values)))
+
+
+def _read_filter(form: ReviewFilterForm) -> dict[str, Any]:
+    """The values of a filter that can be read; others are left out and shown as errors."""
+    if not form.is_bound:
+        return {}
+    form.is_valid()
+    return form.cleaned_data
+
+
+def _build_address(item: Item, query: str) -> str:
+    address = reverse("audit_review", args=[item.batch_id, item.number])
+    return f"{address}?{query}" if query else address
+
+
+def _build_next_address(key: int, query: str) -> str:
+    item = Item.objects.only("batch_id", "number").get(pk=key)
+    return _build_address(item, query)
+
+
+def _redirect_to(key: int | None, query: str) -> HttpResponse:
+    if key is not None:
+        return redirect(_build_next_address(key, query))
+    address = reverse("audit_items")
+    return redirect(f"{address}?{query}" if query else address)

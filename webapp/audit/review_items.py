@@ -1,0 +1,252 @@
+"""Which items of audits a reader may see, on which of them people and the meta-judge disagree."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django import forms
+from django.contrib.auth.models import User
+from django.db.models import (
+    Case,
+    CharField,
+    Exists,
+    F,
+    FloatField,
+    IntegerField,
+    OuterRef,
+    Q,
+    QuerySet,
+    TextField,
+    Value,
+    When,
+)
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce, Now
+
+from webapp.audit.annotation_queue import TAGS
+from webapp.audit.models import (
+    Answer,
+    BatchStatus,
+    Confidence,
+    Item,
+    PreferenceLabel,
+    RepeatKind,
+)
+from webapp.audit.selectors import get_visible_batches
+
+AUDITORS_DIFFER: Final = "auditors"
+SELF_CONTRADICTION: Final = "repeat"
+AGAINST_META_JUDGE: Final = "meta"
+MIN_SCORE_GAP: Final = 1.0
+"""An auditor disagrees with the judge's mean where the scores are further apart than this."""
+
+DISAGREEMENTS: Final[Mapping[str, str]] = {
+    AUDITORS_DIFFER: "auditors differ",
+    SELF_CONTRADICTION: "auditor contradicts own answer",
+    AGAINST_META_JUDGE: "auditor against meta-judge",
+}
+"""Kinds of disagreement, the most important first."""
+
+STATES: Final[Mapping[str, str]] = {
+    "": "to adjudicate",
+    "adjudicated": "adjudicated",
+    "all": "all",
+}
+SORTS: Final[Mapping[str, str]] = {
+    "": "disagreements first",
+    "number": "batch and item number",
+    "recent": "latest decision first",
+    "unsure": "lowest confidence first",
+}
+_ORDERS: Final[Mapping[str, tuple[Any, ...]]] = {
+    "": ("priority", "-batch", "number"),
+    "number": ("-batch", "number"),
+    "recent": (F("adjudicated_at").desc(nulls_last=True), "-batch", "number"),
+    "unsure": (F("answer__confidence").asc(nulls_last=True), "-batch", "number"),
+}
+_MAX_NUMBER: Final = 2**31 - 1
+
+
+def _number(label: str) -> forms.IntegerField:
+    return forms.IntegerField(
+        label=label, required=False, min_value=1, max_value=_MAX_NUMBER,
+        widget=forms.TextInput(attrs={"inputmode": "numeric", "size": 6}),
+    )  # fmt: skip
+
+
+class ReviewFilterForm(forms.Form):
+    """Which items are listed. Without any value: those with a disagreement and no decision."""
+
+    q = forms.CharField(label="Text or comment", required=False, max_length=200)
+    state = forms.ChoiceField(label="State", required=False, choices=list(STATES.items()))
+    disagreement = forms.ChoiceField(
+        label="Disagreement",
+        required=False,
+        choices=[("", "any"), *DISAGREEMENTS.items(), ("all", "with or without")],
+    )
+    experiment = forms.CharField(label="Experiment", required=False, max_length=64)
+    iteration = _number("Iteration")
+    batch = _number("Batch")
+    stratum = forms.CharField(label="Stratum", required=False, max_length=100)
+    auditor = forms.CharField(label="Auditor", required=False, max_length=150)
+    tag = forms.ChoiceField(
+        label="Tag", required=False, choices=[("", "any"), *((tag, tag) for tag in TAGS)]
+    )
+    confidence = forms.ChoiceField(
+        label="Confidence",
+        required=False,
+        choices=[("", "any"), *((str(value), label) for value, label in Confidence.choices)],
+    )
+    decided = forms.ChoiceField(
+        label="Became a preference pair",
+        required=False,
+        choices=[("", "any"), ("yes", "yes"), ("no", "no")],
+    )
+    sort = forms.ChoiceField(label="Order", required=False, choices=list(SORTS.items()))
+
+
+def get_reviewable_items(person: User) -> QuerySet[Item]:
+    """Items of the batches that a person may see, repeats left out.
+
+    What a person may still be asked to answer is left out as well: the answers of others, and the
+    meta-judge's verdicts, would influence theirs.
+    """
+    items = Item.objects.filter(batch__in=get_visible_batches(person), repeat_kind=RepeatKind.NO)
+    is_asked = Q(batch__status=BatchStatus.OPEN, batch__in=person.audit_batches.all())
+    waiting = Item.objects.filter(original=OuterRef("pk"), is_answered=False)
+    return items.exclude(is_asked & (Q(is_answered=False) | Exists(waiting)))
+
+
+def annotate_disagreements(items: QuerySet[Item]) -> QuerySet[Any]:
+    """Say of each item which disagreements there are: `differs`, `contradicts`, `against`.
+
+    `priority` is the place of the most important one among `DISAGREEMENTS`.
+    """
+    repeats = Answer.objects.filter(item__original=OuterRef("pk"))
+    same = Q(choice=OuterRef("answer__choice")) & (
+        Q(points=OuterRef("answer__points")) | Q(points__isnull=True)
+    )
+    unlike = repeats.exclude(same)
+    verdicts = {
+        name: Coalesce(
+            Cast(KeyTextTransform(name, "hidden_verdict__facts"), CharField()), Value("")
+        )
+        for name in ("forward", "backward")
+    }
+    mean = Cast(KeyTextTransform("mean", "hidden_verdict__facts"), FloatField())
+    human = Case(
+        When(answer__choice=PreferenceLabel.NEITHER, then=Value(PreferenceLabel.TIE.value)),
+        default=F("answer__choice"),
+        output_field=CharField(),
+    )
+    items = items.annotate(**verdicts, human=human, score_gap=F("answer__points") - mean)
+    against = (
+        Q(human__in=[PreferenceLabel.FIRST, PreferenceLabel.SECOND, PreferenceLabel.TIE])
+        & ~Q(forward="", backward="")
+        & ~Q(forward=F("human"))
+        & ~Q(backward=F("human"))
+    )
+    far = Q(score_gap__gt=MIN_SCORE_GAP) | Q(score_gap__lt=-MIN_SCORE_GAP)
+    answered = Q(is_answered=True)
+    return items.annotate(
+        differs=_flag(answered & Exists(unlike.filter(item__repeat_kind=RepeatKind.OTHER))),
+        contradicts=_flag(answered & Exists(unlike.filter(item__repeat_kind=RepeatKind.SAME))),
+        against=_flag(answered & (against | far)),
+    ).annotate(
+        priority=Case(
+            When(differs=1, then=Value(0)),
+            When(contradicts=1, then=Value(1)),
+            When(against=1, then=Value(2)),
+            default=Value(3),
+            output_field=IntegerField(),
+        )
+    )
+
+
+def _flag(condition: Any) -> Case:
+    return Case(When(condition, then=Value(1)), default=Value(0), output_field=IntegerField())
+
+
+def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
+    """Items with a kind of disagreement; "" is any of them, "all" leaves none out."""
+    flags = {AUDITORS_DIFFER: "differs", SELF_CONTRADICTION: "contradicts",
+             AGAINST_META_JUDGE: "against"}  # fmt: skip
+    if name == "all":
+        return items
+    return items.filter(**{flags[name]: 1}) if name in flags else items.filter(priority__lt=3)
+
+
+def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
+    """Items without a decision, with one, or all."""
+    if state == "all":
+        return items
+    return items.exclude(adjudicated="") if state else items.filter(adjudicated="")
+
+
+def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
+    """Items that a person may see, by the values of a `ReviewFilterForm`."""
+    items = annotate_disagreements(get_reviewable_items(person))
+    items = filter_by_state(items, values.get("state", ""))
+    items = filter_by_disagreement(items, values.get("disagreement", ""))
+    equal = {
+        "batch__experiment_name": values.get("experiment"),
+        "batch__iteration": values.get("iteration"),
+        "batch_id": values.get("batch"),
+        "stratum": values.get("stratum"),
+    }
+    items = items.filter(**{name: value for name, value in equal.items() if value})
+    if values.get("decided"):
+        items = items.filter(hidden_verdict__facts__decided_pair=values["decided"] == "yes")
+    items = _filter_by_answers(items, values)
+    items = _filter_by_text(items, values.get("q", ""))
+    related = items.select_related("batch", "answer", "hidden_verdict", "claimed_by")
+    found: QuerySet[Any] = related.order_by(*_ORDERS[values.get("sort", "")])
+    return found
+
+
+def _filter_by_answers(items: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
+    """Items of which one answer, of the item or of a repeat, has all of these."""
+    of_item = Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk"))
+    answers = Answer.objects.filter(of_item).annotate(tag_text=Cast("tags", TextField()))
+    wanted = {}
+    if values.get("auditor"):
+        wanted["auditor_name"] = values["auditor"]
+    if values.get("confidence"):
+        wanted["confidence"] = int(values["confidence"])
+    if values.get("tag"):
+        wanted["tag_text__contains"] = f'"{values["tag"]}"'
+    return items.filter(Exists(answers.filter(**wanted))) if wanted else items
+
+
+def _filter_by_text(items: QuerySet[Any], text: str) -> QuerySet[Any]:
+    if not text:
+        return items
+    comments = Answer.objects.filter(
+        Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk")), comment__icontains=text
+    )
+    texts = ("instruction", "response", "first", "second", "adjudication")
+    found = Q(Exists(comments))
+    for name in texts:
+        found |= Q(**{f"{name}__icontains": text})
+    return items.filter(found)
+
+
+def count_to_adjudicate(person: User, **values: Any) -> int:
+    """How many items wait for a decision, of what a person may see."""
+    return select_items(person, values).count()
+
+
+def find_neighbours(items: QuerySet[Any], current: Item, person: User) -> tuple[Any, Any]:
+    """The items before and after one in a list; those that somebody else has claimed are skipped.
+
+    After the last one it goes on with the first.
+
+    Returns:
+        Primary keys, each None where there is no other item.
+    """
+    free = Q(claimed_by__isnull=True) | Q(claimed_by=person) | Q(claimed_until__lt=Now())
+    keys = list(items.filter(free | Q(pk=current.pk)).values_list("pk", flat=True))
+    others = [key for key in keys if key != current.pk]
+    if not others:
+        return None, None
+    place = keys.index(current.pk) if current.pk in keys else 0
+    return others[place - 1], others[place % len(others)]

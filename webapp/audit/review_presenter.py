@@ -1,0 +1,242 @@
+"""What the pages of review leads show: items, everybody's answers, and decisions."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.contrib.auth.models import User
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+
+from meta_reward_core.data.csv_safety import format_csv
+from webapp.audit.adjudication import list_item_activity
+from webapp.audit.item_presenter import RevealedFact, format_choice, list_revealed_facts
+from webapp.audit.models import Answer, Confidence, Item, ItemKind, RepeatKind
+from webapp.audit.review_items import DISAGREEMENTS
+
+_FLAGS: Final = dict(zip(DISAGREEMENTS, ("differs", "contradicts", "against"), strict=True))
+_EXCERPT_CHARS: Final = 90
+_SAMPLE: Final = re.compile(r"\.j(\d{1,5})$")
+_HISTORY_SHOWN: Final = 100
+
+ITEM_COLUMNS: Final = (
+    *("batch", "item", "experiment", "iteration", "stratum", "disagreement", "answers"),
+    *("comments", "meta_judge", "adjudicated", "reason", "adjudicated_by", "adjudicated_at"),
+    "instruction",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRow:
+    """An item in a list.
+
+    Attributes:
+        answers: what each auditor answered, by the letters that the item's page shows.
+        claimed_by: who is adjudicating it now; empty if nobody is, or the reader themselves.
+    """
+
+    item: Item
+    excerpt: str
+    disagreements: tuple[str, ...]
+    answers: tuple[str, ...]
+    meta_judge: str
+    decision: str
+    claimed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRowView:
+    """One answer beside an item, by the letters that the item's page shows."""
+
+    auditor: str
+    is_own: bool
+    occasion: str
+    answer: str
+    confidence: str
+    tags: tuple[str, ...]
+    comment: str
+    seconds: float
+    submitted: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLine:
+    """One thing that happened to an item."""
+
+    created: datetime
+    who: str
+    what: str
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLinks:
+    """Addresses of what an item was drawn from; empty where that is gone."""
+
+    prompt: str = ""
+    battle: str = ""
+
+
+def list_answers(item: Item) -> list[Answer]:
+    """Everybody's answers to an item and to its repeats, the first one first."""
+    found = Answer.objects.filter(Q(item=item) | Q(item__original=item))
+    return list(found.select_related("item", "auditor").order_by("submitted", "pk"))
+
+
+def format_value(choice: str, points: float | None, item: Item) -> str:
+    """Name an outcome briefly, by the letters that the item's page shows."""
+    if points is not None:
+        return f"{points:g}"
+    letters = {"first": "B" if item.is_swapped else "A", "second": "A" if item.is_swapped else "B"}
+    return letters.get(choice, choice)
+
+
+def format_decision(item: Item) -> str:
+    """Name a decision, by the letters that the item's page shows; empty if there is none."""
+    if not item.adjudicated:
+        return ""
+    if item.batch.kind == ItemKind.JUDGMENTS:
+        return format_choice(item.adjudicated, item)
+    return f"{item.adjudicated} of 5"
+
+
+def list_disagreements(item: Any) -> tuple[str, ...]:
+    """Name the disagreements of an item that `annotate_disagreements` has looked at."""
+    return tuple(label for name, label in DISAGREEMENTS.items() if getattr(item, _FLAGS[name]))
+
+
+def make_review_rows(items: Iterable[Item], person: User) -> list[ReviewRow]:
+    """Items with their answers, for a list."""
+    items = list(items)
+    answers: dict[int, list[Answer]] = {item.pk: [] for item in items}
+    keys = list(answers)
+    found = Answer.objects.filter(Q(item__in=keys) | Q(item__original__in=keys))
+    for answer in found.select_related("item").order_by("submitted", "pk"):
+        answers[answer.item.original_id or answer.item_id].append(answer)
+    return [_make_row(item, answers[item.pk], person) for item in items]
+
+
+def _make_row(item: Item, answers: Iterable[Answer], person: User) -> ReviewRow:
+    text = " ".join(item.instruction.split())
+    return ReviewRow(
+        item=item,
+        excerpt=text if len(text) <= _EXCERPT_CHARS else f"{text[: _EXCERPT_CHARS - 1]}…",
+        disagreements=list_disagreements(item),
+        answers=tuple(_format_brief_answer(answer, item) for answer in answers),
+        meta_judge=_format_meta_judge(item),
+        decision=format_decision(item),
+        claimed_by=get_other_claimant(item, person),
+    )
+
+
+def _format_brief_answer(answer: Answer, item: Item) -> str:
+    again = " again" if answer.item.repeat_kind == RepeatKind.SAME else ""
+    sure = "" if answer.confidence != Confidence.LOW else " (guess)"
+    return f"{answer.auditor_name}{again}: {format_value(answer.choice, answer.points, item)}{sure}"
+
+
+def _format_meta_judge(item: Item) -> str:
+    facts = item.hidden_verdict.facts
+    if "mean" in facts:
+        return "none" if facts["mean"] is None else f"{facts['mean']:.2f}"
+    verdicts = [facts["forward"], facts["backward"]]
+    if item.is_swapped:
+        verdicts.reverse()
+    return ", ".join(format_value(one, None, item) if one else "unreadable" for one in verdicts)
+
+
+def get_other_claimant(item: Item, person: User) -> str:
+    """Who else is adjudicating an item now; empty if nobody is."""
+    is_valid = item.claimed_until is not None and item.claimed_until > timezone.now()
+    if not is_valid or item.claimed_by is None or item.claimed_by_id == person.pk:
+        return ""
+    return item.claimed_by.get_username()
+
+
+def make_answer_views(item: Item, person: User) -> list[AnswerRowView]:
+    """Everybody's answers to an item, the reader's own ones marked."""
+    occasions = {"": "", RepeatKind.SAME: "own repeat", RepeatKind.OTHER: "repeat"}
+    return [
+        AnswerRowView(
+            auditor=one.auditor_name,
+            is_own=one.auditor_id == person.pk,
+            occasion=f"{occasions[one.item.repeat_kind]}, item {one.item.number}"
+            if one.item.repeat_kind
+            else "first answer",
+            answer=f"{one.points:g} of 5"
+            if one.points is not None
+            else format_choice(one.choice, item),
+            confidence=str(Confidence(one.confidence).label),
+            tags=tuple(one.tags),
+            comment=one.comment,
+            seconds=one.seconds,
+            submitted=one.submitted,
+        )
+        for one in list_answers(item)
+    ]
+
+
+def list_facts(item: Item) -> list[RevealedFact]:
+    """What judge and meta-judge said of an item."""
+    return list_revealed_facts(item, item.hidden_verdict.facts)
+
+
+def make_history(item: Item) -> list[HistoryLine]:
+    """What was recorded about an item and its repeats, newest first."""
+    rows = list_item_activity(item)[:_HISTORY_SHOWN]
+    return [
+        HistoryLine(row.created, row.actor_name, row.get_action_display(), _format_change(row))
+        for row in rows
+    ]
+
+
+def _format_change(row: Any) -> str:
+    shown = {name: value for name, value in row.after.items() if value not in ("", [], None)}
+    parts = [f"{name.replace('_', ' ')}: {value}" for name, value in shown.items()]
+    return "; ".join([*parts, f"reason: {row.reason}"] if row.reason else parts)
+
+
+def make_links(item: Item) -> ItemLinks:
+    """Addresses of the prompt and the battle that an item was drawn from."""
+    batch, facts = item.batch, item.hidden_verdict.facts
+    if batch.experiment is None:
+        return ItemLinks()
+    place = (batch.experiment.name, batch.iteration, facts["prompt_id"])
+    prompt = reverse("prompt", args=place)
+    samples = [
+        _SAMPLE.search(facts.get(f"{side}_judgment_id") or "") for side in ("first", "second")
+    ]
+    if not all(samples):
+        return ItemLinks(prompt)
+    first, second = (found[1] for found in samples if found)
+    query = urlencode({"first": first, "second": second})
+    return ItemLinks(prompt, f"{reverse('battle', args=place)}?{query}")
+
+
+def format_items_csv(items: Iterable[Item], person: User) -> str:
+    """A list of items as CSV; see `ITEM_COLUMNS`. Letters A and B are those of the item's page."""
+    return format_csv([ITEM_COLUMNS, *_iter_csv_rows(list(items), person)])
+
+
+def _iter_csv_rows(items: list[Item], person: User) -> Iterator[list[object]]:
+    for row in make_review_rows(items, person):
+        item = row.item
+        comments = [f"{one.auditor_name}: {one.comment}" for one in list_answers(item)
+                    if one.comment]  # fmt: skip
+        yield [
+            *(item.batch_id, item.number, item.batch.experiment_name, item.batch.iteration),
+            *(item.stratum, "; ".join(row.disagreements), "; ".join(row.answers)),
+            *("\n".join(comments), row.meta_judge, row.decision, item.adjudication),
+            item.adjudicated_by_name,
+            item.adjudicated_at.isoformat() if item.adjudicated_at else "",
+            item.instruction,
+        ]
+
+
+def encode_filter(values: Mapping[str, Any]) -> str:
+    """The query of a list's address, without empty values."""
+    return urlencode({name: value for name, value in values.items() if value not in ("", None)})
