@@ -74,6 +74,11 @@ class DeletionPlan:
     obstacles: Sequence[str]
 
 
+def is_on_this_machine(experiment: Experiment) -> bool:
+    """Whether measuring the files of an experiment needs no request to a remote store."""
+    return open_experiment_files(experiment).store.is_local
+
+
 def read_disk_use(experiment: Experiment) -> DiskUse | None:
     """Measure the files of an experiment; None if its store cannot be read."""
     files = open_experiment_files(experiment)

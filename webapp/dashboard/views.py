@@ -35,11 +35,17 @@ from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
 from webapp.dashboard.attempts import list_last_failures, paginate_shards
 from webapp.dashboard.bulk_actions import BULK_ACTIONS, RESTORE, apply_to_all, find_chosen
-from webapp.dashboard.deletion import DeletionForm, plan_deletion
+from webapp.dashboard.deletion import (
+    DeletionForm,
+    is_on_this_machine,
+    plan_deletion,
+    read_disk_use,
+)
 from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.dashboard.external_charts import build_external_charts
 from webapp.dashboard.iteration_charts import build_iteration_charts
 from webapp.dashboard.lineage import read_lineage
+from webapp.dashboard.outcome_summary import build_outcome_summary
 from webapp.dashboard.probe import read_probe_view
 from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
@@ -64,6 +70,7 @@ from webapp.experiments.progress import (
     is_active,
     list_worker_states,
     needs_workers,
+    summarize_experiments,
 )
 from webapp.experiments.stage_progress import list_stage_progress
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
@@ -197,7 +204,7 @@ def show_experiment(request: HttpRequest, name: str) -> HttpResponse:
         request,
         row,
         "dashboard/_experiment_status.html",
-        lambda: _build_state(request, row),
+        lambda: _build_state(request, row) | _build_lineage(row) | {"is_update": True},
     )
     if request.GET.get("seen") not in (None, str(count_finished(row))):
         response.headers["HX-Refresh"] = "true"
@@ -208,7 +215,8 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
     """Gather what changes while an experiment runs."""
     latest = get_latest_iteration(row)
     unfinished = latest if latest and latest.status != RunStatus.FINISHED else None
-    stages = list_stage_progress([unfinished])[unfinished.pk] if unfinished else []
+    (summary,) = summarize_experiments([row])
+    stages = summary.all_stages
     return {
         "experiment": row,
         "iteration": unfinished,
@@ -216,6 +224,9 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
         "stages": stages,
         "stage": find_current_stage(stages),
         "seen": count_finished(row),
+        "done_of": summary.done_of,
+        "percent": summary.percent,
+        "left": summary.left,
         "unasked": find_unrequested_iteration(row),
         **_build_controls(request, row),
     }
@@ -252,14 +263,23 @@ def _build_ownership(request: HttpRequest, row: Experiment) -> dict[str, Any]:
 
 def _build_history(row: Experiment) -> dict[str, Any]:
     """Gather what changes only when an iteration is finished."""
-    iterations = sorted(row.iterations.all(), key=lambda iteration: iteration.number)
-    return {
-        "lineage": read_lineage(row, iterations),
+    iterations = _sort_iterations(row)
+    return _build_lineage(row) | {
+        "outcome": build_outcome_summary(row, iterations),
+        "disk": read_disk_use(row) if is_on_this_machine(row) else None,
         "charts": build_experiment_charts(iterations),
         "outside_charts": build_external_charts(row, models=len(iterations) + 1),
         "alarms": list_alarms(iterations),
         "recipe": make_recipe_view(row.recipe),
     }
+
+
+def _build_lineage(row: Experiment) -> dict[str, Any]:
+    return {"lineage": read_lineage(row, _sort_iterations(row))}
+
+
+def _sort_iterations(row: Experiment) -> list[Iteration]:
+    return sorted(row.iterations.all(), key=lambda iteration: iteration.number)
 
 
 @require_safe

@@ -32,6 +32,7 @@ class ExperimentSummary:
         stage: the one that runs, waits or failed in an iteration that is not finished.
         stages: how many the iteration has.
         metric: a metric of the last finished iteration, in words.
+        all_stages: of an iteration that is not finished.
         unasked: the next iteration, if it waits for somebody to ask for it.
         seconds_left: until the last requested iteration is completed, estimated from the last
             completed iteration; None without one, or if nothing runs.
@@ -45,6 +46,16 @@ class ExperimentSummary:
     metric: str
     unasked: int | None
     seconds_left: float | None
+    all_stages: Sequence[StageProgress] = ()
+
+    @property
+    def percent(self) -> int | None:
+        """Progress towards the last requested iteration; None if the experiment does not run."""
+        if self.row.status != RunStatus.RUNNING or not self.all_stages:
+            return None
+        goal = max(self.row.target_iteration, self.finished + 1)
+        part = sum(stage.portion for stage in self.all_stages) / len(self.all_stages)
+        return min(99, int(100 * (self.finished + part) / goal))
 
     @property
     def done_of(self) -> str:
@@ -140,6 +151,7 @@ def _summarize_experiment(
         stages=len(found),
         metric=_format_last_metric(row),
         unasked=find_unrequested_iteration(row),
+        all_stages=found,
         seconds_left=estimate_seconds_left(row, found, stages.get(before.pk, []) if before else []),
     )
 

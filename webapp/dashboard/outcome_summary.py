@@ -1,0 +1,273 @@
+"""M0 and the latest model side by side: actor, judge, meta-judge, length, biases.
+
+A change has an interval where both models answered the same items and each item's value is stored
+(`evaluation.tasks`). Everywhere else the summary says why there is none.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
+from meta_reward_core.reporting.task_scorecards import CHANGE_MARK, read_task_scorecards
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.charts.scales import format_number
+from webapp.experiments.models import Experiment, Iteration, RunStatus
+
+_ACTOR: Final = "Actor"
+_JUDGE: Final = "Judge"
+_META_JUDGE: Final = "Meta-judge"
+_LENGTH: Final = "Length"
+_BIASES: Final = "Biases"
+_GROUPS: Final = (_ACTOR, _JUDGE, _META_JUDGE, _LENGTH, _BIASES)
+
+_TOTALS_ONLY: Final = "only totals over the held-out prompts are stored"
+_OTHER_PROMPTS: Final = "each iteration samples other prompts"
+_JUDGE_TASKS: Final = ("pair", "judge", "reward")
+_MAX_TASK_METRICS: Final = 4
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Something that is measured of models.
+
+    Attributes:
+        good: 1 if higher is better, -1 if lower is better, 0 if neither is.
+    """
+
+    group: str
+    title: str
+    good: int
+
+
+_FROM_GROUND_TRUTH: Final[Mapping[tuple[str, str], Measure]] = {
+    ("actor", "true_quality"): Measure(_ACTOR, "true quality (0 to 5)", 1),
+    ("actor", "win_rate"): Measure(_ACTOR, "win rate in percent", 1),
+    ("judge", "order_agreement"): Measure(_JUDGE, "order agreement", 1),
+    ("judge", "single_judgment_exact"): Measure(_JUDGE, "exact single judgments", 1),
+    ("meta_judge", "accuracy"): Measure(_META_JUDGE, "accuracy", 1),
+    ("actor", "length_chars"): Measure(_LENGTH, "response length in characters", 0),
+    ("judge", "points_per_10_words"): Measure(_BIASES, "score gained by ten filler words", -1),
+}
+_FROM_OWN_DATA: Final[Mapping[str, Measure]] = {
+    "judge.mean": Measure(_JUDGE, "mean score (0 to 5)", 0),
+    "judge.parse_rate": Measure(_JUDGE, "readable judgments", 1),
+    "meta_judge.inconsistency": Measure(_META_JUDGE, "verdicts that change with the order", -1),
+    "response_chars": Measure(_LENGTH, "response length in characters", 0),
+    "meta_judge.won_by_first": Measure(_BIASES, "battles won by the judgment shown first", 0),
+    "score_length_correlation": Measure(_BIASES, "correlation of score and length", 0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """One measure of two models.
+
+    Attributes:
+        models: the two models, such as "M0, M2".
+        count: items that both models answered; None where it is not stored.
+        low, high: of the 95% interval of the change; None where there is none.
+        why_no_interval: empty where there is one.
+    """
+
+    measure: Measure
+    models: str
+    before: float
+    after: float
+    count: int | None
+    change: float
+    low: float | None
+    high: float | None
+    why_no_interval: str
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says of the change."""
+        if self.low is None or self.high is None:
+            return "unknown"
+        if self.low <= 0 <= self.high:
+            return "no clear change"
+        direction = self.measure.good * (1 if self.low > 0 else -1)
+        return {1: "better", -1: "worse", 0: "higher" if self.low > 0 else "lower"}[direction]
+
+    @property
+    def before_text(self) -> str:
+        """The value of the first model."""
+        return format_number(self.before)
+
+    @property
+    def after_text(self) -> str:
+        """The value of the second model."""
+        return format_number(self.after)
+
+    @property
+    def change_text(self) -> str:
+        """The change with its sign."""
+        return _format_signed(self.change)
+
+    @property
+    def interval_text(self) -> str:
+        """The interval of the change; empty where there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{_format_signed(self.low)} to {_format_signed(self.high)}"
+
+    @property
+    def sentence(self) -> str:
+        """The change in words."""
+        start = f"{self.measure.group}: {self.measure.title} {self.change_text}"
+        if self.interval_text:
+            return f"{start} (95% CI {self.interval_text}, n = {self.count}): {self.verdict}"
+        return f"{start}. No interval: {self.why_no_interval}."
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeSummary:
+    """What changed from M0 to the latest model.
+
+    Attributes:
+        answer: one sentence that says whether it got better.
+    """
+
+    latest: int
+    answer: str
+    rows: Sequence[OutcomeRow]
+
+
+def build_outcome_summary(
+    experiment: Experiment, iterations: Sequence[Iteration]
+) -> OutcomeSummary | None:
+    """Sum up completed iterations, in the order of the loop; None without one."""
+    completed = [row for row in iterations if row.status == RunStatus.FINISHED and row.metrics]
+    if not completed:
+        return None
+    first, last = completed[0], completed[-1]
+    rows = [
+        *_iter_task_rows(experiment, last),
+        *_iter_ground_truth_rows(first, last),
+    ]
+    known = {row.measure.group for row in rows}
+    rows += [row for row in _iter_own_rows(first, last) if row.measure.group not in known]
+    rows.sort(key=lambda row: _GROUPS.index(row.measure.group))
+    return OutcomeSummary(last.number, _write_answer(rows, last.number), rows)
+
+
+def _write_answer(rows: Sequence[OutcomeRow], latest: int) -> str:
+    found = {
+        verdict: [row for row in rows if row.verdict == verdict]
+        for verdict in ("better", "worse", "no clear change")
+    }
+    if not any(found.values()):
+        return (
+            f"Whether M{latest} is better than M0 cannot be said with confidence: no measure has "
+            "values per prompt for both models. Add tasks to evaluation.tasks to measure every "
+            "model on the same prompts."
+        )
+    parts = [
+        f"{verdict}: {', '.join(_name_measure(row) for row in listed)}"
+        for verdict, listed in found.items()
+        if listed
+    ]
+    return f"M{latest} compared with M0, {'; '.join(parts)}."
+
+
+def _name_measure(row: OutcomeRow) -> str:
+    return f"{row.measure.group.lower()} ({row.measure.title})"
+
+
+def _iter_task_rows(experiment: Experiment, last: Iteration) -> Iterator[OutcomeRow]:
+    if not experiment.recipe.get("evaluation", {}).get("tasks"):
+        return
+    cards = _read_cards(experiment.artifact_root, experiment.name, last.number, last.model_out)
+    for before, after in cards:
+        yield from _iter_card_rows(before, after, last.number)
+
+
+@lru_cache(maxsize=256)
+def _read_cards(
+    root: str,
+    name: str,
+    number: int,
+    model: str,  # noqa: ARG001 other weights have other scorecards
+) -> list[tuple[ScorecardDict, ScorecardDict]]:
+    """Scorecards of M0 and the latest model, task by task."""
+    store = ArtifactStore(root)
+    try:
+        first = {card["task"]: card for card in read_task_scorecards(store, name, 0)}
+        latest = read_task_scorecards(store, name, number)
+    except ArtifactError as error:
+        _log.warning("task scorecards of %s are not summed up: %s", name, error)
+        return []
+    return [(first[card["task"]], card) for card in latest if card["task"] in first]
+
+
+def _iter_card_rows(
+    before: ScorecardDict, after: ScorecardDict, number: int
+) -> Iterator[OutcomeRow]:
+    values = {figure["name"]: figure for figure in before["figures"]}
+    figures = {figure["name"]: figure for figure in after["figures"]}
+    task = str(after["task"])
+    group = _JUDGE if any(word in task for word in _JUDGE_TASKS) else _ACTOR
+    shown = 0
+    for name, figure in figures.items():
+        change = figures.get(f"{name}{CHANGE_MARK}0")
+        then = values.get(name)
+        if change is None or then is None or shown == _MAX_TASK_METRICS:
+            continue
+        shown += 1
+        yield OutcomeRow(
+            measure=Measure(group, f"{task}, {name.replace('_', ' ').replace('.', ', ')}", 1),
+            models=f"M0, M{number}",
+            before=then["value"],
+            after=figure["value"],
+            count=change["count"],
+            change=change["value"],
+            low=change["low"],
+            high=change["high"],
+            why_no_interval="" if change["low"] is not None else _TOTALS_ONLY,
+        )
+
+
+def _iter_ground_truth_rows(first: Iteration, last: Iteration) -> Iterator[OutcomeRow]:
+    before, after = _read_ground_truth(first, "before"), _read_ground_truth(last, "after")
+    for key, measure in _FROM_GROUND_TRUTH.items():
+        then, now = before.get(key), after.get(key)
+        if then is not None and now is not None:
+            models = f"M{first.number - 1}, M{last.number}"
+            yield _make_row(measure, models, then, now, _TOTALS_ONLY)
+
+
+def _read_ground_truth(iteration: Iteration, side: str) -> dict[tuple[str, str], float | None]:
+    rows = iteration.metrics.get("truth") or []
+    return {(row["subject"], row["metric"]): row.get(side) for row in rows}
+
+
+def _iter_own_rows(first: Iteration, last: Iteration) -> Iterator[OutcomeRow]:
+    """Measures of each iteration's own data, which M_{t-1} made."""
+    if first.number == last.number:
+        return
+    models = f"M{first.number - 1}, M{last.number - 1}"
+    for path, measure in _FROM_OWN_DATA.items():
+        then, now = _get_number(first.metrics, path), _get_number(last.metrics, path)
+        if then is not None and now is not None:
+            yield _make_row(measure, models, then, now, _OTHER_PROMPTS)
+
+
+def _get_number(values: Any, path: str) -> float | None:
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return float(values) if isinstance(values, int | float) else None
+
+
+def _make_row(measure: Measure, models: str, then: float, now: float, why: str) -> OutcomeRow:
+    return OutcomeRow(measure, models, then, now, None, now - then, None, None, why)
+
+
+def _format_signed(value: float) -> str:
+    text = format_number(abs(value))
+    return text if float(f"{value:.4g}") == 0 else f"{'+' if value > 0 else '−'}{text}"
