@@ -85,4 +85,8 @@ def print_report(console: Console, report: CheckReport, *, recipe_name: str) -> 
             soft_wrap=True,
         )
     notes, problems = len(report.select(Level.AMBER)), len(report.select(Level.RED))
-    console.print(f"{problems} problems, {notes} notes", highlight=False)
+    console.print(f"{_count(problems, 'problem')}, {_count(notes, 'note')}", highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -50,6 +50,14 @@ def read_chat_templates(folder: Path) -> list[ChatTemplateFile]:
     return [ChatTemplateFile(name, _CONFIG, text) for name, text in named]
 
 
+def find_unused_template(folder: Path) -> str | None:
+    """The default template in `tokenizer_config.json`, where a file of its own replaces it."""
+    if not (folder / TEMPLATE_FILE).is_file():
+        return None
+    named = dict(_list_named(_read_object(folder / _CONFIG).get("chat_template")))
+    return named.get(DEFAULT_TEMPLATE)
+
+
 def reads_date(template: str) -> bool:
     """Whether a template asks what day it is."""
     return _DATE_FUNCTION in template

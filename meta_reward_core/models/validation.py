@@ -17,8 +17,10 @@ from meta_reward_core.system.untrusted_input import parse_json
 PICKLE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"}
 )
-_MODEL_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors"})
+_MODEL_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors", ".tiktoken"})
 _LFS_POINTER = b"version https://git-lfs"
+_TEXT_SUFFIXES = frozenset({".json", ".jinja", ".txt"})
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
 """Inside a model folder: the adapter whose merged weights it holds, where that was kept."""
@@ -144,8 +146,14 @@ def _check_inside(
         return
     allowed = ", ".join(str(root) for root in roots) or "none"
     if not is_part:
-        raise ModelFolderError(f"{named} lies outside the allowed model folders ({allowed}).")
-    raise ModelFolderError(f"{named} leads to {target}, outside the allowed folders ({allowed}).")
+        raise ModelFolderError(
+            f"{named} lies outside the allowed model folders ({allowed}): move it below one of "
+            "them, or name that folder in META_REWARD_MODEL_ROOT."
+        )
+    raise ModelFolderError(
+        f"{named} leads to {target}, outside the allowed folders ({allowed}): replace the link by "
+        "the file itself."
+    )
 
 
 def _check_harmless(file: Path) -> None:
@@ -162,7 +170,7 @@ def _check_content(file: Path) -> None:
     """Refuse what a download left in place of a file: nothing, a Git LFS pointer, a dead link."""
     if not file.exists():
         raise ModelFolderError(f"{file} links to a file that does not exist: download it again.")
-    if file.suffix.lower() not in _MODEL_SUFFIXES:
+    if file.suffix.lower() not in _MODEL_SUFFIXES and file.name not in INHERITED_FILES:
         return
     try:
         with file.open("rb") as stream:
@@ -178,9 +186,19 @@ def _check_content(file: Path) -> None:
         )
     if not start:
         raise ModelFolderError(f"{file} is empty: download it again.")
+    if start.startswith(_BYTE_ORDER_MARK) and file.suffix.lower() in _TEXT_SUFFIXES:
+        raise ModelFolderError(
+            f"{file} begins with a byte order mark, which model libraries read as a character: "
+            "save it as UTF-8 without one."
+        )
 
 
 def _check_config(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise ModelFolderError(
+            f"{folder / 'adapter_config.json'} belongs to an adapter over another model: merge "
+            "both, save the result and use that folder."
+        )
     if not (folder / "config.json").is_file():
         raise ModelFolderError(f"{folder} has no config.json: download the model again.")
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
@@ -189,11 +207,6 @@ def _check_config(folder: Path) -> None:
                 f"{folder / name} asks for code of its own (auto_map), which is never run: choose "
                 "a model that transformers knows, or remove auto_map if it knows this one."
             )
-    if (folder / "adapter_config.json").is_file():
-        raise ModelFolderError(
-            f"{folder / 'adapter_config.json'} belongs to an adapter over another model: merge "
-            "both, save the result and use that folder."
-        )
 
 
 def _check_weights(folder: Path) -> None:
@@ -214,11 +227,21 @@ def _check_weights(folder: Path) -> None:
 def _suggest_weights(folder: Path) -> str:
     if any(folder.glob("*.gguf")):
         return "a GGUF file cannot be trained, use the original model"
+    if any(folder.glob("model-*-of-*.safetensors")):
+        return f"its files of weights need {WEIGHTS_INDEX}, download that file"
     return "convert the model to safetensors, or download it again"
 
 
 def _check_chat_template(folder: Path) -> None:
-    if (folder / "chat_template.jinja").is_file():
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        try:
+            template.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelFolderError(
+                f"{template} is not UTF-8 text (byte {error.start}): download it again, or save "
+                "it as UTF-8."
+            ) from error
         return
     for name in ("chat_template.json", "tokenizer_config.json"):
         if _read_json(folder / name).get("chat_template"):

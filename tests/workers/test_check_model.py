@@ -57,7 +57,7 @@ def test_a_recipe_and_prompts_may_be_named(installation: Installation, toy: Path
     shown = installation.run(
         "check_model", "toy", "--recipe", "miniature", "--prompts", installation.prompts, *changes
     )
-    assert "amber  Actor rows: rows of all 20 prompts are refused by training" in shown
+    assert "amber  Actor rows: training refuses the rows of all 20 prompts" in shown
 
 
 def test_a_model_that_is_not_there_is_refused(installation: Installation) -> None:

@@ -25,6 +25,7 @@ from meta_reward_core.models.reasoning import find_marks
 from meta_reward_core.models.template_files import (
     DEFAULT_TEMPLATE,
     ChatTemplateFile,
+    find_unused_template,
     read_chat_templates,
 )
 
@@ -49,6 +50,8 @@ _ROUND_TRIPS: Final = {
     "template syntax": "{{ x }} {% if y %}",
 }
 """Texts that a template should write as they are, by what they stand for in a message."""
+_LONG_TEXT: Final = " ".join(f"word{number}" for number in range(4000))
+_TEMPLATE_READ_FIRST: Final = "chat_template.jinja"
 _REASONING_TRIPS: Final = {
     "reasoning blocks": "<think>\nReasons.\n</think>\n\nThe answer",
     "short reasoning blocks": "<think>Reasons.</think>The answer",
@@ -74,6 +77,8 @@ def check_chat_template(
     return [
         found,
         *turns,
+        *_check_prompt_texts(chat),
+        *_note_unused_template(chat),
         _check_stability(chat),
         _check_date(chat),
         _check_inserted_text(chat),
@@ -228,12 +233,40 @@ def _check_turns(chat: _Chat) -> list[Check]:
             found.append(chat.check("turns", "Turns", Level.RED, message, remedy))
             continue
         if text not in rendered:
-            message = f"the chat template leaves the text of {what} out"
+            verb = "changes" if text.lower() in rendered.lower() else "leaves out"
+            message = f"the chat template {verb} the text of {what}"
             found.append(chat.check("turns", "Turns", Level.RED, message, remedy))
     if found:
         return found
     names = " and ".join(what for what, *_ in wanted)
     return [chat.check("turns", "Turns", Level.GREEN, f"renders {names}")]
+
+
+def _check_prompt_texts(chat: _Chat) -> list[Check]:
+    """See that prompts are written as they are, but for white space around them."""
+    texts = _ROUND_TRIPS | {"long texts": _LONG_TEXT}
+    changed = [
+        what
+        for what, text in texts.items()
+        if text.strip() not in chat.render(_make_user_message(text or _USER), prompts=True)
+    ]
+    if not changed:
+        return []
+    message = f"the chat template changes {_join(changed)} of a prompt"
+    remedy = "correct the template, or use the model's own"
+    return [chat.check("prompts", "Prompt texts", Level.RED, message, remedy)]
+
+
+def _note_unused_template(chat: _Chat) -> list[Check]:
+    """Tell of a second default template, in a file that transformers does not read it from."""
+    if chat.template.file != _TEMPLATE_READ_FIRST:
+        return []
+    unused = find_unused_template(chat.folder)
+    if unused is None or unused.strip() == chat.template.text.strip():
+        return []
+    message = f"holds another chat template than {_TEMPLATE_READ_FIRST}, which is the one used"
+    remedy = "remove chat_template there, or compare both"
+    return [chat.check("unused", "Chat template", Level.AMBER, message, remedy, _TOKENIZER_CONFIG)]
 
 
 def _check_stability(chat: _Chat) -> Check:
@@ -446,19 +479,12 @@ def _check_round_trip(chat: _Chat) -> Check:
     """See whether a finished turn is the generation prompt and the text that was drawn."""
     title = "Round trip"
     texts = _ROUND_TRIPS | _REASONING_TRIPS
-    added = _find_added_words(chat)
+    added = _find_added_words(chat) or _find_next_turn(chat)
     changed = [what for what, text in texts.items() if added or not _keeps(chat, text)]
     if not changed:
         message = f"{len(texts)} kinds of text are rendered as they were drawn"
         return chat.check("round_trip", title, Level.GREEN, message)
-    context = chat.render(_make_user_message(), prompts=True)
-    if not chat.render(_make_user_message(), _make_reply()).startswith(context):
-        opened = render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0]))
-        finding = f"a finished turn does not begin with the generation prompt ({opened!r:.80})"
-    elif _ROUND_TRIPS.keys() <= set(changed):
-        finding = "the chat template adds to every completion, or changes it"
-    else:
-        finding = f"the chat template changes {_join(changed)} of a completion"
+    finding = _describe_changes(chat, changed)
     if chat.needs.stores_tokens:
         message = f"{finding}; training uses the token ids that were drawn, not the rendered turn"
         remedy = "correct the template if it should not do this"
@@ -470,6 +496,38 @@ def _check_round_trip(chat: _Chat) -> Check:
     )
     level = Level.RED if _is_lossy(chat) else Level.AMBER
     return chat.check("round_trip", title, level, message, remedy)
+
+
+def _describe_changes(chat: _Chat, changed: Sequence[str]) -> str:
+    """What a template does to finished turns, as a clause."""
+    context = chat.render(_make_user_message(), prompts=True)
+    before, _, _ = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)
+    opened = render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0]))
+    if not before.startswith(context):
+        return f"a finished turn does not begin with the generation prompt ({opened!r:.80})"
+    added = before.removeprefix(context)
+    if added.strip() and not opened:
+        return (
+            "the chat template writes no generation prompt, where a finished turn begins with "
+            f"{added!r:.80}"
+        )
+    if following := _find_next_turn(chat):
+        return f"the chat template writes {following!r:.80} behind a finished turn"
+    if _ROUND_TRIPS.keys() <= set(changed):
+        return "the chat template adds to every completion, or changes it"
+    return f"the chat template changes {_join(changed)} of a completion"
+
+
+def _find_next_turn(chat: _Chat) -> str:
+    """What the template writes behind the end of a finished turn, apart from end tokens."""
+    tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
+    end = _find_marker_after_reply(chat, [_make_user_message(), _make_reply()])
+    if end is None:
+        return ""
+    behind = tail.partition(str(chat.tokenizer.convert_ids_to_tokens(end)))[2]
+    for token in {*chat.end_ids, chat.tokenizer.eos_token_id} - {None}:
+        behind = behind.replace(str(chat.tokenizer.convert_ids_to_tokens(token)), "")
+    return behind.strip()
 
 
 def _is_lossy(chat: _Chat) -> bool:

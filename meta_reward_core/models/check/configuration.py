@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from meta_reward_core.errors import MalformedInputError
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.check.weights_files import TensorInfo
@@ -50,7 +51,12 @@ _QUANTISED_TENSORS: Final = (
     (re.compile(r"\.(weight_scale|weight_scale_inv|input_scale|activation_scale)$"), "FP8"),
     (re.compile(r"\.(scales|biases)$"), "MLX"),
 )
-_QUANTISED_DTYPES: Final = ("F8", "F6", "F4", "I8", "U8", "U32")
+_NUMBERS_OF_MODELS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+_BUFFERS: Final = re.compile(
+    r"(^|[._])(position_ids|masked_bias|causal_mask|attn\.bias|attention\.bias|token_type_ids"
+    r"|num_batches_tracked)$"
+)
+"""Tensors of older checkpoints that hold no weights: positions and masks, as integers."""
 _FLOAT_DTYPES: Final = {
     "F64": "float64",
     "F32": "float32",
@@ -69,6 +75,30 @@ def read_config(folder: Path) -> dict[str, Any]:
         (folder / _CONFIG_FILE).read_bytes(), nan_is_null=True, leave_scalars=True
     )
     return found
+
+
+def check_repeated_keys(folder: Path) -> list[Check]:
+    """Look for a value that config.json names twice: readers differ in which one they take."""
+    try:
+        parse_json(
+            (folder / _CONFIG_FILE).read_bytes(),
+            nan_is_null=True,
+            leave_scalars=True,
+            unique_keys=True,
+        )
+    except MalformedInputError as error:
+        return [
+            Check(
+                "config.repeated",
+                "Configuration",
+                Level.AMBER,
+                f"{str(error).partition(';')[0]}, of which transformers reads the last one and "
+                "other libraries may read the first",
+                "remove one of them",
+                _CONFIG_FILE,
+            )
+        ]
+    return []
 
 
 def find_quantisation(
@@ -94,7 +124,7 @@ def _find_quantised_tensor(tensors: Mapping[str, TensorInfo]) -> tuple[str, str]
             if pattern.search(key):
                 return method, tensor.file
     for key, tensor in tensors.items():
-        if tensor.dtype.startswith(_QUANTISED_DTYPES) and not key.endswith("position_ids"):
+        if tensor.dtype not in _NUMBERS_OF_MODELS and not _BUFFERS.search(key):
             return f"stored as {tensor.dtype}", tensor.file
     return None
 
@@ -103,8 +133,10 @@ def _find_declared_format(config: Mapping[str, Any]) -> str | None:
     for one in _iter_configs(config):
         for key in ("quantization_config", "compression_config", "quantization"):
             declared = one.get(key)
-            if not isinstance(declared, Mapping) or not declared:
+            if declared is None:
                 continue
+            if not isinstance(declared, Mapping):
+                return _FORMAT_NAMES.get(str(declared).lower(), "an unknown format")
             method = str(declared.get("quant_method") or "").lower()
             if key == "quantization" and not method:
                 return "MLX"
@@ -207,7 +239,7 @@ def find_position_limit(config: Mapping[str, Any]) -> int | None:
     text = _get_text_config(config)
     for key in _POSITION_KEYS:
         value = text.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None
 
@@ -232,6 +264,10 @@ def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -
     if limit is None:
         return [Check("positions", title, Level.GREEN, "the model names no longest row")]
     longest, most = needs.max_length or 0, needs.max_new_tokens
+    if limit < 1:
+        message = f"the model has {limit:,} positions, so that no prompt fits"
+        remedy = "download config.json again, or correct the number of positions"
+        return [Check("positions", title, Level.RED, message, remedy, _CONFIG_FILE)]
     if most >= limit:
         message = (
             f"the model has {limit:,} positions and a completion may have {most:,} tokens, so "

@@ -11,6 +11,7 @@ from meta_reward_core.models.check.configuration import (
     check_dtype,
     check_positions,
     check_quantisation,
+    check_repeated_keys,
     find_position_limit,
     has_learned_positions,
     read_config,
@@ -63,6 +64,7 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
     ]
     if find_worst_level(checks) is not Level.RED:
         checks += [
+            *check_repeated_keys(folder),
             *check_dtype(config, tensors),
             *check_positions(
                 find_position_limit(config), needs, is_learned=has_learned_positions(tensors)

@@ -40,9 +40,7 @@ def load_config(folder: Path) -> PretrainedConfig:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # config classes raise what they like
-        raise UnusableConfigError(
-            _fail(_explain_config_error(error), "use a model that transformers knows")
-        ) from error
+        raise UnusableConfigError(_explain_config_error(error)) from error
     if getattr(config, "is_encoder_decoder", False):
         raise UnusableConfigError(
             _fail(
@@ -58,9 +56,50 @@ def load_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def _explain_config_error(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return f"transformers cannot read it ({first.rstrip('.')})"
+def _explain_config_error(error: Exception) -> Check:
+    text = shorten_error(error)
+    is_unknown = "model_type" in text or "does not recognize" in text
+    return _fail(
+        f"transformers cannot read it ({text})",
+        "use a model that transformers knows"
+        if is_unknown
+        else "correct the value, or download config.json again",
+    )
+
+
+def check_model_class(config: PretrainedConfig) -> list[Check]:
+    """See that the class named in config.json is the one that the model is loaded as."""
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    expected = {known} if isinstance(known, str) else set(known or ())
+    named = [name for name in config.architectures or () if name.endswith("ForCausalLM")]
+    if not named or not expected or expected & set(named):
+        return []
+    return [
+        Check(
+            "config.class",
+            _TITLE,
+            Level.AMBER,
+            f"architectures names {', '.join(named)}, but model_type {config.model_type!r} is "
+            f"loaded as {' or '.join(sorted(expected))}; other engines may load the former",
+            "correct the one that is wrong",
+            _CONFIG_FILE,
+        )
+    ]
+
+
+def check_special_ids(config: PretrainedConfig, folder: Path, *, vocabulary: int) -> list[Check]:
+    """See that the special tokens of config.json are tokens of the model.
+
+    Args:
+        vocabulary: rows of the input embedding.
+    """
+    outside = _list_outside(config.get_text_config(decoder=True), vocabulary)
+    if not outside:
+        return []
+    is_read = not (folder / GENERATION_CONFIG_NAME).is_file()
+    message = f"{outside} is not a token of the model, which has {vocabulary:,}"
+    level = Level.RED if is_read and "eos_token_id" in outside else Level.AMBER
+    return [Check("config.tokens", _TITLE, level, message, "correct the id", _CONFIG_FILE)]
 
 
 def _check_architectures(config: PretrainedConfig) -> None:
@@ -91,9 +130,8 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, training would meet it
-            first = next(iter(str(error).splitlines()), "") or type(error).__name__
             return [
-                _fail(f"cannot be saved again ({first.rstrip('.')})", "correct the named values")
+                _fail(f"cannot be saved again ({shorten_error(error)})", "correct the named values")
             ]
     changed = _list_differences(config.to_dict(), again.to_dict())
     if changed:
@@ -127,12 +165,14 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
     try:
         config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # noqa: BLE001 - what is wrong in it decides what is raised
-        return [_fail_generation(f"cannot be read ({_shorten(error)})", "correct or remove it")]
+        return [
+            _fail_generation(f"cannot be read ({shorten_error(error)})", "correct or remove it")
+        ]
     try:
         with tempfile.TemporaryDirectory() as target:
             config.save_pretrained(target)
     except Exception as error:  # noqa: BLE001
-        found = _shorten(error)
+        found = shorten_error(error)
         message = f"cannot be saved again, so that training would end at its first epoch ({found})"
         remedy = 'remove the sampling values, or set "do_sample" to true'
         if "do_sample" not in str(error):
@@ -151,23 +191,33 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
     ]
 
 
-def _list_outside(config: GenerationConfig, vocabulary: int | None) -> str:
-    """The ids of special tokens that lie outside the vocabulary, as text."""
+def _list_outside(config: GenerationConfig | PretrainedConfig, vocabulary: int | None) -> str:
+    """The ids of special tokens that lie outside the vocabulary, or are no ids, as text."""
     found: list[str] = []
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         value = getattr(config, name, None)
         ids: list[Any] = value if isinstance(value, list) else [value]
-        found += [f"{name} {one}" for one in ids if _is_outside(one, vocabulary)]
+        found += [
+            f"{name} {one!r}"
+            for one in ids
+            if _is_outside(one, vocabulary, may_be_absent=name != "eos_token_id")
+        ]
     return ", ".join(found)
 
 
-def _is_outside(token: object, vocabulary: int | None) -> bool:
-    return isinstance(token, int) and vocabulary is not None and not 0 <= token < vocabulary
+def _is_outside(token: object, vocabulary: int | None, *, may_be_absent: bool) -> bool:
+    if token is None or (token == -1 and may_be_absent):
+        return False
+    if not isinstance(token, int) or isinstance(token, bool):
+        return True
+    return vocabulary is not None and not 0 <= token < vocabulary
 
 
-def _shorten(error: Exception) -> str:
-    """The first sentence of a library's message."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def shorten_error(error: Exception) -> str:
+    """The first sentence of a library's message, on one line; of a bare value with its class."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".strip()
     return text.partition(". ")[0].rstrip(".:")[:300]
 
 

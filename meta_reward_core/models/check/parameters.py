@@ -17,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from meta_reward_core.models.check.loading import shorten_error
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.check.weights_files import TensorInfo
 from meta_reward_core.models.validation import WEIGHTS_FILE, WEIGHTS_INDEX
@@ -24,6 +25,7 @@ from meta_reward_core.models.validation import WEIGHTS_FILE, WEIGHTS_INDEX
 _TITLE: Final = "Parameters"
 _SHOWN_NAMES: Final = 3
 _COMPARED_ROWS: Final = 16
+_COMPARED_VALUES: Final = 65_536
 _INNER_WRAPPERS: Final = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FSDP",
@@ -56,12 +58,15 @@ def check_parameters(
     if wrapped is not None:
         return [wrapped]
     try:
-        model, found = load_shapes(config, tensors)
+        shell = _build_shell(config)
+    except Exception as error:  # noqa: BLE001 - model classes raise what they like
+        return [_explain_unbuildable(error)]
+    try:
+        model, found = _load_into(shell, tensors)
     except Exception as error:  # noqa: BLE001 - the loader would fail in the same way with weights
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
         return [
             _fail(
-                f"the tensors do not fit config.json ({first})",
+                f"the tensors do not fit config.json ({shorten_error(error)})",
                 "use config.json and weights of the same model",
                 tensors,
             )
@@ -74,6 +79,7 @@ def check_parameters(
     return [
         Check("weights.keys", _TITLE, Level.GREEN, message),
         *_check_ties(model, tensors, folder),
+        *_check_values(tensors, folder),
         *_note_ignored(list_ignored_tensors(model, tensors), tensors),
     ]
 
@@ -87,6 +93,27 @@ def load_shapes(
         The model, and what transformers says about keys: `missing_keys`, `unexpected_keys` and
         `mismatched_keys` (name, stored shape, expected shape).
     """
+    return _load_into(_build_shell(config), tensors)
+
+
+def _build_shell(config: PretrainedConfig) -> Any:
+    """The model that a configuration describes, without values."""
+    with silence_transformers(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _explain_unbuildable(error: Exception) -> Check:
+    text = shorten_error(error)
+    remedy = "correct the value, or download config.json again"
+    if "attention" in text.lower() and "install" in text:
+        remedy = "remove attn_implementation from config.json, or install the package"
+    message = f"transformers cannot build the model that it describes ({text})"
+    return Check("weights.keys", _TITLE, Level.RED, message, remedy, "config.json")
+
+
+def _load_into(
+    shell: Any, tensors: Mapping[str, TensorInfo]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     empty = {
         name: torch.empty(
             tensor.shape, dtype=_TORCH_DTYPES.get(tensor.dtype, torch.float32), device="meta"
@@ -94,8 +121,6 @@ def load_shapes(
         for name, tensor in tensors.items()
     }
     with silence_transformers():
-        with torch.device("meta"):
-            shell: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         loaded: tuple[PreTrainedModel, dict[str, Any]] = type(shell).from_pretrained(
             None,
             config=shell.config,
@@ -305,6 +330,38 @@ def _check_ties(
     return []
 
 
+def _check_values(tensors: Mapping[str, TensorInfo], folder: Path) -> list[Check]:
+    """Look for values that are no numbers in the ends of each tensor: what a failed training left.
+
+    All values would be the whole model; a training that diverged leaves few that are numbers.
+    """
+    broken = []
+    for file in sorted({tensor.file for tensor in tensors.values()}):
+        with safe_open(folder / file, framework="pt") as weights:
+            broken += [
+                name
+                for name, tensor in sorted(tensors.items())
+                if tensor.file == file and not _are_ends_finite(weights, name, tensor)
+            ]
+    if not broken:
+        return []
+    message = (
+        f"{_count(len(broken), 'tensor')} with values that are not finite ({_list_names(broken)})"
+    )
+    remedy = "download the weights again, or use a checkpoint of before the training diverged"
+    held = {name: tensors[name] for name in broken}
+    return [Check("weights.values", "Values", Level.RED, message, remedy, _name_file(held))]
+
+
+def _are_ends_finite(weights: Any, name: str, tensor: TensorInfo) -> bool:
+    """Whether the first and the last row of a tensor are finite."""
+    if tensor.dtype not in _TORCH_DTYPES or not tensor.shape or 0 in tensor.shape:
+        return True
+    rows = weights.get_slice(name)
+    ends = (rows[:1], rows[tensor.shape[0] - 1 :])
+    return all(bool(torch.isfinite(end.flatten()[:_COMPARED_VALUES]).all()) for end in ends)
+
+
 def _read_some_rows(tensor: TensorInfo, name: str, folder: Path) -> torch.Tensor:
     """The first rows of a tensor, and its last ones: a few kilobytes."""
     with safe_open(folder / tensor.file, framework="pt") as file:
@@ -336,6 +393,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _fail(message: str, remedy: str, tensors: Mapping[str, TensorInfo]) -> Check:
+    return Check("weights.keys", _TITLE, Level.RED, message, remedy, _name_file(tensors))
+
+
+def _name_file(tensors: Mapping[str, TensorInfo]) -> str:
+    """The file that holds all of these tensors, or the index of several files."""
     files = {tensor.file for tensor in tensors.values()}
-    file = files.pop() if len(files) == 1 else (WEIGHTS_INDEX if files else WEIGHTS_FILE)
-    return Check("weights.keys", _TITLE, Level.RED, message, remedy, file)
+    return files.pop() if len(files) == 1 else (WEIGHTS_INDEX if files else WEIGHTS_FILE)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.models.template_files import DEFAULT_TEMPLATE
 from meta_reward_core.models.validation import INHERITED_FILES
 
 _TITLE: Final = "Tokenizer"
@@ -125,7 +126,7 @@ def _find_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBas
             {name: str(token) for name, token in one.special_tokens_map.items()},
             {name: str(token) for name, token in other.special_tokens_map.items()},
         ),
-        "the chat template": (one.chat_template, other.chat_template),
+        "the chat template": (_get_default_template(one), _get_default_template(other)),
     }
     for name, (first, second) in compared.items():
         if first != second:
@@ -138,6 +139,12 @@ def _find_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBas
         if encoded[0] != encoded[1]:
             return f"the encoding of {text!r}"
     return None
+
+
+def _get_default_template(tokenizer: PreTrainedTokenizerBase) -> object:
+    """The template that conversations are rendered by; others are used by nothing here."""
+    templates: Any = tokenizer.chat_template
+    return templates.get(DEFAULT_TEMPLATE) if isinstance(templates, dict) else templates
 
 
 def _check_vocabulary(

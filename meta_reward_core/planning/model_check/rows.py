@@ -163,9 +163,9 @@ def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
     key = f"{role.role}.max_new_tokens"
     if never:
         message = (
-            f"{_count_share(never, total)} prompts of the {_describe_role(role)} are refused, "
-            f"because with {role.most_new:,} tokens for the completion ({key}) they exceed the "
-            f"{limit:,} tokens that the model takes (longest prompt: {longest:,})"
+            f"engines refuse {_count_share(never, total)} of the {_describe_role(role)}: with "
+            f"{role.most_new:,} tokens for the completion ({key}), prompt and completion exceed "
+            f"the {limit:,} tokens that the model takes (longest prompt: {longest:,})"
         )
         remedy = f"lower {key}, or use shorter prompts or a model with more positions"
         return [Check(name, title, Level.RED if never == total else Level.AMBER, message, remedy)]
@@ -197,7 +197,7 @@ def check_training_rows(
     surely = sum(length >= max_length for length in role.prompts)
     if surely > max_refused_share * total:
         message = (
-            f"training refuses the rows of {_count_share(surely, total)} prompts, which are longer "
+            f"training refuses the rows of {_count_share(surely, total)}, because they are longer "
             f"than training.max_length ({max_length:,} tokens); it stops above a share of "
             f"{max_refused_share:.0%}"
         )
@@ -210,7 +210,7 @@ def check_training_rows(
         return [Check(name, title, Level.GREEN, message)]
     texts = "a cut-off completion" if not role.most_inserted else "texts of the greatest length"
     message = (
-        f"rows of {_count_share(cut, total)} prompts are refused by training where they hold "
+        f"training refuses the rows of {_count_share(cut, total)} where they hold "
         f"{texts}: up to {max(most):,} tokens, where training.max_length is {max_length:,}; "
         f"training stops if more than {max_refused_share:.0%} of all rows are refused"
     )
@@ -227,5 +227,8 @@ def _clip(length: int, limit: int | None) -> int:
 
 
 def _count_share(some: int, total: int) -> str:
-    """`3 of 8 (38%)`, or `all 8`."""
-    return f"all {total:,}" if some == total else f"{some:,} of {total:,} ({some / total:.0%})"
+    """`3 of 8 (38%) prompts`, `all 8 prompts`, or `the only prompt`."""
+    if total == 1:
+        return "the only prompt"
+    share = f"all {total:,}" if some == total else f"{some:,} of {total:,} ({some / total:.0%})"
+    return f"{share} prompts"

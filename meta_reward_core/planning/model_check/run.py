@@ -20,6 +20,7 @@ from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.models.check.files import FolderFiles, check_files
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.planning.model_check.needs import derive_needs
 from meta_reward_core.planning.model_check.rows import check_rows, select_prompts
 from meta_reward_core.recipes.loader import parse_recipe
@@ -29,6 +30,8 @@ from meta_reward_core.system.signals import make_parent_death_preexec
 
 _TIMEOUT_SECONDS: Final = 600.0
 _ERROR_CHARS: Final = 2000
+_CHECKS_OF_END_TOKENS: Final = frozenset({"generation_config", "config.tokens"})
+"""A chat template cannot be checked without the ids that stop generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +149,20 @@ def check_model(request: ModelCheckRequest) -> CheckReport:
     files = check_files(request.folder, needs, allowed_roots=request.allowed_roots)
     checks = list(files.checks)
     if files.is_sound:
-        checks += _check_with_libraries(request, files, needs)
+        try:
+            checks += _check_with_libraries(request, files, needs)
+        except Exception as error:  # noqa: BLE001 - libraries raise what they like about a folder
+            checks.append(_explain_unexpected(error, request.folder))
     return CheckReport(request.name, tuple(checks))
+
+
+def _explain_unexpected(error: Exception, folder: Path) -> Check:
+    """A red result: whatever a library raises here, a stage or a training would meet later."""
+    text = explain_library_error(error) or (
+        f"the check met {type(error).__name__} ({' '.join(str(error).split())[:300]})"
+    )
+    remedy = f"download all files of {folder.name} again; if that does not help, report this"
+    return Check("model", "Model", Level.RED, text.rstrip("."), remedy)
 
 
 def _check_with_libraries(
@@ -158,6 +173,8 @@ def _check_with_libraries(
         UnusableConfigError,
         check_config_saving,
         check_generation_config,
+        check_model_class,
+        check_special_ids,
         load_config,
     )
     from meta_reward_core.models.check.parameters import (
@@ -179,17 +196,24 @@ def _check_with_libraries(
             config = load_config(folder)
         except UnusableConfigError as error:
             return [error.check]
+        vocabulary = get_vocabulary_size(config)
         checks = [
             *check_parameters(config, files.tensors, folder),
             *check_config_saving(config),
-            *check_generation_config(folder, vocabulary=get_vocabulary_size(config)),
+            *check_model_class(config),
+            *check_special_ids(config, folder, vocabulary=vocabulary),
+            *check_generation_config(folder, vocabulary=vocabulary),
         ]
         try:
             tokenizer = load_tokenizer(folder)
         except UnusableTokenizerError as error:
             return [*checks, error.check]
         checks += check_tokenizer(tokenizer, config, folder)
-        checks += check_chat_template(tokenizer, folder, needs)
+        if all(
+            check.name not in _CHECKS_OF_END_TOKENS or check.level is not Level.RED
+            for check in checks
+        ):
+            checks += check_chat_template(tokenizer, folder, needs)
         limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
         if all(check.level is not Level.RED for check in checks):
             checks += check_rows(

@@ -203,7 +203,7 @@ def test_an_end_token_that_is_not_special_would_stay_in_texts(tmp_path: Path) ->
             "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['content'] }}"
             "<|im_end|>{% endfor %}",
             {"system_prompt": "Be brief."},
-            "leaves the text of system messages out",
+            "leaves out the text of system messages",
         ),
         (
             "{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}"
@@ -215,7 +215,7 @@ def test_an_end_token_that_is_not_special_would_stay_in_texts(tmp_path: Path) ->
             "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}<|im_end|>"
             "{% endfor %}",
             {},
-            "leaves the text of completions out",
+            "leaves out the text of completions",
         ),
     ],
 )

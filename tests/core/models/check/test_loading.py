@@ -191,10 +191,16 @@ def test_a_missing_tokenizer_is_refused(model: Path) -> None:
 
 
 def test_a_file_that_checkpoints_do_not_get_is_refused(model: Path) -> None:
-    """The vocabulary lies in a file that no checkpoint inherits, by the tokenizer's own name."""
     templates = model / "additional_chat_templates"
     templates.mkdir()
-    (templates / "tools.jinja").write_text("{{ messages }}")
+    (model / "chat_template.jinja").rename(templates / "default.jinja")
     found = red(check(model))
     assert [one.name for one in found] == ["tokenizer"]
     assert "the chat template differs" in found[0].message
+
+
+def test_a_checkpoint_may_lose_templates_that_nothing_uses(model: Path) -> None:
+    templates = model / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tools.jinja").write_text("{{ messages }}")
+    assert not red(check(model))

@@ -34,11 +34,11 @@ def judge(*prompts: int, most_inserted: int = 50, is_local: bool = True) -> Role
     [
         (actor(40, 50), None, Level.GREEN, "up to 50 tokens"),
         (actor(40, 50), 100, Level.GREEN, "up to 50 tokens and a completion of 50"),
-        (actor(40, 51), 100, Level.AMBER, "1 of 2 (50%) prompts of the actor are refused"),
-        (actor(51, 60), 100, Level.RED, "all 2 prompts of the actor are refused"),
+        (actor(40, 51), 100, Level.AMBER, "refuse 1 of 2 (50%) prompts of the actor"),
+        (actor(51, 60), 100, Level.RED, "refuse all 2 prompts of the actor"),
         (judge(20), 100, Level.GREEN, "up to 70 tokens and a completion of 30"),
         (judge(21), 100, Level.AMBER, "101 tokens with the completion, where the model takes 100"),
-        (judge(71), 100, Level.RED, "all 1 prompts of the judge are refused"),
+        (judge(71), 100, Level.RED, "refuse the only prompt of the judge"),
         (judge(71, is_local=False), 100, Level.GREEN, "up to 71 tokens"),
     ],
 )
@@ -55,7 +55,12 @@ def test_prompts_that_leave_no_room_for_a_completion_are_counted(
     ("role", "max_length", "level", "message"),
     [
         (actor(40, 49), 100, Level.GREEN, "up to 99 of training.max_length (100) tokens"),
-        (actor(40, 50), 100, Level.AMBER, "rows of 1 of 2 (50%) prompts are refused by training"),
+        (
+            actor(40, 50),
+            100,
+            Level.AMBER,
+            "training refuses the rows of 1 of 2 (50%) prompts where",
+        ),
         (actor(50, 50), 50, Level.RED, "training refuses the rows of all 2 prompts"),
         (actor(*[10] * 8, 50), 50, Level.RED, "the rows of 1 of 9 (11%) prompts"),
         (actor(*[10] * 9, 50), 50, Level.AMBER, "of all 10 prompts"),
@@ -98,7 +103,7 @@ def test_the_papers_recipe_refuses_every_cut_off_response_and_says_so() -> None:
     """actor.max_new_tokens and training.max_length are 2,048 both."""
     found = {one.name: one for one in check("paper-llama3-8b")}
     assert found["rows.actor"].level is Level.AMBER
-    assert "rows of all 1 prompts are refused" in found["rows.actor"].message
+    assert "refuses the rows of the only prompt where" in found["rows.actor"].message
     assert "training.max_length is 2,048" in found["rows.actor"].message
     # 2 prompt words in <user> ... <eos> <assistant>: 5 tokens, and 2,048 of the response.
     assert found["rows.actor"].remedy.startswith("set training.max_length to 2,054")

@@ -157,7 +157,7 @@ def test_roles_whose_prompts_never_fit_are_each_named(model: Path, roots: Storag
     edit_json(model / "config.json", max_position_embeddings=51)
     problems = check_model(request_for(model, roots)).select(Level.RED)
     assert [check.name for check in problems] == ["prompts.judge", "prompts.meta_judge"]
-    assert "all 2 prompts of the judge are refused" in problems[0].message
+    assert "engines refuse all 2 prompts of the judge" in problems[0].message
 
 
 def test_several_problems_are_a_line_each() -> None:
