@@ -52,7 +52,7 @@ from tests.webapp.conftest import make_person
 def session(person):
     store = SessionStore()
     store[SESSION_KEY] = str(person.pk)
-    store[BACKEND_SESSION_KEY] = "webapp.accounts.login_throttle.PatientBackend"
+    store[BACKEND_SESSION_KEY] = "webapp.accounts.login_throttle.ThrottledModelBackend"
     store[HASH_SESSION_KEY] = person.get_session_auth_hash()
     store.create()
     return store.session_key

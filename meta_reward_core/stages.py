@@ -26,15 +26,17 @@ from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.planning.model_check.record import read_report, write_report
 from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
     can_check_here,
+    read_report,
     require_sound,
     run_check,
+    write_report,
 )
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
+from meta_reward_core.storage.layout import ExperimentLayout, get_experiment_folder
 from meta_reward_core.storage.records import (
     Battle,
     Dropped,
@@ -87,9 +89,10 @@ def _check_base_model(context: IterationContext, pool: pa.Table) -> None:
 
     Whoever creates an experiment may not have the libraries for it, as the site has not.
     """
-    store, name = context.files.store, context.files.folder.rpartition("/")[0]
+    store = context.files.store
+    layout = ExperimentLayout(get_experiment_folder(context.files.folder))
     is_needed = context.recipe.engine.kind != "scripted" and can_check_here()
-    if not is_needed or read_report(store, name) is not None:
+    if not is_needed or read_report(store, layout) is not None:
         return
     folder = context.model.folder
     request = ModelCheckRequest(
@@ -102,7 +105,7 @@ def _check_base_model(context: IterationContext, pool: pa.Table) -> None:
     )
     report = run_check(request, in_process=True)
     require_sound(report)
-    write_report(store, name, report)
+    write_report(store, layout, report)
 
 
 def hash_earlier_inputs(context: IterationContext) -> str:

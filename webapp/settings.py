@@ -240,10 +240,10 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
-    {"NAME": "webapp.accounts.password_events.NoteChanges"},
+    {"NAME": "webapp.accounts.security_log.PasswordChangeLogger"},
 ]
 
-AUTHENTICATION_BACKENDS = ["webapp.accounts.login_throttle.PatientBackend"]
+AUTHENTICATION_BACKENDS = ["webapp.accounts.login_throttle.ThrottledModelBackend"]
 OTP_TOTP_ISSUER = "Meta-Reward"
 META_REWARD_PROXIES = int(os.environ.get("META_REWARD_PROXIES", "0"))
 META_REWARD_METRICS_TOKEN = read_secret("META_REWARD_METRICS_TOKEN")

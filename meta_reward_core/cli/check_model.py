@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.models.check.result import CheckReport, Level
-from meta_reward_core.planning.check_named_model import build_named_check
+from meta_reward_core.planning.check_experiment import build_named_check
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
     ExperimentRequest,

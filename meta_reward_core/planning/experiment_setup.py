@@ -34,7 +34,7 @@ from meta_reward_core.planning.experiment_request import (
     check_pool,
     load_requested_recipe,
 )
-from meta_reward_core.planning.model_check.record import write_report
+from meta_reward_core.planning.model_check.run import write_report
 from meta_reward_core.planning.prompt_pool import read_pool
 from meta_reward_core.planning.settings_change import (
     SettingsPlan,
@@ -52,6 +52,7 @@ from meta_reward_core.storage.experiment_files import (
     iter_experiment_names,
     make_missing_files_error,
 )
+from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.fixed_items import (
     FixedItems,
@@ -280,7 +281,7 @@ def _create(
         documents={get_items_path(one.task): one.to_json() for one in inputs.items},
     )
     if report is not None:
-        write_report(store, experiment.name, report)
+        write_report(store, ExperimentLayout.from_name(experiment.name), report)
     return experiment
 
 

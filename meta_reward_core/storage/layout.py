@@ -41,6 +41,7 @@ PROBE_ACCEPTANCE: Final = "probe/accepted.json"
 
 _DESCRIPTION: Final = "experiment.json"
 _SETTINGS: Final = "settings"
+_MODEL_CHECK: Final = "model_check.json"
 _EVALUATIONS: Final = "evaluations"
 _EVALUATION_ITEMS: Final = "evaluation-data"
 _ITERATION: Final = "iteration-"
@@ -82,6 +83,11 @@ class ExperimentLayout:
     def settings(self) -> str:
         """Folder of the changes of settings."""
         return self.get_path(_SETTINGS)
+
+    @property
+    def model_check(self) -> str:
+        """Name of the file of the report of the model check that the experiment began with."""
+        return self.get_path(_MODEL_CHECK)
 
     @property
     def evaluations(self) -> str:

@@ -22,7 +22,7 @@ from meta_reward_core.models.chat import (
     render_answer_end,
     render_chat,
 )
-from meta_reward_core.models.end_tokens import find_end_token_ids
+from meta_reward_core.models.fingerprint import find_end_token_ids
 from meta_reward_core.models.reasoning import ReasoningPolicy
 from meta_reward_core.training.row_types import DrawnTokens, RowIterable, TrainingRow
 

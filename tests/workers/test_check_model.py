@@ -10,9 +10,10 @@ from django.core.management import CommandError
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.models.check.result import CheckReport, Level
-from meta_reward_core.planning.model_check.record import read_report
+from meta_reward_core.planning.model_check.run import read_report
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.model_files import edit_json
 from tests.workers.installation import Installation
@@ -98,7 +99,9 @@ def test_the_report_is_kept_with_the_experiment(installation: Installation, toy:
     job = carry_out(job_for(installation, None, **launch_toy(installation)))
     assert (job.status, job.message) == ("done", "")
     assert any("checkpoints are saved in bfloat16" in line for line in job.outcome["said"])
-    report = read_report(ArtifactStore(str(installation.artifacts)), "mine")
+    report = read_report(
+        ArtifactStore(str(installation.artifacts)), ExperimentLayout.from_name("mine")
+    )
     assert report is not None
     assert (report.model, report.level) == ("toy", Level.AMBER)
 

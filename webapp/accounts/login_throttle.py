@@ -47,7 +47,7 @@ def is_locked_out(name: str, address: str | None) -> bool:
     )
 
 
-class PatientBackend(ModelBackend):
+class ThrottledModelBackend(ModelBackend):
     """Django's own, behind the lock; what an account may do follows from its roles in code."""
 
     def authenticate(

@@ -24,6 +24,17 @@ require_run: Final = permission_required(RUN, raise_exception=True)
 """Decorator of a view for whoever may start and steer experiments."""
 
 
+def get_user(request: HttpRequest) -> User:
+    """The person who asks.
+
+    Raises:
+        PermissionDenied: nobody has signed in.
+    """
+    if not isinstance(request.user, User):
+        raise PermissionDenied("sign-in required")
+    return request.user
+
+
 def require_view_or_audit(view: View) -> View:
     """Decorator of the first page: who may only audit goes on to the audits."""
 

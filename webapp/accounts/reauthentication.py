@@ -23,8 +23,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
-from webapp.accounts.current_user import get_user
 from webapp.accounts.login_throttle import check_secret
+from webapp.accounts.permissions import get_user
 from webapp.accounts.two_factor import has_second_factor, verify_code
 
 RECENT_SECONDS: Final = 15 * 60

@@ -130,3 +130,19 @@ def _log_role_change(
         return
     names = Group.objects.filter(pk__in=pk_set or ()).values_list("name", flat=True)
     log_event(Action.ROLES, str(instance), detail=f"{what}: {', '.join(names) or pk_set or ''}")
+
+
+class PasswordChangeLogger:
+    """Records password changes; a password validator because Django tells these of every change."""
+
+    def validate(self, password: str, user: User | None = None) -> None:
+        """Accept every password."""
+
+    def password_changed(self, password: str, user: User | None = None) -> None:  # noqa: ARG002
+        """Record it; creating an account, with its first password, is recorded separately."""
+        if user is not None and user.last_login is not None:
+            log_event(Action.PASSWORD, user.get_username())
+
+    def get_help_text(self) -> str:
+        """Text for the list of rules above the field."""
+        return "The change, its time and its network address are recorded for admins."

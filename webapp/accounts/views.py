@@ -15,8 +15,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from webapp.accounts import two_factor
-from webapp.accounts.current_user import get_user
 from webapp.accounts.login_throttle import ThrottledPasswordChangeForm, check_secret
+from webapp.accounts.permissions import get_user
 from webapp.accounts.reauthentication import (
     ask_to_confirm,
     is_recent,

@@ -7,8 +7,8 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
+from webapp.accounts.admin import ViewOnlyAdmin
 from webapp.accounts.permissions import can_touch_account
-from webapp.accounts.read_only_admin import ViewOnlyAdmin
 from webapp.api.models import ApiToken
 
 

@@ -10,11 +10,11 @@ from ninja.errors import HttpError
 from meta_reward_core.planning.settings_change import SettingsPlan
 from meta_reward_core.recipes.canonical import get_current_key
 from meta_reward_core.recipes.loader import read_stored_values
-from webapp.accounts.current_user import get_user
 from webapp.accounts.ownership import OwnershipForm, get_ownership, transfer_ownership
 from webapp.accounts.permissions import (
     get_controllable_experiment,
     get_transferable_experiment,
+    get_user,
     get_viewable_experiment,
     get_visible_experiments,
 )

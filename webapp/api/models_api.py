@@ -8,8 +8,11 @@ from ninja import Router, Status
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.loader import parse_stored_recipe
-from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import get_controllable_experiment, get_viewable_experiment
+from webapp.accounts.permissions import (
+    get_controllable_experiment,
+    get_user,
+    get_viewable_experiment,
+)
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
 from webapp.api.permissions import require_publishing, require_run
 from webapp.api.schemas import ConversationIn, FollowIn, JobOut, PublishIn

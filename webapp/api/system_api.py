@@ -6,8 +6,7 @@ from ninja import Query, Router, Status
 
 from meta_reward_core.errors import InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
-from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import get_visible_experiments, get_visible_jobs
+from webapp.accounts.permissions import get_user, get_visible_experiments, get_visible_jobs
 from webapp.api.create_experiment import submit_model_check
 from webapp.api.errors import PROBLEMS
 from webapp.api.experiments import Limit, Offset

@@ -13,8 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST
 
 from webapp.accounts.credentials import get_generation
-from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import require_view
+from webapp.accounts.permissions import get_user, require_view
 from webapp.accounts.reauthentication import require_recent_authentication
 from webapp.api.models import ApiToken, TokenScope, make_token, revoke_token
 

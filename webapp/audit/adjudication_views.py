@@ -14,8 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.errors import InputError
-from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import require_view
+from webapp.accounts.permissions import get_user, require_view
 from webapp.accounts.roles import ADJUDICATE
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action

@@ -46,7 +46,7 @@ from django.utils.safestring import mark_safe
 from django.utils.text import Truncator
 
 from meta_reward_core.errors import InputError
-from webapp.accounts.current_user import get_user
+from webapp.accounts.permissions import get_user
 from webapp.accounts.roles import ADJUDICATE, ANSWER
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action

@@ -10,7 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from webapp.accounts.current_user import get_user
+from webapp.accounts.permissions import get_user
 from webapp.accounts.roles import ANSWER
 from webapp.audit import annotation_queue
 from webapp.audit.forms import AnswerForm, make_answer_form, to_item_choice, to_shown_letter

@@ -10,10 +10,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
+    get_user,
     get_viewable_experiment,
     get_visible_experiments,
     require_run,

@@ -12,10 +12,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webapp.accounts.current_user import get_user
+from webapp.accounts.admin import ViewOnlyAdmin
 from webapp.accounts.ownership import transfer_ownership
-from webapp.accounts.permissions import get_visible_experiments
-from webapp.accounts.read_only_admin import ViewOnlyAdmin
+from webapp.accounts.permissions import get_user, get_visible_experiments
 from webapp.activity.models import Activity
 from webapp.experiments.actions import can_request
 from webapp.experiments.jobs import enqueue_job

@@ -15,13 +15,13 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from webapp.accounts.current_user import get_user
 from webapp.accounts.ownership import OwnershipForm, transfer_ownership
 from webapp.accounts.permissions import (
     can_control,
     can_transfer,
     get_controllable_experiment,
     get_transferable_experiment,
+    get_user,
     get_viewable_experiment,
     get_visible_experiments,
     require_run,

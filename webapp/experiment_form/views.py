@@ -16,10 +16,10 @@ from django_htmx.http import HttpResponseClientRedirect
 from meta_reward_core.errors import ArtifactError, InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.recipes.schema import Recipe
-from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import (
     get_controllable_experiment,
     get_requested_job,
+    get_user,
     get_visible_experiments,
     require_run,
     require_view,

@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webapp.accounts.read_only_admin import ViewOnlyAdmin
+from webapp.accounts.admin import ViewOnlyAdmin
 from webapp.notifications.models import (
     Notification,
     NotificationEvent,

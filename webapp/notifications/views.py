@@ -10,8 +10,7 @@ from django.utils.cache import add_never_cache_headers
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST
 
-from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import require_view
+from webapp.accounts.permissions import get_user, require_view
 from webapp.accounts.reauthentication import (
     ask_to_confirm,
     is_recent,

@@ -12,10 +12,10 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.recipes.loader import parse_stored_recipe
-from webapp.accounts.current_user import get_user
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
+    get_user,
     get_viewable_experiment,
     require_run,
     require_view,

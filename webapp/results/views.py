@@ -18,8 +18,7 @@ from meta_reward_core.errors import ArtifactError
 from meta_reward_core.method.what_if import get_rules
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.storage.shards import IterationFiles
-from webapp.accounts.current_user import get_user
-from webapp.accounts.permissions import get_viewable_experiment, require_run, require_view
+from webapp.accounts.permissions import get_user, get_viewable_experiment, require_run, require_view
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action

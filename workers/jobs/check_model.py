@@ -3,7 +3,7 @@
 from typing import Any
 
 from meta_reward_core.errors import InputError
-from meta_reward_core.planning.check_named_model import build_named_check
+from meta_reward_core.planning.check_experiment import build_named_check
 from meta_reward_core.planning.model_check.run import can_check_here, run_check
 from webapp.experiment_form.model_check import CheckRequest
 from webapp.experiment_form.uploads import get_stored_path

@@ -20,7 +20,7 @@ from meta_reward_core.models.chat import (
 )
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, Level
-from meta_reward_core.models.end_tokens import find_end_token_ids
+from meta_reward_core.models.fingerprint import find_end_token_ids
 from meta_reward_core.models.reasoning import find_marks
 from meta_reward_core.models.template_files import (
     DEFAULT_TEMPLATE,

@@ -26,7 +26,10 @@ from meta_reward_core.planning.model_check.rows import check_rows, select_prompt
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.system.signals import make_parent_death_preexec
+from meta_reward_core.system.untrusted_input import parse_json
 
 _TIMEOUT_SECONDS: Final = 600.0
 _ERROR_CHARS: Final = 2000
@@ -230,3 +233,14 @@ def _find_limit(own: object, needs: ModelNeeds) -> int | None:
     """The longest prompt and completion together that an engine takes, in tokens."""
     limits = [limit for limit in (own, needs.max_model_len) if isinstance(limit, int) and limit]
     return min(limits) if limits else None
+
+
+def write_report(store: ArtifactStore, layout: ExperimentLayout, report: CheckReport) -> None:
+    """Store the report of an experiment's model check, unless one is stored already."""
+    store.put_if_absent(layout.model_check, encode_canonical_json(report.to_json()))
+
+
+def read_report(store: ArtifactStore, layout: ExperimentLayout) -> CheckReport | None:
+    """Read the report that an experiment started with; None if there is none."""
+    data = store.read_if_exists(layout.model_check)
+    return None if data is None else CheckReport.from_json(parse_json(data))

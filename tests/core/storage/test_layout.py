@@ -24,7 +24,7 @@ PACKAGES = [Path(package.__file__ or "").parent for package in (meta_reward_core
 TEMPLATES = PACKAGES[0].parent / "templates"
 KNOWS_THE_LAYOUT = re.compile(
     r"(?<![\w-])iteration-(?=$|[\d{(\\])|experiment\\?\.json|(?<!\w)manifest\\?\.json"
-    r"|(?<!\w)manifests/|evaluations/|evaluation-data|/checkpoint|part-[^\s]*parquet"
+    r"|(?<!\w)manifests/|evaluations/|evaluation-data|/checkpoint|model_check\\?\.json|part-[^\s]*parquet"
 )
 """Also inside regular expressions, and where an f-string goes on with a number."""
 
@@ -63,7 +63,8 @@ def test_no_page_knows_the_layout() -> None:
 @pytest.mark.parametrize(
     "text",
     ["a/iteration-", "iteration-1/x", r"iteration-\d", "a/experiment.json", r"experiment\.json",
-     "/manifest.json", "manifests/", "evaluations/M1", "x/checkpoint", "part-00001.parquet"],
+     "/manifest.json", "manifests/", "evaluations/M1", "x/checkpoint", "a/model_check.json",
+     "part-00001.parquet"],
 )  # fmt: skip
 def test_a_path_of_the_layout_is_recognized(text: str) -> None:
     assert KNOWS_THE_LAYOUT.search(text)
