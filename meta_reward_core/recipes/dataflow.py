@@ -23,7 +23,12 @@ from meta_reward_core.recipes.canonical import get_current_key, get_frozen_key
 from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
 from meta_reward_core.storage.layout import CHECKPOINT, get_partition_path, get_table_path
 from meta_reward_core.storage.records import PairKind
-from meta_reward_core.storage.schemas import get_own_part, is_shared_table, list_written_tables
+from meta_reward_core.storage.schemas import (
+    WRITERS,
+    get_own_part,
+    is_shared_table,
+    list_written_tables,
+)
 
 Resource = Literal["cpu", "engine", "trainer"]
 Condition = Callable[[Recipe], bool]
@@ -319,6 +324,26 @@ STAGE_SPECS: Final = (
     EVALUATE,
 )
 """In the order of the paper."""
+
+
+def _list_inputs(spec: StageSpec, *, streamed: bool) -> tuple[str, ...]:
+    writers = {writer for table in spec.reads for writer in WRITERS[table]}
+    return tuple(
+        one.name
+        for one in STAGE_SPECS
+        if one.name in writers and (one.part_by_part and spec.part_by_part) is streamed
+    )
+
+
+STREAMED_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    spec.name: _list_inputs(spec, streamed=True) for spec in STAGE_SPECS
+}
+"""By stage, the stages of which shard k must be finished before shard k of this one may start."""
+
+WHOLE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    spec.name: _list_inputs(spec, streamed=False) for spec in STAGE_SPECS
+}
+"""By stage, the stages of which every shard must be finished before any of this one may start."""
 
 NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "name": "a name for people",

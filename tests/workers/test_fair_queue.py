@@ -28,7 +28,8 @@ def begin(name: str, *, shards: int, stage: str = "judge") -> Stage:
     made = Stage.objects.create(
         iteration=iteration, name=stage, position=2, status="running", shard_count=shards
     )
-    Shard.objects.bulk_create(Shard(stage=made, index=index) for index in range(shards))
+    sent = timezone.now()
+    Shard.objects.bulk_create(Shard(stage=made, index=index, sent=sent) for index in range(shards))
     return made
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from meta_reward_core.recipes.dataflow import STAGE_SPECS
 from tests.workers.test_fair_queue import begin
 from webapp.experiments.models import Shard, Stage
 from workers import reconciler
@@ -28,8 +29,12 @@ class Broker:
 def begin_judging(*, shards: int) -> None:
     """An iteration whose judge stage runs, with so many waiting shards."""
     iteration = begin("alice", shards=shards).iteration
-    for position, name in enumerate(["sample", "generate"]):
-        Stage.objects.create(iteration=iteration, name=name, position=position, status="finished")
+    for position, spec in enumerate(STAGE_SPECS):
+        if spec.name != "judge":
+            status = "finished" if spec.name in ("sample", "generate") else "skipped"
+            Stage.objects.create(
+                iteration=iteration, name=spec.name, position=position, status=status
+            )
 
 
 def sent_again(

@@ -149,6 +149,26 @@ def test_an_iteration_by_the_workers_equals_one_by_the_command(
     assert mine.metrics["pairs"] == quiet.metrics["pairs"]
 
 
+def test_a_shard_starts_as_soon_as_the_shard_it_reads_is_finished(
+    installation: Installation, queue: Queue, host: HostHere
+) -> None:
+    """Later stages do not wait for the last shard of an earlier one; tables stay the same."""
+    installation.run_iteration(name="quiet")
+    hand_over(installation)
+    while queue.messages:
+        queue.messages = deque(sorted(queue.messages, key=find_index))
+        queue.work(most=1)
+    assert statuses(Iteration) == ["finished", "finished"]
+    assert host.ran.index(("meta_judge", 0)) < host.ran.index(("generate", 1))
+    assert host.ran.index(("judge", 1)) < host.ran.index(("pair_actor", 0))
+    root = installation.artifacts
+    assert table_bytes(root / "mine") == table_bytes(root / "quiet")
+
+
+def find_index(pk: int) -> int:
+    return Shard.objects.get(pk=pk).index
+
+
 def test_calling_it_again_and_again_changes_nothing(
     installation: Installation, queue: Queue, host: HostHere
 ) -> None:

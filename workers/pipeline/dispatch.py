@@ -9,6 +9,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from meta_reward_core.iteration import STAGES, Resource
+from meta_reward_core.recipes.dataflow import STREAMED_INPUTS
 from webapp.experiments.models import Shard, Stage
 from webapp.health import read_queue_lengths
 from workers.celery import app
@@ -30,10 +31,23 @@ def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
     Args:
         again_after_seconds: a message of this age counts as lost.
     """
-    queue = _QUEUE_OF_STAGE[stage.name]
     unsent = shard_claims.get_unsent_shards(again_after_seconds=again_after_seconds)
     for shard in unsent.filter(stage=stage, index__lt=stage.shard_count or 0):
+        queue = _QUEUE_OF_STAGE[stage.name]
         transaction.on_commit(partial(_send_shard, shard, queue, again_after_seconds))
+
+
+def send_following_shards(finished: Shard) -> None:
+    """Send messages for the shards that a finished shard of a stage may have waited for."""
+    names = [name for name, inputs in STREAMED_INPUTS.items() if finished.stage.name in inputs]
+    if not names:
+        return
+    running = shard_claims.get_running_stages().filter(
+        iteration=finished.stage.iteration_id, name__in=names
+    )
+    unsent = shard_claims.get_unsent_shards(again_after_seconds=NEVER)
+    for shard in unsent.filter(stage__in=running, index=finished.index).select_related("stage"):
+        _send_shard(shard, _QUEUE_OF_STAGE[shard.stage.name], NEVER)
 
 
 def _send_shard(shard: Shard, queue: str, again_after_seconds: float) -> None:

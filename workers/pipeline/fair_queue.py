@@ -51,9 +51,12 @@ def _iter_in_turn(named: Shard) -> Iterator[Shard]:
 
 
 def _list_waiting_experiments(stages: list[str]) -> set[int]:
-    """Experiments of which a shard waits; of tens of thousands that do, one is looked at."""
+    """Experiments of which a shard waits; of tens of thousands that do, one is looked at.
+
+    Shards whose inputs are not finished were never sent, so most are passed over at once.
+    """
     waiting = shard_claims.get_claimable_shards().filter(
-        stage=OuterRef("pk"), index__lt=OuterRef("shard_count")
+        stage=OuterRef("pk"), index__lt=OuterRef("shard_count"), sent__isnull=False
     )
     found = shard_claims.get_running_stages().filter(Exists(waiting), name__in=stages)
     return set(found.values_list("iteration__experiment", flat=True))

@@ -25,7 +25,7 @@ from workers.engine.client import (
 )
 from workers.ops import heartbeat, processes
 from workers.pipeline import fair_queue, scheduling, shard_claims, transitions
-from workers.pipeline.dispatch import send_shards
+from workers.pipeline.dispatch import send_following_shards, send_shards
 from workers.pipeline.open_experiment import build_context
 from workers.pipeline.training_progress import TrainingProgress
 
@@ -57,6 +57,7 @@ def run_shard(shard_id: int) -> None:
     close_old_connections()
     if transitions.is_stopped(shard.stage.iteration):
         _host.kill()  # a shard that ended just before leaves its engine idle, with the model loaded
+    send_following_shards(shard)
     scheduling.advance_iteration(shard.stage.iteration)
 
 

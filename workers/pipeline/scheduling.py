@@ -15,6 +15,7 @@ from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import MetaRewardError, StorageUnreachableError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
+from meta_reward_core.recipes.dataflow import STREAMED_INPUTS, WHOLE_INPUTS
 from meta_reward_core.runner import needs_training, publish_manifest
 from meta_reward_core.storage.schemas import WRITERS
 from webapp.audit.gate import explain_hold
@@ -64,15 +65,45 @@ def _take_step(pk: int) -> bool:
         return False
     rows = {row.name: row for row in iteration.stages.all()}
     for step in STAGES:
-        row = rows[step.name]
-        if row.status == StageStatus.WAITING:
-            context = build_context(iteration)
-            if needs_training(step, context) and _is_held(iteration, context):
-                return False
-            return _start_stage(step, row, context)
-        if row.status not in _DONE:
-            return _finish_if_done(iteration, step, row)
-    return _complete_iteration(iteration, rows)
+        took = _take_step_of_stage(iteration, step, rows)
+        if took is not None:
+            return took
+    if all(row.status in _DONE for row in rows.values()):
+        return _complete_iteration(iteration, rows)
+    return False
+
+
+def _take_step_of_stage(iteration: Iteration, step: Step, rows: dict[str, Stage]) -> bool | None:
+    """Start or finish a stage if that is next; None leaves the step to the stages after it."""
+    row = rows[step.name]
+    if row.status in _DONE:
+        return None
+    if row.status == StageStatus.WAITING:
+        return _start_if_ready(iteration, step, rows)
+    if _fail_if_exhausted(iteration, row):
+        return False
+    return (_can_finish(step, rows) and _finish_if_done(iteration, step, row)) or None
+
+
+def _start_if_ready(iteration: Iteration, step: Step, rows: dict[str, Stage]) -> bool | None:
+    if not _can_start(step, rows):
+        return None
+    context = build_context(iteration)
+    if needs_training(step, context) and _is_held(iteration, context):
+        return False
+    return _start_stage(step, rows[step.name], context)
+
+
+def _can_start(step: Step, rows: dict[str, Stage]) -> bool:
+    """Whether a stage's inputs are finished, or are being made part by part as it reads them."""
+    begun = (StageStatus.RUNNING, *_DONE)
+    return all(rows[name].status in _DONE for name in WHOLE_INPUTS[step.name]) and all(
+        rows[name].status in begun for name in STREAMED_INPUTS[step.name]
+    )
+
+
+def _can_finish(step: Step, rows: dict[str, Stage]) -> bool:
+    return all(rows[name].status in _DONE for name in STREAMED_INPUTS[step.name])
 
 
 def _is_held(iteration: Iteration, context: IterationContext) -> bool:
@@ -117,14 +148,17 @@ def _start_stage(step: Step, row: Stage, context: IterationContext) -> bool:
     return True
 
 
-def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
-    # After every shard of every worker: so nothing here loads the rows of a stage that goes on.
+# After every shard of every worker: so nothing here loads the rows of a stage that goes on.
+def _fail_if_exhausted(iteration: Iteration, row: Stage) -> bool:
     unfinished = shard_claims.get_unfinished_shards(row)
-    hopeless = shard_claims.select_exhausted_shards(unfinished).order_by("index").first()
-    if hopeless is not None:
-        _fail_iteration(iteration, row, hopeless)
-        return False
-    if unfinished.exists():
+    exhausted = shard_claims.select_exhausted_shards(unfinished).order_by("index").first()
+    if exhausted is not None:
+        _fail_iteration(iteration, row, exhausted)
+    return exhausted is not None
+
+
+def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
+    if shard_claims.get_unfinished_shards(row).exists():
         return False
     context = build_context(iteration)
     context.files.gather({step.name, *(stage for name in step.reads for stage in WRITERS[name])})

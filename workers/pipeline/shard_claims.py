@@ -15,10 +15,11 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
+from meta_reward_core.recipes.dataflow import STREAMED_INPUTS
 from webapp.db_clock import from_now
 from webapp.experiments.models import (
     Attempt,
@@ -62,14 +63,34 @@ def claim_shard_for(shard: Shard, *, seconds: float) -> Attempt | None:
 
 
 def get_claimable_shards() -> QuerySet[Shard]:
-    """Shards that wait for a worker."""
+    """Shards that wait for a worker and whose inputs are finished."""
     # Conditions on the shard itself stand in the UPDATE, not in a subquery over shards: PostgreSQL
     # checks only the former again after it has waited for another claim.
-    return Shard.objects.filter(
-        status=ShardStatus.WAITING,
-        failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
-        stage__in=get_running_stages(),
+    return _select_ready(
+        Shard.objects.filter(
+            status=ShardStatus.WAITING,
+            failures__lt=settings.META_REWARD_MAX_ATTEMPTS,
+            stage__in=get_running_stages(),
+        )
     )
+
+
+def _select_ready(shards: QuerySet[Shard]) -> QuerySet[Shard]:
+    """Keep shard k of a stage that reads part by part until shard k of what it reads is finished.
+
+    An input that is made again meanwhile does no harm: the shard's key holds the hash of its input.
+    """
+    for name, inputs in STREAMED_INPUTS.items():
+        if inputs:  # without a join: the conditions of a claim must stand in its UPDATE
+            unfinished = Shard.objects.filter(
+                index=OuterRef("index"),
+                status__in=_UNFINISHED,
+                stage__name__in=inputs,
+                stage__iteration__stages=OuterRef("stage_id"),
+                stage__iteration__stages__name=name,
+            )
+            shards = shards.exclude(Exists(unfinished))
+    return shards
 
 
 def get_waiting_shards(stages: Collection[str]) -> QuerySet[Shard]:
@@ -165,13 +186,13 @@ def expire_attempt(attempt: Attempt, *, error: str) -> bool:
 
 
 def get_unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
-    """Shards that wait and of which no message is on its way.
+    """Shards that wait, whose inputs are finished, and of which no message is on its way.
 
     Args:
         again_after_seconds: a message of this age no longer counts.
     """
     overdue = Q(sent__isnull=True) | Q(sent__lt=from_now(-again_after_seconds))
-    return Shard.objects.filter(overdue, status=ShardStatus.WAITING)
+    return _select_ready(Shard.objects.filter(overdue, status=ShardStatus.WAITING))
 
 
 def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:

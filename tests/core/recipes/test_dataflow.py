@@ -308,3 +308,16 @@ def test_what_a_change_makes_again_follows_the_tables() -> None:
 def test_a_stage_that_an_iteration_does_not_have_is_not_made_again() -> None:
     kinds = {"train_on": [["actor", "judge"], ["actor"]]}
     assert affected("meta_judge.temperature", number=2, **kinds) == []
+
+
+def test_stages_follow_each_other_part_by_part_where_they_read_part_by_part() -> None:
+    streamed = {name: inputs for name, inputs in dataflow.STREAMED_INPUTS.items() if inputs}
+    assert streamed == {"judge": ("generate",), "meta_judge": ("generate", "judge")}
+    assert dataflow.WHOLE_INPUTS["judge"] == ("sample",)
+    assert dataflow.WHOLE_INPUTS["pair_judge"] == (
+        *("sample", "generate", "judge", "pair_actor", "meta_judge"),
+    )
+    order = [spec.name for spec in STAGE_SPECS]
+    for name in order:
+        earlier = order[: order.index(name)]
+        assert {*dataflow.STREAMED_INPUTS[name], *dataflow.WHOLE_INPUTS[name]} <= set(earlier)
