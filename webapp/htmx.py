@@ -24,6 +24,12 @@ def is_partial_request(request: HttpRequest) -> bool:
     )
 
 
+def vary_on_htmx(response: HttpResponse) -> HttpResponse:
+    """Keep caches, the browser's own too, from taking an answer to htmx for the page."""
+    patch_vary_headers(response, _VARY)
+    return response
+
+
 def render_page_or_partial(
     request: HttpRequest, page: str, *, region: str, context: dict[str, Any]
 ) -> HttpResponse:

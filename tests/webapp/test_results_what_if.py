@@ -269,3 +269,21 @@ def test_an_iteration_without_pairs_yet_says_so(
         for shard in range(stage.plan_shards(begun.build_context(1))):
             stage.run_shard(begun.build_context(1), shard, resources)
     assert "No pairs have been selected yet" in client.get(PAGE).content.decode()
+
+
+def test_an_address_with_one_rule_takes_the_others_from_the_recipe(
+    client: Client, row: Experiment
+) -> None:
+    page = client.get(f"{PAGE}?rho=0.5")
+    assert page.context["form"].is_valid()
+    assert page.context["made"].rules.rho == 0.5
+    expected = page.context["as_they_were"]
+    assert page.context["made"].rules.min_valid_judgments == expected.min_valid_judgments
+    assert page.context["made"].rules.max_chosen_chars == expected.max_chosen_chars
+
+
+def test_sliders_show_their_numbers_and_updates_carry_them(client: Client, row: Experiment) -> None:
+    page = client.get(f"{PAGE}?rho=0.35").content.decode()
+    assert '<output id="id_rho-value" for="id_rho">0.35</output>' in page
+    update = client.get(f"{PAGE}?rho=0.4", headers={"HX-Request": "true"}).content.decode()
+    assert '<output id="id_rho-value" for="id_rho" hx-swap-oob="true">0.4</output>' in update

@@ -111,7 +111,7 @@ def test_every_column_can_be_shown_and_sorted_by(
 
 def test_columns_show_values(client: Client, three: list[Experiment]) -> None:
     page = get(client, "/?col=tokens&col=cost&col=recipe.training.beta&col=metric.judge.mean")
-    for text in ("3,000", ">3<", ">0.3<", ">3.3<"):
+    for text in ("3,000", ">3.00<", ">0.3<", ">3.3<"):
         assert text in page, text
     assert "Mean score" in page
 

@@ -35,12 +35,12 @@ def running(iteration: Iteration) -> Stage:
 
 
 def test_a_running_experiment_shows_stage_shards_and_speed(client: Client, running: Stage) -> None:
-    """12,000 tokens in 10 seconds are 1,200 a second, and fewer if the page itself takes some."""
+    """13,400 tokens in 210 seconds: completed shards count, as in the summary."""
     page = get(client)
     assert '<progress value="0.5" max="1"' in page
     assert "stage 1 of 1: Judge" in page
     assert "2 of 4 shards" in page
-    assert any(f"{speed:,} tokens/s" in page for speed in range(400, 1201))
+    assert any(f"{speed:,} tokens/s" in page for speed in range(50, 65))
 
 
 @pytest.mark.parametrize("path", ["/", "/workers"])

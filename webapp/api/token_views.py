@@ -1,5 +1,6 @@
 """The page for creating and revoking API tokens."""
 
+import secrets
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,6 +20,8 @@ from webapp.api.models import ApiToken, TokenScope, make_token, revoke_token
 
 _DAYS: Final = {"30": "in 30 days", "90": "in 90 days", "365": "in a year"}
 _MAX_TOKENS: Final = 50
+_ONCE_CHARS: Final = 16
+_SENT: Final = "token_forms_sent"
 
 
 class TokenForm(forms.Form):
@@ -40,6 +43,9 @@ class TokenForm(forms.Form):
 def manage_tokens(request: HttpRequest) -> HttpResponse:
     """List and create tokens. A new token is shown in this response only."""
     person = get_user(request)
+    if request.method == "POST" and not _use_once(request):
+        messages.info(request, "This form was sent before. The token is shown only once.")
+        return redirect("tokens")
     form = TokenForm(request.POST if request.method == "POST" else None)
     token = ""
     if request.method == "POST" and form.is_valid():
@@ -61,11 +67,24 @@ def manage_tokens(request: HttpRequest) -> HttpResponse:
         "tokens": list(person.api_tokens.all()),
         "generation": get_generation(person),
         "now": timezone.now(),
+        "once": secrets.token_urlsafe(12),
     }
     response = render(request, "api/tokens.html", context)
     if token:
         add_never_cache_headers(response)
     return response
+
+
+def _use_once(request: HttpRequest) -> bool:
+    """Whether a form is sent for the first time: reloading the answer sends it again."""
+    number = request.POST.get("once", "")[:_ONCE_CHARS]
+    sent: list[str] = request.session.get(_SENT, [])
+    if not number:
+        return True
+    if number in sent:
+        return False
+    request.session[_SENT] = [*sent, number][-_MAX_TOKENS:]
+    return True
 
 
 @require_POST

@@ -38,7 +38,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series as it is drawn. `path` is empty where no two neighbouring points are known."""
+    """A series as it is drawn. `path` is empty where no two neighbouring points are known.
+
+    Attributes:
+        targets: points without a visible mark, which still show their value to the pointer.
+    """
 
     name: str
     colour: int
@@ -46,6 +50,7 @@ class Line:
     path: str
     swatch: str
     marks: tuple[Mark, ...]
+    targets: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,14 @@ def build_heat_map(
         make_identity(title, table),
         "charts/_heat_map.html",
         table,
-        width=round(left + width * len(columns) + 4, 1),
+        width=round(
+            max(
+                left + width * len(columns) + 4,
+                left + CHAR_WIDTH * (len(column_label) + 3),
+                CHAR_WIDTH * (len(row_label) + 4),
+            ),
+            1,
+        ),
         height=top + _CELL_HEIGHT * len(rows) + 4,
         left=left,
         top=top,

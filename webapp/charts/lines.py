@@ -30,6 +30,9 @@ _MARKS_OF_A_LINE: Final = 12
 COLORS: Final = 6
 """How many colours `charts.css` has; dashes and shapes repeat otherwise, so pairs differ longer."""
 _DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "4 2")
+_TARGET: Final = "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z"
+"""What the pointer finds of a point that has no mark; it is not drawn."""
+
 _SHAPES: Final = (
     "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
     "m-3 -3h6v6h-6z",
@@ -110,6 +113,7 @@ def _make_line(
 ) -> Line:
     shape = _SHAPES[number % len(_SHAPES)]
     marks: list[Mark] = []
+    targets: list[Mark] = []
     path = []
     for run in _iter_runs(points):
         positions = [(plot.place_x(x_scale, x), plot.place_y(y_scale, y)) for x, y in run]
@@ -124,6 +128,14 @@ def _make_line(
             for at, (x, y) in enumerate(positions)
             if at % every == 0 or at == len(positions) - 1
         )
+        targets += (
+            Mark(
+                f"M{x} {y}{_TARGET}",
+                f"{name} at {format_number(run[at][0])}: {format_number(run[at][1])}",
+            )
+            for at, (x, y) in enumerate(positions)
+            if not (at % every == 0 or at == len(positions) - 1)
+        )
     return Line(
         name=name,
         colour=number % COLORS,
@@ -131,6 +143,7 @@ def _make_line(
         path="".join(path),
         swatch=f"M15 6{shape}",
         marks=tuple(marks),
+        targets=tuple(targets),
     )
 
 

@@ -138,6 +138,11 @@ class OutcomeSummary:
     answer: str
     rows: Sequence[OutcomeRow]
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any change has an interval."""
+        return any(row.interval_text for row in self.rows)
+
 
 def build_outcome_summary(
     experiment: Experiment, iterations: Sequence[Iteration]

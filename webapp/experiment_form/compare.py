@@ -24,8 +24,27 @@ _META_JUDGING: Final = "Meta-judge"
 _PAIRS: Final = "Pairs"
 _TRAINING: Final = "Training"
 _TRUTH: Final = "Against ground truth"
-_SHARES: Final = frozenset({"share", "accuracy", "order agreement", "single judgment exact"})
-"""Units of metrics between 0 and 1: what is measured against the truth is called by its metric."""
+_PERCENT: Final = "percent"
+_SHARES: Final = frozenset({"share"})
+"""Units of metrics between 0 and 1."""
+_TRUTH_UNITS: Final = {
+    "true_quality": "quality, 0 to 5",
+    "true_quality_greedy": "quality, 0 to 5",
+    "length_chars": "characters",
+    "length_words": "words",
+    "win_rate": _PERCENT,
+    "length_controlled_win_rate": _PERCENT,
+    "single_judgment_exact": "share",
+    "parse_rate": "share",
+    "order_agreement": "share",
+    "accuracy": "share",
+    "accuracy_better_first": "share",
+    "accuracy_better_second": "share",
+    "mean_score": "score, 0 to 5",
+    "spearman": "rank correlation",
+    "points_per_10_words": "score points",
+}
+"""Units of what is measured against the ground truth, by its metric."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
 
 
@@ -40,6 +59,8 @@ class ChartedMetric:
     @property
     def within(self) -> tuple[float, float] | None:
         """The least and the largest value that there can be, where that is known."""
+        if self.unit == _PERCENT:
+            return 0.0, 100.0
         return SHARE if self.unit in _SHARES else None
 
 
@@ -129,12 +150,14 @@ def compare_experiments(request: HttpRequest) -> HttpResponse:
     visible = get_visible_experiments(request.user)
     chosen = list(visible.filter(name__in=names[:_MAX_COMPARED]).prefetch_related("iterations"))
     chosen.sort(key=lambda row: names.index(row.name))
+    found = {row.name for row in chosen}
     offered = [ExperimentChoice(row, row in chosen) for row in visible[:_MAX_OFFERED]]
     shown = _list_rows(offered)
     hidden = [ExperimentChoice(row, is_chosen=True) for row in chosen if row not in shown]
     context = {
         "offers": [*hidden, *offered],
         "comparison": _make_comparison(chosen) if len(chosen) > 1 else None,
+        "unknown": [name[:64] for name in names[:_MAX_COMPARED] if name not in found],
         "is_one": len(chosen) == 1,
         "too_many": len(names) > _MAX_COMPARED,
         "most": _MAX_COMPARED,
@@ -238,11 +261,20 @@ def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, fl
                 _to_number(pairs.get(name)),
             )
     for one in metrics.get("truth") or []:
-        subject, metric = (one[name].replace("_", " ") for name in ("subject", "metric"))
-        yield (
-            ChartedMetric(_TRUTH, f"{subject}: {metric}".capitalize(), metric),
-            _to_number(one.get("after")),
-        )
+        yield name_truth_metric(one["subject"], one["metric"]), _to_number(one.get("after"))
+
+
+def name_truth_metric(subject: str, metric: str) -> ChartedMetric:
+    """Name what is measured against the ground truth, for people.
+
+    Args:
+        metric: such as `win_rate.french`, a metric of the prompts of one kind.
+    """
+    name, _, kind = metric.partition(".")
+    title = f"{subject}: {name}".replace("_", " ").capitalize()
+    if kind:
+        title += f", {kind.replace('_', ' ')} prompts"
+    return ChartedMetric(_TRUTH, title, _TRUTH_UNITS.get(name, name.replace("_", " ")))
 
 
 def _get_at(values: Any, path: str) -> Any:

@@ -47,7 +47,7 @@ from webapp.experiment_form.uploads import format_upload_limit
 from webapp.experiments.actions import has_pending
 from webapp.experiments.jobs import PENDING, enqueue_job
 from webapp.experiments.models import Job, JobKind, JobStatus
-from webapp.htmx import is_partial_request, render_page_or_partial
+from webapp.htmx import is_partial_request, render_page_or_partial, vary_on_htmx
 
 _RECIPE_FILE_BYTES: Final = 65_536
 _WAITS_LONG: Final = timedelta(seconds=20)
@@ -141,7 +141,10 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_requested_job(request.user, pk, JobKind.LAUNCH)
     if row.status == JobStatus.DONE and row.experiment is not None:
         page = reverse("experiment", args=[row.experiment.name])
-        return HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
+        response = (
+            HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
+        )
+        return vary_on_htmx(response)
     context = {
         "job": row,
         "launch_request": LaunchRequest.read(row.payload),

@@ -17,7 +17,12 @@ from webapp.experiments.models import (
     StageStatus,
     Worker,
 )
-from webapp.experiments.stage_progress import StageProgress, format_duration, list_stage_progress
+from webapp.experiments.stage_progress import (
+    StageProgress,
+    format_duration,
+    format_time_left,
+    list_stage_progress,
+)
 
 SILENT_SECONDS: Final = 30.0
 """A worker shows itself every few seconds; after this long it is said to be silent."""
@@ -68,7 +73,7 @@ class ExperimentSummary:
     @property
     def left(self) -> str:
         """How long it will still take, in words; empty if nothing allows an estimate."""
-        return "" if self.seconds_left is None else format_duration(self.seconds_left)
+        return format_time_left(self.seconds_left)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,22 @@ class StageProgress:
         return min(1.0, (self.done + begun) / self.shard_count)
 
     @property
+    def units(self) -> float:
+        """Completed shards, to which the steps of a running training add their share."""
+        units = round(self.portion * (self.shard_count or 0), 3)
+        return int(units) if units == int(units) else units
+
+    @property
     def left(self) -> str:
-        """How long it will still take, in words; empty where nobody can say."""
-        return "" if self.seconds_left is None else format_duration(self.seconds_left)
+        """How long it will still take, in words; empty if it cannot be estimated."""
+        return format_time_left(self.seconds_left)
+
+
+def format_time_left(seconds: float | None) -> str:
+    """Write an estimate of the time that is left; empty without one."""
+    if seconds is None:
+        return ""
+    return "under 1 s left" if seconds < 1 else f"about {format_duration(seconds)} left"
 
 
 def format_duration(seconds: float) -> str:
@@ -100,9 +113,10 @@ class _RunningAttempt:
 
 @dataclass(frozen=True, slots=True)
 class _StageTimes:
-    """What the attempts at a stage have shown; `mean` is of those that finished a shard."""
+    """What the attempts at a stage have shown; `mean`, `total`: of those that finished a shard."""
 
     mean: float | None
+    total: float | None
     began: datetime
     ended: datetime | None
 
@@ -166,9 +180,14 @@ def _read_times(iterations: Sequence[int]) -> Mapping[int, _StageTimes]:
         Attempt.objects.filter(shard__stage__iteration__in=iterations)
         .order_by()
         .values_list("shard__stage")
-        .annotate(mean=Avg("seconds", filter=finished), began=Min("started"), ended=Max("finished"))
+        .annotate(
+            mean=Avg("seconds", filter=finished),
+            total=Sum("seconds", filter=finished),
+            began=Min("started"),
+            ended=Max("finished"),
+        )
     )
-    return {stage: _StageTimes(mean, began, ended) for stage, mean, began, ended in rows}
+    return {stage: _StageTimes(*values) for stage, *values in rows}
 
 
 def _make_progress(
@@ -178,7 +197,7 @@ def _make_progress(
     times: _StageTimes | None,
     steps: int | None,
 ) -> StageProgress:
-    speed = sum(one.tokens / one.seconds for one in running)
+    speed = _measure_speed(row.tokens or 0, running, times)
     trains = row.name == _TRAIN and running
     left = (
         _estimate_training_left(running, steps)
@@ -202,6 +221,21 @@ def _make_progress(
         seconds=_compute_seconds(times, is_running=bool(running)),
         seconds_left=left,
     )
+
+
+def _measure_speed(
+    finished_tokens: int, running: Sequence[_RunningAttempt], times: _StageTimes | None
+) -> float:
+    """Tokens per second of all shards that run now.
+
+    Completed shards count, as in an iteration's summary: an attempt that has just started, or that
+    loads its model, says little by itself.
+    """
+    if times is None or not times.total:
+        return sum(one.tokens / one.seconds for one in running)
+    tokens = finished_tokens + sum(one.tokens for one in running)
+    seconds = times.total + sum(one.seconds for one in running if one.tokens)
+    return len(running) * tokens / seconds
 
 
 def _compute_seconds(times: _StageTimes | None, *, is_running: bool) -> float | None:

@@ -65,6 +65,7 @@ class ResponseView:
     """
 
     name: str
+    sample: int
     response_id: str
     passage: TextExcerpt
     tokens: int
@@ -107,6 +108,12 @@ class PromptPage:
     both_orders: int
     before: str | None
     after: str | None
+
+    @property
+    def missing(self) -> Sequence[int]:
+        """Samples below the highest number that are not listed: identical to an earlier one."""
+        listed = {response.sample for response in self.responses}
+        return [sample for sample in range(max(listed, default=0)) if sample not in listed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,7 @@ def _make_response_view(
     judgments = found.judgments.get(response.response_id, [])
     return ResponseView(
         name=f"Response {response.sample}",
+        sample=response.sample,
         response_id=response.response_id,
         passage=TextExcerpt.from_text(response.text),
         tokens=response.tokens,

@@ -25,7 +25,7 @@ from webapp.activity.models import Action
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, JobKind
-from webapp.htmx import render_page_or_partial
+from webapp.htmx import is_partial_request, render_page_or_partial
 from webapp.playground.forms import build_payload_for_all
 from webapp.playground.presenter import find_latest_turn, list_made_models
 from webapp.results.battle_page import read_battle_page
@@ -228,8 +228,7 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
     as_they_were = get_rules(opened.recipe, number)
-    given = {key: request.GET.get(key, "") for key in asdict(as_they_were)}
-    asked = given if any(key in request.GET for key in given) else asdict(as_they_were)
+    asked = {key: request.GET.get(key, value) for key, value in asdict(as_they_were).items()}
     form = RulesForm(asked, recipe=opened.recipe, label_suffix="")
     made = compute_what_if(opened, index, form.make_rules()) if form.is_valid() else None
     page = Paginator(made.changed if made else [], SHOWN_ON_A_PAGE).get_page(
@@ -246,6 +245,7 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "page": page,
         "changed": describe_changed(made, index, list(page.object_list)) if made else [],
         "prompt_count": len(index),
+        "is_region": is_partial_request(request),
     }
     return render_page_or_partial(
         request, "results/what_if.html", region="results/_what_if.html", context=context
