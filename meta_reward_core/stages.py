@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,17 +25,10 @@ from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.planning.model_check.run import (
-    ModelCheckRequest,
-    can_check_here,
-    read_report,
-    require_sound,
-    run_check,
-    write_report,
-)
+from meta_reward_core.planning.model_check.gate import require_model_checked
+from meta_reward_core.planning.model_check.run import can_check_here
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
-from meta_reward_core.storage.layout import ExperimentLayout, get_experiment_folder
 from meta_reward_core.storage.records import (
     Battle,
     Dropped,
@@ -54,11 +46,11 @@ def run_sample(context: IterationContext, shard: int, resources: StageResources)
     """Draw instructions and cut them into the parts that every later step works on.
 
     Raises:
-        ModelFolderError: the base model is unusable, where nobody has checked it before.
+        NeedsAttentionError: the base model is unusable, where nobody has checked it before.
     """
     pool = context.pool.read("prompts")
-    if context.number == 1:
-        _check_base_model(context, pool)
+    if context.number == 1 and can_check_here():
+        require_model_checked(context)
     used = {
         prompt_id
         for files in context.earlier
@@ -84,30 +76,6 @@ def run_sample(context: IterationContext, shard: int, resources: StageResources)
     )
 
 
-def _check_base_model(context: IterationContext, pool: pa.Table) -> None:
-    """Check M0 before anything is generated, unless that was done when the experiment began.
-
-    Whoever creates an experiment may not have the libraries for it, as the site has not.
-    """
-    store = context.files.store
-    layout = ExperimentLayout(get_experiment_folder(context.files.folder))
-    is_needed = context.recipe.engine.kind != "scripted" and can_check_here()
-    if not is_needed or read_report(store, layout) is not None:
-        return
-    folder = context.model.folder
-    request = ModelCheckRequest(
-        name=folder.name,
-        folder=folder,
-        allowed_roots=(Path(folder.anchor or "/"),),  # whoever created it has seen to its links
-        recipe=context.recipe,
-        templates=context.templates,
-        prompts=tuple(pool["text"].to_pylist()),
-    )
-    report = run_check(request, in_process=True)
-    require_sound(report)
-    write_report(store, layout, report)
-
-
 def hash_earlier_inputs(context: IterationContext) -> str:
     """Hash what `run_sample` reads: the pool, and the instructions of the iterations before."""
     read = [files.hash_inputs(["prompts"]) for files in (context.pool, *context.earlier)]
@@ -122,7 +90,8 @@ def hash_earlier_judgments(context: IterationContext) -> str | None:
 
 
 def run_generate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the actor answer one part of the instructions, once the judge probe has passed."""
+    """Let the actor answer one part of the instructions, once model and judge are checked."""
+    require_model_checked(context)
     require_judge_probed(context, resources)
     actor = context.recipe.actor
     responses, counts = generate_responses(
@@ -286,7 +255,9 @@ def run_train(context: IterationContext, shard: int, resources: StageResources) 
 
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
+        NeedsAttentionError: the model cannot be trained under settings that were changed.
     """
+    require_model_checked(context)
     rows = load_training_rows(context)
     if not rows:
         raise NoPairsError(_explain_no_pairs(context))

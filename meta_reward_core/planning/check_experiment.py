@@ -6,17 +6,20 @@ from functools import cache
 from pathlib import Path
 
 from meta_reward_core.context import ModelRef, PromptTemplates
-from meta_reward_core.experiment import load_templates
+from meta_reward_core.experiment import Experiment, load_templates
 from meta_reward_core.models.check.files import check_files
 from meta_reward_core.models.check.result import Check, CheckReport, Level
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.planning.base_model import find_or_fetch_model
-from meta_reward_core.planning.model_check.needs import derive_needs
+from meta_reward_core.planning.model_check.needs import derive_needs, hash_checked_settings
 from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
     can_check_here,
+    is_checked,
+    read_report,
     require_sound,
     run_check,
+    write_changed_report,
 )
 from meta_reward_core.planning.prompt_pool import read_pool
 from meta_reward_core.recipes.loader import load_recipe
@@ -73,6 +76,68 @@ def check_new_experiment(
     for check in report.select(Level.AMBER):
         say(f"note on the model: {check.describe()}")
     return report
+
+
+def check_changed_settings(
+    experiment: Experiment,
+    recipe: Recipe,
+    *,
+    engine_here: bool,
+    say: Callable[[str], None],
+    timeout: float = 600.0,
+) -> CheckReport | None:
+    """Check M0 again for an experiment whose settings are to change, if the check reads them.
+
+    Args:
+        recipe: all values as they shall be.
+        engine_here: whether this process will load the model anyway.
+        say: told what the user should know, apart from what the experiment began with.
+        timeout: of a check in another process, in seconds.
+
+    Returns:
+        The report, to be kept once the settings are changed; None if nothing was checked.
+
+    Raises:
+        ModelFolderError: one sentence for each problem.
+        EngineError: the check itself failed.
+    """
+    key = hash_checked_settings(recipe)
+    first_key = hash_checked_settings(experiment.settings.get_recipe(0))
+    if recipe.engine.kind == "scripted" or is_checked(
+        experiment.store, experiment.paths.layout, key=key, first_key=first_key
+    ):
+        return None
+    if key == hash_checked_settings(experiment.recipe):
+        return None
+    folder = experiment.seed_model.folder
+    request = ModelCheckRequest(
+        name=folder.name,
+        folder=folder,
+        allowed_roots=(Path(folder.anchor or "/"),),  # whoever created it has seen to its links
+        recipe=recipe,
+        templates=experiment.templates,
+        prompts=tuple(experiment.get_files(0).read("prompts")["text"].to_pylist()),
+    )
+    if not can_check_here():
+        files = check_files(folder, derive_needs(recipe), allowed_roots=request.allowed_roots)
+        require_sound(CheckReport(request.name, files.checks))
+        say("a worker checks the rest of the model before the next stage that needs it")
+        return None
+    report = run_check(request, in_process=engine_here, timeout=timeout)
+    require_sound(report)
+    known = read_report(experiment.store, experiment.paths.layout)
+    told = set() if known is None else {check.describe() for check in known.checks}
+    for check in report.select(Level.AMBER):
+        if check.describe() not in told:
+            say(f"note on the model: {check.describe()}")
+    return report
+
+
+def keep_changed_check(experiment: Experiment, recipe: Recipe, report: CheckReport | None) -> None:
+    """Keep the report of `check_changed_settings` once the settings are changed."""
+    if report is not None:
+        key = hash_checked_settings(recipe)
+        write_changed_report(experiment.store, experiment.paths.layout, report, key=key)
 
 
 def build_check_request(

@@ -24,7 +24,11 @@ from meta_reward_core.experiment import (
     open_experiment,
 )
 from meta_reward_core.planning.base_model import check_base_model, resolve_base_model
-from meta_reward_core.planning.check_experiment import check_new_experiment
+from meta_reward_core.planning.check_experiment import (
+    check_changed_settings,
+    check_new_experiment,
+    keep_changed_check,
+)
 from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_iteration
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
@@ -92,7 +96,9 @@ def open_or_create(
         return existing
     for line in plan.describe():
         say(line)
+    report = check_changed_settings(existing, plan.recipe, engine_here=engine_here, say=say)
     change(existing.paths, plan)
+    keep_changed_check(existing, plan.recipe, report)
     changed = open_experiment(store, request.experiment)
     if changed is None:
         raise make_missing_files_error(existing.paths)

@@ -2,6 +2,8 @@
 
     <folder>/experiment.json                        recipe, templates, seed and M0 as they began
     <folder>/settings/00001.json, ...               changes of the recipe since, in order
+    <folder>/model_check.json                       results of the model check at the beginning
+    <folder>/model_checks/<hash>.json               the same under changed settings
     <folder>/evaluation-data/<task>.json            items that a task measures every model on
     <folder>/evaluations/M<t>/<benchmark>.json      scorecards of a model
     <folder>/iteration-0/                           the pool of prompts; in a remote store also M0
@@ -40,6 +42,7 @@ PROBE_ACCEPTANCE: Final = "probe/accepted.json"
 """Who continued although the probe advised against it, relative to the iteration's folder."""
 
 _DESCRIPTION: Final = "experiment.json"
+_MODEL_RECHECKS: Final = "model_checks"
 _SETTINGS: Final = "settings"
 _MODEL_CHECK: Final = "model_check.json"
 _EVALUATIONS: Final = "evaluations"
@@ -73,6 +76,10 @@ class ExperimentLayout:
     def description(self) -> str:
         """Name of the file that says what the experiment is."""
         return self.get_path(_DESCRIPTION)
+
+    def get_model_recheck(self, key: str) -> str:
+        """Name of the results of a model check under changed settings, by their hash."""
+        return self.get_path(f"{_MODEL_RECHECKS}/{key}.json")
 
     @property
     def lock(self) -> str:
@@ -192,6 +199,8 @@ def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
     """
     return re.compile(
         rf"{re.escape(_DESCRIPTION)}"
+        rf"|{re.escape(_MODEL_CHECK)}"
+        rf"|{_MODEL_RECHECKS}/[0-9a-f]{{64}}\.json"
         rf"|{_SETTINGS}/\d{{5}}\.json"
         rf"|{_EVALUATIONS}/M\d{{1,6}}/{_PLAIN_NAME}\.json"
         rf"|{_ITERATION}\d{{1,6}}/(?:"

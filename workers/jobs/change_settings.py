@@ -1,19 +1,32 @@
 """Change the settings of an experiment, as somebody asked on a page or through the API."""
 
-from typing import Any
+import logging
+from collections.abc import Callable
+from typing import Any, Final
 
-from meta_reward_core.errors import InputError
+from meta_reward_core.errors import EngineError, InputError
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.models.check.result import CheckReport
+from meta_reward_core.planning.check_experiment import check_changed_settings, keep_changed_check
+from meta_reward_core.planning.settings_change import SettingsPlan
 from webapp.experiment_form.change_settings import APPLY_CHOICES, plan_change
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Job
 from workers.pipeline.change_settings import build_outcome, change_settings
+from workers.pipeline.open_experiment import open_row
+
+_CHECK_SECONDS: Final = 60.0
+"""Pauses and cancellations wait meanwhile."""
+
+_log = logging.getLogger(__name__)
 
 
 def run_settings_change(job: Job) -> dict[str, Any]:
     """Run a job that changes settings; a retry finds them changed.
 
     Raises:
-        InputError: the experiment is gone, or the change is refused by now.
+        InputError: the experiment is gone, the change is refused by now, or the model cannot be
+            used with it.
         ExperimentBusyError: what would change is being made.
     """
     row = job.experiment
@@ -23,5 +36,25 @@ def run_settings_change(job: Job) -> dict[str, Any]:
     plan = plan_change(row, job.payload["changes"], apply=apply)
     if plan is None:
         return {}
+    experiment, said = open_row(row), list[str]()
+    report = _check_model(experiment, plan, say=said.append)
     change_settings(row, open_experiment_files(row), plan)
-    return build_outcome(plan)
+    keep_changed_check(experiment, plan.recipe, report)
+    return build_outcome(plan) | ({"said": said} if said else {})
+
+
+def _check_model(
+    experiment: Experiment, plan: SettingsPlan, *, say: Callable[[str], None]
+) -> CheckReport | None:
+    """Check the model again; where that takes too long, the next stage does it.
+
+    Raises:
+        ModelFolderError: the model cannot be used under these settings.
+    """
+    try:
+        return check_changed_settings(
+            experiment, plan.recipe, engine_here=False, say=say, timeout=_CHECK_SECONDS
+        )
+    except EngineError as error:
+        _log.warning("%s", error)
+        return None

@@ -6,6 +6,7 @@ from meta_reward_core.engines.endpoints import find_endpoint
 from meta_reward_core.errors import EndpointError
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import hash_json
 
 _TOKEN_ENGINES: Final = frozenset({"transformers", "vllm"})
 """Engines that return the token ids which they drew."""
@@ -28,6 +29,24 @@ def derive_needs(recipe: Recipe) -> ModelNeeds:
         judges=recipe.judge.endpoint is None,
         stores_tokens=_stores_tokens(recipe),
         renders_prompts=recipe.engine.kind != "openai",
+    )
+
+
+def hash_checked_settings(recipe: Recipe) -> str:
+    """Hash the values of a recipe that the model check compares with a model.
+
+    Templates of prompts are not among them: they cannot change in an experiment.
+    """
+    actor, judge, training, engine = recipe.actor, recipe.judge, recipe.training, recipe.engine
+    return hash_json(
+        [
+            [actor.max_new_tokens, actor.system_prompt, actor.reasoning],
+            [judge.max_new_tokens, judge.endpoint, judge.reasoning],
+            recipe.meta_judge.max_new_tokens,
+            [training.max_length, training.max_refused_share],
+            [sorted(kinds) for kinds in recipe.train_on],
+            [engine.kind, engine.endpoint, engine.max_model_len],
+        ]
     )
 
 

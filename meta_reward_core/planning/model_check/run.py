@@ -95,11 +95,14 @@ def can_check_here() -> bool:
         return False
 
 
-def run_check(request: ModelCheckRequest, *, in_process: bool) -> CheckReport:
+def run_check(
+    request: ModelCheckRequest, *, in_process: bool, timeout: float = _TIMEOUT_SECONDS
+) -> CheckReport:
     """Check a model.
 
     Args:
         in_process: whether this process may load torch and transformers; otherwise another does.
+        timeout: of the other process, in seconds.
 
     Raises:
         EngineError: the other process ended without a report.
@@ -114,13 +117,13 @@ def run_check(request: ModelCheckRequest, *, in_process: bool) -> CheckReport:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_TIMEOUT_SECONDS,
+            timeout=timeout,
             env=environment,
             preexec_fn=make_parent_death_preexec(),
         )
     except subprocess.TimeoutExpired as error:
         raise EngineError(
-            f"the check of model {request.name} took longer than {_TIMEOUT_SECONDS:.0f} s: "
+            f"the check of model {request.name} took longer than {timeout:.0f} s: "
             "look at the load and the disk of this machine, and try again"
         ) from error
     if done.returncode != 0:
@@ -244,3 +247,26 @@ def read_report(store: ArtifactStore, layout: ExperimentLayout) -> CheckReport |
     """Read the report that an experiment started with; None if there is none."""
     data = store.read_if_exists(layout.model_check)
     return None if data is None else CheckReport.from_json(parse_json(data))
+
+
+def write_changed_report(
+    store: ArtifactStore, layout: ExperimentLayout, report: CheckReport, *, key: str
+) -> None:
+    """Store the report of a check under changed settings.
+
+    Args:
+        key: hash of the settings, as `hash_checked_settings` gives it.
+    """
+    store.put_if_absent(layout.get_model_recheck(key), encode_canonical_json(report.to_json()))
+
+
+def is_checked(store: ArtifactStore, layout: ExperimentLayout, *, key: str, first_key: str) -> bool:
+    """Say whether a model passed the check under some settings.
+
+    Args:
+        key: hash of the settings.
+        first_key: hash of the settings that the experiment began with.
+    """
+    if key == first_key and store.exists(layout.model_check):
+        return True
+    return store.exists(layout.get_model_recheck(key))

@@ -1,0 +1,76 @@
+"""Keep an iteration from drawing and training with a model that nobody has checked.
+
+Whoever creates an experiment, or changes its settings, may have no model libraries, as the site
+has not. Then the first stage of a worker that has them checks, before anything is drawn.
+"""
+
+from pathlib import Path
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.errors import ModelFolderError, NeedsAttentionError
+from meta_reward_core.planning.model_check.needs import hash_checked_settings
+from meta_reward_core.planning.model_check.run import (
+    ModelCheckRequest,
+    can_check_here,
+    is_checked,
+    require_sound,
+    run_check,
+    write_changed_report,
+    write_report,
+)
+from meta_reward_core.recipes.dataflow import GENERATE
+from meta_reward_core.storage.layout import ExperimentLayout, get_experiment_folder
+
+
+def require_model_checked(context: IterationContext) -> None:
+    """See that the model was checked under the settings of the iteration, or check it now.
+
+    An iteration that drew before there was a model check goes on under the settings that its
+    experiment began with.
+
+    Raises:
+        NeedsAttentionError: the model cannot be used, with one sentence for each problem; or this
+            machine has no libraries to check it with.
+    """
+    if context.recipe.engine.kind == "scripted":
+        return
+    store = context.files.store
+    layout = ExperimentLayout(get_experiment_folder(context.files.folder))
+    key = hash_checked_settings(context.recipe)
+    first_key = hash_checked_settings(context.began.recipe)
+    if is_checked(store, layout, key=key, first_key=first_key):
+        return
+    if key == first_key and _has_drawn(context):
+        return
+    if not can_check_here():
+        raise NeedsAttentionError(
+            "The model has not been checked, and this worker has no model libraries: start a "
+            "worker on a machine that has torch and transformers, and resume."
+        )
+    report = run_check(_build_request(context), in_process=True)
+    try:
+        require_sound(report)
+    except ModelFolderError as error:
+        raise NeedsAttentionError(str(error)) from error
+    if key == first_key:
+        write_report(store, layout, report)
+    else:
+        write_changed_report(store, layout, report, key=key)
+
+
+def _has_drawn(context: IterationContext) -> bool:
+    return context.number > 1 or any(
+        made.stage == GENERATE.name for made in context.files.list_manifests()
+    )
+
+
+def _build_request(context: IterationContext) -> ModelCheckRequest:
+    folder = context.model.folder
+    return ModelCheckRequest(
+        name=folder.name if context.number == 1 else context.model.name,
+        folder=folder,
+        allowed_roots=(Path(folder.anchor or "/"),),  # whoever created it has seen to its links
+        recipe=context.recipe,
+        templates=context.templates,
+        prompts=tuple(context.pool.read("prompts")["text"].to_pylist()),
+    )
