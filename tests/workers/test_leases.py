@@ -28,10 +28,12 @@ from webapp.experiments.models import (
     Iteration,
     RunStatus,
     Shard,
+    ShardStatus,
     Stage,
     StageStatus,
 )
 from workers.pipeline import scheduling, shard_claims, transitions
+from workers.reconciler import reconcile
 
 MAX_ATTEMPTS = 5
 
@@ -101,6 +103,18 @@ def test_a_silent_worker_loses_its_shard_and_can_change_nothing_more(shard: Shar
     assert shard_claims.finish_attempt(other, counts={"right": 1}, seconds=1.0)
     shard.refresh_from_db()
     assert (shard.status, shard.counts, shard.failures) == ("finished", {"right": 1}, 1)
+
+
+def test_reconciling_takes_the_shard_of_a_silent_worker(shard: Shard) -> None:
+    silent = claimed(shard)
+    let_lease_run_out(shard)
+    Iteration.objects.update(driver=Driver.COMMAND)  # nothing but the lease is to be reconciled
+    reconcile()
+    silent.refresh_from_db()
+    shard.refresh_from_db()
+    assert (silent.status, shard.status) == (AttemptStatus.LOST, ShardStatus.WAITING)
+    assert "was silent for more than" in silent.error
+    assert shard_claims.claim_shard_for(shard, seconds=60) is not None
 
 
 def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:

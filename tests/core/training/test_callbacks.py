@@ -23,7 +23,7 @@ def alarm(
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "rewards/chosen"])
-@pytest.mark.parametrize("figure", [math.nan, math.inf])
+@pytest.mark.parametrize("metric", [math.nan, math.inf])
 def test_a_figure_that_is_no_number_stops(name: str, metric: float) -> None:
     assert alarm({name: metric}, [0.7]) == f"{name} is not finite"
 
