@@ -140,6 +140,7 @@ PAGES: Final = (
     _empty("notifications", "/account/notifications"),
     Page("notifications", "some", "/account/notifications"),
     Page("password_change", "form", "/account/password"),
+    Page("unsent_form", "none", "/account/unsent-form"),
     Page("confirm_identity", "form", "/account/confirm"),
     _empty("two_factor", "/account/2fa"),
     Page("two_factor", "begun", "/account/2fa"),

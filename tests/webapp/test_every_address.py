@@ -36,7 +36,7 @@ WITH_A_FORM: Final = {
 NO_PAGES: Final = {
     *("livez", "healthz", "health_report", "metrics"),
     *("file", "published_archive", "audit_export", "audit_items_csv"),
-    *("annotate", "login"),  # these lead elsewhere whoever has signed in
+    *("annotate", "login", "unsent_form"),  # these lead elsewhere whoever has signed in
 }
 TRIED: Final = {
     "models": [0, 1],

@@ -152,3 +152,60 @@ def test_comparing_shows_no_raw_keys(client: Client, iteration: Iteration) -> No
     page = get(client, "/experiments/compare?name=first&name=second")
     assert "win rate, french prompts" in page
     assert "win rate.french" not in page
+
+
+def sign_in_again(browser: Client, address: str) -> str:
+    """Fill in the sign-in page that an address leads to; returns where that leads."""
+    form = {"username": "alice", "password": "correct horse", "code": ""}
+    page = browser.get(address)
+    answer = browser.post("/account/login", form | {"next": page.context["next"]})
+    assert answer.status_code == 302, answer.content
+    return str(answer.headers["Location"])
+
+
+def test_an_action_after_the_session_ended_can_be_sent_after_signing_in(
+    alice: User, experiment: Experiment
+) -> None:
+    browser = Client()
+    given = {"description": "baseline", "tags": "a, b", "notes": "<b>two</b>\nlines"}
+    answer = browser.post(
+        "/experiments/first/details", given, headers={"Referer": "http://testserver/?tag=x"}
+    )
+    place = sign_in_again(browser, answer.headers["Location"])
+    page = browser.get(place)
+    assert page.status_code == 200
+    text = page.content.decode()
+    assert 'action="/experiments/first/details"' in text
+    assert 'name="notes" value="&lt;b&gt;two&lt;/b&gt;\nlines"' in text
+    assert 'href="/?tag=x"' in text
+    assert browser.post("/experiments/first/details", given).status_code == 302
+    experiment.refresh_from_db()
+    assert experiment.notes == given["notes"]
+
+
+@pytest.mark.parametrize("field", ["password", "new_password1", "webhook_secret"])
+def test_secrets_are_not_kept_while_signing_in(
+    alice: User, experiment: Experiment, field: str
+) -> None:
+    browser = Client()
+    answer = browser.post(
+        "/experiments/first/details",
+        {field: "hunter2"},
+        headers={"Referer": "http://testserver/experiments/first"},
+    )
+    assert "hunter2" not in str(dict(browser.session))
+    assert sign_in_again(browser, answer.headers["Location"]) == "/experiments/first"
+
+
+def test_a_form_from_another_site_leads_to_the_first_page_and_is_not_kept(
+    alice: User, experiment: Experiment
+) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    answer = strict.post("/experiments/first/details", {"notes": "planted"})
+    assert answer.status_code == 403, "forged forms do not come as far as the sign-in page"
+    elsewhere = Client().post(
+        "/experiments/first/details",
+        {"token": "x"},
+        headers={"Referer": "https://evil.example/experiments/first"},
+    )
+    assert elsewhere.headers["Location"] == "/account/login?next=/"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 ANYBODY: Final = {"healthz", "livez", "login"}
 WATCHERS: Final = {"health_report", "metrics"}  # by a token, or admins
 MEMBERS: Final = {
-    *("logout", "password_change", "two_factor", "confirm_identity"),
+    *("logout", "password_change", "two_factor", "confirm_identity", "unsent_form"),
     *("start_two_factor", "confirm_two_factor", "remove_two_factor"),
 }
 VIEWERS: Final = {

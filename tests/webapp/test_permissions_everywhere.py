@@ -138,7 +138,7 @@ def test_what_workers_and_logs_wrote_is_edited_by_nobody(db: None, model: str) -
 
 def test_the_operations_are_found() -> None:
     assert len(OPERATIONS) > 15
-    assert {method for method, _ in OPERATIONS} == {"GET", "POST", "PATCH"}
+    assert {method for method, _ in OPERATIONS} == {"GET", "POST", "PATCH", "DELETE"}
 
 
 def ask(method: str, path: str, person: User | None) -> int:

@@ -7,6 +7,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from webapp.accounts.credentials import is_current_session
+from webapp.accounts.unsent_form import ask_to_sign_in, is_form
 
 
 def end_outdated_sessions(
@@ -30,10 +31,14 @@ class SignInMiddleware(LoginRequiredMiddleware):
     def handle_no_permission(  # type: ignore[override]
         self, request: HttpRequest, view_func: Callable[..., HttpResponseBase]
     ) -> HttpResponseBase:
-        """Redirect to the form; htmx is told to load its page again, which is then redirected.
+        """Redirect to the sign-in page; a form that was sent is kept meanwhile.
+
+        Htmx is told to load its page again, which is then redirected.
 
         The page's address comes from the browser alone: a header of the request is not repeated.
         """
+        if is_form(request):
+            return ask_to_sign_in(request)
         response = super().handle_no_permission(request, view_func)
         if request.headers.get("HX-Request") != "true" or "Location" not in response.headers:
             return response

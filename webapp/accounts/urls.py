@@ -9,6 +9,7 @@ from django.views.decorators.http import require_http_methods
 from webapp.accounts import reauthentication
 from webapp.accounts import views as people
 from webapp.accounts.login_throttle import SignInForm
+from webapp.accounts.unsent_form import show_unsent_form
 
 _form: Final = require_http_methods(["GET", "HEAD", "POST"])
 """Django's own views take PUT for POST, and see whoever has signed in before the method."""
@@ -35,6 +36,7 @@ urlpatterns = [
         ),
         name="password_change",
     ),
+    path("account/unsent-form", show_unsent_form, name="unsent_form"),
     path("account/confirm", reauthentication.confirm_identity, name="confirm_identity"),
     path("account/2fa", people.show_second_factor, name="two_factor"),
     path("account/2fa/start", people.start_second_factor, name="start_two_factor"),

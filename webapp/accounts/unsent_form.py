@@ -1,0 +1,69 @@
+"""A form that was sent after its session had ended: kept while its user signs in again.
+
+Without it the user would be led to an address that takes no GET, and what was filled in would be
+lost. Only forms that passed the check against forgery come here, and none with a password or file.
+"""
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_safe
+
+_KEY: Final = "unsent_form"
+_MAX_CHARS: Final = 200_000
+_MAX_FIELDS: Final = 2_000
+_SECRET: Final = ("password", "secret", "token", "code")
+_EXCERPT_CHARS: Final = 200
+
+
+def is_form(request: HttpRequest) -> bool:
+    """Whether a browser sent a form, and not htmx or a program."""
+    return request.method == "POST" and request.headers.get("HX-Request") != "true"
+
+
+def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
+    """Redirect to the sign-in page, from which the user comes back to the form."""
+    back = _find_page(request)
+    fields = [
+        (name, value)
+        for name, values in request.POST.lists()
+        for value in values
+        if name != "csrfmiddlewaretoken" and isinstance(value, str)
+    ]
+    size = sum(len(name) + len(value) for name, value in fields)
+    is_secret = any(word in name.lower() for name, _ in fields for word in _SECRET)
+    if request.FILES or is_secret or len(fields) > _MAX_FIELDS or size > _MAX_CHARS:
+        messages.warning(request, "Your session had ended, so the form was not sent.")
+        return redirect_to_login(back)
+    request.session[_KEY] = {"path": request.get_full_path(), "back": back, "fields": fields}
+    return redirect_to_login(reverse("unsent_form"))
+
+
+def _find_page(request: HttpRequest) -> str:
+    """The page that the form is on, as far as the browser says; the first page otherwise."""
+    page = urlsplit(request.headers.get("Referer", ""))
+    is_own = url_has_allowed_host_and_scheme(
+        page.geturl(), allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    if not page.netloc or not is_own:
+        return reverse("index")
+    return f"{page.path}?{page.query}" if page.query else page.path
+
+
+@require_safe
+def show_unsent_form(request: HttpRequest) -> HttpResponse:
+    """Show a form that was not sent because its session had ended; it can be sent now."""
+    kept: dict[str, Any] | None = request.session.get(_KEY)
+    if kept is None:
+        return redirect("index")
+    hidden = [forms.HiddenInput().render(name, value) for name, value in kept["fields"]]
+    shown = [(name, value[:_EXCERPT_CHARS]) for name, value in kept["fields"] if value]
+    context = {"path": kept["path"], "back": kept["back"], "hidden": hidden, "shown": shown}
+    return render(request, "accounts/unsent_form.html", context)
