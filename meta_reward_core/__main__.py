@@ -123,7 +123,11 @@ def _run_iterations(
     request: ExperimentRequest, target_iteration: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
     experiment = open_or_create(
-        request, roots, say=lambda text: console.print(escape(text)), engine_here=True
+        request,
+        roots,
+        say=lambda text: console.print(escape(text)),
+        engine_here=True,
+        iterations=target_iteration,
     )
     check_next_engine(experiment, target_iteration=target_iteration)
     with experiment.lock():

@@ -73,6 +73,9 @@ META_REWARD_REGION_SECONDS = 1.0
 
 # Prompts that people sent by a form, each under the hash of its content.
 META_REWARD_UPLOAD_ROOT = str(VAR_ROOT / "uploads")
+META_REWARD_EVALUATION_ROOT = os.environ.get(
+    "META_REWARD_EVALUATION_ROOT", str(VAR_ROOT / "evaluation")
+)
 META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32")) * 1_000_000)
 META_REWARD_UPLOAD_DAYS = 30
 FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # of static files alone: nothing else uses them

@@ -136,7 +136,7 @@ def show_plan(
     """
     check_name(request.experiment)
     store = ArtifactStore(roots.artifacts)
-    existing, unknown = open_experiment(store, request.experiment), None
+    existing, unknown, launch = open_experiment(store, request.experiment), None, None
     if existing is not None:
         change = check_can_resume(request, existing)
         recipe = existing.recipe if change is None else change.recipe
@@ -145,7 +145,10 @@ def show_plan(
         if engine_here:
             check_next_engine(existing, target_iteration=target_iteration)
     else:
-        recipe = check_can_create(request, store, engine_here=engine_here).recipe
+        inputs = check_can_create(
+            request, store, engine_here=engine_here, iterations=target_iteration
+        )
+        recipe, launch = inputs.recipe, inputs.launch
         unknown = check_seed_model(recipe, roots)
     done = existing.count_finished_iterations() if existing else 0
     speeds = speeds_of(recipe)
@@ -166,6 +169,7 @@ def show_plan(
     return {
         "experiment": request.experiment,
         "exists": existing is not None,
+        "request": None if launch is None else launch.model_dump(mode="json"),
         "outside_judge": recipe.judge.endpoint,
         "not_checked": unknown,
         "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},

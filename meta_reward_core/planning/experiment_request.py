@@ -109,19 +109,6 @@ def get_task_prompts(recipe: Recipe) -> PromptSource:
     missing = "names no task" if task is None else f"names {task.title}, which has no prompts"
     raise InputError(
         f"recipe {recipe.name!r} {missing}: "
-        "give your prompts with --prompts FILE (txt, json, jsonl, csv, tsv or parquet)"
+        "give your prompts in a file (txt, json, jsonl, csv, tsv or parquet), on the command "
+        "line with --prompts FILE"
     )
-
-
-def check_pool(recipe: Recipe, given: int) -> None:
-    """Refuse fewer prompts than one iteration draws.
-
-    Raises:
-        InputError: saying how many are wanted.
-    """
-    wanted = recipe.sample.prompts
-    if given < wanted:
-        raise InputError(
-            f"recipe {recipe.name!r} draws {wanted} prompts for an iteration, but only {given} "
-            f"were given: give more, or add --set sample.prompts={given}"
-        )

@@ -32,11 +32,17 @@ from meta_reward_core.planning.check_experiment import (
 from meta_reward_core.planning.cost_estimate import estimate_disk_needed, plan_iteration
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
-    DEFAULT_SEED,
     ExperimentRequest,
     check_name,
-    check_pool,
     load_requested_recipe,
+)
+from meta_reward_core.planning.launch_request import (
+    PROMPTS,
+    LaunchError,
+    LaunchRequest,
+    PromptsReference,
+    find_pool_error,
+    make_launch_request,
 )
 from meta_reward_core.planning.model_check.run import write_report
 from meta_reward_core.planning.prompt_pool import read_pool
@@ -73,6 +79,7 @@ def open_or_create(
     *,
     say: Callable[[str], None],
     engine_here: bool = False,
+    iterations: int | None = None,
     change: Callable[[ExperimentFiles, SettingsPlan], object] = change_settings,
 ) -> Experiment:
     """Open the experiment, or begin it if there is none of this name.
@@ -80,6 +87,7 @@ def open_or_create(
     Args:
         say: told what takes long, what was left out of the prompts, and what a change does.
         engine_here: whether this environment will also run it, and not another machine's.
+        iterations: the last iteration to run, of a new experiment.
         change: changes the settings of an experiment that exists.
 
     Raises:
@@ -90,7 +98,9 @@ def open_or_create(
     store = ArtifactStore(roots.artifacts)
     existing = open_experiment(store, request.experiment)
     if existing is None:
-        return _create(request, roots, store, say=say, engine_here=engine_here)
+        return _create(
+            request, roots, store, say=say, engine_here=engine_here, iterations=iterations
+        )
     plan = check_can_resume(request, existing)
     if plan is None:
         return existing
@@ -110,6 +120,7 @@ def check_can_create(
     store: ArtifactStore,
     *,
     engine_here: bool,
+    iterations: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> "ExperimentInputs":
     """See that an experiment can begin as it is asked for, as far as that needs no model.
@@ -119,7 +130,7 @@ def check_can_create(
     """
     if request.recipe is None:
         _check_not_misspelt(request.experiment, store)
-    recipe = load_requested_recipe(request)
+    launch, recipe = make_launch_request(request, iterations=iterations)
     templates = load_templates(recipe, get_task_templates(recipe.task))
     if engine_here:
         _require_engines(recipe)
@@ -127,11 +138,34 @@ def check_can_create(
     for absent in items:
         if absent.obstacle is not None:
             say(f"{absent.task} will not be evaluated: {absent.obstacle}")
-    prompts, items = read_pool(
-        request.prompts, recipe, items, skip_bad_rows=request.skip_bad_rows, say=say
-    )
-    check_pool(recipe, len(prompts.prompts))
-    return ExperimentInputs(recipe, templates, prompts, items)
+    prompts, items = _read_new_pool(request, recipe, items, say=say)
+    wanted = launch.iterations
+    if error := find_pool_error(recipe, count=len(prompts.prompts), iterations=wanted):
+        raise LaunchError({PROMPTS: error})
+    if request.prompts is not None:
+        given = {
+            "prompts": PromptsReference.of(request.prompts),
+            "skip_bad_rows": request.skip_bad_rows,
+        }
+        launch = launch.model_copy(update=given)
+    return ExperimentInputs(launch, recipe, templates, prompts, items)
+
+
+def _read_new_pool(
+    request: ExperimentRequest,
+    recipe: Recipe,
+    items: Sequence[FixedItems],
+    *,
+    say: Callable[[str], None],
+) -> tuple[PromptFile, list[FixedItems]]:
+    try:
+        return read_pool(
+            request.prompts, recipe, items, skip_bad_rows=request.skip_bad_rows, say=say
+        )
+    except InputError as error:
+        if type(error) is not InputError:
+            raise
+        raise LaunchError({PROMPTS: str(error)}) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +173,11 @@ class ExperimentInputs:
     """What an experiment begins with, but for its model.
 
     Attributes:
+        launch: the whole request.
         items: of each task of `evaluation.tasks`.
     """
 
+    launch: LaunchRequest
     recipe: Recipe
     templates: PromptTemplates
     prompts: PromptFile
@@ -260,8 +296,11 @@ def _create(
     *,
     say: Callable[[str], None],
     engine_here: bool,
+    iterations: int | None,
 ) -> Experiment:
-    inputs = check_can_create(request, store, engine_here=engine_here, say=say)
+    inputs = check_can_create(
+        request, store, engine_here=engine_here, iterations=iterations, say=say
+    )
     recipe = inputs.recipe
     model = resolve_base_model(recipe, roots, say=say)
     check_disk_space(recipe, model.folder, roots)
@@ -275,13 +314,12 @@ def _create(
         engine_here=engine_here,
         say=say,
     )
-    seed = DEFAULT_SEED if request.seed is None else request.seed
     experiment = create_experiment(
         store,
         request.experiment,
         recipe=recipe,
         templates=inputs.templates,
-        seed=seed,
+        seed=inputs.launch.seed,
         seed_model=model,
         prompts=inputs.prompts,
         documents={get_items_path(one.task): one.to_json() for one in inputs.items},

@@ -182,13 +182,13 @@ def test_the_site_and_the_reconciler_start_without_what_models_need(tmp_path: Pa
 import webapp.wsgi, workers.ops.services, workers.ops.supervisor, workers.reconciler
 from django.core.management import call_command
 from webapp.experiments.models import Experiment, Job
-from webapp.experiment_form.launch_request import LaunchRequest
+from meta_reward_core.planning.launch_request import LaunchRequest
 from workers.jobs import runner
 call_command("migrate", verbosity=0)
 wish = LaunchRequest(
-    name="first", seed=1, until=1, recipe="smoke", changes=("engine.kind=scripted",)
+    experiment="first", seed=1, iterations=1, recipe="smoke", values={"engine.kind": "scripted"}
 )
-Job.objects.create(kind="launch", experiment_name="first", payload=wish.write())
+Job.objects.create(kind="launch", experiment_name="first", payload=wish.model_dump(mode="json"))
 runner.run_waiting_jobs(runner.SLOW_HANDLERS)
 order = Job.objects.get()
 assert order.status == "done", order.message

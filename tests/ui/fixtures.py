@@ -20,6 +20,7 @@ from django.db.models import Model
 from django.utils import timezone
 
 from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.planning.launch_request import LaunchRequest
 from tests.webapp.audit_fixtures import draw
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_attempt, add_worker
@@ -28,7 +29,6 @@ from webapp.api.models import make_token
 from webapp.audit import annotation_queue
 from webapp.audit.gate import explain_hold
 from webapp.audit.models import Batch, Gate
-from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiments.models import (
     Driver,
     Experiment,
@@ -337,10 +337,9 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
     add(JobKind.PAUSE, JobStatus.DONE)
     add(JobKind.RESUME, JobStatus.REFUSED, message="it is finished already")
     add(JobKind.PUBLISH, JobStatus.DONE, payload={"number": 1}, outcome=PUBLISHED)
-    changes = ("actor.samples=5",)
     launch_request = LaunchRequest(
-        name="tomorrow", seed=7, until=2, recipe="smoke", changes=changes
-    ).write()
+        experiment="tomorrow", seed=7, iterations=2, recipe="smoke", values={"actor.samples": 5}
+    ).model_dump(mode="json")
     launch: dict[str, Any] = {
         "experiment": None,
         "experiment_name": "tomorrow",

@@ -254,6 +254,7 @@ def test_an_experiment_is_created_by_the_forms_own_rules(program: Program, alice
     assert status == 202, placed
     assert (placed["kind"], placed["subject"], placed["by"]) == ("launch", "mine", "alice")
     assert placed["wish"]["seed"] == 7
+    assert placed["payload"]["values"] == {"actor.samples": 3}
     assert placed["wish"]["changes"] == ["actor.samples=3"]
     assert not placed["wish"]["is_private"]
 

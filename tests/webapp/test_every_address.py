@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
+from meta_reward_core.planning.launch_request import LaunchRequest
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.schema import Recipe
 from tests.core import scripted_world
@@ -19,7 +20,6 @@ from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, caro
 from tests.webapp.test_permissions import ADDRESSES, ASKED_BY_POST
 from tests.webapp.watching_fixtures import HTMX, RESTORE
 from webapp.audit.models import Batch
-from webapp.experiment_form.launch_request import LaunchRequest
 from webapp.experiments.models import Job
 from webapp.results.iteration_reader import open_iteration
 from webapp.results.prompt_index import find_index
@@ -82,7 +82,9 @@ def path_of(name: str, world: dict[str, object], person: User, batch: Batch) -> 
     """The address of something that is there; what the page is about is made if need be."""
     given, query = dict(world), ""
     if name == "job":
-        launch_request = LaunchRequest(name="mine", seed=1, until=1, recipe="smoke").write()
+        launch_request = LaunchRequest(
+            experiment="mine", seed=1, iterations=1, recipe="smoke"
+        ).model_dump(mode="json")
         job = Job.objects.create(
             kind="launch", created_by=person, experiment_name="mine", payload=launch_request
         )

@@ -18,6 +18,7 @@ from pytest_django import DjangoAssertNumQueries
 from meta_reward_core.cli.options import add_run_options, build_request
 from meta_reward_core.planning.cost_estimate import plan_iteration
 from meta_reward_core.planning.experiment_request import load_requested_recipe
+from meta_reward_core.planning.launch_request import LaunchRequest
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
 from meta_reward_core.system.command_hint import format_command
 from tests.webapp.conftest import make_person
@@ -32,7 +33,7 @@ from tests.webapp.experiment_form_fixtures import (
     storage_roots,
 )
 from webapp.experiment_form.cost import humanize_duration
-from webapp.experiment_form.launch_request import LaunchRequest
+from webapp.experiment_form.launch_request import read_payload
 from webapp.experiment_form.model_choices import find_model_bytes
 from webapp.experiment_form.recipe_fields import get_recipe_fields
 from webapp.experiments.jobs import enqueue_job
@@ -103,14 +104,14 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
     assert answer.status_code == 302
     assert answer.headers["Location"] == f"/jobs/{job.pk}"
     assert (job.kind, job.created_by, job.experiment_name) == (JobKind.LAUNCH, alice, "mine")
-    launch_request = LaunchRequest.read(job.payload)
+    launch_request = read_payload(job.payload)
     assert launch_request == LaunchRequest(
-        name="mine",
+        experiment="mine",
         seed=7,
-        until=2,
+        iterations=2,
         is_private=True,
         recipe="smoke",
-        changes=("actor.samples=5",),
+        values={"actor.samples": 5},
     )
     assert launch_request.build_recipe() == load_recipe("smoke", changes=["actor.samples=5"])
 
@@ -118,14 +119,14 @@ def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
 @pytest.mark.parametrize("name", ["org/name", "org/name@v1.0", f"org/name@{'5' * 40}"])
 def test_a_model_of_the_hub_may_name_a_revision(client: Client, name: str) -> None:
     launch(client, model_from="hub", model_hub=name)
-    assert LaunchRequest.read(only_job().payload).build_recipe().model == name
+    assert read_payload(only_job().payload).build_recipe().model == name
 
 
 def test_only_what_was_changed_is_kept(client: Client) -> None:
     page = client.get(f"{NEW}?recipe=smoke")
     texts = {f"recipe.{key}": value for key, value in page.context["state"].draft.texts.items()}
     launch(client, **texts)
-    assert only_job().payload["changes"] == []
+    assert only_job().payload["values"] == {}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_only_what_was_changed_is_kept(client: Client) -> None:
         ("actor.samples", "", "A value is needed."),
         ("actor.temperature", "nan", "&#x27;nan&#x27; is not a number."),
         ("pairing.rho", "0.3, 2", "Input should be less than or equal to 1."),
-        ("train_on", "[actor], [critic]", "Input should be &#x27;actor&#x27; or"),
+        ("train_on", "[actor], [critic]", "Choose one of: actor, judge."),
         ("judge.template", "/etc/passwd", "Choose one of: judge, miniature_judge."),
         ("judge.min_valid_judgments", "12", "but only judge.samples = 11 judgments are made."),
         ("engine.kind", "openai", "needs a server: set engine.endpoint to a name in"),
@@ -166,7 +167,7 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
         ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),
         ({"until": "9"}, "9 iterations draw 324 different prompts, but there are only 288"),
-        ({"recipe.task": "none"}, "names no task now"),
+        ({"recipe.task": "none"}, "names no task"),
         ({"prompts_from": "file", "prompts_stored": "../../etc/passwd"}, "is no longer here"),
     ],
 )
@@ -359,7 +360,7 @@ def test_folders_of_models_are_offered_if_they_may_be_loaded(
     assert [one.name for one in models.choices] == ["good", "org/nested"]
     assert {one.name for one in models.unusable} == {"linked", "pickled"}
     launch(client, model_from="folder", model_folder="org/nested")
-    assert only_job().payload["changes"] == ['model="org/nested"']
+    assert only_job().payload["values"] == {"model": "org/nested"}
 
 
 def test_no_model_is_chosen_for_a_person(client: Client, storage_roots: Path) -> None:
@@ -373,7 +374,7 @@ def test_a_recipe_of_ones_own_extends_a_shipped_one(client: Client) -> None:
     page = text(client.post(NEW, {"base_text": yaml, "action": "begin"}))
     assert 'name="recipe.actor.samples" value="3"' in page
     launch(client, base_recipe="", base_text=yaml)
-    assert LaunchRequest.read(only_job().payload).build_recipe().actor.samples == 3
+    assert read_payload(only_job().payload).build_recipe().actor.samples == 3
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.webapp.experiment_form_fixtures import (
     only_job,
     storage_roots,
 )
-from webapp.experiment_form.launch_request import LaunchRequest
+from webapp.experiment_form.launch_request import read_payload
 from webapp.experiments.models import Experiment
 
 pytestmark = pytest.mark.django_db
@@ -70,7 +70,7 @@ def test_each_change_is_shown_before_and_after(client: Client, origin: Experimen
 
 def test_its_order_needs_the_original_no_more(client: Client, origin: Experiment) -> None:
     client.post(NEW, again(action="launch", **{"recipe.pairing.rho": "0.1, 0.2"}))
-    launch_request = LaunchRequest.read(only_job().payload)
+    launch_request = read_payload(only_job().payload)
     assert (launch_request.origin, launch_request.same_prompts) == ("first", True)
     origin.delete()
     recipe = launch_request.build_recipe()

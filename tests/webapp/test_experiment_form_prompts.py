@@ -17,6 +17,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.data.prompt_files import read_prompts
 from meta_reward_core.errors import PromptFileError
 from tests.webapp.experiment_form_fixtures import HTMX, NEW, filled, launch, only_job, storage_roots
+from webapp.experiment_form.launch_request import read_payload
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments.models import Job
 
@@ -123,8 +124,10 @@ def test_what_cannot_be_read_is_told_and_not_kept(
 def test_a_file_that_was_sent_is_launched_from_what_was_kept(client: Client) -> None:
     found = send(client, MANY.encode()).context["state"].prompts.found
     launch(client, prompts_from="file", prompts_stored=found.name, prompts_called="mine.txt")
-    launch_request = only_job().payload
-    assert (launch_request["prompts"], launch_request["prompts_called"]) == (found.name, "mine.txt")
+    payload = only_job().payload
+    prompts = read_payload(payload).prompts
+    assert prompts is not None
+    assert (prompts.stored_name, payload["prompts_called"]) == (found.name, "mine.txt")
     assert len(read_prompts(get_stored_path(found.name)).prompts) == 80
 
 
@@ -139,7 +142,7 @@ def test_pasted_text_is_kept_only_when_it_is_launched(client: Client, storage_ro
     assert "80 prompts" in region
     assert list((storage_roots / "uploads").iterdir()) == []
     launch(client, prompts_from="text", prompts_text=MANY)
-    assert only_job().payload["prompts"].endswith(".txt")
+    assert only_job().payload["prompts"]["format"] == "txt"
 
 
 def test_a_file_that_is_too_large_is_dropped(

@@ -165,7 +165,10 @@ def test_a_program_names_recipe_values_and_prompts(alice: User, model: Path) -> 
         ({"model": {"source": "hub", "name": "no id"}}, "use an id such as org/name"),
         ({"recipe": "nothing"}, "no recipe 'nothing' comes with"),
         ({"values": {"training.max_length": 1}}, "training.max_length: "),
-        ({"values": {"training.longest": 1}}, "there are no recipe values of these names"),
+        (
+            {"values": {"training.longest": 1}},
+            "training.longest: There is no recipe value",
+        ),
         ({"values": {"judge.template": "/etc/passwd"}}, "judge.template"),
         ({"unknown": 1}, "Extra inputs"),
     ],

@@ -18,7 +18,7 @@ from tests.webapp.experiment_form_fixtures import (
     storage_roots,
 )
 from webapp.api.models import make_token
-from webapp.experiment_form.launch_request import LaunchRequest
+from webapp.experiment_form.launch_request import read_payload
 from webapp.experiments.models import Experiment, Job, JobKind
 
 pytestmark = pytest.mark.django_db
@@ -41,18 +41,21 @@ def test_a_recipe_that_was_pasted_is_read_and_its_old_keys_are_named(client: Cli
 
 def test_a_launch_with_old_keys_runs_what_it_says_without_another_warning(client: Client) -> None:
     launch(client, base_recipe="", base_text=OLD)
-    recipe = LaunchRequest.read(only_job().payload).build_recipe()
+    recipe = read_payload(only_job().payload).build_recipe()
     assert (recipe.prompts_per_shard, recipe.judge.max_score) == (9, 10)
 
 
 def test_a_job_of_the_version_before_asks_for_the_same(client: Client, alice: User) -> None:
-    launch_request = LaunchRequest("mine", 7, 2, recipe="smoke", changes=("shard_prompts=9",))
+    earlier = {
+        "name": "mine", "seed": 7, "until": 2, "is_private": False, "recipe": "smoke",
+        "recipe_text": "", "changes": ["shard_prompts=9"], "origin": "", "prompts": "",
+        "prompts_called": "", "same_prompts": False, "skip_bad_rows": False,
+    }  # fmt: skip
+    launch_request = read_payload(earlier)
+    assert launch_request.values == {"prompts_per_shard": 9}
     assert launch_request.build_recipe().prompts_per_shard == 9
     job = Job.objects.create(
-        kind=JobKind.LAUNCH,
-        created_by=alice,
-        experiment_name="mine",
-        payload=launch_request.write(),
+        kind=JobKind.LAUNCH, created_by=alice, experiment_name="mine", payload=earlier
     )
     state: Any = client.get(f"{NEW}?job={job.pk}").context["state"]
     assert state.draft.texts["prompts_per_shard"] == "9"
@@ -62,7 +65,7 @@ def test_a_page_that_was_opened_before_an_upgrade_may_still_be_sent(client: Clie
     old = {"recipe.shard_prompts": "9", "recipe.world": "miniature",
            "recipe.evaluation.oracle": "none"}  # fmt: skip
     launch(client, **filled(**old))
-    recipe = LaunchRequest.read(only_job().payload).build_recipe()
+    recipe = read_payload(only_job().payload).build_recipe()
     assert (recipe.prompts_per_shard, recipe.task, recipe.has_ground_truth) == (9, "toy", False)
 
 
@@ -108,7 +111,7 @@ def test_the_api_reads_old_keys_and_says_what_is_deprecated(program: Program) ->
         "pair_kinds is deprecated: use train_on",
         "evaluation.oracle is deprecated: use evaluation.ground_truth",
     ]
-    recipe = LaunchRequest.read(only_job().payload).build_recipe()
+    recipe = read_payload(only_job().payload).build_recipe()
     assert (recipe.train_on, recipe.prompts_per_shard) == ([["actor"]], 9)
     assert not recipe.has_ground_truth
 

@@ -10,7 +10,7 @@ from django.db import connection
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.engines import registry
-from meta_reward_core.planning import experiment_request
+from meta_reward_core.planning import launch_request
 from meta_reward_core.system.command_hint import format_command
 from tests.end_to_end.conftest import CHECKOUT
 from tests.workers.installation import Installation
@@ -97,7 +97,7 @@ def test_an_engine_that_is_gone_is_told_before_the_next_iteration_begins(
 def test_no_prompts_for_a_recipe_without_a_world(
     installation: Installation, way: Sequence[str]
 ) -> None:
-    with pytest.raises(CommandError, match="give your prompts with --prompts FILE"):
+    with pytest.raises(CommandError, match="with --prompts FILE"):
         installation.run(
             "run_iteration", "--experiment", "mine", "--recipe", str(installation.recipe), *way
         )
@@ -120,7 +120,7 @@ def test_a_misspelt_name_begins_no_other_experiment(
     assert caught.value.returncode == 2
     assert Experiment.objects.get().name == "demo"
     installation.run_iteration(*way, name="dmeo")
-    monkeypatch.setattr(experiment_request, "DEFAULT_RECIPE", str(installation.recipe))
+    monkeypatch.setattr(launch_request, "DEFAULT_RECIPE", str(installation.recipe))
     installation.run(*words, "unlike")
 
 
@@ -128,7 +128,7 @@ PROMPTS = {
     "empty.txt": ("", "contains no prompt"),
     "broken.jsonl": ("{not json\n", "broken.jsonl"),
     "strange.docx": ("PK\x03\x04 and so on", "is a zip archive or a spreadsheet"),
-    "few.txt": ("one question?\n", "only 1 were given"),
+    "few.txt": ("one question?\n", "there are only 1"),
 }
 
 

@@ -11,7 +11,7 @@ from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.hub_server import Hub
 from tests.workers.installation import Installation
-from webapp.experiment_form.launch_request import LaunchRequest, dump_recipe
+from webapp.experiment_form.launch_request import dump_recipe, read_payload, write_payload
 from webapp.experiment_form.uploads import store_prompts
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind
@@ -41,10 +41,20 @@ def job_for(installation: Installation, person: User | None = None, **changes: A
         "prompts_called": "mine.txt",
         **changes,
     }
-    written = LaunchRequest(**launch_request).write()
+    written = write_payload(
+        read_payload(launch_request), prompts_called=launch_request["prompts_called"]
+    )
     return enqueue_job(
         JobKind.LAUNCH, by=person, experiment_name=launch_request["name"], payload=written
     )
+
+
+def earlier_job_for(**changes: Any) -> Job:
+    """A job as a version before the one request wrote it."""
+    lines = [f"question {number}?\n".encode() for number in range(20)]
+    stored = store_prompts(lines, called="mine.txt").name
+    wish = {"name": "mine", "seed": 7, "until": 2, "recipe": "smoke", "prompts": stored, **changes}
+    return enqueue_job(JobKind.LAUNCH, by=None, experiment_name="mine", payload=wish)
 
 
 def carry_out(job: Job) -> Job:
@@ -149,11 +159,10 @@ def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> 
     [
         ({"name": "../mine"}, "cannot name an experiment"),
         ({"prompts": ""}, "names no task: give your prompts"),
-        ({"prompts": "../recipe.yaml"}, "is no longer here: send it again"),
+        ({"prompts": f"{'0' * 64}.txt"}, "is no longer here: send it again"),
         ({"changes": ("sample.prompts=500",)}, "draws 500 prompts"),
         ({"changes": ('model="absent"',)}, "there is no model folder"),
-        ({"changes": ('judge.template="/etc/passwd"',)}, "takes an installed template here"),
-        ({"changes": ("actor.samples=1",)}, "greater than or equal to 2"),
+        ({"changes": ('judge.template="/etc/passwd"',)}, "Choose one of: judge, "),
         ({"prompts": "", "same_prompts": True, "origin": "gone"}, "is gone"),
     ],
 )
@@ -172,8 +181,9 @@ def test_a_duplicate_begins_with_the_same_prompts(installation: Installation) ->
         b'{"prompt": "p%d"}\n' % number for number in range(11)
     ]
     prompts = store_prompts(lines, called="p.jsonl").name
-    carry_out(job_for(installation, name="first", prompts=prompts))
-    carry_out(job_for(installation, name="second", prompts="", origin="first", same_prompts=True))
+    carry_out(job_for(installation, name="first", prompts=prompts, until=1))
+    same: dict[str, Any] = {"prompts": "", "origin": "first", "same_prompts": True}
+    carry_out(job_for(installation, name="second", until=1, **same))
     store = ArtifactStore(str(installation.artifacts))
     pools = [open_experiment(store, name) for name in ("first", "second")]
     first, second = (pool.get_files(0).read("prompts") for pool in pools if pool is not None)
@@ -215,3 +225,20 @@ def test_what_the_hub_refuses_is_what_the_order_says(
     assert job.status == "refused"
     assert f"{hub.address} has no model org/none" in job.message
     assert not Experiment.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"prompts": "../recipe.yaml"}, "is not a stored file of prompts"),
+        ({"changes": ["actor.samples=1"]}, "greater than or equal to 2"),
+        ({"changes": ["judge.top_points=9", "engine.kind=scripted"]}, ""),
+    ],
+)
+def test_a_job_of_an_earlier_version_is_read(
+    installation: Installation, changes: dict[str, Any], reason: str
+) -> None:
+    text = dump_recipe(load_recipe(str(installation.recipe)))
+    job = carry_out(earlier_job_for(**({"recipe": "", "recipe_text": text} | changes)))
+    assert (job.status, reason in job.message) == ("refused" if reason else "done", True)

@@ -1,16 +1,15 @@
-"""Experiment requests: a request fills in the form, and the site's rules check it."""
+"""Experiment requests: typed values, checked by the rules of the site."""
 
 import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from django.contrib.auth.models import User
-from django.http import HttpRequest, QueryDict
-from django.utils.datastructures import MultiValueDict
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.models.hf_hub import parse_hub_name
 from meta_reward_core.planning.experiment_request import DEFAULT_RECIPE
+from meta_reward_core.recipes.changed_values import ADAPTERS
 from meta_reward_core.recipes.renamed_keys import translate_flat_keys
 from webapp.api.schemas import LaunchChanges, ModelCheckIn, SeedModel
 from webapp.experiment_form import forms
@@ -18,24 +17,31 @@ from webapp.experiment_form.form_state import (
     PREFIX,
     FormBase,
     LaunchFormState,
-    build_launch_request,
-    make_initial_state,
-    make_submitted_state,
+    make_requested_state,
+    write_launch_payload,
 )
 from webapp.experiment_form.launch_request import load_base_recipe
 from webapp.experiment_form.model_check import CheckRequest, is_model_folder, request_check
-from webapp.experiment_form.recipe_draft import draft_recipe, require_launchable, to_texts
-from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
+from webapp.experiment_form.recipe_draft import draft_values
 from webapp.experiment_form.uploads import store_prompts
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Job, JobKind
 
 _CALLED: Final = "the prompts"
+_FIELDS: Final = {
+    "prompts_from": "prompts",
+    **dict.fromkeys(("model_from", "model_folder", "model_hub"), "model"),
+}
+"""Fields of the form, by another name in the API."""
+_SWITCH: Final[dict[bool | str, dict[str, Any] | None]] = {
+    True: {},
+    "yes": {},
+    False: None,
+    "no": None,
+}
 
 
-def submit_launch(
-    request: HttpRequest, base: FormBase, given: LaunchChanges, *, by: User
-) -> tuple[Job, list[str]]:
+def submit_launch(base: FormBase, given: LaunchChanges, *, by: User) -> tuple[Job, list[str]]:
     """Request an experiment.
 
     Returns:
@@ -46,18 +52,11 @@ def submit_launch(
     """
     warnings = list(base.warnings)
     values = _translate_values(given.values, warnings)
-    first = make_initial_state(request, base)
-    form = HttpRequest()
-    form.method, form.user = "POST", request.user
-    form.POST = _fill_fields(first, given, values)  # type: ignore[assignment]
-    form.FILES = MultiValueDict()
-    state = make_submitted_state(form, base, is_final=True)
+    state = make_requested_state(by, base, _fill_fields(given), values)
     if not state.is_ready:
         raise InputError("\n".join(_list_problems(state)))
-    launch_request = build_launch_request(state)
-    job = enqueue_job(
-        JobKind.LAUNCH, by=by, experiment_name=launch_request.name, payload=launch_request.write()
-    )
+    payload = write_launch_payload(state)
+    job = enqueue_job(JobKind.LAUNCH, by=by, experiment_name=payload["experiment"], payload=payload)
     return job, warnings
 
 
@@ -74,12 +73,10 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
     values = _translate_values(given.values, warnings)
     name = given.recipe or ("" if given.recipe_text else DEFAULT_RECIPE)
     base = load_base_recipe(name, given.recipe_text, warn=warnings.append)
-    texts = to_texts(base) | {key: write_value(value) for key, value in values.items()}
-    draft = draft_recipe(base, texts, model=given.model.name)
+    draft = draft_values(base, values, model=given.model.name)
     if draft.recipe is None:
         errors = [f"{key}: {text}" for key, text in draft.errors.items()]
         raise InputError("\n".join([*errors, *draft.problems]))
-    require_launchable(draft.recipe)
     if given.model.source == "hub" and parse_hub_name(given.model.name) is None:
         raise InputError("model: use an id such as org/name or org/name@revision")
     if given.model.source == "folder" and not is_model_folder(given.model.name):
@@ -92,34 +89,27 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
 def _translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Values under the keys of today; what is deprecated is added to `warnings`.
 
+    The adapters may be switched on and off by yes and no, as in the form.
+
     Raises:
-        InputError: a key is unknown.
+        InputError: a key is given under two names.
     """
     values = dict(translate_flat_keys(given, warn=warnings.append))
-    unknown = sorted(values.keys() - get_recipe_fields().keys())
-    if unknown:
-        raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
+    if isinstance(values.get(ADAPTERS), bool | str) and values[ADAPTERS] in _SWITCH:
+        values = {ADAPTERS: _SWITCH[values.pop(ADAPTERS)], **values}
     return values
 
 
-def _fill_fields(
-    first: LaunchFormState, given: LaunchChanges, values: Mapping[str, Any]
-) -> QueryDict:
-    """Fill in the form: what it shows at first, and over it what was given."""
-    fields: dict[str, Any] = {
-        **first.form.data,
+def _fill_fields(given: LaunchChanges) -> dict[str, Any]:
+    """What was given of the fields beside the recipe."""
+    optional = {name: getattr(given, name) for name in ("seed", "until", "is_private")}
+    return {
         "name": given.name,
         **_get_model_fields(given.model),
         **_store_prompt_fields(given.prompts),
-        **{f"{PREFIX}{key}": write_value(value) for key, value in values.items()},
+        "skip_bad_rows": given.skip_bad_rows,
+        **{name: value for name, value in optional.items() if value is not None},
     }
-    fields["skip_bad_rows"] = given.skip_bad_rows
-    for name in ("seed", "until", "is_private"):
-        if (value := getattr(given, name)) is not None:
-            fields[name] = value
-    filled = QueryDict(mutable=True)
-    filled.update({name: value for name, value in fields.items() if value is not False})
-    return filled
 
 
 def _get_model_fields(model: SeedModel | None) -> dict[str, str]:
@@ -149,7 +139,10 @@ def _store_prompt_fields(prompts: list[str] | None) -> dict[str, str]:
 
 def _list_problems(state: LaunchFormState) -> list[str]:
     return [
-        *(f"{field.removeprefix(PREFIX)}: {text}" for field, text in state.errors.items()),
+        *(
+            f"{_FIELDS.get(field, field.removeprefix(PREFIX))}: {text}"
+            for field, text in state.errors.items()
+        ),
         *state.problems,
         *(f"{label} is missing" for label in state.missing),
     ]

@@ -102,8 +102,8 @@ def list_experiments(
 @require_run
 def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[JobOut]:
     """Create an experiment from a built-in recipe or the text of one. It starts immediately."""
-    base = find_base(request, name=given.recipe, text=given.recipe_text, origin="")
-    return _accept(*submit_launch(request, base, given, by=get_user(request)))
+    base = find_base(request.user, name=given.recipe, text=given.recipe_text, origin="")
+    return _accept(*submit_launch(base, given, by=get_user(request)))
 
 
 @router.get("/{name}", response={200: ExperimentOut, **PROBLEMS})
@@ -256,8 +256,8 @@ def _describe_plan(plan: SettingsPlan | None) -> SettingsPlanOut:
 @require_run
 def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) -> Status[JobOut]:
     """Create a copy of an experiment, with changes."""
-    base = find_base(request, name="", text="", origin=name)
-    return _accept(*submit_launch(request, base, given, by=get_user(request)))
+    base = find_base(request.user, name="", text="", origin=name)
+    return _accept(*submit_launch(base, given, by=get_user(request)))
 
 
 @router.get("/{name}/status", response={200: StatusOut, **PROBLEMS})

@@ -8,7 +8,8 @@ from ninja import Schema
 from pydantic import ConfigDict, Field
 
 from webapp.dashboard.activity_log import ActivityEntry
-from webapp.experiments.models import Experiment, Iteration, Job
+from webapp.experiment_form.launch_request import write_deprecated_payload
+from webapp.experiments.models import Experiment, Iteration, Job, JobKind
 from webapp.experiments.progress import WorkerState, is_active
 from webapp.experiments.stage_progress import StageProgress
 from webapp.experiments.statuses import get_public_status, write_public_status
@@ -408,7 +409,9 @@ class JobOut(Schema):
             created_by=name,
             by=name,
             payload=row.payload,
-            wish=row.payload,
+            wish=write_deprecated_payload(row.payload)
+            if row.kind == JobKind.LAUNCH
+            else row.payload,
             message=row.message,
             finding=row.message,
             follows=row.follows_id,

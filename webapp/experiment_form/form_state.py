@@ -8,7 +8,15 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, QueryDict
 
 from meta_reward_core.errors import ArtifactError, InputError, PromptFileError, TaskError
-from meta_reward_core.planning.experiment_request import check_pool, compute_task_pool_size
+from meta_reward_core.planning.experiment_request import compute_task_pool_size
+from meta_reward_core.planning.launch_request import (
+    LaunchBase,
+    LaunchRequest,
+    LaunchSettings,
+    PromptsReference,
+    build_launch_request,
+    find_pool_error,
+)
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.renamed_keys import (
     ignore_renamed,
@@ -18,18 +26,28 @@ from meta_reward_core.recipes.renamed_keys import (
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.tasks.protocol import Task
 from meta_reward_core.tasks.registry import find_task
-from webapp.accounts.permissions import get_viewable_experiment
+from webapp.accounts.permissions import AnyUser, get_viewable_experiment
 from webapp.experiment_form import forms
 from webapp.experiment_form.cost import CostEstimate, estimate_cost
 from webapp.experiment_form.forms import LaunchForm
-from webapp.experiment_form.launch_request import LaunchRequest, dump_recipe, load_base_recipe
+from webapp.experiment_form.launch_request import (
+    build_requested_recipe,
+    load_base_recipe,
+    write_payload,
+)
 from webapp.experiment_form.model_check import (
     ModelCheckState,
     explain_unusable,
     load_check_state,
 )
 from webapp.experiment_form.model_choices import ModelChoices, list_models
-from webapp.experiment_form.recipe_draft import RecipeDraft, ValueDifference, draft_recipe, to_texts
+from webapp.experiment_form.recipe_draft import (
+    RecipeDraft,
+    ValueDifference,
+    draft_recipe,
+    draft_values,
+    to_texts,
+)
 from webapp.experiment_form.recipe_fields import get_recipe_fields, write_value
 from webapp.experiment_form.uploads import (
     StoredPrompts,
@@ -83,6 +101,18 @@ class PromptsState:
 
 
 @dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file of prompts that comes with a form.
+
+    Attributes:
+        is_too_large: it was dropped while it was received.
+    """
+
+    file: "UploadedFile[bytes] | None" = None
+    is_too_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchFormState:
     """A form of a launch.
 
@@ -112,7 +142,7 @@ class LaunchFormState:
         return not (self.errors or self.problems or self.missing)
 
 
-def find_base(request: HttpRequest, *, name: str, text: str, origin: str) -> FormBase:
+def find_base(user: AnyUser, *, name: str, text: str, origin: str) -> FormBase:
     """Find what a form begins with.
 
     Raises:
@@ -123,35 +153,35 @@ def find_base(request: HttpRequest, *, name: str, text: str, origin: str) -> For
         warnings: list[str] = []
         recipe = load_base_recipe(name, text, warn=warnings.append)
         return FormBase(recipe, name=name, text=text, warnings=tuple(warnings))
-    row = get_viewable_experiment(request.user, origin)
+    row = get_viewable_experiment(user, origin)
     return FormBase(parse_stored_recipe(row.recipe, origin=row.name), origin=row)
 
 
-def make_initial_state(request: HttpRequest, base: FormBase) -> LaunchFormState:
+def make_initial_state(user: AnyUser, base: FormBase) -> LaunchFormState:
     """The form before anybody filled it in."""
     initial: dict[str, Any] = {"until": base.recipe.iterations}
     if base.origin is not None:
         initial |= {"seed": base.origin.seed, "is_private": base.origin.is_private}
         initial["until"] = base.origin.target_iteration or base.recipe.iterations
-    return _make_unsubmitted_state(request, base, to_texts(base.recipe), initial)
+    return _make_unsubmitted_state(user, base, to_texts(base.recipe), initial)
 
 
 def make_refilled_state(
-    request: HttpRequest, base: FormBase, launch_request: LaunchRequest
+    user: AnyUser, base: FormBase, launch_request: LaunchRequest, *, prompts_called: str
 ) -> LaunchFormState:
     """Fill the form as it was when a job was requested from it."""
-    recipe = launch_request.build_recipe()
+    recipe = build_requested_recipe(launch_request)
     initial = {
-        "name": launch_request.name,
+        "name": launch_request.experiment,
         "seed": launch_request.seed,
-        "until": launch_request.until,
+        "until": launch_request.iterations,
         "is_private": launch_request.is_private,
-        "prompts_stored": launch_request.prompts,
-        "prompts_called": launch_request.prompts_called,
+        "prompts_stored": launch_request.prompts.stored_name if launch_request.prompts else "",
+        "prompts_called": prompts_called,
         "prompts_from": _choose_prompts_source(launch_request),
     }
     return _make_unsubmitted_state(
-        request, base, to_texts(recipe), initial | _make_model_initial(base, recipe)
+        user, base, to_texts(recipe), initial | _make_model_initial(base, recipe)
     )
 
 
@@ -166,7 +196,29 @@ def make_submitted_state(
     """
     form = _make_form(base, list_models(), data=request.POST, files=request.FILES)
     form.is_valid()
-    return _make_state(request, base, form, _read_texts(request.POST), is_final=is_final)
+    draft = draft_recipe(base.recipe, _read_texts(request.POST), model=_get_model(form))
+    return _make_state(request.user, base, form, draft, _get_sent_file(request), is_final=is_final)
+
+
+def make_requested_state(
+    user: AnyUser, base: FormBase, fields: Mapping[str, Any], values: Mapping[str, Any]
+) -> LaunchFormState:
+    """The state of a request that came with typed values, checked like a form that was sent.
+
+    Args:
+        fields: of `LaunchForm`, over what the base gives.
+        values: of the recipe, by today's keys.
+    """
+    first = make_initial_state(user, base).form.data
+    form = _make_form(base, list_models(), data={**first, **fields})
+    form.is_valid()
+    draft = draft_values(base.recipe, values, model=_get_model(form))
+    return _make_state(user, base, form, draft, SentFile(), is_final=True)
+
+
+def _get_sent_file(request: HttpRequest) -> SentFile:
+    file = request.FILES.get("prompts_file")
+    return SentFile(file if isinstance(file, UploadedFile) else None, is_too_large(request))
 
 
 def _read_texts(sent: QueryDict) -> dict[str, str]:
@@ -194,7 +246,7 @@ def _make_model_initial(base: FormBase, recipe: Recipe) -> dict[str, str]:
 
 
 def _make_unsubmitted_state(
-    request: HttpRequest, base: FormBase, texts: Mapping[str, str], initial: Mapping[str, Any]
+    user: AnyUser, base: FormBase, texts: Mapping[str, str], initial: Mapping[str, Any]
 ) -> LaunchFormState:
     """A form is checked even before it is sent, as if what it shows had been filled in."""
     models = list_models()
@@ -202,7 +254,8 @@ def _make_unsubmitted_state(
     data = {name: shown.get_initial_for_field(field, name) for name, field in shown.fields.items()}
     form = _make_form(base, models, data={key: value for key, value in data.items() if value})
     form.is_valid()
-    return _make_state(request, base, form, texts, is_final=False)
+    draft = draft_recipe(base.recipe, texts, model=_get_model(form))
+    return _make_state(user, base, form, draft, SentFile(), is_final=False)
 
 
 def _make_form(base: FormBase, models: ModelChoices, **kwargs: Any) -> LaunchForm:
@@ -226,23 +279,23 @@ def _find_installed_task(recipe: Recipe) -> Task | None:
 
 
 def _make_state(
-    request: HttpRequest,
+    user: AnyUser,
     base: FormBase,
     form: LaunchForm,
-    texts: Mapping[str, str],
+    draft: RecipeDraft,
+    file: SentFile,
     *,
     is_final: bool,
 ) -> LaunchFormState:
-    draft = draft_recipe(base.recipe, texts, model=_get_model(form))
     recipe = draft.recipe or base.recipe
     prompts = _require_good_rows(
-        _read_prompts_state(request, base, form, recipe, is_final=is_final),
+        _read_prompts_state(file, base, form, recipe, is_final=is_final),
         skip=bool(form.cleaned_data.get("skip_bad_rows")),
     )
     errors, missing = _collect_errors(form, is_final=is_final)
     if not prompts.error and prompts.count is None:
         missing = [*missing, "prompts"]
-    error = prompts.error or _find_pool_error(form, recipe, prompts)
+    error = prompts.error or (_find_pool_error(form, recipe, prompts) if draft.recipe else "")
     errors |= {"prompts_from": error} if error else {}
     errors |= {PREFIX + key: text for key, text in draft.errors.items()}
     checked = load_check_state(draft.recipe, prompts=get_stored_name(form, prompts))
@@ -258,7 +311,7 @@ def _make_state(
         problems=draft.problems,
         missing=missing,
         settings=_list_setting_differences(base, form),
-        estimate=_estimate_cost(request, form, draft),
+        estimate=_estimate_cost(user, form, draft),
         model_check=checked,
     )
 
@@ -303,7 +356,7 @@ def _get_model(form: LaunchForm) -> str | None:
 
 
 def _read_prompts_state(
-    request: HttpRequest, base: FormBase, form: LaunchForm, recipe: Recipe, *, is_final: bool
+    file: SentFile, base: FormBase, form: LaunchForm, recipe: Recipe, *, is_final: bool
 ) -> PromptsState:
     source = form.cleaned_data.get("prompts_from")
     try:
@@ -315,7 +368,7 @@ def _read_prompts_state(
             return _read_pasted_prompts(
                 form.cleaned_data.get("prompts_text", ""), is_final=is_final
             )
-        return read_sent_prompts(request, form)
+        return _read_sent_prompts(file, form)
     except (InputError, ArtifactError) as error:
         return PromptsState(error=str(error))
 
@@ -332,8 +385,6 @@ def _require_good_rows(state: PromptsState, *, skip: bool) -> PromptsState:
 
 
 def _make_task_prompts(recipe: Recipe) -> PromptsState:
-    if recipe.task is None:
-        return PromptsState(error="The recipe names no task now: give your own prompts.")
     return PromptsState(count=compute_task_pool_size(recipe))
 
 
@@ -357,18 +408,17 @@ def _read_pasted_prompts(text: str, *, is_final: bool) -> PromptsState:
     return PromptsState(found, found.count, called="pasted text")
 
 
-def read_sent_prompts(request: HttpRequest, form: LaunchForm) -> PromptsState:
+def _read_sent_prompts(sent: SentFile, form: LaunchForm) -> PromptsState:
     """Prompts of the file that comes with this request, or of one that came before.
 
     Raises:
         PromptFileError: it cannot be used.
     """
-    if is_too_large(request):
+    if sent.is_too_large:
         raise PromptFileError(f"The file is larger than {format_upload_limit()}.")
-    file = request.FILES.get("prompts_file")
-    if isinstance(file, UploadedFile):
-        called = file.name or "the file"
-        found = store_prompts(file.chunks(), called=called)
+    if sent.file is not None:
+        called = sent.file.name or "the file"
+        found = store_prompts(sent.file.chunks(), called=called)
         return PromptsState(found, found.count, called=called)
     stored = form.cleaned_data.get("prompts_stored", "")
     if not stored:
@@ -381,22 +431,8 @@ def _find_pool_error(form: LaunchForm, recipe: Recipe, prompts: PromptsState) ->
     """Why there are too few prompts; empty if there are enough."""
     if prompts.count is None:
         return ""
-    try:
-        check_pool(recipe, prompts.count)
-    except InputError:
-        return (
-            f"An iteration draws {recipe.sample.prompts:,} prompts, but there are only "
-            f"{prompts.count:,}: give more, or lower sample.prompts."
-        )
     until = form.cleaned_data.get("until") or 1
-    wanted = recipe.sample.prompts * until
-    if recipe.sample.allow_reuse or prompts.count >= wanted:
-        return ""
-    return (
-        f"{until} iterations draw {wanted:,} different prompts, but there are only "
-        f"{prompts.count:,}: give more, run fewer iterations, lower sample.prompts, or allow reuse "
-        "(sample.allow_reuse)."
-    )
+    return find_pool_error(recipe, count=prompts.count, iterations=until)
 
 
 def _list_setting_differences(base: FormBase, form: LaunchForm) -> list[ValueDifference]:
@@ -421,31 +457,31 @@ def _format_yes_no(value: object) -> str:
     return "yes" if value else "no"
 
 
-def _estimate_cost(
-    request: HttpRequest, form: LaunchForm, draft: RecipeDraft
-) -> CostEstimate | None:
+def _estimate_cost(user: AnyUser, form: LaunchForm, draft: RecipeDraft) -> CostEstimate | None:
     until = form.cleaned_data.get("until")
     if draft.recipe is None or not until:
         return None
-    return estimate_cost(request.user, draft.recipe, target_iteration=until)
+    return estimate_cost(user, draft.recipe, target_iteration=until)
 
 
-def build_launch_request(state: LaunchFormState) -> LaunchRequest:
-    """What a sheet that is ready asks for."""
+def write_launch_payload(state: LaunchFormState) -> dict[str, Any]:
+    """The request of a state that is ready, as the payload of a job."""
     given, base = state.form.cleaned_data, state.base
+    recipe = state.draft.recipe
+    if recipe is None:
+        raise InputError("\n".join(state.problems))
     stored = get_stored_name(state.form, state.prompts)
-    found = state.prompts.found if stored else None
-    return LaunchRequest(
-        name=given["name"],
-        seed=given["seed"],
-        until=given["until"],
-        is_private=given["is_private"],
-        recipe=base.name,
-        recipe_text=dump_recipe(base.recipe) if base.origin else base.text,
-        changes=state.draft.changes,
-        origin=base.origin.name if base.origin else "",
-        prompts=stored,
-        prompts_called=state.prompts.called if stored else "",
-        same_prompts=given["prompts_from"] == forms.PROMPTS_OF_ORIGIN,
-        skip_bad_rows=bool(found and found.rejected_count),
+    request = build_launch_request(
+        LaunchBase(base.recipe, base.name, base.origin.name if base.origin else ""),
+        recipe,
+        LaunchSettings(
+            experiment=given["name"],
+            seed=given["seed"],
+            iterations=given["until"],
+            is_private=given["is_private"],
+            prompts=PromptsReference.parse(stored) if stored else None,
+            same_prompts=given["prompts_from"] == forms.PROMPTS_OF_ORIGIN,
+            skip_bad_rows=bool(given["skip_bad_rows"]),
+        ),
     )
+    return write_payload(request, prompts_called=state.prompts.called if stored else "")

@@ -1,71 +1,111 @@
-"""What a person asks for when an experiment shall begin, as it stands in the order."""
+"""The launch request as a job stores it, and the recipes that a request may begin with.
 
-from dataclasses import asdict, dataclass
+The request itself is `meta_reward_core.planning.launch_request`.
+"""
+
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import yaml
+from pydantic import ValidationError
 
-from meta_reward_core.errors import RecipeError
-from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe, read_recipe_text
+from meta_reward_core.errors import InputError, RecipeError
+from meta_reward_core.planning.launch_request import (
+    LaunchBase,
+    LaunchRequest,
+    LaunchSettings,
+    PromptsReference,
+    build_launch_request,
+)
+from meta_reward_core.recipes.loader import (
+    change_recipe,
+    list_shipped_recipes,
+    load_recipe,
+    read_recipe_text,
+)
 from meta_reward_core.recipes.renamed_keys import Warn, ignore_renamed
 from meta_reward_core.recipes.schema import Recipe
-from webapp.experiment_form.recipe_draft import apply_changes
+from webapp.experiment_form.recipe_draft import require_launchable
+from webapp.experiment_form.recipe_fields import write_change
+
+_CALLED: Final = "prompts_called"
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
-    """Everything that an experiment begins with; plain values alone.
+def write_payload(request: LaunchRequest, *, prompts_called: str = "") -> dict[str, Any]:
+    """Write a request as the payload of a job.
 
-    Attributes:
-        recipe: a shipped recipe's name; empty if `recipe_text` is the base.
-        recipe_text: YAML that a person sent, or the recipe of the experiment that is duplicated.
-        changes: `key=value` changes of the base.
-        origin: name of the experiment that is duplicated.
-        prompts: name of a file that is kept; empty for the task's, or the origin's.
-        prompts_called: what the person called it.
-        same_prompts: begin with the origin's instructions.
-        skip_bad_rows: leave out rows of the prompt file that cannot be used.
-        until: the iteration to go on to.
+    Args:
+        prompts_called: what the user calls the file of prompts; not part of the request.
     """
+    return {**request.model_dump(mode="json"), _CALLED: prompts_called}
 
-    name: str
-    seed: int
-    until: int
-    is_private: bool = False
-    recipe: str = ""
-    recipe_text: str = ""
-    changes: tuple[str, ...] = ()
-    origin: str = ""
-    prompts: str = ""
-    prompts_called: str = ""
-    same_prompts: bool = False
-    skip_bad_rows: bool = False
 
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> "LaunchRequest":
-        """Read it from the payload of a job."""
-        return cls(**{**values, "changes": tuple(values.get("changes", ()))})
+def read_payload(payload: Mapping[str, Any]) -> LaunchRequest:
+    """Read the request of a job, also of an earlier version.
 
-    def write(self) -> dict[str, Any]:
-        """Write it as the payload of a job."""
-        return {**asdict(self), "changes": list(self.changes)}
+    Raises:
+        InputError: the payload holds something else.
+    """
+    values = {name: value for name, value in payload.items() if name != _CALLED}
+    if "until" in values:
+        return _read_earlier(values)
+    try:
+        return LaunchRequest.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"the request cannot be read: {error}") from error
 
-    def load_base(self) -> Recipe:
-        """The recipe before its changes.
 
-        Raises:
-            RecipeError: it is missing or wrong.
-        """
-        return load_base_recipe(self.recipe, self.recipe_text, warn=ignore_renamed)
+def write_deprecated_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the payload of a launch with the fields of the version before, for programs."""
+    if "experiment" not in payload:
+        return dict(payload)
+    prompts = payload.get("prompts")
+    values: Mapping[str, Any] = payload.get("values", {})
+    base = payload.get("recipe_values")
+    return {
+        **payload,
+        "name": payload["experiment"],
+        "until": payload.get("iterations"),
+        "recipe_text": yaml.safe_dump(base, sort_keys=False, width=100) if base else "",
+        "changes": [write_change(*change) for change in values.items()],
+        "prompts": f"{prompts['sha256']}.{prompts['format']}" if prompts else "",
+    }
 
-    def build_recipe(self) -> Recipe:
-        """The recipe that is asked for.
 
-        Raises:
-            RecipeError: it is missing or wrong, or names a file of this machine.
-        """
-        return apply_changes(self.load_base(), self.changes)
+def get_prompts_name(payload: Mapping[str, Any]) -> str:
+    """What the user calls the file of prompts."""
+    return str(payload.get(_CALLED, ""))
+
+
+def build_requested_recipe(request: LaunchRequest) -> Recipe:
+    """The recipe of a request that came from far away.
+
+    Raises:
+        InputError: a value cannot be used, or names a file of this machine.
+    """
+    recipe = request.build_recipe()
+    require_launchable(recipe)
+    return recipe
+
+
+def _read_earlier(values: Mapping[str, Any]) -> LaunchRequest:
+    """Before there was one request, changes were `key=value` texts and a base was YAML."""
+    name = str(values.get("recipe", ""))
+    base = load_base_recipe(name, str(values.get("recipe_text", "")), warn=ignore_renamed)
+    recipe = change_recipe(base, values.get("changes", ()), warn=ignore_renamed)
+    stored = str(values.get("prompts", ""))
+    settings = LaunchSettings(
+        experiment=values["name"],
+        seed=values["seed"],
+        iterations=values["until"],
+        is_private=bool(values.get("is_private")),
+        prompts=PromptsReference.parse(stored) if stored else None,
+        same_prompts=bool(values.get("same_prompts")),
+        skip_bad_rows=bool(values.get("skip_bad_rows")),
+    )
+    origin = str(values.get("origin", ""))
+    return build_launch_request(LaunchBase(base, name, origin), recipe, settings)
 
 
 def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:

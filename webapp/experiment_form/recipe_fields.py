@@ -21,10 +21,12 @@ from meta_reward_core.errors import MalformedInputError
 from meta_reward_core.recipes.field import OURS, PAPER
 from meta_reward_core.recipes.prompt_templates import list_package_templates
 from meta_reward_core.recipes.schema import Recipe
-from meta_reward_core.system.untrusted_input import REQUEST_LIMITS, parse_json
+from meta_reward_core.system.untrusted_input import REQUEST_LIMITS, parse_json, parse_yaml
 from meta_reward_core.tasks.registry import list_experiment_tasks
 
-FieldKind = Literal["choice", "integer", "number", "text", "long_text", "schedule", "words"]
+FieldKind = Literal[
+    "choice", "integer", "number", "text", "long_text", "schedule", "words", "benchmarks"
+]
 
 NONE: Final = "none"
 
@@ -50,7 +52,8 @@ _COMMON: Final = frozenset(
     }
 )
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
-_ELSEWHERE: Final = frozenset({"model", "sample.held_out", "evaluation.tasks"})
+_ELSEWHERE: Final = frozenset({"model", "sample.held_out"})
+_BENCHMARKS: Final = "evaluation.tasks"
 """The page asks for these in another way, or not at all where they name files of the workers."""
 _TITLES: Final = {
     "": ("The schedule", "What the iterations have in common."),
@@ -135,6 +138,10 @@ def write_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
+        if any(isinstance(one, Mapping) for one in value):
+            return json.dumps(value)
+        if len(value) == 1 and not isinstance(value[0], (list, tuple, str)):
+            return f"[{write_value(value[0])}]"  # not the same as the plain value
         return ", ".join(
             f"[{write_value(one)}]" if _is_list(one) else _format_item(one) for one in value
         )
@@ -151,6 +158,8 @@ def read_value(field: RecipeField, text: str) -> Any:
     if field.kind in {"text", "long_text"}:
         return None if field.is_optional and text.strip() in {"", NONE} else text
     text = text.strip()
+    if field.kind == "benchmarks":
+        return _read_benchmarks(text)
     if field.is_optional and text in {"", NONE}:
         return None
     if not text:
@@ -240,6 +249,8 @@ def _format_default(info: FieldInfo) -> str:
 
 def _detect_kind(key: str, annotation: Any) -> tuple[FieldKind, int]:
     parts = [part for part in _iter_alternatives(annotation) if part is not type(None)]
+    if key == _BENCHMARKS:
+        return "benchmarks", 0
     if _list_choices(key, annotation):
         return "choice", 0
     lists = [part for part in parts if get_origin(part) is list]
@@ -265,7 +276,7 @@ def _list_choices(key: str, annotation: Any) -> tuple[str, ...]:
         return ("yes", "no")
     if key in _TEMPLATES:
         return list_installed_templates(key)
-    if key == _TASK:
+    if key == TASK_KEY:
         return (*none, *(task.name for task in list_experiment_tasks()))
     parts = [part for part in _iter_alternatives(annotation) if part is not type(None)]
     if all(get_origin(part) is Literal for part in parts):
@@ -284,7 +295,7 @@ _TEMPLATES: Final = {
 }
 
 
-_TASK: Final = "task"
+TASK_KEY: Final = "task"
 """The value that names a task."""
 
 
@@ -343,6 +354,16 @@ def _format_item(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
+def _read_benchmarks(text: str) -> Any:
+    """A list such as `[{name: ifeval, data: FILE}]`; nothing is an empty list."""
+    try:
+        return parse_yaml(text) if text else []
+    except MalformedInputError as error:
+        raise ValueError(
+            f"{text!r:.40} is not a list such as [{{name: ifeval, data: FILE}}]."
+        ) from error
+
+
 def _read_choice(field: RecipeField, text: str) -> Any:
     if text not in field.choices:
         raise ValueError(f"Choose one of: {', '.join(field.choices)}.")
@@ -371,13 +392,14 @@ def _read_texts(field: RecipeField, text: str) -> Any:  # noqa: ARG001
 def _read_schedule(field: RecipeField, text: str) -> Any:
     """A list by iteration, with or without its brackets; one plain entry holds always."""
     entries = _parse_list(text)
+    is_list = text.startswith("[") and text.endswith("]")
     while (
         len(entries) == 1
         and isinstance(entries[0], list)
         and _measure_nesting(entries) > field.depth
     ):
         entries = entries[0]
-    return entries[0] if field.depth == 1 and len(entries) == 1 else entries
+    return entries[0] if field.depth == 1 and len(entries) == 1 and not is_list else entries
 
 
 def _parse_list(text: str) -> list[Any]:

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from django_htmx.http import HttpResponseClientRedirect
 
 from meta_reward_core.errors import ArtifactError, InputError, RecipeError
+from meta_reward_core.planning.launch_request import LaunchRequest
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.recipes.schema import Recipe
 from webapp.accounts.permissions import (
@@ -28,14 +29,19 @@ from webapp.experiment_form.change_settings import APPLY_CHOICES, read_form, req
 from webapp.experiment_form.form_state import (
     FormBase,
     LaunchFormState,
-    build_launch_request,
     find_base,
     get_stored_name,
     make_initial_state,
     make_refilled_state,
     make_submitted_state,
+    write_launch_payload,
 )
-from webapp.experiment_form.launch_request import LaunchRequest, load_shipped_recipe
+from webapp.experiment_form.launch_request import (
+    dump_recipe,
+    get_prompts_name,
+    load_shipped_recipe,
+    read_payload,
+)
 from webapp.experiment_form.model_check import CheckRequest, ModelCheckState, request_check
 from webapp.experiment_form.presenter import (
     build_cli_command,
@@ -43,6 +49,7 @@ from webapp.experiment_form.presenter import (
     list_notes,
     list_problems,
 )
+from webapp.experiment_form.recipe_fields import write_change
 from webapp.experiment_form.uploads import format_upload_limit
 from webapp.experiments.actions import has_pending
 from webapp.experiments.jobs import PENDING, enqueue_job
@@ -70,7 +77,7 @@ def create_experiment(request: HttpRequest) -> HttpResponse:
             return _render_first_form(request)
         given = request.POST
         base = find_base(
-            request,
+            request.user,
             name=given.get("base_recipe", ""),
             text=_read_sent_text(request),
             origin=given.get("origin", ""),
@@ -78,7 +85,7 @@ def create_experiment(request: HttpRequest) -> HttpResponse:
     except RecipeError as error:
         return _choose_recipe(request, problem=str(error))
     if given.get("action") == "begin":
-        return _render_form(request, make_initial_state(request, base))
+        return _render_form(request, make_initial_state(request.user, base))
     return _check_or_submit(request, base)
 
 
@@ -87,10 +94,10 @@ def create_experiment(request: HttpRequest) -> HttpResponse:
 def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
     """Fill in the form with what another experiment began with."""
     try:
-        base = find_base(request, name="", text="", origin=name)
+        base = find_base(request.user, name="", text="", origin=name)
     except RecipeError as error:
         return _choose_recipe(request, problem=f"{name} cannot be duplicated: {error}")
-    return _render_form(request, make_initial_state(request, base))
+    return _render_form(request, make_initial_state(request.user, base))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -120,7 +127,7 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
     """Take prompts that are sent, and show what they are."""
     try:
         base = find_base(
-            request,
+            request.user,
             name=request.POST.get("base_recipe", ""),
             text=request.POST.get("base_text", ""),
             origin=request.POST.get("origin", ""),
@@ -145,9 +152,12 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
             HttpResponseClientRedirect(page) if is_partial_request(request) else redirect(page)
         )
         return vary_on_htmx(response)
+    launch_request = _read_request(row)
     context = {
         "job": row,
-        "launch_request": LaunchRequest.read(row.payload),
+        "launch_request": launch_request,
+        "changes": _list_changes(launch_request),
+        "prompts_called": get_prompts_name(row.payload),
         "said": row.outcome.get("said", []),
         "is_active": row.status in PENDING,
         "waits_long": row.status == JobStatus.WAITING
@@ -159,6 +169,18 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
         region="experiment_form/_job.html",
         context=context,
     )
+
+
+def _list_changes(request: LaunchRequest | None) -> list[str]:
+    return [write_change(*change) for change in request.values.items()] if request else []
+
+
+def _read_request(job: Job) -> LaunchRequest | None:
+    """The request of a job; None if an earlier version wrote what cannot be read any more."""
+    try:
+        return read_payload(job.payload)
+    except InputError:
+        return None
 
 
 @require_safe
@@ -182,8 +204,8 @@ def _render_first_form(request: HttpRequest) -> HttpResponse:
         return _render_form(request, _make_state_from_job(request, job))
     if "recipe" not in request.GET:
         return _choose_recipe(request)
-    base = find_base(request, name=request.GET["recipe"], text="", origin="")
-    return _render_form(request, make_initial_state(request, base))
+    base = find_base(request.user, name=request.GET["recipe"], text="", origin="")
+    return _render_form(request, make_initial_state(request.user, base))
 
 
 def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
@@ -191,13 +213,17 @@ def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
     if not pk.isdecimal():
         raise Http404
     row = get_object_or_404(Job, pk=int(pk), kind=JobKind.LAUNCH, created_by=request.user)
-    launch_request = LaunchRequest.read(row.payload)
+    try:
+        launch_request = read_payload(row.payload)
+    except InputError as error:
+        raise Http404(str(error)) from error
     is_there = get_visible_experiments(request.user).filter(name=launch_request.origin).exists()
     origin = launch_request.origin if is_there else ""
-    base = find_base(
-        request, name=launch_request.recipe, text=launch_request.recipe_text, origin=origin
+    text = "" if launch_request.recipe_values is None else dump_recipe(launch_request.get_base())
+    base = find_base(request.user, name=launch_request.recipe, text=text, origin=origin)
+    return make_refilled_state(
+        request.user, base, launch_request, prompts_called=get_prompts_name(row.payload)
     )
-    return make_refilled_state(request, base, launch_request)
 
 
 def _read_sent_text(request: HttpRequest) -> str:
@@ -227,12 +253,12 @@ def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
         state = make_submitted_state(request, base, is_final=is_final)
     if not is_final or not state.is_ready:
         return _render_form(request, state)
-    launch_request = build_launch_request(state)
+    payload = write_launch_payload(state)
     placed = enqueue_job(
         JobKind.LAUNCH,
         by=_get_user(request),
-        experiment_name=launch_request.name,
-        payload=launch_request.write(),
+        experiment_name=payload["experiment"],
+        payload=payload,
     )
     return redirect("job", pk=placed.pk)
 

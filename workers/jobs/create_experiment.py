@@ -18,10 +18,15 @@ from meta_reward_core.errors import ExperimentBusyError, InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.planning.experiment_request import ExperimentRequest, check_name
 from meta_reward_core.planning.experiment_setup import open_or_create
+from meta_reward_core.planning.launch_request import LaunchRequest
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
-from webapp.experiment_form.launch_request import LaunchRequest
+from webapp.experiment_form.launch_request import (
+    build_requested_recipe,
+    get_prompts_name,
+    read_payload,
+)
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments import models
 from webapp.experiments.files import open_experiment_files
@@ -45,29 +50,33 @@ def launch_experiment(job: Job) -> dict[str, Any]:
         InputError: the name is taken, or something that was asked for is wrong.
         StorageFullError: there is visibly too little room.
     """
-    launch_request = LaunchRequest.read(job.payload)
-    check_name(launch_request.name)
-    _claim_name(job, launch_request.name)
+    launch_request = read_payload(job.payload)
+    stored = launch_request.prompts.stored_name if launch_request.prompts else "\0"
+    check_name(launch_request.experiment)
+    _claim_name(job, launch_request.experiment)
     said: list[str] = []
 
     def say(text: str) -> None:
-        said.append(text.replace(launch_request.prompts or "\0", launch_request.prompts_called))
-        _log.info("%s: %s", launch_request.name, text)
+        said.append(text.replace(stored, get_prompts_name(job.payload)))
+        _log.info("%s: %s", launch_request.experiment, text)
         _save_outcome(job, {OPENING: True, "said": said})
 
     roots = get_storage_roots()
     try:
         experiment = open_or_create(
-            _build_request(launch_request, is_ours=_has_files(launch_request.name)), roots, say=say
+            _build_request(launch_request, is_ours=_has_files(launch_request.experiment)),
+            roots,
+            say=say,
+            iterations=launch_request.iterations,
         )
     except ExperimentBusyError as error:
         raise InputError(
-            f"an experiment {launch_request.name!r} is being begun already: choose another name"
+            f"an experiment {launch_request.experiment!r} is being created: choose another name"
         ) from error
     row = _record_experiment(job, launch_request, experiment)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():
-        submit_to_workers(experiment, row, target_iteration=launch_request.until)
-    return {"experiment": launch_request.name, "said": said}
+        submit_to_workers(experiment, row, target_iteration=launch_request.iterations)
+    return {"experiment": launch_request.experiment, "said": said}
 
 
 def _claim_name(job: Job, name: str) -> None:
@@ -100,8 +109,8 @@ def _has_files(name: str) -> bool:
 
 def _build_request(launch_request: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:
     return ExperimentRequest(
-        launch_request.name,
-        recipe=launch_request.build_recipe(),
+        launch_request.experiment,
+        recipe=build_requested_recipe(launch_request),
         prompts=None if is_ours else _get_prompts_path(launch_request),
         seed=launch_request.seed,
         resume=is_ours,
@@ -111,7 +120,7 @@ def _build_request(launch_request: LaunchRequest, *, is_ours: bool) -> Experimen
 
 def _get_prompts_path(launch_request: LaunchRequest) -> Path | None:
     if launch_request.prompts:
-        return get_stored_path(launch_request.prompts)
+        return get_stored_path(launch_request.prompts.stored_name)
     return _export_prompts(launch_request.origin) if launch_request.same_prompts else None
 
 
@@ -148,7 +157,7 @@ def _record_experiment(
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
     if row.jobs.filter(kind=JobKind.LAUNCH).exclude(pk=job.pk).exists():
         raise InputError(
-            f"an experiment {launch_request.name!r} exists already: choose another name"
+            f"an experiment {launch_request.experiment!r} exists already: choose another name"
         )
     row.owner, row.is_private = job.created_by, launch_request.is_private
     row.save(update_fields=["owner", "is_private"])

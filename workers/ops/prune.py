@@ -96,7 +96,7 @@ def _find_uploads(days: float) -> Iterator[Deletable]:
     before = (timezone.now() - timedelta(days=days)).timestamp()
     for file in sorted(root.iterdir()) if root.is_dir() else []:
         is_ours = _UPLOAD.fullmatch(file.name) is not None and file.is_file()
-        if is_ours and file.stat().st_mtime < before and file.name not in wanted:
+        if is_ours and file.stat().st_mtime < before and file.stem not in wanted:
             cost = "the file must be sent again to begin another experiment with it"
             yield Deletable("uploads", str(file), file.stat().st_size, cost, file.unlink)
 

@@ -46,7 +46,7 @@ def test_a_plan_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -
         (["--set", "judge.rubric=./none.txt"], "none.txt: there is no such template"),
         (["--engine", "vllm"], "docs/engines.md"),
         (["--set", "judge.endpoint=nobody"], "no endpoint 'nobody'"),
-        (["--recipe", "paper-llama3-8b"], "give your prompts with --prompts FILE"),
+        (["--recipe", "paper-llama3-8b"], "with --prompts FILE"),
     ],
 )
 def test_a_plan_refuses_what_the_run_would(

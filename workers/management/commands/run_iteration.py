@@ -181,7 +181,7 @@ def _run(
     *,
     draws: Path | None,
 ) -> Summary:
-    experiment = _open(request, roots, console, engine_here=True)
+    experiment = _open(request, roots, console, engine_here=True, target_iteration=target_iteration)
     check_next_engine(experiment, target_iteration=target_iteration)
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     with run_exclusively(experiment, row):
@@ -209,7 +209,9 @@ def _run(
 def _run_by_workers(
     request: ExperimentRequest, target_iteration: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
-    experiment = _open(request, roots, console, engine_here=False)
+    experiment = _open(
+        request, roots, console, engine_here=False, target_iteration=target_iteration
+    )
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     if request.accept_probe:
         accept_probe(experiment.get_files(1), by="the command line")
@@ -252,7 +254,12 @@ def _follow_one(experiment: Experiment, iteration: models.Iteration, console: Co
 
 
 def _open(
-    request: ExperimentRequest, roots: StorageRoots, console: Console, *, engine_here: bool
+    request: ExperimentRequest,
+    roots: StorageRoots,
+    console: Console,
+    *,
+    engine_here: bool,
+    target_iteration: int | None,
 ) -> Experiment:
     _check_rows(request.experiment, roots)
     return open_or_create(
@@ -260,6 +267,7 @@ def _open(
         roots,
         say=lambda text: console.print(escape(text)),
         engine_here=engine_here,
+        iterations=target_iteration,
         change=make_changer(roots.artifacts, who=describe_shell_user()),
     )
 

@@ -1,0 +1,236 @@
+"""Changes of a recipe as typed values by key, and everything that is wrong with them at once.
+
+Every way of asking for a changed recipe (command line, API, form) ends here, so that the same
+values give the same recipe, the same list of changes and the same errors.
+"""
+
+import copy
+import math
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from meta_reward_core.errors import MalformedInputError, RecipeError
+from meta_reward_core.recipes.renamed_keys import (
+    Warn,
+    get_value,
+    has_value,
+    is_renamed,
+    set_value,
+    translate_renamed_keys,
+    warn_renamed,
+)
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.system.untrusted_input import parse_yaml
+
+ADAPTERS: Final = "training.lora"
+"""The section that may be absent; it changes as a whole."""
+
+TASKS: Final = "evaluation.tasks"
+_UNKNOWN_KEY: Final = "There is no recipe value of this name."
+_INTEGER_ERRORS: Final = frozenset({"int_type", "int_parsing", "int_from_float"})
+_NUMBER_ERRORS: Final = frozenset({"float_type", "float_parsing", "finite_number"})
+_INPUT_CHARS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRecipe:
+    """A base with changed values.
+
+    Attributes:
+        recipe: None if something is wrong.
+        errors: by key.
+        problems: what is wrong with no single value.
+        values: values that differ from the base's, by key, in the order of the recipe; empty if
+            something is wrong.
+    """
+
+    recipe: Recipe | None
+    errors: Mapping[str, str] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_changes(changes: Sequence[str], *, warn: Warn = warn_renamed) -> dict[str, Any]:
+    """Read `key=value` changes of the command line; values are YAML, the last of a key counts.
+
+    Args:
+        warn: told about each deprecated key.
+
+    Raises:
+        RecipeError: a change is malformed.
+    """
+    found: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = (part.strip() for part in change.partition("="))
+        if not equals or not key:
+            raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
+        try:
+            value = parse_yaml(text)
+        except MalformedInputError as error:
+            raise RecipeError(f"--set {key}: {text!r:.80} {error}") from error
+        for name, translated in _translate(key, value, warn).items():
+            found.pop(name, None)
+            found[name] = translated
+    return found
+
+
+def _translate(key: str, value: Any, warn: Warn) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    set_value(layer, key, value)
+    try:
+        layer = translate_renamed_keys(layer, base={}, warn=warn)
+    except RecipeError as error:
+        raise RecipeError(f"--set {error}") from error
+    if not is_renamed(key):
+        return {key: get_value(layer, key)}
+    return {name: get_value(layer, name) for name in list_value_keys() if has_value(layer, name)}
+
+
+@cache
+def list_value_keys() -> tuple[str, ...]:
+    """List the keys of all values of a recipe, such as `actor.samples`, in its order."""
+    return tuple(_iter_keys(Recipe, ""))
+
+
+def _iter_keys(model: type[BaseModel], section: str) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        key = f"{section}.{name}".lstrip(".")
+        inner = _find_section(info.annotation)
+        if inner is None:
+            yield key
+        elif key == ADAPTERS:
+            yield key
+            yield from _iter_keys(inner, key)
+        else:
+            yield from _iter_keys(inner, key)
+
+
+def _find_section(annotation: Any) -> type[BaseModel] | None:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _find_section(get_args(annotation)[0])
+    if origin in {Union, types.UnionType}:
+        return next(filter(None, map(_find_section, get_args(annotation))), None)
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_section else None
+
+
+def check_changes(base: Recipe, values: Mapping[str, Any]) -> CheckedRecipe:
+    """Apply changed values to a base, and find everything that is wrong.
+
+    Args:
+        values: by today's keys; sections such as `actor` may be given whole.
+    """
+    errors: dict[str, str] = {}
+    nested = copy.deepcopy(base.model_dump(mode="json"))
+    for key, value in values.items():
+        if _is_not_finite(value):
+            errors[key] = f"{str(value)!r} is not a number."
+            continue
+        if key.startswith(f"{ADAPTERS}.") and get_value(nested, ADAPTERS) is None:
+            set_value(nested, ADAPTERS, {})
+        try:
+            set_value(nested, key, copy.deepcopy(value))
+        except RecipeError:
+            errors[key] = _UNKNOWN_KEY
+    try:
+        recipe = Recipe.model_validate(nested)
+    except ValidationError as error:
+        found, problems = explain_errors(error, given=values)
+        return CheckedRecipe(None, found | errors, problems)
+    if errors:
+        return CheckedRecipe(None, errors)
+    return CheckedRecipe(recipe, values=list_changed_values(base, recipe))
+
+
+def _is_not_finite(value: Any) -> bool:
+    """Whether a number, or a text that would be read as one, is NaN or infinite."""
+    if not isinstance(value, float | str):
+        return False
+    try:
+        return not math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def list_changed_values(before: Recipe, after: Recipe) -> dict[str, Any]:
+    """List the values of a recipe that differ from another's, by key, in the order of the recipe.
+
+    The adapters are listed whole where one of the two has none.
+    """
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    found: dict[str, Any] = {}
+    for key in list_value_keys():
+        if key.startswith(f"{ADAPTERS}."):
+            continue
+        if key == ADAPTERS or has_value(new, key):
+            value = get_value(new, key)
+            if value != get_value(old, key) or type(value) is not type(get_value(old, key)):
+                found[key] = value
+    return found
+
+
+def explain_errors(
+    error: ValidationError, *, given: Mapping[str, Any]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Write what pydantic found as one sentence for each key, and what belongs to no key.
+
+    Args:
+        given: values by key; an unknown one is reported under its own name.
+    """
+    errors: dict[str, str] = {}
+    problems: list[str] = []
+    for problem in error.errors(include_url=False):
+        message = _explain(problem)
+        keys = list(_find_keys(problem, message, given))
+        if keys == [TASKS]:  # a list of sections: say which entry, and what of it
+            place = ".".join(str(part) for part in problem["loc"])[len(TASKS) + 1 :]
+            message = f"{place}: {message}" if place else message
+        for key in keys:
+            errors.setdefault(key, f"{message.rstrip('.')}.")
+        if not keys:
+            problems.append(message)
+    return errors, tuple(problems)
+
+
+def _explain(problem: ErrorDetails) -> str:
+    kind, given = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        return _UNKNOWN_KEY
+    if given is None and kind not in {"value_error"}:
+        return "A value is needed."
+    if kind in _INTEGER_ERRORS:
+        return f"{str(given)!r:.{_INPUT_CHARS}} is not a whole number."
+    if kind in _NUMBER_ERRORS:
+        return f"{str(given)!r:.{_INPUT_CHARS}} is not a number."
+    if kind in {"bool_type", "bool_parsing"}:
+        return "Choose one of: yes, no."
+    if kind == "literal_error":
+        choices = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return f"Choose one of: {choices}."
+    return problem["msg"].removeprefix("Value error, ")
+
+
+def _find_keys(problem: ErrorDetails, message: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """The key at a place; of what is wrong with several, those that its message names."""
+    path = ".".join(str(part) for part in problem["loc"])
+    known = [*given, *list_value_keys()]
+    for key in sorted(known, key=len, reverse=True):
+        if path == key or path.startswith(f"{key}."):
+            yield key
+            return
+    unknown = [key for key in given if key.startswith(f"{path}.")] if path else []
+    if unknown and problem["type"] == "extra_forbidden":
+        yield from unknown
+        return
+    words = set(message.replace(",", " ").replace(":", " ").split())
+    for key in list_value_keys():
+        section, _, name = key.rpartition(".")
+        if (section == path and name in words) or key in words:
+            yield key
