@@ -27,7 +27,7 @@ from meta_reward_core.cli.renamed_options import show_deprecations_briefly
 from meta_reward_core.cli.terminal import ConsoleCallback, make_console, print_summary
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import MetaRewardError, NoPairsError
-from meta_reward_core.evaluation.probe_gate import accept_probe
+from meta_reward_core.evaluation.circuit_breaker import accept_findings
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.models.library_errors import explain_library_error
@@ -132,7 +132,8 @@ def _run_iterations(
     check_next_engine(experiment, target_iteration=target_iteration)
     with experiment.lock():
         if request.accept_probe:
-            accept_probe(experiment.get_files(1), by="the command line")
+            number = experiment.count_finished_iterations() + 1
+            accept_findings(experiment.build_context(number), by="the command line")
         summaries = [
             _run_iteration(experiment, number, roots, console)
             for number in list_next_iterations(experiment, target_iteration=target_iteration)

@@ -18,6 +18,7 @@ from typing import Any
 
 from meta_reward_core import stages
 from meta_reward_core.context import IterationContext, StageResources
+from meta_reward_core.evaluation.circuit_breaker import check_shard, require_stage_healthy
 from meta_reward_core.recipes import dataflow
 from meta_reward_core.recipes.dataflow import Resource, StageSpec
 from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
@@ -111,13 +112,25 @@ class Stage(StageSpec):
             return None
         return context.files.find_finished(self.name, shard, manifest.key)
 
+    def require_healthy(self, context: IterationContext) -> None:
+        """Keep shards from beginning after a finished one has shown a fault.
+
+        Raises:
+            NeedsAttentionError: one has, and nobody has accepted it.
+        """
+        require_stage_healthy(context, self.name)
+
     def run_shard(
         self, context: IterationContext, shard: int, resources: StageResources
     ) -> ShardManifest:
-        """Make the shard anew and publish it, whatever an earlier attempt has left."""
+        """Make the shard anew and publish it, whatever an earlier attempt has left.
+
+        A shard that shows a fault is published like any other; `require_healthy` then raises.
+        """
         key = self.compute_key(context, shard)
         context.files.discard(self.name, shard, self.list_outputs(shard))
         work = self.run(context, shard, resources)
+        check_shard(context, self, shard, work, key=key)
         return context.files.publish(
             self.name, shard, key=key, work=work, packages=resources.list_packages()
         )

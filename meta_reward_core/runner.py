@@ -56,6 +56,7 @@ def run_iteration(
 
     Raises:
         InputError: the recipe asks for an audit, and nobody here can know of one.
+        NeedsAttentionError: the judge probe, or a finished shard, shows a fault.
         NoPairsError: the iteration gave no preference pair.
         MetaRewardError: a shard failed.
     """
@@ -73,8 +74,10 @@ def run_iteration(
             before_training(context)
         shards = stage.plan_shards(context)
         callback.plan_stage(stage, shards)
+        stage.require_healthy(context)
         for shard in range(shards):
-            _run_shard(context, stage, shard, resources, callback)
+            if _run_shard(context, stage, shard, resources, callback):
+                stage.require_healthy(context)
         callback.finish_stage(stage)
     publish_manifest(context)
 
@@ -90,11 +93,12 @@ def _run_shard(
     shard: int,
     resources: StageResources,
     callback: RunCallback,
-) -> None:
+) -> bool:
+    """Run a shard unless it is finished; say whether it was run."""
     done = stage.find_finished_shard(context, shard)
     if done is not None:
         callback.reuse_shard(stage, shard, done)
-        return
+        return False
     callback.start_shard(stage, shard)
     began = time.monotonic()
     try:
@@ -103,6 +107,7 @@ def _run_shard(
         callback.fail_shard(stage, shard, error)
         raise
     callback.finish_shard(stage, shard, manifest, seconds=time.monotonic() - began)
+    return True
 
 
 def publish_manifest(context: IterationContext) -> None:

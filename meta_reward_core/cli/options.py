@@ -43,7 +43,8 @@ EXIT_CODES = """\
 exit codes:
   0 finished   1 failed   2 something given is wrong   3 no preference pair survived
   4 no room on the disk   5 another process runs this experiment
-  6 waits for people's audit before it trains   7 needs attention: the judge probe failed
+  6 waits for people's audit before it trains
+  7 needs attention: the judge probe or a finished shard showed a fault
   130 stopped
 """
 
@@ -70,7 +71,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--prompts", type=Path, metavar="FILE",
         help=f"File of prompts: {', '.join(FORMATS)}.")  # fmt: skip
     add(ACCEPT_OPTION, action="store_true",
-        help="Continue although the judge probe advises against it.")  # fmt: skip
+        help="Continue despite a fault that the probe or a finished shard showed.")  # fmt: skip
     add(SKIP_BAD_ROWS, action="store_true",
         help="Leave out unusable rows of the prompt file; without this option they are listed and "
              "the file is refused.")  # fmt: skip

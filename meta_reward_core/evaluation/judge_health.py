@@ -16,9 +16,9 @@ from typing import Any, Final, Literal, Self
 from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
 from meta_reward_core.evaluation.judge_metrics import compute_entropy_bits, compute_score_histogram
 from meta_reward_core.method.parsing import PROMPT_REFUSED, has_judge_line
-from meta_reward_core.storage.records import Battle, Judgment
+from meta_reward_core.storage.records import Battle, Judgment, Response
 
-Role = Literal["judge", "meta-judge"]
+Role = Literal["actor", "judge", "meta-judge"]
 
 Cause = Literal[
     "end_token", "limit_too_low", "wrong_format", "constant_judge", "prompts_too_long", "few_pairs"
@@ -33,6 +33,9 @@ _TURN_MARK: Final = re.compile(
 
 _MIN_ENDED: Final = 5
 """Fewer replies that ended by themselves do not say whether the format is known."""
+
+_MIN_ENDED_UNREADABLE: Final = 2
+"""As `_MIN_ENDED`, where no reply can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,20 @@ class ReplyTally:
             )
         return self
 
+    def add_responses(self, responses: Iterable[Response], *, refused: int) -> Self:
+        """Count some responses more, and replies of prompts that the engine refused."""
+        for one in responses:
+            self._add(
+                one.text,
+                tokens=one.tokens,
+                is_cut_off=one.finish_reason == "length",
+                problem=None,
+                has_statement=False,
+            )
+        self.replies += refused
+        self.refused += refused
+        return self
+
     def _add(
         self, text: str, *, tokens: int, is_cut_off: bool, problem: str | None, has_statement: bool
     ) -> None:
@@ -229,6 +246,68 @@ def diagnose_replies(
     return found
 
 
+def diagnose_actor(
+    tally: ReplyTally, *, limits: HealthLimits, max_new_tokens: int
+) -> list[Finding]:
+    """Find what is wrong with responses: refused prompts, or replies that the limit cuts off.
+
+    Args:
+        tally: of the responses, and of the replies that refused prompts did not give.
+        limits: beyond which a share is a fault.
+        max_new_tokens: of the actor, for the remedy.
+    """
+    if tally.refused_share.low > limits.max_refused_share:
+        return [_describe_refused(tally, "actor")]
+    if tally.cut_off_share.low <= limits.max_cut_off_share:
+        return []
+    seen = (
+        f"{tally.cut_off_share.describe()} of the responses were cut off at "
+        f"{max_new_tokens:,} tokens"
+    )
+    if _goes_on(tally):
+        return [
+            Finding(
+                "actor",
+                "end_token",
+                f"{seen}, and {tally.went_on:,} of them start another turn: the model does not "
+                "stop.",
+                _STOPPING_REMEDY,
+            )
+        ]
+    return [
+        Finding(
+            "actor",
+            "limit_too_low",
+            f"{seen}, and a response that is cut off is never chosen.",
+            f"Raise actor.max_new_tokens (now {max_new_tokens:,}), or ask for shorter responses "
+            "(actor.system_prompt).",
+        )
+    ]
+
+
+def _knows_no_format(tally: ReplyTally, limits: HealthLimits) -> bool:
+    """Whether the replies that ended by themselves show that the format is not known.
+
+    A judge whose limit is too low writes readable replies wherever it ends in time. So a few that
+    ended and cannot be read are enough, where no reply at all can be read.
+    """
+    if tally.ended >= _MIN_ENDED_UNREADABLE and not tally.readable:
+        return True
+    ended = Share(tally.readable_ended, tally.ended)
+    return tally.ended >= _MIN_ENDED and ended.high < max(limits.min_readable_share, 0.5)
+
+
+def _goes_on(tally: ReplyTally) -> bool:
+    """Whether most replies that were cut off had ended what they should say: see `went_on`."""
+    return tally.cut_off > 0 and Share(tally.went_on, tally.cut_off).low > 0.5
+
+
+_STOPPING_REMEDY: Final = (
+    "Check the end token: the token that the chat template writes after a reply must be "
+    "among eos_token_id in generation_config.json. A higher token limit does not help."
+)
+
+
 def _find_reply_cause(
     tally: ReplyTally, role: Role, limits: HealthLimits, max_new_tokens: int
 ) -> Finding:
@@ -238,17 +317,15 @@ def _find_reply_cause(
         f"{tally.cut_off_share.describe()} were cut off at {max_new_tokens:,} tokens."
     )
     key = "judge" if role == "judge" else "meta_judge"
-    if tally.cut_off and Share(tally.went_on, tally.cut_off).low > 0.5:
+    if _goes_on(tally):
         return Finding(
             role,
             "end_token",
             f"{seen} {tally.went_on:,} of the {tally.cut_off:,} replies that were cut off go on "
             "after their score or verdict, or start another turn: the model does not stop.",
-            "Check the end token: the token that the chat template writes after a reply must be "
-            "among eos_token_id in generation_config.json. A higher token limit does not help.",
+            _STOPPING_REMEDY,
         )
-    ended = Share(tally.readable_ended, tally.ended)
-    if tally.ended >= _MIN_ENDED and ended.high < max(limits.min_readable_share, 0.5):
+    if _knows_no_format(tally, limits):
         return Finding(
             role,
             "wrong_format",
@@ -274,14 +351,14 @@ def _find_reply_cause(
 
 
 def _describe_refused(tally: ReplyTally, role: Role) -> Finding:
-    key = "judge" if role == "judge" else "meta_judge"
+    key = role.replace("-", "_")
+    settings = " or ".join(dict.fromkeys((f"{key}.max_new_tokens", "actor.max_new_tokens")))
     return Finding(
         role,
         "prompts_too_long",
-        f"{tally.refused_share.describe()} of the {role}'s prompts were refused: the prompt and "
-        "the longest reply together are longer than the model's context.",
-        f"Lower {key}.max_new_tokens or actor.max_new_tokens, shorten the template, or use a "
-        "model with a longer context.",
+        f"{tally.refused_share.describe()} of the {role}'s prompts were refused. The most frequent "
+        "reason is that the prompt and the longest reply together exceed the model's context.",
+        f"Lower {settings}, shorten the template, or use a model with a longer context.",
     )
 
 

@@ -358,6 +358,7 @@ NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "probe.max_same_score_share": "it decides whether an iteration goes on; its rows never train",
     "probe.max_refused_share": "it decides whether an iteration goes on; its rows never train",
     "probe.min_pair_share": "it decides whether an iteration goes on; its rows never train",
+    "probe.check_shards": "it decides whether an iteration goes on",
     "audit.required": "it decides whether an iteration trains; what is withheld is a table",
     "audit.min_agreement": "it decides whether an iteration trains; what is withheld is a table",
     "audit.confidence": "it decides whether an iteration trains; what is withheld is a table",

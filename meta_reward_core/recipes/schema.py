@@ -392,6 +392,12 @@ class ProbeRecipe(Section):
         "Smallest share of prompts that give a preference pair. 0 switches the check off.",
         source=OURS,
     )
+    check_shards: bool = declare_field(
+        default=True,
+        text="Measure the replies of each finished shard by the same limits, and stop the stage "
+        "after one that is beyond them for certain.",
+        source=OURS,
+    )
 
 
 class AuditRecipe(Section):

@@ -41,6 +41,9 @@ PROBE_REPORT: Final = "probe/report.json"
 PROBE_ACCEPTANCE: Final = "probe/accepted.json"
 """Who continued although the probe advised against it, relative to the iteration's folder."""
 
+BREAKER_ACCEPTANCE: Final = "breakers/accepted.json"
+"""Causes that a person accepted after they stopped a stage, relative to the iteration's folder."""
+
 _DESCRIPTION: Final = "experiment.json"
 _MODEL_RECHECKS: Final = "model_checks"
 _SETTINGS: Final = "settings"
@@ -143,6 +146,11 @@ def get_table_path(table: str) -> str:
 def parse_partition_number(path: str) -> int:
     """Number of a part, from its path."""
     return int(path.removesuffix(".parquet").rpartition("-")[2])
+
+
+def get_breaker_path(stage: str) -> str:
+    """Name the note about what stopped a stage, relative to the iteration's folder."""
+    return f"breakers/{stage}.json"
 
 
 def get_probe_table_path(table: str) -> str:

@@ -21,7 +21,7 @@ extends: smoke
 name: tiny
 description: The smallest iteration that exercises every stage.
 prompts_per_shard: 6
-probe: {prompts: 0}
+probe: {prompts: 0, check_shards: false}
 sample: {prompts: 12}
 actor: {samples: 5}
 judge: {samples: 5}

@@ -20,7 +20,7 @@ name: scripted
 model: stub
 iterations: 2
 prompts_per_shard: 4
-probe: {prompts: 0}
+probe: {prompts: 0, check_shards: false}
 sample: {prompts: 8}
 actor: {samples: 4}
 judge: {samples: 5}

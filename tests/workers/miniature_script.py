@@ -14,7 +14,7 @@ name: scripted
 model: stub
 iterations: 2
 prompts_per_shard: 8
-probe: {prompts: 0}
+probe: {prompts: 0, check_shards: false}
 sample: {prompts: 24}
 actor: {samples: 4}
 judge: {samples: 5, template: miniature_judge}

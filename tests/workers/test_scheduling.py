@@ -17,7 +17,8 @@ from pytest_django.fixtures import Settings
 from rich.console import Console
 
 from meta_reward_core.context import IterationContext, StageResources
-from meta_reward_core.engines.scripted import make_fake_reply
+from meta_reward_core.engines.base import Conversation
+from meta_reward_core.engines.scripted import Reply, make_fake_reply
 from meta_reward_core.errors import (
     EngineError,
     ExperimentBusyError,
@@ -333,6 +334,35 @@ def test_a_judge_that_cannot_judge_needs_attention_until_somebody_continues(
     assert iteration.status == "no_pairs"
     with pytest.raises(InputError, match="stopped by the judge probe"):
         control.continue_despite_probe(Experiment.objects.get(), by="alice")
+
+
+def test_a_finished_shard_that_shows_a_fault_needs_attention_until_somebody_continues(
+    installation: Installation, queue: Queue, host: HostHere, use_script: UseScript
+) -> None:
+    def judge_badly(conversation: Conversation, sample: int, seed: int) -> Reply:
+        usual = make_fake_reply(conversation, sample, seed)
+        return "A nice answer." if "\nScore:" in usual else usual
+
+    use_script(judge_badly)
+    sizes = ("prompts_per_shard=8", "judge.samples=6", "probe.check_shards=true")
+    hand_over(installation, changes=sizes)
+    queue.work()
+    iteration = Iteration.objects.get()
+    assert iteration.status == "needs_attention"
+    assert "Shard 0 of stage judge stopped the run" in iteration.message
+    assert [shard for stage, shard in host.ran if stage == "judge"] == [0]
+    assert Shard.objects.filter(stage__name="judge", status="finished").count() == 1
+    assert not Shard.objects.filter(status="running").exists()
+    installation.run("control_iteration", "resume", "--experiment", "mine")
+    queue.work()
+    iteration.refresh_from_db()
+    assert iteration.status == "needs_attention", "resuming alone changes nothing"
+    assert [shard for stage, shard in host.ran if stage == "judge"] == [0]
+    control.continue_despite_probe(Experiment.objects.get(), by="alice")
+    queue.work()
+    iteration.refresh_from_db()
+    assert iteration.status == "no_pairs"
+    assert len(host.ran) == len(set(host.ran))
 
 
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])

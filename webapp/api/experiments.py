@@ -358,7 +358,7 @@ def cancel_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
 @router.post("/{name}/accept-probe", response={202: JobOut, **PROBLEMS})
 @require_run
 def accept_probe(request: HttpRequest, name: str) -> Status[JobOut]:
-    """Continue an iteration that needs attention, in spite of what the judge probe found.
+    """Continue an iteration that needs attention despite the judge probe or a finished shard.
 
     The returned job later gives the result.
     """

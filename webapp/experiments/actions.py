@@ -132,7 +132,7 @@ def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
         yield ActionButton(
             JobKind.ACCEPT_PROBE,
             "Continue anyway",
-            "Run the iteration in spite of what the judge probe found.",
+            "Run the iteration in spite of what the judge probe or a finished shard showed.",
         )
     failed = iteration.status == RunStatus.FAILED
     label = "Retry" if failed else "Resume"

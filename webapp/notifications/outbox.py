@@ -149,7 +149,9 @@ def _format_subject(event: EventType, iteration: Iteration) -> str:
 def _format_state(iteration: Iteration) -> str:
     if iteration.status != RunStatus.NEEDS_ATTENTION:
         return f"is {iteration.get_status_display()}"
-    return "needs an audit" if is_held_at_gate(iteration) else "was stopped by the judge probe"
+    return (
+        "needs an audit" if is_held_at_gate(iteration) else "was stopped by a check of its replies"
+    )
 
 
 def _iter_paragraphs(event: EventType, iteration: Iteration) -> Iterator[str]:

@@ -7,7 +7,7 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 
 from meta_reward_core.errors import ExperimentBusyError, InputError
-from meta_reward_core.evaluation.probe_gate import accept_probe
+from meta_reward_core.evaluation.circuit_breaker import accept_findings
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.system.command_hint import format_command
 from webapp.experiments import models
@@ -116,7 +116,7 @@ def _request_change(row: models.Experiment, **flags: bool) -> Iteration:
 
 
 def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
-    """Accept what the judge probe found, and let the workers go on.
+    """Accept what the judge probe or a finished shard showed, and let the workers go on.
 
     Raises:
         InputError: no iteration waits for that.
@@ -125,8 +125,11 @@ def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
     stopped = row.iterations.filter(status=RunStatus.NEEDS_ATTENTION)
     iteration = stopped.exclude(message__startswith=HELD_AT_GATE).first()
     if iteration is None:
-        raise InputError(f"no iteration of experiment {row.name!r} was stopped by the judge probe")
-    accept_probe(open_row(row).get_files(iteration.number), by=by)
+        raise InputError(
+            f"no iteration of experiment {row.name!r} was stopped by the judge probe "
+            "or by a finished shard"
+        )
+    accept_findings(open_row(row).build_context(iteration.number), by=by)
     return resume_iteration(row)
 
 

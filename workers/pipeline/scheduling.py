@@ -12,13 +12,19 @@ from functools import partial
 from django.db import transaction
 
 from meta_reward_core.context import IterationContext
-from meta_reward_core.errors import MetaRewardError, StorageUnreachableError
+from meta_reward_core.errors import (
+    MetaRewardError,
+    NeedsAttentionError,
+    StorageUnreachableError,
+)
+from meta_reward_core.evaluation.circuit_breaker import read_breaker
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.iteration import Stage as Step
 from meta_reward_core.recipes.dataflow import STREAMED_INPUTS, WHOLE_INPUTS
 from meta_reward_core.runner import needs_training, publish_manifest
 from meta_reward_core.storage.schemas import WRITERS
 from webapp.audit.gate import explain_hold
+from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import (
     Attempt,
     Driver,
@@ -78,6 +84,8 @@ def _take_step_of_stage(iteration: Iteration, step: Step, rows: dict[str, Stage]
     row = rows[step.name]
     if row.status in _DONE:
         return None
+    if _stop_if_unhealthy(iteration, step):
+        return False
     if row.status == StageStatus.WAITING:
         return _start_if_ready(iteration, step, rows)
     if _fail_if_exhausted(iteration, row):
@@ -112,6 +120,23 @@ def _is_held(iteration: Iteration, context: IterationContext) -> bool:
     if why:
         transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=why)
     return bool(why)
+
+
+def _stop_if_unhealthy(iteration: Iteration, step: Step) -> bool:
+    """Stop an iteration of which a finished shard has shown a fault, until a person decides.
+
+    What other workers run of the stage is stopped with it; their shards wait.
+    """
+    files = open_iteration_files(iteration.experiment, iteration.number)
+    if read_breaker(files, step.name) is None:
+        return False
+    try:
+        step.require_healthy(build_context(iteration))
+    except NeedsAttentionError as error:
+        transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=str(error))
+        transitions.reset_running_stages(iteration)
+        return True
+    return False
 
 
 def _release_if_passed(iteration: Iteration) -> bool:

@@ -20,7 +20,7 @@ from meta_reward_core.cli.terminal import print_summary
 from meta_reward_core.context import StageResources
 from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError, NoPairsError
-from meta_reward_core.evaluation.probe_gate import accept_probe
+from meta_reward_core.evaluation.circuit_breaker import accept_findings
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput
 from meta_reward_core.planning.engine_loading import make_stage_resources
@@ -189,7 +189,7 @@ def _run(
         if lost:
             console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
         if request.accept_probe:
-            accept_probe(experiment.get_files(1), by="the command line")
+            _accept_findings(experiment)
         numbers = list(list_next_iterations(experiment, target_iteration=target_iteration))
         summaries = [
             _run_next(
@@ -206,6 +206,11 @@ def _run(
     return {"experiment": experiment.name, "iterations": summaries}
 
 
+def _accept_findings(experiment: Experiment) -> None:
+    number = experiment.count_finished_iterations() + 1
+    accept_findings(experiment.build_context(number), by="the command line")
+
+
 def _run_by_workers(
     request: ExperimentRequest, target_iteration: int | None, roots: StorageRoots, console: Console
 ) -> Summary:
@@ -214,7 +219,7 @@ def _run_by_workers(
     )
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     if request.accept_probe:
-        accept_probe(experiment.get_files(1), by="the command line")
+        _accept_findings(experiment)
     iteration = submit_to_workers(experiment, row, target_iteration=target_iteration)
     try:
         summaries = [_follow_one(experiment, iteration, console)]

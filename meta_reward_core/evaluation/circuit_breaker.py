@@ -1,0 +1,284 @@
+"""Stop a stage whose replies are of no use, after the shard that shows it.
+
+After each shard of actor, judge and meta-judge the measures of `judge_health` are taken of its own
+replies, and of those of shards before it where it has too few. Beyond the limits of the recipe
+(`probe.*`) the shard is kept, and a note says why no other shard of the stage may begin. The note
+is part of the iteration's files, so every worker and every command finds it. It holds for the
+shard as it was made: where a change of the settings makes the shard again, nothing stops that.
+Limits are read anew each time, so a change of a limit is enough to continue.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from meta_reward_core.context import IterationContext
+from meta_reward_core.errors import NeedsAttentionError
+from meta_reward_core.evaluation.judge_health import (
+    Finding,
+    ReplyTally,
+    Role,
+    diagnose_actor,
+    diagnose_replies,
+)
+from meta_reward_core.evaluation.probe_gate import (
+    ACCEPT_OPTION,
+    accept_probe,
+    make_limits,
+    read_probe,
+)
+from meta_reward_core.recipes.dataflow import GENERATE, JUDGE, META_JUDGE, StageSpec
+from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
+from meta_reward_core.storage.artifact_store import encode_canonical_json
+from meta_reward_core.storage.layout import BREAKER_ACCEPTANCE, get_breaker_path
+from meta_reward_core.storage.records import Battle, Judgment, Response
+from meta_reward_core.storage.schemas import to_records
+from meta_reward_core.storage.shards import IterationFiles, StageOutput
+
+MIN_REPLIES: Final = 50
+"""With fewer replies nothing is certain enough to stop a run."""
+
+MIN_PROMPTS: Final = 8
+"""Replies about one prompt are alike: those of fewer prompts say nothing about the rest."""
+
+_ROLES: Final[dict[str, Role]] = {
+    GENERATE.name: "actor",
+    JUDGE.name: "judge",
+    META_JUDGE.name: "meta-judge",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerNote:
+    """What stopped a stage.
+
+    Attributes:
+        stage: its name.
+        shard: the one that showed it.
+        key: of the shard when it was made.
+        prompts: that were measured.
+        tally: of their replies.
+    """
+
+    stage: str
+    shard: int
+    key: str
+    prompts: int
+    tally: ReplyTally
+
+    def diagnose(self, recipe: Recipe) -> list[Finding]:
+        """Find what is wrong by the limits of a recipe."""
+        return _diagnose(self.stage, self.tally, recipe)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain values."""
+        tally = {one.name: getattr(self.tally, one.name) for one in fields(self.tally)}
+        tally["scores"] = sorted(self.tally.scores.items())
+        return {
+            "stage": self.stage,
+            "shard": self.shard,
+            "key": self.key,
+            "prompts": self.prompts,
+            "tally": tally,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "BreakerNote":
+        """Read what `to_json` wrote."""
+        tally = dict(values["tally"])
+        scores = Counter({float(score): count for score, count in tally.pop("scores")})
+        reasons: Counter[str] = Counter(tally.pop("reasons"))
+        return cls(**values | {"tally": ReplyTally(**tally, reasons=reasons, scores=scores)})
+
+
+def read_breaker(files: IterationFiles, stage: str) -> BreakerNote | None:
+    """Read what stopped a stage; None if nothing did, or its shard is made again.
+
+    Raises:
+        ArtifactError: the note cannot be read.
+    """
+    if stage not in _ROLES:
+        return None
+    stored = files.read_note(get_breaker_path(stage))
+    if not isinstance(stored, dict):
+        return None
+    note = BreakerNote.from_json(stored)
+    made = files.find_manifest(stage, note.shard)
+    return note if made is not None and made.key == note.key else None
+
+
+def list_breakers(files: IterationFiles) -> list[BreakerNote]:
+    """What stopped stages of an iteration, in their order."""
+    notes = (read_breaker(files, stage) for stage in _ROLES)
+    return [note for note in notes if note is not None]
+
+
+def read_accepted_causes(files: IterationFiles) -> dict[str, str]:
+    """Causes that a person has accepted for an iteration, and who; those of its probe included."""
+    stored = files.read_note(BREAKER_ACCEPTANCE)
+    accepted = dict(stored) if isinstance(stored, dict) else {}
+    probe = read_probe(files)
+    if probe is not None and probe.accepted is not None:
+        by = probe.accepted["by"]
+        accepted = dict.fromkeys((one["cause"] for one in probe.findings), by) | accepted
+    return accepted
+
+
+def accept_breakers(context: IterationContext, *, by: str) -> bool:
+    """Let the stages of an iteration go on in spite of what stopped them.
+
+    What was accepted is a cause, for this iteration: another one stops it again.
+
+    Args:
+        by: who decided, for the record.
+
+    Returns:
+        False if nothing stops it.
+    """
+    files = context.files
+    accepted = read_accepted_causes(files)
+    causes = {
+        one.cause
+        for note in list_breakers(files)
+        for one in note.diagnose(context.recipe)
+        if one.cause not in accepted
+    }
+    if not causes:
+        return False
+    decided = accepted | dict.fromkeys(sorted(causes), by)
+    files.replace_note(BREAKER_ACCEPTANCE, encode_canonical_json(decided))
+    return True
+
+
+def accept_findings(context: IterationContext, *, by: str) -> bool:
+    """Let an iteration go on in spite of what its probe found or will find, and of its breakers.
+
+    Args:
+        by: who decided, for the record.
+
+    Returns:
+        False if there was nothing to accept.
+    """
+    if accept_breakers(context, by=by):
+        return True
+    is_probed = context.number == 1 and context.recipe.probe.prompts > 0
+    return is_probed and accept_probe(context.files, by=by)
+
+
+def require_stage_healthy(context: IterationContext, stage: str) -> None:
+    """Keep shards of a stage from beginning once a finished one has shown a fault.
+
+    Raises:
+        NeedsAttentionError: one has, beyond the limits of the recipe, and nobody has accepted it.
+    """
+    note = read_breaker(context.files, stage)
+    if note is None:
+        return
+    findings = find_open_findings(context.files, note, context.recipe)
+    if findings:
+        raise NeedsAttentionError(_describe(note, findings))
+
+
+def find_open_findings(files: IterationFiles, note: BreakerNote, recipe: Recipe) -> list[Finding]:
+    """What still stops a stage: beyond the limits of the recipe, and not accepted."""
+    findings = note.diagnose(recipe)
+    if not findings:
+        return []
+    accepted = read_accepted_causes(files)
+    return [one for one in findings if one.cause not in accepted]
+
+
+def check_shard(
+    context: IterationContext, spec: StageSpec, shard: int, work: StageOutput, *, key: str
+) -> None:
+    """Measure a shard that is about to be published; write a note if the stage must stop."""
+    if spec.name not in _ROLES or not context.recipe.probe.check_shards:
+        return
+    tally, prompts = _tally_shard(spec.name, context, shard, work)
+    if prompts < MIN_PROMPTS or tally.replies < MIN_REPLIES:
+        return
+    if _diagnose(spec.name, tally, context.recipe):
+        note = BreakerNote(spec.name, shard, key, prompts, tally)
+        context.files.replace_note(
+            get_breaker_path(spec.name), encode_canonical_json(note.to_json())
+        )
+
+
+def _tally_shard(
+    stage: str, context: IterationContext, shard: int, work: StageOutput
+) -> tuple[ReplyTally, int]:
+    """Replies of a shard, and of finished ones before it until there are enough."""
+    tally = ReplyTally()
+    prompts = _add_shard(
+        tally,
+        stage,
+        _select_rows(stage, work),
+        refused=work.counts.get("refused", 0),
+    )
+    earlier = shard - 1
+    while earlier >= 0 and (prompts < MIN_PROMPTS or tally.replies < MIN_REPLIES):
+        made = context.files.find_manifest(stage, earlier)
+        if made is not None:
+            rows = _read_rows(stage, context.files, earlier)
+            prompts += _add_shard(tally, stage, rows, refused=made.counts.get("refused", 0))
+        earlier -= 1
+    return tally, prompts
+
+
+def _select_rows(stage: str, work: StageOutput) -> Sequence[Any]:
+    name, record = _TABLES[stage]
+    return [
+        row
+        for (table, _), rows in work.tables.items()
+        if table == name
+        for row in to_records(rows, record)
+    ]
+
+
+def _read_rows(stage: str, files: IterationFiles, shard: int) -> Sequence[Any]:
+    _, record = _TABLES[stage]
+    return files.read_records(record, shard)
+
+
+_TABLES: Final[dict[str, tuple[str, Any]]] = {
+    GENERATE.name: ("responses", Response),
+    JUDGE.name: ("judgments", Judgment),
+    META_JUDGE.name: ("battles", Battle),
+}
+
+
+def _add_shard(tally: ReplyTally, stage: str, rows: Sequence[Any], *, refused: int) -> int:
+    """Count the replies of a shard; return of how many prompts they are at least."""
+    prompts = len({row.prompt_id for row in rows})
+    if stage == GENERATE.name:
+        tally.add_responses(rows, refused=refused)
+        return prompts + (1 if refused and not prompts else 0)
+    if stage == JUDGE.name:
+        tally.add_judgments(rows)
+    else:
+        tally.add_battles(rows)
+    return prompts
+
+
+def _diagnose(stage: str, tally: ReplyTally, recipe: Recipe) -> list[Finding]:
+    role, limits = _ROLES[stage], make_limits(recipe.probe)
+    tokens = _get_decoding(role, recipe).max_new_tokens
+    if role == "actor":
+        return diagnose_actor(tally, limits=limits, max_new_tokens=tokens)
+    return diagnose_replies(tally, role=role, limits=limits, max_new_tokens=tokens)
+
+
+def _get_decoding(role: Role, recipe: Recipe) -> DecodingRecipe:
+    return {"actor": recipe.actor, "judge": recipe.judge, "meta-judge": recipe.meta_judge}[role]
+
+
+def _describe(note: BreakerNote, findings: Sequence[Finding]) -> str:
+    return "\n".join(
+        [
+            f"Shard {note.shard} of stage {note.stage} stopped the run; what is finished is kept "
+            f"({note.prompts:,} prompts measured):",
+            *(f"- {one.sentence} {one.remedy}" for one in findings),
+            f"Change the settings and run again, or continue as it is with {ACCEPT_OPTION}.",
+        ]
+    )
