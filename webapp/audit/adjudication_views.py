@@ -168,7 +168,8 @@ def _render_item(
     request: HttpRequest, person: User, item: Item, form: AdjudicationForm, *, status: int = 200
 ) -> HttpResponse:
     values = _read_filter(ReviewFilterForm(request.GET or None))
-    previous, following = find_neighbours(select_items(person, values), item, person)
+    listed = select_items(person, values)
+    previous, following = find_neighbours(listed, item, person)
     differences = request.GET.get("differences") == "1"
     may_adjudicate = person.has_perm(ADJUDICATE)
     context = {
@@ -188,6 +189,7 @@ def _render_item(
         "claimed_by": get_other_claimant(item, person),
         "query": encode_filter(values),
         "previous": previous and _build_next_address(previous, encode_filter(values)),
+        "listed": listed.count(),
         "following": following and _build_next_address(following, encode_filter(values)),
         "last": _find_last(person) if may_adjudicate else None,
     }

@@ -125,7 +125,7 @@ class AssignForm(ActionForm):
     """For whom the chosen action is."""
 
     auditor = ModelChoiceField(
-        queryset=User.objects.none(), required=False, label="", empty_label="Auditor"
+        queryset=User.objects.none(), required=False, label="Auditor:", empty_label="none"
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -138,9 +138,10 @@ class AssignForm(ActionForm):
 class BatchAdmin(ReviewerAdmin):
     """Batches: close them, and say who answers them, several at once."""
 
-    list_display = ("format_number", "experiment_name", "iteration", "kind", "strategy", "status",
-                    "format_progress", "list_auditors", "list_links", "created")  # fmt: skip
-    list_filter = ("status", "kind", "auditors", "experiment_name")
+    list_display = ("format_number", "format_origin", "format_kind", "status", "format_progress",
+                    "list_auditors", "list_links", "created")  # fmt: skip
+    list_filter = ("status", "kind", ("auditors", admin.RelatedOnlyFieldListFilter),
+                   "experiment_name")  # fmt: skip
     search_fields = ("experiment_name", "auditors__username", "guidelines")
     search_help_text = "Search experiments, auditors and guidelines."
     fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "list_links",
@@ -171,6 +172,16 @@ class BatchAdmin(ReviewerAdmin):
     def format_number(self, row: Batch) -> str:
         """The batch by its number."""
         return f"Batch {row.pk}"
+
+    @admin.display(ordering="experiment_name", description="experiment")
+    def format_origin(self, row: Batch) -> str:
+        """What it was drawn from, and how."""
+        return f"{row.experiment_name}, iteration {row.iteration}, by {row.strategy}"
+
+    @admin.display(ordering="kind", description="items")
+    def format_kind(self, row: Batch) -> str:
+        """What its items are, in a word."""
+        return "judgments" if row.kind == ItemKind.JUDGMENTS else "responses"
 
     @admin.display(description="links")
     def list_links(self, row: Batch) -> str:
@@ -398,7 +409,8 @@ class AnswerAdmin(ReviewerAdmin):
     @admin.display(ordering="item__number", description="item")
     def format_item(self, row: Answer) -> str:
         """The item by batch and number."""
-        again = f" ({row.item.get_repeat_kind_display()})" if row.item.repeat_kind else ""
+        original = row.item.original
+        again = f" repeats {original.number}" if original is not None else ""
         return f"{row.item.batch_id}/{row.item.number}{again}"
 
     @admin.display(ordering="choice", description="answer")

@@ -74,11 +74,14 @@ class AuditorProgress:
         mine: items that they answered.
         left: items that they could still answer, skipped ones too.
         skipped: how many of those they skipped.
+        answered, items: of the batch, by everybody.
     """
 
     mine: int
     left: int
     skipped: int
+    answered: int
+    items: int
 
     @property
     def total(self) -> int:
@@ -129,6 +132,8 @@ def compute_progress(batch: Batch, person: User) -> AuditorProgress:
         mine=Answer.objects.filter(item__batch=batch, auditor=person).count(),
         left=suited.count(),
         skipped=suited.filter(skipped_by=person).count(),
+        answered=batch.items.filter(is_answered=True).count(),
+        items=batch.items.count(),
     )
 
 

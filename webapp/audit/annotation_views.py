@@ -22,6 +22,7 @@ from webapp.htmx import render_page_or_partial
 require_annotate: Final = permission_required(ANSWER, raise_exception=True)
 """Decorator of a view for auditors."""
 
+_DIFFERENCES: Final = "audit_differences"
 _LOST = (
     "This item has been reassigned, or its batch was closed. Your answer is kept in the item's "
     "history and does not count."
@@ -72,7 +73,9 @@ def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpRespons
         if found.holder_id != person.pk or found.is_answered:
             return redirect("annotate", pk=found.batch_id)
         return _render_item(request, person, found, form, status=422)
-    if annotation_queue.submit_answer(found, person, form.make_answer(found)):
+    is_saved = annotation_queue.submit_answer(found, person, form.make_answer(found))
+    # Without a reveal there is nothing to stop for.
+    if is_saved and found.batch.reveals_at_once and "next" not in request.POST:
         return redirect("audit_item", pk=found.batch_id, number=found.number)
     if find_own_answer(found, person) is None:
         messages.warning(request, _LOST)
@@ -93,7 +96,7 @@ def _build_form_draft(found: Item) -> dict[str, Any]:
 def _render_item(
     request: HttpRequest, person: User, found: Item, form: AnswerForm, *, status: int = 200
 ) -> HttpResponse:
-    differences = request.GET.get("differences") == "1"
+    differences = _is_showing_differences(request)
     context = {
         "batch": found.batch,
         "item": make_item_view(found, found.batch, differences=differences),
@@ -107,6 +110,14 @@ def _render_item(
     )
     page.status_code = status
     return page
+
+
+def _is_showing_differences(request: HttpRequest) -> bool:
+    """Whether differences are marked: as this address says, or as the user chose last."""
+    chosen = request.GET.get("differences")
+    if chosen is not None:
+        request.session[_DIFFERENCES] = chosen == "1"
+    return bool(request.session.get(_DIFFERENCES, False))
 
 
 def _render_answered(

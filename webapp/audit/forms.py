@@ -108,7 +108,7 @@ class AdjudicationForm(forms.Form):
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
         max_length=MAX_REASON_CHARS,
-        widget=forms.Textarea(attrs={"rows": 3}),
+        widget=forms.Textarea(attrs={"rows": 2}),
         label="Reason",
     )
     version = forms.IntegerField(min_value=0, max_value=2**31 - 1, widget=forms.HiddenInput)

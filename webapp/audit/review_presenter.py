@@ -16,9 +16,10 @@ from meta_reward_core.data.csv_safety import format_csv
 from webapp.audit.adjudication import list_item_activity
 from webapp.audit.item_presenter import RevealedFact, format_choice, list_revealed_facts
 from webapp.audit.models import Answer, Confidence, Item, ItemKind, RepeatKind
-from webapp.audit.review_items import DISAGREEMENTS
+from webapp.audit.review_items import AGAINST_META_JUDGE, DISAGREEMENTS
 
 _FLAGS: Final = dict(zip(DISAGREEMENTS, ("differs", "contradicts", "against"), strict=True))
+_AGAINST_JUDGE: Final = "auditor against judge"
 _EXCERPT_CHARS: Final = 90
 _SAMPLE: Final = re.compile(r"\.j(\d{1,5})$")
 _HISTORY_SHOWN: Final = 100
@@ -106,7 +107,12 @@ def format_decision(item: Item) -> str:
 
 def list_disagreements(item: Any) -> tuple[str, ...]:
     """Name the disagreements of an item that `annotate_disagreements` has looked at."""
-    return tuple(label for name, label in DISAGREEMENTS.items() if getattr(item, _FLAGS[name]))
+    found = [name for name in DISAGREEMENTS if getattr(item, _FLAGS[name])]
+    by_score = item.batch.kind == ItemKind.RESPONSES
+    return tuple(
+        _AGAINST_JUDGE if name == AGAINST_META_JUDGE and by_score else DISAGREEMENTS[name]
+        for name in found
+    )
 
 
 def make_review_rows(items: Iterable[Item], person: User) -> list[ReviewRow]:
@@ -189,15 +195,35 @@ def make_history(item: Item) -> list[HistoryLine]:
     """What was recorded about an item and its repeats, newest first."""
     rows = list_item_activity(item)[:_HISTORY_SHOWN]
     return [
-        HistoryLine(row.created, row.actor_name, row.get_action_display(), _format_change(row))
+        HistoryLine(
+            row.created, row.actor_name, row.get_action_display(), _format_change(row, item)
+        )
         for row in rows
     ]
 
 
-def _format_change(row: Any) -> str:
-    shown = {name: value for name, value in row.after.items() if value not in ("", [], None)}
-    parts = [f"{name.replace('_', ' ')}: {value}" for name, value in shown.items()]
+def _format_change(row: Any, item: Item) -> str:
+    """What an action changed, by the letters that the item's page shows."""
+    parts = [
+        f"{_NAMES.get(name, name.replace('_', ' '))}: {_format_changed_value(name, value, item)}"
+        for name, value in row.after.items()
+        if value not in ("", [], None)
+    ]
     return "; ".join([*parts, f"reason: {row.reason}"] if row.reason else parts)
+
+
+_NAMES: Final = {"choice": "answer", "points": "answer", "adjudicated": "decision",
+                 "adjudicated_by": "decided by"}  # fmt: skip
+
+
+def _format_changed_value(name: str, value: Any, item: Item) -> str:
+    if name in ("choice", "adjudicated"):
+        return format_value(str(value), None, item)
+    if name == "confidence" and value in Confidence.values:
+        return str(Confidence(value).label)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def make_links(item: Item) -> ItemLinks:

@@ -1,0 +1,332 @@
+"""A review by erring auditors in real browsers, whose disagreements two leads decide.
+
+One lead uses the keyboard on the site, the other one the admin. The quick review is small; the
+slow one has sixty items and three auditors.
+"""
+
+import hashlib
+import json
+import random
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser import is_too_wide, launched_chromium, serious_violations
+from tests.end_to_end.conftest import Site, make_site
+from tests.end_to_end.serving import serving_pages
+
+ERROR_RATES: Final = {"carol": 0.2, "dave": 0.3, "erin": 0.1}
+OTHER: Final = {"first": "second", "second": "first"}
+HOSTILE: Final = "<script>alert(1)</script>"
+PREPARE = """
+from pathlib import Path
+from django.contrib.auth.models import User
+from tests.webapp import audit_fixtures
+from tests.webapp.conftest import make_person
+
+root = Path({root!r})
+audit_fixtures.write_files(root)
+alice = make_person("alice", "operator")
+auditors = [make_person(name, "auditor") for name in {auditors!r}]
+make_person("lena", "lead")
+liam = make_person("liam", "lead")
+User.objects.filter(pk=liam.pk).update(is_staff=True)
+row = audit_fixtures.record(root, owner=alice)
+audit_fixtures.draw(row, by=alice, auditors=auditors, size={size}, other_share=1.0,
+                    reveals_at_once=False)
+"""
+RESULTS = """
+import json
+from webapp.activity.models import Activity
+from webapp.audit.batch_report import get_final_value, make_report
+from webapp.audit.models import Batch
+batch = Batch.objects.get()
+items = batch.items.filter(repeat_kind="").select_related("answer", "batch")
+made = make_report(batch)
+print("RESULTS" + json.dumps({
+    "final": {item.number: get_final_value(item) for item in items},
+    "alone": {item.number: get_final_value(item, adjudicated=False) for item in items},
+    "adjudicated": made.adjudicated,
+    "agreement": made.pairs.agreement_decided.value,
+    "before": made.answers_only.agreement_decided.value,
+    "low": made.pairs.agreement_decided.low, "high": made.pairs.agreement_decided.high,
+    "log": [[row.action, row.actor_name, row.object_id, row.reason]
+            for row in Activity.objects.filter(object_type="item").order_by("pk")],
+}))
+"""
+
+
+@dataclass
+class Review:
+    """A site with one batch, and what the auditors answered.
+
+    Attributes:
+        answers: by item number, of a repeat by that of its item: who answered what.
+    """
+
+    site: Site
+    url: str
+    answers: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def query(self, sql: str) -> list[tuple[object, ...]]:
+        with sqlite3.connect(self.site.root / "db.sqlite3") as database:
+            return database.execute(sql).fetchall()
+
+    def shown(self, number: int) -> tuple[int, str, bool]:
+        """Of an item: the number of what it repeats or its own, its key, whether it is swapped."""
+        rows = self.query(
+            "SELECT COALESCE(o.number, i.number), i.key, i.is_swapped FROM audit_item i "
+            f"LEFT JOIN audit_item o ON o.id = i.original_id WHERE i.number = {number}"
+        )
+        original, key, is_swapped = rows[0]
+        return int(str(original)), str(key), bool(is_swapped)
+
+    def truth(self, number: int) -> str:
+        """What is right about an item: known to the lead, and to auditors but for their errors."""
+        key = self.shown(number)[1]
+        return ("first", "second")[hashlib.sha256(key.encode()).digest()[0] % 2]
+
+    def letter(self, number: int, choice: str) -> str:
+        is_swapped = self.shown(number)[2]
+        return "ab"[(choice == "second") != is_swapped]
+
+    @property
+    def conflicts(self) -> list[int]:
+        """Items on which auditors differ."""
+        return sorted(n for n, given in self.answers.items() if len(set(given.values())) > 1)
+
+
+def prepare(root: object, *, size: int, auditors: list[str]) -> Iterator[Review]:
+    site = make_site(root)  # type: ignore[arg-type]
+    words = PREPARE.format(root=str(site.artifacts), auditors=auditors, size=size)
+    prepared = site.manage("shell", "-v", "0", "-c", words)
+    assert prepared.returncode == 0, prepared.stdout
+    with serving_pages(site) as url:
+        yield Review(site, url)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with launched_chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+    yield from prepare(tmp_path_factory.mktemp("small"), size=12, auditors=["carol", "dave"])
+
+
+@pytest.fixture
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+    yield from prepare(tmp_path_factory.mktemp("large"), size=60, auditors=list(ERROR_RATES))
+
+
+def sign_in(chromium: Browser, review: Review, name: str, *, width: int = 1280) -> Page:
+    context: BrowserContext = chromium.new_context(viewport={"width": width, "height": 900})
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.goto(f"{review.url}/account/login")
+    page.fill("input[name=username]", name)
+    page.fill("input[name=password]", "correct horse")
+    page.keyboard.press("Enter")
+    expect(page.locator("header")).to_contain_text(name)
+    return page
+
+
+def number_in(url: str) -> int:
+    found = re.search(r"/items/(\d+)", url)
+    assert found is not None, url
+    return int(found[1])
+
+
+def answer_everything(chromium: Browser, review: Review, auditors: list[str]) -> None:
+    """The auditors take turns; each errs at a known rate, whatever the item."""
+    pages = {name: sign_in(chromium, review, name) for name in auditors}
+    rng = {name: random.Random(name) for name in auditors}
+    for name, page in pages.items():
+        page.goto(f"{review.url}/audits/1/annotate")
+        del name
+    waiting = set(auditors)
+    while waiting:
+        for name in sorted(waiting):
+            page = pages[name]
+            if "/items/" not in page.url:
+                page.goto(f"{review.url}/audits/1/annotate")
+            if "/items/" not in page.url:
+                waiting.discard(name)
+                continue
+            waiting = set(auditors)
+            number = number_in(page.url)
+            original = review.shown(number)[0]
+            right = review.truth(number)
+            choice = OTHER[right] if rng[name].random() < ERROR_RATES[name] else right
+            page.keyboard.press(review.letter(number, choice))
+            with page.expect_navigation():
+                page.keyboard.press("Enter")
+            review.answers.setdefault(original, {})[name] = choice
+    for page in pages.values():
+        page.context.close()
+
+
+def decide(page: Page, review: Review, *, reason: str) -> int:
+    """Decide the item that the page shows, by the keyboard alone; returns its number."""
+    number = number_in(page.url)
+    page.keyboard.press(review.letter(number, review.truth(number)))
+    page.keyboard.press("r")
+    page.keyboard.type(f"{reason} {number}")
+    with page.expect_navigation():
+        page.keyboard.press("Control+Enter")
+    expect(page.locator("main")).to_contain_text(f"item {number}: judgment")
+    return number
+
+
+def decide_in_admin(page: Page, review: Review, number: int, *, reason: str) -> None:
+    page.goto(f"{review.url}/admin/audit/item/?disagreement=auditors&state=open")
+    page.get_by_role("link", name=f"1/{number}", exact=True).click()
+    letter = review.letter(number, review.truth(number)).upper()
+    page.get_by_label(f"{letter} is better").check()
+    page.get_by_label("Reason:").fill(f"{reason} {number}")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator("body")).to_contain_text("was changed successfully")
+
+
+def reload_in_the_middle(page: Page, review: Review) -> None:
+    """What a lead has filled in is there after a reload."""
+    letter = review.letter(number_in(page.url), review.truth(number_in(page.url))).upper()
+    page.keyboard.press(letter.lower())
+    page.keyboard.press("r")
+    with page.expect_response("**/review/draft"):
+        page.keyboard.type("in the middle of")
+    page.wait_for_timeout(1200)
+    page.reload()
+    expect(page.locator("textarea[name=reason]")).to_have_value("in the middle of")
+    expect(page.locator(f"input[name=choice][value={letter}]")).to_be_checked()
+    page.locator("textarea[name=reason]").fill("")
+    page.keyboard.press("Escape")
+
+
+def take_the_same_item(page: Page, other: Page, review: Review) -> None:
+    """Both leads decide one item: the second one is told, and neither text is lost."""
+    address = page.url
+    number = number_in(address)
+    other.goto(address)
+    expect(other.locator("main")).to_contain_text("lena is adjudicating this item now")
+    other.keyboard.press("t")
+    other.keyboard.press("r")
+    other.keyboard.type(f"a tie by liam {HOSTILE}")
+    decide(page, review, reason="by lena")
+    other.keyboard.press("Control+Enter")
+    expect(other.locator("main")).to_contain_text("Your decision was not saved, because lena")
+    expect(other.locator("textarea[name=reason]")).to_have_value(f"a tie by liam {HOSTILE}")
+    expect(other.locator("main")).to_contain_text(f"by lena {number}")
+    assert review.query(f"SELECT adjudicated FROM audit_item WHERE number = {number}") == [
+        (review.truth(number),)
+    ]
+
+
+def undo_and_decide_again(page: Page, review: Review) -> None:
+    number = decide(page, review, reason="too early")
+    with page.expect_navigation():
+        page.keyboard.press("u")
+    assert number_in(page.url) == number
+    expect(page.locator("textarea[name=reason]")).to_have_value(f"too early {number}")
+    page.locator("textarea[name=reason]").fill("")
+    page.keyboard.press("Escape")
+
+
+def check_pages(page: Page, paths: list[str], url: str) -> None:
+    """What axe finds, and what is cut off at 1280 and on the site also at 390 pixels."""
+    found = {}
+    for path in paths:
+        page.goto(url + path)
+        problems = serious_violations(page)
+        widths = (1280,) if path.startswith("/admin") else (1280, 390)
+        for width in widths:
+            page.set_viewport_size({"width": width, "height": 900})
+            problems += [f"is wider than {width} pixels"] if is_too_wide(page) else []
+        page.set_viewport_size({"width": 1280, "height": 900})
+        if path.startswith("/admin"):
+            cut = page.evaluate(
+                "[...document.querySelectorAll('.results, .review-table')]"
+                ".filter(box => box.scrollWidth > box.clientWidth + 1).length"
+            )
+            problems += [f"{cut} tables are cut off"] if cut else []
+        if problems:
+            found[path] = problems
+    assert found == {}
+
+
+def run_review(chromium: Browser, review: Review, auditors: list[str], *, in_admin: int) -> None:
+    answer_everything(chromium, review, auditors)
+    conflicts = review.conflicts
+    assert len(conflicts) > in_admin + 3, "the seeds leave enough to decide"
+    lena = sign_in(chromium, review, "lena")
+    liam = sign_in(chromium, review, "liam")
+    problems: list[str] = []
+    for page in (lena, liam):
+        page.on("console", lambda said: problems.append(said.text)
+                if said.type == "error" and "409" not in said.text else None)  # fmt: skip
+        page.on("pageerror", lambda error: problems.append(str(error)))
+    lena.goto(f"{review.url}/audits/items?disagreement=auditors")
+    listed = lena.locator("main tbody th a").all_inner_texts()
+    assert sorted(int(text.partition("/")[2]) for text in listed) == conflicts
+    for number in conflicts[-in_admin:]:
+        decide_in_admin(liam, review, number, reason="by liam")
+    lena.goto(f"{review.url}/audits/items?disagreement=auditors")
+    with lena.expect_navigation():
+        lena.keyboard.press("n")
+    undo_and_decide_again(lena, review)
+    reload_in_the_middle(lena, review)
+    take_the_same_item(lena, liam, review)
+    while "/review" in lena.url:
+        decide(lena, review, reason="by lena")
+    expect(lena.locator("main")).to_contain_text("No items match")
+    assert problems == []
+    check_results(review, conflicts, in_admin)
+    first = review.query("SELECT id FROM audit_item WHERE number = 1")[0][0]
+    check_pages(liam, [
+        "/audits/items", "/audits/items?state=all&disagreement=all",
+        f"/audits/1/items/{conflicts[0]}/review", "/audits/1",
+        "/admin/", "/admin/audit/item/", f"/admin/audit/item/{first}/change/",
+        "/admin/audit/answer/", "/admin/audit/batch/", "/admin/audit/batch/1/change/",
+        "/admin/audit/hiddenverdict/", "/admin/audit/adjudicationdraft/", "/admin/audit/gate/",
+    ], review.url)  # fmt: skip
+
+
+def check_results(review: Review, conflicts: list[int], in_admin: int) -> None:
+    """Adjudicated metrics are right, and everything stands in the activity log."""
+    said = review.site.manage("shell", "-v", "0", "-c", RESULTS).stdout
+    found = json.loads(said.partition("RESULTS")[2])
+    for number, given in review.answers.items():
+        settled = review.truth(number) if number in conflicts else next(iter(given.values()))
+        assert found["final"][str(number)] == settled
+        assert found["alone"][str(number)] in given.values()
+    assert found["adjudicated"] == len(conflicts)
+    assert found["low"] <= found["agreement"] <= found["high"]
+    log = found["log"]
+    answered = [row for row in log if row[0] == "answered"]
+    assert len(answered) == sum(len(given) for given in review.answers.values())
+    decisions = [row for row in log if row[0] == "adjudicated"]
+    undone = [row for row in log if row[0] == "adjudication_undone"]
+    assert len(undone) == 1
+    assert len(decisions) == len(conflicts) + len(undone)
+    assert sum(row[1] == "liam" for row in decisions) == in_admin
+    assert all(row[3] for row in decisions)
+
+
+def test_a_small_review_is_adjudicated_on_the_site_and_in_the_admin(
+    chromium: Browser, small: Review
+) -> None:
+    run_review(chromium, small, ["carol", "dave"], in_admin=1)
+
+
+@pytest.mark.slow
+def test_sixty_items_by_three_auditors_are_adjudicated_by_two_leads(
+    chromium: Browser, large: Review
+) -> None:
+    run_review(chromium, large, list(ERROR_RATES), in_admin=10)
