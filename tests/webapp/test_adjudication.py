@@ -17,6 +17,7 @@ from tests.webapp.conftest import make_person
 from webapp.activity.models import Activity
 from webapp.audit import annotation_queue
 from webapp.audit.adjudication import Decision, adjudicate_item
+from webapp.audit.auditor_report import make_auditor_report
 from webapp.audit.batch_report import get_final_value, make_report
 from webapp.audit.forms import to_item_choice, to_shown_letter
 from webapp.audit.human_preference_pairs import iter_preferred
@@ -533,3 +534,34 @@ def test_responses_are_adjudicated_by_a_score(
     assert "3 of 5" in client.get(where(item)).content.decode()
     report = make_report(batch)
     assert report.adjudicated == 1
+
+
+def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
+    audited: Experiment, alice: User, carol: User, dave: User, lead: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol, dave], size=40, other_share=1.0)
+    left = True
+    while left:
+        left = False
+        for person in (carol, dave):
+            item = annotation_queue.lease_next_item(batch, person)
+            if item is not None:
+                left = True
+                said = "first" if person == carol else "second"
+                given = annotation_queue.AnswerInput(said, None, 2, (), "", 3.0)
+                annotation_queue.submit_answer(item, person, given)
+    client = browser(lead)
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert "40 disagreements without a decision are left out" in page
+    assert "flagged</span>" not in page
+    for item in batch.items.filter(repeat_kind="")[:30]:
+        decide(client, item, to_shown_letter("first", item))
+    found = make_auditor_report(batch)
+    assert found.flagged == ("dave",)
+    assert {one.name: one.accuracy.value for one in found.auditors} == {"carol": 1.0, "dave": 0.0}
+    assert found.without_flagged is not None
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert "flagged</span>" in page
+    assert "Without answers of flagged auditors" in page
+    hidden = browser(make_person("vera", "viewer")).get(f"/audits/{batch.pk}").content.decode()
+    assert "Auditor quality" not in hidden

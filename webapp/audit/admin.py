@@ -512,7 +512,7 @@ class ItemAdmin(ReviewerAdmin):
 
     form = ItemDecisionForm
     list_display = ("format_place", "format_prompt", "format_disagreements", "format_answers",
-                    "format_meta_judge", "format_decided", "adjudicated_by_name")  # fmt: skip
+                    "format_meta_judge", "format_decided", "format_decider")  # fmt: skip
     list_display_links = ("format_place", "format_prompt")
     list_filter = (DisagreementFilter, StateFilter, ConfidenceFilter, TagFilter, "batch",
                    "stratum")  # fmt: skip
@@ -591,6 +591,11 @@ class ItemAdmin(ReviewerAdmin):
     def format_decided(self, row: Item) -> str:
         """The decision by the letters of the item's page."""
         return format_decision(row) or "–"
+
+    @admin.display(ordering="adjudicated_by_name", description="decided by")
+    def format_decider(self, row: Item) -> str:
+        """Who decided."""
+        return row.adjudicated_by_name or "–"
 
     @admin.display(description="links")
     def list_links(self, row: Item) -> str:

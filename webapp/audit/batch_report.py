@@ -161,6 +161,13 @@ def make_report(*batches: Batch) -> BatchReport:
     )
 
 
+def estimate_batch(batch: Batch, items: Sequence[Item]) -> MetaJudgeResults | JudgeResults:
+    """Estimate what some items of a batch say, each with a decision or an answer."""
+    frame = SamplingFrame(get_strata_sizes(batch))
+    is_pairs = batch.kind == ItemKind.JUDGMENTS
+    return _estimate_results(items, frame, is_pairs=is_pairs, one=True)
+
+
 def _estimate_results(
     items: Sequence[Item],
     frame: SamplingFrame,

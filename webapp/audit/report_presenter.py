@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+from meta_reward_core.review.auditor_quality import AuditorQuality
 from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import STRATEGIES
 from webapp.activity.models import Activity, ObjectType
+from webapp.audit.auditor_report import AuditorReport
 from webapp.audit.batch_report import BatchReport
 from webapp.audit.gate import read_terms
 from webapp.audit.models import Batch, BatchStatus, OnGateFailure
@@ -59,6 +61,17 @@ class ReportView:
     auditors: tuple[MetricLine, ...]
     coverage: str
     answers_only: tuple[MetricLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorLine:
+    """How good an auditor is, as text."""
+
+    name: str
+    answers: int
+    shares: tuple[MetricLine, ...]
+    seconds: float | None
+    is_flagged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +181,36 @@ def make_report_view(report: BatchReport) -> ReportView:
     )
 
 
+def make_auditor_lines(report: AuditorReport) -> list[AuditorLine]:
+    """A line for each auditor of a batch."""
+    return [_make_auditor_line(one) for one in report.auditors]
+
+
+def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
+    shares = (
+        ("Accuracy", found.accuracy),
+        ("Prefers the first shown", found.prefers_first),
+        ("Prefers the longer", found.prefers_longer),
+        ("Prefers the higher score", found.prefers_higher_score),
+        ("Same answer again", found.consistency),
+        ("Change of accuracy", found.drift),
+    )
+    lines = tuple(format_share_line(name, share) for name, share in shares)
+    return AuditorLine(found.name, found.answers, lines, found.seconds, found.is_flagged)
+
+
+def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:
+    """The headline of results, whatever their kind."""
+    return (
+        _make_pair_lines(found)
+        if isinstance(found, MetaJudgeResults)
+        else (_make_response_lines(found))
+    )
+
+
 def _make_answers_only_lines(report: BatchReport) -> tuple[MetricLine, ...]:
     """The headline without decisions; empty where nothing is adjudicated."""
-    found = report.answers_only
-    if isinstance(found, MetaJudgeResults):
-        return _make_pair_lines(found)
-    return _make_response_lines(found)
+    return make_headline(report.answers_only)
 
 
 def _format_coverage(share: float | None) -> str:

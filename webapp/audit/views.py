@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.contrib import messages
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.errors import InputError, MetaRewardError
+from meta_reward_core.review.auditor_quality import MIN_ACCURACY
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
@@ -19,10 +21,11 @@ from webapp.accounts.permissions import (
     require_run,
     require_view,
 )
-from webapp.accounts.roles import ANSWER, SEE
+from webapp.accounts.roles import ADJUDICATE, ANSWER, SEE
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.audit import services
+from webapp.audit.auditor_report import make_auditor_report
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import require_finished
 from webapp.audit.exports import FORMATS, export_batch
@@ -40,7 +43,9 @@ from webapp.audit.pooled_report import compute_trend, pool_iteration
 from webapp.audit.report_presenter import (
     TREND,
     describe_log_entry,
+    make_auditor_lines,
     make_batch_view,
+    make_headline,
     make_pooled_view,
     make_report_view,
     make_trend,
@@ -156,6 +161,7 @@ def _render_report(
         "report": made,
         "metrics": make_report_view(made),
         "formats": list(FORMATS),
+        **_make_auditor_context(person, batch),
         "to_adjudicate": count_to_adjudicate(person, batch=batch.pk),
         "may_change": batch.experiment is None or can_control(person, batch.experiment),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
@@ -164,6 +170,20 @@ def _render_report(
         "reasons": group_reasons(done.left_out) if done else [],
     }
     return render(request, "audit/batch_report.html", context, status=status)
+
+
+def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
+    """How good the auditors are, for review leads and who may change the batch."""
+    is_owner = batch.experiment is not None and can_control(person, batch.experiment)
+    if not (person.has_perm(ADJUDICATE) or is_owner):
+        return {}
+    found = make_auditor_report(batch)
+    return {
+        "quality": found,
+        "quality_lines": make_auditor_lines(found),
+        "without_flagged": make_headline(found.without_flagged),
+        "min_accuracy": f"{MIN_ACCURACY:.0%}",
+    }
 
 
 @require_POST

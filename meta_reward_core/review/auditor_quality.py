@@ -1,0 +1,133 @@
+"""How good each auditor of a batch is: accuracy, biases, self-consistency, speed and drift.
+
+What is right about an item is known where somebody adjudicated it, or where several auditors
+answered it alike. Errors that all of them share count as right, so accuracy is an upper estimate.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from meta_reward_core.review.stratified_estimators import (
+    Estimate,
+    estimate_difference,
+    estimate_simple_share,
+)
+
+MIN_ACCURACY: Final = 0.7
+"""An auditor whose accuracy is shown to be below this is flagged."""
+MAX_SCORE_ERROR: Final = 1.0
+"""A score is right where it is at most so many points from the known one."""
+
+Value = str | float
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorAnswer:
+    """One answer of an auditor, in the order in which they were given.
+
+    Attributes:
+        value: first, second, tie or neither; of a response the score, 0 to 5.
+        known: what is right about the item; None if that is not known.
+        shown_first, longer, higher_score: which judgment was shown first, is longer, has the
+            higher score; None where neither is, or for responses.
+        earlier: the auditor's own earlier answer to the same item; None if there is none.
+        seconds: how long it took; 0 where that is not known.
+    """
+
+    auditor: str
+    value: Value
+    known: Value | None = None
+    shown_first: str | None = None
+    longer: str | None = None
+    higher_score: str | None = None
+    earlier: Value | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorQuality:
+    """What the answers of one auditor say about them; shares have Wilson's 95% intervals.
+
+    Attributes:
+        accuracy: share of answers that are right, of those of which that is known.
+        prefers_first, prefers_longer, prefers_higher_score: shares of answers that name a winner.
+        consistency: share of own repeats that were answered alike.
+        drift: accuracy of the second half of the answers less that of the first half.
+        seconds: median of an answer; None where it is not known.
+        is_flagged: whether the accuracy is shown to be below the bound.
+    """
+
+    name: str
+    answers: int
+    accuracy: Estimate
+    prefers_first: Estimate
+    prefers_longer: Estimate
+    prefers_higher_score: Estimate
+    consistency: Estimate
+    drift: Estimate
+    seconds: float | None
+    is_flagged: bool
+
+
+def measure_auditors(
+    answers: Iterable[AuditorAnswer], *, min_accuracy: float = MIN_ACCURACY
+) -> list[AuditorQuality]:
+    """Measure each auditor, by name.
+
+    Args:
+        min_accuracy: auditors whose interval lies below this are flagged; a share.
+    """
+    by_name: dict[str, list[AuditorAnswer]] = {}
+    for answer in answers:
+        by_name.setdefault(answer.auditor, []).append(answer)
+    return [_measure(name, by_name[name], min_accuracy) for name in sorted(by_name)]
+
+
+def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -> AuditorQuality:
+    accuracy = _measure_accuracy(answers)
+    half = len(answers) // 2
+    spent = [answer.seconds for answer in answers if answer.seconds > 0]
+    repeats = [_is_alike(one.value, one.earlier) for one in answers if one.earlier is not None]
+    return AuditorQuality(
+        name=name,
+        answers=len(answers),
+        accuracy=accuracy,
+        prefers_first=_measure_bias([(one.value, one.shown_first) for one in answers]),
+        prefers_longer=_measure_bias([(one.value, one.longer) for one in answers]),
+        prefers_higher_score=_measure_bias([(one.value, one.higher_score) for one in answers]),
+        consistency=estimate_simple_share(sum(repeats), len(repeats)),
+        drift=estimate_difference(
+            _measure_accuracy(answers[:half]), _measure_accuracy(answers[half:])
+        ),
+        seconds=median(spent) if spent else None,
+        is_flagged=accuracy.high is not None and accuracy.high < min_accuracy,
+    )
+
+
+def _measure_accuracy(answers: Iterable[AuditorAnswer]) -> Estimate:
+    right = [_is_right(one.value, one.known) for one in answers if one.known is not None]
+    return estimate_simple_share(sum(right), len(right))
+
+
+def _is_right(value: Value, known: Value | None) -> bool:
+    if isinstance(value, float) and isinstance(known, float):
+        return abs(value - known) <= MAX_SCORE_ERROR
+    return value == known
+
+
+def _is_alike(value: Value, other: Value | None) -> bool:
+    if isinstance(value, float) and isinstance(other, float):
+        return abs(value - other) <= MAX_SCORE_ERROR / 2
+    return value == other
+
+
+def _measure_bias(found: Iterable[tuple[Value, str | None]]) -> Estimate:
+    """Share of named winners that are the given judgment, where one is given."""
+    decided = [
+        value == side
+        for value, side in found
+        if value in ("first", "second") and side in ("first", "second")
+    ]
+    return estimate_simple_share(sum(decided), len(decided))

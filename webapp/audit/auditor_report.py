@@ -1,0 +1,119 @@
+"""How good the auditors of a batch are, and what it says without those who are flagged."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from django.db.models import Q
+
+from meta_reward_core.review.auditor_quality import (
+    AuditorAnswer,
+    AuditorQuality,
+    Value,
+    measure_auditors,
+)
+from meta_reward_core.review.judge_results import JudgeResults
+from meta_reward_core.review.meta_judge_results import MetaJudgeResults
+from webapp.audit.batch_report import estimate_batch
+from webapp.audit.models import Answer, Batch, Item, ItemKind, RepeatKind
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorReport:
+    """The auditors of a batch.
+
+    Attributes:
+        open_disagreements: items on which auditors differ and that nobody decided; as long as
+            there are some, accuracy leaves them out and is too high.
+        without_flagged: what the batch says without the answers of flagged auditors; None where
+            nobody is flagged.
+    """
+
+    auditors: tuple[AuditorQuality, ...]
+    open_disagreements: int
+    without_flagged: MetaJudgeResults | JudgeResults | None
+
+    @property
+    def flagged(self) -> tuple[str, ...]:
+        """Names of flagged auditors."""
+        return tuple(one.name for one in self.auditors if one.is_flagged)
+
+
+def make_auditor_report(batch: Batch) -> AuditorReport:
+    """Measure the auditors of a batch."""
+    answers = list(
+        Answer.objects.filter(item__batch=batch)
+        .select_related("item", "item__original", "item__hidden_verdict")
+        .order_by("submitted", "pk")
+    )
+    by_item: defaultdict[int, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_item[answer.item.original_id or answer.item_id].append(answer)
+    decided = dict(
+        batch.items.filter(repeat_kind=RepeatKind.NO)
+        .exclude(adjudicated="")
+        .values_list("pk", "adjudicated")
+    )
+    known = {key: _find_known(batch, found, decided.get(key)) for key, found in by_item.items()}
+    auditors = tuple(measure_auditors(_iter_auditor_answers(answers, known)))
+    flagged = [one.name for one in auditors if one.is_flagged]
+    differing = [key for key, found in by_item.items() if len(_list_values(found)) > 1]
+    return AuditorReport(
+        auditors,
+        sum(key not in decided for key in differing),
+        _estimate_without(batch, flagged) if flagged else None,
+    )
+
+
+def _list_values(answers: Sequence[Answer]) -> set[Value]:
+    """What several auditors answered to an item; own repeats left out."""
+    return {_get_value(one) for one in answers if one.item.repeat_kind != RepeatKind.SAME}
+
+
+def _get_value(answer: Answer) -> Value:
+    return answer.choice if answer.points is None else float(answer.points)
+
+
+def _find_known(batch: Batch, answers: Sequence[Answer], decided: str | None) -> Value | None:
+    """What is right about an item; None where nobody can say."""
+    if decided:
+        return decided if batch.kind == ItemKind.JUDGMENTS else float(decided)
+    values = _list_values(answers)
+    people = {one.auditor_name for one in answers if one.item.repeat_kind != RepeatKind.SAME}
+    return next(iter(values)) if len(values) == 1 and len(people) > 1 else None
+
+
+def _iter_auditor_answers(
+    answers: Sequence[Answer], known: Mapping[int, Value | None]
+) -> Iterator[AuditorAnswer]:
+    earlier: dict[tuple[int, str], Value] = {}
+    for answer in answers:
+        item, facts = answer.item, answer.item.hidden_verdict.facts
+        key = (item.original_id or item.pk, answer.auditor_name)
+        value = _get_value(answer)
+        yield AuditorAnswer(
+            auditor=answer.auditor_name,
+            value=value,
+            known=known[key[0]] if item.repeat_kind != RepeatKind.SAME else None,
+            shown_first="second" if item.is_swapped else "first",
+            longer=_find_larger(facts.get("chars_first"), facts.get("chars_second")),
+            higher_score=_find_larger(facts.get("score_first"), facts.get("score_second")),
+            earlier=earlier.get(key),
+            seconds=answer.seconds,
+        )
+        earlier.setdefault(key, value)
+
+
+def _find_larger(first: float | None, second: float | None) -> str | None:
+    if first is None or second is None or first == second:
+        return None
+    return "first" if first > second else "second"
+
+
+def _estimate_without(batch: Batch, flagged: Sequence[str]) -> MetaJudgeResults | JudgeResults:
+    """What decisions and the answers of other auditors say, with the same weights."""
+    kept = batch.items.filter(repeat_kind=RepeatKind.NO).filter(
+        ~Q(adjudicated="") | Q(answer__isnull=False) & ~Q(answer__auditor_name__in=flagged)
+    )
+    items: list[Item] = list(kept.select_related("answer", "hidden_verdict", "batch"))
+    return estimate_batch(batch, items)
