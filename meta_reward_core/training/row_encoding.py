@@ -34,6 +34,9 @@ SIDES: Final = ("chosen", "rejected", "completion")
 TOO_LONG: Final = "longer_than_max_length"
 """Why a row is refused that `max_length` does not hold."""
 
+EQUAL_REPLIES: Final = "equal_after_rendering"
+"""Why a pair is refused whose chosen and rejected completion are the same tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
@@ -74,6 +77,8 @@ class EncodedRow:
             return self.problem
         if not all(self.reply_ids):
             return "empty_completion"
+        if len(self.reply_ids) > 1 and self.reply_ids[0] == self.reply_ids[1]:
+            return EQUAL_REPLIES
         return TOO_LONG if self.length > max_length else None
 
     @property

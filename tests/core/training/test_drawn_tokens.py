@@ -302,6 +302,20 @@ def test_a_list_of_tokens_that_lacks_the_end_token_is_not_trained_on() -> None:
     assert (encoded.prompt_ids, encoded.reply_ids) == (rendered.prompt_ids, rendered.reply_ids)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("  Yes. ", "equal_after_rendering"), ("No.", None)]
+)
+def test_a_pair_whose_texts_a_template_renders_alike_is_refused(
+    text: str, expected: str | None
+) -> None:
+    """Llama 3's template trims what it renders."""
+    tokenizer: Any = make_chat_tokenizer("llama3_1")
+    row = without_tokens(make_row(tokenizer))
+    row["chosen"] = [{"role": "assistant", "content": "Yes."}]
+    row["rejected"] = [{"role": "assistant", "content": text}]
+    assert encode(tokenizer, row).find_refusal(max_length=512) == expected
+
+
 def test_a_prompt_with_the_text_of_a_control_token_is_trained_on_as_it_was_given() -> None:
     """The engine spells the text; a rendered row would hold the control token, and is refused."""
     tokenizer: Any = make_chat_tokenizer("qwen2_5")
