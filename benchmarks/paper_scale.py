@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import django
 
@@ -83,6 +84,7 @@ class World:
 def _reopened(world: World, recipe: Recipe, model: ModelRef, store: ArtifactStore) -> Experiment:
     return Experiment(
         name=world.name,
+        uuid=uuid4(),
         recipe=recipe,
         recipe_sha256=recipe.sha256,
         settings=SettingsHistory(world.name, canonicalize_recipe(recipe)),

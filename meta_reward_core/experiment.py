@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 from meta_reward_core.context import BeganWith, IterationContext, ModelRef, PromptTemplates
 from meta_reward_core.data.prompt_files import PromptFile
@@ -28,7 +29,7 @@ from meta_reward_core.recipes.settings_history import (
     read_settings,
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore, hash_json
-from meta_reward_core.storage.experiment_files import Description, ExperimentFiles
+from meta_reward_core.storage.experiment_files import Description, ExperimentFiles, get_uuid
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput, compute_shard_key
 
@@ -81,6 +82,7 @@ class Experiment:
     """An experiment that exists on disk.
 
     Attributes:
+        uuid: which experiment it is; the name may be used again after a deletion, this never is.
         recipe: the values after all changes: those of the iterations to come.
         recipe_sha256: hash of the recipe as it was stored when the experiment began. It stays
             whatever is changed, also where `recipe` has values today that did not exist then.
@@ -92,6 +94,7 @@ class Experiment:
     """
 
     name: str
+    uuid: UUID
     recipe: Recipe
     recipe_sha256: str
     settings: SettingsHistory
@@ -109,7 +112,7 @@ class Experiment:
     @property
     def paths(self) -> ExperimentFiles:
         """All files of the experiment."""
-        return ExperimentFiles(self.store, self.name)
+        return ExperimentFiles(self.store, self.name, uuid=self.uuid)
 
     def get_model(self, number: int) -> ModelRef:
         """Find M_number.
@@ -178,12 +181,14 @@ def create_experiment(
     prompts: PromptFile,
     templates: PromptTemplates | None = None,
     documents: Mapping[str, bytes] | None = None,
+    uuid: UUID | None = None,
 ) -> Experiment:
     """Write a new experiment: first its prompts, last its description.
 
     Args:
         documents: further files that never change, by path below the experiment's folder.
         templates: None for those of the package and files that the recipe names.
+        uuid: one that no other experiment has; None for a new one.
 
     Raises:
         InputError: an experiment of this name exists.
@@ -194,6 +199,7 @@ def create_experiment(
     files = ExperimentFiles(store, name)
     experiment = Experiment(
         name=name,
+        uuid=uuid or uuid4(),
         recipe=recipe,
         recipe_sha256=recipe.sha256,
         settings=SettingsHistory(files.layout.description, canonicalize_recipe(recipe)),
@@ -208,6 +214,7 @@ def create_experiment(
     with files.lock():
         if files.exists():
             raise InputError(f"an experiment {name!r} exists already: choose another name")
+        files.delete_leftovers()  # of an experiment of this name whose deletion was stopped
         with _remove_on_failure(files, documents or {}):
             _write_pool(files.pool, prompts)
             for path, data in (documents or {}).items():
@@ -237,6 +244,7 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
     templates = experiment.templates
     return {
         "name": experiment.name,
+        "uuid": str(experiment.uuid),
         "recipe": canonicalize_recipe(experiment.recipe),
         "templates": {
             "judge": templates.judge.text,
@@ -293,6 +301,7 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
     settings = read_settings(files, found)
     return Experiment(
         name=name,
+        uuid=get_uuid(found, name=name),
         recipe=settings.get_recipe(),
         recipe_sha256=hash_recipe_values(found["recipe"]),
         settings=settings,

@@ -6,6 +6,7 @@ Imports no engine and no training, so that the site can check a request before i
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.settings_change import ApplyChanges
@@ -30,6 +31,7 @@ class ExperimentRequest:
             the file.
         apply_changes: of an experiment that exists, what changed values do to what it has made.
         accept_probe: continue although the judge probe advises against it.
+        uuid: of the experiment if it is created; None for a new one.
     """
 
     experiment: str
@@ -43,6 +45,7 @@ class ExperimentRequest:
     skip_bad_rows: bool = False
     accept_probe: bool = False
     apply_changes: ApplyChanges | None = None
+    uuid: UUID | None = None
 
     def list_changes(self) -> list[str]:
         """All `key=value` changes to the recipe, those of options included."""

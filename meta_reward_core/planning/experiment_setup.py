@@ -323,6 +323,7 @@ def _create(
         seed_model=model,
         prompts=inputs.prompts,
         documents={get_items_path(one.task): one.to_json() for one in inputs.items},
+        uuid=request.uuid,
     )
     if report is not None:
         write_report(store, ExperimentLayout.from_name(experiment.name), report)

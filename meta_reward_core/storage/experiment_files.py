@@ -1,16 +1,22 @@
 """The files of an experiment, opened: description, iterations, checkpoints, scorecards, lock."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Annotated, Any
+from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
 from meta_reward_core.errors import ArtifactError, MalformedInputError
-from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
+from meta_reward_core.storage.artifact_store import (
+    ArtifactStore,
+    encode_canonical_json,
+    hash_bytes,
+)
 from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.experiment_lock import lock_experiment
-from meta_reward_core.storage.layout import POOL, ExperimentLayout
+from meta_reward_core.storage.layout import POOL, ExperimentLayout, derive_earlier_uuid
 from meta_reward_core.storage.shards import IterationFiles
 from meta_reward_core.system.untrusted_input import parse_json
 
@@ -31,6 +37,7 @@ class _Shape(BaseModel):
     templates: dict[str, str]
     seed: int
     seed_model: _SeedModel
+    uuid: Annotated[UUID, Strict(strict=False)] | None = None
 
 
 class ExperimentFiles:
@@ -41,10 +48,10 @@ class ExperimentFiles:
         layout: names of its files.
     """
 
-    def __init__(self, store: ArtifactStore, name: str) -> None:
+    def __init__(self, store: ArtifactStore, name: str, *, uuid: UUID | None = None) -> None:
         self.store = store
         self.name = name
-        self.layout = ExperimentLayout.from_name(name)
+        self.layout = ExperimentLayout.from_name(name, uuid)
 
     def __str__(self) -> str:
         return self.store.get_path(self.layout.folder)
@@ -61,6 +68,15 @@ class ExperimentFiles:
         """
         data = self.store.read_if_exists(self.layout.description)
         return None if data is None else _parse_object(data, self.layout.description)
+
+    def read_uuid(self) -> UUID | None:
+        """Read which experiment the files belong to; None if there are none.
+
+        Raises:
+            ArtifactError: the description cannot be read.
+        """
+        found = self.read_description()
+        return None if found is None else get_uuid(found, name=self.name)
 
     def require_description(self) -> Description:
         """Read what the experiment is.
@@ -129,8 +145,20 @@ class ExperimentFiles:
         return self.store.list_sizes(self.layout.folder)
 
     def delete(self) -> None:
-        """Remove all files."""
+        """Remove all files.
+
+        The description goes last: a deletion that was stopped half-way leaves the name taken, and
+        the files with the UUID of their experiment.
+        """
+        self.delete_leftovers()
+        self.store.delete(self.layout.description)
         self.store.delete(self.layout.folder)
+
+    def delete_leftovers(self) -> None:
+        """Remove all that an experiment writes but its description and its lock."""
+        for name in self.store.list_names(self.layout.folder):
+            if self.layout.is_own_folder(name):
+                self.store.delete(self.layout.get_path(name))
 
     def remove_partial_files(self) -> None:
         """Remove what killed writers left; only a process that knows nobody writes may call it."""
@@ -143,6 +171,23 @@ def make_missing_files_error(files: ExperimentFiles) -> ArtifactError:
         f"the files of experiment {files.name!r} are gone from {files.store.root}: put them back, "
         "or mount the folder that holds them, and try again"
     )
+
+
+def get_uuid(description: Description, *, name: str) -> UUID:
+    """UUID of the experiment that has this description."""
+    if description.get("uuid") is not None:
+        return UUID(description["uuid"])
+    return derive_earlier_uuid(
+        name,
+        recipe_sha256=_hash_recipe(description["recipe"]),
+        seed=description["seed"],
+        base_model_sha256=description["seed_model"]["sha256"],
+    )
+
+
+def _hash_recipe(values: Mapping[str, Any]) -> str:
+    """Hash as `recipes.canonical.hash_recipe_values`, which this layer does not import."""
+    return hash_bytes(json.dumps(values, sort_keys=True, ensure_ascii=False).encode())
 
 
 def iter_experiment_names(store: ArtifactStore) -> Iterator[str]:

@@ -13,8 +13,11 @@
     <folder>/iteration-<t>/checkpoint/              M_t
     <folder>/iteration-<t>/manifest.json            written last: the iteration is finished
 
-`<folder>` is the experiment's name. Everything else asks `ExperimentFiles` (for files that are
-opened) or this module (for names), so the folder can become something else here alone.
+`<folder>` is the experiment's name: a label, which may be used again after a deletion. Which
+experiment the files belong to is said by the UUID in `experiment.json`, which never is; whatever is
+stored elsewhere (scratch, publications) is in folders that hold the UUID. Everything else asks
+`ExperimentFiles` (for files that are opened) or this module (for names), so the folder can become
+something else here alone.
 """
 
 import re
@@ -22,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import UUID, uuid5
 
 POOL: Final = 0
 """The pseudo-iteration that holds the pool of prompts."""
@@ -55,6 +59,11 @@ _SHARD_MANIFEST: Final = re.compile(r"(?P<stage>\w+)-(?P<shard>\d{5,})\.json")
 _SETTINGS_FILE: Final = re.compile(r"(?P<number>\d{5})\.json", re.ASCII)
 _MODEL: Final = re.compile(r"M(?P<number>[0-9]{1,6})", re.ASCII)
 
+_EARLIER: Final = UUID("6f1a0a52-6a3e-4f0b-9a59-0d6a7ad0c1f3")
+"""Namespace of the UUIDs of experiments that began before they had one."""
+_EARLIER_VERSION: Final = 5
+"""Version of these UUIDs; their experiments go on in the scratch folders of their names."""
+
 _PLAIN_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 ITERATION_PATTERN: Final = rf"{_ITERATION}(?P<number>\d{{1,6}})"
 """Regular expression of an iteration's folder below the experiment's; group `number`."""
@@ -66,14 +75,16 @@ class ExperimentLayout:
 
     Attributes:
         folder: of the experiment, below the store's root; "" gives names relative to it.
+        uuid: of the experiment, for folders outside the store; None for that of no experiment.
     """
 
     folder: str
+    uuid: UUID | None = None
 
     @classmethod
-    def from_name(cls, name: str) -> "ExperimentLayout":
+    def from_name(cls, name: str, uuid: UUID | None = None) -> "ExperimentLayout":
         """Lay out the experiment of this name."""
-        return cls(name)
+        return cls(name, uuid)
 
     @property
     def description(self) -> str:
@@ -130,7 +141,32 @@ class ExperimentLayout:
 
     def get_scratch(self, root: Path, number: int | None = None) -> Path:
         """Private folder of the experiment, or of one of its iterations, below a scratch root."""
-        return root / (self.folder if number is None else self.get_iteration(number))
+        uuid = self.uuid
+        if uuid is None or uuid.version == _EARLIER_VERSION:
+            folder = root / self.folder
+        else:
+            folder = root / label_folder(self.folder, uuid)
+        return folder if number is None else folder / f"{_ITERATION}{number}"
+
+    def is_own_folder(self, name: str) -> bool:
+        """Say whether an experiment writes a folder of this name into its own."""
+        folders = (_SETTINGS, _EVALUATIONS, _EVALUATION_ITEMS)
+        return name in folders or parse_iteration_name(name) is not None
+
+
+def label_folder(name: str, uuid: UUID) -> str:
+    """Folder that no other experiment ever has, which users can read."""
+    return f"{name}-{uuid.hex}"
+
+
+def derive_earlier_uuid(
+    name: str, *, recipe_sha256: str, seed: int, base_model_sha256: str
+) -> UUID:
+    """UUID of an experiment that began before descriptions had one.
+
+    Its files are not written again: rows and descriptions give the same value.
+    """
+    return uuid5(_EARLIER, f"{name} {recipe_sha256} {seed} {base_model_sha256}")
 
 
 def get_partition_path(table: str, part: int) -> str:

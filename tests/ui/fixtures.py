@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from meta_reward_core.models.check.result import Check, CheckReport, Level
 from meta_reward_core.planning.launch_request import LaunchRequest
+from meta_reward_core.storage.layout import label_folder
 from tests.webapp.audit_fixtures import draw
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_attempt, add_worker
@@ -124,9 +125,19 @@ def _places_of(real: Experiment) -> dict[str, str]:
     root = Path(settings.META_REWARD_ARTIFACT_ROOT)
     last = real.iterations.latest("number").number
     prompt, of_last = (_first_prompt(root / real.name / f"iteration-{n}") for n in (1, last))
-    archive = Path(settings.META_REWARD_PUBLISH_ROOT) / real.name / "M1.tar"
+    home = label_folder(real.name, real.uuid)
+    archive = Path(settings.META_REWARD_PUBLISH_ROOT) / home / "M1.tar"
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"weights")
+    Job.objects.create(
+        kind=JobKind.PUBLISH,
+        experiment=real,
+        experiment_uuid=real.uuid,
+        experiment_name=real.name,
+        status="done",
+        payload={"number": 1},
+        outcome={"folder": f"{home}/M1", "archive": f"{home}/M1.tar", "bytes": 7},
+    )
     examples = {"name": real.name, "number": "1", "pk": "1", "prompt_id": prompt, "form": "jsonl"}
     examples["path"] = "iteration-1/judgments/part-00000.parquet"
     return {

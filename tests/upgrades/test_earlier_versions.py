@@ -91,6 +91,13 @@ assert ApiToken.objects.get().owner == alice
 assert Job.objects.get().created_by == alice
 attempts = Attempt.objects.count()
 
+from webapp.experiments.files import open_experiment_files
+
+row = Experiment.objects.get()
+files = open_experiment_files(row)
+assert files.exists()
+assert files.read_uuid() == row.uuid, "rows and files derive the same UUID"
+assert set(row.jobs.values_list("experiment_uuid", flat=True)) <= {row.uuid}
 iteration = Iteration.objects.get()
 context = build_context(iteration)
 scheduled = [stage for stage in STAGES if stage.is_scheduled_in(context)]

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from tests.core import scripted_world
 from tests.core.review.miniature_battles import ask_oracle
 from tests.webapp.conftest import make_person
@@ -41,7 +44,9 @@ def write_files(root: Path) -> None:
 
 def record(artifacts: Path, *, owner: User) -> Experiment:
     """Make the rows of those files."""
+    files = ExperimentFiles(ArtifactStore(str(artifacts)), "scripted")
     row = Experiment.objects.create(
+        uuid=files.read_uuid() or uuid4(),
         name="scripted",
         owner=owner,
         recipe={"name": "scripted", "iterations": 4},

@@ -94,6 +94,7 @@ def record(
 ) -> Experiment:
     """Rows of an experiment that lies on disk."""
     row = Experiment.objects.create(
+        uuid=experiment.uuid,
         name=experiment.name,
         owner=owner,
         is_private=private,

@@ -108,7 +108,11 @@ def test_what_came_of_it_is_shown_and_watched(client: Client, experiment: Experi
     assert HOSTILE not in get(client)
 
 
-def test_the_archive_can_be_fetched_once_it_is_there(client: Client, tmp_path: Path) -> None:
+def test_the_archive_can_be_fetched_once_it_is_there(
+    client: Client, experiment: Experiment, tmp_path: Path
+) -> None:
+    """Also one that an earlier version put into a folder of the experiment's name."""
+    add_publication(experiment, status="done", outcome=OUTCOME)
     assert client.get(f"{PAGE}/archive").status_code == 404
     assert "Download the archive" not in get(client)
     (tmp_path / "first").mkdir()

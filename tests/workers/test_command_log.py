@@ -8,6 +8,8 @@ from django.db import DatabaseError
 
 from tests.workers.installation import Installation, UseScript
 from webapp.activity.models import Action, Activity
+from webapp.experiments.files import open_experiment_files
+from webapp.experiments.models import Experiment
 from workers.management import base
 from workers.ops.host import get_machine_name
 
@@ -33,7 +35,8 @@ def test_commands_that_take_out_delete_or_put_back_are_noted(
     finished.run("export_pairs", "--experiment", "mine", "--output", pairs)
     finished.run("backup", "--output", rows)
     finished.run("restore", "--input", rows, "--replace")
-    scratch = finished.root / "scratch" / "mine"
+    layout = open_experiment_files(Experiment.objects.get(name="mine")).layout
+    scratch = layout.get_scratch(finished.root / "scratch")
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "state").write_bytes(b"x")
     finished.run("prune", "--only", "scratch")

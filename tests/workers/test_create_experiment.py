@@ -163,7 +163,7 @@ def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> 
         ({"changes": ("sample.prompts=500",)}, "draws 500 prompts"),
         ({"changes": ('model="absent"',)}, "there is no model folder"),
         ({"changes": ('judge.template="/etc/passwd"',)}, "Choose one of: judge, "),
-        ({"prompts": "", "same_prompts": True, "origin": "gone"}, "is gone"),
+        ({"prompts": "", "same_prompts": True, "origin": "gone"}, "was deleted or is not visible"),
     ],
 )
 def test_what_cannot_be_begun_is_refused_and_leaves_nothing(

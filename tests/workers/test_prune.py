@@ -16,6 +16,7 @@ from tests.workers.installation import Installation, UseScript
 from webapp.activity.models import Activity
 from webapp.audit.models import Gate
 from webapp.dashboard.deletion import read_disk_use
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Driver, Experiment, Iteration, Job, JobKind, RunStatus
 from workers.jobs.runner import SLOW_HANDLERS, run_waiting_jobs
@@ -26,7 +27,8 @@ from workers.pipeline.open_experiment import open_row
 def finished(installation: Installation, use_script: UseScript, settings: Settings) -> Installation:
     settings.META_REWARD_UPLOAD_ROOT = str(installation.root / "uploads")
     installation.run_iteration("--iterations", 2)
-    scratch = installation.root / "scratch" / "mine" / "iteration-1"
+    layout = open_experiment_files(Experiment.objects.get()).layout
+    scratch = layout.get_scratch(installation.root / "scratch", 1)
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "state").write_bytes(b"x" * 1000)
     return installation
@@ -149,7 +151,7 @@ def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> No
     finished.run("prune", "--experiment", "mine", "--yes")
     assert list(Experiment.objects.values_list("name", flat=True)) == ["other"]
     assert not (finished.artifacts / "mine").exists()
-    assert not (finished.root / "scratch" / "mine").exists()
+    assert not list((finished.root / "scratch").glob("mine*"))
     assert files(finished.artifacts / "other") == other
     with pytest.raises(CommandError, match="there is no experiment 'mine'"):
         finished.run("prune", "--experiment", "mine", "--yes")

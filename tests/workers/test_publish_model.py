@@ -94,6 +94,11 @@ def make_model(installation: Installation, contents: dict[str, bytes]) -> Path:
     return folder
 
 
+def home(row: Experiment) -> str:
+    """Folder of an experiment's publications: another one of its name has another."""
+    return f"{row.name}-{row.uuid.hex}"
+
+
 def published(row: Experiment, *, by: User | None = None, **payload: Any) -> Job:
     job = Job.objects.create(
         kind=JobKind.PUBLISH,
@@ -126,14 +131,18 @@ def test_a_publication_is_noted(row: Experiment) -> None:
     alice = make_person("alice", "operator")
     published(row, by=alice)
     event = Activity.objects.get(action=Action.PUBLISHED)
-    assert (event.object_name, event.details, event.actor) == ("mine M1", "in mine/M1", alice)
+    assert (event.object_name, event.details, event.actor) == (
+        "mine M1",
+        f"in {home(row)}/M1",
+        alice,
+    )
 
 
 def test_the_card_says_what_it_is_and_what_is_known(
     row: Experiment, installation: Installation
 ) -> None:
     published(row)
-    card = (installation.root / "published" / "mine" / "M1" / "README.md").read_text()
+    card = (installation.root / "published" / home(row) / "M1" / "README.md").read_text()
     for words in (
         "# mine M1",
         "seed model: stub",
@@ -193,9 +202,9 @@ def test_what_is_published_again_takes_the_place_of_what_was(
     row: Experiment, installation: Installation
 ) -> None:
     published(row)
-    folder = installation.root / "published" / "mine" / "M1"
+    folder = installation.root / "published" / home(row) / "M1"
     (folder / "README.md").write_text("edited")
-    (installation.root / "published" / "mine" / ".M1.partial").mkdir()
+    (installation.root / "published" / home(row) / ".M1.partial").mkdir()
     assert published(row).status == "done"
     assert "# mine M1" in (folder / "README.md").read_text()
     assert sorted(file.name for file in folder.parent.iterdir()) == ["M1", "M1.tar"]
@@ -229,7 +238,7 @@ def test_what_arrives_on_the_hub_is_the_folder_as_it_is_and_hidden(
     job = published(row, repository="org/name", is_public=False)
     assert (job.status, job.message) == ("done", "")
     made = hub.repositories["org/name"]
-    folder = installation.root / "published" / "mine" / "M1"
+    folder = installation.root / "published" / home(row) / "M1"
     here = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert made.files() == here | {".gitattributes": b""}
     assert b"# mine M1" in made.files()["README.md"]
@@ -292,7 +301,7 @@ def test_whoever_may_not_write_is_told_so_and_what_was_published_here_stays(
     assert job.status == "refused"
     assert message in job.message
     assert "The folder and the archive are there." in job.message
-    assert job.outcome["folder"] == "mine/M1"
+    assert job.outcome["folder"] == f"{home(row)}/M1"
     assert token not in everything_told(job, caplog.text)
     assert not [name for name, one in hub.repositories.items() if "config.json" in one.files()]
 
@@ -342,7 +351,7 @@ def test_a_hub_that_dies_in_the_middle_is_said_not_to_answer(
     job = published(row, repository="org/name")
     assert job.status == "refused"
     assert "does not answer (ConnectError" in job.message
-    assert job.outcome["folder"] == "mine/M1"
+    assert job.outcome["folder"] == f"{home(row)}/M1"
 
 
 def test_without_a_token_nothing_is_sent(row: Experiment, hub: Hub) -> None:
@@ -399,7 +408,7 @@ def test_the_card_names_the_commit_of_a_model_of_the_hub(
     found["seed_model"]["folder"] = str(pinned)
     description.write_text(json.dumps(found))
     published(row)
-    card = (installation.root / "published" / "mine" / "M1" / "README.md").read_text()
+    card = (installation.root / "published" / home(row) / "M1" / "README.md").read_text()
     assert f"seed model: org/name@{commit}" in card
     assert "\nbase_model: org/name\n" in card
 

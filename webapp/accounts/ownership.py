@@ -78,6 +78,7 @@ def transfer_ownership(
             kind=JobKind.HAND_OVER,
             created_by=by,
             experiment=row,
+            experiment_uuid=row.uuid,
             experiment_name=row.name,
             payload=get_ownership(row),
             outcome={"before": before},

@@ -16,7 +16,7 @@ from webapp.accounts.admin import ViewOnlyAdmin
 from webapp.accounts.ownership import transfer_ownership
 from webapp.accounts.permissions import get_user, get_visible_experiments
 from webapp.activity.models import Activity
-from webapp.experiments.actions import can_request
+from webapp.experiments.actions import can_request, has_pending
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import (
     Attempt,
@@ -48,7 +48,7 @@ class LogEntryAdmin(ViewOnlyAdmin):
 
 @admin.register(Experiment)
 class ExperimentAdmin(ViewOnlyAdmin):
-    """Experiments; those with their rows may be deleted here."""
+    """Experiments; their deletion is the same job as on their page."""
 
     list_display = (
         "name",
@@ -76,6 +76,17 @@ class ExperimentAdmin(ViewOnlyAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Rows that workers write to are not deleted under them: cancel the iteration first."""
         return super().has_delete_permission(request, obj) and not _is_running(obj)
+
+    def delete_model(self, request: HttpRequest, obj: Experiment) -> None:
+        """Request a deletion, which removes the files first and then frees the name."""
+        if not has_pending(obj, JobKind.DELETE):
+            enqueue_job(JobKind.DELETE, by=get_user(request), experiment=obj)
+        self.message_user(request, f"The deletion of {obj} was requested.")
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Experiment]) -> None:
+        """Request the deletion of each; see `delete_model`."""
+        for row in queryset:
+            self.delete_model(request, row)
 
     @admin.display(description="recipe")
     def get_recipe_name(self, experiment: Experiment) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
-from django.http import HttpRequest, QueryDict
+from django.http import Http404, HttpRequest, QueryDict
 
 from meta_reward_core.errors import ArtifactError, InputError, PromptFileError, TaskError
 from meta_reward_core.planning.experiment_request import compute_task_pool_size
@@ -142,8 +142,14 @@ class LaunchFormState:
         return not (self.errors or self.problems or self.missing)
 
 
-def find_base(user: AnyUser, *, name: str, text: str, origin: str) -> FormBase:
+def find_base(
+    user: AnyUser, *, name: str, text: str, origin: str, origin_uuid: str = ""
+) -> FormBase:
     """Find what a form begins with.
+
+    Args:
+        origin: name of the experiment that is duplicated; empty for none.
+        origin_uuid: which one of that name was shown; empty for the one that has it now.
 
     Raises:
         RecipeError: the recipe is wrong.
@@ -154,6 +160,8 @@ def find_base(user: AnyUser, *, name: str, text: str, origin: str) -> FormBase:
         recipe = load_base_recipe(name, text, warn=warnings.append)
         return FormBase(recipe, name=name, text=text, warnings=tuple(warnings))
     row = get_viewable_experiment(user, origin)
+    if origin_uuid not in {"", str(row.uuid)}:
+        raise Http404  # deleted, and the name taken by another experiment
     return FormBase(parse_stored_recipe(row.recipe, origin=row.name), origin=row)
 
 
@@ -484,4 +492,8 @@ def write_launch_payload(state: LaunchFormState) -> dict[str, Any]:
             skip_bad_rows=bool(given["skip_bad_rows"]),
         ),
     )
-    return write_payload(request, prompts_called=state.prompts.called if stored else "")
+    return write_payload(
+        request,
+        prompts_called=state.prompts.called if stored else "",
+        origin_uuid=str(base.origin.uuid) if base.origin else "",
+    )

@@ -30,15 +30,22 @@ from webapp.experiment_form.recipe_draft import require_launchable
 from webapp.experiment_form.recipe_fields import write_change
 
 _CALLED: Final = "prompts_called"
+_ORIGIN_UUID: Final = "origin_uuid"
+_BESIDE: Final = (_CALLED, _ORIGIN_UUID)
+"""What a payload holds beside the request."""
 
 
-def write_payload(request: LaunchRequest, *, prompts_called: str = "") -> dict[str, Any]:
+def write_payload(
+    request: LaunchRequest, *, prompts_called: str = "", origin_uuid: str = ""
+) -> dict[str, Any]:
     """Write a request as the payload of a job.
 
     Args:
         prompts_called: what the user calls the file of prompts; not part of the request.
+        origin_uuid: which experiment is duplicated; its name may be used again until the job runs.
     """
-    return {**request.model_dump(mode="json"), _CALLED: prompts_called}
+    found = {**request.model_dump(mode="json"), _CALLED: prompts_called}
+    return {**found, _ORIGIN_UUID: origin_uuid} if origin_uuid else found
 
 
 def read_payload(payload: Mapping[str, Any]) -> LaunchRequest:
@@ -47,7 +54,7 @@ def read_payload(payload: Mapping[str, Any]) -> LaunchRequest:
     Raises:
         InputError: the payload holds something else.
     """
-    values = {name: value for name, value in payload.items() if name != _CALLED}
+    values = {name: value for name, value in payload.items() if name not in _BESIDE}
     if "until" in values:
         return _read_earlier(values)
     try:
@@ -71,6 +78,11 @@ def write_deprecated_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
         "changes": [write_change(*change) for change in values.items()],
         "prompts": f"{prompts['sha256']}.{prompts['format']}" if prompts else "",
     }
+
+
+def get_origin_uuid(payload: Mapping[str, Any]) -> str:
+    """Which experiment is duplicated; empty in jobs of before it was recorded."""
+    return str(payload.get(_ORIGIN_UUID, ""))
 
 
 def get_prompts_name(payload: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ from webapp.experiment_form.form_state import (
 )
 from webapp.experiment_form.launch_request import (
     dump_recipe,
+    get_origin_uuid,
     get_prompts_name,
     load_shipped_recipe,
     read_payload,
@@ -81,6 +82,7 @@ def create_experiment(request: HttpRequest) -> HttpResponse:
             name=given.get("base_recipe", ""),
             text=_read_sent_text(request),
             origin=given.get("origin", ""),
+            origin_uuid=given.get("origin_uuid", ""),
         )
     except RecipeError as error:
         return _choose_recipe(request, problem=str(error))
@@ -131,6 +133,7 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
             name=request.POST.get("base_recipe", ""),
             text=request.POST.get("base_text", ""),
             origin=request.POST.get("origin", ""),
+            origin_uuid=request.POST.get("origin_uuid", ""),
         )
     except RecipeError as error:
         return _choose_recipe(request, problem=str(error))
@@ -217,8 +220,11 @@ def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
         launch_request = read_payload(row.payload)
     except InputError as error:
         raise Http404(str(error)) from error
-    is_there = get_visible_experiments(request.user).filter(name=launch_request.origin).exists()
-    origin = launch_request.origin if is_there else ""
+    origins = get_visible_experiments(request.user).filter(name=launch_request.origin)
+    if uuid := get_origin_uuid(row.payload):
+        origins = get_visible_experiments(request.user).filter(uuid=uuid)
+    found = origins.first()
+    origin = found.name if found else ""
     text = "" if launch_request.recipe_values is None else dump_recipe(launch_request.get_base())
     base = find_base(request.user, name=launch_request.recipe, text=text, origin=origin)
     return make_refilled_state(

@@ -1,5 +1,10 @@
 """From the row of an experiment to its files: only here is said under which name they are."""
 
+import time
+from typing import Final
+from uuid import UUID
+
+from meta_reward_core.errors import ArtifactError
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import (
@@ -9,13 +14,65 @@ from meta_reward_core.recipes.settings_history import (
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiments.models import Experiment
 
+_REMOTE_SECONDS: Final = 30.0
+"""For so long a process trusts what it read of the description in a remote store."""
+_MAX_KNOWN: Final = 1000
+
+_Known = tuple[object, UUID | None]
+_known: dict[tuple[str, str], _Known] = {}
+"""State of a description by root and name, and whose it was in that state."""
+
 
 def open_experiment_files(experiment: Experiment) -> ExperimentFiles:
-    """Open the files of an experiment; nothing is read before it is asked for."""
-    return ExperimentFiles(ArtifactStore(experiment.artifact_root), experiment.name)
+    """Open the files of an experiment; nothing else is read before it is asked for.
+
+    Where the files in its folder belong to another experiment, which had its name before or has it
+    now, the answer is that of files that are gone.
+    """
+    store = ArtifactStore(experiment.artifact_root)
+    files = ExperimentFiles(store, experiment.name, uuid=experiment.uuid)
+    if _read_uuid(files) not in {None, experiment.uuid}:
+        # No name of an experiment begins so: nothing is ever there.
+        files.layout = ExperimentLayout(f".{experiment.uuid.hex}", experiment.uuid)
+    return files
+
+
+def _read_uuid(files: ExperimentFiles) -> UUID | None:
+    """Whose files lie there; None where there are none, or none that can be read."""
+    place = (files.store.root, files.name)
+    state = _get_state(files)
+    known = _known.get(place)
+    if known is None or known[0] != state:
+        try:
+            known = (state, files.read_uuid())
+        except ArtifactError:  # told where the description is needed
+            return None
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[place] = known
+    return known[1]
+
+
+def _get_state(files: ExperimentFiles) -> object:
+    if not files.store.is_local:
+        return time.monotonic() // _REMOTE_SECONDS
+    try:
+        found = files.store.get_local_path(files.layout.description).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def describe_other_files(experiment: Experiment) -> str:
+    """Say that the files in an experiment's folder are not its own, and what to do."""
+    return (
+        f"the files of experiment {experiment.name!r} under {experiment.artifact_root} are those "
+        "of another experiment of this name: put the files of this one back, or delete it"
+    )
 
 
 def open_iteration_files(experiment: Experiment, number: int) -> IterationFiles:

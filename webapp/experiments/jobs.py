@@ -44,6 +44,7 @@ def enqueue_job(
         kind=kind,
         created_by=by,
         experiment=experiment,
+        experiment_uuid=None if experiment is None else experiment.uuid,
         experiment_name=experiment_name or str(experiment),
         payload=payload or {},
         follows=follows,

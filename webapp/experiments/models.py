@@ -7,6 +7,7 @@ own.
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -85,7 +86,10 @@ class Experiment(models.Model):
     """A recipe, a random seed and a base model (M0), run for some iterations.
 
     Attributes:
-        name: also the folder under the artifact root.
+        uuid: which experiment it is: never used again, unlike the name and the primary key of a
+            restored database.
+        name: a label, free again once the experiment is deleted; also the folder under the
+            artifact root, whose description says the UUID.
         is_private: seen by its owner and by admins alone, instead of by everybody with an account.
         recipe: all its values as they were when the experiment began.
         target_iteration: the workers start iterations until this one is completed.
@@ -96,6 +100,7 @@ class Experiment(models.Model):
 
     tags: Any  # the manager of its tags
 
+    uuid = models.UUIDField(default=uuid4, unique=True, editable=False)
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -386,6 +391,8 @@ class Job(models.Model):
     its experiment and its user.
 
     Attributes:
+        experiment_uuid: of the experiment that the job is about, also after its deletion; a launch
+            chooses it before it writes a file.
         experiment_name: name of the experiment, which does not exist yet when it is launched.
         payload: the request, as the kind needs it.
         follows: the previous turn of a playground conversation.
@@ -405,6 +412,7 @@ class Job(models.Model):
     experiment = models.ForeignKey(
         Experiment, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs"
     )
+    experiment_uuid = models.UUIDField(null=True, blank=True, editable=False)
     experiment_name = models.CharField(max_length=64)
     payload = models.JSONField(default=dict, blank=True)
     follows = models.ForeignKey(

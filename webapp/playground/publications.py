@@ -57,9 +57,18 @@ def read_publications(experiment: Experiment, number: int) -> list[Publication]:
 
 
 def find_archive(experiment: Experiment, number: int) -> Archive | None:
-    """Find the archive of M_number, if it was published on this machine."""
-    path = Path(settings.META_REWARD_PUBLISH_ROOT) / experiment.name / f"M{number}.tar"
-    return Archive(path, path.stat().st_size) if path.is_file() else None
+    """Find the archive of M_number, if it was published on this machine.
+
+    The jobs of the experiment say where it is. Its name says nothing: an experiment of the same
+    name may have published before and been deleted.
+    """
+    root = Path(settings.META_REWARD_PUBLISH_ROOT).resolve()
+    jobs = Job.objects.filter(experiment=experiment, kind=JobKind.PUBLISH, payload__number=number)
+    for outcome in jobs.values_list("outcome", flat=True):
+        path = root / str(outcome.get("archive") or ".")
+        if path.is_file() and path.resolve().is_relative_to(root):
+            return Archive(path, path.stat().st_size)
+    return None
 
 
 def _make_publication(job: Job) -> Publication:

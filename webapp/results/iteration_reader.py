@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -58,12 +59,12 @@ class OpenIteration:
 
 
 _lock = threading.Lock()
-_opened: OrderedDict[tuple[str, str, int], tuple[float, OpenIteration]] = OrderedDict()
+_opened: OrderedDict[tuple[str, UUID, int], tuple[float, OpenIteration]] = OrderedDict()
 
 
 def open_iteration(experiment: Experiment, number: int) -> OpenIteration:
     """Open the files of an iteration, as they are now."""
-    place = (experiment.artifact_root, experiment.name, number)
+    place = (experiment.artifact_root, experiment.uuid, number)
     files = open_iteration_files(experiment, number)
     stamp = _get_change_time(files.store, files.manifests_folder)
     with _lock:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +201,7 @@ class ReadProgress:
 
 
 _lock = threading.Lock()
-_whole: OrderedDict[tuple[str, str, int], tuple[str, IterationIndex]] = OrderedDict()
+_whole: OrderedDict[tuple[str, UUID, int], tuple[str, IterationIndex]] = OrderedDict()
 
 
 def find_index(
@@ -212,7 +213,7 @@ def find_index(
         ArtifactError: a file is gone or differs from its manifest.
     """
     experiment = opened.experiment
-    place = (experiment.artifact_root, experiment.name, opened.number)
+    place = (experiment.artifact_root, experiment.uuid, opened.number)
     parts = opened.files.list_partition_numbers("prompts")
     with _lock:
         known = _whole.get(place)

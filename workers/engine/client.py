@@ -33,6 +33,7 @@ class ShardRequest:
     iteration: int
     stage: str
     shard: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class SampleRequest:
     samples: int
     sampling: SamplingParams
     seed: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

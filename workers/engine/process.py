@@ -6,7 +6,7 @@ output. All that libraries print goes to the standard error, of which the worker
 
 A shard writes its files; completions that somebody asked for come back in the answer.
 
-    in   {"artifact_root", "scratch", "experiment", "iteration", "stage", "shard"}
+    in   {"artifact_root", "scratch", "experiment", "uuid", "iteration", "stage", "shard"}
          {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
     out  {"progress": [done, tokens], "device_bytes": of its GPU in use, if there is one} ...
          {"log": {...}} ... then one of
@@ -108,7 +108,7 @@ def run_shard(request: dict[str, Any], resources: StageResources) -> dict[str, A
         What its manifest counts, and whether an earlier attempt had made it.
     """
     stage = next(stage for stage in STAGES if stage.name == request["stage"])
-    experiment = _open_experiment(request["artifact_root"], request["experiment"])
+    experiment = _open_experiment(request)
     resources.scratch = Path(request["scratch"])
     with _lock_training_scratch(stage, resources.scratch):
         context = experiment.build_context(request["iteration"])
@@ -121,7 +121,7 @@ def run_shard(request: dict[str, Any], resources: StageResources) -> dict[str, A
 
 def sample_completions(request: dict[str, Any], resources: StageResources) -> dict[str, Any]:
     """Draw completions by one of an experiment's models, which stays loaded."""
-    experiment = _open_experiment(request["artifact_root"], request["experiment"])
+    experiment = _open_experiment(request)
     engine = resources.get_engine(experiment.get_model(request["number"]), experiment.recipe.engine)
     drawn = engine.sample(
         request["conversations"],
@@ -159,10 +159,17 @@ def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
         yield
 
 
-def _open_experiment(artifact_root: str, name: str) -> Experiment:
-    """An experiment, if its files are still there."""
+def _open_experiment(request: dict[str, Any]) -> Experiment:
+    """An experiment, if its files are still there, and not those of another of its name."""
+    artifact_root, name = request["artifact_root"], request["experiment"]
     stamp = compute_experiment_stamp(ArtifactStore(artifact_root), name)
-    return _load_experiment(artifact_root, name, stamp)
+    experiment = _load_experiment(artifact_root, name, stamp)
+    if request.get("uuid") not in {None, "", str(experiment.uuid)}:
+        raise ArtifactError(
+            f"the files of experiment {name!r} under {artifact_root} are those of another "
+            "experiment of this name: put the files of this one back, or delete it"
+        )
+    return experiment
 
 
 @functools.lru_cache(maxsize=4)

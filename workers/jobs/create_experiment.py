@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
@@ -22,8 +23,10 @@ from meta_reward_core.planning.launch_request import LaunchRequest
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
+from webapp.accounts.permissions import get_visible_experiments
 from webapp.experiment_form.launch_request import (
     build_requested_recipe,
+    get_origin_uuid,
     get_prompts_name,
     read_payload,
 )
@@ -53,7 +56,7 @@ def launch_experiment(job: Job) -> dict[str, Any]:
     launch_request = read_payload(job.payload)
     stored = launch_request.prompts.stored_name if launch_request.prompts else "\0"
     check_name(launch_request.experiment)
-    _claim_name(job, launch_request.experiment)
+    uuid = _claim_name(job, launch_request.experiment)
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -64,7 +67,7 @@ def launch_experiment(job: Job) -> dict[str, Any]:
     roots = get_storage_roots()
     try:
         experiment = open_or_create(
-            _build_request(launch_request, is_ours=_has_files(launch_request.experiment)),
+            _build_request(job, launch_request, uuid),
             roots,
             say=say,
             iterations=launch_request.iterations,
@@ -79,15 +82,18 @@ def launch_experiment(job: Job) -> dict[str, Any]:
     return {"experiment": launch_request.experiment, "said": said}
 
 
-def _claim_name(job: Job, name: str) -> None:
+def _claim_name(job: Job, name: str) -> UUID:
     """Check that the name is free, and claim it for this job.
+
+    Returns:
+        The UUID that the experiment gets, the same in every retry.
 
     Raises:
         InputError: it is taken.
     """
-    job.refresh_from_db(fields=["outcome"])
+    job.refresh_from_db(fields=["outcome", "experiment_uuid"])
     if job.outcome.get(OPENING):
-        return
+        return job.experiment_uuid or _adopt_files(job, name)
     files_exist = _has_files(name)
     taken = models.Experiment.objects.filter(name=name).exists()
     check_rows_have_files(
@@ -95,7 +101,17 @@ def _claim_name(job: Job, name: str) -> None:
     )
     if taken or files_exist:
         raise InputError(f"an experiment {name!r} exists already: choose another name")
+    uuid = job.experiment_uuid = uuid4()
+    Job.objects.filter(pk=job.pk).update(experiment_uuid=uuid)
     _save_outcome(job, {OPENING: True})
+    return uuid
+
+
+def _adopt_files(job: Job, name: str) -> UUID:
+    """Go on with a job that an earlier version began, which wrote no UUID."""
+    uuid = _get_files(name).read_uuid() or uuid4()
+    Job.objects.filter(pk=job.pk).update(experiment_uuid=uuid)
+    return uuid
 
 
 def _save_outcome(job: Job, outcome: dict[str, Any]) -> None:
@@ -104,38 +120,67 @@ def _save_outcome(job: Job, outcome: dict[str, Any]) -> None:
 
 
 def _has_files(name: str) -> bool:
-    return ExperimentFiles(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), name).exists()
+    return _get_files(name).exists()
 
 
-def _build_request(launch_request: LaunchRequest, *, is_ours: bool) -> ExperimentRequest:
+def _get_files(name: str) -> ExperimentFiles:
+    return ExperimentFiles(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), name)
+
+
+def _build_request(job: Job, launch_request: LaunchRequest, uuid: UUID) -> ExperimentRequest:
+    """Go on with files that a first try of this job wrote, and with no others."""
+    is_ours = _get_files(launch_request.experiment).read_uuid() == uuid
     return ExperimentRequest(
         launch_request.experiment,
         recipe=build_requested_recipe(launch_request),
-        prompts=None if is_ours else _get_prompts_path(launch_request),
+        prompts=None if is_ours else _get_prompts_path(job, launch_request),
         seed=launch_request.seed,
         resume=is_ours,
         skip_bad_rows=launch_request.skip_bad_rows,
+        uuid=uuid,
     )
 
 
-def _get_prompts_path(launch_request: LaunchRequest) -> Path | None:
+def _get_prompts_path(job: Job, launch_request: LaunchRequest) -> Path | None:
     if launch_request.prompts:
         return get_stored_path(launch_request.prompts.stored_name)
-    return _export_prompts(launch_request.origin) if launch_request.same_prompts else None
+    if not launch_request.same_prompts:
+        return None
+    return _export_prompts(_find_origin(job, launch_request.origin))
 
 
-def _export_prompts(name: str) -> Path:
+def _find_origin(job: Job, name: str) -> models.Experiment:
+    """Find the experiment that is duplicated, as its requester sees it now.
+
+    A job of an earlier version names it; one that has taken the name since is another.
+
+    Raises:
+        InputError: it is gone, or the requester may not see it any more.
+    """
+    rows = models.Experiment.objects.all()
+    if job.created_by is not None:
+        rows = get_visible_experiments(job.created_by)
+    if uuid := get_origin_uuid(job.payload):
+        origin = rows.filter(uuid=uuid).first()
+    else:
+        origin = rows.filter(name=name, created__lte=job.created).first()
+    if origin is None:
+        raise InputError(
+            f"experiment {name!r}, whose prompts were requested, was deleted or is not visible to "
+            "you any more: upload the prompts instead"
+        )
+    return origin
+
+
+def _export_prompts(origin: models.Experiment) -> Path:
     """Write the instructions of an experiment as a file like the one that they came from.
 
     Raises:
         InputError: they are gone.
     """
-    origin = models.Experiment.objects.filter(name=name).first()
-    if origin is None:
-        raise InputError(f"experiment {name!r}, whose prompts were asked for, is gone")
     pool = open_experiment_files(origin).pool
     return get_stored_path(
-        store_prompts(_iter_prompt_lines(pool), called=f"the prompts of {name}").name
+        store_prompts(_iter_prompt_lines(pool), called=f"the prompts of {origin.name}").name
     )
 
 

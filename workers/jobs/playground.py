@@ -153,6 +153,7 @@ class HostedEngine:
             samples=n,
             sampling=sampling,
             seed=seed,
+            uuid=str(self._experiment.uuid),
         )
         return HOST.sample(
             request,

@@ -33,6 +33,7 @@ from meta_reward_core.models.hf_hub import (
 )
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.reporting.model_card import Lineage, get_public_model_name, write_model_card
+from meta_reward_core.storage.layout import label_folder
 from meta_reward_core.tasks.registry import get_task
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
@@ -150,7 +151,7 @@ def _get_task_title(name: str) -> str:
 def _publish_locally(experiment: Experiment, number: int, card: str) -> Published:
     """Make the folder and the archive beside their places, then put both there."""
     root = Path(settings.META_REWARD_PUBLISH_ROOT)
-    home = root / experiment.name
+    home = root / label_folder(experiment.name, experiment.uuid)
     name = f"M{number}"
     with _open_partial_folder(home / f".{name}.partial") as partial:
         folder, archive = partial / name, partial / f"{name}.tar"
@@ -163,8 +164,8 @@ def _publish_locally(experiment: Experiment, number: int, card: str) -> Publishe
         archive.replace(home / archive.name)
     files = sorted(file.name for file in (home / name).iterdir())
     return Published(
-        folder=f"{experiment.name}/{name}",
-        archive=f"{experiment.name}/{archive.name}",
+        folder=f"{home.name}/{name}",
+        archive=f"{home.name}/{archive.name}",
         size_bytes=(home / archive.name).stat().st_size,
         files=files,
     )

@@ -70,7 +70,8 @@ def _continue_despite_probe(job: Job) -> Outcome:
 
 
 def _delete_experiment(job: Job) -> Outcome:
-    plan = prune.plan_experiment_deletion(job.experiment_name)
+    uuid = job.experiment_uuid or _get_experiment(job).uuid
+    plan = prune.plan_experiment_deletion(job.experiment_name, uuid=uuid)
     plan.carry_out()
     return {"freed_bytes": plan.size}
 

@@ -17,6 +17,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
@@ -142,21 +143,28 @@ def _find_cache(days: float) -> Iterator[Deletable]:
             yield _make_folder_deletable("cache", folder, "a download of it begins anew")
 
 
-def plan_experiment_deletion(name: str) -> Deletable:
+def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletable:
     """Find all that one experiment is: its rows, its artifacts and its scratch.
 
     Carried out once more it removes what a first try, stopped half-way, has left.
+
+    Args:
+        uuid: which experiment is meant; None for the one that has the name now.
 
     Raises:
         InputError: there is none, or another experiment began with a model of it.
         ExperimentBusyError: it runs, or has been handed to the workers.
     """
     check_name(name)
-    row = Experiment.objects.filter(name=name).first()
-    root = row.artifact_root if row else settings.META_REWARD_ARTIFACT_ROOT
-    files = ExperimentFiles(ArtifactStore(root), name)
-    scratch = files.layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT))
-    size = sum(files.list_sizes().values()) + (_compute_size(scratch) if scratch.is_dir() else 0)
+    rows = (
+        Experiment.objects.filter(name=name)
+        if uuid is None
+        else Experiment.objects.filter(uuid=uuid)
+    )
+    row = rows.first()
+    files = _find_files(name, uuid) if row is None else open_experiment_files(row)
+    scratch = _list_scratch(files)
+    size = sum(files.list_sizes().values()) + sum(map(_compute_size, scratch))
     if row is None and not size:
         raise make_missing_experiment_error(name)
     _require_no_dependents(name, str(files))
@@ -167,10 +175,31 @@ def plan_experiment_deletion(name: str) -> Deletable:
         with files.lock():
             if row is not None:
                 _delete_rows(row)
-            shutil.rmtree(scratch, ignore_errors=True)
+            for folder in scratch:
+                shutil.rmtree(folder, ignore_errors=True)
         files.delete()
 
     return Deletable("experiment", name, size, _describe_experiment_cost(row), carry_out)
+
+
+def _find_files(name: str, uuid: UUID | None) -> ExperimentFiles:
+    """Find the files of an experiment that has no row any more.
+
+    Raises:
+        InputError: they are gone: what is in the folder is another experiment's.
+    """
+    store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
+    found = ExperimentFiles(store, name).read_uuid()
+    if uuid is not None and found != uuid:
+        raise make_missing_experiment_error(name)
+    return ExperimentFiles(store, name, uuid=found)
+
+
+def _list_scratch(files: ExperimentFiles) -> list[Path]:
+    """List the scratch folders of an experiment that are there: its own, and that of its pages."""
+    root = Path(settings.META_REWARD_SCRATCH_ROOT)
+    folders = (files.layout.get_scratch(root), files.layout.get_scratch(root / ".results"))
+    return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
 
 
 def _require_stopped(row: Experiment) -> None:

@@ -43,6 +43,7 @@ def _change(artifact_root: str, who: str, files: ExperimentFiles, plan: Settings
         job = Job.objects.create(
             kind=JobKind.SETTINGS,
             experiment=row,
+            experiment_uuid=row.uuid,
             experiment_name=row.name,
             payload=build_payload(plan) | {"command": f"a command of {who}"},
             outcome=build_outcome(plan),

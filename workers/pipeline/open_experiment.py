@@ -7,6 +7,7 @@ from meta_reward_core.errors import ArtifactError
 from meta_reward_core.experiment import Experiment, compute_experiment_stamp, open_experiment
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.experiments import models
+from webapp.experiments.files import describe_other_files
 
 
 def open_row(row: models.Experiment) -> Experiment:
@@ -17,9 +18,12 @@ def open_row(row: models.Experiment) -> Experiment:
     """
     # Each time: under a root that was unmounted an empty iteration would seem to be next.
     stamp = compute_experiment_stamp(ArtifactStore(row.artifact_root), row.name)
-    return _open_cached(
-        row.pk, row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256, stamp
+    experiment = _open_cached(
+        row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256, stamp
     )
+    if experiment.uuid != row.uuid:
+        raise ArtifactError(describe_other_files(row))
+    return experiment
 
 
 def build_context(iteration: models.Iteration) -> IterationContext:
@@ -33,7 +37,6 @@ def build_context(iteration: models.Iteration) -> IterationContext:
 
 @functools.lru_cache(maxsize=16)
 def _open_cached(
-    pk: int,  # noqa: ARG001 the name may have been an experiment's that was deleted
     artifact_root: str,
     name: str,
     recipe_sha256: str,

@@ -108,6 +108,7 @@ def _run_in_engine(shard: Shard, lease: "ShardLease") -> ShardResult:
             iteration=iteration.number,
             stage=stage.name,
             shard=shard.index,
+            uuid=str(experiment.uuid),
         ),
         resource=_RESOURCES[stage.name],
         model=hash_json([iteration.model_in, experiment.recipe["engine"]]),

@@ -7,6 +7,7 @@ from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.reporting.summary import Timing
 from webapp.audit.services import create_gate_from_recipe
 from webapp.experiments import models
+from webapp.experiments.files import describe_other_files
 from webapp.experiments.reserved_names import list_reserved_names
 from webapp.experiments.throughput import list_finished_attempts
 
@@ -34,10 +35,15 @@ def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -
 
 
 def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.Experiment:
-    """Find the row of an experiment on disk, or make it."""
+    """Find the row of an experiment on disk, or make it.
+
+    Raises:
+        InputError: the row of this name is that of another experiment.
+    """
     row, is_new = models.Experiment.objects.get_or_create(
         name=experiment.name,
         defaults={
+            "uuid": experiment.uuid,
             "recipe": canonicalize_recipe(experiment.recipe),
             "recipe_sha256": experiment.recipe_sha256,
             "seed": experiment.seed,
@@ -46,6 +52,8 @@ def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.E
             "artifact_root": artifact_root,
         },
     )
+    if row.uuid != experiment.uuid:
+        raise InputError(describe_other_files(row))
     if is_new:
         create_gate_from_recipe(row)
     return row
