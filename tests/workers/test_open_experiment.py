@@ -17,7 +17,7 @@ def elsewhere(installation: Installation, use_script: UseScript) -> Path:
     """Where the files are after the artifact root has vanished, as an unmounted share does."""
     installation.run_iteration()
     open_experiment.build_context(Iteration.objects.get())
-    process._open_experiment(str(installation.artifacts), "mine")
+    process._open_experiment({"artifact_root": str(installation.artifacts), "experiment": "mine"})
     return installation.artifacts.rename(installation.root / "elsewhere")
 
 

@@ -18,7 +18,7 @@ def open_row(row: models.Experiment) -> Experiment:
     """
     # Each time: under a root that was unmounted an empty iteration would seem to be next.
     stamp = compute_experiment_stamp(ArtifactStore(row.artifact_root), row.name)
-    experiment = _open_cached(
+    experiment: Experiment = _open_cached(
         row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256, stamp
     )
     if experiment.uuid != row.uuid:
