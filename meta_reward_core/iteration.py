@@ -19,6 +19,7 @@ from typing import Any
 from meta_reward_core import stages
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.evaluation.circuit_breaker import check_shard, require_stage_healthy
+from meta_reward_core.planning.model_check.gate import require_model_checked
 from meta_reward_core.recipes import dataflow
 from meta_reward_core.recipes.dataflow import Resource, StageSpec
 from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
@@ -126,7 +127,12 @@ class Stage(StageSpec):
         """Make the shard anew and publish it, whatever an earlier attempt has left.
 
         A shard that shows a fault is published like any other; `require_healthy` then raises.
+
+        Raises:
+            NeedsAttentionError: the step draws or trains, and the model cannot be used.
         """
+        if self.resource != "cpu":
+            require_model_checked(context)
         key = self.compute_key(context, shard)
         context.files.discard(self.name, shard, self.list_outputs(shard))
         work = self.run(context, shard, resources)

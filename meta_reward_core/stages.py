@@ -25,8 +25,6 @@ from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.planning.model_check.gate import require_model_checked
-from meta_reward_core.planning.model_check.run import can_check_here
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
 from meta_reward_core.storage.records import (
@@ -43,14 +41,8 @@ from meta_reward_core.training.dataset import load_training_rows
 
 
 def run_sample(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Draw instructions and cut them into the parts that every later step works on.
-
-    Raises:
-        NeedsAttentionError: the base model is unusable, where nobody has checked it before.
-    """
+    """Draw instructions and cut them into the parts that every later step works on."""
     pool = context.pool.read("prompts")
-    if context.number == 1 and can_check_here():
-        require_model_checked(context)
     used = {
         prompt_id
         for files in context.earlier
@@ -90,8 +82,7 @@ def hash_earlier_judgments(context: IterationContext) -> str | None:
 
 
 def run_generate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the actor answer one part of the instructions, once model and judge are checked."""
-    require_model_checked(context)
+    """Let the actor answer one part of the instructions, once the judge probe has passed."""
     require_judge_probed(context, resources)
     actor = context.recipe.actor
     responses, counts = generate_responses(
@@ -255,9 +246,7 @@ def run_train(context: IterationContext, shard: int, resources: StageResources) 
 
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
-        NeedsAttentionError: the model cannot be trained under settings that were changed.
     """
-    require_model_checked(context)
     rows = load_training_rows(context)
     if not rows:
         raise NoPairsError(_explain_no_pairs(context))

@@ -83,7 +83,6 @@ def test_a_worker_without_libraries_draws_nothing_from_an_unchecked_model(
 ) -> None:
     create(installation)
     monkeypatch.setattr(gate, "can_check_here", lambda: False)
-    monkeypatch.setattr("meta_reward_core.stages.can_check_here", lambda: False)
     with pytest.raises(CommandError, match="this worker has no model libraries"):
         installation.run(*RUN)
     assert Iteration.objects.get().status == RunStatus.NEEDS_ATTENTION

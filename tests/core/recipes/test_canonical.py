@@ -43,8 +43,14 @@ SHIPPED = {
     "paper-llama3-8b-neutral": "09aac156a5fde10d0f68554905617ce6d4d03bb8f4cf6787e46cc035f7ed5706",
     "self-rewarding-llama3-8b": "f53fdbe6aff80853daeff70eb3fff602a699845f3f08d058ff206f305b487abc",
     "smoke": "5c110f0037234f59d7aecf2d93b58ba32a353ec23118616626239ad45a0ff448",
+    "gemma3-1b": "79498ac7dab5d5a55fd8a072efe3d52a9327385fc2d5f217763a2515fb4b5be3",
+    "gemma3-4b": "0c9511e600d4267c6246a5758fb758b03f0bdf1e0d77f1a5aa03c028fa9e1465",
+    "llama3-1-8b": "6bf9407a445ac77726394d6d1f1e5f7d406b37e84aa3158408c159a53a759823",
+    "qwen3-4b": "e999cce8bab5760c737f344ac93d20fb5f4735a05debc8ac121cf8c916be5b13",
+    "qwen3-8b": "5674f8bc9a8885fff5142d77a6b82654865f47623878764b1407f745caae14d1",
+    "smollm2-1-7b": "fd2ecf72ea3ffd7f5a9bc76a87c61bdc170fbd264d85c2fd176ef5e601798dba",
 }
-"""Recorded before keys were renamed."""
+"""Those of the paper and the toy task were recorded before keys were renamed."""
 
 CHANGED = [
     (
