@@ -9,7 +9,6 @@ from transformers import (
     Gemma3TextConfig,
     GenerationConfig,
     LlamaConfig,
-    PretrainedConfig,
     Qwen3Config,
 )
 
@@ -23,7 +22,7 @@ TINY: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "dtype": "bfloat16",
 }  # fmt: skip
-MODELS: dict[str, tuple[type[PretrainedConfig], str, int]] = {
+MODELS: dict[str, tuple[Any, str, int]] = {
     "qwen3-4b": (Qwen3Config, "qwen3", 40_960),
     "qwen3-8b": (Qwen3Config, "qwen3", 40_960),
     "llama3-1-8b": (LlamaConfig, "llama3_1", 131_072),
