@@ -21,6 +21,7 @@ from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import (
     Attempt,
     Experiment,
+    ExperimentTag,
     Iteration,
     Job,
     JobKind,
@@ -121,6 +122,15 @@ def _is_running(experiment: Experiment | None) -> bool:
     if experiment is None:
         return False
     return experiment.iterations.filter(status=RunStatus.RUNNING).exists()
+
+
+@admin.register(ExperimentTag)
+class ExperimentTagAdmin(ViewOnlyAdmin):
+    """Tags of experiments."""
+
+    list_display = ("name", "experiment")
+    search_fields = ("name", "experiment__name")
+    list_select_related = ("experiment",)
 
 
 @admin.register(Iteration)
