@@ -92,11 +92,12 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def start_worker(self, queues: str = "gpu,cpu") -> Process:
+    def start_worker(self, queues: str = "gpu,cpu", *, processes: int = 1) -> Process:
         name = f"worker-{len(self.processes)}@%h"
         celery = ("-m", "celery", "--app", "workers.celery:app", "worker", "--loglevel", "INFO")
-        pool = ("--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle")
-        return self.start(*celery, *pool, "--queues", queues, "--hostname", name)
+        pool = ("--pool", "prefork", "--without-gossip", "--without-mingle")
+        concurrency = ("--concurrency", str(processes))
+        return self.start(*celery, *pool, *concurrency, "--queues", queues, "--hostname", name)
 
     def start_reconciler(self) -> Process:
         return self.start("manage.py", "reconcile")

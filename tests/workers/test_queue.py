@@ -88,6 +88,51 @@ def run_a_whole_iteration(here: Cluster, quiet: WorkerSite) -> None:
     assert here.site.rows("select * from experiments_worker") == []
 
 
+PARTS = ("--set", "prompts_per_shard=3")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_worker_with_two_engine_processes_equals_the_commands(
+    tmp_path: Path, models: Path, running_broker: Broker
+) -> None:
+    quiet = make_site(tmp_path / "quiet", models)
+    assert quiet.run_iteration("--iterations", "1", *PARTS).returncode == 0
+    with cluster(tmp_path / "site", models, running_broker) as here:
+        here.start_worker(processes=2)
+        here.start_reconciler()
+        here.hand_over(*PARTS)
+        here.wait_until(lambda: count_running(here) == 2 and len(here.engines()) == 2)
+        cores = [set(engine.cpu_affinity() or ()) for engine in here.engines()]
+        here.engines()[0].kill()
+        here.wait_finished()
+        assert here.site.digests() == quiet.digests()
+        check_rows(here.site)
+        check_training_was_alone(here.site)
+        assert here.site.rows("select count(*) from experiments_worker") == [(2,)]
+        failed = here.site.rows("select error from experiments_attempt where status = 'failed'")
+        assert len(failed) == 1, "the other engine process was not disturbed"
+    if len(os.sched_getaffinity(0)) > 1:
+        assert not cores[0] & cores[1]
+
+
+def count_running(here: Cluster) -> int:
+    running = "select count(*) from experiments_shard where status = 'running'"
+    return int(here.site.rows(running)[0][0])
+
+
+def check_training_was_alone(site: WorkerSite) -> None:
+    """A training has every device of its worker: no other shard runs meanwhile."""
+    trace = site.rows(
+        "select t.name, a.started, a.finished from experiments_attempt a "
+        "join experiments_shard s on s.id = a.shard_id "
+        "join experiments_stage t on t.id = s.stage_id where a.status = 'finished'"
+    )
+    ((begun, ended),) = [(start, end) for name, start, end in trace if name == "train"]
+    others = [(start, end) for name, start, end in trace if name != "train"]
+    assert not [span for span in others if span[0] < ended and span[1] > begun]
+
+
 @pytest.mark.slow
 def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
     tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite

@@ -38,6 +38,7 @@ from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Sta
 from webapp.paths import get_storage_roots
 from workers.engine import process
 from workers.engine.client import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
+from workers.engine.devices import DeviceGroup
 from workers.management.follow import follow_iteration
 from workers.pipeline import control, dispatch, run_shard, scheduling
 from workers.pipeline.sync_rows import record_experiment
@@ -55,6 +56,8 @@ class HostHere:
         self.before: Callable[[ShardRequest], None] = do_nothing
         self.ran: list[tuple[str, int]] = []
         self.kills = 0
+        self.groups: tuple[DeviceGroup, ...] = ()
+        self.pid = None
 
     def kill(self) -> None:
         self.kills += 1

@@ -324,6 +324,7 @@ class Worker(models.Model):
     Attributes:
         name: Celery's name of it.
         host, pid: its machine, and its main process there.
+        slot: number of its pool process, where it has several; each has a row.
         queues: names of the queues it takes work from, separated by commas.
         device: where its engine computes, once it has said so.
         device_bytes: memory in use on its GPU when the engine last said so; none on a CPU.
@@ -334,6 +335,7 @@ class Worker(models.Model):
     name = models.CharField(max_length=255)
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
+    slot = models.PositiveSmallIntegerField(default=0)
     queues = models.CharField(max_length=255)
     device = models.CharField(max_length=255, blank=True, default="")
     device_bytes = models.BigIntegerField(null=True, blank=True)
@@ -347,9 +349,9 @@ class Worker(models.Model):
     class Meta:
         """By machine."""
 
-        ordering: ClassVar = ["host", "pid"]
+        ordering: ClassVar = ["host", "pid", "slot"]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["host", "pid"], name="worker_is_unique"),
+            models.UniqueConstraint(fields=["host", "pid", "slot"], name="worker_is_unique"),
         ]
 
     def __str__(self) -> str:

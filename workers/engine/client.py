@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 from meta_reward_core.engines.base import Completion, Conversation, SamplingParams
 from meta_reward_core.iteration import Resource
 from meta_reward_core.system.signals import make_parent_death_preexec
+from workers.engine.devices import DeviceGroup, build_environment, get_pool, list_cores
 from workers.engine.output import EngineOutput
 
 
@@ -84,13 +85,18 @@ class ShardStoppedError(Exception):
 
 
 class EngineHost:
-    """At most one engine child at a time."""
+    """At most one engine child at a time.
+
+    Attributes:
+        groups: devices that the child was started with, if one runs.
+    """
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._output: EngineOutput | None = None
         self._model: str | None = None
         self._unread = b""
+        self.groups: tuple[DeviceGroup, ...] = ()
 
     @property
     def pid(self) -> int | None:
@@ -103,6 +109,7 @@ class EngineHost:
         *,
         resource: Resource,
         model: str,
+        groups: Sequence[DeviceGroup] = (),
         on_message: Callable[[dict[str, Any]], None],
         can_continue: Callable[[], bool],
         every_seconds: float = 1.0,
@@ -111,6 +118,7 @@ class EngineHost:
 
         Args:
             model: whatever tells one loaded engine from another.
+            groups: devices that it may use; none leaves a running child those it has.
             on_message: called with the child's messages about its progress.
             can_continue: asked every so often; False kills the child.
 
@@ -118,7 +126,7 @@ class EngineHost:
             ShardFailedError: the shard failed, or the child died.
             ShardStoppedError: `can_continue` returned False.
         """
-        self._prepare(resource, model)
+        self._prepare(resource, model, groups)
         try:
             answer = self._exchange(request, on_message, can_continue, every_seconds)
         finally:
@@ -131,6 +139,7 @@ class EngineHost:
         request: SampleRequest,
         *,
         model: str,
+        groups: Sequence[DeviceGroup] = (),
         on_message: Callable[[dict[str, Any]], None],
         can_continue: Callable[[], bool],
         every_seconds: float = 1.0,
@@ -144,7 +153,7 @@ class EngineHost:
             ShardFailedError: the engine failed, or the child died.
             ShardStoppedError: `can_continue` returned False.
         """
-        self._prepare("engine", model)
+        self._prepare("engine", model, groups)
         answer = self._exchange(request, on_message, can_continue, every_seconds)
         return [[Completion(**drawn) for drawn in replies] for replies in answer["finished"]]
 
@@ -182,32 +191,39 @@ class EngineHost:
             _close(stream)
         if self._output is not None:
             self._output.close()
+        get_pool().forget_engine(self.groups, self._child.pid)
         self._child = self._output = self._model = None
         self._unread = b""
+        self.groups = ()
 
-    def _prepare(self, resource: Resource, model: str) -> None:
-        """Have a child in which this model, and no other, is or may be loaded."""
+    def _prepare(self, resource: Resource, model: str, groups: Sequence[DeviceGroup]) -> None:
+        """Have a child on these devices in which this model, and no other, is or may be loaded."""
         if self._child is not None and self._child.poll() is not None:
             self.kill()  # it had nothing to do for long, or somebody killed it
         if resource == "trainer" or (
             resource == "engine" and self._model is not None and self._model != model
         ):
             self.kill()
+        if groups and self.groups != tuple(groups):
+            self.kill()
         if self._child is None:
-            self._start()
+            self._start(groups)
         if resource == "engine":
             self._model = model
 
-    def _start(self) -> None:
+    def _start(self, groups: Sequence[DeviceGroup]) -> None:
         self._output = EngineOutput()
+        self.groups = tuple(groups)
         self._child = subprocess.Popen(
             [sys.executable, "-m", "workers.engine.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output.file,
+            env=os.environ | build_environment(groups),
             process_group=0,
-            preexec_fn=make_parent_death_preexec(),
+            preexec_fn=_make_preexec(list_cores(groups)),
         )
+        get_pool().note_engine(groups, self._child.pid)
 
     def _ask(self, request: ShardRequest | SampleRequest) -> None:
         assert self._child is not None and self._child.stdin is not None  # noqa: S101, PT018
@@ -267,6 +283,18 @@ class EngineHost:
     def _log_output(self) -> None:
         if self._output is not None:
             self._output.log_new_lines()
+
+
+def _make_preexec(cores: frozenset[int]) -> Callable[[], None]:
+    """What a child does before it begins: die with its parent, and stay on its cores."""
+    die_with_parent = make_parent_death_preexec()
+
+    def prepare() -> None:
+        die_with_parent()
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    return prepare
 
 
 HOST: Final = EngineHost()

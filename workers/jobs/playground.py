@@ -31,6 +31,7 @@ from webapp.experiments import models
 from webapp.experiments.models import Job, JobStatus
 from webapp.playground.conversations import get_replies, list_turns
 from workers.engine.client import HOST, SampleRequest, ShardFailedError, ShardStoppedError
+from workers.engine.devices import count_groups, get_pool
 from workers.ops import heartbeat, processes
 from workers.pipeline.open_experiment import open_row
 
@@ -155,12 +156,26 @@ class HostedEngine:
             seed=seed,
             uuid=str(self._experiment.uuid),
         )
-        return HOST.sample(
-            request,
-            model=self._loaded_as,
-            on_message=self._lease.handle_message,
-            can_continue=self._lease.can_continue,
+        pool = get_pool()
+        groups = count_groups(
+            self._experiment.recipe["engine"].get("tensor_parallel") or 1, pool.groups
         )
+        devices = pool.try_acquire(groups) or pool.acquire(
+            groups, can_continue=self._lease.can_continue
+        )
+        if devices is None:
+            raise ShardStoppedError
+        try:
+            pool.stop_other_engines(devices, keep=HOST.pid)
+            return HOST.sample(
+                request,
+                model=self._loaded_as,
+                groups=devices.groups,
+                on_message=self._lease.handle_message,
+                can_continue=self._lease.can_continue,
+            )
+        finally:
+            devices.release()
 
     def close(self) -> None:
         """Leave the model loaded: the next shard may want it."""

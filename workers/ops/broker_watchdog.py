@@ -18,18 +18,21 @@ BROKER_LOST_SECONDS: Final = 20.0
 """An idle worker takes a message within a second or two."""
 EXIT_BROKER_LOST: Final = 75
 
-_busy = mmap.mmap(-1, 1)  # anonymous and shared: the pool's process writes, the main one reads
+_MOST_PROCESSES: Final = 256
+_busy = mmap.mmap(-1, _MOST_PROCESSES)  # shared: pool processes write, the main one reads
+_received = mmap.mmap(-1, 1)
 _log = logging.getLogger(__name__)
 
 
-def mark_busy() -> None:
-    """Note, in the pool's process, that a message is worked on."""
-    _busy[0] = 1
+def mark_busy(slot: int = 0) -> None:
+    """Note, in a pool process, that a message was received and is worked on."""
+    _received[0] = 1
+    _busy[slot] = 1
 
 
-def mark_idle() -> None:
-    """Note, in the pool's process, that nothing is worked on."""
-    _busy[0] = 0
+def mark_idle(slot: int = 0) -> None:
+    """Note, in a pool process, that nothing is worked on."""
+    _busy[slot] = 0
 
 
 class BrokerWatchdog:
@@ -37,10 +40,12 @@ class BrokerWatchdog:
 
     Args:
         queues: names of the queues that the worker takes messages from.
+        processes: how many pool processes it has.
     """
 
-    def __init__(self, queues: frozenset[str]) -> None:
+    def __init__(self, queues: frozenset[str], *, processes: int = 1) -> None:
         self._queues = queues
+        self._processes = processes
         self._checked_at = self._received_at = time.monotonic()
 
     def check(self) -> None:
@@ -49,7 +54,9 @@ class BrokerWatchdog:
         if now - self._checked_at < CHECK_SECONDS:
             return
         self._checked_at = now
-        if _busy[0] or not self._has_waiting_messages():
+        received, _received[0] = _received[0], 0
+        all_busy = all(_busy[: self._processes])
+        if received or all_busy or not self._has_waiting_messages():
             self._received_at = time.monotonic()
         elif now - self._received_at > BROKER_LOST_SECONDS:
             _log.error("messages wait and do not arrive here: this worker ends, to be started anew")

@@ -8,7 +8,9 @@ from celery import signals
 
 from meta_reward_core.system.signals import set_parent_death_signal
 from webapp.private_folders import close_private_folders
-from workers.ops import broker_watchdog, heartbeat, processes
+from workers.engine import devices
+from workers.ops import broker_watchdog, heartbeat
+from workers.ops.processes import request_shutdown
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,11 @@ _watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # of the main process: on
 def _register(sender: str, instance: Any, **_: object) -> None:
     queues = sorted(instance.app.amqp.queues.consume_from)
     heartbeat.register(sender, pid=os.getpid(), queues=queues)
-    _watchdogs.append(broker_watchdog.BrokerWatchdog(frozenset(queues)))
+    processes = int(instance.concurrency or 1)
+    for group in devices.set_up_pool(processes).groups:
+        _log.info("engine process %s of %s: %s", group.number + 1, processes, group)
+    watchdog = broker_watchdog.BrokerWatchdog(frozenset(queues), processes=processes)
+    _watchdogs.append(watchdog)
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
@@ -45,24 +51,29 @@ def _send_heartbeat(**_: object) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _set_up_pool_process(**_: object) -> None:
     set_parent_death_signal()
-    broker_watchdog.mark_idle()  # of a process that was killed in the middle
+    pool = devices.get_pool()
+    slot = pool.take_slot()
+    broker_watchdog.mark_idle(slot)  # of a process that was killed in the middle
+    if len(pool.groups) > 1:
+        heartbeat.enter_slot(slot, str(pool.groups[slot]))
 
 
 @signals.task_prerun.connect  # type: ignore[untyped-decorator]
 def _mark_busy(**_: object) -> None:
-    broker_watchdog.mark_busy()
+    broker_watchdog.mark_busy(devices.get_pool().take_slot())
 
 
 @signals.task_postrun.connect  # type: ignore[untyped-decorator]
 def _mark_idle(**_: object) -> None:
-    broker_watchdog.mark_idle()
+    broker_watchdog.mark_idle(devices.get_pool().take_slot())
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: object) -> None:
-    processes.request_shutdown()
+    request_shutdown()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _deregister(**_: object) -> None:
     heartbeat.deregister()
+    devices.get_pool().remove()

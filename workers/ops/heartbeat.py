@@ -32,6 +32,7 @@ class _WorkerIdentity:
 
 
 _identity: _WorkerIdentity | None = None  # set in the main process, before it forks
+_slot: tuple[int, str] | None = None  # of this pool process, where a worker has several
 
 
 def register(name: str, *, pid: int, queues: Sequence[str]) -> None:
@@ -40,14 +41,36 @@ def register(name: str, *, pid: int, queues: Sequence[str]) -> None:
     _identity = _WorkerIdentity(name, pid, ",".join(queues))
 
 
+def enter_slot(slot: int, device: str) -> None:
+    """Give this pool process a row of its own.
+
+    Args:
+        slot: its number among the pool processes of its worker.
+        device: what its engine computes on.
+    """
+    global _slot
+    _slot = slot, device
+    _update_row(shard=None, since=Now(), device=device)
+
+
 def send_heartbeat(*, device_bytes: int | None = None) -> None:
     """Show that the worker lives, and what memory of its GPU is in use, where that is known.
 
     The main process, which beats too, must not keep a connection.
     """
-    _update_row(**({} if device_bytes is None else {"device_bytes": device_bytes}))
     if _identity is not None and os.getpid() == _identity.pid:
+        _send_for_all(_identity)
         connections.close_all()
+    else:
+        _update_row(**({} if device_bytes is None else {"device_bytes": device_bytes}))
+
+
+def _send_for_all(identity: _WorkerIdentity) -> None:
+    """Show from the main process that all pool processes of the worker live."""
+    with _ignore_database_errors():
+        rows = Worker.objects.filter(host=get_machine_name(), pid=identity.pid)
+        if not rows.update(heartbeat=Now()):
+            _update_row()
 
 
 @contextlib.contextmanager
@@ -62,7 +85,7 @@ def track_work(shard: Shard) -> Iterator[None]:
 
 def set_device(device: str) -> None:
     """Say where the engine computes."""
-    _update_row(device=device)
+    _update_row(device=device if _slot is None else f"{_slot[1]}: {device}")
 
 
 def deregister() -> None:
@@ -83,13 +106,15 @@ def expire_stale() -> int:
 def _update_row(**changes: Any) -> None:
     if _identity is None:
         return
+    slot = 0 if _slot is None else _slot[0]
     with _ignore_database_errors():
         Worker.objects.update_or_create(
             host=get_machine_name(),
             pid=_identity.pid,
+            slot=slot,
             defaults={"heartbeat": Now(), **changes},
             create_defaults={
-                "name": _identity.name,
+                "name": f"{_identity.name}/{slot}" if _slot else _identity.name,
                 "queues": _identity.queues,
                 "heartbeat": Now(),
                 "since": Now(),

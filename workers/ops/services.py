@@ -7,6 +7,7 @@ import sys
 
 from django.conf import settings
 
+from workers.engine.devices import list_gpus
 from workers.ops.broker import get_configured_broker, is_broker_ready, start_broker
 from workers.ops.processes import start_child
 from workers.ops.supervisor import Service
@@ -41,7 +42,7 @@ def make_reconciler_service() -> Service:
 
 
 def make_worker_service(queues: str = ",".join(QUEUES)) -> Service:
-    """One worker, which runs one task at a time."""
+    """One worker, with one engine process for each GPU or as many as the settings say."""
     return Service("worker", lambda: _start_worker(queues), grace_seconds=_WORKER_GRACE_SECONDS)
 
 
@@ -78,10 +79,10 @@ def _start_worker(queues: str) -> subprocess.Popen[bytes] | None:
 
 
 def _build_worker_command(queues: str) -> list[str]:
-    # One process for tasks: a GPU is not shared.
+    processes = settings.META_REWARD_ENGINE_PROCESSES or max(1, len(list_gpus()))
     return [
         *(sys.executable, "-m", "celery", "--quiet", "--app", "workers.celery:app"),
-        *("worker", "--queues", queues, "--pool", "prefork", "--concurrency", "1"),
+        *("worker", "--queues", queues, "--pool", "prefork", "--concurrency", str(processes)),
         *("--loglevel", "INFO", "--without-gossip", "--without-mingle"),
         *("--hostname", f"worker-{os.getpid()}@%h"),
     ]

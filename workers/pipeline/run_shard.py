@@ -23,6 +23,7 @@ from workers.engine.client import (
     ShardResult,
     ShardStoppedError,
 )
+from workers.engine.devices import DeviceLease, count_groups, get_pool
 from workers.ops import heartbeat, processes
 from workers.pipeline import fair_queue, scheduling, shard_claims, transitions
 from workers.pipeline.dispatch import send_following_shards, send_shards
@@ -30,6 +31,8 @@ from workers.pipeline.open_experiment import build_context
 from workers.pipeline.training_progress import TrainingProgress
 
 _RESOURCES: Final = {stage.name: stage.resource for stage in STAGES}
+_DEVICE_SECONDS: Final = 10.0
+"""A message waits for so long for a device; meanwhile the process takes no other."""
 _DATABASE_ERRORS: Final = (OperationalError, InterfaceError)
 
 _log = logging.getLogger(__name__)
@@ -49,16 +52,33 @@ def run_shard(shard_id: int) -> None:
     shard = _find_shard(shard_id)
     if shard is None:
         return
-    claimed = fair_queue.claim_next_shard(shard)
-    if claimed is not None:
-        shard, attempt = claimed
-        with heartbeat.track_work(shard), log_context(**_build_log_facts(shard, attempt)):
-            _run_claimed(shard, attempt)
+    devices = _acquire_devices(shard)
+    if devices is None:
+        return  # all of them train; the reconciler sends the message again
+    try:
+        claimed = fair_queue.claim_next_shard(shard)
+        if claimed is not None:
+            shard, attempt = claimed
+            with heartbeat.track_work(shard), log_context(**_build_log_facts(shard, attempt)):
+                _run_claimed(shard, attempt, devices)
+    finally:
+        devices.release()
     close_old_connections()
     if transitions.is_stopped(shard.stage.iteration):
         _host.kill()  # a shard that ended just before leaves its engine idle, with the model loaded
     send_following_shards(shard)
     scheduling.advance_iteration(shard.stage.iteration)
+
+
+def _acquire_devices(shard: Shard) -> DeviceLease | None:
+    """Take what a shard needs at least; None if others use all devices of this worker."""
+    if _RESOURCES[shard.stage.name] != "cpu":
+        return get_pool().try_acquire(1, seconds=_DEVICE_SECONDS)
+    lease = get_pool().try_reacquire(_host.groups)
+    if lease is not None:
+        return lease
+    _host.kill()  # somebody else is about to use the devices of the idle engine
+    return DeviceLease(())
 
 
 def _build_log_facts(shard: Shard, attempt: Attempt) -> dict[str, object]:
@@ -77,12 +97,12 @@ def _find_shard(shard_id: int) -> Shard | None:
     return found.filter(pk=shard_id).first()
 
 
-def _run_claimed(shard: Shard, attempt: Attempt) -> None:
+def _run_claimed(shard: Shard, attempt: Attempt, devices: DeviceLease) -> None:
     _log.info("begun")
     began = time.monotonic()
     lease = ShardLease(attempt, lease_seconds=settings.META_REWARD_LEASE_SECONDS)
     try:
-        result = _run_in_engine(shard, lease)
+        result = _run_in_engine(shard, lease, devices)
     except ShardStoppedError:
         _record_stop(shard, attempt, lease.stop)
     except ShardFailedError as error:
@@ -95,9 +115,11 @@ def _run_claimed(shard: Shard, attempt: Attempt) -> None:
         _log.info("finished in %.1f s", time.monotonic() - began)
 
 
-def _run_in_engine(shard: Shard, lease: "ShardLease") -> ShardResult:
+def _run_in_engine(shard: Shard, lease: "ShardLease", devices: DeviceLease) -> ShardResult:
     stage, iteration = shard.stage, shard.stage.iteration
     experiment = iteration.experiment
+    _widen(devices, _count_groups(shard), lease)
+    get_pool().stop_other_engines(devices, keep=_host.pid)
     layout = open_experiment_files(experiment).layout
     scratch = layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT), iteration.number)
     return _host.run(
@@ -112,9 +134,36 @@ def _run_in_engine(shard: Shard, lease: "ShardLease") -> ShardResult:
         ),
         resource=_RESOURCES[stage.name],
         model=hash_json([iteration.model_in, experiment.recipe["engine"]]),
+        groups=devices.groups,
         on_message=lease.handle_message,
         can_continue=lease.can_continue,
     )
+
+
+def _count_groups(shard: Shard) -> int:
+    """A training has all devices of the worker to itself."""
+    groups, resource = get_pool().groups, _RESOURCES[shard.stage.name]
+    if resource == "cpu":
+        return 0
+    if resource == "trainer":
+        return len(groups)
+    engine = shard.stage.iteration.experiment.recipe["engine"]
+    return count_groups(engine.get("tensor_parallel") or 1, groups)
+
+
+def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
+    """Wait until the shards of others on the devices that this one needs have ended.
+
+    Raises:
+        ShardStoppedError: the shard was stopped, or lost, meanwhile.
+    """
+    if len(devices.groups) >= count:
+        return
+    devices.release()  # or two that wait for each other's groups would wait for ever
+    wider = get_pool().acquire(count, can_continue=lease.can_continue)
+    if wider is None:
+        raise ShardStoppedError
+    devices.groups, devices.locks = wider.groups, wider.locks
 
 
 class ShardLease:

@@ -1,0 +1,165 @@
+"""Pool processes of one worker share its devices, and stop each other's idle engines."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from workers.engine import devices
+from workers.engine.client import EngineHost
+from workers.engine.devices import DeviceGroup, DevicePool, divide_devices
+
+FOUR = tuple(DeviceGroup(number, (str(number),)) for number in range(4))
+
+
+@pytest.fixture
+def pool() -> Iterator[DevicePool]:
+    made = DevicePool(FOUR)
+    yield made
+    made.remove()
+
+
+def test_each_process_gets_its_share_of_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa, MIG-bb,2")
+    assert [group.gpus for group in divide_devices(3)] == [("GPU-aa",), ("MIG-bb",), ("2",)]
+    assert [group.gpus for group in divide_devices(2)] == [("GPU-aa",), ("MIG-bb", "2")]
+    assert [group.gpus for group in divide_devices(1)] == [("GPU-aa", "MIG-bb", "2")]
+    assert len(divide_devices(9)) == 3
+    assert devices.build_environment(divide_devices(3)[:2]) == {
+        "CUDA_VISIBLE_DEVICES": "GPU-aa,MIG-bb"
+    }
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_gpus_are_not_used(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert devices.list_gpus() == []
+
+
+def test_without_gpus_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4})
+    assert [set(group.cores) for group in divide_devices(2)] == [{0, 1}, {2, 3, 4}]
+    assert divide_devices(1) == [DeviceGroup(0)], "one process is bound to no core"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert [set(group.cores) for group in divide_devices(2)] == [{3}, {3}]
+
+
+def test_a_process_prefers_its_own_group_and_takes_another_if_that_is_used(
+    pool: DevicePool,
+) -> None:
+    first = pool.try_acquire(1)
+    second = pool.try_acquire(1)
+    assert first is not None
+    assert second is not None
+    assert [group.number for group in (*first.groups, *second.groups)] == [0, 1]
+    first.release()
+    again = pool.try_acquire(1)
+    assert again is not None
+    assert again.groups == FOUR[:1]
+
+
+def test_a_model_over_two_gpus_takes_neighboring_groups(pool: DevicePool) -> None:
+    assert devices.count_groups(2, FOUR) == 2
+    assert devices.count_groups(2, [DeviceGroup(0, ("0", "1"))]) == 1
+    assert devices.count_groups(16, FOUR) == 4
+    one = pool.try_acquire(1)
+    two = pool.try_acquire(2)
+    assert one is not None
+    assert two is not None
+    assert two.groups == FOUR[2:]
+    assert pool.try_acquire(2) is None
+
+
+def test_a_training_waits_for_running_shards_and_goes_before_new_ones(pool: DevicePool) -> None:
+    running = pool.try_acquire(1)
+    assert running is not None
+    got: list[object] = []
+    waiting = threading.Thread(
+        target=lambda: got.append(pool.acquire(4, can_continue=lambda: True)), daemon=True
+    )
+    waiting.start()
+    give_up_at = time.monotonic() + 20
+    while pool.try_acquire(1) is not None:  # until the training has come
+        assert time.monotonic() < give_up_at
+    running.release()
+    waiting.join(20)
+    assert [lease.groups for lease in got] == [FOUR]  # type: ignore[attr-defined]
+    assert pool.try_acquire(1) is None
+
+
+def test_a_training_that_is_cancelled_while_it_waits_leaves_the_devices(pool: DevicePool) -> None:
+    running = pool.try_acquire(1)
+    assert running is not None
+    assert pool.acquire(4, can_continue=lambda: False) is None
+    assert pool.try_acquire(1) is not None
+
+
+def test_slots_are_taken_once_and_freed_by_the_end_of_a_process(pool: DevicePool) -> None:
+    take = (
+        "import sys; from workers.engine.devices import DevicePool; "
+        "pool = DevicePool.__new__(DevicePool); pool._slot = None; pool._made_by = 0; "
+        "from pathlib import Path; pool.folder = Path(sys.argv[1]); pool.groups = (0, 1, 2); "
+        "print(pool.take_slot(), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", take, str(pool.folder)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "0\n"
+        assert pool.take_slot() == 1
+        other.kill()
+        other.wait()
+    assert DevicePool(FOUR).take_slot() == 0
+
+
+def test_whoever_takes_a_group_first_stops_the_idle_engine_of_another_process(
+    pool: DevicePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sleeping engine process stands for one with a model in memory."""
+    monkeypatch.setattr(devices, "_pool", pool)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "unchanged")
+    host = EngineHost()
+    host._start(FOUR[1:2])
+    assert host.pid is not None
+    engine = psutil.Process(host.pid)
+    give_up_at = time.monotonic() + 20
+    while "workers.engine.process" not in engine.cmdline():
+        assert time.monotonic() < give_up_at
+    assert engine.environ()["CUDA_VISIBLE_DEVICES"] == "1"
+    everything = pool.acquire(4, can_continue=lambda: True)
+    assert everything is not None
+    pool.stop_other_engines(everything, keep=host.pid)
+    assert engine.status() != psutil.STATUS_ZOMBIE, "its own engine stays"
+    pool.note_engine(FOUR[1:2], host.pid)
+    pool.stop_other_engines(everything, keep=None)
+    assert engine.status() == psutil.STATUS_ZOMBIE
+    assert host._child is not None
+    assert host._child.wait() == -signal.SIGKILL
+    host.kill()
+
+
+def test_a_process_id_that_is_no_engine_any_more_is_left_alone(pool: DevicePool) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        pool.note_engine(FOUR[:1], other.pid)
+        lease = pool.try_acquire(1)
+        assert lease is not None
+        pool.stop_other_engines(lease, keep=None)
+        assert other.poll() is None
+        other.kill()
+
+
+def test_an_engine_process_stays_on_its_cores() -> None:
+    core = min(os.sched_getaffinity(0))
+    host = EngineHost()
+    host._start([DeviceGroup(0, cores=frozenset({core}))])
+    assert host.pid is not None
+    assert os.sched_getaffinity(host.pid) == {core}
+    host.kill()

@@ -1,0 +1,307 @@
+"""Which devices a worker owns, and which of its pool processes uses which of them now.
+
+A worker divides its devices into groups and runs one pool process, with at most one engine process,
+for each. A shard that draws needs as many groups as its engine spreads a model over; a training
+needs all of them. Files with locks in a folder of the worker say who uses a group: a lock ends
+with its process, whatever ends it. Beside each lock stands the process id of the engine that is
+loaded there, idle or not, so that whoever takes the group can stop it first.
+
+No process that looks for devices here initializes CUDA.
+"""
+
+import atexit
+import contextlib
+import math
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psutil
+import pynvml
+from filelock import FileLock, Timeout
+
+_Name = TypeVar("_Name")
+
+_POLL_SECONDS: Final = 0.2
+_STOP_SECONDS: Final = 30.0
+_WIDE: Final = "wide.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGroup:
+    """Devices that one engine process uses.
+
+    Attributes:
+        number: from 0.
+        gpus: indices, UUIDs or MIG names, as CUDA_VISIBLE_DEVICES takes them; none on a CPU.
+        cores: CPU cores to which the process is bound; empty: any.
+    """
+
+    number: int
+    gpus: tuple[str, ...] = ()
+    cores: frozenset[int] = frozenset()
+
+    def __str__(self) -> str:
+        if self.gpus:
+            return f"GPU {', '.join(self.gpus)}"
+        if self.cores:
+            return f"CPU cores {', '.join(map(str, sorted(self.cores)))}"
+        return "CPU"
+
+
+def list_gpus() -> list[str]:
+    """Name the GPUs that this process may use, without initializing CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def divide_devices(processes: int) -> list[DeviceGroup]:
+    """Divide all GPUs of this machine, or its CPU cores if it has none, into groups.
+
+    Args:
+        processes: number of groups; at most one for each GPU.
+    """
+    gpus, cores = list_gpus(), sorted(os.sched_getaffinity(0))
+    if processes == 1:
+        return [DeviceGroup(0, tuple(gpus))]
+    if gpus:
+        processes = min(processes, len(gpus))
+        return [
+            DeviceGroup(number, tuple(_take_share(gpus, number, processes)))
+            for number in range(processes)
+        ]
+    return [
+        DeviceGroup(
+            number,
+            cores=frozenset(_take_share(cores, number, processes))
+            or frozenset({cores[number % len(cores)]}),
+        )
+        for number in range(processes)
+    ]
+
+
+def _take_share(names: Sequence[_Name], number: int, shares: int) -> Sequence[_Name]:
+    return names[len(names) * number // shares : len(names) * (number + 1) // shares]
+
+
+def build_environment(groups: Sequence[DeviceGroup]) -> dict[str, str]:
+    """Environment in which an engine process sees the devices of groups, and no others."""
+    gpus = [gpu for group in groups for gpu in group.gpus]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+
+
+def list_cores(groups: Sequence[DeviceGroup]) -> frozenset[int]:
+    """CPU cores of groups; empty if their processes may use any."""
+    return frozenset().union(*(group.cores for group in groups))
+
+
+@dataclass(slots=True)
+class DeviceLease:
+    """Groups that this process may use until it releases them."""
+
+    groups: tuple[DeviceGroup, ...]
+    locks: list[FileLock] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Let others have them; an engine that is loaded there stays until one of them wants it."""
+        for lock in self.locks:
+            lock.release()
+        self.locks = []
+
+
+class DevicePool:
+    """The groups of one worker, which all of its pool processes share."""
+
+    def __init__(self, groups: Sequence[DeviceGroup]) -> None:
+        self.groups = tuple(groups)
+        self.folder = Path(tempfile.mkdtemp(prefix="meta-reward-devices-"))
+        self._made_by = os.getpid()
+        self._slot: tuple[int, FileLock] | None = None
+        atexit.register(self.remove)
+
+    def take_slot(self) -> int:
+        """Number this pool process until it ends; it uses the group of that number first."""
+        if self._slot is None:
+            for number in range(len(self.groups)):
+                lock = self._lock(f"slot-{number}.lock")
+                if _try_lock(lock):
+                    self._slot = number, lock
+                    break
+            else:
+                return len(self.groups) - 1  # a pool larger than its groups
+        return self._slot[0]
+
+    def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
+        """Take `count` neighboring groups that nobody uses; None if there are none in time.
+
+        A process that waits for many groups goes first, or it would wait for ever.
+        """
+        give_up_at = time.monotonic() + seconds
+        while True:
+            lease = self._try_acquire_now(count)
+            if lease is not None or time.monotonic() >= give_up_at:
+                return lease
+            time.sleep(_POLL_SECONDS)
+
+    def _try_acquire_now(self, count: int) -> DeviceLease | None:
+        wide = self._lock(_WIDE)
+        if not _try_lock(wide):
+            return None
+        try:
+            starts = range(0, len(self.groups) - count + 1, count)
+            own = self.take_slot() // count * count
+            for start in sorted(starts, key=lambda start: (start != own, start)):
+                lease = self._try_lock_groups(self.groups[start : start + count])
+                if lease is not None:
+                    return lease
+            return None
+        finally:
+            wide.release()
+
+    def acquire(self, count: int, *, can_continue: Callable[[], bool]) -> DeviceLease | None:
+        """Wait for the first `count` groups, in order; None once `can_continue` says no."""
+        wide, lease = self._lock(_WIDE), DeviceLease(())
+        if not _wait_for(wide, can_continue):
+            return None
+        try:
+            for group in self.groups[:count]:
+                lock = self._lock(f"{group.number}.lock")
+                if not _wait_for(lock, can_continue):
+                    lease.release()
+                    return None
+                lease.locks.append(lock)
+                lease.groups = (*lease.groups, group)
+        finally:
+            wide.release()
+        return lease
+
+    def try_reacquire(self, groups: Sequence[DeviceGroup]) -> DeviceLease | None:
+        """Take the very groups that an engine is loaded on; None if somebody uses one."""
+        return self._try_lock_groups(groups)
+
+    def stop_other_engines(self, lease: DeviceLease, *, keep: int | None) -> None:
+        """Stop the engines of other pool processes on leased groups, and wait until they ended.
+
+        Args:
+            keep: process id of this process's own engine, if one runs.
+        """
+        for group in lease.groups:
+            pid = self._read_engine(group)
+            if pid not in (None, keep):
+                _stop_engine(pid)
+            self._engine_file(group).unlink(missing_ok=True)
+
+    def note_engine(self, groups: Sequence[DeviceGroup], pid: int) -> None:
+        """Write down which engine process is loaded on groups."""
+        for group in groups:
+            self._engine_file(group).write_text(str(pid))
+
+    def forget_engine(self, groups: Sequence[DeviceGroup], pid: int) -> None:
+        """Note that an engine process has ended."""
+        for group in groups:
+            if self._read_engine(group) == pid:
+                self._engine_file(group).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder; the worker ends."""
+        if os.getpid() == self._made_by:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _try_lock_groups(self, groups: Sequence[DeviceGroup]) -> DeviceLease | None:
+        lease = DeviceLease(tuple(groups))
+        for group in groups:
+            lock = self._lock(f"{group.number}.lock")
+            if not _try_lock(lock):
+                lease.release()
+                return None
+            lease.locks.append(lock)
+        return lease
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.folder / name, is_singleton=False)
+
+    def _engine_file(self, group: DeviceGroup) -> Path:
+        return self.folder / f"{group.number}.engine"
+
+    def _read_engine(self, group: DeviceGroup) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._engine_file(group).read_text())
+        return None
+
+
+_pool: DevicePool | None = None
+
+
+def set_up_pool(processes: int) -> DevicePool:
+    """Divide this worker's devices among its pool processes, before it forks them."""
+    global _pool
+    _pool = DevicePool(divide_devices(processes))
+    return _pool
+
+
+def get_pool() -> DevicePool:
+    """The pool of this worker; a process that is no worker has one group of all devices."""
+    return set_up_pool(1) if _pool is None else _pool
+
+
+def count_groups(gpus: int, groups: Sequence[DeviceGroup]) -> int:
+    """Count the groups that an engine needs which spreads a model over so many GPUs."""
+    per_group = max(1, len(groups[0].gpus))
+    return min(len(groups), math.ceil(gpus / per_group))
+
+
+def _try_lock(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _wait_for(lock: FileLock, can_continue: Callable[[], bool]) -> bool:
+    while not _try_lock(lock):
+        if not can_continue():
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _stop_engine(pid: int) -> None:
+    """Kill an engine's process group; its memory is free once its process has ended."""
+    for process in _iter_engine(pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        give_up_at = time.monotonic() + _STOP_SECONDS
+        while _is_alive(process) and time.monotonic() < give_up_at:
+            time.sleep(0.02)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it holds memory: not once it only waits for its parent to read its exit code."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _iter_engine(pid: int) -> Iterator[psutil.Process]:
+    """The process, if it still is the leader of an engine's group and no other program."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if "workers.engine.process" in process.cmdline():
+            yield process
