@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -91,12 +92,19 @@ class Site:
 
 
 def digests_below(artifacts: Path) -> dict[str, str]:
-    """Hash every file of the artifacts but the lock."""
+    """Hash every file of the artifacts but the lock; of experiments all but their UUIDs."""
     return {
-        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(artifacts)): hash_file(path)
         for path in sorted(artifacts.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+def hash_file(path: Path) -> str:
+    data = path.read_bytes()
+    if path.name == "experiment.json":
+        data = json.dumps(json.loads(data) | {"uuid": ""}).encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 def make_site(root: Path) -> Site:

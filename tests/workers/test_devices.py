@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from workers.engine import devices
 from workers.engine.client import EngineHost
-from workers.engine.devices import DeviceGroup, DevicePool, divide_devices
+from workers.ops import devices
+from workers.ops.devices import DeviceGroup, DevicePool, divide_devices
 
 FOUR = tuple(DeviceGroup(number, (str(number),)) for number in range(4))
 
@@ -103,7 +103,7 @@ def test_a_training_that_is_cancelled_while_it_waits_leaves_the_devices(pool: De
 
 def test_slots_are_taken_once_and_freed_by_the_end_of_a_process(pool: DevicePool) -> None:
     take = (
-        "import sys; from workers.engine.devices import DevicePool; "
+        "import sys; from workers.ops.devices import DevicePool; "
         "pool = DevicePool.__new__(DevicePool); pool._slot = None; pool._made_by = 0; "
         "from pathlib import Path; pool.folder = Path(sys.argv[1]); pool.groups = (0, 1, 2); "
         "print(pool.take_slot(), flush=True); sys.stdin.read()"

@@ -38,8 +38,8 @@ from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Sta
 from webapp.paths import get_storage_roots
 from workers.engine import process
 from workers.engine.client import ShardFailedError, ShardRequest, ShardResult, ShardStoppedError
-from workers.engine.devices import DeviceGroup
 from workers.management.follow import follow_iteration
+from workers.ops.devices import DeviceGroup
 from workers.pipeline import control, dispatch, run_shard, scheduling
 from workers.pipeline.sync_rows import record_experiment
 from workers.reconciler import reconcile

@@ -20,8 +20,8 @@ from typing import IO, Any, Final
 from meta_reward_core.engines.base import Completion, Conversation, SamplingParams
 from meta_reward_core.iteration import Resource
 from meta_reward_core.system.signals import make_parent_death_preexec
-from workers.engine.devices import DeviceGroup, build_environment, get_pool, list_cores
 from workers.engine.output import EngineOutput
+from workers.ops.devices import DeviceGroup, build_environment, get_pool, list_cores
 
 
 @dataclass(frozen=True, slots=True)

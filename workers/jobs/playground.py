@@ -31,8 +31,8 @@ from webapp.experiments import models
 from webapp.experiments.models import Job, JobStatus
 from webapp.playground.conversations import get_replies, list_turns
 from workers.engine.client import HOST, SampleRequest, ShardFailedError, ShardStoppedError
-from workers.engine.devices import count_groups, get_pool
 from workers.ops import heartbeat, processes
+from workers.ops.devices import count_groups, get_pool
 from workers.pipeline.open_experiment import open_row
 
 Outcome = dict[str, Any]

@@ -8,8 +8,7 @@ from celery import signals
 
 from meta_reward_core.system.signals import set_parent_death_signal
 from webapp.private_folders import close_private_folders
-from workers.engine import devices
-from workers.ops import broker_watchdog, heartbeat
+from workers.ops import broker_watchdog, devices, heartbeat
 from workers.ops.processes import request_shutdown
 
 _log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import sys
 
 from django.conf import settings
 
-from workers.engine.devices import list_gpus
 from workers.ops.broker import get_configured_broker, is_broker_ready, start_broker
+from workers.ops.devices import list_gpus
 from workers.ops.processes import start_child
 from workers.ops.supervisor import Service
 

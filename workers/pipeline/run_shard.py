@@ -23,8 +23,8 @@ from workers.engine.client import (
     ShardResult,
     ShardStoppedError,
 )
-from workers.engine.devices import DeviceLease, count_groups, get_pool
 from workers.ops import heartbeat, processes
+from workers.ops.devices import DeviceLease, count_groups, get_pool
 from workers.pipeline import fair_queue, scheduling, shard_claims, transitions
 from workers.pipeline.dispatch import send_following_shards, send_shards
 from workers.pipeline.open_experiment import build_context
