@@ -42,7 +42,6 @@ from django.forms import (
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import mark_safe
 from django.utils.text import Truncator
 
 from meta_reward_core.errors import InputError
@@ -193,9 +192,7 @@ class BatchAdmin(ReviewerAdmin):
             (queue, f"adjudicate batch {row.pk}", "adjudicate"),
             (reverse("audit_report", args=[row.pk]), f"results of batch {row.pk}", "results"),
         ]
-        return format_html_join(
-            mark_safe(" &middot; "), '<a href="{}" aria-label="{}">{}</a>', links
-        )
+        return format_html_join(" · ", '<a href="{}" aria-label="{}">{}</a>', links)
 
     @admin.action(description="Export answers as CSV", permissions=["view"])
     def export(self, request: HttpRequest, rows: QuerySet[Batch]) -> HttpResponse:  # noqa: ARG002
@@ -580,7 +577,7 @@ class ItemAdmin(ReviewerAdmin):
     def format_answers(self, row: Item) -> str:
         """Everybody's answer."""
         lines = [(answer,) for answer in _make_row(row).answers]
-        return format_html_join(mark_safe("<br>"), "{}", lines) or "none yet"
+        return format_html_join("", "<div>{}</div>", lines) or "none yet"
 
     @admin.display(description="meta-judge or judge")
     def format_meta_judge(self, row: Item) -> str:
@@ -607,9 +604,7 @@ class ItemAdmin(ReviewerAdmin):
             (found.prompt, "prompt, responses and judgments"),
             (found.battle, "battle"),
         ]
-        return format_html_join(
-            mark_safe(" &middot; "), '<a href="{}">{}</a>', [one for one in links if one[0]]
-        )
+        return format_html_join(" · ", '<a href="{}">{}</a>', [one for one in links if one[0]])
 
     @admin.display(description="instruction")
     def show_instruction(self, row: Item) -> str:
@@ -660,7 +655,7 @@ class ItemAdmin(ReviewerAdmin):
             f"{claimed} opened this item on the site and may be deciding it." if claimed else "",
             refusal,
         ]
-        return format_html_join(mark_safe("<br>"), "{}", [(part,) for part in parts if part])
+        return format_html_join("", "<div>{}</div>", [(part,) for part in parts if part])
 
     @admin.display(description="history")
     def list_history(self, row: Item) -> str:
