@@ -202,9 +202,9 @@ class DevicePool:
         """
         for group in lease.groups:
             pid = self._read_engine(group)
-            if pid not in (None, keep):
+            if pid is not None and pid != keep:
                 _stop_engine(pid)
-            self._engine_file(group).unlink(missing_ok=True)
+                self._engine_file(group).unlink(missing_ok=True)
 
     def note_engine(self, groups: Sequence[DeviceGroup], pid: int) -> None:
         """Write down which engine process is loaded on groups."""
