@@ -18,7 +18,7 @@ from webapp.accounts.credentials import get_generation
 from webapp.accounts.permissions import can_touch_account, get_users_with_permission
 from webapp.accounts.reauthentication import RECENT_SECONDS
 from webapp.api.models import ApiToken, TokenScope, make_token
-from webapp.experiments.models import Experiment, Iteration, Job, Shard, Stage, Worker
+from webapp.experiments.models import Experiment, Iteration, Job, JobKind, Shard, Stage, Worker
 
 pytestmark = pytest.mark.django_db
 
@@ -159,9 +159,11 @@ def test_rows_of_a_running_experiment_are_not_deleted_under_its_worker(
     Iteration.objects.update(status="running")
     delete_by_admin(client, "experiments/experiment", pk)
     assert Experiment.objects.exists()
+    deletions = Job.objects.filter(kind=JobKind.DELETE)
+    assert not deletions.exists()
     Iteration.objects.update(status="finished")
     delete_by_admin(client, "experiments/experiment", pk)
-    assert not Experiment.objects.exists()
+    assert deletions.get().experiment_id == pk, "deleted by a job, as on its page"
 
 
 def test_workers_do_not_name_private_experiments_to_others(iteration: Iteration) -> None:

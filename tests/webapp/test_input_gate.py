@@ -165,7 +165,7 @@ def test_deeply_nested_files_of_an_experiment_are_named_on_its_pages(
 
 
 def test_names_that_pages_have_are_reserved_for_them(db: None) -> None:
-    assert list_reserved_names() == {"new", "compare"}
+    assert list_reserved_names() == {"new", "compare", "actions"}
     for name in list_reserved_names():
         assert get_resolver().resolve(f"/experiments/{name}").kwargs == {}
         with pytest.raises(InputError, match="page of the site"):

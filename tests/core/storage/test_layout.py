@@ -74,7 +74,7 @@ def test_an_experiments_folder_is_decided_in_one_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hanging all files on something else than the name is a change of one function."""
-    moved = classmethod(lambda cls, name: cls(f"by-id/{len(name)}"))
+    moved = classmethod(lambda cls, name, uuid=None: cls(f"by-id/{len(name)}", uuid))
     monkeypatch.setattr(ExperimentLayout, "from_name", moved)
     run_whole(begin(tmp_path), 1, monkeypatch)
     folder = tmp_path / "by-id" / str(len("scripted"))
