@@ -161,6 +161,7 @@ def test_the_pages_ask_the_database_as_often_for_many(
             stage = run_judging(Iteration.objects.create(experiment=mine, number=turn))
             add_attempt(stage.shards.get(index=3), error="no")
         add_worker(pid=number + 100, shard=stage.shards.get(index=2))
+    get(client)
     assert {path: count_queries(client, path) for path in before} == before
 
 
