@@ -42,7 +42,7 @@ def test_a_model_whose_positions_do_not_hold_the_judges_prompt_is_refused(site: 
     make_model_folder(site.root / "models" / "random")
     finished = run_paper_recipe(site)
     assert finished.returncode == 2, finished.stdout
-    assert "all 3 prompts of the judge are refused" in finished.stdout
+    assert "engines refuse all 3 prompts of the judge" in finished.stdout
     assert "lower judge.max_new_tokens" in finished.stdout
     assert not (site.artifacts / "own").exists()
 

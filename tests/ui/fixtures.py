@@ -106,6 +106,7 @@ def add_people() -> None:
     make_person("vera", "viewer")
     make_person("carol", "auditor")
     make_person("dave", "auditor")
+    make_person("leda", "lead")
     User.objects.create_superuser("ada", password="correct horse")
 
 
@@ -182,7 +183,12 @@ def _copied(real: Experiment, name: str) -> Experiment:
     """An experiment of another name with copies of all rows and files."""
     root = Path(settings.META_REWARD_ARTIFACT_ROOT)
     shutil.copytree(root / real.name, root / name)
-    made = _copy_row(real, name=name)
+    uuid = uuid4()
+    description = root / name / "experiment.json"
+    description.write_text(
+        json.dumps(json.loads(description.read_text()) | {"name": name, "uuid": str(uuid)})
+    )
+    made = _copy_row(real, name=name, uuid=uuid)
     for iteration in real.iterations.all():
         new = _copy_row(iteration, experiment=made)
         for stage in iteration.stages.all():

@@ -15,6 +15,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 OPERATOR: Final = "alice"
 VIEWER: Final = "vera"
 AUDITOR: Final = "carol"
+LEAD: Final = "leda"
 ADMIN: Final = "ada"
 NOBODY: Final = ""
 
@@ -129,6 +130,9 @@ PAGES: Final = (
     Page("audit_report", "judgments", "/audits/{judgments}"),
     Page("audit_report", "responses", "/audits/{responses}"),
     Page("audit_report", "unanswered", "/audits/{untouched}"),
+    _empty("audit_items", "/audits/items", LEAD),
+    Page("audit_items", "all", "/audits/items", LEAD),
+    Page("audit_review", "undecided", "/audits/{judgments}/items/1/review", LEAD),
     Page("audit_item", "judgments", "/audits/{begun}/annotate", AUDITOR),
     Page("audit_item", "responses", "/audits/{untouched}/annotate", AUDITOR),
     Page("audit_item", "answered", "/audits/{begun}/items/2", AUDITOR),

@@ -33,7 +33,7 @@ never a failure of the site."""
 
 LAUNCH_FIELDS: Final = (
     *("name", "model_hub", "prompts_text", "prompts_called", "prompts_stored", "base_text"),
-    *("base_recipe", "origin", "model_folder", "until", "seed"),
+    *("base_recipe", "origin", "origin_uuid", "model_folder", "until", "seed"),
 )
 NOTICE_FIELDS: Final = ("email", "webhook_url")
 
@@ -138,7 +138,13 @@ def test_in_the_choice_of_notices(client: Client, text: str) -> None:
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_in_the_name_of_a_token(client: Client, text: str) -> None:
     page = client.get("/account/tokens").content.decode()
-    assert set(fields_of(page)) == {"name"}
+    assert set(fields_of(page)) == {"name", "once"}
+    send(
+        client,
+        "/account/tokens",
+        {"name": "t", "days": "30", "scope": "read", "once": text},
+        "/account/tokens",
+    )
     for name in (text, text[:64]):
         send(
             client,

@@ -76,8 +76,10 @@ def secrets(
     settings.META_REWARD_WEBHOOK_HOSTS = ["hooks.example.org"]
     shutil.copytree(artifacts / "scripted", tmp_path / NAME)
     users = make_users(alice)
-    row = record(tmp_path, owner=alice)
-    Experiment.objects.filter(pk=row.pk).update(name=NAME, is_private=True)
+    row = record(artifacts, owner=alice)
+    Experiment.objects.filter(pk=row.pk).update(
+        name=NAME, is_private=True, artifact_root=str(tmp_path)
+    )
     row.refresh_from_db()
     batch = draw(row, by=alice, auditors=[users["assigned auditor"]])  # type: ignore[list-item]
     Iteration.objects.update(message=PLANTED["finding"], status="running")

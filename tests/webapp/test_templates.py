@@ -12,7 +12,10 @@ def test_there_are_templates() -> None:
     assert len(TEMPLATES) > 50
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+NAMED_BY_DJANGO = {"admin/search_form.html"}  # overrides the template of its admin
+
+
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - NAMED_BY_DJANGO))
 def test_a_part_of_a_page_begins_with_an_underscore(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     is_page = text.lstrip().startswith("{% extends") or "<!doctype html>" in text

@@ -42,7 +42,7 @@ def test_it_makes_a_person_of_each_role_who_can_sign_in(demo: str) -> None:
 
 def test_the_experiment_is_finished_and_the_operators(demo: str) -> None:
     row = Experiment.objects.get()
-    assert (row.name, row.status) == ("demo", "waiting")
+    assert (row.name, row.status) == ("demo", "finished")
     assert row.owner == User.objects.get(username="olga")
     assert [one.status for one in row.iterations.all()] == ["finished"]
 

@@ -15,7 +15,7 @@ from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import make_fake_reply
 from meta_reward_core.errors import EngineError
 from meta_reward_core.experiment import open_experiment
-from meta_reward_core.planning import experiment_request
+from meta_reward_core.planning import experiment_request, launch_request
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.workers.installation import Installation, StopBy, UseScript
 from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage
@@ -85,7 +85,8 @@ def test_the_same_command_goes_on_whatever_it_names(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without --recipe the changes are to the default recipe, which is another than here."""
-    monkeypatch.setattr(experiment_request, "DEFAULT_RECIPE", str(installation.recipe))
+    for module in (experiment_request, launch_request):
+        monkeypatch.setattr(module, "DEFAULT_RECIPE", str(installation.recipe))
     words = ["run_iteration", "--experiment", "mine", "--set", "actor.samples=3", "--seed", "7"]
     words += ["--model", "stub", "--engine", "scripted", "--prompts", str(installation.prompts)]
     for _ in range(2):
@@ -292,11 +293,11 @@ def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
 
 def test_a_plan_of_several_iterations_has_a_sum(installation: Installation, tmp_path: Path) -> None:
     shown = installation.run_iteration(
-        "--dry-run", "--iterations", 3, "--output", tmp_path / "plan.json"
+        "--dry-run", "--iterations", 2, "--output", tmp_path / "plan.json"
     )
     plans = json.loads((tmp_path / "plan.json").read_text())["plan"].values()
     tokens = sum(stage["tokens"] for plan in plans for stage in plan)
-    assert f"all 3 iterations about {tokens:,} tokens" in shown
+    assert f"all 2 iterations about {tokens:,} tokens" in shown
     assert "all 1" not in installation.run_iteration("--dry-run")
 
 

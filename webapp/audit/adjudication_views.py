@@ -32,7 +32,9 @@ from webapp.audit.review_items import (
     ReviewFilterForm,
     annotate_disagreements,
     count_to_adjudicate,
+    find_item,
     find_neighbours,
+    get_item_address,
     get_reviewable_items,
     select_items,
 )
@@ -117,7 +119,7 @@ def _get_item(person: User, pk: int, number: int) -> Item:
     Raises:
         Http404: there is none, or the person may still be asked to answer it.
     """
-    found = Item.objects.filter(batch=pk, number=number).first()
+    found = find_item(pk, number)
     if found is None:
         raise Http404("There is no such item.")
     items = annotate_disagreements(get_reviewable_items(person)).select_related(
@@ -257,8 +259,7 @@ def _build_address(item: Item, query: str) -> str:
 
 
 def _build_next_address(key: int, query: str) -> str:
-    item = Item.objects.only("batch_id", "number").get(pk=key)
-    return _build_address(item, query)
+    return _build_address(get_item_address(key), query)
 
 
 def _redirect_to(key: int | None, query: str) -> HttpResponse:

@@ -230,6 +230,16 @@ def _filter_by_text(items: QuerySet[Any], text: str) -> QuerySet[Any]:
     return items.filter(found)
 
 
+def find_item(batch: int, number: int) -> Item | None:
+    """Find an item by its number in a batch, whoever may see it."""
+    return Item.objects.filter(batch=batch, number=number).first()
+
+
+def get_item_address(key: int) -> Item:
+    """Read of an item what its address consists of: its batch and its number."""
+    return Item.objects.only("batch_id", "number").get(pk=key)
+
+
 def count_to_adjudicate(person: User, **values: Any) -> int:
     """How many items wait for a decision, of what a person may see."""
     return select_items(person, values).count()
