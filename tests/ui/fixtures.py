@@ -27,9 +27,9 @@ from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_attempt, add_worker
 from webapp.accounts import two_factor
 from webapp.api.models import make_token
-from webapp.audit import annotation_queue
+from webapp.audit import adjudication, annotation_queue
 from webapp.audit.gate import explain_hold
-from webapp.audit.models import Batch, Gate
+from webapp.audit.models import Batch, Gate, RepeatKind
 from webapp.experiments.models import (
     Driver,
     Experiment,
@@ -321,7 +321,16 @@ def _add_audits(real: Experiment) -> dict[str, str]:
     Batch.objects.filter(pk=batches["closed"].pk).update(status="closed")
     while (item := annotation_queue.lease_next_item(batches["skipped"], carol)) is not None:
         annotation_queue.skip_item(item, carol)
-    return {name: str(batch.pk) for name, batch in batches.items()}
+    decided = _adjudicate(batches["judgments"])
+    return {name: str(batch.pk) for name, batch in batches.items()} | {"decided": decided}
+
+
+def _adjudicate(batch: Batch) -> str:
+    """Let the review lead decide about one item; returns its number."""
+    item = batch.items.filter(repeat_kind=RepeatKind.NO).latest("number")
+    decision = adjudication.Decision("tie", "Both name the same error.", item.adjudication_version)
+    assert adjudication.adjudicate_item(item, decision, by=User.objects.get(username="leda"))
+    return str(item.number)
 
 
 def _answer(batch: Batch, people: Sequence[User], *, at_most: int = 1000) -> None:
@@ -346,7 +355,12 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
     """What people asked for: steering, launches, tries and publications, in every state."""
 
     def add(kind: JobKind, status: JobStatus = JobStatus.WAITING, **values: Any) -> str:
-        given = {"experiment": real, "experiment_name": real.name, "created_by": alice}
+        given = {
+            "experiment": real,
+            "experiment_uuid": real.uuid,
+            "experiment_name": real.name,
+            "created_by": alice,
+        }
         if status != JobStatus.WAITING:
             given["finished"] = timezone.now()
         return str(Job.objects.create(kind=kind, status=status, **(given | values)).pk)
@@ -359,6 +373,7 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
     ).model_dump(mode="json")
     launch: dict[str, Any] = {
         "experiment": None,
+        "experiment_uuid": None,
         "experiment_name": "tomorrow",
         "payload": launch_request,
     }
