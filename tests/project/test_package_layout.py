@@ -14,7 +14,7 @@ PACKAGES: Final = ("meta_reward_core", "webapp", "workers")
 MAX_MODULES: Final = 8
 MAX_PACKAGES: Final = 14
 MAX_TREE_LINES: Final = 50
-MAX_TREE_WIDTH: Final = 120
+MAX_TREE_WIDTH: Final = 100
 MAX_SHARE_WITHOUT_VERB: Final = 0.05
 
 VERBS: Final = frozenset(Path(__file__).with_name("verbs.txt").read_text(encoding="utf-8").split())

@@ -93,7 +93,7 @@ attempts = Attempt.objects.count()
 
 from webapp.experiments.files import open_experiment_files
 
-row = Experiment.objects.get()
+row = Experiment.objects.get(name="kept")
 files = open_experiment_files(row)
 assert files.exists()
 assert files.read_uuid() == row.uuid, "rows and files derive the same UUID"
@@ -113,9 +113,31 @@ for page in ("/", "/experiments/kept", "/experiments/kept/iterations/1", "/audit
     answer = browser.get(page, headers={"Host": "localhost"})
     assert answer.status_code == 200, (page, answer.status_code)
 
+bookmarks = {
+    "/log": "/activity",
+    "/people/tokens": "/account/tokens",
+    "/people/notices": "/account/notifications",
+    "/experiments/kept/try?n=1": "/experiments/kept/playground?n=1",
+}
+for bookmark, address in bookmarks.items():
+    answer = browser.get(bookmark, follow=True, headers={"Host": "localhost"})
+    assert answer.redirect_chain == [(address, 301)], answer.redirect_chain
+    assert answer.status_code == 200, bookmark
+
+from pathlib import Path
+from tests.upgrades.make_fixture import RECIPE
+
+saved = Path(os.environ["META_REWARD_VAR"]) / "saved.yaml"
+saved.write_text(RECIPE)
+prompts = saved.with_name("prompts.txt")
+print(*(f"question {number}?" for number in range(20)), sep=chr(10), file=prompts.open("w"))
+wanted = ("--recipe", str(saved), "--prompts", str(prompts), "--iterations", "1")
 fake_training()
+call_command("run_iteration", "--experiment", "from-a-saved-recipe", *wanted)
+assert Iteration.objects.get(experiment__name="from-a-saved-recipe").status == "finished"
+
 call_command("run_iteration", "--experiment", "kept", "--iterations", "2")
-assert Iteration.objects.get(number=2).status == "finished"
+assert Iteration.objects.get(experiment=row, number=2).status == "finished"
 made_again = Attempt.objects.filter(shard__stage__iteration=iteration).count() - attempts
 assert made_again == 0, "a shard of the earlier version was made again"
 """
