@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from meta_reward_core.recipes.dataflow import flatten_values
 from meta_reward_core.recipes.loader import (
     list_shipped_recipes,
     load_recipe,
@@ -53,7 +54,7 @@ def make_recipe_view(recipe: Mapping[str, Any]) -> RecipeView:
     meanings = dict(_iter_meanings(Recipe, ""))
     values = tuple(
         _make_value(key, text, known.get(key), meanings.get(key, ("", "")))
-        for key, text in _flatten(read_stored_values(recipe, origin=name), "")
+        for key, text in _write_values(read_stored_values(recipe, origin=name)).items()
         if key not in ("name", "description")
     )
     return RecipeView(name, shipped, values)
@@ -71,15 +72,14 @@ def _make_value(key: str, text: str, shipped: str | None, words: tuple[str, str]
 
 @lru_cache(maxsize=32)
 def _load_shipped_values(name: str) -> Mapping[str, str]:
-    return dict(_flatten(load_recipe(name).model_dump(mode="json"), ""))
+    return _write_values(load_recipe(name).model_dump(mode="json"))
 
 
-def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, json.dumps(value, ensure_ascii=False).strip('"')
+def _write_values(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: json.dumps(value, ensure_ascii=False).strip('"')
+        for name, value in flatten_values(values).items()
+    }
 
 
 def _iter_meanings(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, tuple[str, str]]]:

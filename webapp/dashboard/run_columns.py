@@ -16,6 +16,7 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 
 from meta_reward_core.recipes.canonical import restore_names
+from meta_reward_core.recipes.dataflow import flatten_values
 from webapp.charts.scales import format_number
 from webapp.experiment_form.compare import METRIC_TITLES
 from webapp.experiment_form.recipe_fields import write_value
@@ -240,16 +241,6 @@ def _read_recipe_value(path: str, rows: Rows) -> Values:
     return {pk: values[path] for pk, values in found.items() if path in values}
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def list_metric_columns(rows: Rows) -> list[Column]:
     """Offer the metrics that the last completed iterations of some experiments have."""
     completed = _of(rows).filter(status=RunStatus.FINISHED)
@@ -283,7 +274,7 @@ def _read_recipes(latest: Mapping[str, int]) -> Mapping[str, Mapping[str, Any]]:
         _known_recipes.clear()
         missing = {pk: sha256 for sha256, pk in latest.items()}
     for pk, recipe in Experiment.objects.filter(pk__in=missing).values_list("pk", "recipe"):
-        _known_recipes[missing[pk]] = _flatten(restore_names(recipe))
+        _known_recipes[missing[pk]] = flatten_values(restore_names(recipe))
     return {sha256: _known_recipes[sha256] for sha256 in latest if sha256 in _known_recipes}
 
 

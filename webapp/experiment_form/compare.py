@@ -8,6 +8,7 @@ from typing import Any, Final
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
+from meta_reward_core.recipes.dataflow import flatten_values
 from webapp.accounts.permissions import get_visible_experiments, require_view
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Series, build_line_chart
@@ -188,7 +189,7 @@ def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDif
         row.name: {
             "seed": row.seed,
             "seed model (sha256)": row.base_model_sha256[:12],
-            **_flatten(row.recipe),
+            **flatten_values(row.recipe),
         }
         for row in experiments
     }
@@ -200,16 +201,6 @@ def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDif
         for key in keys
     ]
     return [one for one in found if len({cell.text for cell in one.cells}) > 1]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _format_value(values: Mapping[str, Any], key: str) -> str:
