@@ -66,9 +66,9 @@ def test_a_process_prefers_its_own_group_and_takes_another_if_that_is_used(
 
 
 def test_a_model_over_two_gpus_takes_neighboring_groups(pool: DevicePool) -> None:
-    assert devices.count_groups(2, FOUR) == 2
-    assert devices.count_groups(2, [DeviceGroup(0, ("0", "1"))]) == 1
-    assert devices.count_groups(16, FOUR) == 4
+    assert devices.count_groups({"tensor_parallel": 2}, FOUR) == 2
+    assert devices.count_groups({"tensor_parallel": 2}, [DeviceGroup(0, ("0", "1"))]) == 1
+    assert devices.count_groups({"tensor_parallel": 16}, FOUR) == 4
     one = pool.try_acquire(1)
     two = pool.try_acquire(2)
     assert one is not None
@@ -136,9 +136,9 @@ def test_whoever_takes_a_group_first_stops_the_idle_engine_of_another_process(
     assert engine.environ()["CUDA_VISIBLE_DEVICES"] == "1"
     everything = pool.acquire(4, can_continue=lambda: True)
     assert everything is not None
-    pool.stop_other_engines(everything, keep=host.pid)
+    pool.stop_other_engines(everything.groups, keep=host.pid)
     assert engine.status() != psutil.STATUS_ZOMBIE, "its own engine stays"
-    pool.stop_other_engines(everything, keep=None)
+    pool.stop_other_engines(everything.groups, keep=None)
     assert engine.status() == psutil.STATUS_ZOMBIE
     assert host._child is not None
     assert host._child.wait() == -signal.SIGKILL
@@ -150,7 +150,7 @@ def test_a_process_id_that_is_no_engine_any_more_is_left_alone(pool: DevicePool)
         pool.note_engine(FOUR[:1], other.pid)
         lease = pool.try_acquire(1)
         assert lease is not None
-        pool.stop_other_engines(lease, keep=None)
+        pool.stop_other_engines(lease.groups, keep=None)
         assert other.poll() is None
         other.kill()
 

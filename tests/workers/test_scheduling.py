@@ -57,7 +57,6 @@ class HostHere:
         self.ran: list[tuple[str, int]] = []
         self.kills = 0
         self.groups: tuple[DeviceGroup, ...] = ()
-        self.pid = None
 
     def kill(self) -> None:
         self.kills += 1

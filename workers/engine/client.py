@@ -118,7 +118,8 @@ class EngineHost:
 
         Args:
             model: whatever tells one loaded engine from another.
-            groups: devices that it may use; none leaves a running child those it has.
+            groups: devices that it may use, and from which the engines of other pool processes are
+                stopped; none leaves a running child those it has.
             on_message: called with the child's messages about its progress.
             can_continue: asked every so often; False kills the child.
 
@@ -206,6 +207,7 @@ class EngineHost:
             self.kill()
         if groups and self.groups != tuple(groups):
             self.kill()
+        get_pool().stop_other_engines(groups, keep=self.pid)
         if self._child is None:
             self._start(groups)
         if resource == "engine":

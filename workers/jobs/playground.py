@@ -157,16 +157,13 @@ class HostedEngine:
             uuid=str(self._experiment.uuid),
         )
         pool = get_pool()
-        groups = count_groups(
-            self._experiment.recipe["engine"].get("tensor_parallel") or 1, pool.groups
-        )
+        groups = count_groups(self._experiment.recipe["engine"], pool.groups)
         devices = pool.try_acquire(groups) or pool.acquire(
             groups, can_continue=self._lease.can_continue
         )
         if devices is None:
             raise ShardStoppedError
         try:
-            pool.stop_other_engines(devices, keep=HOST.pid)
             return HOST.sample(
                 request,
                 model=self._loaded_as,

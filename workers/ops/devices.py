@@ -17,10 +17,10 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import psutil
 import pynvml
@@ -166,7 +166,7 @@ class DevicePool:
             starts = range(0, len(self.groups) - count + 1, count)
             own = self.take_slot() // count * count
             for start in sorted(starts, key=lambda start: (start != own, start)):
-                lease = self._try_lock_groups(self.groups[start : start + count])
+                lease = self.try_acquire_groups(self.groups[start : start + count])
                 if lease is not None:
                     return lease
             return None
@@ -190,17 +190,13 @@ class DevicePool:
             wide.release()
         return lease
 
-    def try_reacquire(self, groups: Sequence[DeviceGroup]) -> DeviceLease | None:
-        """Take the very groups that an engine is loaded on; None if somebody uses one."""
-        return self._try_lock_groups(groups)
-
-    def stop_other_engines(self, lease: DeviceLease, *, keep: int | None) -> None:
+    def stop_other_engines(self, groups: Sequence[DeviceGroup], *, keep: int | None) -> None:
         """Stop the engines of other pool processes on leased groups, and wait until they ended.
 
         Args:
             keep: process id of this process's own engine, if one runs.
         """
-        for group in lease.groups:
+        for group in groups:
             pid = self._read_engine(group)
             if pid is not None and pid != keep:
                 _stop_engine(pid)
@@ -222,7 +218,8 @@ class DevicePool:
         if os.getpid() == self._made_by:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _try_lock_groups(self, groups: Sequence[DeviceGroup]) -> DeviceLease | None:
+    def try_acquire_groups(self, groups: Sequence[DeviceGroup]) -> DeviceLease | None:
+        """Take these very groups, such as those of a loaded engine; None if somebody uses one."""
         lease = DeviceLease(tuple(groups))
         for group in groups:
             lock = self._lock(f"{group.number}.lock")
@@ -259,8 +256,13 @@ def get_pool() -> DevicePool:
     return set_up_pool(1) if _pool is None else _pool
 
 
-def count_groups(gpus: int, groups: Sequence[DeviceGroup]) -> int:
-    """Count the groups that an engine needs which spreads a model over so many GPUs."""
+def count_groups(engine: Mapping[str, Any], groups: Sequence[DeviceGroup]) -> int:
+    """Count the groups that an engine needs.
+
+    Args:
+        engine: the section of a stored recipe.
+    """
+    gpus = engine.get("tensor_parallel") or 1
     per_group = max(1, len(groups[0].gpus))
     return min(len(groups), math.ceil(gpus / per_group))
 

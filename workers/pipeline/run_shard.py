@@ -74,7 +74,7 @@ def _acquire_devices(shard: Shard) -> DeviceLease | None:
     """Take what a shard needs at least; None if others use all devices of this worker."""
     if _RESOURCES[shard.stage.name] != "cpu":
         return get_pool().try_acquire(1, seconds=_DEVICE_SECONDS)
-    lease = get_pool().try_reacquire(_host.groups)
+    lease = get_pool().try_acquire_groups(_host.groups)
     if lease is not None:
         return lease
     _host.kill()  # somebody else is about to use the devices of the idle engine
@@ -119,7 +119,6 @@ def _run_in_engine(shard: Shard, lease: "ShardLease", devices: DeviceLease) -> S
     stage, iteration = shard.stage, shard.stage.iteration
     experiment = iteration.experiment
     _widen(devices, _count_groups(shard), lease)
-    get_pool().stop_other_engines(devices, keep=_host.pid)
     layout = open_experiment_files(experiment).layout
     scratch = layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT), iteration.number)
     return _host.run(
@@ -147,8 +146,7 @@ def _count_groups(shard: Shard) -> int:
         return 0
     if resource == "trainer":
         return len(groups)
-    engine = shard.stage.iteration.experiment.recipe["engine"]
-    return count_groups(engine.get("tensor_parallel") or 1, groups)
+    return count_groups(shard.stage.iteration.experiment.recipe["engine"], groups)
 
 
 def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
