@@ -11,8 +11,6 @@ key got a better name or a later version has more keys. The canonical form there
 `experiment.json`, the database and records of runs hold this form; people see today's names.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -28,6 +26,7 @@ from meta_reward_core.recipes.renamed_keys import (
     set_value,
     translate_renamed_keys,
 )
+from meta_reward_core.storage.artifact_store import hash_compact_json
 
 _FROZEN: Final[Mapping[str, str]] = {
     "": "name description world model iterations pair_kinds shard_prompts",
@@ -125,5 +124,4 @@ def hash_recipe_values(values: Mapping[str, Any]) -> str:
     An experiment hashes what it has stored, which may be older and lack keys that were frozen
     later: so an upgrade does not make its work look like another's.
     """
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_compact_json(values)

@@ -44,6 +44,11 @@ def hash_json(value: Any) -> str:
     return hash_bytes(encode_canonical_json(value))
 
 
+def hash_compact_json(value: Any) -> str:
+    """Hash a value as `hash_json`, written without line breaks: how recipes have been hashed."""
+    return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+
+
 def encode_canonical_json(value: Any) -> bytes:
     """Write JSON that is the same bytes for the same value, and readable."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"

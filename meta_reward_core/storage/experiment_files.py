@@ -1,7 +1,6 @@
 """The files of an experiment, opened: description, iterations, checkpoints, scorecards, lock."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,7 +11,7 @@ from meta_reward_core.errors import ArtifactError, MalformedInputError
 from meta_reward_core.storage.artifact_store import (
     ArtifactStore,
     encode_canonical_json,
-    hash_bytes,
+    hash_compact_json,
 )
 from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.experiment_lock import lock_experiment
@@ -179,15 +178,10 @@ def get_uuid(description: Description, *, name: str) -> UUID:
         return UUID(description["uuid"])
     return derive_earlier_uuid(
         name,
-        recipe_sha256=_hash_recipe(description["recipe"]),
+        recipe_sha256=hash_compact_json(description["recipe"]),
         seed=description["seed"],
         base_model_sha256=description["seed_model"]["sha256"],
     )
-
-
-def _hash_recipe(values: Mapping[str, Any]) -> str:
-    """Hash as `recipes.canonical.hash_recipe_values`, which this layer does not import."""
-    return hash_bytes(json.dumps(values, sort_keys=True, ensure_ascii=False).encode())
 
 
 def iter_experiment_names(store: ArtifactStore) -> Iterator[str]:
