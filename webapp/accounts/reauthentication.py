@@ -19,13 +19,13 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
 from webapp.accounts.login_throttle import check_secret
 from webapp.accounts.permissions import get_user
 from webapp.accounts.two_factor import has_second_factor, verify_code
+from webapp.own_addresses import is_own_address
 
 RECENT_SECONDS: Final = 15 * 60
 
@@ -130,7 +130,4 @@ def connect_signals() -> None:
 def _read_target(request: HttpRequest) -> str:
     """Read where to go; only an address of this site counts."""
     target = (request.POST if request.method == "POST" else request.GET).get("next", "")
-    is_ours = url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    return target if is_ours else reverse(settings.LOGIN_REDIRECT_URL)
+    return target if is_own_address(request, target) else reverse(settings.LOGIN_REDIRECT_URL)

@@ -13,8 +13,9 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_safe
+
+from webapp.own_addresses import is_own_address
 
 _KEY: Final = "unsent_form"
 _MAX_CHARS: Final = 200_000
@@ -49,10 +50,7 @@ def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
 def _find_page(request: HttpRequest) -> str:
     """The page that the form is on, as far as the browser says; the first page otherwise."""
     page = urlsplit(request.headers.get("Referer", ""))
-    is_own = url_has_allowed_host_and_scheme(
-        page.geturl(), allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    if not page.netloc or not is_own:
+    if not page.netloc or not is_own_address(request, page.geturl()):
         return reverse("index")
     return f"{page.path}?{page.query}" if page.query else page.path
 

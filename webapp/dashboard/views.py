@@ -12,7 +12,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, St
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from webapp.accounts.ownership import OwnershipForm, transfer_ownership
@@ -74,6 +73,7 @@ from webapp.experiments.progress import (
 )
 from webapp.experiments.stage_progress import list_stage_progress
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
+from webapp.own_addresses import is_own_address
 
 _CHARTS_REGION: Final = "iteration-charts"
 
@@ -125,9 +125,7 @@ def request_bulk_action(request: HttpRequest) -> HttpResponse:
 def _get_way_back(request: HttpRequest) -> str:
     """The table that an action was requested from, with its filter; the first page otherwise."""
     back = request.POST.get("next", "")
-    is_own = url_has_allowed_host_and_scheme(
-        back, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
+    is_own = is_own_address(request, back)
     return back if is_own and back.startswith("/") else reverse("index")
 
 
