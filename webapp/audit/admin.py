@@ -78,8 +78,8 @@ from webapp.audit.review_items import (
     get_reviewable_items,
 )
 from webapp.audit.review_presenter import (
-    ReviewRow,
     format_decision,
+    format_meta_judge,
     format_value,
     get_other_claimant,
     list_disagreements,
@@ -576,13 +576,13 @@ class ItemAdmin(ReviewerAdmin):
     @admin.display(description="answers")
     def format_answers(self, row: Item) -> str:
         """Everybody's answer."""
-        lines = [(answer,) for answer in _make_row(row).answers]
+        lines = [(answer,) for answer in make_review_rows([row], User())[0].answers]
         return format_html_join("", "<div>{}</div>", lines) or "none yet"
 
     @admin.display(description="meta-judge or judge")
     def format_meta_judge(self, row: Item) -> str:
         """Both verdicts, or the judge's mean."""
-        return _make_row(row).meta_judge
+        return format_meta_judge(row)
 
     @admin.display(ordering="adjudicated", description="decision")
     def format_decided(self, row: Item) -> str:
@@ -676,10 +676,6 @@ class ItemAdmin(ReviewerAdmin):
                 "same time. What you wrote is kept as a draft on the review page.",
                 messages.ERROR,
             )
-
-
-def _make_row(row: Item) -> ReviewRow:
-    return make_review_rows([row], User())[0]
 
 
 def _format_text(text: str) -> str:

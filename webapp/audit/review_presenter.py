@@ -82,12 +82,6 @@ class ItemLinks:
     battle: str = ""
 
 
-def list_answers(item: Item) -> list[Answer]:
-    """Everybody's answers to an item and to its repeats, the first one first."""
-    found = Answer.objects.filter(Q(item=item) | Q(item__original=item))
-    return list(found.select_related("item", "auditor").order_by("submitted", "pk"))
-
-
 def format_value(choice: str, points: float | None, item: Item) -> str:
     """Name an outcome briefly, by the letters that the item's page shows."""
     if points is not None:
@@ -118,12 +112,18 @@ def list_disagreements(item: Any) -> tuple[str, ...]:
 def make_review_rows(items: Iterable[Item], person: User) -> list[ReviewRow]:
     """Items with their answers, for a list."""
     items = list(items)
+    answers = _read_answers(items)
+    return [_make_row(item, answers[item.pk], person) for item in items]
+
+
+def _read_answers(items: Iterable[Item]) -> dict[int, list[Answer]]:
+    """By item everybody's answers to it and to its repeats, the first one first."""
     answers: dict[int, list[Answer]] = {item.pk: [] for item in items}
     keys = list(answers)
     found = Answer.objects.filter(Q(item__in=keys) | Q(item__original__in=keys))
     for answer in found.select_related("item").order_by("submitted", "pk"):
         answers[answer.item.original_id or answer.item_id].append(answer)
-    return [_make_row(item, answers[item.pk], person) for item in items]
+    return answers
 
 
 def _make_row(item: Item, answers: Iterable[Answer], person: User) -> ReviewRow:
@@ -133,7 +133,7 @@ def _make_row(item: Item, answers: Iterable[Answer], person: User) -> ReviewRow:
         excerpt=text if len(text) <= _EXCERPT_CHARS else f"{text[: _EXCERPT_CHARS - 1]}…",
         disagreements=list_disagreements(item),
         answers=tuple(_format_brief_answer(answer, item) for answer in answers),
-        meta_judge=_format_meta_judge(item),
+        meta_judge=format_meta_judge(item),
         decision=format_decision(item),
         claimed_by=get_other_claimant(item, person),
     )
@@ -145,7 +145,8 @@ def _format_brief_answer(answer: Answer, item: Item) -> str:
     return f"{answer.auditor_name}{again}: {format_value(answer.choice, answer.points, item)}{sure}"
 
 
-def _format_meta_judge(item: Item) -> str:
+def format_meta_judge(item: Item) -> str:
+    """Name both verdicts of the meta-judge, or the judge's mean."""
     facts = item.hidden_verdict.facts
     if "mean" in facts:
         return "none" if facts["mean"] is None else f"{facts['mean']:.2f}"
@@ -182,7 +183,7 @@ def make_answer_views(item: Item, person: User) -> list[AnswerRowView]:
             seconds=one.seconds,
             submitted=one.submitted,
         )
-        for one in list_answers(item)
+        for one in _read_answers([item])[item.pk]
     ]
 
 
@@ -249,9 +250,10 @@ def format_items_csv(items: Iterable[Item], person: User) -> str:
 
 
 def _iter_csv_rows(items: list[Item], person: User) -> Iterator[list[object]]:
-    for row in make_review_rows(items, person):
-        item = row.item
-        comments = [f"{one.auditor_name}: {one.comment}" for one in list_answers(item)
+    answers = _read_answers(items)
+    for item in items:
+        row = _make_row(item, answers[item.pk], person)
+        comments = [f"{one.auditor_name}: {one.comment}" for one in answers[item.pk]
                     if one.comment]  # fmt: skip
         yield [
             *(item.batch_id, item.number, item.batch.experiment_name, item.batch.iteration),
