@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, cast
 
 from django import forms
@@ -117,9 +118,15 @@ class Line:
     may_control: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunTable:
-    """The table that an address asks for."""
+    """The table that an address asks for.
+
+    Attributes:
+        rows: all experiments of the table, of which `page` is a part.
+    """
+
+    rows: QuerySet[Experiment]
 
     form: FilterForm
     is_filtered: bool
@@ -128,12 +135,20 @@ class RunTable:
     lines: Sequence[Line]
     chosen: Sequence[str]
     fixed: Sequence[Column]
-    metrics: Sequence[Column]
-    recipe: Sequence[Column]
     is_active: bool
     lacks_workers: bool
     may_control: bool
     shows_archived: bool
+
+    @cached_property
+    def metrics(self) -> Sequence[Column]:
+        """Columns of metrics to choose from; updates of the table alone do not need them."""
+        return list_metric_columns(self.rows)
+
+    @cached_property
+    def recipe(self) -> Sequence[Column]:
+        """Columns of recipe values to choose from."""
+        return list_recipe_columns(self.rows)
 
 
 def list_owners(visible: QuerySet[Experiment]) -> list[str]:
@@ -189,6 +204,7 @@ def read_run_table(user: AnyUser, query: QueryDict) -> RunTable:
     lines = _make_lines(user, shown, columns)
     summaries = [line.summary for line in lines]
     return RunTable(
+        rows=rows,
         form=form,
         is_filtered=any(query.get(name) for name in ("q", "status", "owner", "tag", "archived")),
         page=page,
@@ -196,8 +212,6 @@ def read_run_table(user: AnyUser, query: QueryDict) -> RunTable:
         lines=lines,
         chosen=[column.key for column in columns],
         fixed=list(COLUMNS.values()),
-        metrics=list_metric_columns(rows),
-        recipe=list_recipe_columns(rows),
         is_active=any(is_active(summary.row) for summary in summaries),
         lacks_workers=any(needs_workers(summary.row) for summary in summaries)
         and not count_live_workers(),
