@@ -8,30 +8,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import is_too_wide, launched_chromium, serious_violations
-from tests.end_to_end.conftest import TINY
+from tests.browser import is_too_wide, serious_violations
 from tests.ui.pages import PAGES, every_route, example_of
 from tests.ui.pages import Page as Row
-from tests.ui.serving import People, Sites, served_sites
+from tests.ui.serving import People, Sites
 
 SEEN = {row.route for row in PAGES}
 PHONE, DESK = (390, 844), (1440, 900)
 LOOKS = ((PHONE, False), (PHONE, True), (DESK, False), (DESK, True))
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    root = tmp_path_factory.mktemp("looks")
-    recipe = root / "tiny.yaml"
-    recipe.write_text(TINY, encoding="utf-8")
-    with served_sites(root, recipe=str(recipe), iterations=2) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched_chromium() as chromium:
-        yield chromium
 
 
 def test_the_rows_are_of_addresses_that_exist() -> None:

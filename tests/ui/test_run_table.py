@@ -1,34 +1,16 @@
 """The run table in a real browser: updates keep a selection, the address keeps the columns."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import launched_chromium
-from tests.end_to_end.conftest import TINY
 from tests.ui.pages import PAGES
-from tests.ui.serving import People, Sites, served_sites
+from tests.ui.serving import People, Sites
 
 pytestmark = pytest.mark.slow
 
 INDEX = next(row for row in PAGES if row.title == "index--all")
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    root = tmp_path_factory.mktemp("run-table")
-    recipe = root / "tiny.yaml"
-    recipe.write_text(TINY, encoding="utf-8")
-    with served_sites(root, recipe=str(recipe), iterations=2) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched_chromium() as chromium:
-        yield chromium
 
 
 def test_a_selection_survives_updates_and_is_archived(sites: Sites, browser: Browser) -> None:
