@@ -1,4 +1,4 @@
-"""The miniature as a task of the registry: its prompts, its seed models, and what knows its truth.
+"""The miniature as a plug-in task: its prompts, its seed models, and what knows its truth.
 
 Imports neither torch nor what evaluates until one of them is used.
 """
