@@ -1,4 +1,4 @@
-r"""CSV that no spreadsheet runs as a program, whoever wrote the text in its cells.
+r"""CSV that spreadsheets never interpret as formulas, whatever its cells contain.
 
 A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula, and a formula can
 read other cells, fetch an address or start a program on the computer of whoever opens the file.
@@ -59,12 +59,12 @@ _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASC
 
 
 def is_plain_number(text: str) -> bool:
-    """Whether a text is a decimal number and nothing else, as `-1.5` or `2e-05`."""
+    """Whether a text is only a decimal number, such as `-1.5` or `2e-05`."""
     return _NUMBER.fullmatch(text) is not None
 
 
 def guard_cell(value: object) -> str:
-    """Write a value so that no spreadsheet computes it; numbers stay numbers.
+    """Escape a value so that no spreadsheet evaluates it; numbers stay numbers.
 
     Lists and objects are written as JSON, and nothing for None.
     """
@@ -78,7 +78,7 @@ def guard_cell(value: object) -> str:
 
 
 def unguard_cell(cell: str) -> str:
-    """Give back the text that `guard_cell` guarded; other cells stay as they are."""
+    """Undo `guard_cell`; other cells are unchanged."""
     text = cell.removeprefix(_GUARD)
     if text == cell or not _needs_guard(text):
         return cell
@@ -86,7 +86,7 @@ def unguard_cell(cell: str) -> str:
 
 
 def format_csv(rows: Iterable[Iterable[object]], *, line_end: str = "\r\n") -> str:
-    """Write rows as CSV, every cell guarded: the only place that writes CSV."""
+    """Format rows as CSV with every cell escaped. All CSV output goes through this function."""
     sink = io.StringIO(newline="")
     csv.writer(sink, lineterminator=line_end).writerows(map(guard_cell, row) for row in rows)
     return sink.getvalue()
@@ -97,5 +97,5 @@ def _guard_text(text: str) -> str:
 
 
 def _needs_guard(text: str) -> bool:
-    """Whether a spreadsheet could compute a text, or would take its apostrophe for a guard."""
+    """Whether a spreadsheet could evaluate a text, or its apostrophe looks like an escape."""
     return bool(_BEGINS.match(text) or _INSIDE.search(text))

@@ -1,4 +1,4 @@
-"""Evaluation data (EFT) from answers that people have ranked: judgments whose order is theirs.
+"""Evaluation fine-tuning (EFT) data from human-ranked answers: judgments that agree with the ranks.
 
 A judge scores all answers to a prompt, several times. One time's judgments are kept together, if
 they order the answers as the people do; a judgment alone has no order.
@@ -33,7 +33,7 @@ PromptDropReason = Literal["held_out", "one_answer", "ranked_alike"]
 
 @dataclass(frozen=True, slots=True)
 class RankedPrompt:
-    """An instruction with answers and the ranks that people gave them.
+    """A prompt with answers and their human ranks.
 
     Attributes:
         answers: distinct texts.
@@ -48,7 +48,7 @@ class RankedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class EftRow:
-    """A row of EFT data: the judge's prompt, and a judgment worth learning."""
+    """A row of EFT data: the judge's prompt and a good judgment."""
 
     prompt: str
     response: str
@@ -60,7 +60,7 @@ class EftRow:
 
 @dataclass(frozen=True, slots=True)
 class EftData:
-    """What was built. kept + not kept = judgments.
+    """Result of building EFT data. kept + not kept = judgments.
 
     Attributes:
         rows: in the order of prompts and answers.
@@ -76,7 +76,7 @@ class EftData:
 
 
 def read_ranked(path: str | Path) -> list[RankedPrompt]:
-    """Read ranked answers, in one of two forms.
+    """Read ranked answers in one of two formats.
 
     One row per answer: `instruction` (or `prompt_text`), `response` (or `response_text`) and
     `rank` (or `score`, the higher the better). Or one row per prompt: `prompt`, `responses` and
@@ -144,7 +144,7 @@ def build_eft(
     max_share: float = 1.0,
     tell: Callable[[int], Progress] | None = None,
 ) -> EftData:
-    """Judge ranked answers and keep the judgments that order them as people do.
+    """Judge ranked answers and keep the judgments that agree with the human ranks.
 
     Args:
         engine: the judge, not yet trained to judge; closed by the caller.
@@ -206,7 +206,7 @@ def build_eft(
 def _select_usable_prompts(
     prompts: Sequence[RankedPrompt], held_out: HeldOutPrompts
 ) -> tuple[list[RankedPrompt], dict[PromptDropReason, int]]:
-    """Prompts whose answers have an order to agree with."""
+    """Select prompts whose answers have an order to agree with."""
     left_out: Counter[PromptDropReason] = Counter()
     usable = []
     for prompt in prompts:
@@ -231,7 +231,7 @@ def _build_responses(prompt: RankedPrompt) -> list[Response]:
 def _select_agreeing_judgments(
     judgments: Sequence[Judgment], ranks: Mapping[str, float]
 ) -> tuple[list[Judgment], Counter[JudgmentDropReason]]:
-    """Judgments whose scores, among those of the same time, order the answers as their ranks.
+    """Select judgments whose scores, within one sample index, order the answers like their ranks.
 
     The score of a judgment that the token limit cut off counts for that order, but its text ends
     in the middle: nobody learns from it.
@@ -253,7 +253,7 @@ def _select_agreeing_judgments(
 
 
 def find_drop_reason(judged: Sequence[tuple[float | None, float]]) -> JudgmentDropReason | None:
-    """Why judgments of one time do not order the answers as people do; None where they do.
+    """Return why judgments of one sample index do not agree with the ranks; None if they do.
 
     Args:
         judged: (score, rank) of each answer.
@@ -282,7 +282,7 @@ def _build_eft_row(judgment: Judgment, prompt: str, rank: float) -> EftRow:
 
 
 def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> list[EftRow]:
-    """Leave out rows of the most frequent points until none has more than its share.
+    """Drop rows of the most frequent score until no score exceeds its share.
 
     Args:
         rows: of any points.
@@ -301,7 +301,7 @@ def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> l
 
 
 def _compute_largest_cap(sizes: Sequence[int], share: float) -> int:
-    """The most rows of one kind that can be kept: cap <= share * sum(min(size, cap)).
+    """Compute the maximum rows per score: cap <= share * sum(min(size, cap)).
 
     Where there are fewer kinds than 1 / share, no cap does that; then all kinds are made equal.
     """

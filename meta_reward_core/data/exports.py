@@ -15,7 +15,7 @@ from meta_reward_core.storage.records import PairKind
 
 
 class PairRow(TypedDict):
-    """One row of `actor_pairs` or `judge_pairs`; further columns may ride along."""
+    """A row of `actor_pairs` or `judge_pairs`; it can have more columns."""
 
     prompt: Conversation
     chosen: Conversation
@@ -118,7 +118,7 @@ def to_llama_factory(rows: Iterable[PairRow]) -> Iterator[Row]:
 
 
 def build_llama_factory_dataset_info(file_name: str) -> Row:
-    """The entry of LLaMA-Factory's `dataset_info.json` that describes our file to it."""
+    """Build the entry of LLaMA-Factory's `dataset_info.json` for our file."""
     return {
         "file_name": file_name,
         "formatting": "sharegpt",
@@ -152,7 +152,7 @@ def to_online_rlhf(rows: Iterable[PairRow]) -> Iterator[Row]:
 
 
 def to_oxen(rows: Iterable[PairRow]) -> Iterator[Row]:
-    """Oxen's flat preference rows, all texts as strings.
+    """Oxen's flat preference rows, with all values as strings.
 
     Raises:
         ArtifactError: a prompt has more than one turn, or a completion more than one message.
@@ -184,7 +184,7 @@ def _select_extra(row: PairRow) -> Row:
 
 
 def _require_single_turn(row: PairRow) -> str:
-    """The text of a prompt that is one user message."""
+    """Return the text of a prompt with a single user message."""
     prompt = row["prompt"]
     if len(prompt) != 1 or prompt[0]["role"] != "user":
         raise ArtifactError(
@@ -195,7 +195,7 @@ def _require_single_turn(row: PairRow) -> str:
 
 
 def _require_single_reply(messages: Conversation) -> str:
-    """The text of a completion that is one assistant message."""
+    """Return the text of a completion with a single assistant message."""
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise ArtifactError("A completion of a pair must be one assistant message.")
     return messages[0]["content"]

@@ -1,4 +1,4 @@
-"""Files that a user gives and files that a command writes.
+"""Read files that users provide, and write files that commands produce.
 
 Input is read whole or refused with one sentence that names the file and the line. Output appears
 whole or not at all, and a path that cannot be written is refused before the work begins.
@@ -30,7 +30,7 @@ def read_source_bytes(path: Path, error: type[InputError]) -> bytes:
 
 
 def read_source_text(path: Path, error: type[InputError]) -> str:
-    """Read a UTF-8 file, without its byte order mark and with the line ends that it has.
+    """Read a UTF-8 file without its byte order mark; line ends are kept.
 
     Raises:
         error: it cannot be read, or is not UTF-8; the message names the line.
@@ -46,7 +46,7 @@ def read_source_text(path: Path, error: type[InputError]) -> str:
 
 
 def require_writable(path: Path | None) -> None:
-    """Refuse a file that could not be written at the end, before the work begins.
+    """Check before the work that an output file can be written.
 
     Raises:
         InputError: its folder is missing or may not be written to, or it is a folder.
@@ -61,7 +61,7 @@ def require_writable(path: Path | None) -> None:
 
 @contextlib.contextmanager
 def create_output_folder(path: Path) -> Iterator[None]:
-    """Make a folder for a command's files; if it refuses before it wrote any, it is gone again.
+    """Create a command's output folder; it is removed if the command fails before writing.
 
     Raises:
         InputError: it cannot be made.
@@ -81,13 +81,13 @@ def create_output_folder(path: Path) -> Iterator[None]:
 
 
 def replace_between(page: str, begin: str, end: str, text: str) -> str:
-    """Put a text between two marks of a page, in the place of what stood there."""
+    """Replace the text between two marks of a page."""
     head, _, rest = page.partition(begin)
     return f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 def write_atomically(path: Path, chunks: Iterable[str]) -> None:
-    """Write a text file that appears whole or not at all, replacing one of this name.
+    """Write a text file atomically, replacing an existing one.
 
     Raises:
         ArtifactError: it cannot be written.
@@ -107,5 +107,5 @@ def write_atomically(path: Path, chunks: Iterable[str]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as readable JSON, whole or not at all."""
+    """Write a value as readable JSON, atomically."""
     write_atomically(path, [json.dumps(value, indent=1, ensure_ascii=False), "\n"])

@@ -52,7 +52,7 @@ _ASSISTANT_ROLES: Final = frozenset({"assistant", "gpt", "bot", "model", "chatgp
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """What a file of prompts contains.
+    """The contents of a prompt file.
 
     Attributes:
         prompts: in the order of the file, each text once.
@@ -82,7 +82,7 @@ class PromptFile:
         return "row" if self.format in ("parquet", "json") else "line"
 
     def require_good_rows(self, name: str, *, skip: bool = False, option: str = "") -> None:
-        """Refuse a file with rejected rows, unless the user chose to skip them.
+        """Refuse a file with rejected rows unless the user chose to skip them.
 
         Args:
             name: what messages call the file.
@@ -101,7 +101,7 @@ class PromptFile:
             )
 
     def describe_rejected(self, limit: int = _SHOWN_REJECTS) -> str:
-        """The first rejected rows with their reasons, as sentences."""
+        """Describe the first rejected rows with their reasons."""
         shown = [
             f"{self.row_noun} {number}: {REJECT_TEXT[reason]}"
             for number, reason in self.rejected[:limit]
@@ -111,12 +111,12 @@ class PromptFile:
 
 
 def compute_prompt_id(text: str) -> str:
-    """The sha256 of a prompt's UTF-8 bytes, in hexadecimal."""
+    """Return the SHA-256 of a prompt's UTF-8 bytes, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
-    """Read all prompts of a file; its content says what it is, its suffix where that is open.
+    """Read all prompts of a file. The format is detected from the content, then from the suffix.
 
     Texts are kept exactly as they stand, without normalisation; only in a text file, where a
     line is a prompt, blank lines mean nothing. Of a conversation (a list of messages, or an
@@ -143,7 +143,7 @@ def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
-    """Objects of a JSON lines file with their line numbers; blank lines are passed over.
+    """Read the objects of a JSON lines file with their line numbers; blank lines are skipped.
 
     Raises:
         PromptFileError: the file is missing, or a line is not UTF-8 or not one JSON object.
@@ -163,7 +163,7 @@ def _describe_rejections(found: PromptFile) -> str:
 
 
 def _collect_prompts(rows: Iterable[IndexedRow], kind: PromptFormat) -> PromptFile:
-    """Prompts of the rows, without the ones that came before or cannot serve."""
+    """Collect the usable prompts of the rows without duplicates."""
     prompts: dict[str, Prompt] = {}
     extra: dict[str, dict[str, Any]] = {}
     rejected: list[tuple[int, RejectReason]] = []
@@ -192,7 +192,7 @@ def _collect_prompts(rows: Iterable[IndexedRow], kind: PromptFormat) -> PromptFi
 
 
 def _is_other_turn(row: Row) -> bool:
-    """Whether a row is one message of a conversation other than its first by the user.
+    """Whether a row is a message of a conversation other than its first user message.
 
     OpenAssistant's flat files hold one message a row, with its role and its parent's id.
     """
@@ -203,7 +203,7 @@ def _is_other_turn(row: Row) -> bool:
 
 
 def _parse_prompt(row: Row) -> Prompt | TextReason:
-    """The prompt of a row, or why there is none."""
+    """Return the prompt of a row, or why there is none."""
     column = find_prompt_column(row)
     text = row[column] if column else None
     if isinstance(text, Mapping) and text.get("role") in _USER_ROLES:
@@ -220,7 +220,7 @@ def _parse_prompt(row: Row) -> Prompt | TextReason:
 
 
 def find_reject_reason(text: str) -> TextReason | None:
-    """Why a text cannot be stored and trained on; None when it can."""
+    """Return why a text cannot be stored and trained on; None if it can."""
     if not text.strip():
         return "empty"
     if "\x00" in text:
@@ -233,7 +233,7 @@ def find_reject_reason(text: str) -> TextReason | None:
 
 
 def _find_user_turn(messages: object) -> str | None:
-    """Content of the first user message, if it is a text."""
+    """Return the content of the first user message if it is a text."""
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and message.get("role", message.get("from")) in _USER_ROLES:
             content = message.get("content", message.get("value"))

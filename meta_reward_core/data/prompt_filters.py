@@ -1,4 +1,4 @@
-"""Which prompts are left out of a pool: near duplicates, other languages, evaluation prompts.
+"""Filters of a prompt pool: near duplicates, other languages, evaluation prompts.
 
 Near duplicates are found by ROUGE-L over words. Its F1 of two texts is 2 LCS / (m + n), with LCS
 the longest common subsequence of their m and n words, which rapidfuzz calls the normalised Indel
@@ -37,7 +37,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 class NearDuplicateIndex:
-    """Remembers texts and finds those among them that a new one nearly repeats.
+    """Index of texts that finds near duplicates of a new text.
 
     Args:
         rouge_threshold: the least similarity that counts, in (0, 1].
@@ -54,12 +54,12 @@ class NearDuplicateIndex:
             self.add(text)
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text to the index."""
         self._texts.append(text)
         self._coded.append(self._encode(text))
 
     def find(self, text: str) -> tuple[str, float] | None:
-        """The most similar remembered text and its similarity; None if none is similar enough."""
+        """Return the most similar indexed text and its similarity; None if none is similar."""
         found = process.extractOne(
             self._encode(text),
             self._coded,
@@ -69,7 +69,7 @@ class NearDuplicateIndex:
         return None if found is None else (self._texts[found[2]], float(found[1]))
 
     def _encode(self, text: str) -> str:
-        """One character for each word: what compares strings compares words then."""
+        """Encode each word as one character, so that string comparison compares words."""
         return "".join(self._encode_word(word) for word in _WORD.findall(text.casefold()))
 
     def _encode_word(self, word: str) -> str:
@@ -88,7 +88,7 @@ def _load_identifier() -> Any:
 
 
 def check_languages(codes: Sequence[str]) -> None:
-    """Refuse codes that the identifier does not know.
+    """Refuse language codes that the identifier does not know.
 
     Raises:
         InputError: naming them.
@@ -101,7 +101,7 @@ def check_languages(codes: Sequence[str]) -> None:
 
 
 def is_in_language(text: str, codes: Sequence[str]) -> bool:
-    """Whether a text may well be in one of the languages.
+    """Whether a text is plausibly in one of the languages.
 
     Args:
         text: any text.
@@ -113,14 +113,14 @@ def is_in_language(text: str, codes: Sequence[str]) -> bool:
 
 
 def compute_held_out_key(text: str) -> str:
-    """The sha256 of a prompt's words in one form, in hexadecimal."""
+    """Return the SHA-256 of a prompt's normalized words, in hexadecimal."""
     words = unicodedata.normalize("NFKC", text).casefold().split()
     return hashlib.sha256(" ".join(words).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPrompts:
-    """Prompts that nothing may be trained on.
+    """Prompts that must not be trained on.
 
     Attributes:
         texts: as they stand in their files.
@@ -134,7 +134,7 @@ class HeldOutPrompts:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "HeldOutPrompts":
-        """Hold texts out."""
+        """Build the set from texts."""
         kept = tuple(texts)
         return cls(
             kept,
@@ -147,7 +147,7 @@ class HeldOutPrompts:
 
 
 def read_held_out(paths: Sequence[Path]) -> HeldOutPrompts:
-    """Read files of prompts that are held out; no file holds nothing out.
+    """Read files of held-out prompts; without files the set is empty.
 
     Raises:
         PromptFileError: a file, or a row of it, cannot be read as prompts.
@@ -161,7 +161,7 @@ def read_held_out(paths: Sequence[Path]) -> HeldOutPrompts:
 
 
 def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:
-    """A pool without the prompts that are held out; how many there were is kept in it.
+    """Remove the held-out prompts from a pool; the pool records their number.
 
     Raises:
         InputError: nothing is left.
@@ -175,7 +175,7 @@ def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:
 def remove_contaminated(
     pool: PromptFile, evaluated: Mapping[str, Sequence[str]]
 ) -> tuple[PromptFile, dict[str, int]]:
-    """Leave out the prompts that equal or nearly equal an evaluation prompt.
+    """Remove the prompts that equal or nearly equal an evaluation prompt.
 
     Nearly equal is a ROUGE-L of at least 0.7; see `NearDuplicateIndex`.
 

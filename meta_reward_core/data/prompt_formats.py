@@ -1,4 +1,4 @@
-"""Find out what a file of prompts is, and read its rows one by one.
+"""Detect the format of a prompt file, and read its rows one by one.
 
 The content decides; the suffix only settles what the content leaves open. A row that cannot be read
 is returned with its reason, so that one bad line does not cost the file. A file whose rows cannot
@@ -62,7 +62,7 @@ _MAX_NULL_SHARE: Final = 0.05
 
 
 def detect_format(data: bytes, name: str) -> PromptFormat:
-    """Say what a file of prompts is.
+    """Detect the format of a prompt file.
 
     Args:
         data: the whole file.
@@ -92,7 +92,7 @@ def detect_format(data: bytes, name: str) -> PromptFormat:
 
 
 def _refuse_other_files(data: bytes, name: str) -> None:
-    """Refuse what is no file of prompts at all, by its first bytes."""
+    """Refuse files that cannot be prompt files, by their first bytes."""
     if data.startswith(_LFS_POINTER):
         raise PromptFileError(
             f"{name}: is a Git LFS pointer, not the file itself; run `git lfs pull` where it was "
@@ -118,7 +118,7 @@ def _refuse_other_files(data: bytes, name: str) -> None:
 
 
 def _detect_table(text: str, suffix: str) -> PromptFormat | None:
-    """CSV or TSV where the first line is a header with a known column; else None.
+    """Detect CSV or TSV: the first line is a header with a known column; else None.
 
     A .txt file is a table only if its other lines have as many cells as the header: a prompt may
     be a list of words in which one is called "text".
@@ -135,7 +135,7 @@ def _detect_table(text: str, suffix: str) -> PromptFormat | None:
 
 
 def _iter_sample_records(text: str, delimiter: str) -> Iterator[list[str]]:
-    """The first records of a table without its blank lines; the last may be cut off."""
+    """Yield the first non-blank records of a table; the last one can be incomplete."""
     reader = csv.reader(io.StringIO(text[:_SAMPLE_CHARS], newline=""), delimiter=delimiter)
     try:
         for row in itertools.islice(filter(None, reader), _SAMPLE_RECORDS):
@@ -145,7 +145,7 @@ def _iter_sample_records(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def find_delimiter(text: str) -> str:
-    """Find the separator of a table: the one under which its header has a known column.
+    """Find the delimiter of a table: the one that gives a header with a known column.
 
     Where none or several do, Python's own detection over the first lines decides; a table of one
     column has none, and a comma stands for that.
@@ -168,13 +168,13 @@ def find_delimiter(text: str) -> str:
 
 
 def find_prompt_column(row: Row) -> str | None:
-    """The first known column that holds something; the first known one if none does."""
+    """Find the first known column with content, else the first known column."""
     known = [name for name in PROMPT_COLUMNS if name in row]
     return next((name for name in known if row[name] is not None), known[0] if known else None)
 
 
 def decode_leniently(data: bytes) -> str:
-    """Decode UTF-8 without its byte order mark; each wrong byte becomes a lone surrogate.
+    """Decode UTF-8 without its byte order mark; each invalid byte becomes a lone surrogate.
 
     `has_wrong_bytes` finds them again, so that one wrong byte costs one row.
     """
@@ -182,12 +182,12 @@ def decode_leniently(data: bytes) -> str:
 
 
 def has_wrong_bytes(text: str) -> bool:
-    """Whether a text of `decode_leniently` holds bytes that were not UTF-8."""
+    """Whether a text of `decode_leniently` contains bytes that were not UTF-8."""
     return any("\udc80" <= char <= "\udcff" for char in text) if not text.isascii() else False
 
 
 def iter_rows(path: Path, kind: PromptFormat, name: str) -> Iterator[IndexedRow]:
-    """Rows of a file, each with its line (text, JSON lines, CSV) or number (JSON array, Parquet).
+    """Yield the rows of a file with their line (text, JSON lines, CSV) or number (JSON, Parquet).
 
     Args:
         path: of the file.
@@ -214,7 +214,7 @@ def iter_rows(path: Path, kind: PromptFormat, name: str) -> Iterator[IndexedRow]
 
 
 def _iter_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that hold something. Not str.splitlines: it splits at characters of a prompt, too."""
+    """Yield the non-blank lines. Not str.splitlines, which also splits within prompts."""
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             yield number, line.rstrip("\n")
@@ -226,7 +226,7 @@ def _iter_text_rows(text: str) -> Iterator[IndexedRow]:
 
 
 def iter_json_lines(data: bytes) -> Iterator[IndexedRow]:
-    """Objects of JSON lines, whatever their keys; blank lines are passed over."""
+    """Yield the objects of JSON lines with any keys; blank lines are skipped."""
     for number, line in _iter_lines(decode_leniently(data)):
         yield number, "not_utf8" if has_wrong_bytes(line) else _parse_json_row(line)
 
@@ -253,7 +253,7 @@ def _require_column(row: Row | UnreadableReason) -> Row | UnreadableReason:
 
 
 def _iter_json_rows(text: str, name: str) -> Iterator[IndexedRow]:
-    """Elements of a JSON array (objects or texts), or the one object that a file is."""
+    """Yield the elements of a JSON array (objects or texts), or the single object of a file."""
     if has_wrong_bytes(text):
         line = next(number for number, line in _iter_lines(text) if has_wrong_bytes(line))
         raise PromptFileError(f"{name}, line {line}: is not UTF-8 text; save the file as UTF-8.")
@@ -290,7 +290,7 @@ def _is_json(text: str) -> bool:
 
 
 def _is_one_object(text: str) -> bool:
-    """Whether a file is one object over several lines, instead of one object on each line."""
+    """Whether a file is one object over several lines instead of one object per line."""
     return _is_json(text)
 
 

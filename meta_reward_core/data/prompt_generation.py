@@ -1,4 +1,4 @@
-"""New prompts in the manner of a few: 8-shot self-instruct, and what is left out, by reason.
+"""Generate new prompts from a few examples (8-shot self-instruct), with filters and their reasons.
 
 Each request shows some seed instructions and some that were made before, and asks for one more.
 What comes back passes the filters in order; the first that refuses it is its reason. Nothing here
@@ -50,7 +50,7 @@ _TASK = re.compile(r"<task>(.*?)</task>", re.DOTALL | re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class PromptFilters:
-    """What a prompt must be.
+    """Requirements for a prompt.
 
     Attributes:
         min_chars: shorter ones are left out.
@@ -69,7 +69,7 @@ class PromptFilters:
 
 @dataclass(frozen=True, slots=True)
 class FewShotSettings:
-    """How a prompt is asked for.
+    """Settings of the few-shot request.
 
     Attributes:
         template: with the place `{examples}`.
@@ -90,7 +90,7 @@ class FewShotSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What came of it. made + left out = replies.
+    """Result of a generation. made + left out = replies.
 
     Attributes:
         prompts: in the order in which they came, with the round that made each.
@@ -106,7 +106,7 @@ class GenerationResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many were left out, by reason, the most frequent first."""
+        """Number of dropped replies by reason, most frequent first."""
         return dict(Counter(reason for _, reason, _ in self.left_out).most_common())
 
 
@@ -120,7 +120,7 @@ def generate_prompts(
     seed: int,
     tell: Callable[[int, int], None] | None = None,
 ) -> GenerationResult:
-    """Make prompts until there are `count`, or until nothing new comes.
+    """Generate prompts until there are `count`, or until no new ones appear.
 
     Args:
         engine: who writes them; closed by the caller.
@@ -160,7 +160,7 @@ def generate_prompts(
 
 
 class _GenerationState:
-    """Prompts as they come, and why others were left out."""
+    """Accepted prompts so far, and the reasons of dropped replies."""
 
     def __init__(self, seeds: Sequence[str], filters: PromptFilters) -> None:
         self.seeds = seeds
@@ -188,7 +188,7 @@ class _GenerationState:
 
 
 def parse_task(reply: str) -> str | None:
-    """The last marked task of a reply, without blanks around it."""
+    """Parse the last marked task of a reply, without surrounding whitespace."""
     marked = _TASK.findall(reply)
     return marked[-1].strip() if marked else None
 
@@ -202,7 +202,7 @@ def _find_task_failure(completion: Completion, text: str | None) -> GenerationDr
 
 
 def find_drop_reason(text: str, filters: PromptFilters) -> GenerationDropReason | None:
-    """The first filter that refuses a prompt, its likeness to others aside; None if none does."""
+    """Return the first filter that refuses a prompt, similarity aside; None if none does."""
     if find_reject_reason(text) is not None:
         return "not_usable"
     if len(text) < filters.min_chars:
@@ -219,7 +219,7 @@ def find_drop_reason(text: str, filters: PromptFilters) -> GenerationDropReason 
 def _build_request(
     making: _GenerationState, shots: FewShotSettings, seed: int, number: int, place: int
 ) -> Conversation:
-    """Examples in random order: seeds, and the model's own where there are enough."""
+    """Build a request with examples in random order: seeds, and generated prompts if enough."""
     rng = random.Random(derive_seed(seed, "shots", number, place))
     own = [prompt.text for prompt, _ in making.made]
     chosen = rng.sample(own, shots.generated) if len(own) >= shots.generated else []

@@ -1,4 +1,4 @@
-"""Read evaluation and instruction fine-tuning data: JSON lines in, rows for SFT out.
+"""Read evaluation and instruction fine-tuning data: JSON lines to SFT rows.
 
 EFT teaches the judge: its prompt is the judge's prompt, its response a justification with points.
 IFT teaches the actor. Both come as `{prompt, response}`, as `{prompt_text, response_text, ...}`
@@ -30,7 +30,7 @@ _COLUMN_NAMES = (("prompt", "response"), ("prompt_text", "response_text"), ("pro
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that is not trained on: its line from 1, the column at fault and why."""
+    """A rejected row: its line from 1, the column at fault and the reason."""
 
     line: int
     column: str
@@ -39,7 +39,7 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class SftFile:
-    """What a file of fine-tuning data holds, in its order; the file's name is its rows' kind."""
+    """The rows of a fine-tuning file in order; the file's name is their kind."""
 
     rows: list[SftRow]
     rejected: list[RejectedRow]
@@ -78,7 +78,7 @@ def read_sft_rows(path: str | Path, *, held_out: HeldOutPrompts | None = None) -
 
 
 def _find_columns(path: Path, line: int, row: Row) -> tuple[str, str]:
-    """Names of the prompt's and the response's column in a row."""
+    """Find the names of the prompt and the response column of a row."""
     for prompt, response in _COLUMN_NAMES:
         if prompt in row and response in row:
             return prompt, response
@@ -92,7 +92,7 @@ def _find_columns(path: Path, line: int, row: Row) -> tuple[str, str]:
 def _parse_row(
     line: int, row: Row, prompt: str, response: str, *, kind: str, held_out: HeldOutPrompts | None
 ) -> SftRow | RejectedRow:
-    """A row for SFT, or what is wrong with it."""
+    """Parse a row for SFT, or return what is wrong with it."""
     messages = _parse_messages(row[prompt], "user")
     if isinstance(messages, str):
         return RejectedRow(line, prompt, messages)
@@ -109,7 +109,7 @@ def _parse_row(
 def _parse_messages(
     value: object, role: Literal["user", "assistant"]
 ) -> Conversation | RejectReason:
-    """A text as one message of a role, or a list of messages that ends with that role."""
+    """Convert a text, or a list of messages that ends with a role, to messages."""
     messages = [{"role": role, "content": value}] if isinstance(value, str) else value
     if not isinstance(messages, list) or not messages:
         return "not_a_text"

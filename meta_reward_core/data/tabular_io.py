@@ -1,4 +1,4 @@
-"""Read the rows of an evaluation file, and say exactly what is wrong with one.
+"""Read the rows of an evaluation file, with precise errors.
 
 Rows come as a JSON array, as JSON lines, as one JSON object of columns, or as Parquet. A value
 that is absent, null or NaN is missing, which is never a number and never an empty text.
@@ -25,7 +25,7 @@ _MAX_SHOWN_CHARS = 60
 
 @dataclass(frozen=True, slots=True)
 class NumberedRow:
-    """One row of a file, and where it stands.
+    """A row of a file and its position.
 
     Attributes:
         place: the file's name and the row's number or line, for messages.
@@ -36,11 +36,11 @@ class NumberedRow:
     values: Mapping[str, Any]
 
     def refuse(self, problem: str) -> NoReturn:
-        """Raise for this row; `problem` says what is wrong and what to do."""
+        """Raise an error for this row; `problem` says what is wrong and what to do."""
         raise EvaluationFileError(f"{self.place}: {problem}")
 
     def read_optional_text(self, column: str) -> str | None:
-        """A text, or None where it is missing.
+        """Read a text; None if it is missing.
 
         Raises:
             EvaluationFileError: there is something else than a text.
@@ -53,7 +53,7 @@ class NumberedRow:
         return value
 
     def read_text(self, column: str) -> str:
-        """A text that must be there; it may be empty.
+        """Read a required text, which can be empty.
 
         Raises:
             EvaluationFileError: it is missing.
@@ -65,14 +65,14 @@ class NumberedRow:
         return value
 
     def read_name(self, column: str) -> str:
-        """A text or a whole number that names something, as a text; it must be there."""
+        """Read a required text or integer that is a name, as a text."""
         value = self.values.get(column)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return self.read_text(column)
 
     def read_number(self, column: str) -> float | None:
-        """A finite number, or None where it is missing.
+        """Read a finite number; None if it is missing.
 
         Raises:
             EvaluationFileError: there is something else than a number.
@@ -91,7 +91,7 @@ def is_missing(value: object) -> bool:
 
 
 def format_for_message(value: object) -> str:
-    """A value for a message, shortened."""
+    """Format a value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
 
@@ -111,7 +111,7 @@ def read_rows(path: str | Path) -> list[NumberedRow]:
 
 
 def read_csv(path: str | Path) -> list[NumberedRow]:
-    """Read a CSV file with a header; its cells are texts.
+    """Read a CSV file with a header; all cells are texts.
 
     Raises:
         EvaluationFileError: the file is missing, malformed or empty.
@@ -130,7 +130,7 @@ def read_csv(path: str | Path) -> list[NumberedRow]:
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, whole or not at all."""
+    """Write one JSON object per line, atomically."""
     write_atomically(path, (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 
@@ -160,7 +160,7 @@ def _iter_line_rows(path: Path, text: str) -> Iterator[NumberedRow]:
 
 
 def _iter_column_rows(path: Path, columns: dict[str, Any]) -> Iterator[NumberedRow]:
-    """Rows of an object of columns (lists of one length; other values hold for every row).
+    """Yield rows from an object of columns (lists of one length; scalars apply to every row).
 
     An object whose columns are not all lists of one length is one row.
     """
@@ -176,7 +176,7 @@ def _iter_column_rows(path: Path, columns: dict[str, Any]) -> Iterator[NumberedR
 
 
 def _parse_whole_object(text: str) -> dict[str, Any] | None:
-    """The one object that a text is; None where it is several lines of objects, or broken."""
+    """Parse a text that is one object; None for several lines of objects or invalid JSON."""
     try:
         value = parse_json(text, nan_is_null=True, unique_keys=True)
     except MalformedInputError:

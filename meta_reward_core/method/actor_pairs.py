@@ -1,4 +1,4 @@
-"""Step 4: per prompt, the best and the worst response become a preference pair, length-controlled.
+"""Step 4: select one preference pair per prompt, best against worst response, with length control.
 
 The choice itself is `pairing.select_actor_pair`; here it meets the texts.
 """
@@ -24,7 +24,7 @@ def build_actor_pairs(
     length_unit: LengthUnit,
     system_prompt: str | None,
 ) -> tuple[list[dict[str, Any]], list[Dropped]]:
-    """Make at most one pair for each prompt.
+    """Build at most one pair per prompt.
 
     Returns:
         Rows of the table `actor_pairs`, and one `Dropped` for every prompt without a pair.

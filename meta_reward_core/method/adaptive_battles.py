@@ -1,4 +1,4 @@
-"""Which judgments of a response may still become its best or its worst one.
+"""Find the judgments of a response that can still become its highest or lowest rated one.
 
 Battles run in rounds; after each, a judgment that is out of the running for both places
 fights only whoever is not. What a judgment will have in the end, wins less losses, is predicted
@@ -16,7 +16,7 @@ OrderedPair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class WinRecord:
-    """What a judgment has won so far.
+    """Wins and losses of a judgment so far.
 
     Attributes:
         net: battles won less battles lost; ties and unreadable verdicts are neither.
@@ -69,7 +69,7 @@ def tally_win_records(
 
 
 def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: float) -> set[str]:
-    """Name the judgments that are still in the running for a place that is not decided.
+    """Find the judgments that can still take a rank that is not decided.
 
     Args:
         deviations: half the width of each prediction, in its standard deviations.
@@ -83,7 +83,7 @@ def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: 
 
 
 def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
-    """Between which wins less losses a judgment will end.
+    """Bound the final number of wins minus losses of a judgment.
 
     With mean m and variance v of a battle, both from n battles, the sum of l more is m l with
     the variance v l + v l^2 / n: what chance adds, and what is not known of m. One imagined
@@ -99,5 +99,5 @@ def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
 def select_remaining_battles(
     orders: Collection[OrderedPair], undecided: Collection[str]
 ) -> list[OrderedPair]:
-    """The battles with a judgment whose place is undecided."""
+    """Select the battles that involve a judgment whose rank is undecided."""
     return [order for order in orders if order[0] in undecided or order[1] in undecided]

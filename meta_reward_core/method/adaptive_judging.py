@@ -1,4 +1,4 @@
-"""Which responses may still become chosen or rejected, while their judgments are being drawn.
+"""Find the responses that can still be chosen or rejected while their judgments are being sampled.
 
 Judgments are drawn in rounds; after each, a response that can no longer get into the best tier of
 its prompt, nor into the worst one, gets no more of them. The mean that a response will have in the
@@ -20,7 +20,7 @@ JUDGING_ROUNDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class PartialScore:
-    """What a response has so far.
+    """Scores of a response so far.
 
     Attributes:
         scores: of its readable judgments.
@@ -32,7 +32,7 @@ class PartialScore:
 
 
 def split_into_rounds(samples: int, *, at_least: int) -> list[int]:
-    """How many judgments of a response each round draws; the first one no fewer than `at_least`."""
+    """Plan the judgments per response of each round; the first has at least `at_least`."""
     first = min(samples, max(at_least, math.ceil(samples / JUDGING_ROUNDS)))
     rest, rounds = samples - first, JUDGING_ROUNDS - 1
     sizes = [first, *(rest // rounds + (number < rest % rounds) for number in range(rounds))]
@@ -42,7 +42,7 @@ def split_into_rounds(samples: int, *, at_least: int) -> list[int]:
 def find_still_in_play(
     judged: Mapping[str, PartialScore], *, rho: float, deviations: float
 ) -> set[str]:
-    """Name the responses of one prompt that may get into its best or its worst tier.
+    """Find the responses of one prompt that can still enter its top or bottom tier.
 
     Args:
         judged: by response.
@@ -65,7 +65,7 @@ def find_still_in_play(
 
 
 def bound_final_mean(judged: PartialScore, *, deviations: float) -> tuple[float, float]:
-    """Between which scores the mean of a response will end.
+    """Bound the final mean score of a response.
 
     With mean m and variance v of n scores, the sum of l more is m l with the variance
     v l + v l^2 / n: what chance adds, and what is not known of m. One imagined judgment, a point

@@ -1,4 +1,4 @@
-"""Battles of judgments: how far a position wins by itself, and the matrix that corrects for it.
+"""Battles of judgments: position bias, and the battle matrix that corrects for it.
 
 Outcomes are keyed by the ids of the two judgments, never by their place in a list: a battle
 that is missing leaves a zero where it belongs and shifts nothing.
@@ -19,7 +19,7 @@ from meta_reward_core.storage.records import Battle
 
 @dataclass(frozen=True, slots=True)
 class PositionWeights:
-    """What a win counts in each position, from all battles of an iteration.
+    """Weight of a win in each position, from all battles of an iteration.
 
     Attributes:
         first: weight w1 of a win by the judgment shown first, in [0, 1].
@@ -39,12 +39,12 @@ class PositionWeights:
 
     @property
     def one_position_won_everything(self) -> bool:
-        """Whether there were wins and all of them in one position: every matrix is then zero."""
+        """Whether all wins were in one position, which makes every battle matrix zero."""
         return (self.wins_first == 0) != (self.wins_second == 0)
 
 
 def compute_position_weights(battles: Iterable[Battle]) -> PositionWeights:
-    """Weigh wins against the position that wins more often.
+    """Compute the weights of wins, lower for the position that wins more often.
 
     w1 = wins_second / (wins_first + wins_second) and w2 = 1 - w1; 0.5 each without any win.
     Battles may come from several shards and in any order.
@@ -58,7 +58,7 @@ def compute_position_weights(battles: Iterable[Battle]) -> PositionWeights:
 def compute_weights_from_counts(
     *, wins_first: int, wins_second: int, ties: int = 0, unparsed: int = 0
 ) -> PositionWeights:
-    """Position weights from counts that were added up elsewhere."""
+    """Compute position weights from win counts."""
     wins = wins_first + wins_second
     first = wins_second / wins if wins else 0.5
     second = wins_first / wins if wins else 0.5
@@ -68,7 +68,7 @@ def compute_weights_from_counts(
 def build_battle_matrix(
     judgment_ids: Sequence[str], battles: Iterable[Battle], weights: PositionWeights
 ) -> npt.NDArray[np.float64]:
-    """Weighted wins of each judgment over each other one.
+    """Build the matrix of weighted wins of each judgment over every other one.
 
     B[m, n] = w1 * 1{m shown first won} + w2 * 1{m shown second won}. A tie, an unreadable reply
     and a battle that was not fought add nothing.
@@ -101,7 +101,7 @@ def build_battle_matrix(
 def _check_battle_key(
     battle: Battle, index: dict[str, int], seen: set[tuple[str, str]]
 ) -> tuple[str, str]:
-    """The ordered pair of judgments that a battle is about."""
+    """Return the ordered pair of judgment indices of a battle."""
     key = (battle.first_judgment_id, battle.second_judgment_id)
     where = f"Battle {key[0]} against {key[1]} of response {battle.response_id}"
     unknown = [judgment_id for judgment_id in key if judgment_id not in index]

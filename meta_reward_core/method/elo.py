@@ -1,4 +1,4 @@
-"""Elo ratings of judgments from their battle matrices: thousands of small problems at once.
+"""Elo ratings of judgments from their battle matrices, for thousands of small problems at once.
 
 Knows nothing of judgments: matrices in, ratings out.
 
@@ -70,7 +70,7 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
 
 
 def _check_square(place: int, matrix: Array) -> int:
-    """The n of an [n, n] matrix."""
+    """Return n of an [n, n] matrix."""
     shape = matrix.shape
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"Battle matrix {place} has shape {shape}; it must be square.")
@@ -80,7 +80,7 @@ def _check_square(place: int, matrix: Array) -> int:
 def _start_problems(
     matrices: Sequence[Array], positions: Sequence[int], prior: float
 ) -> "_Problems":
-    """Problems of matrices of one size, at a first guess."""
+    """Set up problems of matrices of one size with initial ratings."""
     stack = np.array([matrices[place] for place in positions], dtype=np.float64)
     fit = (stack >= 0) & (stack < np.inf)
     if not fit.all():
@@ -97,7 +97,7 @@ def _start_problems(
 
 
 def _guess_ratings(wins: Reals, losses: Reals, prior: float) -> Reals:
-    """Centred ratings [n, p] that the sums of wins and losses, [n, p], suggest.
+    """Estimate initial centered ratings [n, p] from sums of wins and losses, each [n, p].
 
     Whoever never loses is held by the prior alone, as if by a loss of some hundred priors. The
     factor is what opponents of unlike strength take from the logarithm.
@@ -107,7 +107,7 @@ def _guess_ratings(wins: Reals, losses: Reals, prior: float) -> Reals:
 
 
 def _refine_in_float32(problems: "_Problems") -> "_Problems":
-    """The same after some steps in float32; from the first guess where its range does not do."""
+    """Improve the initial ratings by steps in float32, unless their range exceeds float32."""
     with np.errstate(all="ignore"):
         rough = problems.to_float32()
         for _ in range(_ROUGH_STEPS):
@@ -119,7 +119,7 @@ def _refine_in_float32(problems: "_Problems") -> "_Problems":
 
 @dataclass(frozen=True, slots=True)
 class _Problems:
-    """Problems of one size on their way; arithmetic runs along the problems.
+    """Problems of one size during the fit; arithmetic is vectorized over problems.
 
     Attributes:
         positions: of their matrices, [p].
@@ -138,19 +138,19 @@ class _Problems:
     prior: float
 
     def select(self, which: IndexArray) -> "_Problems":
-        """Some of them."""
+        """Select some of the problems."""
         won, lost, ratings = self.won[:, which], self.lost[:, which], self.ratings[:, which]
         return _Problems(self.positions[which], won, lost, ratings, self.reach[which], self.prior)
 
     def to_float32(self) -> "_Problems":
-        """The same in float32."""
+        """Convert the problems to float32."""
         won, lost, ratings = (
             values.astype(np.float32) for values in (self.won, self.lost, self.ratings)
         )
         return replace(self, won=won, lost=lost, ratings=ratings)
 
     def build_system(self) -> Reals:
-        """Newton's equations, [n, n + 1, p].
+        """Build the equations of Newton's method, [n, n + 1, p].
 
         The upper triangle of the negated Hessian of the objective, and its gradient beside it; the
         lower triangle is left unset.
@@ -181,7 +181,7 @@ class _Problems:
 
 
 def _regroup(parts: Sequence[_Problems]) -> list[_Problems]:
-    """All problems of some groups in as few groups as may be."""
+    """Merge the problems of several groups into as few groups as possible."""
     won, lost, ratings = (
         np.concatenate([getattr(part, name) for part in parts], axis=1)
         for name in ("won", "lost", "ratings")
@@ -196,13 +196,13 @@ def _regroup(parts: Sequence[_Problems]) -> list[_Problems]:
 
 @cache
 def _get_pair_slices(size: int) -> tuple[slice, ...]:
-    """Where the pairs lie of which each one is the first."""
+    """Return the slices of pairs that share the same first member."""
     begins = [0, *np.cumsum(range(size - 1, 0, -1)).tolist()]
     return tuple(slice(*ends) for ends in pairwise(begins))
 
 
 def _sum_over_pairs(above: Reals, below: Reals, size: int) -> Reals:
-    """Sums [n, p] over each one's pairs: `above` where it is the first, else `below`; [k, p]."""
+    """Sum over the pairs of each member: `above` if it is first, else `below`. Shape [n, p]."""
     sums = np.zeros((size, above.shape[1]), dtype=above.dtype)
     for one, pairs in enumerate(_get_pair_slices(size)):
         sums[one + 1 :] += below[pairs]
@@ -212,7 +212,7 @@ def _sum_over_pairs(above: Reals, below: Reals, size: int) -> Reals:
 
 
 def _fit_together(groups: Sequence[_Problems]) -> Iterator[tuple[int, Array]]:
-    """Place and ratings [n] of each problem of these groups of one size."""
+    """Fit the groups of one size; return the index and the ratings [n] of each problem."""
     count = sum(group.positions.size for group in groups)
     for _ in range(0, _MAX_STEPS, _STEPS_TOGETHER):
         left = []
@@ -231,7 +231,7 @@ def _fit_together(groups: Sequence[_Problems]) -> Iterator[tuple[int, Array]]:
 
 
 def _take_step(problems: _Problems) -> tuple[_Problems, _Problems]:
-    """Make one step; gives who has to go on, and who has arrived."""
+    """Make one step; return the problems that continue and those that converged."""
     ratings, length = _compute_newton_step(problems)
     moved = replace(problems, ratings=ratings, reach=length)
     arrived = (length <= STEP_TOLERANCE) | (
@@ -243,7 +243,7 @@ def _take_step(problems: _Problems) -> tuple[_Problems, _Problems]:
 
 
 def _compute_newton_step(problems: _Problems) -> tuple[Reals, Reals]:
-    """One damped step: new centred ratings [n, p], and the step's relative length [p].
+    """Compute a damped step: new centered ratings [n, p] and its relative length [p].
 
     The third derivative of the objective along a step that changes no gap by more than d is at
     most d times the second. So log(1 + d) / d of the step always gains, wherever it begins, and
@@ -259,7 +259,7 @@ def _compute_newton_step(problems: _Problems) -> tuple[Reals, Reals]:
 
 
 def _solve_systems(system: Reals) -> Reals:
-    """Solutions [n, p] of p positive definite systems [n, n + 1, p], which are used up.
+    """Solve p positive definite systems [n, n + 1, p] in place; return solutions [n, p].
 
     Elimination along the problems, in the upper triangle: no pivot is needed, and for systems this
     small a call of LAPACK for each costs more.
@@ -281,10 +281,10 @@ def _solve_systems(system: Reals) -> Reals:
 
 
 def _center(values: Reals) -> Reals:
-    """Values [n, p] less their mean over n."""
+    """Subtract the mean over n from values [n, p]."""
     return values - _sum_in_order(values) / len(values)
 
 
 def _sum_in_order(terms: Reals) -> Reals:
-    """Sum over the first axis, in order; numpy's order depends on how many problems there are."""
+    """Sum over the first axis in a fixed order; numpy's order depends on the number of problems."""
     return reduce(np.add, terms)

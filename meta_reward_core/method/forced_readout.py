@@ -1,4 +1,4 @@
-"""A score or verdict line that cannot be missed: begun for the model, ended by an allowed value.
+"""Forced score and verdict lines: the line is started for the model, which picks an allowed value.
 
 The justification is drawn freely, up to its limit. A closing line that states a value already is
 cut off; then the line is begun for the model, and the engine tells how probable each allowed value
@@ -34,13 +34,13 @@ VERDICT_LINE: Final = ForcedLine("\nWinner: Judgement", (" A", " B"))
 
 
 def make_score_line(max_score: float) -> ForcedLine:
-    """The line of whole scores from 0 to the end of the rubric's scale."""
+    """Build the score line with whole scores from 0 to the maximum of the rubric."""
     return ForcedLine("\nScore:", tuple(f" {score}" for score in range(math.floor(max_score) + 1)))
 
 
 @dataclass(frozen=True, slots=True)
 class ForcedValue:
-    """How a forced line came out.
+    """Result of a forced line.
 
     Attributes:
         index: of the value that was drawn, in the line's values.
@@ -58,12 +58,12 @@ class ForcedValue:
 
     @property
     def expected_index(self) -> float:
-        """The mean of the indices by their probabilities."""
+        """Mean of the indices, weighted by their probabilities."""
         return math.fsum(index * p for index, p in enumerate(self.probabilities))
 
 
 def list_probabilities(line: ForcedLine, value: ForcedValue) -> list[ValueProbability]:
-    """What a record keeps of the probabilities."""
+    """Return the probabilities in the form that records store."""
     return [
         ValueProbability(value=text.strip(), probability=probability)
         for text, probability in zip(line.values, value.probabilities, strict=True)
@@ -80,7 +80,7 @@ def force_values(
     sampling: SamplingParams,
     derive_draw_seed: Callable[[int, int], int],
 ) -> list[list[ForcedValue | None]]:
-    """Force a value after every completion.
+    """Force a value after each completion.
 
     Args:
         completions: of each conversation.
@@ -126,7 +126,7 @@ def force_values(
 
 
 def _count_kept(text: str, find_closing_line: Callable[[str], int]) -> int:
-    """Characters of a completion that the line follows, without blanks at their end."""
+    """Count the characters of a completion before the line, without trailing whitespace."""
     return len(text[: find_closing_line(text)].rstrip())
 
 
@@ -160,7 +160,7 @@ def _draw_value(
 
 
 def renormalize(log_probabilities: Sequence[float], *, temperature: float) -> tuple[float, ...]:
-    """Probabilities over these values alone: softmax of log p / T, and of log p where T is 0."""
+    """Normalize probabilities over these values: softmax of log p / T, or of log p if T is 0."""
     scaled = [value / (temperature or 1.0) for value in log_probabilities]
     highest = max(scaled)
     if highest == -math.inf:

@@ -1,4 +1,4 @@
-"""Step 2: the actor answers each instruction K times; identical answers are removed."""
+"""Step 2: the actor generates K responses per prompt; identical responses are removed."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from meta_reward_core.storage.shards import Counts
 
 
 def build_actor_conversation(instruction: str, *, system_prompt: str | None) -> Conversation:
-    """Show an instruction to the actor."""
+    """Build the conversation that shows a prompt to the actor."""
     conversation: Conversation = []
     if system_prompt is not None:
         conversation.append({"role": "system", "content": system_prompt})
@@ -20,7 +20,7 @@ def build_actor_conversation(instruction: str, *, system_prompt: str | None) -> 
 def extend_conversation(
     conversation: Conversation, *, reply: str, instruction: str
 ) -> Conversation:
-    """Show a further instruction to the actor, after its own reply to the one before."""
+    """Append another user message after the actor's previous reply."""
     return [
         *conversation,
         {"role": "assistant", "content": reply},
@@ -39,7 +39,7 @@ def generate_responses(
     reasoning: ReasoningPolicy = "keep",
     progress: Progress | None = None,
 ) -> tuple[list[Response], Counts]:
-    """Let the actor answer.
+    """Generate the actor's responses.
 
     Args:
         reasoning: responses are identical if what counts of them is.
@@ -70,7 +70,7 @@ def generate_responses(
 def _deduplicate(
     prompt: Prompt, completions: Sequence[Completion], reasoning: ReasoningPolicy
 ) -> list[Response]:
-    """Keep the first of identical answers; a refused prompt has no answer.
+    """Keep the first of identical responses; a refused prompt has no response.
 
     Reasoning that was not finished leads to no answer: it is identical to the same text alone.
     """

@@ -1,4 +1,4 @@
-"""Step 6: battles become Elo ratings, and the best and the worst judgment a preference pair.
+"""Step 6: fit Elo ratings from battles, and pair the highest with the lowest rated judgment.
 
 The decisions are `battles`, `elo` and `pairing.select_judge_pair`; here they meet the texts.
 """
@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class JudgedPrompts:
-    """Some prompts with everything that was said about them, by id."""
+    """Prompts with their responses, judgments and scores, by id."""
 
     prompts: Sequence[Prompt]
     responses: Mapping[str, Response]
@@ -51,7 +51,7 @@ class JudgedPrompts:
         judgments: Iterable[Judgment],
         scores: Iterable[ResponseScore],
     ) -> "JudgedPrompts":
-        """Group by id: judgments by response, scores by prompt."""
+        """Group records by id: judgments by response, scores by prompt."""
         return cls(
             prompts,
             {response.response_id: response for response in responses},
@@ -62,7 +62,7 @@ class JudgedPrompts:
     def select_comparison_set(
         self, prompt: Prompt, *, seed: int, max_judgments: int | None
     ) -> ComparisonSet | DropReason:
-        """Choose the judgments of one prompt that battle, or say why none do."""
+        """Select the judgments of one prompt that battle, or return why none do."""
         return select_comparison_set(
             self.scores.get(prompt.prompt_id, ()),
             self.judgments,
@@ -81,7 +81,7 @@ def _group_by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, li
 def plan_battles(
     judged: JudgedPrompts, *, seed: int, max_judgments: int | None, max_score_gap: float | None
 ) -> list[PlannedBattle]:
-    """List every battle of these prompts, equal beginnings of prompts beside each other."""
+    """List all battles of these prompts, with those that share a prefix next to each other."""
     planned = []
     for prompt in judged.prompts:
         contenders = judged.select_comparison_set(prompt, seed=seed, max_judgments=max_judgments)
@@ -110,7 +110,7 @@ def build_judge_pairs(
     max_judgments: int | None,
     seed: int,
 ) -> tuple[list[dict[str, Any]], list[Rating], list[Dropped]]:
-    """Make at most one pair for each prompt.
+    """Build at most one pair per prompt.
 
     Args:
         weights: of the whole iteration, not of these prompts alone.
@@ -156,7 +156,7 @@ def rate_judgments(
     weights: PositionWeights,
     prior: float,
 ) -> list[Rating]:
-    """Fit the Elo ratings of every response's judgments, all responses at once.
+    """Fit the Elo ratings of the judgments of all responses at once.
 
     Args:
         battles: response_id -> its battles.
@@ -208,7 +208,7 @@ def _build_pair_row(
 def cap_judge_pairs(
     pairs: Sequence[dict[str, Any]], *, actor_pairs: int, max_share: float, seed: int
 ) -> tuple[list[dict[str, Any]], list[Dropped]]:
-    """Keep judge pairs to at most `max_share` of all pairs; which ones stay is drawn by `seed`.
+    """Limit judge pairs to `max_share` of all pairs; `seed` selects the pairs that stay.
 
     Source: an option, off by default; NeMo-Aligner's documentation advises 15%.
     """

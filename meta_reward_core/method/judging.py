@@ -41,13 +41,13 @@ from meta_reward_core.storage.shards import Counts
 def build_judge_conversation(
     template: PromptTemplate, *, rubric: str, instruction: str, response: str
 ) -> Conversation:
-    """Show a response to the judge. Judge pairs train on this very prompt."""
+    """Build the conversation that shows a response to the judge. Judge pairs train on it too."""
     content = template.fill(rubric=rubric, instruction=instruction, response=response)
     return [{"role": "user", "content": content}]
 
 
 def format_instruction(conversation: Conversation) -> str:
-    """Write a conversation into the one place that the judge's prompt has for an instruction.
+    """Write a conversation into the instruction placeholder of the judge prompt.
 
     A single message stands as it is, as everywhere in the loop. Of several each is told with who
     said it: a follow-up such as "shorter, please" says nothing without what was said before.
@@ -76,7 +76,7 @@ def judge_responses(
     readout: Readout = "free",
     progress: Progress | None = None,
 ) -> tuple[list[Judgment], Counts]:
-    """Let the judge score.
+    """Sample the judgments of responses.
 
     Args:
         readout: how a score comes about; see `forced_readout` for others than `free`.
@@ -175,7 +175,7 @@ def sample_adaptively(
     early_stop_z: float,
     min_valid_judgments: int,
 ) -> JudgmentsByResponse:
-    """Sample judgments in rounds, each time for the responses that may still be in a pair.
+    """Sample judgments in rounds, each for the responses that can still be in a pair.
 
     Args:
         responses: of any number of prompts.
@@ -205,7 +205,7 @@ def sample_adaptively(
 
 
 def _group_by_prompt(responses: Sequence[Response]) -> list[list[str]]:
-    """The responses of each prompt, by id."""
+    """Group responses by prompt id."""
     families: defaultdict[str, list[str]] = defaultdict(list)
     for response in responses:
         families[response.prompt_id].append(response.response_id)
@@ -239,7 +239,7 @@ def _make_forced_judgment(
     readout: Readout,
     max_score: float,
 ) -> Judgment:
-    """A judgment whose score was forced; one without a value has no score."""
+    """Build a judgment with a forced score; without a value it has no score."""
     if value is None:
         return replace(free, score=None, unscored_reason=PROMPT_REFUSED, readout=readout)
     points = value.expected_index if readout == "expected" else float(value.index)
@@ -258,7 +258,7 @@ def _make_forced_judgment(
 def _parse_completion_score(
     completion: Completion, max_score: float
 ) -> tuple[float | None, UnscoredReason | None]:
-    """Read the points; see `parsing` for what counts of a reply that was cut off."""
+    """Parse the score; `parsing` defines what counts in a truncated completion."""
     if completion.finish_reason == "refused":
         return None, PROMPT_REFUSED
     is_cut_off = completion.finish_reason == "length"

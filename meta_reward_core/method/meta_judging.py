@@ -52,7 +52,7 @@ from meta_reward_core.storage.shards import Counts
 
 @dataclass(frozen=True, slots=True)
 class PlannedBattle:
-    """Two judgments of one response, in the order in which the meta-judge will see them."""
+    """Two judgments of one response, in the order in which the meta-judge sees them."""
 
     instruction: str
     response: str
@@ -75,7 +75,7 @@ def select_comparison_set(
     seed: int,
     max_judgments: int | None,
 ) -> ComparisonSet | DropReason:
-    """Choose which judgments of a prompt battle, or say why none do.
+    """Select the judgments of a prompt that battle, or return why none do.
 
     The choice depends on its arguments alone, so that every step that asks gets the same answer.
 
@@ -98,14 +98,14 @@ def select_comparison_set(
 
 
 def make_tie_break_rng(seed: int, prompt_id: str) -> random.Random:
-    """What decides between the responses of a prompt whose points vary alike."""
+    """Create the generator that selects among responses with equal score variance."""
     return random.Random(derive_seed(seed, "most-varied", prompt_id))
 
 
 def list_ordered_pairs(
     judgments: Sequence[Judgment], *, max_score_gap: float | None
 ) -> list[tuple[Judgment, Judgment]]:
-    """List all ordered pairs, those with the same first judgment beside each other.
+    """List all ordered pairs, with those that share the first judgment next to each other.
 
     Source: Wu et al. 2024, section 2.2: each pair in both orders.
     """
@@ -135,7 +135,7 @@ def run_battles(
     readout: VerdictReadout = "free",
     progress: Progress | None = None,
 ) -> tuple[list[Battle], Counts]:
-    """Let the meta-judge decide each planned battle, once.
+    """Run each planned battle once.
 
     Args:
         readout: how a verdict comes about; see `forced_readout` for `forced`.
@@ -198,7 +198,7 @@ BattleRunner = Callable[[Sequence[PlannedBattle], int, int], list[Battle]]
 def run_adaptive_battles(
     battles: Sequence[PlannedBattle], run_round: BattleRunner, *, adaptive_z: float
 ) -> list[Battle]:
-    """Run the battles in rounds, leaving out the battles of judgments whose place is decided.
+    """Run battles in rounds and skip those of judgments whose rank is decided.
 
     Args:
         battles: planned ones, of any number of responses.
@@ -235,7 +235,7 @@ def _select_due_battles(
     verdicts: Mapping[OrderedPair, str | None],
     adaptive_z: float,
 ) -> Sequence[OrderedPair]:
-    """What one response still needs of a round; everything of the first one."""
+    """Select the battles of one response that a round still needs; the first round needs all."""
     if number >= len(rounds) or number == 0:
         return rounds[number] if number == 0 else ()
     standings = tally_win_records(orders, verdicts)
@@ -283,7 +283,7 @@ def _parse_battle(battle: PlannedBattle, completion: Completion) -> Battle:
 
 
 def _make_forced_battle(free: Battle, value: ForcedValue | None) -> Battle:
-    """A battle whose verdict was forced; one without a value has no verdict."""
+    """Build a battle with a forced verdict; without a value it has no verdict."""
     if value is None:
         return replace(free, verdict=None, unparsed_reason=PROMPT_REFUSED, readout="forced")
     verdicts: tuple[Verdict, ...] = ("A", "B")

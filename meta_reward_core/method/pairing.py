@@ -1,4 +1,4 @@
-"""Choose preference pairs: of responses by the judge's scores, of judgments by their ratings.
+"""Select preference pairs: of responses by judge scores, of judgments by Elo ratings.
 
 Knows nothing of texts beyond their length and equality. Every choice returns either a pair or
 the reason why there is none, so that pairs + dropped = prompts.
@@ -36,7 +36,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class DropReason(StrEnum):
-    """Why a prompt gave no pair of a kind."""
+    """Why a prompt has no pair of a kind."""
 
     NO_SCORED_RESPONSE = "no_scored_response"
     ONE_SCORED_RESPONSE = "one_scored_response"
@@ -81,7 +81,7 @@ REASON_TEXT: Final[dict[DropReason, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ActorPair:
-    """A better and a worse response of one prompt; scores are means of points."""
+    """A chosen and a rejected response of one prompt; scores are mean judge scores."""
 
     prompt_id: str
     chosen_response_id: str
@@ -92,7 +92,7 @@ class ActorPair:
 
 @dataclass(frozen=True, slots=True)
 class JudgePair:
-    """A better and a worse judgment of one response; scores are Elo ratings in nats."""
+    """A chosen and a rejected judgment of one response; scores are Elo ratings in nats."""
 
     prompt_id: str
     response_id: str
@@ -105,7 +105,7 @@ class JudgePair:
 def score_responses(
     responses: Sequence[Response], judgments: Iterable[Judgment], *, min_valid_judgments: int = 1
 ) -> list[ResponseScore]:
-    """Score every response by the valid ones among its judgments, in the order of `responses`.
+    """Score every response from its valid judgments, in the order of `responses`.
 
     Judgments are matched by (prompt_id, response_id) and may come in any order.
 
@@ -136,7 +136,7 @@ def score_responses(
 def score_response(
     response: Response, scores: Sequence[float], *, min_valid_judgments: int = 1
 ) -> ResponseScore:
-    """Mean and population variance of the points that one response got.
+    """Compute the mean and the population variance of the scores of one response.
 
     Both are absent with fewer than `min_valid_judgments` points (the mean of nothing is absent,
     whatever that limit is), and for a prompt that the engine refused: it has no answer to score.
@@ -170,7 +170,7 @@ def score_response(
 
 @dataclass(frozen=True, slots=True)
 class ScoreGrid:
-    """Scores of the responses of many prompts: a row for each prompt, as wide as the longest.
+    """Scores of the responses of many prompts: one row per prompt, padded to the longest.
 
     All arrays have shape [prompts, positions]. A place that is not `scored` holds no score, or no
     response at all, and its other values mean nothing.
@@ -197,7 +197,7 @@ class ScoreGrid:
     def from_records(
         cls, scores: Sequence[ResponseScore], *, length_unit: LengthUnit
     ) -> "ScoreGrid":
-        """The grid of one prompt, positions in the order of `scores`."""
+        """Build the grid of one prompt, with columns in the order of `scores`."""
         return cls.from_columns(
             scored=np.array([[score.mean is not None for score in scores]], dtype=bool),
             mean=np.array([[score.mean or 0.0 for score in scores]], dtype=np.float64),
@@ -220,7 +220,7 @@ class ScoreGrid:
         finish_reason: npt.NDArray[np.object_],
         length_unit: LengthUnit,
     ) -> "ScoreGrid":
-        """The grid of columns that all have its shape, named as in `ResponseScore`."""
+        """Build the grid from arrays of its shape, named as in `ResponseScore`."""
         cut_off = finish_reason == "length"
         return cls(
             scored=scored,
@@ -235,7 +235,7 @@ class ScoreGrid:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Which responses of a grid are good and which are bad.
+    """Masks of the top and the bottom tier of a grid.
 
     Attributes:
         top: [prompts] S_max, 0 where nothing is scored.
@@ -256,7 +256,7 @@ class Tiers:
 
 @dataclass(frozen=True, slots=True)
 class ActorChoices:
-    """What became of each prompt of a grid; all arrays have shape [prompts].
+    """Result for each prompt of a grid; all arrays have shape [prompts].
 
     Attributes:
         paired: whether there is a pair.
@@ -291,7 +291,7 @@ def select_actor_pair(
     max_chosen_chars: int | None = None,
     length_unit: LengthUnit = "characters",
 ) -> ActorPair | DropReason:
-    """The shortest good response of one prompt against the longest bad one.
+    """Select the shortest top-tier and the longest bottom-tier response of one prompt.
 
     The rule is `select_actor_pairs`.
 
@@ -321,7 +321,7 @@ def select_actor_pair(
 def select_actor_pairs(
     grid: ScoreGrid, *, rho: float, max_chosen_chars: int | None
 ) -> ActorChoices:
-    """The shortest good response against the longest bad one, of many prompts at once.
+    """Select the shortest top-tier and the longest bottom-tier response of many prompts at once.
 
     With S_max and S_min over all scored responses of a prompt:
     chosen = the shortest with score in [(1 - rho) * S_max + rho * S_min, S_max],
@@ -362,7 +362,7 @@ def select_actor_pairs(
 
 
 def find_tiers(grid: ScoreGrid, *, rho: float) -> Tiers:
-    """The good and the bad responses of each prompt."""
+    """Compute the top and the bottom tier of each prompt."""
     known = grid.scored.any(axis=1)
     highest = grid.mean.max(axis=1, where=grid.scored, initial=-np.inf)
     lowest = grid.mean.min(axis=1, where=grid.scored, initial=np.inf)
@@ -380,7 +380,7 @@ def find_tiers(grid: ScoreGrid, *, rho: float) -> Tiers:
 
 
 def _find_first_place(mask: Mask, length: IntArray, sample: IntArray) -> npt.NDArray[np.intp]:
-    """Place of the smallest (length, sample) of each row within the mask; any where it is empty."""
+    """Find the column of the smallest (length, sample) in each row's mask; any if it is empty."""
     last = np.iinfo(np.int64).max
     shortest = np.where(mask, length, last).min(axis=1)
     tied = mask & (length == shortest[:, None])
@@ -391,7 +391,7 @@ def _find_first_place(mask: Mask, length: IntArray, sample: IntArray) -> npt.NDA
 def select_most_varied_response(
     scores: Sequence[ResponseScore], *, rng: random.Random
 ) -> ResponseScore | DropReason:
-    """The scored response whose points vary most; its judgments go to the meta-judge.
+    """Select the scored response with the largest score variance, whose judgments battle.
 
     Equal variances (within `SCORE_TOLERANCE`) are decided by `rng`, independently of the order
     of `scores`; without a tie nothing is drawn from it.
@@ -409,12 +409,12 @@ def select_most_varied_response(
 
 
 def pick_tied_sample(samples: Sequence[int], rng: random.Random) -> int:
-    """Decide between responses of equal variance; of one, nothing is drawn."""
+    """Select one of several responses of equal variance; a single one needs no random number."""
     return samples[0] if len(samples) == 1 else rng.choice(sorted(samples))
 
 
 def mark_most_varied(variance: FloatArray, scored: Mask) -> Mask:
-    """Mark the responses that share the largest variance, of many prompts at once.
+    """Mark the responses that share the largest variance, for many prompts at once.
 
     Args:
         variance: of each response's points, of shape [prompts, positions].
@@ -430,7 +430,7 @@ def mark_most_varied(variance: FloatArray, scored: Mask) -> Mask:
 
 
 def select_distinct_judgments(judgments: Iterable[Judgment]) -> list[Judgment] | DropReason:
-    """The valid judgments of one response that go into battle, by ascending `sample`.
+    """Select the valid judgments of one response that battle, by ascending `sample`.
 
     Judgments of identical text battle once, as the one of the smallest sample.
     """
@@ -450,7 +450,7 @@ def select_judge_pair(
     weights: PositionWeights,
     max_chosen_judgment_chars: int | None = None,
 ) -> JudgePair | DropReason:
-    """The highest rated judgment of a response against the lowest rated one.
+    """Select the highest and the lowest rated judgment of a response.
 
     Ratings within `RATING_TOLERANCE` are equal and break by the smaller `sample`. A judgment that
     the token limit cut off is rated like any other and may be rejected, but is never chosen, as
@@ -494,7 +494,7 @@ def select_judge_pair(
 
 
 def to_bound(limit: int | None) -> float:
-    """A limit that is not set is never exceeded."""
+    """Return infinity for a limit that is not set."""
     return math.inf if limit is None else limit
 
 

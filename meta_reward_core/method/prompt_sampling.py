@@ -1,4 +1,4 @@
-"""Step 1: draw an iteration's instructions from the pool, none used twice in an experiment."""
+"""Step 1: sample an iteration's prompts from the pool, each at most once per experiment."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ def sample_prompts(
     allow_reuse: bool,
     seed: int,
 ) -> list[Prompt]:
-    """Draw `count` instructions; unused ones first, used ones only where reuse is allowed.
+    """Sample `count` prompts: unused ones first, used ones only if reuse is allowed.
 
     Args:
         pool: distinct instructions.

@@ -1,4 +1,4 @@
-"""What counts of responses and judgments under a recipe's reasoning policies.
+"""Apply the reasoning policies of a recipe to responses and judgments.
 
 The tables hold every completion as it was drawn. Each step that judges, compares, pairs or
 measures one reads it through these functions.
@@ -15,7 +15,7 @@ Record = TypeVar("Record", Response, Judgment)
 
 
 def select_answers(records: Iterable[Record], policy: ReasoningPolicy) -> list[Record]:
-    """The records with the text that counts; an unfinished reasoning counts as an empty text."""
+    """Return the records with the text that counts; unfinished reasoning counts as empty."""
     if policy == "keep":
         return list(records)
     return [replace(one, text=select_answer(one.text, policy) or "") for one in records]
@@ -24,7 +24,7 @@ def select_answers(records: Iterable[Record], policy: ReasoningPolicy) -> list[R
 def select_finished(
     responses: Sequence[Response], policy: ReasoningPolicy
 ) -> tuple[list[Response], int]:
-    """The responses that hold an answer, and how many ended within their reasoning.
+    """Return the responses that contain an answer, and how many ended within their reasoning.
 
     The latter have nothing to judge: they get no judgment, and so no score and no pair.
     """

@@ -1,4 +1,4 @@
-"""What other rules would have made of an iteration: from its scores, without a new generation.
+"""Apply other pairing rules to the stored scores of an iteration, without generating anything.
 
 The rules are those of `pairing` themselves; here they meet the columns of a whole iteration at
 once. Knows nothing of files.
@@ -47,7 +47,7 @@ Codes = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """The values of a recipe that decide about pairs once everything is judged."""
+    """The recipe values that select pairs once everything is judged."""
 
     rho: float
     max_chosen_chars: int | None
@@ -56,7 +56,7 @@ class PairRules:
 
 
 def get_rules(recipe: Recipe, iteration: int) -> PairRules:
-    """The rules under which an iteration's pairs were made."""
+    """Return the rules that selected an iteration's pairs."""
     return PairRules(
         rho=get_scheduled_value(recipe.pairing.rho, iteration),
         max_chosen_chars=get_scheduled_value(recipe.pairing.max_chosen_chars, iteration),
@@ -69,7 +69,7 @@ def get_rules(recipe: Recipe, iteration: int) -> PairRules:
 
 @dataclass(frozen=True, slots=True)
 class JudgedGrid:
-    """Everything that the rules look at, of the prompts of an iteration.
+    """All inputs of the rules, for the prompts of an iteration.
 
     Arrays have shape [prompts, positions], or [prompts] where said.
 
@@ -101,7 +101,7 @@ class JudgedGrid:
 
 @dataclass(frozen=True, slots=True)
 class PairSelection:
-    """What rules make of each prompt, for one kind of pair; arrays have shape [prompts].
+    """Result of the rules for one kind of pair; arrays have shape [prompts].
 
     A prompt has a pair, or a reason why it has none, or is unknown.
 
@@ -145,7 +145,7 @@ def count_drops_by_reason(reasons: Codes) -> dict[DropReason, int]:
 
 
 def reselect_actor_pairs(judged: JudgedGrid, rules: PairRules) -> PairSelection:
-    """Choose every prompt's responses anew.
+    """Select the response pair of every prompt again.
 
     Source: Wu et al. 2024, section 2.1.
     """
@@ -172,7 +172,7 @@ def reselect_judge_pairs(
     actor_pairs: int,
     max_pair_share: float | None,
 ) -> PairSelection:
-    """Choose every prompt's judgments anew, as far as the battles that were fought can tell.
+    """Select the judgment pair of every prompt again, as far as the existing battles allow.
 
     Args:
         seed: of the experiment.
@@ -242,12 +242,12 @@ def _mark_battle_responses(judged: JudgedGrid, scored: Mask, *, seed: int) -> Ma
 
 @lru_cache(maxsize=100_000)
 def _pick_tied(seed: int, prompt_id: str, samples: tuple[int, ...]) -> int:
-    """What the lot fell on; kept, because whoever moves a rule asks again and again."""
+    """Return the cached random choice among ties, since users try many rules in a row."""
     return pick_tied_sample(samples, make_tie_break_rng(seed, prompt_id))
 
 
 def _take_at(values: IntArray, positions: Codes) -> IntArray:
-    """The value at one place of each row; 0 of an empty row."""
+    """Return one value of each row; 0 for an empty row."""
     if values.shape[1] == 0:
         return np.zeros(len(values), dtype=np.int64)
     return values[np.arange(len(values)), positions]
@@ -270,7 +270,7 @@ def _cap_pairs(
 
 @dataclass(frozen=True, slots=True)
 class BattleCount:
-    """What a response would send into battle: how many different judgments, and how many calls."""
+    """How many distinct judgments and calls the battles of a response take."""
 
     judgments: int
     calls: int
@@ -279,7 +279,7 @@ class BattleCount:
 def count_battles(
     judgments: Sequence[Judgment], *, max_judgments: int | None, max_score_gap: float | None
 ) -> BattleCount:
-    """Count the battles that the judgments of one response fight, or would fight."""
+    """Count the actual or hypothetical battles between the judgments of one response."""
     distinct = select_distinct_judgments(judgments)
     if isinstance(distinct, DropReason):
         return BattleCount(0, 0)

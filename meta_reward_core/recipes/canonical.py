@@ -1,4 +1,4 @@
-"""The canonical form of a recipe: what is hashed and stored, and never changes its shape.
+"""The canonical form of a recipe: it is hashed and stored, and its shape never changes.
 
 Keys of every shard contain the hash of the experiment's recipe, so a hash may not move because a
 key got a better name or a later version has more keys. The canonical form therefore has
@@ -57,23 +57,23 @@ _FROZEN_TASKS: Final = {new: old for old, new in RENAMED_TASKS.items()}
 
 
 def get_frozen_key(key: str) -> str:
-    """The name of a key, with its section, in the canonical form."""
+    """Return the name of a key, with its section, in the canonical form."""
     return _FROZEN_NAMES.get(key, key)
 
 
 def get_current_key(key: str) -> str:
-    """Today's name of a key of the canonical form, with its section."""
+    """Return the current name of a canonical key, with its section."""
     current = {OLD_TASK_KEY: "task", OLD_GROUND_TRUTH_KEY: "evaluation.ground_truth"}
     return current.get(key) or RENAMED_KEYS.get(key, key)
 
 
 def rename_to_frozen(values: Mapping[str, Any], prefix: str) -> Values:
-    """Write plain values of one section under the names of the canonical form."""
+    """Rename the plain values of one section to the names of the canonical form."""
     return {get_frozen_key(prefix + name).removeprefix(prefix): values[name] for name in values}
 
 
 def canonicalize_section(section: BaseModel, prefix: str, *, is_complete: bool = False) -> Values:
-    """Write one section in its canonical form.
+    """Convert one section to its canonical form.
 
     Args:
         prefix: where it stands in a recipe, such as `engine.`; empty for the recipe itself.
@@ -95,7 +95,7 @@ def canonicalize_section(section: BaseModel, prefix: str, *, is_complete: bool =
 
 
 def canonicalize_recipe(recipe: BaseModel, *, is_complete: bool = False) -> Values:
-    """Write a recipe in its canonical form; that which is hashed is not complete.
+    """Convert a recipe to its canonical form; newer values appear only if they are not the default.
 
     `task` stands in it as `world`, and as `evaluation.oracle` where its ground truth is measured.
     """
@@ -109,17 +109,17 @@ def canonicalize_recipe(recipe: BaseModel, *, is_complete: bool = False) -> Valu
 
 
 def canonicalize_task(task: str | None) -> str | None:
-    """The name of a task in the canonical form."""
+    """Return the name of a task in the canonical form."""
     return None if task is None else _FROZEN_TASKS.get(task, task)
 
 
 def restore_names(values: Mapping[str, Any]) -> Values:
-    """Write stored values with today's keys; what is absent stays absent."""
+    """Rename stored values to the current keys; absent values stay absent."""
     return translate_renamed_keys(dict(values), base={}, warn=ignore_renamed)
 
 
 def hash_recipe_values(values: Mapping[str, Any]) -> str:
-    """Hash a recipe's canonical values, in hexadecimal.
+    """Hash the canonical values of a recipe, in hexadecimal.
 
     An experiment hashes what it has stored, which may be older and lack keys that were frozen
     later: so an upgrade does not make its work look like another's.

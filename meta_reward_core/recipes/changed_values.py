@@ -1,4 +1,4 @@
-"""Changes of a recipe as typed values by key, and everything that is wrong with them at once.
+"""Changes of a recipe as typed values by key, with all errors at once.
 
 Every way of asking for a changed recipe (command line, API, form) ends here, so that the same
 values give the same recipe, the same list of changes and the same errors.
@@ -40,7 +40,7 @@ _INPUT_CHARS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class CheckedRecipe:
-    """A base with changed values.
+    """A base recipe with changed values.
 
     Attributes:
         recipe: None if something is wrong.
@@ -57,7 +57,7 @@ class CheckedRecipe:
 
 
 def parse_changes(changes: Sequence[str], *, warn: Warn = warn_renamed) -> dict[str, Any]:
-    """Read `key=value` changes of the command line; values are YAML, the last of a key counts.
+    """Parse `key=value` changes; values are YAML, and the last value of a key counts.
 
     Args:
         warn: told about each deprecated key.
@@ -94,7 +94,7 @@ def _translate(key: str, value: Any, warn: Warn) -> dict[str, Any]:
 
 @cache
 def list_value_keys() -> tuple[str, ...]:
-    """List the keys of all values of a recipe, such as `actor.samples`, in its order."""
+    """List the keys of all values of a recipe, such as `actor.samples`, in order."""
     return tuple(_iter_keys(Recipe, ""))
 
 
@@ -122,7 +122,7 @@ def _find_section(annotation: Any) -> type[BaseModel] | None:
 
 
 def check_changes(base: Recipe, values: Mapping[str, Any]) -> CheckedRecipe:
-    """Apply changed values to a base, and find everything that is wrong.
+    """Apply changed values to a base recipe and collect all errors.
 
     Args:
         values: by today's keys; sections such as `actor` may be given whole.
@@ -150,7 +150,7 @@ def check_changes(base: Recipe, values: Mapping[str, Any]) -> CheckedRecipe:
 
 
 def _is_not_finite(value: Any) -> bool:
-    """Whether a number, or a text that would be read as one, is NaN or infinite."""
+    """Whether a number, or a text that would be parsed as one, is NaN or infinite."""
     if not isinstance(value, float | str):
         return False
     try:
@@ -160,7 +160,7 @@ def _is_not_finite(value: Any) -> bool:
 
 
 def list_changed_values(before: Recipe, after: Recipe) -> dict[str, Any]:
-    """List the values of a recipe that differ from another's, by key, in the order of the recipe.
+    """List the values of a recipe that differ from another recipe, by key, in order.
 
     The adapters are listed whole where one of the two has none.
     """
@@ -179,7 +179,7 @@ def list_changed_values(before: Recipe, after: Recipe) -> dict[str, Any]:
 def explain_errors(
     error: ValidationError, *, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Write what pydantic found as one sentence for each key, and what belongs to no key.
+    """Convert pydantic errors to one sentence per key, and those without a key.
 
     Args:
         given: values by key; an unknown one is reported under its own name.
@@ -218,7 +218,7 @@ def _explain(problem: ErrorDetails) -> str:
 
 
 def _find_keys(problem: ErrorDetails, message: str, given: Mapping[str, Any]) -> Iterator[str]:
-    """The key at a place; of what is wrong with several, those that its message names."""
+    """Return the key of an error; for an error across values, the keys that its message names."""
     path = ".".join(str(part) for part in problem["loc"])
     known = [*given, *list_value_keys()]
     for key in sorted(known, key=len, reverse=True):

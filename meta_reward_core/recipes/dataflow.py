@@ -1,4 +1,4 @@
-"""What each stage of an iteration reads, writes and depends on: the declaration behind all keys.
+"""What each stage of an iteration reads, writes and depends on. All stage keys derive from this.
 
 `iteration` gives every stage its function; this module is light, so that pages can tell what a
 change of a setting will make again without loading what makes it.
@@ -41,7 +41,7 @@ def _apply_always(recipe: Recipe) -> bool:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A value of the recipe, or a section of values, that a stage's bytes depend on.
+    """A recipe value or section that a stage's output depends on.
 
     Attributes:
         field: dotted name.
@@ -55,7 +55,7 @@ class Need:
     is_borrowed: bool = False
 
     def covers(self, field: str) -> bool:
-        """Say whether a value is this one, or one of this section."""
+        """Whether a value is this one or part of this section."""
         return field == self.field or field.startswith(f"{self.field}.")
 
 
@@ -66,7 +66,7 @@ that end a reply. Training also copies the generation config into its checkpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
-    """One step of the paper as far as it can be told without running it.
+    """Static description of one stage.
 
     Attributes:
         reads: tables of this iteration that the step reads.
@@ -93,7 +93,7 @@ class StageSpec:
     earlier_reads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """See that readers of a table will look for it in this stage's manifests."""
+        """Check that the tables of this stage match `storage.schemas.WRITERS`."""
         tables = {name for name in self.writes if name != CHECKPOINT}
         if tables != set(list_written_tables(self.name)):
             raise ValueError(
@@ -102,19 +102,19 @@ class StageSpec:
             )
 
     def is_scheduled(self, recipe: Recipe, number: int) -> bool:
-        """Say whether an iteration has the stage at all."""
+        """Whether an iteration has the stage."""
         return self.pair_kind is None or recipe.trains_on(self.pair_kind, number)
 
     def get_model_use(self, recipe: Recipe) -> ModelUse | None:
-        """How the stage uses the model under a recipe."""
+        """Return how the stage uses the model under a recipe."""
         return self.model if self.model_when(recipe) else None
 
     def depends_on(self, field: str, recipe: Recipe) -> bool:
-        """Say whether a value of a recipe is part of the stage's key."""
+        """Whether a recipe value is part of the stage's key."""
         return any(need.covers(field) and need.when(recipe) for need in self.needs)
 
     def list_outputs(self, shard: int) -> list[str]:
-        """Name all that a shard may write but its manifest, relative to the iteration's folder.
+        """List all files of a shard except its manifest, relative to the iteration's folder.
 
         Parts of tables; a whole table or checkpoint where the only shard of the stage makes it.
         """
@@ -379,7 +379,7 @@ SCHEDULED_FIELDS: Final = (
 def select_needed_values(
     spec: StageSpec, recipe: Recipe, number: int, *, values: Values, texts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Select what a stage of an iteration depends on, by the canonical names of the values.
+    """Select the recipe values that a stage depends on, by canonical name.
 
     Args:
         values: the recipe's canonical values by dotted name, as `flatten_values` gives them: so a
@@ -398,7 +398,7 @@ def select_needed_values(
 
 
 def flatten_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name nested values by dotted names."""
+    """Flatten nested values to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -409,7 +409,7 @@ def flatten_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 
 
 def list_affected_stages(fields: Iterable[str], recipe: Recipe, number: int) -> list[StageSpec]:
-    """List the stages of an iteration that depend on one of some values, and all made from them.
+    """List the stages that depend on one of these values, and the stages that read their outputs.
 
     Args:
         fields: dotted names, of today or of the canonical form.

@@ -1,4 +1,4 @@
-"""How a value of a recipe is declared: its default, its bounds, its unit, and where it is from."""
+"""Declaration of recipe values: default, bounds, unit and source."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ def declare_field(
     unit: str = "",
     **bounds: Any,
 ) -> Any:
-    """Declare one value of a recipe with what a person needs to know about it."""
+    """Declare a recipe value with its documentation."""
     extra: dict[str, Any] = {"unit": unit, "source": source}
     return Field(default, description=text, json_schema_extra=extra, **bounds)
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
+    """A section of a recipe: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -1,4 +1,4 @@
-"""Reading recipes: YAML files that extend one another, and `key=value` changes on top.
+"""Read recipes: YAML files that extend one another, with `key=value` changes on top.
 
 Keys that were renamed are read, too: each is reported to `warn` and becomes today's key.
 """
@@ -31,7 +31,7 @@ _MAX_PROBLEMS: Final = 20
 
 
 def list_shipped_recipes() -> list[str]:
-    """List the names of the recipes that come with the package, sorted."""
+    """List the names of the shipped recipes, sorted."""
     names = (entry.name for entry in files(__package__).iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
@@ -39,7 +39,7 @@ def list_shipped_recipes() -> list[str]:
 def load_recipe(
     name_or_path: str, *, changes: Sequence[str] = (), warn: Warn = warn_renamed
 ) -> Recipe:
-    """Read a recipe by its shipped name or its file, apply `key=value` changes, validate.
+    """Load a recipe by its shipped name or file, apply `key=value` changes and validate it.
 
     Args:
         name_or_path: a name from `list_shipped_recipes`, or the path of a YAML file.
@@ -56,7 +56,7 @@ def load_recipe(
 
 
 def change_recipe(recipe: Recipe, changes: Sequence[str], *, warn: Warn = warn_renamed) -> Recipe:
-    """Apply `key=value` changes to a recipe that has been read already, and validate.
+    """Apply `key=value` changes to a loaded recipe and validate it.
 
     Args:
         changes: such as `actor.samples=5`; values are YAML.
@@ -72,7 +72,7 @@ def change_recipe(recipe: Recipe, changes: Sequence[str], *, warn: Warn = warn_r
 
 
 def read_recipe_text(text: str, *, warn: Warn = warn_renamed) -> Recipe:
-    """Read a recipe that somebody sent: it may extend a shipped one, and no file of this machine.
+    """Parse a recipe sent by a user: it can extend a shipped recipe, but no local file.
 
     Args:
         warn: told about each deprecated key.
@@ -101,7 +101,7 @@ def _read_untrusted(text: str) -> Values:
 
 
 def parse_stored_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
-    """Validate a recipe as an experiment or a record has stored it: see `canonical`.
+    """Parse a stored recipe of an experiment or a record; see `canonical`.
 
     Raises:
         RecipeError: with one line per wrong value.
@@ -110,7 +110,7 @@ def parse_stored_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
 
 
 def read_stored_values(values: Mapping[str, Any], *, origin: str) -> Values:
-    """Write a stored recipe out for people: under today's keys, with all values.
+    """Return all values of a stored recipe under the current keys.
 
     What another version has stored, and cannot be read here, is shown as far as it goes.
     """
@@ -121,7 +121,7 @@ def read_stored_values(values: Mapping[str, Any], *, origin: str) -> Values:
 
 
 def parse_recipe(values: Values, *, origin: str) -> Recipe:
-    """Validate plain values, under today's keys, as a recipe.
+    """Validate plain values under the current keys as a recipe.
 
     Raises:
         RecipeError: with one line per wrong value.
@@ -163,7 +163,7 @@ def _read_extended(name_or_path: str, *, chain: tuple[str, ...], warn: Warn) -> 
 
 
 def _find_recipe(name_or_path: str, *, relative_to: str | None) -> str:
-    """Find a shipped recipe by name, or a file (beside the recipe that extends it)."""
+    """Find a shipped recipe by name, or a file (relative to the recipe that extends it)."""
     if name_or_path in list_shipped_recipes():
         return str(files(__package__) / f"{name_or_path}.yaml")
     path = Path(name_or_path)
@@ -187,7 +187,7 @@ def _read_yaml(path: str) -> Values:
 
 
 def _resolve_template_paths(values: Values, folder: Path) -> None:
-    """Name the files of words that lie beside a recipe in full, so that any folder finds them."""
+    """Make the paths of template files absolute, so that they work from any folder."""
     for name in TEMPLATE_KEYS:
         section, _, key = name.partition(".")
         words = values.get(section)
@@ -198,7 +198,7 @@ def _resolve_template_paths(values: Values, folder: Path) -> None:
 
 
 def _merge_values(base: Values, over: Values) -> Values:
-    """Lay `over` on `base`; sections are merged, everything else is replaced."""
+    """Merge `over` into `base`: sections are merged, all other values are replaced."""
     merged = dict(base)
     for key, new in over.items():
         old = merged.get(key)

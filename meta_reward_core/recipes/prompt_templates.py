@@ -55,7 +55,7 @@ class PromptTemplate:
         object.__setattr__(self, "sha256", hashlib.sha256(self.text.encode()).hexdigest())
 
     def fill(self, **values: str) -> str:
-        """Put each value in its placeholders, as it stands; values without a place are left out.
+        """Insert each value verbatim into its placeholders; others are ignored.
 
         Raises:
             TemplateError: a place got no value.
@@ -102,18 +102,18 @@ def load_template(
 
 
 def is_shipped_name(name: str) -> bool:
-    """Whether a name can only be that of a template of the package: no folder, no suffix."""
+    """Whether a name can only be that of a shipped template: no folder, no suffix."""
     return _NAME.fullmatch(name) is not None
 
 
 def list_package_templates() -> list[str]:
-    """Names of the templates that come with the package."""
+    """List the names of the shipped templates."""
     folder = files("meta_reward_core.recipes") / "prompts"
     return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".txt"))
 
 
 def _read_template(name_or_path: str | Path, more: Mapping[str, str]) -> tuple[str, str]:
-    """Where a template lies and what the file holds, with plain line ends and no BOM."""
+    """Read a template; return its path and its text with Unix line ends and without a BOM."""
     if isinstance(name_or_path, str) and name_or_path in more:
         return name_or_path, _unify_line_ends(more[name_or_path])
     is_name = isinstance(name_or_path, str) and is_shipped_name(name_or_path)
@@ -139,7 +139,7 @@ def _unify_line_ends(text: str) -> str:
 
 
 def _split_header(content: str) -> tuple[tuple[str, ...], str]:
-    """Metadata lines at the top, and the prompt below them without blank lines around it."""
+    """Split the metadata lines at the top from the prompt below, without blank lines around it."""
     lines = content.split("\n")
     header = 0
     while header < len(lines) and lines[header].startswith(_METADATA):
@@ -149,7 +149,7 @@ def _split_header(content: str) -> tuple[tuple[str, ...], str]:
 
 
 def _check_placeholders(name: str, text: str, allowed: frozenset[str]) -> frozenset[str]:
-    """The placeholders of a text, all of them known."""
+    """Return the placeholders of a text and refuse unknown ones."""
     if not text.strip():
         raise TemplateError(f"{name}: the template is empty; write the prompt into it.")
     doubled = _DOUBLED_BRACES.search(text)

@@ -1,4 +1,4 @@
-"""`python -m meta_reward_core.recipes.reference`: the reference page of recipes, from the code."""
+"""`python -m meta_reward_core.recipes.reference`: generate the reference page of recipes."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ These keys still work, with a warning, and will be removed in a later version.
 
 
 def write_reference() -> str:
-    """Write the page."""
+    """Generate the page."""
     lines = [_HEAD, "## Shipped\n"]
     lines += [f"- `{name}`: {load_recipe(name).description}" for name in list_shipped_recipes()]
     lines += ["", "## Values", "", "| key | default | bounds | unit | meaning | source |"]
@@ -65,7 +65,7 @@ def _format_row(key: str, field: FieldInfo) -> str:
 
 
 def _format_value(value: object) -> str:
-    """Write a value as a recipe would."""
+    """Format a value as in a recipe file."""
     return json.dumps(value).strip('"')
 
 

@@ -1,4 +1,4 @@
-"""Keys of recipes that were renamed: old names stay readable for one version, with a warning.
+"""Renamed recipe keys: old names still work for one version, with a warning.
 
 `RENAMED_KEYS` is the only place that knows an old name. It serves recipe files, `--set`, forms,
 the API and what earlier versions have stored; `canonical` uses it the other way round.
@@ -44,16 +44,16 @@ _GROUND_TRUTH_KEY: Final = "evaluation.ground_truth"
 
 
 def warn_renamed(message: str) -> None:
-    """Warn on stderr, as Python does."""
+    """Print a deprecation warning to stderr."""
     warnings.warn(message, DeprecatedNameWarning, stacklevel=3)
 
 
 def ignore_renamed(message: str) -> None:
-    """Say nothing: what a person wrote earlier, and was warned of then, is read again."""
+    """Do not warn: stored values were already warned about when they were written."""
 
 
 def describe_renamed(old: str, new: str) -> str:
-    """Say that a name is deprecated, and what to write."""
+    """Build the deprecation message with the new name."""
     return f"{old} is deprecated: use {new}"
 
 
@@ -63,7 +63,7 @@ def is_renamed(key: str) -> bool:
 
 
 def translate_renamed_keys(values: Values, *, base: Values, warn: Warn) -> Values:
-    """Write the values of one recipe file, or of one change, with today's keys.
+    """Rename the values of one recipe file, or of one change, to the current keys.
 
     Args:
         values: nested; not changed.
@@ -89,7 +89,7 @@ def _require_absent(values: Mapping[str, Any], new: str, old: str) -> None:
 
 
 def _translate_task(values: Values, base: Values, warn: Warn) -> None:
-    """Write `world` and `evaluation.oracle` as `task` and `evaluation.ground_truth`.
+    """Rename `world` and `evaluation.oracle` to `task` and `evaluation.ground_truth`.
 
     A task measured nothing without `evaluation.oracle`; it does now, unless it is told not to.
     """
@@ -114,7 +114,7 @@ def _translate_task(values: Values, base: Values, warn: Warn) -> None:
 
 
 def _rename(values: Values, old: str, new: str, value: Any) -> None:
-    """Put a value under its new name, at the place where the old one stood."""
+    """Rename a key in place, keeping its position."""
     section, _, last = old.rpartition(".")
     found = _get_section(values, section)
     before = dict(found)
@@ -124,7 +124,7 @@ def _rename(values: Values, old: str, new: str, value: Any) -> None:
 
 
 def translate_flat_keys(values: Mapping[str, Any], *, warn: Warn) -> Values:
-    """Write values by their whole key, such as `judge.samples`, with today's keys.
+    """Rename values by full key, such as `judge.samples`, to the current keys.
 
     Raises:
         RecipeError: an old key and its new name are both given.
@@ -146,20 +146,20 @@ def translate_flat_keys(values: Mapping[str, Any], *, warn: Warn) -> Values:
 
 
 def has_value(values: Mapping[str, Any], key: str) -> bool:
-    """Whether nested values hold a key such as `judge.samples`."""
+    """Whether nested values contain a key such as `judge.samples`."""
     section, _, last = key.rpartition(".")
     found = _get_section(values, section)
     return isinstance(found, Mapping) and last in found
 
 
 def get_value(values: Mapping[str, Any], key: str) -> Any:
-    """A value of nested values that hold it."""
+    """Return a value from nested values that contain it."""
     section, _, last = key.rpartition(".")
     return _get_section(values, section)[last]
 
 
 def set_value(values: Values, key: str, value: Any) -> None:
-    """Write a value into nested values; sections above it are made.
+    """Set a value in nested values, creating its sections.
 
     Raises:
         RecipeError: a section above it is a plain value.

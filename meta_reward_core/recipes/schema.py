@@ -1,4 +1,4 @@
-"""The shape of a recipe: every value of the method, with its unit, bounds and source.
+"""The schema of a recipe: every value of the method with its unit, bounds and source.
 
 A recipe is validated once, at the edge. Below `iteration`, functions take the values they need.
 This module reads no files; `meta_reward_core.recipes` does.
@@ -22,7 +22,7 @@ def get_scheduled_value(schedule: list[Value], iteration: int) -> Value: ...
 @overload
 def get_scheduled_value(schedule: Value, iteration: int) -> Value: ...
 def get_scheduled_value(schedule: Any, iteration: int) -> Any:
-    """Read a per-iteration schedule: a single value holds always, a list by iteration from 1.
+    """Return the value of an iteration: a single value applies to all, a list is indexed from 1.
 
     Past the end of a list its last value goes on.
     """
@@ -510,7 +510,7 @@ class Recipe(Section):
             )
 
     def trains_on(self, kind: PairKind, iteration: int) -> bool:
-        """Say whether pairs of this kind are scheduled in this iteration (counted from 1)."""
+        """Whether pairs of this kind are scheduled in this iteration (counted from 1)."""
         return kind in get_scheduled_value(list(self.train_on), iteration)
 
     @property
@@ -525,5 +525,5 @@ class Recipe(Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical form, in hexadecimal. An experiment keeps the one it began with."""
+        """Hash of the canonical form, in hexadecimal. An experiment keeps its original hash."""
         return hash_recipe_values(canonicalize_recipe(self))

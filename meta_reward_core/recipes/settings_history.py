@@ -1,4 +1,4 @@
-"""Which settings an experiment has had, and from which iteration on each held.
+"""The settings of an experiment over time, and the iteration from which each change applies.
 
 The description keeps the settings that the experiment began with. Each change since is a file of
 its own, `settings/00001.json`, written once and never changed: the values as they were and as they
@@ -44,7 +44,7 @@ class SettingsChange:
     after: Values
 
     def to_json(self) -> bytes:
-        """Write the change; the same change gives the same bytes."""
+        """Encode the change; the same change gives the same bytes."""
         return encode_canonical_json(
             {
                 "number": self.number,
@@ -56,7 +56,7 @@ class SettingsChange:
 
     @classmethod
     def from_json(cls, data: bytes) -> "SettingsChange":
-        """Read a change.
+        """Parse a change.
 
         Raises:
             ValueError, KeyError, TypeError: the bytes are no change of settings.
@@ -85,7 +85,7 @@ class SettingsHistory:
     changes: tuple[SettingsChange, ...] = ()
 
     def get_values(self, number: int | None = None) -> Values:
-        """Values as they are stored that hold for an iteration; None: after all changes."""
+        """Return the stored values that apply to an iteration; None: after all changes."""
         values: Values = copy.deepcopy(self.began)
         for change in self.changes:
             if number is None or change.from_iteration <= number:
@@ -94,7 +94,7 @@ class SettingsHistory:
         return values
 
     def get_recipe(self, number: int | None = None) -> Recipe:
-        """The recipe that holds for an iteration; None: after all changes.
+        """Return the recipe that applies to an iteration; None: after all changes.
 
         Raises:
             RecipeError: the stored values are no recipe.
@@ -102,7 +102,7 @@ class SettingsHistory:
         return parse_stored_recipe(self.get_values(number), origin=self.origin)
 
     def get_recipe_sha256(self, number: int | None = None) -> str:
-        """Hash of that recipe: of the beginning's as it was stored, of a later one as it is now."""
+        """Return the recipe's hash: as stored for the original, as of now after a change."""
         held = [
             change for change in self.changes if number is None or change.from_iteration <= number
         ]
@@ -132,13 +132,13 @@ def read_settings(files: ExperimentFiles, description: Mapping[str, Any]) -> Set
 
 
 def list_settings_changes(files: ExperimentFiles) -> list[int]:
-    """Numbers of the changes of an experiment's settings, ascending."""
+    """List the numbers of an experiment's settings changes, ascending."""
     names = files.store.list_names(files.layout.settings)
     return sorted(filter(None, map(parse_settings_change_name, names)))
 
 
 def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> None:
-    """Write a change of settings; call it under the experiment's lock.
+    """Write a settings change; the caller holds the experiment's lock.
 
     Raises:
         InputError: somebody else has changed the settings meanwhile.
@@ -154,7 +154,7 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
 
 
 def compare_recipes(old: Recipe, new: Recipe) -> tuple[Values, Values]:
-    """Values that differ between two recipes, by dotted name in the canonical form.
+    """Return the values that differ between two recipes, by dotted name in the canonical form.
 
     Values that stand at the default of a later version are written out, so that a change back to a
     default is a change, too.
@@ -165,7 +165,7 @@ def compare_recipes(old: Recipe, new: Recipe) -> tuple[Values, Values]:
 
 
 def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Values, Values]:
-    """Values that differ between two nested mappings, by dotted name: as they were and became.
+    """Return the values that differ between two nested mappings, by dotted name: before and after.
 
     Where a section replaces a value, or the other way round, all of it is the value. A value that
     one of the two does not name is null there.

@@ -1,4 +1,4 @@
-"""Settings of a training. Imports no torch, so recipes can read it quickly."""
+"""Training settings. This module does not import torch, so that recipes load quickly."""
 
 from typing import Literal
 
@@ -199,7 +199,7 @@ class TrainingSettings(Section):
 
     @property
     def keeps_adapter(self) -> bool:
-        """Whether a checkpoint holds an adapter, too."""
+        """Whether a checkpoint also contains an adapter."""
         return self.lora is not None and self.lora.keep_adapter
 
     @model_validator(mode="after")
@@ -219,7 +219,7 @@ class TrainingSettings(Section):
 
 
 class DpoSettings(TrainingSettings):
-    """Direct Preference Optimization; the defaults are the paper's where it names them."""
+    """Direct Preference Optimization; defaults are the paper's where it states them."""
 
     beta: float = declare_field(
         default=0.1,
@@ -238,7 +238,7 @@ class DpoSettings(TrainingSettings):
 
 
 class SftSettings(TrainingSettings):
-    """Supervised fine-tuning on completions alone."""
+    """Supervised fine-tuning on completions only."""
 
     learning_rate: float = declare_field(
         default=1e-5,

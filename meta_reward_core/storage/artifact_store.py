@@ -1,4 +1,4 @@
-"""Files hold the work: each is written whole, once, and the first writer wins.
+"""Storage of files: each file is written whole, once, and the first writer wins.
 
 This module knows bytes, names and hashes. What the tables mean stands in `tables`, when a shard
 is done in `shards`.
@@ -35,7 +35,7 @@ _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 
 
 def hash_bytes(data: bytes) -> str:
-    """Hash bytes; hexadecimal."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -45,17 +45,17 @@ def hash_json(value: Any) -> str:
 
 
 def hash_compact_json(value: Any) -> str:
-    """Hash a value as `hash_json`, written without line breaks: how recipes have been hashed."""
+    """Hash a value like `hash_json`, but written without line breaks, as recipes are hashed."""
     return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
 def encode_canonical_json(value: Any) -> bytes:
-    """Write JSON that is the same bytes for the same value, and readable."""
+    """Encode JSON readably, with the same bytes for the same value."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 class ArtifactStore:
-    """A folder of artifacts at any fsspec address; paths inside are relative, with `/`.
+    """A folder of artifacts at any fsspec address; paths are relative and use `/`.
 
     Args:
         url: a local folder, or an address such as `s3://bucket/folder`.
@@ -67,11 +67,11 @@ class ArtifactStore:
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def get_path(self, name: str) -> str:
-        """Full path of an artifact on its file system."""
+        """Return the full path of an artifact on its file system."""
         return f"{self.root}/{name}"
 
     def get_local_path(self, name: str) -> Path:
-        """Path on this machine.
+        """Return the path of an artifact on this machine.
 
         Raises:
             ArtifactError: the store is remote.
@@ -81,7 +81,7 @@ class ArtifactStore:
         return Path(self.get_path(name))
 
     def exists(self, name: str) -> bool:
-        """Say whether an artifact of this name exists."""
+        """Whether an artifact of this name exists."""
         with self._explain_errors("look for", name):
             return bool(self._fs.exists(self.get_path(name)))
 
@@ -98,7 +98,7 @@ class ArtifactStore:
             raise ArtifactError(f"cannot read {self.get_path(name)}: {error}") from error
 
     def read_if_exists(self, name: str) -> bytes | None:
-        """Read an artifact; None if there is none of this name.
+        """Read an artifact; None if it does not exist.
 
         Raises:
             ArtifactError: it cannot be read.
@@ -111,7 +111,7 @@ class ArtifactStore:
             raise
 
     def read_json(self, name: str) -> Any:
-        """Read an artifact that holds one JSON value.
+        """Read an artifact that contains one JSON value.
 
         Raises:
             ArtifactError: there is none of this name, it cannot be read, or it is not JSON.
@@ -124,7 +124,7 @@ class ArtifactStore:
     def read_each(
         self, read: Callable[[Wanted], Found], wanted: Iterable[Wanted]
     ) -> Iterator[Found]:
-        """Read many things as `map` does; from a remote store, so many of them at a time."""
+        """Apply `read` to each name; remote stores are read in parallel."""
         if self.is_local:
             yield from map(read, wanted)
             return
@@ -132,7 +132,7 @@ class ArtifactStore:
             yield from pool.map(read, wanted)
 
     def iter_chunks(self, name: str) -> Iterator[bytes]:
-        """Read an artifact piece by piece.
+        """Read an artifact in chunks.
 
         Raises:
             ArtifactError: there is none of this name, or it cannot be read.
@@ -148,7 +148,7 @@ class ArtifactStore:
             raise ArtifactError(f"cannot read {self.get_path(name)}: {error}") from error
 
     def list_names(self, folder: str) -> list[str]:
-        """Names of the files directly in a folder, sorted; none if there is no such folder."""
+        """List the names of the files directly in a folder, sorted; empty without the folder."""
         try:
             with self._explain_errors("list", folder):
                 entries = self._fs.ls(self.get_path(folder), detail=False)
@@ -158,7 +158,7 @@ class ArtifactStore:
         return sorted(name for name in names if not name.startswith(_PARTIAL_PREFIX))
 
     def list_sizes(self, folder: str) -> dict[str, int]:
-        """Sizes of all files in a folder, however deep, by their names in it, sorted."""
+        """List the sizes of all files below a folder by relative name, sorted."""
         root = self.get_path(folder)
         with self._explain_errors("list", folder):
             found = self._fs.find(root, detail=True)
@@ -166,7 +166,7 @@ class ArtifactStore:
         return dict(sorted(sizes.items()))
 
     def get_modified_time(self, name: str) -> float:
-        """When an artifact was written, in seconds of the store's clock.
+        """Return the time of the last write, in seconds of the store's clock.
 
         Raises:
             ArtifactError: there is none of this name.
@@ -178,7 +178,7 @@ class ArtifactStore:
             raise ArtifactError(f"there is no {self.get_path(name)}") from error
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Write an artifact unless one of this name exists; nobody ever sees half of it.
+        """Write an artifact atomically unless one of this name exists.
 
         Returns:
             True if this call wrote it, False if it was there.
@@ -199,7 +199,7 @@ class ArtifactStore:
         return True
 
     def put_file_if_absent(self, name: str, file: Path) -> bool:
-        """Copy a file of this machine to a remote store, as `put_if_absent` does with bytes."""
+        """Upload a local file to a remote store; see `put_if_absent`."""
         try:
             with self._explain_errors("write", name):
                 self._fs.put_file(str(file), self.get_path(name), mode="create")
@@ -210,7 +210,7 @@ class ArtifactStore:
         return True
 
     def require_first_writer_wins(self, folder: str) -> None:
-        """Try whether a store keeps the one promise that all of this rests on.
+        """Check that a store supports conditional writes, which everything else relies on.
 
         Raises:
             InputError: it lets a second writer win: some servers ignore the condition.
@@ -228,12 +228,12 @@ class ArtifactStore:
             self.delete(trial)
 
     def delete(self, name: str) -> None:
-        """Remove an artifact, or a whole folder of them; a missing one is no error."""
+        """Delete an artifact or a folder of artifacts; a missing one is ignored."""
         with contextlib.suppress(FileNotFoundError), self._explain_errors("delete", name):
             self._fs.rm(self.get_path(name), recursive=True)
 
     def remove_partial_files(self, folder: str) -> None:
-        """Remove what writers that were killed left half-written in a folder (local stores).
+        """Remove partial files of killed writers from a folder (local stores).
 
         Only who knows that nobody writes there may call this.
         """
@@ -242,7 +242,7 @@ class ArtifactStore:
                 left.unlink(missing_ok=True)
 
     def _explain_errors(self, what: str, name: str) -> contextlib.AbstractContextManager[None]:
-        """Explain the errors of a remote file system; those of a local one speak for themselves."""
+        """Translate the errors of a remote file system; local errors are clear as they are."""
         if self.is_local:
             return contextlib.nullcontext()
         return translate_errors(f"{what} {self.get_path(name)}")
@@ -258,7 +258,7 @@ def _to_artifact_error(error: OSError, path: str) -> ArtifactError:
 
 
 def _link_into_place(target: Path, data: bytes) -> bool:
-    """Write beside the target, then link: a rename would let the LAST writer win."""
+    """Write next to the target, then link: with a rename, the LAST writer would win."""
     if target.exists():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Turn the operating system's "no space" into our error, for writers that are not ours."""
+    """Translate the operating system's "no space" for writers of other libraries."""
     try:
         yield
     except OSError as error:

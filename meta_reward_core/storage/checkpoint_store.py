@@ -1,4 +1,4 @@
-"""A model among an experiment's artifacts, and on the machine that loads it.
+"""Models among an experiment's artifacts, and their copies on the machine that loads them.
 
 In a local store a checkpoint is a folder that appears by a rename and is loaded where it lies. In
 a remote one each of its files is an artifact; before a model is loaded it is copied to a cache of
@@ -35,14 +35,14 @@ _RETRY_PAUSE_SECONDS: Final = 5.0
 
 
 def get_cache_root() -> Path:
-    """Folder of copies of models: META_REWARD_CACHE_ROOT, or `cache` in META_REWARD_VAR."""
+    """Folder of model copies: META_REWARD_CACHE_ROOT, or `cache` in META_REWARD_VAR."""
     var = os.environ.get("META_REWARD_VAR", "var")
     return Path(os.environ.get("META_REWARD_CACHE_ROOT") or f"{var}/cache").absolute()
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model folder in a store, whether it has been made yet or not."""
+    """A model folder in a store, which may not exist yet."""
 
     store: ArtifactStore
     name: str
@@ -51,7 +51,7 @@ class Checkpoint:
         return self.store.get_path(self.name)
 
     def list_files(self) -> dict[str, int]:
-        """Sizes of its files by their names in it; none if it has not been made."""
+        """List the sizes of its files by name; empty if it does not exist yet."""
         if not self.store.is_local:
             return self.store.list_sizes(self.name)
         folder = self.store.get_local_path(self.name)
@@ -59,11 +59,11 @@ class Checkpoint:
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in found}
 
     def iter_chunks(self, file: str) -> Iterator[bytes]:
-        """Read one of its files piece by piece."""
+        """Read one of its files in chunks."""
         return self.store.iter_chunks(f"{self.name}/{file}")
 
     def hash_file(self, file: str) -> str | None:
-        """Hash one of its files as it is now; None if there is none of this name.
+        """Hash one of its current files; None if it does not exist.
 
         Raises:
             StorageUnreachableError: the store does not answer.
@@ -76,7 +76,7 @@ class Checkpoint:
             return None
 
     def compute_sha256(self) -> str | None:
-        """Hash all of it as it is now; None if there is none."""
+        """Hash all of its current files; None if there are none."""
         if self.store.is_local:
             folder = self.store.get_local_path(self.name)
             return hash_model_folder(folder) if folder.is_dir() else None
@@ -84,7 +84,7 @@ class Checkpoint:
         return hash_model_files(hashes) if hashes else None
 
     def fetch_folder(self, sha256: str) -> Path:
-        """Find the folder from which it can be loaded; a remote one is copied here first.
+        """Return a local folder to load it from; a remote checkpoint is copied first.
 
         Raises:
             ArtifactError: it is gone.
@@ -98,7 +98,7 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def open_for_writing(self, scratch: Path) -> Iterator[Path]:
-        """Give the folder that a training shall make; in the end it is this checkpoint.
+        """Provide the folder that a training writes, which becomes this checkpoint at the end.
 
         Args:
             scratch: a private folder; one training at a time uses it.
@@ -114,7 +114,7 @@ class Checkpoint:
         shutil.rmtree(folder)
 
     def upload(self, folder: Path) -> None:
-        """Write the files of a folder into a remote store; the first writer wins.
+        """Upload the files of a folder to a remote store; the first writer wins.
 
         Raises:
             ArtifactError: somebody else wrote other bytes under the same name.
@@ -144,7 +144,7 @@ class Checkpoint:
 
 
 def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:
-    """Find the copy of a model in the cache; whoever is first makes it, others wait.
+    """Return the cached copy of a model; the first process creates it while others wait.
 
     What is in the cache is hashed before each use, so a damaged copy is made again.
     """
@@ -164,7 +164,7 @@ def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:
 
 
 def list_cached_copies() -> list[Path]:
-    """Folders of the cache, each a whole model; their times say when each was used last."""
+    """List the model folders of the cache; their modification times are their times of last use."""
     return sorted(folder for folder in _get_copies_root().glob("[0-9a-f]*") if folder.is_dir())
 
 
@@ -182,7 +182,7 @@ def _check_hash(folder: Path, sha256: str) -> None:
 
 
 def _retry_until_reachable(upload: Callable[[], None]) -> None:
-    """Try again while the store does not answer: a training must not be lost to a short cut."""
+    """Retry while the store is unreachable, so that a short outage does not lose a training."""
     deadline = time.monotonic() + MAX_RETRY_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The files of an experiment, opened: description, iterations, checkpoints, scorecards, lock."""
+"""The files of an experiment: description, iterations, checkpoints, scorecards, lock."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -28,7 +28,7 @@ class _SeedModel(BaseModel):
 
 
 class _Shape(BaseModel):
-    """The required part of a description; what else it holds is kept as it is."""
+    """The required keys of a description; other keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -40,7 +40,7 @@ class _Shape(BaseModel):
 
 
 class ExperimentFiles:
-    """What a store holds of one experiment, whether it exists or not.
+    """Access to the stored files of one experiment, which may not exist yet.
 
     Attributes:
         name: of the experiment.
@@ -56,11 +56,11 @@ class ExperimentFiles:
         return self.store.get_path(self.layout.folder)
 
     def exists(self) -> bool:
-        """Say whether the experiment has been created here: its description is written last."""
+        """Whether the experiment has been created here; its description is written last."""
         return self.store.exists(self.layout.description)
 
     def read_description(self) -> Description | None:
-        """Read what the experiment is; None if there is none.
+        """Read the description of the experiment; None if there is none.
 
         Raises:
             ArtifactError: the description cannot be read.
@@ -69,7 +69,7 @@ class ExperimentFiles:
         return None if data is None else _parse_object(data, self.layout.description)
 
     def read_uuid(self) -> UUID | None:
-        """Read which experiment the files belong to; None if there are none.
+        """Read the UUID of the experiment that the files belong to; None if there are none.
 
         Raises:
             ArtifactError: the description cannot be read.
@@ -78,7 +78,7 @@ class ExperimentFiles:
         return None if found is None else get_uuid(found, name=self.name)
 
     def require_description(self) -> Description:
-        """Read what the experiment is.
+        """Read the description of the experiment.
 
         Raises:
             ArtifactError: the files are gone, or the description cannot be read.
@@ -89,7 +89,7 @@ class ExperimentFiles:
         return found
 
     def read_description_bytes(self) -> bytes:
-        """Read the description as it is stored.
+        """Read the bytes of the stored description.
 
         Raises:
             ArtifactError: there is none, or it cannot be read.
@@ -97,7 +97,7 @@ class ExperimentFiles:
         return self.store.read(self.layout.description)
 
     def write_description(self, description: Description) -> bool:
-        """Write what the experiment is, once; False if it was written before.
+        """Write the description once; False if it already exists.
 
         Raises:
             StorageFullError: there is no room.
@@ -106,33 +106,33 @@ class ExperimentFiles:
 
     @property
     def pool(self) -> IterationFiles:
-        """Files of the pool of prompts."""
+        """Files of the prompt pool."""
         return self.get_iteration(POOL)
 
     def get_iteration(self, number: int) -> IterationFiles:
-        """Open the files of an iteration."""
+        """Return the files of an iteration."""
         return IterationFiles(self.store, self.layout.get_iteration(number))
 
     def get_checkpoint(self, number: int) -> Checkpoint:
-        """Find M_number, whether it has been made or not; for 0, a remote experiment's M0."""
+        """Return M_number, which may not exist yet; 0 is the copy of M0 of a remote experiment."""
         return Checkpoint(self.store, self.layout.get_checkpoint(number))
 
     def count_finished_iterations(self) -> int:
-        """Count the iterations from the first that are finished without a gap."""
+        """Count the finished iterations before the first unfinished one."""
         number = 0
         while self.get_iteration(number + 1).is_finished():
             number += 1
         return number
 
     def count_started_iterations(self) -> int:
-        """Count the iterations from the first of which a shard is finished, without a gap."""
+        """Count the iterations before the first one without a finished shard."""
         number = 0
         while self.get_iteration(number + 1).has_manifests():
             number += 1
         return number
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep other processes away; the lock dies with its process, or soon after it.
+        """Lock out other processes; the lock ends with its process, or shortly after it.
 
         Raises:
             ExperimentBusyError: another process holds it.
@@ -144,7 +144,7 @@ class ExperimentFiles:
         return self.store.list_sizes(self.layout.folder)
 
     def delete(self) -> None:
-        """Remove all files.
+        """Delete all files.
 
         The description goes last: a deletion that was stopped half-way leaves the name taken, and
         the files with the UUID of their experiment.
@@ -154,18 +154,18 @@ class ExperimentFiles:
         self.store.delete(self.layout.folder)
 
     def delete_leftovers(self) -> None:
-        """Remove all that an experiment writes but its description and its lock."""
+        """Delete everything except the description and the lock."""
         for name in self.store.list_names(self.layout.folder):
             if self.layout.is_own_folder(name):
                 self.store.delete(self.layout.get_path(name))
 
     def remove_partial_files(self) -> None:
-        """Remove what killed writers left; only a process that knows nobody writes may call it."""
+        """Remove partial files of killed writers; call it only while nobody else writes."""
         self.store.remove_partial_files(self.layout.folder)
 
 
 def make_missing_files_error(files: ExperimentFiles) -> ArtifactError:
-    """Explain that the files of an experiment are gone; its root may be unmounted at any time."""
+    """Build the error for missing files; the artifact root can be unmounted at any time."""
     return ArtifactError(
         f"the files of experiment {files.name!r} are gone from {files.store.root}: put them back, "
         "or mount the folder that holds them, and try again"
@@ -173,7 +173,7 @@ def make_missing_files_error(files: ExperimentFiles) -> ArtifactError:
 
 
 def get_uuid(description: Description, *, name: str) -> UUID:
-    """UUID of the experiment that has this description."""
+    """Return the UUID of the experiment with this description."""
     if description.get("uuid") is not None:
         return UUID(description["uuid"])
     return derive_earlier_uuid(
@@ -185,7 +185,7 @@ def get_uuid(description: Description, *, name: str) -> UUID:
 
 
 def iter_experiment_names(store: ArtifactStore) -> Iterator[str]:
-    """Yield the names of what may be experiments of a store; ask `ExperimentFiles.exist`."""
+    """Yield the names of possible experiments in a store; check with `ExperimentFiles.exists`."""
     yield from store.list_names("")
 
 

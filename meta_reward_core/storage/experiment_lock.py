@@ -1,4 +1,4 @@
-"""One process at a time works on an experiment, whichever machine it runs on.
+"""The lock that lets one process at a time, on any machine, work on an experiment.
 
 In a local store that is a lock of the operating system, which dies with its process. In a remote
 one it is a row of small files, of which the last one counts: `00000001.json`, `00000002.json`, ...
@@ -32,7 +32,7 @@ _STOP_SIGNAL: Final = signal.SIGUSR2
 
 @contextlib.contextmanager
 def lock_experiment(store: ArtifactStore, experiment: str) -> Iterator[None]:
-    """Keep other processes away from an experiment.
+    """Lock other processes out of an experiment.
 
     Raises:
         ExperimentBusyError: another process holds it, or has taken it over meanwhile.
@@ -64,7 +64,7 @@ def _hold_file_lock(path: Path, experiment: str) -> Iterator[None]:
 
 
 class Lease:
-    """The lock of an experiment in a remote store, held by this process or wanted by it.
+    """The lock of an experiment in a remote store, held or requested by this process.
 
     Attributes:
         is_lost: another process has taken it for dead.
@@ -94,17 +94,17 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """Say that this process lives. A store that refuses now may take it next time."""
+        """Extend the lease. A store that refuses now may accept the next time."""
         with contextlib.suppress(ArtifactError):
             self.is_lost = not self._write_next(self._owner)
 
     def release(self) -> None:
-        """Give it back; where the store does not answer it runs out by itself."""
+        """Release the lease; if the store does not respond, the lease expires by itself."""
         with contextlib.suppress(ArtifactError):
             self._write_next(None)
 
     def _write_next(self, owner: str | None) -> bool:
-        """Write the next number, if nobody has, and remove the one before."""
+        """Write the next number if nobody else has, and remove the previous one."""
         data = encode_canonical_json({"owner": owner, "token": self._token})
         name = self._get_path(self._number + 1)
         # A request that is sent twice finds its own file there.
@@ -121,7 +121,7 @@ class Lease:
         return True
 
     def _read_holder(self) -> str | None:
-        """Who holds the lock: nobody if it was given back, or its holder is silent for long."""
+        """Return who holds the lock; nobody if it was released or its holder is silent."""
         name = self._get_path(self._number)
         try:
             owner: str | None = self._store.read_json(name)["owner"]
@@ -133,7 +133,7 @@ class Lease:
         return owner if silent_seconds < LEASE_SECONDS else None
 
     def _read_store_time(self) -> float:
-        """Time by the store's clock: those of two machines may differ."""
+        """Return the time of the store's clock, because the clocks of two machines can differ."""
         probe = f"{self._folder}/now-{secrets.token_hex(8)}"
         self._store.put_if_absent(probe, b"now")
         try:
@@ -151,7 +151,7 @@ class Lease:
 
 @contextlib.contextmanager
 def _hold_lease(lease: Lease) -> Iterator[None]:
-    """Hold a lease, and stop the work in the main thread should another process take it."""
+    """Hold a lease, and interrupt the main thread if another process takes it."""
     lease.claim()
     done = threading.Event()
     with interrupt_on_signal(_STOP_SIGNAL) as is_main:

@@ -1,4 +1,4 @@
-"""Where the files of an experiment are: the only module that knows a path below a store's root.
+"""Paths of the files of an experiment. No other module knows a path below a store's root.
 
     <folder>/experiment.json                        recipe, templates, seed and M0 as they began
     <folder>/settings/00001.json, ...               changes of the recipe since, in order
@@ -88,11 +88,11 @@ class ExperimentLayout:
 
     @property
     def description(self) -> str:
-        """Name of the file that says what the experiment is."""
+        """Name of the file that describes the experiment."""
         return self.get_path(_DESCRIPTION)
 
     def get_model_recheck(self, key: str) -> str:
-        """Name of the results of a model check under changed settings, by their hash."""
+        """Name of the results of a model check after a change of settings, by their hash."""
         return self.get_path(f"{_MODEL_RECHECKS}/{key}.json")
 
     @property
@@ -102,12 +102,12 @@ class ExperimentLayout:
 
     @property
     def settings(self) -> str:
-        """Folder of the changes of settings."""
+        """Folder of the settings changes."""
         return self.get_path(_SETTINGS)
 
     @property
     def model_check(self) -> str:
-        """Name of the file of the report of the model check that the experiment began with."""
+        """Name of the report of the model check at creation."""
         return self.get_path(_MODEL_CHECK)
 
     @property
@@ -116,7 +116,7 @@ class ExperimentLayout:
         return self.get_path(_EVALUATIONS)
 
     def get_settings_change(self, number: int) -> str:
-        """Name of a change of settings, counted from 1."""
+        """Name of a settings change, counted from 1."""
         return f"{self.settings}/{number:05d}.json"
 
     def get_scorecards(self, number: int) -> str:
@@ -124,7 +124,7 @@ class ExperimentLayout:
         return f"{self.evaluations}/M{number}"
 
     def get_evaluation_items(self, task: str) -> str:
-        """Name of the file of the items that a task measures every model on."""
+        """Name of the file with a task's evaluation items, the same for every model."""
         return self.get_path(f"{_EVALUATION_ITEMS}/{task}.json")
 
     def get_iteration(self, number: int) -> str:
@@ -132,7 +132,7 @@ class ExperimentLayout:
         return self.get_path(f"{_ITERATION}{number}")
 
     def get_checkpoint(self, number: int) -> str:
-        """Folder of the model that an iteration makes."""
+        """Folder of the model that an iteration trains."""
         return f"{self.get_iteration(number)}/{CHECKPOINT}"
 
     def get_path(self, path: str) -> str:
@@ -149,20 +149,20 @@ class ExperimentLayout:
         return folder if number is None else folder / f"{_ITERATION}{number}"
 
     def is_own_folder(self, name: str) -> bool:
-        """Say whether an experiment writes a folder of this name into its own."""
+        """Whether an experiment writes a folder of this name into its own folder."""
         folders = (_SETTINGS, _EVALUATIONS, _EVALUATION_ITEMS)
         return name in folders or parse_iteration_name(name) is not None
 
 
 def label_folder(name: str, uuid: UUID) -> str:
-    """Folder that no other experiment ever has, which users can read."""
+    """Readable name of a folder that no other experiment ever uses."""
     return f"{name}-{uuid.hex}"
 
 
 def derive_earlier_uuid(
     name: str, *, recipe_sha256: str, seed: int, base_model_sha256: str
 ) -> UUID:
-    """UUID of an experiment that began before descriptions had one.
+    """UUID of an experiment that was created before descriptions had one.
 
     Its files are not written again: rows and descriptions give the same value.
     """
@@ -170,27 +170,27 @@ def derive_earlier_uuid(
 
 
 def get_partition_path(table: str, part: int) -> str:
-    """Path of a part of a table, relative to the iteration's folder."""
+    """Path of a partition of a table, relative to the iteration's folder."""
     return f"{table}/part-{part:05d}.parquet"
 
 
 def get_table_path(table: str) -> str:
-    """Path of all parts of a table, relative to the iteration's folder."""
+    """Path of all partitions of a table, relative to the iteration's folder."""
     return table
 
 
 def parse_partition_number(path: str) -> int:
-    """Number of a part, from its path."""
+    """Parse the number of a partition from its path."""
     return int(path.removesuffix(".parquet").rpartition("-")[2])
 
 
 def get_breaker_path(stage: str) -> str:
-    """Name the note about what stopped a stage, relative to the iteration's folder."""
+    """Path of the note on what stopped a stage, relative to the iteration's folder."""
     return f"breakers/{stage}.json"
 
 
 def get_probe_table_path(table: str) -> str:
-    """Path of rows that the judge probe drew, relative to the iteration's folder."""
+    """Path of the rows that the judge probe sampled, relative to the iteration's folder."""
     return f"probe/{table}.parquet"
 
 
@@ -200,41 +200,41 @@ def get_shard_manifest_path(stage: str, shard: int) -> str:
 
 
 def parse_shard_manifest_name(name: str) -> tuple[str, int] | None:
-    """Stage and number of the shard whose manifest has this name; None for another file."""
+    """Parse stage and number from the name of a shard manifest; None for another file."""
     found = _SHARD_MANIFEST.fullmatch(name)
     return None if found is None else (found["stage"], int(found["shard"]))
 
 
 def parse_settings_change_name(name: str) -> int | None:
-    """Number of a change of settings, from its file's name; None for another file."""
+    """Parse the number of a settings change from its file name; None for another file."""
     found = _SETTINGS_FILE.fullmatch(name)
     return None if found is None else int(found["number"])
 
 
 def parse_iteration_name(name: str) -> int | None:
-    """Number of the iteration whose folder has this name; None for another folder."""
+    """Parse the number of an iteration from its folder name; None for another folder."""
     found = re.fullmatch(ITERATION_PATTERN, name, re.ASCII)
     return None if found is None else int(found["number"])
 
 
 def parse_model_name(name: str) -> int | None:
-    """The number t of a model that is called M<t>; None for another name."""
+    """Parse t from a model name M<t>; None for another name."""
     found = _MODEL.fullmatch(name)
     return None if found is None else int(found["number"])
 
 
 def get_experiment_folder(iteration_folder: str) -> str:
-    """Folder of the experiment that the folder of an iteration is in."""
+    """Return the experiment folder that contains an iteration folder."""
     return iteration_folder.rpartition("/")[0]
 
 
 def is_plain_name(name: str) -> bool:
-    """Say whether a file of a checkpoint may be offered under its name: no folder, not hidden."""
+    """Whether a checkpoint file may be offered under its name: no folder, not hidden."""
     return re.fullmatch(_PLAIN_NAME, name) is not None
 
 
 def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
-    """Compile what the path of a file of an experiment may be, relative to its folder.
+    """Compile the pattern of valid paths of an experiment's files, relative to its folder.
 
     The lock and half-written files are none. A checkpoint is flat: its folders are left out.
 

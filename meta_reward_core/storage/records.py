@@ -1,4 +1,4 @@
-"""What the steps of the method hand to each other, one frozen record per thing.
+"""Records that the steps of the method pass to each other, one frozen class per table.
 
 Rows of the Parquet tables have the fields of these records; `docs/artifacts.md` explains them.
 Keys, never positions, tie an outcome to what it judged.
@@ -22,7 +22,7 @@ VerdictReadout = Literal["free", "forced"]
 
 
 class ValueProbability(TypedDict):
-    """One allowed value, as it would be written, and how probable it was among all of them."""
+    """An allowed value, as written, and its probability among all allowed values."""
 
     value: str
     probability: float
@@ -30,7 +30,7 @@ class ValueProbability(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An instruction. `prompt_id` is the sha256 of its text, in hexadecimal."""
+    """A prompt. `prompt_id` is the SHA-256 of its text, in hexadecimal."""
 
     prompt_id: str
     text: str
@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the actor answered, identical answers removed. `sample` is its index among the K.
+    """A response of the actor, duplicates removed. `sample` is its index among the K.
 
     Attributes:
         token_ids: as they were drawn after the prompt, with the end token if it was drawn; None
@@ -56,7 +56,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """What the judge wrote of one response; `score` is None when none could be read.
+    """A judgment of one response; `score` is None if none could be parsed.
 
     Attributes:
         finish_reason: why the justification ended; None in tables of before it was written.
@@ -82,13 +82,13 @@ class Judgment:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the token limit is known to have struck; such a judgment is never chosen."""
+        """Whether the token limit cut off the text; such a judgment is never chosen."""
         return self.finish_reason == "length"
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseScore:
-    """The judge's scores of one response, taken together.
+    """The judge's scores of one response, aggregated.
 
     Attributes:
         valid: how many judgments carry a score.
@@ -111,7 +111,7 @@ class ResponseScore:
 
 @dataclass(frozen=True, slots=True)
 class Battle:
-    """Two judgments shown to the meta-judge in one order; `verdict` None was not readable.
+    """Two judgments shown to the meta-judge in one order; `verdict` is None if none was parsed.
 
     Attributes:
         finish_reason: why the reply ended; None in tables of before it was written.
@@ -144,7 +144,7 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A prompt that gave no pair of a kind, and why."""
+    """A prompt without a pair of a kind, and the reason."""
 
     prompt_id: str
     kind: PairKind

@@ -1,4 +1,4 @@
-"""Artifact roots that are no folders: how they are opened, and what their errors mean.
+"""Open artifact roots that are not local folders, and translate their errors.
 
 Any file system that fsspec knows will do if it can write a file unless one of its name exists.
 Credentials are the file system's own affair: it finds them in the environment or in its files.
@@ -56,7 +56,7 @@ def _get_s3_options() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def translate_errors(doing: str) -> Iterator[None]:
-    """Turn what a remote file system raises into our errors; that a file is there or not stays.
+    """Translate the errors of a remote file system, except for existing and missing files.
 
     Args:
         doing: such as "read bucket/folder/file".
@@ -87,6 +87,6 @@ def translate_errors(doing: str) -> Iterator[None]:
 
 
 def _get_error_code(error: Exception) -> str:
-    """What S3 calls an error; not every server says which condition it was that did not hold."""
+    """Return the S3 error code; not every server says which condition failed."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))

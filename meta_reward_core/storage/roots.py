@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class StorageRoots:
-    """Where things lie.
+    """Folders of artifacts, models and scratch files.
 
     Attributes:
         artifacts: root of all experiments, any fsspec address.
@@ -23,7 +23,7 @@ class StorageRoots:
 
     @classmethod
     def from_environment(cls) -> "StorageRoots":
-        """Read META_REWARD_ARTIFACT_ROOT, _MODEL_ROOT and _SCRATCH_ROOT; defaults under `var`."""
+        """Read META_REWARD_ARTIFACT_ROOT, _MODEL_ROOT and _SCRATCH_ROOT; defaults below `var`."""
         return cls(
             artifacts=os.environ.get("META_REWARD_ARTIFACT_ROOT", "var/artifacts"),
             models=Path(os.environ.get("META_REWARD_MODEL_ROOT", "var/models")),

@@ -1,4 +1,4 @@
-"""The columns of every table: a public contract, explained in `docs/artifacts.md`.
+"""The columns of every table: a public contract, documented in `docs/artifacts.md`.
 
 Every change of the columns raises `SCHEMA_VERSION`. A change of a column's meaning raises
 `MEANING_VERSION` too; columns that are only added do not.
@@ -205,17 +205,17 @@ RECORDS: dict[str, type] = {
 
 
 def list_written_tables(stage: str) -> tuple[str, ...]:
-    """Name the tables that a stage writes."""
+    """List the tables that a stage writes."""
     return tuple(table for table, stages in WRITERS.items() if stage in stages)
 
 
 def is_shared_table(table: str) -> bool:
-    """Say whether several stages of an iteration write a table, each a part of its own."""
+    """Whether several stages of an iteration write a table, each its own partition."""
     return len(_list_writers_of_iteration(table)) > 1
 
 
 def get_own_part(table: str, stage: str) -> int:
-    """Number of the part that a stage of one shard writes of a table; 0 where it is alone."""
+    """Partition that a single-shard stage writes; 0 if no other stage writes the table."""
     return _list_writers_of_iteration(table).index(stage)
 
 
@@ -233,35 +233,35 @@ def build_table(name: str, rows: Iterable[Any]) -> pa.Table:
 
 
 def _to_fields(record: Any) -> dict[str, Any]:
-    """The fields as they are: `dataclasses.asdict` would copy every list of token ids."""
+    """Return the fields without copying: `dataclasses.asdict` copies every list of token ids."""
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def get_table_name(record: type) -> str:
-    """Name the table whose rows are these records."""
+    """Return the name of the table of these records."""
     return _TABLE_OF[record]
 
 
 def list_columns(record: type) -> list[str]:
-    """Name the columns that a record is read from: all but `TOKEN_COLUMNS`."""
+    """List the columns that a record is read from: all except `TOKEN_COLUMNS`."""
     names = (field.name for field in dataclasses.fields(record))
     return [name for name in names if name not in TOKEN_COLUMNS]
 
 
 def to_records(table: pa.Table, record: type[Record]) -> list[Record]:
-    """Read the rows of a table as records, without the ids of their tokens."""
+    """Convert the rows of a table to records, without token ids."""
     return [record(**row) for row in table.select(list_columns(record)).to_pylist()]
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Write a table; the same table gives the same bytes."""
+    """Encode a table as Parquet; the same table gives the same bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
 def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a file of any columns, or some of them in this order.
+    """Read all columns of a Parquet file, or some of them in this order.
 
     Without threads, and not by `pyarrow.parquet.read_table`: its threads still release Python's
     bytes when it returns, and a process that ends at that moment is aborted.
@@ -279,7 +279,7 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
 def from_parquet(
     data: bytes, *, name: str, origin: str, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Read a table, or some columns of it, and hold the file to its schema or an earlier one.
+    """Read a table or some of its columns, and check it against its current or an earlier schema.
 
     Columns that are not asked for are not decoded. Those that a later version has added than the
     one that wrote the file are null.
@@ -306,7 +306,7 @@ def from_parquet(
 
 
 def get_schema(name: str, columns: Sequence[str] | None = None) -> pa.Schema:
-    """The schema of a table, or of some of its columns in this order.
+    """Return the schema of a table, or of some of its columns in this order.
 
     Raises:
         KeyError: the table has no such column.
@@ -316,7 +316,7 @@ def get_schema(name: str, columns: Sequence[str] | None = None) -> pa.Schema:
 
 
 def _list_known_schemas(name: str) -> list[pa.Schema]:
-    """What a file of this table may hold: today's columns, then those of earlier versions."""
+    """List the valid schemas of a table: the current one, then those of earlier versions."""
     known = [SCHEMAS[name]]
     for version in sorted(ADDED_COLUMNS, reverse=True):
         added = ADDED_COLUMNS[version].get(name, ())
@@ -328,5 +328,5 @@ def _list_known_schemas(name: str) -> list[pa.Schema]:
 def concatenate_tables(
     name: str, tables: Sequence[pa.Table], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Put parts of one table, or of these columns of it, together; no part gives an empty table."""
+    """Concatenate partitions of a table; no partition gives an empty table."""
     return pa.concat_tables(tables) if tables else get_schema(name, columns).empty_table()

@@ -1,4 +1,4 @@
-"""When a shard is done: a manifest says it was made from these very inputs, and its bytes agree.
+"""When a shard is finished: its manifest names the same inputs, and its files match their hashes.
 
 A shard is a pure function of recipe, model, inputs and seed. Their hash is its key. The
 manifest is written after the shard's parts, so a shard without one was never finished, and a
@@ -56,7 +56,7 @@ ShardName = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """What a shard made: tables by (name, part number), and figures about them."""
+    """Results of a shard: tables by (name, partition number), and metrics."""
 
     tables: dict[tuple[str, int], pa.Table]
     counts: Counts = field(default_factory=dict)
@@ -75,13 +75,13 @@ class Partition:
 
     @property
     def number(self) -> int:
-        """Which part of the table it is."""
+        """Number of the partition."""
         return parse_partition_number(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardManifest:
-    """What a finished shard promises.
+    """Contents of a finished shard, with hashes.
 
     Attributes:
         key: hash of everything the shard was made from.
@@ -98,7 +98,7 @@ class ShardManifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> "ShardManifest":
-        """Read a manifest of this version of the tables or an earlier one.
+        """Parse a manifest of the current or an earlier schema version.
 
         Raises:
             ValueError, KeyError, TypeError: the bytes are no manifest.
@@ -112,12 +112,12 @@ class ShardManifest:
         return cls(parts=parts, **values)
 
     def to_json(self) -> bytes:
-        """Write the manifest; the same manifest gives the same bytes."""
+        """Encode the manifest; the same manifest gives the same bytes."""
         return encode_canonical_json({"schema": SCHEMA_VERSION, **asdict(self)})
 
 
 class IterationFiles:
-    """The files of one iteration: parts of tables, and the manifests that make them count.
+    """The files of one iteration: table partitions, and the manifests that make them valid.
 
     An iteration may have tens of thousands of manifests, on a store where each is a request.
     So a manifest is read when somebody asks for what it promises, and then remembered.
@@ -131,14 +131,14 @@ class IterationFiles:
         self._promises: dict[str, tuple[ShardManifest, Partition]] = {}
 
     def find_finished(self, stage: str, shard: int, key: str) -> ShardManifest | None:
-        """Return the manifest of a shard that is done and undamaged, else None."""
+        """Return the manifest of a finished, undamaged shard, else None."""
         manifest = self.find_manifest(stage, shard)
         if manifest is None or manifest.key != key:
             return None
         return manifest if self._is_whole(manifest) else None
 
     def find_manifest(self, stage: str, shard: int = 0) -> ShardManifest | None:
-        """Return a shard's manifest as it stands, unchecked."""
+        """Return the stored manifest of a shard without checking its files."""
         name = stage, shard
         if name not in self._manifests and (self._listed is None or name in self._listed):
             self._remember(name, self._read_manifest(name))
@@ -151,7 +151,7 @@ class IterationFiles:
         return [manifest for manifest in known if manifest is not None]
 
     def gather(self, stages: Container[str] | None = None) -> None:
-        """Read the manifests of these stages, or of all, before they are asked for one by one."""
+        """Prefetch the manifests of these stages, or of all."""
         unread = [
             shard
             for shard in self._list_manifest_names()
@@ -162,27 +162,27 @@ class IterationFiles:
             self._remember(shard, manifest)
 
     def has_manifests(self) -> bool:
-        """Say whether a shard of the iteration is finished."""
+        """Whether any shard of the iteration is finished."""
         return bool(self._list_manifest_names())
 
     def count_finished_shards(self) -> dict[str, int]:
-        """How many shards of each stage have a manifest, by the stage's name."""
+        """Count the shards with a manifest by stage name."""
         counts: dict[str, int] = {}
         for stage, _ in self._list_manifest_names():
             counts[stage] = counts.get(stage, 0) + 1
         return counts
 
     def list_finished_shards(self) -> list[ShardName]:
-        """Name the shards that have a manifest, sorted."""
+        """List the shards that have a manifest, sorted."""
         return sorted(self._list_manifest_names())
 
     @property
     def manifests_folder(self) -> str:
-        """Folder of the shards' manifests, below the store's root."""
+        """Folder of the shard manifests, relative to the store's root."""
         return self._get_path(SHARD_MANIFESTS)
 
     def is_finished(self) -> bool:
-        """Say whether the iteration's own manifest, which is written last, is there."""
+        """Whether the iteration's own manifest exists, which is written last."""
         return self.store.exists(self._get_path(FINAL_MANIFEST))
 
     def read_final_manifest(self) -> dict[str, Any] | None:
@@ -195,14 +195,14 @@ class IterationFiles:
         return None if data is None else dict(parse_json(data))
 
     def write_final_manifest(self, summary: Mapping[str, Any]) -> None:
-        """Write the iteration's own manifest; one that says the same is left as it is."""
+        """Write the iteration's own manifest; an identical one is left unchanged."""
         name, data = self._get_path(FINAL_MANIFEST), encode_canonical_json(summary)
         if self.store.exists(name) and self.store.read(name) != data:
             self.store.delete(name)
         self.store.put_if_absent(name, data)
 
     def remove_partial_files(self) -> None:
-        """Remove what killed writers left in the experiment's folder.
+        """Remove partial files of killed writers from the experiment's folder.
 
         Only a process that knows nobody writes there may call it.
         """
@@ -210,18 +210,18 @@ class IterationFiles:
 
     @property
     def experiment(self) -> ExperimentLayout:
-        """Names of the files of the experiment that the iteration belongs to."""
+        """File names of the experiment that the iteration belongs to."""
         return ExperimentLayout(get_experiment_folder(self.folder))
 
     def discard(self, stage: str, shard: int, stale_outputs: Iterable[str] = ()) -> None:
-        """Forget a shard: its manifest first, so that nobody trusts the parts any more."""
+        """Discard a shard: its manifest first, so that its partitions are no longer trusted."""
         promised = self._forget(stage, shard)
         self.store.delete(self._get_path(get_shard_manifest_path(stage, shard)))
         for path in {*promised, *stale_outputs}:
             self.store.delete(self._get_path(path))
 
     def read_note(self, path: str) -> Any | None:
-        """Read a JSON file that no shard promises, such as the judge probe's report; or None.
+        """Read a JSON file without a manifest, such as the judge probe's report; None if missing.
 
         Raises:
             ArtifactError: it cannot be read.
@@ -230,7 +230,7 @@ class IterationFiles:
         return self.store.read_json(name) if self.store.exists(name) else None
 
     def replace_note(self, path: str, data: bytes) -> None:
-        """Write a file that no shard promises, over an earlier one of the same name.
+        """Write a file without a manifest, replacing an earlier one of the same name.
 
         Raises:
             StorageFullError: there is no room.
@@ -241,7 +241,7 @@ class IterationFiles:
     def publish(
         self, stage: str, shard: int, *, key: str, work: StageOutput, packages: Mapping[str, str]
     ) -> ShardManifest:
-        """Write a shard's parts, then its manifest.
+        """Write a shard's partitions, then its manifest.
 
         Raises:
             ArtifactError: somebody else wrote other bytes under the same name meanwhile.
@@ -266,32 +266,32 @@ class IterationFiles:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The model that the iteration makes; of the pool's files, a remote experiment's M0."""
+        """The model that the iteration trains; for the pool, the remote experiment's copy of M0."""
         return Checkpoint(self.store, self._get_path(CHECKPOINT))
 
     def get_checkpoint_sha256(self) -> str | None:
-        """Hash of the model that the training says it has made; None before."""
+        """Hash of the trained model according to its manifest; None before the training."""
         made = self.find_manifest("train")
         return made.checkpoint if made else None
 
     def list_partitions(self, table: str) -> list[Partition]:
-        """Parts of a table that finished shards promise, by part number."""
+        """List the partitions of a table in finished shards, by number."""
         return sorted(
             (known for _, known in self._find_promised(table)), key=lambda known: known.path
         )
 
     def find_partition(self, table: str, number: int) -> Partition | None:
-        """One part of a table, if a finished shard promises it."""
+        """Find one partition of a table in the finished shards."""
         return next((known for _, known in self._find_promised(table, number)), None)
 
     def list_partition_numbers(self, table: str) -> list[int]:
-        """Numbers of the parts of a table, ascending."""
+        """List the partition numbers of a table, ascending."""
         return [known.number for known in self.list_partitions(table)]
 
     def read(
         self, table: str, part: int | None = None, *, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """Read one part of a table, or all of it; of some columns, or of all.
+        """Read one or all partitions of a table, with some or all columns.
 
         Raises:
             DamagedArtifactError: bytes differ from what the manifest promises.
@@ -304,7 +304,7 @@ class IterationFiles:
         )
 
     def read_records(self, record: type[Record], part: int | None = None) -> list[Record]:
-        """Read rows as records; the ids of their tokens stay in the file.
+        """Read rows as records, without token ids.
 
         Raises:
             DamagedArtifactError: bytes differ from what the manifest promises.
@@ -313,7 +313,7 @@ class IterationFiles:
         return to_records(rows, record)
 
     def hash_inputs(self, tables: Iterable[str], part: int | None = None) -> str:
-        """Hash what a shard reads: the promised hashes of those parts, and of checkpoints."""
+        """Hash what a shard reads: the manifest hashes of those partitions, and of checkpoints."""
         read: dict[str, str | None] = {}
         for manifest, known in (
             one for table in tables for one in self._find_promised(table, part)
@@ -325,7 +325,7 @@ class IterationFiles:
     def _find_promised(
         self, table: str, part: int | None = None
     ) -> list[tuple[ShardManifest, Partition]]:
-        """What finished shards promise of one part of a table, or of all its parts."""
+        """Find one or all partitions of a table in the manifests of finished shards."""
         if part is None:
             self.gather(WRITERS[table])
             return [one for one in list(self._promises.values()) if one[1].table == table]
@@ -341,7 +341,7 @@ class IterationFiles:
             self._promises |= {part.path: (manifest, part) for part in manifest.parts}
 
     def _forget(self, stage: str, shard: int) -> list[str]:
-        """Forget what a shard promised; says which files that were."""
+        """Drop a shard's cached manifest; return the files that it listed."""
         manifest = self.find_manifest(stage, shard)
         self._manifests[stage, shard] = None
         parts = manifest.parts if manifest else ()
@@ -350,14 +350,14 @@ class IterationFiles:
         return [part.path for part in parts]
 
     def _list_manifest_names(self) -> set[ShardName]:
-        """Whose manifests there were when somebody first asked: a kept reader sees that moment."""
+        """List the manifests as of the first call, so that one reader sees one moment."""
         if self._listed is None:
             names = self.store.list_names(self._get_path(SHARD_MANIFESTS))
             self._listed = set(filter(None, map(parse_shard_manifest_name, names)))
         return self._listed
 
     def _read_manifest(self, shard: ShardName) -> ShardManifest | None:
-        """A damaged manifest is no manifest, nor one that was discarded since it was listed."""
+        """Read a manifest; None if it is damaged or was discarded since it was listed."""
         path = self._get_path(get_shard_manifest_path(*shard))
         data = self.store.read_if_exists(path)
         try:
@@ -405,12 +405,12 @@ class IterationFiles:
 
 
 def _list_writers(table: str, part: int) -> list[ShardName]:
-    """Name who may write a part: shard k writes part k, or shard 0 all parts."""
+    """List who can write a partition: shard k writes partition k, or shard 0 writes all."""
     return [(stage, shard) for stage in WRITERS[table] for shard in (part, 0)]
 
 
 def compute_shard_key(**ingredients: Any) -> str:
-    """Hash everything that a shard is made from.
+    """Hash all inputs of a shard.
 
     Columns that a version only adds leave the shards of the version before finished.
     """

@@ -66,7 +66,7 @@ _grammar_of = lru_cache(maxsize=32)(make_score_grammar)
 def parse_score(
     text: str, *, max_score: float = MAX_SCORE, is_cut_off: bool = False
 ) -> ParsedScore:
-    """Read the points that a judgment states last; see `scores` for their forms.
+    """Parse the last score stated in a judgment; see `scores` for its forms.
 
     Args:
         text: a judgment as the engine returned it.
@@ -83,7 +83,7 @@ def parse_score(
 
 
 def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:
-    """Read the verdict that a comparison states last: A, B or a tie; see `verdicts`.
+    """Parse the last verdict stated in a comparison, A, B or a tie; see `verdicts`.
 
     An unreadable reply has no verdict. It is stored apart from a tie, though the battle matrix
     treats both as "nobody won".
@@ -101,7 +101,7 @@ def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:
 
 
 def _read_nothing(_tokens: Tokens) -> None:
-    """What a line without a label states where only labels count."""
+    """Reject statements without a label where only labels count."""
 
 
 _JUDGE_SCORE = replace(
@@ -120,7 +120,7 @@ _A_NUMBER = (None, SCORE_OUT_OF_RANGE, SCORE_ON_ANOTHER_SCALE)
 
 
 def has_judge_line(text: str) -> bool:
-    """Whether an answer has a judge's line, `Score: 5` or `Winner: Judgement A`.
+    """Whether a response contains a line in a judge's format, `Score: 5` or `Winner: Judgement A`.
 
     Narrower than what is read in a judge's reply: "Answer: 4" or "Total: 3" are honest answers.
     """
@@ -132,17 +132,17 @@ def has_judge_line(text: str) -> bool:
 
 
 def find_closing_score(text: str, *, max_score: float = MAX_SCORE) -> int:
-    """Where a judgment's closing line begins that states a score; see `find_closing_statement`."""
+    """Find the start of the closing line that states a score; see `find_closing_statement`."""
     return find_closing_statement(text, _grammar_of(max_score))
 
 
 def find_closing_verdict(text: str) -> int:
-    """Where a comparison's closing line begins that states a verdict."""
+    """Find the start of a comparison's closing line that states a verdict."""
     return find_closing_statement(text, VERDICT_GRAMMAR)
 
 
 def remove_score_lines(text: str, *, closing: bool = True) -> str:
-    """Take every statement of a score out of a judgment, so that only reasons remain.
+    """Remove all score statements from a judgment, so that only the reasons remain.
 
     Afterwards `parse_score` finds none. For the option that hides scores from the meta-judge,
     which otherwise prefers the higher ones.
@@ -155,5 +155,5 @@ def remove_score_lines(text: str, *, closing: bool = True) -> str:
 
 
 def remove_verdict_lines(text: str) -> str:
-    """Take every labelled verdict out of a comparison, so that reasons remain."""
+    """Remove all labeled verdicts from a comparison, so that only the reasons remain."""
     return remove_statements(text, VERDICT_GRAMMAR, closing=False)

@@ -1,4 +1,4 @@
-"""What reading gives: a score or a verdict, or the reason why there is none."""
+"""Parsing results: a score or a verdict, or the reason why there is none."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -51,7 +51,7 @@ UNPARSED_TEXT: Final[dict[UnparsedReason, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedScore:
-    """Points of a judgment, or the reason why there are none. Exactly one of the two is set."""
+    """Score of a judgment, or the reason why there is none. Exactly one is set."""
 
     score: float | None
     reason: UnscoredReason | None

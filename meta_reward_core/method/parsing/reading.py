@@ -1,4 +1,4 @@
-"""Find the last statement of a reply, by a grammar of scores or of verdicts.
+"""Find the last statement of a completion by a grammar of scores or verdicts.
 
 Only what follows the closed reasoning of a reply counts.
 """
@@ -28,7 +28,7 @@ _CONTENT: Final = frozenset({"word", "number", "stars", "chain"})
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[V]):
-    """What a statement says.
+    """Meaning of a statement.
 
     Attributes:
         value: the score or the verdict; None if it cannot be read.
@@ -66,7 +66,7 @@ class Grammar(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Statement(Generic[V]):
-    """A reading and where it stands.
+    """A reading and its position.
 
     Attributes:
         reading: the value, or the problem.
@@ -82,15 +82,15 @@ class Statement(Generic[V]):
 
 
 class Lines:
-    """The lines of a reply, their tokens made when they are asked for."""
+    """The lines of a completion; tokens are computed on demand."""
 
     def __init__(self, text: str) -> None:
-        """Cut `text` into lines."""
+        """Split `text` into lines."""
         self.texts = text.splitlines(keepends=True)
         self._tokens: dict[int, Tokens] = {}
 
     def get_tokens(self, number: int) -> Tokens:
-        """Tokens of a line; none of one that quotes (`> ...`) or only decorates."""
+        """Return the tokens of a line; empty for a quotation (`> ...`) or pure decoration."""
         if number not in self._tokens:
             self._tokens[number] = self._tokenize(self.texts[number])
         return self._tokens[number]
@@ -102,7 +102,7 @@ class Lines:
         return tokens if has_content(tokens) else []
 
     def iter_filled(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Those of `numbers` whose lines have tokens."""
+        """Yield those of `numbers` whose lines have tokens."""
         return (number for number in numbers if self.get_tokens(number))
 
     def is_ended(self, number: int) -> bool:
@@ -113,12 +113,12 @@ class Lines:
 
 
 def has_content(tokens: Tokens) -> bool:
-    """Whether tokens hold more than marks."""
+    """Whether tokens contain more than punctuation."""
     return any(token.kind in _CONTENT for token in tokens)
 
 
 def read_reply(text: str, grammar: Grammar[V], *, is_cut_off: bool) -> Reading[V] | None:
-    """Read the last statement of a reply.
+    """Read the last statement of a completion.
 
     Args:
         text: the reply as the engine returned it.
@@ -144,7 +144,7 @@ def _is_complete(lines: Lines, statement: Statement[V]) -> bool:
 
 
 def _confirm_statement(lines: Lines, statement: Statement[V], grammar: Grammar[V]) -> Statement[V]:
-    """The statement, or an unreadable one if later lines take it back."""
+    """Return the statement, or an unreadable one if later lines retract it."""
     value = statement.reading.value
     if value is None:
         return statement
@@ -156,7 +156,7 @@ def _confirm_statement(lines: Lines, statement: Statement[V], grammar: Grammar[V
 
 
 def _find_last_statement(lines: Lines, grammar: Grammar[V]) -> Statement[V] | None:
-    """The last labelled statement, or what the last line states without a label."""
+    """Find the last labeled statement, or the unlabeled statement of the last line."""
     following: int | None = None
     closing: Statement[V] | None = None
     for number in lines.iter_filled(range(len(lines.texts) - 1, -1, -1)):
@@ -174,7 +174,7 @@ def _find_last_statement(lines: Lines, grammar: Grammar[V]) -> Statement[V] | No
 def _reconcile_statements(
     earlier: Statement[V], closing: Statement[V], grammar: Grammar[V]
 ) -> Statement[V]:
-    """What the last line states, if it does not contradict a labelled line above."""
+    """Return the statement of the last line unless it contradicts a labeled line above."""
     if earlier.reading.value == closing.reading.value:
         return closing
     return replace(closing, reading=Reading(None, grammar.unreadable))
@@ -190,7 +190,7 @@ def _read_closing(lines: Lines, number: int, grammar: Grammar[V]) -> Statement[V
 def read_line(
     lines: Lines, number: int, following: int | None, grammar: Grammar[V]
 ) -> Statement[V] | None:
-    """What the labels of a line state; statements of one line must not contradict each other.
+    """Read the labeled statements of a line; statements of one line must not contradict each other.
 
     Args:
         lines: of the reply.
@@ -225,7 +225,7 @@ def read_line(
 def _read_next_line(
     lines: Lines, number: int, following: int | None, label: Label, grammar: Grammar[V]
 ) -> list[Statement[V]]:
-    """A value alone on the line below its label."""
+    """Read a value that stands alone on the line below its label."""
     if following is not None:
         value = strip_bullet(lines.get_tokens(following))
         reading = grammar.read(value, replace(label, is_strict=True))
@@ -237,7 +237,7 @@ def _read_next_line(
 
 
 def find_closing_statement(text: str, grammar: Grammar[V]) -> int:
-    """Where the last line with words begins, if it states a value, readable or not.
+    """Find the start of the last line with words if it states a value, readable or not.
 
     A value alone on the last line begins with the label's line.
 
@@ -267,7 +267,7 @@ def find_closing_statement(text: str, grammar: Grammar[V]) -> int:
 
 
 def remove_statements(text: str, grammar: Grammar[V], *, closing: bool) -> str:
-    """Take out whatever states a value, readable or not, also within a reasoning block.
+    """Remove all statements of a value, readable or not, reasoning blocks included.
 
     Args:
         text: a reply.
@@ -280,7 +280,7 @@ def remove_statements(text: str, grammar: Grammar[V], *, closing: bool) -> str:
 
 
 def _remove(text: str, grammar: Grammar[V], *, closing: bool) -> str:
-    """Remove until nothing is left to remove: what goes may bring two other lines together."""
+    """Remove statements until none is left: a removal can join two other lines."""
     while True:
         kept = _remove_labeled(Lines(text), grammar)
         if closing:
@@ -292,7 +292,7 @@ def _remove(text: str, grammar: Grammar[V], *, closing: bool) -> str:
 
 
 def _remove_labeled(lines: Lines, grammar: Grammar[V]) -> list[str]:
-    """The lines, each up to the first statement that a label makes."""
+    """Cut each line before its first labeled statement."""
     kept = list(lines.texts)
     following: int | None = None
     for number in lines.iter_filled(range(len(kept) - 1, -1, -1)):
@@ -306,7 +306,7 @@ def _remove_labeled(lines: Lines, grammar: Grammar[V]) -> list[str]:
 
 
 def _cut_before(line: str, start: int | None) -> str:
-    """What stands before a statement, with the line's break; nothing if that is all."""
+    """Return the text before a statement with the line break; empty if nothing is before it."""
     if start is None:
         return ""
     body = line.rstrip("\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
@@ -314,7 +314,7 @@ def _cut_before(line: str, start: int | None) -> str:
 
 
 def _drop_closing(kept: list[str], grammar: Grammar[V]) -> None:
-    """Empty the last lines that state a value without a label."""
+    """Clear the last lines if they state a value without a label."""
     lines = Lines("".join(kept))
     texts = lines.texts
     for number in lines.iter_filled(range(len(texts) - 1, -1, -1)):

@@ -120,7 +120,7 @@ _OBJECTS: Final = QUALIFIERS | make_word_set(
 
 
 def make_score_grammar(max_score: float) -> Grammar[float]:
-    """Scores of a rubric whose scale ends at `max_score`, in its own points."""
+    """Build the grammar for a rubric whose scale ends at `max_score`."""
     return Grammar(
         labels=LABELS,
         read=partial(_read_labelled, max_score),
@@ -136,7 +136,7 @@ def _read_labelled(
     tokens: Tokens,
     label: Label,
 ) -> Reading[float] | None:
-    """A score behind its label; None where the label names something else."""
+    """Read a score after its label; None if the label names something else."""
     note = _read_note(label.note)
     if note is None:
         return None
@@ -151,26 +151,26 @@ def _read_labelled(
 
 
 def _is_bounded(tokens: Tokens, end: int) -> bool:
-    """Whether no word follows a value at once: "Result: 4 claims are wrong" is no score."""
+    """Whether no word directly follows a value: "Result: 4 claims are wrong" is not a score."""
     return end == len(tokens) or tokens[end].kind == "mark" or tokens[end - 1].text in _UNITS
 
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What a note or a bracket says of a score: where its scale ends, or which terms it has."""
+    """What a note or a bracket adds to a score: the end of its scale, or its terms."""
 
     top: float | None = None
     total: float | None = None
 
     def is_consistent(self, value: float | None, max_score: float) -> bool:
-        """Whether a score may be read as points of the rubric's scale."""
+        """Whether a score can be on the rubric's scale."""
         if self.total is not None and value is not None:
             return _is_same(self.total, value)
         return self.top in (None, max_score)
 
 
 def _read_note(tokens: Tokens) -> _Note | None:
-    """A scale, or a sum, or words that say nothing of either; None for anything else."""
+    """Read a scale, a sum, or words without either; None for anything else."""
     numbers = [token.value for token in tokens if token.kind == "number"]
     total = _sum_signed(tokens) if len(numbers) > 1 else None
     if (
@@ -189,7 +189,7 @@ def _read_note(tokens: Tokens) -> _Note | None:
 
 
 def _read_points(tokens: Tokens, max_score: float, *, is_strict: bool) -> Reading[float]:
-    """A number of points, what scale it is of, and whether it stands."""
+    """Read a score, its scale, and whether later words retract it."""
     place = _skip_opening(tokens)
     value, end = _read_sum(tokens, place) or _read_number(tokens, place) or (None, place)
     if value is None:
@@ -225,7 +225,7 @@ _BEGINS_REASON: Final = make_word_set("its being a an the this that their having
 
 
 def _is_whole(tail: Tokens, *, is_top: bool) -> bool:
-    """Whether a number is all the points: not "1 for relevance", not "5 with one point off"."""
+    """Whether a number is the total: not "1 for relevance", not "5 with one point off"."""
     said = [token.text for token in tail if token.kind == "word"]
     if said[:1] == ["for"]:
         return not _BEGINS_REASON.isdisjoint(said[1:2])
@@ -252,7 +252,7 @@ Amount = tuple[float | None, int]
 
 
 def _read_number(tokens: Tokens, place: int) -> Amount | None:
-    """A number with its sign, a number word, or stars; None where there is none of them."""
+    """Read a signed number, a number word, or stars; None if there is none."""
     if place + 1 < len(tokens) and tokens[place].text in ("+", "-"):
         sign, number = tokens[place], tokens[place + 1]
         if number.kind != "number" or number.start != sign.end or number.value is None:
@@ -268,7 +268,7 @@ def _read_number(tokens: Tokens, place: int) -> Amount | None:
 
 
 def _read_stars(tokens: Tokens, place: int, count: float) -> Amount:
-    """A row of stars, which may decorate or repeat the number behind it."""
+    """Read a row of stars, which can decorate or repeat the number after it."""
     number = _get_value_at(tokens, place + 1)
     if number is None:
         return count or None, place + 1
@@ -276,7 +276,7 @@ def _read_stars(tokens: Tokens, place: int, count: float) -> Amount:
 
 
 def _get_value_at(tokens: Tokens, place: int) -> float | None:
-    """Value of a number, a number word or stars; None for any other token."""
+    """Return the value of a number, a number word or stars; None for any other token."""
     if place >= len(tokens):
         return None
     token = tokens[place]
@@ -284,7 +284,7 @@ def _get_value_at(tokens: Tokens, place: int) -> float | None:
 
 
 def _read_sum(tokens: Tokens, place: int) -> Amount | None:
-    """A sum and its total, in either order; None where there is no sum.
+    """Read a sum and its total, in either order; None if there is no sum.
 
     Terms may have words between them ("1 (relevance) + 1 (coverage) = 2"). A total that is not
     the sum cannot be read.
@@ -303,7 +303,7 @@ def _read_sum(tokens: Tokens, place: int) -> Amount | None:
 
 
 def _sum_signed(tokens: Tokens) -> float | None:
-    """Sum of the numbers; None if there is none, or two are not joined by a plus or a minus."""
+    """Sum the numbers; None if there is none, or two are not joined by a plus or a minus."""
     total: float | None = None
     for place, token in enumerate(tokens):
         if token.kind != "number":
@@ -316,7 +316,7 @@ def _sum_signed(tokens: Tokens) -> float | None:
 
 
 def _read_scale(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
-    """A unit, or the scale that a number is of, and the index behind it."""
+    """Read a unit or the scale of a number, and return the index after it."""
     opens = skip(tokens, place, '"')
     if opens < len(tokens) and tokens[opens].text == "(":
         return _read_bracket(tokens, opens)
@@ -336,7 +336,7 @@ _MARKS_OF_SCALE: Final = frozenset({"-", "/", "+", ",", ".", ":", '"'})
 
 
 def _read_bracket(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
-    """A scale or a sum in brackets; None for any other bracket."""
+    """Read a scale or a sum in brackets; None for any other bracket."""
     end = place + 1
     while end < min(len(tokens), place + _LONGEST_SCALE) and tokens[end].text != ")":
         end += 1
@@ -350,7 +350,7 @@ def _read_bracket(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
 
 
 def _read_terms(tokens: Tokens, place: int, value: float) -> tuple[_Note, int] | None:
-    """A bracket that tells how the points add up: "(1 for relevance, 2 for coverage)"."""
+    """Read a bracket that lists the terms of a score: "(1 for relevance, 2 for coverage)"."""
     if place == len(tokens) or tokens[place].text != "(":
         return None
     end = next((n for n in range(place, len(tokens)) if tokens[n].text == ")"), len(tokens))
@@ -368,7 +368,7 @@ _NOT_A_LIST: Final = make_word_set(
 
 
 def _read_top(tokens: Tokens, place: int) -> tuple[_Note, int] | None:
-    """Where a scale ends: "/ 5", "out of a possible 5", "on a scale of 1 to 5", "on a 5-point"."""
+    """Read the end of a scale: "/ 5", "out of a possible 5", "on a scale of 1 to 5"."""
     end = place + 1
     while end < min(len(tokens), place + _LONGEST_SCALE) and (
         tokens[end].text in _SCALE_WORDS or tokens[end].text in ('"', "(")
@@ -395,7 +395,7 @@ def _make_tail_rules(max_score: float, value: float) -> TailRules:
 
 
 def _is_rival(max_score: float, value: float, tokens: Tokens, place: int) -> bool:
-    """Whether a token is another score: not a count of things, a part's number or a scale."""
+    """Whether a token is another score, not a count, a part's number or a scale."""
     token = tokens[place]
     is_number = token.kind in ("number", "stars")
     if not is_number and (token.text in _SELDOM_SCORES or token.text not in _NUMBER_WORDS):
@@ -411,7 +411,7 @@ def _is_rival(max_score: float, value: float, tokens: Tokens, place: int) -> boo
 
 
 def _is_field(tokens: Tokens, place: int) -> bool:
-    """Whether a number belongs to something else by name: `"confidence": 0.9`."""
+    """Whether a number belongs to another named field: `"confidence": 0.9`."""
     colon = place - 1
     name = colon - 1
     while name > 0 and tokens[name].text == '"':
@@ -432,7 +432,7 @@ def _is_counted(tokens: Tokens, place: int) -> bool:
 
 
 def _is_share(tokens: Tokens, place: int, share: float) -> bool:
-    """Whether a number says the same on another scale, "80%" or "8/10", or is that scale's top."""
+    """Whether a number repeats the score on another scale, "80%" or "8/10", or ends that scale."""
     number = _get_value_at(tokens, place)
     text = [token.text for token in tokens[place + 1 : place + 2]]
     if number is None:
@@ -454,7 +454,7 @@ def _read_closing(
     max_score: float,
     tokens: Tokens,
 ) -> Reading[float] | None:
-    """A last line without a label: a box, a value with its scale alone, or a sentence."""
+    """Read a last line without a label: a box, a value with only its scale, or a sentence."""
     readings = _read_boxes(tokens, max_score) or [
         reading
         for reading in (_read_bare(tokens, max_score), _read_sentence(tokens, max_score))
@@ -467,7 +467,7 @@ def _read_closing(
 
 
 def _read_boxes(tokens: Tokens, max_score: float) -> list[Reading[float]]:
-    """The scores in boxes, if nobody is told to have written them."""
+    """Read the scores in boxes, unless the text attributes them to somebody else."""
     boxes = [place for place, token in enumerate(tokens) if token.text == "[["]
     if not boxes or is_reported(tokens[: boxes[0]]):
         return []
@@ -481,7 +481,7 @@ def _read_boxes(tokens: Tokens, max_score: float) -> list[Reading[float]]:
 
 
 def _read_bare(tokens: Tokens, max_score: float) -> Reading[float] | None:
-    """`4/5`, "Overall, 4 out of 5", `1 + 1 + 1 = 3` or stars, alone on a line."""
+    """Read `4/5`, "Overall, 4 out of 5", `1 + 1 + 1 = 3` or stars, alone on a line."""
     start = 0
     while start < len(tokens) and (
         tokens[start].text in CONCLUDING or tokens[start].text in ("in", ",", ":", "(", '"', "a")
@@ -523,7 +523,7 @@ def _are_words_of(tokens: Tokens, allowed: frozenset[str]) -> bool:
 
 
 def _is_whole_score(sentence: Tokens, verb: str, value: float) -> bool:
-    """Whether a sentence gives all the points, and not those of one criterion ("1 point")."""
+    """Whether a sentence states the total score, not that of one criterion ("1 point")."""
     said = {token.text for token in sentence}
     if said & (CONCLUDING | {"score", "rating", "/", "of"}) or verb in ("adds", "sums", "amounts"):
         return True

@@ -1,4 +1,4 @@
-"""Find where a line states its score or verdict, and whether what follows takes it back.
+"""Find where a line states its score or verdict, and whether later words retract it.
 
 A statement is a label ("Final score"), a separator (":") and a value. This module knows labels,
 separators, what may stand before a label, and what may stand behind a value; what a value is,
@@ -96,7 +96,7 @@ _CHANGES_TO: Final = make_word_set(
 
 @dataclass(frozen=True)
 class LabelWords:
-    """What names a score, or a verdict.
+    """Words that label a score or a verdict.
 
     Attributes:
         strong: words that name nothing else.
@@ -113,18 +113,18 @@ class LabelWords:
 
     @cached_property
     def heads(self) -> frozenset[str]:
-        """Words of which a label has one at least."""
+        """Words of which a label contains at least one."""
         return self.strong | self.weak
 
     @cached_property
     def beside(self) -> frozenset[str]:
-        """Words that may follow a head within the label."""
+        """Words that can follow a head within the label."""
         return self.heads | self.after | QUALIFIERS
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A label in a line that may state something.
+    """A label in a line that can introduce a value.
 
     Attributes:
         start: index of its first token.
@@ -147,7 +147,7 @@ class Label:
 
 
 def find_labels(tokens: Tokens, known: LabelWords) -> list[Label]:
-    """Labels of a line, from left to right, that state something of the whole."""
+    """Find the labels of a line, from left to right, that introduce the overall value."""
     found: list[Label] = []
     place = 0
     while (head := _find_next_head(tokens, place, known)) is not None:
@@ -161,7 +161,7 @@ def find_labels(tokens: Tokens, known: LabelWords) -> list[Label]:
 
 
 def _nest_label(outer: Label, inner: Label) -> Label:
-    """A label that is another one's value binds as much as that one."""
+    """Give a label that is the value of another one the same strength."""
     return replace(
         inner,
         is_firm=outer.is_firm or inner.is_firm,
@@ -171,7 +171,7 @@ def _nest_label(outer: Label, inner: Label) -> Label:
 
 
 def _find_next_head(tokens: Tokens, place: int, known: LabelWords) -> int | None:
-    """Index of the next word that names what is looked for; "4 points" is an amount."""
+    """Find the index of the next label word; "4 points" is an amount."""
     for index in range(place, len(tokens)):
         text = tokens[index].text
         if tokens[index].kind != "word" or text not in known.heads:
@@ -183,7 +183,7 @@ def _find_next_head(tokens: Tokens, place: int, known: LabelWords) -> int | None
 
 
 def _extend(tokens: Tokens, minimum: int, head: int, known: LabelWords) -> tuple[int, int]:
-    """Take the qualifiers on both sides of a label's head into the label."""
+    """Extend a label by the qualifiers on both sides of its head."""
     start, end = head, head + 1
     while start > minimum and tokens[start - 1].text in QUALIFIERS:
         start -= 1
@@ -202,7 +202,7 @@ _FEW_WORDS: Final = 3
 def _make_label(
     tokens: Tokens, start: int, end: int, known: LabelWords, *, is_nested: bool
 ) -> Label | None:
-    """The label of `tokens[start:end]`; None if it states nothing of the whole.
+    """Build the label of `tokens[start:end]`; None if it does not introduce the overall value.
 
     One that is another label's value is nested: "Final score: <score>4</score>".
     """
@@ -223,7 +223,7 @@ def _make_label(
 
 
 def _is_key(tokens: Tokens, start: int, end: int) -> bool:
-    """Whether a label is a key of JSON: `{"reason": "...", "score": 4}`."""
+    """Whether a label is a JSON key: `{"reason": "...", "score": 4}`."""
     around = [token.text for token in tokens[max(0, start - 2) : start] + tokens[end : end + 2]]
     if start == 1:
         return around == ['"', '"', ":"]
@@ -231,7 +231,7 @@ def _is_key(tokens: Tokens, start: int, end: int) -> bool:
 
 
 def _may_follow(lead: Tokens, head: Token, *, is_quoted: bool) -> bool:
-    """Whether a label with words before it on its line states something of the whole.
+    """Whether a label after other words on its line introduces the overall value.
 
     Refused are labels that somebody else is told to have written, and labels of a part:
     "Relevance: Score: 1", "relevance score: 1".
@@ -251,24 +251,24 @@ def _may_follow(lead: Tokens, head: Token, *, is_quoted: bool) -> bool:
 
 
 def is_reported(clause: Tokens) -> bool:
-    """Whether words tell what somebody else wrote, or only suppose something."""
+    """Whether words report what somebody else wrote, or state a hypothesis."""
     return any(token.text in _REPORTING for token in clause)
 
 
 def get_last_sentence(tokens: Tokens) -> Tokens:
-    """What follows the last end of a sentence."""
+    """Return the tokens after the last end of a sentence."""
     return tokens[find_sentence_start(tokens, len(tokens)) :]
 
 
 def find_sentence_start(tokens: Tokens, place: int) -> int:
-    """Index of the first token of the sentence that the token before `place` belongs to."""
+    """Find the index of the first token of the sentence that contains the token before `place`."""
     while place > 0 and tokens[place - 1].text not in _SENTENCE_END:
         place -= 1
     return place
 
 
 def strip_full_stop(tokens: Tokens) -> Tokens:
-    """Tokens without the marks that end their last sentence."""
+    """Remove the punctuation that ends the last sentence."""
     end = len(tokens)
     while end and tokens[end - 1].text in _FULL_STOP:
         end -= 1
@@ -276,7 +276,7 @@ def strip_full_stop(tokens: Tokens) -> Tokens:
 
 
 def _read_note(tokens: Tokens, place: int) -> tuple[Tokens, int]:
-    """The note between a label and its separator, and where the separator is looked for."""
+    """Read the note between a label and its separator; return where to look for the separator."""
     opens = tokens[place].text if place < len(tokens) else ""
     if opens != "(" and opens not in _OPENS_NOTE:
         return [], place
@@ -291,7 +291,7 @@ def _read_note(tokens: Tokens, place: int) -> tuple[Tokens, int]:
 
 
 def _read_separator(tokens: Tokens, place: int, *, may_lack: bool) -> tuple[int, bool] | None:
-    """Where the value begins, and whether the separator allows nothing but a value.
+    """Return where the value starts, and whether the separator allows only a value.
 
     With `may_lack` a number may follow at once ("Score 4"), or the value stand on the next line.
     """
@@ -313,18 +313,18 @@ def _read_separator(tokens: Tokens, place: int, *, may_lack: bool) -> tuple[int,
 
 
 def _is_sign(dash: Token, after: Token | None) -> bool:
-    """Whether a dash touches the number behind it: "-1", not "- 1"."""
+    """Whether a dash is directly before a number: "-1", not "- 1"."""
     return after is not None and after.kind == "number" and after.start == dash.end
 
 
 def strip_bullet(tokens: Tokens) -> Tokens:
-    """Tokens of a line without the dash of a list."""
+    """Remove the bullet of a list item."""
     is_bullet = len(tokens) > 1 and tokens[0].text == "-" and not _is_sign(tokens[0], tokens[1])
     return tokens[is_bullet:]
 
 
 def skip(tokens: Tokens, place: int, *texts: str) -> int:
-    """Index of the first token from `place` on that is none of `texts`."""
+    """Return the index of the first token from `place` on that is not in `texts`."""
     while place < len(tokens) and tokens[place].text in texts:
         place += 1
     return place
@@ -336,7 +336,7 @@ IsRival = Callable[[Tokens, int], bool]
 
 @dataclass(frozen=True, slots=True)
 class TailRules:
-    """What may be said behind a value.
+    """What can follow a value.
 
     Attributes:
         is_rival: whether a token is another value than the one read.
@@ -350,7 +350,7 @@ class TailRules:
 
 
 def is_upheld(tail: Tokens, rules: TailRules) -> bool:
-    """Whether a value still stands after all that its line says behind it."""
+    """Whether a value still holds after the rest of its line."""
     place = skip(tail, 0, *_IGNORED)
     if place == len(tail) or _is_next_key(tail):
         return True
@@ -364,7 +364,7 @@ def is_upheld(tail: Tokens, rules: TailRules) -> bool:
 
 
 def _is_next_key(tail: Tokens) -> bool:
-    """Whether a value of JSON is over: what follows is another key."""
+    """Whether a JSON value has ended and the next key follows."""
     texts = [token.text for token in tail[skip(tail, 0, '"') :][:8]]
     if texts[:2] != [",", '"'] or '"' not in texts[2:]:
         return False
@@ -373,7 +373,7 @@ def _is_next_key(tail: Tokens) -> bool:
 
 
 def is_end(tail: Tokens, allowed: frozenset[str] = frozenset()) -> bool:
-    """Whether nothing follows a value but marks, and words of `allowed`."""
+    """Whether only punctuation and words of `allowed` follow a value."""
     return all(
         token.text in _CLOSING_MARKS or (token.kind == "word" and token.text in allowed)
         for token in tail
@@ -381,7 +381,7 @@ def is_end(tail: Tokens, allowed: frozenset[str] = frozenset()) -> bool:
 
 
 def _may_begin_reason(reason: Tokens, connectors: frozenset[str]) -> bool:
-    """Whether what follows a value gives a reason for it, and does not limit or change it."""
+    """Whether the words after a value give a reason for it and do not limit or change it."""
     first = reason[0]
     if first.kind == "word":
         is_sentence = first.is_capital and first.text not in _TAKES_BACK
@@ -398,7 +398,7 @@ def _may_begin_reason(reason: Tokens, connectors: frozenset[str]) -> bool:
 
 
 def _is_past(reason: Tokens, place: int) -> bool:
-    """Whether another value is told of as past: "lowered from 5", "rather than 5"."""
+    """Whether another value is mentioned as an earlier one: "lowered from 5", "rather than 5"."""
     after = reason[place + 1].text if place + 1 < len(reason) else ""
     text = reason[place].text
     return (text in _CHANGES and after == "from") or (text == "rather" and after == "than")
@@ -414,7 +414,7 @@ def _has_rival(sentence: Tokens, rules: TailRules) -> bool:
 
 
 def is_reconsidered(tokens: Tokens, rules: TailRules) -> bool:
-    """Whether one of the sentences of `tokens` takes an earlier value back."""
+    """Whether one of the sentences of `tokens` retracts an earlier value."""
     if all(token.kind != "word" for token in tokens):
         return _has_rival(tokens, rules)
     start = 0
@@ -439,7 +439,7 @@ def _is_retraction(sentence: Tokens, rules: TailRules) -> bool:
 
 
 def _is_second_thought(said: list[str]) -> bool:
-    """Whether words tell of doubts: "on second thought", "that is too high"."""
+    """Whether words express doubt: "on second thought", "that is too high"."""
     doubts = {"thought", "thoughts", "reflection"} if said[0] == "on" else set()
     is_too = "too" in said and not _TOO.isdisjoint(said)
     is_real = {"would", "not"}.isdisjoint(said)

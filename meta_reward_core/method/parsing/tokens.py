@@ -1,4 +1,4 @@
-"""Cut a reply into lines, and a line into tokens: words, numbers and the marks between them.
+"""Split a completion into lines, and a line into tokens: words, numbers and punctuation.
 
 Markdown, LaTeX commands, control tokens, closing tags and emojis leave no token, so that they
 cannot change a reading. Brackets of every kind are parentheses. Each pattern looks at a bounded
@@ -16,7 +16,7 @@ Kind = Literal["word", "number", "stars", "chain", "mark"]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, a number or a mark of a line.
+    """A word, a number or a punctuation mark of a line.
 
     Attributes:
         kind: `chain` is a comparison such as `A>>B`; `stars` a row of stars.
@@ -37,7 +37,7 @@ class Token:
 
 
 def make_word_set(text: str) -> frozenset[str]:
-    """The words of a text, for a vocabulary."""
+    """Return the words of a text as a vocabulary."""
     return frozenset(text.split())
 
 
@@ -97,7 +97,7 @@ _GLUED_UNITS: Final = frozenset({"pt", "pts", "point", "points", "stars"})
 
 
 def tokenize(line: str) -> list[Token]:
-    """Tokens of a line, in order.
+    """Return the tokens of a line, in order.
 
     `<tag>` gives its words and a `|`, as the cell of a table does.
     """
@@ -108,7 +108,7 @@ def tokenize(line: str) -> list[Token]:
 
 
 def _take_nothing(found: list[Token], match: re.Match[str]) -> None:
-    """Leave out what carries no meaning."""
+    """Skip text without meaning."""
 
 
 def _take_tag(found: list[Token], match: re.Match[str]) -> None:
@@ -129,7 +129,7 @@ def _take_number(found: list[Token], match: re.Match[str]) -> None:
 
 
 def _parse_number(text: str) -> float | None:
-    """Value of `4`, `4.5`, `4,5`, `.5`, full-width digits and `4\u00bd`; None for anything else."""
+    """Parse `4`, `4.5`, `4,5`, `.5`, full-width digits and `4½`; None for anything else."""
     share = _FRACTIONS.get(text[-1])
     plain = unicodedata.normalize("NFKC", text if share is None else text[:-1])
     whole, _, decimals = plain.replace(",", ".", 1).partition(".")

@@ -106,7 +106,7 @@ def _read_labelled(
     tokens: Tokens,
     label: Label,
 ) -> Reading[Verdict] | None:
-    """A verdict behind its label; None where the label names something else."""
+    """Read a verdict after its label; None if the label names something else."""
     if any(token.kind == "word" and token.text not in _IN_NOTE for token in label.note):
         return None
     reading = _read_verdict(tokens, is_strict=label.is_strict)
@@ -118,12 +118,12 @@ def _read_labelled(
 
 
 def _is_bounded(tokens: Tokens, end: int) -> bool:
-    """Whether what follows a value shows that it is one: "Answer: A good one" names none."""
+    """Whether the next text shows that a value is one: "Answer: A good one" does not."""
     return end >= len(tokens) or tokens[end].kind == "mark" or tokens[end].text in _CONNECTORS
 
 
 def _read_verdict(tokens: Tokens, *, is_strict: bool) -> Reading[Verdict]:
-    """An option or a tie, and whether it stands."""
+    """Read an option or a tie, and whether it holds."""
     tie = _read_tie(tokens)
     if tie is not None:
         is_final = is_end(tokens[tie:]) if is_strict else _is_plain_tie(tokens[tie:])
@@ -142,7 +142,7 @@ def _read_verdict(tokens: Tokens, *, is_strict: bool) -> Reading[Verdict]:
 
 
 def _read_tie(tokens: Tokens) -> int | None:
-    """Index behind the word that says that nobody won; None where none does."""
+    """Return the index after the words for a tie; None if there are none."""
     place = 0
     while place < len(tokens) and (
         tokens[place].text in _BEFORE_TIE or tokens[place].text in '(":|[['
@@ -156,7 +156,7 @@ def _read_tie(tokens: Tokens) -> int | None:
 
 
 def _is_plain_tie(tail: Tokens) -> bool:
-    """Whether a tie stands: not "tie or A", "tie-breaker: A", "both, but A is better"."""
+    """Whether a tie holds: not "tie or A", "tie-breaker: A", "both, but A is better"."""
     place = skip(tail, 0, ",", "-", "(", '"')
     if place < len(tail) and tail[place].text in _BREAKS:
         return False
@@ -168,7 +168,7 @@ def _is_plain_tie(tail: Tokens) -> bool:
 
 
 def _read_option(tokens: Tokens, place: int) -> Option | None:
-    """One of the two, by letter or by position."""
+    """Read one of the two options, by letter or by position."""
     while place < len(tokens) and (
         tokens[place].text in _BEFORE_OPTION or tokens[place].text in ("(", '"', ":", "|", "[[")
     ):
@@ -188,7 +188,7 @@ def _read_option(tokens: Tokens, place: int) -> Option | None:
 
 
 def _read_comparison(tokens: Tokens) -> Option | None:
-    """`A > B`, `Judgement A = Judgement B`: who is ahead."""
+    """Read `A > B` or `Judgement A = Judgement B`."""
     place = skip(tokens, 0, "(", '"', ":", "|", "[[")
     if place < len(tokens) and tokens[place].kind == "chain":
         verdict = _compare(tokens[place].text)
@@ -207,7 +207,7 @@ def _read_comparison(tokens: Tokens) -> Option | None:
 
 
 def _compare(chain: str) -> Verdict | None:
-    """Who is ahead in `A>B`, `A>>B`, `B<A` or `A=B`; None in a chain of any other form."""
+    """Return the winner of `A>B`, `A>>B`, `B<A` or `A=B`; None for any other chain."""
     first, sign, second = chain[0], chain[1:-1], chain[-1]
     if first == second or len(sign) > 2:
         return None
@@ -230,7 +230,7 @@ def _is_shared(verdict: Verdict, tail: Tokens) -> bool:
 
 
 def _is_won(tail: Tokens) -> bool:
-    """Whether what is said of an option at once is no denial: not "is worse"."""
+    """Whether the words directly after an option do not deny its win: not "is worse"."""
     place = skip(tail, 0, ")", '"')
     if place < len(tail) and tail[place].text in ("is", "was", "does", "has"):
         return all(token.text not in _DENIALS for token in tail[place + 1 : place + 4])
@@ -261,7 +261,7 @@ def _is_faulted(tokens: Tokens, place: int) -> bool:
 
 
 def _get_letter_at(tokens: Tokens, place: int) -> Verdict | None:
-    """The option that a letter names; None for the article "a"."""
+    """Return the option that a letter names; None for the article "a"."""
     token = tokens[place]
     if token.text not in ("a", "b") or token.kind != "word":
         return None
@@ -273,7 +273,7 @@ def _get_letter_at(tokens: Tokens, place: int) -> Verdict | None:
 
 
 def _skip_back(tokens: Tokens, place: int) -> int | None:
-    """Index of the token before `place`, brackets and quotation marks aside."""
+    """Return the index of the token before `place`, ignoring brackets and quotation marks."""
     place -= 1
     while place >= 0 and tokens[place].text in ("(", '"'):
         place -= 1
@@ -281,7 +281,7 @@ def _skip_back(tokens: Tokens, place: int) -> int | None:
 
 
 def _is_article(tokens: Tokens, place: int) -> bool:
-    """Whether a capital A begins a sentence as an article does."""
+    """Whether a capital A at the start of a sentence is an article."""
     if tokens[place].text != "a" or (place and tokens[place - 1].text not in ".!?:"):
         return False
     after = tokens[place + 1 : place + 2]
@@ -289,7 +289,7 @@ def _is_article(tokens: Tokens, place: int) -> bool:
 
 
 def _read_closing(tokens: Tokens) -> Reading[Verdict] | None:
-    """A last line without a label: a box or a sentence."""
+    """Read a last line without a label: a box or a sentence."""
     boxes = list(_read_boxes(tokens))
     if boxes:
         return boxes[0] if len({box.value for box in boxes}) == 1 else _UNREADABLE
@@ -298,7 +298,7 @@ def _read_closing(tokens: Tokens) -> Reading[Verdict] | None:
 
 
 def _read_alone(tokens: Tokens) -> Reading[Verdict] | None:
-    """A reply of one line: what a last line may be, or nothing but an option."""
+    """Read a completion of one line: any closing line, or just an option."""
     closing = _read_closing(tokens)
     if closing is not None or (tokens[-1].kind == "word" and not tokens[-1].is_capital):
         return closing
@@ -310,7 +310,7 @@ _UNREADABLE: Final[Reading[Verdict]] = Reading(None, WINNER_NOT_READABLE)
 
 
 def _read_boxes(tokens: Tokens) -> Iterator[Reading[Verdict]]:
-    """The verdicts in boxes, if nobody is told to have written them."""
+    """Read the verdicts in boxes, unless the text attributes them to somebody else."""
     for place, token in enumerate(tokens):
         if token.text == "[[" and not is_reported(tokens[:place]):
             end = next((n for n in range(place, len(tokens)) if tokens[n].text == ")"), place)
@@ -344,7 +344,7 @@ def _read_sentence(tokens: Tokens) -> Verdict | None:
 
 
 def _remove_other(verdict: Verdict, rest: Tokens) -> Tokens:
-    """What is said of an option, without "than Judgement B" at the end."""
+    """Remove "than Judgement B" at the end of what is said of an option."""
     for place, token in enumerate(rest):
         if token.text in ("than", "over", "to"):
             other = _read_option(rest, place + 1)
@@ -357,7 +357,7 @@ _IN_CLAIM: Final = make_word_set("is the a clear clearly slightly much far one o
 
 
 def _is_claim(rest: Tokens) -> bool:
-    """Whether words say that an option won, and nothing else."""
+    """Whether words only state that an option won."""
     said = [token.text for token in rest if token.text not in (")", '"')]
     if not any(word in _CLAIMS for word in said):
         return False
@@ -375,7 +375,7 @@ VERDICT_GRAMMAR: Final[Grammar[Verdict]] = Grammar(
 
 
 def read_mark(text: str) -> str | None:
-    """The last comparison in brackets, `[[A>>B]]` or `[A>B]`, without spaces and in capitals.
+    """Read the last comparison in brackets, `[[A>>B]]` or `[A>B]`, without spaces and in capitals.
 
     Double brackets come before single ones, as in the public tool. Nothing in an open reasoning
     block counts.
@@ -398,7 +398,7 @@ def read_mark(text: str) -> str | None:
 
 
 def _get_marks(line: str, tokens: Tokens, *, is_double: bool) -> Iterator[tuple[int, str]]:
-    """Index of the opening bracket and content of each mark of a line."""
+    """Return the index of the opening bracket and the content of each mark of a line."""
     for place in range(len(tokens) - 2):
         opens, content, closes = tokens[place : place + 3]
         is_open = opens.text == "[[" if is_double else line[opens.start] == "["
@@ -408,7 +408,7 @@ def _get_marks(line: str, tokens: Tokens, *, is_double: bool) -> Iterator[tuple[
 
 
 def _is_one_of_several(tokens: Tokens, marks: Sequence[tuple[int, str]]) -> bool:
-    """Whether the last two marks differ and stand beside each other as alternatives."""
+    """Whether the last two marks differ and are listed next to each other as alternatives."""
     if len(marks) < 2 or marks[-1][1] == marks[-2][1]:
         return False
     between = tokens[marks[-2][0] + 2 : marks[-1][0]]
