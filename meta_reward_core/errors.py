@@ -25,7 +25,7 @@ MetaRewardError
 Beside it stands one warning, `DeprecatedNameWarning`.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class MetaRewardError(Exception):
@@ -70,7 +70,24 @@ class EvaluationFileError(InputError):
 
 
 class ModelFolderError(InputError):
-    """A model folder is absent, incomplete, unsafe or outside the allowed root."""
+    """A model folder is absent, incomplete, unsafe or outside the allowed root.
+
+    Attributes:
+        file: path of what is at fault; empty where it is not known.
+        finding: what is wrong with it, as a clause.
+        remedy: what to do, as a clause.
+    """
+
+    def __init__(
+        self, message: str, *, file: str = "", finding: str = "", remedy: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.file, self.finding, self.remedy = file, finding or message.rstrip("."), remedy
+
+    @classmethod
+    def from_parts(cls, file: object, finding: str, remedy: str) -> Self:
+        """Write the message as one sentence: file, finding and remedy."""
+        return cls(f"{file} {finding}: {remedy}.", file=str(file), finding=finding, remedy=remedy)
 
 
 class EndpointError(InputError):

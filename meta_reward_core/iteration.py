@@ -19,7 +19,7 @@ from typing import Any
 from meta_reward_core import stages
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.evaluation.circuit_breaker import check_shard, require_stage_healthy
-from meta_reward_core.planning.model_check.gate import require_model_checked
+from meta_reward_core.planning.model_check.gate import require_model_checked, require_savable
 from meta_reward_core.recipes import dataflow
 from meta_reward_core.recipes.dataflow import Resource, StageSpec
 from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
@@ -113,6 +113,11 @@ class Stage(StageSpec):
             return None
         return context.files.find_finished(self.name, shard, manifest.key)
 
+    def _is_made(self, context: IterationContext, shard: int) -> bool:
+        """Whether a shard is finished and still made from these inputs, its bytes unread."""
+        manifest = context.files.find_manifest(self.name, shard)
+        return manifest is not None and self.can_accept(context, manifest)
+
     def require_healthy(self, context: IterationContext) -> None:
         """Keep shards from beginning after a finished one has shown a fault.
 
@@ -133,10 +138,19 @@ class Stage(StageSpec):
         """
         if self.resource != "cpu":
             require_model_checked(context)
+        if self.resource == "trainer":
+            require_savable(context)
         key = self.compute_key(context, shard)
         context.files.discard(self.name, shard, self.list_outputs(shard))
         work = self.run(context, shard, resources)
-        check_shard(context, self, shard, work, key=key)
+        check_shard(
+            context,
+            self,
+            shard,
+            work,
+            key=key,
+            is_finished=lambda other: self._is_made(context, other),
+        )
         return context.files.publish(
             self.name, shard, key=key, work=work, packages=resources.list_packages()
         )

@@ -1,7 +1,7 @@
 """Between files and method: each function reads a shard's tables, takes one step, makes tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,7 @@ from meta_reward_core.method.meta_judging import run_battles
 from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
+from meta_reward_core.method.refusals import list_refused_battles, list_refused_judgments
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
@@ -32,6 +33,7 @@ from meta_reward_core.storage.records import (
     Dropped,
     Judgment,
     Prompt,
+    RefusedPrompt,
     Response,
     ResponseScore,
 )
@@ -85,7 +87,7 @@ def run_generate(context: IterationContext, shard: int, resources: StageResource
     """Let the actor answer one part of the instructions, once the judge probe has passed."""
     require_judge_probed(context, resources)
     actor = context.recipe.actor
-    responses, counts = generate_responses(
+    responses, refused, counts = generate_responses(
         _to_prompts(context.files.read("prompts", shard)),
         resources.get_engine(context.model, context.recipe.engine),
         samples=actor.samples,
@@ -95,11 +97,20 @@ def run_generate(context: IterationContext, shard: int, resources: StageResource
         reasoning=actor.reasoning,
         progress=resources.progress,
     )
-    return StageOutput({("responses", shard): build_table("responses", responses)}, counts)
+    tables = {("responses", shard): build_table("responses", responses)}
+    return StageOutput(tables | _build_refusals("refused_by_actor", shard, refused), counts)
+
+
+def _build_refusals(
+    name: str, shard: int, refused: Sequence[RefusedPrompt]
+) -> dict[tuple[str, int], pa.Table]:
+    """The table of refused prompts, which is written only where there are any."""
+    return {(name, shard): build_table(name, refused)} if refused else {}
 
 
 def run_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
     """Let the judge score one part of the responses."""
+    require_judge_probed(context, resources)
     recipe, policy = context.recipe.judge, context.recipe.actor.reasoning
     drawn = context.files.read_records(Response, shard)
     responses = select_answers(drawn, policy)
@@ -131,7 +142,8 @@ def run_judge(context: IterationContext, shard: int, resources: StageResources) 
         ("judgments", shard): build_table("judgments", judgments),
         ("scores", shard): build_table("scores", scores),
     }
-    return StageOutput(tables, counts)
+    refused = list_refused_judgments(judgments)
+    return StageOutput(tables | _build_refusals("refused_by_judge", shard, refused), counts)
 
 
 def run_pair_actor(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
@@ -161,6 +173,7 @@ def run_pair_actor(context: IterationContext, shard: int, resources: StageResour
 
 def run_meta_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
     """Let the meta-judge compare the judgments of one part."""
+    require_judge_probed(context, resources)
     recipe = context.recipe.meta_judge
     planned = plan_battles(
         _read_judged_prompts(context, shard),
@@ -180,7 +193,9 @@ def run_meta_judge(context: IterationContext, shard: int, resources: StageResour
         readout=recipe.verdict_readout,
         progress=resources.progress,
     )
-    return StageOutput({("battles", shard): build_table("battles", battles)}, counts)
+    tables = {("battles", shard): build_table("battles", battles)}
+    refused = list_refused_battles(battles)
+    return StageOutput(tables | _build_refusals("refused_by_meta_judge", shard, refused), counts)
 
 
 def run_pair_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
@@ -199,6 +214,7 @@ def run_pair_judge(context: IterationContext, shard: int, resources: StageResour
             template=context.templates.judge,
             rubric=context.templates.rubric,
             elo_prior=recipe.elo_prior,
+            min_readable_share=recipe.min_readable_share,
             max_chosen_judgment_chars=get_scheduled_value(
                 recipe.max_chosen_judgment_chars, context.number
             ),

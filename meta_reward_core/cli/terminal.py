@@ -16,11 +16,19 @@ from rich.table import Table
 from meta_reward_core.context import IterationContext
 from meta_reward_core.iteration import Stage
 from meta_reward_core.planning.cost_estimate import StagePlan
-from meta_reward_core.reporting.summary import Summary, Timing, describe_audit
+from meta_reward_core.reporting.summary import (
+    Summary,
+    Timing,
+    describe_audit,
+    describe_refusals,
+)
 from meta_reward_core.storage.shards import Counts, ShardManifest
 
 PLAIN_SECONDS: Final = 10.0
 """Without a terminal a running stage is told of at most so often."""
+
+NAMED_ON_TERMINAL: Final = 10
+"""So many refused prompts of a role are named; all of them are in a table."""
 
 _TRAINING_ROWS: Final = {
     "loss": "loss",
@@ -279,6 +287,8 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"[bold]{_ABSENT}[/bold] {escape(sentence)}")
     for sentence in describe_audit(summary.get("audit")):
         console.print(f"[bold]audit[/bold] {escape(sentence)}")
+    for sentence in describe_refusals(summary["refused"], shown=NAMED_ON_TERMINAL):
+        console.print(f"[bold]refused[/bold] {escape(sentence)}")
     for alarm in summary["alarms"]:
         console.print(f"[bold red]alarm[/bold red] {escape(alarm['sentence'])}")
         console.print(f"      {escape(alarm['advice'])}")

@@ -27,6 +27,7 @@ from meta_reward_core.engines.base import (
 from meta_reward_core.engines.endpoints import WEIGHTS_PLACEHOLDER, Endpoint, find_endpoint
 from meta_reward_core.engines.openai_protocol import (
     ParsedResponse,
+    RejectedRequestError,
     RetryableResponseError,
     build_request_body,
     parse_response,
@@ -42,7 +43,10 @@ MAX_RETRY_SECONDS: Final = 600.0
 """A server that wants to be left alone for longer has failed."""
 
 MAX_FAILED_SHARE: Final = 0.1
-"""Of the prompts of one call, how many may get no usable reply before the server has failed."""
+"""Of the prompts of one call, how many may get no usable reply before the server is in doubt."""
+
+PLAIN_PROMPT: Final = "Reply with the word OK."
+"""Shows whether a server works that answered other prompts with an error."""
 
 MAX_RESPONSE_BYTES: Final = 64 * 2**20
 _CONNECT_SECONDS: Final = 15.0
@@ -147,7 +151,7 @@ class OpenAiEngine:
                 rng=random.Random(seed),
             )
 
-            failed: list[str] = []
+            failures = _Failures(caller, sampling, conversations=len(conversations))
 
             async def work(waiting: Iterator[int]) -> None:
                 for at in waiting:
@@ -155,9 +159,8 @@ class OpenAiEngine:
                         drawn[at] = await caller.complete(
                             conversations[at], n, sampling=sampling, seed=derive_seed(seed, at)
                         )
-                    except UnusablePromptError as error:
-                        failed.append(str(error))
-                        _require_few(failed, len(conversations))
+                    except (UnusablePromptError, RejectedRequestError) as error:
+                        await failures.add(error)
                         drawn[at] = _refuse(f"the server gave no usable reply: {error}", n)
                     tell(drawn[at])
 
@@ -210,14 +213,43 @@ class UnusablePromptError(EngineError):
     """Every attempt at one prompt failed in a way that may be the prompt's fault."""
 
 
-def _require_few(failed: Sequence[str], conversations: int) -> None:
-    """Stop if too many prompts fail for each of them to be at fault; then the server is.
+class _Failures:
+    """Prompts of one call that failed, and whether they are at fault or the server is.
 
-    Raises:
-        EngineError: more than one, and more than a tenth of the conversations.
+    A plain prompt decides: where that is answered under the same settings, the others are at fault.
+    It is sent when the server rejects a prompt without saying why, and when many prompts fail.
     """
-    if len(failed) > max(1, conversations * MAX_FAILED_SHARE):
-        raise EngineError(f"{failed[-1]}; so did {len(failed) - 1} other prompt(s)")
+
+    def __init__(
+        self, caller: "_RequestSender", sampling: SamplingParams, *, conversations: int
+    ) -> None:
+        self._caller = caller
+        self._sampling = sampling
+        self._count = 0
+        self._allowed = max(1.0, conversations * MAX_FAILED_SHARE)
+        self._rejections_allowed = False
+        self._asking = asyncio.Lock()
+
+    async def add(self, error: "UnusablePromptError | RejectedRequestError") -> None:
+        """Count a prompt that failed.
+
+        Raises:
+            EndpointError, EngineError: the server, or a setting, is at fault.
+        """
+        self._count += 1
+        async with self._asking:
+            if self._is_allowed(error):
+                return
+            if not await self._caller.answers_plain_prompt(self._sampling):
+                if isinstance(error, RejectedRequestError):
+                    raise error
+                raise EngineError(f"{error}; so did {self._count - 1} other prompt(s)") from None
+            self._rejections_allowed = True
+            self._allowed = max(self._allowed, 2.0 * self._count)
+
+    def _is_allowed(self, error: Exception) -> bool:
+        is_known = self._rejections_allowed or not isinstance(error, RejectedRequestError)
+        return is_known and self._count <= self._allowed
 
 
 def _refuse(refusal: str, n: int) -> list[Completion]:
@@ -276,6 +308,21 @@ class _RequestSender:
             f"the prompt of {prompt_tokens} tokens and a reply of up to {max_new_tokens} "
             f"exceed the endpoint's limit of {limit} tokens"
         )
+
+    async def answers_plain_prompt(self, sampling: SamplingParams) -> bool:
+        """Whether the server answers a prompt that is surely not at fault."""
+        body = build_request_body(
+            self._endpoint,
+            model=self._model,
+            conversation=[{"role": "user", "content": PLAIN_PROMPT}],
+            sampling=sampling,
+            n=1,
+            seed=0,
+        )
+        try:
+            return (await self._ask(body)).refusal is None
+        except (EndpointError, EngineError):
+            return False
 
     async def _ask(self, body: dict[str, Any]) -> ParsedResponse:
         for attempt in range(self._endpoint.attempts):

@@ -82,6 +82,10 @@ class RetryableResponseError(Exception):
         self.may_be_prompt = may_be_prompt
 
 
+class RejectedRequestError(EndpointError):
+    """The server rejects this request, because of the prompt or because of a setting."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedResponse:
     """What came back: usable completions, at least one; or why the prompt was refused.
@@ -140,6 +144,7 @@ def parse_response(
     Raises:
         RetryableResponseError: another attempt may end otherwise.
         EndpointError: no attempt will, until somebody changes a setting or the server.
+        RejectedRequestError: it may be the prompt, and the server does not say so.
     """
     if status in range(200, 300):
         return _parse_chat_completion(body, max_new_tokens)
@@ -157,7 +162,8 @@ def parse_response(
             wait_seconds=parse_retry_after(headers),
             may_be_prompt=status == _SERVER_ERROR,
         )
-    raise EndpointError(f"it refuses the request ({status}): {words}")
+    kind = RejectedRequestError if status in _PROMPT_ERROR_STATUSES else EndpointError
+    raise kind(f"it refuses the request ({status}): {words}")
 
 
 def _find_refusal(status: int, body: bytes, words: str) -> str | None:

@@ -3,10 +3,11 @@
 `AlarmLimits` holds the limits. Some alarms compare an iteration with the one before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from meta_reward_core.evaluation.judge_health import Role
 from meta_reward_core.evaluation.judge_metrics import (
     BIN_WIDTH,
     HISTOGRAM_BINS,
@@ -15,7 +16,7 @@ from meta_reward_core.evaluation.judge_metrics import (
     MetaJudgeMetrics,
     PairMetrics,
 )
-from meta_reward_core.method.parsing import JUDGMENT_CUT_OFF, MAX_SCORE, PROMPT_REFUSED
+from meta_reward_core.method.parsing import MAX_SCORE
 
 AlarmName = Literal[
     "judge_collapse",
@@ -23,6 +24,7 @@ AlarmName = Literal[
     "judgments_unreadable",
     "verdicts_unreadable",
     "too_few_pairs",
+    "pairs_of_few_verdicts",
     "length_growth",
     "one_position_won_everything",
     "meta_judge_follows_score",
@@ -71,6 +73,7 @@ def find_alarms(
     *,
     before: IterationMetrics | None = None,
     limits: AlarmLimits | None = None,
+    explain: Callable[[Role], str] = lambda _: _READ_SOME,
 ) -> list[Alarm]:
     """Everything about an iteration that a person should look at before going on.
 
@@ -78,13 +81,14 @@ def find_alarms(
         now: the iteration.
         before: the one before it, for what compares two; None for the first.
         limits: when an alarm is raised; our defaults if None.
+        explain: says what to do about replies of a role that cannot be read.
     """
     limits = limits or AlarmLimits()
     alarms: list[Alarm] = []
     if now.judge is not None:
-        alarms += _find_judge_alarms(now.judge, before.judge if before else None, limits)
+        alarms += _find_judge_alarms(now.judge, before.judge if before else None, limits, explain)
     if now.meta_judge is not None:
-        alarms += _find_meta_judge_alarms(now.meta_judge, limits)
+        alarms += _find_meta_judge_alarms(now.meta_judge, limits, explain)
     for pairs in now.pairs:
         alarms += _find_pair_alarms(pairs, limits)
     alarms += _find_length_alarms(
@@ -94,13 +98,20 @@ def find_alarms(
 
 
 def _find_judge_alarms(
-    now: JudgeMetrics, before: JudgeMetrics | None, limits: AlarmLimits
+    now: JudgeMetrics,
+    before: JudgeMetrics | None,
+    limits: AlarmLimits,
+    explain: Callable[[Role], str],
 ) -> list[Alarm]:
     alarms = []
     if now.parse_rate is not None and now.parse_rate < limits.parse_rate:
         alarms.append(
             _make_unreadable_alarm(
-                "judgments_unreadable", "judgments", now.parse_rate, now.unscored
+                "judgments_unreadable",
+                "judgments",
+                now.parse_rate,
+                now.unscored,
+                advice=explain("judge"),
             )
         )
     if _is_collapsed(now, limits):
@@ -139,11 +150,19 @@ def _make_collapse_alarm(now: JudgeMetrics) -> Alarm:
     )
 
 
-def _find_meta_judge_alarms(now: MetaJudgeMetrics, limits: AlarmLimits) -> list[Alarm]:
+def _find_meta_judge_alarms(
+    now: MetaJudgeMetrics, limits: AlarmLimits, explain: Callable[[Role], str]
+) -> list[Alarm]:
     alarms = []
     if now.parse_rate is not None and now.parse_rate < limits.parse_rate:
         alarms.append(
-            _make_unreadable_alarm("verdicts_unreadable", "verdicts", now.parse_rate, now.unparsed)
+            _make_unreadable_alarm(
+                "verdicts_unreadable",
+                "verdicts",
+                now.parse_rate,
+                now.unparsed,
+                advice=explain("meta-judge"),
+            )
         )
     if now.decided and now.won_by_first in (0.0, 1.0):
         alarms.append(_make_one_position_alarm(now))
@@ -180,18 +199,29 @@ def _make_one_position_alarm(now: MetaJudgeMetrics) -> Alarm:
 
 
 def _find_pair_alarms(pairs: PairMetrics, limits: AlarmLimits) -> list[Alarm]:
+    alarms = [_make_few_verdicts_alarm(pairs)] if pairs.few_readable else []
     if pairs.yield_rate is None or pairs.yield_rate >= limits.yield_rate:
-        return []
+        return alarms
     reason = next(iter(pairs.dropped), None)
     why = f" The most frequent reason: {reason}." if reason else ""
     return [
+        *alarms,
         Alarm(
             "too_few_pairs",
             f"Only {pairs.yield_rate:.0%} of the prompts gave a pair of kind {pairs.kind}.{why}",
             "See the drop reasons: raise the number of responses or judgments, the temperature, "
             "or the length limits that drop pairs.",
-        )
+        ),
     ]
+
+
+def _make_few_verdicts_alarm(pairs: PairMetrics) -> Alarm:
+    return Alarm(
+        "pairs_of_few_verdicts",
+        f"In {pairs.few_readable:,} of {pairs.pairs:,} judge pairs, one of the two judgments has "
+        "no readable verdict in both orders against most of its opponents.",
+        "Set meta_judge.min_readable_share=0.5 to leave such pairs out; battles are not run again.",
+    )
 
 
 def _find_length_alarms(
@@ -208,26 +238,20 @@ def _find_length_alarms(
     ]
 
 
-_READABLE_BY: Final[Mapping[str, str]] = {
-    PROMPT_REFUSED: "The prompt and the longest reply exceed what the model takes: lower "
-    "max_new_tokens, shorten the template, or take a model with a longer context.",
-    JUDGMENT_CUT_OFF: "Raise max_new_tokens of the judge, or for verdicts of the meta-judge: "
-    "replies end before they name their score or winner.",
-}
+_READ_SOME: Final = (
+    "Read some of them: raise the token limit if they are cut off, or train the seed model on the "
+    "reply format."
+)
 
 
 def _make_unreadable_alarm(
-    name: AlarmName, what: str, parse_rate: float, reasons: Mapping[str, int]
+    name: AlarmName, what: str, parse_rate: float, reasons: Mapping[str, int], *, advice: str
 ) -> Alarm:
     reason = next(iter(reasons), "unknown")
     return Alarm(
         name,
         f"Only {parse_rate:.0%} of the {what} could be read; the most frequent reason: {reason}.",
-        _READABLE_BY.get(
-            reason,
-            "Read some of them: raise the token limit if they are cut off, or train the seed model "
-            "on the reply format.",
-        ),
+        advice,
     )
 
 

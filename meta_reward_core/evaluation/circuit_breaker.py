@@ -9,8 +9,8 @@ Limits are read anew each time, so a change of a limit is enough to continue.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from meta_reward_core.context import IterationContext
@@ -32,12 +32,12 @@ from meta_reward_core.recipes.dataflow import GENERATE, JUDGE, META_JUDGE, Stage
 from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
 from meta_reward_core.storage.artifact_store import encode_canonical_json
 from meta_reward_core.storage.layout import BREAKER_ACCEPTANCE, get_breaker_path
-from meta_reward_core.storage.records import Battle, Judgment, Response
+from meta_reward_core.storage.records import Battle, Judgment, RefusedPrompt, Response
 from meta_reward_core.storage.schemas import to_records
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 
 MIN_REPLIES: Final = 50
-"""With fewer replies nothing is certain enough to stop a run."""
+"""With fewer replies nothing is certain enough to stop a stage that is not finished."""
 
 MIN_PROMPTS: Final = 8
 """Replies about one prompt are alike: those of fewer prompts say nothing about the rest."""
@@ -162,8 +162,8 @@ def accept_findings(context: IterationContext, *, by: str) -> bool:
     """
     if accept_breakers(context, by=by):
         return True
-    is_probed = context.number == 1 and context.recipe.probe.prompts > 0
-    return is_probed and accept_probe(context.files, by=by)
+    is_probed = context.number == 1 or read_probe(context.files) is not None
+    return is_probed and context.recipe.probe.prompts > 0 and accept_probe(context.files, by=by)
 
 
 def require_stage_healthy(context: IterationContext, stage: str) -> None:
@@ -190,55 +190,92 @@ def find_open_findings(files: IterationFiles, note: BreakerNote, recipe: Recipe)
 
 
 def check_shard(
-    context: IterationContext, spec: StageSpec, shard: int, work: StageOutput, *, key: str
+    context: IterationContext,
+    spec: StageSpec,
+    shard: int,
+    work: StageOutput,
+    *,
+    key: str,
+    is_finished: Callable[[int], bool],
 ) -> None:
-    """Measure a shard that is about to be published; write a note if the stage must stop."""
+    """Measure a shard that is about to be published; write a note if the stage must stop.
+
+    Args:
+        is_finished: whether another shard of the stage is, as the settings are now.
+    """
     if spec.name not in _ROLES or not context.recipe.probe.check_shards:
         return
-    tally, prompts = _tally_shard(spec.name, context, shard, work)
-    if prompts < MIN_PROMPTS or tally.replies < MIN_REPLIES:
-        return
-    if _diagnose(spec.name, tally, context.recipe):
-        note = BreakerNote(spec.name, shard, key, prompts, tally)
+    measured = _measure_shard(spec.name, context.files, shard, work, is_finished)
+    if measured is not None and _diagnose(spec.name, measured.tally, context.recipe):
+        note = BreakerNote(spec.name, shard, key, len(measured.prompts), measured.tally)
         context.files.replace_note(
             get_breaker_path(spec.name), encode_canonical_json(note.to_json())
         )
 
 
-def _tally_shard(
-    stage: str, context: IterationContext, shard: int, work: StageOutput
-) -> tuple[ReplyTally, int]:
-    """Replies of a shard, and of finished ones before it until there are enough."""
-    tally = ReplyTally()
-    prompts = _add_shard(
-        tally,
+@dataclass(slots=True)
+class _Measured:
+    """Replies of some shards, and the prompts that they are about."""
+
+    tally: ReplyTally = field(default_factory=ReplyTally)
+    prompts: set[str] = field(default_factory=set)
+
+    @property
+    def is_enough(self) -> bool:
+        return len(self.prompts) >= MIN_PROMPTS and self.tally.replies >= MIN_REPLIES
+
+    def add(self, stage: str, rows: Sequence[Any], refused: Sequence[RefusedPrompt]) -> None:
+        """Count a shard more; refused judgments and battles are among its rows."""
+        self.prompts.update(row.prompt_id for row in (*rows, *refused))
+        if stage == GENERATE.name:
+            self.tally.add_responses(rows, refused=sum(one.replies for one in refused))
+        elif stage == JUDGE.name:
+            self.tally.add_judgments(rows)
+        else:
+            self.tally.add_battles(rows)
+
+
+def _measure_shard(
+    stage: str,
+    files: IterationFiles,
+    shard: int,
+    work: StageOutput,
+    is_finished: Callable[[int], bool],
+) -> _Measured | None:
+    """Count a shard, and others before it until there are enough replies.
+
+    Returns:
+        None if there are too few, and more to come. Of a stage that is finished with this shard,
+        everything counts, however little that is.
+    """
+    measured = _Measured()
+    table, record = _TABLES[stage]
+    refused = _REFUSALS[stage]
+    measured.add(
         stage,
-        _select_rows(stage, work),
-        refused=work.counts.get("refused", 0),
+        _select_rows(work, table, record),
+        _select_rows(work, refused, RefusedPrompt),
     )
-    earlier = shard - 1
-    while earlier >= 0 and (prompts < MIN_PROMPTS or tally.replies < MIN_REPLIES):
-        made = context.files.find_manifest(stage, earlier)
-        if made is not None:
-            rows = _read_rows(stage, context.files, earlier)
-            prompts += _add_shard(tally, stage, rows, refused=made.counts.get("refused", 0))
-        earlier -= 1
-    return tally, prompts
+    others = [number for number in files.list_partition_numbers("prompts") if number != shard]
+    missing = False
+    for other in sorted(others, key=lambda number: (number > shard, -number)):
+        if measured.is_enough:
+            return measured
+        if is_finished(other):
+            rows = files.read_records(record, other)
+            measured.add(stage, rows, to_records(files.read(refused, other), RefusedPrompt))
+        else:
+            missing = True
+    return None if missing and not measured.is_enough else measured
 
 
-def _select_rows(stage: str, work: StageOutput) -> Sequence[Any]:
-    name, record = _TABLES[stage]
+def _select_rows(work: StageOutput, table: str, record: type[Any]) -> Sequence[Any]:
     return [
         row
-        for (table, _), rows in work.tables.items()
-        if table == name
+        for (name, _), rows in work.tables.items()
+        if name == table
         for row in to_records(rows, record)
     ]
-
-
-def _read_rows(stage: str, files: IterationFiles, shard: int) -> Sequence[Any]:
-    _, record = _TABLES[stage]
-    return files.read_records(record, shard)
 
 
 _TABLES: Final[dict[str, tuple[str, Any]]] = {
@@ -246,19 +283,11 @@ _TABLES: Final[dict[str, tuple[str, Any]]] = {
     JUDGE.name: ("judgments", Judgment),
     META_JUDGE.name: ("battles", Battle),
 }
-
-
-def _add_shard(tally: ReplyTally, stage: str, rows: Sequence[Any], *, refused: int) -> int:
-    """Count the replies of a shard; return of how many prompts they are at least."""
-    prompts = len({row.prompt_id for row in rows})
-    if stage == GENERATE.name:
-        tally.add_responses(rows, refused=refused)
-        return prompts + (1 if refused and not prompts else 0)
-    if stage == JUDGE.name:
-        tally.add_judgments(rows)
-    else:
-        tally.add_battles(rows)
-    return prompts
+_REFUSALS: Final = {
+    GENERATE.name: "refused_by_actor",
+    JUDGE.name: "refused_by_judge",
+    META_JUDGE.name: "refused_by_meta_judge",
+}
 
 
 def _diagnose(stage: str, tally: ReplyTally, recipe: Recipe) -> list[Finding]:

@@ -3,12 +3,18 @@
 The judge that is measured here is the one that gave the scores. Nothing here is the truth.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from meta_reward_core.evaluation.judge_health import (
+    HealthLimits,
+    ReplyTally,
+    Role,
+    explain_unreadable,
+)
 from meta_reward_core.evaluation.judge_metrics import (
     IterationMetrics,
     JudgeMetrics,
@@ -21,8 +27,10 @@ from meta_reward_core.evaluation.judge_metrics import (
     measure_pairs,
 )
 from meta_reward_core.evaluation.scorecard import Measurement, Subject
+from meta_reward_core.method.battles import compute_readable_shares
 from meta_reward_core.method.reasoning import select_answers
 from meta_reward_core.models.reasoning import ReasoningPolicy
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind
 from meta_reward_core.storage.shards import IterationFiles
 
@@ -42,17 +50,19 @@ def measure_iteration(
         judge_reasoning: what counts of a judgment's length.
     """
     judge_tally, meta_judge_tally = JudgeTally(), MetaJudgeTally()
+    readable: dict[str, float] = {}
     for part in files.list_partition_numbers("judgments"):
         judgments = select_answers(files.read_records(Judgment, part), judge_reasoning)
         battles = files.read_records(Battle, part)
         judge_tally.add(judgments)
         meta_judge_tally.add(battles, {judgment.judgment_id: judgment for judgment in judgments})
+        readable |= compute_readable_shares(battles)
     scores = files.read("scores", columns=["mean", "length_chars"])
     scored = scores.filter(pc.is_valid(scores["mean"]))
     return IterationMetrics(
         judge=judge_tally.compute_metrics(),
         meta_judge=meta_judge_tally.compute_metrics() if "judge" in kinds else None,
-        pairs=tuple(_measure_pair_table(files, kind) for kind in kinds),
+        pairs=tuple(_measure_pair_table(files, kind, readable) for kind in kinds),
         response_chars=compute_mean(scores["length_chars"].to_pylist()),
         score_length_correlation=compute_spearman(
             scored["mean"].to_pylist(), scored["length_chars"].to_pylist()
@@ -60,13 +70,40 @@ def measure_iteration(
     )
 
 
-def _measure_pair_table(files: IterationFiles, kind: PairKind) -> PairMetrics:
+def explain_unreadable_replies(files: IterationFiles, role: Role, recipe: Recipe) -> str:
+    """Say what to do about replies of the judge or the meta-judge that cannot be read."""
+    tally = ReplyTally()
+    for part in files.list_partition_numbers("judgments"):
+        if role == "judge":
+            tally.add_judgments(files.read_records(Judgment, part))
+        else:
+            tally.add_battles(files.read_records(Battle, part))
+    decoding = recipe.judge if role == "judge" else recipe.meta_judge
+    return explain_unreadable(
+        tally, role=role, limits=HealthLimits(), max_new_tokens=decoding.max_new_tokens
+    ).remedy
+
+
+def _measure_pair_table(
+    files: IterationFiles, kind: PairKind, readable: Mapping[str, float]
+) -> PairMetrics:
     pairs = files.read(f"{kind}_pairs", columns=["chosen", "rejected"])
     return measure_pairs(
         kind,
         chosen_chars=_compute_reply_lengths(pairs, "chosen"),
         rejected_chars=_compute_reply_lengths(pairs, "rejected"),
         dropped=files.read_records(Dropped),
+        few_readable=_count_few_readable(files, readable) if kind == "judge" else 0,
+    )
+
+
+def _count_few_readable(files: IterationFiles, readable: Mapping[str, float]) -> int:
+    """Judge pairs that rest on few readable verdicts."""
+    names = ("chosen_judgment_id", "rejected_judgment_id")
+    pairs = files.read("judge_pairs", columns=names)
+    return sum(
+        min(readable.get(chosen, 0.0), readable.get(rejected, 0.0)) < 0.5
+        for chosen, rejected in zip(*(pairs[name].to_pylist() for name in names), strict=True)
     )
 
 

@@ -131,7 +131,7 @@ class ReplyTally:
                 tokens=one.tokens,
                 is_cut_off=one.is_cut_off,
                 problem=one.unscored_reason if one.score is None else None,
-                has_statement=has_judge_line(one.text),
+                has_statement=one.is_cut_off and has_judge_line(one.text),
             )
             if one.score is not None:
                 self.scores[one.score] += 1
@@ -246,6 +246,17 @@ def diagnose_replies(
     return found
 
 
+def explain_unreadable(
+    tally: ReplyTally, *, role: Role, limits: HealthLimits, max_new_tokens: int
+) -> Finding:
+    """Say why some replies of a role cannot be read, whatever their share is."""
+    if tally.refused > (tally.replies - tally.readable) / 2:
+        return _describe_refused(tally, role)
+    if tally.ended - tally.readable_ended > (tally.replies - tally.readable) / 2:
+        return _describe_unknown_format(tally, role)
+    return _find_reply_cause(tally, role, limits, max_new_tokens)
+
+
 def diagnose_actor(
     tally: ReplyTally, *, limits: HealthLimits, max_new_tokens: int
 ) -> list[Finding]:
@@ -341,12 +352,19 @@ def _find_reply_cause(
             f"{seen} Replies end before they state a score or a verdict.",
             f"Raise {key}.max_new_tokens (now {max_new_tokens:,}).",
         )
+    return _describe_unknown_format(tally, role)
+
+
+def _describe_unknown_format(tally: ReplyTally, role: Role) -> Finding:
+    what = "judgments" if role == "judge" else "verdicts"
+    reason = tally.reasons.most_common(1)
     return Finding(
         role,
         "wrong_format",
-        f"{seen} The most frequent reason: {next(iter(tally.reasons), 'unknown')}.",
+        f"{tally.readable_share.describe()} of the {what} are readable. The most frequent reason: "
+        f"{reason[0][0] if reason else 'unknown'}.",
         "Read some of the replies; fine-tune the base model on judgments "
-        f"(`manage.py train_seed`), or use another template ({key}.template).",
+        f"(`manage.py train_seed`), or use another template ({role.replace('-', '_')}.template).",
     )
 
 

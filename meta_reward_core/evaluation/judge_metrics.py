@@ -91,6 +91,8 @@ class PairMetrics:
         yield_rate: pairs / prompts.
         chosen_chars: mean length of the chosen texts.
         rejected_chars: mean length of the rejected texts.
+        few_readable: judge pairs of which one judgment has a readable verdict in both orders
+            against less than half of its opponents.
     """
 
     kind: PairKind
@@ -99,6 +101,7 @@ class PairMetrics:
     yield_rate: float | None
     chosen_chars: float | None
     rejected_chars: float | None
+    few_readable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,7 @@ def measure_pairs(
     chosen_chars: Sequence[int],
     rejected_chars: Sequence[int],
     dropped: Iterable[Dropped],
+    few_readable: int = 0,
 ) -> PairMetrics:
     """Yield and lengths of the pairs of one kind; drops of another kind are passed over.
 
@@ -263,6 +267,7 @@ def measure_pairs(
         chosen_chars: length of each pair's chosen text.
         rejected_chars: length of each pair's rejected text.
         dropped: what gave no pair.
+        few_readable: see `PairMetrics`.
     """
     reasons = count_drops_by_reason(dropped, kind)
     pairs = len(chosen_chars)
@@ -273,6 +278,7 @@ def measure_pairs(
         yield_rate=_compute_share(pairs, pairs + sum(reasons.values())),
         chosen_chars=compute_mean(chosen_chars),
         rejected_chars=compute_mean(rejected_chars),
+        few_readable=few_readable,
     )
 
 

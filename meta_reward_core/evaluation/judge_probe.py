@@ -32,8 +32,11 @@ from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
 from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response
 
-FIRST_JUDGMENTS: Final = 2
+FIRST_JUDGMENTS: Final = 1
 """Judgments of each response before the rest of them: enough to see a judge that cannot judge."""
+
+MIN_PROMPTS: Final = 2
+"""A fault that one prompt shows is looked for in another one, if the time allows."""
 
 BATTLE_PAIRS: Final = 3
 """Pairs of judgments of a prompt that are compared, each in both orders."""
@@ -205,7 +208,7 @@ class _Probe:
     def answer(self, prompts: Sequence[Prompt]) -> list[Response]:
         """Let the actor answer some prompts."""
         actor, before = self.recipe.actor, self.budget.clock()
-        drawn, counts = generate_responses(
+        drawn, _, counts = generate_responses(
             prompts,
             self.engine,
             samples=actor.samples,
@@ -331,8 +334,9 @@ def run_judge_probe(
 ) -> ProbeResult:
     """Answer and judge some prompts, and say whether the judge is fit for a whole iteration.
 
-    Prompts are taken in groups of 1, 2, 4 and so on, so that an engine that works on many at once
-    is used as such, and a slow one is found out by one prompt.
+    Prompts are taken in groups of 1, 1, 2, 4 and so on, so that an engine that works on many at
+    once is used as such, and a slow one is found out by one prompt. Of a group in which a fault is
+    certain only the first judgments are drawn.
 
     Args:
         prompts: as many as shall be tried if the time suffices.
@@ -354,12 +358,14 @@ def run_judge_probe(
         budget=budget,
         chat_date=chat_date,
     )
-    size, done = 1, 0
-    while done < len(prompts) and not _diagnose(probe, limits, is_complete=False):
-        group = prompts[done : done + size]
+    done = 0
+    while done < len(prompts):
+        if done >= MIN_PROMPTS and _diagnose(probe, limits, is_complete=False):
+            break
+        group = prompts[done : max(1, 2 * done)]
         if not _try_group(probe, group, limits):
             break
-        done, size = done + len(group), size * 2
+        done += len(group)
     findings = _diagnose(probe, limits, is_complete=True)
     report = _make_report(probe, wanted=len(prompts), findings=findings)
     return ProbeResult(report, probe.responses, probe.judgments, probe.battles)
@@ -376,7 +382,8 @@ def _try_group(probe: _Probe, prompts: Sequence[Prompt], limits: HealthLimits) -
         return False
     if not _judge_group(probe, prompts, probe.answer(prompts), limits):
         return False
-    if recipe.trains_on("judge", probe.iteration):
+    is_sound = not _diagnose(probe, limits, is_complete=False)
+    if is_sound and recipe.trains_on("judge", probe.iteration):
         if not budget.allows("meta_judge", 2 * BATTLE_PAIRS * len(prompts)):
             return False
         probe.compare(prompts)
@@ -386,7 +393,7 @@ def _try_group(probe: _Probe, prompts: Sequence[Prompt], limits: HealthLimits) -
 def _judge_group(
     probe: _Probe, prompts: Sequence[Prompt], responses: Sequence[Response], limits: HealthLimits
 ) -> bool:
-    """Judge in two rounds; False if the time is up, or the first round shows a fault."""
+    """Judge in two rounds, or in one that shows a fault; False if the time is up."""
     first = min(FIRST_JUDGMENTS, probe.recipe.judge.samples)
     rest = probe.recipe.judge.samples - first
     if not probe.budget.allows("judge", first * len(responses)):
@@ -394,11 +401,9 @@ def _judge_group(
     if responses:
         probe.score(responses, first=0, count=first)
     probe.judged += prompts
-    if not rest or not responses:
+    if not rest or not responses or _diagnose(probe, limits, is_complete=False):
         return True
-    if _diagnose(probe, limits, is_complete=False) or not probe.budget.allows(
-        "judge", rest * len(responses)
-    ):
+    if not probe.budget.allows("judge", rest * len(responses)):
         return False
     probe.score(responses, first=first, count=rest)
     return True

@@ -1,7 +1,8 @@
-"""Keep an iteration from its first full stage until the judge probe has passed, or is accepted.
+"""Keep an iteration from drawing until the judge probe has passed, or is accepted.
 
 The report is part of the iteration's files, so whoever runs the next shard finds it. It holds for
-the settings and the model it was made with: a change of either asks for another probe.
+the settings that it was made with: where those of actor, judge or meta-judge change, the next shard
+asks for another probe, in any iteration.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,11 +37,13 @@ class ProbeRecord:
 
     Attributes:
         key: hash of what it was made with.
+        settings: hash of the settings of the three roles; None in reports of earlier versions.
         report: as `ProbeReport.to_json` wrote it.
         accepted: who continued in spite of its findings, and why; None if nobody did.
     """
 
     key: str
+    settings: str | None
     report: dict[str, Any]
     accepted: dict[str, Any] | None
 
@@ -66,7 +69,12 @@ def read_probe(files: IterationFiles) -> ProbeRecord | None:
         return None
     accepted = files.read_note(PROBE_ACCEPTANCE)
     is_about_this = isinstance(accepted, dict) and accepted.get("key") in (stored["key"], ANY)
-    return ProbeRecord(stored["key"], stored["report"], accepted if is_about_this else None)
+    return ProbeRecord(
+        stored["key"],
+        stored.get("settings"),
+        stored["report"],
+        accepted if is_about_this else None,
+    )
 
 
 def accept_probe(files: IterationFiles, *, by: str) -> bool:
@@ -87,26 +95,41 @@ def accept_probe(files: IterationFiles, *, by: str) -> bool:
 
 
 def require_judge_probed(context: IterationContext, resources: StageResources) -> None:
-    """Probe the judge before the first shard of the first iteration, unless that was done.
+    """Probe the judge before the first shard of all, and again after a change of its settings.
 
-    An iteration of which a shard is finished is not probed: it went on before there were probes,
-    or after one.
+    An experiment that began before there were probes is not probed.
 
     Raises:
         NeedsAttentionError: the probe advises against going on, and nobody has accepted that.
     """
     settings = context.recipe.probe
-    if context.number != 1 or not settings.prompts:
+    if not settings.prompts:
         return
     key = _compute_key(context)
     found = read_probe(context.files)
     if found is None or found.key != key:
-        if any(made.stage == GENERATE.name for made in context.files.list_manifests()):
+        if not _is_due(context, found):
             return
-        _store(context.files, key, _probe(context, resources, settings))
+        _store(context, key, _probe(context, resources, settings))
         found = read_probe(context.files)
     if found is not None and not found.passed:
         raise NeedsAttentionError(describe_probe(found))
+
+
+def _is_due(context: IterationContext, found: ProbeRecord | None) -> bool:
+    """Whether an iteration without a report for its settings and limits needs one.
+
+    Args:
+        found: its report for others.
+    """
+    if found is not None and not found.passed:
+        return True
+    has_drawn = any(made.stage == GENERATE.name for made in context.files.list_manifests())
+    if not has_drawn and (found is not None or context.number == 1):
+        return True
+    earlier = (read_probe(files) for files in reversed(context.earlier))
+    latest = found or next((record for record in earlier if record is not None), None)
+    return latest is not None and latest.settings not in (None, _hash_settings(context))
 
 
 def describe_probe(found: ProbeRecord) -> str:
@@ -132,13 +155,19 @@ def make_limits(settings: ProbeRecipe) -> HealthLimits:
     )
 
 
+def _select_settings(context: IterationContext) -> dict[str, Any]:
+    return {spec.name: context.select_values(spec) for spec in (GENERATE, JUDGE, META_JUDGE)}
+
+
+def _hash_settings(context: IterationContext) -> str:
+    return hash_json(_select_settings(context))
+
+
 def _compute_key(context: IterationContext) -> str:
     settings = context.recipe.probe
     return hash_json(
         {
-            "settings": {
-                spec.name: context.select_values(spec) for spec in (GENERATE, JUDGE, META_JUDGE)
-            },
+            "settings": _select_settings(context),
             "probe": [settings.prompts, settings.seconds, asdict(make_limits(settings))],
             "model": context.model.get_hash("drawing"),
             "seed": context.seed,
@@ -173,11 +202,16 @@ def _take_prompts(files: IterationFiles, count: int) -> list[Prompt]:
     return taken
 
 
-def _store(files: IterationFiles, key: str, result: ProbeResult) -> None:
+def _store(context: IterationContext, key: str, result: ProbeResult) -> None:
     """Keep rows first and the report last."""
+    files = context.files
     for table, rows in _iter_tables(result):
         files.replace_note(get_probe_table_path(table), to_parquet(build_table(table, rows)))
-    stored = {"key": key, "report": result.report.to_json()}
+    stored = {
+        "key": key,
+        "settings": _hash_settings(context),
+        "report": result.report.to_json(),
+    }
     files.replace_note(PROBE_REPORT, encode_canonical_json(stored))
 
 

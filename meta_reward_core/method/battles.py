@@ -6,7 +6,7 @@ that is missing leaves a zero where it belongs and shifts nothing.
 Source: arXiv 2407.19594, section 2.2 (position weights and battle matrix).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -63,6 +63,28 @@ def compute_weights_from_counts(
     first = wins_second / wins if wins else 0.5
     second = wins_first / wins if wins else 0.5
     return PositionWeights(first, second, wins_first, wins_second, ties, unparsed)
+
+
+def compute_readable_shares(battles: Iterable[Battle]) -> dict[str, float]:
+    """Share of a judgment's opponents against which all its battles have a readable verdict.
+
+    Usually that is both orders; orders that were left out (`adaptive_battles`) do not count.
+
+    Args:
+        battles: of one response.
+
+    Returns:
+        By judgment id, for each judgment that battled.
+    """
+    readable: dict[tuple[str, str], bool] = {}
+    for battle in battles:
+        names = (battle.first_judgment_id, battle.second_judgment_id)
+        for pair in (names, names[::-1]):
+            readable[pair] = readable.get(pair, True) and battle.verdict is not None
+    shares: defaultdict[str, list[bool]] = defaultdict(list)
+    for (judgment_id, _), is_readable in readable.items():
+        shares[judgment_id].append(is_readable)
+    return {judgment_id: sum(found) / len(found) for judgment_id, found in shares.items()}
 
 
 def build_battle_matrix(

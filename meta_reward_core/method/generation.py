@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from meta_reward_core.engines.base import Completion, Conversation, Engine, Progress, SamplingParams
+from meta_reward_core.method.refusals import list_refused_prompts
 from meta_reward_core.models.reasoning import ReasoningPolicy, select_answer
-from meta_reward_core.storage.records import Prompt, Response
+from meta_reward_core.storage.records import Prompt, RefusedPrompt, Response
 from meta_reward_core.storage.shards import Counts
 
 
@@ -38,14 +39,15 @@ def generate_responses(
     seed: int,
     reasoning: ReasoningPolicy = "keep",
     progress: Progress | None = None,
-) -> tuple[list[Response], Counts]:
+) -> tuple[list[Response], list[RefusedPrompt], Counts]:
     """Generate the actor's responses.
 
     Args:
         reasoning: responses are identical if what counts of them is.
 
     Returns:
-        The distinct responses in the order of the prompts, and counts of what happened.
+        The distinct responses in the order of the prompts, the prompts that the engine refused, and
+        counts of what happened.
 
     Source: Wu et al. 2024, section 2.1 (K = 7, temperature 0.8, top-p 0.95).
     """
@@ -57,14 +59,18 @@ def generate_responses(
         for response in _deduplicate(prompt, completions, reasoning)
     ]
     everything = [completion for completions in drawn for completion in completions]
-    return responses, {
-        "prompts": len(prompts),
-        "completions": len(everything),
-        "refused": sum(c.finish_reason == "refused" for c in everything),
-        "identical": sum(c.finish_reason != "refused" for c in everything) - len(responses),
-        "cut_off": sum(response.finish_reason == "length" for response in responses),
-        "tokens": sum(completion.tokens for completion in everything),
-    }
+    return (
+        responses,
+        list_refused_prompts(prompts, drawn),
+        {
+            "prompts": len(prompts),
+            "completions": len(everything),
+            "refused": sum(c.finish_reason == "refused" for c in everything),
+            "identical": sum(c.finish_reason != "refused" for c in everything) - len(responses),
+            "cut_off": sum(response.finish_reason == "length" for response in responses),
+            "tokens": sum(completion.tokens for completion in everything),
+        },
+    )
 
 
 def _deduplicate(

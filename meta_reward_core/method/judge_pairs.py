@@ -10,7 +10,11 @@ from typing import Any, TypeVar
 
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.seeds import derive_seed
-from meta_reward_core.method.battles import PositionWeights, build_battle_matrix
+from meta_reward_core.method.battles import (
+    PositionWeights,
+    build_battle_matrix,
+    compute_readable_shares,
+)
 from meta_reward_core.method.elo import fit_elo
 from meta_reward_core.method.judging import build_judge_conversation
 from meta_reward_core.method.meta_judging import (
@@ -106,6 +110,7 @@ def build_judge_pairs(
     template: PromptTemplate,
     rubric: str,
     elo_prior: float,
+    min_readable_share: float,
     max_chosen_judgment_chars: int | None,
     max_judgments: int | None,
     seed: int,
@@ -135,7 +140,12 @@ def build_judge_pairs(
     dropped: list[Dropped] = []
     for prompt in judged.prompts:
         selected = _select_pair(
-            chosen[prompt.prompt_id], elo, weights=weights, max_chars=max_chosen_judgment_chars
+            chosen[prompt.prompt_id],
+            elo,
+            battles_by_response,
+            weights=weights,
+            min_readable_share=min_readable_share,
+            max_chars=max_chosen_judgment_chars,
         )
         if isinstance(selected, DropReason):
             dropped.append(Dropped(prompt.prompt_id, "judge", selected))
@@ -176,14 +186,21 @@ def rate_judgments(
 def _select_pair(
     contenders: ComparisonSet | DropReason,
     elo: Mapping[str, float],
+    battles: Mapping[str, Sequence[Battle]],
     *,
     weights: PositionWeights,
+    min_readable_share: float,
     max_chars: int | None,
 ) -> JudgePair | DropReason:
     if isinstance(contenders, DropReason):
         return contenders
     return select_judge_pair(
-        contenders.judgments, elo, weights=weights, max_chosen_judgment_chars=max_chars
+        contenders.judgments,
+        elo,
+        weights=weights,
+        readable=compute_readable_shares(battles.get(contenders.response.response_id, ())),
+        min_readable_share=min_readable_share,
+        max_chosen_judgment_chars=max_chars,
     )
 
 

@@ -228,6 +228,7 @@ def _parse_judgment(
         finish_reason=completion.finish_reason,
         readout="free",
         token_ids=completion.token_ids,
+        refusal=completion.refusal,
     )
 
 

@@ -279,6 +279,7 @@ def _parse_battle(battle: PlannedBattle, completion: Completion) -> Battle:
         tokens=completion.tokens,
         finish_reason=completion.finish_reason,
         readout="free",
+        refusal=completion.refusal,
     )
 
 

@@ -52,6 +52,7 @@ class DropReason(StrEnum):
     EQUAL_RATINGS = "equal_ratings"
     BEST_JUDGMENT_CUT_OFF = "best_judgment_cut_off"
     EQUAL_TEXT = "equal_text"
+    TOO_FEW_READABLE_BATTLES = "too_few_readable_battles"
     CHOSEN_JUDGMENT_TOO_LONG = "chosen_judgment_too_long"
     OVER_PAIR_SHARE = "over_pair_share"
 
@@ -73,6 +74,9 @@ REASON_TEXT: Final[dict[DropReason, str]] = {
     DropReason.EQUAL_RATINGS: "The battles rate all judgments alike.",
     DropReason.BEST_JUDGMENT_CUT_OFF: "Every best judgment was cut off by the token limit.",
     DropReason.EQUAL_TEXT: "The best and the worst judgment have the same text.",
+    DropReason.TOO_FEW_READABLE_BATTLES: (
+        "Too few battles of the best or of the worst judgment are readable in both orders."
+    ),
     DropReason.CHOSEN_JUDGMENT_TOO_LONG: "The best judgment is longer than the recipe allows.",
     DropReason.OVER_PAIR_SHARE: "The recipe's limit on the share of judge pairs was reached.",
 }
@@ -448,6 +452,8 @@ def select_judge_pair(
     ratings: Mapping[str, float],
     *,
     weights: PositionWeights,
+    readable: Mapping[str, float] | None = None,
+    min_readable_share: float = 0.0,
     max_chosen_judgment_chars: int | None = None,
 ) -> JudgePair | DropReason:
     """Select the highest and the lowest rated judgment of a response.
@@ -461,6 +467,8 @@ def select_judge_pair(
         judgments: those that battled: valid, of one response, in any order.
         ratings: Elo in nats by judgment id.
         weights: position weights of the iteration.
+        readable: see `compute_readable_shares`; a judgment without battles has none.
+        min_readable_share: with a smaller share of either judgment there is no pair.
         max_chosen_judgment_chars: a longer chosen judgment drops the pair.
 
     Raises:
@@ -481,6 +489,9 @@ def select_judge_pair(
     rejected = _pick_first_sample(j for elo, j in rated if elo <= worst + RATING_TOLERANCE)
     if chosen.text == rejected.text:
         return DropReason.EQUAL_TEXT
+    shares = [(readable or {}).get(one.judgment_id, 0.0) for one in (chosen, rejected)]
+    if min(shares) < min_readable_share:
+        return DropReason.TOO_FEW_READABLE_BATTLES
     if len(chosen.text) > to_bound(max_chosen_judgment_chars):
         return DropReason.CHOSEN_JUDGMENT_TOO_LONG
     return JudgePair(

@@ -75,14 +75,23 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     folder, roots = _follow_links(path), [_follow_links(root) for root in allowed_roots]
     _check_inside(folder, roots, named=path)
     if not folder.exists():
-        raise ModelFolderError(f"There is no model folder at {path}.")
+        raise ModelFolderError(
+            f"There is no model folder at {path}.",
+            file=str(path),
+            finding="there is no such folder",
+            remedy="correct the name, or download the model",
+        )
     if not folder.is_dir():
-        raise ModelFolderError(f"{path} is a file: a model is a folder with a config.json.")
+        raise ModelFolderError.from_parts(
+            path, "is a file", "name the folder that holds config.json"
+        )
     for file in iter_visible_files(folder):
         _check_inside(_follow_links(file), roots, named=file, is_part=True)
         _check_harmless(file)
         if not file.is_file():
-            raise ModelFolderError(f"{file} is a link to nothing, or no plain file: remove it.")
+            raise ModelFolderError.from_parts(
+                file, "is a link to nothing, or no plain file", "remove it"
+            )
         _check_content(file)
     check_non_weight_files(folder)
     _check_weights(folder)
@@ -108,9 +117,10 @@ def read_weights_index(folder: Path) -> set[str]:
     weights = _read_json(folder / WEIGHTS_INDEX).get("weight_map", {})
     names: list[Any] = list(weights.values()) if isinstance(weights, dict) else [None]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise ModelFolderError(
-            f"{folder / WEIGHTS_INDEX} should name files beside it as its weights (weight_map): "
-            "download it again."
+        raise ModelFolderError.from_parts(
+            folder / WEIGHTS_INDEX,
+            "should name files beside it as its weights (weight_map)",
+            "download it again",
         )
     return set(names)
 
@@ -146,66 +156,82 @@ def _check_inside(
         return
     allowed = ", ".join(str(root) for root in roots) or "none"
     if not is_part:
-        raise ModelFolderError(
-            f"{named} lies outside the allowed model folders ({allowed}): move it below one of "
-            "them, or name that folder in META_REWARD_MODEL_ROOT."
+        raise ModelFolderError.from_parts(
+            named,
+            f"lies outside the allowed model folders ({allowed})",
+            "move it below one of them, or name that folder in META_REWARD_MODEL_ROOT",
         )
-    raise ModelFolderError(
-        f"{named} leads to {target}, outside the allowed folders ({allowed}): replace the link by "
-        "the file itself."
+    raise ModelFolderError.from_parts(
+        named,
+        f"leads to {target}, outside the allowed folders ({allowed})",
+        "replace the link by the file itself",
     )
 
 
 def _check_harmless(file: Path) -> None:
     if file.suffix.lower() in PICKLE_SUFFIXES:
-        raise ModelFolderError(
-            f"{file} may be a pickle, which runs code when it is loaded: convert the model to "
-            "safetensors, or remove the file."
+        raise ModelFolderError.from_parts(
+            file,
+            "may be a pickle, which runs code when it is loaded",
+            "convert the model to safetensors, or remove the file",
         )
     if file.suffix.lower() in {".py", ".so", ".pyc"}:
-        raise ModelFolderError(f"{file} is code of the model's own, which is never run: remove it.")
+        raise ModelFolderError.from_parts(
+            file, "is code of the model's own, which is never run", "remove it"
+        )
 
 
 def _check_content(file: Path) -> None:
     """Refuse what a download left in place of a file: nothing, a Git LFS pointer, a dead link."""
     if not file.exists():
-        raise ModelFolderError(f"{file} links to a file that does not exist: download it again.")
+        raise ModelFolderError.from_parts(
+            file, "links to a file that does not exist", "download it again"
+        )
     if file.suffix.lower() not in _MODEL_SUFFIXES and file.name not in INHERITED_FILES:
         return
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))
     except OSError as error:
-        raise ModelFolderError(
-            f"{file} cannot be read ({error.strerror}): let this user read it."
+        raise ModelFolderError.from_parts(
+            file, f"cannot be read ({error.strerror})", "let this user read it"
         ) from error
     if start == _LFS_POINTER:
-        raise ModelFolderError(
-            f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in the folder, "
-            "or download the file again."
+        raise ModelFolderError.from_parts(
+            file,
+            "is a Git LFS pointer, not the file itself",
+            "run `git lfs pull` in the folder, or download the file again",
         )
     if not start:
-        raise ModelFolderError(f"{file} is empty: download it again.")
+        raise ModelFolderError.from_parts(file, "is empty", "download it again")
     if start.startswith(_BYTE_ORDER_MARK) and file.suffix.lower() in _TEXT_SUFFIXES:
-        raise ModelFolderError(
-            f"{file} begins with a byte order mark, which model libraries read as a character: "
-            "save it as UTF-8 without one."
+        raise ModelFolderError.from_parts(
+            file,
+            "begins with a byte order mark, which model libraries read as a character",
+            "save it as UTF-8 without one",
         )
 
 
 def _check_config(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
-        raise ModelFolderError(
-            f"{folder / 'adapter_config.json'} belongs to an adapter over another model: merge "
-            "both, save the result and use that folder."
+        raise ModelFolderError.from_parts(
+            folder / "adapter_config.json",
+            "belongs to an adapter over another model",
+            "merge both, save the result and use that folder",
         )
     if not (folder / "config.json").is_file():
-        raise ModelFolderError(f"{folder} has no config.json: download the model again.")
+        raise ModelFolderError(
+            f"{folder} has no config.json: download the model again.",
+            file=str(folder / "config.json"),
+            finding="is missing",
+            remedy="download the model again",
+        )
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         if "auto_map" in _read_json(folder / name):
-            raise ModelFolderError(
-                f"{folder / name} asks for code of its own (auto_map), which is never run: choose "
-                "a model that transformers knows, or remove auto_map if it knows this one."
+            raise ModelFolderError.from_parts(
+                folder / name,
+                "asks for code of its own (auto_map), which is never run",
+                "choose a model that transformers knows, or remove auto_map if it knows this one",
             )
 
 
@@ -213,14 +239,22 @@ def _check_weights(folder: Path) -> None:
     if (folder / WEIGHTS_FILE).is_file():
         return
     if not (folder / WEIGHTS_INDEX).is_file():
+        remedy = _suggest_weights(folder)
         raise ModelFolderError(
-            f"{folder} has no safetensors weights ({WEIGHTS_FILE}): {_suggest_weights(folder)}."
+            f"{folder} has no safetensors weights ({WEIGHTS_FILE}): {remedy}.",
+            file=str(folder / WEIGHTS_FILE),
+            finding="is missing",
+            remedy=remedy,
         )
     shards = read_weights_index(folder)
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing or not shards:
+        names = ", ".join(missing) or WEIGHTS_FILE
         raise ModelFolderError(
-            f"{folder} misses weights: {', '.join(missing) or WEIGHTS_FILE} (download them again)."
+            f"{folder} misses weights: {names} (download them again).",
+            file=str(folder / WEIGHTS_INDEX),
+            finding=f"names weights that are missing: {names}",
+            remedy="download them again",
         )
 
 
@@ -238,17 +272,21 @@ def _check_chat_template(folder: Path) -> None:
         try:
             template.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ModelFolderError(
-                f"{template} is not UTF-8 text (byte {error.start}): download it again, or save "
-                "it as UTF-8."
+            raise ModelFolderError.from_parts(
+                template,
+                f"is not UTF-8 text (byte {error.start})",
+                "download it again, or save it as UTF-8",
             ) from error
         return
     for name in ("chat_template.json", "tokenizer_config.json"):
         if _read_json(folder / name).get("chat_template"):
             return
+    remedy = "take an instruction-tuned model, or add chat_template.jinja"
     raise ModelFolderError(
-        f"{folder} has no chat template: take an instruction-tuned model, or add "
-        "chat_template.jinja."
+        f"{folder} has no chat template: {remedy}.",
+        file=str(template),
+        finding="is missing, and so is any other chat template",
+        remedy=remedy,
     )
 
 
@@ -259,8 +297,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = parse_json(file.read_bytes(), nan_is_null=True, leave_scalars=True)
     except MalformedInputError as error:
-        message = str(error).rstrip(".")
-        raise ModelFolderError(f"{file} {message}: download it again, or correct it.") from error
+        raise ModelFolderError.from_parts(
+            file, str(error).rstrip("."), "download it again, or correct it"
+        ) from error
     if not isinstance(content, dict):
-        raise ModelFolderError(f"{file} should hold one JSON object: download or correct it.")
+        raise ModelFolderError.from_parts(
+            file, "should hold one JSON object", "download or correct it"
+        )
     return content

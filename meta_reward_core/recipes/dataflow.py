@@ -196,7 +196,7 @@ GENERATE: Final = StageSpec(
     name="generate",
     title="The actor answers each instruction K times",
     reads=("prompts",),
-    writes=("responses",),
+    writes=("responses", "refused_by_actor"),
     part_by_part=True,
     resource="engine",
     needs=(*_need("actor"), *_ENGINE),
@@ -206,7 +206,7 @@ JUDGE: Final = StageSpec(
     name="judge",
     title="The judge scores each response N times",
     reads=("prompts", "responses"),
-    writes=("judgments", "scores"),
+    writes=("judgments", "scores", "refused_by_judge"),
     part_by_part=True,
     resource="engine",
     needs=(
@@ -231,7 +231,7 @@ META_JUDGE: Final = StageSpec(
     name="meta_judge",
     title="The meta-judge compares judgments, in both orders",
     reads=("prompts", "responses", "judgments", "scores"),
-    writes=("battles",),
+    writes=("battles", "refused_by_meta_judge"),
     part_by_part=True,
     resource="engine",
     needs=(
@@ -270,6 +270,7 @@ PAIR_JUDGE: Final = StageSpec(
         "meta_judge.max_chosen_judgment_chars",
         "meta_judge.max_judgments",
         "meta_judge.max_pair_share",
+        "meta_judge.min_readable_share",
     ),
     pair_kind="judge",
 )

@@ -227,6 +227,13 @@ class MetaJudgeRecipe(DecodingRecipe):
         gt=0,
         le=100,
     )
+    min_readable_share: Share = declare_field(
+        0.0,
+        "Minimum share of opponents against which every battle of the chosen, and of the rejected, "
+        "judgment has a readable verdict, in both orders. With less, the prompt gives no judge "
+        "pair. 0: no limit; such pairs raise an alarm.",
+        source=OURS,
+    )
     max_pair_share: float | None = declare_field(
         None,
         "Maximum share of judge pairs among all pairs. Protects against a judge that always gives "

@@ -3,12 +3,19 @@
 Reads the iteration's files; knows no terminal, no database and loads no model.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from meta_reward_core.evaluation.alarms import find_alarms
-from meta_reward_core.evaluation.iteration_metrics import measure_iteration
+from meta_reward_core.evaluation.iteration_metrics import (
+    explain_unreadable_replies,
+    measure_iteration,
+)
 from meta_reward_core.evaluation.judge_metrics import IterationMetrics
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.records import PairKind
@@ -17,6 +24,19 @@ from meta_reward_core.storage.shards import Counts, IterationFiles
 Summary = dict[str, Any]
 LogRow = tuple[int, str, float]
 """Step, metric and value of a training's log."""
+
+REFUSALS: Final = {
+    "actor": "refused_by_actor",
+    "judge": "refused_by_judge",
+    "meta-judge": "refused_by_meta_judge",
+}
+"""Tables of refused prompts, by role."""
+
+NAMED_PROMPTS: Final = 100
+"""So many refused prompts of a role are named in a summary."""
+
+NAMED_CHARS: Final = 80
+"""Of each text."""
 
 _PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
 _ACCURACY: Final = "rewards/accuracies"
@@ -86,8 +106,69 @@ def summarize_iteration(
         "training": _summarize_training(files, sft_weight=recipe.training.sft_weight),
         "audit": _summarize_audit(files),
         "truth": _summarize_ground_truth(files, before, number),
-        "alarms": [asdict(alarm) for alarm in find_alarms(measured, before=earlier)],
+        "refused": summarize_refusals(files),
+        "alarms": [
+            asdict(alarm)
+            for alarm in find_alarms(
+                measured,
+                before=earlier,
+                explain=lambda role: explain_unreadable_replies(files, role, recipe),
+            )
+        ],
     }
+
+
+def summarize_refusals(files: IterationFiles) -> list[Summary]:
+    """Prompts that an engine refused, by role: how many, and the first of them by name."""
+    found = []
+    for role, table in REFUSALS.items():
+        rows = files.read(table).to_pylist()
+        if rows:
+            names = list(dict.fromkeys(row["prompt_id"] for row in rows))
+            found.append(
+                {
+                    "role": role,
+                    "table": table,
+                    "prompts": len(names),
+                    "replies": sum(row["replies"] for row in rows),
+                    "named": _name_prompts(files, names[:NAMED_PROMPTS], rows),
+                }
+            )
+    return found
+
+
+def _name_prompts(
+    files: IterationFiles, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[Summary]:
+    asked = files.read("prompts", columns=["prompt_id", "text"])
+    wanted = asked.filter(pc.is_in(asked["prompt_id"], pa.array(names))).to_pylist()
+    texts = {row["prompt_id"]: row["text"] for row in wanted}
+    reasons = {row["prompt_id"]: row["reason"] for row in reversed(rows)}
+    return [
+        {
+            "prompt_id": name,
+            "text": textwrap.shorten(texts.get(name, ""), NAMED_CHARS, placeholder="..."),
+            "reason": reasons[name],
+        }
+        for name in names
+    ]
+
+
+def describe_refusals(refused: Sequence[Summary], *, shown: int) -> list[str]:
+    """Say in sentences which prompts an engine refused, and where all of them are listed."""
+    said = []
+    for one in refused:
+        said.append(
+            f"The engine of the {one['role']} refused {one['prompts']:,} of the prompts; all are "
+            f"in the table {one['table']}:"
+        )
+        said += [
+            f"  {named['prompt_id'][:16]} {named['text']!r}: {named['reason']}"
+            for named in one["named"][:shown]
+        ]
+        if one["prompts"] > shown:
+            said.append(f"  and {one['prompts'] - shown:,} others")
+    return said
 
 
 def _summarize_readouts(recipe: Recipe) -> Summary:

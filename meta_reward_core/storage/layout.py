@@ -253,6 +253,7 @@ def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
         rf"|(?:{'|'.join(map(re.escape, tables))})/part-\d{{5}}\.parquet"
         rf"|{CHECKPOINT}/{_PLAIN_NAME}"
         rf"|probe/[a-z]+\.(?:json|parquet)"
+        rf"|breakers/[a-z_]+\.json"
         r")",
         re.ASCII,
     )

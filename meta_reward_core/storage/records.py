@@ -64,6 +64,8 @@ class Judgment:
         probabilities: of the allowed scores; None unless the score was forced.
         token_ids: as in `Response`, tokens that were put there for the model included.
         injected_at: positions in `token_ids`, from 0, of tokens that the model did not draw.
+        refusal: why the engine refused the prompt, if it did; kept in a table of its own, so None
+            in records that were read from a table.
     """
 
     prompt_id: str
@@ -79,6 +81,7 @@ class Judgment:
     probabilities: list[ValueProbability] | None = None
     token_ids: "array[int] | None" = None
     injected_at: "array[int] | None" = None
+    refusal: str | None = None
 
     @property
     def is_cut_off(self) -> bool:
@@ -117,6 +120,7 @@ class Battle:
         finish_reason: why the reply ended; None in tables of before it was written.
         readout: how the verdict came about; None as well.
         probabilities: of the allowed verdicts; None unless the verdict was forced.
+        refusal: as in `Judgment`.
     """
 
     prompt_id: str
@@ -130,6 +134,23 @@ class Battle:
     finish_reason: str | None = None
     readout: Readout | None = None
     probabilities: list[ValueProbability] | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPrompt:
+    """A prompt that the engine did not take in one role.
+
+    Attributes:
+        response_id: the response that was to be judged; None of the actor.
+        replies: that are missing because of it.
+        reason: of the engine.
+    """
+
+    prompt_id: str
+    response_id: str | None
+    replies: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

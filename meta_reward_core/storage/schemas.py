@@ -48,6 +48,13 @@ _pair_columns = [
     ("score_rejected", _float),
 ]
 
+_refusal_columns = [
+    ("prompt_id", _text),
+    ("response_id", _text),
+    ("replies", _count),
+    ("reason", _text),
+]
+
 SCHEMAS: dict[str, pa.Schema] = {
     name: pa.schema(columns)
     for name, columns in {
@@ -100,6 +107,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("readout", _text),
             ("probabilities", _probabilities),
         ],
+        "refused_by_actor": _refusal_columns,
+        "refused_by_judge": _refusal_columns,
+        "refused_by_meta_judge": _refusal_columns,
         "ratings": [
             ("prompt_id", _text),
             ("response_id", _text),
@@ -169,12 +179,18 @@ READABLE_VERSIONS: Final = frozenset({1, *ADDED_COLUMNS})
 TOKEN_COLUMNS: Final = ("token_ids", "injected_at")
 """Columns with an entry for each token: only what trains reads them, and nothing else by chance."""
 
+_KEPT_APART: Final = ("refusal",)
+"""Fields of records that are stored in another table."""
+
 WRITERS: dict[str, tuple[str, ...]] = {
     "prompts": ("sample", "pool"),
     "responses": ("generate",),
     "judgments": ("judge",),
     "scores": ("judge",),
     "battles": ("meta_judge",),
+    "refused_by_actor": ("generate",),
+    "refused_by_judge": ("judge",),
+    "refused_by_meta_judge": ("meta_judge",),
     "ratings": ("pair_judge",),
     "actor_pairs": ("pair_actor",),
     "judge_pairs": ("pair_judge",),
@@ -245,7 +261,7 @@ def get_table_name(record: type) -> str:
 def list_columns(record: type) -> list[str]:
     """List the columns that a record is read from: all except `TOKEN_COLUMNS`."""
     names = (field.name for field in dataclasses.fields(record))
-    return [name for name in names if name not in TOKEN_COLUMNS]
+    return [name for name in names if name not in (*TOKEN_COLUMNS, *_KEPT_APART)]
 
 
 def to_records(table: pa.Table, record: type[Record]) -> list[Record]:

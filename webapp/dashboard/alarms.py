@@ -35,6 +35,11 @@ MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
         "Too few pairs",
         "Few prompts give pairs, and they are not a representative sample of all prompts.",
     ),
+    "pairs_of_few_verdicts": (
+        "Judge pairs of few verdicts",
+        "The ratings of these judgments rest on few battles, or on battles in one order, which "
+        "position bias decides. Training on them teaches the judge noise.",
+    ),
     "length_growth": (
         "Length growth",
         "Judges prefer long responses, and training on their choices makes responses even longer, "

@@ -48,6 +48,7 @@ from webapp.dashboard.outcome_summary import build_outcome_summary
 from webapp.dashboard.probe import read_probe_view
 from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
+from webapp.dashboard.refused_prompts import list_refusals
 from webapp.dashboard.run_table import read_run_table, stream_csv
 from webapp.experiments import actions
 from webapp.experiments.details import (
@@ -287,7 +288,11 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
     row = _find_iteration(_prefetch_iterations(get_viewable_experiment(request.user, name)), number)
     if not is_partial_request(request):
         context = _build_progress(request, row) | {"drawn": build_iteration_charts(row)}
-        context |= {"alarms": list_alarms([row]), "probe": read_probe_view(row)}
+        context |= {
+            "alarms": list_alarms([row]),
+            "probe": read_probe_view(row),
+            "refusals": list_refusals(row),
+        }
         response = render_page_or_partial(
             request, "dashboard/iteration.html", region="", context=context
         )

@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from meta_reward_core.evaluation.judge_metrics import measure_meta_judge
-from meta_reward_core.method.battles import PositionWeights
+from meta_reward_core.method.battles import PositionWeights, compute_readable_shares
 from meta_reward_core.method.judge_pairs import JudgedPrompts
 from meta_reward_core.method.meta_judging import ComparisonSet
 from meta_reward_core.method.pairing import (
@@ -183,7 +183,9 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
             "part": part,
             **_build_response_columns(alone[prompt.prompt_id], judged, facts.recipe),
             **_build_battle_columns(battles_by_prompt[prompt.prompt_id]),
-            **_build_judge_columns(prompt, judged, facts, ratings),
+            **_build_judge_columns(
+                prompt, judged, facts, ratings, battles_by_prompt[prompt.prompt_id]
+            ),
         }
         for prompt in judged.prompts
     ]
@@ -231,7 +233,11 @@ def _build_battle_columns(battles: list[Battle]) -> dict[str, Any]:
 
 
 def _build_judge_columns(
-    prompt: Prompt, judged: JudgedPrompts, facts: IndexPartInputs, rated: Mapping[str, list[Rating]]
+    prompt: Prompt,
+    judged: JudgedPrompts,
+    facts: IndexPartInputs,
+    rated: Mapping[str, list[Rating]],
+    battles: Sequence[Battle],
 ) -> dict[str, Any]:
     """The response whose judgments battled, their ratings, and the pair before any limit."""
     contenders = judged.select_comparison_set(
@@ -244,15 +250,24 @@ def _build_judge_columns(
         "battled_response_id": contenders.response.response_id,
         "rated_judgment_id": [rating.judgment_id for rating in ratings],
         "elo": [rating.elo for rating in ratings],
-        **(dict(_iter_pair_columns(contenders, ratings, facts.weights)) if ratings else {}),
+        **(dict(_iter_pair_columns(contenders, ratings, battles, facts)) if ratings else {}),
     }
 
 
 def _iter_pair_columns(
-    contenders: ComparisonSet, ratings: list[Rating], weights: PositionWeights
+    contenders: ComparisonSet,
+    ratings: list[Rating],
+    battles: Sequence[Battle],
+    facts: IndexPartInputs,
 ) -> Iterator[tuple[str, Any]]:
     elo = {rating.judgment_id: rating.elo for rating in ratings}
-    selected = select_judge_pair(contenders.judgments, elo, weights=weights)
+    selected = select_judge_pair(
+        contenders.judgments,
+        elo,
+        weights=facts.weights,
+        readable=compute_readable_shares(battles),
+        min_readable_share=facts.recipe.meta_judge.min_readable_share,
+    )
     if not isinstance(selected, JudgePair):
         yield "judge_reason", str(selected)
         return

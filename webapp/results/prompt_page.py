@@ -9,6 +9,7 @@ from meta_reward_core.method.pairing import REASON_TEXT, ScoreGrid, find_tiers
 from meta_reward_core.method.what_if import PairRules, get_rules
 from meta_reward_core.models.reasoning import extract_finished_part
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.reporting.summary import REFUSALS
 from meta_reward_core.storage.records import Battle, Judgment, Response, ResponseScore
 from meta_reward_core.storage.schemas import to_records
 from webapp.charts.chart import Chart
@@ -93,6 +94,7 @@ class PromptPage:
     Attributes:
         battles: both orders of every pair of judgments; None where nothing battled.
         compared: samples of the judgments that battled.
+        refusals: which engines refused the prompt, and why, in sentences.
         weights: position weights, in words; empty without battles.
     """
 
@@ -106,6 +108,7 @@ class PromptPage:
     compared: Sequence[int]
     inconsistent: int
     both_orders: int
+    refusals: Sequence[str]
     before: str | None
     after: str | None
 
@@ -156,9 +159,19 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
         compared=sorted(_get_compared_judgments(found).values()),
         inconsistent=int(index.get_counts("inconsistent")[row]),
         both_orders=int(index.get_counts("both_orders")[row]),
+        refusals=list(_iter_refusals(opened, _get_part(index, row), prompt_id)),
         before=index.prompt_ids[row - 1] if row > 0 else None,
         after=index.prompt_ids[row + 1] if row + 1 < len(index) else None,
     )
+
+
+def _iter_refusals(opened: OpenIteration, part: int, prompt_id: str) -> Iterator[str]:
+    for role, table in REFUSALS.items():
+        for one in read_prompt_rows(opened.files, table, part, prompt_id).to_pylist():
+            yield (
+                f"The engine of the {role} refused {one['replies']:,} of the requests: "
+                f"{one['reason']}"
+            )
 
 
 def _get_part(index: IterationIndex, row: int) -> int:

@@ -53,8 +53,7 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
     try:
         folder = check_model_folder(path, allowed_roots=allowed_roots)
     except ModelFolderError as error:
-        message = str(error).rstrip(".").replace(f"{path.resolve()}/", "")
-        return FolderFiles(None, {}, {}, (Check("folder", "Folder", Level.RED, message),))
+        return FolderFiles(None, {}, {}, (_explain_folder_error(error, path),))
     config = read_config(folder)
     tensors, weights = read_weights(folder)
     checks = [
@@ -71,6 +70,20 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
             ),
         ]
     return FolderFiles(folder, config, tensors, tuple(checks))
+
+
+def _explain_folder_error(error: ModelFolderError, folder: Path) -> Check:
+    def shorten(text: str) -> str:
+        return text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
+
+    return Check(
+        "folder",
+        "Folder",
+        Level.RED,
+        shorten(error.finding),
+        shorten(error.remedy),
+        shorten(error.file),
+    )
 
 
 def compute_fingerprint(folder: Path) -> str:

@@ -147,6 +147,16 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
     return [Check("config", _TITLE, Level.GREEN, f"{config.model_type}, can be saved again")]
 
 
+def check_saved_files(folder: Path) -> list[Check]:
+    """Load and save what a training saves beside the weights, all of it small."""
+    try:
+        config = load_config(folder)
+    except UnusableConfigError as error:
+        return [error.check]
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    return [*check_config_saving(config), *check_generation_config(folder, vocabulary=vocabulary)]
+
+
 def _list_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     notes = {"_name_or_path", "transformers_version", "architectures"}
     keys = (before.keys() | after.keys()) - notes

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import ModelFolderError, NeedsAttentionError
+from meta_reward_core.models.check.result import CheckReport
 from meta_reward_core.planning.model_check.needs import hash_checked_settings
 from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
@@ -56,6 +57,26 @@ def require_model_checked(context: IterationContext) -> None:
         write_report(store, layout, report)
     else:
         write_changed_report(store, layout, report, key=key)
+
+
+def require_savable(context: IterationContext) -> None:
+    """See that a training can save the small files of the model as they are now.
+
+    They may have changed since the model check, and nothing that was drawn depends on them: a
+    training would only meet them at the end of its first epoch.
+
+    Raises:
+        NeedsAttentionError: they cannot be saved, with one sentence for each problem.
+    """
+    if context.recipe.engine.kind == "scripted":
+        return
+    from meta_reward_core.models.check.loading import check_saved_files
+
+    folder = context.model.folder
+    try:
+        require_sound(CheckReport(folder.name, tuple(check_saved_files(folder))))
+    except ModelFolderError as error:
+        raise NeedsAttentionError(str(error)) from error
 
 
 def _has_drawn(context: IterationContext) -> bool:

@@ -17,7 +17,7 @@ from meta_reward_core.engines.base import (
     pack_token_ids,
 )
 from meta_reward_core.engines.endpoints import Endpoint
-from meta_reward_core.engines.openai import OpenAiEngine
+from meta_reward_core.engines.openai import PLAIN_PROMPT, OpenAiEngine
 from meta_reward_core.errors import EndpointError, EngineError
 from tests.core.engines.misbehaving_server import (
     Behaviour,
@@ -338,6 +338,8 @@ BAD_PROMPT_HABITS = {
     "an unknown end": saying(completion(["x"], ended="recitation")),
     "a server error": failing(500, "Conversation roles must alternate"),
     "too long": failing(400, TOO_LONG),
+    "rejected in words of its own": failing(400, "Input data may contain inappropriate content."),
+    "unprocessable": failing(422, "messages.0.content: invalid unicode"),
     "filtered": failing(400, "no", code="content_filter"),
 }
 
@@ -353,7 +355,9 @@ def test_a_prompt_that_the_server_cannot_take_does_not_cost_the_others(
         text = exchange.body["messages"][0]["content"]
         if text in ("17", "71"):
             BAD_PROMPT_HABITS[habit](exchange)
-        elif int(text) % 3 == 0 and (trouble := next(odd, None)) is not None:
+        elif (
+            text != PLAIN_PROMPT and int(text) % 3 == 0 and (trouble := next(odd, None)) is not None
+        ):
             trouble(exchange)
         else:
             exchange.answer(200, completion([text] * exchange.body["n"]))
@@ -365,6 +369,24 @@ def test_a_prompt_that_the_server_cannot_take_does_not_cost_the_others(
     assert refused == [17, 71]
     assert all(len(row) == 2 for row in drawn)
     assert drawn[17][0].refusal
+
+
+def test_where_a_plain_prompt_is_answered_many_bad_prompts_do_not_cost_the_others(
+    server: MisbehavingServer,
+) -> None:
+    """All judgments of one response ask the same of a server; a small shard has few others."""
+
+    def behave(exchange: Any) -> None:
+        text = exchange.body["messages"][0]["content"]
+        bad = text != PLAIN_PROMPT and int(text) < 7
+        without_content(exchange) if bad else exchange.answer(200, completion([text]))
+
+    server.usually = behave
+    engine = engine_of(server, attempts=2)
+    drawn = engine.sample([user(str(at)) for at in range(10)], 1, sampling=WARM, seed=1)
+    assert [row[0].finish_reason for row in drawn] == ["refused"] * 7 + ["stop"] * 3
+    plain = [sent for sent in server.requests if sent["messages"][0]["content"] == PLAIN_PROMPT]
+    assert 1 <= len(plain) <= 4
 
 
 def test_a_server_that_answers_no_prompt_has_failed(server: MisbehavingServer) -> None:
@@ -413,7 +435,8 @@ def test_what_a_person_must_mend_is_not_tried_again(
     with pytest.raises(EndpointError, match=words) as failed:
         draw_one(server)
     assert not failed.value.retryable
-    assert len(server.requests) == 1
+    asked = [sent["messages"][0]["content"] for sent in server.requests]
+    assert asked in (["hi"], ["hi", PLAIN_PROMPT])
 
 
 def test_no_redirect_is_followed(server: MisbehavingServer) -> None:

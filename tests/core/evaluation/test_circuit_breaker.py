@@ -22,6 +22,7 @@ from meta_reward_core.planning.settings_change import (
     plan_settings_change,
 )
 from meta_reward_core.recipes.settings_history import read_settings
+from meta_reward_core.reporting.summary import describe_refusals, summarize_refusals
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.schemas import to_records
@@ -239,3 +240,57 @@ def test_small_shards_are_measured_together(tmp_path: Path, run: Run) -> None:
     with pytest.raises(NeedsAttentionError, match="Shard 3 of stage judge"):
         run(experiment, script)
     assert list_made(experiment)["judge"] == 4
+
+
+def test_a_small_stage_of_which_nothing_can_be_read_stops_when_it_is_finished(
+    tmp_path: Path, run: Run
+) -> None:
+    """Six battles of two prompts: too few to stop early, and all that there will be."""
+    changes = {"sample": {"prompts": 2}, "prompts_per_shard": 1, "judge": {"samples": 3}}
+    experiment = start(tmp_path / "a", **changes)
+    script = break_from(experiment, 0, lambda _: UNREADABLE, mark="\nWinner:")
+    with pytest.raises(NeedsAttentionError, match="Shard 1 of stage meta_judge"):
+        run(experiment, script)
+
+
+def test_refused_prompts_are_counted_named_and_stop_the_actor(tmp_path: Path, run: Run) -> None:
+    """A quarter is refused for certain only when all shards that refuse are counted."""
+
+    def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+        usual = make_fake_reply(conversation, sample, seed)
+        is_asked = conversation[-1]["content"].startswith("question")
+        return ("in words of its own", "refused") if is_asked else usual
+
+    experiment = start(tmp_path / "a")
+    with pytest.raises(NeedsAttentionError, match=r"Shard 2 of stage generate.*\(24 prompts"):
+        run(experiment, script)
+    refused = summarize_refusals(experiment.get_files(1))
+    assert [(one["role"], one["prompts"], one["replies"]) for one in refused] == [("actor", 24, 72)]
+    named = refused[0]["named"][0]
+    assert named["text"].startswith("question")
+    assert named["reason"] == "in words of its own"
+    said = describe_refusals(refused, shown=2)
+    assert said[-1].strip() == "and 22 others"
+
+
+def test_battles_and_judgments_that_are_refused_are_named_and_the_rest_goes_on(
+    tmp_path: Path, run: Run
+) -> None:
+    experiment = start(tmp_path / "a")
+    prompts = to_records(experiment.get_files(1).read("prompts", 9), Prompt)
+
+    def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+        usual = make_fake_reply(conversation, sample, seed)
+        lines = set(conversation[-1]["content"].replace(": ", "\n").splitlines())
+        for prompt, mark in zip(prompts, ("\nScore:", "\nWinner:"), strict=False):
+            if mark in usual and prompt.text in lines:
+                return "too long for me", "refused"
+        return usual
+
+    run(experiment, script)
+    refused = summarize_refusals(experiment.get_files(1))
+    assert [(one["role"], one["named"][0]["prompt_id"]) for one in refused] == [
+        ("judge", prompts[0].prompt_id),
+        ("meta-judge", prompts[1].prompt_id),
+    ]
+    assert {one["named"][0]["reason"] for one in refused} == {"too long for me"}

@@ -97,7 +97,7 @@ def test_judgments_of_the_second_call_are_numbered_after_the_first(tmp_path: Pat
 def test_a_judge_that_cannot_judge_is_found_before_all_prompts_are_tried(tmp_path: Path) -> None:
     result, engine = probe(tmp_path, unreadable_judge)
     assert [finding.cause for finding in result.report.findings] == ["wrong_format"]
-    assert result.report.prompts < 8
+    assert result.report.prompts == 2, "one prompt alone decides nothing"
     assert engine.calls < 40
     assert result.battles == []
 
@@ -131,5 +131,5 @@ def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
 def test_a_judge_is_tried_even_where_the_answers_use_up_the_time(tmp_path: Path) -> None:
     """Five answers of 20 s each; without a judgment the probe would know nothing."""
     result, _ = probe(tmp_path, unreadable_judge, pace=20.0, seconds=60)
-    assert len(result.judgments) == 2 * len(result.responses)
+    assert len(result.judgments) == len(result.responses)
     assert [finding.cause for finding in result.report.findings] == ["wrong_format"]

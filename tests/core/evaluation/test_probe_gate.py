@@ -115,6 +115,23 @@ def test_an_iteration_that_is_under_way_is_not_probed(tmp_path: Path) -> None:
     assert read_probe(experiment.get_files(1)) is None
 
 
+def test_another_setting_of_the_judge_asks_for_another_probe_in_an_experiment_that_has_begun(
+    tmp_path: Path,
+) -> None:
+    experiment = start(tmp_path)
+    resources = make_scripted_resources(tmp_path)
+    STAGES[1].run_shard(experiment.build_context(1), 0, resources)
+    for name, values in (("judge", {"max_new_tokens": 99}), ("meta_judge", {"top_p": 0.5})):
+        context = experiment.build_context(1)
+        section = getattr(context.recipe, name).model_copy(update=values)
+        changed = replace(context, recipe=context.recipe.model_copy(update={name: section}))
+        bad = make_scripted_resources(tmp_path, unreadable_judge)
+        with pytest.raises(NeedsAttentionError, match="judge probe stopped"):
+            STAGES[2].run_shard(changed, 0, bad)
+        assert accept_probe(experiment.get_files(1), by="alice")
+        require_judge_probed(changed, bad)
+
+
 def test_no_probe_draws_from_a_model_when_it_is_switched_off(tmp_path: Path) -> None:
     experiment = start(tmp_path, probe={"prompts": 0})
     resources = make_scripted_resources(tmp_path, unreadable_judge)

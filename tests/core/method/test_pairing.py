@@ -1,5 +1,6 @@
 """Which pairs are made and why others are not: tables by hand, then properties by brute force."""
 
+import itertools
 import random
 import statistics
 from dataclasses import replace
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.method.battles import compute_weights_from_counts
+from meta_reward_core.method.battles import compute_readable_shares, compute_weights_from_counts
 from meta_reward_core.method.pairing import (
     REASON_TEXT,
     ActorPair,
@@ -22,7 +23,7 @@ from meta_reward_core.method.pairing import (
     select_judge_pair,
     select_most_varied_response,
 )
-from meta_reward_core.storage.records import Judgment, Response, ResponseScore
+from meta_reward_core.storage.records import Battle, Judgment, Response, ResponseScore, Verdict
 
 EVEN = compute_weights_from_counts(wins_first=1, wins_second=1)
 
@@ -37,6 +38,11 @@ def judgment(
     reason = "no_score_line" if score is None else None
     text = f"judgment {sample}" if text is None else text
     return Judgment("p", response_id, f"{response_id}.j{sample}", sample, text, score, reason, 5)
+
+
+def battle(first: str, second: str, verdict: Verdict | None) -> Battle:
+    reason = "no_winner_line" if verdict is None else None
+    return Battle("p", "r0", first, second, "text", verdict, reason, 3)
 
 
 def scored(
@@ -456,6 +462,36 @@ def test_a_judgment_of_before_its_end_was_written_down_counts_as_finished() -> N
     judgments, ratings = _rate(1.0, -1.0)
     assert {one.finish_reason for one in judgments} == {None}
     assert isinstance(select_judge_pair(judgments, ratings, weights=EVEN), JudgePair)
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "limit", "is_pair"),
+    [
+        pytest.param({("j0", "j1")}, 1.0, False, id="one order only"),
+        pytest.param({("j0", "j1")}, 0.5, True, id="half of the opponents"),
+        pytest.param({("j0", "j1"), ("j2", "j0")}, 0.5, False, id="the best against everybody"),
+        pytest.param({("j1", "j0"), ("j1", "j2"), ("j0", "j1")}, 0.5, True, id="the middle one"),
+        pytest.param({("j0", "j1"), ("j2", "j0"), ("j1", "j2")}, 0.0, True, id="no limit"),
+    ],
+)
+def test_a_pair_needs_verdicts_that_are_readable_in_both_orders(
+    unreadable: set[tuple[str, str]], limit: float, *, is_pair: bool
+) -> None:
+    """The first judgment is the best, the last the worst."""
+    judgments, ratings = _rate(2.0, 0.0, -2.0)
+    battles = [
+        battle(f"r0.{first}", f"r0.{second}", None if (first, second) in unreadable else "A")
+        for first, second in itertools.permutations(("j0", "j1", "j2"), 2)
+    ]
+    found = select_judge_pair(
+        judgments,
+        ratings,
+        weights=EVEN,
+        readable=compute_readable_shares(battles),
+        min_readable_share=limit,
+    )
+    assert isinstance(found, JudgePair) is is_pair
+    assert is_pair or found == DropReason.TOO_FEW_READABLE_BATTLES
 
 
 def test_when_one_position_won_everything_no_rating_counts() -> None:

@@ -1,0 +1,56 @@
+"""Which prompts an engine did not take, and why: they are named, and everything else goes on."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from meta_reward_core.engines.base import Completion
+from meta_reward_core.method.parsing import PROMPT_REFUSED
+from meta_reward_core.storage.records import Battle, Judgment, Prompt, RefusedPrompt
+
+_NO_ROOM: Final = "The prompt, the reply and the forced line do not fit into the model's context."
+"""Why there is no value where the engine itself refused nothing."""
+
+_Refusal = tuple[str, str | None, str]
+"""Prompt, response and reason."""
+
+
+def list_refused_prompts(
+    prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
+) -> list[RefusedPrompt]:
+    """List the prompts that the actor's engine refused.
+
+    Args:
+        completions: of each prompt.
+    """
+    return _group_refusals(
+        (prompt.prompt_id, None, one.refusal or "unknown")
+        for prompt, drawn in zip(prompts, completions, strict=True)
+        for one in drawn
+        if one.finish_reason == "refused"
+    )
+
+
+def list_refused_judgments(judgments: Iterable[Judgment]) -> list[RefusedPrompt]:
+    """List the responses that the judge's engine refused to read."""
+    return _group_refusals(
+        (one.prompt_id, one.response_id, one.refusal or _NO_ROOM)
+        for one in judgments
+        if one.unscored_reason == PROMPT_REFUSED
+    )
+
+
+def list_refused_battles(battles: Iterable[Battle]) -> list[RefusedPrompt]:
+    """List the responses about whose judgments the meta-judge's engine refused to decide."""
+    return _group_refusals(
+        (one.prompt_id, one.response_id, one.refusal or _NO_ROOM)
+        for one in battles
+        if one.unparsed_reason == PROMPT_REFUSED
+    )
+
+
+def _group_refusals(refusals: Iterable[_Refusal]) -> list[RefusedPrompt]:
+    return [
+        RefusedPrompt(prompt_id, response_id, replies, reason)
+        for (prompt_id, response_id, reason), replies in Counter(refusals).items()
+    ]

@@ -1,0 +1,52 @@
+"""Prompts of an iteration that an engine refused, as its page names them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meta_reward_core.errors import ArtifactError
+from meta_reward_core.reporting.summary import summarize_refusals
+from webapp.experiments.files import open_iteration_files
+from webapp.experiments.models import Iteration
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalView:
+    """Refused prompts of one role.
+
+    Attributes:
+        csv: path of all of them, below the experiment's files.
+        named: id, text and reason of the first of them.
+        unnamed: how many more there are.
+    """
+
+    role: str
+    prompts: int
+    csv: str
+    named: Sequence[dict[str, Any]]
+    unnamed: int
+
+
+def list_refusals(iteration: Iteration) -> list[RefusalView]:
+    """List the refused prompts of an iteration, also while it runs."""
+    found = iteration.metrics.get("refused")
+    if found is None:
+        try:
+            found = summarize_refusals(open_iteration_files(iteration.experiment, iteration.number))
+        except ArtifactError as error:
+            _log.warning("refused prompts cannot be read: %s", error)
+            return []
+    return [_make_view(one, iteration.number) for one in found]
+
+
+def _make_view(one: dict[str, Any], number: int) -> RefusalView:
+    return RefusalView(
+        role=one["role"],
+        prompts=one["prompts"],
+        csv=f"iteration-{number}/{one['table']}.csv",
+        named=one["named"],
+        unnamed=one["prompts"] - len(one["named"]),
+    )
