@@ -287,7 +287,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"[bold]{_ABSENT}[/bold] {escape(sentence)}")
     for sentence in describe_audit(summary.get("audit")):
         console.print(f"[bold]audit[/bold] {escape(sentence)}")
-    for sentence in describe_refusals(summary["refused"], shown=NAMED_ON_TERMINAL):
+    for sentence in describe_refusals(summary.get("refused", []), shown=NAMED_ON_TERMINAL):
         console.print(f"[bold]refused[/bold] {escape(sentence)}")
     for alarm in summary["alarms"]:
         console.print(f"[bold red]alarm[/bold red] {escape(alarm['sentence'])}")

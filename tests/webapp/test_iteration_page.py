@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.layout import PROBE_ACCEPTANCE, PROBE_REPORT
-from meta_reward_core.storage.records import Judgment, Rating, ResponseScore
+from meta_reward_core.storage.records import Judgment, Rating, RefusedPrompt, ResponseScore
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.webapp.conftest import make_person
@@ -371,3 +371,16 @@ def test_the_page_shows_what_the_judge_probe_found(
     assert "Judge probe: failed, continued by alice" in get(client, PATH)
     files.replace_note(PROBE_REPORT, b"{")
     assert "Judge probe" not in get(client, PATH), "a damaged report does not take the page along"
+
+
+def test_the_page_names_the_prompts_that_engines_refused(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    assert "refused by the engine" not in get(client, PATH)
+    rows = [RefusedPrompt("a" * 64, None, 7, HOSTILE), RefusedPrompt("b" * 64, None, 7, "filtered")]
+    publish(files, "generate", 0, {"refused_by_actor": rows})
+    page = get(client, PATH)
+    assert "2 prompts refused by the engine of the actor" in page
+    assert "filtered" in page
+    assert HOSTILE not in page
+    assert "/experiments/first/files/iteration-1/refused_by_actor.csv" in page

@@ -22,7 +22,11 @@ from meta_reward_core.planning.settings_change import (
     plan_settings_change,
 )
 from meta_reward_core.recipes.settings_history import read_settings
-from meta_reward_core.reporting.summary import describe_refusals, summarize_refusals
+from meta_reward_core.reporting.summary import (
+    describe_refusals,
+    summarize_iteration,
+    summarize_refusals,
+)
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.schemas import to_records
@@ -271,6 +275,36 @@ def test_refused_prompts_are_counted_named_and_stop_the_actor(tmp_path: Path, ru
     assert named["reason"] == "in words of its own"
     said = describe_refusals(refused, shown=2)
     assert said[-1].strip() == "and 22 others"
+
+
+@pytest.mark.parametrize(
+    ("ending", "advised"),
+    [
+        (("{}\nUser:\nThanks!", "length"), "Check the end token"),
+        (("It begins", "length"), "Raise judge.max_new_tokens"),
+        ("It is a nice answer.", "manage.py train_seed"),
+        (("too long", "refused"), "use a model with a longer context"),
+    ],
+)
+def test_an_alarm_on_unreadable_judgments_names_their_cause(
+    tmp_path: Path, run: Run, ending: Any, advised: str
+) -> None:
+    """A fifth of the judgments is too few to stop the stage, and enough for an alarm."""
+    text, reason = ending if isinstance(ending, tuple) else (ending, "stop")
+
+    def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+        usual = make_fake_reply(conversation, sample, seed)
+        is_bad = "\nScore:" in usual and sample == 0
+        return (text.format("Well said."), reason) if is_bad else usual
+
+    limits = {"prompts": 0, "max_refused_share": 0.5}
+    experiment = start(tmp_path / "a", prompts_per_shard=80, probe=limits)
+    run(experiment, script)
+    summary = summarize_iteration(
+        experiment.get_files(1), number=1, recipe=experiment.recipe, stages=["judge"]
+    )
+    advice = {alarm["name"]: alarm["advice"] for alarm in summary["alarms"]}
+    assert advised in advice["judgments_unreadable"]
 
 
 def test_battles_and_judgments_that_are_refused_are_named_and_the_rest_goes_on(

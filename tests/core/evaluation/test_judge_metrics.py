@@ -296,19 +296,6 @@ def test_an_unscored_iteration_has_not_drifted() -> None:
     assert names(IterationMetrics(judge=judged(None)), HEALTHY) == ["judgments_unreadable"]
 
 
-def test_advice_follows_the_reason() -> None:
-    cut = {reason: measure_alarm(reason) for reason in ("prompt_refused", "no_winner_line")}
-    assert "longer context" in cut["prompt_refused"]
-    assert "reply format" in cut["no_winner_line"]
-
-
-def measure_alarm(reason: str) -> str:
-    assert HEALTHY.meta_judge is not None
-    meta_judge = replace(HEALTHY.meta_judge, parse_rate=0.0, unparsed={reason: 9})
-    (alarm,) = find_alarms(replace(HEALTHY, meta_judge=meta_judge))
-    return alarm.advice
-
-
 def _meta_judge(**changes: float | int) -> IterationMetrics:
     assert HEALTHY.meta_judge is not None
     return replace(HEALTHY, meta_judge=replace(HEALTHY.meta_judge, **changes))  # type: ignore[arg-type]
@@ -337,6 +324,21 @@ def _meta_judge(**changes: float | int) -> IterationMetrics:
                 ),
             ),
             "too_few_pairs",
+        ),
+        (
+            replace(
+                HEALTHY,
+                pairs=(
+                    measure_pairs(
+                        "judge",
+                        chosen_chars=[9, 9],
+                        rejected_chars=[9, 9],
+                        dropped=[],
+                        few_readable=1,
+                    ),
+                ),
+            ),
+            "pairs_of_few_verdicts",
         ),
     ],
 )
