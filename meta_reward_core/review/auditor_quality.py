@@ -1,7 +1,8 @@
 """How good each auditor of a batch is: accuracy, biases, self-consistency, speed and drift.
 
-What is right about an item is known where somebody adjudicated it, or where several auditors
-answered it alike. Errors that all of them share count as right, so accuracy is an upper estimate.
+What is right about an item is known where its answer was known before, where somebody adjudicated
+it, or where several auditors answered it alike. Errors that all of them share count as right, so
+accuracy is an upper estimate.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +16,6 @@ from meta_reward_core.review.stratified_estimators import (
     estimate_simple_share,
 )
 
-MIN_ACCURACY: Final = 0.7
-"""An auditor whose accuracy is shown to be below this is flagged."""
 MAX_SCORE_ERROR: Final = 1.0
 """A score is right where it is at most so many points from the known one."""
 
@@ -30,6 +29,7 @@ class AuditorAnswer:
     Attributes:
         value: first, second, tie or neither; of a response the score, 0 to 5.
         known: what is right about the item; None if that is not known.
+        is_calibration: whether its answer was known before anybody was asked.
         shown_first, longer, higher_score: which judgment was shown first, is longer, has the
             higher score; None where neither is, or for responses.
         earlier: the auditor's own earlier answer to the same item; None if there is none.
@@ -44,6 +44,7 @@ class AuditorAnswer:
     higher_score: str | None = None
     earlier: Value | None = None
     seconds: float = 0.0
+    is_calibration: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class AuditorQuality:
 
     Attributes:
         accuracy: share of answers that are right, of those of which that is known.
+        known_accuracy: the same of items whose answer was known before alone.
         prefers_first, prefers_longer, prefers_higher_score: shares of answers that name a winner.
         consistency: share of own repeats that were answered alike.
         drift: accuracy of the second half of the answers less that of the first half.
@@ -62,6 +64,7 @@ class AuditorQuality:
     name: str
     answers: int
     accuracy: Estimate
+    known_accuracy: Estimate
     prefers_first: Estimate
     prefers_longer: Estimate
     prefers_higher_score: Estimate
@@ -72,7 +75,7 @@ class AuditorQuality:
 
 
 def measure_auditors(
-    answers: Iterable[AuditorAnswer], *, min_accuracy: float = MIN_ACCURACY
+    answers: Iterable[AuditorAnswer], *, min_accuracy: float
 ) -> list[AuditorQuality]:
     """Measure each auditor, by name.
 
@@ -94,6 +97,7 @@ def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -
         name=name,
         answers=len(answers),
         accuracy=accuracy,
+        known_accuracy=_measure_accuracy([one for one in answers if one.is_calibration]),
         prefers_first=_measure_bias([(one.value, one.shown_first) for one in answers]),
         prefers_longer=_measure_bias([(one.value, one.longer) for one in answers]),
         prefers_higher_score=_measure_bias([(one.value, one.higher_score) for one in answers]),

@@ -40,6 +40,24 @@ STRATEGIES_BY_KIND: Final[Mapping[UnitKind, tuple[str, ...]]] = {
     ),
     "responses": ("uniform", "score", "certainty", "length", "decided", "uncertain"),
 }
+STRATEGY_GUIDE: Final[Mapping[str, str]] = {
+    "uniform": "No strata. Use it when you have no hypothesis yet.",
+    "score_gap": "Strata: equal score, gap up to 1, gap above 1. Use it to find out whether the "
+    "meta-judge only repeats the score.",
+    "score": "Strata: the judge's mean score, by whole points. Use it to find out at which scores "
+    "the judge is too generous or too harsh.",
+    "certainty": "Strata: both orders agree, both orders disagree, at most one order readable "
+    "(responses: variance of the scores). A good default: rare disagreements are covered as well "
+    "as common agreements.",
+    "position": "Strata: which judgment won in both orders, or which position. Use it to measure "
+    "position bias; the interval of the meta-judge's own preference for the first is too wide.",
+    "length": "Strata: thirds of the length. Use it to measure length bias.",
+    "decided": "Strata: became a preference pair or not. Use it to audit what the next model "
+    "trains on.",
+    "uncertain": "The most uncertain items, and a fifth uniformly from the rest. Use it to find "
+    "errors and to collect training pairs; intervals for the whole iteration are wide.",
+}
+"""What the strata of each strategy are and when to use it."""
 UNIFORM_SHARE: Final = 0.2
 _MIN_UNIFORM_ITEMS: Final = 2
 _MIN_REPEAT_DISTANCE: Final = 10

@@ -89,6 +89,7 @@ PAGES: Final = (
     Page("prompt", "battled", f"{_RUN}/prompts/{{prompt}}"),
     Page("prompt", "judged", "/experiments/training/iterations/{last}/prompts/{last_prompt}"),
     Page("battle", "two-judgments", f"{_RUN}/prompts/{{prompt}}/battle?first=0&second=1"),
+    Page("send_to_audit", "nothing-to-send", f"{_RUN}/prompts/{{prompt}}/audit"),
     Page("what-if", "as-it-was", f"{_RUN}/what-if"),
     Page("what-if", "changed", f"{_RUN}/what-if?rho=0.9&min_valid_judgments=4"),
     Page("what-if", "refused", f"{_RUN}/what-if?rho=1.5"),

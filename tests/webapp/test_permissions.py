@@ -51,7 +51,7 @@ OPERATORS: Final = {
     ),
     "audit_import",
     *("new_experiment", "new_experiment_prompts", "duplicate", "request_action", "cancel_turn"),
-    *("compare_models", "ownership"),
+    *("compare_models", "ownership", "send_to_audit"),
     *("model_check", "settings", "bulk_action", "details", "archive", "delete"),
 }
 AUDITORS: Final = {

@@ -76,6 +76,7 @@ def list_items(request: HttpRequest) -> HttpResponse:
         "to_adjudicate": count_to_adjudicate(person),
         "is_filtered": bool(encode_filter(values)),
         "last": _find_last(person),
+        "max_csv_rows": _MAX_CSV_ROWS,
     }
     status = 422 if form.errors else 200
     return render(request, "audit/items.html", context, status=status)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_users_with_permission
@@ -74,7 +74,7 @@ class AuditorProgress:
         mine: items that they answered.
         left: items that they could still answer, skipped ones too.
         skipped: how many of those they skipped.
-        answered, items: of the batch, by everybody.
+        answered, items: of the batch, by everybody; items with known answers left out.
     """
 
     mine: int
@@ -110,7 +110,8 @@ def get_assigned_batches(person: User) -> QuerySet[Batch]:
 def _select_suitable_items(batch: Batch, person: User) -> QuerySet[Item]:
     """Unanswered items that may be put before a person, held ones among them.
 
-    A repeat waits for its original, and goes to who answered that or to somebody else.
+    A repeat waits for its original, and goes to who answered that or to somebody else. An item with
+    a known answer goes to the auditor for whom it was copied.
     """
     answered = Answer.objects.filter(item=OuterRef("original"))
     by_them = answered.filter(auditor=person)
@@ -118,6 +119,7 @@ def _select_suitable_items(batch: Batch, person: User) -> QuerySet[Item]:
         Q(repeat_kind=RepeatKind.NO)
         | Q(repeat_kind=RepeatKind.SAME) & Exists(by_them)
         | Q(repeat_kind=RepeatKind.OTHER) & Exists(answered) & ~Exists(by_them)
+        | Q(repeat_kind=RepeatKind.KNOWN, reserved_for=person)
     )
 
 
@@ -128,12 +130,13 @@ def _build_free_filter(person: User) -> Q:
 def compute_progress(batch: Batch, person: User) -> AuditorProgress:
     """Count what a person has answered and could still answer."""
     suited = _select_suitable_items(batch, person).filter(_build_free_filter(person))
+    drawn = batch.items.exclude(repeat_kind=RepeatKind.KNOWN)
     return AuditorProgress(
         mine=Answer.objects.filter(item__batch=batch, auditor=person).count(),
         left=suited.count(),
         skipped=suited.filter(skipped_by=person).count(),
-        answered=batch.items.filter(is_answered=True).count(),
-        items=batch.items.count(),
+        answered=drawn.filter(is_answered=True).count(),
+        items=drawn.count(),
     )
 
 
@@ -157,7 +160,8 @@ def _try_lease_next(batch: Batch, person: User) -> Item | None:
     if held is not None and _lease_item(held, person):
         return held
     wanted = suited.filter(_build_free_filter(person)).exclude(skipped_by=person)
-    while candidates := list(wanted.order_by("number")[:_CANDIDATES]):
+    known_first = Case(When(repeat_kind=RepeatKind.KNOWN, then=0), default=1)
+    while candidates := list(wanted.order_by(known_first, "number")[:_CANDIDATES]):
         # Who comes at the same moment as others shall not stand in line for the same item.
         first, rest = candidates[:1], candidates[1:]
         for item in first + random.sample(rest, len(rest)):
@@ -184,6 +188,16 @@ def reassign_repeats(batch: Batch) -> int:
     )
     orphans = waiting.exclude(original__answer__auditor__in=able)
     return sum(_reassign(item) for item in orphans.select_related("original__answer"))
+
+
+def count_stranded_repeats(batch: Batch) -> int:
+    """Count the repeats for another auditor that none of the assigned auditors could answer."""
+    able = get_possible_auditors().filter(audit_batches=batch)
+    if able.count() != 1:
+        return 0
+    by_others = Answer.objects.filter(item=OuterRef("original")).exclude(auditor__in=able)
+    waiting = batch.items.filter(repeat_kind=RepeatKind.OTHER, is_answered=False)
+    return waiting.filter(~Exists(by_others)).count()
 
 
 def _reassign(item: Item) -> bool:

@@ -13,9 +13,11 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from webapp.accounts.permissions import get_user
 from webapp.accounts.roles import ANSWER
 from webapp.audit import annotation_queue
+from webapp.audit.auditor_report import find_own_quality
 from webapp.audit.forms import AnswerForm, make_answer_form, to_item_choice, to_shown_letter
 from webapp.audit.item_presenter import format_answer, list_revealed_facts, make_item_view
 from webapp.audit.models import Answer, Item
+from webapp.audit.report_presenter import make_own_line
 from webapp.audit.selectors import find_own_answer, get_assigned_item, read_hidden_facts
 from webapp.htmx import render_page_or_partial
 
@@ -43,6 +45,7 @@ def show_next_item(request: HttpRequest, pk: int) -> HttpResponse:
         "batch": batch,
         "progress": annotation_queue.compute_progress(batch, person),
         "last": annotation_queue.get_last_answer(batch, person),
+        "quality": make_own_line(find_own_quality(batch, person)),
     }
     return render(request, "audit/batch_complete.html", context)
 

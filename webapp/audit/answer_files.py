@@ -71,16 +71,34 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
         InputError: the file as a whole is not what it should be: it is too large, not UTF-8, or
             not CSV with our columns; or it has too many entries.
     """
-    for count, (where, row) in enumerate(_iter_rows(name, content)):
-        if count == MAX_ENTRIES:
-            raise InputError(f"{name} has more than {MAX_ENTRIES:,} entries")
+    for where, row in iter_rows(name, content, columns=("batch", "item")):
         yield LeftOut(where, None, row) if isinstance(row, str) else _read_entry(where, row)
 
 
 # From bytes to rows. A text in place of a row is the reason why there is none.
 
 
-def _iter_rows(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
+def iter_rows(
+    name: str, content: bytes, *, columns: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Read the rows of a file: CSV if its name says so, else JSON or JSON lines.
+
+    Args:
+        columns: that a CSV file must have.
+
+    Yields:
+        Where a row stands, and its values or the reason why they cannot be read.
+
+    Raises:
+        InputError: the file is too large, not UTF-8, has too many entries, or lacks a column.
+    """
+    for count, found in enumerate(_iter_rows(name, content, columns)):
+        if count == MAX_ENTRIES:
+            raise InputError(f"{name} has more than {MAX_ENTRIES:,} entries")
+        yield found
+
+
+def _iter_rows(name: str, content: bytes, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     if len(content) > MAX_BYTES:
         raise InputError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB")
     try:
@@ -88,18 +106,18 @@ def _iter_rows(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is not UTF-8 text") from error
     if name.lower().endswith(".csv"):
-        return _iter_csv_rows(name, text)
+        return _iter_csv_rows(name, text, columns)
     if text.lstrip().startswith("["):
         return _iter_array_rows(text)
     return _iter_line_rows(text)
 
 
-def _iter_csv_rows(name: str, text: str) -> Iterator[tuple[str, Any]]:
+def _iter_csv_rows(name: str, text: str, required: Sequence[str]) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     where = "line 1"
     try:
-        columns = _read_header(name, next(reader, []))
+        columns = _read_header(name, next(reader, []), required)
         where = f"line {reader.line_num + 1}"
         for cells in reader:
             if cells:
@@ -110,9 +128,9 @@ def _iter_csv_rows(name: str, text: str) -> Iterator[tuple[str, Any]]:
         yield where, f"is not readable CSV ({error}); nothing after it was read"
 
 
-def _read_header(name: str, cells: Sequence[str]) -> list[str]:
+def _read_header(name: str, cells: Sequence[str], required: Sequence[str]) -> list[str]:
     columns = [unguard_cell(cell).strip() for cell in cells]
-    for column in ("batch", "item"):
+    for column in required:
         if columns.count(column) != 1:
             raise InputError(f"{name} must have one column {column!r}, separated by commas")
     return columns

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from django.contrib.auth.models import User
 from django.db.models import Q
 
 from meta_reward_core.review.auditor_quality import (
@@ -15,6 +16,7 @@ from meta_reward_core.review.auditor_quality import (
 from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import MetaJudgeResults
 from webapp.audit.batch_report import estimate_batch
+from webapp.audit.known_items import iter_known_values
 from webapp.audit.models import Answer, Batch, Item, ItemKind, RepeatKind
 
 
@@ -39,6 +41,14 @@ class AuditorReport:
         return tuple(one.name for one in self.auditors if one.is_flagged)
 
 
+def find_own_quality(batch: Batch, person: User) -> AuditorQuality | None:
+    """What a batch shows an auditor of themselves; None if it shows nothing, or nothing yet."""
+    if not batch.shows_quality:
+        return None
+    name = person.get_username()
+    return next((one for one in make_auditor_report(batch).auditors if one.name == name), None)
+
+
 def make_auditor_report(batch: Batch) -> AuditorReport:
     """Measure the auditors of a batch."""
     answers = list(
@@ -54,8 +64,12 @@ def make_auditor_report(batch: Batch) -> AuditorReport:
         .exclude(adjudicated="")
         .values_list("pk", "adjudicated")
     )
+    decided |= dict(iter_known_values(batch))
     known = {key: _find_known(batch, found, decided.get(key)) for key, found in by_item.items()}
-    auditors = tuple(measure_auditors(_iter_auditor_answers(answers, known)))
+    measured = measure_auditors(
+        _iter_auditor_answers(answers, known), min_accuracy=batch.min_accuracy
+    )
+    auditors = tuple(measured)
     flagged = [one.name for one in auditors if one.is_flagged]
     differing = [key for key, found in by_item.items() if len(_list_values(found)) > 1]
     return AuditorReport(
@@ -100,6 +114,7 @@ def _iter_auditor_answers(
             higher_score=_find_larger(facts.get("score_first"), facts.get("score_second")),
             earlier=earlier.get(key),
             seconds=answer.seconds,
+            is_calibration=item.known_id is not None,
         )
         earlier.setdefault(key, value)
 

@@ -136,6 +136,7 @@ def make_report(*batches: Batch) -> BatchReport:
     is_pairs = batches[0].kind == ItemKind.JUDGMENTS
     answers = list(
         Answer.objects.filter(item__batch__in=batches)
+        .exclude(item__repeat_kind=RepeatKind.KNOWN)
         .select_related("item", "auditor")
         .order_by("submitted", "pk")
     )
@@ -145,7 +146,7 @@ def make_report(*batches: Batch) -> BatchReport:
     decided = sum(bool(item.adjudicated) for item in items)
     alone = [item for item in items if hasattr(item, "answer")]
     return BatchReport(
-        items=Item.objects.filter(batch__in=batches).count(),
+        items=Item.objects.filter(batch__in=batches).exclude(repeat_kind=RepeatKind.KNOWN).count(),
         answered=len(answers),
         pairs=results if isinstance(results, MetaJudgeResults) else None,
         responses=results if isinstance(results, JudgeResults) else None,

@@ -18,10 +18,16 @@ from meta_reward_core.review.sampling_units import (
     build_pair_units,
     build_response_units,
 )
-from meta_reward_core.review.stratified_sampling import BatchSample, draw_sample
+from meta_reward_core.review.stratified_sampling import (
+    BatchSample,
+    SampledItem,
+    StratumPlan,
+    draw_sample,
+)
 from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import get_table_name, list_columns
 from meta_reward_core.storage.shards import IterationFiles
+from webapp.audit.models import HAND_PICKED, MIN_ACCURACY
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.models import Experiment, StageStatus
 
@@ -39,12 +45,32 @@ _STAGES: Final[Mapping[str, str]] = {"judgments": "pair_judge", "responses": "ju
 
 
 @dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """An item from a file with its answer.
+
+    Attributes:
+        answer: first, second, tie or neither; of a response the score, 0 to 5, as text.
+    """
+
+    instruction: str
+    response: str
+    first: str
+    second: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchPlan:
     """What a batch shall be.
 
     Attributes:
         size: distinct items.
         same_share, other_share: shares of them that come again.
+        min_accuracy: an auditor whose accuracy is shown to be below this is flagged.
+        shows_quality: whether auditors see their own accuracy.
+        adjudicated_items: number of adjudicated items of earlier batches that each auditor
+            answers first.
+        known_answers: items of a file that each auditor answers first.
     """
 
     kind: UnitKind
@@ -56,6 +82,10 @@ class BatchPlan:
     hides_score_lines: bool
     reveals_at_once: bool
     guidelines: str
+    min_accuracy: float = MIN_ACCURACY
+    shows_quality: bool = False
+    adjudicated_items: int = 0
+    known_answers: tuple[KnownAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +172,57 @@ def sample_batch(
         InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
         ArtifactError: files are gone or damaged.
     """
+
+    def draw(units: Sequence[SamplingUnit]) -> BatchSample:
+        rng = random.Random(derive_seed(plan.seed, "audit"))
+        return draw_sample(units, strategy=plan.strategy, size=plan.size, rng=rng)
+
+    return _sample_batch(experiment, number, plan, draw, say)
+
+
+def pick_items(
+    experiment: Experiment,
+    number: int,
+    kind: UnitKind,
+    keys: Sequence[str],
+    *,
+    say: StatusCallback = _ignore_status,
+) -> SampledBatch:
+    """Make a batch of items that somebody chose, by their keys.
+
+    Raises:
+        InputError: the iteration has no finished stage to take them from, or no such item.
+        ArtifactError: files are gone or damaged.
+    """
+    plan = BatchPlan(kind, HAND_PICKED, len(keys), 0, 0.0, 0.0, True, True, "")  # noqa: FBT003
+
+    def pick(units: Sequence[SamplingUnit]) -> BatchSample:
+        known = {unit.key for unit in units}
+        missing = [key for key in keys if key not in known]
+        if missing:
+            raise InputError(
+                f"iteration {number} of {experiment.name!r} has no item {missing[0]!r} to audit: "
+                "judgments must have battled, and responses must have a score"
+            )
+        strata = (StratumPlan(HAND_PICKED, len(keys), len(keys)),)
+        return BatchSample(strata, tuple(SampledItem(key, HAND_PICKED, 1.0) for key in keys))
+
+    return _sample_batch(experiment, number, plan, pick, say)
+
+
+def _sample_batch(
+    experiment: Experiment,
+    number: int,
+    plan: BatchPlan,
+    draw: Callable[[Sequence[SamplingUnit]], BatchSample],
+    say: StatusCallback,
+) -> SampledBatch:
     require_finished(experiment, number, plan.kind)
     files = open_iteration_files(experiment, number)
     digest = files.hash_inputs(SOURCES[plan.kind])
     policies = read_reasoning_policies(experiment)
     population = _POPULATIONS[plan.kind](files, say, policies)
-    sample = draw_sample(
-        population.units,
-        strategy=plan.strategy,
-        size=plan.size,
-        rng=random.Random(derive_seed(plan.seed, "audit")),
-    )
+    sample = draw(population.units)
     say("reading the texts of the items that were drawn")
     facts = {drawn.key: population.facts_of(drawn.key) for drawn in sample.drawn}
     texts = _read_texts(files, list(facts.values()), policies)

@@ -5,15 +5,25 @@ from typing import Any, Final, cast
 from django import forms
 from django.contrib.auth.models import User
 
+from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
 from webapp.audit.adjudication import MAX_REASON_CHARS, MIN_REASON_CHARS, Decision
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
-from webapp.audit.batch_sampling import BatchPlan
+from webapp.audit.batch_sampling import BatchPlan, KnownAnswer
 from webapp.audit.gate import find_override, get_gate_terms, has_battles, has_pairs, hash_battles
-from webapp.audit.models import Confidence, Gate, Item, ItemKind, OverrideOutcome
+from webapp.audit.known_items import MAX_KNOWN_ITEMS, read_known_answers
+from webapp.audit.models import (
+    MIN_ACCURACY,
+    Confidence,
+    Gate,
+    Item,
+    ItemKind,
+    OverrideOutcome,
+)
 from webapp.experiments.models import Experiment, RunStatus
 
-_MAX_ITEMS = 5000
+_MAX_ITEMS: Final = 5000
+_MAX_ROW_ERRORS: Final = 20
 
 
 JUDGMENT_CHOICES: Final = (
@@ -189,11 +199,39 @@ class BatchForm(forms.Form):
         help_text="Markdown. Shown beside every item.",
     )
     auditors = forms.ModelMultipleChoiceField(
-        queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
+        queryset=User.objects.none(),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="A lone auditor gets no repeats for another auditor: nobody could answer them.",
     )
+    adjudicated_items = forms.IntegerField(
+        min_value=0,
+        max_value=MAX_KNOWN_ITEMS,
+        initial=0,
+        label="Adjudicated items to begin with",
+        help_text="Each auditor first answers this many of the experiment's adjudicated items, "
+        "latest first. They measure the auditors and count in no estimate.",
+    )
+    known_file = forms.FileField(
+        required=False,
+        label="File of items with known answers",
+        help_text="CSV, JSON or JSON lines with the columns instruction, response, first, second "
+        "(the two judgments) and answer (first, second, tie or neither); for responses "
+        "instruction, response and points. The csv export of a batch has these columns.",
+    )
+    min_accuracy = forms.IntegerField(
+        min_value=0,
+        max_value=100,
+        initial=round(100 * MIN_ACCURACY),
+        label="Minimum accuracy of an auditor (%)",
+        help_text="An auditor whose 95% interval lies below this is flagged, and results are also "
+        "shown without their answers.",
+    )
+    shows_quality = forms.BooleanField(required=False, label="Show auditors their own accuracy")
 
     def __init__(self, *args: Any, numbers: list[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._known: list[KnownAnswer] = []
         iteration = cast("forms.TypedChoiceField", self.fields["iteration"])
         iteration.choices = [(number, str(number)) for number in numbers]
         auditors = cast("forms.ModelMultipleChoiceField[User]", self.fields["auditors"])
@@ -206,7 +244,21 @@ class BatchForm(forms.Form):
         known = {str(name): strategies for name, strategies in STRATEGIES_BY_KIND.items()}
         if kind and strategy and strategy not in known[kind]:
             self.add_error("strategy", "This strategy does not apply to this question.")
+        if kind and values.get("known_file"):
+            self._read_known_file(values["known_file"], kind)
         return values
+
+    def _read_known_file(self, file: Any, kind: str) -> None:
+        try:
+            self._known, left_out = read_known_answers(file.name, file.read(), kind)
+        except InputError as error:
+            self.add_error("known_file", str(error))
+            return
+        for one in left_out[:_MAX_ROW_ERRORS]:
+            self.add_error("known_file", f"{one.where}: {one.reason}")
+        if len(left_out) > _MAX_ROW_ERRORS:
+            more = len(left_out) - _MAX_ROW_ERRORS
+            self.add_error("known_file", f"{more:,} more rows cannot be used.")
 
     def plan(self) -> BatchPlan:
         """What was asked for."""
@@ -221,6 +273,10 @@ class BatchForm(forms.Form):
             hides_score_lines=values["hides_score_lines"],
             reveals_at_once=values["reveals_at_once"],
             guidelines=values["guidelines"],
+            min_accuracy=values["min_accuracy"] / 100,
+            shows_quality=values["shows_quality"],
+            adjudicated_items=values["adjudicated_items"],
+            known_answers=tuple(self._known),
         )
 
 

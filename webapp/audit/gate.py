@@ -7,6 +7,7 @@ from typing import Any, Final
 from webapp.audit.batch_report import estimate_agreement, is_stale
 from webapp.audit.batch_sampling import hash_source_files
 from webapp.audit.models import (
+    HAND_PICKED,
     Batch,
     BatchStatus,
     Gate,
@@ -44,7 +45,7 @@ def evaluate_gate(iteration: Iteration) -> GateDecision:
     Without a gate and without judge pairs nothing holds it; what was decided for it and its
     battles stands. The newest batch that is complete decides: to look again after every answer,
     and stop at a good moment, would let a coin pass sooner or later. Batches of files that were
-    made again since do not count.
+    made again since, and of items that somebody picked, do not count.
     """
     if not has_pairs(iteration, "judge"):
         return PASSED
@@ -62,9 +63,13 @@ def _apply_override(decided: GateOverride) -> GateDecision:
 
 
 def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
-    batches = Batch.objects.filter(
-        experiment=iteration.experiment_id, iteration=iteration.number, kind=ItemKind.JUDGMENTS
-    ).select_related("experiment")
+    batches = (
+        Batch.objects.filter(
+            experiment=iteration.experiment_id, iteration=iteration.number, kind=ItemKind.JUDGMENTS
+        )
+        .exclude(strategy=HAND_PICKED)
+        .select_related("experiment")
+    )
     counted = [batch for batch in batches if not is_stale(batch)]
     complete = [batch for batch in counted if is_complete(batch)]
     found = _explain_not_passed(complete[0], gate) if complete else _explain_no_audit(counted)

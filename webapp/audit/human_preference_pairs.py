@@ -8,7 +8,7 @@ from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from webapp.audit.batch_report import is_stale
 from webapp.audit.batch_sampling import read_experiment_templates
 from webapp.audit.gate import is_complete
-from webapp.audit.models import Answer, Batch, Item, ItemKind
+from webapp.audit.models import HAND_PICKED, Answer, Batch, Item, ItemKind
 from webapp.experiments.models import Experiment
 
 Row = dict[str, Any]
@@ -20,14 +20,17 @@ _OTHER: Final[dict[Side, Side]] = {"first": "second", "second": "first"}
 def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
     """Gather the rows of the table `build_human_pairs` from audits of earlier iterations.
 
-    Complete batches count whose battles were not made again since. Where two batches name
+    Complete batches count whose battles were not made again since, but none of items that somebody
+    picked, who could see what the meta-judge said of them. Where two batches name
     different winners of the same two judgments, neither counts. A judgment that the token limit
     cut off is never the chosen one, whoever prefers it.
 
     Args:
         before: the iteration that may train on them.
     """
-    batches = experiment.audits.filter(kind=ItemKind.JUDGMENTS, iteration__lt=before)
+    batches = experiment.audits.filter(kind=ItemKind.JUDGMENTS, iteration__lt=before).exclude(
+        strategy=HAND_PICKED
+    )
     found: dict[tuple[int, str], list[tuple[Batch, Item, Side]]] = {}
     for batch in batches.order_by("iteration", "pk"):
         if is_complete(batch) and not is_stale(batch):

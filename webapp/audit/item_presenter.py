@@ -102,6 +102,8 @@ def format_choice(choice: str | None, item: Item) -> str:
 
 def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
     """What judge and meta-judge said of an item, by the letters that the auditor saw."""
+    if item.known is not None:
+        return [RevealedFact("Known answer", _format_known(item, item.known.answer))]
     if "mean" in facts:
         return [
             RevealedFact("The judge's mean", _format_score(facts["mean"])),
@@ -123,6 +125,12 @@ def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
         ),
         RevealedFact("Became a preference pair", "yes" if facts["decided_pair"] else "no"),
     ]
+
+
+def _format_known(item: Item, answer: str) -> str:
+    if item.batch.kind == ItemKind.RESPONSES:
+        return f"{answer} of 5"
+    return format_choice(answer, item)
 
 
 def _format_score(value: float | None) -> str:

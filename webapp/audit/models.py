@@ -5,7 +5,7 @@ which nothing that shows an unanswered item reads. Answers outlive their auditor
 an answer, a gate or a batch is a row of its own that is never changed.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -13,6 +13,11 @@ from django.db import models
 from django.db.models import Q
 
 from webapp.experiments.models import Experiment
+
+HAND_PICKED: Final = "hand_picked"
+"""Strategy of a batch whose items somebody chose: it is no sample and estimates nothing else."""
+MIN_ACCURACY: Final = 0.7
+"""An auditor whose accuracy is shown to be below this is flagged, unless the batch says other."""
 
 
 class ItemKind(models.TextChoices):
@@ -30,11 +35,12 @@ class BatchStatus(models.TextChoices):
 
 
 class RepeatKind(models.TextChoices):
-    """For whom a repeat is."""
+    """Why an item that was not drawn for itself is in a batch."""
 
     NO = "", "first time"
     SAME = "same", "repeat for the same auditor"
     OTHER = "other", "repeat for another auditor"
+    KNOWN = "known", "item with a known answer"
 
 
 class PreferenceLabel(models.TextChoices):
@@ -64,6 +70,8 @@ class Batch(models.Model):
         hides_score_lines: whether the judgments are shown without their score lines.
         reveals_at_once: whether the reveal follows each answer, or the end of the batch.
         same_share, other_share: shares of the items that come again.
+        min_accuracy: an auditor whose accuracy is shown to be below this is flagged.
+        shows_quality: whether auditors see their own accuracy.
     """
 
     experiment = models.ForeignKey(
@@ -80,6 +88,8 @@ class Batch(models.Model):
     reveals_at_once = models.BooleanField()
     same_share = models.FloatField()
     other_share = models.FloatField()
+    min_accuracy = models.FloatField(default=MIN_ACCURACY)
+    shows_quality = models.BooleanField(default=False)
     guidelines = models.TextField(blank=True, default="")
     rubric = models.TextField(blank=True, default="")
     status = models.CharField(max_length=8, choices=BatchStatus, default=BatchStatus.OPEN)
@@ -113,6 +123,45 @@ class Batch(models.Model):
     def __str__(self) -> str:
         return f"audit {self.pk} of {self.experiment_name} iteration {self.iteration}"
 
+    @property
+    def is_hand_picked(self) -> bool:
+        """Whether somebody chose its items, so that it says nothing about others."""
+        return self.strategy == HAND_PICKED
+
+
+class KnownItem(models.Model):
+    """An item with a known answer, which every auditor of a batch answers before all others.
+
+    Attributes:
+        number: its place among the known items of the batch, from 1.
+        answer: first, second, tie or neither; of a response the score, 0 to 5, as text.
+        source: the adjudicated item that it is a copy of; None if it comes from a file.
+        facts: what judge and meta-judge said of that item; empty if it comes from a file.
+    """
+
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="known_items")
+    number = models.PositiveIntegerField()
+    instruction = models.TextField()
+    response = models.TextField()
+    first = models.TextField(blank=True, default="")
+    second = models.TextField(blank=True, default="")
+    answer = models.CharField(max_length=16)
+    source = models.ForeignKey(
+        "Item", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    facts = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        """In their order."""
+
+        ordering: ClassVar = ["batch", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["batch", "number"], name="known_item_number_is_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"known item {self.number} of {self.batch}"
+
 
 class Item(models.Model):
     """One thing to look at; a repeat is an item of its own with the same texts.
@@ -124,6 +173,7 @@ class Item(models.Model):
         first, second: texts of the judgments; empty for a response.
         is_swapped: whether the second judgment is shown as A.
         original: what a repeat repeats.
+        known, reserved_for: the known item that it is a copy of, and the auditor who answers it.
         holder, lease_until: who looks at it, and until when in the database's time.
         seconds: how long it was looked at so far.
         draft: what its holder has filled in so far.
@@ -154,6 +204,12 @@ class Item(models.Model):
     repeat_kind = models.CharField(
         max_length=8, choices=RepeatKind, blank=True, default=RepeatKind.NO
     )
+    known = models.ForeignKey(
+        KnownItem, on_delete=models.CASCADE, null=True, blank=True, related_name="copies"
+    )
+    reserved_for = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     holder = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -183,6 +239,9 @@ class Item(models.Model):
             models.UniqueConstraint(fields=["batch", "number"], name="item_number_is_unique"),
             models.CheckConstraint(
                 condition=Q(probability__gt=0, probability__lte=1), name="item_chance_is_known"
+            ),
+            models.UniqueConstraint(
+                fields=["known", "reserved_for"], name="known_item_is_asked_once"
             ),
         ]
 

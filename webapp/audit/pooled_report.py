@@ -9,7 +9,7 @@ from django.db.models import Q
 from meta_reward_core.review.meta_judge_results import describe_agreement_change
 from meta_reward_core.review.stratified_estimators import NO_ESTIMATE, Estimate
 from webapp.audit.batch_report import BatchReport, is_stale, make_report
-from webapp.audit.models import Batch, ItemKind, RepeatKind
+from webapp.audit.models import HAND_PICKED, Batch, ItemKind, RepeatKind
 from webapp.experiments.models import Experiment
 
 
@@ -46,8 +46,12 @@ class TrendPoint:
 
 
 def pool_iteration(experiment: Experiment, number: int) -> list[PooledReport]:
-    """Pool the batches of an iteration, kind by kind; kinds without a batch are left out."""
-    found = list(experiment.audits.filter(iteration=number).order_by("created", "pk"))
+    """Pool the batches of an iteration, kind by kind; kinds without a batch are left out.
+
+    Batches of items that somebody picked are no samples of the iteration and are left out.
+    """
+    sampled = experiment.audits.exclude(strategy=HAND_PICKED)
+    found = list(sampled.filter(iteration=number).order_by("created", "pk"))
     by_kind = [(kind, [batch for batch in found if batch.kind == kind]) for kind in ItemKind]
     return [_pool_batches(kind, batches) for kind, batches in by_kind if batches]
 

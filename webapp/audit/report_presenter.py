@@ -3,23 +3,31 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from statistics import median
 from typing import Any, Final
+
+from django.contrib.auth.models import User
 
 from meta_reward_core.review.auditor_quality import AuditorQuality
 from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
+from meta_reward_core.review.sample_size import SampleSize, plan_sample_sizes
 from meta_reward_core.review.stratified_estimators import Estimate
-from meta_reward_core.review.stratified_sampling import STRATEGIES
+from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGY_GUIDE
 from webapp.activity.models import Activity, ObjectType
 from webapp.audit.auditor_report import AuditorReport
 from webapp.audit.batch_report import BatchReport
 from webapp.audit.gate import read_terms
 from webapp.audit.models import Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
+from webapp.audit.selectors import list_answer_seconds
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE
+from webapp.experiments.models import Experiment
 
+USUAL_REPEAT_SHARE: Final = 0.3
+"""Share of repeats that the form of a new batch begins with."""
 _FULL_COVERAGE: Final = 0.9995
 
 
@@ -163,8 +171,34 @@ def _make_number_line(name: str, found: Estimate) -> MetricLine:
 
 def make_batch_view(batch: Any) -> BatchView:
     """A batch with its counts, which the query has annotated."""
-    strategy = STRATEGIES[batch.strategy].partition(":")[0]
-    return BatchView(batch, strategy, batch.item_count, batch.answer_count)
+    label = "hand-picked items" if batch.is_hand_picked else STRATEGIES[batch.strategy]
+    return BatchView(batch, label.partition(":")[0], batch.item_count, batch.answer_count)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningView:
+    """What helps to plan a batch.
+
+    Attributes:
+        seconds: median of the answers that were timed; None where there is none.
+        timed: how many answers that is.
+        guide: strategies with what they are for.
+    """
+
+    sizes: tuple[SampleSize, ...]
+    repeat_share: float
+    seconds: float | None
+    timed: int
+    guide: tuple[tuple[str, str], ...]
+
+
+def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
+    """Say how many items an interval takes, what that costs, and what each strategy is for."""
+    spent = list_answer_seconds(person, experiment)
+    seconds = median(spent) if spent else None
+    sizes = plan_sample_sizes(repeat_share=USUAL_REPEAT_SHARE, seconds=seconds)
+    guide = ((STRATEGIES[name].partition(":")[0], text) for name, text in STRATEGY_GUIDE.items())
+    return PlanningView(tuple(sizes), USUAL_REPEAT_SHARE, seconds, len(spent), tuple(guide))
 
 
 def make_report_view(report: BatchReport) -> ReportView:
@@ -186,9 +220,15 @@ def make_auditor_lines(report: AuditorReport) -> list[AuditorLine]:
     return [_make_auditor_line(one) for one in report.auditors]
 
 
+def make_own_line(found: AuditorQuality | None) -> AuditorLine | None:
+    """The line of one auditor, where there is anything to show."""
+    return _make_auditor_line(found) if found else None
+
+
 def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
     shares = (
         ("Accuracy", found.accuracy),
+        ("Known items right", found.known_accuracy),
         ("Prefers the first shown", found.prefers_first),
         ("Prefers the longer", found.prefers_longer),
         ("Prefers the higher score", found.prefers_higher_score),

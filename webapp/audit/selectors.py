@@ -15,12 +15,21 @@ from webapp.accounts.roles import RUN_ALL, SEE
 from webapp.activity.models import AUDIT_ACTIONS, Activity
 from webapp.audit import annotation_queue
 from webapp.audit.gate import explain_hold, find_override, list_overrides
-from webapp.audit.models import Answer, Batch, Gate, GateOverride, HiddenVerdict, Item
+from webapp.audit.models import (
+    Answer,
+    Batch,
+    Gate,
+    GateOverride,
+    HiddenVerdict,
+    Item,
+    RepeatKind,
+)
 from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus, RunStatus
 from webapp.experiments.statuses import HELD_AT_GATE
 
 _REQUESTED_SHOWN: Final = 5
+_TIMED_ANSWERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +104,11 @@ def get_visible_batches(person: User) -> QuerySet[Batch]:
 
 
 def annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
-    """Batches with their numbers of items and answers, newest first."""
+    """Batches with their numbers of items and answers, newest first; known items left out."""
+    drawn = ~Q(items__repeat_kind=RepeatKind.KNOWN)
     counted: QuerySet[Any] = batches.annotate(
-        item_count=Count("items", distinct=True),
-        answer_count=Count("items__answer", distinct=True),
+        item_count=Count("items", filter=drawn, distinct=True),
+        answer_count=Count("items__answer", filter=drawn, distinct=True),
     )
     return counted.order_by("-created", "-pk")  # an aggregate forgets the model's own order
 
@@ -152,6 +162,14 @@ def read_hidden_facts(item: Item) -> dict[str, Any]:
     """Read the verdicts on an item that auditors must not see before they answer."""
     facts: dict[str, Any] = HiddenVerdict.objects.get(item=item).facts
     return facts
+
+
+def list_answer_seconds(person: User, experiment: Experiment) -> list[float]:
+    """Seconds that answers took lately: in an experiment's audits, else in all that one may see."""
+    timed = Answer.objects.filter(seconds__gt=0).order_by("-submitted", "-pk")
+    own = timed.filter(item__batch__experiment=experiment)
+    found = own if own.exists() else timed.filter(item__batch__in=get_visible_batches(person))
+    return list(found.values_list("seconds", flat=True)[:_TIMED_ANSWERS])
 
 
 def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.AuditorProgress]]:

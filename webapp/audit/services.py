@@ -2,28 +2,33 @@
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.db.models import Max
 
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.canonical import restore_names
+from meta_reward_core.review.sampling_units import UnitKind
 from meta_reward_core.review.stratified_sampling import BatchSlot, arrange_batch
 from webapp.activity.models import Action, ObjectType
 from webapp.activity.recording import BY_A_COMMAND, record_activity
 from webapp.audit.adjudication import MIN_REASON_CHARS
 from webapp.audit.annotation_queue import (
+    count_stranded_repeats,
     get_possible_auditors,
     list_unblinded_auditors,
     reassign_repeats,
 )
 from webapp.audit.batch_sampling import (
     BatchPlan,
+    KnownAnswer,
     SampledBatch,
     read_experiment_templates,
+    require_finished,
     sample_batch,
 )
 from webapp.audit.gate import (
@@ -34,7 +39,9 @@ from webapp.audit.gate import (
     hash_battles,
     is_looser,
 )
+from webapp.audit.known_items import copy_known_items, save_known_items
 from webapp.audit.models import (
+    HAND_PICKED,
     Batch,
     BatchStatus,
     Gate,
@@ -179,9 +186,24 @@ def request_batch(
     return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, payload=payload)
 
 
+def request_picked_item(
+    experiment: Experiment, number: int, kind: UnitKind, key: str, *, by: User
+) -> Job:
+    """Ask the workers to put one item into the hand-picked batch of its iteration.
+
+    Raises:
+        InputError: the iteration has no finished stage to take it from.
+    """
+    require_finished(experiment, number, kind)
+    payload = {"iteration": number, "kind": kind, "keys": [key]}
+    return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, payload=payload)
+
+
 def read_plan(payload: Mapping[str, Any]) -> BatchPlan:
     """The plan of a batch that was asked for."""
-    return BatchPlan(**payload["plan"])
+    values = dict(payload["plan"])
+    known = tuple(KnownAnswer(**one) for one in values.pop("known_answers", ()))
+    return BatchPlan(**values, known_answers=known)
 
 
 def read_auditors(payload: Mapping[str, Any]) -> list[User]:
@@ -207,8 +229,12 @@ def create_batch(
 
 
 def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
-    """Write the rows of a batch, all or none."""
-    plan, experiment = drawn.plan, drawn.experiment
+    """Write the rows of a batch, all or none.
+
+    A lone auditor gets no repeats for another auditor, because nobody could answer them.
+    """
+    experiment, auditors = drawn.experiment, list(auditors)
+    plan = replace(drawn.plan, other_share=0.0) if len(auditors) == 1 else drawn.plan
     with transaction.atomic():
         batch = Batch.objects.create(
             experiment=experiment,
@@ -223,12 +249,57 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
             reveals_at_once=plan.reveals_at_once,
             same_share=plan.same_share,
             other_share=plan.other_share,
+            min_accuracy=plan.min_accuracy,
+            shows_quality=plan.shows_quality,
             guidelines=plan.guidelines,
             rubric=read_experiment_templates(experiment)["rubric"],
             created_by=by,
         )
-        set_auditors(batch, auditors, by=by)
         _write_items(batch, drawn)
+        save_known_items(batch, drawn)
+        set_auditors(batch, auditors, by=by)
+    return batch
+
+
+def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
+    """Put items that somebody chose into the open hand-picked batch of their iteration.
+
+    A new batch is made where there is none, or where its battles were made again since. Items
+    that the batch has already are not added again.
+    """
+    with transaction.atomic():
+        batch = (
+            Batch.objects.select_for_update()
+            .filter(
+                experiment=drawn.experiment,
+                iteration=drawn.number,
+                kind=drawn.plan.kind,
+                strategy=HAND_PICKED,
+                status=BatchStatus.OPEN,
+                source_sha256=drawn.digest,
+            )
+            .first()
+        )
+        if batch is None:
+            return save_batch(drawn, by=by)
+        has = set(batch.items.values_list("key", flat=True))
+        last = batch.items.aggregate(last=Max("number"))["last"] or 0
+        items = [
+            _make_item(batch, last, BatchSlot(index, None), drawn)
+            for index, one in enumerate(drawn.sample.drawn)
+            if one.key not in has
+        ]
+        rng = random.Random(derive_seed(batch.pk, f"audit-order {last}"))
+        for place, item in enumerate(items, start=1):
+            item.number = last + place
+            item.is_swapped = rng.random() < 0.5
+        Item.objects.bulk_create(items)
+        HiddenVerdict.objects.bulk_create(
+            HiddenVerdict(item=item, facts=drawn.facts[item.key]) for item in items
+        )
+        count = batch.strata[0]["sampled"] + len(items)
+        batch.strata = [{"name": HAND_PICKED, "population": count, "sampled": count}]
+        batch.save(update_fields=["strata"])
     return batch
 
 
@@ -302,6 +373,7 @@ def set_auditors(batch: Batch, wanted: Iterable[User], *, by: User | None) -> No
     with transaction.atomic():
         before = list_auditor_names(batch)
         batch.auditors.set(wanted)
+        copy_known_items(batch, batch.auditors.all())
         after = list_auditor_names(batch)
         if before != after:
             _log_action(
@@ -327,6 +399,10 @@ def assign_auditors(batch: Batch, wanted: Iterable[User], *, by: User) -> list[s
     if passed_on:
         what = "1 repeat item was" if passed_on == 1 else f"{passed_on} repeat items were"
         notes.append(f"Batch {batch.pk}: {what} reassigned because the auditor was removed.")
+    stranded = count_stranded_repeats(batch)
+    if stranded:
+        what = "1 repeat item needs" if stranded == 1 else f"{stranded} repeat items need"
+        notes.append(f"Batch {batch.pk}: {what} a second auditor. Assign one, or close the batch.")
     return [said for said in notes if said]
 
 

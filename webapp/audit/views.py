@@ -11,7 +11,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from meta_reward_core.errors import InputError, MetaRewardError
-from meta_reward_core.review.auditor_quality import MIN_ACCURACY
 from webapp.accounts.permissions import (
     can_control,
     get_controllable_experiment,
@@ -46,6 +45,7 @@ from webapp.audit.report_presenter import (
     make_auditor_lines,
     make_batch_view,
     make_headline,
+    make_planning_view,
     make_pooled_view,
     make_report_view,
     make_trend,
@@ -109,7 +109,7 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
     """Ask for a batch of an iteration."""
     experiment = get_controllable_experiment(request.user, name)
     numbers = list(experiment.iterations.order_by("-number").values_list("number", flat=True))
-    form = BatchForm(request.POST or None, numbers=numbers)
+    form = BatchForm(request.POST or None, request.FILES or None, numbers=numbers)
     if request.method == "POST" and form.is_valid():
         try:
             _request_batch(request, experiment, form)
@@ -118,7 +118,12 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
         else:
             return redirect("experiment_audits", name=name)
     status = 422 if form.errors else 200
-    context = {"experiment": experiment, "form": form, "has_iterations": bool(numbers)}
+    context = {
+        "experiment": experiment,
+        "form": form,
+        "has_iterations": bool(numbers),
+        "planning": make_planning_view(get_user(request), experiment),
+    }
     return render(request, "audit/new_batch.html", context, status=status)
 
 
@@ -132,6 +137,11 @@ def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm
     require_finished(experiment, number, plan.kind)
     auditors = form.cleaned_data["auditors"]
     request_batch(experiment, number, plan, by=get_user(request), auditors=auditors)
+    if len(auditors) == 1 and plan.other_share:
+        messages.info(
+            request,
+            "Only one auditor is assigned, so the repeats for another auditor are left out.",
+        )
     warning = format_unblinded_warning(auditors)
     if warning:
         messages.warning(request, warning)
@@ -160,6 +170,7 @@ def _render_report(
         "batch": batch,
         "report": made,
         "metrics": make_report_view(made),
+        "headline_title": "For these items" if batch.is_hand_picked else "For the whole iteration",
         "formats": list(FORMATS),
         **_make_auditor_context(person, batch),
         "to_adjudicate": count_to_adjudicate(person, batch=batch.pk),
@@ -182,7 +193,7 @@ def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
         "quality": found,
         "quality_lines": make_auditor_lines(found),
         "without_flagged": make_headline(found.without_flagged),
-        "min_accuracy": f"{MIN_ACCURACY:.0%}",
+        "min_accuracy": f"{batch.min_accuracy:.0%}",
     }
 
 

@@ -18,6 +18,7 @@ class ComparedJudgmentView:
     """One of the two judgments."""
 
     sample: int
+    judgment_id: str
     passage: TextExcerpt
     score: float | None
     elo: float | None
@@ -87,6 +88,7 @@ def _is_of(battle: Battle, first: Judgment, second: Judgment) -> bool:
 def _make_judgment_view(judgment: Judgment, elo: dict[str, float]) -> ComparedJudgmentView:
     return ComparedJudgmentView(
         judgment.sample,
+        judgment.judgment_id,
         TextExcerpt.from_text(judgment.text),
         judgment.score,
         elo.get(judgment.judgment_id),

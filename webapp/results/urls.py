@@ -10,6 +10,7 @@ urlpatterns = [
     path(f"{_ITERATION}/prompts", views.list_prompts, name="prompts"),
     path(f"{_ITERATION}/prompts/<str:prompt_id>", views.show_prompt, name="prompt"),
     path(f"{_ITERATION}/prompts/<str:prompt_id>/battle", views.show_battle, name="battle"),
+    path(f"{_ITERATION}/prompts/<str:prompt_id>/audit", views.send_to_audit, name="send_to_audit"),
     path(f"{_ITERATION}/what-if", views.show_what_if, name="what-if"),
     path(
         "experiments/<str:name>/prompts/<str:prompt_id>",

@@ -12,22 +12,31 @@ from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from meta_reward_core.errors import ArtifactError
+from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.method.what_if import get_rules
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.storage.shards import IterationFiles
-from webapp.accounts.permissions import get_user, get_viewable_experiment, require_run, require_view
+from webapp.accounts.permissions import (
+    can_control,
+    get_controllable_experiment,
+    get_user,
+    get_viewable_experiment,
+    require_run,
+    require_view,
+)
 from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
+from webapp.audit.services import request_picked_item
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, JobKind
 from webapp.htmx import is_partial_request, render_page_or_partial
 from webapp.playground.forms import build_payload_for_all
 from webapp.playground.presenter import find_latest_turn, list_made_models
+from webapp.results.audit_options import list_audit_options
 from webapp.results.battle_page import read_battle_page
 from webapp.results.downloads import (
     INSIDE,
@@ -114,6 +123,7 @@ def show_prompt(request: HttpRequest, name: str, number: int, prompt_id: str) ->
         "model": number - 1,
         "progress": progress,
         "prompt": None if row is None else read_prompt_page(opened, index, row),
+        "may_audit": can_control(get_user(request), opened.experiment),
     }
     return render_page_or_partial(
         request, "results/prompt.html", region="results/_prompt.html", context=context
@@ -138,10 +148,44 @@ def show_battle(request: HttpRequest, name: str, number: int, prompt_id: str) ->
         "prompt_id": prompt_id,
         "samples": (first, second),
         "battle": read_battle_page(opened, index, row, first=first, second=second),
+        "may_audit": can_control(get_user(request), opened.experiment),
     }
     return render_page_or_partial(
         request, "results/battle.html", region="results/_battle.html", context=context
     )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+@_handle_damage
+def send_to_audit(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
+    """Let a person send a response or a pair of judgments to the hand-picked audit batch."""
+    experiment = get_controllable_experiment(request.user, name)
+    opened = _find_iteration(request, name, number)
+    index, _ = find_index(opened)
+    row = index.row_of.get(prompt_id)
+    if row is None:
+        raise Http404
+    wanted = {which: request.GET.get(which, "") for which in ("response", "judgment", "other")}
+    options = list_audit_options(opened, index, row, **wanted)
+    chosen = next((one for one in options if one.key == request.POST.get("item")), None)
+    if chosen is not None:
+        try:
+            request_picked_item(experiment, number, chosen.kind, chosen.key, by=get_user(request))
+        except InputError as error:
+            messages.error(request, str(error))
+        else:
+            messages.success(request, "The item is being added to the batch of hand-picked items.")
+            return redirect("experiment_audits", name=name)
+    context = {
+        "experiment": experiment,
+        "number": number,
+        "prompt_id": prompt_id,
+        "options": options,
+        "is_missing": request.method == "POST" and chosen is None,
+    }
+    status = 422 if request.method == "POST" else 200
+    return render(request, "results/send_to_audit.html", context, status=status)
 
 
 @require_safe

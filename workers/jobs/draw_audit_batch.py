@@ -1,12 +1,12 @@
-"""Draw an audit that somebody asked for on a page."""
+"""Draw an audit, or pick an item for one, that somebody asked for on a page."""
 
 from typing import Any
 
 from django.db import transaction
 
 from meta_reward_core.errors import InputError
-from webapp.audit.batch_sampling import sample_batch
-from webapp.audit.services import read_auditors, read_plan, save_batch
+from webapp.audit.batch_sampling import pick_items, sample_batch
+from webapp.audit.services import add_picked_items, read_auditors, read_plan, save_batch
 from webapp.experiments.models import Job, JobStatus
 
 
@@ -19,16 +19,22 @@ def create_audit_batch(job: Job) -> dict[str, Any]:
     """
     if job.experiment is None:
         raise InputError(f"experiment {job.experiment_name!r} is gone")
-    drawn = sample_batch(
-        job.experiment,
-        int(job.payload["iteration"]),
-        read_plan(job.payload),
-        say=lambda doing: _save_progress(job, doing),
-    )
+    payload, number = job.payload, int(job.payload["iteration"])
+
+    def say(doing: str) -> None:
+        _save_progress(job, doing)
+
+    if "keys" in payload:
+        drawn = pick_items(job.experiment, number, payload["kind"], payload["keys"], say=say)
+    else:
+        drawn = sample_batch(job.experiment, number, read_plan(payload), say=say)
     with transaction.atomic():
         row = Job.objects.select_for_update().get(pk=job.pk)
         if "batch" not in row.outcome:
-            batch = save_batch(drawn, by=job.created_by, auditors=read_auditors(job.payload))
+            if "keys" in payload:
+                batch = add_picked_items(drawn, by=job.created_by)
+            else:
+                batch = save_batch(drawn, by=job.created_by, auditors=read_auditors(payload))
             row.outcome = {"batch": batch.pk}
             row.save(update_fields=["outcome"])
     outcome: dict[str, Any] = row.outcome

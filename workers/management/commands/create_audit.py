@@ -1,5 +1,6 @@
 """Draw an audit batch from an iteration."""
 
+from pathlib import Path
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -9,8 +10,9 @@ from meta_reward_core.cli.renamed_options import add_old_option
 from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
 from webapp.audit.annotation_queue import get_possible_auditors
-from webapp.audit.batch_sampling import BatchPlan
-from webapp.audit.models import ItemKind
+from webapp.audit.batch_sampling import BatchPlan, KnownAnswer
+from webapp.audit.known_items import MAX_KNOWN_ITEMS, read_known_answers
+from webapp.audit.models import MIN_ACCURACY, ItemKind
 from webapp.audit.services import create_batch, format_unblinded_warning
 from workers.management.base import handle_errors, open_console, require_tables
 from workers.pipeline.read_experiment import find_row
@@ -45,6 +47,16 @@ class Command(BaseCommand):
             help="Reveal the verdicts of the meta-judge only after the last item.")  # fmt: skip
         add("--guidelines", default="", metavar="TEXT",
             help="Guidelines for auditors, in Markdown.")  # fmt: skip
+        add("--adjudicated-items", type=int, default=0, metavar="N",
+            help="Number of adjudicated items of the experiment that each auditor answers first. "
+                 "They measure the auditors and count in no estimate. Default: 0.")  # fmt: skip
+        add("--known-answers", type=Path, metavar="FILE",
+            help="CSV, JSON or JSON lines file of items with known answers that each auditor "
+                 "answers first (docs/audit.md).")  # fmt: skip
+        add("--min-accuracy", type=float, default=MIN_ACCURACY, metavar="SHARE",
+            help="Flag auditors whose 95% interval of accuracy lies below this. "
+                 f"Default: {MIN_ACCURACY:g}.".replace("%", "%%"))  # fmt: skip
+        add("--show-quality", action="store_true", help="Show auditors their own accuracy.")
         add("--auditor", action="append", default=[], metavar="USER",
             help="User who annotates. Repeatable.")  # fmt: skip
         add_old_option(parser, "--same-share", same)
@@ -61,6 +73,10 @@ class Command(BaseCommand):
             auditors = _find_auditors(options["auditor"])
             batch = create_batch(experiment, options["iteration"], plan, by=None, auditors=auditors)
             console.print(f"batch {batch.pk}: {batch.items.count()} items, /audits/{batch.pk}")
+            if len(auditors) == 1 and plan.other_share:
+                console.print(
+                    "Only one auditor is assigned, so the repeats for another auditor are left out."
+                )
             warning = format_unblinded_warning(auditors)
             if warning:
                 console.print(warning)
@@ -74,6 +90,10 @@ def _build_plan(options: dict[str, Any]) -> BatchPlan:
     shares = [options["same_auditor_share"], options["other_auditor_share"]]
     if not all(0 <= share <= 1 for share in shares):
         raise InputError("--same-auditor-share and --other-auditor-share must be between 0 and 1")
+    if not 0 <= options["min_accuracy"] <= 1:
+        raise InputError("--min-accuracy must be between 0 and 1")
+    if not 0 <= options["adjudicated_items"] <= MAX_KNOWN_ITEMS:
+        raise InputError(f"--adjudicated-items must be between 0 and {MAX_KNOWN_ITEMS}")
     return BatchPlan(
         kind=kind,
         strategy=strategy,
@@ -84,7 +104,25 @@ def _build_plan(options: dict[str, Any]) -> BatchPlan:
         hides_score_lines=not options["show_score_lines"],
         reveals_at_once=not options["reveal_at_end"],
         guidelines=options["guidelines"],
+        min_accuracy=options["min_accuracy"],
+        shows_quality=options["show_quality"],
+        adjudicated_items=options["adjudicated_items"],
+        known_answers=_read_known_answers(options["known_answers"], kind),
     )
+
+
+def _read_known_answers(path: Path | None, kind: str) -> tuple[KnownAnswer, ...]:
+    if path is None:
+        return ()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"could not read --known-answers {path}: {error.strerror}") from error
+    found, left_out = read_known_answers(path.name, content, kind)
+    if left_out:
+        listed = "\n".join(f"  {one.where}: {one.reason}" for one in left_out)
+        raise InputError(f"{len(left_out)} rows of {path} cannot be used:\n{listed}")
+    return tuple(found)
 
 
 def _find_auditors(names: list[str]) -> list[User]:

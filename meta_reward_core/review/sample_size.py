@@ -1,0 +1,79 @@
+"""How many items an audit needs for an interval of a wanted width, and how long that takes.
+
+Source: Wilson 1927 for the interval of a share; Särndal, Swensson, Wretman 1992, section 2.10 for
+the correction for a finite population.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final
+
+HALF_WIDTHS: Final = (0.15, 0.10, 0.075, 0.05, 0.03)
+"""Half widths of intervals that the form offers, as shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSize:
+    """What an interval of one width costs.
+
+    Attributes:
+        half_width: of the interval of a share; a share.
+        items: distinct items that need an answer.
+        answers: with the repeats.
+        minutes: time of all auditors together; None where no answer was timed yet.
+    """
+
+    half_width: float
+    items: int
+    answers: int
+    minutes: float | None
+
+    @property
+    def points(self) -> str:
+        """Half width in percentage points."""
+        return f"{100 * self.half_width:g}"
+
+
+def compute_sample_size(
+    half_width: float, *, population: int | None = None, confidence: float = 0.95
+) -> int:
+    """Compute how many items give Wilson's interval of a share a half width of at most this.
+
+    The share is taken to be one half, where the interval is widest, so the interval of any other
+    share is narrower.
+
+    Args:
+        half_width: a share, above 0 and below 0.5.
+        population: items that there are; None for a population without an end.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    # Wilson's half width at one half is z / (2 sqrt(n + z^2)).
+    items = max(2.0, (z / (2 * half_width)) ** 2 - z**2)
+    if population is not None:
+        items = items / (1 + (items - 1) / population)
+        return min(population, math.ceil(items))
+    return math.ceil(items)
+
+
+def plan_sample_sizes(
+    *,
+    repeat_share: float,
+    seconds: float | None,
+    population: int | None = None,
+    half_widths: Sequence[float] = HALF_WIDTHS,
+) -> list[SampleSize]:
+    """Say for several widths how many items, answers and minutes they take.
+
+    Args:
+        repeat_share: share of the items that come again.
+        seconds: median of an answer; None where it is not known.
+    """
+    sizes = []
+    for half_width in half_widths:
+        items = compute_sample_size(half_width, population=population)
+        answers = items + round(repeat_share * items)
+        minutes = None if seconds is None else answers * seconds / 60
+        sizes.append(SampleSize(half_width, items, answers, minutes))
+    return sizes
