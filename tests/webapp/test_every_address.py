@@ -30,6 +30,7 @@ pytestmark = pytest.mark.django_db
 WITH_A_FORM: Final = {
     *("login", "password_change", "tokens", "notifications", "ownership"),
     *("new_experiment", "duplicate", "playground", "conversation", "publish", "audit_new"),
+    "send_to_audit",
     *("audit_item", "audit_review", "settings", "confirm_identity", "details", "delete"),
 }
 """Pages whose own form is sent back to them."""
