@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,11 @@ from hypothesis import settings
 
 from tests import services, tiers
 from tests.hub_server import Hub, running_hub
+
+# Otherwise each test process and each command that a test starts compiles all code again, which is
+# most of what a short one does.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("ours", deadline=None)
