@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.db import connection
 from hypothesis import settings
+from pytest_django import DjangoDbBlocker
 
 from tests import services, tiers
+from tests.databases import load_migrated_database
 from tests.hub_server import Hub, running_hub
 
 # Otherwise each test process and each command that a test starts compiles all code again, which is
@@ -30,6 +33,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tiers.set_limits(items)
     long, files = {"end_to_end", "looks", "project"}, {"test_queue", "test_matrix"}
     items.sort(key=lambda item: not (long & set(item.path.parts) or item.path.stem in files))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
+    """Leave out the migrations of the test database if it is copied from a shared one."""
+    if connection.vendor == "sqlite":
+        connection.settings_dict["TEST"]["MIGRATE"] = False
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """Fill the test database."""
+    if connection.vendor == "sqlite":
+        with django_db_blocker.unblock():
+            connection.ensure_connection()
+            load_migrated_database(connection.connection)
 
 
 @pytest.fixture

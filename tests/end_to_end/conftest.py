@@ -1,6 +1,5 @@
 """Real commands in processes of their own, on the shipped seed model, in a folder of their own."""
 
-import atexit
 import hashlib
 import json
 import os
@@ -8,14 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+from tests.databases import CHECKOUT, find_migrated_database
 
 TINY = """\
 extends: smoke
@@ -111,19 +108,8 @@ def make_site(root: Path) -> Site:
     root.mkdir(parents=True, exist_ok=True)
     site = Site(root)
     site.recipe.write_text(TINY)
-    shutil.copy(migrated_database(), root / "db.sqlite3")
+    shutil.copy(find_migrated_database(), root / "db.sqlite3")
     return site
-
-
-@cache
-def migrated_database() -> Path:
-    """An SQLite database with every table and no row, made once for all sites of this process."""
-    folder = Path(tempfile.mkdtemp(prefix="mr-database-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    site = Site(folder)
-    migrated = site.manage("migrate", "--verbosity", "0")
-    assert migrated.returncode == 0, migrated.stdout
-    return folder / "db.sqlite3"
 
 
 def copy_files(site: Site, root: Path) -> Site:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import CHECKOUT, TINY, Site, digests_below
+from tests.databases import CHECKOUT
+from tests.end_to_end.conftest import TINY, Site, digests_below
 
 NOT_OF_THE_CORE = ("django", "celery", "redis", "gunicorn", "psycopg", "ninja")
 NAMES_THE_SEEDS_FOLDER = {"tiny/experiment.json"}

@@ -13,7 +13,8 @@ import pytest
 
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.tasks.toy import ground_truth
-from tests.end_to_end.conftest import CHECKOUT, Site, copy_files
+from tests.databases import CHECKOUT
+from tests.end_to_end.conftest import Site, copy_files
 
 LYING_ORACLE = """
 import random, runpy, sys

@@ -8,7 +8,8 @@ import pytest
 
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from tests.end_to_end.conftest import TINY, Site, migrated_database
+from tests.databases import find_migrated_database
+from tests.end_to_end.conftest import TINY, Site
 from tests.remote import comparable, digests_of
 from tests.services import S3
 
@@ -34,7 +35,7 @@ def test_tables_and_weights_have_the_bytes_of_a_local_run(
     site = RemoteSite(tmp_path / "here", s3.root("tiny"))
     site.root.mkdir()
     site.recipe.write_text(TINY)
-    shutil.copy(migrated_database(), site.root / "db.sqlite3")
+    shutil.copy(find_migrated_database(), site.root / "db.sqlite3")
     made = site.run_iteration("--iterations", "1")
     assert made.returncode == 0, made.stdout
     assert comparable(site.digests()) == comparable(quiet_site.digests())

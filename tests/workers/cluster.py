@@ -17,7 +17,8 @@ import psutil
 import psycopg
 
 from meta_reward_core.system.signals import make_parent_death_preexec
-from tests.end_to_end.conftest import CHECKOUT, TINY, Site, migrated_database
+from tests.databases import CHECKOUT, find_migrated_database
+from tests.end_to_end.conftest import TINY, Site
 from tests.services import RedisLike
 
 LEASE_SECONDS = 4
@@ -102,7 +103,7 @@ class Cluster:
     def start_reconciler(self) -> Process:
         return self.start("manage.py", "reconcile")
 
-    def hand_over(self, *options: str) -> Process:
+    def queue_iteration(self, *options: str) -> Process:
         """Give the iteration to the workers, and follow it in a process of its own."""
         following = self.start(
             "manage.py", "run_iteration", *self.site.experiment_options(), "--queue", *options
@@ -168,7 +169,7 @@ def make_site(root: Path, models: Path, broker_url: str = "", **more: str) -> Wo
         migrated = site.manage("migrate", "--verbosity", "0")
         assert migrated.returncode == 0, migrated.stdout
     else:
-        shutil.copy(migrated_database(), root / "db.sqlite3")
+        shutil.copy(find_migrated_database(), root / "db.sqlite3")
     return site
 
 

@@ -12,7 +12,7 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.engines import registry
 from meta_reward_core.planning import launch_request
 from meta_reward_core.system.command_hint import format_command
-from tests.end_to_end.conftest import CHECKOUT
+from tests.databases import CHECKOUT
 from tests.workers.installation import Installation
 from webapp.experiments.models import Experiment
 

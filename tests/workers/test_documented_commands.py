@@ -11,7 +11,7 @@ from django.core.management import execute_from_command_line
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.engines import registry
-from tests.end_to_end.conftest import CHECKOUT
+from tests.databases import CHECKOUT
 from tests.workers.installation import Installation, UseScript
 
 PAGES: Final = (

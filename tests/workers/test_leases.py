@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from hypothesis.strategies import booleans, sampled_from
 
 from meta_reward_core.iteration import STAGES
-from tests.end_to_end.conftest import CHECKOUT
+from tests.databases import CHECKOUT
 from tests.services import postgres
 from webapp.experiments.models import (
     Attempt,
